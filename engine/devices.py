@@ -1,0 +1,111 @@
+"""Which devices compute, with how many BLAS threads, and the record of the run."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shlex
+import sys
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+from .errors import InputError, printable
+from .spectrum import Run
+
+_SPEC = re.compile(r"auto|cpu|cuda|cuda:\d+(?:,cuda:\d+)*")
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A torch device name ("cpu", "cuda:0") and what the hardware calls itself."""
+
+    name: str
+    label: str
+
+
+def check_spec(spec: str) -> str:
+    """`spec` if it has the form auto | cpu | cuda | cuda:0,cuda:1. Needs no torch.
+
+    Raises:
+        InputError: any other form, or a device named twice.
+    """
+    names = spec.split(",")
+    if not _SPEC.fullmatch(spec) or len(set(names)) < len(names):
+        raise InputError(f"--device is auto, cpu, cuda or cuda:0,cuda:1, not {printable(spec)!r}")
+    return spec
+
+
+def pick(spec: str) -> tuple[list[Device], list[str]]:
+    """The devices that `spec` names, and lines the user should see. Imports torch.
+
+    Raises:
+        InputError: a device that this machine or this torch does not have.
+    """
+    import torch
+
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if spec == "cpu" or (spec == "auto" and not available):
+        notes = []
+        if spec == "auto" and torch.backends.mps.is_available():
+            notes = ["this GPU (MPS) has no float64: computing on the CPU"]
+        return [Device("cpu", platform.processor() or platform.machine())], notes
+    wanted = [f"cuda:{i}" for i in range(available)] if spec in ("auto", "cuda") else spec.split(",")
+    absent = [name for name in wanted if int(name.partition(":")[2]) >= available]
+    if absent or not wanted:
+        reason = f"torch {torch.__version__} sees {available} GPUs"
+        raise InputError(f"no device {', '.join(absent) or spec}: {reason}; use --device auto or cpu")
+    return [Device(name, torch.cuda.get_device_name(name)) for name in wanted], []
+
+
+def available_cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cap_threads(threads: int | None) -> int:
+    """Set the BLAS threads of torch to `threads`, else OMP_NUM_THREADS, else the cores, at most 8.
+
+    The reduction to tridiagonal form is bound by memory bandwidth: more threads than that gain
+    nothing, and two processes that each take all cores run 15 to 25 times slower than one.
+    """
+    import torch
+
+    stated = os.environ.get("OMP_NUM_THREADS", "")
+    count = threads or (int(stated) if stated.isdecimal() and int(stated) else min(available_cores(), 8))
+    torch.set_num_threads(count)
+    return count
+
+
+def make_run(devices: Iterable[Device], command: Sequence[str] | None = None) -> Run:
+    """The record of this process for provenance. Imports torch."""
+    import torch
+
+    labels = ", ".join(f"{d.name} {d.label}" for d in devices)
+    return Run(
+        run_id=uuid.uuid4().hex,
+        software=f"rankscope-tui {version('rankscope-tui')}",
+        torch=str(torch.__version__),
+        cuda=torch.version.cuda or getattr(torch.version, "hip", None) or "",
+        driver=_driver(),
+        host=f"{platform.node()} ({platform.system()} {platform.release()}; {labels})",
+        command=shlex.join(command if command is not None else sys.argv),
+        started_at=utc_now(),
+    )
+
+
+def utc_now() -> str:
+    """ISO 8601, UTC, microseconds."""
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _driver() -> str:
+    try:
+        with open("/proc/driver/nvidia/version") as file:
+            found = re.search(r"\d+\.\d+(\.\d+)?", file.readline())
+    except OSError:
+        return ""
+    return found[0] if found else ""

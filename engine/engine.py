@@ -1,0 +1,199 @@
+"""The Engine: what is asked for goes in, events come out; threads read, solve and hand to a sink."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from . import devices
+from .catalogue import cut
+from .checkpoint import Checkpoint
+from .errors import InputError, WeightsError
+from .events import Computed, Failed, Listener, Notice, Saved, Started, Stopped
+from .queue import Job, JobQueue
+from .reporter import Reporter
+from .spectrum import Projection, Run, Spectrum
+
+if TYPE_CHECKING:
+    import torch
+
+    from .solvers.ladder import Rung
+
+PREFETCH_BYTES = 1 << 30
+"""Bytes of stored weights that may lie in memory, read and waiting for a device."""
+
+
+class Sink(Protocol):
+    """Where spectra go. `put` resolves once the spectrum is safe on disk."""
+
+    def has(self, key: str) -> bool: ...
+
+    def put(self, spectrum: Spectrum) -> Future[None]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`device` as in devices.check_spec; `threads` caps BLAS threads (None: the default cap)."""
+
+    device: str = "auto"
+    threads: int | None = None
+    prefetch_bytes: int = PREFETCH_BYTES
+
+
+class Engine:
+    """Computes spectra in worker threads, one per device, fed by a reader thread.
+
+    `listener` is called from a thread of the engine, never twice at once. Nothing starts, and torch
+    is not imported, before the first `submit`.
+    """
+
+    def __init__(self, sink: Sink, listener: Listener, settings: Settings | None = None) -> None:
+        self._sink = sink
+        self._settings = settings or Settings()
+        self._queue = JobQueue(self._settings.prefetch_bytes)
+        self._reporter = Reporter(listener)
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
+
+    def submit(
+        self,
+        checkpoint: Checkpoint,
+        projections: Iterable[Projection],
+        *,
+        urgent: bool = False,
+        recompute: bool = False,
+    ) -> list[Projection]:
+        """Queue what is neither stored (unless `recompute`) nor under way; returns what was accepted.
+
+        An urgent request overtakes everything that waits. A projection with a `problem` fails at once.
+        """
+        wanted = [p for p in projections if recompute or not self._sink.has(p.key)]
+        sound = [p for p in wanted if p.problem is None and not self._is_under_way(p.key)]
+        accepted = self._queue.add(checkpoint, sound, urgent)
+        refused = [Failed(p, p.problem) for p in wanted if p.problem is not None]
+        self._reporter.expect([*accepted, *(f.projection for f in refused)])
+        for failure in refused:
+            self._reporter.tell(failure)
+        if accepted:
+            self._start()
+        return accepted
+
+    def _is_under_way(self, key: str) -> bool:
+        """Being solved or saved: neither waiting nor done."""
+        return self._reporter.is_open(key) and not self._queue.holds(key)
+
+    def stop(self) -> None:
+        """Drop what waits; the running batch is finished and saved."""
+        dropped = self._queue.clear()
+        if dropped:
+            self._reporter.tell(Stopped(tuple(dropped)))
+
+    def close(self, timeout: float | None = None) -> bool:
+        """Stop, and wait for the running batch up to `timeout` seconds; True if every thread ended."""
+        self.stop()
+        self._queue.close()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        for thread in self._threads:
+            thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        self._reporter.close()
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def _start(self) -> None:
+        with self._lock:
+            if not self._threads:
+                self._spawn(self._open_devices, "rankscope-devices")
+
+    def _spawn(self, target: Callable[..., None], name: str, *args: object) -> None:
+        thread = threading.Thread(target=target, args=args, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _open_devices(self) -> None:
+        """Import torch (seconds) off the caller's thread, then start the reader and the workers."""
+        try:
+            found, notes = devices.pick(self._settings.device)
+            devices.cap_threads(self._settings.threads)
+            run = devices.make_run(found)
+        except (InputError, ImportError) as error:
+            self._reporter.tell(Notice(str(error), fatal=True))
+            for projection in self._queue.clear():
+                self._reporter.tell(Failed(projection, str(error)))
+            return
+        for note in notes:
+            self._reporter.tell(Notice(note))
+        self._reporter.devices = tuple(device.name for device in found)
+        with self._lock:
+            self._spawn(self._read, "rankscope-reader")
+            for device in found:
+                self._spawn(self._work, f"rankscope-{device.name}", device.name, run)
+
+    def _read(self) -> None:
+        while (job := self._queue.next_to_read()) is not None:
+            try:
+                weights, seen = job.checkpoint.read(job.tensor)
+            except WeightsError as error:
+                self._fail(self._queue.drop(job), str(error))
+            except Exception as error:  # noqa: BLE001 - whatever a file holds, the scan goes on
+                self._fail(self._queue.drop(job), f"cannot be read: {type(error).__name__}: {error}")
+            else:
+                self._queue.loaded(job, weights, seen)
+
+    def _work(self, device: str, run: Run) -> None:
+        from .solvers.ladder import choose
+
+        rungs = choose(device)
+        while (job := self._queue.next_to_solve()) is not None:
+            for projection in job.projections:
+                self._reporter.tell(Started(projection, device))
+                try:
+                    spectrum = _solve(projection, job, rungs, run)
+                except WeightsError as error:
+                    self._fail([projection], str(error))
+                except Exception as error:  # noqa: BLE001 - one matrix must not end the scan
+                    self._fail([projection], f"cannot be computed: {type(error).__name__}: {error}")
+                else:
+                    self._keep(spectrum)
+            self._queue.solved(job)
+
+    def _keep(self, spectrum: Spectrum) -> None:
+        self._reporter.tell(Computed(spectrum))
+
+        def saved(future: Future[None]) -> None:
+            error = future.exception()
+            if error is None:
+                self._reporter.tell(Saved(spectrum))
+            else:
+                self._reporter.tell(Failed(spectrum.projection, f"cannot be saved: {error}"))
+
+        self._sink.put(spectrum).add_done_callback(saved)
+
+    def _fail(self, projections: Iterable[Projection], reason: str) -> None:
+        for projection in projections:
+            self._reporter.tell(Failed(projection, reason))
+
+
+def _solve(projection: Projection, job: Job, rungs: list[Rung], run: Run) -> Spectrum:
+    from .solvers.ladder import COMPUTE_DTYPE, solve
+
+    weights: torch.Tensor = job.weights
+    matrix = weights if projection.slice is None else cut(weights, projection.slice)
+    found = solve(matrix, rungs)
+    return Spectrum(
+        projection=projection,
+        values=found.values,
+        frobenius_norm=found.frobenius_norm,
+        solver=found.solver,
+        solver_version=found.solver_version,
+        compute_dtype=COMPUTE_DTYPE,
+        error_bound=found.error_bound,
+        noise_floor=found.noise_floor,
+        device=found.device,
+        seconds=found.seconds,
+        computed_at=devices.utc_now(),
+        weights_digest=job.seen,
+        run=run,
+    )

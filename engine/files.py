@@ -1,0 +1,94 @@
+"""Which files of a folder make up the model."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from .errors import InputError, printable
+
+INDEX = "model.safetensors.index.json"
+OTHER_WEIGHTS = frozenset({".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx"})
+
+
+def weight_files(folder: Path) -> tuple[list[Path], set[str]]:
+    """The safetensors files that make up the model, and the tensor names its index promises.
+
+    The index decides; else model.safetensors; else every top-level file but `consolidated*`, which
+    repeat the same weights under Mistral's native names.
+
+    Raises:
+        InputError: no weights, a missing shard, or an index that points outside the folder.
+    """
+    if (folder / INDEX).is_file():
+        return _indexed(folder)
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"], set()
+    found = sorted(p for p in folder.glob("*.safetensors"))
+    files = [p for p in found if not p.name.startswith("consolidated")] or found
+    if not files:
+        raise InputError(_no_weights(folder))
+    for file in files:
+        _check_siblings(folder, file.name)
+    return files, set()
+
+
+def _indexed(folder: Path) -> tuple[list[Path], set[str]]:
+    weight_map = read_weight_map(folder / INDEX)
+    shards = sorted(set(weight_map.values()))
+    for shard in shards:
+        _check_shard(folder, shard, len(shards))
+    return [folder / shard for shard in shards], set(weight_map)
+
+
+def read_weight_map(index: Path) -> dict[str, str]:
+    """Tensor name -> shard, every shard a file name without a folder.
+
+    Raises:
+        InputError: malformed, or it points outside the folder.
+    """
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise InputError(f"{printable(str(index))} has no weight_map of tensor names to files")
+    for shard in set(weight_map.values()):
+        if not shard.endswith(".safetensors") or "/" in shard or "\\" in shard or not shard.isprintable():
+            raise InputError(f"{INDEX} points to {printable(shard)}, which is no .safetensors file of its folder")
+    return weight_map
+
+
+def _check_siblings(folder: Path, name: str) -> None:
+    if numbered := re.fullmatch(r"(.*-)(\d+)-of-(\d+)\.safetensors", name):
+        stem, digits, total = numbered[1], len(numbered[2]), int(numbered[3])
+        for number in range(1, min(total, 10_000) + 1):
+            _check_shard(folder, f"{stem}{number:0{digits}}-of-{numbered[3]}.safetensors", total)
+
+
+def _check_shard(folder: Path, shard: str, total: int) -> None:
+    if not (folder / shard).is_file():
+        where = printable(str(folder))
+        raise InputError(f"shard {printable(shard)} (one of {total}) is missing from {where}: fetch it again")
+
+
+def _no_weights(folder: Path) -> str:
+    others = sorted({p.suffix for p in folder.iterdir()} & OTHER_WEIGHTS)
+    held = f" (it holds {', '.join(others)})" if others else ""
+    return f"no .safetensors weights in {printable(str(folder))}{held}: name a folder or file that has them"
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        InputError: unreadable, not JSON, or no object.
+    """
+    try:
+        found = json.loads(file.read_bytes())
+    except OSError as error:
+        raise InputError(f"cannot read {printable(str(file))}: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise InputError(f"{printable(str(file))} is not valid JSON: fetch it again") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{printable(str(file))} is not a JSON object")
+    return found

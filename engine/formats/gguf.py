@@ -1,0 +1,187 @@
+"""GGUF: our own walk over the header, the `gguf` package for the blocks.
+
+`gguf.GGUFReader` needs 2.0 s to open the demo because it builds the tokenizer's arrays; stepping
+over them takes 10 ms.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import struct
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..dequantize import gguf_matrix
+from ..errors import InputError, WeightsError, printable
+from .tensor import FileStamp, Tensor, identify, read_bytes
+
+if TYPE_CHECKING:
+    import torch
+
+# ggml type number: (name, weights in a block, bytes of a block); held against the gguf package by a test.
+GGML_TYPES = {
+    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
+    7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 40), 10: ("Q2_K", 256, 84),
+    11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210),
+    15: ("Q8_K", 256, 292), 16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98),
+    19: ("IQ1_S", 256, 50), 20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82),
+    23: ("IQ4_XS", 256, 136), 24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8),
+    28: ("F64", 1, 8), 29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54),
+    35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36),
+}  # fmt: skip
+PLAIN = frozenset({"F64", "F32", "F16", "BF16"})
+
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_STRING, _ARRAY = 8, 9
+_MAX_DIMS = 8
+
+
+class _Walk:
+    """A cursor over the header that never leaves the file."""
+
+    def __init__(self, data: mmap.mmap) -> None:
+        self.data = data
+        self.at = 0
+
+    def take(self, code: str) -> Any:
+        (value,) = struct.unpack_from("<" + code, self.data, self.at)
+        self.at += struct.calcsize("<" + code)
+        return value
+
+    def skip(self, count: int) -> int:
+        start = self.at
+        if count > len(self.data) - start:
+            raise struct.error("the header runs past the end of the file")
+        self.at += count
+        return start
+
+    def string(self) -> str:
+        start = self.skip(self.take("Q"))
+        return self.data[start : self.at].decode("utf-8", "replace")
+
+    def value(self, kind: int, depth: int = 0) -> Any:
+        """A scalar or string; arrays are stepped over (None)."""
+        if kind == _STRING:
+            return self.string()
+        if kind != _ARRAY:
+            return self.take(_SCALARS[kind])
+        if depth > 4:
+            raise struct.error("arrays nested too deep")
+        inner, count = self.take("I"), self.take("Q")
+        if inner in _SCALARS:
+            self.skip(count * struct.calcsize("<" + _SCALARS[inner]))
+        elif inner == _STRING:
+            for _ in range(count):
+                self.skip(self.take("Q"))
+        else:
+            for _ in range(count):
+                self.value(inner, depth + 1)
+        return None
+
+
+def list_tensors(file: Path, repo: str, commit: str) -> tuple[list[Tensor], FileStamp, dict[str, Any]]:
+    """Tensors (shapes in (out, in) order), the file's stamp, and a config.json-like view of its metadata.
+
+    Raises:
+        InputError: the file cannot be read, is truncated, or its header is malformed.
+    """
+    try:
+        with open(file, "rb") as handle:
+            stamp = FileStamp.of(file.stat())
+            with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                metadata, walk, count = _metadata(data)
+                heads = list(_heads(walk, count))
+                source = identify(file, repo, commit, data[: walk.at])
+        if len({name for name, *_ in heads}) < len(heads):
+            raise ValueError("a tensor name stands twice")
+        align = metadata.get("general.alignment") or 32
+        start = -(-walk.at // align) * align
+        return [_tensor(head, start, stamp.size, file, source) for head in heads], stamp, _config(metadata)
+    except OSError as error:
+        raise InputError(f"cannot read {printable(str(file))}: {error.strerror}") from None
+    except (struct.error, KeyError, OverflowError, ValueError) as error:
+        raise _bad(file, f"has a malformed header ({printable(str(error), 80)}); download it again") from None
+
+
+def read_matrix(tensor: Tensor, stamp: FileStamp) -> tuple[torch.Tensor, str]:
+    """The tensor dequantised, float32 (or its stored float type), on the CPU; and its bytes' digest.
+
+    Raises:
+        WeightsError: the file changed or cannot be read, or the type has no dequantiser.
+    """
+    data, seen = read_bytes(tensor, stamp)
+    try:
+        return gguf_matrix(data, tensor.dtype, tensor.shape), seen
+    except NotImplementedError:
+        raise WeightsError(f"{tensor.dtype} has no dequantiser: unsupported quantisation") from None
+
+
+def quantisation(tensors: list[Tensor]) -> str:
+    """The block type that most weights of the file are stored in, "" where that is a plain float."""
+    sizes: Counter[str] = Counter()
+    for tensor in tensors:
+        if len(tensor.shape) == 2:
+            sizes[tensor.dtype] += math.prod(tensor.shape)
+    quantised = {name: size for name, size in sizes.items() if name not in PLAIN}
+    return max(quantised, key=quantised.__getitem__) if quantised else ""
+
+
+def _metadata(data: mmap.mmap) -> tuple[dict[str, Any], _Walk, int]:
+    """The metadata, a cursor behind it, and the number of tensors that follow."""
+    walk = _Walk(data)
+    if data[:4] != b"GGUF":
+        raise ValueError("it does not begin with GGUF")
+    walk.at = 4
+    version = walk.take("I")
+    if version not in (2, 3):
+        raise ValueError(f"version {version} is not 2 or 3, or the file is big-endian")
+    tensors, entries = walk.take("Q"), walk.take("Q")
+    found = {}
+    for _ in range(entries):
+        name = walk.string()
+        found[name] = walk.value(walk.take("I"))
+    return found, walk, tensors
+
+
+def _heads(walk: _Walk, count: int) -> Iterator[tuple[str, tuple[int, ...], int, int]]:
+    """Name, shape in (out, in) order, type number and data offset of each tensor."""
+    for _ in range(count):
+        name, dims = walk.string(), walk.take("I")
+        if dims > _MAX_DIMS:
+            raise ValueError(f"tensor {name} has {dims} dimensions")
+        shape = tuple(walk.take("Q") for _ in range(dims))[::-1]
+        yield name, shape, walk.take("I"), walk.take("Q")
+
+
+def _tensor(head: tuple[str, tuple[int, ...], int, int], start: int, size: int, file: Path, source: Any) -> Tensor:
+    name, shape, kind, offset = head
+    if kind not in GGML_TYPES:
+        raise ValueError(f"tensor {name} has the unknown type {kind}")
+    dtype, block, bytes_ = GGML_TYPES[kind]
+    if shape and shape[-1] % block:
+        raise ValueError(f"tensor {name} has rows of {shape[-1]}, no multiple of {dtype}'s block {block}")
+    end = start + offset + math.prod(shape) // block * bytes_
+    if end > size:
+        raise _bad(file, f"is truncated: {end - size} bytes are missing; download it again")
+    return Tensor(name, dtype, shape, file, start + offset, end, source)
+
+
+def _config(metadata: dict[str, Any]) -> dict[str, Any]:
+    """The keys of `<architecture>.` under the names that config.json gives them."""
+    kind = str(metadata.get("general.architecture", ""))
+    names = {
+        "block_count": "num_hidden_layers",
+        "embedding_length": "hidden_size",
+        "attention.head_count": "num_attention_heads",
+        "attention.head_count_kv": "num_key_value_heads",
+        "attention.key_length": "head_dim",
+    }
+    found = {ours: metadata.get(f"{kind}.{theirs}") for theirs, ours in names.items()}
+    return {"model_type": kind, **{name: value for name, value in found.items() if value is not None}}
+
+
+def _bad(file: Path, what: str) -> InputError:
+    return InputError(f"{printable(str(file))} {what}")

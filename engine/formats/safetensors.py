@@ -1,0 +1,130 @@
+"""safetensors: the header is checked by the rules of the reference reader, before any tensor is read.
+
+The `safetensors` package reads no bf16 without torch and does not tell where a tensor's bytes lie,
+which content keys and prefetching need; the header is 8 bytes of length and JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError, WeightsError, printable
+from .tensor import FileStamp, Tensor, identify, read_bytes
+
+if TYPE_CHECKING:
+    import torch
+
+MAX_HEADER = 100_000_000  # the limit of the reference reader
+
+DTYPE_BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+    "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32,
+    "C64": 64, "F64": 64, "I64": 64, "U64": 64,
+}  # fmt: skip
+
+TORCH_NAMES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+}  # fmt: skip
+"""The stored types that are numbers by themselves; every other one carries packed integers."""
+
+
+def list_tensors(file: Path, repo: str, commit: str) -> tuple[list[Tensor], FileStamp]:
+    """The tensors of one file, in header order, reading the header alone.
+
+    Raises:
+        InputError: the file cannot be read, is truncated, or its header is malformed.
+    """
+    try:
+        with open(file, "rb") as handle:
+            stamp = FileStamp.of(file.stat())
+            header = _header(handle.read(8), handle, stamp.size, file)
+    except OSError as error:
+        raise InputError(f"cannot read {printable(str(file))}: {error.strerror}") from None
+    start = 8 + len(header)
+    entries = _parse(header, file)
+    source = identify(file, repo, commit, header)
+    tensors = [_tensor(name, entry, start, file, source) for name, entry in entries.items() if name != "__metadata__"]
+    _check_cover(tensors, start, stamp.size, file)
+    return tensors, stamp
+
+
+def read_matrix(tensor: Tensor, stamp: FileStamp) -> tuple[torch.Tensor, str]:
+    """The tensor in its stored dtype on the CPU, and the digest of its bytes (see read_bytes).
+
+    Raises:
+        WeightsError: the file changed or cannot be read, or the dtype is no floating-point type.
+    """
+    import torch
+
+    if tensor.dtype not in TORCH_NAMES:
+        raise WeightsError(f"{tensor.dtype} holds packed integers, not weights: unsupported quantisation")
+    data, seen = read_bytes(tensor, stamp)
+    dtype: torch.dtype = getattr(torch, TORCH_NAMES[tensor.dtype])
+    return torch.frombuffer(data, dtype=dtype).reshape(tensor.shape), seen
+
+
+def _header(prefix: bytes, handle: Any, size: int, file: Path) -> bytes:
+    if len(prefix) < 8:
+        raise _bad(file, f"is {size} bytes long, too short for a header; download it again")
+    (length,) = struct.unpack("<Q", prefix)
+    if length > MAX_HEADER or length > size - 8:
+        raise _bad(file, f"states a header of {length} bytes in a file of {size}; it is truncated or not safetensors")
+    header: bytes = handle.read(length)
+    if len(header) < length:
+        raise _bad(file, "ends inside its header; download it again")
+    return header
+
+
+def _parse(header: bytes, file: Path) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        entries = dict(pairs)
+        if len(entries) < len(pairs):
+            raise ValueError("a name stands twice")
+        return entries
+
+    try:
+        entries = json.loads(header, object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise _bad(file, f"has a header that is not JSON ({printable(str(error), 80)})") from None
+    if not isinstance(entries, dict):
+        raise _bad(file, "has a header that is not a JSON object")
+    return entries
+
+
+def _tensor(name: str, entry: Any, start: int, file: Path, source: Any) -> Tensor:
+    """One header entry, checked: known dtype, whole non-negative sizes, as many bytes as they need."""
+    shown = printable(name)
+    try:
+        dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    except (TypeError, KeyError, ValueError):
+        raise _bad(file, f"has an incomplete entry for tensor {shown}") from None
+    if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
+        raise _bad(file, f"gives tensor {shown} the unknown dtype {printable(str(dtype), 40)}")
+    if not isinstance(shape, list) or any(type(n) is not int or n < 0 for n in [*shape, begin, end]):
+        raise _bad(file, f"gives tensor {shown} a shape or offsets that are not whole numbers")
+    bits = math.prod(shape) * DTYPE_BITS[dtype]
+    if bits != 8 * (end - begin):
+        raise _bad(file, f"gives tensor {shown} {end - begin} bytes where dtype and shape need {bits // 8}")
+    return Tensor(name, dtype, tuple(shape), file, start + begin, start + end, source)
+
+
+def _check_cover(tensors: list[Tensor], start: int, size: int, file: Path) -> None:
+    """As the reference reader: the tensors follow one another without overlap or hole, to the end."""
+    reached = start
+    for tensor in sorted(tensors, key=lambda t: (t.begin, t.end)):
+        if tensor.begin != reached:
+            fault = "overlap" if tensor.begin < reached else "leave a hole"
+            raise _bad(file, f"has data offsets that {fault} at tensor {printable(tensor.name)}")
+        reached = tensor.end
+    if reached != size:
+        missing = f"is truncated: {reached - size} bytes are missing" if reached > size else "holds unlisted bytes"
+        raise _bad(file, f"{missing}; download it again")
+
+
+def _bad(file: Path, what: str) -> InputError:
+    return InputError(f"{printable(str(file))} {what}")

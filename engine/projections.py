@@ -1,0 +1,281 @@
+"""Checkpoint + catalogue -> the projections, in model order, every tensor accounted for."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
+
+from .catalogue import BLOCKS, KNOWN_FAMILIES, NOT_PROJECTIONS, ROLES, Layout, Rule, find_rule, sizes, split
+from .checkpoint import Checkpoint
+from .errors import printable
+from .formats import gguf, safetensors
+from .formats.tensor import Tensor
+from .spectrum import Projection, Slice, digest
+
+_WRAPPERS = re.compile(r"^(?:base_model\.model\.|module\.|_orig_mod\.)+")
+_LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?|resblocks|decoder_layer|blk)\.(\d+)\.")
+_EXPERT = re.compile(r"(?<=experts\.)(?:expert_)?(\d+)\.")
+_TOWERS = (("vision", re.compile("vision|visual|image")), ("audio", re.compile("audio|speech")))
+_PLAIN_FLOATS = frozenset(safetensors.TORCH_NAMES) | gguf.PLAIN
+
+
+class _Place(NamedTuple):
+    """Where a tensor's name says it stands: `prefix` before the layer list, `path` inside the layer."""
+
+    prefix: str
+    layer: int
+    expert: int | None
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A projection before it has an address."""
+
+    tensor: Tensor
+    place: _Place | None
+    tower: str
+    block: str
+    role: str
+    part: Slice | None = None
+    transposed: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """Every tensor of a checkpoint as projections, in model order, then block `other`.
+
+    `known` is False where layers hold matrices that no rule of the catalogue names: a scan then
+    computes every matrix, under its own name where it has no role.
+    """
+
+    projections: tuple[Projection, ...]
+    known: bool
+
+    def scanned(self, pattern: str | None = None) -> list[Projection]:
+        """What a scan computes: the projections, or whatever the address filter names.
+
+        `pattern` is a glob on addresses, or a part of one where it has no glob character.
+        """
+        if pattern:
+            return [p for p in self.projections if p.rows and matches(p.address, pattern)]
+        return [p for p in self.projections if p.rows and (p.block != "other" or not self.known)]
+
+
+def matches(address: str, pattern: str) -> bool:
+    """Whether a filter names an address: a glob on the whole of it, else a part of it."""
+    if any(c in pattern for c in "*?["):
+        return fnmatchcase(address, pattern)
+    return pattern in address
+
+
+def build_tree(checkpoint: Checkpoint) -> Tree:
+    """All projections of a checkpoint: names and shapes alone, no weights."""
+    config = checkpoint.config
+    places = [(tensor, _locate(tensor.name)) for tensor in checkpoint.tensors]
+    towers = _towers(config, places)
+    found: list[_Found] = []
+    for tensor, place in places:
+        rule = _rule(config, tensor, place)
+        if place is None or rule is None:
+            found.append(_other(tensor, place))
+            continue
+        try:
+            found += _parts(tensor, place, _tower(towers, place, config), rule, sizes(_inner(config, place.prefix)))
+        except ValueError as error:
+            found.append(_other(tensor, place, str(error)))
+    named = sorted(_addressed([f for f in found if f.block != "other"]), key=_order)
+    held = {p.tensor for p in named}
+    others = [f if f.block == "other" else _other(f.tensor, f.place) for f in found if f.tensor.name not in held]
+    rest = sorted({p.address: p for p in map(_projection_of_other, others)}.values(), key=lambda p: _natural(p.tensor))
+    return Tree((*named, *rest), bool(named) and _is_known(config, others))
+
+
+def _locate(name: str) -> _Place | None:
+    bare = _WRAPPERS.sub("", name).replace(".base_layer.", ".")
+    anchor = _LAYER.search(bare)
+    if anchor is None or not bare.endswith(".weight"):
+        return None
+    path = bare[anchor.end() : -len(".weight")]
+    expert = _EXPERT.search(path)
+    prefix = bare[: anchor.start()]
+    return _Place(prefix, int(anchor[1]), int(expert[1]) if expert else None, _EXPERT.sub("", path))
+
+
+def _inner(config: Mapping[str, Any], prefix: str) -> Mapping[str, Any]:
+    """The part of a nested config that describes the tower a prefix belongs to."""
+    tower = _modality(prefix)
+    keys = (f"{tower}_config",) if tower else ("text_config", "llm_config", "language_config")
+    for key in keys:
+        if isinstance(config.get(key), Mapping):
+            return {**config, **config[key]} if not tower else dict(config[key])
+    return config
+
+
+def _family(config: Mapping[str, Any], prefix: str) -> str:
+    return str(_inner(config, prefix).get("model_type", ""))
+
+
+def _modality(prefix: str) -> str:
+    return next((name for name, pattern in _TOWERS if pattern.search(prefix)), "")
+
+
+def _rule(config: Mapping[str, Any], tensor: Tensor, place: _Place | None) -> Rule | None:
+    if place is None or len(tensor.shape) != 2 or 0 in tensor.shape:
+        return None
+    return find_rule(place.path, _family(config, place.prefix))
+
+
+def _towers(config: Mapping[str, Any], places: Iterable[tuple[Tensor, _Place | None]]) -> dict[str, str]:
+    """A label for every layer list that holds projections: "" for the only one, else what tells it apart."""
+    prefixes = sorted({place.prefix for tensor, place in places if place and _rule(config, tensor, place)})
+    labels: dict[str, str] = {}
+    for modality in {_modality(p) for p in prefixes}:
+        group = [p for p in prefixes if _modality(p) == modality]
+        words = [p.split(".") if p else [] for p in group]
+        shared = set(words[0]).intersection(*words[1:])
+        for prefix, names in zip(group, words, strict=True):
+            own = [w for w in names if w not in shared] if len(group) > 1 else []
+            labels[prefix] = "_".join(filter(None, [modality, *own]))
+    return labels
+
+
+def _tower(towers: Mapping[str, str], place: _Place, config: Mapping[str, Any]) -> str:
+    tower = towers[place.prefix]
+    known = sizes(_inner(config, place.prefix))
+    # DeepSeek-V3 keeps its multi-token-prediction layers behind the last ordinary one.
+    if known.get("mtp_layers") and place.layer >= known.get("layers", place.layer + 1):
+        return f"{tower}_mtp".lstrip("_")
+    return tower
+
+
+def _parts(tensor: Tensor, place: _Place, tower: str, rule: Rule, known: Mapping[str, int]) -> list[_Found]:
+    """The projections that a tensor holds.
+
+    Raises:
+        ValueError: it is fused, and config or shape do not allow the split.
+    """
+    block = _block(rule.block, place)
+    if rule.layout is None:
+        return [_Found(tensor, place, tower, block, rule.role, None, rule.transposed)]
+    layout: Layout = rule.layout
+    return [
+        _Found(tensor, place, tower, block, role, part, rule.transposed)
+        for role, part in split((tensor.shape[0], tensor.shape[1]), layout, known)
+    ]
+
+
+def _block(block: str, place: _Place) -> str:
+    if block != "mlp":
+        return block
+    if place.expert is not None:
+        return "expert"
+    return "shared_expert" if re.search(r"shared_(?:experts?|mlp)\.", place.path) else "mlp"
+
+
+def _addressed(found: Sequence[_Found]) -> list[Projection]:
+    """Projections with unique addresses; one whose address stays shared with another's is left out."""
+    groups: dict[str, list[_Found]] = defaultdict(list)
+    for item in found:
+        groups[_address(item, "")].append(item)
+    named: list[Projection] = []
+    for address, items in groups.items():
+        if len(items) == 1:
+            named.append(_projection(items[0], address))
+            continue
+        paths = [item.place.path.split(".") if item.place else [] for item in items]
+        shared = set(paths[0]).intersection(*paths[1:])
+        subs = ["_".join(word for word in path if word not in shared) for path in paths]
+        counts = Counter(subs)
+        named += [
+            _projection(item, _address(item, sub))
+            for item, sub in zip(items, subs, strict=True)
+            if sub and counts[sub] == 1
+        ]
+    return named
+
+
+def _address(item: _Found, sub: str) -> str:
+    assert item.place is not None
+    expert = "" if item.place.expert is None else str(item.place.expert)
+    return ".".join(
+        filter(None, [escape(item.tower), "layers", str(item.place.layer), escape(sub), item.block, expert, item.role])
+    )
+
+
+def _other(tensor: Tensor, place: _Place | None, note: str = "") -> _Found:
+    """A tensor that is no projection: its role is its own name."""
+    role = place.path if place and place.expert is None else tensor.name
+    return _Found(tensor, place, "", "other", printable(role), note=note)
+
+
+def _projection_of_other(item: _Found) -> Projection:
+    return _projection(item, f"other.{escape(item.tensor.name)}")
+
+
+def _projection(item: _Found, address: str) -> Projection:
+    tensor, place, part = item.tensor, item.place, item.part
+    rows, cols = tensor.shape if len(tensor.shape) == 2 and 0 not in tensor.shape else (0, 0)
+    if part is not None:
+        kept = part.groups * part.width
+        rows, cols = (kept, cols) if part.axis == 0 else (rows, kept)
+    if item.transposed:
+        rows, cols = cols, rows
+    dequantisation = f"gguf {tensor.dtype}" if tensor.file.suffix == ".gguf" and tensor.dtype not in gguf.PLAIN else ""
+    return Projection(
+        address=address,
+        tensor=tensor.name,
+        slice=part,
+        tower=item.tower or None,
+        layer=place.layer if place else None,
+        block=item.block,
+        role=item.role,
+        expert=place.expert if place else None,
+        rows=rows,
+        cols=cols,
+        dtype=tensor.dtype,
+        dequantisation=dequantisation,
+        transposed=item.transposed,
+        source=tensor.source,
+        key=digest(tensor.source.identity, tensor.begin, tensor.end, tensor.dtype, tensor.shape, part, dequantisation),
+        problem=_problem(tensor, rows, dequantisation),
+        note=item.note,
+    )
+
+
+def _problem(tensor: Tensor, rows: int, dequantisation: str) -> str | None:
+    if not rows:
+        return f"not a matrix ({' x '.join(map(str, tensor.shape)) or 'scalar'})"
+    if not dequantisation and tensor.dtype not in _PLAIN_FLOATS:
+        return f"{tensor.dtype} holds packed integers, not weights: unsupported quantisation"
+    return None
+
+
+def _is_known(config: Mapping[str, Any], others: Iterable[_Found]) -> bool:
+    """Whether the catalogue names every matrix that a layer holds."""
+    if _family(config, "") in KNOWN_FAMILIES:
+        return True
+    inside = [f for f in others if f.place and len(f.tensor.shape) == 2]
+    return all(NOT_PROJECTIONS.search(f.place.path) for f in inside if f.place)
+
+
+def escape(name: str) -> str:
+    """A tensor's name as part of an address: nothing in it can be a glob, a space or a control character."""
+    return "".join(c if c.isprintable() and c not in "%*?[] \\/" else _percent(c) for c in name)
+
+
+def _percent(c: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in c.encode("utf-8", "surrogatepass"))
+
+
+def _order(p: Projection) -> tuple[Any, ...]:
+    return (p.tower or "", p.layer, BLOCKS.index(p.block), p.expert or 0, ROLES.index(p.role), p.address)
+
+
+def _natural(name: str) -> list[Any]:
+    return [(0, int(word), "") if word.isdigit() else (1, 0, word) for word in re.split(r"(\d+)", name)]

@@ -1,0 +1,177 @@
+"""The engine's queue: by priority, one stored tensor a job, with a bounded number of bytes read ahead."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from .checkpoint import Checkpoint
+from .formats.tensor import Tensor
+from .spectrum import Projection
+
+URGENT, SCAN = 0, 1
+_MAX_READY = 64
+
+
+@dataclass(slots=True)
+class Job:
+    """The wanted projections of one stored tensor, which is read once for all of them."""
+
+    priority: int
+    number: int
+    checkpoint: Checkpoint
+    tensor: Tensor
+    projections: list[Projection]
+    weights: Any = field(default=None, repr=False)
+    seen: str = ""
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        return self.priority, self.number
+
+    @property
+    def bytes(self) -> int:
+        return self.tensor.end - self.tensor.begin
+
+
+class JobQueue:
+    """Waiting jobs -> read -> ready jobs -> solved. Thread-safe; `close` ends both `next_` calls.
+
+    A key stands in one job only. Asked for again with more urgency while it waits or is ready, it
+    moves: into a new urgent job, or its ready job becomes urgent.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self._budget = budget
+        self._changed = threading.Condition()
+        self._waiting: list[tuple[tuple[int, int], Job]] = []
+        self._ready: list[Job] = []
+        self._busy: list[Job] = []
+        self._owner: dict[str, Job] = {}
+        self._numbers = itertools.count()
+        self._closed = False
+
+    def add(self, checkpoint: Checkpoint, projections: Iterable[Projection], urgent: bool) -> list[Projection]:
+        """Queue projections, grouped by tensor; returns those that were not queued before."""
+        tensors = {tensor.name: tensor for tensor in checkpoint.tensors}
+        groups: dict[str, list[Projection]] = {}
+        fresh: list[Projection] = []
+        with self._changed:
+            for projection in projections:
+                owner = self._owner.get(projection.key)
+                if owner is None:
+                    fresh.append(projection)
+                elif not urgent or not self._release(owner, projection):
+                    continue
+                groups.setdefault(projection.tensor, []).append(projection)
+                self._owner[projection.key] = _RESERVED
+            for name, members in groups.items():
+                job = Job(URGENT if urgent else SCAN, next(self._numbers), checkpoint, tensors[name], members)
+                self._owner.update({p.key: job for p in members})
+                heapq.heappush(self._waiting, (job.rank, job))
+            self._changed.notify_all()
+        return fresh
+
+    def holds(self, key: str) -> bool:
+        """Whether a key waits, is being read, or is ready."""
+        with self._changed:
+            return key in self._owner
+
+    def next_to_read(self) -> Job | None:
+        """The most urgent waiting job, once there is room for its bytes; None when closed.
+
+        An urgent job does not wait for room, nor does any job while nothing else is in memory.
+        """
+        with self._changed:
+            while not self._closed:
+                while self._waiting and not self._waiting[0][1].projections:
+                    heapq.heappop(self._waiting)
+                if self._waiting and self._has_room(self._waiting[0][1]):
+                    job = heapq.heappop(self._waiting)[1]
+                    self._busy.append(job)
+                    return job
+                self._changed.wait()
+        return None
+
+    def loaded(self, job: Job, weights: object, seen: str) -> None:
+        """The job's tensor is in memory; a job whose projections were withdrawn is let go."""
+        with self._changed:
+            self._busy.remove(job)
+            if job.projections:
+                job.weights, job.seen = weights, seen
+                self._ready.append(job)
+            self._changed.notify_all()
+
+    def next_to_solve(self) -> Job | None:
+        """The most urgent ready job; None when closed."""
+        with self._changed:
+            while not self._closed:
+                if self._ready:
+                    job = min(self._ready, key=lambda j: j.rank)
+                    self._ready.remove(job)
+                    self._busy.append(job)
+                    self._forget(job)
+                    return job
+                self._changed.wait()
+        return None
+
+    def solved(self, job: Job) -> None:
+        """The job is done; its memory is free again."""
+        with self._changed:
+            self._busy.remove(job)
+            job.weights = None
+            self._changed.notify_all()
+
+    def drop(self, job: Job) -> list[Projection]:
+        """A job that could not be read; returns its projections."""
+        with self._changed:
+            self._busy.remove(job)
+            self._forget(job)
+            self._changed.notify_all()
+            return job.projections
+
+    def clear(self) -> list[Projection]:
+        """Withdraw everything that no device works on yet; returns it."""
+        with self._changed:
+            jobs = {id(job): job for job in self._owner.values()}.values()
+            dropped = [projection for job in jobs for projection in job.projections]
+            for job in jobs:
+                job.projections = []
+            self._owner.clear()
+            self._waiting.clear()
+            self._ready.clear()
+            self._changed.notify_all()
+        return dropped
+
+    def close(self) -> None:
+        """No more jobs are handed out."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _has_room(self, job: Job) -> bool:
+        held = [*self._ready, *self._busy]
+        if job.priority == URGENT or not held:
+            return True
+        return len(self._ready) < _MAX_READY and sum(j.bytes for j in held) + job.bytes <= self._budget
+
+    def _release(self, owner: Job, projection: Projection) -> bool:
+        """Take a projection out of a waiting job; a job being read, or read, becomes urgent itself."""
+        if owner is _RESERVED or owner.priority == URGENT:
+            return False
+        if owner in self._ready or owner in self._busy:
+            owner.priority = URGENT
+            return False
+        owner.projections = [p for p in owner.projections if p.key != projection.key]
+        return True
+
+    def _forget(self, job: Job) -> None:
+        for projection in job.projections:
+            self._owner.pop(projection.key, None)
+
+
+_RESERVED = Job(URGENT, -1, None, None, [])  # type: ignore[arg-type]

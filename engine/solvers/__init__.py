@@ -1,0 +1,1 @@
+"""Matrix -> singular values, each routine with its reach and its error bound."""

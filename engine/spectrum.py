@@ -1,0 +1,139 @@
+"""The nouns that every room shares: a source file, a projection, its spectrum, the run that made it.
+
+Nothing here imports torch or h5py; a spectrum can be read, drawn and compared with numpy alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+# A string, so that opening a model and painting its tree need not wait 0.17 s for numpy.
+Values: TypeAlias = "NDArray[np.float64]"
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """The part of a fused tensor that is one projection.
+
+    The stored tensor's `axis` is reshaped to (`groups`, size / groups); the projection is the
+    inner slots `offset` to `offset + width` of every group, in order.
+    """
+
+    axis: int
+    groups: int
+    offset: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One file of a checkpoint, and what makes it that file and no other.
+
+    `identity` is the digest of the content where that is known without reading it (the blob's name
+    in the Hub cache), else a digest of size, modification time, inode and header. `repo` is the Hub
+    id or the path of the checkpoint, `commit` the resolved 40-hex revision ("" for local files).
+    """
+
+    repo: str
+    commit: str
+    file: str
+    identity: str
+    size: int
+    content_addressed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """One logical 2-D weight matrix of shape (`rows`, `cols`) = (output, input features).
+
+    `address` is unique in its checkpoint, e.g. `layers.12.attention.key`. `key` says what the matrix
+    is (source, slice, dequantisation, stored dtype and shape) and never depends on the revision.
+    `transposed` marks tensors stored (input, output), as GPT-2's Conv1D. `note` is a line for the
+    user, "" for none; `problem` the sentence that says why no spectrum can be computed, None where
+    one can. `rows` and `cols` are 0 for a tensor that is no matrix.
+    """
+
+    address: str
+    tensor: str
+    slice: Slice | None
+    tower: str | None
+    layer: int | None
+    block: str
+    role: str
+    expert: int | None
+    rows: int
+    cols: int
+    dtype: str
+    dequantisation: str
+    transposed: bool
+    source: Source
+    key: str
+    problem: str | None = None
+    note: str = ""
+
+    @property
+    def count(self) -> int:
+        """Number of singular values, min(rows, cols)."""
+        return min(self.rows, self.cols)
+
+    @property
+    def cost(self) -> float:
+        """Floating-point operations of Gram product and eigenvalues, for progress and ETA."""
+        small, large = sorted((self.rows, self.cols))
+        return float(small) * small * large + 4.0 / 3.0 * float(small) ** 3
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The process that computed: versions, machine and command line, for provenance."""
+
+    run_id: str
+    software: str
+    torch: str
+    cuda: str
+    driver: str
+    host: str
+    command: str
+    started_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Spectrum:
+    """The singular values of a projection, with everything needed to trust them.
+
+    `values`: float64, shape (min(rows, cols),), descending, in the units of the weights.
+    `frobenius_norm` is summed from the weights apart from the values. `error_bound` bounds the
+    absolute error of every value above `noise_floor`; a value below the floor is known only to be
+    below it. `weights_digest` is the digest of the stored tensor's bytes as they were read ("" where
+    the source is content-addressed). `seconds` is solving time; `computed_at` is ISO 8601, UTC.
+    """
+
+    projection: Projection
+    values: Values = field(repr=False)
+    frobenius_norm: float
+    solver: str
+    solver_version: int
+    compute_dtype: str
+    error_bound: float
+    noise_floor: float
+    device: str
+    seconds: float
+    computed_at: str
+    weights_digest: str
+    run: Run
+
+
+def digest(*parts: object) -> str:
+    """128-bit hex digest of the parts, in order and unambiguously separated."""
+    state = blake2b(digest_size=16)
+    for part in parts:
+        data = part if isinstance(part, bytes) else str(part).encode()
+        state.update(len(data).to_bytes(8, "little"))
+        state.update(data)
+    return state.hexdigest()

@@ -1,0 +1,82 @@
+"""What a table shows of a stored spectrum: everything but its values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rankscope.engine import metrics
+from rankscope.engine.spectrum import Projection, Run, Spectrum, Values
+
+THRESHOLDS = (0.6, 0.8, 0.9, 0.95, 0.99)
+"""The energy thresholds whose ranks are stored, so that a table of them needs no values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A stored spectrum without its values; the fields of `Spectrum` keep their meaning and units.
+
+    `ranks` maps each stored threshold to its threshold rank. `effective_rank` and `stable_rank` are
+    None for a zero matrix, `sigma_max` and `sigma_min` (units of the weights) for an empty one.
+    """
+
+    projection: Projection
+    frobenius_norm: float
+    solver: str
+    solver_version: int
+    compute_dtype: str
+    error_bound: float
+    noise_floor: float
+    device: str
+    seconds: float
+    computed_at: str
+    weights_digest: str
+    run: Run
+    ranks: Mapping[float, int]
+    effective_rank: float | None
+    stable_rank: float | None
+    sigma_max: float | None
+    sigma_min: float | None
+
+
+def entry_of(spectrum: Spectrum) -> Entry:
+    """The entry of a spectrum, with ranks at THRESHOLDS."""
+    values = spectrum.values
+    return Entry(
+        projection=spectrum.projection,
+        frobenius_norm=spectrum.frobenius_norm,
+        solver=spectrum.solver,
+        solver_version=spectrum.solver_version,
+        compute_dtype=spectrum.compute_dtype,
+        error_bound=spectrum.error_bound,
+        noise_floor=spectrum.noise_floor,
+        device=spectrum.device,
+        seconds=spectrum.seconds,
+        computed_at=spectrum.computed_at,
+        weights_digest=spectrum.weights_digest,
+        run=spectrum.run,
+        ranks=dict(zip(THRESHOLDS, metrics.threshold_ranks(values, THRESHOLDS), strict=True)),
+        effective_rank=metrics.effective_rank(values),
+        stable_rank=metrics.stable_rank(values),
+        sigma_max=float(values[0]) if values.size else None,
+        sigma_min=float(values[-1]) if values.size else None,
+    )
+
+
+def spectrum_of(entry: Entry, values: Values) -> Spectrum:
+    """The spectrum that `entry` was made of; `values`: float64, shape (projection.count,)."""
+    return Spectrum(
+        projection=entry.projection,
+        values=values,
+        frobenius_norm=entry.frobenius_norm,
+        solver=entry.solver,
+        solver_version=entry.solver_version,
+        compute_dtype=entry.compute_dtype,
+        error_bound=entry.error_bound,
+        noise_floor=entry.noise_floor,
+        device=entry.device,
+        seconds=entry.seconds,
+        computed_at=entry.computed_at,
+        weights_digest=entry.weights_digest,
+        run=entry.run,
+    )

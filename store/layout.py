@@ -1,0 +1,377 @@
+"""The HDF5 layout of one file, and the only lines of the product that call h5py.
+
+An image is built in memory and is parsed after its bytes have been verified: libhdf5 crashed on a
+full disk, and flipped bits crashed or hung it.
+
+Text columns have a fixed width per file, the longest string in it: an index of 46,000 rows is then
+one flat array (18 ms to read; variable-length strings: 0.9 s), which h5dump, pandas, PyTables and
+MATLAB read as text. Nothing is compressed in the store (reading would be 5 times slower).
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from hashlib import blake2b
+from importlib.metadata import version
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import h5py  # type: ignore[import-untyped]
+import numpy as np
+from numpy.typing import NDArray
+
+from rankscope.engine.spectrum import Projection, Run, Slice, Source, Values
+
+from .entry import THRESHOLDS, Entry
+
+FORMAT = "rankscope-spectra"
+FORMAT_VERSION = 1
+
+HEAD = 512
+"""Bytes of the HDF5 user block, which carries the place of /values and the digest of all the rest.
+
+With it a 64 MB volume is safe to parse after reading the few MB that are not values; the values
+themselves are checked one spectrum at a time, against the crc32 in the index.
+"""
+
+DESCRIPTION = """\
+Singular values of the weight matrices of a neural network. Row n of /index is a matrix; its singular
+values, in descending order and in the units of the weights, are /values[offset : offset + count]
+(zero-based). /rank_table[n, j] is the smallest k whose k largest values hold /rank_threshold[j] of the
+sum of squares. source_id and run_id are zero-based rows of /sources (files) and /runs (provenance).
+slice_axis -1: the whole tensor; otherwise that axis is reshaped to (slice_groups, rest) and slots
+slice_offset to slice_offset + slice_width of every group are the matrix. layer, expert -1 and tower "":
+none. NaN: undefined. crc32 is of the values' bytes. Text is UTF-8, padded with NUL.
+Python:
+    f = h5py.File(path, "r"); index = f["index"][:]
+    spectra = {i["address"].decode(): f["values"][i["offset"] : i["offset"] + i["count"]] for i in index}
+MATLAB:
+    index = h5read(path, '/index'); n = 1;
+    spectrum = h5read(path, '/values', double(index.offset(n)) + 1, double(index.count(n)));
+"""
+
+_SOURCE = {
+    "repo": "text",
+    "commit": "text",
+    "file": "text",
+    "identity": "text",
+    "size": "<i8",
+    "content_addressed": "u1",
+}
+_RUN = {
+    "run_id": "text",
+    "software": "text",
+    "torch": "text",
+    "cuda": "text",
+    "driver": "text",
+    "host": "text",
+    "command": "text",
+    "started_at": "text",
+}
+_PROJECTION = {
+    "address": "text",
+    "tensor": "text",
+    "slice_axis": "<i4",
+    "slice_groups": "<i8",
+    "slice_offset": "<i8",
+    "slice_width": "<i8",
+    "tower": "text",
+    "layer": "<i4",
+    "block": "text",
+    "role": "text",
+    "expert": "<i4",
+    "rows": "<i8",
+    "cols": "<i8",
+    "dtype": "text",
+    "dequantisation": "text",
+    "transposed": "u1",
+    "key": "text",
+}
+_RESULT = {
+    "frobenius_norm": "<f8",
+    "solver": "text",
+    "solver_version": "<i4",
+    "compute_dtype": "text",
+    "error_bound": "<f8",
+    "noise_floor": "<f8",
+    "device": "text",
+    "seconds": "<f8",
+    "computed_at": "text",
+    "weights_digest": "text",
+}
+_METRICS = {"effective_rank": "<f8", "stable_rank": "<f8", "sigma_max": "<f8", "sigma_min": "<f8"}
+_PLACE = {"offset": "<i8", "count": "<i8", "crc32": "<u4", "source_id": "<u4", "run_id": "<u4"}
+_INDEX = _PROJECTION | _RESULT | _METRICS | _PLACE
+
+_Table = NDArray[np.void]
+
+
+class UnknownFormat(Exception):
+    """The file is intact and not ours to read; the message is a sentence for the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The contents of one file. `start` is where in the file, in bytes, the values of an entry begin."""
+
+    entries: list[Entry]
+    start: list[int]
+    crc32: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """The bytes of one file, and what parsing them would give."""
+
+    data: bytes
+    part: Part
+
+
+def build(entries: Sequence[Entry], values: Sequence[Values]) -> Image:
+    """One file of the store. `values[i]`: float64, shape (entries[i].projection.count,)."""
+    with h5py.File("image", "w", driver="core", backing_store=False, userblock_size=HEAD) as file:
+        crc32 = _fill(file, entries, values, {})
+        file.flush()
+        # The image leaves out the user block that its addresses count in.
+        body: bytes = file.id.get_file_image()
+        first = file["values"].id.get_offset() or HEAD
+        size: int = file["values"].id.get_storage_size()
+    rest = _digest(body[: first - HEAD], body[first - HEAD + size :])
+    head = f"{FORMAT} {first} {size} {rest}\n".encode().ljust(HEAD, b"\0")
+    start = [first + 8 * offset for offset in _offsets(values)]
+    return Image(head + body, Part(list(entries), start, crc32))
+
+
+def build_compressed(entries: Sequence[Entry], values: Sequence[Values]) -> bytes:
+    """The same layout for an export: gzip and shuffle, no user block."""
+    with h5py.File("image", "w", driver="core", backing_store=False) as file:
+        packed = {"compression": "gzip", "shuffle": True} if any(len(v) for v in values) else {}
+        _fill(file, entries, values, packed)
+        file.flush()
+        image: bytes = file.id.get_file_image()
+    return image
+
+
+def parse(data: bytes) -> Part:
+    """The contents of a whole file whose digest has been verified.
+
+    Raises:
+        UnknownFormat: another format or format version.
+    """
+    with _readable(), h5py.File(io.BytesIO(data), "r") as file:
+        return _part(file)
+
+
+def parse_volume(path: Path) -> Part | None:
+    """The contents of a large file, None if it is damaged; of its values not a byte is read.
+
+    Everything that HDF5 parses is verified against the user block first (3 MB of a volume of 64 MB).
+
+    Raises:
+        UnknownFormat: another format or format version.
+        OSError: the file is gone or cannot be read.
+    """
+    with open(path, "rb", buffering=0) as raw:
+        fields = raw.read(HEAD).rstrip(b"\0").split()
+        if len(fields) != 4 or not (fields[1] + fields[2]).isdigit():
+            return None
+        first, size = int(fields[1]), int(fields[2])
+        if not HEAD <= first <= first + size <= raw.seek(0, io.SEEK_END):
+            return None
+        raw.seek(HEAD)
+        before = raw.read(first - HEAD)
+        raw.seek(first + size)
+        if _digest(before, raw.read()).encode() != fields[3]:
+            return None
+    # No lock: the file never changes, and a file system without locks refuses every other setting.
+    with _readable(), h5py.File(path, "r", locking=False) as file:
+        return _part(file)
+
+
+def decode(raw: bytes) -> Values:
+    """Stored bytes of values as a read-only float64 array."""
+    values: Values = np.frombuffer(raw, "<f8").astype(np.float64, copy=False)
+    values.flags.writeable = False
+    return values
+
+
+def _fill(
+    file: Any, entries: Sequence[Entry], values: Sequence[Values], packed: Mapping[str, object]
+) -> list[int]:
+    """Write every dataset and attribute; the checksum of each entry's values."""
+    flat = np.concatenate([np.zeros(0), *values]).astype("<f8", copy=False)
+    file.create_dataset("values", data=flat, **packed).attrs["units"] = "1"
+    crc32 = [zlib.crc32(np.ascontiguousarray(v, "<f8")) for v in values]
+    sources = {source: n for n, source in enumerate(dict.fromkeys(e.projection.source for e in entries))}
+    runs = {run: n for n, run in enumerate(dict.fromkeys(e.run for e in entries))}
+    places = zip(_offsets(values), map(len, values), crc32, strict=True)
+    rows = [
+        _row(entry) + place + (sources[entry.projection.source], runs[entry.run])
+        for entry, place in zip(entries, places, strict=True)
+    ]
+    index = file.create_dataset("index", data=_table(_INDEX, rows))
+    file.create_dataset("sources", data=_table(_SOURCE, [_fields(source, _SOURCE) for source in sources]))
+    file.create_dataset("runs", data=_table(_RUN, [_fields(run, _RUN) for run in runs]))
+
+    thresholds = sorted({*THRESHOLDS}.union(*(entry.ranks for entry in entries)))
+    ranks = [[entry.ranks[threshold] for threshold in thresholds] for entry in entries]
+    table = file.create_dataset("rank_table", data=np.array(ranks, "<u4").reshape(-1, len(thresholds)))
+    axis = file.create_dataset("rank_threshold", data=np.array(thresholds, "<f8"))
+    for dimension, scale, label in ((table.dims[0], index, "projection"), (table.dims[1], axis, "threshold")):
+        scale.make_scale(label)
+        dimension.attach_scale(scale)
+        dimension.label = label
+
+    file.attrs["format"] = FORMAT
+    file.attrs["format_version"] = FORMAT_VERSION
+    file.attrs["software"] = _software()
+    # To the microsecond: every file has a name of its own, so no merge can write one of its inputs.
+    file.attrs["created_at"] = datetime.now(UTC).isoformat(timespec="microseconds")
+    file.attrs["description"] = DESCRIPTION
+    return crc32
+
+
+def _part(file: Any) -> Part:
+    if file.attrs.get("format") != FORMAT:
+        raise UnknownFormat("It is not a file of spectra.")
+    found = int(file.attrs["format_version"])
+    if found != FORMAT_VERSION:
+        raise UnknownFormat(f"It has format version {found}; this version of rankscope reads {FORMAT_VERSION}.")
+    index: _Table = file["index"][()]
+    first = file["values"].id.get_offset() or 0
+    return Part(
+        entries=_entries(index, file),
+        start=(first + 8 * index["offset"]).tolist(),
+        crc32=index["crc32"].tolist(),
+    )
+
+
+def _entries(index: _Table, file: Any) -> list[Entry]:
+    """The rows of the index as objects, made column by column."""
+    sources = [Source(*row[:-1], bool(row[-1])) for row in _rows(_SOURCE, file["sources"][()])]
+    runs = [Run(*row) for row in _rows(_RUN, file["runs"][()])]
+    columns = {name: _column(kind, index[name]) for name, kind in _INDEX.items()}
+    slices = (
+        None if axis < 0 else Slice(axis, *rest)
+        for axis, *rest in zip(*(columns[f"slice_{name}"] for name in ("axis", "groups", "offset", "width")))
+    )
+    projections = map(
+        Projection,
+        columns["address"],
+        columns["tensor"],
+        slices,
+        (tower or None for tower in columns["tower"]),
+        (None if layer < 0 else layer for layer in columns["layer"]),
+        columns["block"],
+        columns["role"],
+        (None if expert < 0 else expert for expert in columns["expert"]),
+        columns["rows"],
+        columns["cols"],
+        columns["dtype"],
+        columns["dequantisation"],
+        map(bool, columns["transposed"]),
+        map(sources.__getitem__, columns["source_id"]),
+        columns["key"],
+    )
+    thresholds = file["rank_threshold"][()].tolist()
+    return list(
+        map(
+            Entry,
+            projections,
+            *(columns[name] for name in _RESULT),
+            map(runs.__getitem__, columns["run_id"]),
+            (dict(zip(thresholds, ranks)) for ranks in file["rank_table"][()].tolist()),
+            *((None if v != v else v for v in columns[name]) for name in _METRICS),
+        )
+    )
+
+
+def _row(entry: Entry) -> tuple[Any, ...]:
+    """The columns of _PROJECTION, _RESULT and _METRICS, in order."""
+    p = entry.projection
+    s = p.slice
+    return (
+        p.address,
+        p.tensor,
+        *((-1, -1, -1, -1) if s is None else (s.axis, s.groups, s.offset, s.width)),
+        p.tower or "",
+        -1 if p.layer is None else p.layer,
+        p.block,
+        p.role,
+        -1 if p.expert is None else p.expert,
+        *(p.rows, p.cols, p.dtype, p.dequantisation, p.transposed, p.key),
+        *_fields(entry, _RESULT),
+        *(np.nan if value is None else value for value in _fields(entry, _METRICS)),
+    )
+
+
+def _fields(item: object, names: Mapping[str, str]) -> tuple[Any, ...]:
+    return tuple(getattr(item, name) for name in names)
+
+
+def _table(kinds: Mapping[str, str], rows: Sequence[tuple[Any, ...]]) -> _Table:
+    """Rows as a compound array whose text columns are as wide as their longest string."""
+    columns = list(zip(*rows, strict=True)) or [()] * len(kinds)
+    arrays: list[NDArray[Any]] = []
+    dtype: list[tuple[str, Any]] = []
+    for (name, kind), column in zip(kinds.items(), columns, strict=True):
+        if kind == "text":
+            # surrogatepass: a local path need not be UTF-8, and must come back as it was.
+            text = np.array([item.encode("utf-8", "surrogatepass") for item in column], "S")
+            arrays.append(text)
+            dtype.append((name, h5py.string_dtype("utf-8", max(1, text.itemsize))))
+        else:
+            arrays.append(np.array(column, kind))
+            dtype.append((name, kind))
+    table = np.empty(len(rows), dtype)
+    for (name, _), array in zip(dtype, arrays, strict=True):
+        table[name] = array
+    return table
+
+
+def _rows(kinds: Mapping[str, str], table: _Table) -> Iterator[tuple[Any, ...]]:
+    return zip(*(_column(kind, table[name]) for name, kind in kinds.items()))
+
+
+def _column(kind: str, column: NDArray[Any]) -> list[Any]:
+    items: list[Any] = column.tolist()
+    if kind != "text":
+        return items
+    # Most columns repeat a few strings: decode each once, and keep one object of it.
+    text = {item: item.decode("utf-8", "surrogatepass") for item in set(items)}
+    return [text[item] for item in items]
+
+
+def _offsets(values: Sequence[Values]) -> list[int]:
+    """Where each array begins in their concatenation, in elements."""
+    return [0, *accumulate(map(len, values))][:-1]
+
+
+def _digest(*parts: bytes) -> str:
+    state = blake2b(digest_size=16)
+    for part in parts:
+        state.update(part)
+    return state.hexdigest()
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Whatever h5py makes of verified bytes that are not ours becomes one sentence."""
+    try:
+        yield
+    except (FileNotFoundError, UnknownFormat):
+        raise
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise UnknownFormat(f"It cannot be read as a file of spectra ({error}).") from error
+
+
+@cache
+def _software() -> str:
+    return f"rankscope-tui {version('rankscope-tui')}"
