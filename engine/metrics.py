@@ -10,9 +10,6 @@ import numpy as np
 
 from .spectrum import Values
 
-DEFAULT_THRESHOLDS = (0.6, 0.8, 0.9)
-"""The thresholds of the reference notebook."""
-
 _EPS = float(np.finfo(np.float64).eps)
 
 

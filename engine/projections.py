@@ -17,9 +17,10 @@ from .formats.tensor import Tensor
 from .spectrum import Projection, Slice, digest
 
 _WRAPPERS = re.compile(r"^(?:base_model\.model\.|module\.|_orig_mod\.)+")
-_LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?|resblocks|decoder_layer|blk)\.(\d+)\.")
-_EXPERT = re.compile(r"(?<=experts\.)(?:expert_)?(\d+)\.")
+_LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?|resblocks|decoder_layer|blk)\.([0-9]{1,9})\.")
+_EXPERT = re.compile(r"(?<=experts\.)(?:expert_)?([0-9]{1,9})\.")
 _TOWERS = (("vision", re.compile("vision|visual|image")), ("audio", re.compile("audio|speech")))
+_WORDS = re.compile(r"[0-9]+|[^0-9]+")
 _PLAIN_FLOATS = frozenset(safetensors.TORCH_NAMES) | gguf.PLAIN
 
 
@@ -60,18 +61,19 @@ class Tree:
     def scanned(self, pattern: str | None = None) -> list[Projection]:
         """What a scan computes: the projections, or whatever the address filter names.
 
-        `pattern` is a glob on addresses, or a part of one where it has no glob character.
+        `pattern` is an address, a glob on addresses, or dotted parts of one (`layers.3`, `key`).
         """
         if pattern:
-            return [p for p in self.projections if p.rows and matches(p.address, pattern)]
+            exact = [p for p in self.projections if p.rows and p.address == pattern]
+            return exact or [p for p in self.projections if p.rows and matches(p.address, pattern)]
         return [p for p in self.projections if p.rows and (p.block != "other" or not self.known)]
 
 
 def matches(address: str, pattern: str) -> bool:
-    """Whether a filter names an address: a glob on the whole of it, else a part of it."""
+    """Whether a filter names an address: a glob on the whole of it, else some of its dotted parts in a row."""
     if any(c in pattern for c in "*?["):
         return fnmatchcase(address, pattern)
-    return pattern in address
+    return f".{pattern}." in f".{address}."
 
 
 def build_tree(checkpoint: Checkpoint) -> Tree:
@@ -89,10 +91,10 @@ def build_tree(checkpoint: Checkpoint) -> Tree:
             found += _parts(tensor, place, _tower(towers, place, config), rule, sizes(_inner(config, place.prefix)))
         except ValueError as error:
             found.append(_other(tensor, place, str(error)))
-    named = sorted(_addressed([f for f in found if f.block != "other"]), key=_order)
+    named = sorted(_addressed([f for f in found if f.block != "other"]), key=model_order)
     held = {p.tensor for p in named}
     others = [f if f.block == "other" else _other(f.tensor, f.place) for f in found if f.tensor.name not in held]
-    rest = sorted({p.address: p for p in map(_projection_of_other, others)}.values(), key=lambda p: _natural(p.tensor))
+    rest = sorted({p.address: p for p in map(_projection_of_other, others)}.values(), key=model_order)
     return Tree((*named, *rest), bool(named) and _is_known(config, others))
 
 
@@ -231,7 +233,7 @@ def _projection(item: _Found, address: str) -> Projection:
         address=address,
         tensor=tensor.name,
         slice=part,
-        tower=item.tower or None,
+        tower=escape(item.tower) or None,
         layer=place.layer if place else None,
         block=item.block,
         role=item.role,
@@ -273,9 +275,14 @@ def _percent(c: str) -> str:
     return "".join(f"%{byte:02X}" for byte in c.encode("utf-8", "surrogatepass"))
 
 
-def _order(p: Projection) -> tuple[Any, ...]:
-    return (p.tower or "", p.layer, BLOCKS.index(p.block), p.expert or 0, ROLES.index(p.role), p.address)
+def model_order(p: Projection) -> tuple[Any, ...]:
+    """Sort key: towers, layers and experts by number, blocks and roles as on screen; `other` last, by name."""
+    if p.block == "other":
+        return (True, _natural(p.tensor))
+    return (False, p.tower or "", p.layer, BLOCKS.index(p.block), p.expert or 0, ROLES.index(p.role), p.address)
 
 
 def _natural(name: str) -> list[Any]:
-    return [(0, int(word), "") if word.isdigit() else (1, 0, word) for word in re.split(r"(\d+)", name)]
+    """Numbers in a name by their value; digits beyond 18 would be no layer, and cost more than they tell."""
+    words = _WORDS.findall(name)
+    return [(0, int(word), "") if word[0] in "0123456789" and len(word) < 19 else (1, 0, word) for word in words]

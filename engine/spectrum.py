@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 # A string, so that opening a model and painting its tree need not wait 0.17 s for numpy.
 Values: TypeAlias = "NDArray[np.float64]"
 
+DEFAULT_THRESHOLDS = (0.6, 0.8, 0.9)
+"""The energy thresholds of the reference notebook."""
+
 
 @dataclass(frozen=True, slots=True)
 class Slice:

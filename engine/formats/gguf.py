@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..dequantize import gguf_matrix
 from ..errors import InputError, WeightsError, printable
+from ..files import open_regular
 from .tensor import FileStamp, Tensor, identify, read_bytes
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ GGML_TYPES = {
     19: ("IQ1_S", 256, 50), 20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82),
     23: ("IQ4_XS", 256, 136), 24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8),
     28: ("F64", 1, 8), 29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54),
-    35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36),
+    35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
 }  # fmt: skip
 PLAIN = frozenset({"F64", "F32", "F16", "BF16"})
 
@@ -66,8 +67,10 @@ class _Walk:
         """A scalar or string; arrays are stepped over (None)."""
         if kind == _STRING:
             return self.string()
-        if kind != _ARRAY:
+        if kind in _SCALARS:
             return self.take(_SCALARS[kind])
+        if kind != _ARRAY:
+            raise ValueError(f"unknown value type {kind}")
         if depth > 4:
             raise struct.error("arrays nested too deep")
         inner, count = self.take("I"), self.take("Q")
@@ -89,7 +92,7 @@ def list_tensors(file: Path, repo: str, commit: str) -> tuple[list[Tensor], File
         InputError: the file cannot be read, is truncated, or its header is malformed.
     """
     try:
-        with open(file, "rb") as handle:
+        with open_regular(file) as handle:
             stamp = FileStamp.of(file.stat())
             with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 metadata, walk, count = _metadata(data)
@@ -97,12 +100,14 @@ def list_tensors(file: Path, repo: str, commit: str) -> tuple[list[Tensor], File
                 source = identify(file, repo, commit, data[: walk.at])
         if len({name for name, *_ in heads}) < len(heads):
             raise ValueError("a tensor name stands twice")
-        align = metadata.get("general.alignment") or 32
+        align = metadata.get("general.alignment", 32)
+        if type(align) is not int or align <= 0:
+            raise ValueError(f"the alignment {align} is no positive number")
         start = -(-walk.at // align) * align
         return [_tensor(head, start, stamp.size, file, source) for head in heads], stamp, _config(metadata)
     except OSError as error:
         raise InputError(f"cannot read {printable(str(file))}: {error.strerror}") from None
-    except (struct.error, KeyError, OverflowError, ValueError) as error:
+    except (struct.error, OverflowError, ValueError) as error:
         raise _bad(file, f"has a malformed header ({printable(str(error), 80)}); download it again") from None
 
 

@@ -7,21 +7,23 @@ which content keys and prefetching need; the header is 8 bytes of length and JSO
 from __future__ import annotations
 
 import json
-import math
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, WeightsError, printable
+from ..files import open_regular
 from .tensor import FileStamp, Tensor, identify, read_bytes
 
 if TYPE_CHECKING:
     import torch
 
 MAX_HEADER = 100_000_000  # the limit of the reference reader
+MAX_SIZE = 2**64  # as there
 
 DTYPE_BITS = {
-    "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+    "BOOL": 8, "U8": 8, "I8": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+    "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E5M2FNUZ": 8, "F8_E4M3FNUZ": 8,
     "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32,
     "C64": 64, "F64": 64, "I64": 64, "U64": 64,
 }  # fmt: skip
@@ -29,6 +31,7 @@ DTYPE_BITS = {
 TORCH_NAMES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
     "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz",
 }  # fmt: skip
 """The stored types that are numbers by themselves; every other one carries packed integers."""
 
@@ -40,7 +43,7 @@ def list_tensors(file: Path, repo: str, commit: str) -> tuple[list[Tensor], File
         InputError: the file cannot be read, is truncated, or its header is malformed.
     """
     try:
-        with open(file, "rb") as handle:
+        with open_regular(file) as handle:
             stamp = FileStamp.of(file.stat())
             header = _header(handle.read(8), handle, stamp.size, file)
     except OSError as error:
@@ -85,10 +88,14 @@ def _parse(header: bytes, file: Path) -> dict[str, Any]:
         entries = dict(pairs)
         if len(entries) < len(pairs):
             raise ValueError("a name stands twice")
+        "".join(entries).encode()  # JSON may escape half a surrogate pair, which no other text can hold
         return entries
 
+    def no_number(word: str) -> None:
+        raise ValueError(f"{word} is no JSON")
+
     try:
-        entries = json.loads(header, object_pairs_hook=unique)
+        entries = json.loads(header.decode(), object_pairs_hook=unique, parse_constant=no_number)
     except (ValueError, RecursionError) as error:
         raise _bad(file, f"has a header that is not JSON ({printable(str(error), 80)})") from None
     if not isinstance(entries, dict):
@@ -105,9 +112,14 @@ def _tensor(name: str, entry: Any, start: int, file: Path, source: Any) -> Tenso
         raise _bad(file, f"has an incomplete entry for tensor {shown}") from None
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
         raise _bad(file, f"gives tensor {shown} the unknown dtype {printable(str(dtype), 40)}")
-    if not isinstance(shape, list) or any(type(n) is not int or n < 0 for n in [*shape, begin, end]):
-        raise _bad(file, f"gives tensor {shown} a shape or offsets that are not whole numbers")
-    bits = math.prod(shape) * DTYPE_BITS[dtype]
+    if not isinstance(shape, list) or any(type(n) is not int or not 0 <= n < MAX_SIZE for n in [*shape, begin, end]):
+        raise _bad(file, f"gives tensor {shown} a shape or offsets that are not whole numbers of 64 bits")
+    count = 1
+    for size in shape:
+        count *= size
+        if count >= MAX_SIZE:  # before the product of a hostile shape takes minutes
+            raise _bad(file, f"gives tensor {shown} a shape that overflows 64 bits")
+    bits = count * DTYPE_BITS[dtype]
     if bits != 8 * (end - begin):
         raise _bad(file, f"gives tensor {shown} {end - begin} bytes where dtype and shape need {bits // 8}")
     return Tensor(name, dtype, tuple(shape), file, start + begin, start + end, source)

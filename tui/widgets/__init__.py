@@ -1,0 +1,1 @@
+"""One widget a file. Widgets draw and report keys; they own no state of the model."""

@@ -1,0 +1,187 @@
+"""`rankscope-tui` and `rankscope`: the command lines. Nothing heavier than argparse is imported before use."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+PROG = "rankscope"
+MODEL_HELP = "org/name[@revision] on the Hub, a folder, a .safetensors or .gguf file, or demo"
+
+
+def threshold(text: str) -> float:
+    """An energy threshold: 0.9, 90 or 90%. Above 1 the number is a percentage."""
+    try:
+        value = float(text.removesuffix("%"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no threshold: write 0.9, 90 or 90%") from None
+    value = value / 100 if value > 1 or text.endswith("%") else value
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no threshold: it lies above 0 and up to 100 %")
+    return round(value, 12)
+
+
+def device(text: str) -> str:
+    """A device specification of the right form."""
+    from rankscope.engine.devices import check_spec
+    from rankscope.engine.errors import InputError
+
+    try:
+        return check_spec(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def positive(text: str) -> int:
+    """A whole number above zero."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above zero")
+    return int(text)
+
+
+def main_tui(argv: Sequence[str] | None = None) -> int:
+    """The explorer."""
+    parser = argparse.ArgumentParser("rankscope-tui", description="Explore the singular-value spectra of a model.")
+    parser.add_argument("model", nargs="?", help=f"{MODEL_HELP}; none: choose among stored and cached models")
+    _add_store(parser)
+    _add_computing(parser)
+    parser.add_argument("-t", "--threshold", type=threshold, default=0.9, help="energy threshold to start with (90%%)")
+    _add_version(parser)
+    args = parser.parse_args(argv)
+    return _guarded(_run_tui, args)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The same engine without a screen."""
+    args = _parser().parse_args(argv)
+    return _guarded(_run_headless, args)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(PROG, description="Singular-value spectra and threshold ranks of model weights.")
+    _add_version(parser)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str, model: bool = True) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        if model:
+            sub.add_argument("model", help=MODEL_HELP)
+        _add_store(sub)
+        return sub
+
+    scan = command("scan", "compute what is not stored yet, save it, print the table")
+    _add_filter(scan)
+    _add_computing(scan)
+    _add_thresholds(scan)
+    scan.add_argument("--recompute", action="store_true", help="compute again what is stored")
+    scan.add_argument("--json", action="store_true", help="one JSON object a line and projection, once it is saved")
+    show = command("show", "print the threshold-rank table from the store")
+    _add_filter(show)
+    _add_thresholds(show)
+    tree = command("tree", "list layers and projections, from the files' headers only")
+    tree.add_argument("--json", action="store_true", help="one JSON object a line and tensor or projection")
+    export = command("export", "write what is stored to one file")
+    export.add_argument("-o", "--output", required=True, metavar="FILE", help="FILE.h5, .npz, .csv or .json")
+    _add_filter(export)
+    command("ls", "list the models that have stored spectra", model=False)
+    command("rm", "remove the stored spectra of a model")
+    command("doctor", "say what devices, versions, store and cache are seen", model=False)
+    return parser
+
+
+def _add_store(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--store", metavar="DIR", help="where spectra are kept (else RANKSCOPE_STORE, else the data folder)"
+    )
+
+
+def _add_computing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda or cuda:0,cuda:1")
+    parser.add_argument(
+        "--threads", type=positive, metavar="N", help="BLAS threads (else OMP_NUM_THREADS, else cores, at most 8)"
+    )
+
+
+def _add_thresholds(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-t",
+        "--threshold",
+        type=threshold,
+        nargs="+",
+        action="extend",
+        metavar="T",
+        help="energy thresholds: 0.9, 90 or 90%% (60 80 90)",
+    )
+
+
+def _add_filter(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--filter", metavar="GLOB", help="addresses: '*.attention.key', 'layers.3', 'mlp'")
+
+
+def _add_version(parser: argparse.ArgumentParser) -> None:
+    class Version(argparse.Action):
+        def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+            from importlib.metadata import version
+
+            parser.exit(message=f"{parser.prog} {version('rankscope-tui')}\n")
+
+    parser.add_argument("--version", action=Version, nargs=0, help="print the version")
+
+
+def _store_root(args: argparse.Namespace) -> Path:
+    if args.store:
+        return Path(args.store).expanduser()
+    from rankscope.store.spectra import default_root
+
+    return default_root()
+
+
+def _run_tui(args: argparse.Namespace) -> int:
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        print("rankscope-tui needs a terminal; without one use  rankscope scan | show | export", file=sys.stderr)
+        return 2
+    from .start import run_app
+
+    return run_app(args, _store_root(args))
+
+
+def _run_headless(args: argparse.Namespace) -> int:
+    from . import headless
+
+    command: Callable[[argparse.Namespace, Path], int] = getattr(headless, args.command)
+    return command(args, _store_root(args))
+
+
+def _guarded(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+    """Bad input is one line and exit code 2; a closed pipe and ctrl+c are no errors of ours."""
+    # numpy is only used for light work here: its BLAS need not start a thread per core.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from rankscope.engine.errors import InputError
+
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        return run(args)
+    except InputError as error:
+        print(f"{PROG}: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        _leave(0)
+    except KeyboardInterrupt:
+        print(f"{PROG}: stopped; what was saved is kept", file=sys.stderr)
+        _leave(130)
+
+
+def _leave(code: int) -> NoReturn:
+    """End now. Everything is saved; a thread inside a BLAS call would hold up or crash an orderly exit."""
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

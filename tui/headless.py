@@ -1,0 +1,287 @@
+"""The commands of `rankscope`: each takes the parsed arguments and the store's root, and returns the exit code."""
+
+from __future__ import annotations
+
+import json
+import queue
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+from rich.text import Text
+
+from rankscope.engine.engine import Settings
+from rankscope.engine.errors import InputError, printable
+from rankscope.engine.events import Event, Notice, Progress
+from rankscope.engine.projections import Tree
+from rankscope.engine.spectrum import DEFAULT_THRESHOLDS, Projection
+from rankscope.store.export import export as write_export
+from rankscope.store.export import row
+from rankscope.store.spectra import SpectraStore, remove_model, stored_models
+
+from .grid import make_grid
+from .session import Model, Session, State, open_model, open_stored
+from .tables import make_console, plain_table, rank_table
+from .text import byte_size, describe, percent
+
+_LINE_SECONDS = 5.0
+"""Between two progress lines where stderr is no terminal."""
+
+
+def scan(args: Namespace, root: Path) -> int:
+    """Compute what is missing; 0 all done, 1 some failed."""
+    model = open_model(args.model, root)
+    wanted = _wanted(model.tree, args.filter)
+    thresholds = tuple(dict.fromkeys((*DEFAULT_THRESHOLDS, *(args.threshold or ()))))
+    events: queue.SimpleQueue[tuple[Event, ...]] = queue.SimpleQueue()
+    with SpectraStore(root, model.folder) as store:
+        session = Session(model, store, events.put, Settings(args.device, args.threads))
+        session.load()
+        _say_opened(model, session)
+        try:
+            _compute(session, wanted, events, args.recompute, thresholds if args.json else None)
+        finally:
+            session.engine.close(timeout=0.5)
+        if not args.json:
+            _print_tables(session, wanted, args.threshold or DEFAULT_THRESHOLDS)
+    failed = [p for p in wanted if session.state(p) is State.FAILED]
+    for projection in failed:
+        _say(f"failed: {projection.address}: {session.failures[projection.key]}")
+    return 1 if failed else 0
+
+
+def show(args: Namespace, root: Path) -> int:
+    """The tables from the store; 2 where nothing is stored."""
+    session, stored = _stored(args.model, args.filter, root)
+    _print_tables(session, stored, args.threshold or DEFAULT_THRESHOLDS)
+    return 0
+
+
+def tree(args: Namespace, root: Path) -> int:
+    """Every projection and tensor, from headers and the store's index."""
+    model = open_model(args.model, root)
+    session = Session(model, SpectraStore(root, model.folder), lambda _: None, Settings())
+    session.load()
+    if args.json:
+        for projection in model.tree.projections:
+            _print_row(session, projection, DEFAULT_THRESHOLDS)
+        return 0
+    console = make_console()
+    table = plain_table(console)
+    for heading in ("address", "shape", "dtype", "state"):
+        table.add_column(heading)
+    for p in model.tree.projections:
+        shape = f"{p.rows} x {p.cols}" if p.rows else ""
+        state = p.problem or p.note or session.state(p)
+        table.add_row(Text(p.address), Text(shape), Text(p.dtype), Text(printable(state)))
+    console.print(table)
+    return 0
+
+
+def export(args: Namespace, root: Path) -> int:
+    """One file of what is stored; 1 if that is a part of the model, 2 if nothing."""
+    session, stored = _stored(args.model, args.filter, root)
+    entries = [entry for p in stored if (entry := session.entry(p)) is not None]
+    values = session.store.values([p.key for p in stored])
+    try:
+        write_export(entries, values, Path(args.output))
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    except OSError as error:
+        raise InputError(f"cannot write {printable(args.output)}: {error.strerror or error}") from None
+    wanted = _wanted(session.model.tree, args.filter)
+    missing = len(wanted) - len(stored)
+    _say(f"{len(stored)} spectra in {args.output}" + (f"; {missing} are not computed yet" if missing else ""))
+    return 1 if missing else 0
+
+
+def ls(args: Namespace, root: Path) -> int:
+    """The models that have spectra."""
+    console = make_console()
+    table = plain_table(console)
+    for heading in ("model", "spectra", "size", "last computed"):
+        table.add_column(heading, justify="right" if heading in ("spectra", "size") else "left")
+    for found in stored_models(root):
+        when = found.computed_at[:16].replace("T", " ")
+        table.add_row(Text(printable(found.name)), str(found.spectra), byte_size(found.size), when)
+    if table.row_count:
+        console.print(table)
+    else:
+        _say(f"nothing is stored in {root} yet: try  rankscope scan demo")
+    return 0
+
+
+def rm(args: Namespace, root: Path) -> int:
+    """Remove the spectra of one model."""
+    found = open_stored(args.model, root)
+    if found is None:
+        raise InputError(f"nothing is stored of {printable(args.model)}: see  rankscope ls")
+    remove_model(root, found.folder)
+    _say(f"removed {len(found.tree.projections)} spectra of {printable(found.name)}")
+    return 0
+
+
+def doctor(args: Namespace, root: Path) -> int:
+    """What this machine has."""
+    from .doctor import findings
+
+    console = make_console()
+    table = plain_table(console)
+    table.show_header = False
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for name, text in findings(root):
+        table.add_row(Text(name), Text(printable(text, 1000)))
+    console.print(table)
+    return 0
+
+
+def _wanted(tree: Tree, pattern: str | None) -> list[Projection]:
+    wanted = tree.scanned(pattern)
+    if not wanted:
+        asked = f"no address matches {printable(pattern)!r}" if pattern else "no matrix in it"
+        raise InputError(f"{asked}: see  rankscope tree MODEL")
+    return wanted
+
+
+def _stored(name: str, pattern: str | None, root: Path) -> tuple[Session, list[Projection]]:
+    """A session on what is stored, without a download; InputError where that is nothing."""
+    model = open_model(name, root, download=False)
+    session = Session(model, SpectraStore(root, model.folder), lambda _: None, Settings())
+    session.load()
+    stored = [p for p in model.tree.scanned(pattern) if session.entry(p) is not None]
+    if not stored:
+        raise InputError(f"nothing is stored of {printable(name)}: run  rankscope scan {printable(name)}")
+    return session, stored
+
+
+def _compute(
+    session: Session,
+    wanted: Sequence[Projection],
+    events: queue.SimpleQueue[tuple[Event, ...]],
+    recompute: bool,
+    json_thresholds: Sequence[float] | None,
+) -> None:
+    """Run the engine to the end, printing rows as they are saved and progress on stderr."""
+    stored = [] if recompute else [p for p in wanted if session.entry(p) is not None]
+    for projection in stored if json_thresholds else []:
+        _print_row(session, projection, json_thresholds or ())
+    by_key = {p.key: p for p in wanted}
+    missing = [p for p in wanted if recompute or session.entry(p) is None]
+    if not missing:
+        return
+    session.compute(missing, recompute=recompute)
+    with _progress_display() as display:
+        while session.progress is None or session.progress.busy:
+            batch = events.get()
+            changed = session.apply(batch)
+            for notice in (event for event in batch if isinstance(event, Notice)):
+                if notice.fatal:
+                    raise InputError(notice.text)
+                _say(notice.text)
+            if session.progress:
+                display.update(session.progress)
+            for key in changed:
+                if json_thresholds and session.state(by_key[key]) in (State.DONE, State.FAILED):
+                    _print_row(session, by_key[key], json_thresholds)
+
+
+def _print_row(session: Session, projection: Projection, thresholds: Iterable[float]) -> None:
+    """One JSON line on stdout, flushed: a reader behind a pipe sees it as soon as it is saved."""
+    state = session.state(projection)
+    entry = session.entry(projection) if state in (State.STORED, State.DONE) else None
+    ranks = None
+    if entry is not None:
+        for threshold in thresholds:
+            session.load_ranks([projection], threshold)
+        ranks = {t: k for t in thresholds if (k := session.rank(projection, t)) is not None}
+    error = session.failures.get(projection.key) or projection.problem
+    made: dict[str, Any] = row(projection, entry, str(state), error, ranks)
+    print(json.dumps(made, allow_nan=False), flush=True)
+
+
+def _print_tables(session: Session, projections: Sequence[Projection], thresholds: Sequence[float]) -> None:
+    console = make_console()
+    for threshold in thresholds:
+        session.load_ranks(projections, threshold)
+    grid = make_grid(projections)
+    for threshold in thresholds:
+        if grid.rows:
+            console.print(rank_table(console, grid, lambda p, t=threshold: session.rank(p, t), threshold))  # type: ignore[misc]
+            console.print()
+    loose = [p for p in projections if p.layer is None]
+    if loose:
+        table = plain_table(console)
+        table.add_column("tensor")
+        for threshold in thresholds:
+            table.add_column(f"k{percent(threshold)}", justify="right")
+        for p in loose:
+            ranks = [session.rank(p, t) for t in thresholds]
+            table.add_row(Text(p.address), *("." if k is None else str(k) for k in ranks))
+        console.print(table)
+
+
+def _say_opened(model: Model, session: Session) -> None:
+    checkpoint = model.checkpoint
+    if checkpoint is None:
+        return
+    for warning in checkpoint.warnings:
+        _say(warning)
+    if checkpoint.quantisation:
+        _say(f"{printable(model.name)} is quantised: these are spectra of its {checkpoint.quantisation} weights")
+    for path, sentence in session.store.damaged:
+        _say(f"{path}: {sentence}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+class _Lines:
+    """Progress where stderr is no terminal: a plain line every few seconds."""
+
+    def __init__(self) -> None:
+        self._next = time.monotonic() + _LINE_SECONDS
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        return None
+
+    def update(self, progress: Progress) -> None:
+        if time.monotonic() >= self._next or not progress.busy:
+            self._next = time.monotonic() + _LINE_SECONDS
+            _say(describe(progress))
+
+
+class _Bars:
+    """Progress on a terminal: a bar."""
+
+    def __init__(self) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._bar = Bar(*columns, TextColumn("{task.fields[rest]}"), console=make_console(stderr=True))
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        self._task = self._bar.add_task("starting", total=None, rest="")
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._bar.stop()
+
+    def update(self, progress: Progress) -> None:
+        done = progress.done + progress.failed
+        label = ", ".join(progress.devices) or "starting"
+        rest = describe(progress).partition("  ")[2]
+        self._bar.update(self._task, description=label, total=progress.total, completed=done, rest=rest)
+
+
+def _progress_display() -> _Lines | _Bars:
+    return _Bars() if sys.stderr.isatty() else _Lines()

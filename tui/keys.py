@@ -1,0 +1,77 @@
+"""Every key of the explorer, as data: key, action, what the footer calls it, id for keymaps, and what it does."""
+
+from __future__ import annotations
+
+from textual.binding import Binding, BindingType
+
+
+def _keys(*rows: tuple[str, str, str, str, str]) -> list[BindingType]:
+    return [
+        Binding(key, action, name, id=ident, tooltip=tooltip, show=False) for key, action, name, ident, tooltip in rows
+    ]
+
+
+EXPLORER = _keys(
+    ("0", "pane(0)", "tree", "view.tree", "Go to the tree"),
+    ("1", "pane(1)", "spectrum", "view.spectrum", "Singular values of the selection"),
+    ("2", "pane(2)", "energy", "view.energy", "Cumulative energy of the selection"),
+    ("3", "pane(3)", "heatmap", "view.heatmap", "Threshold ranks, layers x roles"),
+    ("4", "pane(4)", "layers", "view.layers", "Components needed by layer, one line a role"),
+    ("tab", "next_pane(1)", "next pane", "pane.next", "Next pane"),
+    ("shift+tab", "next_pane(-1)", "previous pane", "pane.previous", "Previous pane"),
+    ("J", "step_layer(1)", "next layer", "step.layer_next", "The same role in the next layer"),
+    ("K", "step_layer(-1)", "previous layer", "step.layer_previous", "The same role in the previous layer"),
+    ("L", "step_role(1)", "next role", "step.role_next", "The next role of the layer"),
+    ("H", "step_role(-1)", "previous role", "step.role_previous", "The previous role of the layer"),
+    ("t", "threshold(1)", "next threshold", "threshold.next", "Next energy threshold; :t 97 for any"),
+    ("T", "threshold(-1)", "previous threshold", "threshold.previous", "Previous energy threshold"),
+    ("a", "axes", "axes", "axes", "Axes: log x log, log y, linear"),
+    ("enter", "compute", "compute", "compute", "Compute the selection, before anything that waits"),
+    ("s", "scan", "scan", "scan", "Compute what the filter leaves"),
+    ("x", "stop", "stop", "stop", "Stop the scan after the running projection"),
+    ("slash", "filter", "filter", "filter", "Filter by address: key, layers.3, *.mlp.*"),
+    ("n", "match(1)", "next match", "filter.next", "Next projection that the filter leaves"),
+    ("N", "match(-1)", "previous match", "filter.previous", "Previous projection that the filter leaves"),
+    ("colon", "command", "command", "command", "Command line: :12  :t 97  :filter key  :scan"),
+    ("escape,backspace", "back", "back", "back", "Undo the filter, else go to the tree"),
+    ("question_mark", "help", "help", "help", "The keys of the focused pane"),
+    ("q", "app.quit", "quit", "quit", "Quit; what is finished is saved"),
+)
+
+TREE = _keys(
+    ("up,k", "cursor_up", "up", "tree.up", "Line up"),
+    ("down,j", "cursor_down", "down", "tree.down", "Line down"),
+    ("left,h", "close_node", "close", "tree.close", "Close, or go to the parent"),
+    ("right,l", "open_node", "open", "tree.open", "Open, or go to the first child"),
+    ("space", "toggle_node", "toggle", "tree.toggle", "Open or close"),
+    ("home,g", "scroll_home", "top", "tree.top", "First line"),
+    ("end,G", "scroll_end", "bottom", "tree.bottom", "Last line"),
+    ("pageup,ctrl+u", "page_up", "page up", "tree.page_up", "A page up"),
+    ("pagedown,ctrl+d", "page_down", "page down", "tree.page_down", "A page down"),
+    # The tree's own enter would open the node; here it computes, as everywhere.
+    ("enter", "screen.compute", "compute", "tree.compute", "Compute the selection; opens what is computed"),
+)
+
+HEATMAP = _keys(
+    ("up,k", "move(-1,0)", "up", "heatmap.up", "Previous layer"),
+    ("down,j", "move(1,0)", "down", "heatmap.down", "Next layer"),
+    ("left,h", "move(0,-1)", "left", "heatmap.left", "Previous role"),
+    ("right,l", "move(0,1)", "right", "heatmap.right", "Next role"),
+    ("home,g", "jump(-1)", "top", "heatmap.top", "First layer"),
+    ("end,G", "jump(1)", "bottom", "heatmap.bottom", "Last layer"),
+    ("pageup,ctrl+u", "half(-1)", "half up", "heatmap.half_up", "Half a page up"),
+    ("pagedown,ctrl+d", "half(1)", "half down", "heatmap.half_down", "Half a page down"),
+)
+
+CHART = _keys(
+    ("down,j", "step(1)", "next layer", "chart.next", "The same in the next layer"),
+    ("up,k", "step(-1)", "previous layer", "chart.previous", "The same in the previous layer"),
+)
+
+APP = _keys(("ctrl+c", "interrupt", "stop", "interrupt", "Stop; twice quits"))
+
+
+def shown_keys(binding: Binding) -> str:
+    """The keys of a binding as a person writes them."""
+    names = {"question_mark": "?", "slash": "/", "colon": ":", "escape": "esc", "pagedown": "pgdn", "pageup": "pgup"}
+    return " ".join(names.get(key, key) for key in binding.key.split(","))

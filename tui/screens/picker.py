@@ -1,0 +1,64 @@
+"""No MODEL given: choose among stored and cached models and the demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from rich.text import Text
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.widgets import OptionList, Static
+from textual.widgets.option_list import Option
+
+from rankscope.engine.errors import printable
+
+
+class Picker(App[str]):
+    """Returns the chosen model's name, None where the user left."""
+
+    CSS_PATH = "../app.tcss"
+    ENABLE_COMMAND_PALETTE = False
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("j", "cursor(1)", "down", id="picker.down"),
+        Binding("k", "cursor(-1)", "up", id="picker.up"),
+        Binding("escape,q,ctrl+c", "leave", "quit", id="picker.quit"),
+    ]
+
+    def __init__(self, root: Path) -> None:
+        super().__init__()
+        self._root = root
+
+    def compose(self) -> ComposeResult:
+        found = choices(self._root)
+        options = OptionList(
+            *(Option(Text(f"{name}   {kind}"), id=str(i)) for i, (name, kind) in enumerate(found)), id="picker"
+        )
+        options.border_title = "open a model"
+        self._names = [name for name, _ in found]
+        yield options
+        yield Static(" enter opens   q quits   or start with  rankscope-tui org/name | folder | file ", id="keys")
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        self.exit(self._names[event.option_index])
+
+    def action_cursor(self, step: int) -> None:
+        """Next or previous line."""
+        options = self.query_one(OptionList)
+        options.action_cursor_down() if step > 0 else options.action_cursor_up()
+
+    def action_leave(self) -> None:
+        """Quit without a choice."""
+        self.exit(None)
+
+
+def choices(root: Path) -> list[tuple[str, str]]:
+    """Name and kind of what can be opened without a request: stored, then cached, then the demo."""
+    from rankscope.engine.hub import cached_models
+    from rankscope.store.spectra import stored_models
+
+    found = {model.name: f"{model.spectra} spectra stored" for model in stored_models(root)}
+    for name in cached_models():
+        found.setdefault(name, "in the Hub cache")
+    found.setdefault("demo", "SmolLM2-135M-Instruct, 4-bit")
+    return [(printable(name), kind) for name, kind in found.items()]

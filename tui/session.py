@@ -1,0 +1,189 @@
+"""One open model: checkpoint, tree, store, engine, and the state of every projection. No widgets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rankscope.engine.checkpoint import Checkpoint, open_checkpoint
+from rankscope.engine.engine import Engine, Settings
+from rankscope.engine.errors import InputError, printable
+from rankscope.engine.events import Event, Failed, Listener, Progress, Saved, Started, Stopped
+from rankscope.engine.projections import Tree, build_tree, model_order
+from rankscope.engine.spectrum import Projection, Values
+
+if TYPE_CHECKING:
+    from rankscope.store.spectra import Entry, SpectraStore
+
+_BATCH = 256
+_MAX_VALUES = 1024
+"""Spectra kept in memory: at 4096 values each 32 MB. A chart shows 8."""
+
+
+class State(StrEnum):
+    """Where a projection stands; the texts are those of the JSON rows."""
+
+    NOT_COMPUTED = "not computed"
+    QUEUED = "queued"
+    RUNNING = "running"
+    STORED = "stored"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """An opened model: `checkpoint` is None where only its stored spectra were found."""
+
+    name: str
+    checkpoint: Checkpoint | None
+    tree: Tree
+    folder: str
+
+
+def open_model(model: str, root: Path, *, download: bool = True) -> Model:
+    """Open a checkpoint by name, or, where its weights are gone, what the store holds of it.
+
+    Raises:
+        InputError: neither can be had.
+    """
+    from rankscope.store.spectra import model_folder
+
+    try:
+        checkpoint = open_checkpoint(model, download=download)
+    except InputError:
+        if (stored := open_stored(model, root)) is None:
+            raise
+        return stored
+    return Model(checkpoint.name, checkpoint, build_tree(checkpoint), model_folder(checkpoint.identity))
+
+
+def open_stored(model: str, root: Path) -> Model | None:
+    """The stored spectra of a model by its name, path or folder in the store; the newest per address."""
+    from rankscope.store.spectra import SpectraStore, model_folder, stored_models
+
+    wanted = {model, model_folder(Path(model).expanduser()), model_folder(model.partition("@")[0])}
+    for stored in stored_models(root):
+        if stored.folder in wanted or stored.name == model:
+            entries = sorted(SpectraStore(root, stored.folder).entries(), key=lambda e: e.computed_at)
+            newest = {e.projection.address: e.projection for e in entries}
+            return Model(stored.name, None, Tree(tuple(sorted(newest.values(), key=model_order)), True), stored.folder)
+    return None
+
+
+class Session:
+    """The states of one model's projections, what is stored of them, and the engine that computes them.
+
+    `apply` takes the engine's events; the caller decides on which thread, and it must be one only.
+    """
+
+    def __init__(self, model: Model, store: SpectraStore, listener: Listener, settings: Settings) -> None:
+        self.model = model
+        self.store = store
+        self.engine = Engine(store, listener, settings)
+        self.progress: Progress | None = None
+        self.failures: dict[str, str] = {}
+        self._states: dict[str, State] = {}
+        self._entries: dict[str, Entry] = {}
+        self._values: dict[str, Values] = {}
+        self._ranks: dict[tuple[str, float], int] = {}
+
+    def load(self) -> None:
+        """Read the store's index: what is there counts as stored. Imports h5py."""
+        wanted = {p.key for p in self.model.tree.projections}
+        self._entries = {e.projection.key: e for e in self.store.entries() if e.projection.key in wanted}
+
+    def load_values(self, projections: Sequence[Projection]) -> None:
+        """Bring the singular values of some stored projections into memory. Reads files."""
+        missing = [p.key for p in projections if p.key in self._entries and p.key not in self._values]
+        if missing:
+            if len(self._values) > _MAX_VALUES:
+                self._values.clear()
+            self._values.update(self.store.values(missing))
+
+    def load_ranks(self, projections: Sequence[Projection], threshold: float) -> None:
+        """Know the ranks of stored projections at a threshold that is not in the stored table. Reads files."""
+        from rankscope.engine import metrics  # numpy: 0.17 s that the first screen need not wait for
+
+        missing = [p.key for p in projections if p.key in self._entries and self.rank(p, threshold) is None]
+        for start in range(0, len(missing), _BATCH):
+            for key, values in self.store.values(missing[start : start + _BATCH]).items():
+                self._ranks[key, threshold] = metrics.threshold_rank(values, threshold)
+
+    def state(self, projection: Projection) -> State:
+        """Where a projection stands."""
+        known = self._states.get(projection.key)
+        if known is None:
+            return State.STORED if projection.key in self._entries else State.NOT_COMPUTED
+        return known
+
+    def entry(self, projection: Projection) -> Entry | None:
+        """What is stored of a projection."""
+        return self._entries.get(projection.key)
+
+    def values(self, projection: Projection) -> Values | None:
+        """Its singular values, where they are in memory (see load_values)."""
+        return self._values.get(projection.key)
+
+    def rank(self, projection: Projection, threshold: float) -> int | None:
+        """Its threshold rank: from the stored table, or as known since load_ranks; else None."""
+        entry = self._entries.get(projection.key)
+        if entry is not None and threshold in entry.ranks:
+            return entry.ranks[threshold]
+        return self._ranks.get((projection.key, threshold))
+
+    def compute(
+        self, projections: Iterable[Projection], *, urgent: bool = False, recompute: bool = False
+    ) -> list[Projection]:
+        """Ask the engine for what is not stored; returns what it accepted.
+
+        Raises:
+            InputError: the weights are gone.
+        """
+        if self.model.checkpoint is None:
+            raise InputError(
+                f"the weights of {printable(self.model.name)} are not here: only what is stored can be shown"
+            )
+        accepted = self.engine.submit(self.model.checkpoint, projections, urgent=urgent, recompute=recompute)
+        for projection in accepted:
+            self._states[projection.key] = State.QUEUED
+            self.failures.pop(projection.key, None)
+        return accepted
+
+    def apply(self, events: Iterable[Event]) -> list[str]:
+        """Take the engine's events into the states; returns the keys that changed, in order."""
+        from rankscope.store.spectra import entry_of
+
+        changed: list[str] = []
+        for event in events:
+            match event:
+                case Progress():
+                    self.progress = event
+                    continue
+                case Started(projection):
+                    self._states[projection.key] = State.RUNNING
+                    changed.append(projection.key)
+                case Saved(spectrum):
+                    key = spectrum.projection.key
+                    self._states[key] = State.DONE
+                    self._entries[key] = entry_of(spectrum)
+                    self._values.pop(key, None)
+                    changed.append(key)
+                case Failed(projection, reason):
+                    self._states[projection.key] = State.FAILED
+                    self.failures[projection.key] = reason
+                    changed.append(projection.key)
+                case Stopped(projections):
+                    for projection in projections:
+                        self._states.pop(projection.key, None)
+                        changed.append(projection.key)
+        return list(dict.fromkeys(changed))
+
+    def close(self, timeout: float | None = None) -> bool:
+        """Stop the engine and save what is finished; True if no thread is left running."""
+        ended = self.engine.close(timeout)
+        self.store.close()
+        return ended

@@ -1,0 +1,67 @@
+"""The single lines above and below the panes."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from rich.table import Table
+from rich.text import Text
+from textual.binding import BindingType
+from textual.message import Message
+from textual.widgets import Input, Static
+
+
+class Line(Static):
+    """One line: a text on the left that gives way, and one on the right that does not."""
+
+    def set(self, left: Text | str, right: Text | str = "") -> None:
+        """Show other texts; nothing is drawn where they are the same."""
+        shown = (str(left), str(right))
+        if shown == getattr(self, "_shown", None):
+            return
+        self._shown = shown
+        line = Table.grid(expand=True, padding=(0, 1))
+        line.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+        line.add_column(justify="right", no_wrap=True)
+        line.add_row(left, right)
+        self.update(line)
+
+
+class Prompt(Input):
+    """The line for a filter ("/") or a command (":"); hidden while it is not in use."""
+
+    class Answered(Message):
+        """The user gave an answer (None: went back)."""
+
+        def __init__(self, kind: str, text: str | None) -> None:
+            super().__init__()
+            self.kind = kind
+            self.text = text
+
+    BINDINGS: ClassVar[list[BindingType]] = [("escape", "cancel", "cancel")]
+
+    def __init__(self, **kwargs: str) -> None:
+        super().__init__(compact=True, select_on_focus=False, **kwargs)  # type: ignore[arg-type]
+        self.kind = ""
+        self.display = False
+
+    def ask(self, kind: str, text: str, hint: str) -> None:
+        """Open, with a text to edit."""
+        self.kind = kind
+        self.value = text
+        self.placeholder = hint
+        self.border_title = kind
+        self.display = True
+        self.focus()
+
+    def action_cancel(self) -> None:
+        """Go back without an answer."""
+        self._answer(None)
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        event.stop()
+        self._answer(event.value)
+
+    def _answer(self, text: str | None) -> None:
+        self.display = False
+        self.post_message(self.Answered(self.kind, text))
