@@ -109,7 +109,7 @@ PLAIN = (
 # Matrices inside layers that are known to be no projection: routers, gates of one row, tables.
 NOT_PROJECTIONS = re.compile(
     r"(?:^|\.)(?:(?:mlp|block_sparse_moe|feed_forward|moe)\.(?:gate|router(?:\.\w+)*)|shared_expert_gate|ffn_gate_inp"
-    r"|relative_attention_bias|e_score_correction_bias|A_log|masked_bias|bias)$"
+    r"|relative_attention_bias|e_score_correction_bias|weight_scale(?:_inv)?|A_log|masked_bias|bias)$"
 )
 
 # Families whose every projection the rules above name; in any other, a layer may hold matrices that

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from . import devices
 from .catalogue import cut
 from .checkpoint import Checkpoint
-from .errors import InputError, WeightsError
+from .errors import WeightsError
 from .events import Computed, Failed, Listener, Notice, Saved, Started, Stopped
 from .queue import Job, JobQueue
 from .reporter import Reporter
@@ -58,6 +58,7 @@ class Engine:
         self._reporter = Reporter(listener)
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
+        self._started = False
 
     def submit(
         self,
@@ -73,9 +74,9 @@ class Engine:
         """
         wanted = [p for p in projections if recompute or not self._sink.has(p.key)]
         sound = [p for p in wanted if p.problem is None and not self._is_under_way(p.key)]
-        accepted = self._queue.add(checkpoint, sound, urgent)
         refused = [Failed(p, p.problem) for p in wanted if p.problem is not None]
-        self._reporter.expect([*accepted, *(f.projection for f in refused)])
+        self._reporter.expect([*sound, *(f.projection for f in refused)])  # before a worker can finish one
+        accepted = self._queue.add(checkpoint, sound, urgent)
         for failure in refused:
             self._reporter.tell(failure)
         if accepted:
@@ -104,7 +105,8 @@ class Engine:
 
     def _start(self) -> None:
         with self._lock:
-            if not self._threads:
+            if not self._started:
+                self._started = True
                 self._spawn(self._open_devices, "rankscope-devices")
 
     def _spawn(self, target: Callable[..., None], name: str, *args: object) -> None:
@@ -118,7 +120,8 @@ class Engine:
             found, notes = devices.pick(self._settings.device)
             devices.cap_threads(self._settings.threads)
             run = devices.make_run(found)
-        except (InputError, ImportError) as error:
+        except Exception as error:  # noqa: BLE001 - InputError, or whatever a broken torch or driver raises
+            self._started = False  # the next request tries again
             self._reporter.tell(Notice(str(error), fatal=True))
             for projection in self._queue.clear():
                 self._reporter.tell(Failed(projection, str(error)))
@@ -133,14 +136,17 @@ class Engine:
 
     def _read(self) -> None:
         while (job := self._queue.next_to_read()) is not None:
-            try:
-                weights, seen = job.checkpoint.read(job.tensor)
-            except WeightsError as error:
-                self._fail(self._queue.drop(job), str(error))
-            except Exception as error:  # noqa: BLE001 - whatever a file holds, the scan goes on
-                self._fail(self._queue.drop(job), f"cannot be read: {type(error).__name__}: {error}")
-            else:
-                self._queue.loaded(job, weights, seen)
+            self._read_one(job)  # a call of its own: nothing here keeps the weights while it waits
+
+    def _read_one(self, job: Job) -> None:
+        try:
+            weights, seen = job.checkpoint.read(job.tensor)
+        except WeightsError as error:
+            self._fail(self._queue.drop(job), str(error))
+        except Exception as error:  # noqa: BLE001 - whatever a file holds, the scan goes on
+            self._fail(self._queue.drop(job), f"cannot be read: {type(error).__name__}: {error}")
+        else:
+            self._queue.loaded(job, weights, seen)
 
     def _work(self, device: str, run: Run) -> None:
         from .solvers.ladder import choose
@@ -169,7 +175,12 @@ class Engine:
             else:
                 self._reporter.tell(Failed(spectrum.projection, f"cannot be saved: {error}"))
 
-        self._sink.put(spectrum).add_done_callback(saved)
+        try:
+            future = self._sink.put(spectrum)
+        except Exception as error:  # noqa: BLE001 - a sink that refuses must not end the scan
+            self._fail([spectrum.projection], f"cannot be saved: {error}")
+        else:
+            future.add_done_callback(saved)
 
     def _fail(self, projections: Iterable[Projection], reason: str) -> None:
         for projection in projections:

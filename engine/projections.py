@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
@@ -16,7 +16,6 @@ from .formats import gguf, safetensors
 from .formats.tensor import Tensor
 from .spectrum import Projection, Slice, digest
 
-_WRAPPERS = re.compile(r"^(?:base_model\.model\.|module\.|_orig_mod\.)+")
 _LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?|resblocks|decoder_layer|blk)\.([0-9]{1,9})\.")
 _EXPERT = re.compile(r"(?<=experts\.)(?:expert_)?([0-9]{1,9})\.")
 _TOWERS = (("vision", re.compile("vision|visual|image")), ("audio", re.compile("audio|speech")))
@@ -66,7 +65,8 @@ class Tree:
         if pattern:
             exact = [p for p in self.projections if p.rows and p.address == pattern]
             return exact or [p for p in self.projections if p.rows and matches(p.address, pattern)]
-        return [p for p in self.projections if p.rows and (p.block != "other" or not self.known)]
+        # A note says that a fused tensor could not be split: whole, it still belongs to a scan.
+        return [p for p in self.projections if p.rows and (p.block != "other" or p.note or not self.known)]
 
 
 def matches(address: str, pattern: str) -> bool:
@@ -95,11 +95,24 @@ def build_tree(checkpoint: Checkpoint) -> Tree:
     held = {p.tensor for p in named}
     others = [f if f.block == "other" else _other(f.tensor, f.place) for f in found if f.tensor.name not in held]
     rest = sorted({p.address: p for p in map(_projection_of_other, others)}.values(), key=model_order)
-    return Tree((*named, *rest), bool(named) and _is_known(config, others))
+    scaled = _scaled(checkpoint.tensors)
+    everything = tuple(
+        replace(p, problem=f"{p.dtype} with scales: unsupported quantisation") if p.tensor in scaled else p
+        for p in (*named, *rest)
+    )
+    return Tree(everything, bool(named) and _is_known(config, others))
+
+
+def _scaled(tensors: Sequence[Tensor]) -> set[str]:
+    """float8 weights that are nothing without the scale stored beside them."""
+    names = {tensor.name for tensor in tensors}
+    scales = ("weight_scale_inv", "weight_scale", "scale", "qscale_weight")
+    stems = ((t.name, t.name.removesuffix("weight")) for t in tensors if t.dtype.startswith("F8"))
+    return {name for name, stem in stems if any(stem + scale in names for scale in scales)}
 
 
 def _locate(name: str) -> _Place | None:
-    bare = _WRAPPERS.sub("", name).replace(".base_layer.", ".")
+    bare = name.replace(".base_layer.", ".")
     anchor = _LAYER.search(bare)
     if anchor is None or not bare.endswith(".weight"):
         return None
@@ -143,7 +156,8 @@ def _towers(config: Mapping[str, Any], places: Iterable[tuple[Tensor, _Place | N
         shared = set(words[0]).intersection(*words[1:])
         for prefix, names in zip(group, words, strict=True):
             own = [w for w in names if w not in shared] if len(group) > 1 else []
-            labels[prefix] = "_".join(filter(None, [modality, *own]))
+            label = "_".join(filter(None, [modality, *own]))
+            labels[prefix] = "other_tower" if label == "other" else label  # addresses in `other.` are tensors
     return labels
 
 
@@ -262,8 +276,8 @@ def _is_known(config: Mapping[str, Any], others: Iterable[_Found]) -> bool:
     """Whether the catalogue names every matrix that a layer holds."""
     if _family(config, "") in KNOWN_FAMILIES:
         return True
-    inside = [f for f in others if f.place and len(f.tensor.shape) == 2]
-    return all(NOT_PROJECTIONS.search(f.place.path) for f in inside if f.place)
+    inside = [f.tensor.name for f in others if len(f.tensor.shape) == 2 and _LAYER.search(f.tensor.name)]
+    return all(NOT_PROJECTIONS.search(name.removesuffix(".weight")) for name in inside)
 
 
 def escape(name: str) -> str:

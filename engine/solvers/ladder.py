@@ -72,6 +72,8 @@ def solve(matrix: torch.Tensor, rungs: list[Rung]) -> Solution:
         WeightsError: NaN or infinite weights, or no routine gave a proven result.
     """
     start = time.perf_counter()
+    if matrix.element_size() == 1:  # torch finds no extremes of float8; bfloat16 holds each of its values
+        matrix = matrix.to(torch.bfloat16)
     scale, norm = _scale_and_norm(matrix)
     reasons: list[str] = []
     for rung in rungs:
@@ -107,7 +109,7 @@ def _scale_and_norm(matrix: torch.Tensor) -> tuple[float, float]:
     top = max(-low, high)
     if not math.isfinite(top):
         raise WeightsError("the weights hold NaN or infinite values")
-    scale = 2.0 ** -math.frexp(top)[1] if top > 0 else 1.0
+    scale = 2.0 ** min(-math.frexp(top)[1], 1023) if top > 0 else 1.0
     squares = sum(float((slab.to(torch.float64) * scale).square().sum()) for slab in gram.slabs(matrix))
     return scale, math.sqrt(squares)
 

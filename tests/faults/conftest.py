@@ -1,0 +1,42 @@
+"""Fixtures for opening models: a stand-in Hub that the real client in this process talks to."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from hub_server import HubServer, serve
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """The client reads the environment when it is imported, so its constants are set, not the variables."""
+    from huggingface_hub import close_session, constants
+
+    with serve() as server:
+        values = {
+            "ENDPOINT": server.url,
+            "HUGGINGFACE_CO_URL_TEMPLATE": server.url + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HOME": str(tmp_path / "hf"),
+            "HF_HUB_CACHE": str(tmp_path / "hf" / "hub"),
+            "HF_TOKEN_PATH": str(tmp_path / "hf" / "token"),
+            "HF_STORED_TOKENS_PATH": str(tmp_path / "hf" / "stored_tokens"),
+            "AGENT_HARNESSES_PATH": str(tmp_path / "hf" / "harnesses.json"),
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_DISABLE_PROGRESS_BARS": True,
+        }
+        for name, value in values.items():
+            monkeypatch.setattr(constants, name, value, raising=False)
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)  # between retries
+        monkeypatch.chdir(tmp_path)
+        close_session()
+        yield server
+        close_session()

@@ -1,0 +1,106 @@
+"""Devices that are not there, and a start that fails: said once in words, and never a scan that hangs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from engine_fakes import PATIENCE, MemorySink, Recorder, llama
+
+from rankscope.engine import devices
+from rankscope.engine.engine import Engine, Settings
+from rankscope.engine.errors import InputError
+from rankscope.engine.events import Failed, Notice, Saved
+
+ABSENT = f"cuda:{torch.cuda.device_count() + 7}"
+
+
+@pytest.fixture
+def heard() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def engine(heard: Recorder, request: pytest.FixtureRequest) -> Iterator[Engine]:
+    made = Engine(MemorySink(), heard, Settings(device=getattr(request, "param", "cpu")))
+    yield made
+    assert made.close(PATIENCE)
+
+
+@pytest.mark.parametrize("engine", [ABSENT], indirect=True)
+def test_a_device_that_is_not_there_is_fatal(tmp_path: Path, engine: Engine, heard: Recorder) -> None:
+    checkpoint, projections = llama(tmp_path, 3)
+    engine.submit(checkpoint, projections)
+    last = heard.wait_until_idle()
+    assert (last.done, last.failed, last.total) == (0, 3, 3)
+    (notice,) = heard.of(Notice)
+    assert notice.fatal
+    assert notice.text.startswith(f"no device {ABSENT}: torch ")
+    assert [f.projection for f in heard.of(Failed)] == projections
+    assert {f.reason for f in heard.of(Failed)} == {notice.text}
+
+
+@pytest.mark.parametrize("engine", [ABSENT], indirect=True)
+def test_asking_again_after_a_fatal_start_is_answered(tmp_path: Path, engine: Engine, heard: Recorder) -> None:
+    checkpoint, projections = llama(tmp_path, 1)
+    engine.submit(checkpoint, projections)
+    heard.wait(lambda r: len(r.of(Failed)) == 1)
+    engine.submit(checkpoint, projections)
+    assert engine.close(PATIENCE)
+    assert len(heard.of(Failed)) == 2
+
+
+def test_a_torch_that_does_not_load_is_fatal(
+    tmp_path: Path, engine: Engine, heard: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A missing driver library is an OSError, not an ImportError."""
+
+    def pick(_spec: str) -> Any:
+        raise OSError("libcudart.so.13: cannot open shared object file")
+
+    monkeypatch.setattr(devices, "pick", pick)
+    checkpoint, projections = llama(tmp_path, 2)
+    engine.submit(checkpoint, projections)
+    last = heard.wait_until_idle()
+    assert last.failed == 2
+    assert heard.of(Notice)[0].fatal
+    assert "libcudart" in heard.of(Notice)[0].text
+
+
+def test_notes_about_devices_reach_the_user(
+    tmp_path: Path, engine: Engine, heard: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "pick", lambda _spec: ([devices.Device("cpu", "x")], ["no float64 there"]))
+    checkpoint, projections = llama(tmp_path, 1)
+    engine.submit(checkpoint, projections)
+    heard.wait(lambda r: len(r.of(Saved)) == 1)
+    assert [(n.text, n.fatal) for n in heard.of(Notice)] == [("no float64 there", False)]
+
+
+@pytest.mark.parametrize("spec", ["auto", "cpu", "cuda", "cuda:0", "cuda:0,cuda:3"])
+def test_specs_that_have_the_form(spec: str) -> None:
+    assert devices.check_spec(spec) == spec
+
+
+@pytest.mark.parametrize(
+    "spec", ["", "gpu", "cuda:", "cpu,cuda:0", "cuda:0,cuda:0", "cuda:0,", "mps", "cuda:0\n", "CPU"]
+)
+def test_specs_that_do_not(spec: str) -> None:
+    with pytest.raises(InputError, match="--device is auto, cpu, cuda or"):
+        devices.check_spec(spec)
+
+
+def test_threads_are_capped(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    monkeypatch.setattr(devices, "available_cores", lambda: 64)
+    monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "3")
+    assert devices.cap_threads(None) == 3
+    assert devices.cap_threads(5) == 5
+    monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "many")
+    assert devices.cap_threads(None) == 8
+    assert chosen == [3, 5, 8]
