@@ -1,11 +1,9 @@
-"""The HDF5 layout of one file, and the only lines of the product that call h5py.
+"""The HDF5 layout of one file, and the only place that opens an HDF5 file.
 
 An image is built in memory and is parsed after its bytes have been verified: libhdf5 crashed on a
 full disk, and flipped bits crashed or hung it.
 
-Text columns have a fixed width per file, the longest string in it: an index of 46,000 rows is then
-one flat array (18 ms to read; variable-length strings: 0.9 s), which h5dump, pandas, PyTables and
-MATLAB read as text. Nothing is compressed in the store (reading would be 5 times slower).
+Nothing is compressed in the store (reading would be 5 times slower); an export is.
 """
 
 from __future__ import annotations
@@ -19,17 +17,22 @@ from datetime import UTC, datetime
 from functools import cache
 from hashlib import blake2b
 from importlib.metadata import version
-from itertools import accumulate
+from itertools import accumulate, count
+from math import isnan
 from pathlib import Path
 from typing import Any
 
-import h5py  # type: ignore[import-untyped]
+import h5py
 import numpy as np
-from numpy.typing import NDArray
 
 from rankscope.engine.spectrum import Projection, Run, Slice, Source, Values
 
+from .columns import INDEX, METRICS, RESULT, RUN, SOURCE, Row, Table, pack, unpack, unpack_rows
 from .entry import THRESHOLDS, Entry
+
+h5: Any = h5py  # it has no types
+
+_number = count()  # HDF5 refuses two open images of one name, whatever the thread
 
 FORMAT = "rankscope-spectra"
 FORMAT_VERSION = 1
@@ -57,63 +60,8 @@ MATLAB:
     spectrum = h5read(path, '/values', double(index.offset(n)) + 1, double(index.count(n)));
 """
 
-_SOURCE = {
-    "repo": "text",
-    "commit": "text",
-    "file": "text",
-    "identity": "text",
-    "size": "<i8",
-    "content_addressed": "u1",
-}
-_RUN = {
-    "run_id": "text",
-    "software": "text",
-    "torch": "text",
-    "cuda": "text",
-    "driver": "text",
-    "host": "text",
-    "command": "text",
-    "started_at": "text",
-}
-_PROJECTION = {
-    "address": "text",
-    "tensor": "text",
-    "slice_axis": "<i4",
-    "slice_groups": "<i8",
-    "slice_offset": "<i8",
-    "slice_width": "<i8",
-    "tower": "text",
-    "layer": "<i4",
-    "block": "text",
-    "role": "text",
-    "expert": "<i4",
-    "rows": "<i8",
-    "cols": "<i8",
-    "dtype": "text",
-    "dequantisation": "text",
-    "transposed": "u1",
-    "key": "text",
-}
-_RESULT = {
-    "frobenius_norm": "<f8",
-    "solver": "text",
-    "solver_version": "<i4",
-    "compute_dtype": "text",
-    "error_bound": "<f8",
-    "noise_floor": "<f8",
-    "device": "text",
-    "seconds": "<f8",
-    "computed_at": "text",
-    "weights_digest": "text",
-}
-_METRICS = {"effective_rank": "<f8", "stable_rank": "<f8", "sigma_max": "<f8", "sigma_min": "<f8"}
-_PLACE = {"offset": "<i8", "count": "<i8", "crc32": "<u4", "source_id": "<u4", "run_id": "<u4"}
-_INDEX = _PROJECTION | _RESULT | _METRICS | _PLACE
 
-_Table = NDArray[np.void]
-
-
-class UnknownFormat(Exception):
+class UnknownFormatError(Exception):
     """The file is intact and not ours to read; the message is a sentence for the user."""
 
 
@@ -136,7 +84,7 @@ class Image:
 
 def build(entries: Sequence[Entry], values: Sequence[Values]) -> Image:
     """One file of the store. `values[i]`: float64, shape (entries[i].projection.count,)."""
-    with h5py.File("image", "w", driver="core", backing_store=False, userblock_size=HEAD) as file:
+    with h5.File(f"image-{next(_number)}", "w", driver="core", backing_store=False, userblock_size=HEAD) as file:
         crc32 = _fill(file, entries, values, {})
         file.flush()
         # The image leaves out the user block that its addresses count in.
@@ -151,7 +99,7 @@ def build(entries: Sequence[Entry], values: Sequence[Values]) -> Image:
 
 def build_compressed(entries: Sequence[Entry], values: Sequence[Values]) -> bytes:
     """The same layout for an export: gzip and shuffle, no user block."""
-    with h5py.File("image", "w", driver="core", backing_store=False) as file:
+    with h5.File(f"image-{next(_number)}", "w", driver="core", backing_store=False) as file:
         packed = {"compression": "gzip", "shuffle": True} if any(len(v) for v in values) else {}
         _fill(file, entries, values, packed)
         file.flush()
@@ -163,9 +111,9 @@ def parse(data: bytes) -> Part:
     """The contents of a whole file whose digest has been verified.
 
     Raises:
-        UnknownFormat: another format or format version.
+        UnknownFormatError: another format or format version.
     """
-    with _readable(), h5py.File(io.BytesIO(data), "r") as file:
+    with _readable(), h5.File(io.BytesIO(data), "r") as file:
         return _part(file)
 
 
@@ -175,7 +123,7 @@ def parse_volume(path: Path) -> Part | None:
     Everything that HDF5 parses is verified against the user block first (3 MB of a volume of 64 MB).
 
     Raises:
-        UnknownFormat: another format or format version.
+        UnknownFormatError: another format or format version.
         OSError: the file is gone or cannot be read.
     """
     with open(path, "rb", buffering=0) as raw:
@@ -190,25 +138,25 @@ def parse_volume(path: Path) -> Part | None:
         raw.seek(first + size)
         if _digest(before, raw.read()).encode() != fields[3]:
             return None
-    # No lock: the file never changes, and a file system without locks refuses every other setting.
-    with _readable(), h5py.File(path, "r", locking=False) as file:
-        return _part(file)
+        # Through this handle: HDF5 takes no lock (file systems without locks would refuse it), and does
+        # not stumble when another process merges and unlinks the file meanwhile.
+        with _readable(), h5.File(raw, "r") as file:
+            return _part(file)
 
 
-def decode(raw: bytes) -> Values:
-    """Stored bytes of values as a read-only float64 array."""
-    values: Values = np.frombuffer(raw, "<f8").astype(np.float64, copy=False)
-    values.flags.writeable = False
+def decode(raw: bytes | memoryview, number: int, crc32: int) -> Values | None:
+    """Stored bytes as a read-only float64 array of shape (number,); None if they are damaged."""
+    if len(raw) != 8 * number or zlib.crc32(raw) != crc32:
+        return None
+    values: Values = np.frombuffer(raw, "<f8")
     return values
 
 
-def _fill(
-    file: Any, entries: Sequence[Entry], values: Sequence[Values], packed: Mapping[str, object]
-) -> list[int]:
+def _fill(file: Any, entries: Sequence[Entry], values: Sequence[Values], packed: Mapping[str, object]) -> list[int]:
     """Write every dataset and attribute; the checksum of each entry's values."""
     flat = np.concatenate([np.zeros(0), *values]).astype("<f8", copy=False)
     file.create_dataset("values", data=flat, **packed).attrs["units"] = "1"
-    crc32 = [zlib.crc32(np.ascontiguousarray(v, "<f8")) for v in values]
+    crc32 = [zlib.crc32(v.astype("<f8").tobytes()) for v in values]
     sources = {source: n for n, source in enumerate(dict.fromkeys(e.projection.source for e in entries))}
     runs = {run: n for n, run in enumerate(dict.fromkeys(e.run for e in entries))}
     places = zip(_offsets(values), map(len, values), crc32, strict=True)
@@ -216,14 +164,13 @@ def _fill(
         _row(entry) + place + (sources[entry.projection.source], runs[entry.run])
         for entry, place in zip(entries, places, strict=True)
     ]
-    index = file.create_dataset("index", data=_table(_INDEX, rows))
-    file.create_dataset("sources", data=_table(_SOURCE, [_fields(source, _SOURCE) for source in sources]))
-    file.create_dataset("runs", data=_table(_RUN, [_fields(run, _RUN) for run in runs]))
+    index = file.create_dataset("index", data=pack(INDEX, rows))
+    file.create_dataset("sources", data=pack(SOURCE, [_fields(source, SOURCE) for source in sources]))
+    file.create_dataset("runs", data=pack(RUN, [_fields(run, RUN) for run in runs]))
 
-    thresholds = sorted({*THRESHOLDS}.union(*(entry.ranks for entry in entries)))
-    ranks = [[entry.ranks[threshold] for threshold in thresholds] for entry in entries]
-    table = file.create_dataset("rank_table", data=np.array(ranks, "<u4").reshape(-1, len(thresholds)))
-    axis = file.create_dataset("rank_threshold", data=np.array(thresholds, "<f8"))
+    ranks = [[entry.ranks[threshold] for threshold in THRESHOLDS] for entry in entries]
+    table = file.create_dataset("rank_table", data=np.array(ranks, "<u4").reshape(-1, len(THRESHOLDS)))
+    axis = file.create_dataset("rank_threshold", data=np.array(THRESHOLDS, "<f8"))
     for dimension, scale, label in ((table.dims[0], index, "projection"), (table.dims[1], axis, "threshold")):
         scale.make_scale(label)
         dimension.attach_scale(scale)
@@ -240,12 +187,12 @@ def _fill(
 
 def _part(file: Any) -> Part:
     if file.attrs.get("format") != FORMAT:
-        raise UnknownFormat("It is not a file of spectra.")
+        raise UnknownFormatError("It is not a file of spectra.")
     found = int(file.attrs["format_version"])
     if found != FORMAT_VERSION:
-        raise UnknownFormat(f"It has format version {found}; this version of rankscope reads {FORMAT_VERSION}.")
-    index: _Table = file["index"][()]
-    first = file["values"].id.get_offset() or 0
+        raise UnknownFormatError(f"It has format version {found}; this version of rankscope reads {FORMAT_VERSION}.")
+    index: Table = file["index"][()]
+    first = file["values"].id.get_offset() or HEAD
     return Part(
         entries=_entries(index, file),
         start=(first + 8 * index["offset"]).tolist(),
@@ -253,15 +200,16 @@ def _part(file: Any) -> Part:
     )
 
 
-def _entries(index: _Table, file: Any) -> list[Entry]:
+def _entries(index: Table, file: Any) -> list[Entry]:
     """The rows of the index as objects, made column by column."""
-    sources = [Source(*row[:-1], bool(row[-1])) for row in _rows(_SOURCE, file["sources"][()])]
-    runs = [Run(*row) for row in _rows(_RUN, file["runs"][()])]
-    columns = {name: _column(kind, index[name]) for name, kind in _INDEX.items()}
-    slices = (
-        None if axis < 0 else Slice(axis, *rest)
-        for axis, *rest in zip(*(columns[f"slice_{name}"] for name in ("axis", "groups", "offset", "width")))
-    )
+    sources = [
+        Source(repo, commit, name, identity, size, bool(addressed))
+        for repo, commit, name, identity, size, addressed in unpack_rows(SOURCE, file["sources"][()])
+    ]
+    runs = [Run(*row) for row in unpack_rows(RUN, file["runs"][()])]
+    columns = unpack(INDEX, index)
+    places = zip(*(columns[f"slice_{name}"] for name in ("axis", "groups", "offset", "width")), strict=True)
+    slices = (None if axis < 0 else Slice(axis, groups, offset, width) for axis, groups, offset, width in places)
     projections = map(
         Projection,
         columns["address"],
@@ -285,16 +233,16 @@ def _entries(index: _Table, file: Any) -> list[Entry]:
         map(
             Entry,
             projections,
-            *(columns[name] for name in _RESULT),
+            *(columns[name] for name in RESULT),
             map(runs.__getitem__, columns["run_id"]),
-            (dict(zip(thresholds, ranks)) for ranks in file["rank_table"][()].tolist()),
-            *((None if v != v else v for v in columns[name]) for name in _METRICS),
+            (dict(zip(thresholds, ranks, strict=True)) for ranks in file["rank_table"][()].tolist()),
+            *((None if isnan(v) else v for v in columns[name]) for name in METRICS),
         )
     )
 
 
-def _row(entry: Entry) -> tuple[Any, ...]:
-    """The columns of _PROJECTION, _RESULT and _METRICS, in order."""
+def _row(entry: Entry) -> Row:
+    """The columns of PROJECTION, RESULT and METRICS, in order."""
     p = entry.projection
     s = p.slice
     return (
@@ -307,46 +255,13 @@ def _row(entry: Entry) -> tuple[Any, ...]:
         p.role,
         -1 if p.expert is None else p.expert,
         *(p.rows, p.cols, p.dtype, p.dequantisation, p.transposed, p.key),
-        *_fields(entry, _RESULT),
-        *(np.nan if value is None else value for value in _fields(entry, _METRICS)),
+        *_fields(entry, RESULT),
+        *(np.nan if value is None else value for value in _fields(entry, METRICS)),
     )
 
 
-def _fields(item: object, names: Mapping[str, str]) -> tuple[Any, ...]:
+def _fields(item: object, names: Mapping[str, str]) -> Row:
     return tuple(getattr(item, name) for name in names)
-
-
-def _table(kinds: Mapping[str, str], rows: Sequence[tuple[Any, ...]]) -> _Table:
-    """Rows as a compound array whose text columns are as wide as their longest string."""
-    columns = list(zip(*rows, strict=True)) or [()] * len(kinds)
-    arrays: list[NDArray[Any]] = []
-    dtype: list[tuple[str, Any]] = []
-    for (name, kind), column in zip(kinds.items(), columns, strict=True):
-        if kind == "text":
-            # surrogatepass: a local path need not be UTF-8, and must come back as it was.
-            text = np.array([item.encode("utf-8", "surrogatepass") for item in column], "S")
-            arrays.append(text)
-            dtype.append((name, h5py.string_dtype("utf-8", max(1, text.itemsize))))
-        else:
-            arrays.append(np.array(column, kind))
-            dtype.append((name, kind))
-    table = np.empty(len(rows), dtype)
-    for (name, _), array in zip(dtype, arrays, strict=True):
-        table[name] = array
-    return table
-
-
-def _rows(kinds: Mapping[str, str], table: _Table) -> Iterator[tuple[Any, ...]]:
-    return zip(*(_column(kind, table[name]) for name, kind in kinds.items()))
-
-
-def _column(kind: str, column: NDArray[Any]) -> list[Any]:
-    items: list[Any] = column.tolist()
-    if kind != "text":
-        return items
-    # Most columns repeat a few strings: decode each once, and keep one object of it.
-    text = {item: item.decode("utf-8", "surrogatepass") for item in set(items)}
-    return [text[item] for item in items]
 
 
 def _offsets(values: Sequence[Values]) -> list[int]:
@@ -366,10 +281,10 @@ def _readable() -> Iterator[None]:
     """Whatever h5py makes of verified bytes that are not ours becomes one sentence."""
     try:
         yield
-    except (FileNotFoundError, UnknownFormat):
+    except UnknownFormatError:
         raise
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise UnknownFormat(f"It cannot be read as a file of spectra ({error}).") from error
+    except (OSError, LookupError, ValueError, TypeError, RuntimeError) as error:
+        raise UnknownFormatError(f"It cannot be read as a file of spectra ({error}).") from error
 
 
 @cache

@@ -1,0 +1,173 @@
+"""Spectra for other programs: one tidy file, as HDF5, NumPy, CSV or JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rankscope.engine.spectrum import Projection, Values
+
+from .entry import Entry
+from .layout import build_compressed
+from .segments import replace
+
+STATE = "computed"
+"""The state of every row of an export: only what is computed is exported."""
+
+_SLICE = ("axis", "groups", "offset", "width")
+_RESULT = (
+    "effective_rank",
+    "stable_rank",
+    "sigma_max",
+    "sigma_min",
+    "frobenius_norm",
+    "solver",
+    "error_bound",
+    "noise_floor",
+    "device",
+    "seconds",
+)
+_UNSAFE_NAME = re.compile(r"\.{2,}|[%/\\:\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def row(
+    projection: Projection,
+    entry: Entry | None,
+    state: str,
+    error: str | None,
+    ranks: Mapping[float, int] | None,
+) -> dict[str, object]:
+    """One projection as a flat object of JSON values; what does not exist, or is no number, is None."""
+    part = projection.slice
+    return {
+        "address": projection.address,
+        "tensor": projection.tensor,
+        "slice": part and {name: getattr(part, name) for name in _SLICE},
+        "tower": projection.tower,
+        "layer": projection.layer,
+        "block": projection.block,
+        "role": projection.role,
+        "expert": projection.expert,
+        "rows": projection.rows,
+        "cols": projection.cols,
+        "dtype": projection.dtype,
+        "state": state,
+        "error": error,
+        "ranks": None if ranks is None else {f"{threshold:.12g}": rank for threshold, rank in ranks.items()},
+        **{name: None if entry is None else _finite(getattr(entry, name)) for name in _RESULT},
+    }
+
+
+def export(entries: Sequence[Entry], values: Mapping[str, Values], path: Path) -> None:
+    """Write `entries` to `path` in one step, in the format that its suffix names.
+
+    `.h5`: the layout of the store, compressed; the description in it says how to read it.
+    `.npz`: one float64 array an address, under `escape_name(address)`.
+    `.csv` and `.json`: one `row` a projection; they need no `values` (by content key) at all.
+
+    Raises:
+        ValueError: another suffix; values of an entry are missing; two entries of an .npz have one address.
+        OSError: the disk is full or fails; what stood at `path` still stands there.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix == ".h5":
+        data = build_compressed(entries, _arrays(entries, values))
+    elif suffix == ".npz":
+        data = _npz(entries, _arrays(entries, values))
+    elif suffix == ".csv":
+        data = csv_text(_rows(entries)).encode("utf-8", "backslashreplace")
+    elif suffix == ".json":
+        data = json_text(_rows(entries)).encode()
+    else:
+        raise ValueError(f"cannot export to {path.name!r}: the name must end in .h5, .npz, .csv or .json")
+    replace(path, data)
+
+
+def csv_text(rows: Iterable[Mapping[str, object]]) -> str:
+    """Rows as CSV with a header; slice and ranks become columns slice_axis ..., rank_0.6 ...
+
+    Text that a spreadsheet would run as a formula gets a leading apostrophe.
+    """
+    flat = [_flatten(item) for item in rows]
+    # Rows without ranks lack those columns: the header is the longest of each kind, in order.
+    header = list(dict.fromkeys(name for item in sorted(flat, key=len, reverse=True) for name in item))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, header, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return out.getvalue()
+
+
+def json_text(rows: Iterable[Mapping[str, object]]) -> str:
+    """Rows as a JSON array, one object a line."""
+    lines = ",\n".join(json.dumps(item, allow_nan=False) for item in rows)
+    return f"[\n{lines}\n]\n"
+
+
+def escape_name(address: str) -> str:
+    """An address as a name in an .npz, which is a file name: `urllib.parse.unquote` gives it back.
+
+    Percent-encoded are `%`, `/`, `\\`, `:`, two dots and more, and control characters.
+    """
+
+    def encode(found: re.Match[str]) -> str:
+        return "".join(f"%{byte:02X}" for byte in found[0].encode("utf-8", "surrogatepass"))
+
+    return _UNSAFE_NAME.sub(encode, address)
+
+
+def _rows(entries: Sequence[Entry]) -> list[dict[str, object]]:
+    return [row(entry.projection, entry, STATE, None, entry.ranks) for entry in entries]
+
+
+def _arrays(entries: Sequence[Entry], values: Mapping[str, Values]) -> list[Values]:
+    for entry in entries:
+        if entry.projection.key not in values:
+            raise ValueError(f"the values of {entry.projection.address} are missing")
+    return [values[entry.projection.key] for entry in entries]
+
+
+def _npz(entries: Sequence[Entry], arrays: Sequence[Values]) -> bytes:
+    # Not np.savez: it takes the names as keyword arguments, and one of them may be `file`.
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for entry, array in zip(entries, arrays, strict=True):
+            name = f"{escape_name(entry.projection.address)}.npy"
+            if name in archive.NameToInfo:
+                raise ValueError(
+                    f"Two spectra have the address {entry.projection.address} (its weights changed between "
+                    "revisions): export one of them, or to .h5, .csv or .json."
+                )
+            member = io.BytesIO()
+            np.lib.format.write_array(member, np.ascontiguousarray(array, np.float64), allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(name), member.getvalue())
+    return out.getvalue()
+
+
+def _finite(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _flatten(item: Mapping[str, object]) -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for name, value in item.items():
+        if name == "slice":
+            parts = value if isinstance(value, Mapping) else {}
+            flat |= {f"slice_{part}": parts.get(part) for part in _SLICE}
+        elif name == "ranks":
+            flat |= {f"rank_{key}": rank for key, rank in value.items()} if isinstance(value, Mapping) else {}
+        elif isinstance(value, str) and value.startswith(_FORMULA):
+            flat[name] = f"'{value}"
+        else:
+            flat[name] = value
+    return flat

@@ -1,0 +1,330 @@
+"""The spectra of one model, in a folder that any number of processes may read and write at once."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Iterable
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from platformdirs import user_data_path
+
+from rankscope.engine.spectrum import Spectrum, Values, digest
+
+from . import segments
+from .entry import Entry, entry_of, spectrum_of
+from .index import Index, Place
+from .layout import UnknownFormatError, build
+from .segments import DamagedFile
+from .writer import Writer
+
+__all__ = [
+    "DamagedFile",
+    "Entry",
+    "SpectraStore",
+    "StoredModel",
+    "default_root",
+    "entry_of",
+    "model_folder",
+    "remove_model",
+    "stored_models",
+]
+
+_MERGE_AT = 32  # segments that are worth a merge: each costs about 2 ms to open
+
+
+class SpectraStore:
+    """The spectra in `root`/`model` (a `model_folder`), by content key.
+
+    Creating one reads nothing and makes neither folder nor thread: the first question reads the
+    index, the first `put` makes folder and thread. Every method may be called from any thread.
+
+    Where a key was computed more than once, the newest counts. Where a local file was changed in
+    place, so that its identity stands but the bytes of a tensor do not, nothing that was computed
+    from the old bytes is served.
+    """
+
+    def __init__(self, root: Path, model: str) -> None:
+        self.folder = Path(root) / model
+        self._writer = Writer(self._save)
+        self._prepared = False
+        self._merging = threading.Lock()
+        self._lock = threading.RLock()  # guards what follows
+        self._loaded = False
+        self._index = Index()
+        self._refused: dict[str, tuple[Path, str]] = {}
+        self._unread: dict[str, tuple[Path, str]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def damaged(self) -> list[tuple[Path, str]]:
+        """Files that are not served, with a sentence for the user.
+
+        Damaged ones have been set aside under the path given; files of a later version, and files
+        that cannot be read, stand where they stood.
+        """
+        with self._lock:
+            return [*self._refused.values(), *self._unread.values()]
+
+    def has(self, key: str) -> bool:
+        """Whether a valid spectrum of this key is saved."""
+        return self.entry(key) is not None
+
+    def entry(self, key: str) -> Entry | None:
+        """The entry of a key, None if it is not saved. Reads no values."""
+        with self._lock:
+            self._load()
+            return self._index.entry(key)
+
+    def entries(self) -> list[Entry]:
+        """One entry per key, in no particular order. Reads no values."""
+        with self._lock:
+            self._load()
+            return self._index.entries()
+
+    def values(self, keys: Iterable[str]) -> dict[str, Values]:
+        """Singular values by key: float64, read-only, descending, shape (projection.count,).
+
+        A key that is not saved is not in the result. Nor is one whose file turns out to be damaged:
+        the file is set aside and named in `damaged`, and its spectra count as not computed.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
+        return {key: values for key, (_, values) in self._read(keys).items()}
+
+    def get(self, key: str) -> Spectrum:
+        """The spectrum of a key.
+
+        Raises:
+            KeyError: it is not saved, or its file turns out to be damaged.
+            OSError: its file cannot be read.
+        """
+        return spectrum_of(*self._read([key])[key])
+
+    def put(self, spectrum: Spectrum) -> Future[None]:
+        """Save a spectrum. The future is done when file and folder are synced to the disk.
+
+        It holds an OSError if they could not be (a full disk, say): everything saved before is safe,
+        and the store goes on with the next.
+
+        Raises:
+            ValueError: the values are not float64 of shape (projection.count,).
+            RuntimeError: the store is closed.
+        """
+        values, wanted = spectrum.values, (spectrum.projection.count,)
+        if values.dtype != np.float64 or values.shape != wanted:
+            raise ValueError(f"values must be float64 of shape {wanted}, not {values.dtype} {values.shape}")
+        return self._writer.put(spectrum)
+
+    def refresh(self) -> None:
+        """See what other processes have written since; where nothing changed, a listing and no more."""
+        with self._lock:
+            self._loaded = True
+            lost: set[str] = set()
+            while lost := self._list(lost):  # each round was outrun by a merge of another process
+                pass
+
+    def merge(self) -> None:
+        """Merge segments into volumes where there are 32 or more; otherwise a listing and no more.
+
+        Spectra are safe whatever happens: a merge removes nothing before its result is verified.
+
+        Raises:
+            OSError: the disk is full or fails; the segments stay, and can be merged another time.
+        """
+        if not _is_due(segments.names(self.folder)):
+            return
+        with self._merging:
+            with self._lock:
+                self.refresh()
+                names = sorted(self._index.parts)  # what is served: files of a later version stay as they are
+            if not _is_due(names):  # another thread or process was faster
+                return
+            sizes = {}
+            for name in names:
+                with suppress(FileNotFoundError):
+                    sizes[name] = (self.folder / name).stat().st_size
+            for batch in segments.plan(sizes):
+                try:
+                    segments.merge(self.folder, batch)
+                except FileNotFoundError:
+                    break  # another process is merging the same files
+                except DamagedFile as damage:
+                    self._set_aside(damage)
+            self.refresh()
+
+    def close(self) -> None:
+        """Finish what is pending, merge if it is due, end the thread. Reading goes on working."""
+        self._writer.close()
+        with suppress(OSError):  # nothing is lost: the next program that opens the store merges
+            self.merge()
+
+    def _save(self, spectra: list[Spectrum]) -> None:
+        """One new segment; called by the writer's thread."""
+        entries = [entry_of(spectrum) for spectrum in spectra]
+        image = build(entries, [spectrum.values for spectrum in spectra])
+        if not self._prepared:
+            segments.prepare(self.folder)
+        self._prepared = False  # after a failure look again: the folder may have been removed
+        name = segments.write(self.folder, segments.SEGMENT, image.data)
+        self._prepared = True
+        with self._lock:
+            if self._loaded and name not in self._index.parts:
+                self._index.add(name, image.part)
+
+    def _load(self) -> None:
+        if not self._loaded:
+            self.refresh()
+
+    def _list(self, lost: set[str]) -> set[str]:
+        """Read the files that are new; the names of those that went meanwhile, as `lost` did last time."""
+        gone = set()
+        self._unread.clear()
+        listed = segments.names(self.folder)
+        for name in listed:
+            if name in self._index.parts or name in self._refused:
+                continue
+            path = self.folder / name
+            try:
+                self._index.add(name, segments.load_part(path))
+            except DamagedFile as damage:
+                self._set_aside(damage)
+            except UnknownFormatError as unknown:
+                self._refused[name] = path, str(unknown)
+            except OSError as error:
+                if isinstance(error, FileNotFoundError) and name not in lost:
+                    gone.add(name)
+                else:
+                    self._unread[name] = path, f"It cannot be read ({error.strerror})."
+        if not gone:  # until then, what a file held may be in one that has not been read yet
+            self._index.forget(self._index.parts.keys() - set(listed))
+        return gone
+
+    def _set_aside(self, damage: DamagedFile) -> None:
+        with self._lock:
+            name = damage.path.name
+            self._refused[name] = segments.set_aside(damage.path), damage.sentence
+            self._index.forget([name])
+
+    def _read(self, keys: Iterable[str]) -> dict[str, tuple[Entry, Values]]:
+        """Entry and values of the keys that are saved, a file at a time."""
+        wanted = set(keys)
+        found: dict[str, tuple[Entry, Values]] = {}
+        while files := self._files(wanted - found.keys()):
+            for name, rows in files.items():
+                places = [(place.start, entry.projection.count, place.crc32) for entry, place in rows]
+                try:
+                    arrays = segments.load_values(self.folder / name, places)
+                except FileNotFoundError:  # merged by another process: a newer file has these spectra
+                    with self._lock:
+                        self._index.forget([name])
+                        self.refresh()
+                except DamagedFile as damage:
+                    self._set_aside(damage)
+                else:
+                    for (entry, _), values in zip(rows, arrays, strict=True):
+                        found[entry.projection.key] = entry, values
+        return found
+
+    def _files(self, keys: Iterable[str]) -> dict[str, list[tuple[Entry, Place]]]:
+        """The entries of these keys, and where their values are, by file."""
+        files: dict[str, list[tuple[Entry, Place]]] = {}
+        with self._lock:
+            self._load()
+            for key in keys:
+                entry = self._index.entry(key)
+                if entry is not None:
+                    place = self._index.place(key)
+                    files.setdefault(place.file, []).append((entry, place))
+        return files
+
+
+@dataclass(frozen=True, slots=True)
+class StoredModel:
+    """A folder of the store: `name` is the Hub id or path recorded in it, `size` is in bytes."""
+
+    folder: str
+    name: str
+    spectra: int
+    size: int
+    computed_at: str
+
+
+def default_root() -> Path:
+    """Where spectra are kept: $RANKSCOPE_STORE, else the user's data folder."""
+    chosen = os.environ.get("RANKSCOPE_STORE")
+    return Path(chosen).expanduser() if chosen else user_data_path("rankscope")
+
+
+def model_folder(repo_or_path: str | Path) -> str:
+    """The folder name of a Hub id (str): `org--repo`; of a local checkpoint (Path): `name--<8 hex>`.
+
+    The 8 hex digits are of the real path, so two folders of one name are two models. Characters that
+    a folder name should not have become `_`.
+    """
+    if isinstance(repo_or_path, Path):
+        real = os.path.realpath(repo_or_path)
+        return f"{_safe(Path(real).name[:60])}--{digest(os.fsencode(real))[:8]}"
+    return _safe(repo_or_path.replace("/", "--"))
+
+
+def stored_models(root: Path) -> list[StoredModel]:
+    """The models that have spectra under `root`, sorted by name; none where there is no such folder."""
+    if not Path(root).is_dir():
+        return []
+    models = []
+    for folder in Path(root).iterdir():
+        if folder.is_dir() and segments.names(folder):
+            entries = SpectraStore(root, folder.name).entries()
+            newest = max(entries, key=lambda entry: entry.computed_at, default=None)
+            models.append(
+                StoredModel(
+                    folder=folder.name,
+                    name=newest.projection.source.repo if newest else folder.name,
+                    spectra=len(entries),
+                    size=segments.size(folder),
+                    computed_at=newest.computed_at if newest else "",
+                )
+            )
+    return sorted(models, key=lambda model: model.name)
+
+
+def remove_model(root: Path, folder: str) -> None:
+    """Delete the spectra in `root`/`folder`, and the folder if nothing else is in it.
+
+    Raises:
+        ValueError: `folder` is not the name of a folder directly under `root`.
+        OSError: it is not there, or a file cannot be deleted.
+    """
+    path = Path(root) / folder
+    if folder in ("", ".", "..") or path.name != folder or path.is_symlink():
+        raise ValueError(f"{folder!r} is not the name of a stored model")
+    for file in list(path.iterdir()):
+        if segments.is_ours(file.name):
+            file.unlink(missing_ok=True)
+    with suppress(OSError):  # it holds files of somebody else
+        path.rmdir()
+
+
+def _is_due(names: Iterable[str]) -> bool:
+    return sum(name.startswith(segments.SEGMENT) for name in names) >= _MERGE_AT
+
+
+def _safe(name: str) -> str:
+    # A leading dot would hide the folder, or be `..`.
+    return re.sub(r"[^\w.-]|^\.|^$", "_", name)

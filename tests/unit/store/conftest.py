@@ -1,0 +1,73 @@
+"""Spectra by number: every process of a test can make the same one and check it to the bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rankscope.engine.spectrum import Projection, Run, Slice, Source, Spectrum, digest
+
+Make = Callable[..., Spectrum]
+
+SOURCE = Source("org/model", "c" * 40, "model-00001-of-00002.safetensors", "5" * 64, 123_456_789_012, True)
+RUN = Run("run-1", "rankscope-tui 0.1.0", "2.9.1", "12.8", "570.1", "host", "rankscope scan", "2025-01-02T03:00:00Z")
+
+
+def make_spectrum(number: int, count: int = 12, **changes: object) -> Spectrum:
+    """Spectrum `number`; `changes` are of its fields, or of its projection's."""
+    values = np.sort(np.random.default_rng(number).gamma(2.0, 10.0, count))[::-1].copy()
+    projection = Projection(
+        address=f"layers.{number}.attention.key",
+        tensor=f"model.layers.{number}.self_attn.qkv.weight",
+        slice=Slice(0, 1, count, count) if number % 2 else None,
+        tower=None,
+        layer=number,
+        block="attention",
+        role="key",
+        expert=None,
+        rows=count,
+        cols=3 * count,
+        dtype="BF16",
+        dequantisation="",
+        transposed=False,
+        source=SOURCE,
+        key=digest("key", number),
+    )
+    spectrum = Spectrum(
+        projection=projection,
+        values=values,
+        frobenius_norm=float(np.linalg.norm(values)),
+        solver="gram",
+        solver_version=3,
+        compute_dtype="float64",
+        error_bound=1e-12,
+        noise_floor=3e-8,
+        device="cpu",
+        seconds=0.25,
+        computed_at=f"2025-01-02T03:04:05.{number:06d}Z",
+        weights_digest="",
+        run=RUN,
+    )
+    of_projection = {name: value for name, value in changes.items() if name in Projection.__dataclass_fields__}
+    rest = {name: value for name, value in changes.items() if name not in of_projection}
+    return replace(spectrum, projection=replace(projection, **of_projection), **rest)  # type: ignore[arg-type]
+
+
+def same(one: Spectrum, other: Spectrum) -> bool:
+    """Equal to the bit in every field."""
+    return replace(one, values=None) == replace(other, values=None) and (  # type: ignore[arg-type]
+        one.values.dtype == other.values.dtype and one.values.tobytes() == other.values.tobytes()
+    )
+
+
+@pytest.fixture(name="make")
+def make_fixture() -> Make:
+    return make_spectrum
+
+
+@pytest.fixture(name="same")
+def same_fixture() -> Callable[[Spectrum, Spectrum], bool]:
+    return same
