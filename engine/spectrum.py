@@ -118,7 +118,7 @@ class Spectrum:
     """
 
     projection: Projection
-    values: Values = field(repr=False)
+    values: Values = field(repr=False, compare=False)
     frobenius_norm: float
     solver: str
     solver_version: int

@@ -19,8 +19,8 @@ from .entry import Entry
 from .layout import build_compressed
 from .segments import replace
 
-STATE = "computed"
-"""The state of every row of an export: only what is computed is exported."""
+STATE = "stored"
+"""The state of every row of an export: only what is stored is exported."""
 
 _SLICE = ("axis", "groups", "offset", "width")
 _RESULT = (

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 import threading
 from collections.abc import Iterable
 from concurrent.futures import Future
@@ -14,9 +12,8 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
-from platformdirs import user_data_path
 
-from rankscope.engine.spectrum import Spectrum, Values, digest
+from rankscope.engine.spectrum import Spectrum, Values
 
 from . import segments
 from .entry import Entry, entry_of, spectrum_of
@@ -30,9 +27,7 @@ __all__ = [
     "Entry",
     "SpectraStore",
     "StoredModel",
-    "default_root",
     "entry_of",
-    "model_folder",
     "remove_model",
     "stored_models",
 ]
@@ -211,8 +206,7 @@ class SpectraStore:
                     gone.add(name)
                 else:
                     self._unread[name] = path, f"It cannot be read ({error.strerror})."
-        if not gone:  # until then, what a file held may be in one that has not been read yet
-            self._index.forget(self._index.parts.keys() - set(listed))
+        self._index.forget(self._index.parts.keys() - set(listed))
         return gone
 
     def _set_aside(self, damage: DamagedFile) -> None:
@@ -265,24 +259,6 @@ class StoredModel:
     computed_at: str
 
 
-def default_root() -> Path:
-    """Where spectra are kept: $RANKSCOPE_STORE, else the user's data folder."""
-    chosen = os.environ.get("RANKSCOPE_STORE")
-    return Path(chosen).expanduser() if chosen else user_data_path("rankscope")
-
-
-def model_folder(repo_or_path: str | Path) -> str:
-    """The folder name of a Hub id (str): `org--repo`; of a local checkpoint (Path): `name--<8 hex>`.
-
-    The 8 hex digits are of the real path, so two folders of one name are two models. Characters that
-    a folder name should not have become `_`.
-    """
-    if isinstance(repo_or_path, Path):
-        real = os.path.realpath(repo_or_path)
-        return f"{_safe(Path(real).name[:60])}--{digest(os.fsencode(real))[:8]}"
-    return _safe(repo_or_path.replace("/", "--"))
-
-
 def stored_models(root: Path) -> list[StoredModel]:
     """The models that have spectra under `root`, sorted by name; none where there is no such folder."""
     if not Path(root).is_dir():
@@ -323,8 +299,3 @@ def remove_model(root: Path, folder: str) -> None:
 
 def _is_due(names: Iterable[str]) -> bool:
     return sum(name.startswith(segments.SEGMENT) for name in names) >= _MERGE_AT
-
-
-def _safe(name: str) -> str:
-    # A leading dot would hide the folder, or be `..`.
-    return re.sub(r"[^\w.-]|^\.|^$", "_", name)

@@ -57,7 +57,7 @@ def test_json_is_strict_and_has_no_nan(make: Make, tmp_path: Path) -> None:
 
     one, two = json.loads(path.read_text(), parse_constant=refuse)
     entry = entry_of(make(1))
-    assert one == row(entry.projection, entry, "computed", None, entry.ranks)
+    assert one == row(entry.projection, entry, "stored", None, entry.ranks)
     assert list(one) == KEYS
     assert [two[name] for name in ("effective_rank", "stable_rank", "error_bound", "noise_floor")] == [None] * 4
     assert json.loads(json_text([])) == []

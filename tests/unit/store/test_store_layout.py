@@ -155,6 +155,22 @@ def test_no_flipped_byte_of_a_volume_reaches_hdf5_or_the_user(make: Make, same: 
         assert same(store.get(spectra[0].projection.key), spectra[0])
 
 
+def test_a_volume_that_is_merged_away_while_it_is_opened_is_read(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = build([make(n) for n in range(3)])
+    path = tmp_path / "volume.h5"
+    path.write_bytes(image.data)
+    real = layout._digest
+
+    def verified(*parts: bytes) -> str:
+        path.unlink()
+        return real(*parts)
+
+    monkeypatch.setattr(layout, "_digest", verified)
+    assert layout.parse_volume(path) == image.part
+
+
 @pytest.mark.parametrize("kind", [segments.SEGMENT, segments.VOLUME])
 def test_a_later_format_is_left_alone(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     with SpectraStore(tmp_path, "m") as store:

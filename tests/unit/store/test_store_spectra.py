@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,8 @@ from platformdirs import user_data_path
 from rankscope.engine.spectrum import Source, Spectrum
 from rankscope.store import segments, spectra
 from rankscope.store.entry import entry_of
-from rankscope.store.spectra import SpectraStore, default_root, model_folder, remove_model, stored_models
+from rankscope.store.folders import default_root, model_folder
+from rankscope.store.spectra import SpectraStore, remove_model, stored_models
 
 Make = Callable[..., Spectrum]
 Same = Callable[[Spectrum, Spectrum], bool]
@@ -320,6 +322,65 @@ def test_damage_anywhere_in_a_segment_is_found_and_the_others_are_served(
         assert again.damaged == []
         again.put(make(2)).result()
         assert same(again.get(key(make(2))), make(2))
+
+
+def few_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail instead of reading the same file for ever."""
+    real, calls = segments.load_values, []
+
+    def load_values(*args: Any) -> Any:
+        calls.append(args)
+        assert len(calls) < 5
+        return real(*args)
+
+    monkeypatch.setattr(segments, "load_values", load_values)
+
+
+def test_damage_in_a_folder_that_can_only_be_read(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with SpectraStore(tmp_path, "m") as store:
+        store.put(make(0)).result()
+        assert store.has(key(make(0)))  # the index is read before the damage is done
+        path = store.folder / segments.names(store.folder)[0]
+        data = bytearray(path.read_bytes())
+        data[data.index(make(0).values.tobytes()) + 3] ^= 1
+        path.write_bytes(data)
+
+        def refuse(*_: object) -> Path:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        monkeypatch.setattr(Path, "rename", refuse)
+        few_calls(monkeypatch)
+        assert store.values([key(make(0))]) == {}
+        assert not store.has(key(make(0)))
+        store.refresh()
+        assert not store.has(key(make(0)))
+        assert [found for found, _ in store.damaged] == [path]
+
+
+def test_a_name_that_leads_nowhere_is_left_alone(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with SpectraStore(tmp_path, "m") as store:
+        store.put(make(0)).result()
+        store.put(make(1)).result()
+        assert len(store.entries()) == 2
+        path = store.folder / segments.names(store.folder)[0]
+        path.unlink()
+        path.symlink_to(tmp_path / "nowhere")
+        few_calls(monkeypatch)
+        assert len(store.values([key(make(0)), key(make(1))])) == 1
+        assert [found for found, _ in store.damaged] == [path]
+    assert len(SpectraStore(tmp_path, "m").entries()) == 1
+
+
+def test_a_merge_that_another_thread_has_done_is_not_done_again(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with SpectraStore(tmp_path, "m") as store:
+        store.put(make(0)).result()
+        with monkeypatch.context() as patch:
+            due = iter([True, False])  # when it was asked for; when its turn came
+            patch.setattr(spectra, "_is_due", lambda _: next(due))
+            store.merge()
+        assert [name[:3] for name in segments.names(store.folder)] == ["seg"]
 
 
 def test_damage_found_by_a_merge_spares_the_rest(
