@@ -118,7 +118,7 @@ def _explained(name: str, revision: str, incomplete: str) -> Iterator[None]:
     """huggingface_hub's errors as one line each."""
     from huggingface_hub import constants, errors
 
-    cached = incomplete or f"{name} is not in the local cache"
+    cached = incomplete or f"{name} is neither a file or folder here nor in the local cache"
     page = f"https://huggingface.co/{name}"
     try:
         yield

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.dom import DOMNode
 from textual.screen import Screen
 
 from rankscope.store.spectra import SpectraStore
@@ -21,8 +22,8 @@ CLOSE_SECONDS = 0.6
 """How long quitting waits for the running projection before it is left."""
 
 
-class RankScopeApp(App[bool]):
-    """One open model. `run` returns True where a thread is still inside a matrix."""
+class RankScopeApp(App[None], inherit_bindings=False):
+    """One open model."""
 
     TITLE = "rankscope"
     CSS_PATH = "app.tcss"
@@ -35,7 +36,6 @@ class RankScopeApp(App[bool]):
 
         self.session = Session(model, store, self._listen, Settings(device, threads))
         self._threshold = threshold
-        self._interrupted = False
 
     def on_mount(self) -> None:
         self.explorer = Explorer(self.session, self._threshold)
@@ -46,22 +46,28 @@ class RankScopeApp(App[bool]):
         self.explorer.post_message(EngineEvents(events))  # type: ignore[arg-type]
 
     def action_interrupt(self) -> None:
-        """ctrl+c: stop; with nothing to stop, or a second time, quit."""
-        progress = self.session.progress
-        if self._interrupted or progress is None or not progress.busy:
-            self.exit(False)
-            return
-        self._interrupted = True
-        self.session.engine.stop()
-        self.explorer.say("stopping after the running projection; ctrl+c again quits")
+        """ctrl+c: stop; with nothing to stop, or while it is stopping already, quit."""
+        if self.explorer.is_stopping or not self.explorer.is_busy:
+            self.exit()
+        else:
+            self.explorer.action_stop()
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """Every action of the explorer, and Textual's own."""
-        yield from super().get_system_commands(screen)
-        for binding in keys.EXPLORER:
-            if isinstance(binding, Binding):
-                help_text = f"{binding.tooltip} ({keys.shown_keys(binding)})"
-                yield SystemCommand(binding.description, help_text, partial(self._run_binding, binding))
+        """Every key of the explorer and of the pane that has the focus, and those of Textual's that are not ours."""
+        for command in super().get_system_commands(screen):
+            if command.title not in ("Quit", "Keys"):
+                yield command
+        pane = self.explorer.focused_pane
+        for prefix, owner, bindings in (
+            ("", self.explorer, keys.EXPLORER),
+            (f"{pane.id}: ", pane, keys.PANES[pane.id or "tree"]),
+            ("", self, keys.APP),
+        ):
+            for binding in bindings:
+                if isinstance(binding, Binding):
+                    help_text = f"{binding.tooltip} ({keys.shown_keys(binding)})"
+                    run = partial(self._run_binding, binding, owner)
+                    yield SystemCommand(prefix + binding.description, help_text, run)
 
-    def _run_binding(self, binding: Binding) -> None:
-        self.call_later(self.explorer.run_action, binding.action)
+    def _run_binding(self, binding: Binding, owner: DOMNode) -> None:
+        self.call_later(self.run_action, binding.action, owner)

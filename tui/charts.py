@@ -35,13 +35,17 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """Curves on common axes. `levels` are horizontal lines, labelled on the y axis; `bare` has no legend."""
+    """Curves on common axes. `levels` are horizontal lines, labelled on the y axis; `bare` has no legend.
+
+    `y_unit` stands behind every number on the y axis.
+    """
 
     title: str
     series: tuple[Series, ...]
     x_log: bool = False
     y_log: bool = False
     y_range: tuple[float, float] | None = None
+    y_unit: str = ""
     levels: tuple[tuple[float, str], ...] = ()
     bare: bool = False
 
@@ -49,9 +53,13 @@ class Chart:
 def draw(chart: Chart, width: int, height: int) -> list[Text]:
     """The chart as `height` lines of `width` columns: a legend line, then the canvas."""
     legend = _legend(chart, width)
-    if not any(len(s.x) for s in chart.series) or height < 6 or width < 20:
-        return [legend, *(Text("") for _ in range(height - 1))]
-    lines = Text.from_ansi(_build(chart, width, height - 1)).split("\n", allow_blank=False)
+    shown = replace(chart, series=tuple(kept for s in chart.series if len((kept := _drawable(s, chart)).x)))
+    if not shown.series or height < 6 or width < 20:
+        has_values = any(len(s.x) for s in chart.series)
+        reason = Text("only zeros: nothing to draw on these axes" if has_values and not shown.series else "", "dim")
+        reason.truncate(width, overflow="ellipsis")
+        return [legend, reason, *(Text("") for _ in range(height - 2))][:height]
+    lines = Text.from_ansi(_build(shown, width, height - 1)).split("\n", allow_blank=False)
     return [legend, *lines][:height]
 
 
@@ -71,11 +79,16 @@ def beside(charts: Sequence[Chart], width: int, height: int) -> list[Text]:
 
 
 def _legend(chart: Chart, width: int) -> Text:
-    line = Text(chart.title, style="bold", no_wrap=True, overflow="ellipsis")
-    for series in () if chart.bare else chart.series:
-        line.append("  " if line else "")
-        line.append("\u2501\u2501 ", style=f"color({series.colour})")
-        line.append(series.label, style="not bold")
+    """Title and curves; where they do not fit with thinner signs, then without the title, which is selected anyway."""
+    series = () if chart.bare else chart.series
+    for title, sign in ((chart.title, "\u2501\u2501 "), (chart.title, "\u2501 "), ("", "\u2501 ")):
+        line = Text(title, style="bold", no_wrap=True)
+        for one in series:
+            line.append("  " if line else "")
+            line.append(sign, style=f"not bold color({one.colour})")
+            line.append(one.label, style="not bold")
+        if line.cell_len <= width or not series:
+            break
     line.truncate(width, overflow="ellipsis")
     return line
 
@@ -88,9 +101,8 @@ def _build(chart: Chart, width: int, height: int) -> str:
     figure.plotsize(width, height)
     figure.theme("clear")
     for series in chart.series:
-        x, y = _thinned(series, chart, 2 * width)
-        if len(x):
-            figure.plot(list(x), list(y), marker="braille", color=series.colour)
+        x, y = _thinned(series, chart.x_log, 2 * width)
+        figure.plot(list(x), list(y), marker="braille", color=series.colour)
     figure.xscale("log" if chart.x_log else "linear")
     figure.yscale("log" if chart.y_log else "linear")
     _axes(figure, chart, width, height)
@@ -98,39 +110,45 @@ def _build(chart: Chart, width: int, height: int) -> str:
 
 
 def _axes(figure: Any, chart: Chart, width: int, height: int) -> None:
-    drawable = [s for s in chart.series if len(s.x)]
-    low = min(float(s.x.min()) for s in drawable)
-    high = max(float(s.x.max()) for s in drawable)
-    ticks = _ticks(low, high, chart.x_log, max(2, width // 14))
-    figure.xticks(ticks, [_tick(t) for t in ticks])
-    bottom, top = chart.y_range or _span(drawable, chart.y_log)
+    low = min(float(s.x.min()) for s in chart.series)
+    high = max(float(s.x.max()) for s in chart.series)
+    along = _ticks(low, high, chart.x_log, max(2, width // 14))
+    figure.xticks(along, [_tick(t) for t in along])
+    bottom, top = chart.y_range or _span(chart.series, chart.y_log)
     # plotext takes the limits of a log axis as exponents.
     figure.ylim(*((math.log10(bottom), math.log10(top)) if chart.y_log else (bottom, top)))
     for level, _ in chart.levels:
         figure.hline(level, 240)
-    marks = dict.fromkeys(_ticks(bottom, top, chart.y_log, max(2, height // 4)), "")
-    named = {t: _tick(t) for t in marks} | dict(chart.levels)
+    # A level keeps its label; a tick within a line of it would take its place.
+    near = 1.5 * (top - bottom) / max(1, height - 3)
+    ticks = _ticks(bottom, top, chart.y_log, max(2, height // 4))
+    free = [t for t in ticks if all(abs(t - level) > near for level, _ in chart.levels)]
+    named = {t: _tick(t) + chart.y_unit for t in free} | dict(chart.levels)
     figure.yticks(list(named), [f"{text:>7}" for text in named.values()])
 
 
 def _span(series: Sequence[Series], log: bool) -> tuple[float, float]:
-    values = [y for s in series for y in s.y.tolist() if y > 0 or not log]
-    low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    low, high = min(float(s.y.min()) for s in series), max(float(s.y.max()) for s in series)
     if log:
         return low, high if high > low else low * 10
     return min(0.0, low), high if high > low else low + 1.0
 
 
-def _thinned(series: Series, chart: Chart, most: int) -> tuple[Points, Points]:
+def _drawable(series: Series, chart: Chart) -> Series:
+    """Without the points that a log axis cannot show: a matrix of zeros has none."""
+    keep = (series.x > 0) | (not chart.x_log)
+    keep &= (series.y > 0) | (not chart.y_log)
+    return replace(series, x=series.x[keep], y=series.y[keep])
+
+
+def _thinned(series: Series, log: bool, most: int) -> tuple[Points, Points]:
     """At most `most` points, evenly spaced on the axis as drawn: what two dots a column can show."""
     import numpy as np
 
     x, y = series.x, series.y
-    keep = (x > 0) & (y > 0) if chart.y_log else x > (0 if chart.x_log else -1)
-    x, y = x[keep], y[keep]
     if len(x) <= most:
         return x, y
-    if chart.x_log:
+    if log:
         wanted = np.geomspace(x[0], x[-1], most)
         index = np.unique(np.searchsorted(x, wanted).clip(0, len(x) - 1))
     else:

@@ -13,16 +13,27 @@ PROG = "rankscope"
 MODEL_HELP = "org/name[@revision] on the Hub, a folder, a .safetensors or .gguf file, or demo"
 
 
+class Parser(argparse.ArgumentParser):
+    """Wrong use is one line: argparse would print the whole usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        from rankscope.engine.errors import printable
+
+        self.exit(2, f"{self.prog}: {printable(message, 500)}; see  {self.prog} --help\n")
+
+
 def threshold(text: str) -> float:
     """An energy threshold: 0.9, 90 or 90%. Above 1 the number is a percentage."""
     try:
         value = float(text.removesuffix("%"))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no threshold: write 0.9, 90 or 90%") from None
-    value = value / 100 if value > 1 or text.endswith("%") else value
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no threshold: write 0.9, 90 or 90%, and the model before it"
+        ) from None
+    value = round(value / 100 if value > 1 or text.endswith("%") else value, 12)
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no threshold: it lies above 0 and up to 100 %")
-    return round(value, 12)
+    return value
 
 
 def device(text: str) -> str:
@@ -33,7 +44,7 @@ def device(text: str) -> str:
     try:
         return check_spec(text)
     except InputError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+        raise argparse.ArgumentTypeError(str(error).removeprefix("--device is ")) from None
 
 
 def positive(text: str) -> int:
@@ -45,24 +56,24 @@ def positive(text: str) -> int:
 
 def main_tui(argv: Sequence[str] | None = None) -> int:
     """The explorer."""
-    parser = argparse.ArgumentParser("rankscope-tui", description="Explore the singular-value spectra of a model.")
+    parser = Parser("rankscope-tui", description="Explore the singular-value spectra of a model.")
     parser.add_argument("model", nargs="?", help=f"{MODEL_HELP}; none: choose among stored and cached models")
     _add_store(parser)
     _add_computing(parser)
     parser.add_argument("-t", "--threshold", type=threshold, default=0.9, help="energy threshold to start with (90%%)")
     _add_version(parser)
     args = parser.parse_args(argv)
-    return _guarded(_run_tui, args)
+    return _guarded(parser.prog, _run_tui, args)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The same engine without a screen."""
     args = _parser().parse_args(argv)
-    return _guarded(_run_headless, args)
+    return _guarded(PROG, _run_headless, args)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(PROG, description="Singular-value spectra and threshold ranks of model weights.")
+    parser = Parser(PROG, description="Singular-value spectra and threshold ranks of model weights.")
     _add_version(parser)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -127,15 +138,26 @@ def _add_version(parser: argparse.ArgumentParser) -> None:
         def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
             from importlib.metadata import version
 
-            parser.exit(message=f"{parser.prog} {version('rankscope-tui')}\n")
+            print(parser.prog, version("rankscope-tui"))  # parser.exit would write to stderr
+            parser.exit()
 
     parser.add_argument("--version", action=Version, nargs=0, help="print the version")
 
 
 def _store_root(args: argparse.Namespace) -> Path:
-    if args.store:
-        return Path(args.store).expanduser()
-    from rankscope.store.spectra import default_root
+    from rankscope.engine.errors import InputError, printable
+
+    try:
+        root = Path(args.store).expanduser() if args.store else _default_root()
+    except RuntimeError:  # ~nobody
+        raise InputError(f"the store {printable(args.store or '')} names a home folder that does not exist") from None
+    if root.exists() and not root.is_dir():
+        raise InputError(f"the store {printable(str(root))} is not a folder: name one with --store DIR")
+    return root
+
+
+def _default_root() -> Path:
+    from rankscope.store.folders import default_root
 
     return default_root()
 
@@ -156,11 +178,11 @@ def _run_headless(args: argparse.Namespace) -> int:
     return command(args, _store_root(args))
 
 
-def _guarded(run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+def _guarded(prog: str, run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
     """Bad input is one line and exit code 2; a closed pipe and ctrl+c are no errors of ours."""
     # numpy is only used for light work here: its BLAS need not start a thread per core.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from rankscope.engine.errors import InputError
+    from rankscope.engine.errors import InputError, printable
 
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -168,12 +190,16 @@ def _guarded(run: Callable[[argparse.Namespace], int], args: argparse.Namespace)
     try:
         return run(args)
     except InputError as error:
-        print(f"{PROG}: {error}", file=sys.stderr)
+        print(f"{prog}: {printable(str(error), 1000)}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         _leave(0)
+    except OSError as error:  # a store that cannot be read, a full disk
+        at = f"{error.filename}: " if error.filename else ""
+        print(f"{prog}: {printable(f'{at}{error.strerror or error}', 1000)}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
-        print(f"{PROG}: stopped; what was saved is kept", file=sys.stderr)
+        print(f"{prog}: stopped; what was saved is kept", file=sys.stderr)
         _leave(130)
 
 

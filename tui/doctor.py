@@ -31,6 +31,16 @@ def findings(root: Path) -> Iterator[tuple[str, str]]:
     yield "terminal", ", ".join(f"{name}={value}" for name, value in seen.items() if value) or "none"
 
 
+def is_writable(folder: Path) -> bool:
+    """Whether files can be made in a folder, or the folder itself where it does not exist yet."""
+    nearest = _nearest(folder)
+    return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
+
+
+def _nearest(folder: Path) -> Path:
+    return next(p for p in (folder, *folder.absolute().parents) if p.exists())
+
+
 def _version(name: str) -> str:
     try:
         return version(name)
@@ -53,9 +63,8 @@ def _devices() -> Iterator[tuple[str, str]]:
 
 def _store(root: Path) -> Iterator[tuple[str, str]]:
     models = stored_models(root)
-    nearest = next(p for p in (root, *root.absolute().parents) if p.exists())
-    writable = "writable" if os.access(nearest, os.W_OK) else "NOT writable"
-    free = shutil.disk_usage(nearest).free / 1e9
+    writable = "writable" if is_writable(root) else "NOT writable"
+    free = shutil.disk_usage(_nearest(root)).free / 1e9
     size = sum(model.size for model in models) / 1e6
     yield "store", f"{root}: {len(models)} models, {size:.1f} MB; {writable}, {free:.0f} GB free"
 

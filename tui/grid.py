@@ -97,7 +97,7 @@ class Selection:
             return found[0].address
         if self.row is None:
             what = f"{self.column.block}.{self.column.role}" if self.column else "all projections"
-            return f"{what} over {len(grid.rows)} layers"
+            return f"{what} over {len(grid.rows)} layers" if grid.rows else "the model: no layers, see other"
         parts = [self.row.tower, "layers", str(self.row.layer)]
         parts += [self.column.block, self.column.role] if self.column else [self.block or ""]
         return ".".join(filter(None, parts))
@@ -109,7 +109,15 @@ class Selection:
         if self.row is None:
             return replace(self, row=grid.rows[0], single=None)
         index = grid.rows.index(self.row) if self.row in grid.rows else 0
-        return replace(self, row=grid.rows[max(0, min(len(grid.rows) - 1, index + step))], single=None)
+        return self.in_row(grid, grid.rows[max(0, min(len(grid.rows) - 1, index + step))])
+
+    def in_row(self, grid: Grid, row: Row) -> Selection:
+        """The same in this layer: an expert stays the expert of its number where the layer has it."""
+        there = replace(self, row=row, single=None)
+        if self.single is None:
+            return there
+        same = (p for p in there.projections(grid) if p.expert == self.single.expert)
+        return replace(there, single=next(same, None)) if self.column else there
 
     def step_role(self, grid: Grid, step: int) -> Selection:
         """The next or previous role, in the same layer or over all layers; the ends hold."""

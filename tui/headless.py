@@ -8,6 +8,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from rich.text import Text
 
+from rankscope.engine.checkpoint import demo_file
 from rankscope.engine.engine import Settings
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.events import Event, Notice, Progress
@@ -25,13 +27,16 @@ from rankscope.store.export import export as write_export
 from rankscope.store.export import row
 from rankscope.store.spectra import SpectraStore, remove_model, stored_models
 
+from .doctor import is_writable
 from .grid import make_grid
 from .session import Model, Session, State, open_model, open_stored
-from .tables import make_console, plain_table, rank_table
+from .tables import add_columns, make_console, plain_table, rank_tables
 from .text import byte_size, describe, percent
 
 _LINE_SECONDS = 5.0
 """Between two progress lines where stderr is no terminal."""
+_BAR = 16
+"""Characters of the bar: the numbers beside it need the other 64 of a narrow terminal."""
 
 
 def scan(args: Namespace, root: Path) -> int:
@@ -50,6 +55,8 @@ def scan(args: Namespace, root: Path) -> int:
             session.engine.close(timeout=0.5)
         if not args.json:
             _print_tables(session, wanted, args.threshold or DEFAULT_THRESHOLDS)
+    if model.checkpoint is None:
+        _say(f"the weights of {model.name} cannot be opened: this is what is stored of them, and may be a part")
     failed = [p for p in wanted if session.state(p) is State.FAILED]
     for projection in failed:
         _say(f"failed: {projection.address}: {session.failures[projection.key]}")
@@ -58,8 +65,10 @@ def scan(args: Namespace, root: Path) -> int:
 
 def show(args: Namespace, root: Path) -> int:
     """The tables from the store; 2 where nothing is stored."""
-    session, stored = _stored(args.model, args.filter, root)
-    _print_tables(session, stored, args.threshold or DEFAULT_THRESHOLDS)
+    session, wanted, stored = _stored(args.model, args.filter, root)
+    _print_tables(session, wanted, args.threshold or DEFAULT_THRESHOLDS)
+    if missing := len(wanted) - len(stored):
+        _say(f"{missing} of {len(wanted)} are not computed yet")
     return 0
 
 
@@ -74,8 +83,7 @@ def tree(args: Namespace, root: Path) -> int:
         return 0
     console = make_console()
     table = plain_table(console)
-    for heading in ("address", "shape", "dtype", "state"):
-        table.add_column(heading)
+    add_columns(table, "address", "shape", "dtype", "state")
     for p in model.tree.projections:
         shape = f"{p.rows} x {p.cols}" if p.rows else ""
         state = p.problem or p.note or session.state(p)
@@ -86,7 +94,7 @@ def tree(args: Namespace, root: Path) -> int:
 
 def export(args: Namespace, root: Path) -> int:
     """One file of what is stored; 1 if that is a part of the model, 2 if nothing."""
-    session, stored = _stored(args.model, args.filter, root)
+    session, wanted, stored = _stored(args.model, args.filter, root)
     entries = [entry for p in stored if (entry := session.entry(p)) is not None]
     values = session.store.values([p.key for p in stored])
     try:
@@ -95,7 +103,6 @@ def export(args: Namespace, root: Path) -> int:
         raise InputError(str(error)) from None
     except OSError as error:
         raise InputError(f"cannot write {printable(args.output)}: {error.strerror or error}") from None
-    wanted = _wanted(session.model.tree, args.filter)
     missing = len(wanted) - len(stored)
     _say(f"{len(stored)} spectra in {args.output}" + (f"; {missing} are not computed yet" if missing else ""))
     return 1 if missing else 0
@@ -105,8 +112,7 @@ def ls(args: Namespace, root: Path) -> int:
     """The models that have spectra."""
     console = make_console()
     table = plain_table(console)
-    for heading in ("model", "spectra", "size", "last computed"):
-        table.add_column(heading, justify="right" if heading in ("spectra", "size") else "left")
+    add_columns(table, "model", "spectra", "size", "last computed", right=("spectra", "size"))
     for found in stored_models(root):
         when = found.computed_at[:16].replace("T", " ")
         table.add_row(Text(printable(found.name)), str(found.spectra), byte_size(found.size), when)
@@ -119,11 +125,15 @@ def ls(args: Namespace, root: Path) -> int:
 
 def rm(args: Namespace, root: Path) -> int:
     """Remove the spectra of one model."""
-    found = open_stored(args.model, root)
+    found = open_stored(str(demo_file()) if args.model == "demo" else args.model, root)
     if found is None:
         raise InputError(f"nothing is stored of {printable(args.model)}: see  rankscope ls")
-    remove_model(root, found.folder)
-    _say(f"removed {len(found.tree.projections)} spectra of {printable(found.name)}")
+    count = len(SpectraStore(root, found.folder).entries())
+    try:
+        remove_model(root, found.folder)
+    except ValueError as error:
+        raise InputError(f"{error}: remove it by hand") from None
+    _say(f"removed {count} spectra of {found.name}")
     return 0
 
 
@@ -135,7 +145,7 @@ def doctor(args: Namespace, root: Path) -> int:
     table = plain_table(console)
     table.show_header = False
     table.add_column(no_wrap=True)
-    table.add_column()
+    table.add_column(overflow="fold")
     for name, text in findings(root):
         table.add_row(Text(name), Text(printable(text, 1000)))
     console.print(table)
@@ -150,15 +160,16 @@ def _wanted(tree: Tree, pattern: str | None) -> list[Projection]:
     return wanted
 
 
-def _stored(name: str, pattern: str | None, root: Path) -> tuple[Session, list[Projection]]:
-    """A session on what is stored, without a download; InputError where that is nothing."""
+def _stored(name: str, pattern: str | None, root: Path) -> tuple[Session, list[Projection], list[Projection]]:
+    """A session without a download, what is wanted, and what of it is stored; InputError where that is nothing."""
     model = open_model(name, root, download=False)
     session = Session(model, SpectraStore(root, model.folder), lambda _: None, Settings())
     session.load()
-    stored = [p for p in model.tree.scanned(pattern) if session.entry(p) is not None]
+    wanted = _wanted(model.tree, pattern)
+    stored = [p for p in wanted if session.entry(p) is not None]
     if not stored:
         raise InputError(f"nothing is stored of {printable(name)}: run  rankscope scan {printable(name)}")
-    return session, stored
+    return session, wanted, stored
 
 
 def _compute(
@@ -170,16 +181,20 @@ def _compute(
 ) -> None:
     """Run the engine to the end, printing rows as they are saved and progress on stderr."""
     stored = [] if recompute else [p for p in wanted if session.entry(p) is not None]
+    for threshold in json_thresholds or ():
+        session.load_ranks(stored, threshold)
     for projection in stored if json_thresholds else []:
         _print_row(session, projection, json_thresholds or ())
     by_key = {p.key: p for p in wanted}
     missing = [p for p in wanted if recompute or session.entry(p) is None]
     if not missing:
         return
+    if session.model.checkpoint and not is_writable(session.store.folder):
+        raise InputError(f"cannot write to the store {session.store.folder}: name another with --store DIR")
     session.compute(missing, recompute=recompute)
     with _progress_display() as display:
         while session.progress is None or session.progress.busy:
-            batch = events.get()
+            batch = _next_batch(events)
             changed = session.apply(batch)
             for notice in (event for event in batch if isinstance(event, Notice)):
                 if notice.fatal:
@@ -192,6 +207,14 @@ def _compute(
                     _print_row(session, by_key[key], json_thresholds)
 
 
+def _next_batch(events: queue.SimpleQueue[tuple[Event, ...]]) -> tuple[Event, ...]:
+    """Empty after some seconds without any: a large matrix takes minutes, and progress is due."""
+    try:
+        return events.get(timeout=_LINE_SECONDS)
+    except queue.Empty:
+        return ()
+
+
 def _print_row(session: Session, projection: Projection, thresholds: Iterable[float]) -> None:
     """One JSON line on stdout, flushed: a reader behind a pipe sees it as soon as it is saved."""
     state = session.state(projection)
@@ -201,30 +224,37 @@ def _print_row(session: Session, projection: Projection, thresholds: Iterable[fl
         for threshold in thresholds:
             session.load_ranks([projection], threshold)
         ranks = {t: k for t in thresholds if (k := session.rank(projection, t)) is not None}
-    error = session.failures.get(projection.key) or projection.problem
-    made: dict[str, Any] = row(projection, entry, str(state), error, ranks)
+    error = session.failures.get(projection.key) or projection.problem or (projection.note if entry is None else "")
+    made: dict[str, Any] = row(projection, entry, str(state), error or None, ranks)
     print(json.dumps(made, allow_nan=False), flush=True)
 
 
 def _print_tables(session: Session, projections: Sequence[Projection], thresholds: Sequence[float]) -> None:
     console = make_console()
+    thresholds = tuple(dict.fromkeys(thresholds))
     for threshold in thresholds:
         session.load_ranks(projections, threshold)
     grid = make_grid(projections)
-    for threshold in thresholds:
-        if grid.rows:
-            console.print(rank_table(console, grid, lambda p, t=threshold: session.rank(p, t), threshold))  # type: ignore[misc]
+    for threshold in thresholds if grid.rows else ():
+        for table in rank_tables(console, grid, partial(_shown_rank, session, threshold), threshold):
+            console.print(table)
             console.print()
     loose = [p for p in projections if p.layer is None]
     if loose:
         table = plain_table(console)
-        table.add_column("tensor")
+        add_columns(table, "tensor")
         for threshold in thresholds:
             table.add_column(f"k{percent(threshold)}", justify="right")
         for p in loose:
             ranks = [session.rank(p, t) for t in thresholds]
             table.add_row(Text(p.address), *("." if k is None else str(k) for k in ranks))
         console.print(table)
+
+
+def _shown_rank(session: Session, threshold: float, projection: Projection) -> int | str:
+    """The rank, "!" where computing failed, "." where it is not computed."""
+    rank = session.rank(projection, threshold)
+    return rank if rank is not None else "!" if session.state(projection) is State.FAILED else "."
 
 
 def _say_opened(model: Model, session: Session) -> None:
@@ -234,13 +264,13 @@ def _say_opened(model: Model, session: Session) -> None:
     for warning in checkpoint.warnings:
         _say(warning)
     if checkpoint.quantisation:
-        _say(f"{printable(model.name)} is quantised: these are spectra of its {checkpoint.quantisation} weights")
+        _say(f"{model.name} is quantised: these are spectra of its {checkpoint.quantisation} weights")
     for path, sentence in session.store.damaged:
         _say(f"{path}: {sentence}")
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text, 1000), file=sys.stderr, flush=True)
 
 
 class _Lines:
@@ -265,8 +295,14 @@ class _Bars:
     """Progress on a terminal: a bar."""
 
     def __init__(self) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self._bar = Bar(*columns, TextColumn("{task.fields[rest]}"), console=make_console(stderr=True))
+        columns = (TextColumn("{task.description}"), BarColumn(_BAR), MofNCompleteColumn(), TimeElapsedColumn())
+        # Rich would print the rows above the bar, on stderr, even where stdout is a file.
+        self._bar = Bar(
+            *columns,
+            TextColumn("{task.fields[rest]}"),
+            console=make_console(stderr=True),
+            redirect_stdout=sys.stdout.isatty(),
+        )
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -278,7 +314,8 @@ class _Bars:
 
     def update(self, progress: Progress) -> None:
         done = progress.done + progress.failed
-        label = ", ".join(progress.devices) or "starting"
+        found = progress.devices
+        label = f"{len(found)} devices" if len(found) > 1 else "".join(found) or "starting"
         rest = describe(progress).partition("  ")[2]
         self._bar.update(self._task, description=label, total=progress.total, completed=done, rest=rest)
 

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from textual.binding import Binding, BindingType
 
+MOVES_FOCUS = ("filter", "command", "pane", "next_pane")
+"""Actions that run before the next key is handed to a pane: "3j" and ":12" may arrive in one packet."""
+
 
 def _keys(*rows: tuple[str, str, str, str, str]) -> list[BindingType]:
     return [
-        Binding(key, action, name, id=ident, tooltip=tooltip, show=False) for key, action, name, ident, tooltip in rows
+        Binding(key, action, name, id=ident, tooltip=tooltip, show=False, priority=is_first(action))
+        for key, action, name, ident, tooltip in rows
     ]
+
+
+def is_first(action: str) -> bool:
+    """Whether an action changes where the next key goes."""
+    return action.partition("(")[0] in MOVES_FOCUS
 
 
 EXPLORER = _keys(
@@ -26,7 +35,7 @@ EXPLORER = _keys(
     ("t", "threshold(1)", "next threshold", "threshold.next", "Next energy threshold; :t 97 for any"),
     ("T", "threshold(-1)", "previous threshold", "threshold.previous", "Previous energy threshold"),
     ("a", "axes", "axes", "axes", "Axes: log x log, log y, linear"),
-    ("enter", "compute", "compute", "compute", "Compute the selection, before anything that waits"),
+    ("enter", "compute", "compute", "compute", "Compute the selection first; open what is computed"),
     ("s", "scan", "scan", "scan", "Compute what the filter leaves"),
     ("x", "stop", "stop", "stop", "Stop the scan after the running projection"),
     ("slash", "filter", "filter", "filter", "Filter by address: key, layers.3, *.mlp.*"),
@@ -49,7 +58,7 @@ TREE = _keys(
     ("pageup,ctrl+u", "page_up", "page up", "tree.page_up", "A page up"),
     ("pagedown,ctrl+d", "page_down", "page down", "tree.page_down", "A page down"),
     # The tree's own enter would open the node; here it computes, as everywhere.
-    ("enter", "screen.compute", "compute", "tree.compute", "Compute the selection; opens what is computed"),
+    ("enter", "screen.compute", "compute", "tree.compute", "Compute the selection; open what is computed"),
 )
 
 HEATMAP = _keys(
@@ -68,7 +77,36 @@ CHART = _keys(
     ("up,k", "step(-1)", "previous layer", "chart.previous", "The same in the previous layer"),
 )
 
-APP = _keys(("ctrl+c", "interrupt", "stop", "interrupt", "Stop; twice quits"))
+APP = _keys(
+    ("ctrl+c", "interrupt", "interrupt", "interrupt", "Stop; twice quits"),
+    ("ctrl+q", "quit", "quit at once", "quit_at_once", "Quit, from a question or a command line too"),
+)
+
+PANES = {"tree": TREE, "heatmap": HEATMAP, "chart": CHART}
+
+PROMPT: list[BindingType] = [
+    # ctrl+c before the input line, which would take it for copying.
+    Binding("escape,ctrl+c", "cancel", "back", id="prompt.cancel", tooltip="Back", show=False, priority=True)
+]
+
+CONFIRM = _keys(
+    ("enter,y", "answer(True)", "yes", "confirm.yes", "Yes"),
+    ("escape,n,q", "answer(False)", "no", "confirm.no", "No"),
+)
+
+HELP = _keys(
+    ("escape,question_mark,q,backspace,enter", "close", "close", "help.close", "Close"),
+    ("down,j", "scroll(1)", "down", "help.down", "Line down"),
+    ("up,k", "scroll(-1)", "up", "help.up", "Line up"),
+    ("pagedown,ctrl+d,space", "scroll(10)", "page down", "help.page_down", "Ten lines down"),
+    ("pageup,ctrl+u", "scroll(-10)", "page up", "help.page_up", "Ten lines up"),
+)
+
+PICKER = _keys(
+    ("j", "cursor(1)", "down", "picker.down", "Next model"),
+    ("k", "cursor(-1)", "up", "picker.up", "Previous model"),
+    ("escape,q,ctrl+c", "leave", "quit", "picker.quit", "Quit"),
+)
 
 
 def shown_keys(binding: Binding) -> str:

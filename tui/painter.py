@@ -118,7 +118,9 @@ def readout(session: Session, request: Request) -> Text:
     selected = request.selection.projections(request.grid)
     done = [p for p in selected if session.entry(p) is not None]
     if len(selected) == 1:
-        return _single(session, selected[0], request.thresholds)
+        return _single(session, selected[0], request.thresholds, request.width)
+    if not selected:
+        return Text("nothing is selected", "dim")
     if not done:
         return Text(f"{len(selected)} projections, none computed yet: enter computes them", "dim")
     ranks = [k for p in done if (k := session.rank(p, request.threshold)) is not None]
@@ -127,7 +129,7 @@ def readout(session: Session, request: Request) -> Text:
     return Text("  ".join(filter(None, [f"{len(done)} of {len(selected)} computed", spread])))
 
 
-def _single(session: Session, p: Projection, thresholds: tuple[float, ...]) -> Text:
+def _single(session: Session, p: Projection, thresholds: tuple[float, ...], width: int) -> Text:
     entry = session.entry(p)
     if entry is None:
         state = session.state(p)
@@ -141,4 +143,6 @@ def _single(session: Session, p: Projection, thresholds: tuple[float, ...]) -> T
     if entry.effective_rank is not None and entry.stable_rank is not None:
         parts += [f"effective rank {entry.effective_rank:.1f}", f"stable rank {entry.stable_rank:.2f}"]
     parts += [f"sigma_1 {entry.sigma_max:.4g}", f"floor {entry.noise_floor:.0e}", entry.solver, entry.device]
+    while len(parts) > 1 and len("  ".join(parts)) > width:
+        parts.pop()  # a number that does not fit is left out whole, not cut
     return Text("  ".join(parts), no_wrap=True)

@@ -50,7 +50,7 @@ def open_model(model: str, root: Path, *, download: bool = True) -> Model:
     Raises:
         InputError: neither can be had.
     """
-    from rankscope.store.spectra import model_folder
+    from rankscope.store.folders import model_folder
 
     try:
         checkpoint = open_checkpoint(model, download=download)
@@ -63,7 +63,8 @@ def open_model(model: str, root: Path, *, download: bool = True) -> Model:
 
 def open_stored(model: str, root: Path) -> Model | None:
     """The stored spectra of a model by its name, path or folder in the store; the newest per address."""
-    from rankscope.store.spectra import SpectraStore, model_folder, stored_models
+    from rankscope.store.folders import model_folder
+    from rankscope.store.spectra import SpectraStore, stored_models
 
     wanted = {model, model_folder(Path(model).expanduser()), model_folder(model.partition("@")[0])}
     for stored in stored_models(root):

@@ -16,7 +16,7 @@ def run_app(args: Namespace, root: Path) -> int:
     if name is None:
         from .screens.picker import Picker
 
-        name = Picker(root).run()
+        name = Picker(root).run(mouse=False)
         if name is None:
             return 0
     model = open_model(name, root)
@@ -27,7 +27,7 @@ def run_app(args: Namespace, root: Path) -> int:
     from .app import CLOSE_SECONDS, RankScopeApp
 
     app = RankScopeApp(model, SpectraStore(root, model.folder), args.device, args.threads, args.threshold)
-    app.run()
+    app.run(mouse=False)  # keyboard only: the mouse stays the terminal's, for selecting text
     app.explorer.painter.close()
     if not app.session.close(CLOSE_SECONDS):
         # Everything finished is saved; a thread inside LAPACK would hold up or crash an orderly exit.

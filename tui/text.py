@@ -12,7 +12,8 @@ def percent(threshold: float) -> str:
 
 def describe(progress: Progress) -> str:
     """`143/210  31/s  ETA 2 s  0 failed`."""
-    parts = [f"{progress.done}/{progress.total}", f"{progress.rate:.3g}/s"]
+    rate = float(f"{progress.rate:.3g}")
+    parts = [f"{progress.done}/{progress.total}", f"{rate:g}/s"]
     if progress.busy and progress.eta is not None:
         parts.append(f"ETA {duration(progress.eta)}")
     return "  ".join([*parts, f"{progress.failed} failed"])

@@ -43,10 +43,10 @@ def thin(projections: Sequence[Projection], most: int = MAX_SERIES) -> list[Proj
 
 
 def spectrum_chart(session: Session, shown: Sequence[Projection], title: str, axes: Axes) -> Chart:
-    """Singular values against their index, one curve a projection."""
+    """Singular values against their index, one curve a projection, as far as they are known."""
     series = [
         Series(label, np.arange(1.0, len(values) + 1), values, colour)
-        for label, values, colour in _curves(session, shown)
+        for label, values, colour in _curves(session, shown, above_noise=axes is not Axes.LINEAR)
     ]
     return Chart(title, tuple(series), x_log=axes is Axes.LOG_LOG, y_log=axes is not Axes.LINEAR)
 
@@ -60,7 +60,7 @@ def energy_chart(
         for label, values, colour in _curves(session, shown)
     ]
     levels = tuple((100.0 * t, f"{percent(t)} %") for t in thresholds)
-    return Chart(title, tuple(series), x_log=axes is Axes.LOG_LOG, y_range=(0.0, 100.0), levels=levels)
+    return Chart(title, tuple(series), x_log=axes is Axes.LOG_LOG, y_range=(0.0, 100.0), y_unit=" %", levels=levels)
 
 
 def layers_chart(session: Session, grid: Grid, columns: Sequence[Column], threshold: float) -> Chart:
@@ -85,12 +85,17 @@ def layer_columns(grid: Grid, selection: Selection) -> list[Column]:
     return chosen[:MAX_SERIES]
 
 
-def _curves(session: Session, shown: Sequence[Projection]) -> list[tuple[str, np.ndarray, int]]:
-    return [
-        (_label(p, shown), values, COLOURS[i % len(COLOURS)])
-        for i, p in enumerate(shown)
-        if (values := session.values(p)) is not None
-    ]
+def _curves(
+    session: Session, shown: Sequence[Projection], above_noise: bool = False
+) -> list[tuple[str, np.ndarray, int]]:
+    curves = []
+    for number, p in enumerate(shown):
+        values, entry = session.values(p), session.entry(p)
+        if values is not None and entry is not None:
+            # Of a value below the solver's floor is known that it is below, and no more.
+            known = values[values > entry.noise_floor] if above_noise else values
+            curves.append((_label(p, shown), known if len(known) else values, COLOURS[number % len(COLOURS)]))
+    return curves
 
 
 def _label(p: Projection, among: Sequence[Projection]) -> str:
@@ -102,5 +107,5 @@ def _label(p: Projection, among: Sequence[Projection]) -> str:
         same_role = sum(1 for q in among if q.role == p.role and q.layer == p.layer and q.expert == p.expert) > 1
         parts.append(f"{p.block}.{p.role}" if same_role else p.role)
     if p.expert is not None:
-        parts.append(f"expert {p.expert}")
+        parts.append(f"e{p.expert}")
     return " ".join(parts)

@@ -197,7 +197,7 @@ def test_a_gated_repo(hub: HubServer, files: dict[str, bytes], monkeypatch: pyte
 def test_no_network_and_not_cached(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.stop()
     line = refusal(NAME, download=True)
-    assert f"{NAME} is not in the local cache" in line
+    assert f"{NAME} is neither a file or folder here nor in the local cache" in line
     assert "cannot reach the Hub" in line
     assert "not in the local Hub cache" in refusal(NAME, download=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

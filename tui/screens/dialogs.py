@@ -13,16 +13,13 @@ from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from ..keys import shown_keys
+from .. import keys
 
 
 class Confirm(ModalScreen[bool]):
     """A question answered by enter or y, esc or n."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter,y", "answer(True)", "yes", id="confirm.yes"),
-        Binding("escape,n,q", "answer(False)", "no", id="confirm.no"),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = keys.CONFIRM
 
     def __init__(self, title: str, lines: Iterable[str]) -> None:
         super().__init__()
@@ -40,29 +37,32 @@ class Confirm(ModalScreen[bool]):
 
 
 class Help(ModalScreen[None]):
-    """The keys of the explorer and of the pane that has the focus."""
+    """The keys of the explorer and of the pane that has the focus, and what the marks mean."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,question_mark,q,backspace,enter", "close", "close", id="help.close"),
-        Binding("down,j", "scroll(1)", "down", id="help.down"),
-        Binding("up,k", "scroll(-1)", "up", id="help.up"),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = keys.HELP
 
-    def __init__(self, sections: Iterable[tuple[str, Iterable[BindingType]]]) -> None:
+    def __init__(
+        self, sections: Iterable[tuple[str, Iterable[BindingType]]], legend: Iterable[tuple[str, str]]
+    ) -> None:
         super().__init__()
-        self._sections = [(title, list(bindings)) for title, bindings in sections]
+        self._sections = [
+            *(
+                (title, [(keys.shown_keys(b), b.tooltip) for b in bound if isinstance(b, Binding)])
+                for title, bound in sections
+            ),
+            ("marks in tree and heatmap", list(legend)),
+        ]
 
     def compose(self) -> ComposeResult:
         table = Table.grid(padding=(0, 2))
-        for number, (title, bindings) in enumerate(self._sections):
+        for number, (title, rows) in enumerate(self._sections):
             table.add_row(*(("", "") if number else ()))
-            table.add_row(Text(title, style="bold"), "")
-            for binding in bindings:
-                if isinstance(binding, Binding):
-                    table.add_row(Text(shown_keys(binding)), Text(binding.tooltip))
+            table.add_row("", Text(title, style="bold"))
+            for key, text in rows:
+                table.add_row(Text(key), Text(text))
         with VerticalScroll(id="box") as box:
             box.border_title = "keys"
-            box.border_subtitle = "esc closes"
+            box.border_subtitle = "j k scroll   esc closes"
             yield Static(table)
 
     def action_close(self) -> None:
@@ -70,5 +70,5 @@ class Help(ModalScreen[None]):
         self.dismiss(None)
 
     def action_scroll(self, lines: int) -> None:
-        """A line up or down."""
+        """Lines up or down."""
         self.query_one(VerticalScroll).scroll_relative(y=lines, animate=False)

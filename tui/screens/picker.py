@@ -7,11 +7,13 @@ from typing import ClassVar
 
 from rich.text import Text
 from textual.app import App, ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from rankscope.engine.errors import printable
+
+from .. import keys
 
 
 class Picker(App[str]):
@@ -19,11 +21,7 @@ class Picker(App[str]):
 
     CSS_PATH = "../app.tcss"
     ENABLE_COMMAND_PALETTE = False
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("j", "cursor(1)", "down", id="picker.down"),
-        Binding("k", "cursor(-1)", "up", id="picker.up"),
-        Binding("escape,q,ctrl+c", "leave", "quit", id="picker.quit"),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = keys.PICKER
 
     def __init__(self, root: Path) -> None:
         super().__init__()

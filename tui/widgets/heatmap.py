@@ -6,7 +6,7 @@ and 4.4, and 83 ms against 1.2 s at 61 layers x 256 experts.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import median
 from typing import ClassVar
@@ -22,7 +22,7 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from .. import keys
-from ..grid import Column, Grid, Row
+from ..grid import Column, Grid, Row, Selection
 
 HEADER = 2
 GAP = 2
@@ -70,8 +70,8 @@ def fold(cells: list[Cell]) -> Cell:
     return Cell(next((m for m in "*!:." if any(c.mark == m for c in cells)), "-"))
 
 
-class Heatmap(ScrollView, can_focus=True):
-    """`look` tells what a cell shows; `cursor` is (row, column) in the grid."""
+class Heatmap(ScrollView, can_focus=True, inherit_bindings=False):
+    """`look` tells what a cell shows; `cursor`, from where the keys move, is (row, column) in the grid."""
 
     BINDINGS: ClassVar[list[BindingType]] = keys.HEATMAP
 
@@ -88,6 +88,7 @@ class Heatmap(ScrollView, can_focus=True):
         self._look = look
         self.grid = Grid((), (), {})
         self.cursor = (0, 0)
+        self.selection = Selection()
         self._lefts: list[int] = []
         self._widths: list[int] = []
         self._label_width = 5
@@ -118,16 +119,27 @@ class Heatmap(ScrollView, can_focus=True):
             left += width
         self.virtual_size = Size(self._label_width + left + 1, HEADER + len(grid.rows))
 
+    @property
+    def lines_needed(self) -> int:
+        """Lines that show every layer, with header and border."""
+        return len(self.grid.rows) + HEADER + 2
+
     def update_cells(self) -> None:
         """Some cells changed: look at them again."""
         self._cells.clear()
         self.refresh()
 
-    def put_cursor(self, row: Row | None, column: Column | None) -> None:
-        """Follow the selection, without telling anyone."""
-        at_row = self.grid.rows.index(row) if row in self.grid.rows else self.cursor[0]
-        at_column = self.grid.columns.index(column) if column in self.grid.columns else self.cursor[1]
-        self._go(at_row, at_column)
+    def show_selection(self, selection: Selection) -> None:
+        """Mark what is selected, a cell or several, and go there, without telling anyone."""
+        old, self.selection = self.selection, selection
+        rows, columns = self.grid.rows, self.grid.columns
+        in_block = [n for n, c in enumerate(columns) if c.block == selection.block]
+        column = columns.index(selection.column) if selection.column in columns else (in_block or [self.cursor[1]])[0]
+        self._go(rows.index(selection.row) if selection.row in rows else self.cursor[0], column)
+        if old.row is None or selection.row is None:  # a role: its marks are in every line
+            self.refresh()
+        elif old != selection:
+            self._refresh_rows(rows.index(row) for row in (old.row, selection.row) if row in rows)
 
     def action_move(self, rows: int, columns: int) -> None:
         """One cell further."""
@@ -185,13 +197,20 @@ class Heatmap(ScrollView, can_focus=True):
             if number and column.block != self.grid.columns[number - 1].block:
                 segments.append(Segment(" " * GAP))
             cell = self._cell(row, number)
-            if at == (row, number):
+            if self._is_selected(row, column):
                 segments.append(Segment(f"[{cell.text}]".rjust(width), cell.style + Style(bold=True, reverse=True)))
             else:
                 segments.append(Segment(f"{cell.text} ".rjust(width), cell.style))
         here = Style(bold=True) if at[0] == row else Style(dim=True)
         mark = ">" if at[0] == row else " "
         return Segment(f"{mark}{self.grid.rows[row].label:>{self._label_width - 3}}  ", here), segments
+
+    def _is_selected(self, row: int, column: Column) -> bool:
+        selected = self.selection
+        if selected.row is None:
+            return selected.column == column
+        in_column = selected.column == column or (selected.column is None and selected.block in (None, column.block))
+        return in_column and selected.row == self.grid.rows[row]
 
     def _cell(self, row: int, column: int) -> Cell:
         found = self._cells.get((row, column))
@@ -208,22 +227,22 @@ class Heatmap(ScrollView, can_focus=True):
     def _travel(self, row: int, column: int) -> None:
         if not self.grid.rows:
             return
-        self._go(row, column)
-        self.post_message(self.Moved(self.grid.rows[self.cursor[0]], self.grid.columns[self.cursor[1]]))
+        at_row, at_column = self._inside(row, column)
+        self.show_selection(Selection(self.grid.rows[at_row], self.grid.columns[at_column]))
+        self.post_message(self.Moved(self.grid.rows[at_row], self.grid.columns[at_column]))
 
     def _go(self, row: int, column: int) -> None:
         old, self.cursor = self.cursor, self._inside(row, column)
         if old == self.cursor or not self.grid.rows:
             return
         self._reveal()
-        top = HEADER - self.scroll_offset.y
-        width = self.size.width
-        lines = (
-            {HEADER - 1, old[0] + top, self.cursor[0] + top}
-            if old[1] != self.cursor[1]
-            else {old[0] + top, self.cursor[0] + top}
-        )
-        self.refresh(*(Region(0, y, width, 1) for y in lines if 0 < y < self.size.height))
+        self._refresh_rows((old[0], self.cursor[0]))
+        if old[1] != self.cursor[1]:
+            self.refresh(Region(0, HEADER - 1, self.size.width, 1))
+
+    def _refresh_rows(self, rows: Iterable[int]) -> None:
+        lines = {HEADER + row - self.scroll_offset.y for row in rows}
+        self.refresh(*(Region(0, y, self.size.width, 1) for y in lines if HEADER <= y < self.size.height))
 
     def _reveal(self) -> None:
         """Scroll by half a page when the cursor leaves the view: 1.9 kB a key where line by line costs 12.6."""

@@ -6,9 +6,13 @@ from typing import ClassVar
 
 from rich.table import Table
 from rich.text import Text
+from textual.app import ComposeResult
 from textual.binding import BindingType
+from textual.containers import Horizontal
 from textual.message import Message
 from textual.widgets import Input, Static
+
+from .. import keys
 
 
 class Line(Static):
@@ -27,7 +31,7 @@ class Line(Static):
         self.update(line)
 
 
-class Prompt(Input):
+class Prompt(Horizontal):
     """The line for a filter ("/") or a command (":"); hidden while it is not in use."""
 
     class Answered(Message):
@@ -38,21 +42,29 @@ class Prompt(Input):
             self.kind = kind
             self.text = text
 
-    BINDINGS: ClassVar[list[BindingType]] = [("escape", "cancel", "cancel")]
+    BINDINGS: ClassVar[list[BindingType]] = keys.PROMPT
 
     def __init__(self, **kwargs: str) -> None:
-        super().__init__(compact=True, select_on_focus=False, **kwargs)  # type: ignore[arg-type]
+        super().__init__(**kwargs)  # type: ignore[arg-type]
         self.kind = ""
         self.display = False
+        self._sign = Static(id="sign")
+        self._input = Input(compact=True, select_on_focus=False)
+        self._input.cursor_blink = False  # idle is silent
+
+    def compose(self) -> ComposeResult:
+        yield self._sign
+        yield self._input
 
     def ask(self, kind: str, text: str, hint: str) -> None:
         """Open, with a text to edit."""
         self.kind = kind
-        self.value = text
-        self.placeholder = hint
-        self.border_title = kind
+        self._sign.update(kind)
+        self._input.value = text
+        self._input.cursor_position = len(text)
+        self._input.placeholder = hint
         self.display = True
-        self.focus()
+        self.screen.set_focus(self._input)  # at once: the next key may be in the queue already
 
     def action_cancel(self) -> None:
         """Go back without an answer."""

@@ -6,7 +6,7 @@ Children are made when a node is opened: 1 ms for a model of 49,000 nodes that t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from rich.style import Style
@@ -20,6 +20,7 @@ from rankscope.engine.spectrum import Projection
 
 from .. import keys
 from ..grid import Column, Grid, Row, Selection
+from ..look import Look
 
 MARK_STYLES = {"#": "green", "*": "yellow bold", "!": "red bold", "?": "red"}
 
@@ -33,38 +34,48 @@ class Item:
     children: Callable[[], Iterable[Item]] | None = None
 
 
-class ProjectionTree(Tree[Item]):
-    """`mark` gives the state of a projection as one character, `rank` its current threshold rank."""
+class ProjectionTree(Tree[Item], inherit_bindings=False):
+    """`look` tells the state and rank of a projection, and how much of a group is done."""
 
     BINDINGS: ClassVar[list[BindingType]] = keys.TREE
     ICON_NODE = "> "
     ICON_NODE_EXPANDED = "v "
 
-    def __init__(
-        self, name: str, mark: Callable[[Projection], str], rank: Callable[[Projection], int | None], **kwargs: str
-    ) -> None:
+    def __init__(self, name: str, look: Look, **kwargs: str) -> None:
         super().__init__(Text(printable(name)), Item(name, Selection()), **kwargs)  # type: ignore[arg-type]
-        self._mark = mark
-        self._rank = rank
+        self._look = look
+        self._opened: list[TreeNode[Item]] = []
         self.grid = Grid((), (), {})
         self.guide_depth = 2
 
     def set_model(self, grid: Grid, others: list[Projection]) -> None:
         """Show these layers and the tensors that are no projections."""
         self.grid = grid
+        self._opened = []
         self.root.remove_children()
         for item in self._top(others):
             self._add(self.root, item)
         self.root.expand()
         if self.root.children:
-            self._open(self.root.children[0])
+            self._fill(self.root.children[0])
+            self.root.children[0].expand()
 
     def follow(self, selection: Selection) -> None:
-        """Move the cursor to a selection, opening what is on the way, without telling anyone."""
-        node = self._find(selection)
-        # Asking for the last line lays the opened nodes out: before that they have no line to go to.
-        if node is not None and node is not self.cursor_node and self.last_line >= 0:
-            with self.prevent(Tree.NodeHighlighted):
+        """Move the cursor to a selection, opening what is on the way, without telling anyone.
+
+        What an earlier selection opened is closed again: else a walk through the layers opens them all.
+        """
+        with self.prevent(Tree.NodeHighlighted):
+            opened, self._opened = self._opened, []
+            node = self._find(selection)
+            path = _path(node)
+            for other in opened:
+                if other in path:
+                    self._opened.append(other)
+                else:
+                    other.collapse()
+            # Asking for the last line lays the opened nodes out: before that they have no line to go to.
+            if node is not None and self.last_line >= 0 and node is not self.cursor_node:
                 self.move_cursor(node)
 
     def update_marks(self) -> None:
@@ -80,20 +91,24 @@ class ProjectionTree(Tree[Item]):
         text = Text(icon, style=base_style) + Text(printable(item.name) if item else "", style=style)
         if item is None or item.selection is None:
             return text
+        if node.allow_expand:
+            return self._group(text, item.selection)
         projections = item.selection.projections(self.grid)
-        return self._group(text, projections) if node.allow_expand else self._projection(text, projections[0])
+        return self._projection(text, projections[0]) if projections else text
 
-    def _group(self, text: Text, projections: tuple[Projection, ...]) -> Text:
-        """With how many of its projections are done."""
-        done = sum(self._mark(p) == "#" for p in projections)
-        if done and done == len(projections):
-            return text.append(" #", style=MARK_STYLES["#"])
-        return text.append(f" {done}/{len(projections)}" if done else "", style="dim")
+    def _group(self, text: Text, selection: Selection) -> Text:
+        """With how many of its projections are done, and whether some have failed."""
+        count = self._look.count(selection)
+        if count.done and count.done == count.total:
+            text.append(" #", style=MARK_STYLES["#"])
+        elif count.done:
+            text.append(f"  {count.done} of {count.total}", style="dim")
+        return text.append(" !", style=MARK_STYLES["!"]) if count.failed else text
 
     def _projection(self, text: Text, p: Projection) -> Text:
         """With its state before it, its shape and its rank behind."""
-        mark = self._mark(p)
-        rank = self._rank(p)
+        mark = self._look.mark(p)
+        rank = self._look.rank(p)
         text.pad_right(max(0, 8 - text.cell_len))
         shape = f"{p.rows}x{p.cols}" if p.rows else p.problem or ""
         text = Text(f"{mark} ", style=MARK_STYLES.get(mark, "dim")) + text
@@ -120,7 +135,8 @@ class ProjectionTree(Tree[Item]):
         if node.is_expanded and node.children:
             self.move_cursor(node.children[0])
         else:
-            self._open(node)
+            self._fill(node)
+            node.expand()
 
     def _top(self, others: list[Projection]) -> Iterable[Item]:
         for tower in dict.fromkeys(row.tower for row in self.grid.rows):
@@ -144,8 +160,9 @@ class ProjectionTree(Tree[Item]):
             cell = self.grid.cells.get((row, column), ())
             if column.block != block or not cell:
                 continue
-            experts = (lambda cell=cell: map(_single, cell)) if len(cell) > 1 else None
-            yield Item(column.role, Selection(row, column), experts)
+            place = Selection(row, column)
+            experts = (lambda cell=cell, place=place: (_single(p, place) for p in cell)) if len(cell) > 1 else None
+            yield Item(column.role, place, experts)
 
     def _role(self, column: Column) -> Item:
         def layers() -> Iterable[Item]:
@@ -165,18 +182,24 @@ class ProjectionTree(Tree[Item]):
 
     def _open(self, node: TreeNode[Item]) -> None:
         self._fill(node)
-        node.expand()
+        if not node.is_expanded:
+            self._opened.append(node)
+            node.expand()
 
     def _find(self, selection: Selection) -> TreeNode[Item] | None:
-        """The node of a layer, block or cell under the layers; of a role under the roles."""
+        """The node of a layer, block or cell under the layers; of a role under the roles; of a tensor under other."""
         if selection.row is None:
-            return self._child(self._child(self.root, "roles"), selection) if selection.column else self.root
+            group = "roles" if selection.column else "other"
+            whole = selection.column is None and selection.single is None
+            return self.root if whole else self._child(self._child(self.root, group), selection)
         name = f"{selection.row.tower} layers" if selection.row.tower else "layers"
         path = [Selection(selection.row)]
         block = selection.column.block if selection.column else selection.block
         if block:
             path.append(Selection(selection.row, block=block))
         if selection.column:
+            path.append(Selection(selection.row, selection.column))
+        if selection.single:
             path.append(selection)
         node = self._child(self.root, name)
         for step in path:
@@ -193,5 +216,14 @@ class ProjectionTree(Tree[Item]):
         return None
 
 
-def _single(p: Projection) -> Item:
-    return Item(f"expert {p.expert}" if p.expert is not None else p.tensor, Selection(single=p))
+def _path(node: TreeNode[Item] | None) -> list[TreeNode[Item]]:
+    """A node and what it stands in."""
+    found = []
+    while node is not None:
+        found.append(node)
+        node = node.parent
+    return found
+
+
+def _single(p: Projection, place: Selection = Selection()) -> Item:  # noqa: B008 - frozen
+    return Item(f"expert {p.expert}" if p.expert is not None else p.tensor, replace(place, single=p))

@@ -1,0 +1,60 @@
+"""A run of `rankscope`, and runs as real processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cli_models import rows_of
+
+PROGRAM = "import sys; from rankscope.tui.cli import main; sys.exit(main())"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return rows_of(self.out)
+
+    @property
+    def states(self) -> dict[str, str]:
+        return {row["address"]: row["state"] for row in self.rows}
+
+    @property
+    def error(self) -> str:
+        """The one line of an error."""
+        assert (self.code, self.out) == (2, "")
+        (line,) = self.err.splitlines()
+        assert line.isprintable()
+        return line
+
+
+Run = Callable[..., Ran]
+
+
+def start(*words: str | Path, program: str = PROGRAM, **options: Any) -> subprocess.Popen[str]:
+    """A real process; the test waits on its pipes."""
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8", **options}
+    return subprocess.Popen([sys.executable, "-c", program, *map(str, words)], **streams)
+
+
+def finish(process: subprocess.Popen[str]) -> Ran:
+    """Wait for its end."""
+    out, err = process.communicate(timeout=60)
+    return Ran(process.returncode, out, err)
+
+
+def spawn(*words: str | Path, env: Mapping[str, str] | None = None, program: str = PROGRAM) -> Ran:
+    """A real process, to its end; `env` on top of this one's."""
+    return finish(start(*words, program=program, env={**os.environ, **(env or {})}))
