@@ -20,14 +20,15 @@ class Line(Static):
 
     def set(self, left: Text | str, right: Text | str = "") -> None:
         """Show other texts; nothing is drawn where they are the same."""
-        shown = (str(left), str(right))
-        if shown == getattr(self, "_shown", None):
+        # A string in a Rich table would be read as markup, and there are names of models and tensors in these.
+        cells = [Text(part) if isinstance(part, str) else part for part in (left, right)]
+        if cells == getattr(self, "_shown", None):
             return
-        self._shown = shown
+        self._shown = cells
         line = Table.grid(expand=True, padding=(0, 1))
         line.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
         line.add_column(justify="right", no_wrap=True)
-        line.add_row(left, right)
+        line.add_row(*cells)
         self.update(line)
 
 
@@ -59,7 +60,7 @@ class Prompt(Horizontal):
     def ask(self, kind: str, text: str, hint: str) -> None:
         """Open, with a text to edit."""
         self.kind = kind
-        self._sign.update(kind)
+        self._sign.update(Text(kind))
         self._input.value = text
         self._input.cursor_position = len(text)
         self._input.placeholder = hint

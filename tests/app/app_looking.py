@@ -1,0 +1,133 @@
+"""A running explorer in the hands of a test: keys in, what the user sees out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from textual.pilot import Pilot
+from textual.widget import Widget
+from textual.widgets import Tree
+
+from rankscope.store.spectra import SpectraStore
+from rankscope.tui.app import RankScopeApp
+from rankscope.tui.session import Model, open_model
+
+SMALL, WIDE, HUGE = (80, 24), (120, 40), (200, 60)
+DEADLINE = 20.0
+"""Seconds after which a test gives up waiting; nothing passes or fails by being slower or faster."""
+
+
+class View:
+    """What a user has: keys and eyes."""
+
+    def __init__(self, app: RankScopeApp, pilot: Pilot[None]) -> None:
+        self.app = app
+        self.pilot = pilot
+
+    async def press(self, *keys: str) -> None:
+        """Press keys, one after the other, and let the app come to rest."""
+        await self.pilot.press(*keys)
+        await self.pilot.pause()
+
+    async def type(self, text: str) -> None:
+        """Type a text and enter."""
+        names = {" ": "space", ".": "full_stop", "*": "asterisk", "[": "left_square_bracket", "%": "percent_sign"}
+        await self.press(*(names.get(c, c) for c in text), "enter")
+
+    async def until(self, condition: Callable[[], bool], what: str) -> None:
+        """Wait until this is so."""
+        deadline = time.monotonic() + DEADLINE
+        while not condition():
+            assert time.monotonic() < deadline, f"waited in vain for {what}; on screen:\n{self.text}"
+            await self.pilot.pause(0.01)
+
+    async def sees(self, *texts: str) -> None:
+        """Wait until all of these are on the screen."""
+        await self.until(lambda: all(text in self.text for text in texts), " and ".join(map(repr, texts)))
+
+    @property
+    def text(self) -> str:
+        """The whole screen."""
+        return "\n".join(self.lines)
+
+    @property
+    def lines(self) -> list[str]:
+        """The screen, line by line."""
+        strips = self.app.screen._compositor.render_strips()
+        return ["".join(segment.text for segment in strip) for strip in strips]
+
+    @property
+    def box(self) -> list[str]:
+        """The lines of the question or the help that lies over the explorer."""
+        box = self.app.screen.query_one("#box").region
+        return [line[box.x + 1 : box.right - 1] for line in self.lines[box.y : box.bottom]]
+
+    def pane(self, name: str) -> list[str]:
+        """The lines of one widget of the explorer."""
+        widget = self.app.explorer.query_one(f"#{name}", Widget)
+        return [widget.render_line(y).text for y in range(widget.size.height)]
+
+    def cells(self, row: int) -> list[str]:
+        """The heatmap's cells of a line, the cursor's brackets taken off."""
+        return [word.strip("[]") for word in self.pane("heatmap")[2 + row].lstrip(" >").split()[1:]]
+
+    @property
+    def job(self) -> str:
+        """The job line."""
+        return self.pane("job")[0].rstrip()
+
+    @property
+    def foot(self) -> str:
+        """The last line: key hints, or a sentence."""
+        return self.pane("keys")[0].strip()
+
+    @property
+    def labels(self) -> list[str]:
+        """The tree's lines as far as they are open, without guides."""
+        tree = self.app.explorer.query_one(Tree)
+        lines = (tree.render_line(y).text for y in range(min(tree.last_line + 1, tree.size.height)))
+        return [line.lstrip("\u2502\u251c\u2514\u2500 ").rstrip() for line in lines]
+
+    @property
+    def selected(self) -> str:
+        """What is selected, as the job line would name it."""
+        explorer = self.app.explorer
+        return explorer.selection.label(explorer.grid)
+
+    def colours(self) -> set[int]:
+        """The colours of the 256 in which the chart's canvas draws dots."""
+        chart = self.app.explorer.chart
+        segments = [s for y in range(1, chart.size.height - 1) for s in chart.render_line(y)]
+        dotted = [s for s in segments if s.style and any("\u2800" < c <= "\u28ff" for c in s.text)]
+        return {s.style.color.number or 0 for s in dotted if s.style and s.style.color}
+
+    async def chart(self, *texts: str) -> list[str]:
+        """The chart's lines, once these are in it."""
+        await self.until(lambda: all(any(t in line for line in self.pane("chart")) for t in texts), f"chart of {texts}")
+        return self.pane("chart")
+
+    @property
+    def has_engine_threads(self) -> bool:
+        """Whether the engine has started anything."""
+        return bool(self.app.session.engine._threads)
+
+
+@asynccontextmanager
+async def exploring(
+    model: Model | Path | str, root: Path, size: tuple[int, int] = WIDE, threshold: float = 0.9
+) -> AsyncIterator[View]:
+    """The explorer of a model, its store read; closed and saved at the end."""
+    opened = model if isinstance(model, Model) else open_model(str(model), root)
+    app = RankScopeApp(opened, SpectraStore(root, opened.folder), "cpu", 1, threshold)
+    try:
+        async with app.run_test(size=size) as pilot:
+            view = View(app, pilot)
+            await view.until(lambda: isinstance(app.screen, type(app.explorer)) and app.explorer.loaded, "the store")
+            await pilot.pause()
+            yield view
+    finally:
+        app.explorer.painter.close()
+        assert app.session.close(DEADLINE), "a thread of the engine did not end"

@@ -1,0 +1,68 @@
+"""One BLAS thread and no network, settled before torch is imported; a model and a store for each test."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TEXTUAL_ANIMATIONS"] = "none"
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from app_models import LLAMA, llama_weights, save_model
+
+LAYERS = 6
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a llama of six small layers."""
+    return save_model(tmp_path_factory.mktemp("models") / "tiny-llama", llama_weights(LAYERS), LLAMA)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """The root of an empty store."""
+    return tmp_path / "store"
+
+
+class Gate:
+    """Solving waits here: a scan stands still for as long as a test looks at it."""
+
+    def __init__(self) -> None:
+        self._passes = threading.Semaphore(0)
+
+    def let(self, count: int) -> None:
+        """So many more matrices may be solved."""
+        self._passes.release(count)
+
+    def open(self) -> None:
+        """All may."""
+        self.let(10_000)
+
+    def wait(self) -> None:
+        """For a pass."""
+        self._passes.acquire()
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    """A closed gate before the solver; open again at the end."""
+    from rankscope.engine import engine
+
+    gate, solve = Gate(), engine._solve
+
+    def wait_and_solve(*arguments: object) -> object:
+        gate.wait()
+        return solve(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(engine, "_solve", wait_and_solve)
+    yield gate
+    gate.open()

@@ -1,0 +1,130 @@
+"""The panes at every size: one at a time on 80 columns, all on 120; nothing is cut off."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from app_looking import HUGE, SMALL, WIDE, View, exploring
+from app_models import LLAMA, fill, llama_weights, matrix, save_model
+
+
+def _visible(view: View) -> set[str]:
+    explorer = view.app.explorer
+    return {w.id for w in (explorer.tree_pane, explorer.heatmap, explorer.chart) if w.region.area and w.id}
+
+
+def _fits(view: View) -> None:
+    width, height = view.app.size
+    assert len(view.lines) == height
+    assert all(len(line) <= width for line in view.lines)
+    assert "\u2026" not in view.text  # nothing is abbreviated
+
+
+async def test_one_pane_at_a_time_on_a_small_screen(llama: Path, root: Path) -> None:
+    model = fill(llama, root)
+    async with exploring(model, root, SMALL) as view:
+        shown = {"0": "tree", "1": "chart", "2": "chart", "3": "heatmap", "4": "chart"}
+        for key, pane in shown.items():
+            await view.press(key)
+            assert _visible(view) == {pane}
+            assert view.app.explorer.focused is not None
+            assert view.app.explorer.focused.id == pane
+            assert view.app.explorer.focused.size.width >= 78
+            if pane == "chart":
+                await view.until(lambda: "\u2501" in view.text, "the chart")
+            _fits(view)
+        for pane in ("tree", "heatmap", "chart", "tree"):
+            await view.press("tab")
+            assert _visible(view) == {pane}
+
+
+@pytest.mark.parametrize(("size", "panels"), [(WIDE, 1), (HUGE, 3)])
+async def test_all_panes_on_a_wide_screen(llama: Path, root: Path, size: tuple[int, int], panels: int) -> None:
+    model = fill(llama, root)
+    async with exploring(model, root, size) as view:
+        assert _visible(view) == {"tree", "heatmap", "chart"}
+        await view.press("4")
+        await view.chart("k90 by layer")
+        assert sum(f"k{t} by layer" in view.text for t in (60, 80, 90)) == panels
+        assert all(str(row) in view.pane("heatmap")[2 + row] for row in range(6))
+        _fits(view)
+
+
+async def test_wide_and_low_shows_the_tree_and_one(llama: Path, root: Path) -> None:
+    async with exploring(llama, root, (140, 24)) as view:
+        assert _visible(view) == {"tree", "heatmap"}
+        await view.press("2")
+        assert _visible(view) == {"tree", "chart"}
+        _fits(view)
+
+
+async def test_a_resize_in_the_middle_keeps_selection_view_and_focus(llama: Path, root: Path) -> None:
+    model = fill(llama, root)
+    async with exploring(model, root, HUGE) as view:
+        await view.press("2", "n", "J", "J")
+        await view.chart("layers.2.attention.query")
+        for size, panes in ((SMALL, {"chart"}), (WIDE, {"tree", "heatmap", "chart"}), ((40, 10), {"chart"})):
+            await view.pilot.resize_terminal(*size)
+            await view.until(lambda s=size: view.app.size == s, "the new size")  # type: ignore[misc]
+            await view.until(lambda p=panes: _visible(view) == p, "the panes")  # type: ignore[misc]
+            assert view.app.explorer.focused is view.app.explorer.chart
+            assert view.selected == "layers.2.attention.query"
+            width = view.app.explorer.chart.size.width
+            await view.until(
+                lambda w=width: max(len(line.rstrip()) for line in view.pane("chart")) <= w,
+                "a chart that fits",  # type: ignore[misc]
+            )
+            assert view.pane("chart")[-1].startswith("48x48  k60")
+        await view.press("3")
+        assert _visible(view) == {"heatmap"}
+
+
+async def test_a_read_out_leaves_out_whole_numbers_where_there_is_no_room(llama: Path, root: Path) -> None:
+    model = fill(llama, root)
+    async with exploring(model, root, SMALL) as view:
+        await view.press("n", "1")
+        line = (await view.chart("layers.0.attention.query", "stable rank"))[-1].rstrip()
+        assert line.split("  ")[-1].split()[0] in ("stable", "sigma_1", "floor")
+        await view.pilot.resize_terminal(200, 60)
+        await view.chart("floor 1e-12  numpy  cpu")
+
+
+async def test_a_model_of_many_roles_scrolls_to_every_column(tmp_path: Path, root: Path) -> None:
+    names = [f"module{i:02}" for i in range(30)]
+    weights = {f"model.layers.{n}.{name}.weight": matrix((12, 12), n) for n in range(3) for name in names}
+    folder = save_model(tmp_path / "odd", weights, {"model_type": "never_heard_of"})
+    model = fill(folder, root)
+    async with exploring(model, root, SMALL) as view:
+        await view.press("n", "3")
+        seen = ""
+        for name in names:
+            seen = view.pane("heatmap")[1]
+            assert view.pane("heatmap")[2].count("[") == 1
+            assert name in seen
+            _fits(view)
+            await view.press("l")
+        assert "module00" not in seen
+        await view.press(*"h" * 29)
+        assert "module00" in view.pane("heatmap")[1]
+        assert view.pane("heatmap")[2].startswith(">    0")  # the layer's number stays
+
+
+async def test_eighty_layers_scroll_by_half_pages(tmp_path: Path, root: Path) -> None:
+    weights = {f"model.layers.{n}.self_attn.q_proj.weight": matrix((8, 8), n) for n in range(80)}
+    folder = save_model(tmp_path / "deep", weights, LLAMA)
+    async with exploring(folder, root, SMALL) as view:
+        await view.press("3", "G")
+        assert any(line.startswith(">   79") for line in view.pane("heatmap"))
+        await view.press("g", "ctrl+d", "ctrl+d", "ctrl+d")
+        row = view.app.explorer.heatmap.cursor[0]
+        assert row == 24
+        assert any(line.startswith(f">   {row}") for line in view.pane("heatmap"))
+        assert view.pane("heatmap")[1].split() == ["layer", "query"]
+
+
+async def test_the_heatmap_takes_no_more_lines_than_it_has_layers(tmp_path: Path, root: Path) -> None:
+    folder = save_model(tmp_path / "one", llama_weights(1), LLAMA)
+    async with exploring(folder, root, WIDE) as view:
+        assert view.app.explorer.heatmap.size.height == 3
+        assert view.app.explorer.chart.size.height > 25
