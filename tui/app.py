@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
+from pathlib import Path
 from typing import ClassVar
 
 from textual.app import App, SystemCommand
@@ -11,15 +12,10 @@ from textual.binding import Binding, BindingType
 from textual.dom import DOMNode
 from textual.screen import Screen
 
-from rankscope.store.spectra import SpectraStore
-
 from . import keys
 from .messages import EngineEvents
 from .screens.explorer import Explorer
 from .session import Model, Session
-
-CLOSE_SECONDS = 0.6
-"""How long quitting waits for the running projection before it is left."""
 
 
 class RankScopeApp(App[None], inherit_bindings=False):
@@ -30,11 +26,11 @@ class RankScopeApp(App[None], inherit_bindings=False):
     ENABLE_COMMAND_PALETTE = True
     BINDINGS: ClassVar[list[BindingType]] = keys.APP
 
-    def __init__(self, model: Model, store: SpectraStore, device: str, threads: int | None, threshold: float) -> None:
+    def __init__(self, model: Model, root: Path, device: str, threads: int | None, threshold: float) -> None:
         super().__init__()
         from rankscope.engine.engine import Settings
 
-        self.session = Session(model, store, self._listen, Settings(device, threads))
+        self.session = Session(model, root, self._listen, Settings(device, threads))
         self._threshold = threshold
 
     def on_mount(self) -> None:

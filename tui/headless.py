@@ -29,7 +29,7 @@ from rankscope.store.spectra import SpectraStore, remove_model, stored_models
 
 from .doctor import is_writable
 from .grid import make_grid
-from .session import Model, Session, State, open_model, open_stored
+from .session import CLOSE_SECONDS, Model, Session, State, open_model, open_stored
 from .tables import add_columns, make_console, plain_table, rank_tables
 from .text import byte_size, describe, percent
 
@@ -41,22 +41,19 @@ _BAR = 16
 
 def scan(args: Namespace, root: Path) -> int:
     """Compute what is missing; 0 all done, 1 some failed."""
-    model = open_model(args.model, root)
+    model = open_model(args.model, root, or_stored=False)
     wanted = _wanted(model.tree, args.filter)
     thresholds = tuple(dict.fromkeys((*DEFAULT_THRESHOLDS, *(args.threshold or ()))))
     events: queue.SimpleQueue[tuple[Event, ...]] = queue.SimpleQueue()
-    with SpectraStore(root, model.folder) as store:
-        session = Session(model, store, events.put, Settings(args.device, args.threads))
-        session.load()
-        _say_opened(model, session)
-        try:
-            _compute(session, wanted, events, args.recompute, thresholds if args.json else None)
-        finally:
-            session.engine.close(timeout=0.5)
-        if not args.json:
-            _print_tables(session, wanted, args.threshold or DEFAULT_THRESHOLDS)
-    if model.checkpoint is None:
-        _say(f"the weights of {model.name} cannot be opened: this is what is stored of them, and may be a part")
+    session = Session(model, root, events.put, Settings(args.device, args.threads))
+    session.load()
+    _say_opened(model, session)
+    try:
+        _compute(session, wanted, events, args.recompute, thresholds if args.json else None)
+    finally:
+        session.close(CLOSE_SECONDS)
+    if not args.json:
+        _print_tables(session, wanted, args.threshold or DEFAULT_THRESHOLDS)
     failed = [p for p in wanted if session.state(p) is State.FAILED]
     for projection in failed:
         _say(f"failed: {projection.address}: {session.failures[projection.key]}")
@@ -74,8 +71,8 @@ def show(args: Namespace, root: Path) -> int:
 
 def tree(args: Namespace, root: Path) -> int:
     """Every projection and tensor, from headers and the store's index."""
-    model = open_model(args.model, root)
-    session = Session(model, SpectraStore(root, model.folder), lambda _: None, Settings())
+    model = open_model(args.model, root, or_stored=False)
+    session = Session(model, root, lambda _: None, Settings())
     session.load()
     if args.json:
         for projection in model.tree.projections:
@@ -163,8 +160,9 @@ def _wanted(tree: Tree, pattern: str | None) -> list[Projection]:
 def _stored(name: str, pattern: str | None, root: Path) -> tuple[Session, list[Projection], list[Projection]]:
     """A session without a download, what is wanted, and what of it is stored; InputError where that is nothing."""
     model = open_model(name, root, download=False)
-    session = Session(model, SpectraStore(root, model.folder), lambda _: None, Settings())
+    session = Session(model, root, lambda _: None, Settings())
     session.load()
+    _say_opened(model, session)
     wanted = _wanted(model.tree, pattern)
     stored = [p for p in wanted if session.entry(p) is not None]
     if not stored:
@@ -189,7 +187,7 @@ def _compute(
     missing = [p for p in wanted if recompute or session.entry(p) is None]
     if not missing:
         return
-    if session.model.checkpoint and not is_writable(session.store.folder):
+    if not is_writable(session.store.folder):
         raise InputError(f"cannot write to the store {session.store.folder}: name another with --store DIR")
     session.compute(missing, recompute=recompute)
     with _progress_display() as display:
@@ -259,11 +257,11 @@ def _shown_rank(session: Session, threshold: float, projection: Projection) -> i
 
 def _say_opened(model: Model, session: Session) -> None:
     checkpoint = model.checkpoint
-    if checkpoint is None:
-        return
-    for warning in checkpoint.warnings:
+    for warning in checkpoint.warnings if checkpoint else ():
         _say(warning)
-    if checkpoint.quantisation:
+    if model.reason:
+        _say(f"{model.reason}; this is what is stored of it, and may be a part")
+    if checkpoint and checkpoint.quantisation:
         _say(f"{model.name} is quantised: these are spectra of its {checkpoint.quantisation} weights")
     for path, sentence in session.store.damaged:
         _say(f"{path}: {sentence}")

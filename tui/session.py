@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rankscope.engine.checkpoint import Checkpoint, open_checkpoint
 from rankscope.engine.engine import Engine, Settings
-from rankscope.engine.errors import InputError, printable
+from rankscope.engine.errors import InputError
 from rankscope.engine.events import Event, Failed, Listener, Progress, Saved, Started, Stopped
 from rankscope.engine.projections import Tree, build_tree, model_order
 from rankscope.engine.spectrum import Projection, Values
@@ -18,6 +20,8 @@ from rankscope.engine.spectrum import Projection, Values
 if TYPE_CHECKING:
     from rankscope.store.spectra import Entry, SpectraStore
 
+CLOSE_SECONDS = 0.6
+"""How long leaving waits for the running projection before it is left."""
 _BATCH = 256
 _MAX_VALUES = 1024
 """Spectra kept in memory: at 4096 values each 32 MB. A chart shows 8."""
@@ -36,16 +40,18 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """An opened model: `checkpoint` is None where only its stored spectra were found."""
+    """An opened model. Where its weights could not be opened but spectra of it are stored, `checkpoint` is
+    None and `reason` says why."""
 
     name: str
     checkpoint: Checkpoint | None
     tree: Tree
     folder: str
+    reason: str = ""
 
 
-def open_model(model: str, root: Path, *, download: bool = True) -> Model:
-    """Open a checkpoint by name, or, where its weights are gone, what the store holds of it.
+def open_model(model: str, root: Path, *, download: bool = True, or_stored: bool = True) -> Model:
+    """Open a checkpoint by name, or, where that fails and `or_stored`, what the store holds of it.
 
     Raises:
         InputError: neither can be had.
@@ -54,10 +60,10 @@ def open_model(model: str, root: Path, *, download: bool = True) -> Model:
 
     try:
         checkpoint = open_checkpoint(model, download=download)
-    except InputError:
-        if (stored := open_stored(model, root)) is None:
+    except InputError as error:
+        if not or_stored or (stored := open_stored(model, root)) is None:
             raise
-        return stored
+        return replace(stored, reason=str(error))
     return Model(checkpoint.name, checkpoint, build_tree(checkpoint), model_folder(checkpoint.identity))
 
 
@@ -66,7 +72,9 @@ def open_stored(model: str, root: Path) -> Model | None:
     from rankscope.store.folders import model_folder
     from rankscope.store.spectra import SpectraStore, stored_models
 
-    wanted = {model, model_folder(Path(model).expanduser()), model_folder(model.partition("@")[0])}
+    wanted = {model, model_folder(model.partition("@")[0])}
+    with suppress(RuntimeError):  # ~nobody
+        wanted.add(model_folder(Path(model).expanduser()))
     for stored in stored_models(root):
         if stored.folder in wanted or stored.name == model:
             entries = sorted(SpectraStore(root, stored.folder).entries(), key=lambda e: e.computed_at)
@@ -81,16 +89,30 @@ class Session:
     `apply` takes the engine's events; the caller decides on which thread, and it must be one only.
     """
 
-    def __init__(self, model: Model, store: SpectraStore, listener: Listener, settings: Settings) -> None:
+    def __init__(self, model: Model, root: Path, listener: Listener, settings: Settings) -> None:
         self.model = model
-        self.store = store
-        self.engine = Engine(store, listener, settings)
+        self._root = root
+        self._listener = listener
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._store: SpectraStore | None = None
+        self._engine: Engine | None = None
         self.progress: Progress | None = None
         self.failures: dict[str, str] = {}
         self._states: dict[str, State] = {}
         self._entries: dict[str, Entry] = {}
         self._values: dict[str, Values] = {}
         self._ranks: dict[tuple[str, float], int] = {}
+
+    @property
+    def store(self) -> SpectraStore:
+        """The store of the model's spectra. Its modules (numpy, h5py) cost 0.2 s: the first screen does without."""
+        with self._lock:
+            if self._store is None:
+                from rankscope.store.spectra import SpectraStore
+
+                self._store = SpectraStore(self._root, self.model.folder)
+            return self._store
 
     def load(self) -> None:
         """Read the store's index: what is there counts as stored. Imports h5py."""
@@ -142,13 +164,13 @@ class Session:
         """Ask the engine for what is not stored; returns what it accepted.
 
         Raises:
-            InputError: the weights are gone.
+            InputError: the weights could not be opened.
         """
         if self.model.checkpoint is None:
-            raise InputError(
-                f"the weights of {printable(self.model.name)} are not here: only what is stored can be shown"
-            )
-        accepted = self.engine.submit(self.model.checkpoint, projections, urgent=urgent, recompute=recompute)
+            raise InputError(f"only what is stored can be shown: {self.model.reason}")
+        if self._engine is None:
+            self._engine = Engine(self.store, self._listener, self._settings)
+        accepted = self._engine.submit(self.model.checkpoint, projections, urgent=urgent, recompute=recompute)
         for projection in accepted:
             self._states[projection.key] = State.QUEUED
             self.failures.pop(projection.key, None)
@@ -183,8 +205,14 @@ class Session:
                         changed.append(projection.key)
         return list(dict.fromkeys(changed))
 
+    def stop(self) -> None:
+        """Drop what waits; what runs is finished and saved."""
+        if self._engine is not None:
+            self._engine.stop()
+
     def close(self, timeout: float | None = None) -> bool:
         """Stop the engine and save what is finished; True if no thread is left running."""
-        ended = self.engine.close(timeout)
-        self.store.close()
+        ended = self._engine is None or self._engine.close(timeout)
+        if self._store is not None:
+            self._store.close()
         return ended

@@ -10,7 +10,7 @@ from pathlib import Path
 
 def run_app(args: Namespace, root: Path) -> int:
     """Open the model (downloading it first, with a progress bar), then show it until the user quits."""
-    from .session import open_model
+    from .session import CLOSE_SECONDS, open_model
 
     name = args.model
     if name is None:
@@ -22,11 +22,9 @@ def run_app(args: Namespace, root: Path) -> int:
     model = open_model(name, root)
     for warning in model.checkpoint.warnings if model.checkpoint else ():
         print(warning, file=sys.stderr)
-    from rankscope.store.spectra import SpectraStore
+    from .app import RankScopeApp
 
-    from .app import CLOSE_SECONDS, RankScopeApp
-
-    app = RankScopeApp(model, SpectraStore(root, model.folder), args.device, args.threads, args.threshold)
+    app = RankScopeApp(model, root, args.device, args.threads, args.threshold)
     app.run(mouse=False)  # keyboard only: the mouse stays the terminal's, for selecting text
     app.explorer.painter.close()
     if not app.session.close(CLOSE_SECONDS):

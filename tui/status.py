@@ -42,7 +42,7 @@ def model_text(session: Session, projections: Sequence[Projection], layers: int)
     model = session.model
     parts = [printable(model.name)]
     if model.checkpoint is None:
-        parts.append("stored spectra only, no weights here")
+        parts.append("stored spectra only, no weights")
     elif model.checkpoint.commit:
         parts.append(model.checkpoint.commit[:8])
     if model.checkpoint and model.checkpoint.quantisation:

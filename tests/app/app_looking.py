@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -11,7 +12,6 @@ from textual.pilot import Pilot
 from textual.widget import Widget
 from textual.widgets import Tree
 
-from rankscope.store.spectra import SpectraStore
 from rankscope.tui.app import RankScopeApp
 from rankscope.tui.session import Model, open_model
 
@@ -110,9 +110,9 @@ class View:
         return self.pane("chart")
 
     @property
-    def has_engine_threads(self) -> bool:
-        """Whether the engine has started anything."""
-        return bool(self.app.session.engine._threads)
+    def has_engine(self) -> bool:
+        """Whether anything was ever asked of the engine."""
+        return any(thread.name in ("rankscope-devices", "rankscope-reader") for thread in threading.enumerate())
 
 
 @asynccontextmanager
@@ -121,7 +121,7 @@ async def exploring(
 ) -> AsyncIterator[View]:
     """The explorer of a model, its store read; closed and saved at the end."""
     opened = model if isinstance(model, Model) else open_model(str(model), root)
-    app = RankScopeApp(opened, SpectraStore(root, opened.folder), "cpu", 1, threshold)
+    app = RankScopeApp(opened, root, "cpu", 1, threshold)
     try:
         async with app.run_test(size=size) as pilot:
             view = View(app, pilot)

@@ -13,10 +13,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TEXTUAL_ANIMATIONS"] = "none"
 
 import pytest
+from textual import _wait
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from app_models import LLAMA, llama_weights, save_model
+
+# The pilot waits for the process to be idle in steps of 20 ms, three a key: most of what these tests would take.
+_wait.SLEEP_GRANULARITY = 0.005
 
 LAYERS = 6
 

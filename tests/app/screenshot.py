@@ -13,13 +13,13 @@ from rankscope.tui.session import open_model
 
 
 async def picture(target: Path) -> None:
-    """Go to layer 2 in the heatmap, wait for its chart, and write what is on screen."""
+    """Open the attention of layer 4, wait for its energy curves, and write what is on screen."""
     model = open_model("demo", default_root())
     app = RankScopeApp(model, default_root(), "cpu", 1, 0.9)
     async with app.run_test(size=(140, 40)) as pilot:
-        for key in ("3", "j", "j", "0", "k"):
+        for key in ("J", "J", "J", "J", "l", "2", "0"):
             await pilot.press(key)
-        while not app.explorer.chart.has_lines:
+        while not app.explorer.chart.render_line(1).text.strip():
             await pilot.pause(0.05)
         await pilot.pause(0.5)
         target.write_text(app.export_screenshot(title="rankscope-tui demo"))

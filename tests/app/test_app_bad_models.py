@@ -49,7 +49,7 @@ async def test_packed_integers_are_a_question_mark(tmp_path: Path, root: Path) -
         assert view.cells(0)[1] == "?"
         assert view.foot == "I32 holds packed integers, not weights: unsupported quantisation"
         await view.press("enter")
-        assert not view.has_engine_threads
+        assert not view.has_engine
         await view.press("s")
         await view.sees("compute 6 projections")
         await view.press("enter")

@@ -25,7 +25,7 @@ async def test_a_computed_model_opens_with_its_heatmap_filled(llama: Path, root:
     async with exploring(model, root) as view:
         assert _shown(view) == _ranks(llama, 0.9)
         assert "42/42 stored" in view.lines[0]
-        assert not view.has_engine_threads
+        assert not view.has_engine
 
 
 async def test_thresholds_go_round_and_any_other_joins_them(llama: Path, root: Path) -> None:
@@ -113,9 +113,8 @@ async def test_layer_and_role_steps_work_from_every_pane(llama: Path, root: Path
         assert view.app.explorer.heatmap.cursor == (2, 1)
         await view.press("K", "H")
         assert view.selected == "layers.1.attention.query"
-        node = view.app.explorer.tree_pane.cursor_node
-        assert node is not None
-        assert str(node.label) == "query"
+        tree = view.app.explorer.tree_pane
+        await view.until(lambda: str(tree.cursor_node and tree.cursor_node.label) == "query", "the tree to follow")
         await view.press(*"HHKKKK")
         assert view.selected == "layers.0.attention.query"  # the ends hold
 
@@ -123,9 +122,8 @@ async def test_layer_and_role_steps_work_from_every_pane(llama: Path, root: Path
 async def test_stepping_leaves_the_tree_as_it_was(llama: Path, root: Path) -> None:
     async with exploring(llama, root) as view:
         await view.press("3", *"jjjj")
-        assert [label for label in view.labels if label.startswith("v ")] == [
-            "v tiny-llama", "v layers (6)", "v 4", "v attention",
-        ]  # fmt: skip
+        opened = ["v tiny-llama", "v layers (6)", "v 4", "v attention"]
+        await view.until(lambda: [label for label in view.labels if label.startswith("v ")] == opened, "layer 4 alone")
 
 
 async def test_a_command_goes_to_a_layer(llama: Path, root: Path) -> None:

@@ -10,7 +10,6 @@ from app_looking import HUGE, SMALL, WIDE, View
 from app_models import fill
 from textual.pilot import Pilot
 
-from rankscope.store.spectra import SpectraStore
 from rankscope.tui.app import RankScopeApp
 
 
@@ -23,7 +22,7 @@ def test_the_screen(
     llama: Path, root: Path, snap_compare: Callable[..., bool], size: tuple[int, int], keys: str, seen: str
 ) -> None:
     model = fill(llama, root)
-    app = RankScopeApp(model, SpectraStore(root, model.folder), "cpu", 1, 0.9)
+    app = RankScopeApp(model, root, "cpu", 1, 0.9)
 
     async def look(pilot: Pilot[None]) -> None:
         view = View(app, pilot)

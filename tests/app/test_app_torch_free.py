@@ -33,7 +33,7 @@ async def main():
         await view.press("colon")
         await view.type("t 97")
         await view.until(lambda: "k97" in view.text, "the ranks")
-        assert not view.has_engine_threads
+        assert not view.has_engine
 
 asyncio.run(main())
 print(*sorted(sys.modules))

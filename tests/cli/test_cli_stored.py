@@ -68,12 +68,9 @@ def test_the_spectra_outlive_the_weights(tmp_path: Path, cli: Run, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     for model in (tmp_path / "m", name, "./m", f"{tmp_path}/m/"):
         assert cli("show", model, "-t", "97").out == scanned.out
-        assert set(cli("tree", model, "--json").states.values()) == {"stored"}
-        again = cli("scan", model, "--json")
-        assert set(again.states.values()) == {"stored"}
-        assert "cannot be opened" in again.err
+        assert "may be a part" in cli("show", model).err
+        assert cli("scan", model).code == 2
     assert cli("export", name, "-o", tmp_path / "out.npz").code == 0
-    assert "weights" in cli("scan", name, "--recompute").error
 
 
 def test_tree_lists_every_tensor_from_headers(tmp_path: Path, cli: Run) -> None:

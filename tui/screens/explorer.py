@@ -122,8 +122,9 @@ class Explorer(Panes):
     # The selection
 
     def _select(self, selection: Selection) -> None:
-        """Every pane shows another selection."""
-        self.tree_pane.follow(selection)
+        """Every pane shows another selection; the tree, where it has not the focus, once the cursor has rested."""
+        if self._pane == 0:
+            self.tree_pane.follow(selection)
         self._show(selection)
 
     def _show(self, selection: Selection) -> None:
@@ -258,7 +259,7 @@ class Explorer(Panes):
             self.say("nothing is being computed")
             return
         self.is_stopping = True
-        self.session.engine.stop()
+        self.session.stop()
         self.say("stopping after the running projection; ctrl+c quits")
 
     # The command line

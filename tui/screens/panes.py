@@ -127,6 +127,8 @@ class Panes(Screen[None]):
 
     def action_pane(self, number: int) -> None:
         """Go to the tree (0), the heatmap (3) or a chart."""
+        if self._pane and not number:
+            self.tree_pane.follow(self.selection)
         self._pane = number
         if number in CHARTS:
             self.view = number
@@ -214,9 +216,12 @@ class Panes(Screen[None]):
         if self._chart_timer is not None:
             self._chart_timer.stop()
         if self.loaded:
-            self._chart_timer = self.set_timer(CHART_DELAY, self._ask_chart)
+            self._chart_timer = self.set_timer(CHART_DELAY, self._rested)
 
-    def _ask_chart(self) -> None:
+    def _rested(self) -> None:
+        """What costs many bytes: the chart, and the tree where another pane is moving."""
+        if self._pane and self.tree_pane.display:
+            self.tree_pane.follow(self.selection)
         width, height = self.chart.canvas
         if self.chart.display and width and height:
             self.painter.request(self._request())

@@ -35,7 +35,9 @@ class ChartPane(Widget, can_focus=True):
         self._readout = Text()
 
     def show(self, lines: Sequence[Text], readout: Text) -> None:
-        """Draw these lines, `canvas` in size, and the read-out below them."""
+        """Draw these lines, `canvas` in size, and the read-out below them, where they are others than before."""
+        if (list(lines), readout) == (self._lines, self._readout):
+            return
         self._lines = list(lines)
         self._readout = readout
         self.refresh()

@@ -30,6 +30,7 @@ GAP = 2
 SHADES = tuple(Style(color=fg, bgcolor=f"color({bg})") for fg, bg in (
     ("white", 53), ("white", 24), ("white", 30), ("black", 36), ("black", 77), ("black", 220),
 ))  # fmt: skip
+CHOSEN = Style(color="black", bgcolor="white", bold=True)
 LIMITS = (0.6, 0.7, 0.8, 0.9, 1.0)
 """k/k0 at which the shade changes."""
 
@@ -198,7 +199,7 @@ class Heatmap(ScrollView, can_focus=True, inherit_bindings=False):
                 segments.append(Segment(" " * GAP))
             cell = self._cell(row, number)
             if self._is_selected(row, column):
-                segments.append(Segment(f"[{cell.text}]".rjust(width), cell.style + Style(bold=True, reverse=True)))
+                segments.append(Segment(f"[{cell.text}]".rjust(width), CHOSEN))
             else:
                 segments.append(Segment(f"{cell.text} ".rjust(width), cell.style))
         here = Style(bold=True) if at[0] == row else Style(dim=True)

@@ -29,7 +29,7 @@ class Line(Static):
         line.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
         line.add_column(justify="right", no_wrap=True)
         line.add_row(*cells)
-        self.update(line)
+        self.update(line, layout=False)  # a layout would draw every scroll bar again
 
 
 class Prompt(Horizontal):

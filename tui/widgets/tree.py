@@ -12,6 +12,7 @@ from typing import ClassVar
 from rich.style import Style
 from rich.text import Text
 from textual.binding import BindingType
+from textual.scroll_view import ScrollView
 from textual.widgets import Tree
 from textual.widgets.tree import TreeNode
 
@@ -113,6 +114,12 @@ class ProjectionTree(Tree[Item], inherit_bindings=False):
         shape = f"{p.rows}x{p.cols}" if p.rows else p.problem or ""
         text = Text(f"{mark} ", style=MARK_STYLES.get(mark, "dim")) + text
         return text.append(f" {shape:<11}", style="dim").append("" if rank is None else f"{rank:>6}")
+
+    def notify_style_update(self) -> None:
+        # Tree lays everything out again, and with it the whole screen is drawn (44 kB at 120x40); only colours change.
+        ScrollView.notify_style_update(self)
+        self._clear_line_cache()
+        self.refresh()
 
     def on_tree_node_expanded(self, event: Tree.NodeExpanded[Item]) -> None:
         self._fill(event.node)
