@@ -37,7 +37,7 @@ class Sink(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`device` as in devices.check_spec; `threads` caps BLAS threads (None: the default cap)."""
+    """`device` as in devices.check_spec; `threads` as in devices.thread_count."""
 
     device: str = "auto"
     threads: int | None = None
@@ -45,7 +45,7 @@ class Settings:
 
 
 class Engine:
-    """Computes spectra in worker threads, one per device, fed by a reader thread.
+    """Computes spectra in worker threads (devices.workers), fed by a reader thread.
 
     `listener` is called from a thread of the engine, never twice at once. Nothing starts, and torch
     is not imported, before the first `submit`.
@@ -118,7 +118,6 @@ class Engine:
         """Import torch (seconds) off the caller's thread, then start the reader and the workers."""
         try:
             found, notes = devices.pick(self._settings.device)
-            devices.cap_threads(self._settings.threads)
             run = devices.make_run(found)
         except Exception as error:  # noqa: BLE001 - InputError, or whatever a broken torch or driver raises
             self._started = False  # the next request tries again
@@ -132,7 +131,9 @@ class Engine:
         with self._lock:
             self._spawn(self._read, "rankscope-reader")
             for device in found:
-                self._spawn(self._work, f"rankscope-{device.name}", device.name, run)
+                count, blas = devices.workers(device, devices.thread_count(self._settings.threads))
+                for number in range(count):
+                    self._spawn(self._work, f"rankscope-{device.name}-{number}", device.name, blas, run)
 
     def _read(self) -> None:
         while (job := self._queue.next_to_read()) is not None:
@@ -148,9 +149,12 @@ class Engine:
         else:
             self._queue.loaded(job, weights, seen)
 
-    def _work(self, device: str, run: Run) -> None:
+    def _work(self, device: str, blas_threads: int, run: Run) -> None:
+        import torch
+
         from .solvers.ladder import choose
 
+        torch.set_num_threads(blas_threads)  # of this thread: OpenMP keeps the number per thread
         rungs = choose(device)
         while (job := self._queue.next_to_solve()) is not None:
             for projection in job.projections:

@@ -113,7 +113,7 @@ def _add_store(parser: argparse.ArgumentParser) -> None:
 def _add_computing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda or cuda:0,cuda:1")
     parser.add_argument(
-        "--threads", type=positive, metavar="N", help="BLAS threads (else OMP_NUM_THREADS, else cores, at most 8)"
+        "--threads", type=positive, metavar="N", help="CPU threads (else OMP_NUM_THREADS, else the cores, at most 8)"
     )
 
 

@@ -51,12 +51,11 @@ def _version(name: str) -> str:
 def _devices() -> Iterator[tuple[str, str]]:
     try:
         found, notes = devices.pick("auto")
-        threads = devices.cap_threads(None)
     except (ImportError, InputError) as error:
         yield "devices", f"none: {error}"
         return
     yield "devices", ", ".join(f"{d.name} ({d.label})" for d in found)
-    yield "threads", f"{threads} for BLAS, {devices.available_cores()} cores"
+    yield "threads", f"{devices.thread_count(None)} of {devices.available_cores()} cores"
     for note in notes:
         yield "", note
 

@@ -119,6 +119,7 @@ async def test_x_stops_and_what_is_finished_is_kept(llama: Path, root: Path, gat
         gate.open()
         await view.until(lambda: not view.app.explorer.is_busy, "the end of the running projection")
         await view.until(lambda: view.job.endswith("cpu"), "a job line at rest")
+        assert view.foot == "stopped; what is finished is saved"
         shown = view.lines[0].split()[-2]
     assert f"{len(_stored(llama, root))}/42" == shown
 

@@ -10,16 +10,13 @@ the statement of the reference notebook; the last column is how many times faste
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Callable
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import torch
 
-from rankscope.engine.devices import cap_threads, pick
+from rankscope.engine.devices import pick
 from rankscope.engine.solvers import gram, svd
 from rankscope.engine.solvers.ladder import choose, solve
 
@@ -86,7 +83,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     device = pick(args.device)[0][0]
-    threads = cap_threads(args.threads)
+    threads = args.threads or 1
+    torch.set_num_threads(threads)
     print(f"{device.name} ({device.label}), torch {torch.__version__}, {threads} BLAS threads\n")
     print("| shape | notebook: svd float32 | svdvals float64 | Gram + eigvalsh float64 | ours, checked | ratio |")
     print("|---|---|---|---|---|---|")

@@ -93,7 +93,9 @@ class Explorer(Panes):
         changed = set(self.session.apply(message.events))
         self._starting = False
         self._solving = next((e.projection for e in reversed(message.events) if isinstance(e, Started)), self._solving)
-        self.is_stopping = self.is_stopping and self.is_busy
+        if self.is_stopping and not self.is_busy:
+            self.is_stopping = False
+            self.note = "stopped; what is finished is saved"
         self._notices(message.events)
         if changed:
             self._changed(changed)

@@ -95,12 +95,14 @@ def test_specs_that_do_not(spec: str) -> None:
 
 
 def test_threads_are_capped(monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen: list[int] = []
-    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
     monkeypatch.setattr(devices, "available_cores", lambda: 64)
     monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "3")
-    assert devices.cap_threads(None) == 3
-    assert devices.cap_threads(5) == 5
+    assert devices.thread_count(None) == 3
+    assert devices.thread_count(5) == 5
     monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "many")
-    assert devices.cap_threads(None) == 8
-    assert chosen == [3, 5, 8]
+    assert devices.thread_count(None) == 8
+
+
+def test_a_cpu_solves_several_matrices_at_once() -> None:
+    assert devices.workers(devices.Device("cpu", ""), 4) == (4, 1)
+    assert devices.workers(devices.Device("cuda:0", ""), 4) == (1, 4)
