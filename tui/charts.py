@@ -135,9 +135,15 @@ def _span(series: Sequence[Series], log: bool) -> tuple[float, float]:
 
 
 def _drawable(series: Series, chart: Chart) -> Series:
-    """Without the points that a log axis cannot show: a matrix of zeros has none."""
+    """Without the points that a log axis cannot show: a matrix of zeros has none.
+
+    The last hundredth of a descending curve may fall by decades (1.6e-3 after 1.2 in the demo) and would
+    press all the rest into the top of a log axis: it is drawn down to a third of where it begins.
+    """
     keep = (series.x > 0) | (not chart.x_log)
-    keep &= (series.y > 0) | (not chart.y_log)
+    if chart.y_log:
+        tail = series.y[int(0.99 * (len(series.y) - 1))] / 3 if len(series.y) else 0.0
+        keep &= (series.y > 0) & (series.y >= tail)
     return replace(series, x=series.x[keep], y=series.y[keep])
 
 

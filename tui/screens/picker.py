@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
@@ -30,7 +31,8 @@ class Picker(App[str]):
     def compose(self) -> ComposeResult:
         found = choices(self._root)
         options = OptionList(
-            *(Option(Text(f"{name}   {kind}"), id=str(i)) for i, (name, kind) in enumerate(found)), id="picker"
+            *(Option(Text(f"{printable(name)}   {kind}"), id=str(i)) for i, (name, kind) in enumerate(found)),
+            id="picker",
         )
         options.border_title = "open a model"
         self._names = [name for name, _ in found]
@@ -52,11 +54,16 @@ class Picker(App[str]):
 
 def choices(root: Path) -> list[tuple[str, str]]:
     """Name and kind of what can be opened without a request: stored, then cached, then the demo."""
+    from rankscope.engine.checkpoint import demo_file
+    from rankscope.engine.errors import InputError
     from rankscope.engine.hub import cached_models
     from rankscope.store.spectra import stored_models
 
     found = {model.name: f"{model.spectra} spectra stored" for model in stored_models(root)}
+    with suppress(InputError):  # the demo is not installed
+        if (kind := found.pop(str(demo_file().resolve()), "")) != "":
+            found["demo"] = f"SmolLM2-135M-Instruct, 4-bit, {kind}"
     for name in cached_models():
         found.setdefault(name, "in the Hub cache")
     found.setdefault("demo", "SmolLM2-135M-Instruct, 4-bit")
-    return [(printable(name), kind) for name, kind in found.items()]
+    return list(found.items())
