@@ -75,6 +75,9 @@ FUSED = (
     Rule(r"(?:self_)?(?:attention|attn)\.query_key_value", "attention", layout=HEAD, models=_NEOX),
     Rule(r"self_attn\.kv_a_proj_with_mqa", "attention", layout=LATENT),
     Rule(r"self_attn\.kv_b_proj", "attention", layout=LATENT_B),
+    Rule(r"^attn_qkv", "attention", layout=CAT, models=_models("phi3")),  # GGUF
+    Rule(r"^ffn_up", "mlp", layout=HALVES, models=_models("phi3")),  # GGUF
+    Rule(r"^attn_qkv", "attention", layout=THIRDS, models=_models("gpt2")),  # GGUF
     Rule(r"attn\.c_attn", "attention", layout=THIRDS, models=_models("qwen")),
     Rule(r"mlp\.w1", "mlp", "up", models=_models("qwen")),
     Rule(r"mlp\.w2", "mlp", "gate", models=_models("qwen")),
@@ -106,16 +109,11 @@ PLAIN = (
     *_roles("mlp", "^ffn_", gate="gate", up="up", down="down"),  # GGUF
 )
 
-# Matrices inside layers that are known to be no projection: routers, gates of one row, tables.
+# Matrices inside layers that are known to be no projection: routers, gates of one row, tables, scales, and what
+# multi-token-prediction layers add. A layer that holds anything else without a rule makes its family unknown.
 NOT_PROJECTIONS = re.compile(
     r"(?:^|\.)(?:(?:mlp|block_sparse_moe|feed_forward|moe)\.(?:gate|router(?:\.\w+)*)|shared_expert_gate|ffn_gate_inp"
-    r"|relative_attention_bias|e_score_correction_bias|weight_scale(?:_inv)?|A_log|masked_bias|bias)$"
-)
-
-# Families whose every projection the rules above name; in any other, a layer may hold matrices that
-# no rule knows, and a scan computes them under their own names.
-KNOWN_FAMILIES = _models(
-    "llama mistral qwen2 qwen3 gemma gemma2 gemma3_text phi phi3 gpt2 gpt_neox bert deepseek_v2 deepseek_v3"
+    r"|relative_attention_bias|e_score_correction_bias|weight_scale(?:_inv)?|eh_proj|shared_head\.head|embed_tokens|A_log|masked_bias|bias)$"
 )
 
 BLOCKS = ("attention", "cross_attention", "mlp", "shared_expert", "expert", "other")
@@ -144,7 +142,6 @@ _ALIASES = {
     "kv_heads": ("num_key_value_heads", "num_kv_heads", "n_head_kv", "n_kv_heads"),
     "head_dim": ("head_dim",),
     "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
-    "mtp_layers": ("num_nextn_predict_layers",),
     "kv_lora_rank": ("kv_lora_rank",),
     "qk_rope_head_dim": ("qk_rope_head_dim",),
     "qk_nope_head_dim": ("qk_nope_head_dim",),

@@ -82,7 +82,7 @@ def workers(device: Device, threads: int) -> tuple[int, int]:
     and all of it on a busy machine. 576 x 576 on 2 cores: 10 ms a matrix with two workers, 17 ms with
     one worker of two BLAS threads; with another such process beside it 37 ms and 1.2 s.
     """
-    return (threads, 1) if device.name == "cpu" else (1, threads)
+    return (min(threads, available_cores()), 1) if device.name == "cpu" else (1, threads)
 
 
 def make_run(devices: Iterable[Device], command: Sequence[str] | None = None) -> Run:

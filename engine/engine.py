@@ -30,9 +30,13 @@ PREFETCH_BYTES = 1 << 30
 class Sink(Protocol):
     """Where spectra go. `put` resolves once the spectrum is safe on disk."""
 
-    def has(self, key: str) -> bool: ...
+    def has(self, key: str) -> bool:
+        """Whether a valid spectrum of this content key is saved."""
+        ...
 
-    def put(self, spectrum: Spectrum) -> Future[None]: ...
+    def put(self, spectrum: Spectrum) -> Future[None]:
+        """Save a spectrum; the future resolves after fsync, with an OSError where that failed."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

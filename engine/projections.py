@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
-from .catalogue import BLOCKS, KNOWN_FAMILIES, NOT_PROJECTIONS, ROLES, Layout, Rule, find_rule, sizes, split
+from .catalogue import BLOCKS, NOT_PROJECTIONS, ROLES, Layout, Rule, find_rule, sizes, split
 from .checkpoint import Checkpoint
 from .errors import printable
 from .formats import gguf, safetensors
@@ -20,6 +20,7 @@ _LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?|resblocks|decoder_layer|blk)\
 _EXPERT = re.compile(r"(?<=experts\.)(?:expert_)?([0-9]{1,9})\.")
 _TOWERS = (("vision", re.compile("vision|visual|image")), ("audio", re.compile("audio|speech")))
 _WORDS = re.compile(r"[0-9]+|[^0-9]+")
+_PACKED = re.compile(r"weight|packed|blocks|zeros|scales")
 _PLAIN_FLOATS = frozenset(safetensors.TORCH_NAMES) | gguf.PLAIN
 
 
@@ -66,7 +67,11 @@ class Tree:
             exact = [p for p in self.projections if p.rows and p.address == pattern]
             return exact or [p for p in self.projections if p.rows and matches(p.address, pattern)]
         # A note says that a fused tensor could not be split: whole, it still belongs to a scan.
-        return [p for p in self.projections if p.rows and (p.block != "other" or p.note or not self.known)]
+        return [p for p in self.projections if p.rows and (p.block != "other" or p.note or self._stands_in(p))]
+
+    def _stands_in(self, p: Projection) -> bool:
+        """In an unknown family any matrix may be a projection; a table of integers is none."""
+        return not self.known and p.problem is None
 
 
 def matches(address: str, pattern: str) -> bool:
@@ -100,7 +105,7 @@ def build_tree(checkpoint: Checkpoint) -> Tree:
         replace(p, problem=f"{p.dtype} with scales: unsupported quantisation") if p.tensor in scaled else p
         for p in (*named, *rest)
     )
-    return Tree(everything, bool(named) and _is_known(config, others))
+    return Tree(everything, bool(named) and _is_known(others))
 
 
 def _scaled(tensors: Sequence[Tensor]) -> set[str]:
@@ -164,10 +169,9 @@ def _towers(config: Mapping[str, Any], places: Iterable[tuple[Tensor, _Place | N
 def _tower(towers: Mapping[str, str], place: _Place, config: Mapping[str, Any]) -> str:
     tower = towers[place.prefix]
     known = sizes(_inner(config, place.prefix))
-    # DeepSeek-V3 keeps its multi-token-prediction layers behind the last ordinary one.
-    if known.get("mtp_layers") and place.layer >= known.get("layers", place.layer + 1):
-        return f"{tower}_mtp".lstrip("_")
-    return tower
+    # Multi-token-prediction layers stand behind the last ordinary one (DeepSeek-V3, GLM-4.5). Of an encoder
+    # and a decoder, config.json may count only one.
+    return "mtp" if not tower and place.layer >= known.get("layers", place.layer + 1) else tower
 
 
 def _parts(tensor: Tensor, place: _Place, tower: str, rule: Rule, known: Mapping[str, int]) -> list[_Found]:
@@ -268,14 +272,14 @@ def _problem(tensor: Tensor, rows: int, dequantisation: str) -> str | None:
     if not rows:
         return f"not a matrix ({' x '.join(map(str, tensor.shape)) or 'scalar'})"
     if not dequantisation and tensor.dtype not in _PLAIN_FLOATS:
-        return f"{tensor.dtype} holds packed integers, not weights: unsupported quantisation"
+        if _PACKED.search(tensor.name):
+            return f"{tensor.dtype} holds packed integers, not weights: unsupported quantisation"
+        return f"{tensor.dtype} is no floating-point type"
     return None
 
 
-def _is_known(config: Mapping[str, Any], others: Iterable[_Found]) -> bool:
+def _is_known(others: Iterable[_Found]) -> bool:
     """Whether the catalogue names every matrix that a layer holds."""
-    if _family(config, "") in KNOWN_FAMILIES:
-        return True
     inside = [f.tensor.name for f in others if len(f.tensor.shape) == 2 and _LAYER.search(f.tensor.name)]
     return all(NOT_PROJECTIONS.search(name.removesuffix(".weight")) for name in inside)
 

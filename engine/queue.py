@@ -84,7 +84,7 @@ class JobQueue:
     def next_to_read(self) -> Job | None:
         """The most urgent waiting job, once there is room for its bytes; None when closed.
 
-        An urgent job does not wait for room, nor does any job while nothing else is in memory.
+        The first urgent job does not wait for room, nor does any job while nothing else is in memory.
         """
         with self._changed:
             while not self._closed:
@@ -155,7 +155,7 @@ class JobQueue:
 
     def _has_room(self, job: Job) -> bool:
         held = [*self._ready, *self._busy]
-        if job.priority == URGENT or not held:
+        if not held or (job.priority == URGENT and all(j.priority != URGENT for j in held)):
             return True
         return len(self._ready) < _MAX_READY and sum(j.bytes for j in held) + job.bytes <= self._budget
 

@@ -1,0 +1,1 @@
+"""What is kept: spectra in immutable HDF5 files. The only room that imports h5py."""

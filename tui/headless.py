@@ -47,6 +47,7 @@ def scan(args: Namespace, root: Path) -> int:
     events: queue.SimpleQueue[tuple[Event, ...]] = queue.SimpleQueue()
     session = Session(model, root, events.put, Settings(args.device, args.threads))
     session.load()
+    session.tidy()
     _say_opened(model, session)
     try:
         _compute(session, wanted, events, args.recompute, thresholds if args.json else None)
@@ -166,7 +167,9 @@ def _stored(name: str, pattern: str | None, root: Path) -> tuple[Session, list[P
     wanted = _wanted(model.tree, pattern)
     stored = [p for p in wanted if session.entry(p) is not None]
     if not stored:
-        raise InputError(f"nothing is stored of {printable(name)}: run  rankscope scan {printable(name)}")
+        others = len(session.store.entries())
+        found = f"{others} spectra are stored of other states or parts of" if others else "nothing is stored of"
+        raise InputError(f"{found} {printable(name)}: run  rankscope scan {printable(name)}")
     return session, wanted, stored
 
 
@@ -259,6 +262,8 @@ def _say_opened(model: Model, session: Session) -> None:
     checkpoint = model.checkpoint
     for warning in checkpoint.warnings if checkpoint else ():
         _say(warning)
+    if checkpoint and not checkpoint.config and not model.tree.known:
+        _say("there is no config.json: matrices that may fuse several projections are taken whole")
     if model.reason:
         _say(f"{model.reason}; this is what is stored of it, and may be a part")
     if checkpoint and checkpoint.quantisation:

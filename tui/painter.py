@@ -115,6 +115,10 @@ def paint(session: Session, request: Request) -> list[Text]:
 
 def readout(session: Session, request: Request) -> Text:
     """One line on what is selected: the numbers of one projection, or how much of a group is computed."""
+    from .views import View
+
+    if request.view == View.LAYERS:
+        return _over_layers(session, request)
     selected = request.selection.projections(request.grid)
     done = [p for p in selected if session.entry(p) is not None]
     if len(selected) == 1:
@@ -127,6 +131,25 @@ def readout(session: Session, request: Request) -> Text:
     name = f"k{percent(request.threshold)}"
     spread = f"{name} {min(ranks)} to {max(ranks)}" if ranks else ""
     return Text("  ".join(filter(None, [f"{len(done)} of {len(selected)} computed", spread])))
+
+
+def _over_layers(session: Session, request: Request) -> Text:
+    """Smallest and largest rank over the layers, role by role, of the roles that are drawn."""
+    from .views import layer_columns
+
+    parts = [f"k{percent(request.threshold)} from to"]
+    for column in layer_columns(request.grid, request.selection):
+        ranks = [k for p in request.grid.column(column) if (k := session.rank(p, request.threshold)) is not None]
+        if ranks:
+            parts.append(f"{column.heading} {min(ranks)} {max(ranks)}")
+    return _whole(parts, request.width)
+
+
+def _whole(parts: list[str], width: int) -> Text:
+    """The parts that fit: a number that does not is left out whole, not cut."""
+    while len(parts) > 1 and len("  ".join(parts)) > width:
+        parts.pop()
+    return Text("  ".join(parts), no_wrap=True)
 
 
 def _single(session: Session, p: Projection, thresholds: tuple[float, ...], width: int) -> Text:
@@ -143,6 +166,4 @@ def _single(session: Session, p: Projection, thresholds: tuple[float, ...], widt
     if entry.effective_rank is not None and entry.stable_rank is not None:
         parts += [f"effective rank {entry.effective_rank:.1f}", f"stable rank {entry.stable_rank:.2f}"]
     parts += [f"sigma_1 {entry.sigma_max:.4g}", f"floor {entry.noise_floor:.0e}", entry.solver, entry.device]
-    while len(parts) > 1 and len("  ".join(parts)) > width:
-        parts.pop()  # a number that does not fit is left out whole, not cut
-    return Text("  ".join(parts), no_wrap=True)
+    return _whole(parts, width)

@@ -119,6 +119,11 @@ class Session:
         wanted = {p.key for p in self.model.tree.projections}
         self._entries = {e.projection.key: e for e in self.store.entries() if e.projection.key in wanted}
 
+    def tidy(self) -> None:
+        """Merge what killed processes left as many small files; a full disk only postpones that."""
+        with suppress(OSError):
+            self.store.merge()
+
     def load_values(self, projections: Sequence[Projection]) -> None:
         """Bring the singular values of some stored projections into memory. Reads files."""
         missing = [p.key for p in projections if p.key in self._entries and p.key not in self._values]

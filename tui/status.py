@@ -45,6 +45,8 @@ def model_text(session: Session, projections: Sequence[Projection], layers: int)
         parts.append("stored spectra only, no weights")
     elif model.checkpoint.commit:
         parts.append(model.checkpoint.commit[:8])
+    if model.checkpoint and not model.checkpoint.config and not model.tree.known:
+        parts.append("no config.json")
     if model.checkpoint and model.checkpoint.quantisation:
         parts.append(f"{bits(model.checkpoint.quantisation)} weights")
     parts.append(f"{layers} layer{'s' * (layers != 1)}")

@@ -64,6 +64,7 @@ class Explorer(Panes):
             self.session.load_ranks(self.session.model.tree.projections, self.threshold)
         finally:
             self.post_message(StoreLoaded())
+        self.session.tidy()
 
     def _load_ranks(self, keys: set[str] | None = None) -> None:
         """Ranks (of these keys, None: of all) at the current threshold, where the store does not keep them."""

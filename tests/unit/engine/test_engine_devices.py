@@ -103,6 +103,8 @@ def test_threads_are_capped(monkeypatch: pytest.MonkeyPatch) -> None:
     assert devices.thread_count(None) == 8
 
 
-def test_a_cpu_solves_several_matrices_at_once() -> None:
+def test_a_cpu_solves_several_matrices_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "available_cores", lambda: 16)
+    assert devices.workers(devices.Device("cpu", ""), 99_999) == (16, 1)
     assert devices.workers(devices.Device("cpu", ""), 4) == (4, 1)
     assert devices.workers(devices.Device("cuda:0", ""), 4) == (1, 4)

@@ -8,7 +8,7 @@ import gguf
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Quant
-from lapack_reference import compute, lapack
+from lapack_reference import assert_same_spectrum, compute, lapack
 from numpy.typing import NDArray
 
 from rankscope.engine.checkpoint import Checkpoint, open_checkpoint
@@ -140,3 +140,24 @@ def test_every_dequantiser_of_the_package_is_reached(tmp_path: Path) -> None:
         weights, _ = checkpoint.read(tensor)
         assert weights.shape == (3, 256)
         np.testing.assert_array_equal(weights.float().numpy(), theirs[tensor.name].astype(np.float32))
+
+
+def test_fused_gguf_tensors_are_split(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    qkv, gate_up = rng.standard_normal((64, 32), np.float32), rng.standard_normal((70, 32), np.float32)
+    writer = gguf.GGUFWriter(str(tmp_path / "phi3.gguf"), "phi3")
+    writer.add_embedding_length(32)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_tensor("blk.0.attn_qkv.weight", qkv)
+    writer.add_tensor("blk.0.ffn_up.weight", gate_up)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    checkpoint = open_checkpoint(str(tmp_path / "phi3.gguf"))
+    parts = {"query": qkv[:32], "key": qkv[32:48], "value": qkv[48:], "gate": gate_up[:35], "up": gate_up[35:]}
+    found = {p.role: p for p in build_tree(checkpoint).scanned()}
+    assert found.keys() == parts.keys()
+    for role, part in parts.items():
+        assert_same_spectrum(compute(checkpoint, found[role]), part)

@@ -114,6 +114,14 @@ def test_urgent_ignores_the_budget_and_goes_first(model: Model) -> None:
     assert _solve(queue) == _query(0)
 
 
+def test_only_the_first_urgent_job_ignores_the_budget(model: Model) -> None:
+    queue = JobQueue(ONE)
+    queue.add(*model, urgent=True)
+    assert _read_and_load(queue) == _query(0)
+    assert not _can_read(queue)  # or `enter` on a role of 80 layers would read the model into memory
+    assert _solve(queue) == _query(0)
+
+
 def test_urgent_moves_what_already_waits(model: Model) -> None:
     queue = JobQueue(10**9)
     checkpoint, projections = model

@@ -79,6 +79,21 @@ def test_known_names_keep_their_roles_beside_unknown_ones(tmp_path: Path) -> Non
     assert "other.model.layers.0.self_attn.strange_proj.weight" in {p.address for p in tree.projections}
 
 
+def test_tables_of_integers_are_no_part_of_a_scan(tmp_path: Path) -> None:
+    names = {"h.0.mixer.alpha.weight": np.ones((3, 4), np.float32), "position_ids": np.ones((1, 8), np.int64)}
+    save_file(names, tmp_path / "model.safetensors")
+    tree = build_tree(open_checkpoint(str(tmp_path)))
+    assert [p.tensor for p in tree.scanned()] == ["h.0.mixer.alpha.weight"]
+    assert {p.tensor: p.problem for p in tree.projections}["position_ids"] == "I64 is no floating-point type"
+
+
+def test_layers_behind_the_last_are_told_apart(tmp_path: Path) -> None:
+    shapes = {f"model.layers.{layer}.self_attn.q_proj.weight": (9, 9) for layer in range(3)}
+    checkpoint = _saved(tmp_path, shapes, {**LLAMA, "num_hidden_layers": 2})
+    addresses = [p.address for p in build_tree(checkpoint).scanned()]
+    assert addresses == [f"layers.{i}.attention.query" for i in range(2)] + ["mtp.layers.2.attention.query"]
+
+
 def test_without_a_config_names_speak_alone(tmp_path: Path) -> None:
     tree = build_tree(_saved(tmp_path, {"layers.0.self_attn.q_proj.weight": (9, 9), "layers.0.ln.weight": (9,)}, None))
     assert [p.address for p in tree.scanned()] == ["layers.0.attention.query"]

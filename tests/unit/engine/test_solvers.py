@@ -121,6 +121,11 @@ def test_a_cut_that_is_not_contiguous_is_solved() -> None:
     _assert_proven(solve(matrix, choose("cpu")), matrix)
 
 
+def test_a_spectrum_beyond_float64_is_refused_in_words() -> None:
+    with pytest.raises(WeightsError, match="exceed the range of float64"):
+        solve(torch.full((4, 5), 1.7e308, dtype=torch.float64), choose("cpu"))
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_nan_and_infinity_are_refused_in_words(bad: float, dtype: torch.dtype) -> None:
