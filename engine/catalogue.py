@@ -110,10 +110,17 @@ PLAIN = (
 )
 
 # Matrices inside layers that are known to be no projection: routers, gates of one row, tables, scales, and what
-# multi-token-prediction layers add. A layer that holds anything else without a rule makes its family unknown.
+# multi-token-prediction layers add.
 NOT_PROJECTIONS = re.compile(
     r"(?:^|\.)(?:(?:mlp|block_sparse_moe|feed_forward|moe)\.(?:gate|router(?:\.\w+)*)|shared_expert_gate|ffn_gate_inp"
     r"|relative_attention_bias|e_score_correction_bias|weight_scale(?:_inv)?|eh_proj|shared_head\.head|embed_tokens|A_log|masked_bias|bias)$"
+)
+
+# Families whose every projection the rules name, as transformers writes them (GGUF files have names of their own):
+# a scan leaves out whatever else their layers hold. In any other family a matrix without a rule may be a
+# projection, and a scan computes it under its own name.
+KNOWN_FAMILIES = _models(
+    "llama mistral qwen2 qwen3 gemma gemma2 gemma3_text phi phi3 gpt2 gpt_neox bert deepseek_v2 deepseek_v3"
 )
 
 BLOCKS = ("attention", "cross_attention", "mlp", "shared_expert", "expert", "other")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
-from .catalogue import BLOCKS, NOT_PROJECTIONS, ROLES, Layout, Rule, find_rule, sizes, split
+from .catalogue import BLOCKS, KNOWN_FAMILIES, NOT_PROJECTIONS, ROLES, Layout, Rule, find_rule, sizes, split
 from .checkpoint import Checkpoint
 from .errors import printable
 from .formats import gguf, safetensors
@@ -69,6 +69,12 @@ class Tree:
         # A note says that a fused tensor could not be split: whole, it still belongs to a scan.
         return [p for p in self.projections if p.rows and (p.block != "other" or p.note or self._stands_in(p))]
 
+    def left_out(self) -> list[Projection]:
+        """Matrices in layers that have no rule and that an unfiltered scan does not compute."""
+        inside = [p for p in self.projections if p.block == "other" and p.layer is not None and p.rows]
+        scanned = {p.address for p in self.scanned()}
+        return [p for p in inside if p.address not in scanned and not NOT_PROJECTIONS.search(p.role)]
+
     def _stands_in(self, p: Projection) -> bool:
         """In an unknown family any matrix may be a projection; a table of integers is none."""
         return not self.known and p.problem is None
@@ -105,7 +111,7 @@ def build_tree(checkpoint: Checkpoint) -> Tree:
         replace(p, problem=f"{p.dtype} with scales: unsupported quantisation") if p.tensor in scaled else p
         for p in (*named, *rest)
     )
-    return Tree(everything, bool(named) and _is_known(others))
+    return Tree(everything, bool(named) and _is_known(checkpoint, others))
 
 
 def _scaled(tensors: Sequence[Tensor]) -> set[str]:
@@ -278,8 +284,11 @@ def _problem(tensor: Tensor, rows: int, dequantisation: str) -> str | None:
     return None
 
 
-def _is_known(others: Iterable[_Found]) -> bool:
-    """Whether the catalogue names every matrix that a layer holds."""
+def _is_known(checkpoint: Checkpoint, others: Iterable[_Found]) -> bool:
+    """Whether the catalogue names every projection: of the family, or as it turns out every matrix of a layer."""
+    is_gguf = any(tensor.file.suffix == ".gguf" for tensor in checkpoint.tensors[:1])
+    if not is_gguf and _family(checkpoint.config, "") in KNOWN_FAMILIES:
+        return True
     inside = [f.tensor.name for f in others if len(f.tensor.shape) == 2 and _LAYER.search(f.tensor.name)]
     return all(NOT_PROJECTIONS.search(name.removesuffix(".weight")) for name in inside)
 

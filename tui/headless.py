@@ -55,6 +55,8 @@ def scan(args: Namespace, root: Path) -> int:
         session.close(CLOSE_SECONDS)
     if not args.json:
         _print_tables(session, wanted, args.threshold or DEFAULT_THRESHOLDS)
+    if not args.filter and (extra := model.tree.left_out()):
+        _say(f"left out: {len(extra)} matrices in layers that are no projections (--filter 'other.*' computes them)")
     failed = [p for p in wanted if session.state(p) is State.FAILED]
     for projection in failed:
         _say(f"failed: {projection.address}: {session.failures[projection.key]}")

@@ -87,6 +87,13 @@ def test_tables_of_integers_are_no_part_of_a_scan(tmp_path: Path) -> None:
     assert {p.tensor: p.problem for p in tree.projections}["position_ids"] == "I64 is no floating-point type"
 
 
+def test_what_a_known_family_adds_is_left_out_of_a_scan_and_said(tmp_path: Path) -> None:
+    shapes = {f"model.layers.0.{name}.weight": (9, 9) for name in ("self_attn.q_proj", "mlp.gate", "side.extra")}
+    tree = build_tree(_saved(tmp_path, shapes, LLAMA))
+    assert [p.address for p in tree.scanned()] == ["layers.0.attention.query"]
+    assert [p.address for p in tree.left_out()] == ["other.model.layers.0.side.extra.weight"]
+
+
 def test_layers_behind_the_last_are_told_apart(tmp_path: Path) -> None:
     shapes = {f"model.layers.{layer}.self_attn.q_proj.weight": (9, 9) for layer in range(3)}
     checkpoint = _saved(tmp_path, shapes, {**LLAMA, "num_hidden_layers": 2})
