@@ -137,11 +137,11 @@ def _over_layers(session: Session, request: Request) -> Text:
     """Smallest and largest rank over the layers, role by role, of the roles that are drawn."""
     from .views import layer_columns
 
-    parts = [f"k{percent(request.threshold)} from to"]
+    parts = [f"k{percent(request.threshold)} min-max"]
     for column in layer_columns(request.grid, request.selection):
         ranks = [k for p in request.grid.column(column) if (k := session.rank(p, request.threshold)) is not None]
         if ranks:
-            parts.append(f"{column.heading} {min(ranks)} {max(ranks)}")
+            parts.append(f"{column.heading} {min(ranks)}-{max(ranks)}")
     return _whole(parts, request.width)
 
 
