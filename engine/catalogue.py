@@ -39,7 +39,6 @@ CAT = Layout(0, 1, (("query", "queries"), ("key", "keys"), ("value", "keys")))
 THIRDS = _shares(0, 1, *QKV)
 CONV1D_THIRDS = _shares(1, 1, *QKV)
 HEAD = _shares(0, "heads", *QKV)
-GROUP = Layout(0, "kv_heads", (("query", "group_queries"), ("key", "head_dim"), ("value", "head_dim")))
 HALVES = _shares(0, 1, "gate", "up")
 LATENT = Layout(0, 1, (("kv_a", "kv_lora_rank"), ("key_rope", "qk_rope_head_dim")))
 LATENT_B = Layout(0, "heads", (("key_b", "qk_nope_head_dim"), ("value_b", "v_head_dim")))
@@ -171,7 +170,6 @@ def sizes(config: Mapping[str, Any]) -> dict[str, int]:
         if "head_dim" in found:
             found["queries"] = heads * found["head_dim"]
             found["keys"] = kv_heads * found["head_dim"]
-            found["group_queries"] = heads // kv_heads * found["head_dim"]
     return found
 
 

@@ -102,7 +102,7 @@ class Session:
         self._states: dict[str, State] = {}
         self._entries: dict[str, Entry] = {}
         self._values: dict[str, Values] = {}
-        self._ranks: dict[tuple[str, float], int] = {}
+        self._ranks: dict[str, dict[float, int]] = {}
 
     @property
     def store(self) -> SpectraStore:
@@ -117,7 +117,9 @@ class Session:
     def load(self) -> None:
         """Read the store's index: what is there counts as stored. Imports h5py."""
         wanted = {p.key for p in self.model.tree.projections}
-        self._entries = {e.projection.key: e for e in self.store.entries() if e.projection.key in wanted}
+        for entry in self.store.entries():
+            if entry.projection.key in wanted:
+                self._entries.setdefault(entry.projection.key, entry)  # what `apply` has put there is newer
 
     def tidy(self) -> None:
         """Merge what killed processes left as many small files; a full disk only postpones that."""
@@ -126,10 +128,10 @@ class Session:
 
     def load_values(self, projections: Sequence[Projection]) -> None:
         """Bring the singular values of some stored projections into memory. Reads files."""
+        if len(self._values) > _MAX_VALUES:
+            self._values.clear()
         missing = [p.key for p in projections if p.key in self._entries and p.key not in self._values]
         if missing:
-            if len(self._values) > _MAX_VALUES:
-                self._values.clear()
             self._values.update(self.store.values(missing))
 
     def load_ranks(self, projections: Sequence[Projection], threshold: float) -> None:
@@ -139,7 +141,7 @@ class Session:
         missing = [p.key for p in projections if p.key in self._entries and self.rank(p, threshold) is None]
         for start in range(0, len(missing), _BATCH):
             for key, values in self.store.values(missing[start : start + _BATCH]).items():
-                self._ranks[key, threshold] = metrics.threshold_rank(values, threshold)
+                self._ranks.setdefault(key, {})[threshold] = metrics.threshold_rank(values, threshold)
 
     def state(self, projection: Projection) -> State:
         """Where a projection stands."""
@@ -161,7 +163,7 @@ class Session:
         entry = self._entries.get(projection.key)
         if entry is not None and threshold in entry.ranks:
             return entry.ranks[threshold]
-        return self._ranks.get((projection.key, threshold))
+        return self._ranks.get(projection.key, {}).get(threshold)
 
     def compute(
         self, projections: Iterable[Projection], *, urgent: bool = False, recompute: bool = False
@@ -199,6 +201,7 @@ class Session:
                     self._states[key] = State.DONE
                     self._entries[key] = entry_of(spectrum)
                     self._values.pop(key, None)
+                    self._ranks.pop(key, None)
                     changed.append(key)
                 case Failed(projection, reason):
                     self._states[projection.key] = State.FAILED
