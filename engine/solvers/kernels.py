@@ -1,0 +1,238 @@
+"""Triton kernels of the two-stage eigensolver. Imported only by the functions that launch them.
+
+Every kernel has a twin in plain torch beside its launcher; tests hold the two together under Triton's
+interpreter. Blocks are float64 and live in registers; sums replace tl.dot, which has no float64 path in
+every Triton. Sums of squares below TINY count as zero: the matrices are scaled to entries of at most 1.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+TINY: tl.constexpr = tl.constexpr(1e-280)
+
+
+@triton.jit
+def _reflector(alpha, square):
+    """(tau, scale, beta): I - tau v v^T with v = (1, scale * tail) takes (alpha, tail) to (beta, 0)."""
+    live = square > TINY
+    norm = tl.sqrt(alpha * alpha + square)
+    beta = tl.where(live, tl.where(alpha > 0, -norm, norm), alpha)
+    scale = tl.where(live, 1.0 / tl.where(live, alpha - beta, 1.0), 0.0)
+    tau = tl.where(live, (beta - alpha) / tl.where(live, beta, 1.0), 0.0)
+    return tau, scale, beta
+
+
+@triton.jit
+def _total(x):
+    """The sum of all of a block of rows."""
+    return tl.sum(tl.sum(x, 1), 0)
+
+
+@triton.jit(do_not_specialize=["rows", "cols", "stride_matrix", "stride_col", "tiles"])
+def tile_qr(
+    x,
+    q,
+    r,
+    rows,
+    cols,
+    stride_matrix,
+    stride_col,
+    tiles,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
+):
+    """Householder QR of one tile of ROWS rows: q (batch, tiles, cols, ROWS), r (batch, cols, tiles * cols).
+
+    All is stored by columns. Rows stand in two dimensions, (LANES, ROWS / LANES): a warp holds whole columns.
+    """
+    LANES: tl.constexpr = 32 if ROWS > 32 else ROWS
+    tile = tl.program_id(0)
+    matrix = tl.program_id(1).to(tl.int64)
+    i = tl.arange(0, LANES)[:, None] + tl.arange(0, ROWS // LANES)[None, :] * LANES
+    j = tl.arange(0, COLS)
+    i3 = i[:, None, :]
+    j3 = j[None, :, None]
+    row = tile * ROWS + i3
+    a = tl.load(
+        x + matrix * stride_matrix + row + j3.to(tl.int64) * stride_col, mask=(row < rows) & (j3 < cols), other=0.0
+    )
+    taus = tl.zeros([COLS], tl.float64)
+    for k in range(cols):
+        c = tl.sum(tl.where(j3 == k, a, 0.0), 1)
+        alpha = _total(tl.where(i == k, c, 0.0))
+        square = _total(tl.where(i > k, c * c, 0.0))
+        tau, scale, beta = _reflector(alpha, square)
+        v = tl.where(i > k, c * scale, tl.where(i == k, 1.0, 0.0))
+        z = tl.where(j > k, tau * tl.sum(tl.sum(v[:, None, :] * a, 2), 0), 0.0)
+        kept = tl.where(i == k, beta, v)
+        a = tl.where((j3 == k) & (i3 >= k), kept[:, None, :], a - v[:, None, :] * z[None, :, None])
+        taus = tl.where(j == k, tau, taus)
+    at = r + matrix * cols * cols * tiles + tile * cols + j3 * cols * tiles + i3
+    tl.store(at, tl.where(i3 <= j3, a, 0.0), mask=(i3 < cols) & (j3 < cols))
+    for step in range(cols):
+        k = cols - 1 - step
+        v = tl.sum(tl.where(j3 == k, a, 0.0), 1)
+        v = tl.where(i > k, v, tl.where(i == k, 1.0, 0.0))
+        tau = tl.sum(tl.where(j == k, taus, 0.0), 0)
+        z = tl.where(j > k, tau * tl.sum(tl.sum(v[:, None, :] * a, 2), 0), 0.0)
+        kept = tl.where(i == k, 1.0, 0.0) - tau * v
+        a = tl.where(j3 == k, kept[:, None, :], tl.where(j3 > k, a - v[:, None, :] * z[None, :, None], a))
+    tl.store(q + (matrix * tiles + tile) * ROWS * cols + j3 * ROWS + i3, a, mask=j3 < cols)
+
+
+@triton.jit(do_not_specialize=["size", "stride_matrix", "stride_row"])
+def signed_inverse(
+    q,
+    signs,
+    inverse,
+    size,
+    stride_matrix,
+    stride_row,
+    SIZE: tl.constexpr,
+):
+    """The inverse of Q1 + S by Gauss-Jordan; each sign of S is that of its pivot as it is reached."""
+    matrix = tl.program_id(0).to(tl.int64)
+    i = tl.arange(0, SIZE)
+    i2 = i[:, None]
+    j2 = i[None, :]
+    inside = (i2 < size) & (j2 < size)
+    a = tl.load(q + matrix * stride_matrix + i2 * stride_row + j2, mask=inside, other=0.0)
+    sign = tl.zeros([SIZE], tl.float64)
+    for k in range(size):
+        row = tl.sum(tl.where(i2 == k, a, 0.0), 0)
+        col = tl.sum(tl.where(j2 == k, a, 0.0), 1)
+        pivot = tl.sum(tl.where(i == k, row, 0.0), 0)
+        s = tl.where(pivot < 0, -1.0, 1.0).to(tl.float64)
+        sign = tl.where(i == k, s, sign)
+        over = 1.0 / (pivot + s)
+        row = tl.where(i == k, 1.0, row) * over
+        col = tl.where(i == k, 0.0, col)
+        a = tl.where(j2 == k, 0.0, a) - col[:, None] * row[None, :]
+        a = tl.where(i2 == k, row[None, :], a)
+    tl.store(inverse + matrix * size * size + i2 * size + j2, a, mask=inside)
+    tl.store(signs + matrix * size + i, sign, mask=i < size)
+
+
+@triton.jit
+def _turned(v, B: tl.constexpr):
+    """A block of rows as a vector over columns."""
+    return tl.reshape(tl.trans(v), [B])
+
+
+@triton.jit
+def _two_sided(block, v, tau, i, B: tl.constexpr, LD: tl.constexpr):
+    """The diagonal block at `block`, lower half stored, becomes H D H with H = I - tau v v^T."""
+    i3 = i[:, None, :]
+    j3 = tl.arange(0, B)[None, :, None]
+    at = block + i3 + j3 * (LD - 1)
+    d = tl.load(at, mask=i3 >= j3, other=0.0, cache_modifier=".cg")
+    v3 = v[:, None, :]
+    across = tl.sum(tl.sum(tl.where(i3 > j3, d, 0.0) * v3, 2), 0)
+    vj3 = _turned(v, B)[None, :, None]
+    p = tau * (tl.sum(d * vj3, 1) + tl.trans(tl.reshape(across, [v.shape[1], v.shape[0]])))
+    w = p - (0.5 * tau * _total(p * v)) * v
+    d = d - v3 * _turned(w, B)[None, :, None] - w[:, None, :] * vj3
+    tl.store(at, d, mask=i3 >= j3)
+
+
+@triton.jit
+def _first(column, i):
+    """Reflector of a column: (v, tau, the column reflected)."""
+    alpha = _total(tl.where(i == 0, column, 0.0))
+    square = _total(tl.where(i > 0, column * column, 0.0))
+    tau, scale, beta = _reflector(alpha, square)
+    v = tl.where(i == 0, 1.0, column * scale)
+    return v, tau, tl.where(i == 0, beta, 0.0)
+
+
+@triton.jit(do_not_specialize=["n", "batch", "total", "stride_matrix"])
+def chase(
+    band,
+    progress,
+    ticket,
+    n,
+    batch,
+    total,
+    stride_matrix,
+    B: tl.constexpr,
+):
+    """Band -> tridiagonal: each ticket is one sweep of one matrix, chased from its column to the end.
+
+    Step k of a sweep waits until the sweep before it has finished step k + 1. Tickets are drawn in order, so
+    whatever a program waits for has been started: no deadlock, however few programs are resident. Rows stand in
+    two dimensions, (LANES, B / LANES), so that a warp holds whole columns of a block: sums over rows stay inside it.
+    """
+    LD: tl.constexpr = 2 * B
+    LANES: tl.constexpr = 32 if B > 32 else B
+    i = tl.arange(0, LANES)[:, None] + tl.arange(0, B // LANES)[None, :] * LANES
+    i3 = i[:, None, :]
+    j3 = tl.arange(0, B)[None, :, None]
+    drawn = tl.atomic_add(ticket, 1, sem="relaxed")
+    while drawn < total:
+        s = drawn // batch
+        matrix = (drawn % batch).to(tl.int64)
+        base = band + matrix * stride_matrix
+        flag = progress + matrix * n + s
+        seen = tl.atomic_add(flag, 0, sem="acquire")
+        while seen < 2:
+            seen = tl.atomic_add(flag, 0, sem="acquire")
+        top = base + s * LD + 1 + i
+        v, tau, column = _first(tl.load(top, cache_modifier=".cg"), i)
+        tl.store(top, column)
+        _two_sided(base + (s + 1) * LD, v, tau, i, B, LD)
+        tl.debug_barrier()
+        tl.atomic_xchg(flag + 1, 1, sem="release")
+        for k in range(1, 1 + (n - 2 - s) // B):
+            while seen < k + 2:
+                seen = tl.atomic_add(flag, 0, sem="acquire")
+            left = base + (s + 1 + (k - 1) * B) * LD + B
+            at = left + i3 + j3 * (LD - 1)
+            b = tl.load(at, cache_modifier=".cg")
+            vj3 = _turned(v, B)[None, :, None]
+            u = tau * tl.sum(b * vj3, 1)
+            b = b - u[:, None, :] * vj3
+            v, tau, column = _first(tl.load(left + i, cache_modifier=".cg") - u, i)
+            z = tau * tl.sum(tl.sum(b * v[:, None, :], 2), 0)
+            b = b - v[:, None, :] * z[None, :, None]
+            tl.store(at, tl.where(j3 == 0, column[:, None, :], b))
+            _two_sided(base + (s + 1 + k * B) * LD, v, tau, i, B, LD)
+            tl.debug_barrier()
+            tl.atomic_xchg(flag + 1, k + 1, sem="release")
+        tl.atomic_xchg(flag + 1, 1 << 30, sem="release")
+        drawn = tl.atomic_add(ticket, 1, sem="relaxed")
+
+
+@triton.jit(do_not_specialize=["n", "padded", "halvings"])
+def bisect(
+    tridiagonal,
+    bounds,
+    out,
+    n,
+    padded,
+    halvings,
+    LANES: tl.constexpr,
+):
+    """One lane per eigenvalue: halve its interval by the count of negative pivots of T - x."""
+    matrix = tl.program_id(1).to(tl.int64)
+    lane = tl.program_id(0) * LANES + tl.arange(0, LANES)
+    base = tridiagonal + matrix * padded * 2
+    floor = tl.load(bounds + matrix * 3 + 2)
+    low = tl.zeros([LANES], tl.float64) + tl.load(bounds + matrix * 3)
+    high = tl.zeros([LANES], tl.float64) + tl.load(bounds + matrix * 3 + 1)
+    for _ in range(halvings):
+        x = 0.5 * (low + high)
+        count = tl.zeros([LANES], tl.int32)
+        pivot = tl.zeros([LANES], tl.float64) + 1.0
+        for i in range(0, padded, 4):
+            for step in tl.static_range(4):
+                d = tl.load(base + 2 * (i + step))
+                square = tl.load(base + 2 * (i + step) + 1)
+                pivot = (d - x) - square / pivot
+                pivot = tl.where(tl.abs(pivot) < floor, -floor, pivot)
+                count += (pivot < 0).to(tl.int32)
+        above = count > lane
+        high = tl.where(above, x, high)
+        low = tl.where(above, low, x)
+    tl.store(out + matrix * n + lane, 0.5 * (low + high), mask=lane < n)

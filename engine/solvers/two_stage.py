@@ -1,0 +1,68 @@
+"""Eigenvalues of a batch of symmetric matrices in float64: dense -> band -> tridiagonal -> bisection.
+
+The library's one-stage reduction reads the whole matrix for every column; here all but O(n^2 width) of the
+work are matrix products.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from .band import to_band
+from .chase import to_tridiagonal
+from .sturm import tridiagonal_eigenvalues
+
+_WIDTHS = ((1024, 32), (1 << 62, 64))  # (up to n, width of the band)
+_CHANGE = 1e-12  # of trace and Frobenius norm, relative
+_ZERO = 1e-290  # and of those of a zero matrix, whose largest entry else lies in [0.5, 1)
+
+
+def available(device: torch.device | str) -> bool:
+    """Whether the kernels can run there: an NVIDIA GPU with acquire and release, and Triton installed."""
+    device = torch.device(device)
+    return (
+        device.type == "cuda"
+        and torch.version.hip is None
+        and torch.cuda.is_available()
+        and torch.cuda.get_device_capability(device) >= (7, 0)
+        and find_spec("triton") is not None
+    )
+
+
+def band_width(n: int) -> int:
+    """Width of the intermediate band for matrices of size n."""
+    return next(width for most, width in _WIDTHS if n <= most)
+
+
+def eigenvalues(gram: Tensor, width: int | None = None, kernels: bool | None = None) -> tuple[Tensor, Tensor]:
+    """Ascending eigenvalues (batch, n) of symmetric float64 matrices (batch, n, n), and which of them passed.
+
+    `gram` is overwritten; beside it some 8 n width numbers per matrix are needed. A matrix has passed, in a
+    boolean tensor (batch,) on its device, where trace and Frobenius norm came through all three stages.
+    Nothing here waits for the device. `kernels`: Triton, or its twins in torch; by default Triton on CUDA.
+    """
+    n = gram.shape[-1]
+    width = width or band_width(n)
+    kernels = gram.is_cuda if kernels is None else kernels
+    with torch.cuda.device(gram.device) if gram.is_cuda else nullcontext():  # where Triton launches
+        scale = _scale(gram)
+        gram.mul_(scale.view(-1, 1, 1))
+        trace = gram.diagonal(0, 1, 2).sum(1)
+        norm = torch.linalg.vector_norm(gram, dim=(1, 2))
+        tridiagonal = to_tridiagonal(to_band(gram, width, kernels), n, kernels)
+        values = tridiagonal_eigenvalues(tridiagonal, kernels)
+        traced = (values.sum(1) - trace).abs() <= _CHANGE * values.abs().sum(1) + _ZERO
+        passed = traced & ((values.norm(dim=1) - norm).abs() <= _CHANGE * norm + _ZERO)
+        values = values.where(values.abs() > _ZERO, 0.0)
+        return values / scale.unsqueeze(-1), passed
+
+
+def _scale(gram: Tensor) -> Tensor:
+    """Per matrix the power of two that brings its largest entry to [0.5, 1)."""
+    top = torch.linalg.vector_norm(gram, ord=torch.inf, dim=(1, 2))
+    exponent = torch.frexp(top).exponent.to(torch.int64).clamp(-1000, 1000)
+    return ((1023 - exponent) << 52).view(torch.float64)

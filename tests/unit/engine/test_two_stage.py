@@ -1,0 +1,168 @@
+"""The two-stage eigensolver against LAPACK, and its Triton kernels, under the interpreter, against their twins."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+from lapack_reference import Array, lapack
+
+from rankscope.engine.solvers import two_stage
+from rankscope.engine.solvers.band import to_band
+from rankscope.engine.solvers.chase import to_tridiagonal
+from rankscope.engine.solvers.panel import reflect
+
+SIZES = [(1, 4), (2, 4), (3, 4), (5, 8), (31, 8), (33, 16), (64, 16), (97, 32), (200, 32)]
+
+
+def _with_spectrum(sigma: Array, rng: np.random.Generator) -> Array:
+    left, right = (np.linalg.qr(rng.standard_normal((sigma.size, sigma.size)))[0] for _ in range(2))
+    return np.asarray((left * sigma) @ right.T)
+
+
+def _hard(n: int) -> dict[str, Array]:
+    """Square matrices that break careless solvers."""
+    rng = np.random.default_rng(n)
+    noise = rng.standard_normal((n, n))
+    rank = max(1, n // 3)
+    outlier = np.ones(n)
+    outlier[0] = 1e4
+    half = noise.copy()
+    half[n // 2 :] = 0
+    return {
+        "random": noise,
+        "decaying": _with_spectrum(np.geomspace(1, 1e-6, n), rng),
+        "falling": _with_spectrum(np.geomspace(1, 1e-16, n), rng),
+        "clustered": _with_spectrum(np.where(np.arange(n) < n / 2, 3.0, 1 + 1e-9), rng),
+        "deficient": noise[:, :rank] @ noise[:rank],
+        "rank one": noise[:, :1] @ noise[:1],
+        "zero": np.zeros((n, n)),
+        "half zero": half,
+        "identity": np.eye(n),
+        "outlier": _with_spectrum(outlier, rng),
+        "nearly ones": 1 + 1e-6 * noise,
+        "graded": noise * np.geomspace(1, 1e-8, n)[:, None],
+        "huge": 1e140 * noise,
+        "tiny": 1e-140 * noise,
+    }
+
+
+@pytest.mark.parametrize(("n", "width"), SIZES)
+def test_hard_matrices_match_lapack(n: int, width: int) -> None:
+    named = _hard(n)
+    grams = torch.stack([torch.from_numpy(w @ w.T) for w in named.values()])
+    values, passed = two_stage.eigenvalues(grams, width)
+    assert passed.all(), [name for name, ok in zip(named, passed, strict=True) if not ok]
+    for (name, w), row in zip(named.items(), values.numpy(), strict=True):
+        expected = lapack(w)
+        sigma = np.sqrt(np.maximum(row[::-1], 0))
+        kept = expected > 1e-7 * expected[0]
+        bound = 1e-14 * expected[0] ** 2 / expected[kept]
+        assert (np.abs(sigma - expected)[kept] <= bound).all(), name
+        assert (np.diff(row) >= 0).all(), name
+
+
+def test_a_zero_matrix_has_zeros() -> None:
+    values, passed = two_stage.eigenvalues(torch.zeros(1, 9, 9, dtype=torch.float64), 4)
+    assert passed.all()
+    assert not values.any()
+
+
+def test_not_a_number_does_not_pass_and_harms_no_neighbour() -> None:
+    gram = torch.eye(20, dtype=torch.float64).repeat(3, 1, 1)
+    gram[1, 4, 4] = torch.nan
+    values, passed = two_stage.eigenvalues(gram, 4)
+    assert passed.tolist() == [True, False, True]
+    assert torch.equal(values[0], torch.ones(20, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("kind", ["random", "zero", "repeated", "ones", "unit"])
+@pytest.mark.parametrize(
+    ("rows", "width", "leaf", "tile"), [(8, 8, 8, 16), (9, 8, 4, 16), (70, 8, 8, 16), (300, 32, 8, 32)]
+)
+def test_a_panel_of_any_rank_is_reflected(kind: str, rows: int, width: int, leaf: int, tile: int) -> None:
+    panel = torch.from_numpy(np.random.default_rng(rows).standard_normal((2, rows, width)))
+    if kind == "zero":
+        panel.zero_()
+    elif kind == "repeated":
+        panel[:, :, 1:] = panel[:, :, :1]
+    elif kind == "ones":
+        panel.fill_(1)
+    elif kind == "unit":
+        panel[:] = torch.eye(rows, width)
+    v, x, r = reflect(panel, False, leaf, tile)
+    reflector = torch.eye(rows, dtype=torch.float64) - v @ x @ v.mT
+    left = reflector.mT @ panel
+    left[:, :width] -= r
+    assert (reflector @ reflector.mT - torch.eye(rows)).abs().max() < 1e-14
+    assert left.abs().max() < 1e-14 * max(1, panel.norm())
+
+
+def test_the_band_has_room_for_bulges_and_zeros_beyond() -> None:
+    n, width = 21, 4
+    w = torch.from_numpy(np.random.default_rng(0).standard_normal((2, n, n)))
+    band = to_band(w @ w.mT, width, False)
+    assert band.shape == (2, n + 2 * width, 2 * width)
+    assert not band[:, :, width + 1 :].any()
+    assert not band[:, n:].any()
+    rows = to_tridiagonal(band, n, False)
+    assert not rows[:, 1, -1].any()
+    assert band[:, :n, 2:].abs().max() < 1e-12
+
+
+def test_without_a_gpu_the_kernels_are_not_offered() -> None:
+    assert not two_stage.available("cpu")
+    assert (
+        "triton"
+        not in subprocess.run(
+            [sys.executable, "-c", "import sys, rankscope.engine.solvers.two_stage; print(*sys.modules)"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()
+    )
+
+
+INTERPRETED = """
+import json, torch
+from rankscope.engine.solvers.band import to_band
+from rankscope.engine.solvers.chase import to_tridiagonal
+from rankscope.engine.solvers.panel import tall_qr
+from rankscope.engine.solvers.sturm import tridiagonal_eigenvalues
+from rankscope.engine.solvers.two_stage import eigenvalues
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+gap = lambda a, b: float((a - b).abs().max())
+found = []
+for n, width, leaf, tile in ((3, 4, 4, 16), (17, 4, 4, 16), (40, 8, 4, 16), (70, 64, 64, 64)):
+    w = torch.randn(2, n, n, dtype=torch.float64)
+    w[1, :, n // 2 :] = 0
+    gram = w @ w.mT / n
+    q = [tall_qr(w[:, :, :leaf], kernels, leaf, tile) for kernels in (True, False)] if n >= leaf else [(w, w)] * 2
+    bands = [to_band(gram.clone(), width, kernels, leaf, tile) for kernels in (True, False)]
+    rows = [to_tridiagonal(bands[1].clone(), n, kernels) for kernels in (True, False)]
+    row = {"qr": max(map(gap, *q)), "band": gap(bands[0][0], bands[1][0]), "chase": gap(rows[0][0], rows[1][0])}
+    if n <= 17:
+        row["bisect"] = gap(*[tridiagonal_eigenvalues(rows[1], kernels) for kernels in (True, False)])
+        values, passed = eigenvalues(gram.clone(), width, True)
+        row["values"] = gap(values, torch.linalg.eigvalsh(gram))
+        row["failed"] = int((~passed).sum())
+    found.append(row)
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+def test_the_kernels_do_what_their_twins_do() -> None:
+    env = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, "-c", INTERPRETED], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for row in json.loads(done.stdout):
+        assert max(row.values()) < 1e-12, row
