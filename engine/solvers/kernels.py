@@ -46,40 +46,43 @@ def tile_qr(
     """Householder QR of one tile of ROWS rows: q (batch, tiles, cols, ROWS), r (batch, cols, tiles * cols).
 
     All is stored by columns. Rows stand in two dimensions, (LANES, ROWS / LANES): a warp holds whole columns.
+    Warps meet once a step, where the next column goes round through q; it then keeps the reflectors, tau in
+    the place of the 1, from which the second loop makes Q of the identity, each warp for itself.
     """
     LANES: tl.constexpr = 32 if ROWS > 32 else ROWS
     tile = tl.program_id(0)
     matrix = tl.program_id(1).to(tl.int64)
     i = tl.arange(0, LANES)[:, None] + tl.arange(0, ROWS // LANES)[None, :] * LANES
-    j = tl.arange(0, COLS)
     i3 = i[:, None, :]
-    j3 = j[None, :, None]
+    j3 = tl.arange(0, COLS)[None, :, None]
     row = tile * ROWS + i3
     a = tl.load(
         x + matrix * stride_matrix + row + j3.to(tl.int64) * stride_col, mask=(row < rows) & (j3 < cols), other=0.0
     )
-    taus = tl.zeros([COLS], tl.float64)
+    own = q + (matrix * tiles + tile) * ROWS * cols
+    tl.store(own + i3 + j3 * 0, a, mask=j3 == 0)
+    tl.debug_barrier()
     for k in range(cols):
-        c = tl.sum(tl.where(j3 == k, a, 0.0), 1)
-        alpha = _total(tl.where(i == k, c, 0.0))
-        square = _total(tl.where(i > k, c * c, 0.0))
-        tau, scale, beta = _reflector(alpha, square)
-        v = tl.where(i > k, c * scale, tl.where(i == k, 1.0, 0.0))
-        z = tl.where(j > k, tau * tl.sum(tl.sum(v[:, None, :] * a, 2), 0), 0.0)
-        kept = tl.where(i == k, beta, v)
-        a = tl.where((j3 == k) & (i3 >= k), kept[:, None, :], a - v[:, None, :] * z[None, :, None])
-        taus = tl.where(j == k, tau, taus)
+        column = own + k * ROWS
+        c = tl.where(i > k, tl.load(column + i), 0.0)
+        tau, scale, _ = _reflector(tl.load(column + k), _total(c * c))
+        v = tl.where(i == k, 1.0, c * scale)
+        z = tau * tl.sum(tl.sum(v[:, None, :] * a, 2), 0)
+        a -= v[:, None, :] * z[None, :, None]
+        tl.store(column + ROWS + i3 + j3 * 0, a, mask=(j3 == k + 1) & (j3 < cols))
+        tl.debug_barrier()
+        tl.store(column + i, tl.where(i == k, tau, v))
     at = r + matrix * cols * cols * tiles + tile * cols + j3 * cols * tiles + i3
     tl.store(at, tl.where(i3 <= j3, a, 0.0), mask=(i3 < cols) & (j3 < cols))
+    tl.debug_barrier()
+    a = tl.where(i3 == j3, 1.0, a - a)  # a zero that keeps the layout of a
     for step in range(cols):
-        k = cols - 1 - step
-        v = tl.sum(tl.where(j3 == k, a, 0.0), 1)
-        v = tl.where(i > k, v, tl.where(i == k, 1.0, 0.0))
-        tau = tl.sum(tl.where(j == k, taus, 0.0), 0)
-        z = tl.where(j > k, tau * tl.sum(tl.sum(v[:, None, :] * a, 2), 0), 0.0)
-        kept = tl.where(i == k, 1.0, 0.0) - tau * v
-        a = tl.where(j3 == k, kept[:, None, :], tl.where(j3 > k, a - v[:, None, :] * z[None, :, None], a))
-    tl.store(q + (matrix * tiles + tile) * ROWS * cols + j3 * ROWS + i3, a, mask=j3 < cols)
+        column = own + (cols - 1 - step) * ROWS
+        v = tl.where(i == cols - 1 - step, 1.0, tl.load(column + i))
+        z = tl.load(column + cols - 1 - step) * tl.sum(tl.sum(v[:, None, :] * a, 2), 0)
+        a -= v[:, None, :] * z[None, :, None]
+    tl.debug_barrier()
+    tl.store(own + j3 * ROWS + i3, a, mask=j3 < cols)
 
 
 @triton.jit(do_not_specialize=["size", "stride_matrix", "stride_row"])

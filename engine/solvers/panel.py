@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 LEAF = 32
-TILE = 256
+TILE = 128
+PER_WARP = 1024  # entries of a tile
 _TINY = 1e-280
 _INNER_ROWS = 1024  # from here on a^T b is summed over slices: one long sum per tile leaves a GPU idle
 _INNER_SLICES = 16
@@ -94,7 +95,7 @@ def _tiles_kernel(panel: Tensor, tile: int, leaf: int) -> tuple[Tensor, Tensor]:
     r = panel.new_empty(batch, width, tiles * width)
     columns = max(_power_of_two(leaf), 2)
     strides = panel.stride(0), panel.stride(2)
-    warps = min(max(tile * columns // 1024, 1), 16)
+    warps = min(max(tile * columns // PER_WARP, 1), 16)
     kernels.tile_qr[(tiles, batch)](
         panel, q, r, rows, width, *strides, tiles, ROWS=tile, COLS=columns, num_warps=warps, num_stages=1
     )
