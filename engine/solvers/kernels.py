@@ -207,6 +207,12 @@ def chase(
         drawn = tl.atomic_add(ticket, 1, sem="relaxed")
 
 
+@triton.jit
+def _exponent(x):
+    """The biased exponent of a float64."""
+    return (x.to(tl.int64, bitcast=True) >> 52) & 2047
+
+
 @triton.jit(do_not_specialize=["n", "padded", "halvings"])
 def bisect(
     tridiagonal,
@@ -217,24 +223,33 @@ def bisect(
     halvings,
     LANES: tl.constexpr,
 ):
-    """One lane per eigenvalue: halve its interval by the count of negative pivots of T - x."""
+    """One lane per eigenvalue: halve its interval by the sign changes among the leading minors of T - x.
+
+    The minors come by their three-term recurrence, without a division; every 8 steps they are brought near 1.
+    """
     matrix = tl.program_id(1).to(tl.int64)
     lane = tl.program_id(0) * LANES + tl.arange(0, LANES)
     base = tridiagonal + matrix * padded * 2
-    floor = tl.load(bounds + matrix * 3 + 2)
-    low = tl.zeros([LANES], tl.float64) + tl.load(bounds + matrix * 3)
-    high = tl.zeros([LANES], tl.float64) + tl.load(bounds + matrix * 3 + 1)
+    low = tl.zeros([LANES], tl.float64) + tl.load(bounds + matrix * 2)
+    high = tl.zeros([LANES], tl.float64) + tl.load(bounds + matrix * 2 + 1)
     for _ in range(halvings):
         x = 0.5 * (low + high)
         count = tl.zeros([LANES], tl.int32)
-        pivot = tl.zeros([LANES], tl.float64) + 1.0
-        for i in range(0, padded, 4):
-            for step in tl.static_range(4):
+        minor = tl.zeros([LANES], tl.float64) + 1.0
+        before = tl.zeros([LANES], tl.float64)
+        for i in range(0, padded, 8):
+            for step in tl.static_range(8):
                 d = tl.load(base + 2 * (i + step))
                 square = tl.load(base + 2 * (i + step) + 1)
-                pivot = (d - x) - square / pivot
-                pivot = tl.where(tl.abs(pivot) < floor, -floor, pivot)
-                count += (pivot < 0).to(tl.int32)
+                after = tl.fma(d - x, minor, -(square * before))
+                turned = after.to(tl.int64, bitcast=True) ^ minor.to(tl.int64, bitcast=True)
+                count -= (turned >> 63).to(tl.int32)
+                before = minor
+                minor = after
+            power = 2046 - tl.maximum(_exponent(minor), _exponent(before))
+            factor = (power << 52).to(tl.float64, bitcast=True)
+            minor *= factor
+            before *= factor
         above = count > lane
         high = tl.where(above, x, high)
         low = tl.where(above, low, x)
