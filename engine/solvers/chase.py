@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .panel import reflector
 
-WARPS = {128: 16, 64: 8, 32: 4, 16: 2}
+WARPS = {128: 16, 64: 4, 32: 4, 16: 2}
 _DONE = 1 << 30
 
 

@@ -125,12 +125,10 @@ def _turned(v, B: tl.constexpr):
 
 
 @triton.jit
-def _two_sided(block, v, tau, i, B: tl.constexpr, LD: tl.constexpr):
-    """The diagonal block at `block`, lower half stored, becomes H D H with H = I - tau v v^T."""
+def _two_sided(at, d, v, tau, i, B: tl.constexpr):
+    """The diagonal block d, read from `at` and lower half stored, becomes H D H with H = I - tau v v^T."""
     i3 = i[:, None, :]
     j3 = tl.arange(0, B)[None, :, None]
-    at = block + i3 + j3 * (LD - 1)
-    d = tl.load(at, mask=i3 >= j3, other=0.0, cache_modifier=".cg")
     v3 = v[:, None, :]
     across = tl.sum(tl.sum(tl.where(i3 > j3, d, 0.0) * v3, 2), 0)
     vj3 = _turned(v, B)[None, :, None]
@@ -184,7 +182,8 @@ def chase(
         top = base + s * LD + 1 + i
         v, tau, column = _first(tl.load(top, cache_modifier=".cg"), i)
         tl.store(top, column)
-        _two_sided(base + (s + 1) * LD, v, tau, i, B, LD)
+        at = base + (s + 1) * LD + i3 + j3 * (LD - 1)
+        _two_sided(at, tl.load(at, mask=i3 >= j3, other=0.0, cache_modifier=".cg"), v, tau, i, B)
         tl.debug_barrier()
         tl.atomic_xchg(flag + 1, 1, sem="release")
         for k in range(1, 1 + (n - 2 - s) // B):
@@ -192,15 +191,18 @@ def chase(
                 seen = tl.atomic_add(flag, 0, sem="acquire")
             left = base + (s + 1 + (k - 1) * B) * LD + B
             at = left + i3 + j3 * (LD - 1)
-            b = tl.load(at, cache_modifier=".cg")
+            b = tl.load(at, cache_modifier=".cg")  # all at once, before the sums: the way here is long, and the
+            column = tl.load(left + i, cache_modifier=".cg")  # sum over columns parts reading from writing
+            below = base + (s + 1 + k * B) * LD + i3 + j3 * (LD - 1)
+            d = tl.load(below, mask=i3 >= j3, other=0.0, cache_modifier=".cg")
             vj3 = _turned(v, B)[None, :, None]
             u = tau * tl.sum(b * vj3, 1)
             b = b - u[:, None, :] * vj3
-            v, tau, column = _first(tl.load(left + i, cache_modifier=".cg") - u, i)
+            v, tau, column = _first(column - u, i)
             z = tau * tl.sum(tl.sum(b * v[:, None, :], 2), 0)
             b = b - v[:, None, :] * z[None, :, None]
             tl.store(at, tl.where(j3 == 0, column[:, None, :], b))
-            _two_sided(base + (s + 1 + k * B) * LD, v, tau, i, B, LD)
+            _two_sided(below, d, v, tau, i, B)
             tl.debug_barrier()
             tl.atomic_xchg(flag + 1, k + 1, sem="release")
         tl.atomic_xchg(flag + 1, 1 << 30, sem="release")
