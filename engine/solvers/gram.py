@@ -19,11 +19,16 @@ def singular_values(matrix: torch.Tensor, scale: float) -> torch.Tensor:
     """
     small = min(matrix.shape)
     gram = torch.zeros((small, small), dtype=torch.float64, device=matrix.device)
-    for slab in slabs(matrix):
-        slab = slab.to(torch.float64) * scale
-        gram.addmm_(slab, slab.T)
+    add_gram(matrix, scale, gram)
     eigenvalues: torch.Tensor = torch.linalg.eigvalsh(gram)
     return eigenvalues.flip(0).clamp_(min=0).sqrt_()
+
+
+def add_gram(matrix: torch.Tensor, scale: float, gram: torch.Tensor) -> None:
+    """Add the Gram matrix of `matrix * scale` on the smaller side to `gram`, float64, on its device."""
+    for slab in slabs(matrix):
+        slab = slab.to(gram.device, torch.float64) * scale
+        gram.addmm_(slab, slab.T)
 
 
 def slabs(matrix: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -37,11 +42,17 @@ def slabs(matrix: torch.Tensor) -> Iterator[torch.Tensor]:
 def accuracy(small: int, sigma: torch.Tensor) -> tuple[float, float]:
     """(error bound, noise floor) of the values above, in their units.
 
-    Eigenvalues of G carry an error of d * sigma_1^2, so sigma carries d * sigma_1^2 / (2 sigma): measured
-    d stays below 1e-15 (n <= 256) and grows no faster than sqrt(n). The floor stands where that error
-    is a twentieth of the value, about 1e-7 sigma_1; the bound is the error at the smallest value above it.
+    Measured, the d of `bounds` stays below 1e-15 (n <= 256) and grows no faster than sqrt(n).
     """
-    d = 1e-15 * max(1.0, small**0.5 / 16)
+    return bounds(1e-15 * max(1.0, small**0.5 / 16), sigma)
+
+
+def bounds(d: float, sigma: torch.Tensor) -> tuple[float, float]:
+    """(error bound, noise floor) of square roots of eigenvalues that carry an error of d * sigma_1^2.
+
+    Then sigma carries d * sigma_1^2 / (2 sigma). The floor stands where that error is a twentieth of the
+    value, some 1e-7 sigma_1; the bound is the error at the smallest value above it.
+    """
     top = float(sigma[0])
     floor = (10 * d) ** 0.5 * top
     above = sigma[sigma > floor]

@@ -72,9 +72,8 @@ def solve(matrix: torch.Tensor, rungs: list[Rung]) -> Solution:
         WeightsError: NaN or infinite weights, or no routine gave a proven result.
     """
     start = time.perf_counter()
-    if matrix.element_size() == 1:  # torch finds no extremes of float8; bfloat16 holds each of its values
-        matrix = matrix.to(torch.bfloat16)
-    placed, scale, norm = _placed(matrix, rungs[0].device)
+    matrix = readable(matrix)
+    placed, scale, norm = place(matrix, rungs[0].device)
     reasons: list[str] = []
     for rung in rungs:
         try:
@@ -84,21 +83,22 @@ def solve(matrix: torch.Tensor, rungs: list[Rung]) -> Solution:
         except (RuntimeError, MemoryError) as error:  # out of memory, not converged, a lost device
             reasons.append(f"{rung.name} on {rung.device}: {_reason(error)}")
             continue
-        bound, floor = _accuracy(rung, matrix, sigma)
-        if fault := _fault(sigma, norm, max(bound, floor if float(sigma[-1]) <= floor else 0.0), rung.reach):
+        accuracy = _accuracy(rung, matrix, sigma)
+        if fault := fault_of(sigma, norm, accuracy, rung.reach):
             reasons.append(f"{rung.name} on {rung.device}: {fault}")
             continue
-        if not math.isfinite(norm / scale):
-            raise WeightsError("the singular values exceed the range of float64")
-        values = np.ascontiguousarray(sigma.numpy() / scale)
-        seconds = time.perf_counter() - start
-        return Solution(
-            values, norm / scale, rung.name, rung.version, bound / scale, floor / scale, rung.device, seconds
+        return solution(
+            sigma, scale, norm, accuracy, (rung.name, rung.version, rung.device), time.perf_counter() - start
         )
     raise WeightsError("no singular values: " + "; ".join(reasons))
 
 
-def _placed(matrix: torch.Tensor, device: str) -> tuple[torch.Tensor, float, float]:
+def readable(matrix: torch.Tensor) -> torch.Tensor:
+    """The matrix in a type that torch computes with: it finds no extremes of float8, and bfloat16 holds all of it."""
+    return matrix.to(torch.bfloat16) if matrix.element_size() == 1 else matrix
+
+
+def place(matrix: torch.Tensor, device: str) -> tuple[torch.Tensor, float, float]:
     """The matrix on the device, or where it is if there is no room; its scale and norm (see _scale_and_norm).
 
     On an H100 the norm of a 14336 x 4096 matrix costs 2 ms, on 8 cores beside it 200.
@@ -110,12 +110,35 @@ def _placed(matrix: torch.Tensor, device: str) -> tuple[torch.Tensor, float, flo
         return matrix, *_scale_and_norm(matrix)
 
 
-def _fault(sigma: torch.Tensor, norm: float, error: float, reach: float) -> str:
-    """Why a result is not accepted, "" where it is."""
+def fault_of(sigma: torch.Tensor, norm: float, accuracy: tuple[float, float], reach: float) -> str:
+    """Why a result with that bound and floor is not accepted, "" where it is."""
+    bound, floor = accuracy
+    error = max(bound, floor if float(sigma[-1]) <= floor else 0.0)
     total = float(sigma.square().sum())
     if not math.isfinite(total) or abs(total - norm * norm) > _FROBENIUS_TOLERANCE * norm * norm:
         return "sum sigma^2 is not the Frobenius norm squared"
     return "error bound too large" if error > reach * float(sigma[0]) else ""
+
+
+def solution(
+    sigma: torch.Tensor,
+    scale: float,
+    norm: float,
+    accuracy: tuple[float, float],
+    by: tuple[str, int, str],
+    seconds: float,
+) -> Solution:
+    """An accepted result in the units of the weights; `by` names solver, version and device.
+
+    Raises:
+        WeightsError: the values do not fit into float64.
+    """
+    if not math.isfinite(norm / scale):
+        raise WeightsError("the singular values exceed the range of float64")
+    values = np.ascontiguousarray(sigma.numpy() / scale)
+    bound, floor = (x / scale for x in accuracy)
+    name, version, device = by
+    return Solution(values, norm / scale, name, version, bound, floor, device, seconds)
 
 
 def _accuracy(rung: Rung, matrix: torch.Tensor, sigma: torch.Tensor) -> tuple[float, float]:

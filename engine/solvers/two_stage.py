@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from importlib.util import find_spec
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from . import gram as grams
 from .band import to_band
 from .chase import to_tridiagonal
+from .panel import TILE
 from .sturm import tridiagonal_eigenvalues
 
-_WIDTHS = ((1024, 32), (1 << 62, 64))  # (up to n, width of the band)
+NAME = "gram-two-stage"
+VERSION = 1
 _CHANGE = 1e-12  # of trace and Frobenius norm, relative
 _ZERO = 1e-290  # and of those of a zero matrix, whose largest entry else lies in [0.5, 1)
 
@@ -33,12 +37,31 @@ def available(device: torch.device | str) -> bool:
     )
 
 
-def band_width(n: int) -> int:
-    """Width of the intermediate band for matrices of size n."""
-    return next(width for most, width in _WIDTHS if n <= most)
+class Plan(NamedTuple):
+    """Width of the intermediate band, and the rows of a tile of its panels."""
+
+    width: int
+    tile: int = TILE
 
 
-def eigenvalues(gram: Tensor, width: int | None = None, kernels: bool | None = None) -> tuple[Tensor, Tensor]:
+_PLANS = ((1024, Plan(32)), (1 << 62, Plan(64)))  # up to n; tests/benchmarks/two_stage.py --choices
+
+
+def plan(n: int) -> Plan:
+    """What is fastest for matrices of size n."""
+    return next(found for most, found in _PLANS if n <= most)
+
+
+def accuracy(small: int, sigma: Tensor) -> tuple[float, float]:
+    """(error bound, noise floor) of square roots of the eigenvalues below, in their units; see gram.bounds.
+
+    Against the library on hard matrices the eigenvalues were off by 2e-15 of the largest at n = 257, 5e-15 at
+    1000 and 6.5e-15 at 4096; the product adds what gram.accuracy allows it. With room: 4e-16 sqrt(n).
+    """
+    return grams.bounds(4e-16 * max(10.0, small**0.5), sigma)
+
+
+def eigenvalues(gram: Tensor, by: Plan | None = None, kernels: bool | None = None) -> tuple[Tensor, Tensor]:
     """Ascending eigenvalues (batch, n) of symmetric float64 matrices (batch, n, n), and which of them passed.
 
     `gram` is overwritten; beside it some 8 n width numbers per matrix are needed. A matrix has passed, in a
@@ -46,14 +69,14 @@ def eigenvalues(gram: Tensor, width: int | None = None, kernels: bool | None = N
     Nothing here waits for the device. `kernels`: Triton, or its twins in torch; by default Triton on CUDA.
     """
     n = gram.shape[-1]
-    width = width or band_width(n)
+    width, tile = by or plan(n)
     kernels = gram.is_cuda if kernels is None else kernels
     with torch.cuda.device(gram.device) if gram.is_cuda else nullcontext():  # where Triton launches
         scale = _scale(gram)
         gram.mul_(scale.view(-1, 1, 1))
         trace = gram.diagonal(0, 1, 2).sum(1)
         norm = torch.linalg.vector_norm(gram, dim=(1, 2))
-        tridiagonal = to_tridiagonal(to_band(gram, width, kernels), n, kernels)
+        tridiagonal = to_tridiagonal(to_band(gram, width, kernels, tile=tile), n, kernels)
         values = tridiagonal_eigenvalues(tridiagonal, kernels)
         traced = (values.sum(1) - trace).abs() <= _CHANGE * values.abs().sum(1) + _ZERO
         passed = traced & ((values.norm(dim=1) - norm).abs() <= _CHANGE * norm + _ZERO)

@@ -2,7 +2,7 @@
 
     PYTHONPATH=.src python tests/benchmarks/two_stage.py             # the tables
     PYTHONPATH=.src python tests/benchmarks/two_stage.py --check     # hard matrices of many sizes
-    PYTHONPATH=.src python tests/benchmarks/two_stage.py --choices   # widths of the band, warps, tiles
+    PYTHONPATH=.src python tests/benchmarks/two_stage.py --choices   # band, tile, leaf, warps, lanes
 
 Needs torch, triton and numpy. Times are milliseconds per matrix, the fastest of --repeats runs after one to
 warm up; errors are relative to the largest eigenvalue, against torch.linalg.eigvalsh of the same matrix. What
@@ -19,14 +19,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from rankscope.engine.solvers import chase, panel
+from rankscope.engine.solvers import chase, panel, sturm
 from rankscope.engine.solvers.band import to_band
 from rankscope.engine.solvers.chase import to_tridiagonal
 from rankscope.engine.solvers.sturm import tridiagonal_eigenvalues
-from rankscope.engine.solvers.two_stage import available, band_width, eigenvalues
+from rankscope.engine.solvers.two_stage import Plan, available, eigenvalues, plan
 
 CHECKED = [1, 2, 3, 31, 64, 100, 257, 1000, 1024, 4096]
-BATCHES = {8192: [4]}
+ALONE = [257, 1024]  # checked in batches of one too
+BATCHES = {8192: [4, 8, 16]}  # else 1, 4, 16, 32
+CHOSEN = {4096: 16, 8192: 8}
+TILES = [(32, 64, 1024), (32, 64, 512), (32, 128, 1024), (32, 128, 512), (32, 256, 1024), (16, 128, 512)]
+WARPS = {32: (1, 2, 4), 64: (2, 4, 8)}
 
 
 def weights(batch: int, n: int, device: str) -> Tensor:
@@ -71,36 +75,37 @@ def library(n: int, device: str, repeats: int) -> tuple[Tensor, float]:
     return values, best_of(lambda: torch.linalg.eigvalsh(gram), repeats)
 
 
-def stages(source: Tensor, work: Tensor, width: int, repeats: int) -> list[float]:
+def stages(source: Tensor, work: Tensor, repeats: int) -> list[float]:
     """Milliseconds of dense -> band, band -> tridiagonal, bisection."""
     n = source.shape[-1]
-    band = to_band(work.copy_(source), width, True)
+    width, tile = plan(n)
+    band = to_band(work.copy_(source), width, True, tile=tile)
     kept = band.clone()
     tridiagonal = to_tridiagonal(band, n, True)
     copy = best_of(lambda: work.copy_(source), repeats)
     again = best_of(lambda: band.copy_(kept), repeats)
     return [
-        best_of(lambda: to_band(work.copy_(source), width, True), repeats) - copy,
+        best_of(lambda: to_band(work.copy_(source), width, True, tile=tile), repeats) - copy,
         best_of(lambda: to_tridiagonal(band.copy_(kept), n, True), repeats) - again,
         best_of(lambda: tridiagonal_eigenvalues(tridiagonal, True), repeats),
     ]
 
 
-def line(n: int, batch: int, width: int, device: str, repeats: int, reference: tuple[Tensor, float]) -> None:
+def line(n: int, batch: int, device: str, repeats: int, reference: tuple[Tensor, float]) -> None:
     """One row: the stages, the whole, the library; error and peak memory."""
-    source = gram_of(weights(1, n, device)).expand(batch, n, n)
-    work = source.contiguous()
-    times = stages(source, work, width, repeats)
+    source = gram_of(weights(1, n, device))
+    work = source.repeat(batch, 1, 1)  # always a copy: the solver overwrites it
+    times = stages(source, work, repeats)
     copy = best_of(lambda: work.copy_(source), repeats)
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    whole = best_of(lambda: eigenvalues(work.copy_(source), width), repeats) - copy
+    whole = best_of(lambda: eigenvalues(work.copy_(source)), repeats) - copy
     extra = (torch.cuda.max_memory_allocated() - before) / 1e9
-    values, passed = eigenvalues(work.copy_(source), width)
+    values, passed = eigenvalues(work.copy_(source))
     error = float((values - reference[0]).abs().max() / reference[0].abs().max())
     cells = [f"{x / batch:8.2f}" for x in [*times, whole]] + [f"{reference[1]:7.1f}"]
     ratio, gram = reference[1] * batch / whole, 8e-9 * batch * n * n
-    print(f"| {n:5} | {batch:2} | {width:3} | {' | '.join(cells)} | {ratio:5.1f} | {error:.0e} ", end="")
+    print(f"| {n:5} | {batch:2} | {plan(n).width:3} | {' | '.join(cells)} | {ratio:5.1f} | {error:.0e} ", end="")
     print(f"| {int(passed.sum())}/{batch} | {gram:.2f} + {extra:.2f} |", flush=True)
 
 
@@ -110,46 +115,44 @@ def tables(sizes: list[int], device: str, repeats: int) -> None:
     print("|---|---|---|---|---|---|---|---|---|---|---|---|", flush=True)
     for n in sizes:
         reference = library(n, device, 1)
-        for batch in BATCHES.get(n, [1, 4, 16]):
+        for batch in BATCHES.get(n, [1, 4, 16, 32]):
             guarded(
                 f"n={n} batch={batch}",
-                lambda n=n, batch=batch, r=reference: line(n, batch, band_width(n), device, repeats, r),
+                lambda n=n, batch=batch, r=reference: line(n, batch, device, repeats, r),
             )
 
 
-def choices(sizes: list[int], device: str, repeats: int) -> None:
-    """What is worth deciding between: the band's width at each size; then, at 4096, the details."""
+def choices(sizes: list[int], device: str) -> None:
+    """What is worth deciding between, stage by stage."""
     for n in sizes:
-        batch = BATCHES.get(n, [16])[0]
-        reference = library(n, device, 1)
-        for width in (32, 64, 128):
-            guarded(f"n={n} b={width}", lambda w=width, n=n, b=batch, r=reference: line(n, b, w, device, repeats, r))
-    guarded("details", lambda: details(4096, 16, device))
+        guarded(f"choices n={n}", lambda n=n: choices_at(n, CHOSEN.get(n, 16), device))
 
 
-def details(n: int, batch: int, device: str) -> None:
-    """The panel's leaf and tile; the chase's warps and registers."""
-    source = gram_of(weights(1, n, device)).expand(batch, n, n)
-    work = source.contiguous()
+def choices_at(n: int, batch: int, device: str) -> None:
+    """Milliseconds per matrix of each stage under each choice."""
+    source = gram_of(weights(1, n, device))
+    work = source.repeat(batch, 1, 1)
     copy = best_of(lambda: work.copy_(source), 1)
 
-    def panels(leaf: int, tile: int) -> None:
-        ms = best_of(lambda: to_band(work.copy_(source), 64, True, leaf, tile), 1) - copy
-        print(f"to band, n={n} B={batch} b=64 leaf={leaf} tile={tile}: {ms / batch:.2f}", flush=True)
+    def report(label: str, run: Callable[[], object], less: float) -> None:
+        guarded(label, lambda: print(f"n={n} B={batch} {label}: {(best_of(run, 1) - less) / batch:.2f}", flush=True))
 
-    def steps(width: int, warps: int, registers: int) -> None:
-        band = to_band(work.copy_(source), width, True)
-        kept = band.clone()
-        ms = best_of(lambda: to_tridiagonal(band.copy_(kept), n, True, warps, registers or None), 1)
-        print(f"chase, n={n} B={batch} b={width} warps={warps} maxnreg={registers}: {ms / batch:.2f}", flush=True)
-
-    for leaf, tile in ((32, 128), (32, 256), (16, 256), (64, 256)):
-        guarded(f"leaf={leaf} tile={tile}", lambda leaf=leaf, tile=tile: panels(leaf, tile))
-    for width, warps, registers in (
-        *((64, 4, 0), (64, 8, 0), (64, 16, 0), (64, 16, 64)),
-        *((32, 1, 0), (32, 2, 0), (32, 4, 0), (32, 4, 96)),
-    ):
-        guarded(f"b={width} warps={warps}", lambda w=width, x=warps, r=registers: steps(w, x, r))
+    for width in (32, 64):
+        for leaf, tile, entries in TILES:
+            label = f"to band b={width} leaf={leaf} tile={tile} entries a warp={entries}"
+            panel.PER_WARP = entries
+            report(label, lambda w=width, x=leaf, t=tile: to_band(work.copy_(source), w, True, x, t), copy)
+        panel.PER_WARP = 1024
+        kept = to_band(work.copy_(source), width, True)
+        band = kept.clone()
+        again = best_of(lambda b=band, k=kept: b.copy_(k), 1)
+        for warps in WARPS[width]:
+            label = f"chase b={width} warps={warps}"
+            report(label, lambda b=band, k=kept, x=warps: to_tridiagonal(b.copy_(k), n, True, x), again)
+    tridiagonal = to_tridiagonal(band.copy_(kept), n, True)
+    for sturm.LANES in (32, 64, 128):
+        report(f"bisect lanes={sturm.LANES}", lambda: tridiagonal_eigenvalues(tridiagonal, True), 0)
+    sturm.LANES = 64
 
 
 def parts(n: int, device: str) -> None:
@@ -196,21 +199,21 @@ def hard(n: int, device: str) -> dict[str, Tensor]:
     }
 
 
-def check(sizes: list[int], device: str, width: int | None) -> None:
+def check(sizes: list[int], device: str, by: Plan | None) -> None:
     """Every hard matrix at every size: error in units of its bound, and the mask."""
     for n in sizes:
-        guarded(f"check n={n}", lambda n=n: check_size(n, device, width))
+        for step in [3 if n >= 4096 else 15] + [1] * (n in ALONE):
+            guarded(f"check n={n}", lambda n=n, step=step: check_size(n, step, device, by))
 
 
-def check_size(n: int, device: str, width: int | None) -> None:
-    """All the hard matrices of a size in one batch (in threes from 4096 on)."""
+def check_size(n: int, step: int, device: str, by: Plan | None) -> None:
+    """All the hard matrices of a size, in batches of `step`."""
     named = list(hard(n, device).items())
-    step = 3 if n >= 4096 else len(named)
     report = []
     for start in range(0, len(named), step):
         grams = torch.stack([w @ w.mT for _, w in named[start : start + step]])
         expected = torch.linalg.eigvalsh(grams)
-        values, passed = eigenvalues(grams, width)
+        values, passed = eigenvalues(grams, by)
         top = expected[:, -1].clamp(min=torch.finfo(torch.float64).tiny)
         errors = (values - expected).abs().amax(1) / top
         report += zip([name for name, _ in named[start : start + step]], errors.tolist(), passed.tolist(), strict=True)
@@ -222,7 +225,9 @@ def check_size(n: int, device: str, width: int | None) -> None:
     ]
     worst = max(report, key=lambda row: row[1])
     verdict = "BAD " + "; ".join(bad) if bad else "good"
-    print(f"n={n}: worst {worst[1]:.1e} ({worst[0]}), allowed {allowed:.0e}: {verdict}", flush=True)
+    print(
+        f"n={n} in batches of {step}: worst {worst[1]:.1e} ({worst[0]}), allowed {allowed:.0e}: {verdict}", flush=True
+    )
 
 
 def main() -> None:
@@ -241,9 +246,9 @@ def main() -> None:
     )
     guarded("parts", lambda: parts(100, args.device))
     if args.check:
-        check(args.sizes or CHECKED, args.device, args.width)
+        check(args.sizes or CHECKED, args.device, Plan(args.width) if args.width else None)
     elif args.choices:
-        choices(args.sizes or [1024, 4096, 8192], args.device, args.repeats)
+        choices(args.sizes or list(CHOSEN), args.device)
     else:
         tables(args.sizes or [1024, 2048, 4096, 8192], args.device, args.repeats)
 

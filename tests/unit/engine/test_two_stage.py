@@ -10,6 +10,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
+import scipy.linalg
 import torch
 from lapack_reference import Array, lapack
 
@@ -17,6 +18,8 @@ from rankscope.engine.solvers import two_stage
 from rankscope.engine.solvers.band import to_band
 from rankscope.engine.solvers.chase import to_tridiagonal
 from rankscope.engine.solvers.panel import reflect
+from rankscope.engine.solvers.sturm import tridiagonal_eigenvalues
+from rankscope.engine.solvers.two_stage import Plan
 
 SIZES = [(1, 4), (2, 4), (3, 4), (5, 8), (31, 8), (33, 16), (64, 16), (97, 32), (200, 32)]
 
@@ -57,7 +60,7 @@ def _hard(n: int) -> dict[str, Array]:
 def test_hard_matrices_match_lapack(n: int, width: int) -> None:
     named = _hard(n)
     grams = torch.stack([torch.from_numpy(w @ w.T) for w in named.values()])
-    values, passed = two_stage.eigenvalues(grams, width)
+    values, passed = two_stage.eigenvalues(grams, Plan(width))
     assert passed.all(), [name for name, ok in zip(named, passed, strict=True) if not ok]
     for (name, w), row in zip(named.items(), values.numpy(), strict=True):
         expected = lapack(w)
@@ -68,8 +71,47 @@ def test_hard_matrices_match_lapack(n: int, width: int) -> None:
         assert (np.diff(row) >= 0).all(), name
 
 
+@pytest.mark.parametrize(("n", "width"), [(1, 4), (2, 4), (33, 16), (100, 32)])
+def test_a_batch_of_one_is_solved_as_in_company(n: int, width: int) -> None:
+    grams = torch.stack([torch.from_numpy(w @ w.T) for w in _hard(n).values()])
+    together = two_stage.eigenvalues(grams.clone(), Plan(width))[0]
+    for gram, wanted in list(zip(grams, together, strict=True))[::4]:
+        for alone in (gram.clone()[None], gram.expand(1, n, n).clone(), torch.stack([gram, gram])[1:]):
+            values, passed = two_stage.eigenvalues(alone, Plan(width))
+            assert passed.all()
+            assert (values[0] - wanted).abs().max() <= 1e-14 * wanted.abs().max()
+
+
+def _tridiagonals(n: int) -> dict[str, tuple[Array, Array]]:
+    rng = np.random.default_rng(n)
+    one, half = np.ones(n), np.full(n - 1, 0.5)
+    return {
+        "random": (rng.standard_normal(n), rng.standard_normal(n - 1)),
+        "second difference": (2 * one, -2 * half),
+        "wilkinson": (np.abs(np.arange(n) - n // 2) / n, half / n),
+        "uncoupled": (np.round(rng.random(n), 1), 0 * half),
+        "hardly coupled": (one, 1e-20 * half),
+        "in blocks": (rng.random(n), half * (np.arange(n - 1) % 7 > 0)),
+        "graded": (np.geomspace(1, 1e-200, n), half * np.geomspace(1, 1e-200, n - 1)),
+        "graded up": (np.geomspace(1e-200, 1, n), half * np.geomspace(1e-200, 1, n - 1)),
+        "no diagonal": (0 * one, half),
+        "large": (1e4 * rng.standard_normal(n), 1e4 * half),
+    }
+
+
+@pytest.mark.parametrize("n", [2, 9, 120])
+def test_bisection_finds_every_eigenvalue(n: int) -> None:
+    named = _tridiagonals(n)
+    rows = np.stack([np.stack([d, np.append(e, 0)]) for d, e in named.values()])
+    found = tridiagonal_eigenvalues(torch.from_numpy(rows), False).numpy()
+    for (name, (d, e)), values in zip(named.items(), found, strict=True):
+        wanted = scipy.linalg.eigh_tridiagonal(d, e, eigvals_only=True)
+        assert np.abs(values - wanted).max() <= 4e-15 * np.abs(wanted).max(), name
+        assert (np.diff(values) >= 0).all(), name
+
+
 def test_a_zero_matrix_has_zeros() -> None:
-    values, passed = two_stage.eigenvalues(torch.zeros(1, 9, 9, dtype=torch.float64), 4)
+    values, passed = two_stage.eigenvalues(torch.zeros(1, 9, 9, dtype=torch.float64), Plan(4))
     assert passed.all()
     assert not values.any()
 
@@ -77,7 +119,7 @@ def test_a_zero_matrix_has_zeros() -> None:
 def test_not_a_number_does_not_pass_and_harms_no_neighbour() -> None:
     gram = torch.eye(20, dtype=torch.float64).repeat(3, 1, 1)
     gram[1, 4, 4] = torch.nan
-    values, passed = two_stage.eigenvalues(gram, 4)
+    values, passed = two_stage.eigenvalues(gram, Plan(4))
     assert passed.tolist() == [True, False, True]
     assert torch.equal(values[0], torch.ones(20, dtype=torch.float64))
 
@@ -135,7 +177,7 @@ from rankscope.engine.solvers.band import to_band
 from rankscope.engine.solvers.chase import to_tridiagonal
 from rankscope.engine.solvers.panel import tall_qr
 from rankscope.engine.solvers.sturm import tridiagonal_eigenvalues
-from rankscope.engine.solvers.two_stage import eigenvalues
+from rankscope.engine.solvers.two_stage import Plan, eigenvalues
 
 torch.set_num_threads(1)
 torch.manual_seed(0)
@@ -151,7 +193,7 @@ for n, width, leaf, tile in ((3, 4, 4, 16), (17, 4, 4, 16), (40, 8, 4, 16), (70,
     row = {"qr": max(map(gap, *q)), "band": gap(bands[0][0], bands[1][0]), "chase": gap(rows[0][0], rows[1][0])}
     if n <= 17:
         row["bisect"] = gap(*[tridiagonal_eigenvalues(rows[1], kernels) for kernels in (True, False)])
-        values, passed = eigenvalues(gram.clone(), width, True)
+        values, passed = eigenvalues(gram.clone(), Plan(width), True)
         row["values"] = gap(values, torch.linalg.eigvalsh(gram))
         row["failed"] = int((~passed).sum())
     found.append(row)
