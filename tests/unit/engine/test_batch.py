@@ -1,0 +1,163 @@
+"""Several matrices at once: each right or refused by itself, whatever its neighbours are."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from lapack_reference import EXTENDED_EPS, Array, jacobi, lapack
+
+from rankscope.engine.errors import WeightsError
+from rankscope.engine.solvers import gram, ladder, two_stage
+from rankscope.engine.solvers.batch import Outcome, solve_batch
+from rankscope.engine.solvers.ladder import Solution
+
+SHAPES = [(1, 1), (1, 7), (7, 1), (2, 3), (17, 17), (31, 53), (64, 100), (100, 64)]
+
+
+def _with_spectrum(sigma: Array, rows: int, cols: int, rng: np.random.Generator) -> Array:
+    left, right = (np.linalg.qr(rng.standard_normal((side, sigma.size)))[0] for side in (rows, cols))
+    return np.asarray((left * sigma) @ right.T)
+
+
+def _kinds(rows: int, cols: int) -> dict[str, Array]:
+    """Matrices of sizes from 1e-310 to 1e200."""
+    rng = np.random.default_rng(rows * 1000 + cols)
+    noise = rng.standard_normal((rows, cols))
+    small = min(rows, cols)
+    rank = max(1, small // 3)
+    return {
+        "random": noise,
+        "decaying": _with_spectrum(np.geomspace(1, 1e-6, small), rows, cols, rng),
+        "clustered": _with_spectrum(np.where(np.arange(small) < small / 2, 3.0, 1 + 1e-9), rows, cols, rng),
+        "deficient": rng.standard_normal((rows, rank)) @ rng.standard_normal((rank, cols)),
+        "zero": np.zeros((rows, cols)),
+        "huge": 1e200 * noise,
+        "tiny": 1e-200 * noise,
+        "of one sign": 1 + rng.random((rows, cols)),
+    }
+
+
+def _assert_proven(outcome: Outcome, matrix: torch.Tensor) -> None:
+    """A solution, descending, within its own bound of LAPACK; its norm is that of the weights."""
+    assert isinstance(outcome, Solution)
+    exact = matrix.double().numpy()
+    wanted = lapack(exact)
+    assert outcome.solver == two_stage.NAME
+    assert outcome.values.dtype == np.float64
+    assert outcome.values.shape == wanted.shape
+    assert (np.diff(outcome.values) <= 0).all()
+    assert outcome.values[-1] >= 0
+    lapacks_own = max(exact.shape) * np.finfo(np.float64).eps * wanted[0]
+    errors = np.abs(outcome.values - wanted)
+    assert errors.max() <= max(outcome.error_bound, outcome.noise_floor) + lapacks_own
+    kept = wanted > 1e-7 * wanted[0]
+    assert (errors[kept] <= 1e-14 * wanted[0] * (wanted[0] / wanted[kept])).all()
+    scale = float(wanted[0]) or 1.0
+    assert outcome.frobenius_norm / scale == pytest.approx(math.sqrt(((exact / scale) ** 2).sum()), rel=1e-13)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_each_of_a_batch_is_lapacks(shape: tuple[int, int]) -> None:
+    matrices = [torch.from_numpy(matrix) for matrix in _kinds(*shape).values()]
+    for outcome, matrix in zip(solve_batch(matrices, "cpu"), matrices, strict=True):
+        _assert_proven(outcome, matrix)
+
+
+def test_shapes_and_types_of_one_smaller_side_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gram, "_CHUNK_BYTES", 8 * 20 * 7)  # seven columns a slab
+    torch.manual_seed(1)
+    matrices = [
+        torch.randn(20, 20, dtype=torch.float64),
+        torch.randn(20, 90).to(torch.bfloat16),
+        torch.randn(50, 20).to(torch.float16),
+        torch.randn(20, 31).to(torch.float8_e4m3fn),
+        torch.randn(80, 40)[::4, 3:30],
+    ]
+    for outcome, matrix in zip(solve_batch(matrices, "cpu"), matrices, strict=True):
+        _assert_proven(outcome, matrix)
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"), [(math.nan, "NaN or infinite"), (-math.inf, "NaN or infinite"), (1.7e308, "range of float64")]
+)
+def test_weights_that_cannot_be_used_are_named_and_harm_no_neighbour(bad: float, words: str) -> None:
+    torch.manual_seed(2)
+    matrices = list(torch.randn(3, 9, 12, dtype=torch.float64))
+    matrices[1][:4, 5] = bad
+    outcomes = solve_batch(matrices, "cpu")
+    assert isinstance(outcomes[1], WeightsError)
+    assert words in str(outcomes[1])
+    _assert_proven(outcomes[0], matrices[0])
+    _assert_proven(outcomes[2], matrices[2])
+
+
+def test_what_is_not_proven_is_left_to_the_ladder(monkeypatch: pytest.MonkeyPatch) -> None:
+    solved = two_stage.eigenvalues
+
+    def spoiled(grams: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        values, passed = solved(grams)
+        passed[0] = False
+        values[1, -1] *= 1 + 1e-8
+        values[2, 0] = math.nan
+        return values, passed
+
+    monkeypatch.setattr(two_stage, "eigenvalues", spoiled)
+    torch.manual_seed(3)
+    matrices = list(torch.randn(4, 9, 12))
+    outcomes = solve_batch(matrices, "cpu")
+    assert outcomes[:3] == [None, None, None]
+    _assert_proven(outcomes[3], matrices[3])
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory. Tried to allocate"), MemoryError()], ids=repr)
+def test_a_batch_without_room_is_left_to_the_ladder(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_grams: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        raise error
+
+    monkeypatch.setattr(two_stage, "eigenvalues", fail)
+    assert solve_batch([torch.eye(4), torch.eye(4)], "cpu") == [None, None]
+
+
+def test_a_batch_is_of_one_smaller_side() -> None:
+    with pytest.raises(ValueError, match="one smaller side"):
+        solve_batch([torch.eye(4), torch.eye(5)], "cpu")
+
+
+def test_a_single_value_equals_the_ladders_in_every_unit() -> None:
+    """Bound, floor and norm are in the units of the weights, as ladder.solve gives them."""
+    torch.manual_seed(4)
+    matrix = 1e-3 * torch.randn(12, 30, dtype=torch.float64)
+    (ours,) = solve_batch([matrix], "cpu")
+    theirs = ladder.solve(matrix, ladder.choose("cpu"))
+    assert isinstance(ours, Solution)
+    np.testing.assert_allclose(ours.values, theirs.values, rtol=1e-12)
+    assert ours.frobenius_norm == theirs.frobenius_norm
+    assert (ours.solver_version, ours.device) == (two_stage.VERSION, "cpu")
+    assert 0 < theirs.error_bound < ours.error_bound < 1e-14 * ours.values[0] * ours.values[0] / ours.values[-1]
+    assert 1e-7 * ours.values[0] < ours.noise_floor < 1e-6 * ours.values[0]
+
+
+@pytest.mark.parametrize("decade", range(0, 7, 2))
+def test_the_bound_holds_on_ill_conditioned_matrices(decade: int) -> None:
+    rng = np.random.default_rng(decade)
+    matrices = [_with_spectrum(np.geomspace(1, 10.0**-decade, 12), 12, 13, rng) for _ in range(30)]
+    outcomes = solve_batch([torch.from_numpy(matrix) for matrix in matrices], "cpu")
+    for outcome, matrix in zip(outcomes, matrices, strict=True):
+        assert isinstance(outcome, Solution)
+        exact = jacobi(matrix)
+        slack = 100 * EXTENDED_EPS * float(exact[0])
+        above = outcome.values > outcome.noise_floor
+        assert (np.abs(outcome.values - exact)[above] <= outcome.error_bound + slack).all()
+        assert (exact[~above] <= outcome.noise_floor * 1.05 + slack).all()
+
+
+@pytest.mark.parametrize("n", [1, 64, 1000, 1024, 2000, 4096, 16384])
+def test_the_bound_is_tight_enough(n: int) -> None:
+    """At most max(1e-14, 1e-17 n) sigma_1^2 / sigma is promised of any value above the floor."""
+    for least in (1.0, 1e-3, 1e-6):
+        bound, floor = two_stage.accuracy(n, torch.tensor([1.0, least], dtype=torch.float64))
+        assert bound <= max(1e-14, 1e-17 * n) / least
+        assert floor <= 1e-6
