@@ -30,7 +30,7 @@ ALONE = [257, 1024]  # checked in batches of one too
 BATCHES = {8192: [4, 8, 16]}  # else 1, 4, 16, 32
 CHOSEN = {4096: 16, 8192: 8}
 TILES = [(32, 64, 1024), (32, 64, 512), (32, 128, 1024), (32, 128, 512), (32, 256, 1024), (16, 128, 512)]
-WARPS = {32: (1, 2, 4), 64: (2, 4, 8)}
+WARPS = {32: (1, 2, 4), 64: (4, 8)}
 
 
 def weights(batch: int, n: int, device: str) -> Tensor:
