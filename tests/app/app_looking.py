@@ -12,7 +12,10 @@ from textual.pilot import Pilot
 from textual.widget import Widget
 from textual.widgets import Tree
 
+from rankscope.engine.engine import Settings
 from rankscope.tui.app import RankScopeApp
+from rankscope.tui.colours import DIM
+from rankscope.tui.config import Config
 from rankscope.tui.session import Model, open_model
 
 SMALL, WIDE, HUGE = (80, 24), (120, 40), (200, 60)
@@ -98,11 +101,11 @@ class View:
         return explorer.selection.label(explorer.grid)
 
     def colours(self) -> set[int]:
-        """The colours of the 256 in which the chart's canvas draws dots."""
+        """The colours of the 256 in which the chart's canvas draws measured curves; noise and levels are dim."""
         chart = self.app.explorer.chart
         segments = [s for y in range(1, chart.size.height - 1) for s in chart.render_line(y)]
         dotted = [s for s in segments if s.style and any("\u2800" < c <= "\u28ff" for c in s.text)]
-        return {s.style.color.number or 0 for s in dotted if s.style and s.style.color}
+        return {s.style.color.number or 0 for s in dotted if s.style and s.style.color} - {DIM}
 
     async def chart(self, *texts: str) -> list[str]:
         """The chart's lines, once these are in it."""
@@ -117,11 +120,18 @@ class View:
 
 @asynccontextmanager
 async def exploring(
-    model: Model | Path | str, root: Path, size: tuple[int, int] = WIDE, threshold: float = 0.9
+    model: Model | Path | str,
+    root: Path,
+    size: tuple[int, int] = WIDE,
+    threshold: float = 0.9,
+    *,
+    against: Model | Path | str | None = None,
+    config: Config | None = None,
 ) -> AsyncIterator[View]:
-    """The explorer of a model, its store read; closed and saved at the end."""
-    opened = model if isinstance(model, Model) else open_model(str(model), root)
-    app = RankScopeApp(opened, root, "cpu", 1, threshold)
+    """The explorer of a model, or of two, its store read; closed and saved at the end."""
+    names = [each for each in (model, against) if each is not None]
+    opened = [each if isinstance(each, Model) else open_model(str(each), root) for each in names]
+    app = RankScopeApp(opened, root, Settings("cpu", 1), config or Config(threshold=threshold))
     try:
         async with app.run_test(size=size) as pilot:
             view = View(app, pilot)
@@ -129,5 +139,4 @@ async def exploring(
             await pilot.pause()
             yield view
     finally:
-        app.explorer.painter.close()
-        assert app.session.close(DEADLINE), "a thread of the engine did not end"
+        assert app.close(DEADLINE), "a thread of the engine did not end"

@@ -63,7 +63,7 @@ async def test_help_lists_every_key_of_the_pane_and_every_mark(llama: Path, root
         await view.press(key, "question_mark")
         lines = {" ".join(line.split()) for line in view.box}
         for binding in _bindings("explorer", "app", pane):
-            assert " ".join(f"{keys.shown_keys(binding)} {binding.tooltip}".split()) in lines
+            assert " ".join(f"{keys.shown_keys(binding, {})} {binding.tooltip}".split()) in lines
         for mark in (". not computed", ": queued", "* running", "! failed", "? unsupported quantisation"):
             assert any(line.startswith(mark) for line in lines)
         await view.press("escape")
@@ -105,7 +105,7 @@ async def test_a_command_of_the_palette_acts(llama: Path, root: Path) -> None:
 async def test_the_footer_tells_the_main_keys_at_80_columns(llama: Path, root: Path) -> None:
     async with exploring(llama, root, SMALL) as view:
         assert view.lines[-1].rstrip() == (
-            " 0 tree  1-4 view  enter compute  s scan  / filter  t threshold  ? help  q quit"
+            " 0-6 view  enter compute  s scan  / filter  t threshold  u unit  ? help  q quit"
         )
 
 
