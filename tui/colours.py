@@ -19,7 +19,7 @@ BELOW = (20, 25, 32, 74, 117, 195)
 ABOVE = (224, 216, 203, 160)
 SERIES = (33, 208, 71, 170, 178, 37, 160, 245)
 """Distinct in 256 colours, on dark and on light backgrounds."""
-DIM = 240
+DIM = 243
 _CUBE = (0, 95, 135, 175, 215, 255)
 
 # Of the terminal's own 16 there are fewer steps that rise in lightness in the usual schemes: the darkest share one.

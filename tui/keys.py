@@ -6,13 +6,17 @@ from collections.abc import Mapping
 
 from textual.binding import Binding, BindingType
 
+AT_ANY_TIME = "quit_at_once"
+"""The binding that holds in questions and menus too: textual asks the app's bindings last, and not from a dialog."""
 MOVES_FOCUS = ("filter", "command", "pane", "next_pane")
 """Actions that run before the next key is handed to a pane: "3j" and ":12" may arrive in one packet."""
 
 
 def _keys(*rows: tuple[str, str, str, str, str]) -> list[BindingType]:
     return [
-        Binding(key, action, name, id=ident, tooltip=tooltip, show=False, priority=is_first(action))
+        Binding(
+            key, action, name, id=ident, tooltip=tooltip, show=False, priority=is_first(action) or ident == AT_ANY_TIME
+        )
         for key, action, name, ident, tooltip in rows
     ]
 
@@ -38,25 +42,25 @@ EXPLORER = _keys(
     ("H", "step_role(-1)", "previous role", "step.role_previous", "The previous role of the layer"),
     ("t", "threshold(1)", "next threshold", "threshold.next", "Next energy threshold; :t 97 for any"),
     ("T", "threshold(-1)", "previous threshold", "threshold.previous", "Previous energy threshold"),
-    ("u", "unit", "unit", "unit", "Unit of the heatmap: k, %, k/k0, k/kf, k/k*, ...; :unit k/k0"),
-    ("z", "zoom", "zoom", "zoom", "Heatmap: overview or table; charts: facets, small multiples of layers"),
+    ("u", "unit", "unit", "unit", "Unit of the heatmap: k, %, k/k0, k/kf, k/k* ..."),
+    ("z", "zoom", "zoom", "zoom", "Heatmap: overview or table; charts: facets by layer"),
     ("a", "axes", "axes", "axes", "Axes: log x log, log y, linear"),
     ("r", "relative", "relative", "relative", "Singular values relative to sigma_1, or as they are"),
     ("full_stop", "rank(1)", "rank +1", "rank.next", "The rank cursor one further; :k 512 sets it"),
     ("comma", "rank(-1)", "rank -1", "rank.previous", "The rank cursor one back"),
-    ("d", "side", "A B B/A", "side", "With a second model: A, B, B/A; :against MODEL opens one"),
-    ("space", "mark", "mark", "mark", "Mark the selection for comparison, or take the mark away"),
+    ("d", "side", "A B B/A", "side", "Of two models: A, B, B/A; :against MODEL opens one"),
+    ("space", "mark", "mark", "mark", "Mark the selection for comparison; again: unmark"),
     ("M", "clear_marks", "clear marks", "mark.clear", "Take all marks away"),
     ("enter", "compute", "compute", "compute", "Compute the selection first; open what is computed"),
     ("s", "scan", "scan", "scan", "Compute what the filter leaves"),
     ("x", "stop", "stop", "stop", "Stop the scan after the running projection"),
-    ("e", "export", "export", "export", "Write what is on screen: data as CSV, picture as SVG or PNG"),
+    ("e", "export", "export", "export", "Write what is on screen as CSV, SVG or PNG"),
     ("y", "yank", "yank", "yank", "Copy the number under the cursor"),
-    ("slash", "filter", "filter", "filter", "Filter by address: key, layers.3, *.mlp.*, or letters of it: 3dwn"),
+    ("slash", "filter", "filter", "filter", "Filter by address: key, layers.3, *.mlp.*, 3dwn"),
     ("n", "match(1)", "next match", "filter.next", "Next projection that the filter leaves"),
     ("N", "match(-1)", "previous match", "filter.previous", "Previous projection that the filter leaves"),
     ("colon", "command", "command", "command", "Command line: :12  :t 97  :k 512  :filter key"),
-    ("escape,backspace", "back", "back", "back", "Undo: rank cursor, opened experts, filter; else go to the tree"),
+    ("escape,backspace", "back", "back", "back", "Undo: rank cursor, experts, filter; else to the tree"),
     ("question_mark", "help", "help", "help", "The keys of the focused pane"),
     ("q", "app.quit", "quit", "quit", "Quit; what is finished is saved"),
 )
@@ -75,10 +79,10 @@ TREE = _keys(
 )
 
 HEATMAP = _keys(
-    ("up,k", "move(-1,0)", "up", "heatmap.up", "Previous layer"),
-    ("down,j", "move(1,0)", "down", "heatmap.down", "Next layer"),
-    ("left,h", "move(0,-1)", "left", "heatmap.left", "Previous role"),
-    ("right,l", "move(0,1)", "right", "heatmap.right", "Next role"),
+    ("up,k", "move(-1,0)", "up", "heatmap.up", "Previous layer; in the overview: role"),
+    ("down,j", "move(1,0)", "down", "heatmap.down", "Next layer; in the overview: role"),
+    ("left,h", "move(0,-1)", "left", "heatmap.left", "Previous role; in the overview: layer"),
+    ("right,l", "move(0,1)", "right", "heatmap.right", "Next role; in the overview: layer"),
     ("home,g", "jump(-1)", "top", "heatmap.top", "First layer"),
     ("end,G", "jump(1)", "bottom", "heatmap.bottom", "Last layer"),
     ("pageup,ctrl+u", "half(-1)", "half up", "heatmap.half_up", "Half a page up"),
@@ -119,7 +123,7 @@ COMPARE = _keys(
 
 APP = _keys(
     ("ctrl+c", "interrupt", "interrupt", "interrupt", "Stop; twice quits"),
-    ("ctrl+q", "quit", "quit at once", "quit_at_once", "Quit, from a question or a command line too"),
+    ("ctrl+q", "quit", "quit at once", AT_ANY_TIME, "Quit, from a question or a command line too"),
 )
 
 PANES = {"tree": TREE, "heatmap": HEATMAP, "table": TABLE, "compare": COMPARE, "chart": CHART}

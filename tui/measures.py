@@ -51,7 +51,7 @@ class Measure:
 
     def written(self, value: float) -> str:
         """A value as text: counts whole, the rest by `digits` after the point, None: 4 significant digits."""
-        return f"{value:.4g}" if self.digits is None else f"{value:.{self.digits}f}"
+        return f"{value:#.4g}" if self.digits is None else f"{value:.{self.digits}f}"
 
     def is_bound(self, session: Session, p: Projection) -> bool:
         """Whether the value is only known to be larger than what is given."""

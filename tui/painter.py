@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -74,6 +76,13 @@ class Painter:
         self._thread = ThreadPoolExecutor(1, "rankscope-charts")
         self._cache: dict[Request, Painting] = {}
         self._wanted: Request | None = None
+        self._pending = 0
+        self._lock = threading.Lock()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits or runs in the thread."""
+        return self._pending == 0
 
     def request(self, request: Request) -> None:
         """Ask for a chart; `deliver` is called with it, from the painter's thread or at once."""
@@ -81,11 +90,17 @@ class Painter:
         if (known := self._cache.get(request)) is not None:
             self._deliver(known)
         else:
-            self._thread.submit(self._paint, request)
+            self.run(partial(self._paint, request))
 
     def run(self, work: Callable[[], None]) -> None:
         """Other slow work (reading the store), in turn with the charts."""
-        self._thread.submit(work)
+        with self._lock:
+            self._pending += 1
+        self._thread.submit(work).add_done_callback(self._ended)
+
+    def _ended(self, _: Future[None]) -> None:
+        with self._lock:
+            self._pending -= 1
 
     def close(self) -> None:
         """Drop what waits."""

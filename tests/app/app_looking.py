@@ -51,6 +51,18 @@ class View:
         """Wait until all of these are on the screen."""
         await self.until(lambda: all(text in self.text for text in texts), " and ".join(map(repr, texts)))
 
+    async def rests(self) -> None:
+        """Wait until the chart is that of what is selected, and nothing is being read."""
+        explorer = self.app.explorer
+
+        def is_drawn() -> bool:
+            painting = explorer._painting
+            return not explorer.chart.region.area or (painting is not None and painting.request == explorer._request())
+
+        await self.until(lambda: is_drawn() and explorer.painter.is_idle, "the chart of what is selected")
+        await self.pilot.pause()
+        await self.until(lambda: is_drawn() and explorer.painter.is_idle, "the chart of what is selected")
+
     @property
     def text(self) -> str:
         """The whole screen."""

@@ -64,7 +64,7 @@ async def test_every_unit_of_the_menu_is_its_formula(view: View, llama: Path) ->
     p = values / values.sum()
     expected = [
         f"{rank}", f"{100 * rank / 24:.1f}", f"{rank / null_rank(24, 48, 0.9):.2f}", "", f"{rank / 16:.2f}",
-        f"{np.exp(-(p * np.log(p)).sum()):.1f}", f"{(values**2).sum() / values[0] ** 2:.2f}", f"{values[0]:.4g}",
+        f"{np.exp(-(p * np.log(p)).sum()):.1f}", f"{(values**2).sum() / values[0] ** 2:.2f}", f"{values[0]:#.4g}",
     ]  # fmt: skip
     await view.press("3", "l")
     for number, text in enumerate(expected):
@@ -107,7 +107,12 @@ async def test_the_rank_cursor_says_what_a_rank_would_buy(view: View, llama: Pat
     squares = singular_values(llama, 0, "key") ** 2
     energy = squares[:10].sum() / squares.sum()
     line = (await view.chart("k 10"))[-1]
-    for text in (f"sigma {np.sqrt(squares[9]):.3g}"[:9], f"energy {100 * energy:.1f} %", "factors 720 of 1.15k (62 %)", "break-even 16"):
+    for text in (
+        f"sigma {np.sqrt(squares[9]):.3g}"[:9],
+        f"energy {100 * energy:.1f} %",
+        "factors 720 of 1.15k (62 %)",
+        "break-even 16",
+    ):
         assert text in line
     await view.press("full_stop", "full_stop", "comma")
     await view.chart("k 11")

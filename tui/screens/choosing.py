@@ -190,8 +190,8 @@ class Choosing(Loading):
 
     def _lens_changed(self) -> None:
         self.note = ""
-        self._titles()
         self._changed()
+        self._titles()
         if self.loaded:
             self._load_numbers()
 

@@ -151,6 +151,8 @@ class Loading(Charting):
         """States or numbers changed (of these keys, None: of any): draw what shows them."""
         self.look.forget(keys)
         self.heatmap.update_cells()
+        if self.look.limits != self._shown_limits:  # shades are spread over what there is, and there is more now
+            self._titles()
         self.tree_pane.update_marks()
         self.table.update(keys)
         self.compare.update()

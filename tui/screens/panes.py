@@ -39,7 +39,7 @@ TOPS = (HEATMAP, TABLE, COMPARE)
 WIDE, HUGE, HIGH = 120, 160, 30
 CHART_LINES = 26
 """A chart that is as high as this gains less from more lines than the heatmap does."""
-LEAST_CHART = 9
+LEAST_CHART = 11
 """Lines below which a chart under the overview tells nothing."""
 
 
@@ -77,6 +77,7 @@ class Panes(Screen[None]):
         self._solving: tuple[Session, Projection] | None = None
         self._pane = TREE
         self._version = 0
+        self._shown_limits: tuple[float, ...] = ()
         self._scanned = self.session.model.tree.scanned()
         self._apply_filter("")
         self._layers = len({(row.tower, row.layer) for row in self.grid.rows})
@@ -197,6 +198,7 @@ class Panes(Screen[None]):
         shades = Content.from_rich_text(shade_key(self.look))
         by = f"shade {self.lens.shade_title} " if self.lens.shade_title else ""
         self.heatmap.border_subtitle = Content(by) + shades
+        self._shown_limits = self.look.limits
         self.table.border_title = Text(measure_title("5 table", self.lens) + filtered)
         self.compare.border_title = Text("6 compare  marked projections, differences to the first")
         self.chart.border_title = chart_title(self.view, self.axes, self.facets, self.relative, self.top == COMPARE)
@@ -216,14 +218,15 @@ class Panes(Screen[None]):
         on_right = self._pane if self._pane != TREE else self.top
         self.query_one("#right").display = wide or self._pane != TREE
         room = self.size.height - 3
-        needed = self.heatmap.lines_needed
-        below = on_right == HEATMAP and self.is_overview and room - needed >= LEAST_CHART
+        least, full = self.heatmap.overview_lines
+        below = on_right == HEATMAP and self.is_overview and room - least >= LEAST_CHART
         both = (wide and high) or below
         for number, pane in ((HEATMAP, self.heatmap), (TABLE, self.table), (COMPARE, self.compare)):
             pane.display = number == self.top and (both or on_right == number)
         self.chart.display = both or on_right in CHARTS
         most = max(room // 2, room - CHART_LINES) if self.chart.display else room
-        shared = self.chart.display
-        self.heatmap.styles.max_height = min(needed if below else most, needed) if shared else None
-        self.table.styles.max_height = min(most, self.table.lines_needed) if shared else None
-        self.compare.styles.max_height = min(most, self.compare.lines_needed) if shared else None
+        tall = self.chart.display
+        self.heatmap.styles.height = max(least, min(full, room - LEAST_CHART)) if below else "1fr"
+        self.heatmap.styles.max_height = min(most, self.heatmap.lines_needed) if tall and not below else None
+        self.table.styles.max_height = min(most, self.table.lines_needed) if tall else None
+        self.compare.styles.max_height = min(most, self.compare.lines_needed) if tall else None

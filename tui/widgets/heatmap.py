@@ -83,6 +83,11 @@ class Heatmap(ScrollView, can_focus=True, inherit_bindings=False):
         """Lines that show every row of the form that is shown, with header and border."""
         return (Overview if self.overview else Layers).height(self.shown) + 2
 
+    @property
+    def overview_lines(self) -> tuple[int, int]:
+        """Lines of the overview at least, and with its blocks as headings; with border."""
+        return Overview.least_height(self.shown) + 2, Overview.height(self.shown) + 2
+
     def update_cells(self) -> None:
         """Some cells, or the unit, changed: draw what looks different now."""
         self._build()

@@ -102,6 +102,11 @@ class Overview:
         """Lines that show every role, blocks as headings."""
         return _header(grid) + len(_entries(grid))
 
+    @staticmethod
+    def least_height(grid: Grid) -> int:
+        """Lines that show every role, blocks as part of the names."""
+        return _header(grid) + len(grid.columns)
+
     def line_of(self, cursor: tuple[int, int]) -> int:
         """The line below the header in which a cell stands."""
         return self._entries.index(cursor[1]) if self._grid.columns else 0

@@ -116,7 +116,7 @@ class ProjectionTree(Tree[Item], inherit_bindings=False):
         text = _shortened(text, max(8, room))
         text.pad_right(max(0, 8 - text.cell_len))
         sign = "+" if p.key in self._look.marked else " "
-        text = Text(f"{mark}{sign}", style=MARK_STYLES.get(mark, "dim")) + text
+        text = Text.assemble((f"{mark}{sign}", MARK_STYLES.get(mark, "dim")), text)
         return text.append(f" {shape:<11}", style="dim").append("" if rank is None else f"{rank:>6}")
 
     def notify_style_update(self) -> None:
