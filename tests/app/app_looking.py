@@ -37,7 +37,10 @@ class View:
 
     async def type(self, text: str) -> None:
         """Type a text and enter."""
-        names = {" ": "space", ".": "full_stop", "*": "asterisk", "[": "left_square_bracket", "%": "percent_sign"}
+        names = {
+            " ": "space", ".": "full_stop", "*": "asterisk", "%": "percent_sign", "/": "slash", "?": "question_mark",
+            "[": "left_square_bracket", "]": "right_square_bracket", "-": "minus", "_": "underscore",
+        }  # fmt: skip
         await self.press(*(names.get(c, c) for c in text), "enter")
 
     async def until(self, condition: Callable[[], bool], what: str) -> None:

@@ -16,7 +16,7 @@ from textual.pilot import Pilot
 from rankscope.engine.events import Failed, Saved
 from rankscope.tui.grid import Column, Grid, Row, Selection
 from rankscope.tui.pair import Pair, Side
-from rankscope.tui.rows import Rows
+from rankscope.tui.rows import Rows, fields_of, load
 from rankscope.tui.widgets.sheet import tail
 
 ADDRESSES = ("layers.1.attention.key", "layers.1.attention.value")
@@ -135,7 +135,7 @@ async def test_what_is_not_known_is_a_mark_until_it_is(llama: Path, root: Path) 
         await press(pilot, *"l" * 14)
         assert "nuc/spec" in table.foot()
         assert table.text_of_cell() == ""
-        table.load(shown)
+        load(fields_of(app.lens), shown)
         table.update()
         await pilot.pause()
         weights = load_file(llama / "model.safetensors")["model.layers.1.self_attn.k_proj.weight"]

@@ -14,6 +14,7 @@ from rankscope.engine.spectrum import Projection
 from .. import log
 from ..grid import Selection
 from ..messages import BackgroundFailed, Done, EngineEvents, NumbersLoaded, StoreLoaded
+from ..rows import fields_of, load
 from ..session import Session
 from .charting import Charting
 from .panes import COMPARE, LAYERS, TABLE
@@ -79,7 +80,7 @@ class Loading(Charting):
     def _load_chunk(self, projections: list[Projection]) -> None:
         self.lens.load(projections)
         if self.top == TABLE:
-            self.table.load(projections)
+            load(fields_of(self.lens, with_twins=True), projections)
         self.post_message(NumbersLoaded({p.key for p in projections}))
 
     def _load_marks(self) -> None:

@@ -7,7 +7,6 @@ and 4.4, and 83 ms against 1.2 s at 61 layers x 256 experts. Only the characters
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import takewhile
 from typing import ClassVar
 
 from rich.text import Text
@@ -23,6 +22,7 @@ from ..grid import Column, Grid, Row, Selection, unfolded
 from ..look import Look
 from .layers import Layers, Pointer
 from .overview import Overview
+from .strips import difference
 
 
 def shade_key(look: Look) -> Text:
@@ -295,13 +295,3 @@ class Heatmap(ScrollView, can_focus=True, inherit_bindings=False):
             left = 0 if end <= room else left
         if (left, top) != (self.scroll_offset.x, self.scroll_offset.y):
             self.scroll_to(left, top, animate=False, immediate=True)
-
-
-def difference(old: Strip, new: Strip) -> tuple[int, int]:
-    """From where to where two lines differ; the whole line where a character is wider than its column."""
-    before, after = ([(c, s.style) for s in strip for c in s.text] for strip in (old, new))
-    if not len(before) == len(after) == new.cell_length:
-        return 0, new.cell_length
-    start = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=True)))
-    rest = zip(before[:start:-1], after[:start:-1], strict=True)
-    return start, len(after) - sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], rest))

@@ -141,15 +141,16 @@ class Layers:
     def _row(self, row: int, pointer: Pointer) -> tuple[Segment, list[Segment]]:
         segments: list[Segment] = []
         place = self._grid.rows[row]
+        is_whole = pointer.selection == Selection(place)  # brackets around all of it would be 500 bytes a key
         for number, (column, width) in enumerate(zip(self._grid.columns, self._widths, strict=True)):
             if number and self._begins(number):
                 segments.append(Segment(" " * GAP))
-            is_chosen = pointer.selection.holds(self._grid, place, column)
+            is_chosen = not is_whole and pointer.selection.holds(self._grid, place, column)
             is_one = is_chosen and pointer.selection.column is not None and (row, number) == pointer.cursor
             segments += self._cell(self._look.cell(place, column), width, is_chosen, is_one)
         is_here = pointer.cursor[0] == row
         label = f"{'>' if is_here else ' '}{place.label:>{self.label_width - 3}}  "
-        return Segment(label, Style(bold=True) if is_here else DIM), segments
+        return Segment(label, Style(bold=True, reverse=is_whole) if is_here else DIM), segments
 
     def _cell(self, cell: Cell, width: int, is_chosen: bool, is_one: bool) -> list[Segment]:
         """A cell; in brackets where it is selected, and without its shade where it alone is."""

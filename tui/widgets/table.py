@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar
 
 from rich.style import Style
@@ -16,7 +16,7 @@ from .. import keys
 from ..grid import Column, Grid, Row, Selection
 from ..look import Look
 from ..records import of_rows
-from ..rows import ADDRESS, Field, Rows, load
+from ..rows import ADDRESS, Field, Rows
 from .sheet import DIM, MARK_STYLES, PLAIN, Sheet, tail
 
 LEAST_WIDTH = 8
@@ -82,10 +82,6 @@ class MetricTable(Sheet, inherit_bindings=False):
             return ""
         p, field = self._rows[self.cursor[0]], self._fields[self.cursor[1]]
         return field.text(p) if field.lens is None or field.number(p) is not None else ""
-
-    def load(self, projections: Collection[Projection]) -> None:
-        """Bring what the columns need into memory. Reads files: for a thread, and `update` after it."""
-        load(self._fields, projections)
 
     def records(self) -> Iterator[dict[str, object]]:
         """The table as it is sorted, for a file."""
