@@ -136,9 +136,9 @@ def moves(model: str, count: int, columns: int, lines: int) -> None:
         ("heatmap, down a layer", "3", ["j"] * count),
         ("heatmap, along the roles", "g", (["l"] * 6 + ["h"] * 6) * (count // 12 + 1)),
         ("tree, down a line", "0", ["j"] * count),
-        ("chart, rank cursor", "1", ["l"] * count),
+        ("chart, rank cursor", "0gjj1", ["l"] * count),
         ("chart, next layer (with chart)", "", ["J"] * (count // 4)),
-        ("table, down a row", "5", ["j"] * count),
+        ("table, down a row", "5g", ["j"] * count),
     )
     for name, before, keys in steps:
         terminal.press(before)
