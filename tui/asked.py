@@ -20,13 +20,15 @@ from .stored import open_spectra, stored_of, wanted_of
 
 _ONLY: Mapping[str, tuple[str, ...]] = {
     "unit": ("heatmap",),
-    "rank": ("table", "spectrum"),
+    "rank": ("table", "spectrum", "energy"),
     "line": ("layers",),
     "sort": ("table",),
     "csv": ("heatmap", "table", "compare", "layers"),
     "normalised": ("spectrum", "facets"),
 }
 """Options, and the views that they belong to."""
+_MOST_LISTED = 20
+"""Addresses that are named one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,5 +105,9 @@ def _unmatched(pair: Pair, second: Session, wanted: list[Projection], args: Name
     theirs = [q for q in second.model.tree.scanned(args.filter) if pair.ours(q) is None]
     if len(partners) < len(wanted) or theirs:
         yield f"{len(wanted) - len(partners)} addresses are only in A, {len(theirs)} only in B"
+        alone = [("A", p) for p in wanted if pair.partner(p) is None] + [("B", q) for q in theirs]
+        yield from (f"only in {letter}: {p.address}" for letter, p in alone[:_MOST_LISTED])
+        if len(alone) > _MOST_LISTED:
+            yield f"and {len(alone) - _MOST_LISTED} more"
     if missing := sum(second.entry(q) is None for q in partners):
         yield f"{missing} of {len(partners)} are not computed yet in B"

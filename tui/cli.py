@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .config import ReferenceLine
 
 PROG = "rankscope"
-VIEWS = ("heatmap", "spectrum", "energy", "layers", "table", "compare")
+VIEWS = ("heatmap", "spectrum", "energy", "layers", "table", "compare", "facets")
 PICTURES = ("heatmap", "spectrum", "energy", "layers", "facets")
 MODEL_HELP = "org/name[@revision] on the Hub, a folder, a .safetensors or .gguf file, or demo"
 

@@ -8,22 +8,20 @@ from textual.binding import Binding, BindingType
 
 AT_ANY_TIME = "quit_at_once"
 """The binding that holds in questions and menus too: textual asks the app's bindings last, and not from a dialog."""
-MOVES_FOCUS = ("filter", "command", "pane", "next_pane")
-"""Actions that run before the next key is handed to a pane: "3j" and ":12" may arrive in one packet."""
+PROMPTS = ("filter", "command")
+"""Actions that run before the next key is handed to a pane: ":12" may arrive in one packet. A change of panes need
+not: "jj3j" is worked off in order, each key by what has the focus by then."""
+NOT_IN_PROMPTS = (*PROMPTS, "pane", "next_pane")
+"""Actions whose keys are characters, or do nothing, in an open prompt."""
 
 
 def _keys(*rows: tuple[str, str, str, str, str]) -> list[BindingType]:
     return [
         Binding(
-            key, action, name, id=ident, tooltip=tooltip, show=False, priority=is_first(action) or ident == AT_ANY_TIME
+            key, action, name, id=ident, tooltip=tooltip, show=False, priority=action in PROMPTS or ident == AT_ANY_TIME
         )
         for key, action, name, ident, tooltip in rows
     ]
-
-
-def is_first(action: str) -> bool:
-    """Whether an action changes where the next key goes."""
-    return action.partition("(")[0] in MOVES_FOCUS
 
 
 EXPLORER = _keys(
@@ -43,7 +41,7 @@ EXPLORER = _keys(
     ("t", "threshold(1)", "next threshold", "threshold.next", "Next energy threshold; :t 97 for any"),
     ("T", "threshold(-1)", "previous threshold", "threshold.previous", "Previous energy threshold"),
     ("u", "unit", "unit", "unit", "Unit of the heatmap: k, %, k/k0, k/kf, k/k* ..."),
-    ("z", "zoom", "zoom", "zoom", "Heatmap: overview or table; charts: facets by layer"),
+    ("z", "zoom", "zoom", "zoom", "Heatmap: overview or table; charts: small multiples"),
     ("a", "axes", "axes", "axes", "Axes: log x log, log y, linear"),
     ("r", "relative", "relative", "relative", "Singular values relative to sigma_1, or as they are"),
     ("full_stop", "rank(1)", "rank +1", "rank.next", "The rank cursor one further; :k 512 sets it"),

@@ -13,12 +13,13 @@ from rankscope.engine import metrics
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import DEFAULT_THRESHOLDS, Projection
 
+from .config import ReferenceLine
 from .figures import ONLY_ZEROS, Axis, Chart, Figure, Level, Series, Span, Stroke, drawable, spans
 from .grid import Column, Grid, Row, Selection
 from .measures import BY_NAME
 from .pair import Lens, Pair, Side
 from .text import percent
-from .views import MAX_SERIES, View, curves_of, energy_axes, measured, ranks_of, spectrum_axes, threshold_level
+from .views import MAX_SERIES, View, curves_of, energy_axes, hint, measured, ranks_of, spectrum_axes, threshold_level
 
 if TYPE_CHECKING:
     from .painter import Request
@@ -26,14 +27,17 @@ if TYPE_CHECKING:
 PANEL = 40
 """Columns that a chart by layer needs beside others."""
 MOST_PANELS = 3
+_TALL = 14
+"""Lines from which charts give their legend two."""
 ENDS = 4
 """Layers at either end that stand for a model."""
 _ABOVE = 1.5
 """How far a reference line may widen the y axis."""
 _FACET = (18, 6)
 """Columns and lines that a facet needs."""
-_EIGHT = (76, 16)
-"""Columns and lines that eight of them need: what a terminal of 80x24 leaves to a chart."""
+_EIGHT = (76, 12)
+"""Columns and lines that eight of them need."""
+_SCAN = "s scans the model"
 
 
 # Components by layer
@@ -44,19 +48,22 @@ def layers(pair: Pair, request: Request) -> Figure:
     columns = layer_columns(request.grid, request.selection)
     charts: list[Chart] = []
     above: dict[str, None] = {}
-    for threshold in _thresholds(request):
+    labels = _labels(pair, request, columns)
+    thresholds, across = _panels(request)
+    for threshold in thresholds:
         lens = Lens(pair, threshold, BY_NAME["k"], request.side)
         lens.load(p for column in columns for p in request.grid.column(column))
-        series = tuple(_role(lens, request.grid, c, n) for n, c in enumerate(columns))
+        series = tuple(_role(lens, request.grid, c, n, labels[n]) for n, c in enumerate(columns))
         levels, names = _references(series, columns, request)
         above |= dict.fromkeys(names)
         charts.append(_by_layer(lens, series, levels))
     title = charts[0].title if len(charts) == 1 else ""
     if not any(len(s.x) for chart in charts for s in chart.series):
-        return Figure(title, empty="no layers" if not columns else "not computed: s scans the model")
+        wanted = [p for column in columns for p in request.grid.column(column)]
+        return Figure(title, empty=hint(pair, request, wanted, _SCAN) if columns else "no layers")
     drawn = {level.name for chart in charts for level in chart.levels}
     notes = tuple(f"{name} (above)" for name in above if name not in drawn)
-    return Figure(title, tuple(charts), columns=len(charts), notes=notes)
+    return Figure(title, tuple(charts), columns=across, notes=notes)
 
 
 def layer_columns(grid: Grid, selection: Selection) -> list[Column]:
@@ -73,21 +80,66 @@ def _block(selection: Selection) -> str | None:
     return selection.block or (selection.column.block if selection.column else None)
 
 
-def _thresholds(request: Request) -> list[float]:
-    """As many thresholds as there is room for: the current one, then the notebook's, the nearest first."""
-    most = max(1, min(MOST_PANELS, request.width // PANEL))
-    near = sorted(DEFAULT_THRESHOLDS, key=lambda t: (abs(t - request.threshold), t))
-    return sorted(list(dict.fromkeys([request.threshold, *near]))[:most])
+def ranges(pair: Pair, request: Request, columns: Sequence[Column]) -> tuple[list[str], dict[Column, str]]:
+    """Smallest, middle and largest of each role at the current threshold, the selected role first: parts of a line
+    as far as they fit, and those that do not, which the legend says. Reads files."""
+    lens = Lens(pair, request.threshold, BY_NAME["k"], request.side)
+    lens.load(p for column in columns for p in request.grid.column(column))
+    form = ".2f" if request.side is Side.RATIO else ".0f"
+    single = request.selection.single
+    selected = Column(single.block, single.role) if single is not None else request.selection.column
+    parts = [f"{lens.title} min/median/max"]
+    rest: dict[Column, str] = {}
+    for column in sorted(columns, key=lambda c: c != selected):
+        found = [k for p in request.grid.column(column) if (k := lens.number(p)) is not None]
+        if not found:
+            continue
+        part = f"{column.heading} {min(found):{form}}/{median(found):{form}}/{max(found):{form}}"
+        if rest or len("  ".join([*parts, part])) > request.width:
+            rest[column] = part
+        else:
+            parts.append(part)
+    return parts, rest
 
 
-def _role(lens: Lens, grid: Grid, column: Column, number: int) -> Series:
+def _labels(pair: Pair, request: Request, columns: Sequence[Column]) -> list[str]:
+    """The roles in the legend, with the numbers that the line below has no room for; without them where that would
+    cost the legend a role."""
+    _, rest = ranges(pair, request, columns)
+    labels = [rest.get(column, column.heading) for column in columns]
+    left, lines = request.width, 1
+    for name in [*labels, *(f"{line.name} {line.rank:g} (above)" for line in _lines_of(columns, request))]:
+        needed = len(name) + 4  # a thin mark before it, a gap behind it
+        if needed - 2 > left:
+            left, lines = request.width, lines + 1
+        left -= needed
+    fits = lines <= 2 and request.height >= _TALL
+    return labels if fits else [column.heading for column in columns]
+
+
+def _panels(request: Request) -> tuple[list[float], int]:
+    """As many thresholds as there is room for, and how many beside each other: the current one, then the nearest of
+    the user's, the notebook's where they are among those. As small multiples they may be small and in rows."""
+    near = [t for t in DEFAULT_THRESHOLDS if t in request.thresholds] or list(request.thresholds)
+    near.sort(key=lambda t: (abs(t - request.threshold), t))
+    found = list(dict.fromkeys([request.threshold, *near]))[:MOST_PANELS]
+    if request.facets:
+        across, down = request.width // _FACET[0], max(1, request.height // _FACET[1])
+    else:
+        across, down = request.width // PANEL, 1
+    across = max(1, min(across, len(found)))
+    found = found[: across * down]
+    return sorted(found), across
+
+
+def _role(lens: Lens, grid: Grid, column: Column, number: int, label: str) -> Series:
     points = []
     for index, row in enumerate(grid.rows):
         found = [k for p in grid.cells.get((row, column), ()) if (k := lens.number(p)) is not None]
         if found:
             points.append((float(index if row.tower else row.layer), float(median(found))))
     x, y = (np.array(axis) for axis in zip(*points, strict=True)) if points else (np.zeros(0), np.zeros(0))
-    return Series(column.heading, x, y, number)
+    return Series(label, x, y, number)
 
 
 def _by_layer(lens: Lens, series: tuple[Series, ...], levels: tuple[Level, ...]) -> Chart:
@@ -114,17 +166,20 @@ def _references(
     if request.side is Side.RATIO:
         return (Level(1.0, "1"),), []
     top = max((float(s.y.max()) for s in series if len(s.y)), default=0.0)
-    roles = {column.role for column in columns}
     levels, above = [], []
-    for line in request.lines:
-        if line.role and line.role not in roles:
-            continue
+    for line in _lines_of(columns, request):
         name = f"{printable(line.name)} {line.rank:g}"
         if line.rank <= _ABOVE * top:
             levels.append(Level(line.rank, f"{line.rank:g}", name, Stroke.DASHED))
         else:
             above.append(name)
     return tuple(levels), above
+
+
+def _lines_of(columns: Sequence[Column], request: Request) -> list[ReferenceLine]:
+    """The reference lines of these roles, and those of every role."""
+    roles = {column.role for column in columns}
+    return [line for line in request.lines if not line.role or line.role in roles]
 
 
 # Facets
@@ -141,8 +196,9 @@ def facets(pair: Pair, request: Request) -> Figure:
     title = f"{printable(block)}, {len(fitting)} of {len(request.grid.rows)} layers"
     charts = [drawn for chart in made if (drawn := drawable(chart)).series]
     if not charts:
-        hint = "not computed: s scans the model" if rows else "no layers"
-        return Figure(title, empty=ONLY_ZEROS if any(chart.series for chart in made) else hint)
+        wanted = [p for row in fitting for c in columns for p in request.grid.cells.get((row, c), ())]
+        why = hint(pair, request, wanted, _SCAN) if wanted else "no layers"
+        return Figure(title, empty=ONLY_ZEROS if any(chart.series for chart in made) else why)
     notes = (f"{len(fitting)} of {len(rows)} fit",) if len(fitting) < len(rows) else ()
     return Figure(title, tuple(_alike(charts)), columns=min(across, len(charts)), shared=True, notes=notes)
 

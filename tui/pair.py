@@ -10,6 +10,7 @@ from functools import cached_property
 from rankscope.engine.flip import flipped
 from rankscope.engine.spectrum import Projection
 
+from .config import THRESHOLDS
 from .measures import BY_NAME, MODELS_LIMITS, Measure
 from .session import Session
 
@@ -78,12 +79,14 @@ class Pair:
 
 @dataclass(slots=True)
 class Lens:
-    """Which number stands for a projection: of which measure, at which threshold, of which model."""
+    """Which number stands for a projection: of which measure, at which threshold, of which model. `thresholds` are
+    those that tables have a column of."""
 
     pair: Pair
     threshold: float
     measure: Measure = field(default_factory=lambda: BY_NAME["k"])
     side: Side = Side.A
+    thresholds: tuple[float, ...] = THRESHOLDS
 
     def number(self, p: Projection) -> float | None:
         """The number, None where it is not known (yet)."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
-from statistics import median
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from rich.text import Text
@@ -13,7 +14,7 @@ from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection, Values
 
 from .measures import BY_NAME
-from .multiples import facet_columns, layer_columns
+from .multiples import facet_columns, layer_columns, ranges
 from .pair import Lens, Pair, Side
 from .session import Session, State
 from .text import percent
@@ -22,6 +23,18 @@ from .views import View, label
 if TYPE_CHECKING:
     from .grid import Column
     from .painter import Painting, Request
+
+_SHORTER = (
+    (r"factors cost more:", "factors"),
+    (r"(factors \S+) of ", r"\1/"),
+    (r"break-even", "k*"),
+    (r"rel\.error", "err"),
+    (r"factors \S+ \((.+?)\)", r"factors \1"),
+    (r"\(r, not", "(not"),
+    (r"energy", "E"),
+    (r"sigma", "s"),
+)
+"""What the line of a rank gives up, in this order, before it leaves out a part."""
 
 
 def readout(pair: Pair, request: Request) -> Text:
@@ -50,26 +63,41 @@ def rank_readout(painting: Painting, k: int, width: int) -> Text:
     found = [(name, p, v) for (name, _, p), v in zip(painting.curves, painting.values, strict=True) if len(v)]
     if not found:
         return Text("")
+    asked, k = k, min(k, max(len(v) for _, _, v in found))
+    head = f"k {k}" + (f" (r, not {asked})" if asked > k else "")
     floors = [entry.noise_floor for _, s, p in painting.curves if (entry := s.entry(p)) is not None]
     if len(found) == 1:
-        return _one_rank(found[0][1], found[0][2], k, floors[0] if floors else 0.0, width)
-    parts = [f"k {k}  energy"]
+        return _one_rank(head, found[0][1], found[0][2], k, floors[0] if floors else 0.0, width)
+    parts = [f"{head}  energy"]
     for name, _, values in found:
         short = f" (r {len(values)})" if k > len(values) else ""
         parts.append(f"{name} {_share(metrics.energy_at(values, min(k, len(values))))}{short}")
     if len({(p.rows, p.cols) for _, p, _ in found}) == 1:
-        parts += _factors(found[0][1], min(k, len(found[0][2])))
+        return _with_factors(parts, _factors(found[0][1], k), width)
     return _whole(parts, width)
 
 
-def _one_rank(p: Projection, values: Values, k: int, floor: float, width: int) -> Text:
-    asked, k = k, min(k, len(values))
+def _one_rank(head: str, p: Projection, values: Values, k: int, floor: float, width: int) -> Text:
     sigma = float(values[k - 1])
-    parts = [f"k {k}" + (f" (r, not {asked})" if asked > k else "")]
+    parts = [head]
     parts.append(f"sigma < {floor:.1g}" if sigma <= floor else f"sigma {sigma:.3g}")
     parts.append(f"energy {_share(metrics.energy_at(values, k))}")
     parts.append(f"rel.error {_error(metrics.relative_error(values, k))}")
-    return _whole([*parts, *_factors(p, k)], width)
+    line = "  ".join([*parts, *_factors(p, k)])
+    for long, short in _SHORTER:
+        if len(line) > width:
+            line = re.sub(long, short, line)
+    return _whole(line.split("  "), width)
+
+
+def _with_factors(energies: list[str], factors: list[str], width: int) -> Text:
+    """The energy of each curve and what they have in common, which many curves must not push out."""
+    line = "  ".join(factors)
+    for long, short in _SHORTER:
+        if len("  ".join([*energies, line])) > width:
+            line = re.sub(long, short, line)
+    shown = _whole(energies, width - 2 - len(line)).plain
+    return _whole([shown, *line.split("  ")], width)
 
 
 def _share(energy: float) -> str:
@@ -98,16 +126,21 @@ def _count(number: int) -> str:
 
 
 def _over_layers(pair: Pair, request: Request, columns: Sequence[Column]) -> Text:
-    """Smallest, middle and largest of each role that is drawn; experts one by one."""
-    lens = Lens(pair, request.threshold, BY_NAME["k"], request.side)
-    lens.load(p for column in columns for p in request.grid.column(column))
-    parts = [f"{lens.title} min/median/max"]
-    for column in columns:
-        found = [k for p in request.grid.column(column) if (k := lens.number(p)) is not None]
-        if found:
-            form = ".2f" if request.side is Side.RATIO else ".0f"
-            parts.append(f"{column.heading} {min(found):{form}}/{median(found):{form}}/{max(found):{form}}")
-    return _whole(parts, request.width) if len(parts) > 1 else Text("")
+    """Smallest, middle and largest of the roles that are drawn; experts one by one."""
+    parts, rest = ranges(pair, request, columns)
+    if len(parts) > 1 or rest:
+        return _whole(parts, request.width)
+    return _why(pair, request, [p for column in columns for p in request.grid.column(column)])
+
+
+def _why(pair: Pair, request: Request, wanted: Iterable[Projection]) -> Text:
+    """Why there is nothing to show of these, the first reason; nothing where they only wait to be computed."""
+    found = [r for p in wanted for _, session, q in pair.curves(p, request.side) if (r := _reason(session, q))]
+    return Text(f"{len(found)} failed: {printable(found[0])}" if found else "", "red", no_wrap=True)
+
+
+def _reason(session: Session, p: Projection) -> str:
+    return session.failures.get(p.key) or p.problem or p.note or ""
 
 
 def _marked(pair: Pair, request: Request) -> Text:
@@ -123,6 +156,8 @@ def _group(pair: Pair, request: Request, wanted: Sequence[Projection]) -> Text:
     lens.load(wanted)
     found = [k for p in wanted if (k := lens.number(p)) is not None]
     parts = [f"{len(found)} of {len(wanted)} computed"]
+    if not found and (why := _why(pair, request, wanted)):
+        return why
     if found:
         form = ".3f" if request.side is Side.RATIO else ".0f"
         parts.append(f"{lens.title} {min(found):{form}} to {max(found):{form}}")
@@ -130,28 +165,27 @@ def _group(pair: Pair, request: Request, wanted: Sequence[Projection]) -> Text:
 
 
 def _two(found: Iterable[tuple[str, Session, Projection]], request: Request) -> Text:
-    """One projection in both models."""
-    parts, ranks = [], []
+    """One projection in both models: first what tells them apart at the current threshold."""
+    parts, ranks, metrics_of, shapes = [f"k{percent(request.threshold)}"], [], [], []
     for letter, session, p in found:
         session.load_ranks([p], request.threshold)
         entry, rank = session.entry(p), session.rank(p, request.threshold)
         ranks.append(rank)
-        if entry is None:
-            parts.append(f"{letter} {session.state(p)}")
-        else:
-            shown = (("effective rank", entry.effective_rank, ".1f"), ("stable rank", entry.stable_rank, ".2f"))
-            numbers = [f"{name} {value:{form}}" for name, value, form in shown if value is not None]
-            parts.append("  ".join([f"{letter} {p.rows}x{p.cols}", f"k{percent(request.threshold)} {rank}", *numbers]))
+        parts.append(f"{letter} {session.state(p) if rank is None else rank}")
+        shapes.append(f"{letter} {p.rows}x{p.cols}")
+        if entry is not None:
+            shown = (("eff.rank", entry.effective_rank, ".1f"), ("stable", entry.stable_rank, ".2f"))
+            metrics_of.append([f"{letter} {name} {v:{form}}" for name, v, form in shown if v is not None])
     if len(ranks) == 2 and ranks[0] and ranks[1] is not None:
         parts.append(f"B/A {ranks[1] / ranks[0]:.3f}")
-    return _whole(parts, request.width)
+    together = (part for pair_of in zip_longest(*metrics_of) for part in pair_of if part)
+    return _whole([*parts, *together, *shapes], request.width)
 
 
 def _single(session: Session, p: Projection, request: Request) -> Text:
     entry = session.entry(p)
     if entry is None:
-        reason = session.failures.get(p.key) or p.problem or p.note
-        if reason:
+        if reason := _reason(session, p):
             return Text(f"{p.rows}x{p.cols}  {printable(reason)}" if p.rows else printable(reason), "red")
         hint = ": enter computes it" if session.state(p) is State.NOT_COMPUTED else ""
         return Text(f"{p.rows}x{p.cols}  {p.dtype}  {session.state(p)}{hint}", "dim")

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 from rankscope.engine.spectrum import Projection
 
-from .config import THRESHOLDS
 from .look import MARKS
 from .measures import BY_NAME, Measure
 from .pair import Lens, Side
@@ -35,6 +34,13 @@ class Field:
     title: str
     explained: str
     lens: Lens | None = None
+
+    @property
+    def width(self) -> int:
+        """Characters that its numbers may need, with two before them: `> 2.581e+10`, `1.234e-05`, `1536`."""
+        if self.lens is None or self.lens.measure.digits is not None:
+            return 8
+        return 13 if self.lens.measure.name == "condition_number" else 11
 
     def number(self, p: Projection) -> float | None:
         """What rows are sorted by and files hold; None where it is not known, or does not exist."""
@@ -67,13 +73,13 @@ class Field:
         return known is not None
 
 
-def fields_of(lens: Lens, thresholds: Iterable[float] = THRESHOLDS, with_twins: bool = False) -> tuple[Field, ...]:
-    """The columns: address, shape, k at every threshold and the lens's own, then the measures at the lens's.
+def fields_of(lens: Lens, with_twins: bool = False) -> tuple[Field, ...]:
+    """The columns: address, shape, k at the lens's thresholds, then the measures at the lens's.
 
     They are of the lens as it is now: another threshold or side needs other fields. `with_twins`: k/kf too.
     """
     found = [Field(ADDRESS, ADDRESS, "in model order"), Field(SHAPE, SHAPE, "output x input features")]
-    for threshold in sorted({*thresholds, lens.threshold}):
+    for threshold in sorted({*lens.thresholds, lens.threshold}):
         found.append(field_of(f"k{percent(threshold)}", replace(lens, threshold=threshold, measure=BY_NAME["k"])))
     for name in (*AT_THRESHOLD, *OF_SPECTRUM, *OF_SHAPE):
         if name != "k/kf" or with_twins:

@@ -27,7 +27,9 @@ class Ruler:
         return self.left + self._column(k) if 1 <= k <= self.count and low <= k <= high else None
 
     def mark(self, k: int, width: int) -> Text:
-        """A line of `width` columns that points at a rank in the chart above it; empty where that is not shown."""
+        """A line of `width` columns that points at a rank in the chart above it, at the last of them for one beyond;
+        empty where that is not shown."""
+        k = min(k, self.count)
         at = self.column(k)
         if at is None:
             return Text()

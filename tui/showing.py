@@ -21,7 +21,7 @@ from .asked import Asked, understand
 from .at_rank import fields_at
 from .colours import Depth, Palette, palette
 from .comparing import Comparison
-from .config import MLA_LINES, THRESHOLDS, Config
+from .config import MLA_LINES, Config
 from .grid import Selection
 from .painter import Painting, Request, paint
 from .readouts import rank_readout
@@ -183,7 +183,7 @@ def _fields(asked: Asked, args: Namespace) -> tuple[Field, ...]:
     """The columns of the table, their numbers in memory."""
     lens, wanted = asked.lens, asked.projections
     asked_for = asked.thresholds if args.threshold else ()
-    fields = fields_of(lens, {*THRESHOLDS, *asked_for}, has_twins(lens, wanted))
+    fields = fields_of(replace(lens, thresholds=(*lens.thresholds, *asked_for)), has_twins(lens, wanted))
     load(fields, wanted)
     return (*fields, *(fields_at(lens, args.rank, wanted) if args.rank else ()))
 
@@ -229,7 +229,7 @@ def _csv_compare(asked: Asked, _: Namespace) -> Records:
 
 _TEXT: dict[str, Callable[[Console, Asked, Namespace], None]] = {
     "heatmap": _heatmap, "table": _table, "compare": _compare,
-    "spectrum": _chart, "energy": _chart, "layers": _chart,
+    "spectrum": _chart, "energy": _chart, "layers": _chart, "facets": _chart,
 }  # fmt: skip
 _CSV: dict[str, Callable[[Asked, Namespace], Records]] = {
     "heatmap": _csv_heatmap, "table": _csv_table, "compare": _csv_compare, "layers": _csv_layers,

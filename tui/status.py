@@ -81,6 +81,8 @@ def selection_text(lens: Lens, selection: Selection, grid: Grid) -> Text:
     """The selection and, where it is one projection, its shape and number or state."""
     found = selection.projections(grid)
     text = Text(printable(selection.label(grid)), "bold")
+    if selection.column is not None and selection.row is not None and len(found) > 1:
+        return text.append(f"  {len(found)} experts: median~half the interquartile range; enter unfolds", "not bold")
     return text.append_text(_state(lens, found[0])) if len(found) == 1 else text
 
 

@@ -78,7 +78,8 @@ def shown(pair: Pair, request: Request) -> Shown:
     if len(kept) < len(done):
         title += f" ({len(kept)} of {len(done)})"
     curves, values = curves_of(pair, kept, side)
-    empty = "" if curves else _hint(pair, request, wanted)
+    how = "s scans what is marked" if request.compare else "enter computes it"
+    empty = "" if curves else hint(pair, request, wanted, how)
     return Shown(title, curves, values, _origin(pair, request, MAX_SERIES - len(curves)), empty)
 
 
@@ -137,8 +138,8 @@ def _origin(pair: Pair, request: Request, room: int) -> tuple[tuple[str, Values]
     return tuple((name, v) for v in values) if len(curves) <= room else ()
 
 
-def _hint(pair: Pair, request: Request, wanted: Sequence[Projection]) -> str:
-    """What to do where nothing can be drawn."""
+def hint(pair: Pair, request: Request, wanted: Sequence[Projection], how: str) -> str:
+    """What to do where nothing can be drawn; `how` to have it computed."""
     if not wanted:
         return "nothing marked: space marks the selection" if request.compare else "nothing is selected"
     found = [(s, q) for p in wanted for _, s, q in pair.curves(p, request.side)]
@@ -148,7 +149,7 @@ def _hint(pair: Pair, request: Request, wanted: Sequence[Projection]) -> str:
         return "being computed: the curve comes when it is saved"
     if all(q.problem or q.key in s.failures for s, q in found):
         return "it cannot be computed: the line below says why"
-    return "not computed: s scans what is marked" if request.compare else "not computed: enter computes it"
+    return f"not computed: {how}"
 
 
 # Singular values

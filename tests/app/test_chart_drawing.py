@@ -86,7 +86,8 @@ def test_the_mark_stands_under_its_column_with_its_name_where_there_is_room() ->
         assert line.index("^") == ruler.column(k)
         assert f"k {k}" in line
         assert len(line) <= 80
-    assert ruler.mark(577, 80).plain == ""
+    assert ruler.mark(5000, 80).plain == ruler.mark(576, 80).plain  # the read-out says that it is the last
+    assert Ruler(5, 75, (1.0, 100.0), True, 576).mark(577, 80).plain == ""
 
 
 @pytest.mark.parametrize("log", [(True, True), (False, True), (False, False), (True, False)])

@@ -14,7 +14,7 @@ from rankscope.tui.figures import Figure, Stroke
 from rankscope.tui.grid import Column, Grid, Selection
 from rankscope.tui.multiples import layer_columns
 from rankscope.tui.painter import Request, figure_of, paint
-from rankscope.tui.pair import Pair, Side
+from rankscope.tui.pair import Lens, Pair, Side
 
 FIVE = (0.6, 0.8, 0.9, 0.95, 0.99)
 SPECTRUM, ENERGY, LAYERS = 1, 2, 4
@@ -43,7 +43,7 @@ def figure(pair: Pair, request: Request) -> Figure:
 
 
 def test_components_by_layer_are_the_ranks_that_numpy_finds(pair: Pair, llama: Path) -> None:
-    (chart,) = figure(pair, ask(pair, Selection(), LAYERS, width=70)).charts
+    (chart,) = figure(pair, ask(pair, Selection(), LAYERS, width=70, height=13)).charts
     assert [s.label for s in chart.series] == ["query", "key", "value", "output", "gate", "up", "down"]
     for series in chart.series:
         assert list(series.x) == list(range(6))
@@ -64,9 +64,35 @@ def test_as_many_thresholds_as_fit_the_notebooks_beside_the_current(
     assert [c.title for c in figure(pair, request).charts] == [f"k{100 * t:g} by layer" for t in expected]
 
 
+@pytest.mark.parametrize(
+    ("thresholds", "current", "expected"),
+    [
+        ((0.6, 0.95), 0.95, [0.6, 0.95]), ((0.5, 0.7, 0.85, 0.95), 0.95, [0.7, 0.85, 0.95]), ((0.95,), 0.9, [0.9, 0.95]),
+        ((0.5, 0.8, 0.9, 0.99), 0.99, [0.8, 0.9, 0.99]),
+    ],
+)  # fmt: skip
+def test_thresholds_that_the_user_did_not_set_are_not_drawn(
+    pair: Pair, thresholds: tuple[float, ...], current: float, expected: list[float]
+) -> None:
+    request = ask(pair, Selection(), LAYERS, width=400, threshold=current, thresholds=thresholds)
+    assert [c.title for c in figure(pair, request).charts] == [f"k{100 * t:g} by layer" for t in expected]
+
+
+@pytest.mark.parametrize(
+    ("size", "rows"), [((76, 16), [3]), ((54, 12), [3]), ((40, 16), [2, 1]), ((40, 11), [2]), ((20, 18), [1, 1, 1])]
+)
+def test_small_multiples_of_thresholds_need_little_room(pair: Pair, size: tuple[int, int], rows: list[int]) -> None:
+    width, height = size
+    painting = paint(pair, ask(pair, Selection(), LAYERS, width=width, height=height, facets=True))
+    lines = texts(painting.lines)
+    assert [n for line in lines if (n := line.count(" by layer"))] == rows
+    assert len(lines) == height
+    assert all(len(line) <= width for line in lines)
+
+
 def test_a_threshold_that_is_not_stored_is_worked_out(pair: Pair, llama: Path) -> None:
     (chart,) = figure(pair, ask(pair, Selection(), LAYERS, width=60, threshold=0.73)).charts
-    assert [s.y[2] for s in chart.series if s.label == "up"] == [rank_in(llama, 2, "up", 0.73)]
+    assert [s.y[2] for s in chart.series if s.label.startswith("up ")] == [rank_in(llama, 2, "up", 0.73)]
 
 
 def test_reference_lines_are_drawn_for_their_role_or_named_where_they_lie_too_far_above(pair: Pair) -> None:
@@ -151,6 +177,39 @@ def test_the_readout_has_smallest_median_and_largest(pair: Pair, llama: Path) ->
     assert line[len(short) :].startswith("  ")  # a part that does not fit is left out whole
 
 
+@pytest.mark.parametrize("scale", [1, 10])
+def test_on_a_small_screen_the_legend_has_the_ranks_that_the_line_has_no_room_for(
+    pair: Pair, llama: Path, monkeypatch: pytest.MonkeyPatch, scale: int
+) -> None:
+    monkeypatch.setattr(Lens, "number", lambda lens, p: 100 * scale * (lens.pair.first.rank(p, lens.threshold) or 0))
+    roles = ("query", "key", "value", "output", "gate", "up", "down")
+    painting = paint(pair, ask(pair, Selection(column=Column("mlp", "up")), LAYERS, width=76, height=16))
+    assert painting.readout.plain.startswith("k90 min/median/max  up ")
+    seen = "  ".join([*texts(painting.lines)[:2], painting.readout.plain])
+    for role in roles:
+        ranks = sorted(rank_in(llama, n, role, 0.9) for n in range(6))
+        low, middle, high = (100 * scale * r for r in (ranks[0], (ranks[2] + ranks[3]) / 2, ranks[5]))
+        assert seen.count(f"{role} {low}/{middle:.0f}/{high}") == 1
+    assert all(f"\u2501 {role}" in seen for role in roles)
+
+
+def test_a_legend_that_cannot_hold_the_ranks_keeps_the_roles(pair: Pair) -> None:
+    lines = texts(paint(pair, ask(pair, Selection(), LAYERS, width=40, height=16)).lines)
+    assert "".join(lines[:2]).count("\u2501\u2501 ") + "".join(lines[:2]).count("\u2501 ") >= 7
+    assert "+" not in "".join(lines[:2])
+
+
+def test_what_failed_is_not_called_not_computed(llama: Path, tmp_path: Path) -> None:
+    fill(llama, tmp_path, ["layers.0.mlp.none"])
+    failed = Pair(session_of(llama, tmp_path))
+    for p in failed.first.model.tree.projections:
+        failed.first.failures[p.key] = "nan in the weights"
+    for view, facets in ((SPECTRUM, True), (ENERGY, True), (LAYERS, False), (LAYERS, True), (SPECTRUM, False)):
+        painting = paint(failed, ask(failed, select(0, "mlp"), view, facets=facets))
+        assert "it cannot be computed: the line below says why" in "".join(texts(painting.lines))
+        assert painting.readout.plain.endswith(" failed: nan in the weights")
+
+
 def test_one_layer_is_a_point_that_can_be_seen(tmp_path: Path) -> None:
     alone = Pair(saved(tmp_path / "m", tmp_path / "store", llama_weights(1)))
     painting = paint(alone, ask(alone, Selection(), LAYERS, width=70))
@@ -205,7 +264,9 @@ def test_marks_in_several_layers_choose_the_facets(tall: Pair) -> None:
     [
         ((78, 17), (4, 2)),
         ((200, 57), (4, 2)),
-        ((80, 15), (2, 2)),
+        ((76, 12), (4, 2)),
+        ((78, 18), (4, 2)),
+        ((76, 11), (2, 1)),
         ((60, 30), (2, 4)),
         ((60, 12), (2, 2)),
         ((30, 18), (1, 3)),

@@ -80,15 +80,36 @@ def test_curves_that_end_before_the_rank_say_so(pair: Pair) -> None:
     line = rank_readout(paint(pair, ask(pair, select(1, "attention"), 2)), 30, WIDE).plain
     assert "key 100.0 % (r 24)  value 100.0 % (r 24)" in line
     assert f"query {share(sigma_of(at(pair, 1, 'query')), 30)}  key" in line
+    beyond = rank_readout(paint(pair, ask(pair, select(1, "attention"), 2)), 5000, WIDE).plain
+    assert beyond.startswith("k 48 (r, not 5000)  energy  query 100.0 %  key 100.0 % (r 24)")
 
 
 def test_what_does_not_fit_is_left_out_whole(pair: Pair) -> None:
-    for painting in (one(pair, 1, "key"), paint(pair, ask(pair, select(1), 2))):
-        whole = rank_readout(painting, 12, WIDE).plain
-        for width in range(12, len(whole) + 1):
-            line = rank_readout(painting, 12, width).plain
-            assert len(line) <= width
-            assert whole == line or whole[len(line) :].startswith("  ")
+    painting = paint(pair, ask(pair, select(1), 2))
+    whole = rank_readout(painting, 12, WIDE).plain
+    for width in range(12, len(whole) + 1):
+        line = rank_readout(painting, 12, width).plain
+        assert len(line) <= width
+        assert whole == line or whole[len(line) :].startswith("  ")
+
+
+def test_the_words_of_a_rank_are_shortened_before_a_part_is_left_out(pair: Pair) -> None:
+    painting = one(pair, 1, "key")
+    lines = [rank_readout(painting, 20, width).plain for width in range(12, 120)]
+    assert all(len(line) <= width for width, line in enumerate(lines, 12))
+    assert [len(line) for line in lines] == sorted(len(line) for line in lines)
+    assert all(line.count("  ") == 5 for line in lines if "k* " in line or "break-even" in line)
+    assert sum("k* 16" in line for line in lines) > 20
+    assert lines[-1].endswith("factors cost more: 1.44k of 1.15k (125 %)  break-even 16")
+
+
+def large(rows: int, cols: int) -> tuple[Painting, int]:
+    """A curve of a large matrix, whose values need the most digits, and its break-even."""
+    p = Projection(
+        tower="", layer=0, block="mlp", role="up", expert=None, tensor="w", rows=rows, cols=cols, dtype="F32",
+        source=None,
+    )  # type: ignore[call-arg, arg-type]  # fmt: skip
+    return p, rows * cols // (rows + cols)  # type: ignore[return-value]
 
 
 def test_energy_is_not_called_all_of_it_before_it_is(tmp_path: Path) -> None:
@@ -136,9 +157,11 @@ def test_one_projection_in_two_models(llama: Path, tmp_path: Path) -> None:
     a, b = rank_in(llama, 3, "gate", 0.9), rank_in(Path(partner.source.repo), 3, "gate", 0.9)
     assert a != b
     line = one(two, 3, "gate", "mlp", side=Side.RATIO, width=WIDE).readout.plain
-    assert line.startswith(f"A 80x48  k90 {a}  ")
-    assert f"  B 80x48  k90 {b}  " in line
-    assert line.endswith(f"  B/A {b / a:.3f}")
+    assert line.startswith(f"k90  A {a}  B {b}  B/A {b / a:.3f}  A eff.rank ")
+    assert line.endswith("  A 80x48  B 80x48")
+    small = one(two, 3, "gate", "mlp", side=Side.RATIO, width=76).readout.plain
+    assert line.startswith(small)
+    assert "  B eff.rank " in small
     assert one(two, 3, "gate", "mlp", side=Side.B, width=WIDE).readout.plain.startswith("80x48  k60 ")
     assert f"k90 {b}  " in one(two, 3, "gate", "mlp", side=Side.B, width=WIDE).readout.plain
 

@@ -17,7 +17,7 @@ from rankscope.engine.events import Failed, Saved
 from rankscope.tui.grid import Column, Grid, Row, Selection
 from rankscope.tui.pair import Pair, Side
 from rankscope.tui.rows import Rows, fields_of, load
-from rankscope.tui.widgets.sheet import tail
+from rankscope.tui.widgets.layers import shortened
 
 ADDRESSES = ("layers.1.attention.key", "layers.1.attention.value")
 
@@ -236,9 +236,11 @@ async def test_as_many_lines_as_it_says_show_every_row(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("width", [10, 12, 40])
-def test_of_a_long_address_the_end_is_shown(width: int) -> None:
-    for address in ("layers.12.expert.117.gate", "other.模型.权重.weight", "short"):
-        shown = tail(address, width)
-        cells = sum(2 if ord(c) > 0x2E80 else 1 for c in shown)
-        assert cells <= width
-        assert shown == address or address.endswith(shown.removeprefix("..."))
+def test_a_long_address_loses_its_middle(width: int) -> None:
+    for address in ("layers.12.expert.117.gate", "other.\u6a21\u578b.\u6743\u91cd.weight", "short"):
+        shown = shortened(address, width)
+        assert sum(2 if ord(c) > 0x2E80 else 1 for c in shown) <= width
+        head, _, end = shown.partition("\u2026")
+        assert shown == address or (
+            address.startswith(head.rstrip()) and address.endswith(end.strip()) and head and end
+        )

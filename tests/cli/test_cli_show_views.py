@@ -274,7 +274,9 @@ def test_against_another_model_the_ratio_is_shown(
         return threshold_rank(values_of(weights, address), 0.9)
 
     ran = cli("show", model, "--against", path, "-t", "90")
-    assert ran.err == "1 addresses are only in A, 7 only in B\n"
+    only_in_b = [f"only in B: {a.replace('.1.', '.2.')}" for a in addresses() if ".1." in a]
+    listed = ["1 addresses are only in A, 7 only in B", "only in A: layers.1.mlp.gate", *only_in_b]
+    assert ran.err.splitlines() == listed
     shown = table(ran.out)[2:4]
     of_layer = [[a for a in addresses() if f".{n}." in a] for n in (0, 1)]
     for line, expected in zip(shown, of_layer, strict=True):

@@ -62,7 +62,10 @@ class Charting(Panes):
         if self._pane in (SPECTRUM, ENERGY):
             self.facets = not self.facets
             self._charts_changed()
-        elif self._pane != LAYERS:
+        elif self._pane == LAYERS:
+            self.panels = not self.panels
+            self._charts_changed()
+        else:
             self.overview = not self.is_overview
             if self.top != HEATMAP:
                 self.action_pane(HEATMAP)
@@ -114,7 +117,7 @@ class Charting(Panes):
             version=self._version,
             side=self.lens.side,
             normalised=self.relative,
-            facets=self.facets and self.view != LAYERS,
+            facets=self.panels if self.view == LAYERS else self.facets,
             origin=self.origin,
             marks=tuple(self.marks.values()) if self.top == COMPARE or self.facets else (),
             compare=self.top == COMPARE and self.view != LAYERS,
@@ -128,7 +131,7 @@ class Charting(Panes):
     def action_rank(self, step: int) -> None:
         """The cursor so many ranks further; without one, it begins at the threshold rank."""
         if self._has_ranks():
-            self.set_rank(self._first_rank() if self.k is None else self.k + step)
+            self.set_rank(self._first_rank() if self.k is None else min(self.k + step, self._most_ranks))
 
     @on(ChartPane.Walk)
     def _chart_walked(self, event: ChartPane.Walk) -> None:
@@ -136,10 +139,14 @@ class Charting(Panes):
             self.set_rank(self._first_rank() if self.k is None else self._painting.ruler.step(self.k, event.columns))
 
     def set_rank(self, rank: int | None) -> None:
-        """Put the cursor at a rank, at least 1 and at most what the longest curve has; None: take it away."""
-        most = max((p.count for _, _, p in self._painting.curves), default=0) if self._painting else 0
-        self.k = None if rank is None else max(1, min(rank, most) if most else rank)
+        """Put the cursor at a rank, at least 1; a curve that has not so many says so. None: take it away."""
+        self.k = None if rank is None else max(1, rank)
         self.chart.set_rank(self.k)
+
+    @property
+    def _most_ranks(self) -> int:
+        """What the longest curve has."""
+        return max((p.count for _, _, p in self._painting.curves), default=1) if self._painting else 1
 
     def _has_ranks(self) -> bool:
         if self.view == LAYERS or self.facets:

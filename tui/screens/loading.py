@@ -46,8 +46,12 @@ class Loading(Charting):
 
     @on(BackgroundFailed)
     def _background_failed(self, message: BackgroundFailed) -> None:
-        text = str(message.error) if isinstance(message.error, InputError) else log.report(message.error, message.doing)
-        self.notify(text, title="rankscope", severity="error", markup=False)
+        if isinstance(message.error, InputError):
+            self.say(str(message.error))
+        else:
+            self.say("")
+            text = log.report(message.error, message.doing)
+            self.notify(text, title="rankscope", severity="error", markup=False)
 
     # The store
 

@@ -54,13 +54,16 @@ class Panes(Screen[None]):
         self.session = pair.first
         self.config = config
         self.thresholds = tuple(sorted({*config.thresholds, config.threshold}))
-        self.lens = Lens(pair, config.threshold)
+        self.lens = Lens(pair, config.threshold, thresholds=self.thresholds)
         self.look = Look(self.lens, config.palette)
         self.view = SPECTRUM
         self.top = HEATMAP
         self.overview: bool | None = None  # None: as wide as the terminal is
         self.axes = 0
         self.facets = False
+        """Small multiples by layer, in views 1 and 2."""
+        self.panels = False
+        """Small multiples by threshold, in view 4 where they do not fit side by side."""
         self.relative = False
         self.lines = config.lines
         self.pattern = ""
@@ -135,7 +138,7 @@ class Panes(Screen[None]):
 
     def check_action(self, action: str, _: tuple[object, ...]) -> bool | None:
         """In an open prompt digits, "/" and ":" are characters."""
-        return not (keys.is_first(action) and self.query_one(Prompt).display)
+        return not (action in keys.NOT_IN_PROMPTS and self.query_one(Prompt).display)
 
     # What is shown
 

@@ -70,6 +70,7 @@ class Sheet(ScrollView, can_focus=True, inherit_bindings=False):
         self.virtual_size = Size(sum(self._widths) + 1, HEADER + self.row_count + FOOTER)
         self.cursor = self._inside(row, column)
         self._reveal()
+        self.call_after_refresh(self._reveal_on_screen)  # before the layout there is nowhere to scroll to
         self.refresh()
 
     def moved(self, before: tuple[int, int]) -> None:
@@ -159,6 +160,10 @@ class Sheet(ScrollView, can_focus=True, inherit_bindings=False):
         if regions:  # none would be all
             self.refresh(*regions)
 
+    def _reveal_on_screen(self) -> None:
+        if self.is_on_screen:
+            self._reveal()
+
     def _reveal(self) -> None:
         """Scroll by half a page when the cursor leaves the view: 1.9 kB a key where line by line costs 12.6."""
         row, column = self.cursor
@@ -174,13 +179,3 @@ class Sheet(ScrollView, can_focus=True, inherit_bindings=False):
             left = 0
         if (left, top) != tuple(self.scroll_offset):
             self.scroll_to(left, top, animate=False, immediate=True)
-
-
-def tail(text: str, width: int) -> str:
-    """The end of a text that is too long: of an address it is the end that tells."""
-    if cell_len(text) <= width:
-        return text
-    kept = text[max(0, len(text) - width + 3) :]
-    while kept and cell_len(kept) > width - 3:
-        kept = kept[1:]
-    return f"...{kept}"

@@ -17,9 +17,9 @@ from ..grid import Column, Grid, Row, Selection
 from ..look import Look
 from ..records import of_rows
 from ..rows import ADDRESS, Field, Rows
-from .sheet import DIM, MARK_STYLES, PLAIN, Sheet, tail
+from .layers import shortened
+from .sheet import DIM, MARK_STYLES, PLAIN, Sheet
 
-LEAST_WIDTH = 8
 LEAST_ADDRESS = 16
 
 
@@ -105,7 +105,7 @@ class MetricTable(Sheet, inherit_bindings=False):
 
     def widths(self) -> list[int]:
         room = max(LEAST_ADDRESS, self._room.width // 2)
-        return [min(self._longest + 3, room), *(max(LEAST_WIDTH, len(f.title) + 3) for f in self._fields[1:])]
+        return [min(self._longest + 3, room), *(max(f.width, len(f.title) + 3) for f in self._fields[1:])]
 
     def heading(self, column: int) -> str:
         field = self._fields[column]
@@ -116,7 +116,7 @@ class MetricTable(Sheet, inherit_bindings=False):
         p, field = self._rows[row], self._fields[column]
         if column == 0:
             marks = (">" if row == self.cursor[0] else " ") + ("+" if p.key in self.marked else " ")
-            return marks + tail(p.address, self._widths[0] - 3), PLAIN
+            return marks + shortened(p.address, self._widths[0] - 3), PLAIN
         text = field.text(p)
         is_grey = text in (".", "-") or (field.lens is not None and field.lens.is_greyed(p))
         return text, DIM if is_grey else MARK_STYLES.get(text, PLAIN)
