@@ -196,11 +196,12 @@ class Engine:
 
 
 def _solve(projection: Projection, job: Job, rungs: list[Rung], run: Run) -> Spectrum:
+    from .solvers.flip import flip_signs
     from .solvers.ladder import COMPUTE_DTYPE, solve
 
     weights: torch.Tensor = job.weights
     matrix = weights if projection.slice is None else cut(weights, projection.slice)
-    found = solve(matrix, rungs)
+    found = solve(flip_signs(matrix, projection.key) if projection.null else matrix, rungs)
     return Spectrum(
         projection=projection,
         values=found.values,

@@ -56,6 +56,7 @@ PROJECTION = {
     "dequantisation": "text",
     "transposed": "u1",
     "key": "text",
+    "null": "text",
 }
 RESULT = {
     "frobenius_norm": "<f8",
@@ -72,6 +73,8 @@ RESULT = {
 METRICS = {"effective_rank": "<f8", "stable_rank": "<f8", "sigma_max": "<f8", "sigma_min": "<f8"}
 PLACE = {"offset": "<i8", "count": "<i8", "crc32": "<u4", "source_id": "<u4", "run_id": "<u4"}
 INDEX = PROJECTION | RESULT | METRICS | PLACE
+ADDED = {"null": ""}
+"""Columns that older files do not have, and what every row of such a file means."""
 
 
 def pack(kinds: Mapping[str, str], rows: Sequence[Row]) -> Table:
@@ -95,8 +98,12 @@ def pack(kinds: Mapping[str, str], rows: Sequence[Row]) -> Table:
 
 
 def unpack(kinds: Mapping[str, str], table: Table) -> dict[str, list[Any]]:
-    """The columns as lists of int, float and str."""
-    return {name: _column(kind, table[name]) for name, kind in kinds.items()}
+    """The columns as lists of int, float and str; those that may be missing (ADDED) by what that means."""
+    missing = ADDED.keys() - set(table.dtype.names or ())
+    return {
+        name: [ADDED[name]] * len(table) if name in missing else _column(kind, table[name])
+        for name, kind in kinds.items()
+    }
 
 
 def unpack_rows(kinds: Mapping[str, str], table: Table) -> Iterator[Row]:

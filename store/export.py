@@ -46,7 +46,10 @@ def row(
     error: str | None,
     ranks: Mapping[float, int] | None,
 ) -> dict[str, object]:
-    """One projection as a flat object of JSON values; what does not exist, or is no number, is None."""
+    """One projection as a flat object of JSON values; what does not exist, or is no number, is None.
+
+    `null` comes last: "flip" in the row of a sign-flipped twin, which has its projection's address.
+    """
     part = projection.slice
     return {
         "address": projection.address,
@@ -64,6 +67,7 @@ def row(
         "error": error,
         "ranks": None if ranks is None else {f"{threshold:.12g}": rank for threshold, rank in ranks.items()},
         **{name: None if entry is None else _finite(getattr(entry, name)) for name in _RESULT},
+        "null": projection.null or None,
     }
 
 

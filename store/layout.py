@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from functools import cache
 from hashlib import blake2b
 from importlib.metadata import version
-from itertools import accumulate, count
+from itertools import accumulate, count, repeat
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -52,8 +52,11 @@ sum of squares. source_id and run_id are zero-based rows of /sources (files) and
 slice_axis -1: the whole tensor; otherwise that axis is reshaped to (slice_groups, rest) and slots
 slice_offset to slice_offset + slice_width of every group are the matrix. layer, expert -1 and tower "":
 none. NaN: undefined. crc32 is of the values' bytes. Text is UTF-8, padded with NUL.
+null "": the matrix itself; "flip": for comparison, its absolute values under random signs. Entry n, row
+by row as stored, is negative where bit n is 1 of the 64-bit words, lowest bit first, that
+numpy.random.PCG64(int(key, 16)).random_raw(number of words) gives.
 Python:
-    f = h5py.File(path, "r"); index = f["index"][:]
+    f = h5py.File(path, "r"); index = [i for i in f["index"][:] if not i["null"]]
     spectra = {i["address"].decode(): f["values"][i["offset"] : i["offset"] + i["count"]] for i in index}
 MATLAB:
     index = h5read(path, '/index'); n = 1;
@@ -227,6 +230,9 @@ def _entries(index: Table, file: Any) -> list[Entry]:
         map(bool, columns["transposed"]),
         map(sources.__getitem__, columns["source_id"]),
         columns["key"],
+        repeat(None),
+        repeat(""),
+        columns["null"],
     )
     thresholds = file["rank_threshold"][()].tolist()
     return list(
@@ -254,7 +260,7 @@ def _row(entry: Entry) -> Row:
         p.block,
         p.role,
         -1 if p.expert is None else p.expert,
-        *(p.rows, p.cols, p.dtype, p.dequantisation, p.transposed, p.key),
+        *(p.rows, p.cols, p.dtype, p.dequantisation, p.transposed, p.key, p.null),
         *_fields(entry, RESULT),
         *(np.nan if value is None else value for value in _fields(entry, METRICS)),
     )

@@ -250,7 +250,10 @@ class SpectraStore:
 
 @dataclass(frozen=True, slots=True)
 class StoredModel:
-    """A folder of the store: `name` is the Hub id or path recorded in it, `size` is in bytes."""
+    """A folder of the store: `name` is the Hub id or path recorded in it, `size` is in bytes.
+
+    `spectra` counts those of the weights: their sign-flipped twins are no spectra of the model.
+    """
 
     folder: str
     name: str
@@ -272,7 +275,7 @@ def stored_models(root: Path) -> list[StoredModel]:
                 StoredModel(
                     folder=folder.name,
                     name=newest.projection.source.repo if newest else folder.name,
-                    spectra=len(entries),
+                    spectra=sum(not entry.projection.null for entry in entries),
                     size=segments.size(folder),
                     computed_at=newest.computed_at if newest else "",
                 )

@@ -2,44 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from textual.app import App, SystemCommand
+from textual.app import SystemCommand
 from textual.binding import Binding, BindingType
 from textual.dom import DOMNode
 from textual.screen import Screen
 
 from . import keys
+from .config import Config
 from .messages import EngineEvents
+from .nearest import use_nearest
+from .pair import Pair
 from .screens.explorer import Explorer
 from .session import Model, Session
+from .surviving import Surviving
+
+if TYPE_CHECKING:
+    from rankscope.engine.engine import Settings
+    from rankscope.engine.events import Event
 
 
-class RankScopeApp(App[None], inherit_bindings=False):
-    """One open model."""
+class RankScopeApp(Surviving[None], inherit_bindings=False):
+    """One open model, or two held against each other."""
 
     TITLE = "rankscope"
     CSS_PATH = "app.tcss"
     ENABLE_COMMAND_PALETTE = True
     BINDINGS: ClassVar[list[BindingType]] = keys.APP
 
-    def __init__(self, model: Model, root: Path, device: str, threads: int | None, threshold: float) -> None:
+    def __init__(self, models: Sequence[Model], root: Path, settings: Settings, config: Config) -> None:
         super().__init__()
-        from rankscope.engine.engine import Settings
+        use_nearest(self)
+        self._config = config
+        self.pair = Pair(*(self._session(model, root, settings) for model in models))
+        self.explorer = Explorer(self.pair, config)
 
-        self.session = Session(model, root, self._listen, Settings(device, threads))
-        self._threshold = threshold
+    def _session(self, model: Model, root: Path, settings: Settings) -> Session:
+        def listen(events: tuple[Event, ...]) -> None:
+            """From a thread of the engine."""
+            self.explorer.post_message(EngineEvents(session, events))
 
-    def on_mount(self) -> None:
-        self.explorer = Explorer(self.session, self._threshold)
-        self.push_screen(self.explorer)
+        session = Session(model, root, listen, settings)
+        return session
 
-    def _listen(self, events: tuple[object, ...]) -> None:
-        """From a thread of the engine."""
-        self.explorer.post_message(EngineEvents(events))  # type: ignore[arg-type]
+    async def on_mount(self) -> None:
+        self.set_keymap(self._config.keymap)
+        await self.push_screen(self.explorer)
+        self.is_up = True
+
+    def close(self, timeout: float) -> bool:
+        """Save what is finished, within so many seconds; True if no thread is left running."""
+        self.explorer.painter.close()
+        deadline = time.monotonic() + timeout
+        for session in self.pair.sessions:
+            session.stop()
+        ended = [session.close(max(0.0, deadline - time.monotonic())) for session in self.pair.sessions]
+        return all(ended)
 
     def action_interrupt(self) -> None:
         """ctrl+c: stop; with nothing to stop, or while it is stopping already, quit."""
@@ -61,7 +84,7 @@ class RankScopeApp(App[None], inherit_bindings=False):
         ):
             for binding in bindings:
                 if isinstance(binding, Binding):
-                    help_text = f"{binding.tooltip} ({keys.shown_keys(binding)})"
+                    help_text = f"{binding.tooltip} ({keys.shown_keys(binding, self._config.keymap)})"
                     run = partial(self._run_binding, binding, owner)
                     yield SystemCommand(prefix + binding.description, help_text, run)
 

@@ -1,4 +1,4 @@
-"""numpy -> plotext figure -> lines. Nothing here knows a widget; it may run in any thread.
+"""Figure -> plotext -> lines of a terminal. Nothing here knows a widget; it may run in any thread.
 
 plotext 5: every chart is a figure object of its own (the module-level one is shared and clamped to
 the terminal), and its legend box would cover the leading singular values, so legends are ours.
@@ -7,144 +7,263 @@ the terminal), and its legend box would cover the leading singular values, so le
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
+from .colours import Depth, Palette
+from .figures import ONLY_ZEROS, Chart, Figure, Level, Series, Sign, Span, Stroke, drawable, signs, spans
+from .ruler import Ruler
+from .ticks import tick_text, ticks
+
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from .figures import Points
 
-    Points = NDArray[np.float64]
-
-# Distinct in 256 colours, on dark and on light backgrounds.
-COLOURS = (33, 208, 71, 170, 178, 37, 160, 245)
-
-
-@dataclass(frozen=True, slots=True)
-class Series:
-    """One curve: `x` and `y` float64 of one length, a label and a colour of the 256."""
-
-    label: str
-    x: Points = field(repr=False)
-    y: Points = field(repr=False)
-    colour: int
+LEAST = (20, 6)
+"""Columns and lines below which there is no chart."""
+MARKERS = ("braille", "+", "x", "o", "*", "#", "=", "%")
+"""What tells curves apart without colours."""
+_TALL = 14
+"""Lines from which a chart can spare a second one for its legend."""
+_POINT = "\u28ff"
+"""A curve of one point is one dot in eight: a whole cell can be seen."""
 
 
 @dataclass(frozen=True, slots=True)
-class Chart:
-    """Curves on common axes. `levels` are horizontal lines, labelled on the y axis; `bare` has no legend.
+class Drawing:
+    """A figure as lines; `ruler` where it is one chart: its x axis, taken for one of ranks."""
 
-    `y_unit` stands behind every number on the y axis.
-    """
-
-    title: str
-    series: tuple[Series, ...]
-    x_log: bool = False
-    y_log: bool = False
-    y_range: tuple[float, float] | None = None
-    y_unit: str = ""
-    levels: tuple[tuple[float, str], ...] = ()
-    bare: bool = False
+    lines: tuple[Text, ...]
+    ruler: Ruler | None = None
 
 
-def draw(chart: Chart, width: int, height: int) -> list[Text]:
-    """The chart as `height` lines of `width` columns: a legend line, then the canvas."""
-    legend = _legend(chart, width)
-    shown = replace(chart, series=tuple(kept for s in chart.series if len((kept := _drawable(s, chart)).x)))
-    if not shown.series or height < 6 or width < 20:
-        has_values = any(len(s.x) for s in chart.series)
-        reason = Text("only zeros: nothing to draw on these axes" if has_values and not shown.series else "", "dim")
-        reason.truncate(width, overflow="ellipsis")
-        return [legend, reason, *(Text("") for _ in range(height - 2))][:height]
-    lines = Text.from_ansi(_build(shown, width, height - 1)).split("\n", allow_blank=False)
-    return [legend, *lines][:height]
+def draw(figure: Figure, palette: Palette, width: int, height: int) -> Drawing:
+    """The figure as `height` lines of at most `width` columns: the legend, then the charts."""
+    charts = [drawn for chart in figure.charts if (drawn := drawable(chart)).series]
+    reason = figure.empty or ("" if charts else ONLY_ZEROS)
+    legend = _legend(figure, palette, width, 2 if height >= _TALL else 1) if not reason else [_title(figure, width)]
+    room = height - len(legend)
+    if not reason and (width < LEAST[0] or height < LEAST[1]):
+        reason = "no room for a chart"
+    if reason:
+        return Drawing(tuple([*legend, *_centred(reason, width, room)][:height]))
+    if len(charts) > 1:
+        lines = _rows(figure, charts, palette, width, room)
+        return Drawing(tuple([*legend, *lines, *(Text() for _ in range(room - len(lines)))][:height]))
+    lines, frame = _panel(charts[0], palette, width, room)
+    ruler = Ruler(frame.left, frame.columns, frame.x, charts[0].x.log, max(1, int(frame.x[1])))
+    return Drawing(tuple([*legend, *lines][:height]), ruler)
 
 
-def beside(charts: Sequence[Chart], width: int, height: int) -> list[Text]:
-    """Several charts side by side: one legend for all, then each under its own title."""
-    each = width // len(charts)
-    drawn = [draw(replace(chart, bare=True), each, height - 1) for chart in charts]
-    joined = [_legend(replace(charts[0], title=""), width)]
-    for parts in zip(*drawn, strict=True):
-        line = Text()
-        for part in parts:
-            padded = part.copy()
-            padded.truncate(each, pad=True)
-            line.append_text(padded)
-        joined.append(line)
-    return joined
+def _title(figure: Figure, width: int) -> Text:
+    title = Text(figure.title, "bold", no_wrap=True)
+    title.truncate(width, overflow="ellipsis")
+    return title
 
 
-def _legend(chart: Chart, width: int) -> Text:
-    """Title and curves; where they do not fit with thinner signs, then without the title, which is selected anyway."""
-    series = () if chart.bare else chart.series
-    for title, sign in ((chart.title, "\u2501\u2501 "), (chart.title, "\u2501 "), ("", "\u2501 ")):
-        line = Text(title, style="bold", no_wrap=True)
-        for one in series:
-            line.append("  " if line else "")
-            line.append(sign, style=f"not bold color({one.colour})")
-            line.append(one.label, style="not bold")
-        if line.cell_len <= width or not series:
-            break
+def _centred(sentence: str, width: int, height: int) -> list[Text]:
+    """A sentence in the middle of empty lines."""
+    line = Text(sentence, "dim", no_wrap=True)
     line.truncate(width, overflow="ellipsis")
-    return line
+    line.pad_left((width - line.cell_len) // 2)
+    above = max(0, (height - 1) // 2)
+    return [*(Text() for _ in range(above)), line, *(Text() for _ in range(height - above - 1))]
 
 
-def _build(chart: Chart, width: int, height: int) -> str:
+# The legend
+
+
+def _legend(figure: Figure, palette: Palette, width: int, most: int) -> list[Text]:
+    """Title, curves and notes in one line, thinner ones if need be, else in `most`; then without the title, which
+    is selected anyway; what does not fit then is counted."""
+    title = [Text(figure.title, "bold")] if figure.title else []
+    thick, thin = (_entries(figure, palette, is_thin) for is_thin in (False, True))
+    for lines in range(1, most + 1):
+        for parts in ([*title, *thick], [*title, *thin]):
+            if len(found := _flow(parts, width)) <= lines:
+                return found
+    found = _flow(thin, width)
+    return found if len(found) <= most else _cut(thin, width, most)
+
+
+def _entries(figure: Figure, palette: Palette, thin: bool) -> list[Text]:
+    entries = []
+    for sign in signs(figure):
+        mark, colour = _mark(sign, palette)
+        entries.append(Text.assemble((mark[0] if thin else mark, colour), " ", sign.label))
+    return [*entries, *(Text(note, "dim") for note in figure.notes)]
+
+
+def _mark(sign: Sign, palette: Palette) -> tuple[str, str]:
+    """What stands before a label, and its style."""
+    if sign.number is None:
+        dashes = {Stroke.SOLID: "\u2500\u2500", Stroke.DASHED: "\u254c\u254c", Stroke.DOTTED: "\u2508\u2508"}
+        is_point = palette.depth is Depth.MONO and sign.stroke is Stroke.SOLID and not sign.is_level
+        return ".." if is_point else dashes[sign.stroke], f"color({palette.dim})"
+    if palette.depth is not Depth.MONO:
+        return "\u2501\u2501", f"color({palette.series[sign.number % len(palette.series)]})"
+    marker = MARKERS[sign.number % len(MARKERS)]
+    return "\u2812\u2812" if marker == "braille" else 2 * marker, ""
+
+
+def _flow(parts: Sequence[Text], width: int) -> list[Text]:
+    """The parts in as many lines as they take."""
+    lines = [Text(no_wrap=True)]
+    for part in parts:
+        if lines[-1].cell_len and lines[-1].cell_len + 2 + part.cell_len > width:
+            lines.append(Text(no_wrap=True))
+        if lines[-1].cell_len:
+            lines[-1].append("  ")
+        lines[-1].append_text(part)
+    for line in lines:
+        line.truncate(width, overflow="ellipsis")
+    return lines
+
+
+def _cut(parts: Sequence[Text], width: int, most: int) -> list[Text]:
+    """As many parts as fit into so many lines, and how many are left out."""
+    kept = len(parts)
+    while kept > 1:
+        kept -= 1
+        lines = _flow([*parts[:kept], Text(f"+{len(parts) - kept}", "dim")], width)
+        if len(lines) <= most:
+            break
+    return lines
+
+
+# Several charts
+
+
+def _rows(figure: Figure, charts: Sequence[Chart], palette: Palette, width: int, height: int) -> list[Text]:
+    """Charts in rows, each under its title."""
+    count = -(-len(charts) // figure.columns)
+    numbers = 1 if figure.shared else count  # lines of numbers under the rows
+    canvas = max(1, (height - 2 * count - numbers) // count)
+    left = max(_margin(chart, canvas) for chart in charts) if figure.shared else 0
+    lines: list[Text] = []
+    for row in range(count):
+        under = not figure.shared or row == count - 1
+        members = charts[row * figure.columns : (row + 1) * figure.columns]
+        panels = []
+        for place, chart in enumerate(members):
+            each = (width - left) // figure.columns
+            labelled = place == 0 or not figure.shared
+            each += left if labelled else 0
+            found, frame = _panel(chart, palette, each - 1, canvas + 1 + under, labelled, under)
+            panels.append((each, [_heading(chart.title, frame.left), *found]))
+        lines += _joined(panels)
+    return lines
+
+
+def _heading(title: str, left: int) -> Text:
+    return Text(" " * left + title, "bold", no_wrap=True)
+
+
+def _joined(panels: Sequence[tuple[int, list[Text]]]) -> list[Text]:
+    """Panels of these widths beside each other."""
+    lines = []
+    for number in range(max(len(found) for _, found in panels)):
+        line = Text(no_wrap=True)
+        for width, found in panels:
+            part = found[number].copy() if number < len(found) else Text()
+            part.truncate(width, pad=True)
+            line.append_text(part)
+        lines.append(line)
+    return lines
+
+
+# One chart
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """Where the canvas of a chart is, and what it spans."""
+
+    left: int
+    columns: int
+    rows: int
+    x: Span
+    y: Span
+
+
+def _panel(
+    chart: Chart, palette: Palette, width: int, height: int, labelled: bool = True, under: bool = True
+) -> tuple[list[Text], _Frame]:
+    """Canvas and axes; `labelled` has numbers on the left, `under` below."""
+    x, y = spans(chart)
+    rows = max(1, height - 1 - under)
+    names = _y_names(chart, y, rows)
+    left = 1 + (_width_of(names.values()) if labelled else 0)
+    frame = _Frame(left, max(1, width - left), rows, x, y)
+    built = _build(chart, palette, frame, names if labelled else dict.fromkeys(names, ""), (width, height), under)
+    return Text.from_ansi(built).split("\n", allow_blank=False)[:height], frame
+
+
+def _margin(chart: Chart, rows: int) -> int:
+    """Columns of the numbers on the left."""
+    return _width_of(_y_names(chart, spans(chart)[1], rows).values())
+
+
+def _width_of(names: Iterable[str]) -> int:
+    return max(map(len, names), default=0)
+
+
+def _build(
+    chart: Chart, palette: Palette, frame: _Frame, names: dict[float, str], size: tuple[int, int], under: bool
+) -> str:
     from plotext._figure import _figure_class
 
     figure: Any = _figure_class()  # type: ignore[no-untyped-call]
     figure._limit_size(False, False)  # else it is clamped to the terminal that stdout happens to be
-    figure.plotsize(width, height)
+    figure.plotsize(*size)
     figure.theme("clear")
-    for series in chart.series:
-        x, y = _thinned(series, chart.x_log, 2 * width)
-        figure.plot(list(x), list(y), marker="braille", color=series.colour)
-    figure.xscale("log" if chart.x_log else "linear")
-    figure.yscale("log" if chart.y_log else "linear")
-    _axes(figure, chart, width, height)
+    figure.xaxes(True, False)
+    figure.yaxes(True, False)
+    figure.xscale("log" if chart.x.log else "linear")
+    figure.yscale("log" if chart.y.log else "linear")
+    # plotext takes the limits of a log axis as exponents.
+    figure.xlim(*(math.log10(v) if chart.x.log else v for v in frame.x))
+    figure.ylim(*(math.log10(v) if chart.y.log else v for v in frame.y))
+    along = ticks(frame.x, chart.x.log, max(2, frame.columns // 8), whole=True) if under else []
+    figure.xticks(along, [tick_text(t) for t in along])
+    figure.yticks(list(names), list(names.values()))
+    # Dim things first: what is drawn later covers them.
+    for level in sorted(chart.levels, key=lambda level: level.is_bright):
+        _draw_level(figure, level, palette, frame)
+    for series in sorted(chart.series, key=lambda s: s.number is not None):
+        _draw_series(figure, series, chart, palette, frame)
     return str(figure.build()).rstrip("\n")
 
 
-def _axes(figure: Any, chart: Chart, width: int, height: int) -> None:
-    low = min(float(s.x.min()) for s in chart.series)
-    high = max(float(s.x.max()) for s in chart.series)
-    along = _ticks(low, high, chart.x_log, max(2, width // 14))
-    figure.xticks(along, [_tick(t) for t in along])
-    bottom, top = chart.y_range or _span(chart.series, chart.y_log)
-    # plotext takes the limits of a log axis as exponents.
-    figure.ylim(*((math.log10(bottom), math.log10(top)) if chart.y_log else (bottom, top)))
-    for level, _ in chart.levels:
-        figure.hline(level, 240)
-    # A level keeps its label; a tick within a line of it would take its place.
-    near = 1.5 * (top - bottom) / max(1, height - 3)
-    ticks = _ticks(bottom, top, chart.y_log, max(2, height // 4))
-    free = [t for t in ticks if all(abs(t - level) > near for level, _ in chart.levels)]
-    named = {t: _tick(t) + chart.y_unit for t in free} | dict(chart.levels)
-    figure.yticks(list(named), [f"{text:>7}" for text in named.values()])
+def _draw_level(figure: Any, level: Level, palette: Palette, frame: _Frame) -> None:
+    if not frame.y[0] <= level.value <= frame.y[1]:
+        return
+    is_mono = palette.depth is Depth.MONO
+    is_solid = level.is_bright if is_mono else level.stroke is Stroke.SOLID
+    colour = "default" if is_mono or level.is_bright else palette.dim
+    marker = "\u2500" if is_solid else "\u254c"
+    figure.plot(list(frame.x), [level.value, level.value], marker=marker, color=colour)
 
 
-def _span(series: Sequence[Series], log: bool) -> tuple[float, float]:
-    low, high = min(float(s.y.min()) for s in series), max(float(s.y.max()) for s in series)
-    if log:
-        return low, high if high > low else low * 10
-    return min(0.0, low), high if high > low else low + 1.0
-
-
-def _drawable(series: Series, chart: Chart) -> Series:
-    """Without the points that a log axis cannot show: a matrix of zeros has none.
-
-    The last hundredth of a descending curve may fall by decades (1.6e-3 after 1.2 in the demo) and would
-    press all the rest into the top of a log axis: it is drawn down to a third of where it begins.
-    """
-    keep = (series.x > 0) | (not chart.x_log)
-    if chart.y_log:
-        tail = series.y[int(0.99 * (len(series.y) - 1))] / 3 if len(series.y) else 0.0
-        keep &= (series.y > 0) & (series.y >= tail)
-    return replace(series, x=series.x[keep], y=series.y[keep])
+def _draw_series(figure: Any, series: Series, chart: Chart, palette: Palette, frame: _Frame) -> None:
+    if series.number is None:
+        colour: int | str = palette.dim
+        marker = "." if palette.depth is Depth.MONO and series.stroke is Stroke.SOLID else "braille"
+    else:
+        colour = palette.series[series.number % len(palette.series)]
+        marker = MARKERS[series.number % len(MARKERS)] if palette.depth is Depth.MONO else "braille"
+    if palette.depth is Depth.MONO:
+        colour = "default"
+    if series.stroke is not Stroke.SOLID:
+        x, y = _pieces(series, chart, frame)
+        figure.scatter(list(x), list(y), marker=marker, color=colour)
+    elif len(series.x) == 1:
+        figure.scatter(list(series.x), list(series.y), marker=_POINT if marker == "braille" else marker, color=colour)
+    else:
+        x, y = _thinned(series, chart.x.log, 2 * frame.columns)
+        figure.plot(list(x), list(y), marker=marker, color=colour)
 
 
 def _thinned(series: Series, log: bool, most: int) -> tuple[Points, Points]:
@@ -162,29 +281,33 @@ def _thinned(series: Series, log: bool, most: int) -> tuple[Points, Points]:
     return x[index], y[index]
 
 
-def _ticks(low: float, high: float, log: bool, most: int) -> list[float]:
-    """Round numbers within the range: powers of ten on a log axis (1 2 5 where there are few), else steps."""
-    if high <= low:
-        return [low]
-    if not log:
-        step = _round_step((high - low) / most)
-        first = math.ceil(low / step - 1e-9)
-        return [step * i for i in range(first, math.floor(high / step + 1e-9) + 1)]
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    tens = [10.0**d for d in decades if low <= 10.0**d * 1.000001 and 10.0**d <= high * 1.000001]
-    if len(tens) < 3:
-        return [m * 10.0**d for d in decades for m in (1, 2, 5) if low <= m * 10.0**d <= high] or [low, high]
-    return tens[:: max(1, -(-len(tens) // most))]
+def _pieces(series: Series, chart: Chart, frame: _Frame) -> tuple[Points, Points]:
+    """A broken line: dots of every second column, or two columns of every four."""
+    import numpy as np
+
+    ends = (float(series.x[0]), float(series.x[-1]))
+    x = np.geomspace(*ends, 2 * frame.columns) if chart.x.log else np.linspace(*ends, 2 * frame.columns)
+    y = np.interp(x, series.x, series.y)
+    number = np.arange(len(x))
+    kept = number % 3 == 0 if series.stroke is Stroke.DOTTED else number % 8 < 4
+    return x[kept], y[kept]
 
 
-def _round_step(raw: float) -> float:
-    scale = 10.0 ** math.floor(math.log10(raw))
-    return next(m * scale for m in (1, 2, 5, 10) if m * scale >= raw * 0.999)
+# Numbers on axes
 
 
-def _tick(value: float) -> str:
-    return (
-        f"{value:.4g}"
-        if 1e-4 <= abs(value) < 1e6 or value == 0
-        else f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
-    )
+def _y_names(chart: Chart, span: Span, rows: int) -> dict[float, str]:
+    """The numbers on the y axis. A level keeps its label; a tick within a line of it would take its place."""
+    low, high = (math.log10(v) for v in span) if chart.y.log else span
+
+    def row(value: float) -> float:
+        return ((math.log10(value) if chart.y.log else value) - low) / (high - low) * (rows - 1)
+
+    named: dict[float, str] = {}
+    for level in sorted(chart.levels, key=lambda level: not level.is_bright):
+        inside = span[0] <= level.value <= span[1]
+        if level.label and inside and all(abs(row(level.value) - row(v)) >= 1 for v in named):
+            named[level.value] = level.label
+    found = ticks(span, chart.y.log, max(2, rows // (2 if chart.y.log else 3)))
+    free = [t for t in found if all(abs(row(t) - row(v)) >= 1.5 for v in named)]
+    return {t: tick_text(t) + chart.y.unit for t in free} | named

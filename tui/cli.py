@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from .config import ReferenceLine
 
 PROG = "rankscope"
+VIEWS = ("heatmap", "spectrum", "energy", "layers", "table", "compare", "facets")
+PICTURES = ("heatmap", "spectrum", "energy", "layers", "facets")
 MODEL_HELP = "org/name[@revision] on the Hub, a folder, a .safetensors or .gguf file, or demo"
 
 
@@ -36,6 +42,35 @@ def threshold(text: str) -> float:
     return value
 
 
+def thresholds(text: str) -> list[float]:
+    """One energy threshold, or several with commas: 60,80."""
+    return [threshold(part) for part in text.strip(",").split(",")]
+
+
+class Flat(argparse.Action):
+    """Adds to the list of an option lists of values."""
+
+    def __call__(self, _: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, __: Any = None) -> None:
+        found = [*(getattr(namespace, self.dest) or []), *(value for part in values for value in part)]
+        setattr(namespace, self.dest, found)
+
+
+def reference_line(text: str) -> ReferenceLine:
+    """A rank to draw across the layers: NAME=K, or NAME=K@ROLE for one of one role."""
+    from .config import ReferenceLine
+
+    name, _, value = text.partition("=")
+    number, at, role = value.partition("@")
+    name, role = name.strip(), role.strip()
+    try:
+        rank = float(number)
+    except ValueError:
+        rank = math.nan
+    if not (name.isprintable() and name and 0 < rank <= 1e9) or bool(at) != bool(role):
+        raise argparse.ArgumentTypeError(f"{text!r} is no line: write NAME=K or NAME=K@ROLE, K above 0")
+    return ReferenceLine(name, rank, role)
+
+
 def device(text: str) -> str:
     """A device specification of the right form."""
     from rankscope.engine.devices import check_spec
@@ -60,7 +95,18 @@ def main_tui(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("model", nargs="?", help=f"{MODEL_HELP}; none: choose among stored and cached models")
     _add_store(parser)
     _add_computing(parser)
-    parser.add_argument("-t", "--threshold", type=threshold, default=0.9, help="energy threshold to start with (90%%)")
+    parser.add_argument("--against", metavar="MODEL", help="a second model: the same projections of both, and B/A")
+    parser.add_argument("-t", "--threshold", type=threshold, help="energy threshold to start with (90%%)")
+    parser.add_argument(
+        "--line",
+        type=reference_line,
+        action="append",
+        metavar="NAME=K[@ROLE]",
+        help="one more rank drawn across the layers view; may be repeated",
+    )
+    parser.add_argument("--color", choices=("auto", "256", "16", "mono"), help="how many colours (auto)")
+    parser.add_argument("--theme", metavar="NAME", help="nord, textual-light, ansi-dark ...; a wrong name lists all")
+    parser.add_argument("--print-config", action="store_true", help="print all settings as a settings file")
     _add_version(parser)
     args = parser.parse_args(argv)
     return _guarded(parser.prog, _run_tui, args)
@@ -88,17 +134,23 @@ def _parser() -> argparse.ArgumentParser:
     _add_filter(scan)
     _add_computing(scan)
     _add_thresholds(scan)
+    scan.add_argument("--null", choices=("flip",), help="also compute the weights under random signs, for k/kf")
     scan.add_argument("--recompute", action="store_true", help="compute again what is stored")
     scan.add_argument("--json", action="store_true", help="one JSON object a line and projection, once it is saved")
-    show = command("show", "print the threshold-rank table from the store")
-    _add_filter(show)
-    _add_thresholds(show)
+    show = command("show", "print a view of what is stored: by default the threshold ranks, layers x roles")
+    _add_view(show, VIEWS)
+    _add_show(show)
+    plot = command("plot", "save a view of what is stored as a picture")
+    _add_view(plot, PICTURES)
+    plot.add_argument("-o", "--output", required=True, metavar="FILE", help="FILE.png, .pdf or .svg")
+    plot.add_argument("--normalised", action="store_true", help="spectrum, facets: sigma over sigma_1")
     tree = command("tree", "list layers and projections, from the files' headers only")
     tree.add_argument("--json", action="store_true", help="one JSON object a line and tensor or projection")
     export = command("export", "write what is stored to one file")
     export.add_argument("-o", "--output", required=True, metavar="FILE", help="FILE.h5, .npz, .csv or .json")
     _add_filter(export)
-    command("ls", "list the models that have stored spectra", model=False)
+    ls = command("ls", "list the models that have stored spectra", model=False)
+    ls.add_argument("--json", action="store_true", help="one JSON object a line and model")
     command("rm", "remove the stored spectra of a model")
     command("doctor", "say what devices, versions, store and cache are seen", model=False)
     return parser
@@ -121,11 +173,33 @@ def _add_thresholds(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-t",
         "--threshold",
-        type=threshold,
+        type=thresholds,
         nargs="+",
-        action="extend",
+        action=Flat,
         metavar="T",
-        help="energy thresholds: 0.9, 90 or 90%% (60 80 90)",
+        help="energy thresholds: 0.9, 90 or 90%%, several as 60,80 or 60 80 (60 80 90)",
+    )
+
+
+def _add_view(parser: argparse.ArgumentParser, views: Sequence[str]) -> None:
+    """What `show` and `plot` have in common."""
+    parser.add_argument("--view", choices=views, default="heatmap", help="what to show (heatmap)")
+    _add_filter(parser)
+    _add_thresholds(parser)
+    parser.add_argument("--unit", metavar="NAME", help="heatmap: k, percent, k/k0, k/kf, k/k*, effective_rank ... (k)")
+    parser.add_argument("--against", metavar="MODEL", help="a second model, B: the same projections of both")
+    parser.add_argument("--side", choices=("A", "B", "B/A"), help="with --against: numbers of which (B/A)")
+    parser.add_argument(
+        "--line", type=reference_line, action="append", metavar="NAME=K[@ROLE]", help="layers: a rank to draw across"
+    )
+
+
+def _add_show(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rank", type=positive, metavar="K", help="table, spectrum: also what keeping K values means")
+    parser.add_argument("--sort", metavar="COLUMN", help="table: by k90, k/k0, stable_rank ..., largest first")
+    parser.add_argument("--csv", action="store_true", help="heatmap, table, compare, layers: as CSV")
+    parser.add_argument(
+        "--color", choices=("auto", "256", "16", "mono"), default="auto", help="how many colours (auto)"
     )
 
 
@@ -163,6 +237,10 @@ def _default_root() -> Path:
 
 
 def _run_tui(args: argparse.Namespace) -> int:
+    if args.print_config:
+        from .start import print_config
+
+        return print_config(args)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         print("rankscope-tui needs a terminal; without one use  rankscope scan | show | export", file=sys.stderr)
         return 2
@@ -172,9 +250,10 @@ def _run_tui(args: argparse.Namespace) -> int:
 
 
 def _run_headless(args: argparse.Namespace) -> int:
-    from . import headless
+    from . import headless, showing
 
-    command: Callable[[argparse.Namespace, Path], int] = getattr(headless, args.command)
+    module = showing if args.command in ("show", "plot") else headless
+    command: Callable[[argparse.Namespace, Path], int] = getattr(module, args.command)
     return command(args, _store_root(args))
 
 

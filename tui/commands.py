@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from argparse import ArgumentTypeError
+from collections.abc import Callable
 
 from textual.binding import Binding
 
 from rankscope.engine.errors import InputError, printable
 
-from .cli import threshold
+from .cli import reference_line, threshold
 from .keys import EXPLORER
+from .measures import BY_NAME, UNITS
 
-_SHORT = {"q": "quit", "s": "scan", "x": "stop"}
+_SHORT = {"q": "quit", "s": "scan", "x": "stop", "e": "export", "t": "threshold", "u": "unit", "rank": "k"}
 
 
 def parse_command(text: str) -> tuple[str, str]:
-    """`12` -> ("layer", "12"); `t 97` -> ("threshold", "0.97"); `filter key` -> ("filter", "key").
+    """`12` -> ("layer", "12"); `t 97` -> ("threshold", "0.97"); `k 512` -> ("k", "512"); `filter key`.
 
     Any action of the explorer by its id, or the end of it, gives that action with no argument.
 
@@ -26,15 +28,63 @@ def parse_command(text: str) -> tuple[str, str]:
     argument = argument.strip()
     if name.isdecimal() and not argument:
         return "layer", name
-    if name in ("t", "threshold") and argument:
-        try:
-            return "threshold", str(threshold(argument))
-        except ArgumentTypeError as error:
-            raise InputError(str(error)) from None
-    if name == "filter" and argument:
-        return "filter", argument
-    wanted = _SHORT.get(name, name)
+    name = _SHORT.get(name, name)
+    if argument and name in _WITH_ARGUMENT:
+        return name, _WITH_ARGUMENT[name](argument)
     for binding in EXPLORER:
-        if isinstance(binding, Binding) and wanted in (binding.id, (binding.id or "").rpartition(".")[2]):
+        if isinstance(binding, Binding) and name in (binding.id, (binding.id or "").rpartition(".")[2]):
             return binding.action, ""
-    raise InputError(f"no command {printable(name)!r}: :12 goes to layer 12; :t 97; :filter key; :scan; :quit")
+    if name in _WITH_ARGUMENT:
+        raise InputError(f":{name} needs a word more: {_EXAMPLES[name]}")
+    raise InputError(f"no command {printable(name)!r}: :12 goes to layer 12; {'; '.join(_EXAMPLES.values())}; :quit")
+
+
+def _threshold(argument: str) -> str:
+    try:
+        return str(threshold(argument))
+    except ArgumentTypeError as error:
+        raise InputError(str(error)) from None
+
+
+def _rank(argument: str) -> str:
+    if not argument.isdecimal() or int(argument) < 1:
+        raise InputError(f"{printable(argument)!r} is no rank: write a whole number, :k 512")
+    return argument
+
+
+def _unit(argument: str) -> str:
+    """By name, or by the heading at any threshold: `k/k0`, `stable_rank`, `%`."""
+    name = {"%": "percent", "effective": "effective_rank", "stable": "stable_rank"}.get(argument, argument)
+    if BY_NAME.get(name) not in UNITS:
+        raise InputError(f"no unit {printable(argument)!r}: {' '.join(unit.name for unit in UNITS)}")
+    return name
+
+
+def _line(argument: str) -> str:
+    try:
+        reference_line(argument)
+    except ArgumentTypeError as error:
+        raise InputError(str(error)) from None
+    return argument
+
+
+_WITH_ARGUMENT: dict[str, Callable[[str], str]] = {
+    "threshold": _threshold,
+    "k": _rank,
+    "unit": _unit,
+    "line": _line,
+    "filter": str,
+    "against": str,
+    "export": str,
+    "mark": str,
+}
+_EXAMPLES = {
+    "threshold": ":t 97",
+    "k": ":k 512",
+    "unit": ":unit k/k0",
+    "line": ":line target=256",
+    "filter": ":filter key",
+    "against": ":against org/name",
+    "export": ":export spectra.csv",
+    "mark": ":mark layers.0.*.key",
+}

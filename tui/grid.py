@@ -11,14 +11,17 @@ from rankscope.engine.spectrum import Projection
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One layer of one tower."""
+    """One layer of one tower, or one of its experts."""
 
     tower: str
     layer: int
+    expert: int | None = None
 
     @property
     def label(self) -> str:
-        """`12`, or `vision.12`."""
+        """`12`, or `vision.12`; of an expert `e17`."""
+        if self.expert is not None:
+            return f"e{self.expert}"
         return f"{self.tower}.{self.layer}" if self.tower else str(self.layer)
 
 
@@ -63,6 +66,24 @@ def make_grid(projections: Iterable[Projection]) -> Grid:
     return Grid(tuple(rows), tuple(columns), {place: tuple(found) for place, found in cells.items()})
 
 
+def unfolded(grid: Grid, row: Row, block: str) -> Grid:
+    """The experts of one block of a layer: a row each, and one projection in a cell."""
+    columns = tuple(column for column in grid.columns if column.block == block)
+    cells: dict[tuple[Row, Column], tuple[Projection, ...]] = {
+        (replace(row, expert=number), column): (p,)
+        for column in columns
+        for number, p in _numbered(grid.cells.get((row, column), ()))
+    }
+    rows = sorted({place for place, _ in cells}, key=lambda place: place.expert or 0)
+    return Grid(tuple(rows), columns, cells)
+
+
+def _numbered(members: tuple[Projection, ...]) -> Iterable[tuple[int, Projection]]:
+    """By expert; in their order where that does not tell them apart."""
+    experts = [p.expert for p in members if p.expert is not None]
+    return zip(experts if len(set(experts)) == len(members) else range(len(members)), members, strict=True)
+
+
 def _column_order(column: Column) -> tuple[int, int, str]:
     known = column.role in ROLES
     return BLOCKS.index(column.block), ROLES.index(column.role) if known else len(ROLES), column.role
@@ -89,6 +110,18 @@ class Selection:
         if self.column is not None:
             return grid.column(self.column)
         return tuple(p for row in grid.rows for p in grid.row(row))
+
+    def holds(self, grid: Grid, row: Row, column: Column) -> bool:
+        """Whether a cell of a grid, of layers or of a layer's experts, is selected or belongs to what is."""
+        if self.row is None:
+            return self.column == column
+        if (self.row.tower, self.row.layer) != (row.tower, row.layer):
+            return False
+        if self.column != column and (self.column is not None or self.block not in (None, column.block)):
+            return False
+        if row.expert is None or self.single is None:
+            return True
+        return any(p.address == self.single.address for p in grid.cells.get((row, column), ()))
 
     def label(self, grid: Grid) -> str:
         """The selection as an address, "layers.3.attention" or "attention.key over 30 layers"."""

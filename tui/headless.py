@@ -8,7 +8,6 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,17 +20,18 @@ from rankscope.engine.checkpoint import demo_file
 from rankscope.engine.engine import Settings
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.events import Event, Notice, Progress
-from rankscope.engine.projections import Tree
+from rankscope.engine.flip import flipped
 from rankscope.engine.spectrum import DEFAULT_THRESHOLDS, Projection
 from rankscope.store.export import export as write_export
 from rankscope.store.export import row
 from rankscope.store.spectra import SpectraStore, remove_model, stored_models
 
 from .doctor import is_writable
-from .grid import make_grid
-from .session import CLOSE_SECONDS, Model, Session, State, open_model, open_stored
-from .tables import add_columns, make_console, plain_table, rank_tables
-from .text import byte_size, describe, percent
+from .pair import Lens, Pair
+from .session import CLOSE_SECONDS, Session, State, open_model, open_stored
+from .stored import open_spectra, say, say_opened, stored_of, wanted_of
+from .tables import add_columns, make_console, plain_table, print_tables
+from .text import byte_size, describe
 
 _LINE_SECONDS = 5.0
 """Between two progress lines where stderr is no terminal."""
@@ -42,34 +42,29 @@ _BAR = 16
 def scan(args: Namespace, root: Path) -> int:
     """Compute what is missing; 0 all done, 1 some failed."""
     model = open_model(args.model, root, or_stored=False)
-    wanted = _wanted(model.tree, args.filter)
+    wanted = wanted_of(model.tree, args.filter)
+    twins = [flipped(p) for p in wanted if p.problem is None] if args.null else []
     thresholds = tuple(dict.fromkeys((*DEFAULT_THRESHOLDS, *(args.threshold or ()))))
     events: queue.SimpleQueue[tuple[Event, ...]] = queue.SimpleQueue()
     session = Session(model, root, events.put, Settings(args.device, args.threads))
     session.load()
     session.tidy()
-    _say_opened(model, session)
+    say_opened(model, session)
     try:
-        _compute(session, wanted, events, args.recompute, thresholds if args.json else None)
+        _compute(session, [*wanted, *twins], events, args.recompute, thresholds if args.json else None)
     finally:
         session.close(CLOSE_SECONDS)
     if not args.json:
-        _print_tables(session, wanted, args.threshold or DEFAULT_THRESHOLDS)
+        shown = dict.fromkeys(args.threshold or DEFAULT_THRESHOLDS)
+        print_tables(make_console(), [Lens(Pair(session), threshold) for threshold in shown], wanted)
+        if stored := sum(session.entry(p) is not None for p in twins):
+            say(f"{stored} spectra with random signs are stored; see rankscope show {args.model} --unit k/kf")
     if not args.filter and (extra := model.tree.left_out()):
-        _say(f"left out: {len(extra)} matrices in layers that are no projections (--filter 'other.*' computes them)")
-    failed = [p for p in wanted if session.state(p) is State.FAILED]
-    for projection in failed:
-        _say(f"failed: {projection.address}: {session.failures[projection.key]}")
+        say(f"left out: {len(extra)} matrices in layers that are no projections (--filter 'other.*' computes them)")
+    failed = [p for p in (*wanted, *twins) if session.state(p) is State.FAILED]
+    for p in failed:
+        say(f"failed: {p.address}{' with random signs' if p.null else ''}: {session.failures[p.key]}")
     return 1 if failed else 0
-
-
-def show(args: Namespace, root: Path) -> int:
-    """The tables from the store; 2 where nothing is stored."""
-    session, wanted, stored = _stored(args.model, args.filter, root)
-    _print_tables(session, wanted, args.threshold or DEFAULT_THRESHOLDS)
-    if missing := len(wanted) - len(stored):
-        _say(f"{missing} of {len(wanted)} are not computed yet")
-    return 0
 
 
 def tree(args: Namespace, root: Path) -> int:
@@ -94,7 +89,9 @@ def tree(args: Namespace, root: Path) -> int:
 
 def export(args: Namespace, root: Path) -> int:
     """One file of what is stored; 1 if that is a part of the model, 2 if nothing."""
-    session, wanted, stored = _stored(args.model, args.filter, root)
+    session = open_spectra(args.model, root)
+    wanted = wanted_of(session.model.tree, args.filter)
+    stored = stored_of(session, args.model, wanted)
     entries = [entry for p in stored if (entry := session.entry(p)) is not None]
     values = session.store.values([p.key for p in stored])
     try:
@@ -104,12 +101,17 @@ def export(args: Namespace, root: Path) -> int:
     except OSError as error:
         raise InputError(f"cannot write {printable(args.output)}: {error.strerror or error}") from None
     missing = len(wanted) - len(stored)
-    _say(f"{len(stored)} spectra in {args.output}" + (f"; {missing} are not computed yet" if missing else ""))
+    say(f"{len(stored)} spectra in {args.output}" + (f"; {missing} are not computed yet" if missing else ""))
     return 1 if missing else 0
 
 
 def ls(args: Namespace, root: Path) -> int:
     """The models that have spectra."""
+    if args.json:
+        for found in stored_models(root):
+            made = {"model": found.name, "folder": found.folder, "spectra": found.spectra, "bytes": found.size}
+            print(json.dumps(made | {"computed_at": found.computed_at}))
+        return 0
     console = make_console()
     table = plain_table(console)
     add_columns(table, "model", "spectra", "size", "last computed", right=("spectra", "size"))
@@ -119,7 +121,7 @@ def ls(args: Namespace, root: Path) -> int:
     if table.row_count:
         console.print(table)
     else:
-        _say(f"nothing is stored in {root} yet: try  rankscope scan demo")
+        say(f"nothing is stored in {root} yet: try  rankscope scan demo")
     return 0
 
 
@@ -133,7 +135,7 @@ def rm(args: Namespace, root: Path) -> int:
         remove_model(root, found.folder)
     except ValueError as error:
         raise InputError(f"{error}: remove it by hand") from None
-    _say(f"removed {count} spectra of {found.name}")
+    say(f"removed {count} spectra of {found.name}")
     return 0
 
 
@@ -150,29 +152,6 @@ def doctor(args: Namespace, root: Path) -> int:
         table.add_row(Text(name), Text(printable(text, 1000)))
     console.print(table)
     return 0
-
-
-def _wanted(tree: Tree, pattern: str | None) -> list[Projection]:
-    wanted = tree.scanned(pattern)
-    if not wanted:
-        asked = f"no address matches {printable(pattern)!r}" if pattern else "no matrix in it"
-        raise InputError(f"{asked}: see  rankscope tree MODEL")
-    return wanted
-
-
-def _stored(name: str, pattern: str | None, root: Path) -> tuple[Session, list[Projection], list[Projection]]:
-    """A session without a download, what is wanted, and what of it is stored; InputError where that is nothing."""
-    model = open_model(name, root, download=False)
-    session = Session(model, root, lambda _: None, Settings())
-    session.load()
-    _say_opened(model, session)
-    wanted = _wanted(model.tree, pattern)
-    stored = [p for p in wanted if session.entry(p) is not None]
-    if not stored:
-        others = len(session.store.entries())
-        found = f"{others} spectra are stored of other states or parts of" if others else "nothing is stored of"
-        raise InputError(f"{found} {printable(name)}: run  rankscope scan {printable(name)}")
-    return session, wanted, stored
 
 
 def _compute(
@@ -202,7 +181,7 @@ def _compute(
             for notice in (event for event in batch if isinstance(event, Notice)):
                 if notice.fatal:
                     raise InputError(notice.text)
-                _say(notice.text)
+                say(notice.text)
             if session.progress:
                 display.update(session.progress)
             for key in changed:
@@ -232,52 +211,6 @@ def _print_row(session: Session, projection: Projection, thresholds: Iterable[fl
     print(json.dumps(made, allow_nan=False), flush=True)
 
 
-def _print_tables(session: Session, projections: Sequence[Projection], thresholds: Sequence[float]) -> None:
-    console = make_console()
-    thresholds = tuple(dict.fromkeys(thresholds))
-    for threshold in thresholds:
-        session.load_ranks(projections, threshold)
-    grid = make_grid(projections)
-    for threshold in thresholds if grid.rows else ():
-        for table in rank_tables(console, grid, partial(_shown_rank, session, threshold), threshold):
-            console.print(table)
-            console.print()
-    loose = [p for p in projections if p.layer is None]
-    if loose:
-        table = plain_table(console)
-        add_columns(table, "tensor")
-        for threshold in thresholds:
-            table.add_column(f"k{percent(threshold)}", justify="right")
-        for p in loose:
-            ranks = [session.rank(p, t) for t in thresholds]
-            table.add_row(Text(p.address), *("." if k is None else str(k) for k in ranks))
-        console.print(table)
-
-
-def _shown_rank(session: Session, threshold: float, projection: Projection) -> int | str:
-    """The rank, "!" where computing failed, "." where it is not computed."""
-    rank = session.rank(projection, threshold)
-    return rank if rank is not None else "!" if session.state(projection) is State.FAILED else "."
-
-
-def _say_opened(model: Model, session: Session) -> None:
-    checkpoint = model.checkpoint
-    for warning in checkpoint.warnings if checkpoint else ():
-        _say(warning)
-    if checkpoint and not checkpoint.config and not model.tree.known:
-        _say("there is no config.json: matrices that may fuse several projections are taken whole")
-    if model.reason:
-        _say(f"{model.reason}; this is what is stored of it, and may be a part")
-    if checkpoint and checkpoint.quantisation:
-        _say(f"{model.name} is quantised: these are spectra of its {checkpoint.quantisation} weights")
-    for path, sentence in session.store.damaged:
-        _say(f"{path}: {sentence}")
-
-
-def _say(text: str) -> None:
-    print(printable(text, 1000), file=sys.stderr, flush=True)
-
-
 class _Lines:
     """Progress where stderr is no terminal: a plain line every few seconds."""
 
@@ -293,7 +226,7 @@ class _Lines:
     def update(self, progress: Progress) -> None:
         if time.monotonic() >= self._next or not progress.busy:
             self._next = time.monotonic() + _LINE_SECONDS
-            _say(describe(progress))
+            say(describe(progress))
 
 
 class _Bars:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from textual.binding import Binding, BindingType
 
-MOVES_FOCUS = ("filter", "command", "pane", "next_pane")
-"""Actions that run before the next key is handed to a pane: "3j" and ":12" may arrive in one packet."""
+AT_ANY_TIME = "quit_at_once"
+"""The binding that holds in questions and menus too: textual asks the app's bindings last, and not from a dialog."""
+PROMPTS = ("filter", "command")
+"""Actions that run before the next key is handed to a pane: ":12" may arrive in one packet. A change of panes need
+not: "jj3j" is worked off in order, each key by what has the focus by then."""
+NOT_IN_PROMPTS = (*PROMPTS, "pane", "next_pane")
+"""Actions whose keys are characters, or do nothing, in an open prompt."""
 
 
 def _keys(*rows: tuple[str, str, str, str, str]) -> list[BindingType]:
     return [
-        Binding(key, action, name, id=ident, tooltip=tooltip, show=False, priority=is_first(action))
+        Binding(
+            key, action, name, id=ident, tooltip=tooltip, show=False, priority=action in PROMPTS or ident == AT_ANY_TIME
+        )
         for key, action, name, ident, tooltip in rows
     ]
-
-
-def is_first(action: str) -> bool:
-    """Whether an action changes where the next key goes."""
-    return action.partition("(")[0] in MOVES_FOCUS
 
 
 EXPLORER = _keys(
@@ -26,6 +30,8 @@ EXPLORER = _keys(
     ("2", "pane(2)", "energy", "view.energy", "Cumulative energy of the selection"),
     ("3", "pane(3)", "heatmap", "view.heatmap", "Threshold ranks, layers x roles"),
     ("4", "pane(4)", "layers", "view.layers", "Components needed by layer, one line a role"),
+    ("5", "pane(5)", "table", "view.table", "Every projection with every metric; o sorts"),
+    ("6", "pane(6)", "compare", "view.compare", "The marked projections side by side"),
     ("tab", "next_pane(1)", "next pane", "pane.next", "Next pane"),
     ("shift+tab", "next_pane(-1)", "previous pane", "pane.previous", "Previous pane"),
     ("J", "step_layer(1)", "next layer", "step.layer_next", "The same role in the next layer"),
@@ -34,15 +40,25 @@ EXPLORER = _keys(
     ("H", "step_role(-1)", "previous role", "step.role_previous", "The previous role of the layer"),
     ("t", "threshold(1)", "next threshold", "threshold.next", "Next energy threshold; :t 97 for any"),
     ("T", "threshold(-1)", "previous threshold", "threshold.previous", "Previous energy threshold"),
+    ("u", "unit", "unit", "unit", "Unit of the heatmap: k, %, k/k0, k/kf, k/k* ..."),
+    ("z", "zoom", "zoom", "zoom", "Heatmap: overview or table; charts: small multiples"),
     ("a", "axes", "axes", "axes", "Axes: log x log, log y, linear"),
+    ("r", "relative", "relative", "relative", "Singular values relative to sigma_1, or as they are"),
+    ("full_stop", "rank(1)", "rank +1", "rank.next", "The rank cursor one further; :k 512 sets it"),
+    ("comma", "rank(-1)", "rank -1", "rank.previous", "The rank cursor one back"),
+    ("d", "side", "A B B/A", "side", "Of two models: A, B, B/A; :against MODEL opens one"),
+    ("space", "mark", "mark", "mark", "Mark the selection for comparison; again: unmark"),
+    ("M", "clear_marks", "clear marks", "mark.clear", "Take all marks away"),
     ("enter", "compute", "compute", "compute", "Compute the selection first; open what is computed"),
     ("s", "scan", "scan", "scan", "Compute what the filter leaves"),
     ("x", "stop", "stop", "stop", "Stop the scan after the running projection"),
-    ("slash", "filter", "filter", "filter", "Filter by address: key, layers.3, *.mlp.*"),
+    ("e", "export", "export", "export", "Write what is on screen as CSV, SVG or PNG"),
+    ("y", "yank", "yank", "yank", "Copy the number under the cursor"),
+    ("slash", "filter", "filter", "filter", "Filter by address: key, layers.3, *.mlp.*, 3dwn"),
     ("n", "match(1)", "next match", "filter.next", "Next projection that the filter leaves"),
     ("N", "match(-1)", "previous match", "filter.previous", "Previous projection that the filter leaves"),
-    ("colon", "command", "command", "command", "Command line: :12  :t 97  :filter key  :scan"),
-    ("escape,backspace", "back", "back", "back", "Undo the filter, else go to the tree"),
+    ("colon", "command", "command", "command", "Command line: :12  :t 97  :k 512  :filter key"),
+    ("escape,backspace", "back", "back", "back", "Undo: rank cursor, experts, filter; else to the tree"),
     ("question_mark", "help", "help", "help", "The keys of the focused pane"),
     ("q", "app.quit", "quit", "quit", "Quit; what is finished is saved"),
 )
@@ -52,7 +68,6 @@ TREE = _keys(
     ("down,j", "cursor_down", "down", "tree.down", "Line down"),
     ("left,h", "close_node", "close", "tree.close", "Close, or go to the parent"),
     ("right,l", "open_node", "open", "tree.open", "Open, or go to the first child"),
-    ("space", "toggle_node", "toggle", "tree.toggle", "Open or close"),
     ("home,g", "scroll_home", "top", "tree.top", "First line"),
     ("end,G", "scroll_end", "bottom", "tree.bottom", "Last line"),
     ("pageup,ctrl+u", "page_up", "page up", "tree.page_up", "A page up"),
@@ -62,10 +77,10 @@ TREE = _keys(
 )
 
 HEATMAP = _keys(
-    ("up,k", "move(-1,0)", "up", "heatmap.up", "Previous layer"),
-    ("down,j", "move(1,0)", "down", "heatmap.down", "Next layer"),
-    ("left,h", "move(0,-1)", "left", "heatmap.left", "Previous role"),
-    ("right,l", "move(0,1)", "right", "heatmap.right", "Next role"),
+    ("up,k", "move(-1,0)", "up", "heatmap.up", "Previous layer; in the overview: role"),
+    ("down,j", "move(1,0)", "down", "heatmap.down", "Next layer; in the overview: role"),
+    ("left,h", "move(0,-1)", "left", "heatmap.left", "Previous role; in the overview: layer"),
+    ("right,l", "move(0,1)", "right", "heatmap.right", "Next role; in the overview: layer"),
     ("home,g", "jump(-1)", "top", "heatmap.top", "First layer"),
     ("end,G", "jump(1)", "bottom", "heatmap.bottom", "Last layer"),
     ("pageup,ctrl+u", "half(-1)", "half up", "heatmap.half_up", "Half a page up"),
@@ -75,19 +90,52 @@ HEATMAP = _keys(
 CHART = _keys(
     ("down,j", "step(1)", "next layer", "chart.next", "The same in the next layer"),
     ("up,k", "step(-1)", "previous layer", "chart.previous", "The same in the previous layer"),
+    ("right,l", "walk(1)", "rank up", "chart.right", "The rank cursor a column to the right"),
+    ("left,h", "walk(-1)", "rank down", "chart.left", "The rank cursor a column to the left"),
+    ("pagedown,ctrl+d", "walk(10)", "ten up", "chart.page_right", "The rank cursor ten columns to the right"),
+    ("pageup,ctrl+u", "walk(-10)", "ten down", "chart.page_left", "The rank cursor ten columns to the left"),
+)
+
+TABLE = _keys(
+    ("up,k", "move(-1,0)", "up", "table.up", "Previous projection"),
+    ("down,j", "move(1,0)", "down", "table.down", "Next projection"),
+    ("left,h", "move(0,-1)", "left", "table.left", "Previous column"),
+    ("right,l", "move(0,1)", "right", "table.right", "Next column"),
+    ("o", "sort", "sort", "table.sort", "Sort by the column, largest first; again: smallest first"),
+    ("home,g", "jump(-1)", "top", "table.top", "First row"),
+    ("end,G", "jump(1)", "bottom", "table.bottom", "Last row"),
+    ("pageup,ctrl+u", "half(-1)", "half up", "table.half_up", "Half a page up"),
+    ("pagedown,ctrl+d", "half(1)", "half down", "table.half_down", "Half a page down"),
+)
+
+COMPARE = _keys(
+    ("up,k", "move(-1,0)", "up", "compare.up", "Previous metric"),
+    ("down,j", "move(1,0)", "down", "compare.down", "Next metric"),
+    ("left,h", "move(0,-1)", "left", "compare.left", "Previous mark"),
+    ("right,l", "move(0,1)", "right", "compare.right", "Next mark"),
+    ("home,g", "jump(-1)", "top", "compare.top", "First metric"),
+    ("end,G", "jump(1)", "bottom", "compare.bottom", "Last metric"),
+    ("pageup,ctrl+u", "half(-1)", "half up", "compare.half_up", "Half a page up"),
+    ("pagedown,ctrl+d", "half(1)", "half down", "compare.half_down", "Half a page down"),
 )
 
 APP = _keys(
     ("ctrl+c", "interrupt", "interrupt", "interrupt", "Stop; twice quits"),
-    ("ctrl+q", "quit", "quit at once", "quit_at_once", "Quit, from a question or a command line too"),
+    ("ctrl+q", "quit", "quit at once", AT_ANY_TIME, "Quit, from a question or a command line too"),
 )
 
-PANES = {"tree": TREE, "heatmap": HEATMAP, "chart": CHART}
+PANES = {"tree": TREE, "heatmap": HEATMAP, "table": TABLE, "compare": COMPARE, "chart": CHART}
 
 PROMPT: list[BindingType] = [
     # ctrl+c before the input line, which would take it for copying.
     Binding("escape,ctrl+c", "cancel", "back", id="prompt.cancel", tooltip="Back", show=False, priority=True)
 ]
+
+CHOICE = _keys(
+    ("down,j", "cursor(1)", "down", "choice.down", "Next line"),
+    ("up,k", "cursor(-1)", "up", "choice.up", "Previous line"),
+    ("escape,q,backspace,ctrl+c", "leave", "back", "choice.back", "Back"),
+)
 
 CONFIRM = _keys(
     ("enter,y", "answer(True)", "yes", "confirm.yes", "Yes"),
@@ -109,7 +157,13 @@ PICKER = _keys(
 )
 
 
-def shown_keys(binding: Binding) -> str:
-    """The keys of a binding as a person writes them."""
-    names = {"question_mark": "?", "slash": "/", "colon": ":", "escape": "esc", "pagedown": "pgdn", "pageup": "pgup"}
-    return " ".join(names.get(key, key) for key in binding.key.split(","))
+NAMES = {
+    "question_mark": "?", "slash": "/", "colon": ":", "full_stop": ".", "comma": ",", "escape": "esc",
+    "pagedown": "pgdn", "pageup": "pgup",
+}  # fmt: skip
+
+
+def shown_keys(binding: Binding, keymap: Mapping[str, str]) -> str:
+    """The keys of a binding, as the user's keymap has them, as a person writes them."""
+    keys = keymap.get(binding.id or "", binding.key)
+    return " ".join(NAMES.get(key.strip(), key.strip()) for key in keys.split(","))

@@ -2,39 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from textual.message import Message
 
 from rankscope.engine.events import Event
 
 from .painter import Painting
+from .session import Session
 
 
 class EngineEvents(Message):
-    """A batch of the engine's events."""
+    """A batch of events of one session's engine."""
 
-    def __init__(self, events: tuple[Event, ...]) -> None:
+    def __init__(self, session: Session, events: tuple[Event, ...]) -> None:
         super().__init__()
+        self.session = session
         self.events = events
 
 
 class StoreLoaded(Message):
-    """The store's index, and ranks at the current threshold, are in memory."""
+    """The stores' indexes, and ranks at the current threshold, are in memory."""
 
 
-class RanksLoaded(Message):
-    """Ranks at a threshold that the store does not keep are in memory (of these keys, None: of all)."""
+class NumbersLoaded(Message):
+    """Numbers that the store's table does not keep are in memory (of these keys, None: of all)."""
 
     def __init__(self, keys: set[str] | None) -> None:
         super().__init__()
         self.keys = keys
 
 
-class BackgroundFailed(Message):
-    """Reading the store went wrong."""
+class Opened(Message):
+    """A second model was opened and its store read."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, session: Session) -> None:
         super().__init__()
-        self.reason = reason
+        self.session = session
+
+
+class Done(Message):
+    """Slow work has ended: `then` goes on with it on the event loop."""
+
+    def __init__(self, then: Callable[[], None]) -> None:
+        super().__init__()
+        self.then = then
+
+
+class BackgroundFailed(Message):
+    """Slow work went wrong; `doing` says what was being done."""
+
+    def __init__(self, error: Exception, doing: str) -> None:
+        super().__init__()
+        self.error = error
+        self.doing = doing
 
 
 class ChartReady(Message):

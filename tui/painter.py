@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from rankscope.engine.errors import printable
-from rankscope.engine.spectrum import Projection
+from rankscope.engine.spectrum import Projection, Values
 
+from .colours import Palette
+from .config import ReferenceLine
 from .grid import Grid, Selection
-from .session import Session, State
-from .text import percent
+from .pair import Pair, Side
+from .ruler import Ruler
+
+if TYPE_CHECKING:
+    from .figures import Figure
+    from .views import Curve, Shown
 
 _CACHED = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Everything a chart depends on; `version` counts the events that changed a shown projection."""
+    """Everything a chart depends on; `version` counts the events that changed a shown projection.
+
+    `compare`: the curves are those of `marks`, not of the selection. `origin` is where a walk over layers or
+    roles began. `normalised`: singular values over the largest. `lines` are those of the layers view.
+    """
 
     selection: Selection
     view: int
@@ -31,26 +44,45 @@ class Request:
     height: int
     version: int
     grid: Grid = field(compare=False, hash=False, repr=False)
+    side: Side = Side.A
+    normalised: bool = False
+    facets: bool = False
+    origin: Selection | None = None
+    marks: tuple[Projection, ...] = ()
+    compare: bool = False
+    lines: tuple[ReferenceLine, ...] = ()
+    palette: Palette = field(default_factory=Palette)
 
 
 @dataclass(frozen=True, slots=True)
 class Painting:
-    """The lines of a chart and its read-out."""
+    """The lines of a chart and its read-out; for a cursor on ranks, how they lie under the chart, and the curves
+    (label, session, projection) with their values. There is no `ruler` where there are no ranks to walk on."""
 
     request: Request
     lines: tuple[Text, ...]
     readout: Text
+    ruler: Ruler | None = None
+    curves: tuple[Curve, ...] = ()
+    values: tuple[Values, ...] = field(default=(), compare=False, repr=False)
 
 
 class Painter:
     """Draws the newest request; one that was overtaken before its turn is not drawn at all."""
 
-    def __init__(self, session: Session, deliver: Callable[[Painting], None]) -> None:
-        self._session = session
+    def __init__(self, pair: Pair, deliver: Callable[[Painting], None]) -> None:
+        self._pair = pair
         self._deliver = deliver
         self._thread = ThreadPoolExecutor(1, "rankscope-charts")
         self._cache: dict[Request, Painting] = {}
         self._wanted: Request | None = None
+        self._pending = 0
+        self._lock = threading.Lock()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits or runs in the thread."""
+        return self._pending == 0
 
     def request(self, request: Request) -> None:
         """Ask for a chart; `deliver` is called with it, from the painter's thread or at once."""
@@ -58,11 +90,17 @@ class Painter:
         if (known := self._cache.get(request)) is not None:
             self._deliver(known)
         else:
-            self._thread.submit(self._paint, request)
+            self.run(partial(self._paint, request))
 
     def run(self, work: Callable[[], None]) -> None:
         """Other slow work (reading the store), in turn with the charts."""
-        self._thread.submit(work)
+        with self._lock:
+            self._pending += 1
+        self._thread.submit(work).add_done_callback(self._ended)
+
+    def _ended(self, _: Future[None]) -> None:
+        with self._lock:
+            self._pending -= 1
 
     def close(self) -> None:
         """Drop what waits."""
@@ -72,98 +110,37 @@ class Painter:
         if request is not self._wanted:
             return
         try:
-            lines = paint(self._session, request)
-            line = readout(self._session, request)
+            painting = paint(self._pair, request)
         except Exception as error:  # noqa: BLE001 - an error in a chart must not take the explorer down
-            lines, line = (
-                [],
-                Text(f"this chart cannot be drawn: {type(error).__name__}: {printable(str(error))}", "red"),
-            )
-        painting = Painting(request, tuple(lines), line)
+            why = f"this chart cannot be drawn: {type(error).__name__}: {printable(str(error))}"
+            painting = Painting(request, (), Text(why, "red"))
         if len(self._cache) >= _CACHED:
             self._cache.pop(next(iter(self._cache)))
         self._cache[request] = painting
         self._deliver(painting)
 
 
-def paint(session: Session, request: Request) -> list[Text]:
-    """The lines of the chart that is asked for."""
-    from . import charts, views
+def paint(pair: Pair, request: Request) -> Painting:
+    """Draw what is asked for, in the caller's thread. Reads files."""
+    from . import charts, readouts
 
-    selected = request.selection.projections(request.grid)
+    figure, found = figure_of(pair, request)
+    drawing = charts.draw(figure, request.palette, request.width, request.height)
+    line = readouts.readout(pair, request)
+    if found is None or drawing.ruler is None or not found.values:
+        return Painting(request, drawing.lines, line)
+    ruler = replace(drawing.ruler, count=max(map(len, found.values)))  # a dim curve may go further
+    return Painting(request, drawing.lines, line, ruler, found.curves, found.values)
+
+
+def figure_of(pair: Pair, request: Request) -> tuple[Figure, Shown | None]:
+    """What is drawn, and of which curves where it is one chart over ranks. Reads files."""
+    from . import multiples, views
+
     if request.view == views.View.LAYERS:
-        columns = views.layer_columns(request.grid, request.selection)
-        fits = request.width >= 40 * len(request.thresholds)
-        thresholds = request.thresholds if fits else (request.threshold,)
-        for threshold in thresholds:
-            session.load_ranks([p for row in request.grid.rows for p in request.grid.row(row)], threshold)
-        panels = [views.layers_chart(session, request.grid, columns, t) for t in thresholds]
-        return charts.beside(panels, request.width, request.height)
-    done = [p for p in selected if session.entry(p) is not None]
-    shown = views.thin(done)
-    session.load_values(shown)
-    title = printable(request.selection.label(request.grid))
-    if len(done) > len(shown):
-        title += f" ({len(shown)} of {len(done)})"
-    axes = views.Axes(request.axes)
-    if request.view == views.View.ENERGY:
-        chart = views.energy_chart(session, shown, title, request.thresholds, axes)
-    else:
-        chart = views.spectrum_chart(session, shown, title, axes)
-    return charts.draw(chart, request.width, request.height)
-
-
-def readout(session: Session, request: Request) -> Text:
-    """One line on what is selected: the numbers of one projection, or how much of a group is computed."""
-    from .views import View
-
-    if request.view == View.LAYERS:
-        return _over_layers(session, request)
-    selected = request.selection.projections(request.grid)
-    done = [p for p in selected if session.entry(p) is not None]
-    if len(selected) == 1:
-        return _single(session, selected[0], request.thresholds, request.width)
-    if not selected:
-        return Text("nothing is selected", "dim")
-    if not done:
-        return Text(f"{len(selected)} projections, none computed yet: enter computes them", "dim")
-    ranks = [k for p in done if (k := session.rank(p, request.threshold)) is not None]
-    name = f"k{percent(request.threshold)}"
-    spread = f"{name} {min(ranks)} to {max(ranks)}" if ranks else ""
-    return Text("  ".join(filter(None, [f"{len(done)} of {len(selected)} computed", spread])))
-
-
-def _over_layers(session: Session, request: Request) -> Text:
-    """Smallest and largest rank over the layers, role by role, of the roles that are drawn."""
-    from .views import layer_columns
-
-    parts = [f"k{percent(request.threshold)} min-max"]
-    for column in layer_columns(request.grid, request.selection):
-        ranks = [k for p in request.grid.column(column) if (k := session.rank(p, request.threshold)) is not None]
-        if ranks:
-            parts.append(f"{column.heading} {min(ranks)}-{max(ranks)}")
-    return _whole(parts, request.width)
-
-
-def _whole(parts: list[str], width: int) -> Text:
-    """The parts that fit: a number that does not is left out whole, not cut."""
-    while len(parts) > 1 and len("  ".join(parts)) > width:
-        parts.pop()
-    return Text("  ".join(parts), no_wrap=True)
-
-
-def _single(session: Session, p: Projection, thresholds: tuple[float, ...], width: int) -> Text:
-    entry = session.entry(p)
-    if entry is None:
-        state = session.state(p)
-        reason = session.failures.get(p.key) or p.problem or p.note
-        if reason:
-            return Text(f"{p.rows}x{p.cols}  {printable(reason)}" if p.rows else printable(reason), "red")
-        hint = ": enter computes it" if state is State.NOT_COMPUTED else ""
-        return Text(f"{p.rows}x{p.cols}  {p.dtype}  {state}{hint}", "dim")
-    parts = [f"{p.rows}x{p.cols}"]
-    parts += [f"k{percent(t)} {k}" for t in thresholds if (k := session.rank(p, t)) is not None]
-    if entry.effective_rank is not None and entry.stable_rank is not None:
-        parts += [f"effective rank {entry.effective_rank:.1f}", f"stable rank {entry.stable_rank:.2f}"]
-    parts += [f"sigma_1 {entry.sigma_max:.4g}", f"floor {entry.noise_floor:.0e}", entry.solver, entry.device]
-    return _whole(parts, width)
+        return multiples.layers(pair, request), None
+    if request.facets:
+        return multiples.facets(pair, request), None
+    found = views.shown(pair, request)
+    draw = views.energy if request.view == views.View.ENERGY else views.spectrum
+    return draw(request, found), found

@@ -14,6 +14,7 @@ from rankscope.engine.checkpoint import Checkpoint, open_checkpoint
 from rankscope.engine.engine import Engine, Settings
 from rankscope.engine.errors import InputError
 from rankscope.engine.events import Event, Failed, Listener, Progress, Saved, Started, Stopped
+from rankscope.engine.flip import flipped, twin_key
 from rankscope.engine.projections import Tree, build_tree, model_order
 from rankscope.engine.spectrum import Projection, Values
 
@@ -36,6 +37,20 @@ class State(StrEnum):
     STORED = "stored"
     DONE = "done"
     FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Numbers of a spectrum that the store's table does not keep; see engine.metrics. `condition_is_bound`:
+    the smallest value lies below the noise floor, and the condition number is larger than `condition_number`."""
+
+    entropy_rank: float | None
+    participation_ratio: float | None
+    nuclear_ratio: float | None
+    numerical_rank: int
+    condition_number: float | None
+    condition_is_bound: bool
+    spikes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +93,7 @@ def open_stored(model: str, root: Path) -> Model | None:
     for stored in stored_models(root):
         if stored.folder in wanted or stored.name == model:
             entries = sorted(SpectraStore(root, stored.folder).entries(), key=lambda e: e.computed_at)
-            newest = {e.projection.address: e.projection for e in entries}
+            newest = {e.projection.address: e.projection for e in entries if not e.projection.null}
             return Model(stored.name, None, Tree(tuple(sorted(newest.values(), key=model_order)), True), stored.folder)
     return None
 
@@ -91,9 +106,9 @@ class Session:
 
     def __init__(self, model: Model, root: Path, listener: Listener, settings: Settings) -> None:
         self.model = model
-        self._root = root
+        self.root = root
         self._listener = listener
-        self._settings = settings
+        self.settings = settings
         self._lock = threading.Lock()
         self._store: SpectraStore | None = None
         self._engine: Engine | None = None
@@ -103,6 +118,7 @@ class Session:
         self._entries: dict[str, Entry] = {}
         self._values: dict[str, Values] = {}
         self._ranks: dict[str, dict[float, int]] = {}
+        self._facts: dict[str, Facts] = {}
 
     @property
     def store(self) -> SpectraStore:
@@ -111,13 +127,16 @@ class Session:
             if self._store is None:
                 from rankscope.store.spectra import SpectraStore
 
-                self._store = SpectraStore(self._root, self.model.folder)
+                self._store = SpectraStore(self.root, self.model.folder)
             return self._store
 
     def load(self) -> None:
         """Read the store's index: what is there counts as stored. Imports h5py."""
         wanted = {p.key for p in self.model.tree.projections}
-        for entry in self.store.entries():
+        entries = self.store.entries()
+        if any(entry.projection.null for entry in entries):
+            wanted |= {twin_key(key) for key in wanted}
+        for entry in entries:
             if entry.projection.key in wanted:
                 self._entries.setdefault(entry.projection.key, entry)  # what `apply` has put there is newer
 
@@ -143,6 +162,14 @@ class Session:
             for key, values in self.store.values(missing[start : start + _BATCH]).items():
                 self._ranks.setdefault(key, {})[threshold] = metrics.threshold_rank(values, threshold)
 
+    def load_facts(self, projections: Sequence[Projection]) -> None:
+        """Know the facts of stored projections. Reads files."""
+        missing = [p for p in projections if p.key in self._entries and p.key not in self._facts]
+        for start in range(0, len(missing), _BATCH):
+            batch = missing[start : start + _BATCH]
+            values = self.store.values([p.key for p in batch])
+            self._facts |= {p.key: _facts(p, values[p.key], self._entries[p.key]) for p in batch if p.key in values}
+
     def state(self, projection: Projection) -> State:
         """Where a projection stands."""
         known = self._states.get(projection.key)
@@ -154,9 +181,17 @@ class Session:
         """What is stored of a projection."""
         return self._entries.get(projection.key)
 
+    def twin(self, projection: Projection) -> Projection:
+        """Its twin with random signs, of which everything can be asked that can be asked of a projection."""
+        return flipped(projection)
+
     def values(self, projection: Projection) -> Values | None:
         """Its singular values, where they are in memory (see load_values)."""
         return self._values.get(projection.key)
+
+    def facts(self, projection: Projection) -> Facts | None:
+        """What load_facts has found."""
+        return self._facts.get(projection.key)
 
     def rank(self, projection: Projection, threshold: float) -> int | None:
         """Its threshold rank: from the stored table, or as known since load_ranks; else None."""
@@ -176,7 +211,7 @@ class Session:
         if self.model.checkpoint is None:
             raise InputError(f"only what is stored can be shown: {self.model.reason}")
         if self._engine is None:
-            self._engine = Engine(self.store, self._listener, self._settings)
+            self._engine = Engine(self.store, self._listener, self.settings)
         accepted = self._engine.submit(self.model.checkpoint, projections, urgent=urgent, recompute=recompute)
         for projection in accepted:
             self._states[projection.key] = State.QUEUED
@@ -202,6 +237,7 @@ class Session:
                     self._entries[key] = entry_of(spectrum)
                     self._values.pop(key, None)
                     self._ranks.pop(key, None)
+                    self._facts.pop(key, None)
                     changed.append(key)
                 case Failed(projection, reason):
                     self._states[projection.key] = State.FAILED
@@ -224,3 +260,18 @@ class Session:
         if self._store is not None:
             self._store.close()
         return ended
+
+
+def _facts(p: Projection, values: Values, entry: Entry) -> Facts:
+    from rankscope.engine import metrics, null
+
+    condition = metrics.condition_number(values, entry.noise_floor)
+    return Facts(
+        entropy_rank=metrics.entropy_rank(values),
+        participation_ratio=metrics.participation_ratio(values),
+        nuclear_ratio=metrics.nuclear_ratio(values),
+        numerical_rank=metrics.numerical_rank(values, p.rows, p.cols, entry.noise_floor),
+        condition_number=condition[0] if condition else None,
+        condition_is_bound=bool(condition and condition[1]),
+        spikes=null.spikes(values, p.rows, p.cols),
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.text import Text
 
@@ -10,13 +10,18 @@ from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection
 
 from .grid import Grid, Selection
+from .pair import Lens, Pair
 from .session import Session, State
-from .text import byte_size, describe, duration, percent
+from .text import byte_size, describe, duration
 
 KEY_HINTS = (
-    "0 tree", "1-4 view", "enter compute", "s scan", "/ filter", "t threshold", "? help", "q quit",
-    "JK layer", "HL role", "a axes", "x stop", "tab pane", ": command", "ctrl+p palette",
+    ("0-6 view", ""), ("enter compute", "compute"), ("s scan", "scan"),
+    ("/ filter", "filter"), ("t threshold", "threshold.next"), ("u unit", "unit"), ("? help", "help"),
+    ("q quit", "quit"), ("JK layer", ""), ("HL role", ""), ("space mark", "mark"), ("z zoom", "zoom"),
+    (", . rank", ""), ("a axes", "axes"), ("e export", "export"), ("x stop", "stop"), ("tab pane", "pane.next"),
+    (": command", "command"), ("ctrl+p palette", ""),
 )  # fmt: skip
+"""What the last line says, most wanted first, and the binding that each is of."""
 
 CHART_TITLES = {
     1: ("1 spectrum", "singular values by index", ("log x log", "log y", "linear")),
@@ -25,20 +30,34 @@ CHART_TITLES = {
 }
 
 
-def chart_title(view: int, axes: int) -> str:
-    """What is drawn against what, and on which axes."""
+def chart_title(view: int, axes: int, facets: bool, relative: bool, compare: bool) -> str:
+    """What is drawn of what, against what, and on which axes."""
     name, what, kinds = CHART_TITLES[view]
-    return "  ".join(filter(None, [name, what, kinds[axes]]))
+    if view == 1 and relative:
+        what = "sigma / sigma_1 by index"
+    shown = "" if view == 4 else "facets" if facets else "of the marks" if compare else ""
+    return "  ".join(filter(None, [name, what, shown, kinds[axes]]))
 
 
-def heatmap_title(threshold: float) -> str:
-    """What the numbers are."""
-    name = percent(threshold)
-    return f"3 heatmap  k{name} = components for {name} % of the energy"
+def measure_title(view: str, lens: Lens) -> str:
+    """What the numbers are, with the formula."""
+    return f"{view}  {lens.title} = {lens.formula}"
 
 
-def model_text(session: Session, projections: Sequence[Projection], layers: int) -> tuple[str, str]:
-    """What is open: name, revision, kind of weights, size; and on the right what is stored of it."""
+def model_text(pair: Pair, projections: Sequence[Projection], layers: int) -> tuple[str, str]:
+    """What is open: name, revision, kind of weights, size; and on the right what is stored of it. Of two: names."""
+    first, second = pair.first, pair.second
+    done = sum(first.entry(p) is not None for p in projections)
+    stored = f"{done}/{len(projections)} stored"
+    if second is None:
+        return "  ".join([*_model_parts(first), f"{layers} layer{'s' * (layers != 1)}"]), stored
+    theirs = second.model.tree.scanned()
+    there = sum(second.entry(p) is not None for p in theirs)
+    names = [" ".join(_model_parts(session)) for session in (first, second)]
+    return f"A {names[0]}   B {names[1]}", f"A {stored}  B {there}/{len(theirs)}"
+
+
+def _model_parts(session: Session) -> list[str]:
     model = session.model
     parts = [printable(model.name)]
     if model.checkpoint is None:
@@ -49,9 +68,7 @@ def model_text(session: Session, projections: Sequence[Projection], layers: int)
         parts.append("no config.json")
     if model.checkpoint and model.checkpoint.quantisation:
         parts.append(f"{bits(model.checkpoint.quantisation)} weights")
-    parts.append(f"{layers} layer{'s' * (layers != 1)}")
-    done = sum(session.entry(p) is not None for p in projections)
-    return "  ".join(parts), f"{done}/{len(projections)} stored"
+    return parts
 
 
 def bits(quantisation: str) -> str:
@@ -60,11 +77,13 @@ def bits(quantisation: str) -> str:
     return f"{digits}-bit ({quantisation})" if digits else quantisation
 
 
-def selection_text(session: Session, selection: Selection, grid: Grid, threshold: float) -> Text:
-    """The selection and, where it is one projection, its shape and state."""
+def selection_text(lens: Lens, selection: Selection, grid: Grid) -> Text:
+    """The selection and, where it is one projection, its shape and number or state."""
     found = selection.projections(grid)
     text = Text(printable(selection.label(grid)), "bold")
-    return text.append_text(_state(session, found[0], threshold)) if len(found) == 1 else text
+    if selection.column is not None and selection.row is not None and len(found) > 1:
+        return text.append(f"  {len(found)} experts: median~half the interquartile range; enter unfolds", "not bold")
+    return text.append_text(_state(lens, found[0])) if len(found) == 1 else text
 
 
 def job_text(session: Session, running: Projection | None, state: str) -> str:
@@ -80,40 +99,48 @@ def job_text(session: Session, running: Projection | None, state: str) -> str:
     return "  ".join(filter(None, parts))
 
 
-def _state(session: Session, p: Projection, threshold: float) -> Text:
+def _state(lens: Lens, p: Projection) -> Text:
     shape = f"  {p.rows}x{p.cols}" if p.rows else ""
-    if trouble(session, p):
+    if trouble(lens, p):
         return Text(f"{shape}  {'unsupported' if p.problem else 'failed'}", "red")
-    rank = session.rank(p, threshold)
-    return Text(
-        f"{shape}  {session.state(p)}" if rank is None else f"{shape}  k{percent(threshold)} {rank}", "not bold"
-    )
+    if number := lens.text(p):
+        return Text(f"{shape}  {lens.title} {number}", "not bold")
+    session, there = lens.session(p)
+    state = session.state(there) if there is not None else f"not in {lens.side}"
+    is_stored = there is not None and session.entry(there) is not None
+    return Text(f"{shape}  {lens.title} not known" if is_stored else f"{shape}  {state}", "not bold")
 
 
-def trouble(session: Session, p: Projection) -> str:
+def trouble(lens: Lens, p: Projection) -> str:
     """Why there is no spectrum of a projection, "" where there is one or may be."""
-    return p.problem or session.failures.get(p.key, "")
+    session, there = lens.session(p)
+    return there.problem or session.failures.get(there.key, "") if there is not None else ""
 
 
 def estimate(session: Session, missing: Sequence[Projection], pattern: str) -> list[str]:
-    """What a scan will do: how many projections, how many bytes, how long, as far as is known."""
+    """What a scan of a model will do: how many projections, how many bytes, how long, as far as is known."""
     tensors = {p.tensor for p in missing}
     checkpoint = session.model.checkpoint
     size = sum(t.end - t.begin for t in checkpoint.tensors if t.name in tensors) if checkpoint else 0
-    lines = [f"compute {len(missing)} projections" + (f" that match {printable(pattern)}" if pattern else "")]
+    twins = sum(bool(p.null) for p in missing)
+    what = f"{len(missing)} projections" if not twins else f"{len(missing)} spectra, {twins} of them with random signs"
+    lines = [f"{printable(session.model.name)}:" if len(session.model.name) < 60 else ""]
+    lines.append(f"compute {what}" + (f" that match {printable(pattern)}" if pattern else ""))
     lines.append(f"reading {byte_size(size)} of weights")
     known = [(e.seconds, e.projection.cost) for p in session.model.tree.projections if (e := session.entry(p))]
     if known:
         pace = sum(seconds for seconds, _ in known) / sum(cost for _, cost in known)
         lines.append(f"about {duration(pace * sum(p.cost for p in missing))}, as fast as what is stored")
-    return lines
+    return [line for line in lines if line]
 
 
-def key_hints(width: int) -> str:
-    """As many key hints as fit."""
+def key_hints(width: int, keymap: Mapping[str, str]) -> str:
+    """As many key hints as fit, with the keys that the user's keymap gives them."""
     text = ""
-    for hint in KEY_HINTS:
-        if len(text) + len(hint) + 2 > width:
+    for hint, ident in KEY_HINTS:
+        keys, _, word = hint.rpartition(" ")
+        shown = f"{keymap.get(ident, keys)} {word}"
+        if len(text) + len(shown) + 2 > width:
             break
-        text += f" {hint} "
+        text += f" {shown} "
     return text.rstrip()

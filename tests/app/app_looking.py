@@ -12,7 +12,10 @@ from textual.pilot import Pilot
 from textual.widget import Widget
 from textual.widgets import Tree
 
+from rankscope.engine.engine import Settings
 from rankscope.tui.app import RankScopeApp
+from rankscope.tui.colours import DIM
+from rankscope.tui.config import Config
 from rankscope.tui.session import Model, open_model
 
 SMALL, WIDE, HUGE = (80, 24), (120, 40), (200, 60)
@@ -34,7 +37,10 @@ class View:
 
     async def type(self, text: str) -> None:
         """Type a text and enter."""
-        names = {" ": "space", ".": "full_stop", "*": "asterisk", "[": "left_square_bracket", "%": "percent_sign"}
+        names = {
+            " ": "space", ".": "full_stop", "*": "asterisk", "%": "percent_sign", "/": "slash", "?": "question_mark",
+            "[": "left_square_bracket", "]": "right_square_bracket", "-": "minus", "_": "underscore",
+        }  # fmt: skip
         await self.press(*(names.get(c, c) for c in text), "enter")
 
     async def until(self, condition: Callable[[], bool], what: str) -> None:
@@ -47,6 +53,18 @@ class View:
     async def sees(self, *texts: str) -> None:
         """Wait until all of these are on the screen."""
         await self.until(lambda: all(text in self.text for text in texts), " and ".join(map(repr, texts)))
+
+    async def rests(self) -> None:
+        """Wait until the chart is that of what is selected, and nothing is being read."""
+        explorer = self.app.explorer
+
+        def is_drawn() -> bool:
+            painting = explorer._painting
+            return not explorer.chart.region.area or (painting is not None and painting.request == explorer._request())
+
+        await self.until(lambda: is_drawn() and explorer.painter.is_idle, "the chart of what is selected")
+        await self.pilot.pause()
+        await self.until(lambda: is_drawn() and explorer.painter.is_idle, "the chart of what is selected")
 
     @property
     def text(self) -> str:
@@ -98,11 +116,11 @@ class View:
         return explorer.selection.label(explorer.grid)
 
     def colours(self) -> set[int]:
-        """The colours of the 256 in which the chart's canvas draws dots."""
+        """The colours of the 256 in which the chart's canvas draws measured curves; noise and levels are dim."""
         chart = self.app.explorer.chart
         segments = [s for y in range(1, chart.size.height - 1) for s in chart.render_line(y)]
         dotted = [s for s in segments if s.style and any("\u2800" < c <= "\u28ff" for c in s.text)]
-        return {s.style.color.number or 0 for s in dotted if s.style and s.style.color}
+        return {s.style.color.number or 0 for s in dotted if s.style and s.style.color} - {DIM}
 
     async def chart(self, *texts: str) -> list[str]:
         """The chart's lines, once these are in it."""
@@ -117,11 +135,18 @@ class View:
 
 @asynccontextmanager
 async def exploring(
-    model: Model | Path | str, root: Path, size: tuple[int, int] = WIDE, threshold: float = 0.9
+    model: Model | Path | str,
+    root: Path,
+    size: tuple[int, int] = WIDE,
+    threshold: float = 0.9,
+    *,
+    against: Model | Path | str | None = None,
+    config: Config | None = None,
 ) -> AsyncIterator[View]:
-    """The explorer of a model, its store read; closed and saved at the end."""
-    opened = model if isinstance(model, Model) else open_model(str(model), root)
-    app = RankScopeApp(opened, root, "cpu", 1, threshold)
+    """The explorer of a model, or of two, its store read; closed and saved at the end."""
+    names = [each for each in (model, against) if each is not None]
+    opened = [each if isinstance(each, Model) else open_model(str(each), root) for each in names]
+    app = RankScopeApp(opened, root, Settings("cpu", 1), config or Config(threshold=threshold))
     try:
         async with app.run_test(size=size) as pilot:
             view = View(app, pilot)
@@ -129,5 +154,4 @@ async def exploring(
             await pilot.pause()
             yield view
     finally:
-        app.explorer.painter.close()
-        assert app.session.close(DEADLINE), "a thread of the engine did not end"
+        assert app.close(DEADLINE), "a thread of the engine did not end"

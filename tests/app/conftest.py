@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TEXTUAL_ANIMATIONS"] = "none"
+# The settings, the log and the first-run hint of whoever runs the tests are not looked at.
+os.environ |= {f"XDG_{kind}_HOME": tempfile.mkdtemp(prefix="rankscope-") for kind in ("CONFIG", "STATE")}
 
 import pytest
 from textual import _wait
@@ -18,6 +21,10 @@ from textual import _wait
 sys.path.insert(0, str(Path(__file__).parent))
 
 from app_models import LLAMA, llama_weights, save_model
+
+from rankscope.tui.first_run import mark_seen
+
+mark_seen()
 
 # The pilot waits for the process to be idle in steps of 20 ms, three a key: most of what these tests would take.
 _wait.SLEEP_GRANULARITY = 0.005

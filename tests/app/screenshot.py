@@ -1,4 +1,4 @@
-"""Makes the README's picture: the explorer on the demo.   python tests/app/screenshot.py docs/explorer.svg"""
+"""Makes the README's pictures, the explorer on the demo:   python tests/app/screenshot.py docs"""
 
 from __future__ import annotations
 
@@ -7,25 +7,39 @@ import subprocess
 import sys
 from pathlib import Path
 
+from app_looking import SMALL, View, exploring
+
 from rankscope.store.folders import default_root
-from rankscope.tui.app import RankScopeApp
-from rankscope.tui.session import open_model
+
+MIDDLE = (140, 42)
+# Size and keys ("@": until the chart is drawn); a text is typed after ":".
+PICTURES = {
+    "explorer": (MIDDLE, [":unit k/k0", ":4", "2", "@", ":k 64"]),
+    "overview": (SMALL, ["3", "l", "l", "l", "l", "j", "@"]),
+    "compare": (MIDDLE, [":mark layers.[0-3].attention.value", "6", "2"]),
+}
 
 
-async def picture(target: Path) -> None:
-    """Open the attention of layer 4, wait for its energy curves, and write what is on screen."""
-    model = open_model("demo", default_root())
-    app = RankScopeApp(model, default_root(), "cpu", 1, 0.9)
-    async with app.run_test(size=(140, 40)) as pilot:
-        for key in ("J", "J", "J", "J", "l", "2", "0"):
-            await pilot.press(key)
-        while not app.explorer.chart.render_line(1).text.strip():
-            await pilot.pause(0.05)
-        await pilot.pause(0.5)
-        target.write_text(app.export_screenshot(title="rankscope-tui demo"))
-    app.session.close()
+async def picture(target: Path, size: tuple[int, int], keys: list[str]) -> None:
+    """Press the keys, wait for the chart, and write what is on screen."""
+    async with exploring("demo", default_root(), size) as view:
+        for key in keys:
+            await _press(view, key)
+        await view.rests()
+        target.write_text(view.app.export_screenshot(title="rankscope-tui demo"))
+
+
+async def _press(view: View, key: str) -> None:
+    if key == "@":
+        await view.rests()
+    elif key.startswith(":"):
+        await view.press("colon")
+        await view.type(key[1:])
+    else:
+        await view.press(key)
 
 
 if __name__ == "__main__":
     subprocess.run([Path(sys.executable).with_name("rankscope"), "scan", "demo"], check=True, stdout=subprocess.DEVNULL)
-    asyncio.run(picture(Path(sys.argv[1])))
+    for name, (size, keys) in PICTURES.items():
+        asyncio.run(picture(Path(sys.argv[1]) / f"{name}.svg", size, keys))

@@ -30,7 +30,7 @@ async def test_it_opens_with_nothing_computed(llama: Path, root: Path) -> None:
         assert [view.cells(row) for row in range(6)] == [["."] * 7] * 6
         assert view.labels[:5] == ["v tiny-llama", "v layers (6)", "v 0", "> attention", "> mlp"]
         assert view.job == "layers.0.attention"
-        assert "4 projections, none computed yet: enter computes them" in (await view.chart("none computed"))[-1]
+        assert "0 of 4 computed" in (await view.chart("not computed: enter computes it"))[-1]
     assert not root.exists()
 
 
@@ -138,14 +138,14 @@ async def test_an_urgent_selection_overtakes_the_scan(llama: Path, root: Path, g
     async with exploring(llama, root) as view:
         await view.press("s", "enter", "3", "G", "enter")
         order: list[str] = []
-        apply = view.app.session.apply
+        apply = view.app.pair.first.apply
 
         def watched(events: Iterable[Event]) -> list[str]:
             events = list(events)
             order.extend(event.projection.address for event in events if isinstance(event, Started))
             return apply(events)
 
-        view.app.session.apply = watched  # type: ignore[method-assign]
+        view.app.pair.first.apply = watched  # type: ignore[method-assign]
         gate.open()
         await view.until(lambda: "42/42" in view.lines[0], "the end")
         assert order.index("layers.5.attention.query") < 4  # what was being read already comes before it

@@ -15,9 +15,21 @@ from rankscope.tui.commands import parse_command
 
 TABLES: dict[str, list[BindingType]] = {
     "explorer": keys.EXPLORER, "tree": keys.TREE, "heatmap": keys.HEATMAP, "chart": keys.CHART, "app": keys.APP,
+    "table": keys.TABLE, "compare": keys.COMPARE, "choice": keys.CHOICE,
     "prompt": keys.PROMPT, "confirm": keys.CONFIRM, "help": keys.HELP, "picker": keys.PICKER,
 }  # fmt: skip
-FROM_DESIGN = {*"01234JKLHtTasxnNq", "tab", "enter", "slash", "colon", "escape", "question_mark"}
+FROM_DESIGN = {
+    *"0123456JKLHtTuaszxdeynNMq",
+    "space",
+    "comma",
+    "full_stop",
+    "tab",
+    "enter",
+    "slash",
+    "colon",
+    "escape",
+    "question_mark",
+}
 TAKEN = ("ctrl+b", "ctrl+a", "ctrl+s", "ctrl+j", "ctrl+o", "ctrl+i", "ctrl+m")
 """Keys that tmux, screen or the terminal keep."""
 
@@ -63,7 +75,7 @@ async def test_help_lists_every_key_of_the_pane_and_every_mark(llama: Path, root
         await view.press(key, "question_mark")
         lines = {" ".join(line.split()) for line in view.box}
         for binding in _bindings("explorer", "app", pane):
-            assert " ".join(f"{keys.shown_keys(binding)} {binding.tooltip}".split()) in lines
+            assert " ".join(f"{keys.shown_keys(binding, {})} {binding.tooltip}".split()) in lines
         for mark in (". not computed", ": queued", "* running", "! failed", "? unsupported quantisation"):
             assert any(line.startswith(mark) for line in lines)
         await view.press("escape")
@@ -105,7 +117,7 @@ async def test_a_command_of_the_palette_acts(llama: Path, root: Path) -> None:
 async def test_the_footer_tells_the_main_keys_at_80_columns(llama: Path, root: Path) -> None:
     async with exploring(llama, root, SMALL) as view:
         assert view.lines[-1].rstrip() == (
-            " 0 tree  1-4 view  enter compute  s scan  / filter  t threshold  ? help  q quit"
+            " 0-6 view  enter compute  s scan  / filter  t threshold  u unit  ? help  q quit"
         )
 
 
@@ -113,6 +125,13 @@ async def test_the_footer_tells_the_main_keys_at_80_columns(llama: Path, root: P
 async def test_q_quits(llama: Path, root: Path, key: str) -> None:
     async with exploring(llama, root) as view:
         await view.press("3", key)
+        assert view.app._exit
+
+
+@pytest.mark.parametrize("dialog", ["question_mark", "s", "u", "e", "colon"])
+async def test_ctrl_q_quits_from_a_dialog_too(llama: Path, root: Path, dialog: str) -> None:
+    async with exploring(llama, root) as view:
+        await view.press(dialog, "ctrl+q")
         assert view.app._exit
 
 

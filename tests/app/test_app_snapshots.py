@@ -1,37 +1,74 @@
-"""The whole screen of a computed model at three sizes; `pytest --snapshot-update` after a change that is meant."""
+"""The whole screen of every view at three sizes; `pytest --snapshot-update` after a change that is meant.
+
+Fixed data: spectra that numpy finds of a made-up llama, stored before the explorer opens; no engine runs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from app_looking import HUGE, SMALL, WIDE, View
-from app_models import fill
+from app_looking import DEADLINE, HUGE, SMALL, WIDE, View
+from app_models import LLAMA, fill, llama_weights, save_model
 from textual.pilot import Pilot
 
+from rankscope.engine.engine import Settings
 from rankscope.tui.app import RankScopeApp
+from rankscope.tui.config import Config
+from rankscope.tui.session import open_model
+
+# Keys ("@": until the chart is drawn), and what is seen after them.
+VIEWS = {
+    "tree": (["j"], "mlp"),
+    "spectrum": (["n", "J", "1"], "layers.1.attention.query"),
+    "energy": (["j", "2"], "gate"),
+    "facets": (["2", "z"], "layer 0"),
+    "rank": (["n", "L", "1", "@", "colon", "k", "space", "1", "0", "enter"], "k 10  sigma"),
+    "heatmap": (["3", "l"], ".attention."),
+    "turned": (["3", "z"], "layers.0.attention"),
+    "layers": (["4"], "k90 by layer"),
+    "table": (["5", "l", "l", "l", "o", "g"], "k80"),
+    "compare": (["n", "space", "L", "space", "6"], "+"),
+    "units": (["3", "u"], "stable"),
+    "help": (["question_mark"], "in the tree"),
+}
+SIZES = {"80x24": SMALL, "120x40": WIDE, "200x60": HUGE}
 
 
-@pytest.mark.parametrize(
-    ("size", "keys", "seen"),
-    [(SMALL, "3", "k90"), (WIDE, "2", "90 %"), (HUGE, "4", "k60 by")],
-    ids=["80x24", "120x40", "200x60"],
-)
-def test_the_screen(
-    llama: Path, root: Path, snap_compare: Callable[..., bool], size: tuple[int, int], keys: str, seen: str
-) -> None:
-    model = fill(llama, root)
-    app = RankScopeApp(model, root, "cpu", 1, 0.9)
+@pytest.fixture
+def app(llama: Path, root: Path) -> Iterator[RankScopeApp]:
+    """The explorer of a computed model."""
+    app = RankScopeApp([fill(llama, root)], root, Settings("cpu", 1), Config())
+    yield app
+    assert app.close(DEADLINE)
 
+
+def _looking(app: RankScopeApp, keys: list[str], seen: str) -> Callable[[Pilot[None]], object]:
     async def look(pilot: Pilot[None]) -> None:
         view = View(app, pilot)
-        await view.until(lambda: app.is_running and hasattr(app, "explorer") and app.explorer.loaded, "the store")
-        await view.press("j", keys)
-        await view.sees(seen, "layers.0.mlp")
-        if keys != "3":
-            await view.chart(seen)
+        await view.until(lambda: app.explorer.is_running and app.explorer.loaded, "the store")
+        for key in keys:
+            await (view.rests() if key == "@" else view.press(key))
+        await view.sees(seen)
+        await view.rests()
 
-    assert snap_compare(app, terminal_size=size, run_before=look)
-    app.explorer.painter.close()
-    app.session.close()
+    return look
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", VIEWS)
+def test_a_view(app: RankScopeApp, snap_compare: Callable[..., bool], name: str, size: str) -> None:
+    assert snap_compare(app, terminal_size=SIZES[size], run_before=_looking(app, *VIEWS[name]))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_two_models(llama: Path, tmp_path: Path, root: Path, snap_compare: Callable[..., bool], size: str) -> None:
+    weights = {name: w * 2 if "k_proj" in name else w for name, w in llama_weights(4).items()}
+    other = save_model(tmp_path / "other-llama", weights, LLAMA)
+    fill(llama, root)
+    fill(other, root)
+    models = [open_model(str(folder), root) for folder in (llama, other)]
+    app = RankScopeApp(models, root, Settings("cpu", 1), Config())
+    assert snap_compare(app, terminal_size=SIZES[size], run_before=_looking(app, ["3", "d", "d"], "B/A"))
+    assert app.close(DEADLINE)

@@ -116,8 +116,8 @@ def test_compute_kill_open_again_and_quit(terminal: Terminal) -> None:
     terminal.sees("0 tree", "30 layers", "0/210 stored", "layers.0.attention", "q quit")
     assert terminal.flags() != before
     terminal.keys("3")
-    terminal.sees("3 heatmap  k90", "layer ")
-    terminal.keys("j")
+    terminal.sees("3 heatmap  k90", "layer ", "k:k0")  # the overview, on 80 columns
+    terminal.keys("z", "j")
     terminal.sees("layers.1.attention.query")
     terminal.keys("Enter")
     number = re.compile(r">\s+1\s+\[(\d+)\]")
@@ -129,7 +129,7 @@ def test_compute_kill_open_again_and_quit(terminal: Terminal) -> None:
     terminal.line("reset")
     terminal.line(f"clear; {PROGRAM} demo")
     terminal.sees("0 tree", "1/210 stored")
-    terminal.keys("3", "j")
+    terminal.keys("3", "z", "j")
     assert number.findall(terminal.sees("layers.1.attention.query")) == shown
     terminal.keys("q")
     terminal.until(lambda s: s.rstrip().endswith("ready>"), "the prompt")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
 from rich.table import Table
@@ -11,7 +11,8 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
-from textual.widgets import Static
+from textual.widgets import OptionList, Static
+from textual.widgets.option_list import Option
 
 from .. import keys
 
@@ -36,18 +37,56 @@ class Confirm(ModalScreen[bool]):
         self.dismiss(yes)
 
 
+class Choice(ModalScreen[int | None]):
+    """One of several lines, by j k and enter; esc chooses none."""
+
+    BINDINGS: ClassVar[list[BindingType]] = keys.CHOICE
+
+    def __init__(self, title: str, rows: Sequence[tuple[str, str]], at: int = 0) -> None:
+        super().__init__()
+        self._title = title
+        self._rows = rows
+        self._at = at
+
+    def compose(self) -> ComposeResult:
+        name = max(len(name) for name, _ in self._rows) + 2
+        lines = [Text(f"{left:<{name}}", no_wrap=True).append(right, "dim") for left, right in self._rows]
+        box = OptionList(*(Option(line) for line in lines), id="box", compact=True)
+        box.border_title = self._title
+        box.border_subtitle = "enter chooses   esc leaves it"
+        yield box
+
+    def on_mount(self) -> None:
+        self.query_one(OptionList).highlighted = self._at
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        self.dismiss(event.option_index)
+
+    def action_cursor(self, step: int) -> None:
+        """Next or previous line."""
+        options = self.query_one(OptionList)
+        options.action_cursor_down() if step > 0 else options.action_cursor_up()
+
+    def action_leave(self) -> None:
+        """Close without a choice."""
+        self.dismiss(None)
+
+
 class Help(ModalScreen[None]):
     """The keys of the explorer and of the pane that has the focus, and what the marks mean."""
 
     BINDINGS: ClassVar[list[BindingType]] = keys.HELP
 
     def __init__(
-        self, sections: Iterable[tuple[str, Iterable[BindingType]]], legend: Iterable[tuple[str, str]]
+        self,
+        sections: Iterable[tuple[str, Iterable[BindingType]]],
+        legend: Iterable[tuple[str, str]],
+        keymap: Mapping[str, str],
     ) -> None:
         super().__init__()
         self._sections = [
             *(
-                (title, [(keys.shown_keys(b), b.tooltip) for b in bound if isinstance(b, Binding)])
+                (title, [(keys.shown_keys(b, keymap), b.tooltip) for b in bound if isinstance(b, Binding)])
                 for title, bound in sections
             ),
             ("marks in tree and heatmap", list(legend)),

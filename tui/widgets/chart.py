@@ -1,21 +1,28 @@
-"""A pane of ready-made lines: the chart, and under it one line of read-out."""
+"""A pane of ready-made lines: the chart, under it the cursor on its ranks, and one line of read-out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 from rich.text import Text
 from textual.binding import BindingType
+from textual.geometry import Region
 from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
 from .. import keys
+from ..painter import Painting
+
+FOOT = 2
+"""Lines below the chart: the cursor's, kept free where there is none so that nothing jumps, and the read-out."""
 
 
 class ChartPane(Widget, can_focus=True):
-    """Shows what `show` was given; asks for other layers by `Step`. It draws nothing itself."""
+    """Shows what `show` was given, and a rank on it; asks for other layers by `Step`, for other ranks by `Walk`.
+
+    It draws no chart itself, and a cursor on another rank redraws two lines (362 bytes), not the chart (20 kB).
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = keys.CHART
 
@@ -26,36 +33,78 @@ class ChartPane(Widget, can_focus=True):
             super().__init__()
             self.layers = layers
 
+    class Walk(Message):
+        """The user asks for the rank so many columns further."""
+
+        def __init__(self, columns: int) -> None:
+            super().__init__()
+            self.columns = columns
+
     class Resized(Message):
         """There is another amount of room."""
 
     def __init__(self, **kwargs: str) -> None:
         super().__init__(**kwargs)  # type: ignore[arg-type]
-        self._lines: list[Text] = []
-        self._readout = Text()
-
-    def show(self, lines: Sequence[Text], readout: Text) -> None:
-        """Draw these lines, `canvas` in size, and the read-out below them, where they are others than before."""
-        if (list(lines), readout) == (self._lines, self._readout):
-            return
-        self._lines = list(lines)
-        self._readout = readout
-        self.refresh()
+        self._painting: Painting | None = None
+        self._rank: int | None = None
+        self._foot = (Text(), Text())
 
     @property
     def canvas(self) -> tuple[int, int]:
         """Columns and lines for the chart itself."""
-        return self.size.width, max(0, self.size.height - 1)
+        return self.size.width, max(0, self.size.height - FOOT)
+
+    @property
+    def readout(self) -> Text:
+        """The last line, as it is shown."""
+        return self._foot[1]
+
+    def show(self, painting: Painting) -> None:
+        """Draw these lines, `canvas` in size, where they are others than before."""
+        before, self._painting = self._painting, painting
+        if before is None or before.lines != painting.lines:
+            self._foot = self._feet()
+            self.refresh()
+        else:
+            self._refresh_foot()
+
+    def set_rank(self, k: int | None) -> None:
+        """Put the cursor on a rank, None: take it away. Where the chart has no ranks it is not seen."""
+        self._rank = k
+        self._refresh_foot()
 
     def action_step(self, layers: int) -> None:
         """Another layer."""
         self.post_message(self.Step(layers))
 
+    def action_walk(self, columns: int) -> None:
+        """Another rank."""
+        self.post_message(self.Walk(columns))
+
     def on_resize(self) -> None:
         self.post_message(self.Resized())
 
     def render_line(self, y: int) -> Strip:
-        last = self.size.height - 1
-        text = self._readout if y == last else self._lines[y] if y < len(self._lines) else Text()
+        lines = self._painting.lines if self._painting is not None else ()
+        from_foot = y - (self.size.height - FOOT)
+        text = self._foot[from_foot] if from_foot >= 0 else lines[y] if y < len(lines) else Text()
         strip = Strip(text.render(self.app.console)).adjust_cell_length(self.size.width)
         return strip.apply_style(self.rich_style)
+
+    def _refresh_foot(self) -> None:
+        foot = self._feet()
+        for number, (old, new) in enumerate(zip(self._foot, foot, strict=True)):
+            if old != new:
+                self.refresh(Region(0, self.size.height - FOOT + number, self.size.width, 1))
+        self._foot = foot
+
+    def _feet(self) -> tuple[Text, Text]:
+        """The lines of the cursor and of the read-out."""
+        painting, k = self._painting, self._rank
+        if painting is None:
+            return Text(), Text()
+        if k is None or painting.ruler is None:
+            return Text(), painting.readout
+        from ..readouts import rank_readout
+
+        return painting.ruler.mark(k, self.size.width), rank_readout(painting, k, self.size.width)

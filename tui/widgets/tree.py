@@ -5,7 +5,7 @@ Children are made when a node is opened: 1 ms for a model of 49,000 nodes that t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -49,12 +49,12 @@ class ProjectionTree(Tree[Item], inherit_bindings=False):
         self.grid = Grid((), (), {})
         self.guide_depth = 2
 
-    def set_model(self, grid: Grid, others: list[Projection]) -> None:
-        """Show these layers and the tensors that are no projections."""
+    def set_model(self, grid: Grid, groups: Mapping[str, Sequence[Projection]]) -> None:
+        """Show these layers, and below them groups of projections: tensors that are none, what one model lacks."""
         self.grid = grid
         self._opened = []
         self.root.remove_children()
-        for item in self._top(others):
+        for item in self._top(groups):
             self._add(self.root, item)
         self.root.expand()
         if self.root.children:
@@ -95,7 +95,7 @@ class ProjectionTree(Tree[Item], inherit_bindings=False):
         if node.allow_expand:
             return self._group(text, item.selection)
         projections = item.selection.projections(self.grid)
-        return self._projection(text, projections[0]) if projections else text
+        return self._projection(text, projections[0], len(_path(node))) if projections else text
 
     def _group(self, text: Text, selection: Selection) -> Text:
         """With how many of its projections are done, and whether some have failed."""
@@ -106,13 +106,17 @@ class ProjectionTree(Tree[Item], inherit_bindings=False):
             text.append(f"  {count.done} of {count.total}", style="dim")
         return text.append(" !", style=MARK_STYLES["!"]) if count.failed else text
 
-    def _projection(self, text: Text, p: Projection) -> Text:
-        """With its state before it, its shape and its rank behind."""
+    def _projection(self, text: Text, p: Projection, depth: int) -> Text:
+        """With its state before it (and a sign where it is marked), its shape and its rank behind."""
         mark = self._look.mark(p)
         rank = self._look.rank(p)
-        text.pad_right(max(0, 8 - text.cell_len))
         shape = f"{p.rows}x{p.cols}" if p.rows else p.problem or ""
-        text = Text(f"{mark} ", style=MARK_STYLES.get(mark, "dim")) + text
+        # Of a long name the middle gives way: shape and rank stay in view.
+        room = self.size.width - self.guide_depth * depth - len(shape) - 10
+        text = _shortened(text, max(8, room))
+        text.pad_right(max(0, 8 - text.cell_len))
+        sign = "+" if p.key in self._look.marked else " "
+        text = Text.assemble((f"{mark}{sign}", MARK_STYLES.get(mark, "dim")), text)
         return text.append(f" {shape:<11}", style="dim").append("" if rank is None else f"{rank:>6}")
 
     def notify_style_update(self) -> None:
@@ -145,15 +149,16 @@ class ProjectionTree(Tree[Item], inherit_bindings=False):
             self._fill(node)
             node.expand()
 
-    def _top(self, others: list[Projection]) -> Iterable[Item]:
+    def _top(self, groups: Mapping[str, Sequence[Projection]]) -> Iterable[Item]:
         for tower in dict.fromkeys(row.tower for row in self.grid.rows):
             rows = [row for row in self.grid.rows if row.tower == tower]
             name = f"{tower} layers" if tower else "layers"
             yield Item(f"{name} ({len(rows)})", None, lambda rows=rows: map(self._layer, rows))  # type: ignore[misc]
         if self.grid.columns:
             yield Item(f"roles ({len(self.grid.columns)})", None, lambda: map(self._role, self.grid.columns))
-        if others:
-            yield Item(f"other ({len(others)})", None, lambda: map(_single, others))
+        for name, members in groups.items():
+            if members:
+                yield Item(f"{name} ({len(members)})", None, lambda members=members: map(_single, members))  # type: ignore[misc]
 
     def _layer(self, row: Row) -> Item:
         def blocks() -> Iterable[Item]:
@@ -223,6 +228,14 @@ class ProjectionTree(Tree[Item], inherit_bindings=False):
         return None
 
 
+def _shortened(text: Text, most: int) -> Text:
+    """At most so many cells, the middle left out."""
+    if text.cell_len <= most:
+        return text
+    head = most // 2
+    return text[:head] + Text("\u2026") + text[len(text) - (most - head - 1) :]
+
+
 def _path(node: TreeNode[Item] | None) -> list[TreeNode[Item]]:
     """A node and what it stands in."""
     found = []
@@ -233,4 +246,6 @@ def _path(node: TreeNode[Item] | None) -> list[TreeNode[Item]]:
 
 
 def _single(p: Projection, place: Selection = Selection()) -> Item:  # noqa: B008 - frozen
-    return Item(f"expert {p.expert}" if p.expert is not None else p.tensor, replace(place, single=p))
+    expert = p.expert is not None and place.row is not None
+    name = f"expert {p.expert}" if expert else p.tensor if p.block == "other" else p.address
+    return Item(name, replace(place, single=p))

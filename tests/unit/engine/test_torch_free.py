@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 LISTING = ("errors", "checkpoint", "formats.gguf", "formats.safetensors", "catalogue", "projections")
-ROOMS = (*LISTING, "spectrum", "events", "engine", "devices", "queue", "reporter")
+ROOMS = (*LISTING, "spectrum", "events", "engine", "devices", "queue", "reporter", "flip")
 OPENED = """
 from rankscope.engine.checkpoint import open_checkpoint
 from rankscope.engine.projections import build_tree

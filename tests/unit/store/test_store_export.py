@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 import pytest
 
+from rankscope.engine.flip import flipped
 from rankscope.engine.spectrum import Slice, Spectrum
 from rankscope.store.entry import entry_of
 from rankscope.store.export import csv_text, escape_name, export, json_text, row
@@ -23,7 +24,7 @@ Make = Callable[..., Spectrum]
 KEYS = [
     *("address", "tensor", "slice", "tower", "layer", "block", "role", "expert", "rows", "cols", "dtype"),
     *("state", "error", "ranks", "effective_rank", "stable_rank", "sigma_max", "sigma_min", "frobenius_norm"),
-    *("solver", "error_bound", "noise_floor", "device", "seconds"),
+    *("solver", "error_bound", "noise_floor", "device", "seconds", "null"),
 ]
 
 
@@ -46,6 +47,7 @@ def test_row_has_these_keys_in_this_order(make: Make) -> None:
     assert list(empty) == KEYS
     assert (empty["error"], empty["slice"]) == ("It has NaN.", None)
     assert all(empty[name] is None for name in KEYS[13:])
+    assert (full["null"], row(flipped(spectrum.projection), entry, "saved", None, None)["null"]) == (None, "flip")
 
 
 def test_json_is_strict_and_has_no_nan(make: Make, tmp_path: Path) -> None:

@@ -64,6 +64,16 @@ def test_stored_models(make: Make, tmp_path: Path) -> None:
     assert hub.size == sum(path.stat().st_size for path in (tmp_path / "org--model").iterdir())
 
 
+def test_twins_are_not_counted_among_the_spectra_of_a_model(make: Make, tmp_path: Path) -> None:
+    twin = make(1, null="flip", key="k", computed_at="2026-01-01T00:00:00.000000Z")
+    with SpectraStore(tmp_path, "m") as store:
+        for spectrum in (make(1), make(2), twin):
+            store.put(spectrum).result()
+        assert len(store.entries()) == 3
+    (model,) = stored_models(tmp_path)
+    assert (model.spectra, model.computed_at) == (2, twin.computed_at)
+
+
 def test_remove_model_deletes_what_the_store_wrote_and_nothing_else(make: Make, tmp_path: Path) -> None:
     root = tmp_path / "root"
     for model in ("one", "two", "three"):

@@ -38,6 +38,7 @@ def awkward(make: Make) -> list[Spectrum]:
         make(5, count=6, values=np.zeros(6), frobenius_norm=0.0),
         make(6, count=0, values=np.zeros(0), rows=0, cols=5),
         make(7, layer=0, expert=0, count=1),
+        make(8, null="flip"),
     ]
 
 
@@ -80,11 +81,13 @@ def test_images_are_built_by_several_threads_at_once(make: Make) -> None:
 @pytest.mark.parametrize("kind", ["segment", "export"])
 def test_a_stranger_follows_the_description(make: Make, tmp_path: Path, kind: str) -> None:
     spectra = [make(n, count=n + 1) for n in range(9)]
+    twins = [make(n, key=f"twin {n}", null="flip", values=np.ones(12)) for n in (0, 4)]
     path = tmp_path / "file.h5"
+    written = [*spectra, *twins]
     if kind == "segment":
-        path.write_bytes(build(spectra).data)
+        path.write_bytes(build(written).data)
     else:
-        export([entry_of(s) for s in spectra], {s.projection.key: s.values for s in spectra}, path)
+        export([entry_of(s) for s in written], {s.projection.key: s.values for s in written}, path)
     with h5py.File(path, "r") as file:
         assert file.attrs["format"] == "rankscope-spectra"
         assert file.attrs["format_version"] == 1

@@ -1,0 +1,98 @@
+"""Sessions without an engine, and table and comparison in an app of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from app_models import LLAMA, Weights, fill, save_model
+from textual.app import App, ComposeResult
+from textual.pilot import Pilot
+
+from rankscope.engine.engine import Settings
+from rankscope.engine.spectrum import Projection
+from rankscope.tui.colours import Palette
+from rankscope.tui.grid import make_grid
+from rankscope.tui.look import Look
+from rankscope.tui.pair import Lens, Pair
+from rankscope.tui.session import Session
+from rankscope.tui.widgets.compare import Compare
+from rankscope.tui.widgets.sheet import Sheet
+from rankscope.tui.widgets.table import MetricTable
+
+
+def session_of(
+    folder: Path, root: Path, weights: Weights | None = None, addresses: Iterable[str] | None = None
+) -> Session:
+    """A session of a model, made of `weights` where they are given, with the spectra of these addresses stored."""
+    if weights is not None:
+        save_model(folder, weights, LLAMA)
+    session = Session(fill(folder, root, addresses), root, lambda _: None, Settings("cpu", 1))
+    session.load()
+    return session
+
+
+def find(session: Session, *addresses: str) -> list[Projection]:
+    """Projections by address, in this order."""
+    by_address = {p.address: p for p in session.model.tree.projections}
+    return [by_address[address] for address in addresses]
+
+
+class Sheets(App[None]):
+    """The table of everything that a scan computes, and the comparison of nothing yet; the table has the focus."""
+
+    CSS = "MetricTable, Compare { height: 1fr; border: solid white; }"
+
+    def __init__(self, pair: Pair) -> None:
+        super().__init__()
+        self.lens = Lens(pair, 0.9)
+        self.shown = pair.first.model.tree.scanned()
+        self.grid = make_grid(self.shown)
+        self.moves: list[object] = []
+
+    def compose(self) -> ComposeResult:
+        look = Look(self.lens, Palette())
+        self.table, self.compare = MetricTable(look, id="table"), Compare(look, id="compare")
+        yield self.table
+        yield self.compare
+
+    def on_mount(self) -> None:
+        self.table.set_rows(self.shown, self.grid)
+        self.table.focus()
+
+    def on_metric_table_moved(self, event: MetricTable.Moved) -> None:
+        self.moves.append(event.selection)
+
+
+def lines(sheet: Sheet) -> list[str]:
+    """What a user sees of it, inside its border."""
+    return [sheet.render_line(y).text.rstrip() for y in range(sheet.size.height)]
+
+
+def words(sheet: Sheet) -> list[list[str]]:
+    """The same word by word: header, rows, foot."""
+    return [line.split() for line in lines(sheet)]
+
+
+async def press(pilot: Pilot[None], *keys: str) -> None:
+    """Press keys and let the app come to rest."""
+    await pilot.press(*keys)
+    await pilot.pause()
+
+
+def column(sheet: Sheet, heading: str) -> list[str]:
+    """The cells under a heading that are in view, from the top."""
+    header, *rows = lines(sheet)
+    end = header.index(f" {heading}") + len(heading) + 1
+    return [row[:end].split()[-1] for row in rows if len(row) >= end]
+
+
+def ranked(numbers: Sequence[float], descending: bool) -> list[int]:
+    """Places of numbers by size, equal ones as they stand: neighbours change places as long as they must."""
+    order = list(range(len(numbers)))
+    for _ in numbers:
+        for at in range(len(order) - 1):
+            here, there = numbers[order[at]], numbers[order[at + 1]]
+            if here < there if descending else here > there:
+                order[at], order[at + 1] = order[at + 1], order[at]
+    return order

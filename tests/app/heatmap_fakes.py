@@ -1,0 +1,189 @@
+"""Models that were never computed: projections of any shape and number, and what a session would know of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from types import SimpleNamespace
+from typing import cast
+
+from textual.app import App, ComposeResult
+from textual.geometry import Region
+from textual.pilot import Pilot
+from textual.widget import Widget
+
+from rankscope.engine.spectrum import Projection, Source
+from rankscope.tui.colours import Depth, palette
+from rankscope.tui.grid import Grid, Selection, make_grid
+from rankscope.tui.look import Look
+from rankscope.tui.measures import BY_NAME
+from rankscope.tui.pair import Lens, Pair, Side
+from rankscope.tui.session import Session, State
+from rankscope.tui.widgets.heatmap import Heatmap
+
+SOURCE = Source("here", "", "model.safetensors", "id", 1, False)
+ATTENTION = ("query", "key", "value", "output")
+MLP = ("gate", "up", "down")
+
+
+def projection(
+    layer: int, block: str, role: str, expert: int | None = None, shape: tuple[int, int] = (1024, 4096), tower: str = ""
+) -> Projection:
+    """A projection whose key is its address."""
+    parts = [tower, "layers", str(layer), block, "" if expert is None else str(expert), role]
+    address = ".".join(filter(None, parts))
+    return Projection(
+        address, f"{address}.weight", None, tower, layer, block, role, expert, *shape, "F32", "", False, SOURCE, address
+    )
+
+
+def layers(count: int, mlp: bool = True, tower: str = "") -> list[Projection]:
+    """A plain decoder."""
+    roles = [("attention", role) for role in ATTENTION] + [("mlp", role) for role in MLP if mlp]
+    return [projection(n, block, role, tower=tower) for n in range(count) for block, role in roles]
+
+
+def moe(count: int, experts: int) -> list[Projection]:
+    """Attention, and so many experts a layer."""
+    found = layers(count, mlp=False)
+    for layer in range(count):
+        found += [projection(layer, "expert", role, e, (2048, 4096)) for e in range(experts) for role in MLP]
+    return found
+
+
+class Told:
+    """What a session knows, as it was told: ranks at any threshold by address, entries, states."""
+
+    def __init__(self, projections: Iterable[Projection]) -> None:
+        self.model = SimpleNamespace(tree=SimpleNamespace(projections=tuple(projections)))
+        self.ranks: dict[str, int] = {}
+        self.entries: dict[str, SimpleNamespace] = {}
+        self.states: dict[str, State] = {}
+
+    def rank(self, p: Projection, _: float) -> int | None:
+        return self.ranks.get(p.key)
+
+    def entry(self, p: Projection) -> SimpleNamespace | None:
+        return self.entries.get(p.key)
+
+    def facts(self, _: Projection) -> None:
+        return None
+
+    def state(self, p: Projection) -> State:
+        known = State.STORED if p.key in self.ranks or p.key in self.entries else State.NOT_COMPUTED
+        return self.states.get(p.key, known)
+
+    def tell(self, ranks: Mapping[str, int]) -> None:
+        """Ranks of these addresses."""
+        self.ranks |= ranks
+
+
+class Seen:
+    """A look at a told model, or at two."""
+
+    def __init__(self, projections: list[Projection], unit: str = "k", depth: Depth = Depth.MANY) -> None:
+        self.told = Told(projections)
+        self.other: Told | None = None
+        self.grid: Grid = make_grid(projections)
+        self.lens = Lens(Pair(cast(Session, self.told)), 0.9, BY_NAME[unit])
+        self.look = Look(self.lens, palette(depth))
+        self.look.show(self.grid)
+
+    def against(self, projections: list[Projection], side: Side) -> Told:
+        """Hold a second model against it."""
+        self.other = Told(projections)
+        self.lens.pair = Pair(cast(Session, self.told), cast(Session, self.other))
+        self.lens.side = side
+        self.look.show(self.grid)
+        return self.other
+
+    def unit(self, name: str) -> None:
+        """See another number."""
+        self.lens.measure = BY_NAME[name]
+        self.look.forget()
+
+
+def ranked(projections: list[Projection], unit: str = "k", depth: Depth = Depth.MANY) -> Seen:
+    """All computed: the rank of layer 3's fifth projection is 305."""
+    seen = Seen(projections, unit, depth)
+    counts: Counter[tuple[str | None, int | None]] = Counter()
+    for p in projections:
+        counts[p.tower, p.layer] += 1
+        seen.told.tell({p.key: 100 * (p.layer or 0) + counts[p.tower, p.layer]})
+    return seen
+
+
+class Shown(App[None]):
+    """One heatmap and a widget that can take the focus; keeps what the heatmap says."""
+
+    CSS = "Heatmap { border: solid white; scrollbar-size-vertical: 1; scrollbar-size-horizontal: 1; }"
+
+    def __init__(self, seen: Seen, overview: bool = False) -> None:
+        super().__init__()
+        self.seen = seen
+        self.heatmap = Heatmap(seen.look, id="heatmap")
+        self.heatmap.set_overview(overview)
+        self.moves: list[Selection] = []
+
+    def compose(self) -> ComposeResult:
+        yield self.heatmap
+
+    def on_mount(self) -> None:
+        self.heatmap.set_grid(self.seen.grid)
+        self.heatmap.focus()
+
+    def on_heatmap_moved(self, event: Heatmap.Moved) -> None:
+        self.moves.append(event.selection)
+
+    @property
+    def lines(self) -> list[str]:
+        """The heatmap as it is seen."""
+        return [self.heatmap.render_line(y).text for y in range(self.heatmap.size.height)]
+
+
+class Eyes:
+    """Keys in, lines out, and which parts of the heatmap were drawn again."""
+
+    def __init__(self, app: Shown, pilot: Pilot[None]) -> None:
+        self.app, self.pilot = app, pilot
+        self.heatmap = app.heatmap
+
+    async def press(self, *keys: str) -> None:
+        await self.pilot.press(*keys)
+        await self.pilot.pause()
+
+    @property
+    def lines(self) -> list[str]:
+        return self.app.lines
+
+    @contextmanager
+    def drawing(self) -> Iterator[list[Region]]:
+        """What is drawn again meanwhile, in parts of the heatmap; all of it where it says no part."""
+        found: list[Region] = []
+        refresh = self.heatmap.refresh
+
+        def watched(*regions: Region, **kwargs: bool) -> Heatmap:
+            found.extend(regions or [self.heatmap.size.region])
+            return refresh(*regions, **kwargs)
+
+        self.heatmap.refresh = watched  # type: ignore[method-assign, assignment]
+        try:
+            yield found
+        finally:
+            self.heatmap.refresh = refresh  # type: ignore[method-assign]
+
+    @property
+    def selected(self) -> Selection:
+        """What the heatmap said last."""
+        return self.app.moves[-1]
+
+
+@asynccontextmanager
+async def showing(seen: Seen, size: tuple[int, int] = (80, 24), overview: bool = False) -> AsyncIterator[Eyes]:
+    """A heatmap with the focus, as large as the terminal, at rest."""
+    app = Shown(seen, overview)
+    async with app.run_test(size=size) as pilot:
+        await pilot.pause()
+        assert isinstance(app.focused, Widget)
+        yield Eyes(app, pilot)

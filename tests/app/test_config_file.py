@@ -1,0 +1,267 @@
+"""The settings file: what it may say, what a mistake in it is answered with, and that printing and loading agree."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from platformdirs import user_config_path
+
+from rankscope.engine.errors import InputError
+from rankscope.tui.cli import main_tui
+from rankscope.tui.colours import Depth, Palette
+from rankscope.tui.config import MLA_LINES, Config, ReferenceLine
+from rankscope.tui.config_file import config_path, load
+from rankscope.tui.config_print import written
+from rankscope.tui.keymap import checked
+
+EVERYTHING = """
+theme = "nord"
+color = "16"
+threshold = "95%"
+thresholds = [90, 0.6, "80", 90.0]
+[lines]
+target = 256
+"q lora" = { rank = 1536.5, role = "query" }
+[keymap]
+scan = "S,f5"
+view.tree = "f1"
+"filter.next" = ">"
+[colors]
+series = [1, 2, 3, 4, 5, 6, 7, 255]
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's settings file, not there yet."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.delenv("RANKSCOPE_CONFIG", raising=False)
+    found = config_path()
+    found.parent.mkdir(parents=True)
+    return found
+
+
+def test_where_the_file_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("RANKSCOPE_CONFIG", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert config_path() == user_config_path("rankscope") / "config.toml"
+    monkeypatch.setenv("RANKSCOPE_CONFIG", str(tmp_path / "mine.toml"))
+    assert config_path() == tmp_path / "mine.toml"
+    monkeypatch.setenv("RANKSCOPE_CONFIG", "~/mine.toml")
+    assert config_path() == Path.home() / "mine.toml"
+    monkeypatch.setenv("RANKSCOPE_CONFIG", "~nobody-here/mine.toml")
+    with pytest.raises(InputError, match="RANKSCOPE_CONFIG=~nobody-here"):
+        config_path()
+
+
+def test_no_file_and_an_empty_file_leave_the_defaults(file: Path) -> None:
+    assert load(file) == Config()
+    file.write_text("# nothing\n")
+    assert load(file) == Config()
+
+
+def test_everything_that_a_file_may_say(file: Path) -> None:
+    file.write_text(EVERYTHING)
+    assert load(file) == Config(
+        theme="nord",
+        depth=Depth.SIXTEEN,
+        threshold=0.95,
+        thresholds=(0.6, 0.8, 0.9),
+        lines=(ReferenceLine("target", 256), ReferenceLine("q lora", 1536.5, "query")),
+        keymap={"scan": "S,f5", "view.tree": "f1", "filter.next": ">"},
+        palette=replace(Palette(), series=(1, 2, 3, 4, 5, 6, 7, 255)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "config"),
+    [
+        ('color = "auto"', Config(depth=None)),
+        ("color = 256", Config(depth=Depth.MANY)),
+        ('color = "mono"', Config(depth=Depth.MONO)),
+        ("threshold = 1", Config(threshold=1.0)),
+        ("threshold = 99.5", Config(threshold=0.995)),
+        ("[lines]", Config(lines=())),
+        ("lines = {}", Config(lines=())),
+        ("\ufefftheme = 'nord'\r\n", Config(theme="nord")),
+    ],
+)
+def test_other_ways_to_write_it(file: Path, text: str, config: Config) -> None:
+    file.write_text(text, encoding="utf-8")
+    assert load(file) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("tresholds = [90]", "no setting tresholds: did you mean thresholds?"),
+        ("zzz = 1", "no setting zzz: there are theme, color"),
+        ("theme = 3", 'theme is 3: write theme = "nord"'),
+        ('theme = ""', "theme is ''"),
+        ('theme = "a\\u001b[31m"', "theme is"),
+        ("color = 8", "color is 8: write one of auto, 256, 16, mono"),
+        ("color = [true]", "color is [True]"),
+        ("threshold = 0", "threshold: 0 is no threshold"),
+        ("threshold = 101", "threshold: 101 is no threshold"),
+        ("threshold = nan", "threshold: nan is no threshold"),
+        ("threshold = true", "threshold: True is no threshold"),
+        ("threshold = 1979-05-27", "is no threshold"),
+        ("thresholds = 90", "thresholds is 90: write thresholds = [60, 80, 90]"),
+        ("thresholds = []", "thresholds is []"),
+        ('thresholds = [90, "x"]', "thresholds: 'x' is no threshold"),
+        ("lines = 3", "lines is 3: write a table [lines]"),
+        ("[lines]\nx = 'a'", "lines.x is 'a': write x = 512"),
+        ("[lines]\nx = 0", "lines.x: the rank 0"),
+        ("[lines]\nx = -inf", "lines.x: the rank -inf"),
+        ("[lines]\nx = nan", "lines.x: the rank nan"),
+        ("[lines]\nx = true", "lines.x is True"),
+        (f"[lines]\nx = 1{'0' * 400}", "lines.x: the rank 1000"),
+        ("[lines]\nx = { rank = 3, rolle = 'key' }", "no setting lines.x.rolle: did you mean lines.x.role?"),
+        ("[lines]\nx = { role = 'key' }", "lines.x is None: write x = 512"),
+        ("[lines]\nx = { rank = 3, role = 1 }", "lines.x.role is 1"),
+        ('[lines]\n"\\u0007" = 1', "lines"),
+        ("keymap = 'x'", "keymap is 'x': write a table [keymap]"),
+        ("[keymap]\nscan = 3", "keymap.scan is 3"),
+        ("[keymap]\nview.tree = ['x']", "keymap.view.tree is ['x']"),
+        ("[colors]\nseries = [1, 2]", "colors.series is [1, 2]: write 8 colour numbers from 0 to 255"),
+        ("[colors]\nabove = [1, 2, 3, 256]", "colors.above"),
+        ("[colors]\nabove = [1, 2, 3, true]", "colors.above"),
+        ("[colors]\nabove = [1, 2, 3, 4.0]", "colors.above"),
+        ("[colors]\nabowe = [1]", "no setting colors.abowe: did you mean colors.above?"),
+        ("colors = []", "colors is []: write a table [colors]"),
+        ("theme = 'a'\ntheme = 'b'\n", "is no TOML: Cannot overwrite a value (at line 2"),
+        ("theme = 'a'\n\n[lines\nx = 3\n", "(at line 3"),
+        (f"threshold = {'9' * 5000}", "is no TOML"),
+        (f"threshold = {'[' * 5000}", "is no TOML"),
+    ],
+    ids=lambda text: text[:40],
+)
+def test_a_mistake_is_one_line_with_the_file_and_the_key(file: Path, text: str, words: str) -> None:
+    file.write_text(text)
+    with pytest.raises(InputError) as error:
+        load(file)
+    line = str(error.value)
+    assert line.startswith(f"settings file {file}: ")
+    assert words in line
+    assert line.isprintable()
+    assert len(line) < len(str(file)) + 450
+
+
+def test_a_file_that_cannot_be_read_is_one_line(file: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read: Is a directory"):
+        load(file.parent)
+    file.touch()
+    with pytest.raises(InputError, match="cannot be read: Not a directory"):
+        load(file / "below")
+    file.write_bytes(b"theme = '\xff'")
+    with pytest.raises(InputError, match="UTF-8"):
+        load(file)
+    with pytest.raises(InputError, match="larger than 1 MB"):
+        load(Path("/dev/zero"))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Config(),
+        Config(lines=(), threshold=1.0, thresholds=(0.123456789012, 1.0), depth=Depth.MONO),
+        Config(theme="nord", lines=(ReferenceLine('a "b" \\ \u00fc\U0001f600', 0.5, 'r"'), ReferenceLine("x", 1e9))),
+        Config(keymap={"scan": "S,ctrl+y", "filter.next": "question_mark", "help": "f1"}),
+        Config(palette=Palette(sequential=(0,) * 6, below=(1,) * 6, above=(255,) * 4, series=(3,) * 8)),
+    ],
+    ids=str,
+)
+def test_what_is_printed_loads_to_the_same(file: Path, config: Config) -> None:
+    text = written(config, file, ["nord"])
+    assert text.isascii()
+    file.write_text(text)
+    assert load(file) == config
+    assert checked(load(file).keymap) == config.keymap
+
+
+def _printed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert main_tui(["--print-config", *words]) == 0
+    return capsys.readouterr().out
+
+
+def test_print_config_names_every_key_and_the_file(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = _printed(capsys)
+    assert f"{file} (not there" in text
+    for key in ("theme", "color", "threshold", "thresholds", "sequential", "below", "above", "series"):
+        assert f"\n{key} = " in text
+    assert '"scan" = "s" ' in text
+    assert "Compute what the filter leaves" in text
+    for default in MLA_LINES:
+        assert f'"{default.name}" = ' in text
+
+
+def test_the_command_line_goes_over_the_file(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_text(EVERYTHING)
+    before = load(file)
+    changed = ("--theme", "dracula", "--color", "auto", "-t", "80", "--line", "target=3", "--line", "x=4@key")
+    file.write_text(_printed(capsys, *changed))
+    assert load(file) == replace(
+        before,
+        theme="dracula",
+        depth=None,
+        threshold=0.8,
+        lines=(before.lines[1], ReferenceLine("target", 3), ReferenceLine("x", 4, "key")),
+        keymap=checked(before.keymap),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("theme = 'nrd'", "no theme 'nrd': auto, ansi-dark"),
+        ("[keymap]\nscann = 'x'", "'scann': did you mean 'scan'?"),
+        ("[keymap]\nscan = 'x'", "the key x is that of 'stop' already"),
+        ("tresholds = 1", "thresholds"),
+    ],
+)
+def test_a_wrong_file_ends_the_program_with_one_line(
+    file: Path, capsys: pytest.CaptureFixture[str], text: str, words: str
+) -> None:
+    file.write_text(text)
+    assert main_tui(["--print-config"]) == 2
+    out, err = capsys.readouterr()
+    (line,) = err.splitlines()
+    assert out == ""
+    assert line.startswith("rankscope-tui: ")
+    assert words in line
+
+
+@pytest.mark.parametrize("value", ["", "x", "=3", "x=", "x=a", "x=0", "x=-1", "x=nan", "x=inf", "x=3@", "a\nb=3"])
+def test_a_wrong_line_is_one_line(capsys: pytest.CaptureFixture[str], value: str) -> None:
+    with pytest.raises(SystemExit) as end:
+        main_tui([f"--line={value}"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert end.value.code == 2
+    assert "NAME=K" in line
+
+
+def test_a_named_file_that_is_not_there_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANKSCOPE_CONFIG", str(tmp_path / "none.toml"))
+    for stream in ("stdin", "stdout"):
+        monkeypatch.setattr(f"sys.{stream}.isatty", lambda: True)
+    assert main_tui(["demo"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "none.toml" in line
+    assert "RANKSCOPE_CONFIG" in line
+
+
+def test_the_settings_are_read_before_textual_is_imported(file: Path) -> None:
+    """It reads the number of colours when it is imported; and a start without a file costs no TOML reader."""
+    program = (
+        "import os, sys; from rankscope.tui import start; from rankscope.tui.config_file import config_path, load;"
+        "start.set_up(load(config_path()), os.environ); print(*sorted(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert not file.exists()
+    assert not {"textual", "tomllib", "numpy", "torch"} & set(done.stdout.split())

@@ -1,0 +1,288 @@
+"""What a cell shows: numbers, spreads, states, shades; at every depth of colour, for one model and for two."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from statistics import median
+from types import SimpleNamespace
+
+import pytest
+from heatmap_fakes import Seen, layers, moe, projection
+
+from rankscope.engine.null import null_rank
+from rankscope.tui.colours import LEVELS, Depth, luminance, palette
+from rankscope.tui.grid import Column, Row, Selection, unfolded
+from rankscope.tui.look import Count
+from rankscope.tui.measures import MODELS_LIMITS, RATIO_LIMITS
+from rankscope.tui.pair import Side
+from rankscope.tui.session import State
+from rankscope.tui.widgets.heatmap import shade_key
+
+KEY = Column("attention", "key")
+GATE = Column("expert", "gate")
+ADDRESS = "layers.0.attention.key"
+
+
+def gates(*ranks: int | None) -> Seen:
+    """One layer of experts whose gates have these ranks."""
+    seen = Seen(moe(1, len(ranks)))
+    seen.told.tell({f"layers.0.expert.{e}.gate": rank for e, rank in enumerate(ranks) if rank is not None})
+    return seen
+
+
+def lightness(colour: int) -> float:
+    """CIE L*."""
+    return 116 * luminance(colour) ** (1 / 3) - 16
+
+
+def contrast(text: int, background: int) -> float:
+    light, dark = sorted((luminance(text), luminance(background)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+# Colours
+
+
+@pytest.mark.parametrize("name", ["sequential", "below", "above"])
+def test_every_shade_of_256_colours_carries_readable_text(name: str) -> None:
+    for colour in getattr(palette(Depth.MANY), name):
+        style = type(palette(Depth.MANY))(sequential=(colour,)).shade(1.0, (2.0,), False)
+        assert style.color is not None
+        assert contrast(style.color.number or 0, colour) >= 4.5
+
+
+def test_shades_of_256_colours_rise_in_even_steps_of_lightness() -> None:
+    many = palette(Depth.MANY)
+    for ramp in (many.sequential, many.below, many.above[::-1]):
+        steps = [lightness(b) - lightness(a) for a, b in pairwise(ramp)]
+        assert min(steps) > 10
+        assert max(steps) < 18
+
+
+@pytest.mark.parametrize("depth", [Depth.MANY, Depth.SIXTEEN])
+@pytest.mark.parametrize("limits", [RATIO_LIMITS, MODELS_LIMITS])
+def test_a_diverging_shade_is_of_one_hue_below_1_and_of_another_above(depth: Depth, limits: tuple[float, ...]) -> None:
+    colours = palette(depth)
+    for value in (0.01, *limits, 99.0):
+        background = colours.shade(value, limits, True).bgcolor
+        assert background is not None
+        assert background.number in (colours.below if value <= 1 else colours.above)
+    nearest = [colours.shade(value, limits, True).bgcolor for value in (1.0, 1.0001)]
+    assert [b.number for b in nearest if b] == [colours.below[-1], colours.above[0]]
+
+
+def test_palettes_of_any_length_have_a_shade_for_every_step() -> None:
+    short = type(palette(Depth.MANY))(sequential=(21,), below=(22,), above=(23,))
+    for value in (0.1, 0.95, 1.05, 3.0):
+        assert short.shade(value, RATIO_LIMITS, True) != short.shade(value, RATIO_LIMITS, False)
+
+
+def test_shades_without_colours_are_bars_that_rise() -> None:
+    mono = palette(Depth.MONO)
+    assert not mono.shade(0.7, RATIO_LIMITS, True)
+    assert [mono.level(v, RATIO_LIMITS) for v in (0.1, *(limit + 0.01 for limit in RATIO_LIMITS))] == list(LEVELS)
+
+
+# Numbers
+
+
+def test_a_cell_shows_the_number_and_the_shade_of_noise_of_its_shape() -> None:
+    seen = Seen(layers(1))
+    seen.told.tell({ADDRESS: 400})
+    cell = seen.look.cell(Row("", 0), KEY)
+    assert (cell.text, cell.tone) == ("400", 400 / null_rank(1024, 4096, 0.9))
+    assert cell.style == palette(Depth.MANY).shade(cell.tone or 0, RATIO_LIMITS, True)
+    seen.unit("k/k0")
+    assert seen.look.cell(Row("", 0), KEY).text == f"{cell.tone:.2f}"
+
+
+@pytest.mark.parametrize(("state", "mark"), [(State.RUNNING, "*"), (State.QUEUED, ":"), (State.FAILED, "!")])
+def test_a_state_stands_where_there_is_no_number(state: State, mark: str) -> None:
+    seen = Seen(layers(1))
+    assert seen.look.cell(Row("", 0), KEY).text == "."
+    seen.told.states[ADDRESS] = state
+    seen.look.forget([ADDRESS])
+    assert seen.look.cell(Row("", 0), KEY).text == mark
+    assert seen.look.cell(Row("", 0), Column("mlp", "none")).text == "-"
+
+
+def test_a_projection_that_is_computed_again_shows_that_it_runs() -> None:
+    seen = Seen(layers(1))
+    seen.told.tell({ADDRESS: 400})
+    seen.told.states[ADDRESS] = State.RUNNING
+    assert seen.look.cell(Row("", 0), KEY).text == "*"
+
+
+def test_experts_fold_to_their_median_and_half_of_their_interquartile_range() -> None:
+    cell = gates(100, 104, 110, 120, 96).look.cell(Row("", 0), GATE)
+    assert cell.text == "104~5"  # quartiles 100 and 110
+    assert (cell.number, cell.fitting(4)) == (104, "104")
+
+
+def test_a_spread_needs_four_experts() -> None:
+    assert gates(100, 104, 110).look.cell(Row("", 0), GATE).text == "104"
+
+
+def test_experts_that_are_not_all_there_say_so_or_give_no_number() -> None:
+    seen = gates(100, None, 110, None)
+    cell = seen.look.cell(Row("", 0), GATE)
+    assert (cell.text, cell.fitting(6)) == ("105 2/4", ".")
+    seen.told.states["layers.0.expert.3.gate"] = State.FAILED
+    seen.look.forget(["layers.0.expert.3.gate"])
+    cell = seen.look.cell(Row("", 0), GATE)
+    assert (cell.fitting(6), cell.sign) == ("!", "!")
+    assert gates(None, None).look.cell(Row("", 0), GATE).text == "."
+
+
+def test_a_number_too_long_for_its_place_loses_digits_and_is_never_cut() -> None:
+    seen = Seen(layers(1), "sigma_1")
+    seen.told.entries[ADDRESS] = SimpleNamespace(sigma_max=12345.678)
+    cell = seen.look.cell(Row("", 0), KEY)
+    assert [cell.fitting(width) for width in (9, 8, 6, 4)] == ["1.235e+04", "1.2e+04", "1e+04", "#"]
+
+
+def test_grey_says_that_factors_cost_more() -> None:
+    seen = Seen([projection(0, "attention", "key", shape=(1000, 1000))], "k/k*", Depth.MONO)
+    seen.told.tell({ADDRESS: 499})
+    assert not seen.look.cell(Row("", 0), KEY).style.dim
+    seen.told.tell({ADDRESS: 501})
+    seen.look.forget([ADDRESS])
+    cell = seen.look.cell(Row("", 0), KEY)
+    assert (cell.is_greyed, cell.style.dim, cell.text, cell.level) == (True, True, "1.00", "\u2587")
+
+
+def test_a_mark_underlines_its_cell_and_its_group() -> None:
+    seen = gates(100, 104)
+    assert not seen.look.cell(Row("", 0), GATE).is_marked
+    seen.look.marked = frozenset({"layers.0.expert.1.gate"})
+    cell = seen.look.cell(Row("", 0), GATE)
+    assert (cell.is_marked, cell.style.underline, cell.sign) == (True, True, "+")
+    seen.look.marked = frozenset()
+    assert not seen.look.cell(Row("", 0), GATE).is_marked
+
+
+def test_the_twin_with_random_signs_has_its_own_state() -> None:
+    from rankscope.engine.flip import flipped
+
+    seen = Seen(layers(1), "k/kf")
+    p = next(p for p in seen.told.model.tree.projections if p.key == ADDRESS)
+    seen.told.tell({ADDRESS: 300})
+    assert seen.look.cell(Row("", 0), KEY).text == "."
+    seen.told.states[flipped(p).key] = State.QUEUED
+    seen.look.forget()
+    assert seen.look.cell(Row("", 0), KEY).text == ":"
+    seen.told.tell({flipped(p).key: 400})
+    seen.look.forget()
+    assert seen.look.cell(Row("", 0), KEY).text == "0.75"
+
+
+# Shades spread over what there is
+
+
+def told_sigmas(*sigmas: float) -> Seen:
+    seen = Seen([projection(n, "attention", "key") for n in range(9)], "sigma_1")
+    for n, sigma in enumerate(sigmas):
+        seen.told.entries[f"layers.{n}.attention.key"] = SimpleNamespace(sigma_max=sigma)
+    return seen
+
+
+def test_five_limits_at_even_distances_of_their_logarithms() -> None:
+    assert told_sigmas(1.0, 64.0, 8.0).look.limits == pytest.approx((2, 4, 8, 16, 32))
+    assert told_sigmas().look.limits == ()
+    assert told_sigmas(3.0).look.limits == (3.0,)
+    assert told_sigmas(math.inf, 0.0, 2.0, 128.0).look.limits == pytest.approx((4, 8, 16, 32, 64))
+
+
+def test_limits_stay_until_a_number_lies_outside() -> None:
+    seen = told_sigmas(1.0, 64.0)
+    rows = [Row("", n) for n in range(9)]
+    before = seen.look.cell(rows[1], KEY)
+    limits = seen.look.limits
+    seen.told.entries["layers.2.attention.key"] = SimpleNamespace(sigma_max=5.0)
+    seen.look.forget(["layers.2.attention.key"])
+    assert seen.look.limits == limits
+    seen.told.entries["layers.3.attention.key"] = SimpleNamespace(sigma_max=4096.0)
+    seen.look.forget(["layers.3.attention.key"])
+    assert seen.look.limits == pytest.approx((4, 16, 64, 256, 1024))
+    assert seen.look.cell(rows[1], KEY).style != before.style  # the largest no longer
+    del seen.told.entries["layers.3.attention.key"]
+    seen.look.forget()
+    assert seen.look.limits == limits
+
+
+def test_the_key_shows_the_limits_between_the_shades() -> None:
+    seen = Seen(layers(1))
+    key = shade_key(seen.look)
+    assert key.plain.split() == [".5", ".6", ".7", ".8", ".9", "1", "1.1"]
+    shades = [palette(Depth.MANY).shade(v, RATIO_LIMITS, True) for v in (*RATIO_LIMITS, 9.0)]
+    assert [span.style for span in key.spans if key.plain[span.start : span.end].isspace()] == shades
+    assert shade_key(Seen(layers(1), depth=Depth.MONO).look).plain == (
+        "\u2581.5\u2582.6\u2583.7\u2584.8\u2585.9\u25861\u25871.1\u2588"
+    )
+    assert shade_key(told_sigmas().look).plain == ""
+    assert shade_key(told_sigmas(1e-9, 1e9).look).cell_len < 45
+
+
+# Two models
+
+
+def test_the_other_model_and_the_ratio() -> None:
+    seen = Seen(layers(2))
+    seen.told.tell({ADDRESS: 400, "layers.1.attention.key": 300})
+    other = seen.against(layers(1), Side.B)
+    look, first, second = seen.look, Row("", 0), Row("", 1)
+    assert [look.cell(row, KEY).text for row in (first, second)] == [".", "-"]
+    other.tell({ADDRESS: 500})
+    look.forget([ADDRESS])
+    assert look.cell(first, KEY).text == "500"
+    assert look.count(Selection(second)) == Count(0, 0, 0)
+    seen.lens.side = Side.RATIO
+    look.forget()
+    assert [look.cell(row, KEY).text for row in (first, second)] == ["1.250", "-"]
+    assert look.cell(first, KEY).style == palette(Depth.MANY).shade(1.25, MODELS_LIMITS, True)
+    assert look.noise_ratio(first, KEY) == 400 / null_rank(1024, 4096, 0.9)
+
+
+# Groups
+
+
+def test_counts_follow_what_changes() -> None:
+    seen = gates(100, 104, None)
+    whole = Selection(Row("", 0), block="expert")
+    assert seen.look.count(whole) == Count(2, 0, 9)
+    seen.told.states["layers.0.expert.2.gate"] = State.FAILED
+    assert seen.look.count(whole) == Count(2, 0, 9)
+    seen.look.forget(["layers.0.expert.2.gate"])
+    assert seen.look.count(whole) == Count(2, 1, 9)
+
+
+def test_noise_ratios_of_a_cell_are_those_of_its_members_in_any_unit() -> None:
+    seen = gates(100, 104, 120)
+    expected = median(k / null_rank(2048, 4096, 0.9) for k in (100, 104, 120))
+    for unit in ("k", "k/k0", "percent", "k/k*"):
+        seen.unit(unit)
+        assert seen.look.noise_ratio(Row("", 0), GATE) == pytest.approx(expected)
+
+
+# Experts
+
+
+def test_unfolded_experts_are_rows_with_one_projection_in_a_cell() -> None:
+    seen = gates(100, 104, 110)
+    inner = unfolded(seen.grid, Row("", 0), "expert")
+    assert [row.label for row in inner.rows] == ["e0", "e1", "e2"]
+    assert [column.role for column in inner.columns] == ["gate", "up", "down"]
+    assert inner.cells[inner.rows[1], GATE][0].address == "layers.0.expert.1.gate"
+    seen.look.show_experts(inner)
+    assert [seen.look.cell(row, GATE).text for row in inner.rows] == ["100", "104", "110"]
+    seen.told.tell({"layers.0.expert.1.gate": 99})
+    seen.look.forget(["layers.0.expert.1.gate"])
+    assert seen.look.cell(inner.rows[1], GATE).text == "99"
+    assert seen.look.cell(Row("", 0), GATE).text == "100"
+
+
+def test_projections_without_a_number_of_their_own_are_rows_in_their_order() -> None:
+    twice = [projection(0, "other", "lora"), projection(0, "other", "lora")]
+    inner = unfolded(Seen(twice).grid, Row("", 0), "other")
+    assert [row.label for row in inner.rows] == ["e0", "e1"]

@@ -1,0 +1,178 @@
+"""From the command line to the screen and back: one model or two, and errors that end it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import select
+import struct
+import sys
+import termios
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from app_models import LLAMA, fill, llama_weights, save_model
+
+from rankscope.engine.engine import Settings
+from rankscope.tui import app as app_module
+from rankscope.tui.app import RankScopeApp
+from rankscope.tui.cli import main_tui
+from rankscope.tui.config import Config
+from rankscope.tui.session import Session, State, open_model
+
+DEADLINE = 20.0
+"""Seconds after which a silent program has failed; nothing passes or fails by being slower or faster."""
+BACK = b"\x1b[?1049l"
+"""A terminal's word for: the other screen again."""
+PROGRAM = """
+import sys
+from rankscope.tui.cli import main_tui
+from rankscope.tui.screens.explorer import Explorer
+
+def fail(self):
+    raise ValueError("on purpose")
+
+if sys.argv[1] != "nothing":
+    setattr(Explorer, sys.argv[1], fail)
+sys.exit(main_tui(sys.argv[2:]))
+"""
+
+
+class Terminal:
+    """A program on a pseudo-terminal of 120x40."""
+
+    def __init__(self, folder: Path, *words: object) -> None:
+        environ = {
+            **os.environ,
+            "TERM": "xterm-256color",
+            "XDG_STATE_HOME": str(folder),
+            "XDG_CONFIG_HOME": str(folder),
+        }
+        self.child, self.terminal = pty.fork()
+        if self.child == 0:
+            os.execve(sys.executable, [sys.executable, "-c", PROGRAM, *map(str, words)], environ)
+        fcntl.ioctl(self.terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+        self.written = b""
+
+    def until(self, text: bytes) -> None:
+        """Wait for it on the screen: a program that ends without it fails the test."""
+        while text not in self.written:
+            assert self._read(), self.written[-2000:]
+
+    def press(self, keys: bytes) -> None:
+        os.write(self.terminal, keys)
+
+    def end(self) -> int:
+        """Wait for the end; returns the exit code."""
+        while self._read():
+            pass
+        os.close(self.terminal)
+        return os.waitstatus_to_exitcode(os.waitpid(self.child, 0)[1])
+
+    @property
+    def left(self) -> str:
+        """What stands on the terminal after the explorer has gone."""
+        _, back, text = self.written.rpartition(BACK)
+        assert back
+        return text.partition(b"\x1b[?1004l")[2].decode()
+
+    def _read(self) -> bool:
+        ready, _, _ = select.select([self.terminal], [], [], DEADLINE)
+        assert ready, f"nothing more is written after {self.written[-2000:]!r}"
+        try:
+            found = os.read(self.terminal, 1 << 16)
+        except OSError:  # the program has ended
+            return False
+        self.written += found
+        return bool(found)
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    """A llama of other weights, and of one layer less."""
+    return save_model(tmp_path / "other-llama", llama_weights(5), LLAMA)
+
+
+def test_an_error_before_the_first_screen_is_one_line_and_code_1(llama: Path, root: Path, tmp_path: Path) -> None:
+    terminal = Terminal(tmp_path, "on_mount", llama, "--store", root)
+    assert terminal.end() == 1
+    (line,) = terminal.left.splitlines()
+    log = tmp_path / "rankscope" / "log" / "rankscope.log"
+    assert line == f"rankscope-tui: Mount failed: ValueError: on purpose; details in {log}"
+    assert "Traceback" in log.read_text()
+
+
+def test_a_key_that_fails_says_so_and_the_explorer_goes_on(llama: Path, root: Path, tmp_path: Path) -> None:
+    fill(llama, root)
+    terminal = Terminal(tmp_path, "action_axes", llama, "--store", root)
+    terminal.until(b"42/42")
+    terminal.press(b"a")
+    terminal.until(b"the key a failed: ValueError")
+    terminal.press(b"t")
+    terminal.until(b"k95")
+    terminal.press(b"\x11")
+    assert terminal.end() == 0
+    assert terminal.left == ""
+
+
+def test_two_models_open_beside_each_other(llama: Path, other: Path, root: Path, tmp_path: Path) -> None:
+    fill(llama, root)
+    fill(other, root)
+    terminal = Terminal(tmp_path, "nothing", llama, "--against", other, "--store", root, "--theme", "nord")
+    terminal.until(b"other-llama")
+    terminal.press(b"\x11")
+    assert terminal.end() == 0
+    assert terminal.left == ""
+
+
+def test_a_second_model_that_is_not_there_is_one_line(
+    llama: Path, root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    for stream in ("stdin", "stdout"):
+        monkeypatch.setattr(f"sys.{stream}.isatty", lambda: True)
+    monkeypatch.setattr(os, "environ", {**os.environ})  # what textual is told stays here
+    assert main_tui([str(llama), "--against", "/nowhere", "--store", str(root)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "/nowhere" in line
+
+
+async def test_what_is_computed_of_the_second_model_is_known_of_the_second(
+    llama: Path, other: Path, root: Path
+) -> None:
+    models = [open_model(str(folder), root) for folder in (llama, other)]
+    app = RankScopeApp(models, root, Settings("cpu", 1), Config())
+    first, second = app.pair.sessions
+    async with app.run_test(size=(120, 40)) as pilot:
+        key = next(p for p in second.model.tree.scanned() if p.role == "key")
+        assert second.compute([key]) == [key]
+        for _ in range(4000):
+            if second.state(key) is State.DONE:
+                break
+            await pilot.pause(0.005)
+        assert second.entry(key) is not None
+        assert not any(first.entry(p) for p in first.model.tree.projections)
+    assert app.close(20)
+
+
+def test_closing_both_takes_no_longer_than_closing_one(
+    llama: Path, other: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = RankScopeApp([open_model(str(f), root) for f in (llama, other)], root, Settings("cpu", 1), Config())
+    now = 0.0
+    done: list[object] = []
+
+    def close(session: Session, timeout: float | None = None) -> bool:
+        nonlocal now
+        assert timeout is not None
+        done.append(timeout)
+        now += 0.5  # a thread that is waited for
+        return session is not app.pair.first
+
+    monkeypatch.setattr(app_module, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(Session, "stop", lambda session: done.append(session))
+    monkeypatch.setattr(Session, "close", close)
+    assert not app.close(0.75)
+    assert done == [app.pair.first, app.pair.second, 0.75, 0.25]

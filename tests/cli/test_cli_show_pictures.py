@@ -1,0 +1,101 @@
+"""`rankscope plot` and `rankscope ls --json`."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from cli_models import write_llama
+from cli_process import Run
+
+SIGNATURES = {".png": b"\x89PNG", ".pdf": b"%PDF", ".svg": b"<?xml"}
+
+
+@pytest.fixture
+def model(tmp_path: Path, cli: Run) -> Path:
+    write_llama(tmp_path / "m")
+    cli("scan", tmp_path / "m")
+    return tmp_path / "m"
+
+
+@pytest.mark.parametrize(
+    ("view", "words"),
+    [
+        ("heatmap", ("--unit", "k/k0", "-t", "80")),
+        ("spectrum", ("--filter", "key", "--normalised")),
+        ("energy", ("--filter", "layers.1.attention.key")),
+        ("layers", ("-t", "60,90", "--line", "target=5")),
+        ("facets", ("--normalised",)),
+    ],
+)
+def test_every_view_makes_a_picture(model: Path, tmp_path: Path, cli: Run, view: str, words: tuple[str, ...]) -> None:
+    for suffix, signature in SIGNATURES.items():
+        path = tmp_path / f"picture{suffix}"
+        ran = cli("plot", model, "--view", view, "-o", path, *words)
+        assert (ran.code, ran.out) == (0, "")
+        assert path.read_bytes().startswith(signature)
+        assert view in ran.err
+        assert str(path) in ran.err
+
+
+def test_what_is_missing_is_said(tmp_path: Path, cli: Run) -> None:
+    write_llama(tmp_path / "m")
+    assert "nothing is stored" in cli("plot", tmp_path / "m", "-o", tmp_path / "a.png").error
+    cli("scan", tmp_path / "m", "--filter", "mlp")
+    ran = cli("plot", tmp_path / "m", "-o", tmp_path / "a.png")
+    assert ran.code == 0
+    assert ran.err.endswith("8 of 14 are not computed yet\n")
+
+
+def test_two_models_in_one_picture(model: Path, tmp_path: Path, cli: Run) -> None:
+    write_llama(tmp_path / "b", seed=4)
+    cli("scan", tmp_path / "b")
+    for view in ("heatmap", "layers", "spectrum"):
+        ran = cli("plot", model, "--view", view, "--against", tmp_path / "b", "-o", tmp_path / f"{view}.svg")
+        assert ran.code == 0
+        assert "B/A" in ran.err or view != "heatmap"
+        assert (tmp_path / f"{view}.svg").stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "-o"),
+        (("-o", ""), "picture"),
+        (("-o", "a.txt"), ".png"),
+        (("-o", "missing/a.png"), "cannot write"),
+        (("-o", "folder.png"), "cannot write"),
+        (("-o", "a.png", "--view", "table"), "invalid choice"),
+        (("-o", "a.png", "--normalised"), "--normalised goes with"),
+        (("-o", "a.png", "--view", "layers", "--unit", "k/k0"), "--unit goes with"),
+        (("-o", "a.png", "--side", "B"), "--against"),
+        (("-o", "a.png", "--filter", "zzz"), "zzz"),
+    ],
+)
+def test_wrong_use_of_plot_is_one_line_and_no_file(
+    model: Path, cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("folder.png").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    assert said in cli("plot", model, *words).error
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.usefixtures("model")
+def test_ls_as_json_is_a_line_a_model(tmp_path: Path, cli: Run, store: Path) -> None:
+    write_llama(tmp_path / "b", 1)
+    cli("scan", tmp_path / "b")
+    shutil.rmtree(tmp_path / "b")
+    rows = cli("ls", "--json").rows
+    assert [(row["model"], row["spectra"]) for row in rows] == [(f"{tmp_path}/b", 7), (f"{tmp_path}/m", 14)]
+    for row in rows:
+        files = [path for path in (store / row["folder"]).iterdir() if path.is_file()]
+        assert row["bytes"] == sum(path.stat().st_size for path in files)
+        assert row["computed_at"].endswith("Z")
+
+
+def test_ls_as_json_of_nothing_is_nothing(cli: Run) -> None:
+    ran = cli("ls", "--json")
+    assert (ran.code, ran.out) == (0, "")

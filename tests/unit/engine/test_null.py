@@ -1,0 +1,151 @@
+"""What noise of a shape gives, against Gaussian matrices that are drawn and solved by LAPACK."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+
+from rankscope.engine.metrics import energy, threshold_ranks
+from rankscope.engine.null import noise_edge, noise_energy, noise_scale, noise_values, null_rank, spikes
+from rankscope.engine.spectrum import Values
+
+THRESHOLDS = (0.6, 0.8, 0.9, 0.95, 0.99)
+LARGE = [(512, 512), (512, 2048), (1280, 640), (512, 1792), (768, 768)]
+SMALL = [(1, 1), (1, 7), (7, 1), (2, 2), (3, 5), (17, 17), (40, 17), (10, 100), (64, 64), (128, 512), (255, 300)]
+
+
+@cache
+def drawn(rows: int, cols: int) -> Values:
+    """Singular values of Gaussian matrices, shape (draws, min): more draws of a small matrix, which varies more."""
+    rng = np.random.default_rng([rows, cols])
+    draws = []
+    for _ in range(max(3, min(200, 4000 // min(rows, cols)))):
+        matrix = rng.standard_normal((rows, cols))
+        wide = matrix if rows <= cols else matrix.T
+        draws.append(np.sqrt(np.linalg.eigvalsh(wide @ wide.T).clip(0.0))[::-1])
+    return np.array(draws)
+
+
+def sampled_ranks(rows: int, cols: int) -> Values:
+    """Mean threshold ranks of the drawn matrices, shape (5,)."""
+    return np.mean([threshold_ranks(values, THRESHOLDS) for values in drawn(rows, cols)], axis=0)
+
+
+def null_ranks(rows: int, cols: int) -> Values:
+    return np.array([null_rank(rows, cols, t) for t in THRESHOLDS])
+
+
+@pytest.mark.parametrize("shape", LARGE, ids=str)
+def test_null_ranks_of_large_matrices_are_those_of_drawn_ones_within_a_hundredth(shape: tuple[int, int]) -> None:
+    np.testing.assert_allclose(null_ranks(*shape), sampled_ranks(*shape), rtol=0.01)
+
+
+@pytest.mark.parametrize("shape", SMALL, ids=str)
+def test_null_ranks_of_small_matrices_are_those_of_drawn_ones_within_one(shape: tuple[int, int]) -> None:
+    """On average: the ranks of two draws may differ by two."""
+    np.testing.assert_allclose(null_ranks(*shape), sampled_ranks(*shape), rtol=0.0, atol=1.0)
+
+
+def test_null_ranks_of_the_field_notes() -> None:
+    for shape, shares in (((4096, 4096), (0.236, 0.387, 0.510)), ((1024, 4096), (0.392, 0.609, 0.761))):
+        found = [null_rank(*shape, t) / min(shape) for t in THRESHOLDS[:3]]
+        np.testing.assert_allclose(found, shares, atol=6e-4)
+
+
+@pytest.mark.parametrize("shape", [*LARGE, (128, 512), (255, 300)], ids=str)
+def test_noise_values_are_those_of_drawn_matrices(shape: tuple[int, int]) -> None:
+    values = noise_values(*shape, 0.02)
+    assert values.shape == (min(shape),)
+    assert (np.diff(values) < 0).all()
+    np.testing.assert_allclose(values, 0.02 * drawn(*shape).mean(axis=0), atol=0.01 * values[0])
+
+
+@pytest.mark.parametrize("shape", [*LARGE, (128, 512), (255, 300)], ids=str)
+def test_noise_energy_is_that_of_drawn_matrices(shape: tuple[int, int]) -> None:
+    curve = noise_energy(*shape)
+    sampled = np.mean([energy(values) for values in drawn(*shape)], axis=0)
+    np.testing.assert_allclose(curve, sampled, atol=0.004)
+    np.testing.assert_allclose(curve, energy(noise_values(*shape, 1.0)), atol=1e-4)
+    assert curve[-1] == 1.0
+
+
+@pytest.mark.parametrize("shape", [(17, 40), (64, 64), (512, 1792)], ids=str)
+def test_noise_energy_reaches_a_threshold_at_its_null_rank(shape: tuple[int, int]) -> None:
+    for k in range(1, min(shape)):
+        assert null_rank(*shape, float(noise_energy(*shape)[k - 1])) == pytest.approx(k, abs=1e-6)
+
+
+def test_noise_does_not_ask_which_side_is_which() -> None:
+    np.testing.assert_array_equal(noise_values(40, 17, 1.0), noise_values(17, 40, 1.0))
+    np.testing.assert_array_equal(noise_energy(40, 17), noise_energy(17, 40))
+    assert null_rank(40, 17, 0.9) == null_rank(17, 40, 0.9)
+    assert noise_edge(40, 17, 2.0) == noise_edge(17, 40, 2.0)
+
+
+def test_what_a_caller_does_to_noise_values_stays_with_him() -> None:
+    noise_values(9, 12, 1.0)[:] = 0.0
+    assert noise_values(9, 12, 1.0)[0] > 0
+
+
+@pytest.mark.parametrize("shape", [*LARGE, (128, 512), (255, 300)], ids=str)
+@pytest.mark.parametrize("scale", [0.02, 1e-200, 1e200])
+def test_the_scale_of_noise_is_found(shape: tuple[int, int], scale: float) -> None:
+    for values in drawn(*shape):
+        assert noise_scale(values * scale, *shape) / scale == pytest.approx(1.0, abs=0.02)
+    assert noise_scale(noise_values(*shape, scale), *shape) / scale == pytest.approx(1.0, abs=1e-12)
+
+
+def test_the_median_is_that_of_gavish_and_donoho() -> None:
+    """Their omega is lambda sqrt(n) s / median: 2.858 of a square, .56 b^3 - .95 b^2 + 1.82 b + 1.43 within .02."""
+    for beta in (1.0, 0.75, 0.5, 0.25, 0.125):
+        rows, cols = int(4096 * beta), 4096
+        root = np.sqrt(beta**2 + 14 * beta + 1)
+        optimal = np.sqrt(2 * (beta + 1) + 8 * beta / (beta + 1 + root))  # their lambda
+        omega = optimal * cols**0.5 * noise_scale(np.ones(rows), rows, cols)
+        assert omega == pytest.approx(0.56 * beta**3 - 0.95 * beta**2 + 1.82 * beta + 1.43, abs=0.02)
+        if beta == 1:
+            assert omega == pytest.approx(2.858, abs=5e-4)
+
+
+@pytest.mark.parametrize("shape", LARGE, ids=str)
+def test_noise_ends_at_the_edge_and_has_no_spikes(shape: tuple[int, int]) -> None:
+    for values in drawn(*shape):
+        assert values[0] == pytest.approx(noise_edge(*shape, 1.0), rel=0.02)
+        assert spikes(values, *shape) <= 1
+
+
+@pytest.mark.parametrize("planted", [1, 5, 30])
+def test_spikes_are_the_directions_that_were_planted(planted: int) -> None:
+    """Planted at 2 to 4 times the edge: they inflate the standard deviation of the entries, and not noise_scale."""
+    shape, rng = (300, 500), np.random.default_rng(planted)
+    noise = 0.02 * rng.standard_normal(shape)
+    left, right = (np.linalg.qr(rng.standard_normal((side, planted)))[0] for side in shape)
+    strength = noise_edge(*shape, 0.02) * np.linspace(4.0, 2.0, planted)
+    matrix = noise + (left * strength) @ right.T
+    values = np.linalg.svd(matrix, compute_uv=False)
+    assert spikes(values, *shape) == planted
+    if planted == 30:
+        assert matrix.std() > 0.025
+        assert noise_scale(values, *shape) == pytest.approx(0.02, rel=0.1)
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (0, 5), (1, 1), (1, 7), (7, 1), (2, 1), (1, 100_000)], ids=str)
+def test_the_smallest_shapes_divide_by_nothing(shape: tuple[int, int]) -> None:
+    small = min(shape)
+    with np.errstate(all="raise"):
+        values, curve = noise_values(*shape, 0.5), noise_energy(*shape)
+        assert values.shape == curve.shape == (small,)
+        assert np.isfinite(values).all()
+        assert spikes(values, *shape) == 0
+        assert noise_scale(values, *shape) == pytest.approx(0.5 if small else 0.0)
+        assert noise_edge(*shape, 0.0) == 0.0
+        assert 0 <= null_rank(*shape, 0.9) <= small
+    if small:
+        assert curve[-1] == 1.0
+
+
+def test_a_zero_matrix_has_neither_scale_nor_spikes() -> None:
+    assert noise_scale(np.zeros(5), 5, 9) == 0.0
+    assert spikes(np.zeros(5), 5, 9) == 0

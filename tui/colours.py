@@ -1,0 +1,101 @@
+"""Colours of shades and curves, for terminals with 256 colours, 16, or none."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from rich.style import Style
+
+LEVELS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
+"""Bars of rising height: the shades of a terminal without colours."""
+
+# Even steps of CIE lightness, 13 to 18 each (viridis itself keeps 12 of 20 steps in 256 colours and turns once).
+SEQUENTIAL = (53, 24, 30, 36, 77, 191)
+# From dark to light blue below 1, from light to dark red above: the farther from 1, the darker.
+BELOW = (20, 25, 32, 74, 117, 195)
+ABOVE = (224, 216, 203, 160)
+SERIES = (33, 208, 71, 170, 178, 37, 160, 245)
+"""Distinct in 256 colours, on dark and on light backgrounds."""
+DIM = 243
+_CUBE = (0, 95, 135, 175, 215, 255)
+
+# Of the terminal's own 16 there are fewer steps that rise in lightness in the usual schemes: the darkest share one.
+SEQUENTIAL_16 = (4, 5, 6, 10, 11, 15)
+BELOW_16 = (4, 12, 6, 14, 15)
+ABOVE_16 = (11, 3, 9, 1)
+SERIES_16 = (12, 3, 2, 13, 6, 9, 11, 7)
+
+
+class Depth(StrEnum):
+    """How many colours there are."""
+
+    MANY = "256"
+    SIXTEEN = "16"
+    MONO = "mono"
+
+
+@dataclass(frozen=True, slots=True)
+class Palette:
+    """Colour numbers as in 256-colour terminals (the first 16 are the terminal's own)."""
+
+    depth: Depth = Depth.MANY
+    sequential: tuple[int, ...] = SEQUENTIAL
+    below: tuple[int, ...] = BELOW
+    above: tuple[int, ...] = ABOVE
+    series: tuple[int, ...] = SERIES
+    dim: int = DIM
+
+    def shade(self, value: float, limits: Sequence[float], diverges: bool) -> Style:
+        """The style of a value: which of the len(limits) + 1 steps it falls in. Empty without colours."""
+        if self.depth is Depth.MONO:
+            return Style.null()
+        step = bisect_left(limits, value)
+        if not diverges:
+            return _on(self.sequential[_spread(step, limits, len(self.sequential))])
+        under = sum(limit <= 1 for limit in limits)  # steps below 1; the one next to 1 is the lightest
+        if step < under:
+            return _on(self.below[max(0, len(self.below) - under + step)])
+        return _on(self.above[min(len(self.above) - 1, step - under)])
+
+    def level(self, value: float, limits: Sequence[float]) -> str:
+        """The shade as one character, for terminals without colours."""
+        return LEVELS[_spread(bisect_left(limits, value), limits, len(LEVELS))]
+
+
+def palette(depth: Depth) -> Palette:
+    """The colours for so many."""
+    if depth is Depth.SIXTEEN:
+        return Palette(depth, SEQUENTIAL_16, BELOW_16, ABOVE_16, SERIES_16, 8)
+    return Palette(depth)
+
+
+def _spread(step: int, limits: Sequence[float], count: int) -> int:
+    """Which of `count` things stands for a step, the first and the last for the ends."""
+    return round(step * (count - 1) / max(1, len(limits)))
+
+
+def _on(colour: int) -> Style:
+    """A background, with the text that can be read on it."""
+    dark, light = (0, 15) if colour < 16 else (16, 231)
+    return Style(color=f"color({dark if _is_light(colour) else light})", bgcolor=f"color({colour})")
+
+
+def _is_light(colour: int) -> bool:
+    """Whether black stands out more than white."""
+    if colour < 16:  # as the terminal's scheme has them
+        return colour in (2, 3, 6, 7, 9, 10, 11, 13, 14, 15)
+    # Above a luminance of .179 black has the larger contrast ratio (WCAG 2).
+    return luminance(colour) > 0.179
+
+
+def luminance(colour: int) -> float:
+    """Relative luminance of one of the colours 16 to 255, which are the same in every terminal."""
+    if colour >= 232:
+        levels = [8 + 10 * (colour - 232)] * 3
+    else:
+        levels = [_CUBE[(colour - 16) // step % 6] for step in (36, 6, 1)]
+    red, green, blue = (((c / 255 + 0.055) / 1.055) ** 2.4 if c > 10 else c / 255 / 12.92 for c in levels)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue

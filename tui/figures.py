@@ -1,0 +1,133 @@
+"""What a chart consists of, the same for a terminal and for paper. Nothing here draws, or knows a widget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+# Strings, so that a screen that only shows charts need not wait for numpy.
+Points: TypeAlias = "NDArray[np.float64]"
+Span: TypeAlias = "tuple[float, float]"
+
+ONLY_ZEROS = "only zeros: a log axis has no place for them, a goes to linear axes"
+
+
+class Stroke(StrEnum):
+    """How a line is drawn."""
+
+    SOLID = "solid"
+    DASHED = "dashed"
+    DOTTED = "dotted"
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One curve: `x` and `y` float64 of one length. `number` picks its colour and marker; None: it is a dim
+    curve to hold the others against. Those of one label have one place in the legend, those without none."""
+
+    label: str
+    x: Points = field(repr=False)
+    y: Points = field(repr=False)
+    number: int | None = None
+    stroke: Stroke = Stroke.SOLID
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """A dim horizontal line: `label` stands on the axis, `name` in the legend ("": nowhere)."""
+
+    value: float
+    label: str
+    name: str = ""
+    stroke: Stroke = Stroke.SOLID
+    is_bright: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """`name` is written on paper, `unit` behind every number; without `span` it spans what is drawn."""
+
+    name: str
+    unit: str = ""
+    log: bool = False
+    span: Span | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """Curves on common axes; x counts something, from whole number to whole number."""
+
+    title: str
+    x: Axis
+    y: Axis
+    series: tuple[Series, ...]
+    levels: tuple[Level, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One chart, or several in rows of `columns` with one legend. Where their axes are `shared`, only the charts
+    at the edges need numbers. `notes` end the legend; `empty` says what to do where there is nothing to draw."""
+
+    title: str
+    charts: tuple[Chart, ...] = ()
+    columns: int = 1
+    shared: bool = False
+    notes: tuple[str, ...] = ()
+    empty: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """One entry of a legend; `is_level`: of a horizontal line."""
+
+    label: str
+    number: int | None
+    stroke: Stroke
+    is_level: bool = False
+
+
+def signs(figure: Figure) -> list[Sign]:
+    """The legend of a figure: the curves that have points, then what is dim, each label once."""
+    curves = [Sign(s.label, s.number, s.stroke) for chart in figure.charts for s in chart.series if len(s.x)]
+    levels = [Sign(v.name, None, v.stroke, True) for chart in figure.charts for v in chart.levels]
+    found = {sign.label: sign for sign in [*curves, *levels] if sign.label}
+    return sorted(found.values(), key=lambda sign: sign.number is None)
+
+
+def drawable(chart: Chart) -> Chart:
+    """Without the points that its axes cannot show (a matrix of zeros has none on a log axis), and without curves
+    that have none left."""
+    kept = []
+    for series in chart.series:
+        keep = (series.x > 0) | (not chart.x.log)
+        keep &= (series.y > 0) | (not chart.y.log)
+        if keep.any():
+            kept.append(replace(series, x=series.x[keep], y=series.y[keep]))
+    return replace(chart, series=tuple(kept))
+
+
+def spans(chart: Chart) -> tuple[Span, Span]:
+    """Where the axes of a drawable chart begin and end; never the same number twice."""
+    x = chart.x.span or _span([s.x for s in chart.series])
+    y = chart.y.span or _span([s.y for s in chart.series], [level.value for level in chart.levels])
+    if not (chart.y.log or chart.y.span):
+        y = min(0.0, y[0]), y[1]
+    return _apart(x, chart.x.log), _apart(y, chart.y.log)
+
+
+def _span(arrays: Sequence[Points], values: Sequence[float] = ()) -> Span:
+    return min([*(float(a.min()) for a in arrays), *values]), max([*(float(a.max()) for a in arrays), *values])
+
+
+def _apart(span: Span, log: bool) -> Span:
+    low, high = span
+    if high > low:
+        return span
+    return (low / 3, low * 3) if log else (low - 0.5, high + 0.5)

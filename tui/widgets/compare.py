@@ -1,0 +1,106 @@
+"""The marked projections side by side: every metric, and its difference to the first mark."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import ClassVar
+
+from rich.style import Style
+from textual.binding import BindingType
+from textual.events import Resize, Show
+
+from rankscope.engine.spectrum import Projection
+
+from .. import keys
+from ..comparing import NOTHING, Comparison
+from ..look import Look
+from .sheet import DIM, MARK_STYLES, PLAIN, Sheet
+
+LEAST_VALUE, LEAST_DIFFERENCE, GAP = 7, 7, 3
+
+
+class Compare(Sheet, inherit_bindings=False):
+    """`look` gives the lens for the numbers. Metrics are rows, marked projections columns."""
+
+    BINDINGS: ClassVar[list[BindingType]] = keys.COMPARE
+    FIRST_COLUMN = 1
+
+    def __init__(self, look: Look, **kwargs: str) -> None:
+        super().__init__(**kwargs)
+        self._look = look
+        self._comparison = Comparison(look.lens, ())
+        self._widest: list[tuple[int, int]] = []  # of each mark's values and differences
+
+    def set_marks(self, marks: Iterable[Projection]) -> None:
+        """Compare these, in the order in which they were marked."""
+        self._show(tuple(marks))
+
+    def update(self) -> None:
+        """States, numbers or the lens changed."""
+        self._show(self._comparison.marks)
+
+    def text_of_cell(self) -> str:
+        """The number under the cursor, "" where there is none."""
+        if not self._comparison.marks:
+            return ""
+        row, column = self.cursor[0], self.cursor[1] - 1
+        return "" if self._comparison.number(row, column) is None else self._value(row, column)
+
+    def load(self) -> None:
+        """Bring what is compared into memory. Reads files: for a thread, and `update` after it."""
+        self._comparison.load()
+
+    def records(self) -> Iterator[dict[str, object]]:
+        """The comparison for a file: a row a column."""
+        return self._comparison.records()
+
+    def on_show(self, _: Show) -> None:
+        self.lay_out(*self.cursor)
+
+    def on_resize(self, _: Resize) -> None:
+        self.lay_out(*self.cursor)
+
+    @property
+    def row_count(self) -> int:
+        return len(self._comparison.fields) if self._comparison.marks else 0
+
+    def widths(self) -> list[int]:
+        columns = self._comparison.columns
+        if not columns:
+            return []
+        names = max(len(field.title) for field in self._comparison.fields)
+        pairs = zip(columns, self._widest, strict=True)
+        return [names + GAP, *(GAP + max(len(c.heading), value + difference) for c, (value, difference) in pairs)]
+
+    def heading(self, column: int) -> str:
+        return self._comparison.columns[column - 1].heading if column else ""
+
+    def cell(self, row: int, column: int) -> tuple[str, Style]:
+        if column == 0:
+            return f"{'>' if row == self.cursor[0] else ' '} {self._comparison.fields[row].title}", PLAIN
+        value = self._value(row, column - 1)
+        width = self._widest[column - 1][1]
+        text = f"{value}{self._comparison.difference(row, column - 1):>{width}}"
+        return text, DIM if value in (".", "-") else MARK_STYLES.get(value, PLAIN)
+
+    def foot(self) -> str:
+        """Which projection the column is, and what the row is."""
+        if not self._comparison.marks:
+            return NOTHING
+        field, column = self._comparison.fields[self.cursor[0]], self._comparison.columns[self.cursor[1] - 1]
+        return f"{column.heading}: {column.projection.address}   {field.title}: {field.explained}"
+
+    def _show(self, marks: tuple[Projection, ...]) -> None:
+        """Numbers are few here: all are worked out again, and the columns are as wide as they."""
+        self._comparison = shown = Comparison(self._look.lens, marks)
+        self._widest = []
+        for number, column in enumerate(shown.columns):
+            rows = range(len(shown.fields))
+            value = max(LEAST_VALUE, *(len(self._value(row, number)) for row in rows))
+            difference = max(LEAST_DIFFERENCE, *(len(shown.difference(row, number)) + 2 for row in rows))
+            self._widest.append((value, 0 if column.base is None else difference))
+        if self.is_attached:
+            self.lay_out(*self.cursor)
+
+    def _value(self, row: int, column: int) -> str:
+        return self._comparison.value(row, column)

@@ -1,0 +1,156 @@
+"""Every projection with every metric, sorted by any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import ClassVar
+
+from rich.style import Style
+from textual.binding import BindingType
+from textual.events import Resize, Show
+from textual.message import Message
+
+from rankscope.engine.spectrum import Projection
+
+from .. import keys
+from ..grid import Column, Grid, Row, Selection
+from ..look import Look
+from ..records import of_rows
+from ..rows import ADDRESS, Field, Rows
+from .layers import shortened
+from .sheet import DIM, MARK_STYLES, PLAIN, Sheet
+
+LEAST_ADDRESS = 16
+
+
+class MetricTable(Sheet, inherit_bindings=False):
+    """`look` gives the lens for the numbers. `marked`: content keys of the projections that are marked."""
+
+    BINDINGS: ClassVar[list[BindingType]] = keys.TABLE
+
+    class Moved(Message):
+        """The user moved the cursor to a projection."""
+
+        def __init__(self, selection: Selection) -> None:
+            super().__init__()
+            self.selection = selection
+
+    def __init__(self, look: Look, **kwargs: str) -> None:
+        super().__init__(**kwargs)
+        self._look = look
+        self._rows = Rows(look.lens)
+        self._fields: tuple[Field, ...] = ()
+        self._places: dict[str, tuple[Row, Column]] = {}
+        self._grid = Grid((), (), {})
+        self._longest = 0
+        self._at = ""  # address and field under the cursor: rows and columns may be others the next moment
+        self._field = ""
+        self.marked: frozenset[str] = frozenset()
+
+    def set_rows(self, projections: Sequence[Projection], grid: Grid) -> None:
+        """Show other projections, in model order; `grid` says where they stand."""
+        self._grid = grid
+        self._places = {p.address: place for place, members in grid.cells.items() for p in members}
+        self._rows.show(projections)
+        self._longest = max((len(p.address) for p in projections), default=0)
+        self._settle()
+
+    def update(self, keys: Iterable[str] | None = None) -> None:
+        """States, numbers or the lens changed: of these content keys, None: of any."""
+        changed = None if keys is None else set(keys)
+        self._rows.forget(changed)
+        if not self.is_on_screen:
+            return
+        if changed is None or self._rows.sorted_by != ADDRESS or self._rows.fields is not self._fields:
+            self._settle()
+        else:
+            # A scan changes some rows ten times a second: the whole table would be 5 kB each time.
+            shown = range(*slice(self.scroll_offset.y, self.scroll_offset.y + self._page).indices(self.row_count))
+            self.refresh_rows(row for row in shown if self._rows[row].key in changed)
+
+    def show_selection(self, selection: Selection) -> None:
+        """Go to a selection, or to the first of several, without telling anyone."""
+        found = () if selection == Selection() else selection.projections(self._grid)
+        if found and not any(p.address == self._at for p in found):
+            self._at = found[0].address
+            if self._fields and self.is_on_screen:
+                self.go(*self._place())
+
+    def text_of_cell(self) -> str:
+        """What the cursor stands on, "" where there is no number."""
+        if not self.row_count or not self._fields:
+            return ""
+        p, field = self._rows[self.cursor[0]], self._fields[self.cursor[1]]
+        return field.text(p) if field.lens is None or field.number(p) is not None else ""
+
+    def records(self) -> Iterator[dict[str, object]]:
+        """The table as it is sorted, for a file."""
+        return of_rows(self._rows.fields, [self._rows[place] for place in range(len(self._rows))])
+
+    def action_sort(self) -> None:
+        """By the column under the cursor; again: the other way."""
+        if self._fields:
+            self._rows.sort(self._fields[self.cursor[1]].name)
+            self._settle()
+
+    def on_show(self, _: Show) -> None:
+        self._settle()
+
+    def on_resize(self, _: Resize) -> None:
+        self._settle()
+
+    @property
+    def row_count(self) -> int:
+        return len(self._rows)
+
+    def widths(self) -> list[int]:
+        room = max(LEAST_ADDRESS, self._room.width // 2)
+        return [min(self._longest + 3, room), *(max(f.width, len(f.title) + 3) for f in self._fields[1:])]
+
+    def heading(self, column: int) -> str:
+        field = self._fields[column]
+        mark = ("^ ", "v ")[self._rows.descending] if field.name == self._rows.sorted_by else ""
+        return f"  {field.title} {mark}" if column == 0 else f"{mark}{field.title}"
+
+    def cell(self, row: int, column: int) -> tuple[str, Style]:
+        p, field = self._rows[row], self._fields[column]
+        if column == 0:
+            marks = (">" if row == self.cursor[0] else " ") + ("+" if p.key in self.marked else " ")
+            return marks + shortened(p.address, self._widths[0] - 3), PLAIN
+        text = field.text(p)
+        is_grey = text in (".", "-") or (field.lens is not None and field.lens.is_greyed(p))
+        return text, DIM if is_grey else MARK_STYLES.get(text, PLAIN)
+
+    def foot(self) -> str:
+        """What the column is: three measures are called effective rank elsewhere."""
+        if not self._fields:
+            return ""
+        field = self._fields[self.cursor[1]]
+        return f"{field.title}: {field.explained}"
+
+    def moved(self, before: tuple[int, int]) -> None:
+        self._field = self._fields[self.cursor[1]].name
+        if before[0] != self.cursor[0]:
+            p = self._rows[self.cursor[0]]
+            self._at = p.address
+            self.post_message(self.Moved(self._selection(p)))
+
+    def _selection(self, p: Projection) -> Selection:
+        place = self._places.get(p.address)
+        if place is None:
+            return Selection(single=p)
+        is_alone = len(self._grid.cells[place]) == 1
+        return Selection(*place, single=None if is_alone else p)
+
+    def _settle(self) -> None:
+        """Take in what changed, where anyone sees it; else when it is shown."""
+        if self.is_attached and self.is_on_screen:
+            self._fields = self._rows.fields
+            self.lay_out(*self._place())
+
+    def _place(self) -> tuple[int, int]:
+        """Where the projection and the measure under the cursor are now."""
+        row = self._rows.place(self._at)
+        names = [field.name for field in self._fields]
+        column = names.index(self._field) if self._field in names else self.cursor[1]
+        return self.cursor[0] if row is None else row, column
