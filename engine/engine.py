@@ -7,24 +7,16 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from . import devices
-from .catalogue import cut
 from .checkpoint import Checkpoint
 from .errors import WeightsError
 from .events import Computed, Failed, Listener, Notice, Saved, Started, Stopped
 from .queue import Job, JobQueue
 from .reporter import Reporter
+from .solving import Solver, groups
 from .spectrum import Projection, Run, Spectrum
-
-if TYPE_CHECKING:
-    import torch
-
-    from .solvers.ladder import Rung
-
-PREFETCH_BYTES = 1 << 30
-"""Bytes of stored weights that may lie in memory, read and waiting for a device."""
 
 
 class Sink(Protocol):
@@ -41,15 +33,18 @@ class Sink(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`device` as in devices.check_spec; `threads` as in devices.thread_count."""
+    """`device` as in devices.check_spec; `threads` as in devices.thread_count.
+
+    `prefetch_bytes` of weights may lie in memory, read or being solved; None for what suits the devices.
+    """
 
     device: str = "auto"
     threads: int | None = None
-    prefetch_bytes: int = PREFETCH_BYTES
+    prefetch_bytes: int | None = None
 
 
 class Engine:
-    """Computes spectra in worker threads (devices.workers), fed by a reader thread.
+    """Computes spectra in worker threads (devices.workers), fed by reader threads (devices.readers).
 
     `listener` is called from a thread of the engine, never twice at once. Nothing starts, and torch
     is not imported, before the first `submit`.
@@ -58,7 +53,7 @@ class Engine:
     def __init__(self, sink: Sink, listener: Listener, settings: Settings | None = None) -> None:
         self._sink = sink
         self._settings = settings or Settings()
-        self._queue = JobQueue(self._settings.prefetch_bytes)
+        self._queue = JobQueue(self._settings.prefetch_bytes or 0)
         self._reporter = Reporter(listener)
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
@@ -132,8 +127,10 @@ class Engine:
         for note in notes:
             self._reporter.tell(Notice(note))
         self._reporter.devices = tuple(device.name for device in found)
+        self._queue.budget = self._settings.prefetch_bytes or devices.prefetch_bytes(found)
         with self._lock:
-            self._spawn(self._read, "rankscope-reader")
+            for number in range(devices.readers(found)):
+                self._spawn(self._read, f"rankscope-reader-{number}")
             for device in found:
                 count, blas = devices.workers(device, devices.thread_count(self._settings.threads))
                 for number in range(count):
@@ -156,21 +153,24 @@ class Engine:
     def _work(self, device: str, blas_threads: int, run: Run) -> None:
         import torch
 
-        from .solvers.ladder import choose
+        from .solvers.batch import own_stream
 
         torch.set_num_threads(blas_threads)  # of this thread: OpenMP keeps the number per thread
-        rungs = choose(device)
-        while (job := self._queue.next_to_solve()) is not None:
-            for projection in job.projections:
-                self._reporter.tell(Started(projection, device))
-                try:
-                    spectrum = _solve(projection, job, rungs, run)
-                except WeightsError as error:
-                    self._fail([projection], str(error))
-                except Exception as error:  # noqa: BLE001 - one matrix must not end the scan
-                    self._fail([projection], f"cannot be computed: {type(error).__name__}: {error}")
+        with own_stream(device):
+            solver = Solver(device, run)
+            while jobs := self._queue.next_batch(solver.limit_of):
+                self._solve(solver, jobs)
+
+    def _solve(self, solver: Solver, jobs: list[Job]) -> None:
+        for group in groups(jobs, solver.limit_of):
+            for projection, _ in group:
+                self._reporter.tell(Started(projection, solver.device))
+            for projection, found in solver.solve(group):
+                if isinstance(found, str):
+                    self._fail([projection], found)
                 else:
-                    self._keep(spectrum)
+                    self._keep(found)
+        for job in jobs:
             self._queue.solved(job)
 
     def _keep(self, spectrum: Spectrum) -> None:
@@ -193,27 +193,3 @@ class Engine:
     def _fail(self, projections: Iterable[Projection], reason: str) -> None:
         for projection in projections:
             self._reporter.tell(Failed(projection, reason))
-
-
-def _solve(projection: Projection, job: Job, rungs: list[Rung], run: Run) -> Spectrum:
-    from .solvers.flip import flip_signs
-    from .solvers.ladder import COMPUTE_DTYPE, solve
-
-    weights: torch.Tensor = job.weights
-    matrix = weights if projection.slice is None else cut(weights, projection.slice)
-    found = solve(flip_signs(matrix, projection.key) if projection.null else matrix, rungs)
-    return Spectrum(
-        projection=projection,
-        values=found.values,
-        frobenius_norm=found.frobenius_norm,
-        solver=found.solver,
-        solver_version=found.solver_version,
-        compute_dtype=COMPUTE_DTYPE,
-        error_bound=found.error_bound,
-        noise_floor=found.noise_floor,
-        device=found.device,
-        seconds=found.seconds,
-        computed_at=devices.utc_now(),
-        weights_digest=job.seen,
-        run=run,
-    )

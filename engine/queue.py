@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,22 +36,31 @@ class Job:
 
     @property
     def bytes(self) -> int:
-        return self.tensor.end - self.tensor.begin
+        """Of the weights in memory: quantised blocks become float32."""
+        blocks = any(p.dequantisation for p in self.projections)
+        return 4 * math.prod(self.tensor.shape) if blocks else self.tensor.end - self.tensor.begin
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """The smaller side of each projection, in ascending order: jobs of equal ones fit into one batch."""
+        return tuple(sorted(p.count for p in self.projections))
 
 
 class JobQueue:
-    """Waiting jobs -> read -> ready jobs -> solved. Thread-safe; `close` ends both `next_` calls.
+    """Waiting jobs -> read -> ready jobs -> solved. Thread-safe, for any number of threads that read and solve;
+    `close` ends both `next_` calls.
 
     A key stands in one job only. Asked for again with more urgency while it waits or is ready, it
     moves: into a new urgent job, or its ready job becomes urgent.
     """
 
     def __init__(self, budget: int) -> None:
-        self._budget = budget
+        self.budget = budget
         self._changed = threading.Condition()
         self._waiting: list[tuple[tuple[int, int], Job]] = []
         self._ready: list[Job] = []
-        self._busy: list[Job] = []
+        self._reading: list[Job] = []
+        self._solving: list[Job] = []
         self._owner: dict[str, Job] = {}
         self._numbers = itertools.count()
         self._closed = False
@@ -88,11 +98,9 @@ class JobQueue:
         """
         with self._changed:
             while not self._closed:
-                while self._waiting and not self._waiting[0][1].projections:
-                    heapq.heappop(self._waiting)
-                if self._waiting and self._has_room(self._waiting[0][1]):
+                if self._can_read():
                     job = heapq.heappop(self._waiting)[1]
-                    self._busy.append(job)
+                    self._reading.append(job)
                     return job
                 self._changed.wait()
         return None
@@ -100,36 +108,59 @@ class JobQueue:
     def loaded(self, job: Job, weights: object, seen: str) -> None:
         """The job's tensor is in memory; a job whose projections were withdrawn is let go."""
         with self._changed:
-            self._busy.remove(job)
+            self._reading.remove(job)
             if job.projections:
                 job.weights, job.seen = weights, seen
                 self._ready.append(job)
             self._changed.notify_all()
 
-    def next_to_solve(self) -> Job | None:
-        """The most urgent ready job; None when closed."""
+    def next_batch(self, limit_of: Callable[[int], int]) -> list[Job]:
+        """Ready jobs of one priority whose projections have the same smaller sides, in order; empty when closed.
+
+        At most `limit_of(side)` projections of each side, and at least one job. Urgent jobs go first and wait for
+        nothing. Of a scan's, the first batch that is full; while none is, it waits for what is being read or
+        has room to be, and then takes the fullest.
+        """
         with self._changed:
             while not self._closed:
-                if self._ready:
-                    job = min(self._ready, key=lambda j: j.rank)
-                    self._ready.remove(job)
-                    self._busy.append(job)
-                    self._forget(job)
-                    return job
+                if batch := self._choose(limit_of):
+                    for job in batch:
+                        self._ready.remove(job)
+                        self._solving.append(job)
+                        self._forget(job)
+                    self._changed.notify_all()
+                    return batch
                 self._changed.wait()
-        return None
+        return []
+
+    def _choose(self, limit_of: Callable[[int], int]) -> list[Job]:
+        """The batch to solve now; empty to wait."""
+        if not self._ready:
+            return []
+        ready = sorted(self._ready, key=lambda j: j.rank)
+        ready = [job for job in ready if job.priority == ready[0].priority]
+        groups: dict[tuple[int, ...], list[Job]] = {}
+        for job in ready:
+            groups.setdefault(job.sides, []).append(job)
+        limits = {sides: _jobs_of(sides, limit_of) for sides in groups}
+        if ready[0].priority == URGENT:
+            return groups[ready[0].sides][: limits[ready[0].sides]]
+        fullest = max(groups, key=lambda sides: min(1.0, len(groups[sides]) / limits[sides]))
+        if len(groups[fullest]) < limits[fullest] and (self._reading or self._can_read()):
+            return []
+        return groups[fullest][: limits[fullest]]
 
     def solved(self, job: Job) -> None:
         """The job is done; its memory is free again."""
         with self._changed:
-            self._busy.remove(job)
+            self._solving.remove(job)
             job.weights = None
             self._changed.notify_all()
 
     def drop(self, job: Job) -> list[Projection]:
         """A job that could not be read; returns its projections."""
         with self._changed:
-            self._busy.remove(job)
+            self._reading.remove(job)
             self._forget(job)
             self._changed.notify_all()
             return job.projections
@@ -153,17 +184,23 @@ class JobQueue:
             self._closed = True
             self._changed.notify_all()
 
+    def _can_read(self) -> bool:
+        """Whether a job waits and there is room for it; forgets those that were withdrawn before it."""
+        while self._waiting and not self._waiting[0][1].projections:
+            heapq.heappop(self._waiting)
+        return bool(self._waiting) and self._has_room(self._waiting[0][1])
+
     def _has_room(self, job: Job) -> bool:
-        held = [*self._ready, *self._busy]
+        held = [*self._ready, *self._reading, *self._solving]
         if not held or (job.priority == URGENT and all(j.priority != URGENT for j in held)):
             return True
-        return len(self._ready) < _MAX_READY and sum(j.bytes for j in held) + job.bytes <= self._budget
+        return len(self._ready) < _MAX_READY and sum(j.bytes for j in held) + job.bytes <= self.budget
 
     def _release(self, owner: Job, projection: Projection) -> bool:
         """Take a projection out of a waiting job; a job being read, or read, becomes urgent itself."""
         if owner is _RESERVED or owner.priority == URGENT:
             return False
-        if owner in self._ready or owner in self._busy:
+        if owner in self._ready or owner in self._reading:
             owner.priority = URGENT
             return False
         owner.projections = [p for p in owner.projections if p.key != projection.key]
@@ -172,6 +209,11 @@ class JobQueue:
     def _forget(self, job: Job) -> None:
         for projection in job.projections:
             self._owner.pop(projection.key, None)
+
+
+def _jobs_of(sides: tuple[int, ...], limit_of: Callable[[int], int]) -> int:
+    """How many jobs with these sides make a full batch."""
+    return max(1, min(limit_of(side) // sides.count(side) for side in set(sides)))
 
 
 _RESERVED = Job(URGENT, -1, None, None, [])  # type: ignore[arg-type]

@@ -52,6 +52,11 @@ def plan(n: int) -> Plan:
     return next(found for most, found in _PLANS if n <= most)
 
 
+def room(n: int) -> int:
+    """Bytes that a matrix of size n takes on the device, being overwritten, and what is needed beside it."""
+    return 8 * n * (n + 8 * plan(n).width)
+
+
 def accuracy(small: int, sigma: Tensor) -> tuple[float, float]:
     """(error bound, noise floor) of square roots of the eigenvalues below, in their units; see gram.bounds.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import weakref
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from lapack_reference import EXTENDED_EPS, Array, jacobi, lapack
 
 from rankscope.engine.errors import WeightsError
 from rankscope.engine.solvers import gram, ladder, two_stage
-from rankscope.engine.solvers.batch import Outcome, solve_batch
+from rankscope.engine.solvers.batch import Outcome, limits, solve_batch
 from rankscope.engine.solvers.ladder import Solution
 
 SHAPES = [(1, 1), (1, 7), (7, 1), (2, 3), (17, 17), (31, 53), (64, 100), (100, 64)]
@@ -40,6 +42,10 @@ def _kinds(rows: int, cols: int) -> dict[str, Array]:
     }
 
 
+def _solved(matrices: list[torch.Tensor]) -> list[Outcome]:
+    return solve_batch(matrices, len(matrices), min(matrices[0].shape), "cpu")
+
+
 def _assert_proven(outcome: Outcome, matrix: torch.Tensor) -> None:
     """A solution, descending, within its own bound of LAPACK; its norm is that of the weights."""
     assert isinstance(outcome, Solution)
@@ -62,7 +68,7 @@ def _assert_proven(outcome: Outcome, matrix: torch.Tensor) -> None:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_each_of_a_batch_is_lapacks(shape: tuple[int, int]) -> None:
     matrices = [torch.from_numpy(matrix) for matrix in _kinds(*shape).values()]
-    for outcome, matrix in zip(solve_batch(matrices, "cpu"), matrices, strict=True):
+    for outcome, matrix in zip(_solved(matrices), matrices, strict=True):
         _assert_proven(outcome, matrix)
 
 
@@ -76,7 +82,7 @@ def test_shapes_and_types_of_one_smaller_side_go_together(monkeypatch: pytest.Mo
         torch.randn(20, 31).to(torch.float8_e4m3fn),
         torch.randn(80, 40)[::4, 3:30],
     ]
-    for outcome, matrix in zip(solve_batch(matrices, "cpu"), matrices, strict=True):
+    for outcome, matrix in zip(_solved(matrices), matrices, strict=True):
         _assert_proven(outcome, matrix)
 
 
@@ -87,7 +93,7 @@ def test_weights_that_cannot_be_used_are_named_and_harm_no_neighbour(bad: float,
     torch.manual_seed(2)
     matrices = list(torch.randn(3, 9, 12, dtype=torch.float64))
     matrices[1][:4, 5] = bad
-    outcomes = solve_batch(matrices, "cpu")
+    outcomes = _solved(matrices)
     assert isinstance(outcomes[1], WeightsError)
     assert words in str(outcomes[1])
     _assert_proven(outcomes[0], matrices[0])
@@ -107,7 +113,7 @@ def test_what_is_not_proven_is_left_to_the_ladder(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(two_stage, "eigenvalues", spoiled)
     torch.manual_seed(3)
     matrices = list(torch.randn(4, 9, 12))
-    outcomes = solve_batch(matrices, "cpu")
+    outcomes = _solved(matrices)
     assert outcomes[:3] == [None, None, None]
     _assert_proven(outcomes[3], matrices[3])
 
@@ -118,19 +124,63 @@ def test_a_batch_without_room_is_left_to_the_ladder(error: Exception, monkeypatc
         raise error
 
     monkeypatch.setattr(two_stage, "eigenvalues", fail)
-    assert solve_batch([torch.eye(4), torch.eye(4)], "cpu") == [None, None]
+    assert _solved([torch.eye(4), torch.eye(4)]) == [None, None]
 
 
-def test_a_batch_is_of_one_smaller_side() -> None:
-    with pytest.raises(ValueError, match="one smaller side"):
-        solve_batch([torch.eye(4), torch.eye(5)], "cpu")
+@pytest.mark.parametrize("odd", [[torch.eye(5)], []], ids=["of another side", "too few"])
+def test_a_batch_that_is_not_what_was_said_is_left_to_the_ladder(odd: list[torch.Tensor]) -> None:
+    assert solve_batch([torch.eye(4), *odd], 2, 4, "cpu") == [None, None]
+
+
+def test_a_matrix_that_cannot_be_taken_leaves_all_to_the_ladder() -> None:
+    def taken() -> Iterator[torch.Tensor]:
+        yield torch.eye(4)
+        raise MemoryError
+
+    assert solve_batch(taken(), 2, 4, "cpu") == [None, None]
+
+
+def test_each_matrix_is_let_go_before_the_next() -> None:
+    def taken() -> Iterator[torch.Tensor]:
+        for _ in range(3):
+            matrix = torch.eye(4)
+            seen.append(weakref.ref(matrix))
+            yield matrix
+            del matrix
+            assert [ref() for ref in seen] == [None] * len(seen)
+
+    seen: list[weakref.ref[torch.Tensor]] = []
+    assert None not in solve_batch(taken(), 3, 4, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("free", "small", "count"),
+    [(80 << 30, 1, 32), (80 << 30, 2048, 32), (80 << 30, 4096, 16), (80 << 30, 5000, 8), (80 << 30, 9000, 1),
+     (2 << 30, 4096, 3), (1 << 20, 4096, 1), (0, 0, 1)],
+)  # fmt: skip
+def test_a_batch_is_short_and_has_room(free: int, small: int, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(two_stage, "available", lambda _device: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (free, 80 << 30))
+    assert limits("cuda:0")(small) == count
+
+
+def test_a_cpu_takes_one_matrix_at_a_time() -> None:
+    assert [limits("cpu")(small) for small in (0, 1, 64, 4096)] == [1, 1, 1, 1]
+
+
+def test_a_driver_that_does_not_answer_leaves_all_to_the_ladder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_device: str) -> bool:
+        raise RuntimeError("CUDA driver error")
+
+    monkeypatch.setattr(two_stage, "available", fail)
+    assert limits("cuda:0")(64) == 1
 
 
 def test_a_single_value_equals_the_ladders_in_every_unit() -> None:
     """Bound, floor and norm are in the units of the weights, as ladder.solve gives them."""
     torch.manual_seed(4)
     matrix = 1e-3 * torch.randn(12, 30, dtype=torch.float64)
-    (ours,) = solve_batch([matrix], "cpu")
+    (ours,) = _solved([matrix])
     theirs = ladder.solve(matrix, ladder.choose("cpu"))
     assert isinstance(ours, Solution)
     np.testing.assert_allclose(ours.values, theirs.values, rtol=1e-12)
@@ -144,7 +194,7 @@ def test_a_single_value_equals_the_ladders_in_every_unit() -> None:
 def test_the_bound_holds_on_ill_conditioned_matrices(decade: int) -> None:
     rng = np.random.default_rng(decade)
     matrices = [_with_spectrum(np.geomspace(1, 10.0**-decade, 12), 12, 13, rng) for _ in range(30)]
-    outcomes = solve_batch([torch.from_numpy(matrix) for matrix in matrices], "cpu")
+    outcomes = _solved([torch.from_numpy(matrix) for matrix in matrices])
     for outcome, matrix in zip(outcomes, matrices, strict=True):
         assert isinstance(outcome, Solution)
         exact = jacobi(matrix)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from engine_fakes import addresses, llama, saved
+from engine_fakes import PATIENCE, addresses, llama, saved
 
 from rankscope.engine.checkpoint import Checkpoint
-from rankscope.engine.queue import Job, JobQueue
+from rankscope.engine.queue import SCAN, Job, JobQueue
+from rankscope.engine.solving import groups
 from rankscope.engine.spectrum import Projection
 
 ONE = 7 * 9 * 4  # bytes of one stored tensor
+ONE_BY_ONE: Callable[[int], int] = lambda _side: 1  # noqa: E731
 Model = tuple[Checkpoint, list[Projection]]
 
 
@@ -42,13 +47,17 @@ def _read_and_load(queue: JobQueue) -> list[str]:
 
 def _solve(queue: JobQueue) -> list[str]:
     assert queue._ready, "nothing is ready"
-    job = queue.next_to_solve()
-    assert job is not None
+    job = _next(queue)
     assert job.weights == "weights"
     found = addresses(job.projections)
     queue.solved(job)
     assert job.weights is None
     return found
+
+
+def _next(queue: JobQueue) -> Job:
+    (job,) = queue.next_batch(ONE_BY_ONE)
+    return job
 
 
 def _query(*layers: int) -> list[str]:
@@ -78,8 +87,7 @@ def test_reading_ahead_stops_at_the_budget(model: Model) -> None:
     _read_and_load(queue)
     _read_and_load(queue)
     assert not _can_read(queue)
-    job = queue.next_to_solve()
-    assert job is not None
+    job = _next(queue)
     assert not _can_read(queue)  # what is being solved is still in memory
     queue.solved(job)
     assert _read_and_load(queue) == _query(2)
@@ -176,7 +184,7 @@ def test_clear_withdraws_waiting_read_and_ready(model: Model) -> None:
     queue.add(checkpoint, projections, urgent=False)
     solving, ready, reading = _read(queue), _read(queue), _read(queue)
     queue.loaded(solving, "weights", "")
-    assert queue.next_to_solve() is solving
+    assert _next(queue) is solving
     queue.loaded(ready, "weights", "")
     assert addresses(queue.clear()) == _query(1, 2, 3, 4, 5)
     queue.loaded(reading, "weights", "")
@@ -213,4 +221,151 @@ def test_a_closed_queue_hands_out_nothing(model: Model) -> None:
     _read_and_load(queue)
     queue.close()
     assert queue.next_to_read() is None
-    assert queue.next_to_solve() is None
+    assert queue.next_batch(ONE_BY_ONE) == []
+
+
+def _kinds(folder: Path, order: str, **sides: int) -> Model:
+    """A checkpoint of matrices in the order of the letters, each of its letter's smaller side."""
+    named = {
+        f"model.layers.{layer}.self_attn.q_proj.weight": torch.ones(sides[letter], 9)
+        for layer, letter in enumerate(order)
+    }
+    return saved(folder, named, {"model_type": "llama"})
+
+
+def _up_to(limit: int) -> Callable[[int], int]:
+    return lambda _side: limit
+
+
+def _layers(jobs: list[Job]) -> list[int | None]:
+    return [p.layer for job in jobs for p in job.projections]
+
+
+def _would_wait(queue: JobQueue, limit: int) -> bool:
+    return not queue._choose(_up_to(limit))
+
+
+def test_a_batch_is_of_one_side_and_full(tmp_path: Path) -> None:
+    queue = JobQueue(10**9)
+    queue.add(*_kinds(tmp_path, "abbabaab", a=3, b=5), urgent=False)
+    for _ in range(8):
+        _read_and_load(queue)
+    batches = [queue.next_batch({3: 3, 5: 2}.__getitem__) for _ in range(4)]
+    assert [_layers(batch) for batch in batches] == [[0, 3, 5], [1, 2], [4, 7], [6]]
+
+
+def test_a_batch_waits_for_what_is_read_and_no_longer(model: Model) -> None:
+    queue = JobQueue(10**9)
+    queue.add(model[0], model[1][:3], urgent=False)
+    for _ in range(2):
+        _read_and_load(queue)
+        assert _would_wait(queue, 3)
+    last = _read(queue)
+    assert _would_wait(queue, 4)
+    queue.loaded(last, "weights", "")
+    assert _layers(queue.next_batch(_up_to(4))) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("how", ["failed", "withdrawn"])
+def test_a_batch_does_not_wait_for_what_never_comes(model: Model, how: str) -> None:
+    queue = JobQueue(10**9)
+    checkpoint, projections = model
+    queue.add(checkpoint, projections[:3], urgent=False)
+    _read_and_load(queue)
+    if how == "failed":
+        queue.drop(_read(queue))
+        assert _would_wait(queue, 4)
+        queue.drop(_read(queue))
+    else:  # the urgent jobs took them over, and one of those has failed: empty jobs are left behind
+        queue.add(checkpoint, projections[1:3], urgent=True)
+        queue.drop(_read(queue))
+        queue.drop(_read(queue))
+    assert _layers(queue.next_batch(_up_to(4))) == [0]
+
+
+def test_a_batch_does_not_wait_for_room_that_only_it_can_make(model: Model) -> None:
+    queue = JobQueue(3 * ONE)
+    queue.add(*model, urgent=False)
+    for _ in range(3):
+        _read_and_load(queue)
+    batch = queue.next_batch(_up_to(4))
+    assert _layers(batch) == [0, 1, 2]
+    assert not _can_read(queue)
+    for job in batch:
+        queue.solved(job)
+    assert _can_read(queue)
+
+
+def test_where_no_batch_is_full_the_fullest_goes(tmp_path: Path) -> None:
+    queue = JobQueue(10**9)
+    queue.add(*_kinds(tmp_path, "abbab", a=3, b=5), urgent=False)
+    for _ in range(5):
+        _read_and_load(queue)
+    limits = {3: 4, 5: 8}.__getitem__
+    assert [_layers(queue.next_batch(limits)) for _ in range(2)] == [[0, 3], [1, 2, 4]]
+
+
+def test_an_urgent_job_waits_for_no_batch(model: Model) -> None:
+    queue = JobQueue(10**9)
+    checkpoint, projections = model
+    queue.add(checkpoint, projections[:4], urgent=False)
+    for _ in range(3):
+        _read_and_load(queue)
+    queue.add(checkpoint, projections[5:], urgent=True)
+    _read_and_load(queue)
+    assert _layers(queue.next_batch(_up_to(4))) == [5]
+    assert _would_wait(queue, 4)
+    queue.add(checkpoint, projections[1:3], urgent=True)  # they lie in memory: urgent at once, and together
+    assert _layers(queue.next_batch(_up_to(4))) == [1, 2]
+    assert _would_wait(queue, 4)
+
+
+def test_an_urgent_job_wakes_who_waits_for_a_batch(model: Model) -> None:
+    queue = JobQueue(10**9)
+    checkpoint, projections = model
+    queue.add(checkpoint, projections, urgent=False)
+    _read_and_load(queue)
+    found: list[list[int | None]] = []
+    thread = threading.Thread(target=lambda: found.append(_layers(queue.next_batch(_up_to(4)))), daemon=True)
+    thread.start()
+    queue.add(checkpoint, projections[:1], urgent=True)
+    thread.join(PATIENCE)
+    assert found == [[0]]
+
+
+def test_close_wakes_who_waits_for_a_batch(model: Model) -> None:
+    queue = JobQueue(10**9)
+    queue.add(*model, urgent=False)
+    _read_and_load(queue)
+    found: list[list[Job]] = []
+    thread = threading.Thread(target=lambda: found.append(queue.next_batch(_up_to(4))), daemon=True)
+    thread.start()
+    queue.close()
+    thread.join(PATIENCE)
+    assert found == [[]]
+
+
+def test_tensors_that_hold_several_projections_make_batches_by_all_their_sides(tmp_path: Path) -> None:
+    queue = JobQueue(10**9)
+    config = {"model_type": "phi3", "num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 2}
+    named = {f"model.layers.{i}.self_attn.qkv_proj.weight": torch.ones(10, 5) for i in range(4)}
+    queue.add(*saved(tmp_path, named, config), urgent=False)  # sides 5, 2, 2
+    for _ in range(4):
+        _read_and_load(queue)
+    limits = {5: 8, 2: 6}.__getitem__
+    batch = queue.next_batch(limits)
+    assert _layers(batch) == [0] * 3 + [1] * 3 + [2] * 3
+    assert [[(p.layer, p.role) for p, _ in group] for group in groups(batch, limits)] == [
+        [(layer, "query") for layer in range(3)],
+        [(layer, role) for layer in range(3) for role in ("key", "value")],
+    ]
+    assert [[p.role for p, _ in group] for group in groups(batch[:1], ONE_BY_ONE)] == [["query"], ["key"], ["value"]]
+
+
+def test_quantised_blocks_count_as_the_floats_they_become(model: Model) -> None:
+    checkpoint, projections = model
+    tensor = replace(checkpoint.tensors[0], end=checkpoint.tensors[0].begin + 40)
+    job = Job(SCAN, 0, checkpoint, tensor, projections[:1])
+    assert job.bytes == 40
+    job.projections = [replace(projections[0], dequantisation="gguf Q4_1")]
+    assert job.bytes == 4 * 7 * 9

@@ -1,0 +1,100 @@
+"""What a worker thread does with the jobs of a batch: their matrices together, or each by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TypeAlias
+
+from . import devices
+from .catalogue import cut
+from .errors import WeightsError
+from .queue import Job
+from .spectrum import Projection, Run, Spectrum
+
+if TYPE_CHECKING:
+    import torch
+
+    from .solvers.batch import Outcome
+    from .solvers.ladder import Solution
+
+Item: TypeAlias = tuple[Projection, Job]
+
+
+def groups(jobs: list[Job], limit_of: Callable[[int], int]) -> list[list[Item]]:
+    """The projections of the jobs, at most `limit_of(side)` of one smaller side together, else in their order."""
+    made: list[list[Item]] = []
+    open_ones: dict[int, list[Item]] = {}
+    for job in jobs:
+        for projection in job.projections:
+            group = open_ones.get(projection.count)
+            if group is None or len(group) >= limit_of(projection.count):
+                group = open_ones[projection.count] = []
+                made.append(group)
+            group.append((projection, job))
+    return made
+
+
+class Solver:
+    """The routines of one device. Imports torch; used by one thread.
+
+    `limit_of` says how many matrices of a smaller side are solved together there.
+    """
+
+    def __init__(self, device: str, run: Run) -> None:
+        from .solvers.batch import limits
+        from .solvers.ladder import choose
+
+        self.device = device
+        self.limit_of = limits(device)
+        self._rungs = choose(device)
+        self._run = run
+
+    def solve(self, group: list[Item]) -> Iterator[tuple[Projection, Spectrum | str]]:
+        """Each projection of one smaller side with its spectrum, or the sentence that says why it has none.
+
+        What a batch does not prove climbs the ladder alone, as a single matrix does.
+        """
+        for (projection, job), outcome in zip(group, self._together(group), strict=True):
+            try:
+                yield projection, self._spectrum(projection, job, outcome)
+            except WeightsError as error:
+                yield projection, str(error)
+            except Exception as error:  # noqa: BLE001 - one matrix must not end the scan
+                yield projection, f"cannot be computed: {type(error).__name__}: {error}"
+
+    def _together(self, group: list[Item]) -> list[Outcome]:
+        from .solvers.batch import solve_batch
+
+        if len(group) == 1:
+            return [None]
+        return solve_batch((_matrix(*item) for item in group), len(group), group[0][0].count, self.device)
+
+    def _spectrum(self, projection: Projection, job: Job, outcome: Outcome) -> Spectrum:
+        from .solvers.ladder import COMPUTE_DTYPE, solve
+
+        if isinstance(outcome, WeightsError):
+            raise outcome
+        found: Solution = outcome or solve(_matrix(projection, job), self._rungs)
+        return Spectrum(
+            projection=projection,
+            values=found.values,
+            frobenius_norm=found.frobenius_norm,
+            solver=found.solver,
+            solver_version=found.solver_version,
+            compute_dtype=COMPUTE_DTYPE,
+            error_bound=found.error_bound,
+            noise_floor=found.noise_floor,
+            device=found.device,
+            seconds=found.seconds,
+            computed_at=devices.utc_now(),
+            weights_digest=job.seen,
+            run=self._run,
+        )
+
+
+def _matrix(projection: Projection, job: Job) -> torch.Tensor:
+    from .solvers.flip import flip_signs
+
+    weights: torch.Tensor = job.weights
+    matrix = weights if projection.slice is None else cut(weights, projection.slice)
+    return flip_signs(matrix, projection.key) if projection.null else matrix
