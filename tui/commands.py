@@ -53,7 +53,7 @@ def _rank(argument: str) -> str:
 
 
 def _unit(argument: str) -> str:
-    """By name, or by the heading at any threshold: `k/k0`, `stable_rank`, `%`."""
+    """By name: `k/k0`, `stable_rank`, `%`."""
     name = {"%": "percent", "effective": "effective_rank", "stable": "stable_rank"}.get(argument, argument)
     if BY_NAME.get(name) not in UNITS:
         raise InputError(f"no unit {printable(argument)!r}: {' '.join(unit.name for unit in UNITS)}")

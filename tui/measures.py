@@ -84,7 +84,9 @@ def _flipped_rank(session: Session, p: Projection, threshold: float) -> float | 
 
 
 def _break_even(_: Session, p: Projection, __: float) -> float | None:
-    return p.rows * p.cols / (p.rows + p.cols) if p.count else None
+    from rankscope.engine.metrics import break_even_rank  # numpy
+
+    return break_even_rank(p.rows, p.cols) if p.count else None
 
 
 def _percent_of(_: Session, p: Projection, __: float) -> float | None:

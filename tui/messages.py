@@ -33,14 +33,6 @@ class NumbersLoaded(Message):
         self.keys = keys
 
 
-class Opened(Message):
-    """A second model was opened and its store read."""
-
-    def __init__(self, session: Session) -> None:
-        super().__init__()
-        self.session = session
-
-
 class Done(Message):
     """Slow work has ended: `then` goes on with it on the event loop."""
 

@@ -48,7 +48,7 @@ def layers(pair: Pair, request: Request) -> Figure:
     columns = layer_columns(request.grid, request.selection)
     charts: list[Chart] = []
     above: dict[str, None] = {}
-    labels = _labels(pair, request, columns)
+    labels, has_room = _labels(pair, request, columns)
     thresholds, across = _panels(request)
     for threshold in thresholds:
         lens = Lens(pair, threshold, BY_NAME["k"], request.side)
@@ -56,13 +56,15 @@ def layers(pair: Pair, request: Request) -> Figure:
         series = tuple(_role(lens, request.grid, c, n, labels[n]) for n, c in enumerate(columns))
         levels, names = _references(series, columns, request)
         above |= dict.fromkeys(names)
+        if not has_room:  # a line is drawn with its number still
+            levels = tuple(replace(level, name="") for level in levels)
         charts.append(_by_layer(lens, series, levels))
     title = charts[0].title if len(charts) == 1 else ""
     if not any(len(s.x) for chart in charts for s in chart.series):
         wanted = [p for column in columns for p in request.grid.column(column)]
         return Figure(title, empty=hint(pair, request, wanted, _SCAN) if columns else "no layers")
     drawn = {level.name for chart in charts for level in chart.levels}
-    notes = tuple(f"{name} (above)" for name in above if name not in drawn)
+    notes = tuple(f"{name} (above)" for name in above if has_room and name not in drawn)
     return Figure(title, tuple(charts), columns=across, notes=notes)
 
 
@@ -102,19 +104,20 @@ def ranges(pair: Pair, request: Request, columns: Sequence[Column]) -> tuple[lis
     return parts, rest
 
 
-def _labels(pair: Pair, request: Request, columns: Sequence[Column]) -> list[str]:
+def _labels(pair: Pair, request: Request, columns: Sequence[Column]) -> tuple[list[str], bool]:
     """The roles in the legend, with the numbers that the line below has no room for; without them where that would
-    cost the legend a role."""
+    cost the legend a role. And whether there is room for more, at least for a count of what does not fit."""
     _, rest = ranges(pair, request, columns)
     labels = [rest.get(column, column.heading) for column in columns]
     left, lines = request.width, 1
-    for name in [*labels, *(f"{line.name} {line.rank:g} (above)" for line in _lines_of(columns, request))]:
+    for name in labels:
         needed = len(name) + 4  # a thin mark before it, a gap behind it
         if needed - 2 > left:
             left, lines = request.width, lines + 1
         left -= needed
-    fits = lines <= 2 and request.height >= _TALL
-    return labels if fits else [column.heading for column in columns]
+    if request.height >= _TALL and (lines < 2 or (lines == 2 and left >= -2)):  # the last gap need not fit
+        return labels, lines < 2 or left >= len("+2")
+    return [column.heading for column in columns], True
 
 
 def _panels(request: Request) -> tuple[list[float], int]:

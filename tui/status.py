@@ -12,7 +12,7 @@ from rankscope.engine.spectrum import Projection
 from .grid import Grid, Selection
 from .pair import Lens, Pair
 from .session import Session, State
-from .text import byte_size, describe, duration
+from .text import byte_size, describe, duration, percent
 
 KEY_HINTS = (
     ("0-6 view", ""), ("enter compute", "compute"), ("s scan", "scan"),
@@ -26,13 +26,14 @@ KEY_HINTS = (
 CHART_TITLES = {
     1: ("1 spectrum", "singular values by index", ("log x log", "log y", "linear")),
     2: ("2 energy", "% of sum sigma^2 by components", ("log x", "linear", "linear")),
-    4: ("4 layers", "components needed by layer", ("", "", "")),
+    4: ("4 layers", "k{t} by layer", ("", "", "")),
 }
 
 
-def chart_title(view: int, axes: int, facets: bool, relative: bool, compare: bool) -> str:
+def chart_title(view: int, threshold: float, axes: int, facets: bool, relative: bool, compare: bool) -> str:
     """What is drawn of what, against what, and on which axes."""
     name, what, kinds = CHART_TITLES[view]
+    what = what.replace("{t}", percent(threshold))
     if view == 1 and relative:
         what = "sigma / sigma_1 by index"
     shown = "" if view == 4 else "facets" if facets else "of the marks" if compare else ""

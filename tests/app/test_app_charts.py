@@ -80,7 +80,7 @@ async def test_energy_has_a_line_for_every_threshold(view: View) -> None:
 
 async def test_components_by_layer_are_the_ranks(view: View, llama: Path) -> None:
     await view.press("4")
-    lines = await view.chart("k90 by layer", "\u2501\u2501 query", "\u2501\u2501 down")
+    lines = await view.chart("k90 min/median/max", "\u2501 query", "\u2501 down")
     assert _x_labels(lines) == ["0", "1", "2", "3", "4", "5"]
     assert len(view.colours()) == 7
     most = max(rank_in(llama, n, r, 0.9) for n in range(6) for r in ("query", "key", "value", "output", "gate", "up"))

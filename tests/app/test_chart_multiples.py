@@ -67,8 +67,8 @@ def test_as_many_thresholds_as_fit_the_notebooks_beside_the_current(
 @pytest.mark.parametrize(
     ("thresholds", "current", "expected"),
     [
-        ((0.6, 0.95), 0.95, [0.6, 0.95]), ((0.5, 0.7, 0.85, 0.95), 0.95, [0.7, 0.85, 0.95]), ((0.95,), 0.9, [0.9, 0.95]),
-        ((0.5, 0.8, 0.9, 0.99), 0.99, [0.8, 0.9, 0.99]),
+        ((0.6, 0.95), 0.95, [0.6, 0.95]), ((0.5, 0.7, 0.85, 0.95), 0.95, [0.7, 0.85, 0.95]),
+        ((0.95,), 0.9, [0.9, 0.95]), ((0.5, 0.8, 0.9, 0.99), 0.99, [0.8, 0.9, 0.99]),
     ],
 )  # fmt: skip
 def test_thresholds_that_the_user_did_not_set_are_not_drawn(
@@ -177,20 +177,22 @@ def test_the_readout_has_smallest_median_and_largest(pair: Pair, llama: Path) ->
     assert line[len(short) :].startswith("  ")  # a part that does not fit is left out whole
 
 
-@pytest.mark.parametrize("scale", [1, 10])
+@pytest.mark.parametrize("scale", [10, 300])
 def test_on_a_small_screen_the_legend_has_the_ranks_that_the_line_has_no_room_for(
     pair: Pair, llama: Path, monkeypatch: pytest.MonkeyPatch, scale: int
 ) -> None:
-    monkeypatch.setattr(Lens, "number", lambda lens, p: 100 * scale * (lens.pair.first.rank(p, lens.threshold) or 0))
+    monkeypatch.setattr(Lens, "number", lambda lens, p: scale * (lens.pair.first.rank(p, lens.threshold) or 0))
     roles = ("query", "key", "value", "output", "gate", "up", "down")
-    painting = paint(pair, ask(pair, Selection(column=Column("mlp", "up")), LAYERS, width=76, height=16))
+    lines = (ReferenceLine("q_lora_rank", 1536), ReferenceLine("kv_lora_rank", 512))  # they give way
+    painting = paint(pair, ask(pair, Selection(column=Column("mlp", "up")), LAYERS, width=76, height=16, lines=lines))
     assert painting.readout.plain.startswith("k90 min/median/max  up ")
     seen = "  ".join([*texts(painting.lines)[:2], painting.readout.plain])
     for role in roles:
         ranks = sorted(rank_in(llama, n, role, 0.9) for n in range(6))
-        low, middle, high = (100 * scale * r for r in (ranks[0], (ranks[2] + ranks[3]) / 2, ranks[5]))
+        low, middle, high = (scale * r for r in (ranks[0], (ranks[2] + ranks[3]) / 2, ranks[5]))
         assert seen.count(f"{role} {low}/{middle:.0f}/{high}") == 1
     assert all(f"\u2501 {role}" in seen for role in roles)
+    assert any("1536" in line for line in texts(painting.lines)[2:]) == (scale == 300)  # drawn, if not named
 
 
 def test_a_legend_that_cannot_hold_the_ranks_keeps_the_roles(pair: Pair) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -103,13 +105,37 @@ def test_the_words_of_a_rank_are_shortened_before_a_part_is_left_out(pair: Pair)
     assert lines[-1].endswith("factors cost more: 1.44k of 1.15k (125 %)  break-even 16")
 
 
-def large(rows: int, cols: int) -> tuple[Painting, int]:
-    """A curve of a large matrix, whose values need the most digits, and its break-even."""
-    p = Projection(
-        tower="", layer=0, block="mlp", role="up", expert=None, tensor="w", rows=rows, cols=cols, dtype="F32",
-        source=None,
-    )  # type: ignore[call-arg, arg-type]  # fmt: skip
-    return p, rows * cols // (rows + cols)  # type: ignore[return-value]
+def long_and_thin(pair: Pair) -> Painting:
+    """A curve of a 14336 x 4096 matrix, whose values need the most digits."""
+    painting = one(pair, 1, "key")
+    ((name, session, p),) = painting.curves
+    large = (name, session, replace(p, rows=14336, cols=4096))
+    return replace(painting, curves=(large,), values=(np.geomspace(3.0, 2e-3, 4096),))
+
+
+@pytest.mark.parametrize("width", [76, 116, 156])
+@pytest.mark.parametrize(("k", "start"), [(1, "k 1  "), (3185, "k 3185  "), (3186, "k 3186  "), (5000, "k 4096 (")])
+def test_all_that_a_rank_means_fits_a_small_screen(pair: Pair, width: int, k: int, start: str) -> None:
+    line = rank_readout(long_and_thin(pair), k, width).plain
+    assert len(line) <= width
+    assert line.startswith(start)
+    assert line.count("  ") == 5
+    assert line.endswith(("  break-even 3185", "  k* 3185"))
+    paid = re.search(r"factors.*?(\d+) %", line)
+    assert paid
+    assert int(paid[1]) == round(min(k, 4096) * (14336 + 4096) / (14336 * 4096) * 100)
+    assert ("not 5000" in line) == (k == 5000)
+    if width == 156:
+        assert ("cost more" in line) == (k > 3185)
+
+
+def test_many_curves_do_not_push_out_what_they_have_in_common(pair: Pair) -> None:
+    marks = tuple(at(pair, n, "key") for n in range(6))
+    painting = paint(pair, ask(pair, select(1), compare=True, marks=marks))
+    for width in (60, 76, 116):
+        line = rank_readout(painting, 20, width).plain
+        assert len(line) <= width
+        assert re.search(r"factors .*125 %.*  (k\*|break-even) 16$", line)
 
 
 def test_energy_is_not_called_all_of_it_before_it_is(tmp_path: Path) -> None:

@@ -204,7 +204,9 @@ class Panes(Screen[None]):
         self._shown_limits = self.look.limits
         self.table.border_title = Text(measure_title("5 table", self.lens) + filtered)
         self.compare.border_title = Text("6 compare  marked projections, differences to the first")
-        self.chart.border_title = chart_title(self.view, self.axes, self.facets, self.relative, self.top == COMPARE)
+        self.chart.border_title = chart_title(
+            self.view, self.threshold, self.axes, self.facets, self.relative, self.top == COMPARE
+        )
 
     def on_resize(self, _: Resize) -> None:
         self._arrange()
