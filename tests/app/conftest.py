@@ -8,6 +8,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -22,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from app_models import LLAMA, llama_weights, save_model
 
+from rankscope.engine.spectrum import Spectrum
 from rankscope.tui.first_run import mark_seen
 
 mark_seen()
@@ -66,14 +68,14 @@ class Gate:
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     """A closed gate before the solver; open again at the end."""
-    from rankscope.engine import engine
+    from rankscope.engine.solving import Solver
 
-    gate, solve = Gate(), engine._solve
+    gate, solve = Gate(), Solver._spectrum
 
-    def wait_and_solve(*arguments: object) -> object:
+    def wait_and_solve(*arguments: Any) -> Spectrum:
         gate.wait()
-        return solve(*arguments)  # type: ignore[arg-type]
+        return solve(*arguments)
 
-    monkeypatch.setattr(engine, "_solve", wait_and_solve)
+    monkeypatch.setattr(Solver, "_spectrum", wait_and_solve)
     yield gate
     gate.open()

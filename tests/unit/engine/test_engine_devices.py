@@ -108,3 +108,17 @@ def test_a_cpu_solves_several_matrices_at_once(monkeypatch: pytest.MonkeyPatch) 
     assert devices.workers(devices.Device("cpu", ""), 99_999) == (16, 1)
     assert devices.workers(devices.Device("cpu", ""), 4) == (4, 1)
     assert devices.workers(devices.Device("cuda:0", ""), 4) == (2, 4)
+
+
+def test_a_gpu_is_fed_by_several_readers_from_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu, gpu = devices.Device("cpu", ""), devices.Device("cuda:0", "")
+    pages = {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": 128 << 30}
+    monkeypatch.setattr(devices, "available_cores", lambda: 16)
+    monkeypatch.setattr(os, "sysconf", pages.__getitem__)
+    assert (devices.readers([cpu]), devices.prefetch_bytes([cpu])) == (1, 1 << 30)
+    assert (devices.readers([gpu]), devices.prefetch_bytes([gpu])) == (8, 6 << 30)
+    assert devices.prefetch_bytes([gpu, gpu]) == 12 << 30
+    pages["SC_PHYS_PAGES"] = 8 << 30
+    assert devices.prefetch_bytes([gpu]) == 2 << 30
+    monkeypatch.setattr(devices, "available_cores", lambda: 1)
+    assert devices.readers([gpu]) == 1
