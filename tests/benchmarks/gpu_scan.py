@@ -125,8 +125,8 @@ def scan(folder: Path, device: str, layers: int | None = None) -> Scan:
         with SpectraStore(Path(root), "model") as store:
             engine = Engine(store, done, Settings(device))
             engine.submit(checkpoint, wanted)
-            done.idle.wait()
-            engine.close()
+            done.idle.wait(300)
+            engine.close(10)
         done.seconds = time.perf_counter() - start
     done.gpu_bytes = sum(torch.cuda.max_memory_reserved(i) for i in range(torch.cuda.device_count()))
     if done.failed or len(done.kept) < len(wanted):
@@ -274,7 +274,7 @@ def report(args: argparse.Namespace, folder: Path, names: str, device: str) -> N
     alone = reading(checkpoint, projections, devices.READERS)
     first = scan(folder, names, 1)
     scans = sorted((scan(folder, names) for _ in range(args.repeats)), key=lambda s: s.seconds)
-    told = args.notebook_layers
+    told = min(args.notebook_layers, args.layers)
     theirs = notebook_seconds(checkpoint, projections, told, device) * args.layers / told
     ours = scans[0]
     kept = {spectrum.projection.key: spectrum for spectrum in ours.kept}
@@ -333,16 +333,15 @@ def guarded(run: Callable[[], dict[tuple[int, int], float]]) -> dict[tuple[int, 
 @contextmanager
 def installed() -> Iterator[None]:
     """A version to ask for where rankscope is not installed but on the path."""
-    try:
-        version("rankscope-tui")
-        yield
-    except PackageNotFoundError:
-        with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            version("rankscope-tui")
+        except PackageNotFoundError:
             info = Path(folder) / "rankscope_tui-0.dist-info"
             info.mkdir()
             (info / "METADATA").write_text("Metadata-Version: 2.1\nName: rankscope-tui\nVersion: 0\n")
             sys.path.append(folder)
-            yield
+        yield
 
 
 def main() -> None:
