@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # A local wheel folder named for pip (PIP_FIND_LINKS) is offered to uv under its own name.
 UV := UV_FIND_LINKS="$$PIP_FIND_LINKS" VIRTUAL_ENV= $(BIN)/uv
-INSTALL = $(UV) pip install --quiet -c constraints.txt --overrides overrides.txt
+INSTALL = $(UV) pip install --quiet --compile-bytecode -c constraints.txt --overrides overrides.txt
 INPUTS := pyproject.toml constraints.txt overrides.txt
 
 .PHONY: demo test dev lint package constraints clean

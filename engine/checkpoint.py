@@ -18,7 +18,7 @@ from .formats.tensor import FileStamp, Tensor
 from .landing import HOST, Landing
 
 if TYPE_CHECKING:
-    import torch
+    from .weights import Weights
 
 DEMO_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -46,7 +46,7 @@ class Checkpoint:
         """What the store names its folder after: the Hub id, or the real path."""
         return self.location or self.name
 
-    def read(self, tensor: Tensor, landing: Landing = HOST) -> tuple[torch.Tensor, str]:
+    def read(self, tensor: Tensor, landing: Landing = HOST) -> tuple[Weights, str]:
         """The tensor's weights, where `landing` takes them or on the CPU, and the digest of its stored bytes.
 
         Raises:

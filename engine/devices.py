@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import re
@@ -11,10 +12,16 @@ import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .errors import InputError, printable
 from .spectrum import Run
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 READERS = 8
 LARGE = 1e10
@@ -42,25 +49,44 @@ def check_spec(spec: str) -> str:
 
 
 def pick(spec: str) -> tuple[list[Device], list[str]]:
-    """The devices that `spec` names, and lines the user should see. Imports torch.
+    """The devices that `spec` names, and lines the user should see. Imports torch where there may be a GPU.
 
     Raises:
         InputError: a device that this machine or this torch does not have.
     """
+    cpu = Device("cpu", platform.processor() or platform.machine())
+    if spec == "cpu":
+        return [cpu], []
+    if spec == "auto" and not _may_have_gpu():
+        is_mac = platform.system() == "Darwin" and platform.machine() == "arm64"
+        return [cpu], ["this GPU (MPS) has no float64: computing on the CPU"] if is_mac else []
     import torch
 
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if spec == "cpu" or (spec == "auto" and not available):
-        notes = []
-        if spec == "auto" and torch.backends.mps.is_available():
-            notes = ["this GPU (MPS) has no float64: computing on the CPU"]
-        return [Device("cpu", platform.processor() or platform.machine())], notes
+    if spec == "auto" and not available:
+        return [cpu], []
     wanted = [f"cuda:{i}" for i in range(available)] if spec in ("auto", "cuda") else spec.split(",")
     absent = [name for name in wanted if int(name.partition(":")[2]) >= available]
     if absent or not wanted:
         reason = f"torch {torch.__version__} sees {available} GPUs"
         raise InputError(f"no device {', '.join(absent) or spec}: {reason}; use --device auto or cpu")
     return [Device(name, torch.cuda.get_device_name(name)) for name in wanted], []
+
+
+def is_gpu(name: str) -> bool:
+    """Whether a device solves with torch, in batches."""
+    return name != "cpu"
+
+
+def _may_have_gpu() -> bool:
+    """Whether a driver is there that torch could use: asked without torch, whose import takes 1.2 s and more."""
+    if Path("/dev/kfd").exists():  # AMD
+        return True
+    try:
+        ctypes.CDLL("nvcuda.dll" if platform.system() == "Windows" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def available_cores() -> int:
@@ -97,6 +123,24 @@ def blas_threads(device: Device, threads: int, cost: float, alone: bool) -> int:
     return count if alone and cost >= LARGE and device.name == "cpu" else each
 
 
+def set_blas_threads(device: Device, count: int) -> None:
+    """Of this process for a CPU, where numpy computes; else of this thread, for which OpenMP keeps the number."""
+    if is_gpu(device.name):
+        import torch
+
+        torch.set_num_threads(count)
+    else:
+        _blas().limit(limits=count, user_api="blas")
+
+
+@lru_cache
+def _blas() -> ThreadpoolController:
+    import numpy  # noqa: F401 - whose library is to be found
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()  # type: ignore[no-untyped-call]
+
+
 def readers(found: Sequence[Device]) -> int:
     """Threads that read weights: one keeps up with a CPU; eight bring a GPU 12 GB/s, of which it takes 4."""
     return 1 if found[0].name == "cpu" else max(1, min(READERS, available_cores() - 2))
@@ -120,15 +164,14 @@ def prefetch_bytes(device: Device) -> int:
 
 
 def make_run(devices: Iterable[Device], command: Sequence[str] | None = None) -> Run:
-    """The record of this process for provenance. Imports torch."""
-    import torch
-
+    """The record of this process for provenance; `cuda` is "" where nothing has needed torch."""
+    torch = sys.modules.get("torch")
     labels = ", ".join(f"{d.name} {d.label}" for d in devices)
     return Run(
         run_id=uuid.uuid4().hex,
-        software=f"rankscope-tui {version('rankscope-tui')}",
-        torch=str(torch.__version__),
-        cuda=torch.version.cuda or getattr(torch.version, "hip", None) or "",
+        software=f"rankscope-tui {version('rankscope-tui')}, numpy {version('numpy')}",
+        torch=version("torch"),
+        cuda=(torch.version.cuda or getattr(torch.version, "hip", None) or "") if torch else "",
         driver=_driver(),
         host=f"{platform.node()} ({platform.system()} {platform.release()}; {labels})",
         command=shlex.join(command if command is not None else sys.argv),

@@ -17,7 +17,7 @@ from .events import Computed, Failed, Listener, Notice, Saved, Started, Stopped
 from .queue import Job, JobQueue
 from .reading import Reader
 from .reporter import Reporter
-from .solving import Solver, groups
+from .solving import Solver, groups, own_stream
 from .spectrum import Projection, Run, Spectrum
 
 
@@ -164,16 +164,11 @@ class Engine:
             self._queue.loaded(job, weights, seen)
 
     def _work(self, device: Device, threads: int, run: Run) -> None:
-        import torch
-
-        from .solvers.batch import own_stream
-
         with own_stream(device.name):
             solver = Solver(device.name, run, self._note)
             while jobs := self._queue.next_batch(device.name, solver.limit_of):
                 cost, alone = sum(job.cost for job in jobs), self._queue.is_all(jobs)
-                # Of this thread: OpenMP keeps the number per thread.
-                torch.set_num_threads(devices.blas_threads(device, threads, cost, alone))
+                devices.set_blas_threads(device, devices.blas_threads(device, threads, cost, alone))
                 self._solve(solver, jobs)
 
     def _solve(self, solver: Solver, jobs: list[Job]) -> None:

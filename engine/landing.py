@@ -6,6 +6,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+from .weights import HostArray, Weights
+
 if TYPE_CHECKING:
     import torch
 
@@ -23,7 +25,7 @@ Fill: TypeAlias = Callable[[memoryview, int], None]
 class Landing(Protocol):
     """Takes the bytes of one tensor at a time."""
 
-    def land(self, size: int, fill: Fill) -> torch.Tensor:
+    def land(self, size: int, fill: Fill) -> Weights:
         """All `size` bytes, uint8, shape (size,), ready to be used by any thread and stream.
 
         Raises:
@@ -35,15 +37,14 @@ class Landing(Protocol):
 class HostLanding:
     """Memory of this process. For any number of threads."""
 
-    def land(self, size: int, fill: Fill) -> torch.Tensor:
+    def land(self, size: int, fill: Fill) -> HostArray:
         """See Landing."""
-        import torch
+        import numpy as np
 
         # Not a bytearray: that one zeroes its pages, at 1.4 GB/s, while it holds the interpreter's lock.
-        data = torch.empty(size, dtype=torch.uint8)
-        view = data.numpy().data
+        data = np.empty(size, np.uint8)
         for at in range(0, size, CHUNK):
-            fill(view[at : at + CHUNK], at)
+            fill(data[at : at + CHUNK].data, at)
         return data
 
 

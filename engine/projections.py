@@ -12,16 +12,17 @@ from typing import Any, NamedTuple
 from .catalogue import BLOCKS, KNOWN_FAMILIES, NOT_PROJECTIONS, ROLES, Layout, Rule, find_rule, sizes, split
 from .checkpoint import Checkpoint
 from .errors import printable
-from .formats import gguf, safetensors
+from .formats import gguf
 from .formats.tensor import Tensor
 from .spectrum import Projection, Slice, digest
+from .weights import TORCH_NAMES
 
 _LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?|resblocks|decoder_layer|blk)\.([0-9]{1,9})\.")
 _EXPERT = re.compile(r"(?<=experts\.)(?:expert_)?([0-9]{1,9})\.")
 _TOWERS = (("vision", re.compile("vision|visual|image")), ("audio", re.compile("audio|speech")))
 _WORDS = re.compile(r"[0-9]+|[^0-9]+")
 _PACKED = re.compile(r"weight|packed|blocks|zeros|scales")
-_PLAIN_FLOATS = frozenset(safetensors.TORCH_NAMES) | gguf.PLAIN
+_PLAIN_FLOATS = frozenset(TORCH_NAMES) | gguf.PLAIN
 
 
 class _Place(NamedTuple):

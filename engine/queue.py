@@ -13,6 +13,7 @@ from typing import Any
 from .checkpoint import Checkpoint
 from .formats.tensor import Tensor
 from .spectrum import Projection
+from .weights import WIDENED
 
 URGENT, SCAN = 0, 1
 _MAX_READY = 64
@@ -35,11 +36,12 @@ class Job:
     def rank(self) -> tuple[int, int]:
         return self.priority, self.number
 
-    @property
-    def bytes(self) -> int:
-        """Of the weights in memory: quantised blocks become float32."""
-        blocks = any(p.dequantisation for p in self.projections)
-        return 4 * math.prod(self.tensor.shape) if blocks else self.tensor.end - self.tensor.begin
+    def bytes_on(self, device: str) -> int:
+        """Of the weights in a device's memory: quantised blocks become float32, as what numpy does not know."""
+        becomes_float32 = any(p.dequantisation for p in self.projections) or (
+            device == "cpu" and self.tensor.dtype in WIDENED
+        )
+        return 4 * math.prod(self.tensor.shape) if becomes_float32 else self.tensor.end - self.tensor.begin
 
     @property
     def cost(self) -> float:
@@ -217,7 +219,7 @@ class JobQueue:
         if not held or (job.priority == URGENT and all(j.priority != URGENT for j in held)):
             return True
         ready = sum(j.device == device for j in self._ready)
-        return ready < _MAX_READY and sum(j.bytes for j in held) + job.bytes <= self._budgets[device]
+        return ready < _MAX_READY and sum(j.bytes_on(device) for j in [*held, job]) <= self._budgets[device]
 
     def _held(self, device: str) -> list[Job]:
         """What lies in a device's memory, or will."""

@@ -9,16 +9,16 @@ from .landing import HOST, GpuLanding, Landing
 from .queue import Job
 
 if TYPE_CHECKING:
-    import torch
+    from .weights import Weights
 
 
 class Reader:
-    """The landings of one thread, one for each device it has read to. Imports torch."""
+    """The landings of one thread, one for each device it has read to."""
 
     def __init__(self) -> None:
         self._landings: dict[str, Landing] = {"cpu": HOST}
 
-    def read(self, job: Job) -> tuple[torch.Tensor, str]:
+    def read(self, job: Job) -> tuple[Weights, str]:
         """The weights and their digest; on the CPU where the device takes none: the ladder goes on from there.
 
         Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, TypeAlias
 
 from . import devices
@@ -10,14 +11,26 @@ from .catalogue import cut
 from .errors import WeightsError, printable
 from .queue import Job
 from .spectrum import Projection, Run, Spectrum
+from .weights import host_array
 
 if TYPE_CHECKING:
-    import torch
-
     from .solvers.batch import Outcome
     from .solvers.ladder import Solution
+    from .weights import Weights
 
 Item: TypeAlias = tuple[Projection, Job]
+
+
+def own_stream(device: str) -> AbstractContextManager[object]:
+    """A CUDA stream for this thread: what it copies and multiplies goes beside what another thread does."""
+    if device == "cpu":
+        return nullcontext()
+    import torch
+
+    try:
+        return torch.cuda.stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
+    except RuntimeError:  # a driver that does not answer: the ladder finds the way to the CPU
+        return nullcontext()
 
 
 def groups(jobs: list[Job], limit_of: Callable[[int], int]) -> list[list[Item]]:
@@ -35,17 +48,16 @@ def groups(jobs: list[Job], limit_of: Callable[[int], int]) -> list[list[Item]]:
 
 
 class Solver:
-    """The routines of one device. Imports torch; used by one thread.
+    """The routines of one device, which import torch for a GPU; used by one thread.
 
     `limit_of` says how many matrices of a smaller side are solved together there. `tell` hears, once, why none are.
     """
 
     def __init__(self, device: str, run: Run, tell: Callable[[str], None]) -> None:
-        from .solvers.batch import limits
         from .solvers.ladder import choose
 
         self.device = device
-        self.limit_of = limits(device)
+        self.limit_of = _limits(device) if devices.is_gpu(device) else _alone
         self._rungs = choose(device)
         self._run = run
         self._tell = tell
@@ -64,16 +76,18 @@ class Solver:
                 yield projection, f"cannot be computed: {type(error).__name__}: {error}"
 
     def _together(self, group: list[Item]) -> list[Outcome]:
+        count, small = len(group), group[0][0].count
+        if count == 1:
+            return [None]
         from .solvers.batch import faster_together, solve_batch
 
-        count, small = len(group), group[0][0].count
-        if count == 1 or not faster_together(self.device, small):
+        if not faster_together(self.device, small):
             return [None] * count
         return solve_batch((_matrix(*item) for item in group), count, small, self.device, self._apart)
 
     def _apart(self, reason: str) -> None:
         """No batches from now on."""
-        self.limit_of = lambda _small: 1
+        self.limit_of = _alone
         line = printable(reason.splitlines()[0], 120)
         self._tell(f"{self.device} solves its matrices one by one, some ten times slower: {line}")
 
@@ -100,9 +114,19 @@ class Solver:
         )
 
 
-def _matrix(projection: Projection, job: Job) -> torch.Tensor:
+def _alone(_small: int) -> int:
+    return 1
+
+
+def _limits(device: str) -> Callable[[int], int]:
+    from .solvers.batch import limits
+
+    return limits(device)
+
+
+def _matrix(projection: Projection, job: Job) -> Weights:
     from .solvers.flip import flip_signs
 
-    weights: torch.Tensor = job.weights
-    matrix = weights if projection.slice is None else cut(weights, projection.slice)
-    return flip_signs(matrix.cpu(), projection.key) if projection.null else matrix
+    weights: Weights = job.weights
+    matrix: Weights = weights if projection.slice is None else cut(weights, projection.slice)
+    return flip_signs(host_array(matrix), projection.key) if projection.null else matrix

@@ -18,10 +18,11 @@ from ..dequantize import gguf_matrix
 from ..errors import InputError, WeightsError, printable
 from ..files import open_regular
 from ..landing import HOST, Landing
+from ..weights import host_array, plain
 from .tensor import FileStamp, Tensor, identify, read_bytes
 
 if TYPE_CHECKING:
-    import torch
+    from ..weights import Weights
 
 # ggml type number: (name, weights in a block, bytes of a block); held against the gguf package by a test.
 GGML_TYPES = {
@@ -112,15 +113,18 @@ def list_tensors(file: Path, repo: str, commit: str) -> tuple[list[Tensor], File
         raise _bad(file, f"has a malformed header ({printable(str(error), 80)}); download it again") from None
 
 
-def read_matrix(tensor: Tensor, stamp: FileStamp, landing: Landing) -> tuple[torch.Tensor, str]:
-    """The tensor where it lands in its stored float type, or on the CPU dequantised to float32; its bytes' digest.
+def read_matrix(tensor: Tensor, stamp: FileStamp, landing: Landing) -> tuple[Weights, str]:
+    """The tensor where it lands if it is stored as floats, else on the CPU, dequantised; and its bytes' digest.
 
     Raises:
         WeightsError: the file changed or cannot be read, or the type has no dequantiser.
     """
-    data, seen = read_bytes(tensor, stamp, landing if tensor.dtype in PLAIN else HOST)
+    if tensor.dtype in PLAIN:
+        data, seen = read_bytes(tensor, stamp, landing)
+        return plain(data, tensor.dtype).reshape(tensor.shape), seen
+    blocks, seen = read_bytes(tensor, stamp, HOST)
     try:
-        return gguf_matrix(data, tensor.dtype, tensor.shape), seen
+        return gguf_matrix(host_array(blocks), tensor.dtype, tensor.shape), seen
     except NotImplementedError:
         raise WeightsError(f"{tensor.dtype} has no dequantiser: unsupported quantisation") from None
 

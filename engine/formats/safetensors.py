@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError, WeightsError, printable
 from ..files import open_regular
 from ..landing import Landing
+from ..weights import TORCH_NAMES, plain
 from .tensor import FileStamp, Tensor, identify, read_bytes
 
 if TYPE_CHECKING:
-    import torch
+    from ..weights import Weights
 
 MAX_HEADER = 100_000_000  # the limit of the reference reader
 MAX_SIZE = 2**64  # as there
@@ -28,13 +29,6 @@ DTYPE_BITS = {
     "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32,
     "C64": 64, "F64": 64, "I64": 64, "U64": 64,
 }  # fmt: skip
-
-TORCH_NAMES = {
-    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
-    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
-    "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz",
-}  # fmt: skip
-"""The stored types that are numbers by themselves; every other one carries packed integers."""
 
 
 def list_tensors(file: Path, repo: str, commit: str) -> tuple[list[Tensor], FileStamp]:
@@ -57,19 +51,16 @@ def list_tensors(file: Path, repo: str, commit: str) -> tuple[list[Tensor], File
     return tensors, stamp
 
 
-def read_matrix(tensor: Tensor, stamp: FileStamp, landing: Landing) -> tuple[torch.Tensor, str]:
-    """The tensor in its stored dtype where the bytes land, and their digest (see read_bytes).
+def read_matrix(tensor: Tensor, stamp: FileStamp, landing: Landing) -> tuple[Weights, str]:
+    """The tensor where its bytes land (see weights.plain), and their digest (see read_bytes).
 
     Raises:
         WeightsError: the file changed or cannot be read, or the dtype is no floating-point type.
     """
-    import torch
-
     if tensor.dtype not in TORCH_NAMES:
         raise WeightsError(f"{tensor.dtype} holds packed integers, not weights: unsupported quantisation")
     data, seen = read_bytes(tensor, stamp, landing)
-    dtype: torch.dtype = getattr(torch, TORCH_NAMES[tensor.dtype])
-    return data.view(dtype).reshape(tensor.shape), seen
+    return plain(data, tensor.dtype).reshape(tensor.shape), seen
 
 
 def _header(prefix: bytes, handle: Any, size: int, file: Path) -> bytes:

@@ -15,7 +15,7 @@ from ..landing import Landing
 from ..spectrum import Source, digest
 
 if TYPE_CHECKING:
-    import torch
+    from ..weights import Weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def identify(file: Path, repo: str, commit: str, header: bytes) -> Source:
     return Source(repo, commit, file.name, identity, stamp.size, addressed)
 
 
-def read_bytes(tensor: Tensor, stamp: FileStamp, landing: Landing) -> tuple[torch.Tensor, str]:
+def read_bytes(tensor: Tensor, stamp: FileStamp, landing: Landing) -> tuple[Weights, str]:
     """The tensor's bytes, uint8, shape (end - begin,), and their digest ("" where the source is content-addressed).
 
     The digest is XXH3-128: it tells changed weights from the same, at 10 GB/s and more where hashlib's digests make

@@ -7,15 +7,15 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 
 from ..errors import WeightsError
+from ..weights import Weights
 from . import gram as grams_of
 from . import two_stage
-from .ladder import NOT_FINITE, Solution, fault_of, readable, solution
+from .ladder import NOT_FINITE, Solution, fault_of, moved, solution
 
 Outcome = Solution | WeightsError | None
 
@@ -78,17 +78,8 @@ def _seconds(run: Callable[[], Tensor]) -> float:
     return time.perf_counter() - start
 
 
-def own_stream(device: str) -> AbstractContextManager[object]:
-    """A CUDA stream for this thread: what it copies and multiplies goes beside what another thread does."""
-    try:
-        stream = None if device == "cpu" else torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    except RuntimeError:  # as above
-        stream = None
-    return nullcontext() if stream is None else torch.cuda.stream(stream)
-
-
 def solve_batch(
-    matrices: Iterable[Tensor], count: int, small: int, device: str, tell: Callable[[str], None]
+    matrices: Iterable[Weights], count: int, small: int, device: str, tell: Callable[[str], None]
 ) -> list[Outcome]:
     """For each of `count` 2-D float matrices, on the CPU or on the device, its spectrum, or why it has none.
 
@@ -118,9 +109,9 @@ def solve_batch(
     return [_outcome(row, device, seconds / count) for row in host]
 
 
-def _add(matrix: Tensor, gram: Tensor) -> Tensor:
+def _add(matrix: Weights, gram: Tensor) -> Tensor:
     """Its Gram matrix into `gram`: largest entry, scale and scaled norm, float64, shape (3,), on the device."""
-    placed = readable(matrix).to(gram.device)
+    placed = torch.as_tensor(moved(matrix, str(gram.device)))
     low, high = torch.aminmax(placed)
     top = torch.maximum(-low, high).to(torch.float64)
     scale = two_stage.scale_of(top)
@@ -132,7 +123,7 @@ def _outcome(row: Tensor, device: str, seconds: float) -> Outcome:
     top, scale, norm, passed = row[:4].tolist()
     if not math.isfinite(top):
         return WeightsError(NOT_FINITE)
-    sigma = row[4:]
+    sigma = row[4:].numpy()
     accuracy = two_stage.accuracy(len(sigma), sigma)
     if not passed or fault_of(sigma, norm, accuracy, math.inf):
         return None

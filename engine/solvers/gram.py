@@ -3,26 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, TypeVar
 
-import torch
+import numpy as np
+
+from ..spectrum import Values
+from ..weights import HostArray, Weights
+
+if TYPE_CHECKING:
+    import torch
 
 NAME = "gram-eigvalsh"
 VERSION = 1
 _CHUNK_BYTES = 1 << 28
 _BLOCKS = {"cuda": 512, "cpu": 256}
 
+Matrix = TypeVar("Matrix", "HostArray", "torch.Tensor")
 
-def singular_values(matrix: torch.Tensor, scale: float) -> torch.Tensor:
+
+def singular_values(matrix: Weights, scale: float) -> Weights:
     """Singular values of `matrix * scale`, float64, descending, shape (min(m, n),), on its device.
 
     The product is taken in float64 over slabs of the longer side, so a vocabulary-sized matrix needs
     no float64 copy of itself. `scale` brings the largest entry near 1: squares cannot overflow.
     """
-    small = min(matrix.shape)
-    gram = torch.zeros((small, small), dtype=torch.float64, device=matrix.device)
+    if isinstance(matrix, np.ndarray):
+        return _on_host(matrix, scale)
+    import torch
+
+    gram = torch.zeros([min(matrix.shape)] * 2, dtype=torch.float64, device=matrix.device)
     add_gram(matrix, scale, gram)
-    eigenvalues: torch.Tensor = torch.linalg.eigvalsh(gram)
-    return eigenvalues.flip(0).clamp_(min=0).sqrt_()
+    return torch.linalg.eigvalsh(gram).flip(0).clamp_(min=0).sqrt_()  # type: ignore[no-any-return]
+
+
+def _on_host(matrix: HostArray, scale: float) -> Values:
+    gram: Values = np.zeros([min(matrix.shape)] * 2)
+    for slab in slabs(matrix):
+        wide = slab.astype(np.float64)
+        wide *= scale
+        np.add(gram, wide @ wide.T, out=gram)  # of a matrix with itself numpy has BLAS compute half
+    squares = np.linalg.eigvalsh(gram)[::-1].clip(min=0)
+    return np.asarray(np.sqrt(squares), np.float64)
 
 
 def add_gram(matrix: torch.Tensor, scale: float | torch.Tensor, gram: torch.Tensor) -> torch.Tensor:
@@ -33,6 +54,8 @@ def add_gram(matrix: torch.Tensor, scale: float | torch.Tensor, gram: torch.Tens
     Raises:
         ValueError: `gram` is of another size.
     """
+    import torch
+
     if min(matrix.shape) != len(gram):
         raise ValueError(f"{tuple(matrix.shape)} has no Gram matrix of size {len(gram)}")
     squares = gram.new_zeros(())
@@ -57,7 +80,7 @@ def _blocks(gram: torch.Tensor) -> Iterator[slice]:
     yield from (slice(start, min(start + step, n)) for start in range(0, n, step))
 
 
-def slabs(matrix: torch.Tensor) -> Iterator[torch.Tensor]:
+def slabs(matrix: Matrix) -> Iterator[Matrix]:
     """The matrix as wide slabs (small side, at most 256 MiB of float64 at a time)."""
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     step = max(1, _CHUNK_BYTES // (8 * wide.shape[0]))
@@ -65,7 +88,7 @@ def slabs(matrix: torch.Tensor) -> Iterator[torch.Tensor]:
         yield wide[:, start : start + step]
 
 
-def accuracy(small: int, sigma: torch.Tensor) -> tuple[float, float]:
+def accuracy(small: int, sigma: Values) -> tuple[float, float]:
     """(error bound, noise floor) of the values above, in their units.
 
     Measured, the d of `bounds` stays below 1e-15 (n <= 256) and grows no faster than sqrt(n).
@@ -73,7 +96,7 @@ def accuracy(small: int, sigma: torch.Tensor) -> tuple[float, float]:
     return bounds(1e-15 * max(1.0, small**0.5 / 16), sigma)
 
 
-def bounds(d: float, sigma: torch.Tensor) -> tuple[float, float]:
+def bounds(d: float, sigma: Values) -> tuple[float, float]:
     """(error bound, noise floor) of square roots of eigenvalues that carry an error of d * sigma_1^2.
 
     Then sigma carries d * sigma_1^2 / (2 sigma). The floor stands where that error is a twentieth of the

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from ..errors import WeightsError
 from ..spectrum import Values
+from ..weights import Weights, host_array
 from . import gram, svd
 
 COMPUTE_DTYPE = "float64"
@@ -41,7 +41,7 @@ class Rung:
     name: str
     version: int
     device: str
-    singular_values: Callable[[torch.Tensor, float], torch.Tensor]
+    singular_values: Callable[[Weights, float], Weights]
     reach: float
 
 
@@ -64,8 +64,8 @@ def choose(device: str) -> list[Rung]:
     ]
 
 
-def solve(matrix: torch.Tensor, rungs: list[Rung]) -> Solution:
-    """Singular values of a 2-D float matrix on the CPU, computed in float64.
+def solve(matrix: Weights, rungs: list[Rung]) -> Solution:
+    """Singular values of a 2-D float matrix, computed in float64.
 
     Every result is checked: finite, and sum sigma^2 equal to the Frobenius norm summed apart.
 
@@ -73,18 +73,16 @@ def solve(matrix: torch.Tensor, rungs: list[Rung]) -> Solution:
         WeightsError: NaN or infinite weights, or no routine gave a proven result.
     """
     start = time.perf_counter()
-    matrix = readable(matrix)
-    placed, scale, norm = place(matrix, rungs[0].device)
+    placed, scale, norm = _place(matrix, rungs[0].device)
     reasons: list[str] = []
     for rung in rungs:
         try:
-            if placed.device != torch.device(rung.device):
-                placed = matrix.to(rung.device)
-            sigma = rung.singular_values(placed, scale).to("cpu")
-        except (RuntimeError, MemoryError) as error:  # out of memory, not converged, a lost device
+            placed = moved(placed if rung.device != "cpu" else matrix, rung.device)
+            sigma = host_array(rung.singular_values(placed, scale))
+        except (RuntimeError, MemoryError, np.linalg.LinAlgError) as error:  # no room, not converged, a lost device
             reasons.append(f"{rung.name} on {rung.device}: {_reason(error)}")
             continue
-        accuracy = _accuracy(rung, matrix, sigma)
+        accuracy = _accuracy(rung, matrix.shape, sigma)
         if fault := fault_of(sigma, norm, accuracy, rung.reach):
             reasons.append(f"{rung.name} on {rung.device}: {fault}")
             continue
@@ -94,35 +92,45 @@ def solve(matrix: torch.Tensor, rungs: list[Rung]) -> Solution:
     raise WeightsError("no singular values: " + "; ".join(reasons))
 
 
-def readable(matrix: torch.Tensor) -> torch.Tensor:
-    """The matrix in a type that torch computes with: it finds no extremes of float8, and bfloat16 holds all of it."""
-    return matrix.to(torch.bfloat16) if matrix.element_size() == 1 else matrix
+def moved(matrix: Weights, device: str) -> Weights:
+    """The matrix on a device, in a type that it computes with: of float8 torch finds no extremes, bfloat16 holds all.
+
+    Raises:
+        RuntimeError: there is no room, or the device does not answer.
+    """
+    if device == "cpu":
+        return host_array(matrix)
+    import torch
+
+    placed = torch.as_tensor(matrix).to(device)
+    return placed.to(torch.bfloat16) if placed.element_size() == 1 else placed
 
 
-def place(matrix: torch.Tensor, device: str) -> tuple[torch.Tensor, float, float]:
-    """The matrix on the device, or where it is if there is no room; its scale and norm (see _scale_and_norm).
+def _place(matrix: Weights, device: str) -> tuple[Weights, float, float]:
+    """The matrix on the device, or on the CPU if there is no room; its scale and norm (see _scale_and_norm).
 
     On an H100 the norm of a 14336 x 4096 matrix costs 2 ms, on 8 cores beside it 200.
     """
     try:
-        placed = matrix.to(device)
+        placed = moved(matrix, device)
         return placed, *_scale_and_norm(placed)
     except (RuntimeError, MemoryError):
-        return matrix, *_scale_and_norm(matrix)
+        placed = host_array(matrix)
+        return placed, *_scale_and_norm(placed)
 
 
-def fault_of(sigma: torch.Tensor, norm: float, accuracy: tuple[float, float], reach: float) -> str:
+def fault_of(sigma: Values, norm: float, accuracy: tuple[float, float], reach: float) -> str:
     """Why a result with that bound and floor is not accepted, "" where it is."""
     bound, floor = accuracy
     error = max(bound, floor if float(sigma[-1]) <= floor else 0.0)
-    total = float(sigma.square().sum())
+    total = float(sigma @ sigma)
     if not math.isfinite(total) or abs(total - norm * norm) > _FROBENIUS_TOLERANCE * norm * norm:
         return "sum sigma^2 is not the Frobenius norm squared"
     return "error bound too large" if error > reach * float(sigma[0]) else ""
 
 
 def solution(
-    sigma: torch.Tensor,
+    sigma: Values,
     scale: float,
     norm: float,
     accuracy: tuple[float, float],
@@ -136,27 +144,37 @@ def solution(
     """
     if not math.isfinite(norm / scale):
         raise WeightsError("the singular values exceed the range of float64")
-    values = np.ascontiguousarray(sigma.numpy() / scale)
+    values = np.ascontiguousarray(sigma / scale)
     bound, floor = (x / scale for x in accuracy)
     name, version, device = by
     return Solution(values, norm / scale, name, version, bound, floor, device, seconds)
 
 
-def _accuracy(rung: Rung, matrix: torch.Tensor, sigma: torch.Tensor) -> tuple[float, float]:
+def _accuracy(rung: Rung, shape: tuple[int, ...], sigma: Values) -> tuple[float, float]:
     if rung.name == gram.NAME:
-        return gram.accuracy(min(matrix.shape), sigma)
-    return svd.accuracy(max(matrix.shape), sigma)
+        return gram.accuracy(min(shape), sigma)
+    return svd.accuracy(max(shape), sigma)
 
 
-def _scale_and_norm(matrix: torch.Tensor) -> tuple[float, float]:
+def _scale_and_norm(matrix: Weights) -> tuple[float, float]:
     """A power of two that brings the largest entry into [0.5, 1), and the Frobenius norm so scaled."""
-    low, high = (float(x) for x in torch.aminmax(matrix))
-    top = max(-low, high)
+    top = max(-float(matrix.min()), float(matrix.max()))
     if not math.isfinite(top):
         raise WeightsError(NOT_FINITE)
     scale = 2.0 ** min(-math.frexp(top)[1], 1023) if top > 0 else 1.0
-    squares = sum(float((slab.to(torch.float64) * scale).square().sum()) for slab in gram.slabs(matrix))
-    return scale, math.sqrt(squares)
+    return scale, math.sqrt(_squares(matrix, scale))
+
+
+def _squares(matrix: Weights, scale: float) -> float:
+    """Sum of squares of `matrix * scale`, in float64."""
+    if not isinstance(matrix, np.ndarray):
+        return sum(float((slab.double() * scale).square().sum()) for slab in gram.slabs(matrix))
+    total = 0.0
+    for slab in gram.slabs(matrix):
+        entries = slab.astype(np.float64).ravel(order="K")
+        entries *= scale
+        total += float(entries @ entries)
+    return total
 
 
 def _reason(error: BaseException) -> str:

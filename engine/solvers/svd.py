@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import torch
+import numpy as np
+
+from ..spectrum import Values
+from ..weights import Weights
 
 NAME = "svdvals"
 VERSION = 1
 
 
-def singular_values(matrix: torch.Tensor, scale: float) -> torch.Tensor:
+def singular_values(matrix: Weights, scale: float) -> Weights:
     """Singular values of `matrix * scale`, float64, descending, shape (min(m, n),), on its device.
 
     Raises:
-        torch.linalg.LinAlgError: not converged.
+        numpy.linalg.LinAlgError, torch.linalg.LinAlgError: not converged.
     """
+    if isinstance(matrix, np.ndarray):
+        return np.linalg.svd(matrix.astype(np.float64) * scale, compute_uv=False)
+    import torch
+
     # gesvd: the default, gesvdj, has the largest errors of all drivers (2e-4 sigma_1 in float32).
     driver = "gesvd" if matrix.device.type == "cuda" else None
-    sigma: torch.Tensor = torch.linalg.svdvals(matrix.to(torch.float64) * scale, driver=driver)
-    return sigma
+    return torch.linalg.svdvals(matrix.to(torch.float64) * scale, driver=driver)  # type: ignore[no-any-return]
 
 
-def accuracy(large: int, sigma: torch.Tensor) -> tuple[float, float]:
+def accuracy(large: int, sigma: Values) -> tuple[float, float]:
     """(error bound, noise floor) = max(m, n) eps sigma_1: LAPACK's backward error, with room."""
-    bound = large * torch.finfo(torch.float64).eps * float(sigma[0])
+    bound = large * float(np.finfo(np.float64).eps) * float(sigma[0])
     return bound, bound

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..spectrum import Values
 from . import gram as grams
 from .band import to_band
 from .chase import to_tridiagonal
@@ -57,7 +58,7 @@ def room(n: int) -> int:
     return 8 * n * (n + 8 * plan(n).width)
 
 
-def accuracy(small: int, sigma: Tensor) -> tuple[float, float]:
+def accuracy(small: int, sigma: Values) -> tuple[float, float]:
     """(error bound, noise floor) of square roots of the eigenvalues below, in their units; see gram.bounds.
 
     Against the library on hard matrices the eigenvalues were off by 2e-15 of the largest at n = 257, 5e-15 at

@@ -41,12 +41,14 @@ from rankscope.engine import devices
 from rankscope.engine.checkpoint import Checkpoint, open_checkpoint
 from rankscope.engine.engine import Engine, Settings
 from rankscope.engine.events import Event, Failed, Notice, Progress, Saved
+from rankscope.engine.formats.tensor import Tensor
 from rankscope.engine.projections import build_tree
 from rankscope.engine.queue import SCAN, Job
 from rankscope.engine.reading import Reader
 from rankscope.engine.solvers.batch import limits, solve_batch
 from rankscope.engine.solvers.ladder import choose, solve
 from rankscope.engine.spectrum import Projection, Spectrum
+from rankscope.engine.weights import host_array
 from rankscope.store.spectra import SpectraStore
 
 DRIVERS = ("gesvd", "gesvda")  # the default is gesvdj
@@ -157,6 +159,11 @@ def _peak_memory(into: Scan) -> Iterator[None]:
     thread.join()
 
 
+def stored(checkpoint: Checkpoint, tensor: Tensor) -> torch.Tensor:
+    """The bfloat16 weights on the CPU."""
+    return torch.from_numpy(host_array(checkpoint.read(tensor)[0])).to(torch.bfloat16)
+
+
 def notebook(matrix: torch.Tensor, device: str) -> np.ndarray:
     """The reference notebook's statements."""
     w = matrix.detach().float().to(device)
@@ -167,11 +174,11 @@ def notebook(matrix: torch.Tensor, device: str) -> np.ndarray:
 def notebook_seconds(checkpoint: Checkpoint, projections: list[Projection], layers: int, device: str) -> float:
     """Of the projections of the first layers, read beforehand and after a warm-up."""
     tensors = {tensor.name: tensor for tensor in checkpoint.tensors}
-    notebook(checkpoint.read(tensors[projections[1].tensor])[0], device)
+    notebook(stored(checkpoint, tensors[projections[1].tensor]), device)
     total = 0.0
     for projection in projections:
         if (projection.layer or 0) < layers:
-            matrix = checkpoint.read(tensors[projection.tensor])[0]
+            matrix = stored(checkpoint, tensors[projection.tensor])
             start = time.perf_counter()
             notebook(matrix, device)
             total += time.perf_counter() - start
@@ -241,7 +248,7 @@ def measure_shapes(
         shape = (projection.rows, projection.cols)
         if shape in ours:
             continue
-        matrix = checkpoint.read(tensors[projection.tensor])[0]
+        matrix = stored(checkpoint, tensors[projection.tensor])
         start = time.perf_counter()
         wanted = lapack(matrix)
         rows = [("LAPACK float64, CPU", 1e3 * (time.perf_counter() - start), wanted)]

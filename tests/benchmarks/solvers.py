@@ -16,9 +16,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from rankscope.engine.devices import pick
+from rankscope.engine.devices import Device, pick, set_blas_threads
 from rankscope.engine.solvers import gram, svd
 from rankscope.engine.solvers.ladder import choose, solve
+from rankscope.engine.weights import host_array
 
 SHAPES = {
     "cpu": ["192x576", "576x576", "1536x576", "1024x1024", "4096x1024"],
@@ -51,14 +52,14 @@ def measure(rows: int, cols: int, device: str, repeats: int) -> None:
     """One line of the table."""
     stored = weights(rows, cols)
     reference = np.linalg.svd(stored.to(torch.float64).numpy(), compute_uv=False)
-    on_device = stored.to(device)
+    on_device = stored.to(device) if device != "cpu" else host_array(stored)
     rungs = choose(device)
 
     def notebook() -> torch.Tensor:
-        return torch.linalg.svd(on_device.float(), full_matrices=False).S
+        return torch.linalg.svd(stored.to(device).float(), full_matrices=False).S
 
     def qr_first() -> torch.Tensor:
-        tall = on_device.to(torch.float64)
+        tall = stored.to(device, torch.float64)
         r = torch.linalg.qr(tall if rows >= cols else tall.T, mode="r").R
         return torch.linalg.svdvals(r)
 
@@ -71,9 +72,9 @@ def measure(rows: int, cols: int, device: str, repeats: int) -> None:
     }
     results = {
         "notebook": notebook().cpu().numpy(),
-        "svdvals": svd.singular_values(on_device, 1.0).cpu().numpy(),
+        "svdvals": host_array(svd.singular_values(on_device, 1.0)),
         "qr": qr_first().cpu().numpy(),
-        "gram": gram.singular_values(on_device, 1.0).cpu().numpy(),
+        "gram": host_array(gram.singular_values(on_device, 1.0)),
         "ours": solve(stored, rungs).values,
     }
     ms = {name: best_of(run, device, repeats) for name, run in routines.items()}
@@ -92,6 +93,7 @@ def main() -> None:
     device = pick(args.device)[0][0]
     for threads in args.threads:
         torch.set_num_threads(threads)
+        set_blas_threads(Device("cpu", ""), threads)
         print(f"\n{device.name} ({device.label}), torch {torch.__version__}, {threads} BLAS threads\n")
         print("| shape | notebook: svd float32 | svdvals float64 | QR, svdvals | Gram, eigvalsh | ours | ratio |")
         print("|---|---|---|---|---|---|---|")

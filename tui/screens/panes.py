@@ -178,7 +178,7 @@ class Panes(Screen[None]):
         self.query_one("#top", Line).set(*model_text(self.pair, self._scanned, self._layers))
 
     def _status(self) -> None:
-        state = "starting torch" if self._starting else "stopping" if self.is_stopping else ""
+        state = "starting" if self._starting else "stopping" if self.is_stopping else ""
         left = selection_text(self.lens, self.selection, self.grid)
         marks = f"{len(self.marks)} marked" if self.marks else ""
         self.query_one("#job", Line).set(left, "  ".join(filter(None, [marks, self._job(state)])))

@@ -21,6 +21,7 @@ from rankscope.engine.solvers import batch, ladder, two_stage
 from rankscope.engine.solvers.batch import Outcome
 from rankscope.engine.solvers.flip import flip_signs
 from rankscope.engine.spectrum import Projection, Spectrum
+from rankscope.engine.weights import host_array
 
 LIMIT = 4
 Make = Callable[..., Engine]
@@ -75,6 +76,7 @@ def make(
     def build(workers: int = 1, faster: bool = True, **settings: Any) -> Engine:
         monkeypatch.setattr(devices, "workers", lambda *_: (workers, 1))
         monkeypatch.setattr(devices, "readers", lambda _found: 4)
+        monkeypatch.setattr(devices, "is_gpu", lambda _name: True)
         monkeypatch.setattr(batch, "limits", lambda _device: lambda _side: LIMIT)
         monkeypatch.setattr(batch, "faster_together", lambda _device, _small: faster)
         made.append(Engine(sink, heard, Settings(**{"device": "cpu", **settings})))
@@ -264,7 +266,7 @@ def test_twins_and_parts_of_one_side_go_together(
     for projection, twin in zip(projections, twins, strict=True):
         matrix = _part(named, projection)
         _assert_right(sink.kept[projection.key], matrix)
-        _assert_right(sink.kept[twin.key], flip_signs(matrix, twin.key))
+        _assert_right(sink.kept[twin.key], flip_signs(host_array(matrix), twin.key))
 
 
 def _part(named: dict[str, torch.Tensor], projection: Projection) -> torch.Tensor:

@@ -23,6 +23,7 @@ from rankscope.engine.flip import flipped
 from rankscope.engine.formats import safetensors
 from rankscope.engine.solvers import flip
 from rankscope.engine.solvers.flip import flip_signs
+from rankscope.engine.weights import host_array
 
 KEY = "000102030405060708090a0b0c0d0e0f"
 PHI3 = {"model_type": "phi3", "num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 2}
@@ -35,6 +36,10 @@ def signs(key: str, rows: int, cols: int) -> Array:
     words = [int(word) for word in PCG64(int(key, 16)).random_raw(rows * cols // 64 + 1)]
     bits = [words[n // 64] >> (n % 64) & 1 for n in range(rows * cols)]
     return np.array([-1.0 if bit else 1.0 for bit in bits]).reshape(rows, cols)
+
+
+def _flipped(matrix: torch.Tensor, key: str) -> torch.Tensor:
+    return torch.from_numpy(flip_signs(host_array(matrix), key))
 
 
 def wanted(matrix: torch.Tensor, key: str) -> Array:
@@ -79,33 +84,33 @@ def test_a_twins_key_is_a_digest_that_any_process_makes(tmp_path: Path) -> None:
 def test_signs_follow_the_recipe_in_every_stored_type(dtype: torch.dtype, shape: tuple[int, int]) -> None:
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
     before = matrix.double()
-    result = flip_signs(matrix, KEY)
+    result = _flipped(matrix, KEY)
     assert (result.double().numpy() == wanted(matrix, KEY)).all()
-    assert result.dtype == (torch.bfloat16 if matrix.element_size() == 1 else dtype)
+    assert result.dtype == (dtype if dtype in DTYPES[:3] else torch.float32)
     assert (matrix.double() == before).all()
 
 
 def test_signs_go_row_by_row_through_a_cut_that_is_not_contiguous() -> None:
     matrix = torch.randn(40, 60, generator=torch.Generator().manual_seed(2)).T[::2, 3:30]
-    assert (flip_signs(matrix, KEY).double().numpy() == wanted(matrix, KEY)).all()
+    assert (_flipped(matrix, KEY).double().numpy() == wanted(matrix, KEY)).all()
 
 
 def test_slabs_do_not_change_the_signs(monkeypatch: pytest.MonkeyPatch) -> None:
     matrix = torch.ones(61, 53)
     monkeypatch.setattr(flip, "_SLAB", 128)
-    assert (flip_signs(matrix, KEY).double().numpy() == signs(KEY, 61, 53)).all()
+    assert (_flipped(matrix, KEY).double().numpy() == signs(KEY, 61, 53)).all()
 
 
 def test_a_matrix_of_many_slabs_is_signed_to_its_end() -> None:
     shape = (3, flip._SLAB)  # three slabs, by words in numpy at once
     raw = PCG64(int(KEY, 16)).random_raw(shape[0] * shape[1] // 64).astype("<u8").view(np.uint8)
     bits = np.unpackbits(raw, bitorder="little").reshape(shape)
-    assert (flip_signs(torch.ones(shape), KEY).numpy() == np.where(bits, -1, 1)).all()
+    assert (_flipped(torch.ones(shape), KEY).numpy() == np.where(bits, -1, 1)).all()
 
 
 def test_signs_are_fair_and_differ_from_key_to_key() -> None:
     size = 1 << 18
-    drawn = [flip_signs(torch.ones(512, 512, dtype=torch.float64), key).flatten() for key in (KEY, KEY[::-1])]
+    drawn = [_flipped(torch.ones(512, 512, dtype=torch.float64), key).flatten() for key in (KEY, KEY[::-1])]
     for one in drawn:
         assert abs(float(one.sum())) < 5 * size**0.5
         assert abs(float(one[1:] @ one[:-1])) < 5 * size**0.5

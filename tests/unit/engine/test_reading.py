@@ -17,6 +17,7 @@ from rankscope.engine.errors import WeightsError
 from rankscope.engine.landing import CHUNK, HOST, Fill, GpuLanding, Landing
 from rankscope.engine.queue import SCAN, Job
 from rankscope.engine.reading import Reader
+from rankscope.engine.weights import TORCH_NAMES, Weights, host_array, plain
 
 SIZES = (0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5)
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -26,7 +27,7 @@ def _bytes(size: int) -> np.ndarray:
     return np.random.default_rng(size).integers(0, 256, size, dtype=np.uint8)
 
 
-def _landed(where: Landing, size: int) -> torch.Tensor:
+def _landed(where: Landing, size: int) -> Weights:
     wanted, seen = _bytes(size), []
 
     def fill(view: memoryview, at: int) -> None:
@@ -36,7 +37,7 @@ def _landed(where: Landing, size: int) -> torch.Tensor:
     data = where.land(size, fill)
     assert [at for at, _ in seen] == list(range(0, size, CHUNK))
     assert sum(count for _, count in seen) == size
-    assert np.array_equal(data.cpu().numpy(), wanted)
+    assert np.array_equal(host_array(data), wanted)
     return data
 
 
@@ -61,9 +62,22 @@ def test_the_digest_is_that_of_the_stored_bytes(tmp_path: Path, monkeypatch: pyt
     checkpoint, _ = saved(tmp_path, {"model.layers.0.mlp.up_proj.weight": torch.randn(31, 17)}, {"model_type": "llama"})
     (tensor,) = checkpoint.tensors
     weights, seen = checkpoint.read(tensor)
+    assert isinstance(weights, np.ndarray)
     stored = tensor.file.read_bytes()[tensor.begin : tensor.end]
     assert seen == xxhash.xxh3_128_hexdigest(stored)
-    assert weights.numpy().tobytes() == stored
+    assert weights.tobytes() == stored
+
+
+@pytest.mark.parametrize("name", ["BF16", "F8_E4M3", "F8_E5M2", "F16", "F32", "F64"])
+def test_every_stored_number_is_itself_on_the_cpu(name: str) -> None:
+    """All 2^16 bit patterns of the small types, as torch reads them."""
+    dtype = getattr(torch, TORCH_NAMES[name])
+    stored = np.arange(1 << 16, dtype=np.uint16).view(np.uint8)
+    read = plain(stored, name)
+    wanted = torch.from_numpy(stored.copy()).view(dtype).double().numpy()
+    assert isinstance(read, np.ndarray)
+    with np.errstate(invalid="ignore"):  # signalling NaNs
+        assert np.array_equal(read.astype(np.float64), wanted, equal_nan=True)
 
 
 class _Full:
@@ -86,7 +100,7 @@ def test_weights_that_a_device_does_not_take_stay_on_the_cpu(tmp_path: Path, mon
     checkpoint, _ = llama(tmp_path, 1)
     weights, seen = Reader().read(_job(checkpoint))
     wanted, digest = checkpoint.read(checkpoint.tensors[0])
-    assert torch.equal(weights, wanted)
+    assert np.array_equal(host_array(weights), host_array(wanted))
     assert seen == digest
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 LISTING = ("errors", "checkpoint", "formats.gguf", "formats.safetensors", "catalogue", "projections")
 ROOMS = (*LISTING, "spectrum", "events", "engine", "devices", "queue", "reporter", "flip")
@@ -17,6 +18,35 @@ from rankscope.engine.engine import Engine
 engine = Engine(None, print)
 engine.stop()
 assert engine.close()
+"""
+SCANNED = """
+import threading
+from concurrent.futures import Future
+import numpy as np
+from safetensors.numpy import save_file
+from rankscope.engine.checkpoint import open_checkpoint
+from rankscope.engine.engine import Engine, Settings
+from rankscope.engine.events import Progress, Saved
+from rankscope.engine.projections import build_tree
+save_file({"model.layers.0.mlp.up_proj.weight": np.eye(5, 7, dtype=np.float32)}, "FOLDER/model.safetensors")
+class Sink:
+    def has(self, key):
+        return False
+    def put(self, spectrum):
+        future = Future()
+        future.set_result(None)
+        return future
+events, idle = [], threading.Event()
+def listen(batch):
+    events.extend(batch)
+    if not batch[-1].busy:
+        idle.set()
+checkpoint = open_checkpoint("FOLDER")
+engine = Engine(Sink(), listen, Settings("cpu"))
+engine.submit(checkpoint, build_tree(checkpoint).scanned())
+assert idle.wait(30)
+assert engine.close()
+assert [list(e.spectrum.values) for e in events if isinstance(e, Saved)] == [[1.0] * 5]
 """
 REPORT = "\nimport sys; print(*sorted(sys.modules), sep='\\n')"
 
@@ -40,4 +70,10 @@ def test_metrics_need_numpy_alone() -> None:
 
 
 def test_the_check_sees_torch_where_it_is() -> None:
-    assert "torch" in _modules(("solvers.gram",))
+    assert "torch" in _modules(("solvers.two_stage",))
+
+
+def test_a_scan_on_a_cpu_imports_no_torch(tmp_path: Path) -> None:
+    modules = _modules(ROOMS, SCANNED.replace("FOLDER", str(tmp_path)))
+    assert "numpy" in modules
+    assert "torch" not in modules

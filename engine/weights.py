@@ -1,0 +1,61 @@
+"""A matrix of weights: a numpy array on the CPU, a torch tensor on a GPU.
+
+What stays on the CPU needs no torch, whose import takes 1.2 to 2.2 s: as long as 16 matrices of 1024 columns.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+# Strings: opening a model imports neither.
+HostArray: TypeAlias = "NDArray[Any]"
+Weights: TypeAlias = "HostArray | torch.Tensor"
+
+TORCH_NAMES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz",
+}  # fmt: skip
+"""The stored types that are numbers by themselves; every other one carries packed integers."""
+
+WIDENED = frozenset(TORCH_NAMES) - {"F64", "F32", "F16"}
+"""Those that numpy does not know: on the CPU they become float32, which holds each of their values."""
+
+
+def plain(data: Weights, dtype: str) -> Weights:
+    """Stored bytes (uint8) as numbers of a type of TORCH_NAMES, flat, where they lie."""
+    import numpy as np
+
+    if not isinstance(data, np.ndarray):
+        return data.view(_torch_type(dtype))
+    if dtype == "BF16":
+        return (data.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    if dtype in WIDENED:
+        import torch
+
+        return torch.from_numpy(data).view(_torch_type(dtype)).float().numpy()
+    return data.view(TORCH_NAMES[dtype])
+
+
+def host_array(weights: Weights) -> HostArray:
+    """The weights on the CPU, as float16, float32 or float64."""
+    import numpy as np
+
+    if isinstance(weights, np.ndarray):
+        return weights
+    held = weights.cpu()
+    exact = str(held.dtype) in ("torch.float16", "torch.float32", "torch.float64")
+    array: np.ndarray[Any, Any] = (held if exact else held.float()).numpy()
+    return array
+
+
+def _torch_type(dtype: str) -> torch.dtype:
+    import torch
+
+    found: torch.dtype = getattr(torch, TORCH_NAMES[dtype])
+    return found
