@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from . import hub
 from .errors import InputError, printable
 from .files import read_json, weight_files
-from .formats import gguf, safetensors
+from .formats import gguf, quantised, safetensors
 from .formats.tensor import FileStamp, Tensor
 
 if TYPE_CHECKING:
@@ -46,11 +46,13 @@ class Checkpoint:
         return self.location or self.name
 
     def read(self, tensor: Tensor) -> tuple[torch.Tensor, str]:
-        """The tensor's weights on the CPU, and the digest of its stored bytes.
+        """The tensor's weights on the CPU, dequantised, and the digest of its stored bytes.
 
         Raises:
             WeightsError: the file changed or cannot be read, or holds packed integers.
         """
+        if tensor.parts:
+            return quantised.read_matrix(tensor, self.stamps)
         read = gguf.read_matrix if tensor.file.suffix == ".gguf" else safetensors.read_matrix
         return read(tensor, self.stamps[tensor.file])
 
@@ -111,7 +113,8 @@ def _open_path(path: Path) -> Checkpoint:
         raise InputError(f"{printable(str(path))} is neither a folder nor a .safetensors or .gguf file")
     tensors, stamp = safetensors.list_tensors(path, str(path.resolve()), "")
     config = _config(path.parent / "config.json")
-    return Checkpoint(path.stem, "", path, config, tuple(tensors), {path: stamp})
+    tensors = quantised.assemble(tensors, config)
+    return Checkpoint(path.stem, "", path, config, tuple(tensors), {path: stamp}, quantised.quantisation(tensors))
 
 
 def _open_gguf(path: Path) -> Checkpoint:
@@ -139,7 +142,8 @@ def _open_folder(folder: Path, name: str, commit: str, location: Path | None) ->
     absent = sorted(named - tensors.keys())
     lost = [f"the index names {len(absent)} tensors that no shard holds, e.g. {printable(absent[0])}"] if absent else []
     config = _config(folder / "config.json")
-    return Checkpoint(name, commit, location, config, tuple(tensors.values()), stamps, warnings=tuple(lost))
+    whole = tuple(quantised.assemble(tensors.values(), config))
+    return Checkpoint(name, commit, location, config, whole, stamps, quantised.quantisation(whole), tuple(lost))
 
 
 def _config(file: Path) -> Mapping[str, Any]:

@@ -16,6 +16,7 @@ from .spectrum import Projection
 
 URGENT, SCAN = 0, 1
 _MAX_READY = 64
+_BYTES = {"bfloat16": 2, "float32": 4, "float64": 8}
 
 
 @dataclass(slots=True)
@@ -36,7 +37,10 @@ class Job:
 
     @property
     def bytes(self) -> int:
-        """Of the weights in memory: quantised blocks become float32."""
+        """Of the weights in memory: GGUF's blocks become float32; a scheme names its own type, beside the parts."""
+        if self.tensor.scheme is not None:
+            stored = sum(part.end - part.begin for _, part in self.tensor.parts)
+            return stored + _BYTES[self.tensor.scheme.floats] * math.prod(self.tensor.shape)
         blocks = any(p.dequantisation for p in self.projections)
         return 4 * math.prod(self.tensor.shape) if blocks else self.tensor.end - self.tensor.begin
 

@@ -35,6 +35,12 @@ TORCH_NAMES = {
 }  # fmt: skip
 """The stored types that are numbers by themselves; every other one carries packed integers."""
 
+PART_NAMES = TORCH_NAMES | {
+    "U8": "uint8", "I8": "int8", "I16": "int16", "I32": "int32", "U32": "int32", "I64": "int64",
+    "F8_E8M0": "uint8", "F4": "uint8",
+}  # fmt: skip
+"""What the parts of a quantised matrix are read as: torch computes with neither float8_e8m0fnu nor float4."""
+
 
 def list_tensors(file: Path, repo: str, commit: str) -> tuple[list[Tensor], FileStamp]:
     """The tensors of one file, in header order, reading the header alone.
@@ -62,13 +68,23 @@ def read_matrix(tensor: Tensor, stamp: FileStamp) -> tuple[torch.Tensor, str]:
     Raises:
         WeightsError: the file changed or cannot be read, or the dtype is no floating-point type.
     """
-    import torch
-
     if tensor.dtype not in TORCH_NAMES:
         raise WeightsError(f"{tensor.dtype} holds packed integers, not weights: unsupported quantisation")
+    return read_part(tensor, stamp)
+
+
+def read_part(tensor: Tensor, stamp: FileStamp) -> tuple[torch.Tensor, str]:
+    """As read_matrix, of any type of PART_NAMES; two F4 numbers are one byte, so the result is flat there.
+
+    Raises:
+        WeightsError: the file changed or cannot be read.
+    """
+    import torch
+
     data, seen = read_bytes(tensor, stamp)
-    dtype: torch.dtype = getattr(torch, TORCH_NAMES[tensor.dtype])
-    return torch.frombuffer(data, dtype=dtype).reshape(tensor.shape), seen
+    dtype: torch.dtype = getattr(torch, PART_NAMES[tensor.dtype])
+    flat = torch.frombuffer(data, dtype=dtype)
+    return flat if tensor.dtype == "F4" else flat.reshape(tensor.shape), seen
 
 
 def _header(prefix: bytes, handle: Any, size: int, file: Path) -> bytes:
