@@ -34,14 +34,15 @@ def _names(names: str) -> frozenset[str]:
 _PARTS = _names(
     "weight qweight qzeros scales g_idx weight_packed weight_shape weight_scale weight_scale_inv weight_scale_2 "
     "weight_global_scale weight_zero_point weight_g_idx scale qscale_weight scale_weight pre_quant_scale SCB "
-    "weight_format W_q zero meta codes codebooks Qidxs SU SV Wscale trellis suh svh indices centroids res_centroids dense_weights "
-    "q_weight q_scale q_scale_max q_groups q_group_map q_invperm q_perm B s workspace compressed bitmask scale_packed "
-    "tables tables2 biases qbiases weight_scales dqweight _weight_qdata _weight_scale _weight_zero_point"
+    "weight_format W_q zero meta codes codebooks Qidxs SU SV Wscale trellis suh svh indices centroids res_centroids "
+    "dense_weights q_weight q_scale q_scale_max q_groups q_group_map q_invperm q_perm B s workspace compressed bitmask "
+    "scale_packed tables tables2 biases qbiases weight_scales dqweight _weight_qdata _weight_scale _weight_zero_point "
+    "row_offsets col_vals col_ptr in_perm perm weight_bias"
 )
 _BEHIND_WEIGHT = re.compile(
     r"\.(weight[.:](?:absmax|quant_map|nested_absmax|nested_quant_map|quant_state\.bitsandbytes__(?:nf4|fp4)|_data|_scale|_shift|_packed))$"
 )
-_BEHIND_STACK = re.compile(r"(?<=[^._])(_blocks|_scales|_scale_inv|_scale)$")
+_BEHIND_STACK = re.compile(r"(?<=[^._])(_blocks|_scales|_scale_inv|_weight_scale|_weight_scale_2|_scale)$")
 
 # The part that gives away a format which is not read.
 _UNSUPPORTED = {
@@ -109,6 +110,8 @@ def _modules(tensors: list[Tensor]) -> dict[str, dict[str, Tensor]]:
             modules.setdefault(name[: match.start()], {})[match[1]] = tensor
         elif match := _BEHIND_STACK.search(name):
             stacks.setdefault(name[: match.start()], {})[match[1]] = tensor
+        elif tensor.dtype in FP8 or tensor.dtype == "F4":
+            stacks.setdefault(name, {})
     for tensor in tensors:
         if tensor.name in stacks:
             stacks[tensor.name][""] = tensor
@@ -179,6 +182,8 @@ def _integers(
     scale = parts[scaled[0]].dtype if scaled else ""
     if dtype == "F4" and not scaled:
         return schemes.plain
+    if "_weight_scale" in parts:
+        return "experts of modelopt in one stack are not supported"
     if "weight_scale_2" in parts or dtype == "F4":
         return schemes.fp4
     if method == "bitnet":

@@ -22,7 +22,10 @@ Shape = tuple[int, ...]
 FP8 = frozenset({"F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"})
 EXPONENTS = frozenset({"U8", "F8_E8M0"})
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
-FP8_SCALES = ("weight_scale_inv", "weight_scale", "scale", "qscale_weight", "scale_weight", "_scale_inv", "_scale")
+FP8_SCALES = (
+    "weight_scale_inv", "weight_scale", "scale", "qscale_weight", "scale_weight",
+    "_scale_inv", "_scale", "_weight_scale",
+)  # fmt: skip
 BNB4 = ("weight.quant_state.bitsandbytes__nf4", "weight.quant_state.bitsandbytes__fp4")
 
 
@@ -47,6 +50,8 @@ def fp8(parts: Parts, settings: Settings) -> Found:
         raise ValueError(f"float8 with {min(unread)} is not supported")
     scale = _typed(parts, name, FLOATS | EXPONENTS)
     by_exponents = scale.dtype in EXPONENTS
+    if len(weight.shape) > 3:
+        raise ValueError(f"not a matrix ({_show(weight.shape)})")
     block, words = _shared(weight.shape, scale, settings.blocks(), by_exponents)
     scheme = Scheme("mxfp8" if by_exponents and block == (1, 32) else "fp8", words, "scaled", _exact([scale]), block)
     return Found(weight.shape, scheme, {"weight": weight, "scale": scale})
@@ -58,7 +63,7 @@ def int8(parts: Parts, settings: Settings) -> Found:
     scale = _typed(parts, "weight_scale", FLOATS)
     block, words = _shared(weight.shape, scale, settings.blocks(), by_exponents=False)
     found = {"weight": weight, "scale": scale}
-    if "weight_zero_point" in parts:
+    if _with_zeros(parts, settings):
         zero = found["zero"] = _typed(parts, "weight_zero_point", {"I8", "I32"})
         _sized("weight_zero_point", zero, scale.shape)
         words += " with zero points"
@@ -67,8 +72,9 @@ def int8(parts: Parts, settings: Settings) -> Found:
 
 def fp4(parts: Parts, _: Settings) -> Found:
     """E2M1, two a byte: MXFP4 with exponents for 32 columns, NVFP4 with float8 for 16 and one number for all."""
-    carrier = "weight_packed" if "weight_packed" in parts else "weight"
-    weight = _carrier(parts, carrier)
+    weight = _carrier(parts, "weight_packed", "weight", "")
+    if weight.dtype not in ("U8", "I8", "F4"):
+        raise ValueError(f"two 4-bit floats a byte cannot be {weight.dtype}")
     columns = weight.shape[-1] * (1 if weight.dtype == "F4" else 2)
     shape = (*weight.shape[:-1], columns)
     name = next((n for n in FP8_SCALES if n in parts), "weight_scale")
@@ -113,17 +119,22 @@ def packed(parts: Parts, settings: Settings) -> Found:
     shape = (*weight.shape[:-1], columns)
     found = {"weight": weight, "scale": scale}
     detail = _per(group, columns)
-    if "weight_zero_point" in parts:
+    if _with_zeros(parts, settings):
         found["zero"] = _typed(parts, "weight_zero_point", {"I32"})
         _sized("weight_zero_point", found["zero"], (*shape[:-2], -(-rows * bits // 32), scale.shape[-1]))
         detail += " with zero points"
-    if "weight_g_idx" in parts:
+    if "weight_g_idx" in parts or any(w.get("actorder") == "group" for w in settings.weights()):
         found["g_idx"] = _typed(parts, "weight_g_idx", {"I32", "I64"})
         _sized("weight_g_idx", found["g_idx"], (columns,))
         detail += " by g_idx"
     if "weight_shape" in parts:
         found["shape"] = _typed(parts, "weight_shape", {"I64", "I32"})
     return Found(shape, Scheme(f"int{bits}", detail, "packed", _exact([scale]), (1, group), bits), found)
+
+
+def _with_zeros(parts: Parts, settings: Settings) -> bool:
+    stated = [w.get("symmetric") for w in settings.weights()]
+    return "weight_zero_point" in parts or (bool(stated) and all(symmetric is False for symmetric in stated))
 
 
 def _packing(parts: Parts, words: int, groups: int, settings: Settings) -> tuple[int, int, int]:
@@ -194,7 +205,7 @@ def gptq(parts: Parts, settings: Settings) -> Found:
     groups = scales.shape[0]
     found = {"weight": weight, "zero": zeros, "scale": scales}
     stated = settings.number("bits", "w_bit")
-    if "g_idx" in parts:
+    if "g_idx" in parts or settings.config.get("desc_act") is True:
         found["g_idx"] = _typed(parts, "g_idx", {"I32", "I64"})
         columns = math.prod(found["g_idx"].shape)
         bits = 32 * words // columns if columns else 0
@@ -300,7 +311,9 @@ def bitnet(parts: Parts, settings: Settings) -> Found:
     """`weight` uint8 (out / 4, in), four ternary numbers a byte; `weight_scale` one number."""
     weight = _carrier(parts, "weight")
     scale = _typed(parts, "weight_scale", FLOATS)
-    if len(weight.shape) != 2 or math.prod(scale.shape) != 1:
+    if weight.dtype != "U8" or len(weight.shape) != 2:
+        raise ValueError(f"weight is {weight.dtype} {_show(weight.shape)}, not a matrix of U8")
+    if math.prod(scale.shape) != 1:
         raise ValueError(f"weight_scale has shape {_show(scale.shape)}, not one number")
     divided = settings.word("linear_class") != "autobitlinear"
     scheme = Scheme("bitnet", "scale divides" if divided else "", "ternary", "float64", offset=float(divided))

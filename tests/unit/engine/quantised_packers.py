@@ -173,16 +173,11 @@ def nvfp4(rows: int, cols: int, *, modelopt: bool = False) -> Packed:
 # --- integers --------------------------------------------------------------------------------------------------
 
 
-def _groups_config(bits: int, group: int | None, **more: object) -> dict[str, Any]:
-    weights = {
-        "num_bits": bits,
-        "type": "int",
-        "group_size": group,
-        "strategy": "group" if group else "channel",
-        **more,
-    }
+def _groups_config(bits: int, group: int | None, *, symmetric: bool, form: str = "pack-quantized") -> dict[str, Any]:
+    by = "group" if group else "channel"
+    weights = {"num_bits": bits, "type": "int", "group_size": group, "strategy": by, "symmetric": symmetric}
     groups = {"group_0": {"targets": ["Linear"], "weights": weights}}
-    return {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": groups}
+    return {"quant_method": "compressed-tensors", "format": form, "config_groups": groups}
 
 
 def packed(
@@ -207,9 +202,11 @@ def packed(
         parts["weight_zero_point"] = _int32(_columns([_words(column, bits) for column in _columns(zero)]))
     if g_idx:
         parts["weight_g_idx"] = _int32([group_of])[0]
+    config = _groups_config(bits, group, symmetric=not zeros)
+    config["config_groups"]["group_0"]["weights"]["actorder"] = "group" if g_idx else None
     text = f"int{bits}, " + (f"groups of {group}" if group and group < cols else "per row")
     text += (" with zero points" if zeros else "") + (" by g_idx" if g_idx else "")
-    return Packed(parts, matrix, _groups_config(bits, group), text)
+    return Packed(parts, matrix, config, text)
 
 
 def int8(rows: int, cols: int, *, zeros: bool = False) -> Packed:
@@ -220,7 +217,7 @@ def int8(rows: int, cols: int, *, zeros: bool = False) -> Packed:
     parts = {"weight": torch.tensor(values, dtype=torch.int8), "weight_scale": scale}
     if zeros:
         parts["weight_zero_point"] = torch.tensor(zero, dtype=torch.int8)
-    config = {"quant_method": "compressed-tensors", "format": "int-quantized"}
+    config = _groups_config(8, None, symmetric=not zeros, form="int-quantized")
     return Packed(parts, matrix, config, "int8, per row" + (" with zero points" if zeros else ""))
 
 
