@@ -15,6 +15,7 @@ from .errors import InputError, printable
 from .files import read_json, weight_files
 from .formats import gguf, quantised, safetensors
 from .formats.tensor import FileStamp, Tensor
+from .landing import HOST, Landing
 
 if TYPE_CHECKING:
     import torch
@@ -45,16 +46,17 @@ class Checkpoint:
         """What the store names its folder after: the Hub id, or the real path."""
         return self.location or self.name
 
-    def read(self, tensor: Tensor) -> tuple[torch.Tensor, str]:
-        """The tensor's weights on the CPU, dequantised, and the digest of its stored bytes.
+    def read(self, tensor: Tensor, landing: Landing = HOST) -> tuple[torch.Tensor, str]:
+        """The tensor's weights, dequantised, where `landing` takes them or on the CPU; its stored bytes' digest.
 
         Raises:
             WeightsError: the file changed or cannot be read, or holds packed integers.
+            RuntimeError: see Landing.
         """
         if tensor.parts:
-            return quantised.read_matrix(tensor, self.stamps)
+            return quantised.read_matrix(tensor, self.stamps, landing)
         read = gguf.read_matrix if tensor.file.suffix == ".gguf" else safetensors.read_matrix
-        return read(tensor, self.stamps[tensor.file])
+        return read(tensor, self.stamps[tensor.file], landing)
 
 
 def open_checkpoint(model: str, *, download: bool = True) -> Checkpoint:

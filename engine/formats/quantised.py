@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import WeightsError, printable
+from ..landing import Landing
 from ..spectrum import digest
 from . import schemes
 from .safetensors import read_part
@@ -80,19 +81,23 @@ def quantisation(tensors: Iterable[Tensor]) -> str:
     return max(names, key=names.__getitem__) if names else ""
 
 
-def read_matrix(tensor: Tensor, stamps: Mapping[Path, FileStamp]) -> tuple[torch.Tensor, str]:
-    """The floats that a quantised matrix stands for, and the digest of the stored bytes of all its parts.
+def read_matrix(tensor: Tensor, stamps: Mapping[Path, FileStamp], landing: Landing) -> tuple[torch.Tensor, str]:
+    """The floats that a quantised matrix stands for, where its parts land, and the digest of all their bytes.
 
     Raises:
         WeightsError: a file changed or cannot be read, or the parts contradict one another.
     """
+    import torch
+
     from ..formulas import dequantise
 
     if tensor.scheme is None:
         raise WeightsError(tensor.problem)
-    read = {name: read_part(part, stamps[part.file]) for name, part in tensor.parts}
+    read = {name: read_part(part, stamps[part.file], landing) for name, part in tensor.parts}
     seen = [digest_of for _, digest_of in read.values()]
     weights = dequantise(tensor.scheme, tensor.shape, {name: part for name, (part, _) in read.items()})
+    if weights.is_cuda:  # whoever solves has a stream of its own, and knows nothing of this one
+        torch.cuda.current_stream(weights.device).synchronize()
     return weights, digest(*seen) if any(seen) else ""
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, WeightsError, printable
 from ..files import open_regular
+from ..landing import Landing
 from .tensor import FileStamp, Tensor, identify, read_bytes
 
 if TYPE_CHECKING:
@@ -62,18 +63,18 @@ def list_tensors(file: Path, repo: str, commit: str) -> tuple[list[Tensor], File
     return tensors, stamp
 
 
-def read_matrix(tensor: Tensor, stamp: FileStamp) -> tuple[torch.Tensor, str]:
-    """The tensor in its stored dtype on the CPU, and the digest of its bytes (see read_bytes).
+def read_matrix(tensor: Tensor, stamp: FileStamp, landing: Landing) -> tuple[torch.Tensor, str]:
+    """The tensor in its stored dtype where the bytes land, and their digest (see read_bytes).
 
     Raises:
         WeightsError: the file changed or cannot be read, or the dtype is no floating-point type.
     """
     if tensor.dtype not in TORCH_NAMES:
         raise WeightsError(f"{tensor.dtype} holds packed integers, not weights: unsupported quantisation")
-    return read_part(tensor, stamp)
+    return read_part(tensor, stamp, landing)
 
 
-def read_part(tensor: Tensor, stamp: FileStamp) -> tuple[torch.Tensor, str]:
+def read_part(tensor: Tensor, stamp: FileStamp, landing: Landing) -> tuple[torch.Tensor, str]:
     """As read_matrix, of any type of PART_NAMES; two F4 numbers are one byte, so the result is flat there.
 
     Raises:
@@ -81,10 +82,9 @@ def read_part(tensor: Tensor, stamp: FileStamp) -> tuple[torch.Tensor, str]:
     """
     import torch
 
-    data, seen = read_bytes(tensor, stamp)
+    data, seen = read_bytes(tensor, stamp, landing)
     dtype: torch.dtype = getattr(torch, PART_NAMES[tensor.dtype])
-    flat = torch.frombuffer(data, dtype=dtype)
-    return flat if tensor.dtype == "F4" else flat.reshape(tensor.shape), seen
+    return data.view(dtype) if tensor.dtype == "F4" else data.view(dtype).reshape(tensor.shape), seen
 
 
 def _header(prefix: bytes, handle: Any, size: int, file: Path) -> bytes:
