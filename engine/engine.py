@@ -11,6 +11,7 @@ from typing import Protocol
 
 from . import devices
 from .checkpoint import Checkpoint
+from .devices import Device
 from .errors import WeightsError
 from .events import Computed, Failed, Listener, Notice, Saved, Started, Stopped
 from .queue import Job, JobQueue
@@ -134,9 +135,9 @@ class Engine:
             for number in range(devices.readers(found)):
                 self._spawn(self._read, f"rankscope-reader-{number}")
             for device in found:
-                count, blas = devices.workers(device, devices.thread_count(self._settings.threads))
-                for number in range(count):
-                    self._spawn(self._work, f"rankscope-{device.name}-{number}", device.name, blas, run)
+                threads = devices.thread_count(self._settings.threads)
+                for number in range(devices.workers(device, threads)[0]):
+                    self._spawn(self._work, f"rankscope-{device.name}-{number}", device, threads, run)
 
     def _read(self) -> None:
         reader = Reader()
@@ -153,15 +154,17 @@ class Engine:
         else:
             self._queue.loaded(job, weights, seen)
 
-    def _work(self, device: str, blas_threads: int, run: Run) -> None:
+    def _work(self, device: Device, threads: int, run: Run) -> None:
         import torch
 
         from .solvers.batch import own_stream
 
-        torch.set_num_threads(blas_threads)  # of this thread: OpenMP keeps the number per thread
-        with own_stream(device):
-            solver = Solver(device, run)
-            while jobs := self._queue.next_batch(device, solver.limit_of):
+        with own_stream(device.name):
+            solver = Solver(device.name, run)
+            while jobs := self._queue.next_batch(device.name, solver.limit_of):
+                cost, alone = sum(job.cost for job in jobs), self._queue.is_all(jobs)
+                # Of this thread: OpenMP keeps the number per thread.
+                torch.set_num_threads(devices.blas_threads(device, threads, cost, alone))
                 self._solve(solver, jobs)
 
     def _solve(self, solver: Solver, jobs: list[Job]) -> None:
