@@ -10,7 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from . import schemes
 from .safetensors import read_part
 from .schemes import BNB4, FLOATS, FP8, FP8_SCALES, Found, Parts
 from .settings import Settings
-from .tensor import FileStamp, Tensor
+from .tensor import FileStamp, Scheme, Tensor
 
 if TYPE_CHECKING:
     import torch
@@ -65,8 +65,9 @@ def assemble(tensors: Iterable[Tensor], config: Mapping[str, Any]) -> list[Tenso
     settings = Settings.of(config)
     found: dict[str, Tensor] = {}
     taken: set[str] = set()
+    plans: dict[object, _Plan | str | None] = {}
     for stem, parts in _modules(listed).items():
-        if (tensor := _matrix(stem, parts, settings)) is not None:
+        if (tensor := _matrix(stem, parts, settings, plans)) is not None:
             taken.update(part.name for part in parts.values())
             found[next(iter(parts.values())).name] = tensor
     return [found.get(t.name, t) for t in listed if t.name in found or t.name not in taken]
@@ -125,20 +126,49 @@ def _modules(tensors: list[Tensor]) -> dict[str, dict[str, Tensor]]:
     return modules | stacks
 
 
-def _matrix(stem: str, parts: Parts, settings: Settings) -> Tensor | None:
-    """The quantised matrix of a module, None where the module is not quantised."""
-    build = _format(parts, settings)
-    if build is None:
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What every module with parts of these names, types and shapes is."""
+
+    shape: tuple[int, ...]
+    scheme: Scheme
+    roles: tuple[tuple[str, str], ...]
+
+
+def _matrix(stem: str, parts: Parts, settings: Settings, plans: dict[object, _Plan | str | None]) -> Tensor | None:
+    """The quantised matrix of a module, None where the module is not quantised.
+
+    `plans` are remembered: 46,000 experts are of two kinds. Not where the stored bytes had to be asked.
+    """
+    kind = tuple([(name, part.dtype, part.shape) for name, part in parts.items()])
+    plan = plans.get(kind)
+    if kind not in plans:
+        plan, is_general = _plan(parts, settings)
+        if is_general:
+            plans[kind] = plan
+    if plan is None:
         return None
     name = f"{stem}weight" if stem.endswith(".") or not stem else stem
+    if isinstance(plan, str):
+        return _unreadable(name, parts, plan)
+    held = tuple([(role, parts[part]) for role, part in plan.roles])
+    _, carrier = held[0]
+    return Tensor(
+        name, carrier.dtype, plan.shape, carrier.file, carrier.begin, carrier.end, carrier.source, held, plan.scheme
+    )
+
+
+def _plan(parts: Parts, settings: Settings) -> tuple[_Plan | str | None, bool]:
+    """How a module is read, or the sentence that says why not; and whether any other like it is read so."""
+    build = _format(parts, settings)
+    if build is None or isinstance(build, str):
+        return build, True
     try:
-        if isinstance(build, str):
-            raise ValueError(build)
         found: Found = build(parts, settings)
     except ValueError as error:
-        return _unreadable(name, parts, str(error))
-    carrier = found.parts["weight"]
-    return replace(carrier, name=name, shape=found.shape, parts=tuple(found.parts.items()), scheme=found.scheme)
+        return str(error), not parts.keys() & {*BNB4, "weight_shape"}
+    names = {id(part): name for name, part in parts.items()}
+    return _Plan(found.shape, found.scheme, tuple((r, names[id(t)]) for r, t in found.parts.items())), not found.peeked
 
 
 def _unreadable(name: str, parts: Parts, problem: str) -> Tensor:

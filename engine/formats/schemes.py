@@ -31,11 +31,15 @@ BNB4 = ("weight.quant_state.bitsandbytes__nf4", "weight.quant_state.bitsandbytes
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A matrix of shape (out, in) or (experts, out, in), and the parts its scheme reads, the packed numbers first."""
+    """A matrix of shape (out, in) or (experts, out, in), and the parts its scheme reads, the packed numbers first.
+
+    `peeked`: the stored bytes had to be asked, so that another module like it may be another matrix.
+    """
 
     shape: Shape
     scheme: Scheme
     parts: dict[str, Tensor]
+    peeked: bool = False
 
 
 def fp8(parts: Parts, settings: Settings) -> Found:
@@ -115,7 +119,7 @@ def packed(parts: Parts, settings: Settings) -> Found:
     rows, words = weight.shape[-2:]
     if len(scale.shape) != len(weight.shape) or scale.shape[:-1] != weight.shape[:-1]:
         raise ValueError(f"weight_scale has shape {_show(scale.shape)} beside {rows} rows")
-    bits, group, columns = _packing(parts, words, scale.shape[-1], settings)
+    bits, group, columns, peeked = _packing(parts, words, scale.shape[-1], settings)
     shape = (*weight.shape[:-1], columns)
     found = {"weight": weight, "scale": scale}
     detail = _per(group, columns)
@@ -129,7 +133,7 @@ def packed(parts: Parts, settings: Settings) -> Found:
         detail += " by g_idx"
     if "weight_shape" in parts:
         found["shape"] = _typed(parts, "weight_shape", {"I64", "I32"})
-    return Found(shape, Scheme(f"int{bits}", detail, "packed", _exact([scale]), (1, group), bits), found)
+    return Found(shape, Scheme(f"int{bits}", detail, "packed", _exact([scale]), (1, group), bits), found, peeked)
 
 
 def _with_zeros(parts: Parts, settings: Settings) -> bool:
@@ -137,8 +141,8 @@ def _with_zeros(parts: Parts, settings: Settings) -> bool:
     return "weight_zero_point" in parts or (bool(stated) and all(symmetric is False for symmetric in stated))
 
 
-def _packing(parts: Parts, words: int, groups: int, settings: Settings) -> tuple[int, int, int]:
-    """(bits, columns of a group, columns) of packed rows of `words` words that have `groups` scales.
+def _packing(parts: Parts, words: int, groups: int, settings: Settings) -> tuple[int, int, int, bool]:
+    """(bits, columns of a group, columns, peeked) of packed rows of `words` words that have `groups` scales.
 
     Where the last word may be padded, only the stored weight_shape knows the columns.
     """
@@ -154,7 +158,7 @@ def _packing(parts: Parts, words: int, groups: int, settings: Settings) -> tuple
             fitting.append((bits, group if group > 0 else columns, columns))
     exact = len(fitting) == 1 and fitting[0][2] == fitting[0][1] * groups == words * 32 // fitting[0][0]
     if exact and fitting[0][1] != fitting[0][2]:
-        return fitting[0]
+        return *fitting[0], False
     if "weight_shape" in parts:
         columns = _peeked_shape(parts["weight_shape"])[-1]
         fitting = [
@@ -167,7 +171,7 @@ def _packing(parts: Parts, words: int, groups: int, settings: Settings) -> tuple
             f"{bits} bits in groups of {group}" if group > 0 else f"{bits} bits" for bits, group in stated
         )
         raise ValueError(f"rows of {words} words with {groups} scales are not {sizes}, as config.json says")
-    return fitting[0]
+    return *fitting[0], "weight_shape" in parts
 
 
 def _peeked_shape(tensor: Tensor) -> list[int]:
@@ -275,7 +279,7 @@ def bitsandbytes4(parts: Parts, _: Settings) -> Found:
     found["state"] = parts[key]
     detail = f"blocks of {block}" + (", double quantised" if nested else "")
     name = f"bitsandbytes {key[-3:]}"
-    return Found(shape, Scheme(name, detail, "codebook", "float64", (1, block), 4, nested, offset), found)
+    return Found(shape, Scheme(name, detail, "codebook", "float64", (1, block), 4, nested, offset), found, True)
 
 
 def _quant_state(tensor: Tensor) -> tuple[Shape, int, int, float]:

@@ -14,6 +14,8 @@ from engine_fakes import saved
 from lapack_reference import assert_same_spectrum, compute
 from quantised_packers import Packed
 
+from rankscope.engine.landing import GpuLanding
+
 STEM = "model.layers.0.self_attn.q_proj."
 
 CASES: dict[str, Callable[[], Packed]] = {
@@ -82,3 +84,18 @@ def test_floats_and_spectrum_are_those_of_the_packer(tmp_path: Path, case: str) 
     assert len(seen) == 32
     assert np.abs(weights.double().numpy() - packed.matrix).max() <= 1e-15 * np.abs(packed.matrix).max()
     assert_same_spectrum(compute(checkpoint, projection), packed.matrix)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_makes_the_same_floats(tmp_path: Path) -> None:
+    landing = GpuLanding("cuda:0")
+    for case, make in CASES.items():
+        packed = make()
+        (tmp_path / case).mkdir()
+        tensors = {STEM + name: part for name, part in packed.parts.items()}
+        checkpoint, _ = saved(tmp_path / case, tensors, {"model_type": "llama", "quantization_config": packed.config})
+        (tensor,) = [t for t in checkpoint.tensors if t.parts]
+        there, _ = checkpoint.read(tensor, landing)
+        here, _ = checkpoint.read(tensor)
+        assert there.is_cuda
+        assert torch.equal(there.cpu(), here), case
