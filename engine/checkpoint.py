@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from . import hub
 from .errors import InputError, printable
 from .files import read_json, weight_files
-from .formats import gguf, quantised, safetensors
+from .formats import gguf, quantised, safetensors, settings
 from .formats.tensor import FileStamp, Tensor
 from .landing import HOST, Landing
 
@@ -114,7 +114,7 @@ def _open_path(path: Path) -> Checkpoint:
     if path.suffix != ".safetensors":
         raise InputError(f"{printable(str(path))} is neither a folder nor a .safetensors or .gguf file")
     tensors, stamp = safetensors.list_tensors(path, str(path.resolve()), "")
-    config = _config(path.parent / "config.json")
+    config = _config(path.parent)
     tensors = quantised.assemble(tensors, config)
     return Checkpoint(path.stem, "", path, config, tuple(tensors), {path: stamp}, quantised.quantisation(tensors))
 
@@ -143,11 +143,12 @@ def _open_folder(folder: Path, name: str, commit: str, location: Path | None) ->
             tensors[tensor.name] = tensor
     absent = sorted(named - tensors.keys())
     lost = [f"the index names {len(absent)} tensors that no shard holds, e.g. {printable(absent[0])}"] if absent else []
-    config = _config(folder / "config.json")
+    config = _config(folder)
     whole = tuple(quantised.assemble(tensors.values(), config))
     return Checkpoint(name, commit, location, config, whole, stamps, quantised.quantisation(whole), tuple(lost))
 
 
-def _config(file: Path) -> Mapping[str, Any]:
+def _config(folder: Path) -> Mapping[str, Any]:
     """config.json, {} where there is none: the tensors' names and shapes then speak alone."""
-    return read_json(file) if file.is_file() else {}
+    file = folder / "config.json"
+    return settings.completed(read_json(file) if file.is_file() else {}, folder)

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from ..files import read_json
+
+_OWN_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq", "hf_quant_config.json": "modelopt"}
+"""Where AutoGPTQ, the first AutoAWQ and modelopt write what others write into config.json."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +60,22 @@ def _method(config: Mapping[str, Any]) -> str:
 
 def positive(number: object) -> bool:
     return type(number) is int and 0 < number < 1 << 31
+
+
+def completed(config: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    """config.json with the quantization_config that a quantiser wrote to a file of its own, if it has none itself.
+
+    Raises:
+        InputError: that file is unreadable or not JSON.
+    """
+    if Settings.of(config).config:
+        return config
+    for name, method in _OWN_FILES.items():
+        if (file := folder / name).is_file():
+            found = read_json(file)
+            inner = found.get("quantization")
+            return {
+                **config,
+                "quantization_config": {"quant_method": method} | (inner if isinstance(inner, dict) else found),
+            }
+    return config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from rankscope.engine.checkpoint import Checkpoint, open_checkpoint
 from rankscope.engine.engine import Engine, Settings
+from rankscope.engine.formats.safetensors import DTYPE_BITS
 from rankscope.engine.formats.tensor import Tensor
 from rankscope.engine.projections import build_tree
 from rankscope.engine.queue import SCAN, Job
@@ -204,3 +206,56 @@ def test_a_job_counts_the_floats_and_their_parts(tmp_path: Path, packed: Packed,
     assert weights.element_size() == floats
     stored = sum(part.end - part.begin for _, part in tensor.parts)
     assert Job(SCAN, 0, checkpoint, tensor, [projection]).bytes == stored + weights.numel() * floats
+
+
+OWN_FILES: dict[str, tuple[Packed, dict[str, Any]]] = {
+    "quantize_config.json": (pack.gptq(32, 32, g_idx=False), {"bits": 4, "group_size": 16, "desc_act": False}),
+    "quant_config.json": (pack.awq(24, 32), {"zero_point": True, "q_group_size": 16, "w_bit": 4, "version": "GEMM"}),
+    "hf_quant_config.json": (pack.int8(11, 30), {"producer": {}, "quantization": {"quant_algo": "INT8"}}),
+}
+
+
+@pytest.mark.parametrize("name", OWN_FILES)
+def test_what_a_quantiser_wrote_to_a_file_of_its_own_counts(tmp_path: Path, name: str) -> None:
+    packed, said = OWN_FILES[name]
+    tensors = {f"model.layers.0.self_attn.q_proj.{part}": tensor for part, tensor in packed.parts.items()}
+    (tmp_path / name).write_text(json.dumps(said))
+    checkpoint = _write(tmp_path, tensors, LLAMA)
+    weights, _ = checkpoint.read(_quantised(checkpoint))
+    assert np.abs(weights.double().numpy() - packed.matrix).max() <= 1e-15 * np.abs(packed.matrix).max()
+
+
+PLAIN: dict[str, Callable[[bytes], Any]] = {
+    "F64": lambda data: np.frombuffer(data, "<f8"),
+    "F32": lambda data: np.frombuffer(data, "<f4"),
+    "F16": lambda data: np.frombuffer(data, "<f2"),
+    "BF16": lambda data: (np.frombuffer(data, "<u2").astype("<u4") << 16).view("<f4"),
+    "F8_E4M3": lambda data: [_minifloat(byte, 4, 3, 7) for byte in data],
+    "F8_E5M2": lambda data: [_minifloat(byte, 5, 2, 15) for byte in data],
+    "F8_E8M0": lambda data: [2.0 ** (byte - 127) for byte in data],
+    "F4": lambda data: [_minifloat(nibble, 2, 1, 1) for byte in data for nibble in (byte & 15, byte >> 4)],
+}
+
+
+def _minifloat(code: int, exponents: int, mantissas: int, bias: int) -> float:
+    """A small float by its definition: sign, exponent with bias, mantissa; exponent 0 is subnormal."""
+    sign, exponent = code >> (exponents + mantissas), (code >> mantissas) % (1 << exponents)
+    mantissa = code % (1 << mantissas)
+    power = 2.0 ** (max(exponent, 1) - bias)
+    return (-1) ** sign * power * ((exponent > 0) + mantissa / (1 << mantissas))
+
+
+@pytest.mark.parametrize("dtype", PLAIN)
+def test_every_float_type_of_safetensors_is_read_by_its_definition(tmp_path: Path, dtype: str) -> None:
+    """Bytes below 0x3c: no NaN in any of the types, and no exponent that a norm could not hold."""
+    data = np.random.default_rng(5).integers(0, 0x3C, 6 * 8 * 8, np.uint8).tobytes()
+    data = data[: 6 * DTYPE_BITS[dtype]]
+    entry = {"dtype": dtype, "shape": [6, 8], "data_offsets": [0, len(data)]}
+    text = json.dumps({"model.layers.0.self_attn.q_proj.weight": entry}).encode()
+    (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data)
+    checkpoint = open_checkpoint(str(tmp_path))
+    (projection,) = build_tree(checkpoint).scanned()
+    weights, _ = checkpoint.read(checkpoint.tensors[0])
+    wanted = np.asarray(PLAIN[dtype](data), np.float64).reshape(6, 8)
+    assert np.array_equal(weights.double().numpy(), wanted)
+    _assert_spectrum(_scan(checkpoint, [projection])["layers.0.attention.query"], wanted)
