@@ -2,8 +2,7 @@
 
 One function a format; every one takes the scheme, the shape of the matrix (out, in) or (experts, out, in), and
 the parts by name, and returns the floats in the scheme's type. Scales are multiplied in place, over views of
-the result: beside the parts and the result no formula but the two with an order of their own (g_idx, 3-bit
-fields) needs more than the unpacked integers, one byte a weight.
+the result: beside parts and result a formula needs no more than the unpacked integers, some two bytes a weight.
 """
 
 from __future__ import annotations
@@ -244,6 +243,11 @@ def _fields(words: Tensor, bits: int, count: int) -> Tensor:
         return torch.stack([(data >> shift) & mask for shift in range(0, 8, bits)], -1).flatten(-2)[..., :count]
     at = torch.arange(count, device=words.device) * bits
     first, shift = at // 32, at % 32
-    wide = torch.nn.functional.pad(words.long() & 0xFFFFFFFF, (0, 1))
-    both = wide.index_select(-1, first) | (wide.index_select(-1, first + 1) << 32)
-    return ((both >> shift) & mask).to(torch.uint8)
+    flat = words.reshape(-1, words.shape[-1])
+    out = torch.empty((len(flat), count), dtype=torch.uint8, device=words.device)
+    step = max(1, _SLAB // count)
+    for start in range(0, len(flat), step):  # a field may lie in two words, which takes 64 bits to put together
+        wide = torch.nn.functional.pad(flat[start : start + step].long() & 0xFFFFFFFF, (0, 1))
+        both = wide.index_select(-1, first) | (wide.index_select(-1, first + 1) << 32)
+        out[start : start + step] = (both >> shift) & mask
+    return out.view(*words.shape[:-1], count)

@@ -182,32 +182,33 @@ def _scan(checkpoint: Checkpoint, projections: list[Projection], done: list[str]
 
 
 INTEGERS = {
-    "W_q": ("HQQ", {"scale": torch.rand(8, 1), "zero": torch.rand(8, 1)}),
-    "codes": ("AQLM", {"codebooks": torch.rand(1, 256, 1, 8), "scales": torch.rand(8, 1, 1, 1)}),
-    "Qidxs": ("QuIP#", {"SU": torch.rand(8), "SV": torch.rand(8)}),
-    "trellis": ("EXL3", {"suh": torch.rand(8), "svh": torch.rand(8)}),
-    "indices": ("VPTQ", {"centroids": torch.rand(4, 4), "weight_scale": torch.rand(8)}),
-    "dense_weights": ("SpQR", {"row_offsets": torch.rand(8)}),
-    "q_weight": (
-        "EXL2",
-        {"q_scale": torch.ones(2, 2).int(), "q_groups": torch.ones(4).short()},
-    ),
-    "weight._data": ("quanto", {"weight._scale": torch.rand(8, 1)}),
-    "_weight_qdata": ("torchao", {"_weight_scale": torch.rand(8, 1)}),
+    "HQQ": {"W_q": torch.uint8, "scale": (8, 1), "zero": (8, 1)},
+    "AQLM": {"codes": torch.uint8, "codebooks": (1, 256, 1, 8), "scales": (8, 1, 1, 1)},
+    "QuIP#": {"Qidxs": torch.int64, "SU": (8,), "SV": (8,)},
+    "EXL3": {"trellis": torch.int16, "suh": (8,), "svh": (8,)},
+    "VPTQ": {"indices": torch.int32, "centroids": (4, 4), "weight_scale": (8,)},
+    "SpQR": {"dense_weights": torch.int64, "row_offsets": (8,)},
+    "EXL2": {"q_weight": torch.int32, "q_scale": (2, 2), "q_groups": (4,)},
+    "Marlin": {"B": torch.int32, "s": (2, 8)},
+    "HIGGS": {"weight": torch.int16, "scales": (8, 2), "tables": (4,), "tables2": (4, 4, 2)},
+    "EETQ": {"weight": torch.int8, "weight_scales": (8,)},
+    "MLX": {"weight": torch.uint32, "scales": (8, 2), "biases": (8, 2)},
+    "quanto": {"weight._data": torch.int8, "weight._scale": (8, 1)},
+    "torchao": {"_weight_qdata": torch.float8_e4m3fn, "_weight_scale": (8, 1)},
 }
 
 
 @pytest.mark.parametrize("name", INTEGERS)
 @pytest.mark.parametrize("told", [True, False])
-def test_formats_that_are_not_read_are_named_and_their_scales_are_no_matrices(
-    tmp_path: Path, name: str, told: bool
-) -> None:
-    shown, parts = INTEGERS[name]
-    packed = torch.arange(64, dtype=torch.uint8).view(8, 8)
-    config = {"quant_method": shown.lower()} if told else {}
-    checkpoint, projections = _written(tmp_path, {name: packed, **parts}, config)
+def test_formats_that_are_not_read_are_named_with_all_their_parts(tmp_path: Path, name: str, told: bool) -> None:
+    parts = {
+        part: torch.rand(what) if isinstance(what, tuple) else torch.arange(64).view(8, 8).to(what)
+        for part, what in INTEGERS[name].items()
+    }
+    config = {"quant_method": name.lower()} if told else {}
+    checkpoint, projections = _written(tmp_path, parts, config)
     assert {p.tensor for p in projections} == {STEM + "weight", OTHER}
-    assert _scan(checkpoint, projections, [OTHER]) == {STEM + "weight": f"{shown} quantisation is not supported"}
+    assert _scan(checkpoint, projections, [OTHER]) == {STEM + "weight": f"{name} quantisation is not supported"}
 
 
 CARRIERS = ("weight", "qweight", "weight_packed", "W_q", "weight_blocks", "B", "data")
