@@ -59,6 +59,7 @@ class Engine:
         self._reporter = Reporter(listener)
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
+        self._noted: set[str] = set()
         self._started = False
 
     def submit(
@@ -127,7 +128,7 @@ class Engine:
                 self._reporter.tell(Failed(projection, str(error)))
             return
         for note in notes:
-            self._reporter.tell(Notice(note))
+            self._note(note)
         self._reporter.devices = tuple(device.name for device in found)
         bounded = self._settings.prefetch_bytes
         self._queue.open({device.name: bounded or devices.prefetch_bytes(device) for device in found})
@@ -138,6 +139,14 @@ class Engine:
                 threads = devices.thread_count(self._settings.threads)
                 for number in range(devices.workers(device, threads)[0]):
                     self._spawn(self._work, f"rankscope-{device.name}-{number}", device, threads, run)
+
+    def _note(self, text: str) -> None:
+        """Say it once: the workers of a device find the same."""
+        with self._lock:
+            new = text not in self._noted
+            self._noted.add(text)
+        if new:
+            self._reporter.tell(Notice(text))
 
     def _read(self) -> None:
         reader = Reader()
@@ -160,7 +169,7 @@ class Engine:
         from .solvers.batch import own_stream
 
         with own_stream(device.name):
-            solver = Solver(device.name, run)
+            solver = Solver(device.name, run, self._note)
             while jobs := self._queue.next_batch(device.name, solver.limit_of):
                 cost, alone = sum(job.cost for job in jobs), self._queue.is_all(jobs)
                 # Of this thread: OpenMP keeps the number per thread.
