@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from . import hub
 from .errors import InputError, printable
 from .files import read_json, weight_files
-from .formats import gguf, safetensors
+from .formats import gguf, quantised, safetensors, settings
 from .formats.tensor import FileStamp, Tensor
 from .landing import HOST, Landing
 
@@ -47,12 +47,14 @@ class Checkpoint:
         return self.location or self.name
 
     def read(self, tensor: Tensor, landing: Landing = HOST) -> tuple[Weights, str]:
-        """The tensor's weights, where `landing` takes them or on the CPU, and the digest of its stored bytes.
+        """The tensor's weights, dequantised, where `landing` takes them or on the CPU; its stored bytes' digest.
 
         Raises:
             WeightsError: the file changed or cannot be read, or holds packed integers.
             RuntimeError: see Landing.
         """
+        if tensor.parts:
+            return quantised.read_matrix(tensor, self.stamps, landing)
         read = gguf.read_matrix if tensor.file.suffix == ".gguf" else safetensors.read_matrix
         return read(tensor, self.stamps[tensor.file], landing)
 
@@ -112,8 +114,9 @@ def _open_path(path: Path) -> Checkpoint:
     if path.suffix != ".safetensors":
         raise InputError(f"{printable(str(path))} is neither a folder nor a .safetensors or .gguf file")
     tensors, stamp = safetensors.list_tensors(path, str(path.resolve()), "")
-    config = _config(path.parent / "config.json")
-    return Checkpoint(path.stem, "", path, config, tuple(tensors), {path: stamp})
+    config = _config(path.parent)
+    tensors = quantised.assemble(tensors, config)
+    return Checkpoint(path.stem, "", path, config, tuple(tensors), {path: stamp}, quantised.quantisation(tensors))
 
 
 def _open_gguf(path: Path) -> Checkpoint:
@@ -140,10 +143,12 @@ def _open_folder(folder: Path, name: str, commit: str, location: Path | None) ->
             tensors[tensor.name] = tensor
     absent = sorted(named - tensors.keys())
     lost = [f"the index names {len(absent)} tensors that no shard holds, e.g. {printable(absent[0])}"] if absent else []
-    config = _config(folder / "config.json")
-    return Checkpoint(name, commit, location, config, tuple(tensors.values()), stamps, warnings=tuple(lost))
+    config = _config(folder)
+    whole = tuple(quantised.assemble(tensors.values(), config))
+    return Checkpoint(name, commit, location, config, whole, stamps, quantised.quantisation(whole), tuple(lost))
 
 
-def _config(file: Path) -> Mapping[str, Any]:
+def _config(folder: Path) -> Mapping[str, Any]:
     """config.json, {} where there is none: the tensors' names and shapes then speak alone."""
-    return read_json(file) if file.is_file() else {}
+    file = folder / "config.json"
+    return settings.completed(read_json(file) if file.is_file() else {}, folder)

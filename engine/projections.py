@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
@@ -107,20 +107,7 @@ def build_tree(checkpoint: Checkpoint) -> Tree:
     held = {p.tensor for p in named}
     others = [f if f.block == "other" else _other(f.tensor, f.place) for f in found if f.tensor.name not in held]
     rest = sorted({p.address: p for p in map(_projection_of_other, others)}.values(), key=model_order)
-    scaled = _scaled(checkpoint.tensors)
-    everything = tuple(
-        replace(p, problem=f"{p.dtype} with scales: unsupported quantisation") if p.tensor in scaled else p
-        for p in (*named, *rest)
-    )
-    return Tree(everything, bool(named) and _is_known(checkpoint, others))
-
-
-def _scaled(tensors: Sequence[Tensor]) -> set[str]:
-    """float8 weights that are nothing without the scale stored beside them."""
-    names = {tensor.name for tensor in tensors}
-    scales = ("weight_scale_inv", "weight_scale", "scale", "qscale_weight")
-    stems = ((t.name, t.name.removesuffix("weight")) for t in tensors if t.dtype.startswith("F8"))
-    return {name for name, stem in stems if any(stem + scale in names for scale in scales)}
+    return Tree((*named, *rest), bool(named) and _is_known(checkpoint, others))
 
 
 def _locate(name: str) -> _Place | None:
@@ -253,7 +240,9 @@ def _projection(item: _Found, address: str) -> Projection:
         rows, cols = (kept, cols) if part.axis == 0 else (rows, kept)
     if item.transposed:
         rows, cols = cols, rows
-    dequantisation = f"gguf {tensor.dtype}" if tensor.file.suffix == ".gguf" and tensor.dtype not in gguf.PLAIN else ""
+    dequantisation = _dequantisation(tensor)
+    # A quantised matrix is all of its parts; the key of any other tensor is what it always was.
+    parts = [(name, p.source.identity, p.begin, p.end, p.dtype, p.shape) for name, p in tensor.parts]
     return Projection(
         address=address,
         tensor=tensor.name,
@@ -269,13 +258,23 @@ def _projection(item: _Found, address: str) -> Projection:
         dequantisation=dequantisation,
         transposed=item.transposed,
         source=tensor.source,
-        key=digest(tensor.source.identity, tensor.begin, tensor.end, tensor.dtype, tensor.shape, part, dequantisation),
+        key=digest(
+            tensor.source.identity, tensor.begin, tensor.end, tensor.dtype, tensor.shape, part, dequantisation, *parts
+        ),
         problem=_problem(tensor, rows, dequantisation),
         note=item.note,
     )
 
 
+def _dequantisation(tensor: Tensor) -> str:
+    if tensor.scheme is not None:
+        return tensor.scheme.text
+    return f"gguf {tensor.dtype}" if tensor.file.suffix == ".gguf" and tensor.dtype not in gguf.PLAIN else ""
+
+
 def _problem(tensor: Tensor, rows: int, dequantisation: str) -> str | None:
+    if tensor.problem:
+        return tensor.problem
     if not rows:
         return f"not a matrix ({' x '.join(map(str, tensor.shape)) or 'scalar'})"
     if not dequantisation and tensor.dtype not in _PLAIN_FLOATS:

@@ -17,6 +17,7 @@ from .weights import WIDENED
 
 URGENT, SCAN = 0, 1
 _MAX_READY = 64
+_BYTES = {"bfloat16": 2, "float32": 4, "float64": 8}
 
 
 @dataclass(slots=True)
@@ -37,11 +38,17 @@ class Job:
         return self.priority, self.number
 
     def bytes_on(self, device: str) -> int:
-        """Of the weights in a device's memory: quantised blocks become float32, as what numpy does not know."""
-        becomes_float32 = any(p.dequantisation for p in self.projections) or (
-            device == "cpu" and self.tensor.dtype in WIDENED
-        )
-        return 4 * math.prod(self.tensor.shape) if becomes_float32 else self.tensor.end - self.tensor.begin
+        """Of the weights in a device's memory. What numpy does not know becomes float32 there, and so do GGUF's blocks;
+        a scheme names its own type, beside the parts.
+        """
+        scheme, count = self.tensor.scheme, math.prod(self.tensor.shape)
+        if scheme is not None:
+            stored = sum(part.end - part.begin for _, part in self.tensor.parts)
+            return stored + (4 if device == "cpu" and scheme.floats == "bfloat16" else _BYTES[scheme.floats]) * count
+        widened = device == "cpu" and self.tensor.dtype in WIDENED
+        if widened or any(p.dequantisation for p in self.projections):
+            return 4 * count
+        return self.tensor.end - self.tensor.begin
 
     @property
     def cost(self) -> float:

@@ -82,7 +82,7 @@ def tree(args: Namespace, root: Path) -> int:
     for p in model.tree.projections:
         shape = f"{p.rows} x {p.cols}" if p.rows else ""
         state = p.problem or p.note or session.state(p)
-        table.add_row(Text(p.address), Text(shape), Text(p.dtype), Text(printable(state)))
+        table.add_row(Text(p.address), Text(shape), Text(p.dequantisation or p.dtype), Text(printable(state)))
     console.print(table)
     return 0
 

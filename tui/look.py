@@ -32,6 +32,7 @@ LEGEND = (
     ("#", "done: computed and saved"),
     ("!", "failed: select it to see why"),
     ("?", "unsupported quantisation"),
+    ("~", "behind a shape: dequantised weights"),
     ("-", "there is no such matrix"),
 )
 SPREAD_LIMITS = 5

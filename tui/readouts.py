@@ -188,7 +188,7 @@ def _single(session: Session, p: Projection, request: Request) -> Text:
         if reason := _reason(session, p):
             return Text(f"{p.rows}x{p.cols}  {printable(reason)}" if p.rows else printable(reason), "red")
         hint = ": enter computes it" if session.state(p) is State.NOT_COMPUTED else ""
-        return Text(f"{p.rows}x{p.cols}  {p.dtype}  {session.state(p)}{hint}", "dim")
+        return Text(f"{p.rows}x{p.cols}  {p.dequantisation or p.dtype}  {session.state(p)}{hint}", "dim")
     session.load_ranks([p], request.threshold)
     parts = [f"{p.rows}x{p.cols}"]
     parts += [f"k{percent(t)} {k}" for t in request.thresholds if (k := session.rank(p, t)) is not None]
@@ -197,6 +197,8 @@ def _single(session: Session, p: Projection, request: Request) -> Text:
     values = session.values(p)
     if request.view == View.SPECTRUM and values is not None and len(values):
         parts.append(f"{null.spikes(values, p.rows, p.cols)} above the edge")
+    if p.dequantisation:
+        parts.append(f"from {p.dequantisation}")
     parts += [f"sigma_1 {entry.sigma_max:.4g}", f"floor {entry.noise_floor:.0e}", entry.solver, entry.device]
     return _whole(parts, request.width)
 

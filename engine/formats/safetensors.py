@@ -18,6 +18,8 @@ from ..weights import TORCH_NAMES, plain
 from .tensor import FileStamp, Tensor, identify, read_bytes
 
 if TYPE_CHECKING:
+    import torch
+
     from ..weights import Weights
 
 MAX_HEADER = 100_000_000  # the limit of the reference reader
@@ -29,6 +31,12 @@ DTYPE_BITS = {
     "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32,
     "C64": 64, "F64": 64, "I64": 64, "U64": 64,
 }  # fmt: skip
+
+PART_NAMES = TORCH_NAMES | {
+    "U8": "uint8", "I8": "int8", "I16": "int16", "I32": "int32", "U32": "int32", "I64": "int64",
+    "F8_E8M0": "uint8", "F4": "uint8",
+}  # fmt: skip
+"""What the parts of a quantised matrix are read as: torch computes with neither float8_e8m0fnu nor float4."""
 
 
 def list_tensors(file: Path, repo: str, commit: str) -> tuple[list[Tensor], FileStamp]:
@@ -61,6 +69,20 @@ def read_matrix(tensor: Tensor, stamp: FileStamp, landing: Landing) -> tuple[Wei
         raise WeightsError(f"{tensor.dtype} holds packed integers, not weights: unsupported quantisation")
     data, seen = read_bytes(tensor, stamp, landing)
     return plain(data, tensor.dtype).reshape(tensor.shape), seen
+
+
+def read_part(tensor: Tensor, stamp: FileStamp, landing: Landing) -> tuple[torch.Tensor, str]:
+    """As read_matrix, in torch and of any type of PART_NAMES; two F4 numbers are one byte: the result is flat there.
+
+    Raises:
+        WeightsError: the file changed or cannot be read.
+    """
+    import torch
+
+    data, seen = read_bytes(tensor, stamp, landing)
+    data, seen = read_bytes(tensor, stamp, landing)
+    numbers = torch.as_tensor(data).view(getattr(torch, PART_NAMES[tensor.dtype]))
+    return numbers if tensor.dtype == "F4" else numbers.reshape(tensor.shape), seen
 
 
 def _header(prefix: bytes, handle: Any, size: int, file: Path) -> bytes:

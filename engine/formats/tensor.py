@@ -17,10 +17,43 @@ from ..spectrum import Source, digest
 if TYPE_CHECKING:
     from ..weights import Weights
 
+PEEK_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """How the parts of a quantised matrix become floats.
+
+    `formula` names a function of engine/formulas, `floats` the torch dtype that holds its result, wide
+    enough to hold every product of a stored number and its scale exactly. `name` is the format as a user
+    knows it, `detail` the rest of what tells one reading of the same bytes from another: together they
+    are the projection's `dequantisation`, and so part of its content key. The numbers are those of the
+    formula: `block` (rows, columns) share a scale, `bits` make a packed integer.
+    """
+
+    name: str
+    detail: str
+    formula: str
+    floats: str
+    block: tuple[int, int] = (1, 1)
+    bits: int = 0
+    nested: int = 0
+    offset: float = 0.0
+
+    @property
+    def text(self) -> str:
+        """What stands in the tree and in the provenance, e.g. `gptq int4, groups of 128`."""
+        return ", ".join(filter(None, (self.name, self.detail)))
+
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One tensor of a checkpoint file: bytes `begin` to `end` of `file`, `shape` in (out, in) order."""
+    """One tensor of a checkpoint file: bytes `begin` to `end` of `file`, `shape` in (out, in) order.
+
+    A quantised matrix is one Tensor too: name and shape are those of the matrix it stands for, file,
+    bytes and dtype those of the packed numbers, `parts` everything that `scheme` needs under the name
+    its formula gives it. `problem` is the sentence that says why it cannot be read, "" where it can.
+    """
 
     name: str
     dtype: str
@@ -29,6 +62,9 @@ class Tensor:
     begin: int
     end: int
     source: Source
+    parts: tuple[tuple[str, Tensor], ...] = ()
+    scheme: Scheme | None = None
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +95,22 @@ def identify(file: Path, repo: str, commit: str, header: bytes) -> Source:
         else digest(stamp.size, stamp.mtime_ns, stamp.inode, blake2b(header, digest_size=16).digest())
     )
     return Source(repo, commit, file.name, identity, stamp.size, addressed)
+
+
+def peek(tensor: Tensor) -> bytes:
+    """A small tensor's bytes, read while listing: a shape or a description that no header holds.
+
+    Raises:
+        ValueError: the file cannot be read there, or the tensor is too large to be a description.
+    """
+    if tensor.end - tensor.begin > PEEK_BYTES:
+        raise ValueError(f"{printable(tensor.name)} is too large for what it should describe")
+    try:
+        with open(tensor.file, "rb") as handle:
+            handle.seek(tensor.begin)
+            return handle.read(tensor.end - tensor.begin)
+    except OSError as error:
+        raise ValueError(f"{printable(tensor.name)} cannot be read: {error.strerror}") from None
 
 
 def read_bytes(tensor: Tensor, stamp: FileStamp, landing: Landing) -> tuple[Weights, str]:

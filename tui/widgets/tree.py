@@ -107,10 +107,10 @@ class ProjectionTree(Tree[Item], inherit_bindings=False):
         return text.append(" !", style=MARK_STYLES["!"]) if count.failed else text
 
     def _projection(self, text: Text, p: Projection, depth: int) -> Text:
-        """With its state before it (and a sign where it is marked), its shape and its rank behind."""
+        """With its state before it (and a sign where it is marked), its shape and its rank behind; ~ is dequantised."""
         mark = self._look.mark(p)
         rank = self._look.rank(p)
-        shape = f"{p.rows}x{p.cols}" if p.rows else p.problem or ""
+        shape = f"{p.rows}x{p.cols}{'~' * bool(p.dequantisation)}" if p.rows else p.problem or ""
         # Of a long name the middle gives way: shape and rank stay in view.
         room = self.size.width - self.guide_depth * depth - len(shape) - 10
         text = _shortened(text, max(8, room))

@@ -1,0 +1,81 @@
+"""What config.json says of quantisation, read with suspicion: any key may be missing or hold anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..files import read_json
+
+_OWN_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq", "hf_quant_config.json": "modelopt"}
+"""Where AutoGPTQ, the first AutoAWQ and modelopt write what others write into config.json."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What config.json says of quantisation: `method`, "" for none, and the rest of quantization_config."""
+
+    method: str
+    config: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Settings:
+        nested = [config.get(key) for key in ("text_config", "llm_config", "language_config", "thinker_config")]
+        for place in (config, *(n for n in nested if isinstance(n, Mapping))):
+            for key in ("quantization_config", "compression_config"):
+                if isinstance(found := place.get(key), Mapping):
+                    return cls(_method(found), found)
+        return cls("", {})
+
+    def number(self, *names: str) -> int | None:
+        """The first of these keys that holds a whole number."""
+        return next((self.config[name] for name in names if type(self.config.get(name)) is int), None)
+
+    def word(self, *names: str) -> str:
+        return next((self.config[name].lower() for name in names if isinstance(self.config.get(name), str)), "")
+
+    def weights(self) -> list[Mapping[str, Any]]:
+        """What the groups of compressed-tensors and modelopt say of their weights."""
+        groups = self.config.get("config_groups")
+        found = groups.values() if isinstance(groups, Mapping) else ()
+        return [g["weights"] for g in found if isinstance(g, Mapping) and isinstance(g.get("weights"), Mapping)]
+
+    def blocks(self) -> list[tuple[int, int]]:
+        """The blocks of weights that share a scale, wherever config.json names some."""
+        named = [self.config.get("weight_block_size")]
+        named += [w.get("block_structure") for w in self.weights()]
+        named += [[1, w.get("group_size")] for w in self.weights()]
+        return [(b[0], b[1]) for b in named if isinstance(b, list) and len(b) == 2 and all(map(positive, b))]
+
+
+def _method(config: Mapping[str, Any]) -> str:
+    if isinstance(method := config.get("quant_method"), str):
+        return method.lower()
+    if config.get("load_in_4bit") or config.get("load_in_8bit"):
+        return "bitsandbytes"
+    return "modelopt" if "quant_algo" in config else "compressed-tensors" if "config_groups" in config else ""
+
+
+def positive(number: object) -> bool:
+    return type(number) is int and 0 < number < 1 << 31
+
+
+def completed(config: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    """config.json with the quantization_config that a quantiser wrote to a file of its own, if it has none itself.
+
+    Raises:
+        InputError: that file is unreadable or not JSON.
+    """
+    if Settings.of(config).config:
+        return config
+    for name, method in _OWN_FILES.items():
+        if (file := folder / name).is_file():
+            found = read_json(file)
+            inner = found.get("quantization")
+            return {
+                **config,
+                "quantization_config": {"quant_method": method} | (inner if isinstance(inner, dict) else found),
+            }
+    return config
