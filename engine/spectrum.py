@@ -25,13 +25,20 @@ class Slice:
     """The part of a fused tensor that is one projection.
 
     The stored tensor's `axis` is reshaped to (`groups`, size / groups); the projection is the
-    inner slots `offset` to `offset + width` of every group, in order.
+    inner slots `offset` to `offset + width` of every group, in order. `index` picks one matrix of a
+    3-D stack before that; without it a 3-D tensor is read as (size, all the rest).
     """
 
     axis: int
     groups: int
     offset: int
     width: int
+    index: int | None = None
+
+    def __str__(self) -> str:
+        """Part of a projection's content key: it must never change for slices that had one."""
+        text = f"Slice(axis={self.axis}, groups={self.groups}, offset={self.offset}, width={self.width})"
+        return text if self.index is None else f"{text}[{self.index}]"
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,7 @@ SOME_NAMES_KNOWN = {
     "model.layers.1.self_attn.q_proj.weight": (9, 9),
 }
 NO_WEIGHT_SUFFIX = {
-    "transformer.resblocks.0.attn.in_proj_weight": (27, 9),
+    "transformer.resblocks.0.attn.fused_weight": (27, 9),
     "transformer.resblocks.0.attn.out_proj.weight": (9, 9),
     "transformer.resblocks.0.mlp.c_fc.weight": (13, 9),
     "transformer.resblocks.0.mlp.c_proj.weight": (9, 13),
@@ -121,9 +121,9 @@ PHI3 = {"model_type": "phi3", "num_attention_heads": 6, "head_dim": 8, "hidden_s
     ("config", "expected"),
     [
         ({**PHI3, "num_key_value_heads": 3}, "expected 1 x (query 48 + key 24 + value 24) along axis 0 of 80"),
-        ({"model_type": "phi3"}, "config.json gives no keys, queries"),
+        ({**PHI3, "num_attention_heads": 48, "head_dim": 1, "num_key_value_heads": 17}, "(query 48 + key 17 + value 17)"),
     ],
-    ids=["wrong", "absent"],
+    ids=["wrong", "as wrong"],
 )
 def test_a_fused_tensor_against_its_config_is_not_split(tmp_path: Path, config: dict[str, Any], expected: str) -> None:
     name = "model.layers.0.self_attn.qkv_proj.weight"
@@ -158,7 +158,11 @@ def test_adapters_are_kept_apart_from_the_layer_they_wrap(tmp_path: Path) -> Non
     checkpoint = _saved(tmp_path, shapes, LLAMA)
     tree = build_tree(checkpoint)
     named = [(p.address, p.tensor) for p in tree.projections if p.block != "other"]
-    assert named == [("layers.0.attention.query", f"{stem}base_layer.weight")]
+    assert named == [
+        ("layers.0.attention.query", f"{stem}base_layer.weight"),
+        ("layers.0.lora.query_A", f"{stem}lora_A.weight"),
+        ("layers.0.lora.query_B", f"{stem}lora_B.weight"),
+    ]
     _assert_sound(checkpoint, tree)
 
 
