@@ -5,17 +5,17 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
-_LISTS = r"layers?|h|blocks?|resblocks|decoder_layer|blk|albert_layer_groups|stages?|mtp(?:_layers|_blocks?)?"
-LAYER = re.compile(rf"(?:^|\.)({_LISTS})\.([0-9]{{1,9}})\.")
-_STAGED = re.compile(r"(?:layers|blocks|layer|block)\.([0-9]{1,9})\.")
-_EXPERT = re.compile(
-    r"(?:(?<!shared_)(?<=experts\.)(?:expert_)?|(?<=moe\.)|(?<=ffn_gate\.)|(?<=ffn_up\.)|(?<=ffn_down\.))([0-9]{1,9})(?:\.|$)"
+_LISTS = frozenset(
+    ("layer", "layers", "h", "block", "blocks", "resblocks", "decoder_layer", "blk", "albert_layer_groups")
+    + ("stage", "stages", "mtp", "mtp_layers", "mtp_block", "mtp_blocks")
 )
-_SHARED = re.compile(r"shared_experts\.[0-9]")
+_STAGES = frozenset(("layers", "stage", "stages"))
+_STAGED = frozenset(("layer", "layers", "block", "blocks"))
+_EXPERTS = frozenset(("experts", "local_experts", "moe", "ffn_gate", "ffn_up", "ffn_down"))
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:base_model\.model|module|_orig_mod|_fsdp_wrapped_module|base_layer)\.")
-_LORA = re.compile(r"\.lora_(?:embedding_)?([AB])(?:\.(\w+))?$")
 _TOWERS = (
     ("mtp", re.compile(r"(?:^|\.)mtp")),
     ("qformer", re.compile(r"qformer")),
@@ -44,26 +44,50 @@ class Place(NamedTuple):
 
 def locate(name: str) -> Place | None:
     """The place of a tensor; None outside of layers."""
-    bare = _WRAPPERS.sub("", name) if _might_be_wrapped(name) else name
-    anchor = LAYER.search(bare)
-    if anchor is None:
+    head, found, tail = name.partition(".experts.")
+    number, _, rest = tail.partition(".")
+    if rest and (expert := _number(number)) is not None and (place := _locate(f"{head}{found}0.{rest}")):
+        return Place(place.prefix, place.layer, expert, place.path, place.lora)
+    return _locate(name)
+
+
+@lru_cache(maxsize=4096)  # one place for all experts of a layer: 1 us instead of 6
+def _locate(name: str) -> Place | None:
+    words = (_WRAPPERS.sub("", name) if _might_be_wrapped(name) else name).split(".")
+    start = next((i for i, word in enumerate(words[:-2]) if word in _LISTS and _number(words[i + 1]) is not None), None)
+    if start is None:
         return None
-    prefix, layer, path = bare[: anchor.start()], int(anchor[2]), bare[anchor.end() :].removesuffix(".weight")
-    if anchor[1].startswith("mtp"):
-        prefix = f"{prefix}.mtp".strip(".")
-    elif (inner := _STAGED.match(path)) and anchor[1] in ("layers", "stage", "stages"):
+    prefix, layer, path = words[:start], int(words[start + 1]), words[start + 2 :]
+    if words[start].startswith("mtp"):
+        prefix.append("mtp")
+    elif len(path) > 2 and words[start] in _STAGES and path[0] in _STAGED and _number(path[1]) is not None:
         # Swin and its like: stages of other widths, each with blocks that count from 0.
-        prefix = f"{prefix}.stage{layer}".strip(".")
-        layer, path = int(inner[1]), path[inner.end() :]
-    lora = ""
-    if ".lora_" in path and (found := _LORA.search(path)):
-        adapter = found[2] or "default"
-        lora, path = found[1] if adapter == "default" else f"{found[1]}_{adapter}", path[: found.start()]
-    if "experts." in path or "moe." in path or "ffn_" in path:
-        expert = None if _SHARED.search(path) else _EXPERT.search(path)
-        if expert:
-            return Place(prefix, layer, int(expert[1]), f"{path[: expert.start()]}{path[expert.end() :]}".rstrip("."), lora)
-    return Place(prefix, layer, None, path, lora)
+        prefix.append(f"stage{layer}")
+        layer, path = int(path[1]), path[2:]
+    if path[-1] == "weight":
+        path.pop()
+    lora = _take_adapter(path)
+    expert = None
+    for i, word in enumerate(path[:-1]):
+        if word in _EXPERTS and (expert := _number(path[i + 1].removeprefix("expert_"))) is not None:
+            del path[i + 1]
+            break
+    return Place(".".join(prefix), layer, expert, ".".join(path), lora)
+
+
+def _take_adapter(path: list[str]) -> str:
+    """Of `q_proj.lora_A.name`, "A_name", and the path becomes that of the tensor it adapts; else ""."""
+    for i, word in enumerate(path[-2:], max(0, len(path) - 2)):
+        if word in ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"):
+            adapter = [name for name in path[i + 1 :] if name != "default"]
+            del path[i:]
+            return "_".join((word[-1], *adapter))
+    return ""
+
+
+def _number(word: str) -> int | None:
+    """A layer's or an expert's number: up to nine ASCII digits."""
+    return int(word) if word.isdigit() and word.isascii() and len(word) < 10 else None
 
 
 def _might_be_wrapped(name: str) -> bool:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence, Set
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
+from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 from .catalogue import BLOCKS, KNOWN_FAMILIES, NOT_PROJECTIONS, ROLES, cut_shape
 from .checkpoint import Checkpoint
-from .errors import printable
 from .formats import gguf, safetensors
 from .formats.tensor import Tensor
 from .layers import Found, Layers
-from .places import LAYER
-from .spectrum import Projection, digest
+from .spectrum import Projection, Slice, framed
 
 _WORDS = re.compile(r"[0-9]+|[^0-9]+")
+_SAFE = re.compile(r"[A-Za-z0-9_.+-]*")
 _PACKED = re.compile(r"weight|packed|blocks|zeros|scales")
 _PLAIN_FLOATS = frozenset(safetensors.TORCH_NAMES) | gguf.PLAIN
 _BLOCK_ORDER = {block: number for number, block in enumerate(BLOCKS)}
@@ -67,18 +70,25 @@ def matches(address: str, pattern: str) -> bool:
 
 def build_tree(checkpoint: Checkpoint) -> Tree:
     """All projections of a checkpoint: names and shapes alone, no weights."""
+    # The collector would walk all that is being made again and again: a third of the time for 91,000 tensors.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return _build(checkpoint)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _build(checkpoint: Checkpoint) -> Tree:
     layers = Layers(checkpoint.config, checkpoint.tensors)
+    scaled = _scaled(checkpoint.tensors)
     found = layers.found()
-    named = sorted(_addressed([f for f in found if f.block != "other"]), key=model_order)
+    named = sorted(_addressed([f for f in found if f.block != "other"], scaled), key=model_order)
     held = {p.tensor for p in named}
     others = [f if f.block == "other" else f.as_other() for f in found if f.tensor.name not in held]
-    rest = sorted({p.address: p for p in map(_projection_of_other, others)}.values(), key=model_order)
-    scaled = _scaled(checkpoint.tensors)
-    everything = tuple(
-        replace(p, problem=f"{p.dtype} with scales: unsupported quantisation") if p.tensor in scaled else p
-        for p in (*named, *rest)
-    )
-    return Tree(everything, bool(named) and _is_known(checkpoint, layers, others))
+    rest = sorted(_whole(others, scaled).values(), key=model_order)
+    return Tree((*named, *rest), bool(named) and _is_known(checkpoint, layers, others))
 
 
 def _scaled(tensors: Sequence[Tensor]) -> set[str]:
@@ -89,7 +99,7 @@ def _scaled(tensors: Sequence[Tensor]) -> set[str]:
     return {name for name, stem in stems if any(stem + scale in names for scale in scales)}
 
 
-def _addressed(found: Sequence[Found]) -> list[Projection]:
+def _addressed(found: Sequence[Found], scaled: Set[str]) -> list[Projection]:
     """Projections with unique addresses; one whose address stays shared with another's is left out."""
     groups: dict[str, list[Found]] = defaultdict(list)
     for item in found:
@@ -97,42 +107,44 @@ def _addressed(found: Sequence[Found]) -> list[Projection]:
     named: list[Projection] = []
     for address, items in groups.items():
         if len(items) == 1:
-            named.append(_projection(items[0], address))
+            named.append(_projection(items[0], address, scaled))
             continue
         paths = [item.place.path.split(".") if item.place else [] for item in items]
         shared = set(paths[0]).intersection(*paths[1:])
         subs = ["_".join(word for word in path if word not in shared) for path in paths]
         counts = Counter(subs)
         named += [
-            _projection(item, _address(item, sub))
+            _projection(item, _address(item, sub), scaled)
             for item, sub in zip(items, subs, strict=True)
             if sub and counts[sub] == 1
         ]
     return named
 
 
+def _whole(others: Iterable[Found], scaled: Set[str]) -> dict[str, Projection]:
+    """Tensors that are no projections, by address."""
+    addresses = ((item, f"other.{escape(item.tensor.name)}") for item in others)
+    return {address: _projection(item, address, scaled) for item, address in addresses}
+
+
 def _address(item: Found, sub: str) -> str:
     assert item.place is not None
     expert = "" if item.expert is None else str(item.expert)
-    words = (escape(item.tower), "layers", str(item.place.layer), escape(sub), item.block, expert, escape(item.role))
+    words = (_word(item.tower), "layers", str(item.place.layer), escape(sub), item.block, expert, _word(item.role))
     return ".".join(filter(None, words))
 
 
-def _projection_of_other(item: Found) -> Projection:
-    return _projection(item, f"other.{escape(item.tensor.name)}")
-
-
-def _projection(item: Found, address: str) -> Projection:
+def _projection(item: Found, address: str, scaled: Set[str]) -> Projection:
     tensor, part = item.tensor, item.part
     rows, cols = cut_shape(tensor.shape, part)
     if item.transposed:
         rows, cols = cols, rows
-    dequantisation = f"gguf {tensor.dtype}" if tensor.file.suffix == ".gguf" and tensor.dtype not in gguf.PLAIN else ""
+    dequantisation = f"gguf {tensor.dtype}" if tensor.dtype not in gguf.PLAIN and _is_gguf(tensor.file) else ""
     return Projection(
         address=address,
         tensor=tensor.name,
         slice=part,
-        tower=escape(item.tower) or None,
+        tower=_word(item.tower) or None,
         layer=item.place.layer if item.place else None,
         block=item.block,
         role=item.role,
@@ -143,13 +155,30 @@ def _projection(item: Found, address: str) -> Projection:
         dequantisation=dequantisation,
         transposed=item.transposed,
         source=tensor.source,
-        key=digest(tensor.source.identity, tensor.begin, tensor.end, tensor.dtype, tensor.shape, part, dequantisation),
-        problem=_problem(tensor, rows, dequantisation),
+        key=_key(tensor, part, dequantisation),
+        problem=_problem(tensor, rows, dequantisation, scaled),
         note=item.note,
     )
 
 
-def _problem(tensor: Tensor, rows: int, dequantisation: str) -> str | None:
+def _key(tensor: Tensor, part: Slice | None, dequantisation: str) -> str:
+    """The content key: digest(identity, begin, end, dtype, shape, slice, dequantisation) of the tensor."""
+    before, behind = _framed(tensor.source.identity), _framed(tensor.dtype, tensor.shape, part, dequantisation)
+    return blake2b(before + framed(tensor.begin, tensor.end) + behind, digest_size=16).hexdigest()
+
+
+@lru_cache(maxsize=4096)
+def _is_gguf(file: Path) -> bool:
+    return file.suffix == ".gguf"
+
+
+# A model of 91,000 tensors has a few dozen shapes: half the time of its keys.
+_framed = lru_cache(maxsize=4096)(framed)
+
+
+def _problem(tensor: Tensor, rows: int, dequantisation: str, scaled: Set[str]) -> str | None:
+    if tensor.name in scaled:
+        return f"{tensor.dtype} with scales: unsupported quantisation"
     if not rows:
         return f"not a matrix ({' x '.join(map(str, tensor.shape)) or 'scalar'})"
     if not dequantisation and tensor.dtype not in _PLAIN_FLOATS:
@@ -164,15 +193,25 @@ def _is_known(checkpoint: Checkpoint, layers: Layers, others: Iterable[Found]) -
     is_gguf = any(tensor.file.suffix == ".gguf" for tensor in checkpoint.tensors[:1])
     inside = [f for f in others if f.place and len(f.tensor.shape) == 2]
     return all(
-        NOT_PROJECTIONS.search(f.role) or (not is_gguf and layers.family(f.place.prefix) in KNOWN_FAMILIES)
+        _is_none(f.place.path) or (not is_gguf and layers.family(f.place.prefix) in KNOWN_FAMILIES)
         for f in inside
         if f.place
     )
 
 
+@lru_cache(maxsize=4096)
+def _is_none(path: str) -> bool:
+    return NOT_PROJECTIONS.search(path) is not None
+
+
 def escape(name: str) -> str:
     """A tensor's name as part of an address: nothing in it can be a glob, a space or a control character."""
+    if _SAFE.fullmatch(name):  # nearly every name: 0.3 us instead of 4
+        return name
     return "".join(c if c.isprintable() and c not in "%*?[] \\/" else _percent(c) for c in name)
+
+
+_word = lru_cache(maxsize=4096)(escape)  # towers and roles are few
 
 
 def _percent(c: str) -> str:

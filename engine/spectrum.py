@@ -143,9 +143,13 @@ class Spectrum:
 
 def digest(*parts: object) -> str:
     """128-bit hex digest of the parts, in order and unambiguously separated."""
-    state = blake2b(digest_size=16)
+    return blake2b(framed(*parts), digest_size=16).hexdigest()
+
+
+def framed(*parts: object) -> bytes:
+    """What `digest` digests, in pieces that may be joined: each part behind its length."""
+    pieces: list[bytes] = []
     for part in parts:
         data = part if isinstance(part, bytes) else str(part).encode()
-        state.update(len(data).to_bytes(8, "little"))
-        state.update(data)
-    return state.hexdigest()
+        pieces += (len(data).to_bytes(8, "little"), data)
+    return b"".join(pieces)

@@ -121,7 +121,10 @@ PHI3 = {"model_type": "phi3", "num_attention_heads": 6, "head_dim": 8, "hidden_s
     ("config", "expected"),
     [
         ({**PHI3, "num_key_value_heads": 3}, "expected 1 x (query 48 + key 24 + value 24) along axis 0 of 80"),
-        ({**PHI3, "num_attention_heads": 48, "head_dim": 1, "num_key_value_heads": 17}, "(query 48 + key 17 + value 17)"),
+        (
+            {**PHI3, "num_attention_heads": 48, "head_dim": 1, "num_key_value_heads": 17},
+            "(query 48 + key 17 + value 17)",
+        ),
     ],
     ids=["wrong", "as wrong"],
 )
