@@ -50,6 +50,7 @@ holds is appended to the model_type."""
 
 _GPT2 = models("gpt2 openai-gpt imagegpt decision_transformer jais")
 _QWEN = models("qwen")
+_MOON_VIT = models("kimi_vl kimi_k25 moonvit")
 
 
 def _attention(path: str, *layouts: Layout, of: str = "") -> Rule:
@@ -63,7 +64,7 @@ def _experts(path: str, role: str = "", *layouts: Layout, of: str = "") -> Rule:
 
 FUSED = (
     # Query, key and value
-    _attention(r"qkv_proj", CAT, of="phi3 phi3_v phi4_multimodal phi4mm openelm"),
+    _attention(r"qkv_proj", CAT, of="phi3 phi4_multimodal phi4mm openelm"),
     _attention(r"qkv_proj", HEAD, of="minimax minimax_text_01"),
     _attention(r"qkv_proj", TP4, of="codegen"),
     _attention(r"qkv_proj", THIRDS, of="new"),
@@ -80,7 +81,7 @@ FUSED = (
     Rule(r"crossattention\.q_attn", "cross_attention", "query", (), _GPT2, transposed=True),
     Rule(r"crossattention\.c_proj", "cross_attention", "output", (), _GPT2, transposed=True),
     _attention(r"attention\.wqkv", GROUP, of="internlm2"),
-    _attention(r"wqkv", THIRDS, of="kimi_vl kimi_k25 moonvit"),
+    Rule(r"wqkv", "attention", "", (THIRDS,), _MOON_VIT),
     _attention(r"(?:attn|mixer|attention)\.Wqkv", CAT, THIRDS),
     _attention(r"(?:self_attn|attn|attention)\.qkv", THIRDS, CAT),
     _attention(r"(?:attn|attention)\.in_proj_weight", THIRDS),
@@ -119,6 +120,9 @@ FUSED = (
     Rule(r"mlp\.c_fc", "mlp", "up", (), _GPT2, transposed=True),
     Rule(r"mlp\.c_fc2", "mlp", "gate", (), _GPT2, transposed=True),
     Rule(r"mlp\.c_proj", "mlp", "down", (), _GPT2, transposed=True),
+    Rule(r"^wo", "attention", "output", (), _MOON_VIT),
+    Rule(r"mlp\.fc0", "mlp", "up", (), _MOON_VIT),
+    Rule(r"mlp\.fc1", "mlp", "down", (), _MOON_VIT),
     Rule(r"mlp\.w1", "mlp", "up", (), _QWEN),
     Rule(r"mlp\.w2", "mlp", "gate", (), _QWEN),
     # Experts in one tensor
@@ -228,7 +232,7 @@ KNOWN_FAMILIES = models(
     "hf_olmo hrm_text hubert hunyuan_v1_dense hunyuan_v1_moe idefics3 imagegpt internlm2 jais jamba jetmoe "
     "kimi_linear led lfm2 lfm2_moe llada llama llama4 llama4_text llava longcat_flash m2m_100 mamba mamba2 marian "
     "mbart minimax minimax_m2 mistral mixtral mllama modernbert molmo mpnet mpt mt5 nemotron nemotron_h new nllb-moe "
-    "nomic_bert olmo olmo2 olmo3 olmoe openai-gpt openelm opt paligemma pegasus persimmon phi phi-msft phi3 phi3_v "
+    "nomic_bert olmo olmo2 olmo3 olmoe openai-gpt openelm opt paligemma pegasus persimmon phi phi-msft phi3 "
     "phi3small phimoe qwen qwen2 qwen2_5_vl qwen2_moe qwen2_vl qwen3 qwen3_5_moe_text qwen3_5_text qwen3_moe "
     "qwen3_next qwen3_vl qwen3_vl_moe_text recurrent_gemma roberta seed_oss siglip smollm3 stablelm starcoder2 swin "
     "switch_transformers t5 t5gemma telechat umt5 vit wav2vec2 whisper xglm xlnet zamba zamba2"

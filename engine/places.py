@@ -9,24 +9,8 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 _LISTS = frozenset(
-    [
-        "layer",
-        "layers",
-        "h",
-        "block",
-        "blocks",
-        "resblocks",
-        "decoder_layer",
-        "blk",
-        "albert_layer_groups",
-        "stage",
-        "stages",
-        "mtp",
-        "mtp_layers",
-        "mtp_block",
-        "mtp_blocks",
-    ]
-)
+    ("layer", "layers", "h", "block", "blocks", "resblocks", "decoder_layer", "blk", "albert_layer_groups", "stage")
+) | {"stages", "mtp", "mtp_layers", "mtp_block", "mtp_blocks"}
 _STAGES = frozenset(("layers", "stage", "stages"))
 _STAGED = frozenset(("layer", "layers", "block", "blocks"))
 _EXPERTS = frozenset(("experts", "local_experts", "moe", "ffn_gate", "ffn_up", "ffn_down"))

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from family_builds import SPECS, Build, build
 from lapack_reference import Array, lapack
+from transformers import AutoConfig
+from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
 
-from rankscope.engine.catalogue import cut
+from rankscope.engine.catalogue import cut, split
 from rankscope.engine.checkpoint import Checkpoint
 from rankscope.engine.families import KNOWN_FAMILIES
+from rankscope.engine.layouts import INTERLEAVE
 from rankscope.engine.projections import Tree
 from rankscope.engine.spectrum import Projection
 
@@ -53,10 +58,8 @@ def test_slices_are_what_the_running_model_uses(built: Build) -> None:
 def _spectra(checkpoint: Checkpoint, tree: Tree) -> list[tuple[Projection, Array]]:
     """What the slices hold, by LAPACK, of every projection whose use a running model shows."""
     stored = {tensor.name: tensor for tensor in checkpoint.tensors}
-    weights = {
-        name: checkpoint.read(stored[name])[0] for name in {p.tensor for p in tree.projections if _uses(tree, p)}
-    }
     shown = [p for p in tree.projections if _uses(tree, p)]
+    weights = {name: checkpoint.read(stored[name])[0] for name in {p.tensor for p in shown}}
     return [(p, lapack(weights[p.tensor] if p.slice is None else cut(weights[p.tensor], p.slice))) for p in shown]
 
 
@@ -110,16 +113,28 @@ def test_the_family_is_known_under_both_namings_and_nothing_contradicts(built: B
 
 
 def test_both_namings_hold_the_same_projections(built: Build) -> None:
-    roles = [
-        sorted(
-            (p.tower or "", p.layer, p.block, p.expert or 0, p.role, p.rows, p.cols)
-            for p in tree.projections
-            if p.block != "other"
-        )
-        for _, tree in built.trees
-    ]
+    roles = [sorted(map(_place, (p for p in tree.projections if p.block != "other"))) for _, tree in built.trees]
     assert all(found == roles[0] for found in roles)
+
+
+def _place(p: Projection) -> tuple[str | int, ...]:
+    expert = -1 if p.expert is None else p.expert
+    return (p.tower or "", p.layer or 0, p.block, expert, p.role, p.rows, p.cols)
 
 
 def test_more_than_sixty_families() -> None:
     assert len({spec.model_type for spec in SPECS}) > 120
+
+
+def test_gate_and_up_of_gpt_oss_are_told_apart_by_curvature() -> None:
+    """The experts' own gate function is linear in every up and curved in every gate: columns of gate_up_proj."""
+    torch.manual_seed(3)
+    config = AutoConfig.for_model("gpt_oss", hidden_size=12, intermediate_size=9, num_local_experts=2)
+    experts = GptOssExperts(config)
+    inputs = torch.randn(18, dtype=torch.float64)
+    hessian = torch.autograd.functional.hessian(lambda x: experts._apply_gate(x).sum(), inputs)
+    curved = [bool(hessian[i, i].abs() > 1e-9) for i in range(18)]
+    ((_, gate), (_, up)) = split((12, 18), replace(INTERLEAVE, axis=1), {"pairs": 9})
+    columns = torch.arange(18)[None]
+    assert [i for i in range(18) if curved[i]] == cut(columns, gate)[0].tolist()
+    assert [i for i in range(18) if not curved[i]] == cut(columns, up)[0].tolist()

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 Running: TypeAlias = Any
@@ -23,9 +23,9 @@ _BASE = 1000
 _LAYER = re.compile(r"(?:^|\.)(?:layers?|h|blocks?|albert_layer_groups)\.(\d+)\.(?!blocks\.)")
 _ACTIVATION = re.compile(r"gelu|silu|relu|activation", re.IGNORECASE)
 _MATMULS = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.bmm)
-_ACTIVATIONS = (F.silu, F.gelu, F.relu, torch.relu)
+_ACTIVATIONS = (functional.silu, functional.gelu, functional.relu, torch.relu)
 _SPLITS = (torch.split, torch.Tensor.split, torch.chunk, torch.Tensor.chunk)
-_OTHERS = {torch.sigmoid: "sigmoid", torch.Tensor.sigmoid: "sigmoid", F.softplus: "softplus"}
+_OTHERS = {torch.sigmoid: "sigmoid", torch.Tensor.sigmoid: "sigmoid", functional.softplus: "softplus"}
 
 
 class Used(NamedTuple):
@@ -38,7 +38,7 @@ class Used(NamedTuple):
 
 
 class Tracer(TorchFunctionMode):
-    """While active, records what tags are used as: `seen[use][parameter]`, by the flat index of a row's first weight."""
+    """While active, records what tags are used as: `seen[use][parameter]`, flat indices of the rows' first weights."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Tracer(TorchFunctionMode):
     def _answer(self, function: Any, args: Any, kwargs: Any) -> torch.Tensor | None:
         """What stands for the result; None to compute it."""
         self._calls += 1
-        if function is F.linear:
+        if function is functional.linear:
             return self._product(args[0], args[1].T)
         if function in _MATMULS:
             return self._product(args[0], args[1])
@@ -71,7 +71,7 @@ class Tracer(TorchFunctionMode):
             return self._product(kwargs.get("batch1", given[1]), kwargs.get("batch2", given[2]))
         if function is torch.einsum:
             return self._einsum(*args)
-        if function is F.scaled_dot_product_attention:
+        if function is functional.scaled_dot_product_attention:
             return self._attend(*args[:3], **{k: v for k, v in kwargs.items() if k in ("query", "key", "value")})
         if function is torch.conv1d:
             return self._convolve(args[0], args[1] if len(args) > 1 else kwargs["weight"])
@@ -89,7 +89,7 @@ class Tracer(TorchFunctionMode):
         if weight.shape[:2] != (values.shape[1], 1) or not self._names_of(values):
             return None
         self._convolved = True
-        return F.pad(values, (0, weight.shape[-1] - 1))
+        return functional.pad(values, (0, weight.shape[-1] - 1))
 
     def activate(self, values: torch.Tensor) -> torch.Tensor | None:
         """One, so that what is multiplied with it goes on alone; behind a convolution, the tags."""
@@ -201,9 +201,7 @@ def traced(model: nn.Module, run: Callable[[Running], object]) -> list[Used]:
         if "Norm" in kind and not list(module.children()) and "Weight" not in kind:
             module.forward = pass_on
         elif _ACTIVATION.search(kind) and not list(module.children()):
-            module.register_forward_hook(
-                lambda _module, args, out: None if out is args[0] else tracer.activate(args[0])
-            )
+            module.register_forward_hook(lambda _, args, out: None if out is args[0] else tracer.activate(args[0]))
         for rule in ("chunk_gated_delta_rule", "recurrent_gated_delta_rule"):
             if hasattr(module, rule):
                 setattr(module, rule, tracer.delta_rule)
