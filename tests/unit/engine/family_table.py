@@ -41,7 +41,7 @@ def page() -> str:
             *own,
             "\n## Names that are split wherever they stand\n\n| name in the layer | block | split |\n|---|---|---|",
             *dict.fromkeys(shared),
-            "\n## Splits\n\nAn axis (0: rows, 1: columns) is so many equal groups, each of these parts in this order.\n",
+            "\n## Splits\n\nAn axis (0: rows, 1: columns) is so many equal groups of these parts in this order.\n",
             "| name | axis | groups | parts |\n|---|---|---|---|",
             *(f"| {name} | {item.axis} | {item.groups} | {_parts(item)} |" for name, item in NAMES.items()),
             "",
