@@ -103,7 +103,7 @@ def inner_config(config: Mapping[str, Any], prefix: str) -> Mapping[str, Any]:
     tower = modality(prefix)
     if tower in ("vision", "audio"):
         inner = config.get(f"{tower}_config") or _at(config, f"thinker_config.{tower}_config")
-        return {**config, **inner} if isinstance(inner, Mapping) else config
+        return dict(inner) if isinstance(inner, Mapping) else config
     words = prefix.split(".")
     for word in words:
         for key in (f"{word}_config", word):  # qformer_config, talker_config; the encoder and decoder of T5Gemma
@@ -112,7 +112,7 @@ def inner_config(config: Mapping[str, Any], prefix: str) -> Mapping[str, Any]:
                 return inner_config(inner, "") if "model_type" in inner or len(inner) > 1 else config
     for key in _NESTED:
         if isinstance(inner := _at(config, key), Mapping):
-            return dict(inner)
+            return {**config, **inner}
     return config
 
 

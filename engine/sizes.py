@@ -11,6 +11,7 @@ Sizes: TypeAlias = Mapping[str, int]
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 """The shapes that a layer's other tensors have, (out, in): by `block.role`, and of vectors by their leaf name."""
 
+_TOO_LARGE = 1 << 48
 _ALIASES = {
     "heads": (
         *("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads", "encoder_attention_heads"),
@@ -66,7 +67,7 @@ def _number(config: Mapping[str, Any], key: str, layer: int) -> int | None:
         return _number(value, rest, layer) if isinstance(value, Mapping) else None
     if isinstance(value, list) and layer < len(value):
         value = value[layer]
-    return value if type(value) is int and value > 0 else None
+    return value if type(value) is int and 0 < value < _TOO_LARGE else None
 
 
 def resolve(known: Sizes, shapes: Shapes, block: str, size: int) -> dict[str, int]:
