@@ -147,9 +147,7 @@ FUSED = (
 )
 
 _INNER = r"(?:\.(?:self|attention|attn|longformer_self_attn))?"
-_ATTENTION = (
-    r"(?:self_attn|self_attention|SelfAttention|attention|attn|multi_head_attention|temporal_block|mixer)" + _INNER
-)
+_ATTENTION = r"(?:self_attn|self_attention|SelfAttention|attention|attn|multi_head_attention|temporal_block)" + _INNER
 _CROSS = (
     r"(?:encoder_attn|cross_attn|crossattention|cross_attention|EncDecAttention|encoder_decoder_attention"
     rf"|multihead_attn){_INNER}"
@@ -188,6 +186,7 @@ PLAIN = (
     *_roles("attention", rf"{_ATTENTION}\.", output_b="o_b_proj|wo_b"),
     *_roles("attention", r"(?:self_attn|attn|attention)\.", gate="gate_proj|output_gate"),
     *_roles("attention", r"indexer\.", indexer_key="wk", indexer_query_b="wq_b", indexer_weights="weights_proj"),
+    *_roles("attention", r"mixer\.", query="q_proj", key="k_proj", value="v_proj", output="o_proj"),
     *_roles("attention", "^", query="q_proj", key="k_proj", value="v_proj", output="attn_out"),
     *_roles("mlp", rf"{_FFN}\.", gate="gate_proj|w1|wi_0|fc12|c_fc_0", up="up_proj|w3|wi_1|wi|fc11|c_fc_1"),
     *_roles("mlp", rf"{_FFN}\.", down="down_proj|w2|wo|Wo|output_linear|weights_out|proj_2|output_dense"),
@@ -213,10 +212,9 @@ NOT_PROJECTIONS = re.compile(
     r"|ffn_gate_inp(?:_shexp)?|shared_expert_gate|e_score_correction_bias|exp_probs_b|\w+_proj_bias"
     r"|\w*rel\w*_bias(?:_table)?|attn_rel_b|seg_embed|r_[rsw]_bias|bias|masked_bias|rg_lru\.\w+"
     r"|weight_scale(?:_inv)?|\w+_scale_inv|eh_proj|shared_head\.head|embed_tokens|nextn\.\w+"
-    r"|A_log|D|ssm_[ad]|dt_proj_bias|(?:[qkv]_)?conv_?1d|conv\.conv|ssm_conv1d|shortconv\.conv"
-    r"|altup\.\w+|altup_\w+|laurel\.\w+|laurel_[lr]|per_layer_\w+|inp_gate|proj"
-    r"|hc_\w+_fn|\w+_hc\.fn|compressor\.\w+|downsample\.reduction|\w+_merger_list"
-    r"|\w+_adapter_list\.\d+\.[01]|mamba_decoder\.linear|linear"
+    r"|A_log|mamba\.D|^ssm_[ad]|dt_proj_bias|(?:[qkv]_)?conv_?1d|conv\.conv|^ssm_conv1d\w*|shortconv\.conv"
+    r"|altup\.\w+|^altup_\w+|laurel\.\w+|^laurel_[lr]|per_layer_\w+|^inp_gate|^proj|^linear"
+    r"|hc_\w+_fn|\w+_hc\.fn|compressor\.\w+|downsample\.reduction|\w+_adapter_list\.\d+\.[01]"
     r")$"
 )
 """Matrices inside layers that are known to be no projection: routers, gates of one row, tables, scales, mixtures of

@@ -254,3 +254,30 @@ def test_names_that_mean_the_same_stay_apart(tmp_path: Path, names: tuple[str, .
     _assert_sound(checkpoint, tree)
     for projection in tree.projections:
         assert tree.scanned(projection.address) == [projection]
+
+
+@pytest.mark.parametrize("path", ["mixer.proj", "block.linear", "mlp.D", "self_attn.router_proj"])
+def test_a_matrix_of_an_unknown_family_is_not_taken_for_none(tmp_path: Path, path: str) -> None:
+    """What is no projection in one family (GGUF's `proj`, Zamba's `linear`) may be one where it stands elsewhere."""
+    shapes = {f"layers.0.{name}.weight": (5, 7) for name in ("self_attn.q_proj", path)}
+    tree = build_tree(_saved(tmp_path, shapes, {"model_type": "newcomer"}))
+    assert not tree.known
+    assert len(tree.scanned()) == 2
+
+
+@pytest.mark.parametrize(
+    ("gate", "model_type"),
+    [
+        ("mlp.gate", "qwen3_moe"), ("block_sparse_moe.gate", "mixtral"), ("mlp.gate.wg", "hunyuan_v1_moe"),
+        ("mlp.router", "gpt_oss"), ("block_sparse_moe.router.layer", "granitemoe"), ("mlp.router.gate", "afmoe"),
+        ("mlp.router.classifier", "longcat_flash"), ("feed_forward.gate", "lfm2_moe"), ("mixer.gate", "nemotron_h"),
+        ("ffn.gate", "deepseek_v4"), ("ffn_gate_inp", "llama"), ("mlp.shared_expert_gate", "qwen2_moe"),
+        ("mlp.gate", "newcomer"),
+    ],
+)  # fmt: skip
+def test_a_router_is_no_gate(tmp_path: Path, gate: str, model_type: str) -> None:
+    shapes = {"model.layers.0.self_attn.q_proj.weight": (8, 8), f"model.layers.0.{gate}.weight": (4, 8)}
+    tree = build_tree(_saved(tmp_path, shapes, {"model_type": model_type}))
+    assert [p.address for p in tree.scanned()] == ["layers.0.attention.query"]
+    assert tree.known
+    assert not tree.left_out()
