@@ -25,13 +25,20 @@ class Slice:
     """The part of a fused tensor that is one projection.
 
     The stored tensor's `axis` is reshaped to (`groups`, size / groups); the projection is the
-    inner slots `offset` to `offset + width` of every group, in order.
+    inner slots `offset` to `offset + width` of every group, in order. `index` picks one matrix of a
+    3-D stack before that; without it a 3-D tensor is read as (size, all the rest).
     """
 
     axis: int
     groups: int
     offset: int
     width: int
+    index: int | None = None
+
+    def __str__(self) -> str:
+        """Part of a projection's content key: it must never change for slices that had one."""
+        text = f"Slice(axis={self.axis}, groups={self.groups}, offset={self.offset}, width={self.width})"
+        return text if self.index is None else f"{text}[{self.index}]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +143,13 @@ class Spectrum:
 
 def digest(*parts: object) -> str:
     """128-bit hex digest of the parts, in order and unambiguously separated."""
-    state = blake2b(digest_size=16)
+    return blake2b(framed(*parts), digest_size=16).hexdigest()
+
+
+def framed(*parts: object) -> bytes:
+    """What `digest` digests, in pieces that may be joined: each part behind its length."""
+    pieces: list[bytes] = []
     for part in parts:
         data = part if isinstance(part, bytes) else str(part).encode()
-        state.update(len(data).to_bytes(8, "little"))
-        state.update(data)
-    return state.hexdigest()
+        pieces += (len(data).to_bytes(8, "little"), data)
+    return b"".join(pieces)

@@ -57,6 +57,7 @@ PROJECTION = {
     "transposed": "u1",
     "key": "text",
     "null": "text",
+    "slice_index": "<i4",
 }
 RESULT = {
     "frobenius_norm": "<f8",
@@ -73,7 +74,7 @@ RESULT = {
 METRICS = {"effective_rank": "<f8", "stable_rank": "<f8", "sigma_max": "<f8", "sigma_min": "<f8"}
 PLACE = {"offset": "<i8", "count": "<i8", "crc32": "<u4", "source_id": "<u4", "run_id": "<u4"}
 INDEX = PROJECTION | RESULT | METRICS | PLACE
-ADDED = {"null": ""}
+ADDED: dict[str, str | int] = {"null": "", "slice_index": -1}
 """Columns that older files do not have, and what every row of such a file means."""
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rankscope.engine.spectrum import Projection, Values
+from rankscope.engine.spectrum import Projection, Slice, Values
 
 from .entry import Entry
 from .layout import build_compressed
@@ -54,7 +54,7 @@ def row(
     return {
         "address": projection.address,
         "tensor": projection.tensor,
-        "slice": part and {name: getattr(part, name) for name in _SLICE},
+        "slice": part and _slice(part),
         "tower": projection.tower,
         "layer": projection.layer,
         "block": projection.block,
@@ -158,6 +158,12 @@ def _npz(entries: Sequence[Entry], arrays: Sequence[Values]) -> bytes:
     return out.getvalue()
 
 
+def _slice(part: Slice) -> dict[str, int]:
+    """Of a 3-D stack, `index` is the matrix's number in it."""
+    index = {} if part.index is None else {"index": part.index}
+    return {name: getattr(part, name) for name in _SLICE} | index
+
+
 def _finite(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
@@ -167,7 +173,7 @@ def _flatten(item: Mapping[str, object]) -> dict[str, object]:
     for name, value in item.items():
         if name == "slice":
             parts = value if isinstance(value, Mapping) else {}
-            flat |= {f"slice_{part}": parts.get(part) for part in _SLICE}
+            flat |= {f"slice_{part}": parts.get(part) for part in (*_SLICE, *(["index"] if "index" in parts else []))}
         elif name == "ranks":
             flat |= {f"rank_{key}": rank for key, rank in value.items()} if isinstance(value, Mapping) else {}
         elif isinstance(value, str) and value.startswith(_FORMULA):

@@ -50,7 +50,8 @@ values, in descending order and in the units of the weights, are /values[offset 
 (zero-based). /rank_table[n, j] is the smallest k whose k largest values hold /rank_threshold[j] of the
 sum of squares. source_id and run_id are zero-based rows of /sources (files) and /runs (provenance).
 slice_axis -1: the whole tensor; otherwise that axis is reshaped to (slice_groups, rest) and slots
-slice_offset to slice_offset + slice_width of every group are the matrix. layer, expert -1 and tower "":
+slice_offset to slice_offset + slice_width of every group are the matrix, of a 3-D tensor in its matrix
+number slice_index, or (slice_index -1) in all of it as (size, rest). layer, expert -1 and tower "":
 none. NaN: undefined. crc32 is of the values' bytes. Text is UTF-8, padded with NUL.
 null "": the matrix itself; "flip": for comparison, its absolute values under random signs. Entry n, row
 by row as stored, is negative where bit n is 1 of the 64-bit words, lowest bit first, that
@@ -211,8 +212,11 @@ def _entries(index: Table, file: Any) -> list[Entry]:
     ]
     runs = [Run(*row) for row in unpack_rows(RUN, file["runs"][()])]
     columns = unpack(INDEX, index)
-    places = zip(*(columns[f"slice_{name}"] for name in ("axis", "groups", "offset", "width")), strict=True)
-    slices = (None if axis < 0 else Slice(axis, groups, offset, width) for axis, groups, offset, width in places)
+    places = zip(*(columns[f"slice_{name}"] for name in ("axis", "groups", "offset", "width", "index")), strict=True)
+    slices = (
+        None if axis < 0 else Slice(axis, groups, offset, width, None if index < 0 else index)
+        for axis, groups, offset, width, index in places
+    )
     projections = map(
         Projection,
         columns["address"],
@@ -261,6 +265,7 @@ def _row(entry: Entry) -> Row:
         p.role,
         -1 if p.expert is None else p.expert,
         *(p.rows, p.cols, p.dtype, p.dequantisation, p.transposed, p.key, p.null),
+        -1 if s is None or s.index is None else s.index,
         *_fields(entry, RESULT),
         *(np.nan if value is None else value for value in _fields(entry, METRICS)),
     )

@@ -56,7 +56,7 @@ SOME_NAMES_KNOWN = {
     "model.layers.1.self_attn.q_proj.weight": (9, 9),
 }
 NO_WEIGHT_SUFFIX = {
-    "transformer.resblocks.0.attn.in_proj_weight": (27, 9),
+    "transformer.resblocks.0.attn.fused_weight": (27, 9),
     "transformer.resblocks.0.attn.out_proj.weight": (9, 9),
     "transformer.resblocks.0.mlp.c_fc.weight": (13, 9),
     "transformer.resblocks.0.mlp.c_proj.weight": (9, 13),
@@ -121,9 +121,12 @@ PHI3 = {"model_type": "phi3", "num_attention_heads": 6, "head_dim": 8, "hidden_s
     ("config", "expected"),
     [
         ({**PHI3, "num_key_value_heads": 3}, "expected 1 x (query 48 + key 24 + value 24) along axis 0 of 80"),
-        ({"model_type": "phi3"}, "config.json gives no keys, queries"),
+        (
+            {**PHI3, "num_attention_heads": 48, "head_dim": 1, "num_key_value_heads": 17},
+            "(query 48 + key 17 + value 17)",
+        ),
     ],
-    ids=["wrong", "absent"],
+    ids=["wrong", "as wrong"],
 )
 def test_a_fused_tensor_against_its_config_is_not_split(tmp_path: Path, config: dict[str, Any], expected: str) -> None:
     name = "model.layers.0.self_attn.qkv_proj.weight"
@@ -158,7 +161,11 @@ def test_adapters_are_kept_apart_from_the_layer_they_wrap(tmp_path: Path) -> Non
     checkpoint = _saved(tmp_path, shapes, LLAMA)
     tree = build_tree(checkpoint)
     named = [(p.address, p.tensor) for p in tree.projections if p.block != "other"]
-    assert named == [("layers.0.attention.query", f"{stem}base_layer.weight")]
+    assert named == [
+        ("layers.0.attention.query", f"{stem}base_layer.weight"),
+        ("layers.0.lora.query_A", f"{stem}lora_A.weight"),
+        ("layers.0.lora.query_B", f"{stem}lora_B.weight"),
+    ]
     _assert_sound(checkpoint, tree)
 
 
@@ -247,3 +254,30 @@ def test_names_that_mean_the_same_stay_apart(tmp_path: Path, names: tuple[str, .
     _assert_sound(checkpoint, tree)
     for projection in tree.projections:
         assert tree.scanned(projection.address) == [projection]
+
+
+@pytest.mark.parametrize("path", ["mixer.proj", "block.linear", "mlp.D", "self_attn.router_proj"])
+def test_a_matrix_of_an_unknown_family_is_not_taken_for_none(tmp_path: Path, path: str) -> None:
+    """What is no projection in one family (GGUF's `proj`, Zamba's `linear`) may be one where it stands elsewhere."""
+    shapes = {f"layers.0.{name}.weight": (5, 7) for name in ("self_attn.q_proj", path)}
+    tree = build_tree(_saved(tmp_path, shapes, {"model_type": "newcomer"}))
+    assert not tree.known
+    assert len(tree.scanned()) == 2
+
+
+@pytest.mark.parametrize(
+    ("gate", "model_type"),
+    [
+        ("mlp.gate", "qwen3_moe"), ("block_sparse_moe.gate", "mixtral"), ("mlp.gate.wg", "hunyuan_v1_moe"),
+        ("mlp.router", "gpt_oss"), ("block_sparse_moe.router.layer", "granitemoe"), ("mlp.router.gate", "afmoe"),
+        ("mlp.router.classifier", "longcat_flash"), ("feed_forward.gate", "lfm2_moe"), ("mixer.gate", "nemotron_h"),
+        ("ffn.gate", "deepseek_v4"), ("ffn_gate_inp", "llama"), ("mlp.shared_expert_gate", "qwen2_moe"),
+        ("mlp.gate", "newcomer"),
+    ],
+)  # fmt: skip
+def test_a_router_is_no_gate(tmp_path: Path, gate: str, model_type: str) -> None:
+    shapes = {"model.layers.0.self_attn.q_proj.weight": (8, 8), f"model.layers.0.{gate}.weight": (4, 8)}
+    tree = build_tree(_saved(tmp_path, shapes, {"model_type": model_type}))
+    assert [p.address for p in tree.scanned()] == ["layers.0.attention.query"]
+    assert tree.known
+    assert not tree.left_out()

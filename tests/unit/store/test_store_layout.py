@@ -39,6 +39,8 @@ def awkward(make: Make) -> list[Spectrum]:
         make(6, count=0, values=np.zeros(0), rows=0, cols=5),
         make(7, layer=0, expert=0, count=1),
         make(8, null="flip"),
+        make(9, slice=Slice(1, 1, 6, 6, 255), expert=255, transposed=True),
+        make(10, slice=Slice(0, 1, 0, 12, 0), expert=0),
     ]
 
 

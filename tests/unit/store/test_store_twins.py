@@ -12,7 +12,7 @@ from numpy.lib.recfunctions import repack_fields
 
 from rankscope.engine.flip import flipped
 from rankscope.engine.spectrum import Source, Spectrum
-from rankscope.store import layout, segments, spectra
+from rankscope.store import columns, layout, segments, spectra
 from rankscope.store.entry import entry_of
 from rankscope.store.export import export
 from rankscope.store.spectra import SpectraStore
@@ -27,14 +27,14 @@ def twin_of(make: Make, number: int, **changes: object) -> Spectrum:
 
 
 def write_old(folder: Path, kept: list[Spectrum]) -> str:
-    """A segment as it was written before the index had a column `null`; its name."""
+    """A segment as it was written before the index had the columns of ADDED; its name."""
     image = layout.build([entry_of(s) for s in kept], [s.values for s in kept])
     path = folder.parent / "old.h5"
     path.write_bytes(image.data)
     with h5py.File(path, "r+") as file:
         index = file["index"][()]
         del file["index"]
-        file["index"] = repack_fields(index[[name for name in index.dtype.names if name != "null"]])
+        file["index"] = repack_fields(index[[name for name in index.dtype.names if name not in columns.ADDED]])
     segments.prepare(folder)
     return segments.write(folder, segments.SEGMENT, path.read_bytes())
 
@@ -54,7 +54,7 @@ def test_a_file_without_the_column_holds_no_twins(make: Make, same: Same, tmp_pa
     old = [make(n) for n in range(3)]
     name = write_old(tmp_path / "m", old)
     with h5py.File(tmp_path / "m" / name, "r") as file:
-        assert "null" not in file["index"].dtype.names
+        assert not columns.ADDED.keys() & set(file["index"].dtype.names)
         assert file.attrs["format_version"] == layout.FORMAT_VERSION == 1
     store = SpectraStore(tmp_path, "m")
     assert store.damaged == []

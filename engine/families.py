@@ -1,0 +1,240 @@
+"""The table of model families: which tensor of a layer is which projection. Data only.
+
+A rule without models holds wherever its names stand; one with models, in those families alone (a
+model_type, or `model_type+flag` where a flag of config.json decides). FUSED is looked up before PLAIN,
+and in both the first match wins. A new family is a line here (or none, where its names are in PLAIN).
+"""
+
+from __future__ import annotations
+
+import re
+
+from .layouts import (
+    CAT,
+    CONV,
+    CONV1D_KV,
+    CONV1D_THIRDS,
+    DELTA,
+    DELTA_BA,
+    DELTA_CAT,
+    GQKV,
+    GROUP,
+    HALVES,
+    HALVES_REVERSED,
+    HEAD,
+    INTERLEAVE,
+    KV_CAT,
+    KV_HEAD,
+    LATENT,
+    LATENT_B,
+    MULTI_QUERY,
+    QUERY_GATE,
+    SSM1,
+    SSM1_INTERLEAVE,
+    SSM2,
+    SSM_X,
+    THIRDS,
+    TP4,
+    Layout,
+    Rule,
+    models,
+)
+
+FLAGS = {
+    "falcon": (("new_decoder_architecture", False), ("multi_query", True)),
+    "gpt_bigcode": (("multi_query", True),),
+    "chatglm": (("multi_query_attention", False),),
+}
+"""Flags of config.json that decide a family's layout, with the value that its absence means. The first that
+holds is appended to the model_type."""
+
+_GPT2 = models("gpt2 openai-gpt imagegpt decision_transformer jais")
+_QWEN = models("qwen")
+_MOON_VIT = models("kimi_vl kimi_k25 moonvit")
+
+
+def _attention(path: str, *layouts: Layout, of: str = "") -> Rule:
+    return Rule(path, "attention", layouts=layouts, models=models(of))
+
+
+def _experts(path: str, role: str = "", *layouts: Layout, of: str = "") -> Rule:
+    """A 3-D stack of experts."""
+    return Rule(path, "expert", role, layouts, models(of), stack="planes")
+
+
+FUSED = (
+    # Query, key and value
+    _attention(r"qkv_proj", CAT, of="phi3 phi4_multimodal phi4mm openelm"),
+    _attention(r"qkv_proj", HEAD, of="minimax minimax_text_01"),
+    _attention(r"qkv_proj", TP4, of="codegen"),
+    _attention(r"qkv_proj", THIRDS, of="new"),
+    _attention(r"query_key_value", GROUP, of="falcon+new_decoder_architecture RefinedWeb phi3small"),
+    _attention(r"query_key_value", MULTI_QUERY, of="falcon+multi_query RefinedWebModel"),
+    _attention(r"query_key_value", CAT, of="chatglm+multi_query_attention bailing_moe bailing_moe_v2"),
+    _attention(r"query_key_value", HEAD, of="gpt_neox gpt_neox_japanese bloom persimmon fuyu falcon chatglm"),
+    Rule(r"(?<!cross)attn\.c_attn", "attention", "", (CONV1D_THIRDS,), _GPT2, transposed=True),
+    _attention(r"attn\.c_attn", THIRDS, of="qwen"),
+    _attention(r"attn\.c_attn", CAT, of="codeshell"),
+    _attention(r"attn\.c_attn", MULTI_QUERY, of="gpt_bigcode+multi_query"),
+    _attention(r"attn\.c_attn", HEAD, of="gpt_bigcode"),
+    Rule(r"crossattention\.c_attn", "cross_attention", "", (CONV1D_KV,), _GPT2, transposed=True),
+    Rule(r"crossattention\.q_attn", "cross_attention", "query", (), _GPT2, transposed=True),
+    Rule(r"crossattention\.c_proj", "cross_attention", "output", (), _GPT2, transposed=True),
+    _attention(r"attention\.wqkv", GROUP, of="internlm2"),
+    Rule(r"wqkv", "attention", "", (THIRDS,), _MOON_VIT),
+    _attention(r"(?:attn|mixer|attention)\.Wqkv", CAT, THIRDS),
+    _attention(r"(?:self_attn|attn|attention)\.qkv", THIRDS, CAT),
+    _attention(r"(?:attn|attention)\.in_proj_weight", THIRDS),
+    Rule(r"multihead_attn\.in_proj_weight", "cross_attention", "", (THIRDS,)),
+    _attention(r"W_pack", THIRDS),
+    _attention(r"att_proj", CAT, THIRDS),
+    _attention(r"attention\.self\.in_proj", HEAD, of="deberta"),
+    _attention(r"gqkv_proj", GQKV),
+    _attention(r"self_attention\.key_value", KV_HEAD),
+    _attention(r"self_attention\.kv_proj", KV_CAT, of="jetmoe"),
+    Rule(r"self_attn\.q_proj", "attention", "", (QUERY_GATE,), when="gated"),
+    _attention(r"kv_a_proj_with_mqa|wkv_a_with_mqa", LATENT),
+    _attention(r"kv_b_proj|wkv_b", LATENT_B),
+    Rule(r"wo_a|o_a_proj", "attention", "output_a", (), models("deepseek_v4"), stack="rows", count="o_groups"),
+    Rule(r"rel_attn\.q", "attention", "query", stack="flat", transposed=True),
+    Rule(r"rel_attn\.k", "attention", "key", stack="flat", transposed=True),
+    Rule(r"rel_attn\.v", "attention", "value", stack="flat", transposed=True),
+    Rule(r"rel_attn\.r", "attention", "pos_key", stack="flat", transposed=True),
+    Rule(r"rel_attn\.o", "attention", "output", stack="flat"),
+    # Linear attention, state spaces and convolutions
+    Rule(r"linear_attn\.in_proj_qkvz", "linear_attention", "", (DELTA,)),
+    Rule(r"linear_attn\.in_proj_ba", "linear_attention", "", (DELTA_BA,)),
+    Rule(r"linear_attn\.in_proj_qkv", "linear_attention", "", (DELTA_CAT,)),
+    Rule(r"mamba\.in_proj", "ssm", "", (SSM1_INTERLEAVE,), models("zamba")),
+    Rule(r"(?:mamba|mixer)\.in_proj|^ssm_in", "ssm", "", (SSM1, SSM2)),
+    Rule(r"(?:mamba|mixer)\.x_proj|^ssm_x", "ssm", "", (SSM_X,)),
+    Rule(r"(?:short)?conv\.in_proj", "conv", "", (CONV,)),
+    # Gate and up
+    Rule(r"mlp\.up_proj", "mlp", "", (INTERLEAVE,), models("phi3small")),
+    Rule(r"gate_up_proj|input_linear|Wi|proj_1|weights_in|w12", "mlp", "", (HALVES,)),
+    Rule(r"up_gate_proj", "mlp", "", (HALVES_REVERSED,)),
+    Rule(r"ff_proj", "mlp", "", (HALVES_REVERSED,), when="doubled"),
+    Rule(r"^ffn_up", "mlp", "", (HALVES,), models("phi3")),  # GGUF
+    Rule(r"dense_h_to_4h|^ffn_up", "mlp", "", (HALVES,), when="doubled"),
+    Rule(r"attn\.c_proj", "attention", "output", (), _GPT2, transposed=True),
+    Rule(r"mlp\.c_fc", "mlp", "up", (), _GPT2, transposed=True),
+    Rule(r"mlp\.c_fc2", "mlp", "gate", (), _GPT2, transposed=True),
+    Rule(r"mlp\.c_proj", "mlp", "down", (), _GPT2, transposed=True),
+    Rule(r"^wo", "attention", "output", (), _MOON_VIT),
+    Rule(r"mlp\.fc0", "mlp", "up", (), _MOON_VIT),
+    Rule(r"mlp\.fc1", "mlp", "down", (), _MOON_VIT),
+    Rule(r"mlp\.w1", "mlp", "up", (), _QWEN),
+    Rule(r"mlp\.w2", "mlp", "gate", (), _QWEN),
+    # Experts in one tensor
+    Rule(r"ffn\.experts\.mlp\.w1", "expert", "gate", stack="rows"),
+    Rule(r"ffn\.experts\.mlp\.v1", "expert", "up", stack="rows"),
+    Rule(r"ffn\.experts\.mlp\.w2", "expert", "down", stack="rows", transposed=True),
+    Rule(r"self_attention\.experts\.input_linear", "attention", "query", stack="planes"),
+    Rule(r"self_attention\.experts\.output_linear", "attention", "output", stack="planes"),
+    _experts(r"experts\.gate_up_proj", "", INTERLEAVE, of="gpt_oss"),
+    _experts(r"experts\.w13", "", INTERLEAVE, of="inkling"),
+    _experts(r"gate_up_proj|input_linear|^ffn_gate_up_exps", "", HALVES),
+    _experts(r"experts\.fc1", "", HALVES, of="aria aria_text"),
+    _experts(r"experts\.fc2", "down", of="aria aria_text"),
+    _experts(r"down_proj|output_linear|^ffn_down_exps|experts\.w2", "down"),
+    _experts(r"gate_proj|^ffn_gate_exps|experts\.w1", "gate"),
+    _experts(r"up_proj|^ffn_up_exps|experts\.w3", "up"),
+    # GGUF: its converters put every family's heads in the order q | k | v
+    _attention(r"^attn_qkv", CAT, THIRDS),
+    Rule(r"^attn_q", "attention", "", (QUERY_GATE,), when="gated"),
+    _attention(r"^attn_kv_a_mqa", LATENT),
+    _attention(r"^attn_kv_b", LATENT_B),
+)
+
+_INNER = r"(?:\.(?:self|attention|attn|longformer_self_attn))?"
+_ATTENTION = r"(?:self_attn|self_attention|SelfAttention|attention|attn|multi_head_attention|temporal_block)" + _INNER
+_CROSS = (
+    r"(?:encoder_attn|cross_attn|crossattention|cross_attention|EncDecAttention|encoder_decoder_attention"
+    rf"|multihead_attn){_INNER}"
+)
+_FFN = (
+    r"(?:mlps?|feed_forward|ffn|ff|DenseReluDense|experts|shared_experts?|shared_mlp|block_sparse_moe|mlp_block"
+    r"|residual_mlp|moe|mixer)"
+)
+
+
+def _roles(block: str, parent: str, **roles: str) -> tuple[Rule, ...]:
+    return tuple(Rule(rf"{parent}(?:{names})", block, role) for role, names in roles.items())
+
+
+_ATTENTION_ROLES = {
+    "query": "q_proj|query|query_proj|q_lin|q|wq|Wq",
+    "key": "k_proj|key|key_proj|k_lin|k|wk|Wk",
+    "value": "v_proj|value|value_proj|v_lin|v|wv|Wv",
+    "output": r"o_proj|out_proj|out_lin|c_proj|o|wo|Wo|dense|output\.dense|output|proj|projection|linear",
+}
+# Names that mean the same in every family that uses them; the first match wins.
+PLAIN = (
+    Rule(r"mixer\.out_proj", "attention", "output", (), models("phi-msft mixformer-sequential xlm-roberta")),
+    Rule(r"(?:mamba|mixer)\.out_proj|^ssm_out", "ssm", "output"),
+    Rule(r"(?:mamba|mixer)\.dt_proj|^ssm_dt", "ssm", "dt_b"),
+    *_roles("ssm", r"temporal_block\.", x="linear_x", y="linear_y", output="linear_out"),
+    Rule(r"(?:short)?conv\.out_proj", "conv", "output"),
+    *_roles("linear_attention", r"linear_attn\.", z="in_proj_z", a="in_proj_a", b="in_proj_b", output="out_proj"),
+    *_roles("linear_attention", r"self_attn\.(?:forget_gate\.)?", f_a="f_a_proj", f_b="f_b_proj"),
+    *_roles("linear_attention", r"self_attn\.", gate_a="g_a_proj", gate_b="g_b_proj", b="b_proj"),
+    *_roles("cross_attention", rf"{_CROSS}\.", **_ATTENTION_ROLES),
+    *_roles("attention", rf"{_ATTENTION}\.", **_ATTENTION_ROLES),
+    *_roles("attention", rf"{_ATTENTION}\.", query_global="query_global", key_global="key_global"),
+    *_roles("attention", rf"{_ATTENTION}\.", value_global="value_global", pos_key="pos_proj", pos_query="pos_q_proj"),
+    *_roles("attention", rf"{_ATTENTION}\.", query_a="q_a_proj|wq_a", query_b="q_b_proj|wq_b", kv="kv_proj|wkv"),
+    *_roles("attention", rf"{_ATTENTION}\.", output_b="o_b_proj|wo_b"),
+    *_roles("attention", r"(?:self_attn|attn|attention)\.", gate="gate_proj|output_gate"),
+    *_roles("attention", r"indexer\.", indexer_key="wk", indexer_query_b="wq_b", indexer_weights="weights_proj"),
+    *_roles("attention", r"mixer\.", query="q_proj", key="k_proj", value="v_proj", output="o_proj"),
+    *_roles("attention", "^", query="q_proj", key="k_proj", value="v_proj", output="attn_out"),
+    *_roles("mlp", rf"{_FFN}\.", gate="gate_proj|w1|wi_0|fc12|c_fc_0", up="up_proj|w3|wi_1|wi|fc11|c_fc_1"),
+    *_roles("mlp", rf"{_FFN}\.", down="down_proj|w2|wo|Wo|output_linear|weights_out|proj_2|output_dense"),
+    *_roles("mlp", rf"{_FFN}\.", up="fc1|fc_in|c_fc|lin1|dense_h_to_4h|linear_fc1|layer_1|intermediate_dense"),
+    *_roles("mlp", rf"{_FFN}\.", down="fc2|fc_out|c_proj|lin2|dense_4h_to_h|linear_fc2|layer_2"),
+    *_roles("mlp", r"ffn\.", up="0", down="2"),
+    *_roles("mlp", r"moe\.", gate="linear", up="linear_v", down="linear_1"),
+    *_roles("mlp", r"^(?:albert_layers\.)?", up="ffn", down="ffn_output"),
+    *_roles("mlp", "^", gate="ff_proj", up="up_proj|fc1|linear1", down="ff_out|fc2|linear2"),
+    *_roles("mlp", "^", up=r"intermediate(?:_query)?\.dense", down=r"output(?:_query)?\.dense"),
+    # GGUF
+    *_roles("cross_attention", "^cross_attn_", query="q", key="k", value="v", output="o|out|output"),
+    *_roles("attention", "^attn_", query="q", key="k", value="v", output="o|out|output", gate="gate"),
+    *_roles("attention", "^attn_", query_a="q_a", query_b="q_b"),
+    *_roles("attention", "^indexer\\.", indexer_key="attn_k", indexer_query_b="attn_q_b", indexer_weights="proj"),
+    *_roles("shared_expert", "^ffn_", gate="gate_shexp", up="up_shexp", down="down_shexp"),
+    *_roles("mlp", "^ffn_", gate="gate", up="up", down="down"),
+)
+
+NOT_PROJECTIONS = re.compile(
+    r"(?:^|\.)(?:"
+    r"(?:mlp|block_sparse_moe|feed_forward|ffn|moe|mixer)\.gate|gate\.wg|gate\.tid2eid|router(?:\.\w+)*|modality_router"
+    r"|ffn_gate_inp(?:_shexp)?|shared_expert_gate|e_score_correction_bias|exp_probs_b|\w+_proj_bias"
+    r"|\w*rel\w*_bias(?:_table)?|attn_rel_b|seg_embed|r_[rsw]_bias|bias|masked_bias|rg_lru\.\w+"
+    r"|weight_scale(?:_inv)?|\w+_scale_inv|eh_proj|shared_head\.head|embed_tokens|nextn\.\w+"
+    r"|A_log|mamba\.D|^ssm_[ad]|dt_proj_bias|(?:[qkv]_)?conv_?1d|conv\.conv|^ssm_conv1d\w*|shortconv\.conv"
+    r"|altup\.\w+|^altup_\w+|laurel\.\w+|^laurel_[lr]|per_layer_\w+|^inp_gate|^proj|^linear"
+    r"|hc_\w+_fn|\w+_hc\.fn|compressor\.\w+|downsample\.reduction|\w+_adapter_list\.\d+\.[01]"
+    r")$"
+)
+"""Matrices inside layers that are known to be no projection: routers, gates of one row, tables, scales, mixtures of
+residual streams, low-rank adapters, and what multi-token-prediction layers add."""
+
+KNOWN_FAMILIES = models(
+    "RefinedWeb RefinedWebModel afmoe albert apertus arcee arctic aria_text baichuan bailing_moe bamba bart bert "
+    "biogpt bitnet blenderbot blip-2 bloom camembert chatglm clip codegen codeshell cohere cohere2 ctrl dbrx deberta "
+    "deberta-v2 deepseek_v2 deepseek_v3 deepseek_v32 deepseek_v4 deit diffllama dinov2 distilbert dots1 electra "
+    "ernie4_5 ernie4_5_moe esm eurobert exaone4 falcon falcon_h1 falcon_mamba flex_olmo fuyu gemma gemma2 gemma3 "
+    "gemma3_text gemma3n_text gemma4_text glm glm4 glm4_moe glm4_moe_lite glm_moe_dsa gpt2 gpt_bigcode gpt_neo "
+    "gpt_neox gpt_neox_japanese gpt_oss gptj granite granitemoe granitemoehybrid granitemoeshared grok-1 helium "
+    "hf_olmo hrm_text hubert hunyuan_v1_dense hunyuan_v1_moe idefics3 imagegpt internlm2 jais jamba jetmoe "
+    "kimi_linear led lfm2 lfm2_moe llada llama llama4 llama4_text llava longcat_flash m2m_100 mamba mamba2 marian "
+    "mbart minimax minimax_m2 mistral mixtral mllama modernbert molmo mpnet mpt mt5 nemotron nemotron_h new nllb-moe "
+    "nomic_bert olmo olmo2 olmo3 olmoe openai-gpt openelm opt paligemma pegasus persimmon phi phi-msft phi3 "
+    "phi3small phimoe qwen qwen2 qwen2_5_vl qwen2_moe qwen2_vl qwen3 qwen3_5_moe_text qwen3_5_text qwen3_moe "
+    "qwen3_next qwen3_vl qwen3_vl_moe_text recurrent_gemma roberta seed_oss siglip smollm3 stablelm starcoder2 swin "
+    "switch_transformers t5 t5gemma telechat umt5 vit wav2vec2 whisper xglm xlnet zamba zamba2"
+)
+"""Families whose every projection the rules name (GGUF files have names of their own): a scan leaves out whatever
+else their layers hold. In any other family a matrix without a rule may be a projection, and a scan computes it under
+its own name."""

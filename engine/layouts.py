@@ -1,0 +1,94 @@
+"""How one stored tensor holds several projections, and the rule that says which tensors do.
+
+Singular values do not change under transposition or permutation of rows, so head order, RoPE
+permutations and (in, out) storage only matter for which rows belong to which projection.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """`axis` is `groups` equal groups; each holds the parts (role, width) in order.
+
+    Widths and groups are names of numbers in `sizes.resolve`. All widths may instead be plain numbers:
+    then they are shares of the group, whatever its size, and no config is needed.
+    """
+
+    axis: int
+    groups: int | str
+    parts: tuple[tuple[str, int | str], ...]
+
+
+def _shares(axis: int, groups: int | str, *roles: str) -> Layout:
+    return Layout(axis, groups, tuple((role, 1) for role in roles))
+
+
+QKV = ("query", "key", "value")
+THIRDS = _shares(0, 1, *QKV)
+CONV1D_THIRDS = _shares(1, 1, *QKV)
+CAT = Layout(0, 1, (("query", "queries"), ("key", "keys"), ("value", "keys")))
+MULTI_QUERY = Layout(0, 1, (("query", "queries"), ("key", "head_dim"), ("value", "head_dim")))
+HEAD = _shares(0, "heads", *QKV)
+GROUP = Layout(0, "kv_heads", (("query", "group_queries"), ("key", "head_dim"), ("value", "head_dim")))
+TP4 = _shares(0, 4, "query", "value", "key")
+GQKV = _shares(0, 1, "gate", *QKV)
+KV_CAT = _shares(0, 1, "key", "value")
+CONV1D_KV = _shares(1, 1, "key", "value")
+KV_HEAD = _shares(0, "kv_heads", "key", "value")
+QUERY_GATE = _shares(0, "heads", "query", "gate")
+LATENT = Layout(0, 1, (("kv_a", "kv_lora_rank"), ("key_rope", "qk_rope_head_dim")))
+LATENT_B = Layout(0, "heads", (("key_b", "qk_nope_head_dim"), ("value_b", "v_head_dim")))
+
+HALVES = _shares(0, 1, "gate", "up")
+HALVES_REVERSED = _shares(0, 1, "up", "gate")
+INTERLEAVE = Layout(0, "pairs", (("gate", 1), ("up", 1)))
+
+_DELTA_KEYS = (("query", "delta_key"), ("key", "delta_key"))
+DELTA = Layout(0, "delta_heads", (*_DELTA_KEYS, ("value", "delta_value"), ("z", "delta_value")))
+DELTA_BA = _shares(0, "delta_heads", "b", "a")
+DELTA_CAT = Layout(0, 1, (("query", "delta_keys"), ("key", "delta_keys"), ("value", "delta_values")))
+
+SSM1 = Layout(0, 1, (("x", "inner"), ("z", "inner")))
+SSM1_INTERLEAVE = Layout(0, "pairs", (("x", 1), ("z", 1)))
+SSM2 = Layout(0, 1, (("z", "inner"), ("x", "inner"), ("B", "states"), ("C", "states"), ("dt", "ssm_heads")))
+SSM_X = Layout(0, 1, (("dt_a", "dt_rank"), ("B", "state"), ("C", "state")))
+CONV = _shares(0, 1, "conv_B", "conv_C", "conv_x")
+
+NAMES = {
+    "CAT": CAT, "THIRDS": THIRDS, "CONV1D-THIRDS": CONV1D_THIRDS, "CAT, one key head": MULTI_QUERY, "HEAD": HEAD,
+    "GROUP": GROUP, "TP4": TP4, "GQKV": GQKV, "KV-CAT": KV_CAT, "CONV1D-KV": CONV1D_KV, "KV-HEAD": KV_HEAD,
+    "Q+GATE": QUERY_GATE, "LATENT": LATENT, "LATENT-B": LATENT_B, "HALVES": HALVES, "HALVES-REVERSED": HALVES_REVERSED,
+    "INTERLEAVE": INTERLEAVE, "DELTA": DELTA, "DELTA-BA": DELTA_BA, "DELTA-CAT": DELTA_CAT, "SSM1": SSM1,
+    "SSM1, interleaved": SSM1_INTERLEAVE, "SSM2": SSM2, "SSM-X": SSM_X, "CONV": CONV,
+}  # fmt: skip
+"""What the documentation calls the layouts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Tensors whose path in the layer ends with `path` (a regular expression over whole names).
+
+    `layouts` are tried in order, the first that fits the shapes holds; without any, the tensor is one
+    projection. `when` is a condition on the shapes of the layer: "doubled", twice as many rows as the
+    MLP's last matrix has columns; "gated", twice as many as the queries need. `stack` says what stands
+    beside one another: "planes" of a 3-D tensor, "rows" in equal blocks as many as the number named
+    by `count`, "flat" for the axes behind the first of a 3-D tensor.
+    """
+
+    path: str
+    block: str
+    role: str = ""
+    layouts: tuple[Layout, ...] = ()
+    models: frozenset[str] = frozenset()
+    transposed: bool = False
+    when: str = ""
+    stack: str = ""
+    count: str = "experts"
+
+
+def models(names: str) -> frozenset[str]:
+    """The model types of a rule, from words."""
+    return frozenset(names.split())

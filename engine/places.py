@@ -1,0 +1,155 @@
+"""Where a tensor's name says it stands: the tower, the layer, the expert, and the path inside the layer."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+_LISTS = frozenset(
+    ("layer", "layers", "h", "block", "blocks", "resblocks", "decoder_layer", "blk", "albert_layer_groups", "stage")
+) | {"stages", "mtp", "mtp_layers", "mtp_block", "mtp_blocks"}
+_STAGES = frozenset(("layers", "stage", "stages"))
+_STAGED = frozenset(("layer", "layers", "block", "blocks"))
+_EXPERTS = frozenset(("experts", "local_experts", "moe", "ffn_gate", "ffn_up", "ffn_down"))
+_WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:base_model\.model|module|_orig_mod|_fsdp_wrapped_module|base_layer)\.")
+_TOWERS = (
+    ("mtp", re.compile(r"(?:^|\.)mtp")),
+    ("qformer", re.compile(r"qformer")),
+    ("vision", re.compile(r"vision|visual|image|(?:^|\.)v$")),
+    ("audio", re.compile(r"audio|speech|(?:^|\.)a$")),
+)
+_NESTED = (
+    *("text_config", "llm_config", "language_config", "thinker_config.text_config", "llm_cfg"),
+    *("thinker_config", "generator_config", "language_model_config"),
+)
+
+
+class Place(NamedTuple):
+    """Where a tensor's name says it stands: `prefix` before the layer list, `path` inside the layer.
+
+    `lora` is "A" or "B", and the name of an adapter that has one, for the low-rank adapter of the tensor that
+    `path` names.
+    """
+
+    prefix: str
+    layer: int
+    expert: int | None
+    path: str
+    lora: str = ""
+
+
+def locate(name: str) -> Place | None:
+    """The place of a tensor; None outside of layers."""
+    head, found, tail = name.partition(".experts.")
+    number, _, rest = tail.partition(".")
+    if rest and (expert := _number(number)) is not None and (place := _locate(f"{head}{found}0.{rest}")):
+        return Place(place.prefix, place.layer, expert, place.path, place.lora)
+    return _locate(name)
+
+
+@lru_cache(maxsize=4096)  # one place for all experts of a layer: 1 us instead of 6
+def _locate(name: str) -> Place | None:
+    words = (_WRAPPERS.sub("", name) if _might_be_wrapped(name) else name).split(".")
+    start = next((i for i, word in enumerate(words[:-2]) if word in _LISTS and _number(words[i + 1]) is not None), None)
+    if start is None:
+        return None
+    prefix, layer, path = words[:start], int(words[start + 1]), words[start + 2 :]
+    if words[start].startswith("mtp"):
+        prefix.append("mtp")
+    elif len(path) > 2 and words[start] in _STAGES and path[0] in _STAGED and _number(path[1]) is not None:
+        # Swin and its like: stages of other widths, each with blocks that count from 0.
+        prefix.append(f"stage{layer}")
+        layer, path = int(path[1]), path[2:]
+    if path[-1] == "weight":
+        path.pop()
+    lora = _take_adapter(path)
+    expert = None
+    for i, word in enumerate(path[:-1]):
+        if word in _EXPERTS and (expert := _number(path[i + 1].removeprefix("expert_"))) is not None:
+            del path[i + 1]
+            break
+    return Place(".".join(prefix), layer, expert, ".".join(path), lora)
+
+
+def _take_adapter(path: list[str]) -> str:
+    """Of `q_proj.lora_A.name`, "A_name", and the path becomes that of the tensor it adapts; else ""."""
+    for i, word in enumerate(path[-2:], max(0, len(path) - 2)):
+        if word in ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"):
+            adapter = [name for name in path[i + 1 :] if name != "default"]
+            del path[i:]
+            return "_".join((word[-1], *adapter))
+    return ""
+
+
+def _number(word: str) -> int | None:
+    """A layer's or an expert's number: up to nine ASCII digits."""
+    return int(word) if word.isdigit() and word.isascii() and len(word) < 10 else None
+
+
+def _might_be_wrapped(name: str) -> bool:
+    return "module." in name or "_mod" in name or "base_" in name
+
+
+def modality(prefix: str) -> str:
+    """`vision`, `audio`, `mtp`, or "" for the text."""
+    return next((name for name, pattern in _TOWERS if pattern.search(prefix)), "")
+
+
+def inner_config(config: Mapping[str, Any], prefix: str) -> Mapping[str, Any]:
+    """The part of a nested config that describes the tower a prefix belongs to."""
+    tower = modality(prefix)
+    if tower in ("vision", "audio"):
+        inner = config.get(f"{tower}_config") or _at(config, f"thinker_config.{tower}_config")
+        return dict(inner) if isinstance(inner, Mapping) else config
+    words = prefix.split(".")
+    for word in words:
+        for key in (f"{word}_config", word):  # qformer_config, talker_config; the encoder and decoder of T5Gemma
+            inner = config.get(key)
+            if isinstance(inner, Mapping) and word not in ("text", "model"):
+                return inner_config(inner, "") if "model_type" in inner or len(inner) > 1 else config
+    for key in _NESTED:
+        if isinstance(inner := _at(config, key), Mapping):
+            return {**config, **inner}
+    return config
+
+
+def _at(config: Mapping[str, Any], dotted: str) -> Any:
+    value: Any = config
+    for key in dotted.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def tower_labels(prefixes: Iterable[str]) -> dict[str, str]:
+    """A label for every layer list: "" for the only one, else what tells it apart in as few words as do."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for prefix in sorted(set(prefixes)):
+        groups[modality(prefix)].append(prefix)
+    labels: dict[str, str] = {}
+    for kind, group in groups.items():
+        words = [prefix.split(".") if prefix else [] for prefix in group]
+        for prefix, own in zip(group, _distinct(words), strict=True):
+            label = "_".join(dict.fromkeys(filter(None, [kind, *own])))
+            labels[prefix] = "other_tower" if label == "other" else label  # addresses in `other.` are tensors
+    return labels
+
+
+def _distinct(words: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Of each list, the words that tell it from the others."""
+    if len(words) == 1:
+        return [[]]
+    shared = set(words[0]).intersection(*words[1:])
+    own = [[word for word in group if word not in shared] for group in words]
+    firsts: dict[str, list[int]] = defaultdict(list)
+    for number, group in enumerate(own):
+        firsts[group[0] if group else ""].append(number)
+    found: list[list[str]] = [[] for _ in words]
+    for first, numbers in firsts.items():
+        if len(numbers) == len(words):  # the rest cannot be told apart either
+            return own
+        for number, rest in zip(numbers, _distinct([own[n][1:] for n in numbers]), strict=True):
+            found[number] = [first, *rest] if first else rest
+    return found

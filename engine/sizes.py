@@ -1,0 +1,136 @@
+"""The numbers that layouts name: from the shapes of a layer where they say it, else from config.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+from .families import FLAGS
+
+Sizes: TypeAlias = Mapping[str, int]
+Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
+"""The shapes that a layer's other tensors have, (out, in): by `block.role`, and of vectors by their leaf name."""
+
+_TOO_LARGE = 1 << 48
+_ALIASES = {
+    "heads": (
+        *("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads", "encoder_attention_heads"),
+        *("decoder_attention_heads", "num_query_heads"),
+    ),
+    "hidden": ("hidden_size", "n_embd", "d_model", "n_embed", "model_dim", "dim", "embed_dim", "emb_dim"),
+    "kv_heads": (
+        *("num_key_value_heads", "num_kv_heads", "n_head_kv", "n_kv_heads", "num_query_groups"),
+        *("attn_config.kv_n_heads", "multi_query_group_num"),
+    ),
+    "head_dim": ("head_dim", "kv_channels", "d_kv", "attention_head_dim"),
+    "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_transformer_layers"),
+    "experts": (
+        *("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"),
+        "ffn_config.moe_num_experts",
+    ),
+    "kv_lora_rank": ("kv_lora_rank",),
+    "qk_rope_head_dim": ("qk_rope_head_dim",),
+    "qk_nope_head_dim": ("qk_nope_head_dim",),
+    "v_head_dim": ("v_head_dim",),
+    "delta_heads": ("linear_num_key_heads",),
+    "delta_key": ("linear_key_head_dim",),
+    "o_groups": ("o_groups",),
+}
+
+
+def family_of(config: Mapping[str, Any]) -> str:
+    """The model_type, with the flag that decides its layout where there is one: `falcon+multi_query`."""
+    model_type = str(config.get("model_type", ""))
+    for flag, default in FLAGS.get(model_type, ()):
+        if config.get(flag, default):
+            return f"{model_type}+{flag}"
+    return model_type
+
+
+def sizes(config: Mapping[str, Any], layer: int = 0) -> dict[str, int]:
+    """The numbers of a raw config.json under one name each; absent ones are absent, lists give that layer's."""
+    found: dict[str, int] = {}
+    for name, keys in _ALIASES.items():
+        values = (_number(config, key, layer) for key in keys)
+        if value := next((v for v in values if v is not None), None):
+            found[name] = value
+    if str(config.get("model_type")) == "chatglm" and not config.get("multi_query_attention"):
+        found.pop("kv_heads", None)  # the number of groups is stated, and not used
+    return found
+
+
+def _number(config: Mapping[str, Any], key: str, layer: int) -> int | None:
+    """A positive whole number, at a dotted key, or of a layer where a list gives one to each."""
+    first, _, rest = key.partition(".")
+    value = config.get(first)
+    if rest:
+        return _number(value, rest, layer) if isinstance(value, Mapping) else None
+    if isinstance(value, list) and layer < len(value):
+        value = value[layer]
+    return value if type(value) is int and 0 < value < _TOO_LARGE else None
+
+
+def resolve(known: Sizes, shapes: Shapes, block: str, size: int) -> dict[str, int]:
+    """Every number that a layout may name, for a fused tensor of `block` with `size` along the fused axis.
+
+    What a shape says goes before what config.json says; what neither says is absent.
+    """
+    found = dict(known)
+    output = shapes.get(f"{block}.output", ())
+    width = output[1] if len(output) == 2 else 0
+    _resolve_heads(found, shapes, width, size)
+    _resolve_latent(found, shapes, width, size)
+    if width and block in ("attention", "cross_attention"):
+        found["attended"] = width
+    if width:
+        found["inner"] = found["delta_values"] = width
+        found["delta_keys"] = (size - width) // 2
+        if heads := found.get("delta_heads"):
+            found["delta_value"], found["delta_key"] = width // heads, (size - 2 * width) // (2 * heads)
+        if len(decay := shapes.get("A_log", shapes.get("ssm_a", ()))) == 1:
+            found["ssm_heads"] = decay[0]
+            found["states"] = (size - 2 * width - decay[0]) // 2
+    if dt := shapes.get("ssm.dt_b"):
+        found["dt_rank"], found["state"] = dt[1], (size - dt[1]) // 2
+    if router := shapes.get("router"):
+        found["experts"] = router[0]
+    found["pairs"] = size // 2
+    return found
+
+
+def _resolve_heads(found: dict[str, int], shapes: Shapes, width: int, size: int) -> None:
+    """Heads, their size, and how many rows all queries and all keys take; `width`: inputs of the output matrix."""
+    heads, head_dim = found.get("heads", 0), found.get("head_dim", 0)
+    norm = next((shapes[name][0] for name in ("q_norm", "attn_q_norm", "q_layernorm") if name in shapes), 0)
+    if norm and norm != width and width % norm == 0:
+        heads, head_dim = width // norm, norm
+    elif heads and width:
+        head_dim = width // heads
+    elif heads and not head_dim:
+        head_dim = found.get("hidden", 0) // heads
+    queries = width or heads * head_dim
+    if not queries:
+        return
+    found["queries"] = queries
+    if heads:
+        found["heads"], found["head_dim"] = heads, head_dim
+    if "kv_heads" in found and head_dim:
+        found["keys"] = found["kv_heads"] * head_dim
+    elif width:
+        found["keys"] = max(0, size - queries) // 2
+    else:
+        found["keys"] = queries
+    kv_heads = found["keys"] // head_dim if head_dim else 0
+    if kv_heads:
+        found.setdefault("kv_heads", kv_heads)
+        found["group_queries"] = queries // found["kv_heads"]
+
+
+def _resolve_latent(found: dict[str, int], shapes: Shapes, width: int, size: int) -> None:
+    """The widths of multi-head latent attention."""
+    norms = ("kv_a_layernorm", "attn_kv_a_norm", "kv_a_norm")
+    if latent := next((shapes[name][0] for name in norms if name in shapes), 0):
+        found["kv_lora_rank"], found["qk_rope_head_dim"] = latent, size - latent
+    if (heads := found.get("heads")) and width:
+        found["v_head_dim"] = width // heads
+        found.setdefault("qk_nope_head_dim", size // heads - width // heads)

@@ -1,0 +1,150 @@
+"""Tiny models of the families in families.jsonl, built by transformers, saved and opened; each is made once."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tracing import Running, Used, traced
+from transformers import AutoConfig
+
+from rankscope.engine.checkpoint import Checkpoint, open_checkpoint
+from rankscope.engine.projections import Tree, build_tree
+
+_SMALL = {
+    "vocab_size": 37,
+    "hidden_size": 36,
+    "intermediate_size": 41,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 32,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+_MOE = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 13}
+_LATENT = {"kv_lora_rank": 11, "qk_rope_head_dim": 6, "qk_nope_head_dim": 5, "v_head_dim": 9, "q_lora_rank": 17}
+_ROUTED = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 13, "n_shared_experts": 1}
+_BASES: dict[str, dict[str, Any]] = {
+    "": {},
+    "small": _SMALL,
+    "wide": {**_SMALL, "head_dim": 8},
+    "moe": {**_SMALL, **_MOE},
+    "wide_moe": {**_SMALL, **_MOE, "head_dim": 8},
+    "latent": {
+        **{**_SMALL, "num_key_value_heads": 6, **_LATENT, **_ROUTED},
+        **{"first_k_dense_replace": 1, "n_group": 2, "topk_group": 1},
+    },
+    "gpt": {"vocab_size": 37, "n_embd": 24, "n_layer": 2, "n_head": 4, "n_positions": 32, "rotary_dim": 4},
+}
+_KINDS = (
+    *("AutoModelForSeq2SeqLM", "AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModel"),
+    *("AutoModelForPreTraining",),
+)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A family of families.jsonl.
+
+    `untraced` are the roles whose use tracing.py cannot see in this family ("*": it cannot run on one token);
+    `others` the tensors with two axes and more that are no projections, numbers as #, without `.weight`.
+    """
+
+    name: str
+    model_type: str
+    config: dict[str, Any]
+    untraced: frozenset[str]
+    others: frozenset[str]
+
+
+def _spec(line: str) -> Spec:
+    data = json.loads(line)
+    config = _BASES[data.get("base", "")] | data["config"]
+    untraced = frozenset(data.get("untraced", "").split())
+    return Spec(data["name"], data["model_type"], config, untraced, frozenset(data["others"].split()))
+
+
+SPECS = tuple(_spec(line) for line in Path(__file__).with_name("families.jsonl").read_text().splitlines())
+
+
+@dataclass(frozen=True)
+class Build:
+    """A model's checkpoint under its names on the Hub, under those in memory, and what its weights are used for."""
+
+    spec: Spec
+    hub: Checkpoint
+    memory: Checkpoint
+    used: list[Used]
+
+    @property
+    def trees(self) -> tuple[tuple[Checkpoint, Tree], ...]:
+        """Of the names on the Hub, and of those in memory where they differ."""
+        checkpoints = (self.hub,) if self.memory is self.hub else (self.hub, self.memory)
+        return tuple((checkpoint, build_tree(checkpoint)) for checkpoint in checkpoints)
+
+
+def build(spec: Spec, folder: Path) -> Build:
+    """Build, save under both namings, and trace."""
+    torch.manual_seed(7)
+    config = AutoConfig.for_model(spec.model_type, **copy.deepcopy(spec.config))
+    kinds = ("AutoModel",) if spec.model_type == "whisper" else _KINDS
+    auto = next(a for a in (getattr(transformers, kind) for kind in kinds) if type(config) in a._model_mapping)
+    model = auto.from_config(config)
+    hub = _saved(model, folder / "hub", True)
+    in_file = {tensor.name for tensor in hub.tensors}
+    same = in_file <= {name for name, _ in model.named_parameters()} | {name for name, _ in model.named_buffers()}
+    memory = hub if same else _saved(model, folder / "memory", False)
+    config.use_cache, config._experts_implementation = False, "eager"
+    used = [] if "*" in spec.untraced else traced(model, lambda running: _run(spec.model_type, running))
+    return Build(spec, hub, memory, used)
+
+
+def _saved(model: Running, folder: Path, original: bool) -> Checkpoint:
+    model.save_pretrained(folder, save_original_format=original)
+    return open_checkpoint(str(folder))
+
+
+def _run(kind: str, model: Running) -> None:
+    """One token, one image of the first position, or one sound, through every tower."""
+    token = torch.ones(1, 1, dtype=torch.long)
+    side = 32 if kind == "swin" else 8
+    image = torch.zeros(1, 3, side, side).double()
+    if kind == "minimax":
+        for module in model.modules():
+            if type(module).__name__ == "MiniMaxLightningAttention":
+                module.act_fn = torch.nn.Identity()  # it would stand between the projection and its split
+    if model.main_input_name == "pixel_values" and kind != "blip-2":
+        model(pixel_values=image)
+    elif model.main_input_name == "input_values":
+        model(input_values=torch.zeros(1, 40).double())
+    elif kind == "whisper":
+        model(input_features=torch.zeros(1, 8, 32).double(), decoder_input_ids=token)
+    elif model.config.is_encoder_decoder:
+        model(input_ids=token, decoder_input_ids=token)
+    elif kind in ("clip", "siglip"):
+        model(input_ids=token, pixel_values=image)
+    elif kind == "blip-2":
+        model.vision_model(image)
+        query, seen = torch.zeros(1, 1, 36).double(), torch.zeros(1, 1, 24).double()
+        model.qformer(query_embeds=query, encoder_hidden_states=seen)
+        model.language_model(input_ids=token)
+    else:
+        _run_text(kind, model, token, image)
+
+
+def _run_text(kind: str, model: Running, token: torch.Tensor, image: torch.Tensor) -> None:
+    if kind in ("llava", "paligemma", "gemma3"):
+        model.model.vision_tower(image)
+    elif kind == "idefics3":
+        model.model.vision_model(image)
+    elif kind in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"):
+        size = model.config.vision_config.patch_size
+        model.model.visual(torch.zeros(4, 6 * size * size).double(), grid_thw=torch.tensor([[1, 2, 2]]))
+    model(input_ids=token)

@@ -1,0 +1,99 @@
+"""docs/FAMILIES.md, made of the catalogue and the families under test: `python tests/unit/engine/family_table.py`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from family_builds import SPECS
+from family_published import PUBLISHED
+from family_specs import FAMILIES
+
+from rankscope.engine.families import FUSED, KNOWN_FAMILIES
+from rankscope.engine.layouts import NAMES, Layout, Rule
+
+PAGE = Path(__file__).parents[3] / "docs" / "FAMILIES.md"
+_HEAD = """\
+# Model families
+
+Generated from `engine/families.py` and the tests: `python tests/unit/engine/family_table.py` writes it anew.
+
+**Tested** M: the slices are, in singular values (LAPACK, float64), the rows that the running module of transformers
+uses as queries, keys, values, gates ... (`tests/unit/engine/test_families_traced.py`, under the names on the Hub and
+under those in memory), or its own matrices (`test_families.py`). M, names: as M, but the model does not run on one
+token: its addresses, blocks and what is no projection are tested. S: against the split that the published code states
+(`test_families_published.py`). The parts of one split that a state-space layer, a short convolution or linear
+attention takes are compared as a set: that each is one of them, not which. mllama and llama4 are run without vision.
+
+A family without a split of its own has names that mean the same in every family; tensors that are fused in any family
+that has them stand in the second table. A model of another family is opened all the same: what has a known name gets
+its role, and every other matrix is computed under its own name. A fused tensor that its layer's shapes or config.json
+contradict is shown whole, with what was expected.
+
+"""
+
+
+def page() -> str:
+    """The page, with a row for every family that the catalogue knows."""
+    own = [f"| `{family}` | {_own(family)} | {_tested(family)} |" for family in sorted(KNOWN_FAMILIES)]
+    shared = [f"| `{_path(rule)}` | {rule.block} | {_split(rule)} |" for rule in FUSED if not rule.models]
+    return "\n".join(
+        [
+            f"{_HEAD}## Families\n\n| model_type | split of its own | tested |\n|---|---|---|",
+            *own,
+            "\n## Names that are split wherever they stand\n\n| name in the layer | block | split |\n|---|---|---|",
+            *dict.fromkeys(shared),
+            "\n## Splits\n\nAn axis (0: rows, 1: columns) is so many equal groups of these parts in this order.\n",
+            "| name | axis | groups | parts |\n|---|---|---|---|",
+            *(f"| {name} | {item.axis} | {item.groups} | {_parts(item)} |" for name, item in NAMES.items()),
+            "",
+        ]
+    )
+
+
+def _parts(layout: Layout) -> str:
+    return ", ".join(f"{role} {width}" if isinstance(width, str) else role for role, width in layout.parts)
+
+
+def _own(family: str) -> str:
+    """What the family's own rules split or name."""
+    rules = [rule for rule in FUSED if any(model.partition("+")[0] == family for model in rule.models)]
+    flags = {rule: next(m.partition("+")[2] for m in rule.models if m.partition("+")[0] == family) for rule in rules}
+    return "; ".join(f"`{_path(r)}` {_split(r)}{f' ({flags[r]})' if flags[r] else ''}" for r in rules)
+
+
+def _split(rule: Rule) -> str:
+    names = {layout: name for name, layout in NAMES.items()}
+    words = [" or ".join(names[layout] for layout in rule.layouts) or rule.role]
+    stacks = {
+        "planes": "of each expert in a 3-D stack",
+        "rows": f"in {rule.count} blocks of rows",
+        "flat": "3-D, flattened",
+    }
+    words += [stacks[rule.stack]] if rule.stack else []
+    words += (
+        [{"doubled": "where twice as wide as the MLP", "gated": "where twice as wide as the output"}[rule.when]]
+        if rule.when
+        else []
+    )
+    return ", ".join(words)
+
+
+def _path(rule: Rule) -> str:
+    return (
+        rule.path.replace("(?<!cross)", "").replace("(?:", "(").replace("\\", "").replace("^", "").replace("|", "\\|")
+    )
+
+
+def _tested(family: str) -> str:
+    traced = {spec.model_type for spec in SPECS if "*" not in spec.untraced} | {item.model_type for item in FAMILIES}
+    if family in traced:
+        unseen = sorted({role for spec in SPECS if spec.model_type == family for role in spec.untraced})
+        return f"M, but by name alone: {', '.join(unseen)}" if unseen else "M"
+    if family in {spec.model_type for spec in SPECS}:
+        return "M, names"
+    assert family in {item.model_type for item in PUBLISHED} | {"openelm"}
+    return "S"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())

@@ -1,0 +1,140 @@
+"""Every family that transformers builds: our slices are the rows that the running model uses, under both namings."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from family_builds import SPECS, Build, build
+from lapack_reference import Array, lapack
+from transformers import AutoConfig
+from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
+
+from rankscope.engine.catalogue import cut, split
+from rankscope.engine.checkpoint import Checkpoint
+from rankscope.engine.families import KNOWN_FAMILIES
+from rankscope.engine.layouts import INTERLEAVE
+from rankscope.engine.projections import Tree
+from rankscope.engine.spectrum import Projection
+
+USES = {
+    **dict.fromkeys(("query", "query_b"), ("query", "part")),
+    **dict.fromkeys(("key", "key_b", "key_rope", "kv"), ("key", "part")),
+    **dict.fromkeys(("value", "value_b"), ("value", "part")),
+    **dict.fromkeys(("kv_a", "query_a"), ("input",)),
+    **dict.fromkeys(("x", "B", "C", "dt_a", "conv_B", "conv_C", "conv_x"), ("input", "part")),
+    "z": ("norm_gate", "activation", "part"),
+    "b": ("sigmoid",),
+    "a": ("softplus",),
+    "dt": ("softplus",),
+}
+"""What a running model does with the rows of a role (see tracing.py)."""
+
+
+@pytest.fixture(scope="module", params=SPECS, ids=lambda spec: spec.name)
+def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Build:
+    return build(request.param, tmp_path_factory.mktemp(request.param.name))
+
+
+def test_slices_are_what_the_running_model_uses(built: Build) -> None:
+    for checkpoint, tree in built.trees:
+        pool: dict[tuple[str, int], list[tuple[int | None, Array]]] = defaultdict(list)
+        for used in built.used:
+            pool[used.use, used.layer].append((used.expert, lapack(used.matrix)))
+        unmatched = [
+            p.address
+            for p, values in _spectra(checkpoint, tree)
+            if "*" not in built.spec.untraced
+            and f"{p.block}.{p.role}" not in built.spec.untraced
+            and not any(_take(pool[use, p.layer or 0], p.expert, values) for use in _uses(tree, p))
+        ]
+        assert not unmatched
+
+
+def _spectra(checkpoint: Checkpoint, tree: Tree) -> list[tuple[Projection, Array]]:
+    """What the slices hold, by LAPACK, of every projection whose use a running model shows."""
+    stored = {tensor.name: tensor for tensor in checkpoint.tensors}
+    shown = [p for p in tree.projections if _uses(tree, p)]
+    weights = {name: checkpoint.read(stored[name])[0] for name in {p.tensor for p in shown}}
+    return [(p, lapack(weights[p.tensor] if p.slice is None else cut(weights[p.tensor], p.slice))) for p in shown]
+
+
+def _uses(tree: Tree, p: Projection) -> tuple[str, ...]:
+    if p.block == "other":
+        return ()
+    if p.role == "gate":
+        return ("sigmoid",) if p.block == "attention" else ("activation",)
+    if p.role == "up":
+        place = (p.tower, p.layer, p.block, p.expert)
+        gated = any((q.tower, q.layer, q.block, q.expert) == place for q in _gates(tree))
+        return ("input",) if gated else ("activation",)
+    return USES.get(p.role, ())
+
+
+def _gates(tree: Tree) -> list[Projection]:
+    return [p for p in tree.projections if p.role == "gate"]
+
+
+def _take(pool: list[tuple[int | None, Array]], expert: int | None, values: Array) -> bool:
+    """Whether the pool holds these values; they are taken out of it."""
+    for place, (number, wanted) in enumerate(pool):
+        same = wanted.shape == values.shape and np.abs(wanted - values).max() <= 1e-9 * wanted[0]
+        if same and number in (None, expert):
+            del pool[place]
+            return True
+    return False
+
+
+def test_addresses_and_keys_are_unique_and_no_tensor_is_lost(built: Build) -> None:
+    for checkpoint, tree in built.trees:
+        assert len({p.address for p in tree.projections}) == len(tree.projections)
+        assert len({p.key for p in tree.projections}) == len(tree.projections)
+        assert {p.tensor for p in tree.projections} == {t.name for t in checkpoint.tensors}
+
+
+def test_what_is_no_projection_is_shown_as_other(built: Build) -> None:
+    shapes = {tensor.name: tensor.shape for tensor in built.hub.tensors}
+    (_, tree), *_ = built.trees
+    others = {p.tensor for p in tree.projections if p.block == "other" and len(shapes[p.tensor]) > 1}
+    assert {re.sub(r"(?<=\.)\d+(?=\.|$)", "#", name).removesuffix(".weight") for name in others} == built.spec.others
+    assert not others & {p.tensor for p in tree.scanned()}
+
+
+def test_the_family_is_known_under_both_namings_and_nothing_contradicts(built: Build) -> None:
+    assert built.spec.model_type in KNOWN_FAMILIES
+    for _, tree in built.trees:
+        assert tree.known
+        assert not tree.left_out()
+        assert not [p.note for p in tree.projections if p.note]
+
+
+def test_both_namings_hold_the_same_projections(built: Build) -> None:
+    roles = [sorted(map(_place, (p for p in tree.projections if p.block != "other"))) for _, tree in built.trees]
+    assert all(found == roles[0] for found in roles)
+
+
+def _place(p: Projection) -> tuple[str | int, ...]:
+    expert = -1 if p.expert is None else p.expert
+    return (p.tower or "", p.layer or 0, p.block, expert, p.role, p.rows, p.cols)
+
+
+def test_more_than_sixty_families() -> None:
+    assert len({spec.model_type for spec in SPECS}) > 120
+
+
+def test_gate_and_up_of_gpt_oss_are_told_apart_by_curvature() -> None:
+    """The experts' own gate function is linear in every up and curved in every gate: columns of gate_up_proj."""
+    torch.manual_seed(3)
+    config = AutoConfig.for_model("gpt_oss", hidden_size=12, intermediate_size=9, num_local_experts=2)
+    experts = GptOssExperts(config)
+    inputs = torch.randn(18, dtype=torch.float64)
+    hessian = torch.autograd.functional.hessian(lambda x: experts._apply_gate(x).sum(), inputs)
+    curved = [bool(hessian[i, i].abs() > 1e-9) for i in range(18)]
+    ((_, gate), (_, up)) = split((12, 18), replace(INTERLEAVE, axis=1), {"pairs": 9})
+    columns = torch.arange(18)[None]
+    assert [i for i in range(18) if curved[i]] == cut(columns, gate)[0].tolist()
+    assert [i for i in range(18) if not curved[i]] == cut(columns, up)[0].tolist()
