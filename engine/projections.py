@@ -268,10 +268,16 @@ def _projection(item: _Found, address: str) -> Projection:
         dequantisation=dequantisation,
         transposed=item.transposed,
         source=tensor.source,
-        key=digest(tensor.source.identity, tensor.begin, tensor.end, tensor.dtype, tensor.shape, part, dequantisation),
+        key=_key(tensor, part, dequantisation),
         problem=_problem(tensor, rows, dequantisation),
         note=item.note,
     )
+
+
+def _key(tensor: Tensor, part: Slice | None, dequantisation: str) -> str:
+    view = (tensor.strides,) if tensor.strides else ()  # not for all: keys of what is stored already have none
+    identity = tensor.source.identity
+    return digest(identity, tensor.begin, tensor.end, tensor.dtype, tensor.shape, part, dequantisation, *view)
 
 
 def _problem(tensor: Tensor, rows: int, dequantisation: str) -> str | None:

@@ -72,9 +72,10 @@ def open_model(model: str, root: Path, *, download: bool = True, or_stored: bool
         InputError: neither can be had.
     """
     from rankscope.store.folders import model_folder
+    from rankscope.store.listings import FileListings
 
     try:
-        checkpoint = open_checkpoint(model, download=download)
+        checkpoint = open_checkpoint(model, download=download, listings=FileListings(root))
     except InputError as error:
         if not or_stored or (stored := open_stored(model, root)) is None:
             raise

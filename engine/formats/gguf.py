@@ -10,7 +10,7 @@ import math
 import mmap
 import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,19 +85,27 @@ class _Walk:
         return None
 
 
-def list_tensors(file: Path, repo: str, commit: str) -> tuple[list[Tensor], FileStamp, dict[str, Any]]:
+def list_tensors(file: Path, repo: str, commit: str, parts: int = 1) -> tuple[list[Tensor], FileStamp, dict[str, Any]]:
     """Tensors (shapes in (out, in) order), the file's stamp, and a config.json-like view of its metadata.
 
+    `parts` is the number of files that the model is split into.
+
     Raises:
-        InputError: the file cannot be read, is truncated, or its header is malformed.
+        InputError: the file cannot be read, is truncated, its header is malformed, or it is one of other parts.
     """
     try:
         with open_regular(file) as handle:
             stamp = FileStamp.of(file.stat())
             with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                if data[:6] == b"GGUF\0\0":  # the version, 3, stands at the other end of its four bytes
+                    raise _bad(file, "is a big-endian GGUF, for other machines than this: take the little-endian file")
                 metadata, walk, count = _metadata(data)
                 heads = list(_heads(walk, count))
                 source = identify(file, repo, commit, data[: walk.at])
+        stated = metadata.get("split.count") or parts
+        if type(stated) is not int or stated != parts:
+            number = printable(str(stated), 20)
+            raise _bad(file, f"is one of {number} parts, which must be named NAME-00001-of-{number:0>5}.gguf and so on")
         if len({name for name, *_ in heads}) < len(heads):
             raise ValueError("a tensor name stands twice")
         align = metadata.get("general.alignment", 32)
@@ -124,7 +132,7 @@ def read_matrix(tensor: Tensor, stamp: FileStamp) -> tuple[torch.Tensor, str]:
         raise WeightsError(f"{tensor.dtype} has no dequantiser: unsupported quantisation") from None
 
 
-def quantisation(tensors: list[Tensor]) -> str:
+def quantisation(tensors: Iterable[Tensor]) -> str:
     """The block type that most weights of the file are stored in, "" where that is a plain float."""
     sizes: Counter[str] = Counter()
     for tensor in tensors:
@@ -142,7 +150,7 @@ def _metadata(data: mmap.mmap) -> tuple[dict[str, Any], _Walk, int]:
     walk.at = 4
     version = walk.take("I")
     if version not in (2, 3):
-        raise ValueError(f"version {version} is not 2 or 3, or the file is big-endian")
+        raise ValueError(f"version {version} is not 2 or 3")
     tensors, entries = walk.take("Q"), walk.take("Q")
     found = {}
     for _ in range(entries):

@@ -13,7 +13,10 @@ from ..spectrum import Source, digest
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One tensor of a checkpoint file: bytes `begin` to `end` of `file`, `shape` in (out, in) order."""
+    """One tensor of a checkpoint file: bytes `begin` to `end` of `file`, `shape` in (out, in) order.
+
+    `strides` (in elements) are those of a view that a PyTorch file may hold; () where rows follow one another.
+    """
 
     name: str
     dtype: str
@@ -22,6 +25,7 @@ class Tensor:
     begin: int
     end: int
     source: Source
+    strides: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
