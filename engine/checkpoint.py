@@ -16,6 +16,7 @@ from .files import SUFFIXES, TORCH_SUFFIXES, check_inside, read_json, weight_fil
 from .formats import gguf, pytorch, safetensors
 from .formats.pytorch import Listings
 from .formats.tensor import FileStamp, Tensor
+from .landing import HOST, Landing
 
 if TYPE_CHECKING:
     import torch
@@ -46,18 +47,18 @@ class Checkpoint:
         """What the store names its folder after: the Hub id, or the real path."""
         return self.location or self.name
 
-    def read(self, tensor: Tensor) -> tuple[torch.Tensor, str]:
-        """The tensor's weights on the CPU, and the digest of its stored bytes.
+    def read(self, tensor: Tensor, landing: Landing = HOST) -> tuple[torch.Tensor, str]:
+        """The tensor's weights, where `landing` takes them or on the CPU, and the digest of its stored bytes.
 
         Raises:
             WeightsError: the file changed or cannot be read, or holds packed integers.
+            RuntimeError: see Landing.
         """
-        suffix = tensor.file.suffix
-        if suffix == ".gguf":
+        if tensor.file.suffix == ".gguf":
             read = gguf.read_matrix
         else:
-            read = pytorch.read_matrix if suffix in TORCH_SUFFIXES else safetensors.read_matrix
-        return read(tensor, self.stamps[tensor.file])
+            read = pytorch.read_matrix if tensor.file.suffix in TORCH_SUFFIXES else safetensors.read_matrix
+        return read(tensor, self.stamps[tensor.file], landing)
 
 
 def open_checkpoint(model: str, *, download: bool = True, listings: Listings | None = None) -> Checkpoint:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..dequantize import gguf_matrix
 from ..errors import InputError, WeightsError, printable
 from ..files import open_regular
+from ..landing import HOST, Landing
 from .tensor import FileStamp, Tensor, identify, read_bytes
 
 if TYPE_CHECKING:
@@ -119,13 +120,13 @@ def list_tensors(file: Path, repo: str, commit: str, parts: int = 1) -> tuple[li
         raise _bad(file, f"has a malformed header ({printable(str(error), 80)}); download it again") from None
 
 
-def read_matrix(tensor: Tensor, stamp: FileStamp) -> tuple[torch.Tensor, str]:
-    """The tensor dequantised, float32 (or its stored float type), on the CPU; and its bytes' digest.
+def read_matrix(tensor: Tensor, stamp: FileStamp, landing: Landing) -> tuple[torch.Tensor, str]:
+    """The tensor where it lands in its stored float type, or on the CPU dequantised to float32; its bytes' digest.
 
     Raises:
         WeightsError: the file changed or cannot be read, or the type has no dequantiser.
     """
-    data, seen = read_bytes(tensor, stamp)
+    data, seen = read_bytes(tensor, stamp, landing if tensor.dtype in PLAIN else HOST)
     try:
         return gguf_matrix(data, tensor.dtype, tensor.shape), seen
     except NotImplementedError:

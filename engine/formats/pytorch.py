@@ -24,6 +24,7 @@ from zipfile import ZIP_STORED, ZipFile
 
 from ..errors import InputError, WeightsError, printable
 from ..files import is_trainer_state, open_regular
+from ..landing import Landing
 from . import safetensors
 from .tensor import FileStamp, Tensor, identify
 
@@ -101,17 +102,17 @@ def list_tensors(
     return tensors, stamp
 
 
-def read_matrix(tensor: Tensor, stamp: FileStamp) -> tuple[torch.Tensor, str]:
+def read_matrix(tensor: Tensor, stamp: FileStamp, landing: Landing) -> tuple[torch.Tensor, str]:
     """As safetensors.read_matrix; a transposed or sliced view is brought into row-major order.
 
     Raises:
         WeightsError: as there, or elements of the view share their bytes.
     """
     if not tensor.strides:
-        return safetensors.read_matrix(tensor, stamp)
+        return safetensors.read_matrix(tensor, stamp, landing)
     if math.prod(tensor.shape) * safetensors.DTYPE_BITS.get(tensor.dtype, 0) > 8 * (tensor.end - tensor.begin):
         raise WeightsError("elements of this view share their bytes: it is no weight matrix")
-    flat, seen = safetensors.read_matrix(replace(tensor, shape=(-1,)), stamp)
+    flat, seen = safetensors.read_matrix(replace(tensor, shape=(-1,)), stamp, landing)
     return flat.as_strided(tensor.shape, tensor.strides).contiguous(), seen
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, WeightsError, printable
 from ..files import open_regular
+from ..landing import Landing
 from .tensor import FileStamp, Tensor, identify, read_bytes
 
 if TYPE_CHECKING:
@@ -56,8 +57,8 @@ def list_tensors(file: Path, repo: str, commit: str) -> tuple[list[Tensor], File
     return tensors, stamp
 
 
-def read_matrix(tensor: Tensor, stamp: FileStamp) -> tuple[torch.Tensor, str]:
-    """The tensor in its stored dtype on the CPU, and the digest of its bytes (see read_bytes).
+def read_matrix(tensor: Tensor, stamp: FileStamp, landing: Landing) -> tuple[torch.Tensor, str]:
+    """The tensor in its stored dtype where the bytes land, and their digest (see read_bytes).
 
     Raises:
         WeightsError: the file changed or cannot be read, or the dtype is no floating-point type.
@@ -66,9 +67,9 @@ def read_matrix(tensor: Tensor, stamp: FileStamp) -> tuple[torch.Tensor, str]:
 
     if tensor.dtype not in TORCH_NAMES:
         raise WeightsError(f"{tensor.dtype} holds packed integers, not weights: unsupported quantisation")
-    data, seen = read_bytes(tensor, stamp)
+    data, seen = read_bytes(tensor, stamp, landing)
     dtype: torch.dtype = getattr(torch, TORCH_NAMES[tensor.dtype])
-    return torch.frombuffer(data, dtype=dtype).reshape(tensor.shape), seen
+    return data.view(dtype).reshape(tensor.shape), seen
 
 
 def _header(prefix: bytes, handle: Any, size: int, file: Path) -> bytes:

@@ -6,9 +6,16 @@ import os
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xxhash import xxh3_128
 
 from ..errors import InputError, WeightsError, printable
+from ..landing import Landing
 from ..spectrum import Source, digest
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,24 +65,35 @@ def identify(file: Path, repo: str, commit: str, header: bytes) -> Source:
     return Source(repo, commit, file.name, identity, stamp.size, addressed)
 
 
-def read_bytes(tensor: Tensor, stamp: FileStamp) -> tuple[bytearray, str]:
-    """The tensor's bytes and, where the source is not content-addressed, their digest.
+def read_bytes(tensor: Tensor, stamp: FileStamp, landing: Landing) -> tuple[torch.Tensor, str]:
+    """The tensor's bytes, uint8, shape (end - begin,), and their digest ("" where the source is content-addressed).
+
+    The digest is XXH3-128: it tells changed weights from the same, at 10 GB/s and more where hashlib's digests make
+    0.4 to 1.1 on the host of an H100.
 
     Raises:
         WeightsError: the file changed since it was opened, is truncated, or cannot be read.
     """
-    data = bytearray(tensor.end - tensor.begin)
-    view = memoryview(data)
+    state = xxh3_128()
     try:
         with open(tensor.file, "rb", buffering=0) as handle:
             if FileStamp.of(os.fstat(handle.fileno())) != stamp:
                 raise WeightsError(f"{tensor.file.name} changed since it was opened: open the model again")
-            done = 0
-            while done < len(data):
-                count = os.preadv(handle.fileno(), [view[done:]], tensor.begin + done)
-                if count == 0:
-                    raise WeightsError(f"{tensor.file.name} ends inside tensor {printable(tensor.name)}")
-                done += count
+
+            def fill(view: memoryview, at: int) -> None:
+                _read_into(view, handle.fileno(), tensor, at)
+                if not tensor.source.content_addressed:
+                    state.update(view)
+
+            data = landing.land(tensor.end - tensor.begin, fill)
     except OSError as error:
         raise WeightsError(f"cannot read {tensor.file.name}: {error.strerror or error}") from None
-    return data, "" if tensor.source.content_addressed else blake2b(data, digest_size=16).hexdigest()
+    return data, "" if tensor.source.content_addressed else state.hexdigest()
+
+
+def _read_into(view: memoryview, descriptor: int, tensor: Tensor, at: int) -> None:
+    while view:
+        count = os.preadv(descriptor, [view], tensor.begin + at)
+        if count == 0:
+            raise WeightsError(f"{tensor.file.name} ends inside tensor {printable(tensor.name)}")
+        view, at = view[count:], at + count
