@@ -8,18 +8,16 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import hub
+from .dequantize import Weights
 from .errors import InputError, printable
 from .files import SUFFIXES, TORCH_SUFFIXES, check_inside, read_json, weight_files, with_siblings
 from .formats import gguf, pytorch, safetensors
 from .formats.pytorch import Listings
 from .formats.tensor import FileStamp, Tensor
 from .landing import HOST, Landing
-
-if TYPE_CHECKING:
-    import torch
 
 DEMO_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -47,18 +45,18 @@ class Checkpoint:
         """What the store names its folder after: the Hub id, or the real path."""
         return self.location or self.name
 
-    def read(self, tensor: Tensor, landing: Landing = HOST) -> tuple[torch.Tensor, str]:
+    def read(self, tensor: Tensor, landing: Landing = HOST) -> tuple[Weights, str]:
         """The tensor's weights, where `landing` takes them or on the CPU, and the digest of its stored bytes.
 
         Raises:
             WeightsError: the file changed or cannot be read, or holds packed integers.
             RuntimeError: see Landing.
         """
+        stamp = self.stamps[tensor.file]
         if tensor.file.suffix == ".gguf":
-            read = gguf.read_matrix
-        else:
-            read = pytorch.read_matrix if tensor.file.suffix in TORCH_SUFFIXES else safetensors.read_matrix
-        return read(tensor, self.stamps[tensor.file], landing)
+            return gguf.read_matrix(tensor, stamp, landing)
+        read = pytorch.read_matrix if tensor.file.suffix in TORCH_SUFFIXES else safetensors.read_matrix
+        return read(tensor, stamp, landing)
 
 
 def open_checkpoint(model: str, *, download: bool = True, listings: Listings | None = None) -> Checkpoint:

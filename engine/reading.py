@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from .dequantize import Weights
 from .errors import WeightsError
 from .landing import HOST, GpuLanding, Landing
 from .queue import Job
-
-if TYPE_CHECKING:
-    import torch
 
 
 class Reader:
@@ -18,7 +14,7 @@ class Reader:
     def __init__(self) -> None:
         self._landings: dict[str, Landing] = {"cpu": HOST}
 
-    def read(self, job: Job) -> tuple[torch.Tensor, str]:
+    def read(self, job: Job) -> tuple[Weights, str]:
         """The weights and their digest; on the CPU where the device takes none: the ladder goes on from there.
 
         Raises:

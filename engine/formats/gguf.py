@@ -12,16 +12,13 @@ import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..dequantize import gguf_matrix
+from ..dequantize import Weights, gguf_matrix
 from ..errors import InputError, WeightsError, printable
 from ..files import open_regular
 from ..landing import HOST, Landing
 from .tensor import FileStamp, Tensor, identify, read_bytes
-
-if TYPE_CHECKING:
-    import torch
 
 # ggml type number: (name, weights in a block, bytes of a block); held against the gguf package by a test.
 GGML_TYPES = {
@@ -35,6 +32,13 @@ GGML_TYPES = {
     35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
 }  # fmt: skip
 PLAIN = frozenset({"F64", "F32", "F16", "BF16"})
+_CONFIG_NAMES = {
+    "block_count": "num_hidden_layers",
+    "embedding_length": "hidden_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.key_length": "head_dim",
+}
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
@@ -120,7 +124,7 @@ def list_tensors(file: Path, repo: str, commit: str, parts: int = 1) -> tuple[li
         raise _bad(file, f"has a malformed header ({printable(str(error), 80)}); download it again") from None
 
 
-def read_matrix(tensor: Tensor, stamp: FileStamp, landing: Landing) -> tuple[torch.Tensor, str]:
+def read_matrix(tensor: Tensor, stamp: FileStamp, landing: Landing) -> tuple[Weights, str]:
     """The tensor where it lands in its stored float type, or on the CPU dequantised to float32; its bytes' digest.
 
     Raises:
@@ -137,7 +141,7 @@ def quantisation(tensors: Iterable[Tensor]) -> str:
     """The block type that most weights of the file are stored in, "" where that is a plain float."""
     sizes: Counter[str] = Counter()
     for tensor in tensors:
-        if len(tensor.shape) == 2:
+        if len(tensor.shape) > 1:
             sizes[tensor.dtype] += math.prod(tensor.shape)
     quantised = {name: size for name, size in sizes.items() if name not in PLAIN}
     return max(quantised, key=quantised.__getitem__) if quantised else ""
@@ -184,17 +188,20 @@ def _tensor(head: tuple[str, tuple[int, ...], int, int], start: int, size: int, 
 
 
 def _config(metadata: dict[str, Any]) -> dict[str, Any]:
-    """The keys of `<architecture>.` under the names that config.json gives them."""
+    """The keys of `<architecture>.` under the names that config.json gives them.
+
+    A projector file (mmproj), whose architecture is "clip", holds a vision or an audio encoder, or both.
+    """
     kind = str(metadata.get("general.architecture", ""))
-    names = {
-        "block_count": "num_hidden_layers",
-        "embedding_length": "hidden_size",
-        "attention.head_count": "num_attention_heads",
-        "attention.head_count_kv": "num_key_value_heads",
-        "attention.key_length": "head_dim",
-    }
-    found = {ours: metadata.get(f"{kind}.{theirs}") for theirs, ours in names.items()}
-    return {"model_type": kind, **{name: value for name, value in found.items() if value is not None}}
+    if kind != "clip":
+        return {"model_type": kind, **_sizes(metadata, kind)}
+    towers = {tower: _sizes(metadata, f"clip.{tower}") for tower in ("vision", "audio")}
+    return {"model_type": kind, **{f"{tower}_config": sizes for tower, sizes in towers.items() if sizes}}
+
+
+def _sizes(metadata: dict[str, Any], section: str) -> dict[str, Any]:
+    found = {ours: metadata.get(f"{section}.{theirs}") for theirs, ours in _CONFIG_NAMES.items()}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _bad(file: Path, what: str) -> InputError:
