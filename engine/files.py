@@ -18,7 +18,11 @@ TORCH_SUFFIXES = (".bin", ".pt", ".pth")
 SUFFIXES = (".safetensors", *TORCH_SUFFIXES, ".gguf")
 OTHER_WEIGHTS = frozenset({".ckpt", ".h5", ".msgpack", ".onnx"})
 
+MAX_CONFIG = 8 << 20  # the largest config.json name 21,843 labels twice: 2 MB
+_MAX_INDEX = 100_000_000
 _MAX_PARTS = 10_000
+_ALWAYS_HELD = 1 << 20
+_TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)  # possessive: no memory for ways back
 _NUMBERED = re.compile(r"(.*-)(\d+)-of-(\d+)(\.[a-z]+)")
 _TRAINER_STATE = re.compile(
     r"(?:training_args|trainer_state|(?:optimizer|scheduler|scaler|rng_state|random_states|sampler|dl_state_dict)(?:_\d+)?"
@@ -120,7 +124,7 @@ def read_weight_map(index: Path) -> dict[str, str]:
         InputError: malformed, or it points outside the folder.
     """
     kinds = TORCH_SUFFIXES if index.name == TORCH_INDEX else (".safetensors",)
-    weight_map = read_json(index).get("weight_map")
+    weight_map = read_json(index, _MAX_INDEX).get("weight_map")
     if not (isinstance(weight_map, dict) and weight_map and all(isinstance(s, str) for s in weight_map.values())):
         raise InputError(f"{printable(str(index))} has no weight_map of tensor names to files")
     for shard in set(weight_map.values()):
@@ -173,14 +177,18 @@ def _no_weights(folder: Path) -> str:
     return f"no weights that can be read in {printable(str(folder))}{held}: name a folder or file that has some"
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object from a file.
+def read_json(file: Path, limit: int = MAX_CONFIG) -> dict[str, Any]:
+    """A JSON object from a file of at most `limit` bytes.
 
     Raises:
-        InputError: unreadable, not JSON, or no object.
+        InputError: unreadable, too large, not JSON, or no object.
     """
     try:
-        found = json.loads(file.read_bytes())
+        if file.stat().st_size > limit:
+            raise InputError(f"{printable(str(file))} is larger than {limit} bytes: it is no file of a model")
+        data = file.read_bytes()
+        check_dense(data)
+        found = json.loads(data)
     except OSError as error:
         raise InputError(f"cannot read {printable(str(file))}: {error.strerror}") from None
     except (ValueError, RecursionError):
@@ -188,3 +196,26 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise InputError(f"{printable(str(file))} is not a JSON object")
     return found
+
+
+def check_dense(data: bytes) -> None:
+    """Refuse large JSON whose values are so small that Python would need 20 to 60 times its size to hold them.
+
+    What is left takes 2 to 8 times its size, 17 at most.
+    The densest entry of a safetensors header has 50 bytes: 3 brackets, 4 colons, 5 commas. What stands in texts
+    does not count; it is taken out only where the plain counts are too high.
+
+    Raises:
+        ValueError: it is denser than that.
+    """
+    if len(data) <= _ALWAYS_HELD or max(needed := _needed(data)) <= len(data):
+        return
+    for text in _TEXT.finditer(data):
+        needed = [all_ - within for all_, within in zip(needed, _needed(text[0]), strict=True)]
+    if max(needed) > len(data):
+        raise ValueError("it holds too many values for its size")
+
+
+def _needed(data: bytes) -> list[int]:
+    """The bytes that so many brackets, colons and commas take at least."""
+    return [16 * (data.count(b"[") + data.count(b"{")), 12 * data.count(b":"), 5 * data.count(b",")]

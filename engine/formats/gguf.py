@@ -43,6 +43,7 @@ _CONFIG_NAMES = {
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _MAX_DIMS = 8
+_MAX_TENSORS = 1_000_000
 
 
 class _Walk:
@@ -160,12 +161,16 @@ def _metadata(data: mmap.mmap) -> tuple[dict[str, Any], _Walk, int]:
     found = {}
     for _ in range(entries):
         name = walk.string()
-        found[name] = walk.value(walk.take("I"))
+        value = walk.value(walk.take("I"))
+        if name.startswith(("general.", "split.")) or name.endswith(tuple(_CONFIG_NAMES)):  # a file may hold millions
+            found[name] = value
     return found, walk, tensors
 
 
 def _heads(walk: _Walk, count: int) -> Iterator[tuple[str, tuple[int, ...], int, int]]:
     """Name, shape in (out, in) order, type number and data offset of each tensor."""
+    if count > _MAX_TENSORS:
+        raise ValueError(f"it states {count} tensors")
     for _ in range(count):
         name, dims = walk.string(), walk.take("I")
         if dims > _MAX_DIMS:

@@ -38,6 +38,8 @@ _ZIP, _LEGACY = b"PK\x03\x04", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 _LEGACY_PICKLES = 5  # magic number, protocol, machine, the object, the keys of its storages
 _NESTS = ("state_dict", "model_state_dict", "model", "module")
 _MAX_DEPTH = 8
+_COSTS = {"BINGET": 0, "LONG_BINGET": 0, "BINPUT": 0, "REDUCE": 256, "NEWOBJ": 256}
+_MAX_OBJECTS = 64 * 20_000_000  # of 300,000 tensors; their tokens take 20 s
 
 _HARMLESS = re.compile(
     r"collections OrderedDict|_codecs encode|(__builtin__|builtins) set"
@@ -242,8 +244,22 @@ def _load_legacy(file: Path) -> tuple[object, list[_Region]]:
 
 
 def _check(file: Path, pickle: bytes | mmap.mmap) -> None:
-    """Refuse a pickle that names more than tensors and containers; reads its tokens and executes nothing."""
+    """Refuse a pickle that names more than tensors and containers; reads its tokens and executes nothing.
+
+    A token of one byte may make an object of 64, and a call one of 256: a model's pickle, of which a tensor takes
+    about 150 bytes, stays below 10 times its file.
+
+    Raises:
+        InputError: it names something else.
+        ValueError: its objects would take more memory than ten times the file and 10 MB, or are too many.
+    """
+    left = min(10 * file.stat().st_size + 10_000_000, _MAX_OBJECTS)
     for opcode, argument, _ in genops(pickle):  # type: ignore[arg-type]
+        left -= _COSTS.get(opcode.name, 64)
+        if left < 0:
+            raise ValueError("its pickle holds too many objects")
+        if opcode.name == "PROTO" and argument != 2:
+            raise _bad(file, f"was saved with pickle protocol {argument}: save it with torch.save's own, 2")
         if opcode.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):
             argument = opcode.name
         elif opcode.name != "GLOBAL" or _HARMLESS.fullmatch(str(argument)):

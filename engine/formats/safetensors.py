@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, WeightsError, printable
-from ..files import open_regular
+from ..files import check_dense, open_regular
 from ..landing import Landing
 from .tensor import FileStamp, Tensor, identify, read_bytes
 
@@ -96,6 +96,7 @@ def _parse(header: bytes, file: Path) -> dict[str, Any]:
         raise ValueError(f"{word} is no JSON")
 
     try:
+        check_dense(header)
         entries = json.loads(header.decode(), object_pairs_hook=unique, parse_constant=no_number)
     except (ValueError, RecursionError) as error:
         raise _bad(file, f"has a header that is not JSON ({printable(str(error), 80)})") from None

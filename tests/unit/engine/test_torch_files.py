@@ -173,6 +173,11 @@ def test_a_file_that_is_no_checkpoint(tmp_path: Path, held: object, reason: str)
     assert reason in refusal(save(tmp_path / "m.bin", held))
 
 
+def test_another_pickle_protocol(tmp_path: Path, state: State) -> None:
+    torch.save(state, tmp_path / "m.bin", pickle_protocol=4)
+    assert "was saved with pickle protocol 4: save it with torch.save's own, 2" in refusal(tmp_path / "m.bin")
+
+
 def test_a_dictionary_that_holds_itself(tmp_path: Path) -> None:
     held: dict[str, Any] = {"model": {}, "w": torch.zeros(2)}
     held["model"]["model"] = held["model"]["more"] = held
