@@ -13,7 +13,5 @@ class WeightsError(Exception):
 
 def printable(text: str, limit: int = 200) -> str:
     """Untrusted text made safe for a terminal: control and invisible characters shown as escapes."""
-    if text.isprintable() and len(text) <= limit:  # nearly always, and 100,000 tensor names pass through here
-        return text
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: limit + 1])
     return shown if len(shown) <= limit else shown[: limit - 3] + "..."
