@@ -182,6 +182,10 @@ class Session:
         """What is stored of a projection."""
         return self._entries.get(projection.key)
 
+    def stored(self, projections: Iterable[Projection]) -> int:
+        """How many of them are stored."""
+        return sum(p.key in self._entries for p in projections)
+
     def twin(self, projection: Projection) -> Projection:
         """Its twin with random signs, of which everything can be asked that can be asked of a projection."""
         return flipped(projection)
