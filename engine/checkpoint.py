@@ -6,18 +6,20 @@ import importlib.util
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import hub
 from .errors import InputError, printable
-from .files import read_json, weight_files
-from .formats import gguf, quantised, safetensors, settings
+from .files import SUFFIXES, TORCH_SUFFIXES, check_inside, read_json, weight_files, with_siblings
+from .formats import gguf, pytorch, quantised, safetensors, settings
+from .formats.pytorch import Listings
 from .formats.tensor import FileStamp, Tensor
 from .landing import HOST, Landing
 
 if TYPE_CHECKING:
+    from .dequantize import BlockStack
     from .weights import Weights
 
 DEMO_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -46,7 +48,7 @@ class Checkpoint:
         """What the store names its folder after: the Hub id, or the real path."""
         return self.location or self.name
 
-    def read(self, tensor: Tensor, landing: Landing = HOST) -> tuple[Weights, str]:
+    def read(self, tensor: Tensor, landing: Landing = HOST) -> tuple[Weights | BlockStack, str]:
         """The tensor's weights, dequantised, where `landing` takes them or on the CPU; its stored bytes' digest.
 
         Raises:
@@ -55,27 +57,31 @@ class Checkpoint:
         """
         if tensor.parts:
             return quantised.read_matrix(tensor, self.stamps, landing)
-        read = gguf.read_matrix if tensor.file.suffix == ".gguf" else safetensors.read_matrix
-        return read(tensor, self.stamps[tensor.file], landing)
+        stamp = self.stamps[tensor.file]
+        if tensor.file.suffix == ".gguf":
+            return gguf.read_matrix(tensor, stamp, landing)
+        read = pytorch.read_matrix if tensor.file.suffix in TORCH_SUFFIXES else safetensors.read_matrix
+        return read(tensor, stamp, landing)
 
 
-def open_checkpoint(model: str, *, download: bool = True) -> Checkpoint:
+def open_checkpoint(model: str, *, download: bool = True, listings: Listings | None = None) -> Checkpoint:
     """Open a model by name. A path that exists wins over a Hub id.
 
-    Without `download`, a Hub id must be in the local cache.
+    Without `download`, a Hub id must be in the local cache. What torch says of PyTorch files is looked up
+    and kept in `listings`.
 
     Raises:
         InputError: nothing of that name, or nothing in it that can be read.
     """
     if model == "demo":
-        return _open_gguf(demo_file())
+        return _open_path(demo_file(), listings)
     if path := _existing(model):
-        return _open_path(path)
+        return _open_path(path, listings)
     if _looks_like_path(model):
         raise InputError(f"no such file or folder: {printable(model)}")
     folder, commit = hub.resolve(model, download=download)
     name = model.partition("@")[0]
-    return _open_folder(folder, name, commit, None)
+    return _open_folder(folder, name, commit, None, listings)
 
 
 def demo_file() -> Path:
@@ -99,56 +105,64 @@ def _existing(model: str) -> Path | None:
 
 
 def _looks_like_path(model: str) -> bool:
-    return (
-        model.startswith((".", "/", "~"))
-        or model.endswith((".safetensors", ".gguf"))
-        or model.partition("@")[0].count("/") > 1
-    )
+    return model.startswith((".", "/", "~")) or model.endswith(SUFFIXES) or model.partition("@")[0].count("/") > 1
 
 
-def _open_path(path: Path) -> Checkpoint:
+def _open_path(path: Path, listings: Listings | None) -> Checkpoint:
     if path.is_dir():
-        return _open_folder(path, path.resolve().name, "", path)
-    if path.suffix == ".gguf":
-        return _open_gguf(path)
-    if path.suffix != ".safetensors":
-        raise InputError(f"{printable(str(path))} is neither a folder nor a .safetensors or .gguf file")
-    tensors, stamp = safetensors.list_tensors(path, str(path.resolve()), "")
-    config = _config(path.parent)
-    tensors = quantised.assemble(tensors, config)
-    return Checkpoint(path.stem, "", path, config, tuple(tensors), {path: stamp}, quantised.quantisation(tensors))
+        return _open_folder(path, path.resolve().name, "", path, listings)
+    if path.suffix not in SUFFIXES:
+        kinds = ", ".join(SUFFIXES)
+        raise InputError(f"{printable(str(path))} is neither a folder nor a file of weights ({kinds})")
+    # A part of a split GGUF is the model, which goes by its first part; a shard of another format is what was named.
+    files = with_siblings(path) if path.suffix == ".gguf" else [path]
+    name = re.sub(r"-0*1-of-\d+$", "", files[0].stem) if len(files) > 1 else path.stem
+    config = {} if path.suffix == ".gguf" else _config(path.parent)
+    return _assemble(Checkpoint(name, "", files[0], config, (), {}), files, str(files[0].resolve()), listings)
 
 
-def _open_gguf(path: Path) -> Checkpoint:
-    split = re.search(r"-00\d+-of-(00\d+)\.gguf$", path.name)
-    if split and int(split[1]) > 1:
-        raise InputError(f"{printable(path.name)} is one part of a split GGUF: join them with llama-gguf-split --merge")
-    tensors, stamp, config = gguf.list_tensors(path, str(path.resolve()), "")
-    return Checkpoint(path.stem, "", path, config, tuple(tensors), {path: stamp}, gguf.quantisation(tensors))
-
-
-def _open_folder(folder: Path, name: str, commit: str, location: Path | None) -> Checkpoint:
+def _open_folder(folder: Path, name: str, commit: str, location: Path | None, listings: Listings | None) -> Checkpoint:
     files, named = weight_files(folder)
-    repo = name if location is None else str(folder.resolve())
+    config = {} if files[0].suffix == ".gguf" else _config(folder)
+    empty = Checkpoint(name, commit, location, config, (), {})
+    opened = _assemble(empty, files, name if location is None else str(folder.resolve()), listings)
+    absent = sorted(named - {tensor.name for tensor in opened.tensors})
+    lost = [f"the index names {len(absent)} tensors that no shard holds, e.g. {printable(absent[0])}"] if absent else []
+    return replace(opened, warnings=tuple(lost))
+
+
+def _assemble(empty: Checkpoint, files: list[Path], repo: str, listings: Listings | None) -> Checkpoint:
+    """The checkpoint with the tensors of these files; of GGUF files also what the first says of the model."""
     tensors: dict[str, Tensor] = {}
     stamps: dict[Path, FileStamp] = {}
+    config = empty.config
     for file in files:
-        listed, stamps[file] = safetensors.list_tensors(file, repo, commit)
+        if file.suffix == ".gguf":
+            listed, stamps[file], said = gguf.list_tensors(file, repo, empty.commit, len(files))
+            config = config or said
+        elif file.suffix in TORCH_SUFFIXES:
+            listed, stamps[file] = pytorch.list_tensors(file, repo, empty.commit, listings)
+        else:
+            listed, stamps[file] = safetensors.list_tensors(file, repo, empty.commit)
         for tensor in listed:
             if tensor.name in tensors:
                 raise InputError(
-                    f"tensor {printable(tensor.name)} is both in {tensors[tensor.name].file.name} and in {file.name}: "
-                    "name one of the files instead of the folder"
+                    f"tensor {printable(tensor.name)} is both in {printable(tensors[tensor.name].file.name)} "
+                    f"and in {printable(file.name)}: name one of the files instead of the folder"
                 )
             tensors[tensor.name] = tensor
-    absent = sorted(named - tensors.keys())
-    lost = [f"the index names {len(absent)} tensors that no shard holds, e.g. {printable(absent[0])}"] if absent else []
-    config = _config(folder)
-    whole = tuple(quantised.assemble(tensors.values(), config))
-    return Checkpoint(name, commit, location, config, whole, stamps, quantised.quantisation(whole), tuple(lost))
+    found = tuple(tensors.values())
+    if files[0].suffix == ".gguf":
+        quantisation = gguf.quantisation(found)
+    else:
+        found = tuple(quantised.assemble(found, config))
+        quantisation = quantised.quantisation(found)
+    return replace(empty, config=config, tensors=found, stamps=stamps, quantisation=quantisation)
 
 
 def _config(folder: Path) -> Mapping[str, Any]:
     """config.json, {} where there is none: the tensors' names and shapes then speak alone."""
     file = folder / "config.json"
+    if file.is_file():
+        check_inside(file)
     return settings.completed(read_json(file) if file.is_file() else {}, folder)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError, printable
-from .files import INDEX, OTHER_WEIGHTS, read_weight_map, weight_files
+from .files import INDEX, OTHER_WEIGHTS, SUFFIXES, TORCH_INDEX, choose, read_weight_map, weight_files
 
 _PART = r"[A-Za-z0-9](?:[\w.-]{0,94}\w)?"
 _ID = re.compile(rf"(?!.*(?:--|\.\.)|.*\.git$){_PART}(?:/{_PART})?", re.ASCII)
@@ -36,7 +36,7 @@ def resolve(model: str, *, download: bool = True) -> tuple[Path, str]:
     """The snapshot folder of a Hub id and its 40-hex commit.
 
     A cached model that is whole is used as it is, with no request. Else config.json and the
-    top-level safetensors files are downloaded, with huggingface_hub's progress bars on stderr.
+    top-level weight files are downloaded, with huggingface_hub's progress bars on stderr.
 
     Raises:
         InputError: not cached and not downloadable, with the reason.
@@ -66,10 +66,10 @@ def cache_folder() -> Path:
 
 
 def cached_models() -> list[str]:
-    """The ids of models with safetensors weights in the local cache, sorted."""
+    """The ids of models with weights in the local cache, sorted."""
     found = []
     for folder in sorted(cache_folder().glob("models--*")):
-        if any(folder.glob("snapshots/*/*.safetensors")):
+        if any(path.suffix in SUFFIXES for path in folder.glob("snapshots/*/*")):
             found.append(folder.name.removeprefix("models--").replace("--", "/", 1))
     return found
 
@@ -93,23 +93,21 @@ def _download(name: str, revision: str) -> Path:
     # Without a timeout, model_info waits for ever on a server that never answers.
     info = HfApi().model_info(name, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     files = {s.rfilename for s in info.siblings or []}
-    if INDEX in files:
-        weights = set(read_weight_map(Path(hf_hub_download(name, INDEX, revision=revision))).values()) | {INDEX}
+    weights = set(_weights(name, files))
+    for index in weights & {INDEX, TORCH_INDEX}:
+        weights |= set(read_weight_map(Path(hf_hub_download(name, index, revision=revision))).values())
         if absent := sorted(weights - files):
             raise InputError(f"{name} names shard {printable(absent[0])} in its index but does not hold it")
-    else:
-        weights = _weights(name, files)
     wanted = sorted(weights | ({"config.json"} & files))
     return Path(snapshot_download(name, revision=revision, allow_patterns=[escape(file) for file in wanted]))
 
 
-def _weights(name: str, files: Iterable[str]) -> set[str]:
-    top = {f for f in files if f.endswith(".safetensors") and "/" not in f}
-    weights = {"model.safetensors"} & top or {f for f in top if not f.startswith("consolidated")} or top
+def _weights(name: str, files: Iterable[str]) -> list[str]:
+    weights = choose({f for f in files if "/" not in f}, name)
     if not weights:
         kinds = sorted({Path(f).suffix for f in files} & OTHER_WEIGHTS)
         held = f" (it holds {', '.join(kinds)})" if kinds else ""
-        raise InputError(f"{name} has no .safetensors weights on the Hub{held}: choose a repo that has them")
+        raise InputError(f"{name} has no weights on the Hub that can be read{held}: choose a repo that has them")
     return weights
 
 

@@ -162,11 +162,14 @@ def _dequantisation(tensor: Tensor) -> str:
 def _key(tensor: Tensor, part: Slice | None, dequantisation: str) -> str:
     """The content key: digest(identity, begin, end, dtype, shape, slice, dequantisation) of the tensor.
 
-    A quantised matrix is all of its parts, which follow; the key of any other tensor is what it always was.
+    The strides of a view follow, and all parts of a quantised matrix; the key of any other tensor has neither.
     """
     before, behind = _framed(tensor.source.identity), _framed(tensor.dtype, tensor.shape, part, dequantisation)
-    parts = framed(*((name, p.source.identity, p.begin, p.end, p.dtype, p.shape) for name, p in tensor.parts))
-    return blake2b(before + framed(tensor.begin, tensor.end) + behind + parts, digest_size=16).hexdigest()
+    more = framed(
+        *((tensor.strides,) if tensor.strides else ()),
+        *((name, p.source.identity, p.begin, p.end, p.dtype, p.shape) for name, p in tensor.parts),
+    )
+    return blake2b(before + framed(tensor.begin, tensor.end) + behind + more, digest_size=16).hexdigest()
 
 
 @lru_cache(maxsize=4096)

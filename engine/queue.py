@@ -38,17 +38,20 @@ class Job:
         return self.priority, self.number
 
     def bytes_on(self, device: str) -> int:
-        """Of the weights in a device's memory. What numpy does not know becomes float32 there, and so do GGUF's blocks;
-        a scheme names its own type, beside the parts.
+        """Of the weights in a device's memory. What numpy does not know becomes float32 there, and so do GGUF's blocks,
+        of a stack one matrix at a time; a scheme names its own type, beside the parts.
         """
         scheme, count = self.tensor.scheme, math.prod(self.tensor.shape)
         if scheme is not None:
-            stored = sum(part.end - part.begin for _, part in self.tensor.parts)
-            return stored + (4 if device == "cpu" and scheme.floats == "bfloat16" else _BYTES[scheme.floats]) * count
+            parts = sum(part.end - part.begin for _, part in self.tensor.parts)
+            return parts + (4 if device == "cpu" and scheme.floats == "bfloat16" else _BYTES[scheme.floats]) * count
+        stored = self.tensor.end - self.tensor.begin
+        if len(self.tensor.shape) == 3 and any(p.dequantisation for p in self.projections):
+            return stored + 4 * math.prod(self.tensor.shape[1:])  # see dequantize.BlockStack
         widened = device == "cpu" and self.tensor.dtype in WIDENED
         if widened or any(p.dequantisation for p in self.projections):
             return 4 * count
-        return self.tensor.end - self.tensor.begin
+        return stored
 
     @property
     def cost(self) -> float:

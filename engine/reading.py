@@ -9,6 +9,7 @@ from .landing import HOST, GpuLanding, Landing
 from .queue import Job
 
 if TYPE_CHECKING:
+    from .dequantize import BlockStack
     from .weights import Weights
 
 
@@ -18,7 +19,7 @@ class Reader:
     def __init__(self) -> None:
         self._landings: dict[str, Landing] = {"cpu": HOST}
 
-    def read(self, job: Job) -> tuple[Weights, str]:
+    def read(self, job: Job) -> tuple[Weights | BlockStack, str]:
         """The weights and their digest; on the CPU where the device takes none: the ladder goes on from there.
 
         Raises:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 PROG = "rankscope"
 VIEWS = ("heatmap", "spectrum", "energy", "layers", "table", "compare", "facets")
 PICTURES = ("heatmap", "spectrum", "energy", "layers", "facets")
-MODEL_HELP = "org/name[@revision] on the Hub, a folder, a .safetensors or .gguf file, or demo"
+MODEL_HELP = "org/name[@revision] on the Hub, a folder, a .safetensors, .gguf, .bin or .pt file, or demo"
 
 
 class Parser(argparse.ArgumentParser):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from rankscope.engine.catalogue import BLOCKS, ROLES
 from rankscope.engine.spectrum import Projection
@@ -48,7 +49,7 @@ class Grid:
 
     def row(self, row: Row) -> tuple[Projection, ...]:
         """All projections of a layer, in column order."""
-        return tuple(p for column in self.columns for p in self.cells.get((row, column), ()))
+        return tuple(chain.from_iterable(self.cells.get((row, column), ()) for column in self.columns))
 
     def column(self, column: Column) -> tuple[Projection, ...]:
         """All projections of a role, in layer order."""
@@ -57,13 +58,16 @@ class Grid:
 
 def make_grid(projections: Iterable[Projection]) -> Grid:
     """The grid of all projections that stand in a layer, rows and columns in model order."""
-    cells: dict[tuple[Row, Column], list[Projection]] = {}
+    found: dict[tuple[str, int, str, str], list[Projection]] = {}
     for p in projections:
         if p.layer is not None and p.rows:
-            cells.setdefault((Row(p.tower or "", p.layer), Column(p.block, p.role)), []).append(p)
+            found.setdefault((p.tower or "", p.layer, p.block, p.role), []).append(p)
+    cells = {
+        (Row(tower, layer), Column(block, role)): members for (tower, layer, block, role), members in found.items()
+    }
     rows = dict.fromkeys(row for row, _ in cells)
     columns = sorted(dict.fromkeys(column for _, column in cells), key=_column_order)
-    return Grid(tuple(rows), tuple(columns), {place: tuple(found) for place, found in cells.items()})
+    return Grid(tuple(rows), tuple(columns), {place: tuple(members) for place, members in cells.items()})
 
 
 def unfolded(grid: Grid, row: Row, block: str) -> Grid:
@@ -109,7 +113,7 @@ class Selection:
             return tuple(p for p in grid.row(self.row) if self.block in (None, p.block))
         if self.column is not None:
             return grid.column(self.column)
-        return tuple(p for row in grid.rows for p in grid.row(row))
+        return tuple(chain.from_iterable(map(grid.row, grid.rows)))
 
     def holds(self, grid: Grid, row: Row, column: Column) -> bool:
         """Whether a cell of a grid, of layers or of a layer's experts, is selected or belongs to what is."""

@@ -8,6 +8,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -92,7 +93,8 @@ def export(args: Namespace, root: Path) -> int:
     session = open_spectra(args.model, root)
     wanted = wanted_of(session.model.tree, args.filter)
     stored = stored_of(session, args.model, wanted)
-    entries = [entry for p in stored if (entry := session.entry(p)) is not None]
+    # Tied tensors share one entry, which names the projection that was computed.
+    entries = [replace(entry, projection=p) for p in stored if (entry := session.entry(p)) is not None]
     values = session.store.values([p.key for p in stored])
     try:
         write_export(entries, values, Path(args.output))
@@ -167,7 +169,9 @@ def _compute(
         session.load_ranks(stored, threshold)
     for projection in stored if json_thresholds else []:
         _print_row(session, projection, json_thresholds or ())
-    by_key = {p.key: p for p in wanted}
+    by_key: dict[str, list[Projection]] = {}
+    for p in wanted:
+        by_key.setdefault(p.key, []).append(p)  # several where tensors are tied
     missing = [p for p in wanted if recompute or session.entry(p) is None]
     if not missing:
         return
@@ -185,8 +189,9 @@ def _compute(
             if session.progress:
                 display.update(session.progress)
             for key in changed:
-                if json_thresholds and session.state(by_key[key]) in (State.DONE, State.FAILED):
-                    _print_row(session, by_key[key], json_thresholds)
+                for p in by_key[key] if json_thresholds else ():
+                    if session.state(p) in (State.DONE, State.FAILED):
+                        _print_row(session, p, json_thresholds or ())
 
 
 def _next_batch(events: queue.SimpleQueue[tuple[Event, ...]]) -> tuple[Event, ...]:

@@ -72,9 +72,10 @@ def open_model(model: str, root: Path, *, download: bool = True, or_stored: bool
         InputError: neither can be had.
     """
     from rankscope.store.folders import model_folder
+    from rankscope.store.listings import FileListings
 
     try:
-        checkpoint = open_checkpoint(model, download=download)
+        checkpoint = open_checkpoint(model, download=download, listings=FileListings(root))
     except InputError as error:
         if not or_stored or (stored := open_stored(model, root)) is None:
             raise
@@ -180,6 +181,10 @@ class Session:
     def entry(self, projection: Projection) -> Entry | None:
         """What is stored of a projection."""
         return self._entries.get(projection.key)
+
+    def stored(self, projections: Iterable[Projection]) -> int:
+        """How many of them are stored."""
+        return sum(p.key in self._entries for p in projections)
 
     def twin(self, projection: Projection) -> Projection:
         """Its twin with random signs, of which everything can be asked that can be asked of a projection."""

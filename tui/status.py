@@ -48,14 +48,12 @@ def measure_title(view: str, lens: Lens) -> str:
 def model_text(pair: Pair, projections: Sequence[Projection], layers: int) -> tuple[str, str]:
     """What is open: name, revision, kind of weights, size; and on the right what is stored of it. Of two: names."""
     first, second = pair.first, pair.second
-    done = sum(first.entry(p) is not None for p in projections)
-    stored = f"{done}/{len(projections)} stored"
+    stored = f"{first.stored(projections)}/{len(projections)} stored"
     if second is None:
         return "  ".join([*_model_parts(first), f"{layers} layer{'s' * (layers != 1)}"]), stored
     theirs = second.model.tree.scanned()
-    there = sum(second.entry(p) is not None for p in theirs)
     names = [" ".join(_model_parts(session)) for session in (first, second)]
-    return f"A {names[0]}   B {names[1]}", f"A {stored}  B {there}/{len(theirs)}"
+    return f"A {names[0]}   B {names[1]}", f"A {stored}  B {second.stored(theirs)}/{len(theirs)}"
 
 
 def _model_parts(session: Session) -> list[str]:

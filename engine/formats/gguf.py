@@ -10,19 +10,16 @@ import math
 import mmap
 import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..dequantize import gguf_matrix
+from ..dequantize import BlockStack, gguf_matrix
 from ..errors import InputError, WeightsError, printable
 from ..files import open_regular
 from ..landing import HOST, Landing
-from ..weights import host_array, plain
+from ..weights import Weights, host_array, plain
 from .tensor import FileStamp, Tensor, identify, read_bytes
-
-if TYPE_CHECKING:
-    from ..weights import Weights
 
 # ggml type number: (name, weights in a block, bytes of a block); held against the gguf package by a test.
 GGML_TYPES = {
@@ -36,10 +33,18 @@ GGML_TYPES = {
     35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
 }  # fmt: skip
 PLAIN = frozenset({"F64", "F32", "F16", "BF16"})
+_CONFIG_NAMES = {
+    "block_count": "num_hidden_layers",
+    "embedding_length": "hidden_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.key_length": "head_dim",
+}
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _MAX_DIMS = 8
+_MAX_TENSORS = 1_000_000
 
 
 class _Walk:
@@ -87,19 +92,27 @@ class _Walk:
         return None
 
 
-def list_tensors(file: Path, repo: str, commit: str) -> tuple[list[Tensor], FileStamp, dict[str, Any]]:
+def list_tensors(file: Path, repo: str, commit: str, parts: int = 1) -> tuple[list[Tensor], FileStamp, dict[str, Any]]:
     """Tensors (shapes in (out, in) order), the file's stamp, and a config.json-like view of its metadata.
 
+    `parts` is the number of files that the model is split into.
+
     Raises:
-        InputError: the file cannot be read, is truncated, or its header is malformed.
+        InputError: the file cannot be read, is truncated, its header is malformed, or it is one of other parts.
     """
     try:
         with open_regular(file) as handle:
             stamp = FileStamp.of(file.stat())
             with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                if data[:6] == b"GGUF\0\0":  # the version, 3, stands at the other end of its four bytes
+                    raise _bad(file, "is a big-endian GGUF, for other machines than this: take the little-endian file")
                 metadata, walk, count = _metadata(data)
                 heads = list(_heads(walk, count))
                 source = identify(file, repo, commit, data[: walk.at])
+        stated = metadata.get("split.count") or parts
+        if type(stated) is not int or stated != parts:
+            number = printable(str(stated), 20)
+            raise _bad(file, f"is one of {number} parts, which must be named NAME-00001-of-{number:0>5}.gguf and so on")
         if len({name for name, *_ in heads}) < len(heads):
             raise ValueError("a tensor name stands twice")
         align = metadata.get("general.alignment", 32)
@@ -113,7 +126,7 @@ def list_tensors(file: Path, repo: str, commit: str) -> tuple[list[Tensor], File
         raise _bad(file, f"has a malformed header ({printable(str(error), 80)}); download it again") from None
 
 
-def read_matrix(tensor: Tensor, stamp: FileStamp, landing: Landing) -> tuple[Weights, str]:
+def read_matrix(tensor: Tensor, stamp: FileStamp, landing: Landing) -> tuple[Weights | BlockStack, str]:
     """The tensor where it lands if it is stored as floats, else on the CPU, dequantised; and its bytes' digest.
 
     Raises:
@@ -129,11 +142,11 @@ def read_matrix(tensor: Tensor, stamp: FileStamp, landing: Landing) -> tuple[Wei
         raise WeightsError(f"{tensor.dtype} has no dequantiser: unsupported quantisation") from None
 
 
-def quantisation(tensors: list[Tensor]) -> str:
+def quantisation(tensors: Iterable[Tensor]) -> str:
     """The block type that most weights of the file are stored in, "" where that is a plain float."""
     sizes: Counter[str] = Counter()
     for tensor in tensors:
-        if len(tensor.shape) == 2:
+        if len(tensor.shape) > 1:
             sizes[tensor.dtype] += math.prod(tensor.shape)
     quantised = {name: size for name, size in sizes.items() if name not in PLAIN}
     return max(quantised, key=quantised.__getitem__) if quantised else ""
@@ -147,17 +160,21 @@ def _metadata(data: mmap.mmap) -> tuple[dict[str, Any], _Walk, int]:
     walk.at = 4
     version = walk.take("I")
     if version not in (2, 3):
-        raise ValueError(f"version {version} is not 2 or 3, or the file is big-endian")
+        raise ValueError(f"version {version} is not 2 or 3")
     tensors, entries = walk.take("Q"), walk.take("Q")
     found = {}
     for _ in range(entries):
         name = walk.string()
-        found[name] = walk.value(walk.take("I"))
+        value = walk.value(walk.take("I"))
+        if name.startswith(("general.", "split.")) or name.endswith(tuple(_CONFIG_NAMES)):  # a file may hold millions
+            found[name] = value
     return found, walk, tensors
 
 
 def _heads(walk: _Walk, count: int) -> Iterator[tuple[str, tuple[int, ...], int, int]]:
     """Name, shape in (out, in) order, type number and data offset of each tensor."""
+    if count > _MAX_TENSORS:
+        raise ValueError(f"it states {count} tensors")
     for _ in range(count):
         name, dims = walk.string(), walk.take("I")
         if dims > _MAX_DIMS:
@@ -180,17 +197,20 @@ def _tensor(head: tuple[str, tuple[int, ...], int, int], start: int, size: int, 
 
 
 def _config(metadata: dict[str, Any]) -> dict[str, Any]:
-    """The keys of `<architecture>.` under the names that config.json gives them."""
+    """The keys of `<architecture>.` under the names that config.json gives them.
+
+    A projector file (mmproj), whose architecture is "clip", holds a vision or an audio encoder, or both.
+    """
     kind = str(metadata.get("general.architecture", ""))
-    names = {
-        "block_count": "num_hidden_layers",
-        "embedding_length": "hidden_size",
-        "attention.head_count": "num_attention_heads",
-        "attention.head_count_kv": "num_key_value_heads",
-        "attention.key_length": "head_dim",
-    }
-    found = {ours: metadata.get(f"{kind}.{theirs}") for theirs, ours in names.items()}
-    return {"model_type": kind, **{name: value for name, value in found.items() if value is not None}}
+    if kind != "clip":
+        return {"model_type": kind, **_sizes(metadata, kind)}
+    towers = {tower: _sizes(metadata, f"clip.{tower}") for tower in ("vision", "audio")}
+    return {"model_type": kind, **{f"{tower}_config": sizes for tower, sizes in towers.items() if sizes}}
+
+
+def _sizes(metadata: dict[str, Any], section: str) -> dict[str, Any]:
+    found = {ours: metadata.get(f"{section}.{theirs}") for theirs, ours in _CONFIG_NAMES.items()}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _bad(file: Path, what: str) -> InputError:

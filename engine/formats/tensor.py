@@ -50,6 +50,7 @@ class Scheme:
 class Tensor:
     """One tensor of a checkpoint file: bytes `begin` to `end` of `file`, `shape` in (out, in) order.
 
+    `strides` (in elements) are those of a view that a PyTorch file may hold; () where rows follow one another.
     A quantised matrix is one Tensor too: name and shape are those of the matrix it stands for, file,
     bytes and dtype those of the packed numbers, `parts` everything that `scheme` needs under the name
     its formula gives it. `problem` is the sentence that says why it cannot be read, "" where it can.
@@ -65,6 +66,7 @@ class Tensor:
     parts: tuple[tuple[str, Tensor], ...] = ()
     scheme: Scheme | None = None
     problem: str = ""
+    strides: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

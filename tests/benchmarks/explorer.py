@@ -37,6 +37,8 @@ BIN = Path(sys.executable).parent
 TREE = re.compile(rb"0 tree")
 FILLED = re.compile(rb"(\d+)/\1 stored")
 QUIET = 0.05
+SLOWEST = 0.5
+"""Seconds until a key counts as one that changes nothing."""
 RUN = Run("r", "benchmark", "-", "-", "-", "-", "-", "2026-01-01T00:00:00Z")
 LAYERS = 126
 SHAPES = {
@@ -62,13 +64,16 @@ class Terminal:
             written += os.read(self._terminal, 1 << 16)
         return time.perf_counter() - self.started
 
-    def burst(self, quiet: float = QUIET) -> tuple[float, int]:
-        """Seconds until the last byte of what is being written now, and how many bytes came."""
+    def burst(self, quiet: float = QUIET, first: float | None = None) -> tuple[float, int]:
+        """Seconds until the last byte of what is being written now, and how many bytes came.
+
+        The first byte is waited for `first` seconds, every other `quiet`.
+        """
         start = last = time.perf_counter()
-        count = 0
-        while select.select([self._terminal], [], [], quiet)[0]:
+        count, wait = 0, quiet if first is None else first
+        while select.select([self._terminal], [], [], wait)[0]:
             count += len(os.read(self._terminal, 1 << 16))
-            last = time.perf_counter()
+            last, wait = time.perf_counter(), quiet
         return last - start, count
 
     def press(self, keys: str) -> None:
@@ -78,7 +83,7 @@ class Terminal:
     def key(self, key: str) -> tuple[float, int]:
         """Milliseconds and bytes of a key."""
         self.press(key)
-        seconds, count = self.burst()
+        seconds, count = self.burst(first=SLOWEST)
         return 1000 * seconds, count
 
     def close(self) -> None:

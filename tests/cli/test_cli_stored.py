@@ -12,6 +12,7 @@ from urllib.parse import unquote
 import h5py
 import numpy as np
 import pytest
+import torch
 from cli_models import EMBEDDING, KEYS, addresses, lapack, tensor_name, threshold_rank, write_llama
 from cli_process import Run
 
@@ -137,6 +138,20 @@ def test_export_csv_and_json(tmp_path: Path, cli: Run) -> None:
         assert (list(row), row["ranks"]) == (KEYS, ranks)
         assert {name: int(line[f"rank_{name}"]) for name in ranks} == ranks
         assert float(line["sigma_max"]) == row["sigma_max"] == pytest.approx(sigma[0], rel=1e-12)
+
+
+def test_tied_layers_are_computed_once_and_each_shown_and_exported(tmp_path: Path, cli: Run) -> None:
+    shared = torch.randn(8, 6, generator=torch.Generator().manual_seed(2))
+    names = {f"layers.{n}.attention.query": f"model.layers.{n}.self_attn.q_proj.weight" for n in range(3)}
+    (tmp_path / "m").mkdir()
+    torch.save(dict.fromkeys(names.values(), shared), tmp_path / "m" / "pytorch_model.bin")
+    scanned = cli("scan", tmp_path / "m", "--json")
+    assert scanned.states == dict.fromkeys(names, "done")
+    assert cli("export", tmp_path / "m", "-o", tmp_path / "out.npz").code == 0
+    exported = np.load(tmp_path / "out.npz")
+    for address in names:
+        np.testing.assert_allclose(exported[address], lapack(shared.numpy()), rtol=1e-6)
+    assert table(cli("ls").out)[1][1] == "1"
 
 
 @pytest.mark.parametrize("suffix", ["h5", "npz", "csv", "json"])

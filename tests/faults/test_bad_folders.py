@@ -45,14 +45,15 @@ def test_no_such_folder(path: str) -> None:
 
 
 def test_a_folder_without_weights_says_what_it_holds(tmp_path: Path) -> None:
-    assert "no .safetensors weights" in refusal(tmp_path)
-    fill(tmp_path, **{"pytorch_model.bin": b"", "m.gguf": b"", "config.json": b"{}"})
-    assert "it holds .bin, .gguf" in refusal(tmp_path)
+    assert "no weights that can be read" in refusal(tmp_path)
+    fill(tmp_path, **{"m.h5": b"", "m.onnx": b"", "training_args.bin": b"", "config.json": b"{}"})
+    assert "it holds .h5, .onnx" in refusal(tmp_path)
 
 
 def test_a_file_of_another_kind(tmp_path: Path) -> None:
-    fill(tmp_path, **{"pytorch_model.bin": b"PK"})
-    assert "neither a folder nor a .safetensors or .gguf file" in refusal(tmp_path / "pytorch_model.bin")
+    fill(tmp_path, **{"notes.txt": b"PK"})
+    line = refusal(tmp_path / "notes.txt")
+    assert "neither a folder nor a file of weights (.safetensors, .bin, .pt, .pth, .gguf)" in line
 
 
 @pytest.mark.parametrize("indexed", [True, False])

@@ -373,4 +373,4 @@ def test_a_hostile_gguf_is_refused(tmp_path: Path, case: str) -> None:
 def test_one_part_of_a_split_gguf(small_gguf: Path, tmp_path: Path) -> None:
     part = tmp_path / "m-00001-of-00002.gguf"
     part.write_bytes(small_gguf.read_bytes())
-    assert "llama-gguf-split --merge" in refusal(part)
+    assert "m-00002-of-00002.gguf" in refusal(part)

@@ -207,12 +207,12 @@ def test_no_network_and_not_cached(hub: HubServer, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize(
     ("files", "held"),
-    [({"pytorch_model.bin": b"x"}, ".bin"), ({"a.gguf": b"x", "onnx/m.onnx": b"x"}, ".gguf, .onnx"), ({}, "")],
+    [({"tf_model.h5": b"x"}, ".h5"), ({"training_args.bin": b"x", "onnx/m.onnx": b"x"}, ".onnx"), ({}, "")],
 )
-def test_a_repo_without_safetensors_says_what_it_holds(hub: HubServer, files: dict[str, bytes], held: str) -> None:
+def test_a_repo_without_weights_says_what_it_holds(hub: HubServer, files: dict[str, bytes], held: str) -> None:
     hub.push(NAME, {"config.json": b"{}", "original/model.safetensors": weights(QUERY), **files})
     line = refusal(NAME, download=True)
-    assert "no .safetensors weights" in line
+    assert "no weights on the Hub that can be read" in line
     assert f"it holds {held}" in line if held else "it holds" not in line
     assert hub.files() == []
 

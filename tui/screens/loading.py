@@ -77,9 +77,15 @@ class Loading(Charting):
         """The numbers on screen (of these keys, None: of all), a chunk at a time: charts come in between."""
         if self.top == COMPARE:
             self._in_background(self._load_marks)
-        wanted = [p for p in self.shown if keys is None or p.key in keys]
+        wanted = [p for p in self.shown if (keys is None or p.key in keys) and self._is_stored(p)]
         for start in range(0, len(wanted), _CHUNK):
             self._in_background(partial(self._load_chunk, wanted[start : start + _CHUNK]))
+
+    def _is_stored(self, p: Projection) -> bool:
+        """Whether there is a spectrum of it, in either model: of 45,000 experts there are often few."""
+        second, partner = self.pair.second, self.pair.partner(p)
+        there = second is not None and partner is not None and second.entry(partner) is not None
+        return there or self.session.entry(p) is not None
 
     def _load_chunk(self, projections: list[Projection]) -> None:
         self.lens.load(projections)

@@ -125,6 +125,10 @@ class ProjectionTree(Tree[Item], inherit_bindings=False):
         self._clear_line_cache()
         self.refresh()
 
+    def scroll_to_line(self, line: int, animate: bool = True) -> None:  # noqa: ARG002 - Textual's own signature
+        # An animation draws the pane for 0.2 s, and each of its steps is sent.
+        super().scroll_to_line(line, animate=False)
+
     def on_tree_node_expanded(self, event: Tree.NodeExpanded[Item]) -> None:
         self._fill(event.node)
 

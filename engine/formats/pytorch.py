@@ -1,0 +1,336 @@
+"""PyTorch files (.bin, .pt, .pth): torch says once where each tensor lies; the bytes are then read as any other file's.
+
+Nothing in a file is executed. Its pickle may name tensors and containers only, which is checked on the
+pickle's tokens before `torch.load(weights_only=True)` sees it: torch's own list also lets `bytearray` and
+device copies through, with which a file of 200 bytes fills the memory. A listing needs torch (1 to 3 s), so it
+is kept (Listings). Reading needs none of it: records of a zip and storages of a legacy file lie uncompressed
+in one piece, and one `pread` a tensor serves prefetching, digests and the check for a changed file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import re
+import struct
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from pickletools import genops
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from zipfile import ZIP_STORED, ZipFile
+
+from ..errors import InputError, WeightsError, printable
+from ..files import is_trainer_state, open_regular
+from ..landing import Landing
+from ..weights import TORCH_NAMES, Weights
+from . import safetensors
+from .tensor import FileStamp, Tensor, identify
+
+if TYPE_CHECKING:
+    import torch
+
+LISTING = "torch-1"
+"""What listings of this form are kept under; another form needs another name."""
+_HEAD = 4096
+_ZIP, _LEGACY = b"PK\x03\x04", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+_LEGACY_PICKLES = 5  # magic number, protocol, machine, the object, the keys of its storages
+_NESTS = ("state_dict", "model_state_dict", "model", "module")
+_MAX_DEPTH = 8
+_COSTS = {"BINGET": 0, "LONG_BINGET": 0, "BINPUT": 0, "REDUCE": 256, "NEWOBJ": 256}
+_MAX_OBJECTS = 64 * 20_000_000  # of 300,000 tensors; their tokens take 20 s
+
+_HARMLESS = re.compile(
+    r"collections OrderedDict|_codecs encode|(__builtin__|builtins) set"
+    r"|torch (\w+Storage|b?float\w+|u?int\d+|bool|complex\d+|half|double|long|short|Size|device)"
+    r"|torch\.storage (Untyped|Typed)Storage|torch\.nn\.parameter Parameter|torch\._tensor _rebuild_from_type_v2"
+    r"|torch\._utils _rebuild_(tensor|tensor_v2|tensor_v3|parameter|parameter_with_state)"
+)
+_DTYPES = {name: code for code, name in TORCH_NAMES.items()} | {
+    "bool": "BOOL", "uint8": "U8", "int8": "I8", "int16": "I16", "uint16": "U16", "int32": "I32", "uint32": "U32",
+    "int64": "I64", "uint64": "U64", "complex64": "C64", "float8_e8m0fnu": "F8_E8M0",
+}  # fmt: skip
+
+
+class Listings(Protocol):
+    """Where listings are kept between two processes; losing one costs the time to make it again."""
+
+    def get(self, key: str) -> str | None:
+        """The text that was put under this key, None where there is none or it is damaged."""
+        ...
+
+    def put(self, key: str, text: str) -> None:
+        """Keep a text under a key, if that is possible."""
+        ...
+
+
+class _Region(NamedTuple):
+    """`size` bytes in memory that are bytes of the file."""
+
+    address: int
+    size: int
+    offset: int
+
+
+def list_tensors(
+    file: Path, repo: str, commit: str, listings: Listings | None = None
+) -> tuple[list[Tensor], FileStamp]:
+    """The tensors of one file. Imports torch, unless `listings` holds what it once said of this very file.
+
+    Raises:
+        InputError: the file cannot be read, is damaged, holds no state dict, or would have to execute code.
+    """
+    if is_trainer_state(file.name):
+        raise _bad(file, "holds the state of a trainer or optimiser, not a model: name the file with the weights")
+    try:
+        with open_regular(file) as handle:
+            stamp, head = FileStamp.of(file.stat()), handle.read(_HEAD)
+    except OSError as error:
+        raise InputError(f"cannot read {printable(str(file))}: {error.strerror}") from None
+    source = identify(file, repo, commit, head)
+    key = f"{LISTING}-{source.identity}"
+    rows = _parsed(listings.get(key) if listings else None)
+    if rows is None:
+        rows = _list(file, head)
+        if listings:
+            listings.put(key, json.dumps(rows))
+    tensors = [
+        Tensor(name, dtype, tuple(shape), file, begin, end, source, strides=tuple(strides))
+        for name, dtype, shape, begin, end, strides in rows
+    ]
+    if any(not 0 <= t.begin <= t.end <= stamp.size for t in tensors):
+        raise _bad(file, "has tensors beyond its end: download it again")
+    return tensors, stamp
+
+
+def read_matrix(tensor: Tensor, stamp: FileStamp, landing: Landing) -> tuple[Weights, str]:
+    """As safetensors.read_matrix; a transposed or sliced view is brought into row-major order.
+
+    Raises:
+        WeightsError: as there, or elements of the view share their bytes.
+    """
+    if not tensor.strides:
+        return safetensors.read_matrix(tensor, stamp, landing)
+    if math.prod(tensor.shape) * safetensors.DTYPE_BITS.get(tensor.dtype, 0) > 8 * (tensor.end - tensor.begin):
+        raise WeightsError("elements of this view share their bytes: it is no weight matrix")
+    flat, seen = safetensors.read_matrix(replace(tensor, shape=(-1,)), stamp, landing)
+    import numpy as np
+
+    if isinstance(flat, np.ndarray):
+        strides = [step * flat.itemsize for step in tensor.strides]
+        return np.ascontiguousarray(np.lib.stride_tricks.as_strided(flat, tensor.shape, strides)), seen
+    return flat.as_strided(tensor.shape, tensor.strides).contiguous(), seen
+
+
+def _parsed(text: str | None) -> list[Any] | None:
+    """The rows of a kept listing: name, dtype, shape, first byte and end, strides."""
+    rows = json.loads(text) if text else None
+    return rows if isinstance(rows, list) else None
+
+
+def _list(file: Path, head: bytes) -> list[Any]:
+    try:
+        if head.startswith(_ZIP):
+            found, regions = _load_zip(file)
+        elif head.startswith(_LEGACY):
+            found, regions = _load_legacy(file)
+        elif head.startswith(b"version https://git-lfs"):
+            raise _bad(file, "is a pointer of Git LFS: fetch the file itself with  git lfs pull")
+        else:
+            raise _bad(file, "is no file of torch.save: name one, or a .safetensors or .gguf file")
+        return _rows(file, found, regions)
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"cannot read {printable(str(file))}: {error.strerror or type(error).__name__}") from None
+    except Exception as error:  # noqa: BLE001 - torch, zipfile and pickletools raise whatever bad bytes lead to
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise _bad(file, f"is damaged or no checkpoint ({printable(reason, 80)}): download it again") from None
+
+
+def _load_zip(file: Path) -> tuple[object, list[_Region]]:
+    """What the archive holds, mapped and not read, and where in memory its records came to lie.
+
+    torch does not say which record a storage is. Kept on the CPU, each is passed to `map_location` where it lies
+    in the mapping; torch.save writes no record that the pickle does not name, so in order of place they are the
+    records, at one distance from them.
+    """
+    import torch
+
+    with ZipFile(file) as archive:
+        records = _records(file, archive)
+    storages: dict[int, int] = {}
+
+    def stay(storage: Any, _: str) -> Any:
+        storages[storage.data_ptr()] = storage.nbytes()
+        return storage
+
+    found = torch.load(str(file), weights_only=True, mmap=True, map_location=stay)
+    placed = sorted((address, size) for address, size in storages.items() if size)
+    if [size for _, size in placed] != [size for _, size in records]:
+        raise ValueError("its records are not those that its pickle names")
+    regions = [_Region(*p, offset) for p, (offset, _) in zip(placed, records, strict=True)]
+    if len({region.address - region.offset for region in regions}) > 1:
+        raise ValueError("its records lie elsewhere than its directory says")
+    return found, regions
+
+
+def _records(file: Path, archive: ZipFile) -> list[tuple[int, int]]:
+    """Offset and size of the storages in an archive, in order, after its pickle has been checked."""
+    infos = {info.filename.partition("/")[2]: info for info in archive.infolist()}
+    if "constants.pkl" in infos:
+        raise _bad(file, "is a TorchScript program, which would have to be executed: save its state_dict()")
+    if any(info.compress_type != ZIP_STORED or info.flag_bits & 1 for info in infos.values()):
+        raise ValueError("it is a compressed or encrypted zip file")
+    if "byteorder" in infos and archive.read(infos["byteorder"]) != b"little":
+        raise _bad(file, "was saved on a big-endian machine: load it there and save it as safetensors")
+    _check(file, archive.read(infos["data.pkl"]))
+    found = []
+    with open(file, "rb") as handle:
+        for name, info in infos.items():
+            if name.startswith("data/") and info.file_size:
+                handle.seek(info.header_offset + 26)
+                found.append((info.header_offset + 30 + sum(struct.unpack("<HH", handle.read(4))), info.file_size))
+    return sorted(found)
+
+
+class _Unread:
+    """A legacy file as torch reads it: the pickles are given, of the storages only where they would have gone.
+
+    Such a file cannot be mapped by torch, which would copy all of it into memory. It reads each storage straight
+    to where that lies (`readinto`), so the address is known, and the pages stay untouched: 0 bytes instead of
+    the file's size, and no reading. Counts of elements (8 bytes) are given, for torch compares them.
+    """
+
+    def __init__(self, data: mmap.mmap) -> None:
+        self.data = data
+        self.read, self.readline, self.seek, self.tell = data.read, data.readline, data.seek, data.tell
+        self.regions: list[_Region] = []
+
+    def readinto(self, target: memoryview) -> int:
+        """Note where these bytes of the file would lie; 0 at the end."""
+        import torch
+
+        offset = self.tell()
+        count = min(len(target), len(self.data) - offset)
+        if count:
+            address = torch.frombuffer(target, dtype=torch.uint8).data_ptr()
+            last = self.regions[-1] if self.regions else _Region(0, 0, 0)
+            if (last.address + last.size, last.offset + last.size) == (address, offset):  # torch reads 1 GB at a time
+                self.regions[-1] = last._replace(size=last.size + count)
+            else:
+                self.regions.append(_Region(address, count, offset))
+        if count <= 8:
+            target[:count] = self.data[offset : offset + count]
+        self.seek(offset + count)
+        return count
+
+
+def _load_legacy(file: Path) -> tuple[object, list[_Region]]:
+    """What a file from before the zip format (torch 1.6) holds, and where in memory its storages would lie."""
+    import torch
+
+    with open_regular(file) as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        for _ in range(_LEGACY_PICKLES):
+            _check(file, data)
+        data.seek(0)
+        unread, left = _Unread(data), len(data)
+
+        def stay(storage: Any, _: str) -> Any:
+            nonlocal left
+            left -= storage.nbytes()
+            if left < 0:  # before a view beyond its end has torch enlarge the storage, and so write all of it
+                raise ValueError("its storages are larger than the file")
+            return storage
+
+        found = torch.load(unread, weights_only=True, map_location=stay)  # type: ignore[arg-type]
+    return found, sorted(unread.regions)
+
+
+def _check(file: Path, pickle: bytes | mmap.mmap) -> None:
+    """Refuse a pickle that names more than tensors and containers; reads its tokens and executes nothing.
+
+    A token of one byte may make an object of 64, and a call one of 256: a model's pickle, of which a tensor takes
+    about 150 bytes, stays below 10 times its file.
+
+    Raises:
+        InputError: it names something else.
+        ValueError: its objects would take more memory than ten times the file and 10 MB, or are too many.
+    """
+    left = min(10 * file.stat().st_size + 10_000_000, _MAX_OBJECTS)
+    for opcode, argument, _ in genops(pickle):  # type: ignore[arg-type]
+        left -= _COSTS.get(opcode.name, 64)
+        if left < 0:
+            raise ValueError("its pickle holds too many objects")
+        if opcode.name == "PROTO" and argument != 2:
+            raise _bad(file, f"was saved with pickle protocol {argument}: save it with torch.save's own, 2")
+        if opcode.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):
+            argument = opcode.name
+        elif opcode.name != "GLOBAL" or _HARMLESS.fullmatch(str(argument)):
+            continue
+        needed = printable(str(argument).replace(" ", "."), 80)
+        raise _bad(
+            file, f"needs {needed}, which could execute code, and was not loaded: save its state_dict() as safetensors"
+        )
+
+
+def _rows(file: Path, found: object, regions: list[_Region]) -> list[Any]:
+    if isinstance(found, Mapping) and {"state", "param_groups"} <= found.keys():
+        raise _bad(file, "holds the state of an optimiser, not a model: name the file with the weights")
+    rows = [_row(name, tensor, regions) for name, tensor in _named(_state_dict(found))]
+    if not rows:
+        keys = [printable(str(key), 40) for key in found][:5] if isinstance(found, Mapping) else []
+        held = f"its keys are {', '.join(keys)}" if keys else f"it is a {type(found).__name__}"
+        raise _bad(file, f"holds no state dict ({held}): save the model's state_dict()")
+    if len({name for name, *_ in rows}) < len(rows):
+        raise ValueError("a tensor name stands twice")
+    "".join(name for name, *_ in rows).encode()  # a pickle may hold half a surrogate pair, which no other text can
+    return rows
+
+
+def _state_dict(found: object, depth: int = 0) -> Mapping[Any, Any]:
+    """The innermost of nested state dicts, as trainers save them; {} where there is none."""
+    if not isinstance(found, Mapping) or depth > _MAX_DEPTH:
+        return {}
+    inner = (_state_dict(found[nest], depth + 1) for nest in _NESTS if nest in found)
+    return next(filter(None, inner), found if any(_is_tensor(value) for value in found.values()) else {})
+
+
+def _named(state: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, torch.Tensor]]:
+    if depth > _MAX_DEPTH:
+        raise ValueError("its dictionaries are nested too deep")
+    for key, value in state.items():
+        if _is_tensor(value):
+            yield f"{prefix}{key}", value
+        elif isinstance(value, Mapping):
+            yield from _named(value, f"{prefix}{key}.", depth + 1)
+
+
+def _is_tensor(value: object) -> bool:
+    import torch
+
+    return isinstance(value, torch.Tensor)
+
+
+def _row(name: str, tensor: torch.Tensor, regions: list[_Region]) -> tuple[Any, ...]:
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    span = tensor.element_size() * (1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)))
+    begin, end = _bytes_of(tensor.data_ptr(), span, regions) if tensor.numel() else (0, 0)
+    strides = () if tensor.is_contiguous() else tensor.stride()
+    return name, _DTYPES.get(dtype, dtype.upper()), tuple(tensor.shape), begin, end, strides
+
+
+def _bytes_of(address: int, span: int, regions: list[_Region]) -> tuple[int, int]:
+    """First byte and end in the file of `span` bytes in memory."""
+    number = bisect_right(regions, address, key=lambda region: region.address) - 1
+    region = regions[max(number, 0)]
+    if number < 0 or address + span > region.address + region.size:
+        raise ValueError("a tensor lies outside its storage")
+    begin = region.offset + address - region.address
+    return begin, begin + span
+
+
+def _bad(file: Path, what: str) -> InputError:
+    return InputError(f"{printable(str(file))} {what}")

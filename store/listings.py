@@ -1,0 +1,47 @@
+"""What torch said of PyTorch files, kept so that opening one again needs no torch. Imports neither numpy nor h5py."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import suppress
+from hashlib import blake2b
+from pathlib import Path
+
+_FOLDER = ".listings"
+"""No model's folder begins with a dot."""
+
+
+class FileListings:
+    """Texts by key, each a file of `root`/.listings that begins with the digest of the rest.
+
+    Any number of processes may read and write at once. Nothing is synced, and a full disk or a read-only store
+    is no error: a listing that is lost or damaged is made again.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._folder = Path(root) / _FOLDER
+
+    def get(self, key: str) -> str | None:
+        """The text that was put under this key, None where there is none or it is damaged."""
+        try:
+            checksum, _, text = (self._folder / key).read_bytes().partition(b"\n")
+        except OSError:
+            return None
+        return text.decode() if checksum == _checksum(text) else None
+
+    def put(self, key: str, text: str) -> None:
+        """Keep a text under a key (a plain file name), if that is possible."""
+        data = text.encode()
+        temporary = self._folder / f".tmp-{os.getpid()}-{secrets.token_hex(8)}"
+        with suppress(OSError):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            try:
+                temporary.write_bytes(_checksum(data) + b"\n" + data)
+                temporary.replace(self._folder / key)
+            finally:
+                temporary.unlink(missing_ok=True)
+
+
+def _checksum(data: bytes) -> bytes:
+    return blake2b(data, digest_size=16).hexdigest().encode()
