@@ -5,16 +5,18 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import hub
+from . import hub, remote
 from .errors import InputError, printable
 from .files import read_json, weight_files
 from .formats import gguf, safetensors
-from .formats.tensor import FileStamp, Tensor
+from .formats.tensor import FileStamp, Stored, Tensor
+from .hub import Access
+from .ranges import RemoteFile, Watch
 
 if TYPE_CHECKING:
     import torch
@@ -27,8 +29,8 @@ class Checkpoint:
     """A list of stored tensors and what is known of them.
 
     `name` is the Hub id or the folder's or file's name; `location` the folder or file, None where the
-    id is a Hub id. `quantisation` names the block type of 4-bit and other quantised files, else "".
-    `warnings` are lines the user should see.
+    model is on the Hub or at a URL. `stamps` holds for each file what its bytes are read with. `quantisation` names
+    the block type of 4-bit and other quantised files, else "". `warnings` are lines the user should see.
     """
 
     name: str
@@ -36,7 +38,7 @@ class Checkpoint:
     location: Path | None
     config: Mapping[str, Any]
     tensors: tuple[Tensor, ...]
-    stamps: Mapping[Path, FileStamp] = field(repr=False)
+    stamps: Mapping[Path, FileStamp | RemoteFile] = field(repr=False)
     quantisation: str = ""
     warnings: tuple[str, ...] = ()
 
@@ -45,20 +47,37 @@ class Checkpoint:
         """What the store names its folder after: the Hub id, or the real path."""
         return self.location or self.name
 
-    def read(self, tensor: Tensor) -> tuple[torch.Tensor, str]:
-        """The tensor's weights on the CPU, and the digest of its stored bytes.
+    @property
+    def is_remote(self) -> bool:
+        """Whether any of its weights are fetched when they are read."""
+        return any(isinstance(stored, RemoteFile) for stored in self.stamps.values())
+
+    @property
+    def bytes(self) -> int:
+        """Of all its weights, as they are stored."""
+        return sum(tensor.end - tensor.begin for tensor in self.tensors)
+
+    def bytes_to_fetch(self, names: Collection[str]) -> int:
+        """What reading the tensors of these names takes from a server."""
+        remote_files = {file for file, stored in self.stamps.items() if isinstance(stored, RemoteFile)}
+        return sum(t.end - t.begin for t in self.tensors if t.file in remote_files and t.name in names)
+
+    def read(self, tensor: Tensor, watch: Watch | None = None) -> tuple[torch.Tensor, str]:
+        """The tensor's weights on the CPU, and the digest of its stored bytes; `watch` hears of what is fetched.
 
         Raises:
-            WeightsError: the file changed or cannot be read, or holds packed integers.
+            WeightsError: the file changed, cannot be read or fetched, or holds packed integers.
         """
+        found = self.stamps[tensor.file]
+        stored: Stored = found.watched_by(watch or Watch()) if isinstance(found, RemoteFile) else found
         read = gguf.read_matrix if tensor.file.suffix == ".gguf" else safetensors.read_matrix
-        return read(tensor, self.stamps[tensor.file])
+        return read(tensor, stored)
 
 
-def open_checkpoint(model: str, *, download: bool = True) -> Checkpoint:
+def open_checkpoint(model: str, access: Access = Access.RANGES) -> Checkpoint:
     """Open a model by name. A path that exists wins over a Hub id.
 
-    Without `download`, a Hub id must be in the local cache.
+    `access` says what may be taken from the Hub where a Hub id is not whole in the local cache.
 
     Raises:
         InputError: nothing of that name, or nothing in it that can be read.
@@ -67,11 +86,18 @@ def open_checkpoint(model: str, *, download: bool = True) -> Checkpoint:
         return _open_gguf(demo_file())
     if path := _existing(model):
         return _open_path(path)
+    if remote.is_url(model):
+        return _opened(remote.open_url(model))
     if _looks_like_path(model):
         raise InputError(f"no such file or folder: {printable(model)}")
-    folder, commit = hub.resolve(model, download=download)
-    name = model.partition("@")[0]
-    return _open_folder(folder, name, commit, None)
+    name, revision = hub.parse(model)
+    folder, lacking = hub.whole(name, revision)
+    if folder is None and access is Access.CACHE:
+        raise InputError(lacking or f"{printable(model)} is not in the local Hub cache")
+    if folder is None and access is Access.RANGES:
+        return _opened(remote.open_repo(name, revision, lacking))
+    folder = folder or hub.download(name, revision, lacking)
+    return _open_folder(folder, name, folder.name, None)
 
 
 def demo_file() -> Path:
@@ -98,7 +124,7 @@ def _looks_like_path(model: str) -> bool:
     return (
         model.startswith((".", "/", "~"))
         or model.endswith((".safetensors", ".gguf"))
-        or model.partition("@")[0].count("/") > 1
+        or model.removeprefix("hf://").partition("@")[0].count("/") > 1
     )
 
 
@@ -125,10 +151,14 @@ def _open_gguf(path: Path) -> Checkpoint:
 def _open_folder(folder: Path, name: str, commit: str, location: Path | None) -> Checkpoint:
     files, named = weight_files(folder)
     repo = name if location is None else str(folder.resolve())
+    listed: dict[Path, remote.Listing] = {file: safetensors.list_tensors(file, repo, commit) for file in files}
+    return _opened(remote.Opened(name, commit, _config(folder / "config.json"), listed, named), location)
+
+
+def _opened(found: remote.Opened, location: Path | None = None) -> Checkpoint:
+    """One checkpoint of the listings of its files."""
     tensors: dict[str, Tensor] = {}
-    stamps: dict[Path, FileStamp] = {}
-    for file in files:
-        listed, stamps[file] = safetensors.list_tensors(file, repo, commit)
+    for file, (listed, _) in found.listed.items():
         for tensor in listed:
             if tensor.name in tensors:
                 raise InputError(
@@ -136,10 +166,17 @@ def _open_folder(folder: Path, name: str, commit: str, location: Path | None) ->
                     "name one of the files instead of the folder"
                 )
             tensors[tensor.name] = tensor
-    absent = sorted(named - tensors.keys())
+    absent = sorted(found.named - tensors.keys())
     lost = [f"the index names {len(absent)} tensors that no shard holds, e.g. {printable(absent[0])}"] if absent else []
-    config = _config(folder / "config.json")
-    return Checkpoint(name, commit, location, config, tuple(tensors.values()), stamps, warnings=tuple(lost))
+    return Checkpoint(
+        found.name,
+        found.commit,
+        location,
+        found.config,
+        tuple(tensors.values()),
+        {file: stored for file, (_, stored) in found.listed.items()},
+        warnings=(*found.warnings, *lost),
+    )
 
 
 def _config(file: Path) -> Mapping[str, Any]:

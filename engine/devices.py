@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 
-from .errors import InputError, printable
+from .errors import InputError, printable, without_secrets
 from .spectrum import Run
 
 READERS = 8
@@ -116,7 +116,7 @@ def make_run(devices: Iterable[Device], command: Sequence[str] | None = None) ->
         cuda=torch.version.cuda or getattr(torch.version, "hip", None) or "",
         driver=_driver(),
         host=f"{platform.node()} ({platform.system()} {platform.release()}; {labels})",
-        command=shlex.join(command if command is not None else sys.argv),
+        command=shlex.join(map(without_secrets, command if command is not None else sys.argv)),
         started_at=utc_now(),
     )
 

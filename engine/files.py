@@ -6,6 +6,7 @@ import errno
 import json
 import re
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -51,7 +52,9 @@ def _weight_files(folder: Path) -> tuple[list[Path], set[str]]:
     if not files:
         raise InputError(_no_weights(folder))
     for file in files:
-        _check_siblings(folder, file.name)
+        expected = siblings(file.name)
+        for name in expected:
+            _check_shard(folder, name, len(expected))
     return files, set()
 
 
@@ -64,12 +67,21 @@ def _indexed(folder: Path) -> tuple[list[Path], set[str]]:
 
 
 def read_weight_map(index: Path) -> dict[str, str]:
-    """Tensor name -> shard, every shard a file name without a folder.
+    """weight_map_of a file.
+
+    Raises:
+        InputError: unreadable, malformed, or it points outside the folder.
+    """
+    return weight_map_of(read_json(index), index)
+
+
+def weight_map_of(found: Mapping[str, Any], index: Path) -> dict[str, str]:
+    """Tensor name -> shard, every shard a file name without a folder, from an index that was read.
 
     Raises:
         InputError: malformed, or it points outside the folder.
     """
-    weight_map = read_json(index).get("weight_map")
+    weight_map = found.get("weight_map")
     if not (isinstance(weight_map, dict) and weight_map and all(isinstance(s, str) for s in weight_map.values())):
         raise InputError(f"{printable(str(index))} has no weight_map of tensor names to files")
     for shard in set(weight_map.values()):
@@ -78,11 +90,13 @@ def read_weight_map(index: Path) -> dict[str, str]:
     return weight_map
 
 
-def _check_siblings(folder: Path, name: str) -> None:
-    if numbered := re.fullmatch(r"(.*-)(\d+)-of-(\d+)\.safetensors", name):
-        stem, digits, total = numbered[1], len(numbered[2]), int(numbered[3])
-        for number in range(1, min(total, 10_000) + 1):
-            _check_shard(folder, f"{stem}{number:0{digits}}-of-{numbered[3]}.safetensors", total)
+def siblings(name: str) -> list[str]:
+    """All files of a set, where the name of one says `-00001-of-00003`."""
+    numbered = re.fullmatch(r"(.*-)(\d+)-of-(\d+)\.safetensors", name)
+    if numbered is None:
+        return []
+    stem, digits, total = numbered[1], len(numbered[2]), int(numbered[3])
+    return [f"{stem}{n:0{digits}}-of-{numbered[3]}.safetensors" for n in range(1, min(total, 10_000) + 1)]
 
 
 def _check_shard(folder: Path, shard: str, total: int) -> None:
@@ -104,9 +118,19 @@ def read_json(file: Path) -> dict[str, Any]:
         InputError: unreadable, not JSON, or no object.
     """
     try:
-        found = json.loads(file.read_bytes())
+        return parse_json(file.read_bytes(), file)
     except OSError as error:
         raise InputError(f"cannot read {printable(str(file))}: {error.strerror}") from None
+
+
+def parse_json(data: bytes, file: Path) -> dict[str, Any]:
+    """A JSON object from the content of a file.
+
+    Raises:
+        InputError: not JSON, or no object.
+    """
+    try:
+        found = json.loads(data)
     except (ValueError, RecursionError):
         raise InputError(f"{printable(str(file))} is not valid JSON: fetch it again") from None
     if not isinstance(found, dict):

@@ -20,7 +20,8 @@ _MAX_READY = 64
 
 @dataclass(slots=True)
 class Job:
-    """The wanted projections of one stored tensor, which is read once for all of them."""
+    """The wanted projections of one stored tensor, which is read once for all of them. `withdrawn` tells whoever
+    reads it that none is wanted any more."""
 
     priority: int
     number: int
@@ -29,6 +30,7 @@ class Job:
     projections: list[Projection]
     weights: Any = field(default=None, repr=False)
     seen: str = ""
+    withdrawn: threading.Event = field(default_factory=threading.Event, repr=False)
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -172,6 +174,7 @@ class JobQueue:
             dropped = [projection for job in jobs for projection in job.projections]
             for job in jobs:
                 job.projections = []
+                job.withdrawn.set()
             self._owner.clear()
             self._waiting.clear()
             self._ready.clear()

@@ -15,7 +15,9 @@ from rankscope.engine.engine import Engine, Settings
 from rankscope.engine.errors import InputError
 from rankscope.engine.events import Event, Failed, Listener, Progress, Saved, Started, Stopped
 from rankscope.engine.flip import flipped, twin_key
+from rankscope.engine.hub import Access
 from rankscope.engine.projections import Tree, build_tree, model_order
+from rankscope.engine.remote import stored_name
 from rankscope.engine.spectrum import Projection, Values
 
 if TYPE_CHECKING:
@@ -65,7 +67,7 @@ class Model:
     reason: str = ""
 
 
-def open_model(model: str, root: Path, *, download: bool = True, or_stored: bool = True) -> Model:
+def open_model(model: str, root: Path, access: Access = Access.RANGES, *, or_stored: bool = True) -> Model:
     """Open a checkpoint by name, or, where that fails and `or_stored`, what the store holds of it.
 
     Raises:
@@ -74,7 +76,7 @@ def open_model(model: str, root: Path, *, download: bool = True, or_stored: bool
     from rankscope.store.folders import model_folder
 
     try:
-        checkpoint = open_checkpoint(model, download=download)
+        checkpoint = open_checkpoint(model, access)
     except InputError as error:
         if not or_stored or (stored := open_stored(model, root)) is None:
             raise
@@ -87,7 +89,7 @@ def open_stored(model: str, root: Path) -> Model | None:
     from rankscope.store.folders import model_folder
     from rankscope.store.spectra import SpectraStore, stored_models
 
-    wanted = {model, model_folder(model.partition("@")[0])}
+    wanted = {model, model_folder(stored_name(model))}
     with suppress(RuntimeError):  # ~nobody
         wanted.add(model_folder(Path(model).expanduser()))
     for stored in stored_models(root):

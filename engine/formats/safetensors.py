@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, WeightsError, printable
 from ..files import open_regular
-from .tensor import FileStamp, Tensor, identify, read_bytes
+from ..spectrum import Source
+from .tensor import FileStamp, Stored, Tensor, identify, read_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -45,18 +46,43 @@ def list_tensors(file: Path, repo: str, commit: str) -> tuple[list[Tensor], File
     try:
         with open_regular(file) as handle:
             stamp = FileStamp.of(file.stat())
-            header = _header(handle.read(8), handle, stamp.size, file)
+            length = header_length(handle.read(8), stamp.size, file)
+            header = handle.read(length)
     except OSError as error:
         raise InputError(f"cannot read {printable(str(file))}: {error.strerror}") from None
+    if len(header) < length:
+        raise _bad(file, "ends inside its header; download it again")
+    return parse(header, file, stamp.size, identify(file, repo, commit, header)), stamp
+
+
+def header_length(prefix: bytes, size: int, file: Path) -> int:
+    """How long the header is that follows the first 8 bytes of a file of `size` bytes.
+
+    Raises:
+        InputError: it would be longer than the file or than the reference reader allows.
+    """
+    if len(prefix) < 8:
+        raise _bad(file, f"is {size} bytes long, too short for a header; download it again")
+    (length,) = struct.unpack("<Q", prefix)
+    if length > MAX_HEADER or length > size - 8:
+        raise _bad(file, f"states a header of {length} bytes in a file of {size}; it is truncated or not safetensors")
+    return int(length)
+
+
+def parse(header: bytes, file: Path, size: int, source: Source) -> list[Tensor]:
+    """The tensors that a header lists, in its order, of a file of `size` bytes.
+
+    Raises:
+        InputError: the header is malformed, or does not fit the file.
+    """
     start = 8 + len(header)
-    entries = _parse(header, file)
-    source = identify(file, repo, commit, header)
+    entries = _entries(header, file)
     tensors = [_tensor(name, entry, start, file, source) for name, entry in entries.items() if name != "__metadata__"]
-    _check_cover(tensors, start, stamp.size, file)
-    return tensors, stamp
+    _check_cover(tensors, start, size, file)
+    return tensors
 
 
-def read_matrix(tensor: Tensor, stamp: FileStamp) -> tuple[torch.Tensor, str]:
+def read_matrix(tensor: Tensor, stored: Stored) -> tuple[torch.Tensor, str]:
     """The tensor in its stored dtype on the CPU, and the digest of its bytes (see read_bytes).
 
     Raises:
@@ -66,24 +92,12 @@ def read_matrix(tensor: Tensor, stamp: FileStamp) -> tuple[torch.Tensor, str]:
 
     if tensor.dtype not in TORCH_NAMES:
         raise WeightsError(f"{tensor.dtype} holds packed integers, not weights: unsupported quantisation")
-    data, seen = read_bytes(tensor, stamp)
+    data, seen = read_bytes(tensor, stored)
     dtype: torch.dtype = getattr(torch, TORCH_NAMES[tensor.dtype])
     return torch.frombuffer(data, dtype=dtype).reshape(tensor.shape), seen
 
 
-def _header(prefix: bytes, handle: Any, size: int, file: Path) -> bytes:
-    if len(prefix) < 8:
-        raise _bad(file, f"is {size} bytes long, too short for a header; download it again")
-    (length,) = struct.unpack("<Q", prefix)
-    if length > MAX_HEADER or length > size - 8:
-        raise _bad(file, f"states a header of {length} bytes in a file of {size}; it is truncated or not safetensors")
-    header: bytes = handle.read(length)
-    if len(header) < length:
-        raise _bad(file, "ends inside its header; download it again")
-    return header
-
-
-def _parse(header: bytes, file: Path) -> dict[str, Any]:
+def _entries(header: bytes, file: Path) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         entries = dict(pairs)
         if len(entries) < len(pairs):

@@ -95,8 +95,7 @@ class Explorer(Taking):
         self._in_background(partial(self._open_second, name), f"opening {name}")
 
     def _open_second(self, name: str) -> None:
-        """A download would go unseen here: only what is on this machine is opened."""
-        model = open_model(name, self.session.root, download=False)
+        model = open_model(name, self.session.root)
 
         def listen(events: tuple[Event, ...]) -> None:
             self.post_message(EngineEvents(session, events))
