@@ -16,7 +16,8 @@ from .files import read_json, weight_files
 from .formats import gguf, safetensors
 from .formats.tensor import FileStamp, Stored, Tensor
 from .hub import Access
-from .ranges import RemoteFile, Watch
+from .landing import HOST, Landing
+from .ranges import UNWATCHED, RemoteFile, Watch
 
 if TYPE_CHECKING:
     import torch
@@ -62,16 +63,18 @@ class Checkpoint:
         remote_files = {file for file, stored in self.stamps.items() if isinstance(stored, RemoteFile)}
         return sum(t.end - t.begin for t in self.tensors if t.file in remote_files and t.name in names)
 
-    def read(self, tensor: Tensor, watch: Watch | None = None) -> tuple[torch.Tensor, str]:
-        """The tensor's weights on the CPU, and the digest of its stored bytes; `watch` hears of what is fetched.
+    def read(self, tensor: Tensor, landing: Landing = HOST, watch: Watch = UNWATCHED) -> tuple[torch.Tensor, str]:
+        """The tensor's weights, where `landing` takes them or on the CPU, and the digest of its stored bytes; `watch`
+        hears of what is fetched.
 
         Raises:
             WeightsError: the file changed, cannot be read or fetched, or holds packed integers.
+            RuntimeError: see Landing.
         """
         found = self.stamps[tensor.file]
-        stored: Stored = found.watched_by(watch or Watch()) if isinstance(found, RemoteFile) else found
+        stored: Stored = found.watched_by(watch) if isinstance(found, RemoteFile) else found
         read = gguf.read_matrix if tensor.file.suffix == ".gguf" else safetensors.read_matrix
-        return read(tensor, stored)
+        return read(tensor, stored, landing)
 
 
 def open_checkpoint(model: str, access: Access = Access.RANGES) -> Checkpoint:

@@ -10,8 +10,10 @@ if TYPE_CHECKING:
 _PLAIN = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
-def gguf_matrix(data: bytearray, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """The weights of a GGUF tensor, `shape` = (out, in): its stored float type, else float32.
+def gguf_matrix(data: torch.Tensor, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
+    """The weights of a GGUF tensor of bytes (uint8), `shape` = (out, in): its stored float type, else float32.
+
+    Blocks must lie on the CPU: the `gguf` package reads them with numpy.
 
     Raises:
         NotImplementedError: the `gguf` package dequantises no such type.
@@ -19,10 +21,10 @@ def gguf_matrix(data: bytearray, dtype: str, shape: tuple[int, ...]) -> torch.Te
     import torch
 
     if dtype in _PLAIN:
-        return torch.frombuffer(data, dtype=getattr(torch, _PLAIN[dtype])).reshape(shape)
-    import numpy as np
+        plain: torch.dtype = getattr(torch, _PLAIN[dtype])
+        return data.view(plain).reshape(shape)
     from gguf import GGMLQuantizationType
     from gguf.quants import dequantize
 
-    rows = np.frombuffer(data, dtype=np.uint8).reshape(*shape[:-1], -1)
+    rows = data.numpy().reshape(*shape[:-1], -1)
     return torch.from_numpy(dequantize(rows, GGMLQuantizationType[dtype]))

@@ -15,6 +15,7 @@ from .errors import WeightsError
 from .events import Computed, Failed, Listener, Notice, Saved, Started, Stopped
 from .queue import Job, JobQueue
 from .ranges import Watch
+from .reading import Reader
 from .reporter import Reporter
 from .solving import Solver, groups
 from .spectrum import Projection, Run, Spectrum
@@ -36,7 +37,7 @@ class Sink(Protocol):
 class Settings:
     """`device` as in devices.check_spec; `threads` as in devices.thread_count.
 
-    `prefetch_bytes` of weights may lie in memory, read or being solved; None for what suits the devices.
+    `prefetch_bytes` of weights may lie in each device's memory, read or being solved; None for what suits it.
     """
 
     device: str = "auto"
@@ -54,7 +55,7 @@ class Engine:
     def __init__(self, sink: Sink, listener: Listener, settings: Settings | None = None) -> None:
         self._sink = sink
         self._settings = settings or Settings()
-        self._queue = JobQueue(self._settings.prefetch_bytes or 0)
+        self._queue = JobQueue()
         self._reporter = Reporter(listener)
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
@@ -129,7 +130,8 @@ class Engine:
         for note in notes:
             self._reporter.tell(Notice(note))
         self._reporter.devices = tuple(device.name for device in found)
-        self._queue.budget = self._settings.prefetch_bytes or devices.prefetch_bytes(found)
+        bounded = self._settings.prefetch_bytes
+        self._queue.open({device.name: bounded or devices.prefetch_bytes(device) for device in found})
         with self._lock:
             for number in range(devices.READERS if is_remote else devices.readers(found)):
                 self._spawn(self._read, f"rankscope-reader-{number}")
@@ -139,13 +141,14 @@ class Engine:
                     self._spawn(self._work, f"rankscope-{device.name}-{number}", device.name, blas, run)
 
     def _read(self) -> None:
+        reader = Reader()
         while (job := self._queue.next_to_read()) is not None:
-            self._read_one(job)  # a call of its own: nothing here keeps the weights while it waits
+            self._read_one(reader, job)  # a call of its own: nothing here keeps the weights while it waits
 
-    def _read_one(self, job: Job) -> None:
+    def _read_one(self, reader: Reader, job: Job) -> None:
         watch = Watch(self._reporter.fetched, lambda text: self._reporter.tell(Notice(text)), job.withdrawn)
         try:
-            weights, seen = job.checkpoint.read(job.tensor, watch)
+            weights, seen = reader.read(job, watch)
         except WeightsError as error:
             self._fail(self._queue.drop(job), str(error))
         except Exception as error:  # noqa: BLE001 - whatever a file holds, the scan goes on
@@ -161,7 +164,7 @@ class Engine:
         torch.set_num_threads(blas_threads)  # of this thread: OpenMP keeps the number per thread
         with own_stream(device):
             solver = Solver(device, run)
-            while jobs := self._queue.next_batch(solver.limit_of):
+            while jobs := self._queue.next_batch(device, solver.limit_of):
                 self._solve(solver, jobs)
 
     def _solve(self, solver: Solver, jobs: list[Job]) -> None:

@@ -6,7 +6,7 @@ import heapq
 import itertools
 import math
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,14 +20,15 @@ _MAX_READY = 64
 
 @dataclass(slots=True)
 class Job:
-    """The wanted projections of one stored tensor, which is read once for all of them. `withdrawn` tells whoever
-    reads it that none is wanted any more."""
+    """The wanted projections of one stored tensor, which is read once for all of them, to one device. `withdrawn`
+    tells whoever reads it that none is wanted any more."""
 
     priority: int
     number: int
     checkpoint: Checkpoint
     tensor: Tensor
     projections: list[Projection]
+    device: str = ""
     weights: Any = field(default=None, repr=False)
     seen: str = ""
     withdrawn: threading.Event = field(default_factory=threading.Event, repr=False)
@@ -43,6 +44,11 @@ class Job:
         return 4 * math.prod(self.tensor.shape) if blocks else self.tensor.end - self.tensor.begin
 
     @property
+    def cost(self) -> float:
+        """Of its projections, see Projection.cost."""
+        return sum(p.cost for p in self.projections)
+
+    @property
     def sides(self) -> tuple[int, ...]:
         """The smaller side of each projection, in ascending order: jobs of equal ones fit into one batch."""
         return tuple(sorted(p.count for p in self.projections))
@@ -52,12 +58,13 @@ class JobQueue:
     """Waiting jobs -> read -> ready jobs -> solved. Thread-safe, for any number of threads that read and solve;
     `close` ends both `next_` calls.
 
-    A key stands in one job only. Asked for again with more urgency while it waits or is ready, it
+    `budgets`: the bytes of weights that may lie in each device's memory, read or being solved. A key stands in
+    one job only. Asked for again with more urgency while it waits or is ready, it
     moves: into a new urgent job, or its ready job becomes urgent.
     """
 
-    def __init__(self, budget: int) -> None:
-        self.budget = budget
+    def __init__(self, budgets: Mapping[str, int] | None = None) -> None:
+        self._budgets = dict(budgets or {})
         self._changed = threading.Condition()
         self._waiting: list[tuple[tuple[int, int], Job]] = []
         self._ready: list[Job] = []
@@ -93,15 +100,23 @@ class JobQueue:
         with self._changed:
             return key in self._owner
 
-    def next_to_read(self) -> Job | None:
-        """The most urgent waiting job, once there is room for its bytes; None when closed.
+    def open(self, budgets: Mapping[str, int]) -> None:
+        """These devices will solve: from now on there is room."""
+        with self._changed:
+            self._budgets = dict(budgets)
+            self._changed.notify_all()
 
-        The first urgent job does not wait for room, nor does any job while nothing else is in memory.
+    def next_to_read(self) -> Job | None:
+        """The most urgent waiting job, once a device has room for its bytes: the one with the least to do.
+
+        The first urgent job does not wait for room, nor does any job while nothing else is in a device's memory.
+        None when closed.
         """
         with self._changed:
             while not self._closed:
-                if self._can_read():
+                if roomy := [device for device in self._budgets if self._can_read(device)]:
                     job = heapq.heappop(self._waiting)[1]
+                    job.device = min(roomy, key=lambda device: sum(j.cost for j in self._held(device)))
                     self._reading.append(job)
                     return job
                 self._changed.wait()
@@ -116,8 +131,8 @@ class JobQueue:
                 self._ready.append(job)
             self._changed.notify_all()
 
-    def next_batch(self, limit_of: Callable[[int], int]) -> list[Job]:
-        """Ready jobs of one priority whose projections have the same smaller sides, in order; empty when closed.
+    def next_batch(self, device: str, limit_of: Callable[[int], int]) -> list[Job]:
+        """A device's ready jobs of one priority whose projections have the same smaller sides; empty when closed.
 
         At most `limit_of(side)` projections of each side, and at least one job. Urgent jobs go first and wait for
         nothing. Of a scan's, the first batch that is full; while none is, it waits for what is being read or
@@ -125,7 +140,7 @@ class JobQueue:
         """
         with self._changed:
             while not self._closed:
-                if batch := self._choose(limit_of):
+                if batch := self._choose(device, limit_of):
                     for job in batch:
                         self._ready.remove(job)
                         self._solving.append(job)
@@ -135,11 +150,11 @@ class JobQueue:
                 self._changed.wait()
         return []
 
-    def _choose(self, limit_of: Callable[[int], int]) -> list[Job]:
+    def _choose(self, device: str, limit_of: Callable[[int], int]) -> list[Job]:
         """The batch to solve now; empty to wait."""
-        if not self._ready:
+        ready = sorted((job for job in self._ready if job.device == device), key=lambda j: j.rank)
+        if not ready:
             return []
-        ready = sorted(self._ready, key=lambda j: j.rank)
         ready = [job for job in ready if job.priority == ready[0].priority]
         groups: dict[tuple[int, ...], list[Job]] = {}
         for job in ready:
@@ -148,7 +163,8 @@ class JobQueue:
         if ready[0].priority == URGENT:
             return groups[ready[0].sides][: limits[ready[0].sides]]
         fullest = max(groups, key=lambda sides: min(1.0, len(groups[sides]) / limits[sides]))
-        if len(groups[fullest]) < limits[fullest] and (self._reading or self._can_read()):
+        coming = any(job.device == device for job in self._reading) or self._can_read(device)
+        if len(groups[fullest]) < limits[fullest] and coming:
             return []
         return groups[fullest][: limits[fullest]]
 
@@ -187,17 +203,22 @@ class JobQueue:
             self._closed = True
             self._changed.notify_all()
 
-    def _can_read(self) -> bool:
-        """Whether a job waits and there is room for it; forgets those that were withdrawn before it."""
+    def _can_read(self, device: str) -> bool:
+        """Whether a job waits and the device has room for it; forgets those that were withdrawn before it."""
         while self._waiting and not self._waiting[0][1].projections:
             heapq.heappop(self._waiting)
-        return bool(self._waiting) and self._has_room(self._waiting[0][1])
+        return bool(self._waiting) and self._has_room(device, self._waiting[0][1])
 
-    def _has_room(self, job: Job) -> bool:
-        held = [*self._ready, *self._reading, *self._solving]
+    def _has_room(self, device: str, job: Job) -> bool:
+        held = self._held(device)
         if not held or (job.priority == URGENT and all(j.priority != URGENT for j in held)):
             return True
-        return len(self._ready) < _MAX_READY and sum(j.bytes for j in held) + job.bytes <= self.budget
+        ready = sum(j.device == device for j in self._ready)
+        return ready < _MAX_READY and sum(j.bytes for j in held) + job.bytes <= self._budgets[device]
+
+    def _held(self, device: str) -> list[Job]:
+        """What lies in a device's memory, or will."""
+        return [job for job in (*self._ready, *self._reading, *self._solving) if job.device == device]
 
     def _release(self, owner: Job, projection: Projection) -> bool:
         """Take a projection out of a waiting job; a job being read, or read, becomes urgent itself."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .errors import WeightsError, printable
+from .landing import Fill
 
 TROUBLE = (408, 429)
 """Statuses, beside those from 500 on, after which another try may succeed."""
@@ -51,6 +52,9 @@ class Watch:
     fetched: Callable[[int], None] = lambda _: None
     note: Callable[[str], None] = lambda _: None
     cancelled: threading.Event = field(default_factory=threading.Event)
+
+
+UNWATCHED = Watch()
 
 
 def pause(cancelled: threading.Event, seconds: float) -> None:
@@ -205,21 +209,20 @@ class RemoteFile:
         """A file that is not of a commit: from now on it must keep this etag."""
         self._etag = etag
 
-    def read(self, view: memoryview, begin: int, patience: Patience, watch: Watch) -> None:
-        """Bytes `begin` to `begin + len(view)` into `view`; as `begin`."""
-        done = 0
+    def chunks(self, begin: int, end: int, patience: Patience, watch: Watch) -> Generator[bytes, None, None]:
+        """Bytes `begin` to `end` as they come, on one connection for as long as it holds; raises as `begin`."""
         retry = Retry(self.link, self.name, patience, watch)
-        while done < len(view):
-            with retry, self._get(begin + done, begin + len(view)) as (response, chunks):
-                self._answer(response, begin + done, begin + len(view))
-                for chunk in self._exactly(chunks, len(view) - done):
-                    view[done : done + len(chunk)] = chunk
-                    done += len(chunk)
+        while begin < end:
+            with retry, self._get(begin, end) as (response, chunks):
+                self._answer(response, begin, end)
+                for chunk in self._exactly(chunks, end - begin):
+                    begin += len(chunk)
                     retry.gained(len(chunk))
                     if watch.cancelled.is_set():
                         raise FetchError("stopped")
-                if done < len(view):
-                    raise ConnectionResetError(f"{len(view) - done} bytes did not come")
+                    yield chunk
+                if begin < end:
+                    raise ConnectionResetError(f"{end - begin} bytes did not come")
 
     def watched_by(self, watch: Watch) -> Reading:
         """The same file for one reader."""
@@ -283,14 +286,29 @@ class Reading:
     file: RemoteFile
     watch: Watch
 
-    def read_into(self, view: memoryview, begin: int) -> None:
-        """Bytes `begin` to `begin + len(view)` of the file into `view`.
+    @contextmanager
+    def reading(self, begin: int, end: int) -> Iterator[Fill]:
+        """What fills views with bytes `begin` to `end` of the file, in their order.
 
         Raises:
-            WeightsError: they cannot be had.
+            WeightsError: when filling, they cannot be had.
         """
+        rest = memoryview(b"")
+
+        def fill(view: memoryview, _: int) -> None:
+            nonlocal rest
+            while view:
+                rest = rest or memoryview(self._next(chunks))
+                count = min(len(rest), len(view))
+                view[:count] = rest[:count]
+                view, rest = view[count:], rest[count:]
+
+        with closing(self.file.chunks(begin, end, READING, self.watch)) as chunks:
+            yield fill
+
+    def _next(self, chunks: Iterator[bytes]) -> bytes:
         try:
-            self.file.read(view, begin, READING, self.watch)
+            return next(chunks)
         except FetchError as error:
             raise WeightsError(str(error)) from None
         except client_errors() as error:

@@ -231,11 +231,8 @@ def _retried(work: Callable[[], T], link: Link, watch: Watch) -> T:
 def _header(file: RemoteFile, shown: Path, watch: Watch) -> tuple[bytes, Answer]:
     """The header of a safetensors file, in one request or two."""
     data, answer = file.begin(FIRST, watch)
-    header = bytearray(safetensors.header_length(data[:8], answer.size, shown))
-    known = data[8 : 8 + len(header)]
-    header[: len(known)] = known
-    file.read(memoryview(header)[len(known) :], 8 + len(known), OPENING, watch)
-    return bytes(header), answer
+    end = 8 + safetensors.header_length(data[:8], answer.size, shown)
+    return b"".join((data[8:end], *file.chunks(len(data), end, OPENING, watch))), answer
 
 
 def _hub_headers() -> dict[str, str]:

@@ -97,4 +97,4 @@ def _matrix(projection: Projection, job: Job) -> torch.Tensor:
 
     weights: torch.Tensor = job.weights
     matrix = weights if projection.slice is None else cut(weights, projection.slice)
-    return flip_signs(matrix, projection.key) if projection.null else matrix
+    return flip_signs(matrix.cpu(), projection.key) if projection.null else matrix

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..dequantize import gguf_matrix
 from ..errors import InputError, WeightsError, printable
 from ..files import open_regular
+from ..landing import HOST, Landing
 from .tensor import FileStamp, Stored, Tensor, identify, read_bytes
 
 if TYPE_CHECKING:
@@ -111,13 +112,13 @@ def list_tensors(file: Path, repo: str, commit: str) -> tuple[list[Tensor], File
         raise _bad(file, f"has a malformed header ({printable(str(error), 80)}); download it again") from None
 
 
-def read_matrix(tensor: Tensor, stored: Stored) -> tuple[torch.Tensor, str]:
-    """The tensor dequantised, float32 (or its stored float type), on the CPU; and its bytes' digest.
+def read_matrix(tensor: Tensor, stored: Stored, landing: Landing) -> tuple[torch.Tensor, str]:
+    """The tensor where it lands in its stored float type, or on the CPU dequantised to float32; its bytes' digest.
 
     Raises:
         WeightsError: the file changed or cannot be read, or the type has no dequantiser.
     """
-    data, seen = read_bytes(tensor, stored)
+    data, seen = read_bytes(tensor, stored, landing if tensor.dtype in PLAIN else HOST)
     try:
         return gguf_matrix(data, tensor.dtype, tensor.shape), seen
     except NotImplementedError:

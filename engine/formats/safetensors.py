@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, WeightsError, printable
 from ..files import open_regular
+from ..landing import Landing
 from ..spectrum import Source
 from .tensor import FileStamp, Stored, Tensor, identify, read_bytes
 
@@ -82,8 +83,8 @@ def parse(header: bytes, file: Path, size: int, source: Source) -> list[Tensor]:
     return tensors
 
 
-def read_matrix(tensor: Tensor, stored: Stored) -> tuple[torch.Tensor, str]:
-    """The tensor in its stored dtype on the CPU, and the digest of its bytes (see read_bytes).
+def read_matrix(tensor: Tensor, stored: Stored, landing: Landing) -> tuple[torch.Tensor, str]:
+    """The tensor in its stored dtype where the bytes land, and their digest (see read_bytes).
 
     Raises:
         WeightsError: the file changed or cannot be read, or the dtype is no floating-point type.
@@ -92,9 +93,9 @@ def read_matrix(tensor: Tensor, stored: Stored) -> tuple[torch.Tensor, str]:
 
     if tensor.dtype not in TORCH_NAMES:
         raise WeightsError(f"{tensor.dtype} holds packed integers, not weights: unsupported quantisation")
-    data, seen = read_bytes(tensor, stored)
+    data, seen = read_bytes(tensor, stored, landing)
     dtype: torch.dtype = getattr(torch, TORCH_NAMES[tensor.dtype])
-    return torch.frombuffer(data, dtype=dtype).reshape(tensor.shape), seen
+    return data.view(dtype).reshape(tensor.shape), seen
 
 
 def _entries(header: bytes, file: Path) -> dict[str, Any]:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from xxhash import xxh3_128
 
 from ..errors import InputError, WeightsError, printable
+from ..landing import Fill, Landing
 from ..spectrum import Source, digest
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +49,11 @@ class FileStamp:
 class Remote(Protocol):
     """A file that is not on this machine."""
 
-    def read_into(self, view: memoryview, begin: int) -> None:
-        """Bytes `begin` to `begin + len(view)` of the file into `view`; thread-safe.
+    def reading(self, begin: int, end: int) -> AbstractContextManager[Fill]:
+        """What fills views with bytes `begin` to `end` of the file, in their order.
 
         Raises:
-            WeightsError: they cannot be had.
+            WeightsError: when filling, they cannot be had.
         """
         ...
 
@@ -71,30 +79,44 @@ def identify(file: Path, repo: str, commit: str, header: bytes) -> Source:
     return Source(repo, commit, file.name, identity, stamp.size, addressed)
 
 
-def read_bytes(tensor: Tensor, stored: Stored) -> tuple[bytearray, str]:
-    """The tensor's bytes and, where the source is not content-addressed, their digest.
+def read_bytes(tensor: Tensor, stored: Stored, landing: Landing) -> tuple[torch.Tensor, str]:
+    """The tensor's bytes, uint8, shape (end - begin,), and their digest ("" where the source is content-addressed).
+
+    The digest is XXH3-128: it tells changed weights from the same, at 10 GB/s and more where hashlib's digests make
+    0.4 to 1.1 on the host of an H100.
 
     Raises:
         WeightsError: the file changed since it was opened, is truncated, or cannot be read.
     """
-    data = bytearray(tensor.end - tensor.begin)
-    if isinstance(stored, FileStamp):
-        _read_local(tensor, stored, memoryview(data))
-    else:
-        stored.read_into(memoryview(data), tensor.begin)
-    return data, "" if tensor.source.content_addressed else blake2b(data, digest_size=16).hexdigest()
+    state = xxh3_128()
+    with (
+        _reading(tensor, stored) if isinstance(stored, FileStamp) else stored.reading(tensor.begin, tensor.end) as read
+    ):
+
+        def fill(view: memoryview, at: int) -> None:
+            read(view, at)
+            if not tensor.source.content_addressed:
+                state.update(view)
+
+        data = landing.land(tensor.end - tensor.begin, fill)
+    return data, "" if tensor.source.content_addressed else state.hexdigest()
 
 
-def _read_local(tensor: Tensor, stamp: FileStamp, view: memoryview) -> None:
+@contextmanager
+def _reading(tensor: Tensor, stamp: FileStamp) -> Iterator[Fill]:
+    """What fills views with a tensor's bytes from a file that must be as it was."""
     try:
         with open(tensor.file, "rb", buffering=0) as handle:
             if FileStamp.of(os.fstat(handle.fileno())) != stamp:
                 raise WeightsError(f"{tensor.file.name} changed since it was opened: open the model again")
-            done = 0
-            while done < len(view):
-                count = os.preadv(handle.fileno(), [view[done:]], tensor.begin + done)
-                if count == 0:
-                    raise WeightsError(f"{tensor.file.name} ends inside tensor {printable(tensor.name)}")
-                done += count
+
+            def fill(view: memoryview, at: int) -> None:
+                while view:
+                    count = os.preadv(handle.fileno(), [view], tensor.begin + at)
+                    if count == 0:
+                        raise WeightsError(f"{tensor.file.name} ends inside tensor {printable(tensor.name)}")
+                    view, at = view[count:], at + count
+
+            yield fill
     except OSError as error:
         raise WeightsError(f"cannot read {tensor.file.name}: {error.strerror or error}") from None

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from ..errors import WeightsError
-from . import gram, two_stage
-from .ladder import Solution, fault_of, place, readable, solution
+from . import gram as grams_of
+from . import two_stage
+from .ladder import NOT_FINITE, Solution, fault_of, readable, solution
 
 Outcome = Solution | WeightsError | None
 
@@ -56,41 +57,42 @@ def solve_batch(matrices: Iterable[Tensor], count: int, small: int, device: str)
 
     Each has `small` as its smaller side, and is let go before the next is taken. None where nothing is proven:
     then ladder.solve has to be asked, for all of them where the device has no room for the batch or a matrix
-    cannot be taken. The device holds two_stage.room for each of them, and one of them at a time.
+    cannot be taken. The device holds two_stage.room for each of them, and one of them at a time. Nothing waits
+    for the device before the results of all are copied back.
     """
     start = time.perf_counter()
     try:
         grams = torch.zeros(count, small, small, dtype=torch.float64, device=device)
         taken = iter(matrices)
-        scales = [_add(next(taken), gram) for gram in grams]
+        sizes = torch.stack([_add(next(taken), gram) for gram in grams])
+        grams.masked_fill_(~sizes[:, 0].isfinite().view(-1, 1, 1), 0.0)
         seconds = time.perf_counter() - start
         with _TURNS[device]:
             start = time.perf_counter()
             values, passed = two_stage.eigenvalues(grams)
             sigma = values.flip(1).clamp_(min=0).sqrt_()
-            host = torch.cat([sigma, passed.unsqueeze(1)], 1).cpu()  # once for all
+            host = torch.cat([sizes, passed.unsqueeze(1), sigma], 1).cpu()  # of this stream alone, once for all
             seconds += time.perf_counter() - start
     except Exception:  # noqa: BLE001 - out of memory, a lost device, kernels that do not compile there
         return [None] * count
-    return [_outcome(row, scale, device, seconds / count) for row, scale in zip(host, scales, strict=True)]
+    return [_outcome(row, device, seconds / count) for row in host]
 
 
-def _add(matrix: Tensor, out: Tensor) -> tuple[float, float] | WeightsError:
-    """The Gram matrix into `out`; the scale and the norm it was taken at."""
-    try:
-        placed, scale, norm = place(readable(matrix), str(out.device))
-    except WeightsError as error:
-        return error
-    gram.add_gram(placed, scale, out)
-    return scale, norm
+def _add(matrix: Tensor, gram: Tensor) -> Tensor:
+    """Its Gram matrix into `gram`: largest entry, scale and scaled norm, float64, shape (3,), on the device."""
+    placed = readable(matrix).to(gram.device)
+    low, high = torch.aminmax(placed)
+    top = torch.maximum(-low, high).to(torch.float64)
+    scale = two_stage.scale_of(top)
+    return torch.stack([top, scale, grams_of.add_gram(placed, scale, gram).sqrt()])
 
 
-def _outcome(row: Tensor, scaled: tuple[float, float] | WeightsError, device: str, seconds: float) -> Outcome:
-    """A row of the values and whether they passed, checked."""
-    if isinstance(scaled, WeightsError):
-        return scaled
-    scale, norm = scaled
-    sigma, passed = row[:-1], bool(row[-1])
+def _outcome(row: Tensor, device: str, seconds: float) -> Outcome:
+    """What came back of one matrix, checked: `row` is _add's three, whether it passed, and the values."""
+    top, scale, norm, passed = row[:4].tolist()
+    if not math.isfinite(top):
+        return WeightsError(NOT_FINITE)
+    sigma = row[4:]
     accuracy = two_stage.accuracy(len(sigma), sigma)
     if not passed or fault_of(sigma, norm, accuracy, math.inf):
         return None

@@ -24,11 +24,17 @@ def singular_values(matrix: torch.Tensor, scale: float) -> torch.Tensor:
     return eigenvalues.flip(0).clamp_(min=0).sqrt_()
 
 
-def add_gram(matrix: torch.Tensor, scale: float, gram: torch.Tensor) -> None:
-    """Add the Gram matrix of `matrix * scale` on the smaller side to `gram`, float64, on its device."""
+def add_gram(matrix: torch.Tensor, scale: float | torch.Tensor, gram: torch.Tensor) -> torch.Tensor:
+    """Add the Gram matrix of `matrix * scale` on the smaller side to `gram`, float64, on its device.
+
+    Returns the sum of squares, summed apart from the product; shape (), on the device, which nothing waits for.
+    """
+    squares = gram.new_zeros(())
     for slab in slabs(matrix):
         slab = slab.to(gram.device, torch.float64) * scale
         gram.addmm_(slab, slab.T)
+        squares += torch.linalg.vector_norm(slab).square()
+    return squares
 
 
 def slabs(matrix: torch.Tensor) -> Iterator[torch.Tensor]:

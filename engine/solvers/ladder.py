@@ -15,6 +15,7 @@ from ..spectrum import Values
 from . import gram, svd
 
 COMPUTE_DTYPE = "float64"
+NOT_FINITE = "the weights hold NaN or infinite values"
 MAX_RELATIVE_ERROR = 1e-10
 _FROBENIUS_TOLERANCE = 1e-10
 
@@ -152,7 +153,7 @@ def _scale_and_norm(matrix: torch.Tensor) -> tuple[float, float]:
     low, high = (float(x) for x in torch.aminmax(matrix))
     top = max(-low, high)
     if not math.isfinite(top):
-        raise WeightsError("the weights hold NaN or infinite values")
+        raise WeightsError(NOT_FINITE)
     scale = 2.0 ** min(-math.frexp(top)[1], 1023) if top > 0 else 1.0
     squares = sum(float((slab.to(torch.float64) * scale).square().sum()) for slab in gram.slabs(matrix))
     return scale, math.sqrt(squares)

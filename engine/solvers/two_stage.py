@@ -77,7 +77,7 @@ def eigenvalues(gram: Tensor, by: Plan | None = None, kernels: bool | None = Non
     width, tile = by or plan(n)
     kernels = gram.is_cuda if kernels is None else kernels
     with torch.cuda.device(gram.device) if gram.is_cuda else nullcontext():  # where Triton launches
-        scale = _scale(gram)
+        scale = scale_of(torch.linalg.vector_norm(gram, ord=torch.inf, dim=(1, 2)))
         gram.mul_(scale.view(-1, 1, 1))
         trace = gram.diagonal(0, 1, 2).sum(1)
         norm = torch.linalg.vector_norm(gram, dim=(1, 2))
@@ -89,8 +89,7 @@ def eigenvalues(gram: Tensor, by: Plan | None = None, kernels: bool | None = Non
         return values / scale.unsqueeze(-1), passed
 
 
-def _scale(gram: Tensor) -> Tensor:
-    """Per matrix the power of two that brings its largest entry to [0.5, 1)."""
-    top = torch.linalg.vector_norm(gram, ord=torch.inf, dim=(1, 2))
-    exponent = torch.frexp(top).exponent.to(torch.int64).clamp(-1000, 1000)
+def scale_of(top: Tensor) -> Tensor:
+    """The powers of two that bring float64 numbers to [0.5, 1), or as near as a normal number does; of 0, 1."""
+    exponent = torch.frexp(top).exponent.to(torch.int64).clamp(-1023, 1022)
     return ((1023 - exponent) << 52).view(torch.float64)

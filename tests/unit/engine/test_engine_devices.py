@@ -112,13 +112,20 @@ def test_a_cpu_solves_several_matrices_at_once(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_gpu_is_fed_by_several_readers_from_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, gpu = devices.Device("cpu", ""), devices.Device("cuda:0", "")
-    pages = {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": 128 << 30}
+    free = {"cuda:0": 80 << 30}
     monkeypatch.setattr(devices, "available_cores", lambda: 16)
-    monkeypatch.setattr(os, "sysconf", pages.__getitem__)
-    assert (devices.readers([cpu]), devices.prefetch_bytes([cpu])) == (1, 1 << 30)
-    assert (devices.readers([gpu]), devices.prefetch_bytes([gpu])) == (8, 6 << 30)
-    assert devices.prefetch_bytes([gpu, gpu]) == 12 << 30
-    pages["SC_PHYS_PAGES"] = 8 << 30
-    assert devices.prefetch_bytes([gpu]) == 2 << 30
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda name: (free[name], 80 << 30))
+    assert (devices.readers([cpu]), devices.prefetch_bytes(cpu)) == (1, 1 << 30)
+    assert (devices.readers([gpu]), devices.prefetch_bytes(gpu)) == (8, 6 << 30)
+    free["cuda:0"] = 8 << 30
+    assert devices.prefetch_bytes(gpu) == 2 << 30
     monkeypatch.setattr(devices, "available_cores", lambda: 1)
     assert devices.readers([gpu]) == 1
+
+
+def test_a_driver_that_does_not_answer_leaves_weights_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_name: str) -> Any:
+        raise RuntimeError("CUDA driver error")
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", fail)
+    assert devices.prefetch_bytes(devices.Device("cuda:0", "")) == 1 << 30

@@ -36,7 +36,7 @@ def _read(queue: JobQueue) -> Job:
 
 def _can_read(queue: JobQueue) -> bool:
     waiting = [job for _, job in queue._waiting if job.projections]
-    return bool(waiting) and queue._has_room(min(waiting, key=lambda job: job.rank))
+    return bool(waiting) and queue._has_room("cpu", min(waiting, key=lambda job: job.rank))
 
 
 def _read_and_load(queue: JobQueue) -> list[str]:
@@ -56,7 +56,7 @@ def _solve(queue: JobQueue) -> list[str]:
 
 
 def _next(queue: JobQueue) -> Job:
-    (job,) = queue.next_batch(ONE_BY_ONE)
+    (job,) = queue.next_batch("cpu", ONE_BY_ONE)
     return job
 
 
@@ -65,7 +65,7 @@ def _query(*layers: int) -> list[str]:
 
 
 def test_jobs_come_in_the_order_asked_for(model: Model) -> None:
-    queue = JobQueue(10**9)
+    queue = JobQueue({"cpu": 10**9})
     checkpoint, projections = model
     assert queue.add(checkpoint, projections, urgent=False) == projections
     assert [_read_and_load(queue) for _ in projections] == [_query(i) for i in range(6)]
@@ -73,7 +73,7 @@ def test_jobs_come_in_the_order_asked_for(model: Model) -> None:
 
 
 def test_a_key_is_queued_once(model: Model) -> None:
-    queue = JobQueue(10**9)
+    queue = JobQueue({"cpu": 10**9})
     checkpoint, projections = model
     queue.add(checkpoint, projections[:3], urgent=False)
     assert queue.add(checkpoint, projections + projections, urgent=False) == projections[3:]
@@ -82,7 +82,7 @@ def test_a_key_is_queued_once(model: Model) -> None:
 
 
 def test_reading_ahead_stops_at_the_budget(model: Model) -> None:
-    queue = JobQueue(2 * ONE)
+    queue = JobQueue({"cpu": 2 * ONE})
     queue.add(*model, urgent=False)
     _read_and_load(queue)
     _read_and_load(queue)
@@ -95,14 +95,14 @@ def test_reading_ahead_stops_at_the_budget(model: Model) -> None:
 
 
 def test_bytes_being_read_count_too(model: Model) -> None:
-    queue = JobQueue(2 * ONE - 1)
+    queue = JobQueue({"cpu": 2 * ONE - 1})
     queue.add(*model, urgent=False)
     _read(queue)
     assert not _can_read(queue)
 
 
 def test_a_tensor_larger_than_the_budget_is_read_alone(model: Model) -> None:
-    queue = JobQueue(1)
+    queue = JobQueue({"cpu": 1})
     queue.add(*model, urgent=False)
     for layer in range(3):
         assert _read_and_load(queue) == _query(layer)
@@ -111,7 +111,7 @@ def test_a_tensor_larger_than_the_budget_is_read_alone(model: Model) -> None:
 
 
 def test_urgent_ignores_the_budget_and_goes_first(model: Model) -> None:
-    queue = JobQueue(ONE)
+    queue = JobQueue({"cpu": ONE})
     checkpoint, projections = model
     queue.add(checkpoint, projections[:4], urgent=False)
     _read_and_load(queue)
@@ -123,7 +123,7 @@ def test_urgent_ignores_the_budget_and_goes_first(model: Model) -> None:
 
 
 def test_only_the_first_urgent_job_ignores_the_budget(model: Model) -> None:
-    queue = JobQueue(ONE)
+    queue = JobQueue({"cpu": ONE})
     queue.add(*model, urgent=True)
     assert _read_and_load(queue) == _query(0)
     assert not _can_read(queue)  # or `enter` on a role of 80 layers would read the model into memory
@@ -131,7 +131,7 @@ def test_only_the_first_urgent_job_ignores_the_budget(model: Model) -> None:
 
 
 def test_urgent_moves_what_already_waits(model: Model) -> None:
-    queue = JobQueue(10**9)
+    queue = JobQueue({"cpu": 10**9})
     checkpoint, projections = model
     queue.add(checkpoint, projections, urgent=False)
     assert queue.add(checkpoint, [projections[4], projections[2]], urgent=True) == []
@@ -142,7 +142,7 @@ def test_urgent_moves_what_already_waits(model: Model) -> None:
 
 @pytest.mark.parametrize("loaded", [True, False], ids=["ready", "being read"])
 def test_urgent_moves_what_is_read_or_being_read(model: Model, loaded: bool) -> None:
-    queue = JobQueue(10**9)
+    queue = JobQueue({"cpu": 10**9})
     checkpoint, projections = model
     queue.add(checkpoint, projections[:3], urgent=False)
     jobs = [_read(queue) for _ in range(3)]
@@ -161,7 +161,7 @@ def _fused(folder: Path) -> Model:
 
 
 def test_a_fused_tensor_is_one_job(tmp_path: Path) -> None:
-    queue = JobQueue(10**9)
+    queue = JobQueue({"cpu": 10**9})
     queue.add(*_fused(tmp_path), urgent=False)
     wanted = [f"layers.0.attention.{role}" for role in ("query", "key", "value")]
     assert _read_and_load(queue) == wanted
@@ -170,7 +170,7 @@ def test_a_fused_tensor_is_one_job(tmp_path: Path) -> None:
 
 
 def test_one_urgent_part_of_a_fused_tensor_leaves_the_others(tmp_path: Path) -> None:
-    queue = JobQueue(10**9)
+    queue = JobQueue({"cpu": 10**9})
     checkpoint, projections = _fused(tmp_path)
     queue.add(checkpoint, projections, urgent=False)
     queue.add(checkpoint, [projections[1]], urgent=True)
@@ -179,7 +179,7 @@ def test_one_urgent_part_of_a_fused_tensor_leaves_the_others(tmp_path: Path) -> 
 
 
 def test_clear_withdraws_waiting_read_and_ready(model: Model) -> None:
-    queue = JobQueue(10**9)
+    queue = JobQueue({"cpu": 10**9})
     checkpoint, projections = model
     queue.add(checkpoint, projections, urgent=False)
     solving, ready, reading = _read(queue), _read(queue), _read(queue)
@@ -195,7 +195,7 @@ def test_clear_withdraws_waiting_read_and_ready(model: Model) -> None:
 
 
 def test_what_was_withdrawn_can_be_asked_for_again(model: Model) -> None:
-    queue = JobQueue(10**9)
+    queue = JobQueue({"cpu": 10**9})
     checkpoint, projections = model
     queue.add(checkpoint, projections, urgent=False)
     reading = _read(queue)
@@ -207,7 +207,7 @@ def test_what_was_withdrawn_can_be_asked_for_again(model: Model) -> None:
 
 
 def test_a_dropped_job_makes_room_and_can_be_asked_for_again(model: Model) -> None:
-    queue = JobQueue(1)
+    queue = JobQueue({"cpu": 1})
     checkpoint, projections = model
     queue.add(checkpoint, projections[:2], urgent=False)
     assert addresses(queue.drop(_read(queue))) == _query(0)
@@ -216,12 +216,12 @@ def test_a_dropped_job_makes_room_and_can_be_asked_for_again(model: Model) -> No
 
 
 def test_a_closed_queue_hands_out_nothing(model: Model) -> None:
-    queue = JobQueue(10**9)
+    queue = JobQueue({"cpu": 10**9})
     queue.add(*model, urgent=False)
     _read_and_load(queue)
     queue.close()
     assert queue.next_to_read() is None
-    assert queue.next_batch(ONE_BY_ONE) == []
+    assert queue.next_batch("cpu", ONE_BY_ONE) == []
 
 
 def _kinds(folder: Path, order: str, **sides: int) -> Model:
@@ -242,20 +242,20 @@ def _layers(jobs: list[Job]) -> list[int | None]:
 
 
 def _would_wait(queue: JobQueue, limit: int) -> bool:
-    return not queue._choose(_up_to(limit))
+    return not queue._choose("cpu", _up_to(limit))
 
 
 def test_a_batch_is_of_one_side_and_full(tmp_path: Path) -> None:
-    queue = JobQueue(10**9)
+    queue = JobQueue({"cpu": 10**9})
     queue.add(*_kinds(tmp_path, "abbabaab", a=3, b=5), urgent=False)
     for _ in range(8):
         _read_and_load(queue)
-    batches = [queue.next_batch({3: 3, 5: 2}.__getitem__) for _ in range(4)]
+    batches = [queue.next_batch("cpu", {3: 3, 5: 2}.__getitem__) for _ in range(4)]
     assert [_layers(batch) for batch in batches] == [[0, 3, 5], [1, 2], [4, 7], [6]]
 
 
 def test_a_batch_waits_for_what_is_read_and_no_longer(model: Model) -> None:
-    queue = JobQueue(10**9)
+    queue = JobQueue({"cpu": 10**9})
     queue.add(model[0], model[1][:3], urgent=False)
     for _ in range(2):
         _read_and_load(queue)
@@ -263,12 +263,12 @@ def test_a_batch_waits_for_what_is_read_and_no_longer(model: Model) -> None:
     last = _read(queue)
     assert _would_wait(queue, 4)
     queue.loaded(last, "weights", "")
-    assert _layers(queue.next_batch(_up_to(4))) == [0, 1, 2]
+    assert _layers(queue.next_batch("cpu", _up_to(4))) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("how", ["failed", "withdrawn"])
 def test_a_batch_does_not_wait_for_what_never_comes(model: Model, how: str) -> None:
-    queue = JobQueue(10**9)
+    queue = JobQueue({"cpu": 10**9})
     checkpoint, projections = model
     queue.add(checkpoint, projections[:3], urgent=False)
     _read_and_load(queue)
@@ -280,15 +280,15 @@ def test_a_batch_does_not_wait_for_what_never_comes(model: Model, how: str) -> N
         queue.add(checkpoint, projections[1:3], urgent=True)
         queue.drop(_read(queue))
         queue.drop(_read(queue))
-    assert _layers(queue.next_batch(_up_to(4))) == [0]
+    assert _layers(queue.next_batch("cpu", _up_to(4))) == [0]
 
 
 def test_a_batch_does_not_wait_for_room_that_only_it_can_make(model: Model) -> None:
-    queue = JobQueue(3 * ONE)
+    queue = JobQueue({"cpu": 3 * ONE})
     queue.add(*model, urgent=False)
     for _ in range(3):
         _read_and_load(queue)
-    batch = queue.next_batch(_up_to(4))
+    batch = queue.next_batch("cpu", _up_to(4))
     assert _layers(batch) == [0, 1, 2]
     assert not _can_read(queue)
     for job in batch:
@@ -297,36 +297,36 @@ def test_a_batch_does_not_wait_for_room_that_only_it_can_make(model: Model) -> N
 
 
 def test_where_no_batch_is_full_the_fullest_goes(tmp_path: Path) -> None:
-    queue = JobQueue(10**9)
+    queue = JobQueue({"cpu": 10**9})
     queue.add(*_kinds(tmp_path, "abbab", a=3, b=5), urgent=False)
     for _ in range(5):
         _read_and_load(queue)
     limits = {3: 4, 5: 8}.__getitem__
-    assert [_layers(queue.next_batch(limits)) for _ in range(2)] == [[0, 3], [1, 2, 4]]
+    assert [_layers(queue.next_batch("cpu", limits)) for _ in range(2)] == [[0, 3], [1, 2, 4]]
 
 
 def test_an_urgent_job_waits_for_no_batch(model: Model) -> None:
-    queue = JobQueue(10**9)
+    queue = JobQueue({"cpu": 10**9})
     checkpoint, projections = model
     queue.add(checkpoint, projections[:4], urgent=False)
     for _ in range(3):
         _read_and_load(queue)
     queue.add(checkpoint, projections[5:], urgent=True)
     _read_and_load(queue)
-    assert _layers(queue.next_batch(_up_to(4))) == [5]
+    assert _layers(queue.next_batch("cpu", _up_to(4))) == [5]
     assert _would_wait(queue, 4)
     queue.add(checkpoint, projections[1:3], urgent=True)  # they lie in memory: urgent at once, and together
-    assert _layers(queue.next_batch(_up_to(4))) == [1, 2]
+    assert _layers(queue.next_batch("cpu", _up_to(4))) == [1, 2]
     assert _would_wait(queue, 4)
 
 
 def test_an_urgent_job_wakes_who_waits_for_a_batch(model: Model) -> None:
-    queue = JobQueue(10**9)
+    queue = JobQueue({"cpu": 10**9})
     checkpoint, projections = model
     queue.add(checkpoint, projections, urgent=False)
     _read_and_load(queue)
     found: list[list[int | None]] = []
-    thread = threading.Thread(target=lambda: found.append(_layers(queue.next_batch(_up_to(4)))), daemon=True)
+    thread = threading.Thread(target=lambda: found.append(_layers(queue.next_batch("cpu", _up_to(4)))), daemon=True)
     thread.start()
     queue.add(checkpoint, projections[:1], urgent=True)
     thread.join(PATIENCE)
@@ -334,11 +334,11 @@ def test_an_urgent_job_wakes_who_waits_for_a_batch(model: Model) -> None:
 
 
 def test_close_wakes_who_waits_for_a_batch(model: Model) -> None:
-    queue = JobQueue(10**9)
+    queue = JobQueue({"cpu": 10**9})
     queue.add(*model, urgent=False)
     _read_and_load(queue)
     found: list[list[Job]] = []
-    thread = threading.Thread(target=lambda: found.append(queue.next_batch(_up_to(4))), daemon=True)
+    thread = threading.Thread(target=lambda: found.append(queue.next_batch("cpu", _up_to(4))), daemon=True)
     thread.start()
     queue.close()
     thread.join(PATIENCE)
@@ -346,20 +346,53 @@ def test_close_wakes_who_waits_for_a_batch(model: Model) -> None:
 
 
 def test_tensors_that_hold_several_projections_make_batches_by_all_their_sides(tmp_path: Path) -> None:
-    queue = JobQueue(10**9)
+    queue = JobQueue({"cpu": 10**9})
     config = {"model_type": "phi3", "num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 2}
     named = {f"model.layers.{i}.self_attn.qkv_proj.weight": torch.ones(10, 5) for i in range(4)}
     queue.add(*saved(tmp_path, named, config), urgent=False)  # sides 5, 2, 2
     for _ in range(4):
         _read_and_load(queue)
     limits = {5: 8, 2: 6}.__getitem__
-    batch = queue.next_batch(limits)
+    batch = queue.next_batch("cpu", limits)
     assert _layers(batch) == [0] * 3 + [1] * 3 + [2] * 3
     assert [[(p.layer, p.role) for p, _ in group] for group in groups(batch, limits)] == [
         [(layer, "query") for layer in range(3)],
         [(layer, role) for layer in range(3) for role in ("key", "value")],
     ]
     assert [[p.role for p, _ in group] for group in groups(batch[:1], ONE_BY_ONE)] == [["query"], ["key"], ["value"]]
+
+
+TWO = {"cuda:0": 4 * ONE, "cuda:1": 2 * ONE}
+
+
+def test_jobs_go_to_the_device_with_the_least_to_do(model: Model) -> None:
+    queue = JobQueue(TWO)
+    queue.add(*model, urgent=False)
+    jobs = [queue.next_to_read() for _ in range(6)]
+    assert [job and job.device for job in jobs] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1", "cuda:0", "cuda:0"]
+
+
+def test_a_device_solves_what_lies_in_its_own_memory(model: Model) -> None:
+    queue = JobQueue(TWO)
+    queue.add(*model, urgent=False)
+    for _ in range(6):
+        job = queue.next_to_read()
+        assert job is not None
+        queue.loaded(job, "weights", "")
+    assert _layers(queue.next_batch("cuda:1", _up_to(4))) == [1, 3]
+    assert _layers(queue.next_batch("cuda:0", _up_to(4))) == [0, 2, 4, 5]
+
+
+def test_nothing_is_read_before_a_device_is_there(model: Model) -> None:
+    queue = JobQueue()
+    queue.add(*model, urgent=False)
+    found: list[Job | None] = []
+    thread = threading.Thread(target=lambda: found.append(queue.next_to_read()), daemon=True)
+    thread.start()
+    assert not found
+    queue.open({"cpu": ONE})
+    thread.join(PATIENCE)
+    assert [job and job.device for job in found] == ["cpu"]
 
 
 def test_quantised_blocks_count_as_the_floats_they_become(model: Model) -> None:
