@@ -91,7 +91,7 @@ def open_checkpoint(model: str, access: Access = Access.RANGES) -> Checkpoint:
         return _open_path(path)
     if remote.is_url(model):
         return _opened(remote.open_url(model))
-    if _looks_like_path(model):
+    if not model.startswith(hub.SCHEME) and _looks_like_path(model):
         raise InputError(f"no such file or folder: {printable(model)}")
     name, revision = hub.parse(model)
     folder, lacking = hub.whole(name, revision)
@@ -127,7 +127,7 @@ def _looks_like_path(model: str) -> bool:
     return (
         model.startswith((".", "/", "~"))
         or model.endswith((".safetensors", ".gguf"))
-        or model.removeprefix("hf://").partition("@")[0].count("/") > 1
+        or model.partition("@")[0].count("/") > 1
     )
 
 

@@ -16,7 +16,7 @@ from .ranges import FetchError, client_errors, retry_after, said, status_of
 _PART = r"[A-Za-z0-9](?:[\w.-]{0,94}\w)?"
 _ID = re.compile(rf"(?!.*(?:--|\.\.)|.*\.git$){_PART}(?:/{_PART})?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_SCHEME = "hf://"
+SCHEME = "hf://"
 
 
 class Access(Enum):
@@ -33,10 +33,10 @@ def parse(model: str) -> tuple[str, str]:
     Raises:
         InputError: no file, no folder and no possible Hub id.
     """
-    kind = model.removeprefix(_SCHEME).partition("/")[0]
-    if model.startswith(_SCHEME) and kind in ("datasets", "spaces", "buckets"):
+    kind = model.removeprefix(SCHEME).partition("/")[0]
+    if model.startswith(SCHEME) and kind in ("datasets", "spaces", "buckets"):
         raise InputError(f"hf://{kind}/ holds no models: name a model as org/name or org/name@revision")
-    name, at, revision = model.removeprefix(_SCHEME).partition("@")
+    name, at, revision = model.removeprefix(SCHEME).partition("@")
     outside = revision.startswith("/") or ".." in revision
     if not _ID.fullmatch(name) or (at and not revision) or outside or not revision.isprintable():
         raise InputError(

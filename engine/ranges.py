@@ -158,7 +158,8 @@ class Retry:
         waits = self._patience.waits[1 if status else 0 :]  # a dropped connection is opened again at once
         asked = retry_after(error)
         if self._failures >= len(waits) or (asked or 0) > self._patience.longest:
-            self._link.lost(self._scope if status and status != 429 else "", error)
+            has_answered = self._gained or (status and status != 429)
+            self._link.lost(self._scope if has_answered else "", error)
             return False
         seconds = max(waits[self._failures], asked or 0)
         self._failures += 1
@@ -260,10 +261,10 @@ class RemoteFile:
                 raise FetchError(f"the server sends other bytes of {self.name} than were asked for")
         elif is_small and response.status_code == 200 and headers.get("Content-Length", "").isdecimal():
             size = int(headers["Content-Length"])
-            if size > end:
-                raise FetchError(f"{self.name} is {size} bytes long: too long for what it should be")
         else:
             raise FetchError(f"the server of {self.name} sends no ranges: download the file and name it here")
+        if is_small and size > end:
+            raise FetchError(f"{self.name} is {size} bytes long: too long for what it should be")
         original = response.history[0].headers if response.history else headers
         etag = original.get("X-Linked-Etag") or original.get("ETag") or headers.get("ETag") or ""
         if (self.size is not None and size != self.size) or (self._etag is not None and etag != self._etag):

@@ -12,7 +12,7 @@ from glob import escape
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 from . import hub
 from .errors import InputError, printable
@@ -56,16 +56,17 @@ class _Blob:
 
 def is_url(model: str) -> bool:
     """Whether a name is a URL, other than hf://."""
-    return re.match(r"[A-Za-z][\w+.-]*://", model) is not None and not model.startswith("hf://")
+    return re.match(r"[A-Za-z][\w+.-]*://", model) is not None and not model.startswith(hub.SCHEME)
 
 
 def stored_name(model: str) -> str:
     """The name under which what is computed of a Hub id or URL is stored."""
     if not is_url(model):
-        return model.removeprefix("hf://").partition("@")[0]
+        return model.removeprefix(hub.SCHEME).partition("@")[0]
     if (found := _hub_file(model)) is not None:
         return found[0]
-    parts = urlsplit(model)
+    if (parts := _split(model)) is None:
+        return model
     name = f"{parts.hostname}{f':{parts.port}' if parts.port else ''}{parts.path}"
     return name if len(name) <= 150 else f"{parts.hostname}/{digest(name)[:8]}/{PurePosixPath(name).name[-60:]}"
 
@@ -84,9 +85,10 @@ def open_repo(name: str, revision: str, lacking: str = "", only: str = "") -> Op
     with hub.explained(name, revision, lacking), _Watched() as watch:
         repo = _Repo.found(name, revision, link, watch)
         with ThreadPoolExecutor(CONNECTIONS) as pool:
-            folder = f"{only.rpartition('/')[0]}/" if "/" in only else ""
-            config = pool.submit(repo.json, f"{folder}config.json", watch)
             files, named = ([only], set()) if only else repo.weights(watch)
+            config = pool.submit(
+                repo.json, str(PurePosixPath(only).with_name("config.json")) if only else "config.json", watch
+            )
             listed = dict(pool.map(partial(repo.listing, watch=watch), files))
             found_config = config.result()
     renamed = (f"{name} has another name on the Hub now: {printable(repo.name)}",) if repo.name != name else ()
@@ -247,8 +249,8 @@ def _hub_file(url: str) -> tuple[str, str, str] | None:
     from huggingface_hub import constants
 
     endpoint = urlsplit(constants.ENDPOINT)
-    parts = urlsplit(url)
-    if parts.netloc not in (endpoint.netloc, *_HUB_HOSTS):
+    parts = _split(url)
+    if parts is None or parts.netloc not in (endpoint.netloc, *_HUB_HOSTS):
         return None
     found = _FILE.fullmatch(parts.path.removeprefix(endpoint.path.rstrip("/")))
     if found is None or not found["file"].endswith(".safetensors"):
@@ -256,13 +258,21 @@ def _hub_file(url: str) -> tuple[str, str, str] | None:
     return unquote(found["repo"]), unquote(found["revision"]), unquote(found["file"])
 
 
-def _checked(url: str, shown: str) -> Any:
-    """The parts of a URL that may be read."""
+def _split(url: str) -> SplitResult | None:
+    """The parts of a URL, None where it has none."""
     try:
         parts = urlsplit(url)
         parts.port  # noqa: B018 - raises where it is no number
     except ValueError:
-        raise InputError(f"{shown} is not a URL") from None
+        return None
+    return parts
+
+
+def _checked(url: str, shown: str) -> SplitResult:
+    """The parts of a URL that may be read."""
+    parts = _split(url)
+    if parts is None:
+        raise InputError(f"{shown} is not a URL")
     if parts.username is not None:
         raise InputError(f"{shown}: a URL must not hold a user or password")
     if parts.scheme.lower() not in ("http", "https") or not parts.hostname or not url.isprintable():

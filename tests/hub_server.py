@@ -83,8 +83,8 @@ class HubServer:
 
     `faults` maps a part of a path to the status that answers it; `odd` to answers that its GETs get, one each, the
     last again and again where it is all there is; `gated` a repo to the token that opens it; `renamed` an old name
-    to the new one. With `cdn` large files are sent by another host. `requests` is the log, in the order of
-    arrival; `sent` the bytes of each file's body that went out.
+    to the new one; `static` a path outside any repo to its content. With `cdn` large files are sent by that other
+    host. `requests` is the log, in the order of arrival; `sent` the bytes of each file's body that went out.
     """
 
     def __init__(self, page: int = 3) -> None:
@@ -94,13 +94,15 @@ class HubServer:
         self.faults: dict[str, int] = {}
         self.odd: dict[str, list[Odd]] = {}
         self.renamed: dict[str, str] = {}
+        self.static: dict[str, bytes] = {}
         self.cdn = ""
         self.sent: dict[str, int] = {}
         self.requests: list[Request] = []
         self.connections: set[socket.socket] = set()
         self.stopped = threading.Event()
         handler = type("Handler", (_Handler,), {"hub": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        server = type("Server", (ThreadingHTTPServer,), {"request_queue_size": 64})  # as many headers come at once
+        self._server = server(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
         self._server.block_on_close = False
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
@@ -248,6 +250,9 @@ class _Handler(BaseHTTPRequestHandler):
             elif path.startswith("/cdn/"):
                 file, data = self.hub.blob(path.removeprefix("/cdn/"))
                 self._data(file, data, {"ETag": '"of the cdn"'})
+            elif path in self.hub.static:
+                data = self.hub.static[path]
+                self._data(path, data, {"ETag": f'"{_blob(data)}"'})
             elif match := _RESOLVE.fullmatch(url.path):
                 self._resolve(unquote(match["repo"]), unquote(match["revision"]), unquote(match["file"]))
             elif match := _API.fullmatch(url.path):
@@ -332,7 +337,7 @@ class _Handler(BaseHTTPRequestHandler):
             odd = plan.pop(0) if len(plan) > 1 else plan[0]
         status, body, changed = odd.change(status, body, {"Content-Length": str(len(body)), **headers})
         self.send_response(status)
-        for name, value in changed.items():
+        for name, value in {"Content-Length": str(len(body)), **changed}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command == "HEAD":

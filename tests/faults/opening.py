@@ -42,8 +42,13 @@ def index(weight_map: Mapping[str, str]) -> bytes:
 
 def refusal(model: object, *, download: bool = False) -> str:
     """The one line that a user gets for a model that cannot be opened."""
+    return refused(model, Access.DOWNLOAD if download else Access.CACHE)
+
+
+def refused(model: object, access: Access) -> str:
+    """`refusal` with this access."""
     with pytest.raises(InputError) as caught:
-        open_checkpoint(str(model), Access.DOWNLOAD if download else Access.CACHE)
+        open_checkpoint(str(model), access)
     return checked(caught.value)
 
 

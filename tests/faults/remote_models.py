@@ -50,6 +50,12 @@ ONE_FILE = {"config.json": SHARDED["config.json"], "model.safetensors": save(FIR
 QUERY = "model.layers.0.self_attn.q_proj.weight"
 
 
+def read(checkpoint: Checkpoint, name: str = QUERY) -> np.ndarray:
+    """One tensor's weights."""
+    found: np.ndarray = checkpoint.read(next(t for t in checkpoint.tensors if t.name == name))[0].numpy()
+    return found
+
+
 @dataclass
 class Clock:
     """Time that passes only by waiting; `waits` are the seconds of each wait."""

@@ -22,27 +22,17 @@ from remote_models import (
     SHARD_1,
     SHARD_2,
     SHARDED,
+    read,
     scan,
 )
 from safetensors.numpy import save
 
-from rankscope.engine import remote
-from rankscope.engine.checkpoint import Checkpoint, open_checkpoint
+from rankscope.engine.checkpoint import open_checkpoint
 from rankscope.engine.hub import Access
 from rankscope.engine.projections import build_tree
 from rankscope.engine.ranges import RemoteFile
 
-
-@pytest.fixture(autouse=True)
-def short_first_range(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The files are small: what is asked for at first must not be all of them."""
-    monkeypatch.setattr(remote, "FIRST", 1000)
-
-
-def read(checkpoint: Checkpoint, name: str = QUERY) -> np.ndarray:
-    tensor = next(t for t in checkpoint.tensors if t.name == name)
-    found: np.ndarray = checkpoint.read(tensor)[0].numpy()
-    return found
+pytestmark = pytest.mark.usefixtures("short_first_range")
 
 
 @pytest.mark.parametrize("files", [SHARDED, ONE_FILE], ids=["sharded", "one file"])
