@@ -123,7 +123,7 @@ class Link:
             found = [self._given_up[key] for key in ("", scope) if key in self._given_up]
             for when, sentence in found:
                 if clock() - when < _PROBE:
-                    raise FetchError(sentence)
+                    raise FetchError(f"cannot fetch {scope}: {sentence}")
         return bool(found)
 
 

@@ -14,6 +14,7 @@ from rankscope.engine.checkpoint import Checkpoint, open_checkpoint
 from rankscope.engine.engine import Engine, Settings
 from rankscope.engine.errors import InputError
 from rankscope.engine.events import Event, Failed, Listener, Progress, Saved, Started, Stopped
+from rankscope.engine.experts import sample
 from rankscope.engine.flip import flipped, twin_key
 from rankscope.engine.hub import Access
 from rankscope.engine.projections import Tree, build_tree, model_order
@@ -103,11 +104,15 @@ def open_stored(model: str, root: Path) -> Model | None:
 class Session:
     """The states of one model's projections, what is stored of them, and the engine that computes them.
 
-    `apply` takes the engine's events; the caller decides on which thread, and it must be one only.
+    `apply` takes the engine's events; the caller decides on which thread, and it must be one only. `experts` of each
+    layer are computed, None: all.
     """
 
-    def __init__(self, model: Model, root: Path, listener: Listener, settings: Settings) -> None:
+    def __init__(
+        self, model: Model, root: Path, listener: Listener, settings: Settings, experts: int | None = None
+    ) -> None:
         self.model = model
+        self.experts = experts
         self.root = root
         self._listener = listener
         self.settings = settings
@@ -141,6 +146,20 @@ class Session:
         for entry in entries:
             if entry.projection.key in wanted:
                 self._entries.setdefault(entry.projection.key, entry)  # what `apply` has put there is newer
+
+    @property
+    def size(self) -> int:
+        """Bytes of all weights, 0 where they could not be opened."""
+        return self.model.checkpoint.bytes if self.model.checkpoint else 0
+
+    def to_fetch(self, projections: Iterable[Projection]) -> int:
+        """Bytes that computing these takes from a server."""
+        checkpoint = self.model.checkpoint
+        return checkpoint.bytes_to_fetch({p.tensor for p in projections}) if checkpoint else 0
+
+    def sampled(self, projections: Iterable[Projection]) -> list[Projection]:
+        """Which of these are to be computed: of the experts of a layer only some may be."""
+        return sample(projections, self.experts)
 
     def tidy(self) -> None:
         """Merge what killed processes left as many small files; a full disk only postpones that."""

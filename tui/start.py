@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rankscope.engine.errors import InputError, printable
+from rankscope.engine.hub import Access
 
 from .colours import Depth
 from .config import AUTO, Config
@@ -17,7 +18,7 @@ from .terminal import set_up
 
 
 def run_app(args: Namespace, root: Path) -> int:
-    """Open the models (downloading them first, with a progress bar), then show them until the user quits."""
+    """Open the models (where asked downloading them first, with a progress bar), show them until the user quits."""
     from .session import CLOSE_SECONDS, open_model
 
     if os.environ.get("RANKSCOPE_CONFIG") and not config_path().exists():
@@ -28,14 +29,15 @@ def run_app(args: Namespace, root: Path) -> int:
         name = _picked(root, config)
         if name is None:
             return 0
-    models = [open_model(each, root) for each in (name, args.against) if each is not None]
+    access = Access.DOWNLOAD if args.download else Access.RANGES
+    models = [open_model(each, root, access) for each in (name, args.against) if each is not None]
     for warning in (w for model in models if model.checkpoint for w in model.checkpoint.warnings):
         print(warning, file=sys.stderr)
     from rankscope.engine.engine import Settings
 
     from .app import RankScopeApp
 
-    app = RankScopeApp(models, root, Settings(args.device, args.threads), config)
+    app = RankScopeApp(models, root, Settings(args.device, args.threads), config, args.experts)
     app.run(mouse=False)  # keyboard only: the mouse stays the terminal's, for selecting text
     ended = app.close(CLOSE_SECONDS)
     if app.last_words:

@@ -100,7 +100,7 @@ class Explorer(Taking):
         def listen(events: tuple[Event, ...]) -> None:
             self.post_message(EngineEvents(session, events))
 
-        session = Session(model, self.session.root, listen, self.session.settings)
+        session = Session(model, self.session.root, listen, self.session.settings, self.session.experts)
         session.load()
         self.post_message(Done(partial(self._opened_second, session)))
 
