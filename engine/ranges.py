@@ -81,14 +81,14 @@ class Link:
         self._not_before = 0.0
         self._given_up: dict[str, tuple[float, str]] = {}
 
-    def wait(self, watch: Watch) -> None:
-        """Until the server may be asked.
+    def wait(self, until: float, watch: Watch) -> None:
+        """Until a time, and until the server may be asked.
 
         Raises:
             FetchError: cancelled.
         """
         with self._lock:
-            left = self._not_before - clock()
+            left = max(until, self._not_before) - clock()
         if left > 0:
             pause(watch.cancelled, left)
         if watch.cancelled.is_set():
@@ -134,6 +134,7 @@ class Retry:
         self._link, self._scope, self._patience, self._watch = link, scope, patience, watch
         self._failures = 0
         self._gained = 0
+        self._not_before = 0.0
 
     def gained(self, count: int) -> None:
         """So many bytes have come."""
@@ -144,7 +145,7 @@ class Retry:
         self._gained = 0
         if self._link.given_up(self._scope):
             self._failures = len(self._patience.waits)
-        self._link.wait(self._watch)
+        self._link.wait(self._not_before, self._watch)
 
     def __exit__(self, _: object, error: BaseException | None, __: TracebackType | None) -> bool:
         if error is None:
@@ -157,13 +158,14 @@ class Retry:
         status = status_of(error)
         waits = self._patience.waits[1 if status else 0 :]  # a dropped connection is opened again at once
         asked = retry_after(error)
+        has_answered = self._gained or (status and status != 429)  # so that it is the file's trouble, not the server's
         if self._failures >= len(waits) or (asked or 0) > self._patience.longest:
-            has_answered = self._gained or (status and status != 429)
             self._link.lost(self._scope if has_answered else "", error)
             return False
         seconds = max(waits[self._failures], asked or 0)
         self._failures += 1
-        if self._link.hold(seconds) and seconds >= _TOLD:
+        self._not_before = clock() + seconds
+        if not has_answered and self._link.hold(seconds) and seconds >= _TOLD:
             self._watch.note(f"{self._link.explain(error)}; waiting {seconds:.0f} s")
         return True
 

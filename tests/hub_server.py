@@ -342,9 +342,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
-        self.wfile.write(body[: odd.after])
         self.hub.sent[self.file] = self.hub.sent.get(self.file, 0) + len(body[: odd.after])
-        self.file = ""
+        self.wfile.write(body[: odd.after])
         if odd.after is not None:
             self.wfile.flush()
             self.close_connection = True
