@@ -132,7 +132,8 @@ def chosen(name: str, files: Iterable[str]) -> set[str]:
     if not weights:
         kinds = sorted({Path(f).suffix for f in files} & OTHER_WEIGHTS)
         held = f" (it holds {', '.join(kinds)})" if kinds else ""
-        raise InputError(f"{name} has no .safetensors weights on the Hub{held}: choose a repo that has them")
+        mend = "fetch a .gguf with  hf download  and name that" if ".gguf" in kinds else "choose one that has them"
+        raise InputError(f"{name} has no .safetensors weights on the Hub{held}: {mend}")
     return weights
 
 

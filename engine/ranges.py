@@ -78,7 +78,7 @@ class Link:
         self.explain = explain
         self.headers = headers
         self._lock = threading.Lock()
-        self._not_before = 0.0
+        self._not_before = self._told_until = 0.0
         self._given_up: dict[str, tuple[float, str]] = {}
 
     def wait(self, until: float, watch: Watch) -> None:
@@ -95,12 +95,14 @@ class Link:
             raise FetchError("stopped")
 
     def hold(self, seconds: float) -> bool:
-        """Let nobody ask for so long; False where that was known."""
+        """Let nobody ask for so long; whether that is long, and nobody was told of such a wait that still lasts."""
         with self._lock:
-            until = clock() + seconds
-            is_news = self._not_before < clock()
-            self._not_before = max(self._not_before, until)
-            return is_news
+            now = clock()
+            self._not_before = max(self._not_before, now + seconds)
+            if seconds < _TOLD or now < self._told_until:
+                return False
+            self._told_until = now + seconds
+            return True
 
     def lost(self, scope: str, error: Exception) -> None:
         """Give up a file, or with "" the server."""
@@ -165,7 +167,7 @@ class Retry:
         seconds = max(waits[self._failures], asked or 0)
         self._failures += 1
         self._not_before = clock() + seconds
-        if not has_answered and self._link.hold(seconds) and seconds >= _TOLD:
+        if not has_answered and self._link.hold(seconds):
             self._watch.note(f"{self._link.explain(error)}; waiting {seconds:.0f} s")
         return True
 
@@ -362,7 +364,7 @@ def retry_after(error: Exception) -> float | None:
 
 def said(error: Exception) -> str:
     """An error of the connection in a few words, without the URL: it may be signed."""
-    words = re.sub(r"\S*://\S*", "", str(error).partition("\n")[0]).strip()
+    words = re.sub(r"\S*(?:://|\?\S*=)\S*", "", str(error).partition("\n")[0]).strip()
     return printable(words, 120) or type(error).__name__
 
 

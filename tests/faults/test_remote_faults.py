@@ -263,6 +263,7 @@ def test_a_server_that_goes_away_in_the_middle(hub: HubServer, clock: Clock) -> 
     near = scan(opened, projections[:4])
     hub.stop()
     far = scan(opened, projections, near.sink)
+    assert any("waiting 8 s" in event.text for event in far.events if isinstance(event, Notice))
     assert (len(near.sink.kept), len(far.failed)) == (4, 10)
     assert all("cannot reach the Hub" in reason for reason in far.failed.values())
     clock.now += 60

@@ -15,6 +15,7 @@ from rankscope.engine.devices import make_run
 from rankscope.engine.errors import WeightsError, printable, without_secrets
 from rankscope.engine.hub import Access
 from rankscope.engine.projections import build_tree
+from rankscope.engine.ranges import said
 from rankscope.engine.remote import stored_name
 
 pytestmark = pytest.mark.usefixtures("short_first_range")
@@ -136,6 +137,19 @@ def test_names_in_the_store_are_short_and_hold_no_secrets(hub: HubServer) -> Non
     long = [stored_name(f"https://h/{'a' * 500}/{n}.safetensors") for n in range(2)]
     assert max(map(len, long)) < 150
     assert len(set(long)) == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "HTTPSConnectionPool(host='cdn'): Max retries exceeded with url: /blob/1?X-Signature=secret (refused)",
+        "cannot connect to https://user:secret@cdn/blob/1?X-Signature=secret",
+    ],
+)
+def test_an_error_of_a_client_is_told_without_its_url(text: str) -> None:
+    assert "secret" not in said(OSError(text))
+    assert said(OSError(text))
+    assert said(TimeoutError()) == "TimeoutError"
 
 
 SECRET = "https://user:secret@host/a/b.safetensors?X-Signature=secret&x=1#secret"

@@ -77,6 +77,25 @@ def test_progress_counts(projections: list[Projection]) -> None:
     assert not any(told.is_open(p.key) for p in projections[:5])
 
 
+def test_bytes_are_told_without_any_other_event_and_not_each(
+    monkeypatch: pytest.MonkeyPatch, projections: list[Projection]
+) -> None:
+    """With an hour between batches the first bytes are told, all others together at the end."""
+    monkeypatch.setattr(reporter, "INTERVAL", 3600.0)
+    heard = Recorder()
+    told = Reporter(heard)
+    told._changed = watched = _Watched()
+    watched.told = told
+    told.expect(projections, 1000)
+    told.fetched(1)
+    assert watched.begun.wait(PATIENCE)
+    for _ in range(500):
+        told.fetched(1)
+    told.close()
+    assert [[type(event) for event in batch] for batch in heard.batches] == [[Progress], [Progress]]
+    assert [(p.fetched, p.to_fetch) for p in heard.of(Progress)] == [(1, 1000), (501, 1000)]
+
+
 def test_a_new_job_counts_from_zero(projections: list[Projection]) -> None:
     heard = Recorder()
     told = Reporter(heard)
