@@ -11,6 +11,7 @@ from typing import Protocol
 
 from . import devices
 from .checkpoint import Checkpoint
+from .devices import Device
 from .errors import WeightsError
 from .events import Computed, Failed, Listener, Notice, Saved, Started, Stopped
 from .queue import Job, JobQueue
@@ -59,6 +60,7 @@ class Engine:
         self._reporter = Reporter(listener)
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
+        self._noted: set[str] = set()
         self._started = False
 
     def submit(
@@ -128,7 +130,7 @@ class Engine:
                 self._reporter.tell(Failed(projection, str(error)))
             return
         for note in notes:
-            self._reporter.tell(Notice(note))
+            self._note(note)
         self._reporter.devices = tuple(device.name for device in found)
         bounded = self._settings.prefetch_bytes
         self._queue.open({device.name: bounded or devices.prefetch_bytes(device) for device in found})
@@ -136,9 +138,17 @@ class Engine:
             for number in range(devices.READERS if is_remote else devices.readers(found)):
                 self._spawn(self._read, f"rankscope-reader-{number}")
             for device in found:
-                count, blas = devices.workers(device, devices.thread_count(self._settings.threads))
-                for number in range(count):
-                    self._spawn(self._work, f"rankscope-{device.name}-{number}", device.name, blas, run)
+                threads = devices.thread_count(self._settings.threads)
+                for number in range(devices.workers(device, threads)[0]):
+                    self._spawn(self._work, f"rankscope-{device.name}-{number}", device, threads, run)
+
+    def _note(self, text: str) -> None:
+        """Say it once: the workers of a device find the same."""
+        with self._lock:
+            new = text not in self._noted
+            self._noted.add(text)
+        if new:
+            self._reporter.tell(Notice(text))
 
     def _read(self) -> None:
         reader = Reader()
@@ -156,15 +166,17 @@ class Engine:
         else:
             self._queue.loaded(job, weights, seen)
 
-    def _work(self, device: str, blas_threads: int, run: Run) -> None:
+    def _work(self, device: Device, threads: int, run: Run) -> None:
         import torch
 
         from .solvers.batch import own_stream
 
-        torch.set_num_threads(blas_threads)  # of this thread: OpenMP keeps the number per thread
-        with own_stream(device):
-            solver = Solver(device, run)
-            while jobs := self._queue.next_batch(device, solver.limit_of):
+        with own_stream(device.name):
+            solver = Solver(device.name, run, self._note)
+            while jobs := self._queue.next_batch(device.name, solver.limit_of):
+                cost, alone = sum(job.cost for job in jobs), self._queue.is_all(jobs)
+                # Of this thread: OpenMP keeps the number per thread.
+                torch.set_num_threads(devices.blas_threads(device, threads, cost, alone))
                 self._solve(solver, jobs)
 
     def _solve(self, solver: Solver, jobs: list[Job]) -> None:

@@ -168,6 +168,12 @@ class JobQueue:
             return []
         return groups[fullest][: limits[fullest]]
 
+    def is_all(self, jobs: list[Job]) -> bool:
+        """Whether nothing but these jobs waits, is read, ready or solved."""
+        with self._changed:
+            waiting = any(job.projections for _, job in self._waiting)
+            return not waiting and not self._ready and not self._reading and len(self._solving) == len(jobs)
+
     def solved(self, job: Job) -> None:
         """The job is done; its memory is free again."""
         with self._changed:

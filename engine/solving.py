@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from . import devices
 from .catalogue import cut
-from .errors import WeightsError
+from .errors import WeightsError, printable
 from .queue import Job
 from .spectrum import Projection, Run, Spectrum
 
@@ -37,10 +37,10 @@ def groups(jobs: list[Job], limit_of: Callable[[int], int]) -> list[list[Item]]:
 class Solver:
     """The routines of one device. Imports torch; used by one thread.
 
-    `limit_of` says how many matrices of a smaller side are solved together there.
+    `limit_of` says how many matrices of a smaller side are solved together there. `tell` hears, once, why none are.
     """
 
-    def __init__(self, device: str, run: Run) -> None:
+    def __init__(self, device: str, run: Run, tell: Callable[[str], None]) -> None:
         from .solvers.batch import limits
         from .solvers.ladder import choose
 
@@ -48,6 +48,7 @@ class Solver:
         self.limit_of = limits(device)
         self._rungs = choose(device)
         self._run = run
+        self._tell = tell
 
     def solve(self, group: list[Item]) -> Iterator[tuple[Projection, Spectrum | str]]:
         """Each projection of one smaller side with its spectrum, or the sentence that says why it has none.
@@ -63,11 +64,18 @@ class Solver:
                 yield projection, f"cannot be computed: {type(error).__name__}: {error}"
 
     def _together(self, group: list[Item]) -> list[Outcome]:
-        from .solvers.batch import solve_batch
+        from .solvers.batch import faster_together, solve_batch
 
-        if len(group) == 1:
-            return [None]
-        return solve_batch((_matrix(*item) for item in group), len(group), group[0][0].count, self.device)
+        count, small = len(group), group[0][0].count
+        if count == 1 or not faster_together(self.device, small):
+            return [None] * count
+        return solve_batch((_matrix(*item) for item in group), count, small, self.device, self._apart)
+
+    def _apart(self, reason: str) -> None:
+        """No batches from now on."""
+        self.limit_of = lambda _small: 1
+        line = printable(reason.splitlines()[0], 120)
+        self._tell(f"{self.device} solves its matrices one by one, some ten times slower: {line}")
 
     def _spectrum(self, projection: Projection, job: Job, outcome: Outcome) -> Spectrum:
         from .solvers.ladder import COMPUTE_DTYPE, solve

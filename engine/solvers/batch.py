@@ -22,6 +22,11 @@ Outcome = Solution | WeightsError | None
 _COUNTS = ((2048, 32), (4096, 16), (8192, 8))
 """The smaller side up to which so many matrices are a batch: on an H100 at most 0.1, 0.2 and 0.5 s."""
 
+_FAST_FLOAT64 = {(7, 0), (8, 0), (9, 0), (10, 0)}
+"""Compute capabilities with half as many float64 operations a second as float32 ones; others have 1/32 or 1/64."""
+
+_FASTER: dict[tuple[str, int], bool] = {}
+
 _TURNS: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 """By device, held while eigenvalues are computed: a second batch beside it would make both late."""
 
@@ -43,6 +48,36 @@ def limits(device: str) -> Callable[[int], int]:
     return limit_of
 
 
+def faster_together(device: str, small: int) -> bool:
+    """Whether the two-stage solver is faster there than the library at matrices of that smaller side.
+
+    So it is where float64 is fast (an H100: 11 ms and 117 at 4096). Any other device is measured, once for each power
+    of two, before its first batch.
+    """
+    side = min(4096, 1 << (small - 1).bit_length())
+    if torch.cuda.get_device_capability(device) in _FAST_FLOAT64:
+        return True
+    with _TURNS[device]:
+        if (device, side) not in _FASTER:
+            _FASTER[device, side] = _is_faster(device, side, limits(device)(side))
+        return _FASTER[device, side]
+
+
+def _is_faster(device: str, side: int, count: int) -> bool:
+    grams = torch.randn(count, side, side, dtype=torch.float64, device=device)
+    grams += grams.mT.clone()
+    together = _seconds(lambda: two_stage.eigenvalues(grams.clone())[0])
+    return together < count * _seconds(lambda: torch.linalg.eigvalsh(grams[0]))
+
+
+def _seconds(run: Callable[[], Tensor]) -> float:
+    """Of a second run: the first compiles."""
+    run().cpu()
+    start = time.perf_counter()
+    run().cpu()
+    return time.perf_counter() - start
+
+
 def own_stream(device: str) -> AbstractContextManager[object]:
     """A CUDA stream for this thread: what it copies and multiplies goes beside what another thread does."""
     try:
@@ -52,13 +87,15 @@ def own_stream(device: str) -> AbstractContextManager[object]:
     return nullcontext() if stream is None else torch.cuda.stream(stream)
 
 
-def solve_batch(matrices: Iterable[Tensor], count: int, small: int, device: str) -> list[Outcome]:
+def solve_batch(
+    matrices: Iterable[Tensor], count: int, small: int, device: str, tell: Callable[[str], None]
+) -> list[Outcome]:
     """For each of `count` 2-D float matrices, on the CPU or on the device, its spectrum, or why it has none.
 
     Each has `small` as its smaller side, and is let go before the next is taken. None where nothing is proven:
     then ladder.solve has to be asked, for all of them where the device has no room for the batch or a matrix
     cannot be taken. The device holds two_stage.room for each of them, and one of them at a time. Nothing waits
-    for the device before the results of all are copied back.
+    for the device before the results of all are copied back. `tell` hears, but for want of room, what went wrong.
     """
     start = time.perf_counter()
     try:
@@ -73,7 +110,10 @@ def solve_batch(matrices: Iterable[Tensor], count: int, small: int, device: str)
             sigma = values.flip(1).clamp_(min=0).sqrt_()
             host = torch.cat([sizes, passed.unsqueeze(1), sigma], 1).cpu()  # of this stream alone, once for all
             seconds += time.perf_counter() - start
-    except Exception:  # noqa: BLE001 - out of memory, a lost device, kernels that do not compile there
+    except (torch.OutOfMemoryError, MemoryError):
+        return [None] * count
+    except Exception as error:  # noqa: BLE001 - a lost device, kernels that do not compile there
+        tell(str(error) or type(error).__name__)
         return [None] * count
     return [_outcome(row, device, seconds / count) for row in host]
 

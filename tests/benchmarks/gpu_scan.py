@@ -227,7 +227,7 @@ def batched(matrix: torch.Tensor, device: str) -> float:
         matrix.to(device),
         *(torch.randn(matrix.shape, device=device).to(matrix.dtype) for _ in range(1, count)),
     ]
-    return best_of(lambda: solve_batch(matrices, count, small, device)) / count
+    return best_of(lambda: solve_batch(matrices, count, small, device, print)) / count
 
 
 def measure_shapes(

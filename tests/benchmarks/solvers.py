@@ -1,6 +1,6 @@
 """Time per matrix and error of the routines for singular values, side by side in one run.
 
-    python tests/benchmarks/solvers.py [--device cuda] [--threads 2] [--shapes 4096x4096 1024x4096]
+    python tests/benchmarks/solvers.py [--device cuda] [--threads 1 2] [--shapes 4096x4096 1024x4096]
 
 The weights decay and carry noise, as trained ones do, in bfloat16. Errors are the largest of any singular
 value, relative to sigma_1, against LAPACK's float64 SVD of the same matrix (gesdd, by numpy). `notebook` is
@@ -57,15 +57,22 @@ def measure(rows: int, cols: int, device: str, repeats: int) -> None:
     def notebook() -> torch.Tensor:
         return torch.linalg.svd(on_device.float(), full_matrices=False).S
 
+    def qr_first() -> torch.Tensor:
+        tall = on_device.to(torch.float64)
+        r = torch.linalg.qr(tall if rows >= cols else tall.T, mode="r").R
+        return torch.linalg.svdvals(r)
+
     routines: dict[str, Callable[[], object]] = {
         "notebook": notebook,
         "svdvals": lambda: svd.singular_values(on_device, 1.0),
+        "qr": qr_first,
         "gram": lambda: gram.singular_values(on_device, 1.0),
         "ours": lambda: solve(stored, rungs),
     }
     results = {
         "notebook": notebook().cpu().numpy(),
         "svdvals": svd.singular_values(on_device, 1.0).cpu().numpy(),
+        "qr": qr_first().cpu().numpy(),
         "gram": gram.singular_values(on_device, 1.0).cpu().numpy(),
         "ours": solve(stored, rungs).values,
     }
@@ -78,19 +85,19 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--threads", type=int)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1], help="BLAS threads, a table each")
     parser.add_argument("--shapes", nargs="+")
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     device = pick(args.device)[0][0]
-    threads = args.threads or 1
-    torch.set_num_threads(threads)
-    print(f"{device.name} ({device.label}), torch {torch.__version__}, {threads} BLAS threads\n")
-    print("| shape | notebook: svd float32 | svdvals float64 | Gram + eigvalsh float64 | ours, checked | ratio |")
-    print("|---|---|---|---|---|---|")
-    for shape in args.shapes or SHAPES["cpu" if device.name == "cpu" else "cuda"]:
-        rows, cols = map(int, shape.split("x"))
-        measure(rows, cols, device.name, args.repeats)
+    for threads in args.threads:
+        torch.set_num_threads(threads)
+        print(f"\n{device.name} ({device.label}), torch {torch.__version__}, {threads} BLAS threads\n")
+        print("| shape | notebook: svd float32 | svdvals float64 | QR, svdvals | Gram, eigvalsh | ours | ratio |")
+        print("|---|---|---|---|---|---|---|")
+        for shape in args.shapes or SHAPES["cpu" if device.name == "cpu" else "cuda"]:
+            rows, cols = map(int, shape.split("x"))
+            measure(rows, cols, device.name, args.repeats)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -12,10 +12,11 @@ import torch
 from lapack_reference import EXTENDED_EPS, Array, jacobi, lapack
 
 from rankscope.engine.errors import WeightsError
-from rankscope.engine.solvers import gram, ladder, two_stage
+from rankscope.engine.solvers import batch, gram, ladder, two_stage
 from rankscope.engine.solvers.batch import Outcome, limits, solve_batch
 from rankscope.engine.solvers.ladder import Solution
 
+TOLD: list[str] = []
 SHAPES = [(1, 1), (1, 7), (7, 1), (2, 3), (17, 17), (31, 53), (64, 100), (100, 64)]
 
 
@@ -43,7 +44,7 @@ def _kinds(rows: int, cols: int) -> dict[str, Array]:
 
 
 def _solved(matrices: list[torch.Tensor]) -> list[Outcome]:
-    return solve_batch(matrices, len(matrices), min(matrices[0].shape), "cpu")
+    return solve_batch(matrices, len(matrices), min(matrices[0].shape), "cpu", TOLD.append)
 
 
 def _assert_proven(outcome: Outcome, matrix: torch.Tensor) -> None:
@@ -129,7 +130,7 @@ def test_a_batch_without_room_is_left_to_the_ladder(error: Exception, monkeypatc
 
 @pytest.mark.parametrize("odd", [[torch.eye(5)], []], ids=["of another side", "too few"])
 def test_a_batch_that_is_not_what_was_said_is_left_to_the_ladder(odd: list[torch.Tensor]) -> None:
-    assert solve_batch([torch.eye(4), *odd], 2, 4, "cpu") == [None, None]
+    assert solve_batch([torch.eye(4), *odd], 2, 4, "cpu", TOLD.append) == [None, None]
 
 
 def test_a_matrix_that_cannot_be_taken_leaves_all_to_the_ladder() -> None:
@@ -137,7 +138,7 @@ def test_a_matrix_that_cannot_be_taken_leaves_all_to_the_ladder() -> None:
         yield torch.eye(4)
         raise MemoryError
 
-    assert solve_batch(taken(), 2, 4, "cpu") == [None, None]
+    assert solve_batch(taken(), 2, 4, "cpu", TOLD.append) == [None, None]
 
 
 def test_each_matrix_is_let_go_before_the_next() -> None:
@@ -150,7 +151,7 @@ def test_each_matrix_is_let_go_before_the_next() -> None:
             assert [ref() for ref in seen] == [None] * len(seen)
 
     seen: list[weakref.ref[torch.Tensor]] = []
-    assert None not in solve_batch(taken(), 3, 4, "cpu")
+    assert None not in solve_batch(taken(), 3, 4, "cpu", TOLD.append)
 
 
 @pytest.mark.parametrize(
@@ -162,6 +163,31 @@ def test_a_batch_is_short_and_has_room(free: int, small: int, count: int, monkey
     monkeypatch.setattr(two_stage, "available", lambda _device: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (free, 80 << 30))
     assert limits("cuda:0")(small) == count
+
+
+@pytest.mark.parametrize("ours", [0.9, 1.1])
+def test_where_float64_is_slow_the_faster_way_is_measured_once(ours: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch of three in `ours` of the time that the library takes for three."""
+    run: list[torch.Tensor] = []
+
+    def seconds(way: Callable[[], torch.Tensor]) -> float:
+        run.append(way())
+        return 3 * ours if len(run) == 1 else 1.0
+
+    monkeypatch.setattr(batch, "_FASTER", {})
+    monkeypatch.setattr(batch, "_seconds", seconds)
+    monkeypatch.setattr(batch, "limits", lambda _device: lambda _side: 3)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (8, 9))
+    assert [batch.faster_together("cpu", small) for small in (33, 64, 40)] == [ours < 1] * 3
+    together, alone = run
+    assert together.shape == (3, 64)
+    torch.testing.assert_close(together[0], alone)
+
+
+def test_where_float64_is_fast_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (9, 0))
+    monkeypatch.delattr(batch, "_seconds")
+    assert batch.faster_together("cpu", 64)
 
 
 def test_a_cpu_takes_one_matrix_at_a_time() -> None:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from rankscope.engine import devices
 from rankscope.engine.engine import Engine, Settings
-from rankscope.engine.events import Computed, Failed, Saved, Started, Stopped
+from rankscope.engine.events import Computed, Failed, Notice, Saved, Started, Stopped
 from rankscope.engine.flip import flipped
 from rankscope.engine.solvers import batch, ladder, two_stage
 from rankscope.engine.solvers.batch import Outcome
@@ -35,11 +35,13 @@ class Batches:
         self.gate = threading.Semaphore(10_000)
         self._solve = batch.solve_batch
 
-    def __call__(self, matrices: Iterable[torch.Tensor], count: int, small: int, device: str) -> list[Outcome]:
+    def __call__(
+        self, matrices: Iterable[torch.Tensor], count: int, small: int, device: str, tell: Callable[[str], None]
+    ) -> list[Outcome]:
         self.counts.append(count)
         self.reached.release()
         assert self.gate.acquire(timeout=PATIENCE)
-        return self._solve(matrices, count, small, device)
+        return self._solve(matrices, count, small, device, tell)
 
     def hold(self) -> None:
         self.gate = threading.Semaphore(0)
@@ -70,10 +72,11 @@ def make(
     """Engines that work the CPU as they work a GPU, closed at the end of the test."""
     made: list[Engine] = []
 
-    def build(workers: int = 1, **settings: Any) -> Engine:
+    def build(workers: int = 1, faster: bool = True, **settings: Any) -> Engine:
         monkeypatch.setattr(devices, "workers", lambda *_: (workers, 1))
         monkeypatch.setattr(devices, "readers", lambda _found: 4)
         monkeypatch.setattr(batch, "limits", lambda _device: lambda _side: LIMIT)
+        monkeypatch.setattr(batch, "faster_together", lambda _device, _small: faster)
         made.append(Engine(sink, heard, Settings(**{"device": "cpu", **settings})))
         return made[-1]
 
@@ -125,6 +128,31 @@ def test_a_lone_matrix_climbs_the_ladder(
     heard.wait_until_idle()
     assert batches.counts == []
     assert sink.kept[projections[0].key].solver == "gram-eigvalsh"
+
+
+def test_where_the_library_is_faster_each_matrix_climbs_the_ladder(
+    tmp_path: Path, make: Make, heard: Recorder, sink: MemorySink, batches: Batches
+) -> None:
+    make(faster=False).submit(*llama(tmp_path, 6))
+    assert heard.wait_until_idle().done == 6
+    assert batches.counts == []
+    assert {spectrum.solver for spectrum in sink.kept.values()} == {"gram-eigvalsh"}
+
+
+def test_kernels_that_do_not_compile_are_told_once_and_not_tried_again(
+    tmp_path: Path, make: Make, heard: Recorder, batches: Batches, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_grams: torch.Tensor) -> Any:
+        raise RuntimeError("Failed to find C compiler.\nPlease specify via CC")
+
+    monkeypatch.setattr(two_stage, "eigenvalues", fail)
+    make(2).submit(*llama(tmp_path, 16))
+    assert heard.wait_until_idle().done == 16
+    assert set(batches.counts) == {4}
+    assert len(batches.counts) <= 2
+    assert [notice.text for notice in heard.of(Notice)] == [
+        "cpu solves its matrices one by one, some ten times slower: Failed to find C compiler."
+    ]
 
 
 def test_unusable_weights_fail_alone(

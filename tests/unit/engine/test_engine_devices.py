@@ -110,6 +110,25 @@ def test_a_cpu_solves_several_matrices_at_once(monkeypatch: pytest.MonkeyPatch) 
     assert devices.workers(devices.Device("cuda:0", ""), 4) == (2, 4)
 
 
+def test_a_lone_large_matrix_has_all_threads_of_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "available_cores", lambda: 16)
+    cpu, gpu = devices.Device("cpu", ""), devices.Device("cuda:0", "")
+    assert devices.blas_threads(cpu, 4, 1e10, alone=True) == 4
+    assert devices.blas_threads(cpu, 4, 1e10, alone=False) == 1
+    assert devices.blas_threads(cpu, 4, 9e9, alone=True) == 1
+    assert devices.blas_threads(gpu, 4, 1e10, alone=True) == 4
+
+
+def test_the_last_matrix_of_a_scan_is_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, heard = [], Recorder()
+    monkeypatch.setattr(devices, "blas_threads", lambda _d, _t, _cost, alone: asked.append(alone) or 1)
+    engine = Engine(MemorySink(), heard, Settings(device="cpu", threads=1))
+    engine.submit(*llama(tmp_path, 5))
+    assert heard.wait_until_idle().done == 5
+    assert engine.close(PATIENCE)
+    assert asked == [False] * 4 + [True]
+
+
 def test_a_gpu_is_fed_by_several_readers_from_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, gpu = devices.Device("cpu", ""), devices.Device("cuda:0", "")
     free = {"cuda:0": 80 << 30}
