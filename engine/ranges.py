@@ -174,7 +174,7 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a server said of a file: its size and etag, and what it is called on the Hub's own storage."""
+    """What a server said of a file; etag and time of its last change are "" where it did not say."""
 
     size: int
     etag: str

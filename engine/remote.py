@@ -178,7 +178,8 @@ class _Repo:
             files, named = hub.chosen(self.asked, self.files), set[str]()
             absent = {name for file in files for name in siblings(file)} - self.files.keys()
         if absent:
-            raise InputError(f"{self.asked} names shard {printable(min(absent))} in its index but does not hold it")
+            shard = printable(min(absent))
+            raise InputError(f"{self.asked} does not hold shard {shard}, which its index or another shard names")
         return sorted(files), named
 
     def json(self, file: str, watch: Watch) -> dict[str, Any]:
