@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import InputError, printable
+from .errors import InputError, printable, without_secrets
 from .spectrum import Run
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def make_run(devices: Iterable[Device], command: Sequence[str] | None = None) ->
         cuda=(torch.version.cuda or getattr(torch.version, "hip", None) or "") if torch else "",
         driver=_driver(),
         host=f"{platform.node()} ({platform.system()} {platform.release()}; {labels})",
-        command=shlex.join(command if command is not None else sys.argv),
+        command=shlex.join(map(without_secrets, command if command is not None else sys.argv)),
         started_at=utc_now(),
     )
 

@@ -15,6 +15,7 @@ from .devices import Device
 from .errors import WeightsError
 from .events import Computed, Failed, Listener, Notice, Saved, Started, Stopped
 from .queue import Job, JobQueue
+from .ranges import Watch
 from .reading import Reader
 from .reporter import Reporter
 from .solving import Solver, groups, own_stream
@@ -77,12 +78,13 @@ class Engine:
         wanted = [p for p in projections if recompute or not self._sink.has(p.key)]
         sound = [p for p in wanted if p.problem is None and not self._is_under_way(p.key)]
         refused = [Failed(p, p.problem) for p in wanted if p.problem is not None]
-        self._reporter.expect([*sound, *(f.projection for f in refused)])  # before a worker can finish one
+        to_fetch = checkpoint.bytes_to_fetch({p.tensor for p in sound})
+        self._reporter.expect([*sound, *(f.projection for f in refused)], to_fetch)  # before a worker can finish one
         accepted = self._queue.add(checkpoint, sound, urgent)
         for failure in refused:
             self._reporter.tell(failure)
         if accepted:
-            self._start()
+            self._start(checkpoint.is_remote)
         return accepted
 
     def _is_under_way(self, key: str) -> bool:
@@ -105,18 +107,18 @@ class Engine:
         self._reporter.close()
         return not any(thread.is_alive() for thread in self._threads)
 
-    def _start(self) -> None:
+    def _start(self, is_remote: bool) -> None:
         with self._lock:
             if not self._started:
                 self._started = True
-                self._spawn(self._open_devices, "rankscope-devices")
+                self._spawn(self._open_devices, "rankscope-devices", is_remote)
 
     def _spawn(self, target: Callable[..., None], name: str, *args: object) -> None:
         thread = threading.Thread(target=target, args=args, name=name, daemon=True)
         self._threads.append(thread)
         thread.start()
 
-    def _open_devices(self) -> None:
+    def _open_devices(self, is_remote: bool) -> None:
         """Import torch (seconds) off the caller's thread, then start the reader and the workers."""
         try:
             found, notes = devices.pick(self._settings.device)
@@ -133,7 +135,7 @@ class Engine:
         bounded = self._settings.prefetch_bytes
         self._queue.open({device.name: bounded or devices.prefetch_bytes(device) for device in found})
         with self._lock:
-            for number in range(devices.readers(found)):
+            for number in range(devices.READERS if is_remote else devices.readers(found)):
                 self._spawn(self._read, f"rankscope-reader-{number}")
             for device in found:
                 threads = devices.thread_count(self._settings.threads)
@@ -154,8 +156,9 @@ class Engine:
             self._read_one(reader, job)  # a call of its own: nothing here keeps the weights while it waits
 
     def _read_one(self, reader: Reader, job: Job) -> None:
+        watch = Watch(self._reporter.fetched, lambda text: self._reporter.tell(Notice(text)), job.withdrawn)
         try:
-            weights, seen = reader.read(job)
+            weights, seen = reader.read(job, watch)
         except WeightsError as error:
             self._fail(self._queue.drop(job), str(error))
         except Exception as error:  # noqa: BLE001 - whatever a file holds, the scan goes on

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+_URL_SECRETS = re.compile(r"(?<=://)[^/\s@'\"]*@|(?<=://)([^\s?#'\"]*)[?#][^\s'\"]*")
+
 
 class InputError(Exception):
     """Wrong input: one sentence that says what is wrong and what to do. Exit code 2, no traceback."""
@@ -11,8 +15,17 @@ class WeightsError(Exception):
     """The weights of one projection cannot be used: one sentence. The others go on."""
 
 
+def without_secrets(text: str) -> str:
+    """Text whose URLs have no user, password, query or fragment: the query of a signed URL is a key to the file."""
+    if "://" not in text:
+        return text
+    return _URL_SECRETS.sub(lambda found: found[1] or "", _URL_SECRETS.sub(lambda found: found[1] or "", text))
+
+
 def printable(text: str, limit: int = 200) -> str:
-    """Untrusted text made safe for a terminal: control and invisible characters shown as escapes."""
+    """Untrusted text made safe for a terminal and for logs: control and invisible characters shown as escapes,
+    URLs without what should stay secret."""
+    text = without_secrets(text)
     if len(text) <= limit and text.isprintable():  # nearly all text, at a twentieth of the time
         return text
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: limit + 1])

@@ -58,8 +58,8 @@ class Notice:
 class Progress:
     """The job as a whole: projections done (saved), failed and in all; `rate` in projections per second.
 
-    `eta` is in seconds, by cost (floating-point operations), None while unknown. `busy` is False
-    once nothing waits or runs.
+    `eta` is in seconds, by cost (floating-point operations) or by bytes to fetch, whichever is later, None while
+    unknown. `busy` is False once nothing waits or runs. Of `to_fetch` bytes from a server `fetched` have come.
     """
 
     done: int
@@ -69,6 +69,8 @@ class Progress:
     eta: float | None
     devices: tuple[str, ...]
     busy: bool
+    fetched: int = 0
+    to_fetch: int = 0
 
 
 Event: TypeAlias = Started | Computed | Saved | Failed | Stopped | Notice | Progress

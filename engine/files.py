@@ -6,7 +6,7 @@ import errno
 import json
 import re
 import stat
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -118,13 +118,22 @@ def _indexed(index: Path) -> tuple[list[Path], set[str]]:
 
 
 def read_weight_map(index: Path) -> dict[str, str]:
-    """Tensor name -> shard, every shard a file name without a folder.
+    """weight_map_of a file.
+
+    Raises:
+        InputError: unreadable, malformed, or it points outside the folder.
+    """
+    return weight_map_of(read_json(index, _MAX_INDEX), index)
+
+
+def weight_map_of(found: Mapping[str, Any], index: Path) -> dict[str, str]:
+    """Tensor name -> shard, every shard a file name without a folder, from an index that was read.
 
     Raises:
         InputError: malformed, or it points outside the folder.
     """
     kinds = TORCH_SUFFIXES if index.name == TORCH_INDEX else (".safetensors",)
-    weight_map = read_json(index, _MAX_INDEX).get("weight_map")
+    weight_map = found.get("weight_map")
     if not (isinstance(weight_map, dict) and weight_map and all(isinstance(s, str) for s in weight_map.values())):
         raise InputError(f"{printable(str(index))} has no weight_map of tensor names to files")
     for shard in set(weight_map.values()):
@@ -139,12 +148,17 @@ def with_siblings(file: Path) -> list[Path]:
     Raises:
         InputError: a part is missing.
     """
-    numbered = _NUMBERED.fullmatch(file.name)
+    parts = siblings(file.name) or [file.name]
+    return [_shard(file.parent, part, len(parts)) for part in parts]
+
+
+def siblings(name: str) -> list[str]:
+    """All files of a set, where the name of one says `-00001-of-00003`."""
+    numbered = _NUMBERED.fullmatch(name)
     if numbered is None:
-        return [_shard(file.parent, file.name, 1)]
+        return []
     stem, digits, total = numbered[1], len(numbered[2]), int(numbered[3])
-    numbers = range(1, min(total, _MAX_PARTS) + 1)
-    return [_shard(file.parent, f"{stem}{n:0{digits}}-of-{numbered[3]}{numbered[4]}", total) for n in numbers]
+    return [f"{stem}{n:0{digits}}-of-{numbered[3]}{numbered[4]}" for n in range(1, min(total, _MAX_PARTS) + 1)]
 
 
 def _shard(folder: Path, shard: str, total: int) -> Path:
@@ -186,11 +200,20 @@ def read_json(file: Path, limit: int = MAX_CONFIG) -> dict[str, Any]:
     try:
         if file.stat().st_size > limit:
             raise InputError(f"{printable(str(file))} is larger than {limit} bytes: it is no file of a model")
-        data = file.read_bytes()
-        check_dense(data)
-        found = json.loads(data)
+        return parse_json(file.read_bytes(), file)
     except OSError as error:
         raise InputError(f"cannot read {printable(str(file))}: {error.strerror}") from None
+
+
+def parse_json(data: bytes, file: Path) -> dict[str, Any]:
+    """A JSON object from the content of a file.
+
+    Raises:
+        InputError: not JSON, or no object.
+    """
+    try:
+        check_dense(data)
+        found = json.loads(data)
     except (ValueError, RecursionError):
         raise InputError(f"{printable(str(file))} is not valid JSON: fetch it again") from None
     if not isinstance(found, dict):

@@ -1,29 +1,42 @@
-"""Hub ids: the local cache first, without a request; else a download through huggingface_hub."""
+"""Hub ids: the local cache first, without a request; else a download, or what `remote` reads, from the Hub."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from enum import Enum
 from glob import escape
 from pathlib import Path
-from typing import Any
 
 from .errors import InputError, printable
 from .files import INDEX, OTHER_WEIGHTS, SUFFIXES, TORCH_INDEX, choose, read_weight_map, weight_files
+from .ranges import FetchError, client_errors, retry_after, said, status_of
 
 _PART = r"[A-Za-z0-9](?:[\w.-]{0,94}\w)?"
 _ID = re.compile(rf"(?!.*(?:--|\.\.)|.*\.git$){_PART}(?:/{_PART})?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+SCHEME = "hf://"
+
+
+class Access(Enum):
+    """What a model that is not whole in the local cache may take from the Hub."""
+
+    CACHE = "nothing"
+    RANGES = "headers at once, and the tensors that are computed when they are"
+    DOWNLOAD = "the whole of it, into the cache"
 
 
 def parse(model: str) -> tuple[str, str]:
-    """`org/name[@revision]` -> (id, revision); the revision is "main" where none is given.
+    """`[hf://]org/name[@revision]` -> (id, revision); the revision is "main" where none is given.
 
     Raises:
         InputError: no file, no folder and no possible Hub id.
     """
-    name, at, revision = model.partition("@")
+    kind = model.removeprefix(SCHEME).partition("/")[0]
+    if model.startswith(SCHEME) and kind in ("datasets", "spaces", "buckets"):
+        raise InputError(f"hf://{kind}/ holds no models: name a model as org/name or org/name@revision")
+    name, at, revision = model.removeprefix(SCHEME).partition("@")
     outside = revision.startswith("/") or ".." in revision
     if not _ID.fullmatch(name) or (at and not revision) or outside or not revision.isprintable():
         raise InputError(
@@ -32,30 +45,30 @@ def parse(model: str) -> tuple[str, str]:
     return name, revision or "main"
 
 
-def resolve(model: str, *, download: bool = True) -> tuple[Path, str]:
-    """The snapshot folder of a Hub id and its 40-hex commit.
+def whole(name: str, revision: str) -> tuple[Path | None, str]:
+    """The snapshot folder of a cached model that is whole, found without a request; else what the cache lacks of it,
+    "" where it has nothing.
+    """
+    snapshot = cached(name, revision)
+    if snapshot is None:
+        return None, ""
+    try:
+        weight_files(snapshot)
+    except InputError as error:
+        return None, str(error)
+    return snapshot, ""
 
-    A cached model that is whole is used as it is, with no request. Else config.json and the
-    top-level weight files are downloaded, with huggingface_hub's progress bars on stderr.
+
+def download(name: str, revision: str, incomplete: str) -> Path:
+    """The snapshot folder of a model, config.json and the top-level weight files of which are now in the cache.
+
+    huggingface_hub shows progress bars on stderr. `incomplete` says what the cache lacked.
 
     Raises:
-        InputError: not cached and not downloadable, with the reason.
+        InputError: not downloadable, with the reason.
     """
-    name, revision = parse(model)
-    snapshot = _cached(name, revision)
-    incomplete = ""
-    if snapshot is not None:
-        try:
-            weight_files(snapshot)
-        except InputError as error:
-            incomplete = str(error)
-        else:
-            return snapshot, snapshot.name
-    if not download:
-        raise InputError(incomplete or f"{printable(model)} is not in the local Hub cache")
-    with _explained(name, revision, incomplete):
-        snapshot = _download(name, revision)
-    return snapshot, snapshot.name
+    with explained(name, revision, incomplete):
+        return _download(name, revision)
 
 
 def cache_folder() -> Path:
@@ -74,9 +87,14 @@ def cached_models() -> list[str]:
     return found
 
 
-def _cached(name: str, revision: str) -> Path | None:
+def repo_folder(name: str) -> Path:
+    """Where the cache keeps a model: blobs, refs and snapshots."""
+    return cache_folder() / f"models--{name.replace('/', '--')}"
+
+
+def cached(name: str, revision: str) -> Path | None:
     """The cached snapshot, read off the cache's documented layout: refs/<revision> -> snapshots/<commit>."""
-    folder = cache_folder() / f"models--{name.replace('/', '--')}"
+    folder = repo_folder(name)
     commit = revision
     if not _COMMIT.fullmatch(revision):
         try:
@@ -93,7 +111,7 @@ def _download(name: str, revision: str) -> Path:
     # Without a timeout, model_info waits for ever on a server that never answers.
     info = HfApi().model_info(name, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     files = {s.rfilename for s in info.siblings or []}
-    weights = set(_weights(name, files))
+    weights = set(chosen(name, files))
     for index in weights & {INDEX, TORCH_INDEX}:
         weights |= set(read_weight_map(Path(hf_hub_download(name, index, revision=revision))).values())
         if absent := sorted(weights - files):
@@ -102,7 +120,12 @@ def _download(name: str, revision: str) -> Path:
     return Path(snapshot_download(name, revision=revision, allow_patterns=[escape(file) for file in wanted]))
 
 
-def _weights(name: str, files: Iterable[str]) -> list[str]:
+def chosen(name: str, files: Iterable[str]) -> list[str]:
+    """Which of a repo's files are the model's weights, or their index.
+
+    Raises:
+        InputError: none, or several models.
+    """
     weights = choose({f for f in files if "/" not in f}, name)
     if not weights:
         kinds = sorted({Path(f).suffix for f in files} & OTHER_WEIGHTS)
@@ -112,43 +135,51 @@ def _weights(name: str, files: Iterable[str]) -> list[str]:
 
 
 @contextmanager
-def _explained(name: str, revision: str, incomplete: str) -> Iterator[None]:
-    """huggingface_hub's errors as one line each."""
-    from huggingface_hub import constants, errors
-
-    cached = incomplete or f"{name} is neither a file or folder here nor in the local cache"
-    page = f"https://huggingface.co/{name}"
+def explained(name: str, revision: str, incomplete: str = "") -> Iterator[None]:
+    """huggingface_hub's errors as one line each; `incomplete` says what the cache lacks."""
     try:
         yield
     except InputError:
         raise
-    except errors.GatedRepoError:
-        raise InputError(
-            f"{name} is gated: ask for access at {page}, then log in with  hf auth login  or set HF_TOKEN"
-        ) from None
-    except errors.RevisionNotFoundError:
-        raise InputError(f"{name} has no revision {printable(revision)}: see {page}/commits/main") from None
-    except errors.RepositoryNotFoundError:
-        raise InputError(
-            f"no model {name} on the Hub, or it is private: check the name; if it is private, run  hf auth login"
-        ) from None
-    except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as error:
-        if isinstance(error.__cause__, errors.HfHubHTTPError):
-            raise InputError(_refused(name, error.__cause__.response)) from None
-        reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the Hub cannot be reached"
-        raise InputError(f"{cached}; {reason}") from None
-    except errors.HfHubHTTPError as error:
-        raise InputError(_refused(name, error.response)) from None
     except Exception as error:  # noqa: BLE001 - httpx or requests, by the version of huggingface_hub
-        if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError):
-            where = printable(str(error.filename or cache_folder()))
-            raise InputError(f"cannot write {where}: {error.strerror}") from None
-        what = printable(str(error).splitlines()[0] if str(error) else type(error).__name__, 120)
-        raise InputError(f"{cached}; cannot reach the Hub ({what})") from None
+        lacking = incomplete or f"{name} is neither a file or folder here nor in the local cache"
+        raise InputError(explain(error, name, revision, f"{lacking}; ")) from None
 
 
-def _refused(name: str, response: Any) -> str:
-    status = response.status_code if response is not None else "no"
+def explain(error: Exception, name: str, revision: str, lacking: str = "") -> str:
+    """Why the Hub did not answer as it should: one sentence, without URL or token.
+
+    Where it cannot be reached, `lacking` stands before that.
+    """
+    from huggingface_hub import constants, errors
+
+    page = f"https://huggingface.co/{name}"
+    match error:
+        case FetchError():
+            return str(error)
+        case errors.GatedRepoError():
+            return f"{name} is gated: ask for access at {page}, then log in with  hf auth login  or set HF_TOKEN"
+        case errors.RevisionNotFoundError():
+            return f"{name} has no revision {printable(revision)}: see {page}/commits/main"
+        case errors.RepositoryNotFoundError():
+            return f"no model {name} on the Hub, or it is private: check the name; if it is private, run  hf auth login"
+        case errors.OfflineModeIsEnabled() | errors.LocalEntryNotFoundError():
+            if isinstance(error.__cause__, errors.HfHubHTTPError):
+                return _refused(name, error.__cause__)
+            reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the Hub cannot be reached"
+            return f"{lacking}{reason}"
+        case errors.HfHubHTTPError():
+            return _refused(name, error)
+        case OSError() if error.errno and not isinstance(error, (ConnectionError, *client_errors()[1:])):
+            return f"cannot write {printable(str(error.filename or cache_folder()))}: {error.strerror}"
+    return f"{lacking}cannot reach the Hub ({said(error)})"
+
+
+def _refused(name: str, error: Exception) -> str:
+    status = status_of(error)
     if status in (401, 403):
         return f"the Hub refused access to {name} ({status}): check HF_TOKEN, or run  hf auth login"
-    return f"the Hub answered {status} for {name}: try again later"
+    if status == 429:
+        seconds = retry_after(error)
+        return f"the Hub answered 429 (too many requests): try again {f'in {seconds:.0f} s' if seconds else 'later'}"
+    return f"the Hub answered {status or 'no'} for {name}: try again later"

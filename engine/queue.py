@@ -22,7 +22,8 @@ _BYTES = {"bfloat16": 2, "float32": 4, "float64": 8}
 
 @dataclass(slots=True)
 class Job:
-    """The wanted projections of one stored tensor, which is read once for all of them, to one device."""
+    """The wanted projections of one stored tensor, which is read once for all of them, to one device. `withdrawn`
+    tells whoever reads it that none is wanted any more."""
 
     priority: int
     number: int
@@ -32,6 +33,7 @@ class Job:
     device: str = ""
     weights: Any = field(default=None, repr=False)
     seen: str = ""
+    withdrawn: threading.Event = field(default_factory=threading.Event, repr=False)
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -43,8 +45,8 @@ class Job:
         """
         scheme, count = self.tensor.scheme, math.prod(self.tensor.shape)
         if scheme is not None:
-            parts = sum(part.end - part.begin for _, part in self.tensor.parts)
-            return parts + (4 if device == "cpu" and scheme.floats == "bfloat16" else _BYTES[scheme.floats]) * count
+            floats = "float32" if device == "cpu" and scheme.floats == "bfloat16" else scheme.floats
+            return self.tensor.stored_bytes + _BYTES[floats] * count
         stored = self.tensor.end - self.tensor.begin
         if len(self.tensor.shape) == 3 and any(p.dequantisation for p in self.projections):
             return stored + 4 * math.prod(self.tensor.shape[1:])  # see dequantize.BlockStack
@@ -206,6 +208,7 @@ class JobQueue:
             dropped = [projection for job in jobs for projection in job.projections]
             for job in jobs:
                 job.projections = []
+                job.withdrawn.set()
             self._owner.clear()
             self._waiting.clear()
             self._ready.clear()

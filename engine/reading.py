@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from .errors import WeightsError
 from .landing import HOST, GpuLanding, Landing
 from .queue import Job
+from .ranges import UNWATCHED, Watch
 
 if TYPE_CHECKING:
     from .dequantize import BlockStack
@@ -19,8 +20,9 @@ class Reader:
     def __init__(self) -> None:
         self._landings: dict[str, Landing] = {"cpu": HOST}
 
-    def read(self, job: Job) -> tuple[Weights | BlockStack, str]:
+    def read(self, job: Job, watch: Watch = UNWATCHED) -> tuple[Weights | BlockStack, str]:
         """The weights and their digest; on the CPU where the device takes none: the ladder goes on from there.
+        `watch` hears of what is fetched.
 
         Raises:
             WeightsError: see Checkpoint.read.
@@ -28,8 +30,8 @@ class Reader:
         try:
             if job.device not in self._landings:
                 self._landings[job.device] = GpuLanding(job.device)
-            return job.checkpoint.read(job.tensor, self._landings[job.device])
+            return job.checkpoint.read(job.tensor, self._landings[job.device], watch)
         except WeightsError:
             raise
         except RuntimeError:  # no room there, or a lost device
-            return job.checkpoint.read(job.tensor, HOST)
+            return job.checkpoint.read(job.tensor, HOST, watch)

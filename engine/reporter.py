@@ -30,15 +30,20 @@ class Reporter:
         self._done = self._failed = self._total = 0
         self._cost_done = 0.0
         self._first_start: float | None = None
+        self._first_byte: float | None = None
+        self._fetched = self._to_fetch = 0
+        self._is_stale = False
 
-    def expect(self, projections: Iterable[Projection]) -> None:
-        """These will be saved, fail or be stopped. A new job begins when none was open."""
+    def expect(self, projections: Iterable[Projection], to_fetch: int = 0) -> None:
+        """These will be saved, fail or be stopped, after so many bytes from a server. A new job begins when none was
+        open."""
         with self._changed:
             if not self._open:
                 self._reset()
             fresh = {p.key: p.cost for p in projections if p.key not in self._open}
             self._open.update(fresh)
             self._total += len(fresh)
+            self._to_fetch += to_fetch
             if self._thread is None and fresh:
                 self._thread = threading.Thread(target=self._deliver, name="rankscope-events", daemon=True)
                 self._thread.start()
@@ -47,6 +52,15 @@ class Reporter:
         """Whether a projection was expected and is neither saved, failed nor stopped."""
         with self._changed:
             return key in self._open
+
+    def fetched(self, count: int) -> None:
+        """So many bytes have come from a server, any thread says; the listener hears of it with the next batch."""
+        with self._changed:
+            self._first_byte = self._first_byte or time.monotonic()
+            self._fetched += count
+            if not self._is_stale:  # chunks come 2,000 times a second
+                self._is_stale = True
+                self._changed.notify()
 
     def tell(self, event: Event) -> None:
         """Take an event from any thread; returns at once."""
@@ -84,16 +98,21 @@ class Reporter:
         rate = self._done / elapsed if elapsed > 0 else 0.0
         left = sum(self._open.values())
         eta = left * elapsed / self._cost_done if self._cost_done > 0 else None
-        return Progress(self._done, self._failed, self._total, rate, eta, self.devices, bool(self._open))
+        if self._first_byte is not None and eta is not None:
+            to_come = max(0, self._to_fetch - self._fetched)
+            eta = max(eta, to_come * (time.monotonic() - self._first_byte) / self._fetched)
+        bytes_known = self._fetched, self._to_fetch
+        return Progress(self._done, self._failed, self._total, rate, eta, self.devices, bool(self._open), *bytes_known)
 
     def _deliver(self) -> None:
         while True:
             with self._changed:
-                while not self._pending and not self._closed:
+                while not (self._pending or self._is_stale or self._closed):
                     self._changed.wait()
                 batch, self._pending = self._pending, []
+                is_news, self._is_stale = bool(batch) or self._is_stale, False
                 progress, closed = self._progress(), self._closed
-            if batch:
+            if is_news:
                 self._listener((*batch, progress))
             if closed:
                 return

@@ -6,12 +6,12 @@ import json
 import re
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha1, sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 LFS = (".safetensors", ".bin", ".gguf", ".pth")
@@ -43,12 +43,31 @@ class Request:
     method: str
     path: str
     range: str
+    token: str = ""
+    host: str = ""
 
     @property
     def file(self) -> str:
         """The file that a resolve request names, "" for any other request."""
         match = _RESOLVE.fullmatch(self.path)
         return match["file"] if match else ""
+
+
+Answer: TypeAlias = tuple[int, bytes, dict[str, str]]
+"""Status, body and headers."""
+
+
+@dataclass(frozen=True)
+class Odd:
+    """An answer that differs: changed before it is sent, and cut off after so many bytes of the body."""
+
+    change: Callable[[int, bytes, dict[str, str]], Answer] = lambda *answer: answer
+    after: int | None = None
+
+
+def refused(status: int, **headers: str) -> Odd:
+    """A refusal; headers with `_` for `-`."""
+    return Odd(lambda *_: (status, b"", {name.replace("_", "-"): value for name, value in headers.items()}))
 
 
 class RefusalError(Exception):
@@ -62,8 +81,10 @@ class RefusalError(Exception):
 class HubServer:
     """Repos in memory behind a threaded HTTP server.
 
-    `faults` maps a part of a path to the status that answers it; `gated` a repo to the token that
-    opens it. `requests` is the log, in the order of arrival.
+    `faults` maps a part of a path to the status that answers it; `odd` to answers that its GETs get, one each, the
+    last again and again where it is all there is; `gated` a repo to the token that opens it; `renamed` an old name
+    to the new one; `static` a path outside any repo to its content. With `cdn` large files are sent by that other
+    host. `requests` is the log, in the order of arrival; `sent` the bytes of each file's body that went out.
     """
 
     def __init__(self, page: int = 3) -> None:
@@ -71,11 +92,17 @@ class HubServer:
         self.repos: dict[str, Repo] = {}
         self.gated: dict[str, str] = {}
         self.faults: dict[str, int] = {}
+        self.odd: dict[str, list[Odd]] = {}
+        self.renamed: dict[str, str] = {}
+        self.static: dict[str, bytes] = {}
+        self.cdn = ""
+        self.sent: dict[str, int] = {}
         self.requests: list[Request] = []
         self.connections: set[socket.socket] = set()
         self.stopped = threading.Event()
         handler = type("Handler", (_Handler,), {"hub": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        server = type("Server", (ThreadingHTTPServer,), {"request_queue_size": 64})  # as many headers come at once
+        self._server = server(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
         self._server.block_on_close = False
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
@@ -110,6 +137,15 @@ class HubServer:
         held.commits[held.refs[ref]] = tree
         return held.refs[ref]
 
+    @property
+    def port(self) -> int:
+        return int(self._server.server_address[1])
+
+    def blob(self, digest: str) -> tuple[str, bytes]:
+        """A file of any commit by its sha256."""
+        held = (file for repo in self.repos.values() for files in repo.commits.values() for file in files.items())
+        return next(file for file in held if sha256(file[1]).hexdigest() == digest)
+
     def files(self, method: str = "GET") -> list[str]:
         """The files that resolve requests named since the log was cleared, sorted."""
         return sorted(r.file for r in self.requests if r.file and r.method == method)
@@ -141,6 +177,13 @@ def _entry(name: str, data: bytes) -> dict[str, Any]:
     return entry
 
 
+def _sibling(name: str, data: bytes) -> dict[str, Any]:
+    sibling: dict[str, Any] = {"rfilename": name, "blobId": _blob(data), "size": len(data)}
+    if name.endswith(LFS):
+        sibling["lfs"] = {"sha256": etag(name, data), "size": len(data), "pointerSize": 134}
+    return sibling
+
+
 def _listing(files: Mapping[str, bytes], folder: str, recursive: bool) -> list[dict[str, Any]]:
     prefix = f"{folder}/" if folder else ""
     found: dict[str, dict[str, Any]] = {}
@@ -158,6 +201,7 @@ def _listing(files: Mapping[str, bytes], folder: str, recursive: bool) -> list[d
 
 class _Handler(BaseHTTPRequestHandler):
     hub: HubServer
+    file = ""
     protocol_version = "HTTP/1.1"
     wbufsize = -1  # headers and body in one packet
 
@@ -191,13 +235,25 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def _answer(self) -> None:
+        self.file = ""
         url = urlsplit(self.path)
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
         path = unquote(url.path)
-        self.hub.requests.append(Request(self.command, path, self.headers.get("Range", "")))
+        token, host = self.headers.get("Authorization", ""), self.headers.get("Host", "")
+        if path != "/api/agent-harnesses":  # once a process, and about the process alone
+            self.hub.requests.append(Request(self.command, path, self.headers.get("Range", ""), token, host))
         try:
             self._fault(path)
-            if match := _RESOLVE.fullmatch(url.path):
+            if old := next((old for old in self.hub.renamed if f"/{old}/" in f"{path}/"), None):
+                where = self.path.replace(old, self.hub.renamed[old], 1)
+                self._send(307, b"", {"Location": where})
+            elif path.startswith("/cdn/"):
+                file, data = self.hub.blob(path.removeprefix("/cdn/"))
+                self._data(file, data, {"ETag": '"of the cdn"'})
+            elif path in self.hub.static:
+                data = self.hub.static[path]
+                self._data(path, data, {"ETag": f'"{_blob(data)}"'})
+            elif match := _RESOLVE.fullmatch(url.path):
                 self._resolve(unquote(match["repo"]), unquote(match["revision"]), unquote(match["file"]))
             elif match := _API.fullmatch(url.path):
                 self._api(match, parse_qs(url.query), parse_qs(body))
@@ -232,6 +288,14 @@ class _Handler(BaseHTTPRequestHandler):
             raise RefusalError(404, "EntryNotFound", "Entry not found")
         data = files[file]
         headers = {"X-Repo-Commit": commit, "ETag": f'"{etag(file, data)}"', "Accept-Ranges": "bytes"}
+        if self.hub.cdn and file.endswith(LFS):
+            headers |= {"X-Linked-Etag": headers["ETag"], "X-Linked-Size": str(len(data)), "ETag": '"of the redirect"'}
+            where = f"http://{self.hub.cdn}:{self.hub.port}/cdn/{etag(file, data)}?signature=secret"
+            return self._send(302, b"", {**headers, "Location": where})
+        return self._data(file, data, headers)
+
+    def _data(self, file: str, data: bytes, headers: dict[str, str]) -> None:
+        self.file = file
         if wanted := re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", "")):
             first = int(wanted[1]) if wanted[1] else max(len(data) - int(wanted[2]), 0)
             last = min(int(wanted[2]), len(data) - 1) if wanted[1] and wanted[2] else len(data) - 1
@@ -245,7 +309,9 @@ class _Handler(BaseHTTPRequestHandler):
         name, verb = unquote(match["repo"]), match["verb"] or "revision"
         commit, files = self._commit(name, unquote(match["revision"] or "main"))
         if verb == "revision":
-            siblings = [{"rfilename": file} for file in files]
+            siblings: list[dict[str, Any]] = [{"rfilename": file} for file in files]
+            if "blobs" in query:
+                siblings = [_sibling(file, data) for file, data in files.items()]
             return self._json({"id": name, "modelId": name, "sha": commit, "private": False, "siblings": siblings})
         if verb == "refs":
             refs = self.hub.repos[name].refs.items()
@@ -265,9 +331,19 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json", **(headers or {})})
 
     def _send(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+        odd = Odd()
+        plan = next((plan for part, plan in self.hub.odd.items() if part in unquote(self.path)), [])
+        if plan and self.command == "GET":
+            odd = plan.pop(0) if len(plan) > 1 else plan[0]
+        status, body, changed = odd.change(status, body, {"Content-Length": str(len(body)), **headers})
         self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+        for name, value in {"Content-Length": str(len(body)), **changed}.items():
             self.send_header(name, value)
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
+        if self.command == "HEAD":
+            return
+        self.hub.sent[self.file] = self.hub.sent.get(self.file, 0) + len(body[: odd.after])
+        self.wfile.write(body[: odd.after])
+        if odd.after is not None:
+            self.wfile.flush()
+            self.close_connection = True

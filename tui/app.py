@@ -35,19 +35,21 @@ class RankScopeApp(Surviving[None], inherit_bindings=False):
     ENABLE_COMMAND_PALETTE = True
     BINDINGS: ClassVar[list[BindingType]] = keys.APP
 
-    def __init__(self, models: Sequence[Model], root: Path, settings: Settings, config: Config) -> None:
+    def __init__(
+        self, models: Sequence[Model], root: Path, settings: Settings, config: Config, experts: int | None = None
+    ) -> None:
         super().__init__()
         use_nearest(self)
         self._config = config
-        self.pair = Pair(*(self._session(model, root, settings) for model in models))
+        self.pair = Pair(*(self._session(model, root, settings, experts) for model in models))
         self.explorer = Explorer(self.pair, config)
 
-    def _session(self, model: Model, root: Path, settings: Settings) -> Session:
+    def _session(self, model: Model, root: Path, settings: Settings, experts: int | None) -> Session:
         def listen(events: tuple[Event, ...]) -> None:
             """From a thread of the engine."""
             self.explorer.post_message(EngineEvents(session, events))
 
-        session = Session(model, root, listen, settings)
+        session = Session(model, root, listen, settings, experts)
         return session
 
     async def on_mount(self) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 PROG = "rankscope"
 VIEWS = ("heatmap", "spectrum", "energy", "layers", "table", "compare", "facets")
 PICTURES = ("heatmap", "spectrum", "energy", "layers", "facets")
-MODEL_HELP = "org/name[@revision] on the Hub, a folder, a .safetensors, .gguf, .bin or .pt file, or demo"
+MODEL_HELP = "org/name[@revision] on the Hub, a folder, a file (.safetensors, .gguf, .bin, .pt), a URL of one, or demo"
 
 
 class Parser(argparse.ArgumentParser):
@@ -167,6 +167,10 @@ def _add_computing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=positive, metavar="N", help="CPU threads (else OMP_NUM_THREADS, else the cores, at most 8)"
     )
+    parser.add_argument(
+        "--download", action="store_true", help="take the whole model into the Hub cache first, not just what is needed"
+    )
+    parser.add_argument("--experts", type=positive, metavar="N", help="compute N experts of each layer, evenly spread")
 
 
 def _add_thresholds(parser: argparse.ArgumentParser) -> None:

@@ -21,7 +21,9 @@ from rankscope.engine.checkpoint import demo_file
 from rankscope.engine.engine import Settings
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.events import Event, Notice, Progress
+from rankscope.engine.experts import sample
 from rankscope.engine.flip import flipped
+from rankscope.engine.hub import Access
 from rankscope.engine.spectrum import DEFAULT_THRESHOLDS, Projection
 from rankscope.store.export import export as write_export
 from rankscope.store.export import row
@@ -42,8 +44,9 @@ _BAR = 16
 
 def scan(args: Namespace, root: Path) -> int:
     """Compute what is missing; 0 all done, 1 some failed."""
-    model = open_model(args.model, root, or_stored=False)
-    wanted = wanted_of(model.tree, args.filter)
+    model = open_model(args.model, root, Access.DOWNLOAD if args.download else Access.RANGES, or_stored=False)
+    shown_ones = wanted_of(model.tree, args.filter)
+    wanted = sample(shown_ones, args.experts)
     twins = [flipped(p) for p in wanted if p.problem is None] if args.null else []
     thresholds = tuple(dict.fromkeys((*DEFAULT_THRESHOLDS, *(args.threshold or ()))))
     events: queue.SimpleQueue[tuple[Event, ...]] = queue.SimpleQueue()
@@ -57,7 +60,7 @@ def scan(args: Namespace, root: Path) -> int:
         session.close(CLOSE_SECONDS)
     if not args.json:
         shown = dict.fromkeys(args.threshold or DEFAULT_THRESHOLDS)
-        print_tables(make_console(), [Lens(Pair(session), threshold) for threshold in shown], wanted)
+        print_tables(make_console(), [Lens(Pair(session), threshold) for threshold in shown], shown_ones)
         if stored := sum(session.entry(p) is not None for p in twins):
             say(f"{stored} spectra with random signs are stored; see rankscope show {args.model} --unit k/kf")
     if not args.filter and (extra := model.tree.left_out()):
@@ -177,6 +180,8 @@ def _compute(
         return
     if not is_writable(session.store.folder):
         raise InputError(f"cannot write to the store {session.store.folder}: name another with --store DIR")
+    if to_fetch := session.to_fetch(missing):
+        say(f"fetches {byte_size(to_fetch)} of {byte_size(session.size)}")
     session.compute(missing, recompute=recompute)
     with _progress_display() as display:
         while session.progress is None or session.progress.busy:

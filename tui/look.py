@@ -6,7 +6,7 @@ A model of 61 layers x 256 experts has 47,000 projections: counting them afresh 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median, quantiles
 
@@ -247,6 +247,11 @@ class Look:
             return len(measure.written(1.0 if measure.diverges else 100.0))
         return len(measure.written(self._longest))
 
+    def beside(self, members: int) -> int:
+        """Characters beside the number of so many experts in a cell: their spread, or how many of them there are."""
+        some = self.lens.pair.first.experts
+        return self.width + 1 if some is None or some >= members else len(f" {some}/{members}")
+
     @property
     def is_mono(self) -> bool:
         """Whether shades are characters."""
@@ -298,23 +303,26 @@ class Look:
 
     def _fold(self, members: Sequence[Projection]) -> Cell:
         """Several projections in one place (experts): the median, and after "~" half of the interquartile range,
-        104~9: half of the experts lie about within 9 of 104. As long as some are missing, how many are there,
-        104 8/256, and where that does not fit the state of the rest: a few do not stand for all.
+        104~9: half of the experts lie about within 9 of 104. Of a part how many are there, 104 8/256; as long as some
+        are missing that were asked for, and where that does not fit, the state of the rest: a few do not stand for all.
         """
         known = [(p, number) for p in members if (number := self.lens.number(p)) is not None]
         is_marked = bool(self._marked) and any(p.key in self._marked for p in members)
         there = {id(p) for p, _ in known}
-        marks = {self._lacking(p, self.mark(p)) for p in members if id(p) not in there}
+        asked = {id(p) for p in self.lens.pair.first.sampled(members)}
+        lacking = [(p, self._lacking(p, self.mark(p))) for p in members if id(p) not in there]
+        marks = {mark for p, mark in lacking if id(p) in asked or mark != MARKS[State.NOT_COMPUTED]}
         if not known:
             return _state(_telling(marks), is_marked)
         numbers = [number for _, number in known]
         middle = median(numbers)
         forms = _forms(self.written(middle), middle)
+        count = f" {len(known)}/{len(members)}" if lacking else ""
         if marks:
-            forms = (f"{forms[0]} {len(known)}/{len(members)}", _telling(marks))
-        elif len(numbers) >= LEAST_SPREAD:
-            low, _, high = quantiles(numbers, n=4, method="inclusive")
-            forms = (f"{forms[0]}~{self.written((high - low) / 2)}", *forms)
+            forms = (f"{forms[0]}{count}", _telling(marks))
+        else:
+            whole = [f"{forms[0]}{_halved(numbers, self.written)}", forms[0]]
+            forms = (*(f"{form}{count}" for form in whole), *whole, *forms)
         tones = [tone for p, _ in known if (tone := self.lens.tone(p)) is not None]
         grey = sum(self.lens.is_greyed(p) for p, _ in known) if self.lens.measure.greyed_above is not None else 0
         cell = self._shaded(forms, middle, median(tones) if tones else None, is_marked, 2 * grey > len(known))
@@ -341,6 +349,14 @@ class Look:
 def _forms(text: str, number: float) -> tuple[str, ...]:
     """A number with ever fewer digits, and at last the mark that there is one."""
     return text, f"{number:.2g}", f"{number:.0e}", MARKS[State.DONE]
+
+
+def _halved(numbers: Sequence[float], written: Callable[[float], str]) -> str:
+    """Half of the interquartile range, "" of so few that it says nothing."""
+    if len(numbers) < LEAST_SPREAD:
+        return ""
+    low, _, high = quantiles(numbers, n=4, method="inclusive")
+    return f"~{written((high - low) / 2)}"
 
 
 def _state(mark: str, is_marked: bool) -> Cell:

@@ -14,8 +14,11 @@ from rankscope.engine.checkpoint import Checkpoint, open_checkpoint
 from rankscope.engine.engine import Engine, Settings
 from rankscope.engine.errors import InputError
 from rankscope.engine.events import Event, Failed, Listener, Progress, Saved, Started, Stopped
+from rankscope.engine.experts import sample
 from rankscope.engine.flip import flipped, twin_key
+from rankscope.engine.hub import Access
 from rankscope.engine.projections import Tree, build_tree, model_order
+from rankscope.engine.remote import stored_name
 from rankscope.engine.spectrum import Projection, Values
 
 if TYPE_CHECKING:
@@ -65,7 +68,7 @@ class Model:
     reason: str = ""
 
 
-def open_model(model: str, root: Path, *, download: bool = True, or_stored: bool = True) -> Model:
+def open_model(model: str, root: Path, access: Access = Access.RANGES, *, or_stored: bool = True) -> Model:
     """Open a checkpoint by name, or, where that fails and `or_stored`, what the store holds of it.
 
     Raises:
@@ -75,7 +78,7 @@ def open_model(model: str, root: Path, *, download: bool = True, or_stored: bool
     from rankscope.store.listings import FileListings
 
     try:
-        checkpoint = open_checkpoint(model, download=download, listings=FileListings(root))
+        checkpoint = open_checkpoint(model, access, FileListings(root))
     except InputError as error:
         if not or_stored or (stored := open_stored(model, root)) is None:
             raise
@@ -88,7 +91,7 @@ def open_stored(model: str, root: Path) -> Model | None:
     from rankscope.store.folders import model_folder
     from rankscope.store.spectra import SpectraStore, stored_models
 
-    wanted = {model, model_folder(model.partition("@")[0])}
+    wanted = {model, model_folder(stored_name(model))}
     with suppress(RuntimeError):  # ~nobody
         wanted.add(model_folder(Path(model).expanduser()))
     for stored in stored_models(root):
@@ -102,11 +105,15 @@ def open_stored(model: str, root: Path) -> Model | None:
 class Session:
     """The states of one model's projections, what is stored of them, and the engine that computes them.
 
-    `apply` takes the engine's events; the caller decides on which thread, and it must be one only.
+    `apply` takes the engine's events; the caller decides on which thread, and it must be one only. `experts` of each
+    layer are computed, None: all.
     """
 
-    def __init__(self, model: Model, root: Path, listener: Listener, settings: Settings) -> None:
+    def __init__(
+        self, model: Model, root: Path, listener: Listener, settings: Settings, experts: int | None = None
+    ) -> None:
         self.model = model
+        self.experts = experts
         self.root = root
         self._listener = listener
         self.settings = settings
@@ -140,6 +147,20 @@ class Session:
         for entry in entries:
             if entry.projection.key in wanted:
                 self._entries.setdefault(entry.projection.key, entry)  # what `apply` has put there is newer
+
+    @property
+    def size(self) -> int:
+        """Bytes of all weights, 0 where they could not be opened."""
+        return self.model.checkpoint.bytes if self.model.checkpoint else 0
+
+    def to_fetch(self, projections: Iterable[Projection]) -> int:
+        """Bytes that computing these takes from a server."""
+        checkpoint = self.model.checkpoint
+        return checkpoint.bytes_to_fetch({p.tensor for p in projections}) if checkpoint else 0
+
+    def sampled(self, projections: Iterable[Projection]) -> list[Projection]:
+        """Which of these are to be computed: of the experts of a layer only some may be."""
+        return sample(projections, self.experts)
 
     def tidy(self) -> None:
         """Merge what killed processes left as many small files; a full disk only postpones that."""

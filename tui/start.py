@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rankscope.engine.errors import InputError, printable
+from rankscope.engine.hub import Access
 
 from .colours import Depth
 from .config import AUTO, Config
@@ -18,7 +19,7 @@ from .terminal import set_up
 
 
 def run_app(args: Namespace, root: Path) -> int:
-    """Open the models (downloading them first, with a progress bar), then show them until the user quits."""
+    """Open the models (where asked downloading them first, with a progress bar), show them until the user quits."""
     from .session import CLOSE_SECONDS, open_model
 
     if os.environ.get("RANKSCOPE_CONFIG") and not config_path().exists():
@@ -30,14 +31,15 @@ def run_app(args: Namespace, root: Path) -> int:
         if name is None:
             return 0
     gc.disable()
-    models = [open_model(each, root) for each in (name, args.against) if each is not None]
+    access = Access.DOWNLOAD if args.download else Access.RANGES
+    models = [open_model(each, root, access) for each in (name, args.against) if each is not None]
     for warning in (w for model in models if model.checkpoint for w in model.checkpoint.warnings):
         print(warning, file=sys.stderr)
     from rankscope.engine.engine import Settings
 
     from .app import RankScopeApp
 
-    app = RankScopeApp(models, root, Settings(args.device, args.threads), config)
+    app = RankScopeApp(models, root, Settings(args.device, args.threads), config, args.experts)
     # A model of 91,000 tensors is a million objects that live as long as the explorer: looking through them for
     # garbage takes 0.3 s until the first screen, and 0.1 s under some key presses.
     gc.freeze()

@@ -65,6 +65,8 @@ def _model_parts(session: Session) -> list[str]:
         parts.append(model.checkpoint.commit[:8])
     if model.checkpoint and not model.checkpoint.config and not model.tree.known:
         parts.append("no config.json")
+    if model.checkpoint and model.checkpoint.is_remote:
+        parts.append(f"{byte_size(session.size)}, not downloaded")
     if model.checkpoint and model.checkpoint.quantisation:
         parts.append(f"{bits(model.checkpoint.quantisation)} weights")
     return parts
@@ -81,7 +83,9 @@ def selection_text(lens: Lens, selection: Selection, grid: Grid) -> Text:
     found = selection.projections(grid)
     text = Text(printable(selection.label(grid)), "bold")
     if selection.column is not None and selection.row is not None and len(found) > 1:
-        return text.append(f"  {len(found)} experts: median~half the interquartile range; enter unfolds", "not bold")
+        known = sum(lens.number(p) is not None for p in found)
+        count = f"{known}/{len(found)}" if 0 < known < len(found) else len(found)
+        return text.append(f"  {count} experts: median~half the interquartile range; enter unfolds", "not bold")
     return text.append_text(_state(lens, found[0])) if len(found) == 1 else text
 
 
@@ -126,6 +130,10 @@ def estimate(session: Session, missing: Sequence[Projection], pattern: str) -> l
     lines = [f"{printable(session.model.name)}:" if len(session.model.name) < 60 else ""]
     lines.append(f"compute {what}" + (f" that match {printable(pattern)}" if pattern else ""))
     lines.append(f"reading {byte_size(size)} of weights")
+    if to_fetch := session.to_fetch(missing):
+        lines[-1] = f"fetching {byte_size(to_fetch)} of {byte_size(session.size)}"
+    if session.experts is not None and any(p.expert is not None for p in missing):
+        lines.append(f"at most {session.experts} experts of a layer")
     known = [(e.seconds, e.projection.cost) for p in session.model.tree.projections if (e := session.entry(p))]
     if known:
         pace = sum(seconds for seconds, _ in known) / sum(cost for _, cost in known)

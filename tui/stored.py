@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rankscope.engine.engine import Settings
 from rankscope.engine.errors import InputError, printable
+from rankscope.engine.hub import Access
 from rankscope.engine.projections import Tree
 from rankscope.engine.spectrum import Projection
 
@@ -38,7 +39,7 @@ def open_spectra(name: str, root: Path) -> Session:
     Raises:
         InputError: there is no such model.
     """
-    model = open_model(name, root, download=False)
+    model = open_model(name, root, Access.CACHE)
     session = Session(model, root, lambda _: None, Settings())
     session.load()
     say_opened(model, session)

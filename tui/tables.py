@@ -125,7 +125,8 @@ def layer_tables(
 ) -> Iterator[Table]:
     """Layers x roles of numbers, with min, median and max over the layers below.
 
-    `number` gives the number or a mark. A cell of several experts shows their median; blank is absent.
+    `number` gives the number or a mark. A cell of several experts shows their median, and of a part how many:
+    104 8/256; blank is absent.
     """
     labels = ["layer", *(row.label for row in grid.rows), *_OVER_LAYERS]
     columns = [[column.heading, *_cells(grid, column, number, written)] for column in grid.columns]
@@ -164,7 +165,8 @@ def _cells(
     looks = [[number(p) for p in grid.cells.get((row, column), ())] for row in grid.rows]
     known = [[k for k in look if not isinstance(k, str)] for look in looks]
     marks = [next((mark for mark in "!.-" if mark in look), "") for look in looks]
-    shown = [written(median(k)) if k else mark for k, mark in zip(known, marks, strict=True)]
+    counts = [f" {len(k)}/{len(look)}" if len(k) < len(look) else "" for k, look in zip(known, looks, strict=True)]
+    shown = [f"{written(median(k))}{n}" if k else mark for k, n, mark in zip(known, counts, marks, strict=True)]
     found = list(chain.from_iterable(known))
     return [*shown, *(written(reduce(found)) if found else "" for reduce in _OVER_LAYERS.values())]
 

@@ -11,11 +11,13 @@ def percent(threshold: float) -> str:
 
 
 def describe(progress: Progress) -> str:
-    """`143/210  31/s  ETA 2 s  0 failed`."""
+    """`143/210  31/s  ETA 2 s  1.2/3.2 GB  0 failed`."""
     rate = float(f"{progress.rate:.3g}")
     parts = [f"{progress.done}/{progress.total}", f"{rate:g}/s"]
     if progress.busy and progress.eta is not None:
         parts.append(f"ETA {duration(progress.eta)}")
+    if progress.to_fetch:
+        parts.append(share(progress.fetched, progress.to_fetch))
     return "  ".join([*parts, f"{progress.failed} failed"])
 
 
@@ -31,7 +33,16 @@ def duration(seconds: float) -> str:
 
 def byte_size(count: int) -> str:
     """`85.2 MB`, decimal units."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= scale:
-            return f"{count / scale:.1f} {unit}"
-    return f"{count} B"
+    unit, scale = _unit(count)
+    return f"{count / scale:.1f} {unit}" if scale > 1 else f"{count} B"
+
+
+def share(count: int, total: int) -> str:
+    """`1.2/3.2 GB`, in the unit of the total."""
+    unit, scale = _unit(total)
+    return f"{count / scale:.1f}/{total / scale:.1f} {unit}" if scale > 1 else f"{count}/{total} B"
+
+
+def _unit(count: int) -> tuple[str, float]:
+    units = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
+    return next(((unit, scale) for unit, scale in units if count >= scale), ("B", 1))

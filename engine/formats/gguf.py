@@ -19,7 +19,7 @@ from ..errors import InputError, WeightsError, printable
 from ..files import open_regular
 from ..landing import HOST, Landing
 from ..weights import Weights, host_array, plain
-from .tensor import FileStamp, Tensor, identify, read_bytes
+from .tensor import FileStamp, Stored, Tensor, identify, read_bytes
 
 # ggml type number: (name, weights in a block, bytes of a block); held against the gguf package by a test.
 GGML_TYPES = {
@@ -126,16 +126,16 @@ def list_tensors(file: Path, repo: str, commit: str, parts: int = 1) -> tuple[li
         raise _bad(file, f"has a malformed header ({printable(str(error), 80)}); download it again") from None
 
 
-def read_matrix(tensor: Tensor, stamp: FileStamp, landing: Landing) -> tuple[Weights | BlockStack, str]:
+def read_matrix(tensor: Tensor, stored: Stored, landing: Landing) -> tuple[Weights | BlockStack, str]:
     """The tensor where it lands if it is stored as floats, else on the CPU, dequantised; and its bytes' digest.
 
     Raises:
         WeightsError: the file changed or cannot be read, or the type has no dequantiser.
     """
     if tensor.dtype in PLAIN:
-        data, seen = read_bytes(tensor, stamp, landing)
+        data, seen = read_bytes(tensor, stored, landing)
         return plain(data, tensor.dtype).reshape(tensor.shape), seen
-    blocks, seen = read_bytes(tensor, stamp, HOST)
+    blocks, seen = read_bytes(tensor, stored, HOST)
     try:
         return gguf_matrix(host_array(blocks), tensor.dtype, tensor.shape), seen
     except NotImplementedError:

@@ -27,7 +27,7 @@ from ..files import is_trainer_state, open_regular
 from ..landing import Landing
 from ..weights import TORCH_NAMES, Weights
 from . import safetensors
-from .tensor import FileStamp, Tensor, identify
+from .tensor import FileStamp, Stored, Tensor, identify
 
 if TYPE_CHECKING:
     import torch
@@ -105,17 +105,17 @@ def list_tensors(
     return tensors, stamp
 
 
-def read_matrix(tensor: Tensor, stamp: FileStamp, landing: Landing) -> tuple[Weights, str]:
+def read_matrix(tensor: Tensor, stored: Stored, landing: Landing) -> tuple[Weights, str]:
     """As safetensors.read_matrix; a transposed or sliced view is brought into row-major order.
 
     Raises:
         WeightsError: as there, or elements of the view share their bytes.
     """
     if not tensor.strides:
-        return safetensors.read_matrix(tensor, stamp, landing)
+        return safetensors.read_matrix(tensor, stored, landing)
     if math.prod(tensor.shape) * safetensors.DTYPE_BITS.get(tensor.dtype, 0) > 8 * (tensor.end - tensor.begin):
         raise WeightsError("elements of this view share their bytes: it is no weight matrix")
-    flat, seen = safetensors.read_matrix(replace(tensor, shape=(-1,)), stamp, landing)
+    flat, seen = safetensors.read_matrix(replace(tensor, shape=(-1,)), stored, landing)
     import numpy as np
 
     if isinstance(flat, np.ndarray):

@@ -22,7 +22,7 @@ from . import schemes
 from .safetensors import read_part
 from .schemes import BNB4, FLOATS, FP8, FP8_SCALES, Found, Parts
 from .settings import Settings
-from .tensor import FileStamp, Scheme, Tensor
+from .tensor import Scheme, Stored, Tensor
 
 if TYPE_CHECKING:
     from ..weights import Weights
@@ -83,7 +83,7 @@ def quantisation(tensors: Iterable[Tensor]) -> str:
     return max(names, key=names.__getitem__) if names else ""
 
 
-def read_matrix(tensor: Tensor, stamps: Mapping[Path, FileStamp], landing: Landing) -> tuple[Weights, str]:
+def read_matrix(tensor: Tensor, stored: Mapping[Path, Stored], landing: Landing) -> tuple[Weights, str]:
     """The floats that a quantised matrix stands for, where its parts land, and the digest of all their bytes.
 
     Raises:
@@ -95,7 +95,7 @@ def read_matrix(tensor: Tensor, stamps: Mapping[Path, FileStamp], landing: Landi
 
     if tensor.scheme is None:
         raise WeightsError(tensor.problem)
-    read = {name: read_part(part, stamps[part.file], landing) for name, part in tensor.parts}
+    read = {name: read_part(part, stored[part.file], landing) for name, part in tensor.parts}
     seen = [digest_of for _, digest_of in read.values()]
     weights = dequantise(tensor.scheme, tensor.shape, {name: part for name, (part, _) in read.items()})
     if weights.is_cuda:  # whoever solves has a stream of its own, and knows nothing of this one

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError, WeightsError, printable
 from ..files import check_dense, open_regular
 from ..landing import Landing
+from ..spectrum import Source
 from ..weights import TORCH_NAMES, plain
-from .tensor import FileStamp, Tensor, identify, read_bytes
+from .tensor import FileStamp, Stored, Tensor, identify, read_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -48,18 +49,43 @@ def list_tensors(file: Path, repo: str, commit: str) -> tuple[list[Tensor], File
     try:
         with open_regular(file) as handle:
             stamp = FileStamp.of(file.stat())
-            header = _header(handle.read(8), handle, stamp.size, file)
+            length = header_length(handle.read(8), stamp.size, file)
+            header = handle.read(length)
     except OSError as error:
         raise InputError(f"cannot read {printable(str(file))}: {error.strerror}") from None
+    if len(header) < length:
+        raise _bad(file, "ends inside its header; download it again")
+    return parse(header, file, stamp.size, identify(file, repo, commit, header)), stamp
+
+
+def header_length(prefix: bytes, size: int, file: Path) -> int:
+    """How long the header is that follows the first 8 bytes of a file of `size` bytes.
+
+    Raises:
+        InputError: it would be longer than the file or than the reference reader allows.
+    """
+    if len(prefix) < 8:
+        raise _bad(file, f"is {size} bytes long, too short for a header; download it again")
+    (length,) = struct.unpack("<Q", prefix)
+    if length > MAX_HEADER or length > size - 8:
+        raise _bad(file, f"states a header of {length} bytes in a file of {size}; it is truncated or not safetensors")
+    return int(length)
+
+
+def parse(header: bytes, file: Path, size: int, source: Source) -> list[Tensor]:
+    """The tensors that a header lists, in its order, of a file of `size` bytes.
+
+    Raises:
+        InputError: the header is malformed, or does not fit the file.
+    """
     start = 8 + len(header)
-    entries = _parse(header, file)
-    source = identify(file, repo, commit, header)
+    entries = _entries(header, file)
     tensors = [_tensor(name, entry, start, file, source) for name, entry in entries.items() if name != "__metadata__"]
-    _check_cover(tensors, start, stamp.size, file)
-    return tensors, stamp
+    _check_cover(tensors, start, size, file)
+    return tensors
 
 
-def read_matrix(tensor: Tensor, stamp: FileStamp, landing: Landing) -> tuple[Weights, str]:
+def read_matrix(tensor: Tensor, stored: Stored, landing: Landing) -> tuple[Weights, str]:
     """The tensor where its bytes land (see weights.plain), and their digest (see read_bytes).
 
     Raises:
@@ -67,11 +93,11 @@ def read_matrix(tensor: Tensor, stamp: FileStamp, landing: Landing) -> tuple[Wei
     """
     if tensor.dtype not in TORCH_NAMES:
         raise WeightsError(f"{tensor.dtype} holds packed integers, not weights: unsupported quantisation")
-    data, seen = read_bytes(tensor, stamp, landing)
+    data, seen = read_bytes(tensor, stored, landing)
     return plain(data, tensor.dtype).reshape(tensor.shape), seen
 
 
-def read_part(tensor: Tensor, stamp: FileStamp, landing: Landing) -> tuple[torch.Tensor, str]:
+def read_part(tensor: Tensor, stored: Stored, landing: Landing) -> tuple[torch.Tensor, str]:
     """As read_matrix, in torch and of any type of PART_NAMES; two F4 numbers are one byte: the result is flat there.
 
     Raises:
@@ -79,25 +105,12 @@ def read_part(tensor: Tensor, stamp: FileStamp, landing: Landing) -> tuple[torch
     """
     import torch
 
-    data, seen = read_bytes(tensor, stamp, landing)
-    data, seen = read_bytes(tensor, stamp, landing)
+    data, seen = read_bytes(tensor, stored, landing)
     numbers = torch.as_tensor(data).view(getattr(torch, PART_NAMES[tensor.dtype]))
     return numbers if tensor.dtype == "F4" else numbers.reshape(tensor.shape), seen
 
 
-def _header(prefix: bytes, handle: Any, size: int, file: Path) -> bytes:
-    if len(prefix) < 8:
-        raise _bad(file, f"is {size} bytes long, too short for a header; download it again")
-    (length,) = struct.unpack("<Q", prefix)
-    if length > MAX_HEADER or length > size - 8:
-        raise _bad(file, f"states a header of {length} bytes in a file of {size}; it is truncated or not safetensors")
-    header: bytes = handle.read(length)
-    if len(header) < length:
-        raise _bad(file, "ends inside its header; download it again")
-    return header
-
-
-def _parse(header: bytes, file: Path) -> dict[str, Any]:
+def _entries(header: bytes, file: Path) -> dict[str, Any]:
     escaped = b"\\u" in header
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-from ..files import read_json
 
 _OWN_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq", "hf_quant_config.json": "modelopt"}
 """Where AutoGPTQ, the first AutoAWQ and modelopt write what others write into config.json."""
@@ -62,20 +59,21 @@ def positive(number: object) -> bool:
     return type(number) is int and 0 < number < 1 << 31
 
 
-def completed(config: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+def completed(config: Mapping[str, Any], read: Callable[[str], Mapping[str, Any]]) -> Mapping[str, Any]:
     """config.json with the quantization_config that a quantiser wrote to a file of its own, if it has none itself.
 
+    `read` gives a JSON file of the model by its name, {} where there is none.
+
     Raises:
-        InputError: that file is unreadable or not JSON.
+        InputError: as `read`.
     """
     if Settings.of(config).config:
         return config
     for name, method in _OWN_FILES.items():
-        if (file := folder / name).is_file():
-            found = read_json(file)
+        if found := read(name):
             inner = found.get("quantization")
             return {
                 **config,
-                "quantization_config": {"quant_method": method} | (inner if isinstance(inner, dict) else found),
+                "quantization_config": {"quant_method": method} | dict(inner if isinstance(inner, dict) else found),
             }
     return config

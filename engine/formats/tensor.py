@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from xxhash import xxh3_128
 
 from ..errors import InputError, WeightsError, printable
-from ..landing import Landing
+from ..landing import Fill, Landing
 from ..spectrum import Source, digest
 
 if TYPE_CHECKING:
@@ -68,6 +70,13 @@ class Tensor:
     problem: str = ""
     strides: tuple[int, ...] = ()
 
+    @property
+    def stored_bytes(self) -> int:
+        """What is read of files for it."""
+        if self.parts:
+            return sum(part.end - part.begin for _, part in self.parts)
+        return self.end - self.begin
+
 
 @dataclass(frozen=True, slots=True)
 class FileStamp:
@@ -80,6 +89,22 @@ class FileStamp:
     @classmethod
     def of(cls, status: os.stat_result) -> FileStamp:
         return cls(status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+class Remote(Protocol):
+    """A file that is not on this machine."""
+
+    def reading(self, begin: int, end: int) -> AbstractContextManager[Fill]:
+        """What fills views with bytes `begin` to `end` of the file, in their order.
+
+        Raises:
+            WeightsError: when filling, they cannot be had.
+        """
+        ...
+
+
+Stored: TypeAlias = FileStamp | Remote
+"""How the bytes of a file are had: it is here and must still look like this, or it is elsewhere."""
 
 
 def identify(file: Path, repo: str, commit: str, header: bytes) -> Source:
@@ -105,17 +130,20 @@ def peek(tensor: Tensor) -> bytes:
     Raises:
         ValueError: the file cannot be read there, or the tensor is too large to be a description.
     """
+    shown = printable(tensor.name)
     if tensor.end - tensor.begin > PEEK_BYTES:
-        raise ValueError(f"{printable(tensor.name)} is too large for what it should describe")
+        raise ValueError(f"{shown} is too large for what it should describe")
     try:
         with open(tensor.file, "rb") as handle:
             handle.seek(tensor.begin)
             return handle.read(tensor.end - tensor.begin)
+    except FileNotFoundError:  # on a server, where a request for each would take as long as the download
+        raise ValueError(f"how it is packed stands in {shown}, which is not here: use --download") from None
     except OSError as error:
-        raise ValueError(f"{printable(tensor.name)} cannot be read: {error.strerror}") from None
+        raise ValueError(f"{shown} cannot be read: {error.strerror}") from None
 
 
-def read_bytes(tensor: Tensor, stamp: FileStamp, landing: Landing) -> tuple[Weights, str]:
+def read_bytes(tensor: Tensor, stored: Stored, landing: Landing) -> tuple[Weights, str]:
     """The tensor's bytes, uint8, shape (end - begin,), and their digest ("" where the source is content-addressed).
 
     The digest is XXH3-128: it tells changed weights from the same, at 10 GB/s and more where hashlib's digests make
@@ -125,25 +153,34 @@ def read_bytes(tensor: Tensor, stamp: FileStamp, landing: Landing) -> tuple[Weig
         WeightsError: the file changed since it was opened, is truncated, or cannot be read.
     """
     state = xxh3_128()
+    with (
+        _reading(tensor, stored) if isinstance(stored, FileStamp) else stored.reading(tensor.begin, tensor.end) as read
+    ):
+
+        def fill(view: memoryview, at: int) -> None:
+            read(view, at)
+            if not tensor.source.content_addressed:
+                state.update(view)
+
+        data = landing.land(tensor.end - tensor.begin, fill)
+    return data, "" if tensor.source.content_addressed else state.hexdigest()
+
+
+@contextmanager
+def _reading(tensor: Tensor, stamp: FileStamp) -> Iterator[Fill]:
+    """What fills views with a tensor's bytes from a file that must be as it was."""
     try:
         with open(tensor.file, "rb", buffering=0) as handle:
             if FileStamp.of(os.fstat(handle.fileno())) != stamp:
                 raise WeightsError(f"{tensor.file.name} changed since it was opened: open the model again")
 
             def fill(view: memoryview, at: int) -> None:
-                _read_into(view, handle.fileno(), tensor, at)
-                if not tensor.source.content_addressed:
-                    state.update(view)
+                while view:
+                    count = os.preadv(handle.fileno(), [view], tensor.begin + at)
+                    if count == 0:
+                        raise WeightsError(f"{tensor.file.name} ends inside tensor {printable(tensor.name)}")
+                    view, at = view[count:], at + count
 
-            data = landing.land(tensor.end - tensor.begin, fill)
+            yield fill
     except OSError as error:
         raise WeightsError(f"cannot read {tensor.file.name}: {error.strerror or error}") from None
-    return data, "" if tensor.source.content_addressed else state.hexdigest()
-
-
-def _read_into(view: memoryview, descriptor: int, tensor: Tensor, at: int) -> None:
-    while view:
-        count = os.preadv(descriptor, [view], tensor.begin + at)
-        if count == 0:
-            raise WeightsError(f"{tensor.file.name} ends inside tensor {printable(tensor.name)}")
-        view, at = view[count:], at + count

@@ -13,6 +13,7 @@ from textual.geometry import Region
 from textual.pilot import Pilot
 from textual.widget import Widget
 
+from rankscope.engine.experts import sample
 from rankscope.engine.spectrum import Projection, Source
 from rankscope.tui.colours import Depth, palette
 from rankscope.tui.grid import Grid, Selection, make_grid
@@ -60,6 +61,10 @@ class Told:
         self.ranks: dict[str, int] = {}
         self.entries: dict[str, SimpleNamespace] = {}
         self.states: dict[str, State] = {}
+        self.experts: int | None = None
+
+    def sampled(self, projections: Iterable[Projection]) -> list[Projection]:
+        return sample(projections, self.experts)
 
     def rank(self, p: Projection, _: float) -> int | None:
         return self.ranks.get(p.key)

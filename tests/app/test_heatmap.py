@@ -182,6 +182,15 @@ async def test_the_spread_of_experts_is_shown_where_it_fits() -> None:
             assert row_of(eyes, 0)[5] == cell
 
 
+async def test_a_sample_of_experts_is_counted_in_the_cell_where_it_fits() -> None:
+    seen = Seen(moe(1, 256))
+    seen.told.experts = 8
+    seen.told.tell({f"layers.0.expert.{e}.gate": 1000 + e for e in range(0, 256, 32)})
+    for size, cells in (((100, 24), ["1112", "8/256"]), ((80, 24), ["1112", "8/256"]), ((70, 24), ["1112"])):
+        async with showing(seen, size) as eyes:
+            assert row_of(eyes, 0)[5 : 5 + len(cells)] == cells
+
+
 async def test_enter_unfolds_the_experts_of_a_cell_and_back() -> None:
     async with showing(ranked(moe(3, 16)), (120, 40)) as eyes:
         await eyes.press("j")

@@ -124,6 +124,15 @@ def test_a_spread_needs_four_experts() -> None:
     assert gates(100, 104, 110).look.cell(Row("", 0), GATE).text == "104"
 
 
+@pytest.mark.parametrize(("asked", "narrow"), [(None, "."), (2, "107"), (3, ".")])
+def test_a_sample_of_experts_says_how_many_of_how_many(asked: int | None, narrow: str) -> None:
+    """Of those asked for, 0 and 2 of 4, or 0, 1 and 2."""
+    seen = gates(104, None, 110, None)
+    seen.told.experts = asked
+    cell = seen.look.cell(Row("", 0), GATE)
+    assert (cell.text, cell.fitting(6)) == ("107 2/4", narrow)
+
+
 def test_experts_that_are_not_all_there_say_so_or_give_no_number() -> None:
     seen = gates(100, None, 110, None)
     cell = seen.look.cell(Row("", 0), GATE)

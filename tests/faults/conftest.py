@@ -11,6 +11,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from hub_server import HubServer, serve
+from remote_models import Clock
+
+from rankscope.engine import ranges, remote
 
 
 @pytest.fixture
@@ -34,9 +37,24 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
             monkeypatch.setattr(constants, name, value, raising=False)
         monkeypatch.delenv("HF_TOKEN", raising=False)
         monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
         monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)  # between retries
         monkeypatch.chdir(tmp_path)
         close_session()
         yield server
         close_session()
+
+
+@pytest.fixture
+def short_first_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files are small: what is asked for at first must not be all of them."""
+    monkeypatch.setattr(remote, "FIRST", 1000)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Waiting for a server takes no time."""
+    made = Clock()
+    monkeypatch.setattr(ranges, "clock", made)
+    monkeypatch.setattr(ranges, "pause", made.pause)
+    return made

@@ -13,6 +13,7 @@ from safetensors.numpy import save
 
 from rankscope.engine.checkpoint import open_checkpoint
 from rankscope.engine.errors import InputError
+from rankscope.engine.hub import Access
 from rankscope.engine.projections import Tree, build_tree
 
 QUERY = "model.layers.0.self_attn.q_proj.weight"
@@ -41,8 +42,13 @@ def index(weight_map: Mapping[str, str]) -> bytes:
 
 def refusal(model: object, *, download: bool = False) -> str:
     """The one line that a user gets for a model that cannot be opened."""
+    return refused(model, Access.DOWNLOAD if download else Access.CACHE)
+
+
+def refused(model: object, access: Access) -> str:
+    """`refusal` with this access."""
     with pytest.raises(InputError) as caught:
-        open_checkpoint(str(model), download=download)
+        open_checkpoint(str(model), access)
     return checked(caught.value)
 
 
@@ -61,7 +67,7 @@ def checked(error: InputError) -> str:
 def tree_or_refusal(model: object) -> Tree | str:
     """Open and build the tree; anything but success or one clear line is an exception, and fails the test."""
     try:
-        checkpoint = open_checkpoint(str(model), download=False)
+        checkpoint = open_checkpoint(str(model), Access.CACHE)
     except InputError as error:
         return checked(error)
     tree = build_tree(checkpoint)

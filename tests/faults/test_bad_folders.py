@@ -16,6 +16,7 @@ from opening import CONFIG, DOWN, KEY, QUERY, index, refusal, stored, tree_or_re
 from rankscope.engine.checkpoint import open_checkpoint
 from rankscope.engine.errors import printable
 from rankscope.engine.files import INDEX
+from rankscope.engine.hub import Access
 from rankscope.engine.projections import Tree, build_tree
 
 SHARD_1, SHARD_2 = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
@@ -34,7 +35,7 @@ def sharded(folder: Path, *, indexed: bool = True) -> Path:
 
 
 def tensors(model: Path | str) -> set[str]:
-    return {t.name for t in open_checkpoint(str(model), download=False).tensors}
+    return {t.name for t in open_checkpoint(str(model), Access.CACHE).tensors}
 
 
 @pytest.mark.parametrize(

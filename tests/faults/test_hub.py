@@ -16,7 +16,7 @@ from opening import CONFIG, DOWN, KEY, QUERY, index, refusal, weights
 
 from rankscope.engine.checkpoint import Checkpoint, open_checkpoint
 from rankscope.engine.files import INDEX
-from rankscope.engine.hub import cached_models
+from rankscope.engine.hub import Access, cached_models
 from rankscope.engine.projections import build_tree
 
 NAME = "org/tiny"
@@ -53,7 +53,7 @@ def names(checkpoint: Checkpoint) -> set[str]:
 
 def test_an_uncached_model_downloads_its_weights_and_nothing_else(hub: HubServer) -> None:
     commit = hub.push(NAME, {**SHARDED, **OTHER_FILES})
-    opened = open_checkpoint(NAME)
+    opened = open_checkpoint(NAME, Access.DOWNLOAD)
     assert (opened.commit, opened.name, opened.location) == (commit, NAME, None)
     assert opened.config == CONFIG
     assert names(opened) == {QUERY, KEY, DOWN}
@@ -63,34 +63,34 @@ def test_an_uncached_model_downloads_its_weights_and_nothing_else(hub: HubServer
 
 def test_without_an_index_the_one_file_of_that_name_is_the_model(hub: HubServer) -> None:
     hub.push(NAME, {**ONE_FILE, **OTHER_FILES})
-    opened = open_checkpoint(NAME)
+    opened = open_checkpoint(NAME, Access.DOWNLOAD)
     assert snapshot_files(opened) == set(ONE_FILE)
     assert names(opened) == {QUERY, KEY, DOWN}
 
 
 def test_without_index_and_model_file_the_consolidated_copy_is_left_alone(hub: HubServer) -> None:
     hub.push(NAME, {SHARD_1: SHARDED[SHARD_1], SHARD_2: SHARDED[SHARD_2], "consolidated.safetensors": weights(QUERY)})
-    assert snapshot_files(open_checkpoint(NAME)) == {SHARD_1, SHARD_2}
+    assert snapshot_files(open_checkpoint(NAME, Access.DOWNLOAD)) == {SHARD_1, SHARD_2}
 
 
 def test_a_file_name_with_glob_characters_is_fetched_and_brings_no_other(hub: HubServer) -> None:
     hub.push(NAME, {INDEX: index({QUERY: "m[1]*.safetensors"}), "m[1]*.safetensors": weights(QUERY), **OTHER_FILES})
-    assert snapshot_files(open_checkpoint(NAME)) == {INDEX, "m[1]*.safetensors"}
+    assert snapshot_files(open_checkpoint(NAME, Access.DOWNLOAD)) == {INDEX, "m[1]*.safetensors"}
 
 
 @pytest.mark.parametrize("state", ["online", "offline", "gone"])
 def test_a_cached_model_opens_without_a_request(hub: HubServer, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.push(NAME, SHARDED)
-    first = open_checkpoint(NAME)
+    first = open_checkpoint(NAME, Access.DOWNLOAD)
     hub.push(NAME, {"model-extra.safetensors": b"newer"})
     hub.requests.clear()
     if state == "offline":
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     if state == "gone":
         hub.stop()
-    assert open_checkpoint(NAME) == first
-    assert open_checkpoint(NAME, download=False) == first
-    assert open_checkpoint(f"{NAME}@{first.commit}").tensors == first.tensors
+    assert open_checkpoint(NAME, Access.DOWNLOAD) == first
+    assert open_checkpoint(NAME, Access.CACHE) == first
+    assert open_checkpoint(f"{NAME}@{first.commit}", Access.DOWNLOAD).tensors == first.tensors
     assert cached_models() == [NAME]
     assert hub.requests == []
 
@@ -98,7 +98,8 @@ def test_a_cached_model_opens_without_a_request(hub: HubServer, state: str, monk
 SCRIPT = """
 import sys
 from rankscope.engine.checkpoint import open_checkpoint
-opened = open_checkpoint("org/tiny")
+from rankscope.engine.hub import Access
+opened = open_checkpoint("org/tiny", Access.DOWNLOAD)
 print(opened.commit, len(opened.tensors), "huggingface_hub.hf_api" in sys.modules)
 """
 
@@ -125,26 +126,26 @@ def test_a_new_process_obeys_the_environment(hub: HubServer, tmp_path: Path) -> 
 def test_a_revision_is_a_branch_a_tag_or_a_commit(hub: HubServer, branch: str) -> None:
     main = hub.push(NAME, ONE_FILE)
     other = hub.push(NAME, {"model.safetensors": weights(QUERY, seed=3)}, ref=branch)
-    by_branch = open_checkpoint(f"{NAME}@{branch}")
+    by_branch = open_checkpoint(f"{NAME}@{branch}", Access.DOWNLOAD)
     assert (by_branch.name, by_branch.commit, names(by_branch)) == (NAME, other, {QUERY})
-    by_commit = open_checkpoint(f"{NAME}@{main}")
+    by_commit = open_checkpoint(f"{NAME}@{main}", Access.DOWNLOAD)
     assert (by_commit.commit, names(by_commit)) == (main, {QUERY, KEY, DOWN})
     hub.requests.clear()
-    assert open_checkpoint(f"{NAME}@{branch}") == by_branch
-    assert open_checkpoint(f"{NAME}@{main}") == by_commit
+    assert open_checkpoint(f"{NAME}@{branch}", Access.DOWNLOAD) == by_branch
+    assert open_checkpoint(f"{NAME}@{main}", Access.DOWNLOAD) == by_commit
     assert hub.requests == []
 
 
 def test_an_id_without_organisation(hub: HubServer) -> None:
     commit = hub.push("gpt2", ONE_FILE)
-    opened = open_checkpoint("gpt2")
+    opened = open_checkpoint("gpt2", Access.DOWNLOAD)
     assert (opened.name, opened.commit) == ("gpt2", commit)
     assert cached_models() == ["gpt2"]
 
 
 def _lose_a_shard(hub: HubServer) -> Checkpoint:
     hub.push(NAME, SHARDED)
-    whole = open_checkpoint(NAME)
+    whole = open_checkpoint(NAME, Access.DOWNLOAD)
     shard = next(file for file in whole.stamps if file.name == SHARD_2)
     shard.resolve().unlink()
     shard.unlink()
@@ -155,7 +156,7 @@ def _lose_a_shard(hub: HubServer) -> Checkpoint:
 @pytest.mark.parametrize("by_commit", [False, True])
 def test_a_missing_shard_is_fetched_alone(hub: HubServer, by_commit: bool) -> None:
     whole = _lose_a_shard(hub)
-    again = open_checkpoint(f"{NAME}@{whole.commit}" if by_commit else NAME)
+    again = open_checkpoint(f"{NAME}@{whole.commit}" if by_commit else NAME, Access.DOWNLOAD)
     assert (names(again), again.commit) == (names(whole), whole.commit)
     assert hub.files() == [SHARD_2]
 
@@ -191,7 +192,7 @@ def test_a_gated_repo(hub: HubServer, files: dict[str, bytes], monkeypatch: pyte
     assert f"https://huggingface.co/{NAME}" in line
     assert "hf auth login" in line
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    assert names(open_checkpoint(NAME)) == {QUERY, KEY, DOWN}
+    assert names(open_checkpoint(NAME, Access.DOWNLOAD)) == {QUERY, KEY, DOWN}
 
 
 def test_no_network_and_not_cached(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,7 +235,7 @@ def test_a_hub_that_fails_halfway_leaves_the_shard_to_be_named(hub: HubServer) -
     assert SHARD_1 in refusal(NAME, download=True)
     assert hub.files() == [INDEX]
     hub.faults.clear()
-    assert names(open_checkpoint(NAME)) == {QUERY, KEY, DOWN}
+    assert names(open_checkpoint(NAME, Access.DOWNLOAD)) == {QUERY, KEY, DOWN}
 
 
 def test_a_hub_that_never_answers_is_given_up(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,8 +288,9 @@ def test_an_id_that_is_none_is_refused_without_a_request(hub: HubServer, model: 
 
 def test_a_blobs_name_is_the_identity_and_a_new_commit_keeps_the_keys(hub: HubServer, tmp_path: Path) -> None:
     first = hub.push(NAME, SHARDED)
-    old = open_checkpoint(f"{NAME}@{first}")
-    new = open_checkpoint(f"{NAME}@{hub.push(NAME, {'config.json': json.dumps(CONFIG | {'x': 1}).encode()})}")
+    old = open_checkpoint(f"{NAME}@{first}", Access.DOWNLOAD)
+    newer = hub.push(NAME, {"config.json": json.dumps(CONFIG | {"x": 1}).encode()})
+    new = open_checkpoint(f"{NAME}@{newer}", Access.DOWNLOAD)
     assert old.commit != new.commit
     assert {t.source.identity for t in old.tensors} == {etag(n, SHARDED[n]) for n in (SHARD_1, SHARD_2)}
     assert all(t.source.content_addressed for t in (*old.tensors, *new.tensors))
@@ -297,7 +299,7 @@ def test_a_blobs_name_is_the_identity_and_a_new_commit_keeps_the_keys(hub: HubSe
     assert {p.address: p.key for p in build_tree(new).projections} == keys
     assert {replace(p.source, commit=first) for p in build_tree(new).projections} == {t.source for t in old.tensors}
 
-    changed = open_checkpoint(f"{NAME}@{hub.push(NAME, {SHARD_2: weights(DOWN, seed=9)})}")
+    changed = open_checkpoint(f"{NAME}@{hub.push(NAME, {SHARD_2: weights(DOWN, seed=9)})}", Access.DOWNLOAD)
     moved = {p.address for p in build_tree(changed).projections if p.key != keys[p.address]}
     assert moved == {"layers.0.mlp.down"}
 

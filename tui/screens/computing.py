@@ -34,7 +34,8 @@ class Computing(Choosing):
         if self._opens():
             return
         found = self.selection.projections(self.grid)
-        missing = self._missing((s, q) for p in found for _, s, q in self.pair.curves(p, self._wanted_side()))
+        wanted = self.session.sampled(found)
+        missing = self._missing((s, q) for p in wanted for _, s, q in self.pair.curves(p, self._wanted_side()))
         refused = next((p.problem for p in found if p.problem), None)
         if missing and self.selection == Selection():
             self.action_scan()  # the whole model: not without a question
@@ -82,10 +83,11 @@ class Computing(Choosing):
 
     def action_scan(self) -> None:
         """Ask, then compute all that the filter leaves, in both models where there are two."""
-        wanted = [(self.session, p) for p in self.shown]
+        wanted = [(self.session, p) for p in self.session.sampled(self.shown)]
         if second := self.pair.second:
             tree = second.model.tree
-            wanted += [(second, p) for p in (find(tree.projections, self.pattern) if self.pattern else tree.scanned())]
+            theirs = find(tree.projections, self.pattern) if self.pattern else tree.scanned()
+            wanted += [(second, p) for p in second.sampled(theirs)]
         missing = self._missing(wanted)
         if not missing:
             self.say("everything that the filter leaves is computed" if self.pattern else "everything is computed")

@@ -95,13 +95,12 @@ class Explorer(Taking):
         self._in_background(partial(self._open_second, name), f"opening {name}")
 
     def _open_second(self, name: str) -> None:
-        """A download would go unseen here: only what is on this machine is opened."""
-        model = open_model(name, self.session.root, download=False)
+        model = open_model(name, self.session.root)
 
         def listen(events: tuple[Event, ...]) -> None:
             self.post_message(EngineEvents(session, events))
 
-        session = Session(model, self.session.root, listen, self.session.settings)
+        session = Session(model, self.session.root, listen, self.session.settings, self.session.experts)
         session.load()
         self.post_message(Done(partial(self._opened_second, session)))
 

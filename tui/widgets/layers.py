@@ -12,7 +12,7 @@ from textual.geometry import Size
 
 from rankscope.engine.errors import printable
 
-from ..grid import Grid, Selection
+from ..grid import Column, Grid, Selection
 from ..look import Cell, Look
 
 HEADER = 2
@@ -81,8 +81,11 @@ class Layers:
         number = look.width + 3 + look.is_mono
         widths = [max(number, min(LONGEST_NAME, cell_len(printable(c.role))) + 1) for c in columns]
         room -= GAP * sum(self._begins(n) for n in range(1, len(columns)))
-        folded = {column for (_, column), members in self._grid.cells.items() if len(members) > 1}
-        wider = [max(w, number + look.width + 1) if c in folded else w for c, w in zip(columns, widths, strict=True)]
+        most: dict[Column, int] = {}
+        for (_, column), members in self._grid.cells.items():
+            most[column] = max(most.get(column, 0), len(members))
+        beside = [look.beside(most[c]) if most[c] > 1 else 0 for c in columns]
+        wider = [max(w, number + more) if more else w for w, more in zip(widths, beside, strict=True)]
         widths = wider if sum(wider) <= room else widths
         more = max(0, min(3, (room - sum(widths)) // max(1, len(widths))))
         return [width + more for width in widths]

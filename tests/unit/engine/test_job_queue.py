@@ -186,7 +186,10 @@ def test_clear_withdraws_waiting_read_and_ready(model: Model) -> None:
     queue.loaded(solving, "weights", "")
     assert _next(queue) is solving
     queue.loaded(ready, "weights", "")
+    assert not reading.withdrawn.is_set()
     assert addresses(queue.clear()) == _query(1, 2, 3, 4, 5)
+    assert reading.withdrawn.is_set()  # whoever reads it may leave it
+    assert not solving.withdrawn.is_set()
     queue.loaded(reading, "weights", "")
     assert queue._ready == []
     assert reading.weights is None  # let go at once

@@ -5,15 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from engine_fakes import PATIENCE, Recorder, llama
 
 from rankscope.engine import reporter
-from rankscope.engine.events import Failed, Notice, Progress, Started, Stopped
+from rankscope.engine.events import Failed, Notice, Progress, Saved, Started, Stopped
 from rankscope.engine.reporter import INTERVAL, Reporter
-from rankscope.engine.spectrum import Projection
+from rankscope.engine.spectrum import Projection, Spectrum
 
 
 @pytest.fixture
@@ -75,6 +76,44 @@ def test_progress_counts(projections: list[Projection]) -> None:
     assert (last.done, last.failed, last.total, last.devices, last.busy) == (0, 1, 2, ("cpu",), True)
     assert told.is_open(projections[5].key)
     assert not any(told.is_open(p.key) for p in projections[:5])
+
+
+def test_bytes_are_told_without_any_other_event_and_not_each(
+    monkeypatch: pytest.MonkeyPatch, projections: list[Projection]
+) -> None:
+    """With an hour between batches the first bytes are told, all others together at the end."""
+    monkeypatch.setattr(reporter, "INTERVAL", 3600.0)
+    heard = Recorder()
+    told = Reporter(heard)
+    told._changed = watched = _Watched()
+    watched.told = told
+    told.expect(projections, 1000)
+    told.fetched(1)
+    assert watched.begun.wait(PATIENCE)
+    for _ in range(500):
+        told.fetched(1)
+    told.close()
+    assert [[type(event) for event in batch] for batch in heard.batches] == [[Progress], [Progress]]
+    assert [(p.fetched, p.to_fetch) for p in heard.of(Progress)] == [(1, 1000), (501, 1000)]
+
+
+def test_the_time_left_is_that_of_the_bytes_where_they_take_longer(
+    monkeypatch: pytest.MonkeyPatch, projections: list[Projection]
+) -> None:
+    """After 10 s one of six is done, and 100 of 10,000 bytes have come."""
+    now = SimpleNamespace(monotonic=lambda: 1000.0)
+    monkeypatch.setattr(reporter, "time", now)
+    for to_fetch, seconds in ((10_000, 990.0), (100, 50.0)):
+        heard = Recorder()
+        told = Reporter(heard)
+        now.monotonic = lambda: 1000.0
+        told.expect(projections, to_fetch)
+        told.tell(Started(projections[0], "cpu"))
+        told.fetched(100)
+        now.monotonic = lambda: 1010.0
+        told.tell(Saved(cast(Spectrum, SimpleNamespace(projection=projections[0]))))
+        told.close()
+        assert heard.of(Progress)[-1].eta == pytest.approx(seconds)
 
 
 def test_a_new_job_counts_from_zero(projections: list[Projection]) -> None:
