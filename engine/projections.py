@@ -164,12 +164,14 @@ def _key(tensor: Tensor, part: Slice | None, dequantisation: str) -> str:
 
     The strides of a view follow, and all parts of a quantised matrix; the key of any other tensor has neither.
     """
-    before, behind = _framed(tensor.source.identity), _framed(tensor.dtype, tensor.shape, part, dequantisation)
-    more = framed(
-        *((tensor.strides,) if tensor.strides else ()),
-        *((name, p.source.identity, p.begin, p.end, p.dtype, p.shape) for name, p in tensor.parts),
-    )
-    return blake2b(before + framed(tensor.begin, tensor.end) + behind + more, digest_size=16).hexdigest()
+    pieces = [_framed(tensor.source.identity), framed(tensor.begin, tensor.end)]
+    pieces.append(_framed(tensor.dtype, tensor.shape, part, dequantisation))
+    if tensor.strides:
+        pieces.append(_framed(tensor.strides))
+    for name, held in tensor.parts:
+        pieces.append(_framed(name, held.source.identity, held.dtype, held.shape))
+        pieces.append(b"%d-%d;" % (held.begin, held.end))
+    return blake2b(b"".join(pieces), digest_size=16).hexdigest()
 
 
 @lru_cache(maxsize=4096)

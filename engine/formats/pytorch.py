@@ -16,7 +16,6 @@ import re
 import struct
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from pickletools import genops
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -115,7 +114,7 @@ def read_matrix(tensor: Tensor, stored: Stored, landing: Landing) -> tuple[Weigh
         return safetensors.read_matrix(tensor, stored, landing)
     if math.prod(tensor.shape) * safetensors.DTYPE_BITS.get(tensor.dtype, 0) > 8 * (tensor.end - tensor.begin):
         raise WeightsError("elements of this view share their bytes: it is no weight matrix")
-    flat, seen = safetensors.read_matrix(replace(tensor, shape=(-1,)), stored, landing)
+    flat, seen = safetensors.read_matrix(tensor._replace(shape=(-1,)), stored, landing)
     import numpy as np
 
     if isinstance(flat, np.ndarray):

@@ -10,7 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,8 +69,9 @@ def assemble(tensors: Iterable[Tensor], config: Mapping[str, Any]) -> list[Tenso
     plans: dict[object, _Plan | str | None] = {}
     for stem, parts in _modules(listed).items():
         if (tensor := _matrix(stem, parts, settings, plans)) is not None:
-            taken.update(part.name for part in parts.values())
-            found[next(iter(parts.values())).name] = tensor
+            names = [part.name for part in parts.values()]
+            taken.update(names)
+            found[names[0]] = tensor
     return [found.get(t.name, t) for t in listed if t.name in found or t.name not in taken]
 
 
@@ -178,7 +179,7 @@ def _unreadable(name: str, parts: Parts, problem: str) -> Tensor:
     shape = carrier.shape
     if name.endswith("weight") and len(shape) != 2:
         shape = (shape[0], math.prod(shape[1:])) if shape else ()
-    return replace(carrier, name=name, shape=shape[:3], parts=tuple(parts.items()), problem=problem)
+    return carrier._replace(name=name, shape=shape[:3], parts=tuple(parts.items()), problem=problem)
 
 
 def _format(parts: Parts, settings: Settings) -> Callable[[Parts, Settings], Found] | str | None:

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 from xxhash import xxh3_128
 
@@ -48,8 +48,7 @@ class Scheme:
         return ", ".join(filter(None, (self.name, self.detail)))
 
 
-@dataclass(frozen=True, slots=True)
-class Tensor:
+class Tensor(NamedTuple):
     """One tensor of a checkpoint file: bytes `begin` to `end` of `file`, `shape` in (out, in) order.
 
     `strides` (in elements) are those of a view that a PyTorch file may hold; () where rows follow one another.

@@ -400,7 +400,7 @@ def test_nothing_is_read_before_a_device_is_there(model: Model) -> None:
 
 def test_quantised_blocks_count_as_the_floats_they_become(model: Model) -> None:
     checkpoint, projections = model
-    tensor = replace(checkpoint.tensors[0], end=checkpoint.tensors[0].begin + 40)
+    tensor = checkpoint.tensors[0]._replace(end=checkpoint.tensors[0].begin + 40)
     job = Job(SCAN, 0, checkpoint, tensor, projections[:1])
     assert job.bytes_on("cpu") == job.bytes_on("cuda:0") == 40
     job.projections = [replace(projections[0], dequantisation="gguf Q4_1")]
@@ -409,6 +409,6 @@ def test_quantised_blocks_count_as_the_floats_they_become(model: Model) -> None:
 
 def test_bfloat16_counts_twice_where_numpy_widens_it(model: Model) -> None:
     checkpoint, projections = model
-    tensor = replace(checkpoint.tensors[0], dtype="BF16", end=checkpoint.tensors[0].begin + 2 * 7 * 9)
+    tensor = checkpoint.tensors[0]._replace(dtype="BF16", end=checkpoint.tensors[0].begin + 2 * 7 * 9)
     job = Job(SCAN, 0, checkpoint, tensor, projections[:1])
     assert (job.bytes_on("cpu"), job.bytes_on("cuda:0")) == (4 * 7 * 9, 2 * 7 * 9)
