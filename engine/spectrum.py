@@ -67,7 +67,7 @@ class Projection:
     `transposed` marks tensors stored (input, output), as GPT-2's Conv1D. `note` is a line for the
     user, "" for none; `problem` the sentence that says why no spectrum can be computed, None where
     one can. `rows` and `cols` are 0 for a tensor that is no matrix. `null` is "" for the matrix itself,
-    "flip" for its twin with random signs (engine/flip.py), which has the same address and another key.
+    "flip" for its twin with random signs (engine/derive/flip.py), which has the same address and another key.
     """
 
     address: str

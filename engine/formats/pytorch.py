@@ -21,8 +21,8 @@ from pickletools import genops
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from zipfile import ZIP_STORED, ZipFile
 
+from ..checkpoint.files import is_trainer_state, open_regular
 from ..errors import InputError, WeightsError, printable
-from ..files import is_trainer_state, open_regular
 from ..landing import Landing
 from ..weights import TORCH_NAMES, Weights
 from . import safetensors

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..checkpoint.files import check_dense, open_regular
 from ..errors import InputError, WeightsError, printable
-from ..files import check_dense, open_regular
 from ..landing import Landing
 from ..spectrum import Source
 from ..weights import TORCH_NAMES, plain

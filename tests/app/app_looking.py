@@ -12,11 +12,11 @@ from textual.pilot import Pilot
 from textual.widget import Widget
 from textual.widgets import Tree
 
-from rankscope.engine.engine import Settings
-from rankscope.tui.app import RankScopeApp
-from rankscope.tui.colours import DIM
-from rankscope.tui.config import Config
-from rankscope.tui.session import Model, open_model
+from rankscope.engine.compute.engine import Settings
+from rankscope.tui.data.session import Model, open_model
+from rankscope.tui.drawing.colours import DIM
+from rankscope.tui.screens.app import RankScopeApp
+from rankscope.tui.settings.config import Config
 
 SMALL, WIDE, HUGE = (80, 24), (120, 40), (200, 60)
 DEADLINE = 20.0

@@ -9,13 +9,13 @@ from app_models import LLAMA, Weights, fill, save_model
 from textual.app import App, ComposeResult
 from textual.pilot import Pilot
 
-from rankscope.engine.engine import Settings
+from rankscope.engine.compute.engine import Settings
 from rankscope.engine.spectrum import Projection
-from rankscope.tui.colours import Palette
-from rankscope.tui.grid import make_grid
-from rankscope.tui.look import Look
-from rankscope.tui.pair import Lens, Pair
-from rankscope.tui.session import Session
+from rankscope.tui.data.grid import make_grid
+from rankscope.tui.data.pair import Lens, Pair
+from rankscope.tui.data.session import Session
+from rankscope.tui.drawing.cells import Look
+from rankscope.tui.drawing.colours import Palette
 from rankscope.tui.widgets.compare import Compare
 from rankscope.tui.widgets.sheet import Sheet
 from rankscope.tui.widgets.table import MetricTable

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from rich.text import Text
 from safetensors.numpy import load_file
 
-from rankscope.engine.engine import Settings
+from rankscope.engine.compute.engine import Settings
 from rankscope.engine.spectrum import Projection
 from rankscope.store.spectra import SpectraStore
-from rankscope.tui.grid import Column, Grid, Row, Selection, make_grid
-from rankscope.tui.painter import Request
-from rankscope.tui.pair import Pair
-from rankscope.tui.session import Session, open_model
+from rankscope.tui.charts.painter import Request
+from rankscope.tui.data.grid import Column, Grid, Row, Selection, make_grid
+from rankscope.tui.data.pair import Pair
+from rankscope.tui.data.session import Session, open_model
 
 BRAILLE = 0x2800
 # The bits of a braille character, by dot column and dot row from the top.

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from app_models import LLAMA, llama_weights, save_model
 
 from rankscope.engine.spectrum import Spectrum
-from rankscope.tui.first_run import mark_seen
+from rankscope.tui.screens.first_run import mark_seen
 
 mark_seen()
 
@@ -68,7 +68,7 @@ class Gate:
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     """A closed gate before the solver; open again at the end."""
-    from rankscope.engine.solving import Solver
+    from rankscope.engine.compute.worker import Solver
 
     gate, solve = Gate(), Solver._spectrum
 

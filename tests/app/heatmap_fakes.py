@@ -13,14 +13,14 @@ from textual.geometry import Region
 from textual.pilot import Pilot
 from textual.widget import Widget
 
-from rankscope.engine.experts import sample
+from rankscope.engine.catalogue.experts import sample
 from rankscope.engine.spectrum import Projection, Source
-from rankscope.tui.colours import Depth, palette
-from rankscope.tui.grid import Grid, Selection, make_grid
-from rankscope.tui.look import Look
-from rankscope.tui.measures import BY_NAME
-from rankscope.tui.pair import Lens, Pair, Side
-from rankscope.tui.session import Session, State
+from rankscope.tui.data.grid import Grid, Selection, make_grid
+from rankscope.tui.data.measures import BY_NAME
+from rankscope.tui.data.pair import Lens, Pair, Side
+from rankscope.tui.data.session import Session, State
+from rankscope.tui.drawing.cells import Look
+from rankscope.tui.drawing.colours import Depth, palette
 from rankscope.tui.widgets.heatmap import Heatmap
 
 SOURCE = Source("here", "", "model.safetensors", "id", 1, False)

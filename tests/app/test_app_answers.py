@@ -12,7 +12,7 @@ from app_looking import HUGE, SMALL, View, exploring
 from app_models import LLAMA, TENSORS, Weights, fill, llama_weights, matrix, numpy_rank, rank_in, save_model
 from safetensors.numpy import load_file
 
-from rankscope.engine.checkpoint import demo_file
+from rankscope.engine.checkpoint.open import demo_file
 from rankscope.engine.null import null_rank
 
 ROLES = tuple(TENSORS)

@@ -9,8 +9,8 @@ import pytest
 from app_looking import SMALL, WIDE, View, exploring
 from app_models import LLAMA, fill, llama_weights, matrix, numpy_rank, save_model, save_named
 
+from rankscope.tui.data.session import open_model
 from rankscope.tui.screens.picker import Picker, choices
-from rankscope.tui.session import open_model
 
 HOSTILE = (
     "\x1b[31mred\x1b[0m", "\x1b]0;title\x07", "[red]markup[/red]", "[/]", "[link=file:///]x[/link]", "a\nb\tc\r",

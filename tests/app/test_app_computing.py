@@ -10,9 +10,9 @@ from app_looking import View, exploring
 from app_models import fill, rank_in
 from conftest import Gate
 
-from rankscope.engine.events import Event, Started
+from rankscope.engine.compute.events import Event, Started
 from rankscope.store.spectra import SpectraStore
-from rankscope.tui.session import open_model
+from rankscope.tui.data.session import open_model
 
 
 def _stored(model: Path, root: Path) -> set[str]:

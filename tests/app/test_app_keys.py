@@ -10,8 +10,8 @@ from textual.binding import Binding, BindingType
 from textual.events import Key
 from textual.widgets import Input
 
-from rankscope.tui import keys
-from rankscope.tui.commands import parse_command
+from rankscope.tui.screens.command_line import parse_command
+from rankscope.tui.settings import keys
 
 TABLES: dict[str, list[BindingType]] = {
     "explorer": keys.EXPLORER, "tree": keys.TREE, "heatmap": keys.HEATMAP, "chart": keys.CHART, "app": keys.APP,

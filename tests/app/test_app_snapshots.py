@@ -13,10 +13,10 @@ from app_looking import DEADLINE, HUGE, SMALL, WIDE, View
 from app_models import LLAMA, fill, llama_weights, save_model
 from textual.pilot import Pilot
 
-from rankscope.engine.engine import Settings
-from rankscope.tui.app import RankScopeApp
-from rankscope.tui.config import Config
-from rankscope.tui.session import open_model
+from rankscope.engine.compute.engine import Settings
+from rankscope.tui.data.session import open_model
+from rankscope.tui.screens.app import RankScopeApp
+from rankscope.tui.settings.config import Config
 
 # Keys ("@": until the chart is drawn), and what is seen after them.
 VIEWS = {

@@ -16,7 +16,7 @@ import gguf
 import pytest
 from app_models import numpy_rank
 
-from rankscope.engine.checkpoint import demo_file
+from rankscope.engine.checkpoint.open import demo_file
 
 pytestmark = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
 PROGRAM = Path(sys.executable).parent / "rankscope-tui"

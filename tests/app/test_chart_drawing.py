@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from chart_looking import colour_at, colours_of, dots, texts
 
-from rankscope.tui.charts import draw
-from rankscope.tui.colours import Depth, Palette, palette
-from rankscope.tui.figures import Axis, Chart, Figure, Level, Series, Stroke
-from rankscope.tui.ruler import Ruler
-from rankscope.tui.ticks import tick_text, ticks
+from rankscope.tui.charts.figure import Axis, Chart, Figure, Level, Series, Stroke
+from rankscope.tui.charts.plot import draw
+from rankscope.tui.charts.ruler import Ruler
+from rankscope.tui.charts.ticks import tick_text, ticks
+from rankscope.tui.drawing.colours import Depth, Palette, palette
 
 MANY = Palette()
 

@@ -9,12 +9,12 @@ import pytest
 from app_models import fill, llama_weights, matrix, rank_in
 from chart_looking import ask, at, colours_of, saved, select, session_of, sigma_of, texts
 
-from rankscope.tui.config import ReferenceLine
-from rankscope.tui.figures import Figure, Stroke
-from rankscope.tui.grid import Column, Grid, Selection
-from rankscope.tui.multiples import layer_columns
-from rankscope.tui.painter import Request, figure_of, paint
-from rankscope.tui.pair import Lens, Pair, Side
+from rankscope.tui.charts.facets import layer_columns
+from rankscope.tui.charts.figure import Figure, Stroke
+from rankscope.tui.charts.painter import Request, figure_of, paint
+from rankscope.tui.data.grid import Column, Grid, Selection
+from rankscope.tui.data.pair import Lens, Pair, Side
+from rankscope.tui.settings.config import ReferenceLine
 
 FIVE = (0.6, 0.8, 0.9, 0.95, 0.99)
 SPECTRUM, ENERGY, LAYERS = 1, 2, 4

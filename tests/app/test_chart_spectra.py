@@ -10,10 +10,10 @@ from app_models import LLAMA, fill, llama_weights, matrix, save_model
 from chart_looking import ask, at, grid_of, saved, select, session_of, sigma_of, texts
 from numpy.typing import NDArray
 
-from rankscope.tui.figures import Chart, Series, Stroke
-from rankscope.tui.grid import Selection
-from rankscope.tui.painter import Request, figure_of, paint
-from rankscope.tui.pair import Pair, Side
+from rankscope.tui.charts.figure import Chart, Series, Stroke
+from rankscope.tui.charts.painter import Request, figure_of, paint
+from rankscope.tui.data.grid import Selection
+from rankscope.tui.data.pair import Pair, Side
 
 LOG, LOG_Y, LINEAR = 0, 1, 2
 KEY = "layers.0.attention.key"

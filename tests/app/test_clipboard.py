@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from textual.app import App
 
-from rankscope.tui import clipboard
+from rankscope.tui.screens import clipboard
 
 TEXT = "layers.0.\u00fc\t133\n"
 

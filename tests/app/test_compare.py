@@ -12,9 +12,9 @@ from app_models import llama_weights, matrix, rank_in
 from app_sheets import Sheets, find, lines, press, session_of, words
 from textual.pilot import Pilot
 
-from rankscope.tui.comparing import Comparison, difference, headings_of
-from rankscope.tui.measures import BY_NAME
-from rankscope.tui.pair import Lens, Pair
+from rankscope.tui.data.comparison import Comparison, difference, headings_of
+from rankscope.tui.data.measures import BY_NAME
+from rankscope.tui.data.pair import Lens, Pair
 
 MARKS = ("layers.2.attention.key", "layers.3.attention.key", "layers.0.mlp.gate")
 

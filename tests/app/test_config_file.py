@@ -11,12 +11,12 @@ import pytest
 from platformdirs import user_config_path
 
 from rankscope.engine.errors import InputError
-from rankscope.tui.cli import main_tui
-from rankscope.tui.colours import Depth, Palette
-from rankscope.tui.config import MLA_LINES, Config, ReferenceLine
-from rankscope.tui.config_file import config_path, load
-from rankscope.tui.config_print import written
-from rankscope.tui.keymap import checked
+from rankscope.tui.cli.main import main_tui
+from rankscope.tui.drawing.colours import Depth, Palette
+from rankscope.tui.settings.config import MLA_LINES, Config, ReferenceLine
+from rankscope.tui.settings.keymap import checked
+from rankscope.tui.settings.read import config_path, load
+from rankscope.tui.settings.write import written
 
 EVERYTHING = """
 theme = "nord"
@@ -259,7 +259,7 @@ def test_a_named_file_that_is_not_there_is_said(
 def test_the_settings_are_read_before_textual_is_imported(file: Path) -> None:
     """It reads the number of colours when it is imported; and a start without a file costs no TOML reader."""
     program = (
-        "import os, sys; from rankscope.tui import start; from rankscope.tui.config_file import config_path, load;"
+        "import os, sys; from rankscope.tui import start; from rankscope.tui.settings.read import config_path, load;"
         "start.set_up(load(config_path()), os.environ); print(*sorted(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)

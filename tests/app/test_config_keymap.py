@@ -10,8 +10,8 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
 from rankscope.engine.errors import InputError
-from rankscope.tui import keys
-from rankscope.tui.keymap import SECTIONS, bindings, checked
+from rankscope.tui.settings import keys
+from rankscope.tui.settings.keymap import SECTIONS, bindings, checked
 
 
 def test_every_binding_has_one_id_and_one_section() -> None:

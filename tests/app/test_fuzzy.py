@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from app_models import LLAMA, llama_weights, save_model
 
-from rankscope.tui.fuzzy import find
-from rankscope.tui.session import open_model
+from rankscope.tui.data.filter import find
+from rankscope.tui.data.session import open_model
 
 Found = Callable[[str], list[str]]
 

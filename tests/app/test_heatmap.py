@@ -8,9 +8,9 @@ import pytest
 from heatmap_fakes import Eyes, Seen, layers, moe, projection, ranked, showing
 from textual.strip import Strip
 
-from rankscope.tui.colours import Depth
-from rankscope.tui.grid import Column, Row, Selection, make_grid
-from rankscope.tui.session import State
+from rankscope.tui.data.grid import Column, Row, Selection, make_grid
+from rankscope.tui.data.session import State
+from rankscope.tui.drawing.colours import Depth
 from rankscope.tui.widgets.heatmap import difference
 
 ROLES = ("query", "key", "value", "output", "gate", "up", "down")

@@ -11,12 +11,12 @@ import pytest
 from heatmap_fakes import Seen, layers, moe, projection
 
 from rankscope.engine.null import null_rank
-from rankscope.tui.colours import LEVELS, Depth, luminance, palette
-from rankscope.tui.grid import Column, Row, Selection, unfolded
-from rankscope.tui.look import Count
-from rankscope.tui.measures import MODELS_LIMITS, RATIO_LIMITS
-from rankscope.tui.pair import Side
-from rankscope.tui.session import State
+from rankscope.tui.data.grid import Column, Row, Selection, unfolded
+from rankscope.tui.data.measures import MODELS_LIMITS, RATIO_LIMITS
+from rankscope.tui.data.pair import Side
+from rankscope.tui.data.session import State
+from rankscope.tui.drawing.cells import Count
+from rankscope.tui.drawing.colours import LEVELS, Depth, luminance, palette
 from rankscope.tui.widgets.heatmap import shade_key
 
 KEY = Column("attention", "key")
@@ -172,7 +172,7 @@ def test_a_mark_underlines_its_cell_and_its_group() -> None:
 
 
 def test_the_twin_with_random_signs_has_its_own_state() -> None:
-    from rankscope.engine.flip import flipped
+    from rankscope.engine.derive.flip import flipped
 
     seen = Seen(layers(1), "k/kf")
     p = next(p for p in seen.told.model.tree.projections if p.key == ADDRESS)

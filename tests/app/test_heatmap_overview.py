@@ -7,12 +7,12 @@ from heatmap_fakes import Eyes, Seen, layers, moe, projection, ranked, showing
 from rich.segment import Segment
 
 from rankscope.engine.null import null_rank
-from rankscope.tui.colours import Depth, palette
-from rankscope.tui.grid import Column, Row, Selection
-from rankscope.tui.measures import RATIO_LIMITS
-from rankscope.tui.pair import Side
-from rankscope.tui.session import State
-from rankscope.tui.widgets.overview import Slots
+from rankscope.tui.data.grid import Column, Row, Selection
+from rankscope.tui.data.measures import RATIO_LIMITS
+from rankscope.tui.data.pair import Side
+from rankscope.tui.data.session import State
+from rankscope.tui.drawing.colours import Depth, palette
+from rankscope.tui.widgets.heatmap_overview import Slots
 
 KEY = Column("attention", "key")
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from rankscope.engine.errors import InputError
-from rankscope.tui import first_run, log
+from rankscope.tui.screens import error_log as log
+from rankscope.tui.screens import first_run
 
 
 @pytest.fixture(autouse=True)

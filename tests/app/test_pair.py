@@ -9,12 +9,12 @@ import pytest
 from app_models import LLAMA, TENSORS, fill, llama_weights, save_model
 from safetensors.numpy import load_file
 
-from rankscope.engine.engine import Settings
+from rankscope.engine.compute.engine import Settings
 from rankscope.engine.null import null_rank
 from rankscope.engine.spectrum import Projection
-from rankscope.tui.measures import BY_NAME
-from rankscope.tui.pair import Lens, Pair, Side
-from rankscope.tui.session import Session, open_model
+from rankscope.tui.data.measures import BY_NAME
+from rankscope.tui.data.pair import Lens, Pair, Side
+from rankscope.tui.data.session import Session, open_model
 
 THRESHOLD = 0.9
 

@@ -22,11 +22,11 @@ from rich.text import Text
 
 from rankscope.engine.errors import InputError
 from rankscope.engine.null import null_rank
-from rankscope.tui.config import ReferenceLine
-from rankscope.tui.measures import BY_NAME
-from rankscope.tui.painter import paint
-from rankscope.tui.pair import Lens, Pair, Side
-from rankscope.tui.pictures import INKS, save_heatmap, save_picture, svg_of
+from rankscope.tui.charts.painter import paint
+from rankscope.tui.charts.picture import INKS, save_heatmap, save_picture, svg_of
+from rankscope.tui.data.measures import BY_NAME
+from rankscope.tui.data.pair import Lens, Pair, Side
+from rankscope.tui.settings.config import ReferenceLine
 
 SVG = "{http://www.w3.org/2000/svg}"
 

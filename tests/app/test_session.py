@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from app_models import fill, matrix, rank_in, spectrum_of
 
-from rankscope.engine.engine import Settings
-from rankscope.engine.events import Event, Saved
+from rankscope.engine.compute.engine import Settings
+from rankscope.engine.compute.events import Event, Saved
 from rankscope.engine.metrics import threshold_rank
-from rankscope.tui import session as module
-from rankscope.tui.session import Session, State
+from rankscope.tui.data import session as module
+from rankscope.tui.data.session import Session, State
 
 
 def _ignore(_: tuple[Event, ...]) -> None:

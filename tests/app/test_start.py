@@ -15,12 +15,12 @@ from types import SimpleNamespace
 import pytest
 from app_models import LLAMA, fill, llama_weights, save_model
 
-from rankscope.engine.engine import Settings
-from rankscope.tui import app as app_module
-from rankscope.tui.app import RankScopeApp
-from rankscope.tui.cli import main_tui
-from rankscope.tui.config import Config
-from rankscope.tui.session import Session, State, open_model
+from rankscope.engine.compute.engine import Settings
+from rankscope.tui.cli.main import main_tui
+from rankscope.tui.data.session import Session, State, open_model
+from rankscope.tui.screens import app as app_module
+from rankscope.tui.screens.app import RankScopeApp
+from rankscope.tui.settings.config import Config
 
 DEADLINE = 20.0
 """Seconds after which a silent program has failed; nothing passes or fails by being slower or faster."""

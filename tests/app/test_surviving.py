@@ -20,9 +20,9 @@ from textual.timer import Timer
 from textual.widget import Widget
 from textual.widgets import Input, Static
 
-from rankscope.tui import surviving
-from rankscope.tui.log import log_path
-from rankscope.tui.surviving import MANY, Surviving
+from rankscope.tui.screens import guard as surviving
+from rankscope.tui.screens.error_log import log_path
+from rankscope.tui.screens.guard import MANY, Surviving
 
 
 class Asked(Message):

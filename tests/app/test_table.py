@@ -13,11 +13,11 @@ from app_sheets import Sheets, column, find, lines, press, session_of, words
 from safetensors.numpy import load_file
 from textual.pilot import Pilot
 
-from rankscope.engine.events import Failed, Saved
-from rankscope.tui.grid import Column, Grid, Row, Selection
-from rankscope.tui.pair import Pair, Side
-from rankscope.tui.rows import Rows, fields_of, load
-from rankscope.tui.widgets.layers import shortened
+from rankscope.engine.compute.events import Failed, Saved
+from rankscope.tui.data.grid import Column, Grid, Row, Selection
+from rankscope.tui.data.pair import Pair, Side
+from rankscope.tui.data.table_rows import Rows, fields_of, load
+from rankscope.tui.widgets.heatmap_table import shortened
 
 ADDRESSES = ("layers.1.attention.key", "layers.1.attention.value")
 

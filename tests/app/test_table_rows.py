@@ -14,14 +14,14 @@ from app_sheets import find, ranked, session_of
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from rankscope.engine.events import Failed, Saved, Started
-from rankscope.engine.flip import flipped
+from rankscope.engine.compute.events import Failed, Saved, Started
+from rankscope.engine.derive.flip import flipped
 from rankscope.store.export import csv_text
-from rankscope.tui.grid import make_grid
-from rankscope.tui.pair import Lens, Pair, Side
-from rankscope.tui.records import of_cells, of_curves, of_layers, of_rows
-from rankscope.tui.rows import Field, Rows, fields_of, find_field, has_twins, load, sort_order
-from rankscope.tui.session import Session
+from rankscope.tui.data.grid import make_grid
+from rankscope.tui.data.pair import Lens, Pair, Side
+from rankscope.tui.data.records import of_cells, of_curves, of_layers, of_rows
+from rankscope.tui.data.session import Session
+from rankscope.tui.data.table_rows import Field, Rows, fields_of, find_field, has_twins, load, sort_order
 
 KEY = "layers.1.attention.key"
 

@@ -20,13 +20,13 @@ from textual.color import Color
 from textual.pilot import Pilot
 from textual.theme import BUILTIN_THEMES
 
-from rankscope.engine.engine import Settings
-from rankscope.tui import app as app_module
-from rankscope.tui.app import RankScopeApp
-from rankscope.tui.colours import Depth, Palette, palette
-from rankscope.tui.config import Config
-from rankscope.tui.nearest import Nearest
-from rankscope.tui.terminal import ANSI_THEME, depth_of, set_up
+from rankscope.engine.compute.engine import Settings
+from rankscope.tui.drawing.colours import Depth, Palette, palette
+from rankscope.tui.drawing.nearest_colour import Nearest
+from rankscope.tui.screens import app as app_module
+from rankscope.tui.screens.app import RankScopeApp
+from rankscope.tui.settings.config import Config
+from rankscope.tui.settings.terminal import ANSI_THEME, depth_of, set_up
 
 STYLES = Path(app_module.__file__).with_name("app.tcss")
 DEADLINE = 2000

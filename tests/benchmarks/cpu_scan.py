@@ -29,9 +29,9 @@ import torch
 from gpu_scan import shapes, weights
 from safetensors.torch import load_file, save_file
 
-from rankscope.engine.checkpoint import open_checkpoint
-from rankscope.engine.devices import available_cores
-from rankscope.engine.projections import build_tree
+from rankscope.engine.catalogue.tree import build_tree
+from rankscope.engine.checkpoint.open import open_checkpoint
+from rankscope.engine.compute.devices import available_cores
 from rankscope.store.folders import model_folder
 from rankscope.store.spectra import SpectraStore
 
@@ -71,7 +71,7 @@ def their_seconds(folder: Path, way: str, threads: int) -> float:
 def our_seconds(folder: Path, store: Path, threads: int) -> float:
     """A scan into an empty store, less the same scan again."""
     shutil.rmtree(store, ignore_errors=True)
-    command = [sys.executable, "-m", "rankscope.tui.cli", "scan", str(folder), "--store", str(store)]
+    command = [sys.executable, "-m", "rankscope.tui.cli.main", "scan", str(folder), "--store", str(store)]
     command += ["--device", "cpu", "--threads", str(threads)]
     seconds = []
     for _ in range(2):

@@ -37,14 +37,14 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from rankscope.engine import devices
-from rankscope.engine.checkpoint import Checkpoint, open_checkpoint
-from rankscope.engine.engine import Engine, Settings
-from rankscope.engine.events import Event, Failed, Notice, Progress, Saved
+from rankscope.engine.catalogue.tree import build_tree
+from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
+from rankscope.engine.compute import devices
+from rankscope.engine.compute.engine import Engine, Settings
+from rankscope.engine.compute.events import Event, Failed, Notice, Progress, Saved
+from rankscope.engine.compute.queue import SCAN, Job
+from rankscope.engine.compute.reader import Reader
 from rankscope.engine.formats.tensor import Tensor
-from rankscope.engine.projections import build_tree
-from rankscope.engine.queue import SCAN, Job
-from rankscope.engine.reading import Reader
 from rankscope.engine.solvers.batch import limits, solve_batch
 from rankscope.engine.solvers.ladder import choose, solve
 from rankscope.engine.spectrum import Projection, Spectrum

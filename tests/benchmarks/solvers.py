@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from rankscope.engine.devices import Device, pick, set_blas_threads
+from rankscope.engine.compute.devices import Device, pick, set_blas_threads
 from rankscope.engine.solvers import gram, svd
 from rankscope.engine.solvers.ladder import choose, solve
 from rankscope.engine.weights import host_array

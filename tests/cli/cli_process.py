@@ -12,7 +12,7 @@ from typing import Any
 
 from cli_models import rows_of
 
-PROGRAM = "import sys; from rankscope.tui.cli import main; sys.exit(main())"
+PROGRAM = "import sys; from rankscope.tui.cli.main import main; sys.exit(main())"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from cli_process import Ran, Run
 
-from rankscope.tui.cli import main
+from rankscope.tui.cli.main import main
 
 
 @pytest.fixture(autouse=True)

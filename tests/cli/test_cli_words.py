@@ -11,10 +11,10 @@ import pytest
 from cli_models import addresses, lapack, tensor_name, threshold_rank, write_llama
 from cli_process import Run
 
-from rankscope.engine.events import Progress
-from rankscope.tui.cli import main_tui
-from rankscope.tui.tables import is_utf8_locale
-from rankscope.tui.text import describe
+from rankscope.engine.compute.events import Progress
+from rankscope.tui.cli.main import main_tui
+from rankscope.tui.data.wording import describe
+from rankscope.tui.drawing.console_tables import is_utf8_locale
 
 HOSTILE = "[red]a[/red]\x1b[31m\r\n[link=x]\u202e.weight"
 STYLES = re.compile(r"\x1b\[[0-9;]*m")

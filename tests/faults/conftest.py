@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from hub_server import HubServer, serve
 from remote_models import Clock
 
-from rankscope.engine import ranges, remote
+from rankscope.engine.checkpoint import ranges, remote
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from rankscope.engine.checkpoint import open_checkpoint
+from rankscope.engine.catalogue.tree import Tree, build_tree
+from rankscope.engine.checkpoint.hub import Access
+from rankscope.engine.checkpoint.open import open_checkpoint
 from rankscope.engine.errors import InputError
-from rankscope.engine.hub import Access
-from rankscope.engine.projections import Tree, build_tree
 
 QUERY = "model.layers.0.self_attn.q_proj.weight"
 KEY = "model.layers.0.self_attn.k_proj.weight"

@@ -18,9 +18,9 @@ import pytest
 from opening import DOWN, KEY, QUERY, refusal, stored, tree_or_refusal, weights
 from safetensors import SafetensorError, safe_open
 
-from rankscope.engine.checkpoint import open_checkpoint
+from rankscope.engine.catalogue.tree import Tree
+from rankscope.engine.checkpoint.open import open_checkpoint
 from rankscope.engine.formats.safetensors import DTYPE_BITS
-from rankscope.engine.projections import Tree
 
 F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 NEXT = {"dtype": "F32", "shape": [2], "data_offsets": [8, 16]}

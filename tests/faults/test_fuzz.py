@@ -26,9 +26,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from opening import CONFIG, DOWN, KEY, QUERY, index, stored, tree_or_refusal, weights
 
-from rankscope.engine.files import INDEX, TORCH_INDEX
+from rankscope.engine.checkpoint.files import INDEX, TORCH_INDEX
 from rankscope.engine.formats.safetensors import DTYPE_BITS
-from rankscope.tui.cli import main
+from rankscope.tui.cli.main import main
 
 fuzz = settings(
     derandomize=True, deadline=None, database=None, max_examples=100,

@@ -14,10 +14,10 @@ import pytest
 from hub_server import STALL, HubServer, etag
 from opening import CONFIG, DOWN, KEY, QUERY, index, refusal, weights
 
-from rankscope.engine.checkpoint import Checkpoint, open_checkpoint
-from rankscope.engine.files import INDEX
-from rankscope.engine.hub import Access, cached_models
-from rankscope.engine.projections import build_tree
+from rankscope.engine.catalogue.tree import build_tree
+from rankscope.engine.checkpoint.files import INDEX
+from rankscope.engine.checkpoint.hub import Access, cached_models
+from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
 
 NAME = "org/tiny"
 SHARD_1, SHARD_2 = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"

@@ -27,10 +27,10 @@ from remote_models import (
 )
 from safetensors.numpy import save
 
-from rankscope.engine.checkpoint import open_checkpoint
-from rankscope.engine.hub import Access
-from rankscope.engine.projections import build_tree
-from rankscope.engine.ranges import RemoteFile
+from rankscope.engine.catalogue.tree import build_tree
+from rankscope.engine.checkpoint.hub import Access
+from rankscope.engine.checkpoint.open import open_checkpoint
+from rankscope.engine.checkpoint.ranges import RemoteFile
 
 pytestmark = pytest.mark.usefixtures("short_first_range")
 
@@ -177,7 +177,7 @@ def test_many_headers_are_fetched_side_by_side(hub: HubServer) -> None:
 def test_opening_imports_no_torch(hub: HubServer, tmp_path: Path) -> None:
     hub.push(NAME, SHARDED)
     program = (
-        "import sys\nfrom rankscope.engine.checkpoint import open_checkpoint\n"
+        "import sys\nfrom rankscope.engine.checkpoint.open import open_checkpoint\n"
         f"opened = open_checkpoint('{NAME}')\nprint(len(opened.tensors), 'torch' in sys.modules)"
     )
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}

@@ -13,14 +13,14 @@ from hub_server import refused as refusing
 from remote_models import CONFIG, NAME, SHARD_2, SHARDED, Clock
 from safetensors.numpy import save
 
-from rankscope.engine.engine import Settings
-from rankscope.engine.events import Progress
-from rankscope.tui.app import RankScopeApp
-from rankscope.tui.cli import main
-from rankscope.tui.config import Config
-from rankscope.tui.session import Session, open_model
-from rankscope.tui.status import estimate, model_text
-from rankscope.tui.text import describe
+from rankscope.engine.compute.engine import Settings
+from rankscope.engine.compute.events import Progress
+from rankscope.tui.cli.main import main
+from rankscope.tui.data.session import Session, open_model
+from rankscope.tui.data.wording import describe
+from rankscope.tui.screens.app import RankScopeApp
+from rankscope.tui.screens.status_lines import estimate, model_text
+from rankscope.tui.settings.config import Config
 
 pytestmark = pytest.mark.usefixtures("short_first_range")
 Cli = Callable[..., tuple[int, str, str]]

@@ -26,13 +26,13 @@ from remote_models import (
     scan,
 )
 
-from rankscope.engine import ranges
-from rankscope.engine.checkpoint import Checkpoint, open_checkpoint
+from rankscope.engine.catalogue.tree import build_tree
+from rankscope.engine.checkpoint import ranges
+from rankscope.engine.checkpoint.hub import Access
+from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
+from rankscope.engine.checkpoint.ranges import Watch
+from rankscope.engine.compute.events import Notice
 from rankscope.engine.errors import WeightsError
-from rankscope.engine.events import Notice
-from rankscope.engine.hub import Access
-from rankscope.engine.projections import build_tree
-from rankscope.engine.ranges import Watch
 
 pytestmark = pytest.mark.usefixtures("short_first_range")
 FINE = Odd()
@@ -197,7 +197,7 @@ def test_an_answer_that_contradicts_itself(hub: HubServer, odd: Odd, said: str) 
 
 def test_an_index_that_is_too_long_is_not_read(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.push(NAME, {**SHARDED, INDEX: b" " * 5000})
-    monkeypatch.setattr("rankscope.engine.remote._MAX_JSON", 2000)
+    monkeypatch.setattr("rankscope.engine.checkpoint.remote._MAX_JSON", 2000)
     assert "too long" in line()
 
 

@@ -10,13 +10,13 @@ from opening import refused
 from remote_models import CONFIG, FIRST, NAME, ONE_FILE, QUERY, SECOND, SHARD_1, SHARDED, Clock, read, scan
 from safetensors.numpy import save
 
-from rankscope.engine.checkpoint import open_checkpoint
-from rankscope.engine.devices import make_run
+from rankscope.engine.catalogue.tree import build_tree
+from rankscope.engine.checkpoint.hub import Access
+from rankscope.engine.checkpoint.open import open_checkpoint
+from rankscope.engine.checkpoint.ranges import said
+from rankscope.engine.checkpoint.remote import stored_name
+from rankscope.engine.compute.devices import make_run
 from rankscope.engine.errors import WeightsError, printable, without_secrets
-from rankscope.engine.hub import Access
-from rankscope.engine.projections import build_tree
-from rankscope.engine.ranges import said
-from rankscope.engine.remote import stored_name
 
 pytestmark = pytest.mark.usefixtures("short_first_range")
 FILE = "/files/a%20b/tiny.safetensors"

@@ -14,7 +14,7 @@ from textual.screen import ModalScreen
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
-from .. import keys
+from ..settings import keys
 
 
 class Confirm(ModalScreen[bool]):

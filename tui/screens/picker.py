@@ -14,7 +14,7 @@ from textual.widgets.option_list import Option
 
 from rankscope.engine.errors import printable
 
-from .. import keys
+from ..settings import keys
 
 
 class Picker(App[str]):
@@ -54,9 +54,9 @@ class Picker(App[str]):
 
 def choices(root: Path) -> list[tuple[str, str]]:
     """Name and kind of what can be opened without a request: stored, then cached, then the demo."""
-    from rankscope.engine.checkpoint import demo_file
+    from rankscope.engine.checkpoint.hub import cached_models
+    from rankscope.engine.checkpoint.open import demo_file
     from rankscope.engine.errors import InputError
-    from rankscope.engine.hub import cached_models
     from rankscope.store.spectra import stored_models
 
     found = {model.name: f"{model.spectra} spectra stored" for model in stored_models(root)}

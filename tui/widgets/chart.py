@@ -11,8 +11,8 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
-from .. import keys
-from ..painter import Painting
+from ..charts.painter import Painting
+from ..settings import keys
 
 FOOT = 2
 """Lines below the chart: the cursor's, kept free where there is none so that nothing jumps, and the read-out."""
@@ -105,6 +105,6 @@ class ChartPane(Widget, can_focus=True):
             return Text(), Text()
         if k is None or painting.ruler is None:
             return Text(), painting.readout
-        from ..readouts import rank_readout
+        from ..charts.readout import rank_readout
 
         return painting.ruler.mark(k, self.size.width), rank_readout(painting, k, self.size.width)

@@ -11,9 +11,9 @@ from textual.events import Resize, Show
 
 from rankscope.engine.spectrum import Projection
 
-from .. import keys
-from ..comparing import NOTHING, Comparison
-from ..look import Look
+from ..data.comparison import NOTHING, Comparison
+from ..drawing.cells import Look
+from ..settings import keys
 from .sheet import DIM, MARK_STYLES, PLAIN, Sheet
 
 LEAST_VALUE, LEAST_DIFFERENCE, GAP = 7, 7, 3

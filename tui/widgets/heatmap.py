@@ -17,12 +17,12 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from .. import keys
-from ..grid import Column, Grid, Row, Selection, unfolded
-from ..look import Look
-from .layers import Layers, Pointer
-from .overview import Overview
-from .strips import difference
+from ..data.grid import Column, Grid, Row, Selection, unfolded
+from ..drawing.cells import Look
+from ..drawing.strips import difference
+from ..settings import keys
+from .heatmap_overview import Overview
+from .heatmap_table import Layers, Pointer
 
 
 def shade_key(look: Look) -> Text:

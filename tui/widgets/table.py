@@ -12,12 +12,12 @@ from textual.message import Message
 
 from rankscope.engine.spectrum import Projection
 
-from .. import keys
-from ..grid import Column, Grid, Row, Selection
-from ..look import Look
-from ..records import of_rows
-from ..rows import ADDRESS, Field, Rows
-from .layers import shortened
+from ..data.grid import Column, Grid, Row, Selection
+from ..data.records import of_rows
+from ..data.table_rows import ADDRESS, Field, Rows
+from ..drawing.cells import Look
+from ..settings import keys
+from .heatmap_table import shortened
 from .sheet import DIM, MARK_STYLES, PLAIN, Sheet
 
 LEAST_ADDRESS = 16

@@ -19,9 +19,9 @@ from textual.widgets.tree import TreeNode
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection
 
-from .. import keys
-from ..grid import Column, Grid, Row, Selection
-from ..look import Look
+from ..data.grid import Column, Grid, Row, Selection
+from ..drawing.cells import Look
+from ..settings import keys
 
 MARK_STYLES = {"#": "green", "*": "yellow bold", "!": "red bold", "?": "red"}
 

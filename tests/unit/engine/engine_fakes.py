@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import torch
 from safetensors.torch import save_file
 
-from rankscope.engine.checkpoint import Checkpoint, open_checkpoint
-from rankscope.engine.events import Event, Progress
-from rankscope.engine.projections import build_tree
+from rankscope.engine.catalogue.tree import build_tree
+from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
+from rankscope.engine.compute.events import Event, Progress
 from rankscope.engine.solvers.ladder import Rung, choose
 from rankscope.engine.spectrum import Projection, Spectrum
 

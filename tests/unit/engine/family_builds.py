@@ -13,8 +13,8 @@ import transformers
 from tracing import Running, Used, traced
 from transformers import AutoConfig
 
-from rankscope.engine.checkpoint import Checkpoint, open_checkpoint
-from rankscope.engine.projections import Tree, build_tree
+from rankscope.engine.catalogue.tree import Tree, build_tree
+from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
 
 _SMALL = {
     "vocab_size": 37,

@@ -8,14 +8,14 @@ from family_builds import SPECS
 from family_published import PUBLISHED
 from family_specs import FAMILIES
 
-from rankscope.engine.families import FUSED, KNOWN_FAMILIES
-from rankscope.engine.layouts import NAMES, Layout, Rule
+from rankscope.engine.catalogue.families import FUSED, KNOWN_FAMILIES
+from rankscope.engine.catalogue.layouts import NAMES, Layout, Rule
 
 PAGE = Path(__file__).parents[3] / "docs" / "FAMILIES.md"
 _HEAD = """\
 # Model families
 
-Generated from `engine/families.py` and the tests: `python tests/unit/engine/family_table.py` writes it anew.
+Generated from `engine/catalogue/families.py` and the tests: `python tests/unit/engine/family_table.py` writes it anew.
 
 **Tested** M: the slices are, in singular values (LAPACK, float64), the rows that the running module of transformers
 uses as queries, keys, values, gates ... (`tests/unit/engine/test_families_traced.py`, under the names on the Hub and

@@ -8,8 +8,8 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from rankscope.engine.catalogue import cut
-from rankscope.engine.checkpoint import Checkpoint
+from rankscope.engine.catalogue.rules import cut
+from rankscope.engine.checkpoint.open import Checkpoint
 from rankscope.engine.solvers.ladder import Solution, choose, solve
 from rankscope.engine.spectrum import Projection
 

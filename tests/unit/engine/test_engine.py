@@ -16,11 +16,11 @@ from engine_fakes import PATIENCE, Gate, MemorySink, Recorder, addresses, llama,
 from lapack_reference import lapack
 from safetensors.torch import load_file
 
-from rankscope.engine import reporter
-from rankscope.engine.engine import Engine, Settings
-from rankscope.engine.events import Computed, Failed, Progress, Saved, Started, Stopped
+from rankscope.engine.compute import reporter
+from rankscope.engine.compute.engine import Engine, Settings
+from rankscope.engine.compute.events import Computed, Failed, Progress, Saved, Started, Stopped
+from rankscope.engine.compute.queue import JobQueue
 from rankscope.engine.formats import safetensors
-from rankscope.engine.queue import JobQueue
 from rankscope.engine.solvers import ladder
 from rankscope.engine.spectrum import Projection, Spectrum
 

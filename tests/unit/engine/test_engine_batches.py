@@ -13,13 +13,13 @@ from engine_fakes import PATIENCE, MemorySink, Recorder, addresses, llama, saved
 from lapack_reference import lapack
 from safetensors.torch import load_file
 
-from rankscope.engine import devices
-from rankscope.engine.engine import Engine, Settings
-from rankscope.engine.events import Computed, Failed, Notice, Saved, Started, Stopped
-from rankscope.engine.flip import flipped
+from rankscope.engine.compute import devices
+from rankscope.engine.compute.engine import Engine, Settings
+from rankscope.engine.compute.events import Computed, Failed, Notice, Saved, Started, Stopped
+from rankscope.engine.derive.flip import flipped
+from rankscope.engine.derive.signs import flip_signs
 from rankscope.engine.solvers import batch, ladder, two_stage
 from rankscope.engine.solvers.batch import Outcome
-from rankscope.engine.solvers.flip import flip_signs
 from rankscope.engine.spectrum import Projection, Spectrum
 from rankscope.engine.weights import host_array
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from engine_fakes import PATIENCE, MemorySink, Recorder, llama
 
-from rankscope.engine import devices
-from rankscope.engine.engine import Engine, Settings
+from rankscope.engine.compute import devices
+from rankscope.engine.compute.engine import Engine, Settings
+from rankscope.engine.compute.events import Failed, Notice, Saved
 from rankscope.engine.errors import InputError
-from rankscope.engine.events import Failed, Notice, Saved
 
 ABSENT = f"cuda:{torch.cuda.device_count() + 7}"
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from engine_fakes import saved
 
-from rankscope.engine.experts import sample
+from rankscope.engine.catalogue.experts import sample
 from rankscope.engine.spectrum import Projection
 
 

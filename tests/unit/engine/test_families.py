@@ -16,8 +16,8 @@ from running_modules import States, matrix_of
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
-from rankscope.engine.checkpoint import Checkpoint, open_checkpoint
-from rankscope.engine.projections import Tree, build_tree
+from rankscope.engine.catalogue.tree import Tree, build_tree
+from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
 
 
 @dataclass(frozen=True)

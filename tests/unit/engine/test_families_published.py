@@ -14,9 +14,9 @@ from family_specs import FAMILIES
 from lapack_reference import assert_same_spectrum, compute
 from safetensors.numpy import save_file
 
-from rankscope.engine.checkpoint import open_checkpoint
-from rankscope.engine.families import KNOWN_FAMILIES
-from rankscope.engine.projections import build_tree
+from rankscope.engine.catalogue.families import KNOWN_FAMILIES
+from rankscope.engine.catalogue.tree import build_tree
+from rankscope.engine.checkpoint.open import open_checkpoint
 
 
 def _save(folder: Path, family: Published) -> dict[str, Array]:

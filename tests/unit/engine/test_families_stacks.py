@@ -14,8 +14,8 @@ from lapack_reference import assert_same_spectrum, compute
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from rankscope.engine.checkpoint import Checkpoint, open_checkpoint
-from rankscope.engine.projections import Tree, build_tree
+from rankscope.engine.catalogue.tree import Tree, build_tree
+from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
 from rankscope.engine.spectrum import Slice, digest
 
 Arrays = Mapping[str, NDArray[np.float32]]

@@ -14,11 +14,11 @@ from lapack_reference import Array, lapack
 from transformers import AutoConfig
 from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
 
-from rankscope.engine.catalogue import cut, split
-from rankscope.engine.checkpoint import Checkpoint
-from rankscope.engine.families import KNOWN_FAMILIES
-from rankscope.engine.layouts import INTERLEAVE
-from rankscope.engine.projections import Tree
+from rankscope.engine.catalogue.families import KNOWN_FAMILIES
+from rankscope.engine.catalogue.layouts import INTERLEAVE
+from rankscope.engine.catalogue.rules import cut, split
+from rankscope.engine.catalogue.tree import Tree
+from rankscope.engine.checkpoint.open import Checkpoint
 from rankscope.engine.spectrum import Projection
 
 USES = {

@@ -17,12 +17,12 @@ from lapack_reference import Array, lapack
 from numpy.random import PCG64
 from safetensors.torch import load_file
 
-from rankscope.engine.engine import Engine, Settings
-from rankscope.engine.events import Failed, Saved
-from rankscope.engine.flip import flipped
+from rankscope.engine.compute.engine import Engine, Settings
+from rankscope.engine.compute.events import Failed, Saved
+from rankscope.engine.derive import signs as flip
+from rankscope.engine.derive.flip import flipped
+from rankscope.engine.derive.signs import flip_signs
 from rankscope.engine.formats import safetensors
-from rankscope.engine.solvers import flip
-from rankscope.engine.solvers.flip import flip_signs
 from rankscope.engine.weights import host_array
 
 KEY = "000102030405060708090a0b0c0d0e0f"

@@ -16,10 +16,10 @@ from lapack_reference import lapack
 from numpy.random import PCG64
 from safetensors.torch import load_file
 
-from rankscope.engine.engine import Settings
+from rankscope.engine.compute.engine import Settings
 from rankscope.store.spectra import SpectraStore, stored_models
-from rankscope.tui.cli import main
-from rankscope.tui.session import Session, open_model, open_stored
+from rankscope.tui.cli.main import main
+from rankscope.tui.data.session import Session, open_model, open_stored
 
 Row = dict[str, Any]
 Scan = Callable[..., list[Row]]

@@ -11,9 +11,9 @@ from gguf import GGMLQuantizationType as Quant
 from lapack_reference import assert_same_spectrum, compute, lapack
 from numpy.typing import NDArray
 
-from rankscope.engine.checkpoint import Checkpoint, open_checkpoint
+from rankscope.engine.catalogue.tree import build_tree
+from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
 from rankscope.engine.formats.gguf import GGML_TYPES
-from rankscope.engine.projections import build_tree
 
 # Rows are multiples of the block, 32; everything else is odd.
 SHAPES = {

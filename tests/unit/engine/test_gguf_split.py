@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Quant
 
-from rankscope.engine.checkpoint import Checkpoint, open_checkpoint
+from rankscope.engine.catalogue.tree import build_tree
+from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
 from rankscope.engine.errors import InputError, WeightsError
-from rankscope.engine.projections import build_tree
 
 NAMES = [f"blk.{layer}.{leaf}.weight" for layer in range(2) for leaf in ("attn_q", "attn_k", "ffn_up", "ffn_down")]
 PARTS = [f"m-0000{n}-of-00003.gguf" for n in (1, 2, 3)]

@@ -11,9 +11,9 @@ import pytest
 import torch
 from engine_fakes import PATIENCE, addresses, llama, saved
 
-from rankscope.engine.checkpoint import Checkpoint
-from rankscope.engine.queue import SCAN, Job, JobQueue
-from rankscope.engine.solving import groups
+from rankscope.engine.checkpoint.open import Checkpoint
+from rankscope.engine.compute.queue import SCAN, Job, JobQueue
+from rankscope.engine.compute.worker import groups
 from rankscope.engine.spectrum import Projection
 
 ONE = 7 * 9 * 4  # bytes of one stored tensor

@@ -14,8 +14,8 @@ from lapack_reference import assert_same_spectrum, compute
 from safetensors.numpy import save_file
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
-from rankscope.engine.checkpoint import Checkpoint, open_checkpoint
-from rankscope.engine.projections import Tree, build_tree
+from rankscope.engine.catalogue.tree import Tree, build_tree
+from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
 
 LLAMA = {"model_type": "llama", "num_attention_heads": 3, "hidden_size": 9}
 

@@ -16,11 +16,11 @@ from engine_fakes import PATIENCE, MemorySink, Recorder, saved
 from lapack_reference import compute, lapack
 from quantised_packers import Packed
 
-from rankscope.engine.checkpoint import Checkpoint
-from rankscope.engine.engine import Engine, Settings
+from rankscope.engine.catalogue.tree import build_tree
+from rankscope.engine.checkpoint.open import Checkpoint
+from rankscope.engine.compute.engine import Engine, Settings
+from rankscope.engine.compute.events import Failed, Saved
 from rankscope.engine.errors import WeightsError
-from rankscope.engine.events import Failed, Saved
-from rankscope.engine.projections import build_tree
 from rankscope.engine.spectrum import Projection
 
 STEM = "model.layers.0.self_attn.q_proj."

@@ -19,12 +19,12 @@ from quantised_packers import Packed
 from safetensors.torch import save_file
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
-from rankscope.engine.checkpoint import Checkpoint, open_checkpoint
-from rankscope.engine.engine import Engine, Settings
+from rankscope.engine.catalogue.tree import build_tree
+from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
+from rankscope.engine.compute.engine import Engine, Settings
+from rankscope.engine.compute.queue import SCAN, Job
 from rankscope.engine.formats.safetensors import DTYPE_BITS
 from rankscope.engine.formats.tensor import Tensor
-from rankscope.engine.projections import build_tree
-from rankscope.engine.queue import SCAN, Job
 from rankscope.engine.spectrum import Projection, Spectrum
 from rankscope.engine.weights import host_array
 

@@ -11,12 +11,13 @@ import torch
 import xxhash
 from engine_fakes import llama, saved
 
-from rankscope.engine import landing, reading
-from rankscope.engine.checkpoint import Checkpoint
+from rankscope.engine import landing
+from rankscope.engine.checkpoint.open import Checkpoint
+from rankscope.engine.compute import reader as reading
+from rankscope.engine.compute.queue import SCAN, Job
+from rankscope.engine.compute.reader import Reader
 from rankscope.engine.errors import WeightsError
 from rankscope.engine.landing import CHUNK, HOST, Fill, GpuLanding, Landing
-from rankscope.engine.queue import SCAN, Job
-from rankscope.engine.reading import Reader
 from rankscope.engine.weights import TORCH_NAMES, Weights, host_array, plain
 
 SIZES = (0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5)

@@ -13,8 +13,8 @@ import pytest
 from lapack_reference import assert_same_spectrum, compute
 from safetensors.numpy import load_file
 
-from rankscope.engine.checkpoint import Checkpoint, demo_file, open_checkpoint
-from rankscope.engine.projections import Tree, build_tree
+from rankscope.engine.catalogue.tree import Tree, build_tree
+from rankscope.engine.checkpoint.open import Checkpoint, demo_file, open_checkpoint
 
 SEVEN = {
     "attention.query": (576, 576),

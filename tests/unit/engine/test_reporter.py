@@ -11,9 +11,9 @@ from typing import Any, cast
 import pytest
 from engine_fakes import PATIENCE, Recorder, llama
 
-from rankscope.engine import reporter
-from rankscope.engine.events import Failed, Notice, Progress, Saved, Started, Stopped
-from rankscope.engine.reporter import INTERVAL, Reporter
+from rankscope.engine.compute import reporter
+from rankscope.engine.compute.events import Failed, Notice, Progress, Saved, Started, Stopped
+from rankscope.engine.compute.reporter import INTERVAL, Reporter
 from rankscope.engine.spectrum import Projection, Spectrum
 
 

@@ -17,9 +17,9 @@ from lapack_reference import assert_same_spectrum, compute
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from rankscope.engine.checkpoint import Checkpoint, open_checkpoint
+from rankscope.engine.catalogue.tree import build_tree
+from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
 from rankscope.engine.errors import InputError, WeightsError
-from rankscope.engine.projections import build_tree
 from rankscope.store.listings import FileListings
 
 SIZES: dict[str, Any] = {

@@ -59,7 +59,7 @@ def _modules(rooms: tuple[str, ...], program: str = "") -> set[str]:
 
 def test_opening_the_demo_imports_neither_torch_nor_numpy() -> None:
     modules = _modules(ROOMS, OPENED + IDLE)
-    assert "rankscope.engine.projections" in modules
+    assert "rankscope.engine.catalogue.tree" in modules
     assert not modules & {"torch", "numpy", "gguf", "safetensors", "h5py", "textual", "rich", "huggingface_hub"}
 
 

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import pytest
 
-from rankscope.engine.flip import flipped
+from rankscope.engine.derive.flip import flipped
 from rankscope.engine.spectrum import Slice, Spectrum
 from rankscope.store.entry import entry_of
 from rankscope.store.export import csv_text, escape_name, export, json_text, row

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.lib.recfunctions import repack_fields
 
-from rankscope.engine.flip import flipped
+from rankscope.engine.derive.flip import flipped
 from rankscope.engine.spectrum import Source, Spectrum
 from rankscope.store import columns, layout, segments, spectra
 from rankscope.store.entry import entry_of

@@ -1,0 +1,1 @@
+"""Tensor names and shapes -> the tree of projections. The families are data."""

@@ -1,0 +1,231 @@
+"""Tensors -> what each of them holds: rules where their names fit, split where the shapes of their layer fit."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from math import prod
+from typing import Any, NamedTuple
+
+from ..errors import printable
+from ..formats.tensor import Tensor
+from ..spectrum import Slice
+from .layouts import Rule
+from .names import Place, inner_config, locate, tower_labels
+from .rules import find_rules, split
+from .sizes import Shapes, Sizes, family_of, resolve, sizes
+
+# Vectors and tables whose shapes say how their layer is split.
+_VECTORS = frozenset(
+    ("q_norm", "q_layernorm", "attn_q_norm", "kv_a_layernorm", "kv_a_norm", "attn_kv_a_norm", "A_log", "ssm_a")
+)
+_ROUTERS = frozenset(("router.layer", "mlp.router", "mlp.gate", "block_sparse_moe.gate", "feed_forward.router"))
+_INPUT_FIRST = frozenset(("gpt_oss", "llama4", "llama4_text", "aria", "aria_text", "qwen3_vl_moe"))
+
+
+class Found(NamedTuple):
+    """A projection before it has an address."""
+
+    tensor: Tensor
+    place: Place | None
+    tower: str
+    block: str
+    role: str
+    part: Slice | None = None
+    expert: int | None = None
+    transposed: bool = False
+    note: str = ""
+
+    def as_other(self, note: str = "") -> Found:
+        """The whole tensor as no projection: its role is its own name."""
+        return other(self.tensor, self.place, note)
+
+
+def other(tensor: Tensor, place: Place | None, note: str = "") -> Found:
+    """A tensor that is no projection: its role is its own name."""
+    role = place.path if place and place.expert is None and not place.lora else tensor.name
+    return Found(tensor, place, "", "other", printable(role), note=note)
+
+
+class _Named(NamedTuple):
+    tensor: Tensor
+    place: Place
+    rules: tuple[Rule, ...]
+
+
+class Layers:
+    """The layers of a checkpoint: which rules their names fit, and what their shapes say."""
+
+    def __init__(self, config: Mapping[str, Any], tensors: Sequence[Tensor]) -> None:
+        self._config = config
+        self._outside: list[Found] = []
+        self._named: list[_Named] = []
+        self._shapes: dict[tuple[str, int], dict[str, tuple[int, ...]]] = defaultdict(dict)
+        self._linear: set[tuple[str, int]] = set()
+        self.family = lru_cache(maxsize=None)(lambda prefix: family_of(inner_config(config, prefix)))
+        self._known = lru_cache(maxsize=None)(lambda prefix, layer: sizes(inner_config(config, prefix), layer))
+        for tensor in tensors:
+            self._take(tensor)
+        self._towers = tower_labels(item.place.prefix for item in self._named)
+
+    def _take(self, tensor: Tensor) -> None:
+        place = locate(tensor.name)
+        if place is None:
+            self._outside.append(other(tensor, None))
+            return
+        rules: tuple[Rule, ...] = ()
+        if len(tensor.shape) in (2, 3) and 0 not in tensor.shape:
+            rules = find_rules(place.path, self.family(place.prefix), len(tensor.shape))
+        if place.expert is None:
+            self._remember(tensor, place, rules)
+        if rules or place.lora:
+            self._named.append(_Named(tensor, place, rules))
+        else:
+            self._outside.append(other(tensor, place))
+
+    def _remember(self, tensor: Tensor, place: Place, rules: tuple[Rule, ...]) -> None:
+        """The shapes that tell how the fused tensors of the layer are split."""
+        shapes = self._shapes[place.prefix, place.layer]
+        if rules and not place.lora:
+            rule = rules[-1]
+            name = f"{block_of(rule.block, place.path)}.{rule.role or 'fused'}"
+            shape = tensor.shape[::-1] if rule.transposed else tensor.shape
+            # Two of one name (as LongCat's two attentions) say nothing unless they agree.
+            shapes[name] = shape if shapes.get(name, shape) == shape else ()
+            if rule.block == "linear_attention" and not rule.layouts:
+                self._linear.add((place.prefix, place.layer))
+            return
+        leaf = place.path.rpartition(".")[2]
+        if leaf in _VECTORS:
+            shapes[leaf] = tensor.shape
+        elif len(tensor.shape) == 2 and ".".join(place.path.split(".")[-2:]) in _ROUTERS:
+            shapes["router"] = tensor.shape
+
+    def found(self) -> list[Found]:
+        """What every tensor holds: its projections, or itself as block `other`."""
+        result = self._outside.copy()
+        for item in self._named:
+            try:
+                result += self._parts(item)
+            except ValueError as error:
+                result.append(other(item.tensor, item.place, str(error)))
+        return result
+
+    def _parts(self, item: _Named) -> list[Found]:
+        """The projections of a tensor.
+
+        Raises:
+            ValueError: it is fused, and config or shapes do not allow the split.
+        """
+        tensor, place, rules = item
+        tower = self._tower(place)
+        if place.lora:
+            role = (rules[-1].role if rules else "") or place.path.rpartition(".")[2]
+            return [Found(tensor, place, tower, "lora", f"{role}_{place.lora}", None, place.expert)]
+        shapes = self._shapes[place.prefix, place.layer]
+        rule = next((r for r in rules if not r.when or _holds(r, tensor, shapes)), None)
+        if rule is None:
+            return [other(tensor, place)]
+        block = self._block(rule, place)
+        if not rule.layouts and not rule.stack:
+            return [Found(tensor, place, tower, block, rule.role, None, place.expert, rule.transposed)]
+        known = self._known(place.prefix, place.layer)
+        turned = rule.block == "expert" and rule.stack == "planes" and self._input_first(item, rule, shapes)
+        slices = _slices(tensor.shape, rule, turned, lambda size: resolve(known, shapes, rule.block, size))
+        return [
+            Found(
+                *(tensor, place, tower, block, role, part, place.expert if number is None else number),
+                transposed=rule.transposed or turned,
+            )
+            for number, role, part in slices
+        ]
+
+    def _block(self, rule: Rule, place: Place) -> str:
+        block = block_of(rule.block, place.path)
+        if block == "mlp" and place.expert is not None:
+            return "expert"
+        # Kimi-Linear: both kinds of attention have the same names.
+        return "linear_attention" if block == "attention" and (place.prefix, place.layer) in self._linear else block
+
+    def _input_first(self, item: _Named, rule: Rule, shapes: Shapes) -> bool:
+        """Whether a stack stands as (experts, in, out): its shapes say it, else the hidden size, else the family."""
+        fused, down = shapes.get("expert.fused", ()), shapes.get("expert.down", ())
+        if len(fused) == len(down) == 3:
+            if fused[1:] == (2 * down[2], down[1]):
+                return False
+            if fused[1:] == (down[2], 2 * down[1]):
+                return True
+        hidden = self._known(item.place.prefix, item.place.layer).get("hidden", 0)
+        _, first, last = item.tensor.shape
+        inputs, outputs = (first, last) if rule.role == "down" else (last, first)
+        if (inputs == hidden) != (outputs == hidden):
+            return outputs == hidden
+        return self.family(item.place.prefix) in _INPUT_FIRST
+
+    def _tower(self, place: Place) -> str:
+        tower = self._towers[place.prefix]
+        # Multi-token-prediction layers stand behind the last ordinary one (DeepSeek-V3, GLM-4.5). Of an encoder
+        # and a decoder, config.json may count only one.
+        last = self._known(place.prefix, 0).get("layers", place.layer + 1)
+        return "mtp" if not tower and place.layer >= last else tower
+
+
+@lru_cache(maxsize=65536)
+def block_of(block: str, path: str) -> str:
+    """A rule's block, but for the MLPs that all tokens share beside experts."""
+    shared = any(word in ("shared_expert", "shared_experts", "shared_mlp") for word in path.split("."))
+    return "shared_expert" if shared and block == "mlp" else block
+
+
+def _holds(rule: Rule, tensor: Tensor, shapes: Shapes) -> bool:
+    """Whether the condition of a rule is true of the shapes of its layer."""
+    if rule.when == "doubled":
+        down = shapes.get("mlp.down", ())
+        return len(down) == 2 and tensor.shape[0] == 2 * down[1]
+    output, key, value = (shapes.get(f"attention.{role}", ()) for role in ("output", "key", "value"))
+    if not (len(output) == len(key) == len(value) == 2):
+        return False
+    # Value heads may have another size than key heads.
+    return tensor.shape[0] * value[0] == 2 * output[1] * key[0]
+
+
+def _slices(
+    shape: tuple[int, ...], rule: Rule, turned: bool, numbers: Callable[[int], Sizes]
+) -> Iterator[tuple[int | None, str, Slice]]:
+    """The number in its stack (None outside of one), role and slice of each projection of a tensor.
+
+    `turned` says that the planes of a stack are (in, out); `numbers` gives what layouts name, for a size.
+
+    Raises:
+        ValueError: no layout fits.
+    """
+    if rule.stack == "flat":
+        yield None, rule.role, Slice(1, 1, 0, prod(shape[1:]))
+    elif rule.stack == "rows":
+        count = numbers(shape[0]).get(rule.count, 0)
+        if not count or shape[0] % count:
+            raise ValueError(f"expected equal blocks of {count or 'unknown'} {rule.count} along axis 0 of {shape[0]}")
+        width = shape[0] // count
+        yield from ((n, rule.role, Slice(0, 1, n * width, width)) for n in range(count))
+    elif rule.stack:
+        plane = (shape[1], shape[2])
+        parts = _split_any(plane, rule, turned, numbers) if rule.layouts else [(rule.role, Slice(0, 1, 0, plane[0]))]
+        yield from ((n, role, replace(part, index=n)) for n in range(shape[0]) for role, part in parts)
+    else:
+        yield from ((None, role, part) for role, part in _split_any((shape[0], shape[1]), rule, turned, numbers))
+
+
+def _split_any(
+    shape: tuple[int, int], rule: Rule, turned: bool, numbers: Callable[[int], Sizes]
+) -> list[tuple[str, Slice]]:
+    """By the first layout that fits; the reason why the first one does not is the one that is told."""
+    refusals: list[ValueError] = []
+    for layout in rule.layouts:
+        placed = replace(layout, axis=1 - layout.axis) if turned else layout
+        try:
+            return split(shape, placed, numbers(shape[placed.axis]))
+        except ValueError as refusal:
+            refusals.append(refusal)
+    raise refusals[0]

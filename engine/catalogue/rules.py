@@ -1,0 +1,106 @@
+"""What the families table says of a tensor, and the one splitter."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+from ..spectrum import Slice
+from .families import FUSED, KNOWN_FAMILIES, NOT_PROJECTIONS, PLAIN
+from .layouts import Layout, Rule
+
+__all__ = ["BLOCKS", "KNOWN_FAMILIES", "NOT_PROJECTIONS", "ROLES", "cut", "cut_shape", "find_rules", "split"]
+
+BLOCKS = (
+    *("attention", "cross_attention", "linear_attention", "ssm", "conv", "mlp", "shared_expert", "expert"),
+    *("lora", "other"),
+)
+ROLES = (
+    "query", "query_a", "query_b", "query_global", "key", "kv", "kv_a", "key_rope", "key_b", "key_global",
+    "value", "value_b", "value_global", "pos_key", "pos_query", "indexer_key", "indexer_query_b", "indexer_weights",
+    "x", "y", "z", "a", "b", "B", "C", "dt", "dt_a", "dt_b", "f_a", "f_b", "gate_a", "gate_b",
+    "conv_B", "conv_C", "conv_x", "output", "output_a", "output_b", "gate", "up", "down",
+)  # fmt: skip
+"""The order of blocks and roles on screen and in tables."""
+
+
+@lru_cache(maxsize=65536)
+def find_rules(path: str, family: str, dims: int) -> tuple[Rule, ...]:
+    """The rules for a tensor by its path inside the layer, expert index and `.weight` left out: the first that
+    holds on any shape, and before it those with a condition on the shapes.
+
+    Cached: a model of 91,000 tensors has a few dozen paths.
+    """
+    found: list[Rule] = []
+    for text in dict.fromkeys((path, _NUMBER.sub("", path))):
+        for rule in (*FUSED, *PLAIN):
+            if not _fits(rule, family, dims) or not re.search(rf"(?:^|\.)(?:{rule.path})$", text):
+                continue
+            found.append(rule)
+            if not rule.when:
+                return tuple(found)
+    return tuple(found)
+
+
+_NUMBER = re.compile(r"(?<=\.)\d+\.|^\d+\.")
+
+
+def _fits(rule: Rule, family: str, dims: int) -> bool:
+    if dims != (3 if rule.stack in ("planes", "flat") else 2):
+        return False
+    return not rule.models or family in rule.models or family.partition("+")[0] in rule.models
+
+
+def split(shape: tuple[int, int], layout: Layout, known: Mapping[str, int]) -> list[tuple[str, Slice]]:
+    """Role and slice of each part of a fused tensor; `known` as of sizes.resolve.
+
+    Raises:
+        ValueError: a number is missing from config.json, or the parts do not fill the axis.
+    """
+    wanted = [layout.groups, *(width for _, width in layout.parts)]
+    missing = sorted({name for name in wanted if isinstance(name, str) and name not in known})
+    if missing:
+        raise ValueError(f"config.json gives no {', '.join(missing)}: cannot be split")
+    size = shape[layout.axis]
+    groups = known[layout.groups] if isinstance(layout.groups, str) else layout.groups
+    if all(isinstance(width, int) for _, width in layout.parts):
+        unit = size // (max(1, groups) * len(layout.parts))
+        widths = [unit for _ in layout.parts]
+    else:
+        widths = [known[str(width)] for _, width in layout.parts]
+    queries = sum(groups * width for (role, _), width in zip(layout.parts, widths, strict=True) if role == "query")
+    parts = " + ".join(f"{role} {width}" for (role, _), width in zip(layout.parts, widths, strict=True))
+    if min(widths) < 1 or groups * sum(widths) != size:
+        raise ValueError(f"expected {groups} x ({parts}) along axis {layout.axis} of {size}: cannot be split")
+    if queries and queries != known.get("attended", queries):
+        raise ValueError(
+            f"{groups} x ({parts}) has {queries} queries, the output matrix {known['attended']}: cannot be split"
+        )
+    offsets = [sum(widths[:i]) for i in range(len(widths))]
+    return [
+        (role, Slice(layout.axis, groups, offset, width))
+        for (role, _), offset, width in zip(layout.parts, offsets, widths, strict=True)
+    ]
+
+
+def cut(array: Any, part: Slice) -> Any:
+    """The slice of a 2-D or 3-D array or tensor (numpy or torch), shape (groups * width) along the axis."""
+    if part.index is not None:
+        array = array[part.index]
+    array = array.reshape(array.shape[0], -1)
+    rows, cols = array.shape
+    if part.axis == 1:
+        return array.reshape(rows, part.groups, -1)[:, :, part.offset : part.offset + part.width].reshape(rows, -1)
+    return array.reshape(part.groups, -1, cols)[:, part.offset : part.offset + part.width].reshape(-1, cols)
+
+
+def cut_shape(shape: tuple[int, ...], part: Slice | None) -> tuple[int, int]:
+    """The shape of `cut`; (0, 0) where a whole tensor is no matrix, or is empty."""
+    if part is None:
+        return (shape[0], shape[1]) if len(shape) == 2 and 0 not in shape else (0, 0)
+    rows, *rest = shape if part.index is None else shape[1:]
+    kept = part.groups * part.width
+    return (kept, prod(rest)) if part.axis == 0 else (rows, kept)

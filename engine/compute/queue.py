@@ -1,0 +1,261 @@
+"""The engine's queue: by priority, one stored tensor a job, with a bounded number of bytes read ahead."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..checkpoint.open import Checkpoint
+from ..formats.tensor import Tensor
+from ..spectrum import Projection
+from ..weights import WIDENED
+
+URGENT, SCAN = 0, 1
+_MAX_READY = 64
+_BYTES = {"bfloat16": 2, "float32": 4, "float64": 8}
+
+
+@dataclass(slots=True)
+class Job:
+    """The wanted projections of one stored tensor, which is read once for all of them, to one device. `withdrawn`
+    tells whoever reads it that none is wanted any more."""
+
+    priority: int
+    number: int
+    checkpoint: Checkpoint
+    tensor: Tensor
+    projections: list[Projection]
+    device: str = ""
+    weights: Any = field(default=None, repr=False)
+    seen: str = ""
+    withdrawn: threading.Event = field(default_factory=threading.Event, repr=False)
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        return self.priority, self.number
+
+    def bytes_on(self, device: str) -> int:
+        """Of the weights in a device's memory. What numpy does not know becomes float32 there, and so do GGUF's blocks,
+        of a stack one matrix at a time; a scheme names its own type, beside the parts.
+        """
+        scheme, count = self.tensor.scheme, math.prod(self.tensor.shape)
+        if scheme is not None:
+            floats = "float32" if device == "cpu" and scheme.floats == "bfloat16" else scheme.floats
+            return self.tensor.stored_bytes + _BYTES[floats] * count
+        stored = self.tensor.end - self.tensor.begin
+        if len(self.tensor.shape) == 3 and any(p.dequantisation for p in self.projections):
+            return stored + 4 * math.prod(self.tensor.shape[1:])  # see dequantize.BlockStack
+        widened = device == "cpu" and self.tensor.dtype in WIDENED
+        if widened or any(p.dequantisation for p in self.projections):
+            return 4 * count
+        return stored
+
+    @property
+    def cost(self) -> float:
+        """Of its projections, see Projection.cost."""
+        return sum(p.cost for p in self.projections)
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """The smaller side of each projection, in ascending order: jobs of equal ones fit into one batch."""
+        return tuple(sorted(p.count for p in self.projections))
+
+
+class JobQueue:
+    """Waiting jobs -> read -> ready jobs -> solved. Thread-safe, for any number of threads that read and solve;
+    `close` ends both `next_` calls.
+
+    `budgets`: the bytes of weights that may lie in each device's memory, read or being solved. A key stands in
+    one job only. Asked for again with more urgency while it waits or is ready, it
+    moves: into a new urgent job, or its ready job becomes urgent.
+    """
+
+    def __init__(self, budgets: Mapping[str, int] | None = None) -> None:
+        self._budgets = dict(budgets or {})
+        self._changed = threading.Condition()
+        self._waiting: list[tuple[tuple[int, int], Job]] = []
+        self._ready: list[Job] = []
+        self._reading: list[Job] = []
+        self._solving: list[Job] = []
+        self._owner: dict[str, Job] = {}
+        self._numbers = itertools.count()
+        self._closed = False
+
+    def add(self, checkpoint: Checkpoint, projections: Iterable[Projection], urgent: bool) -> list[Projection]:
+        """Queue projections, grouped by tensor; returns those that were not queued before."""
+        tensors = {tensor.name: tensor for tensor in checkpoint.tensors}
+        groups: dict[str, list[Projection]] = {}
+        fresh: list[Projection] = []
+        with self._changed:
+            for projection in projections:
+                owner = self._owner.get(projection.key)
+                if owner is None:
+                    fresh.append(projection)
+                elif not urgent or not self._release(owner, projection):
+                    continue
+                groups.setdefault(projection.tensor, []).append(projection)
+                self._owner[projection.key] = _RESERVED
+            for name, members in groups.items():
+                job = Job(URGENT if urgent else SCAN, next(self._numbers), checkpoint, tensors[name], members)
+                self._owner.update({p.key: job for p in members})
+                heapq.heappush(self._waiting, (job.rank, job))
+            self._changed.notify_all()
+        return fresh
+
+    def holds(self, key: str) -> bool:
+        """Whether a key waits, is being read, or is ready."""
+        with self._changed:
+            return key in self._owner
+
+    def open(self, budgets: Mapping[str, int]) -> None:
+        """These devices will solve: from now on there is room."""
+        with self._changed:
+            self._budgets = dict(budgets)
+            self._changed.notify_all()
+
+    def next_to_read(self) -> Job | None:
+        """The most urgent waiting job, once a device has room for its bytes: the one with the least to do.
+
+        The first urgent job does not wait for room, nor does any job while nothing else is in a device's memory.
+        None when closed.
+        """
+        with self._changed:
+            while not self._closed:
+                if roomy := [device for device in self._budgets if self._can_read(device)]:
+                    job = heapq.heappop(self._waiting)[1]
+                    job.device = min(roomy, key=lambda device: sum(j.cost for j in self._held(device)))
+                    self._reading.append(job)
+                    return job
+                self._changed.wait()
+        return None
+
+    def loaded(self, job: Job, weights: object, seen: str) -> None:
+        """The job's tensor is in memory; a job whose projections were withdrawn is let go."""
+        with self._changed:
+            self._reading.remove(job)
+            if job.projections:
+                job.weights, job.seen = weights, seen
+                self._ready.append(job)
+            self._changed.notify_all()
+
+    def next_batch(self, device: str, limit_of: Callable[[int], int]) -> list[Job]:
+        """A device's ready jobs of one priority whose projections have the same smaller sides; empty when closed.
+
+        At most `limit_of(side)` projections of each side, and at least one job. Urgent jobs go first and wait for
+        nothing. Of a scan's, the first batch that is full; while none is, it waits for what is being read or
+        has room to be, and then takes the fullest.
+        """
+        with self._changed:
+            while not self._closed:
+                if batch := self._choose(device, limit_of):
+                    for job in batch:
+                        self._ready.remove(job)
+                        self._solving.append(job)
+                        self._forget(job)
+                    self._changed.notify_all()
+                    return batch
+                self._changed.wait()
+        return []
+
+    def _choose(self, device: str, limit_of: Callable[[int], int]) -> list[Job]:
+        """The batch to solve now; empty to wait."""
+        ready = sorted((job for job in self._ready if job.device == device), key=lambda j: j.rank)
+        if not ready:
+            return []
+        ready = [job for job in ready if job.priority == ready[0].priority]
+        groups: dict[tuple[int, ...], list[Job]] = {}
+        for job in ready:
+            groups.setdefault(job.sides, []).append(job)
+        limits = {sides: _jobs_of(sides, limit_of) for sides in groups}
+        if ready[0].priority == URGENT:
+            return groups[ready[0].sides][: limits[ready[0].sides]]
+        fullest = max(groups, key=lambda sides: min(1.0, len(groups[sides]) / limits[sides]))
+        coming = any(job.device == device for job in self._reading) or self._can_read(device)
+        if len(groups[fullest]) < limits[fullest] and coming:
+            return []
+        return groups[fullest][: limits[fullest]]
+
+    def is_all(self, jobs: list[Job]) -> bool:
+        """Whether nothing but these jobs waits, is read, ready or solved."""
+        with self._changed:
+            waiting = any(job.projections for _, job in self._waiting)
+            return not waiting and not self._ready and not self._reading and len(self._solving) == len(jobs)
+
+    def solved(self, job: Job) -> None:
+        """The job is done; its memory is free again."""
+        with self._changed:
+            self._solving.remove(job)
+            job.weights = None
+            self._changed.notify_all()
+
+    def drop(self, job: Job) -> list[Projection]:
+        """A job that could not be read; returns its projections."""
+        with self._changed:
+            self._reading.remove(job)
+            self._forget(job)
+            self._changed.notify_all()
+            return job.projections
+
+    def clear(self) -> list[Projection]:
+        """Withdraw everything that no device works on yet; returns it."""
+        with self._changed:
+            jobs = {id(job): job for job in self._owner.values()}.values()
+            dropped = [projection for job in jobs for projection in job.projections]
+            for job in jobs:
+                job.projections = []
+                job.withdrawn.set()
+            self._owner.clear()
+            self._waiting.clear()
+            self._ready.clear()
+            self._changed.notify_all()
+        return dropped
+
+    def close(self) -> None:
+        """No more jobs are handed out."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _can_read(self, device: str) -> bool:
+        """Whether a job waits and the device has room for it; forgets those that were withdrawn before it."""
+        while self._waiting and not self._waiting[0][1].projections:
+            heapq.heappop(self._waiting)
+        return bool(self._waiting) and self._has_room(device, self._waiting[0][1])
+
+    def _has_room(self, device: str, job: Job) -> bool:
+        held = self._held(device)
+        if not held or (job.priority == URGENT and all(j.priority != URGENT for j in held)):
+            return True
+        ready = sum(j.device == device for j in self._ready)
+        return ready < _MAX_READY and sum(j.bytes_on(device) for j in [*held, job]) <= self._budgets[device]
+
+    def _held(self, device: str) -> list[Job]:
+        """What lies in a device's memory, or will."""
+        return [job for job in (*self._ready, *self._reading, *self._solving) if job.device == device]
+
+    def _release(self, owner: Job, projection: Projection) -> bool:
+        """Take a projection out of a waiting job; a job being read, or read, becomes urgent itself."""
+        if owner is _RESERVED or owner.priority == URGENT:
+            return False
+        if owner in self._ready or owner in self._reading:
+            owner.priority = URGENT
+            return False
+        owner.projections = [p for p in owner.projections if p.key != projection.key]
+        return True
+
+    def _forget(self, job: Job) -> None:
+        for projection in job.projections:
+            self._owner.pop(projection.key, None)
+
+
+def _jobs_of(sides: tuple[int, ...], limit_of: Callable[[int], int]) -> int:
+    """How many jobs with these sides make a full batch."""
+    return max(1, min(limit_of(side) // sides.count(side) for side in set(sides)))
+
+
+_RESERVED = Job(URGENT, -1, None, None, [])  # type: ignore[arg-type]

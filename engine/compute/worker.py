@@ -1,0 +1,132 @@
+"""What a worker thread does with the jobs of a batch: their matrices together, or each by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, TypeAlias
+
+from ..catalogue.rules import cut
+from ..errors import WeightsError, printable
+from ..spectrum import Projection, Run, Spectrum
+from ..weights import host_array
+from . import devices
+from .queue import Job
+
+if TYPE_CHECKING:
+    from ..solvers.batch import Outcome
+    from ..solvers.ladder import Solution
+    from ..weights import Weights
+
+Item: TypeAlias = tuple[Projection, Job]
+
+
+def own_stream(device: str) -> AbstractContextManager[object]:
+    """A CUDA stream for this thread: what it copies and multiplies goes beside what another thread does."""
+    if device == "cpu":
+        return nullcontext()
+    import torch
+
+    try:
+        return torch.cuda.stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
+    except RuntimeError:  # a driver that does not answer: the ladder finds the way to the CPU
+        return nullcontext()
+
+
+def groups(jobs: list[Job], limit_of: Callable[[int], int]) -> list[list[Item]]:
+    """The projections of the jobs, at most `limit_of(side)` of one smaller side together, else in their order."""
+    made: list[list[Item]] = []
+    open_ones: dict[int, list[Item]] = {}
+    for job in jobs:
+        for projection in job.projections:
+            group = open_ones.get(projection.count)
+            if group is None or len(group) >= limit_of(projection.count):
+                group = open_ones[projection.count] = []
+                made.append(group)
+            group.append((projection, job))
+    return made
+
+
+class Solver:
+    """The routines of one device, which import torch for a GPU; used by one thread.
+
+    `limit_of` says how many matrices of a smaller side are solved together there. `tell` hears, once, why none are.
+    """
+
+    def __init__(self, device: str, run: Run, tell: Callable[[str], None]) -> None:
+        from ..solvers.ladder import choose
+
+        self.device = device
+        self.limit_of = _limits(device) if devices.is_gpu(device) else _alone
+        self._rungs = choose(device)
+        self._run = run
+        self._tell = tell
+
+    def solve(self, group: list[Item]) -> Iterator[tuple[Projection, Spectrum | str]]:
+        """Each projection of one smaller side with its spectrum, or the sentence that says why it has none.
+
+        What a batch does not prove climbs the ladder alone, as a single matrix does.
+        """
+        for (projection, job), outcome in zip(group, self._together(group), strict=True):
+            try:
+                yield projection, self._spectrum(projection, job, outcome)
+            except WeightsError as error:
+                yield projection, str(error)
+            except Exception as error:  # noqa: BLE001 - one matrix must not end the scan
+                yield projection, f"cannot be computed: {type(error).__name__}: {error}"
+
+    def _together(self, group: list[Item]) -> list[Outcome]:
+        count, small = len(group), group[0][0].count
+        if count == 1:
+            return [None]
+        from ..solvers.batch import faster_together, solve_batch
+
+        if not faster_together(self.device, small):
+            return [None] * count
+        return solve_batch((_matrix(*item) for item in group), count, small, self.device, self._apart)
+
+    def _apart(self, reason: str) -> None:
+        """No batches from now on."""
+        self.limit_of = _alone
+        line = printable(reason.splitlines()[0], 120)
+        self._tell(f"{self.device} solves its matrices one by one, some ten times slower: {line}")
+
+    def _spectrum(self, projection: Projection, job: Job, outcome: Outcome) -> Spectrum:
+        from ..solvers.ladder import COMPUTE_DTYPE, solve
+
+        if isinstance(outcome, WeightsError):
+            raise outcome
+        found: Solution = outcome or solve(_matrix(projection, job), self._rungs)
+        return Spectrum(
+            projection=projection,
+            values=found.values,
+            frobenius_norm=found.frobenius_norm,
+            solver=found.solver,
+            solver_version=found.solver_version,
+            compute_dtype=COMPUTE_DTYPE,
+            error_bound=found.error_bound,
+            noise_floor=found.noise_floor,
+            device=found.device,
+            seconds=found.seconds,
+            computed_at=devices.utc_now(),
+            weights_digest=job.seen,
+            run=self._run,
+        )
+
+
+def _alone(_small: int) -> int:
+    return 1
+
+
+def _limits(device: str) -> Callable[[int], int]:
+    from ..solvers.batch import limits
+
+    return limits(device)
+
+
+def _matrix(projection: Projection, job: Job) -> Weights:
+    from ..derive.signs import flip_signs
+
+    weights: Weights = job.weights
+    matrix: Weights = weights if projection.slice is None else cut(weights, projection.slice)
+    return flip_signs(host_array(matrix), projection.key) if projection.null else matrix

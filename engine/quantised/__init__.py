@@ -1,0 +1,1 @@
+"""The packed parts of a quantised matrix -> that matrix."""

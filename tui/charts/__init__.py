@@ -1,0 +1,1 @@
+"""A request -> curves and axes -> lines of a terminal, or paper."""

@@ -1,0 +1,148 @@
+"""Charts are drawn off the event loop: one thread reads values, lays out the chart and hands back lines."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from rankscope.engine.errors import printable
+from rankscope.engine.spectrum import Projection, Values
+
+from ..data.grid import Grid, Selection
+from ..data.pair import Pair, Side
+from ..drawing.colours import Palette
+from ..settings.config import ReferenceLine
+from .ruler import Ruler
+
+if TYPE_CHECKING:
+    from .figure import Figure
+    from .spectra import Curve, Shown
+
+_CACHED = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Everything a chart depends on; `version` counts the events that changed a shown projection.
+
+    `compare`: the curves are those of `marks`, not of the selection. `origin` is where a walk over layers or
+    roles began. `normalised`: singular values over the largest. `lines` are those of the layers view.
+    """
+
+    selection: Selection
+    view: int
+    threshold: float
+    thresholds: tuple[float, ...]
+    axes: int
+    width: int
+    height: int
+    version: int
+    grid: Grid = field(compare=False, hash=False, repr=False)
+    side: Side = Side.A
+    normalised: bool = False
+    facets: bool = False
+    origin: Selection | None = None
+    marks: tuple[Projection, ...] = ()
+    compare: bool = False
+    lines: tuple[ReferenceLine, ...] = ()
+    palette: Palette = field(default_factory=Palette)
+
+
+@dataclass(frozen=True, slots=True)
+class Painting:
+    """The lines of a chart and its read-out; for a cursor on ranks, how they lie under the chart, and the curves
+    (label, session, projection) with their values. There is no `ruler` where there are no ranks to walk on."""
+
+    request: Request
+    lines: tuple[Text, ...]
+    readout: Text
+    ruler: Ruler | None = None
+    curves: tuple[Curve, ...] = ()
+    values: tuple[Values, ...] = field(default=(), compare=False, repr=False)
+
+
+class Painter:
+    """Draws the newest request; one that was overtaken before its turn is not drawn at all."""
+
+    def __init__(self, pair: Pair, deliver: Callable[[Painting], None]) -> None:
+        self._pair = pair
+        self._deliver = deliver
+        self._thread = ThreadPoolExecutor(1, "rankscope-charts")
+        self._cache: dict[Request, Painting] = {}
+        self._wanted: Request | None = None
+        self._pending = 0
+        self._lock = threading.Lock()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits or runs in the thread."""
+        return self._pending == 0
+
+    def request(self, request: Request) -> None:
+        """Ask for a chart; `deliver` is called with it, from the painter's thread or at once."""
+        self._wanted = request
+        if (known := self._cache.get(request)) is not None:
+            self._deliver(known)
+        else:
+            self.run(partial(self._paint, request))
+
+    def run(self, work: Callable[[], None]) -> None:
+        """Other slow work (reading the store), in turn with the charts."""
+        with self._lock:
+            self._pending += 1
+        self._thread.submit(work).add_done_callback(self._ended)
+
+    def _ended(self, _: Future[None]) -> None:
+        with self._lock:
+            self._pending -= 1
+
+    def close(self) -> None:
+        """Drop what waits."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _paint(self, request: Request) -> None:
+        if request is not self._wanted:
+            return
+        try:
+            painting = paint(self._pair, request)
+        except Exception as error:  # noqa: BLE001 - an error in a chart must not take the explorer down
+            why = f"this chart cannot be drawn: {type(error).__name__}: {printable(str(error))}"
+            painting = Painting(request, (), Text(why, "red"))
+        if len(self._cache) >= _CACHED:
+            self._cache.pop(next(iter(self._cache)))
+        self._cache[request] = painting
+        self._deliver(painting)
+
+
+def paint(pair: Pair, request: Request) -> Painting:
+    """Draw what is asked for, in the caller's thread. Reads files."""
+    from . import plot as charts
+    from . import readout as readouts
+
+    figure, found = figure_of(pair, request)
+    drawing = charts.draw(figure, request.palette, request.width, request.height)
+    line = readouts.readout(pair, request)
+    if found is None or drawing.ruler is None or not found.values:
+        return Painting(request, drawing.lines, line)
+    ruler = replace(drawing.ruler, count=max(map(len, found.values)))  # a dim curve may go further
+    return Painting(request, drawing.lines, line, ruler, found.curves, found.values)
+
+
+def figure_of(pair: Pair, request: Request) -> tuple[Figure, Shown | None]:
+    """What is drawn, and of which curves where it is one chart over ranks. Reads files."""
+    from . import facets as multiples
+    from . import spectra as views
+
+    if request.view == views.View.LAYERS:
+        return multiples.layers(pair, request), None
+    if request.facets:
+        return multiples.facets(pair, request), None
+    found = views.shown(pair, request)
+    draw = views.energy if request.view == views.View.ENERGY else views.spectrum
+    return draw(request, found), found

@@ -1,0 +1,211 @@
+"""The line under a chart: numbers of what is selected, or of a rank. A part that does not fit is left out whole."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from itertools import zip_longest
+from typing import TYPE_CHECKING
+
+from rich.text import Text
+
+from rankscope.engine import metrics, null
+from rankscope.engine.errors import printable
+from rankscope.engine.spectrum import Projection, Values
+
+from ..data.measures import BY_NAME
+from ..data.pair import Lens, Pair, Side
+from ..data.session import Session, State
+from ..data.wording import percent
+from .facets import facet_columns, layer_columns, ranges
+from .spectra import View, label
+
+if TYPE_CHECKING:
+    from ..data.grid import Column
+    from .painter import Painting, Request
+
+_SHORTER = (
+    (r"factors cost more:", "factors"),
+    (r"(factors \S+) of ", r"\1/"),
+    (r"break-even", "k*"),
+    (r"rel\.error", "err"),
+    (r"factors \S+ \((.+?)\)", r"factors \1"),
+    (r"\(r, not", "(not"),
+    (r"energy", "E"),
+    (r"sigma", "s"),
+)
+"""What the line of a rank gives up, in this order, before it leaves out a part."""
+
+
+def readout(pair: Pair, request: Request) -> Text:
+    """One line on what is drawn: of one projection its numbers, of a group how much is computed and how the ranks
+    spread, of marks each rank, by layer the smallest, middle and largest of each role. Reads files."""
+    if request.view == View.LAYERS:
+        return _over_layers(pair, request, layer_columns(request.grid, request.selection))
+    if request.facets:
+        return _over_layers(pair, request, facet_columns(request))
+    wanted = request.marks if request.compare else request.selection.projections(request.grid)
+    if not wanted:
+        return Text("")
+    if request.compare:
+        return _marked(pair, request)
+    if len(wanted) > 1:
+        return _group(pair, request, wanted)
+    found = pair.curves(wanted[0], request.side)
+    if len(found) == 2:
+        return _two(found, request)
+    _, session, p = found[0] if found else ("", pair.first, wanted[0])
+    return _single(session, p, request) if found else Text("B has no projection of this name", "dim")
+
+
+def rank_readout(painting: Painting, k: int, width: int) -> Text:
+    """What keeping k components means for the curves of a painting."""
+    found = [(name, p, v) for (name, _, p), v in zip(painting.curves, painting.values, strict=True) if len(v)]
+    if not found:
+        return Text("")
+    asked, k = k, min(k, max(len(v) for _, _, v in found))
+    head = f"k {k}" + (f" (r, not {asked})" if asked > k else "")
+    floors = [entry.noise_floor for _, s, p in painting.curves if (entry := s.entry(p)) is not None]
+    if len(found) == 1:
+        return _one_rank(head, found[0][1], found[0][2], k, floors[0] if floors else 0.0, width)
+    parts = [f"{head}  energy"]
+    for name, _, values in found:
+        short = f" (r {len(values)})" if k > len(values) else ""
+        parts.append(f"{name} {_share(metrics.energy_at(values, min(k, len(values))))}{short}")
+    if len({(p.rows, p.cols) for _, p, _ in found}) == 1:
+        return _with_factors(parts, _factors(found[0][1], k), width)
+    return _whole(parts, width)
+
+
+def _one_rank(head: str, p: Projection, values: Values, k: int, floor: float, width: int) -> Text:
+    sigma = float(values[k - 1])
+    parts = [head]
+    parts.append(f"sigma < {floor:.1g}" if sigma <= floor else f"sigma {sigma:.3g}")
+    parts.append(f"energy {_share(metrics.energy_at(values, k))}")
+    parts.append(f"rel.error {_error(metrics.relative_error(values, k))}")
+    line = "  ".join([*parts, *_factors(p, k)])
+    for long, short in _SHORTER:
+        if len(line) > width:
+            line = re.sub(long, short, line)
+    return _whole(line.split("  "), width)
+
+
+def _with_factors(energies: list[str], factors: list[str], width: int) -> Text:
+    """The energy of each curve and what they have in common, which many curves must not push out."""
+    line = "  ".join(factors)
+    for long, short in _SHORTER:
+        if len("  ".join([*energies, line])) > width:
+            line = re.sub(long, short, line)
+    shown = _whole(energies, width - 2 - len(line)).plain
+    return _whole([shown, *line.split("  ")], width)
+
+
+def _share(energy: float) -> str:
+    """71.2 %; never rounded up to all of it."""
+    return "99.9 %" if 0.9995 <= energy < 1 - 1e-9 else f"{100 * energy:.1f} %"
+
+
+def _error(error: float) -> str:
+    return f"{error:.2f}".lstrip("0") if error >= 0.01 else f"{error:.0e}" if error else "0"
+
+
+def _factors(p: Projection, k: int) -> list[str]:
+    """Parameters of two factors of rank k, held against the matrix."""
+    whole, parts = p.rows * p.cols, metrics.factor_parameters(p.rows, p.cols, k)
+    most = metrics.break_even_rank(p.rows, p.cols)
+    name = "factors cost more:" if k > most else "factors"
+    return [f"{name} {_count(parts)} of {_count(whole)} ({100 * parts / whole:.0f} %)", f"break-even {int(most)}"]
+
+
+def _count(number: int) -> str:
+    """49k, 1.23M: three digits."""
+    for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= scale:
+            return f"{number / scale:.3g}{unit}" if number < 999.5 * scale else f"{number / scale:.0f}{unit}"
+    return str(number)
+
+
+def _over_layers(pair: Pair, request: Request, columns: Sequence[Column]) -> Text:
+    """Smallest, middle and largest of the roles that are drawn; experts one by one."""
+    parts, rest = ranges(pair, request, columns)
+    if len(parts) > 1 or rest:
+        return _whole(parts, request.width)
+    return _why(pair, request, [p for column in columns for p in request.grid.column(column)])
+
+
+def _why(pair: Pair, request: Request, wanted: Iterable[Projection]) -> Text:
+    """Why there is nothing to show of these, the first reason; nothing where they only wait to be computed."""
+    found = [r for p in wanted for _, session, q in pair.curves(p, request.side) if (r := _reason(session, q))]
+    return Text(f"{len(found)} failed: {printable(found[0])}" if found else "", "red", no_wrap=True)
+
+
+def _reason(session: Session, p: Projection) -> str:
+    return session.failures.get(p.key) or p.problem or p.note or ""
+
+
+def _marked(pair: Pair, request: Request) -> Text:
+    """The rank of each mark; B/A where there are two models."""
+    lens = Lens(pair, request.threshold, BY_NAME["k"], Side.RATIO if pair.second else Side.A)
+    lens.load(request.marks)
+    ranks = [f"{printable(label(p, request.marks))} {lens.text(p) or '.'}" for p in request.marks]
+    return _whole([lens.title, *ranks], request.width)
+
+
+def _group(pair: Pair, request: Request, wanted: Sequence[Projection]) -> Text:
+    lens = Lens(pair, request.threshold, BY_NAME["k"], request.side)
+    lens.load(wanted)
+    found = [k for p in wanted if (k := lens.number(p)) is not None]
+    parts = [f"{len(found)} of {len(wanted)} computed"]
+    if not found and (why := _why(pair, request, wanted)):
+        return why
+    if found:
+        form = ".3f" if request.side is Side.RATIO else ".0f"
+        parts.append(f"{lens.title} {min(found):{form}} to {max(found):{form}}")
+    return _whole(parts, request.width)
+
+
+def _two(found: Iterable[tuple[str, Session, Projection]], request: Request) -> Text:
+    """One projection in both models: first what tells them apart at the current threshold."""
+    parts, ranks, metrics_of, shapes = [f"k{percent(request.threshold)}"], [], [], []
+    for letter, session, p in found:
+        session.load_ranks([p], request.threshold)
+        entry, rank = session.entry(p), session.rank(p, request.threshold)
+        ranks.append(rank)
+        parts.append(f"{letter} {session.state(p) if rank is None else rank}")
+        shapes.append(f"{letter} {p.rows}x{p.cols}")
+        if entry is not None:
+            shown = (("eff.rank", entry.effective_rank, ".1f"), ("stable", entry.stable_rank, ".2f"))
+            metrics_of.append([f"{letter} {name} {v:{form}}" for name, v, form in shown if v is not None])
+    if len(ranks) == 2 and ranks[0] and ranks[1] is not None:
+        parts.append(f"B/A {ranks[1] / ranks[0]:.3f}")
+    together = (part for pair_of in zip_longest(*metrics_of) for part in pair_of if part)
+    return _whole([*parts, *together, *shapes], request.width)
+
+
+def _single(session: Session, p: Projection, request: Request) -> Text:
+    entry = session.entry(p)
+    if entry is None:
+        if reason := _reason(session, p):
+            return Text(f"{p.rows}x{p.cols}  {printable(reason)}" if p.rows else printable(reason), "red")
+        hint = ": enter computes it" if session.state(p) is State.NOT_COMPUTED else ""
+        return Text(f"{p.rows}x{p.cols}  {p.dequantisation or p.dtype}  {session.state(p)}{hint}", "dim")
+    session.load_ranks([p], request.threshold)
+    parts = [f"{p.rows}x{p.cols}"]
+    parts += [f"k{percent(t)} {k}" for t in request.thresholds if (k := session.rank(p, t)) is not None]
+    if entry.effective_rank is not None and entry.stable_rank is not None:
+        parts += [f"effective rank {entry.effective_rank:.1f}", f"stable rank {entry.stable_rank:.2f}"]
+    values = session.values(p)
+    if request.view == View.SPECTRUM and values is not None and len(values):
+        parts.append(f"{null.spikes(values, p.rows, p.cols)} above the edge")
+    if p.dequantisation:
+        parts.append(f"from {p.dequantisation}")
+    parts += [f"sigma_1 {entry.sigma_max:.4g}", f"floor {entry.noise_floor:.0e}", entry.solver, entry.device]
+    return _whole(parts, request.width)
+
+
+def _whole(parts: Sequence[str], width: int) -> Text:
+    """The parts that fit."""
+    kept = list(parts)
+    while len(kept) > 1 and len("  ".join(kept)) > width:
+        kept.pop()
+    return Text("  ".join(kept), no_wrap=True)

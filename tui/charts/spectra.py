@@ -1,0 +1,295 @@
+"""What the charts of spectra show: singular values, and the energy they add up to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from rankscope.engine import metrics, null
+from rankscope.engine.errors import printable
+from rankscope.engine.spectrum import Projection, Values
+
+from ..data.pair import Pair, Side
+from ..data.session import Session, State
+from ..data.wording import percent
+from .figure import Axis, Chart, Figure, Level, Series, Span, Stroke
+
+if TYPE_CHECKING:
+    from .painter import Request
+
+MAX_SERIES = 8
+MAX_SHAPES = 2
+"""Noise of more shapes than these would hide the curves."""
+
+Curve: TypeAlias = tuple[str, Session, Projection]
+"""Label, session and projection."""
+
+
+class View(IntEnum):
+    """The numbered views; 0 is the tree."""
+
+    SPECTRUM = 1
+    ENERGY = 2
+    HEATMAP = 3
+    LAYERS = 4
+
+
+class Axes(IntEnum):
+    """The steps of the axes key."""
+
+    LOG_LOG = 0
+    LOG_Y = 1
+    LINEAR = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """The curves of a chart, their values, a title for them, and dim ones to hold them against."""
+
+    title: str
+    curves: tuple[Curve, ...]
+    values: tuple[Values, ...]
+    origin: tuple[tuple[str, Values], ...] = ()
+    empty: str = ""
+
+
+def thin(projections: Sequence[Projection], most: int = MAX_SERIES) -> list[Projection]:
+    """At most `most` of them, evenly spread, first and last included."""
+    if len(projections) <= most:
+        return list(projections)
+    return [projections[round(i * (len(projections) - 1) / (most - 1))] for i in range(most)]
+
+
+def shown(pair: Pair, request: Request) -> Shown:
+    """What a request for a spectrum or its energy shows. Reads files."""
+    if request.compare:
+        wanted: tuple[Projection, ...] = request.marks
+        title, side = _marked(wanted), Side.RATIO
+    else:
+        wanted = request.selection.projections(request.grid)
+        title, side = printable(request.selection.label(request.grid)), request.side
+    done = [p for p in wanted if any(is_stored(s, q) for _, s, q in pair.curves(p, side))]
+    kept = thin(done, MAX_SERIES // (2 if pair.second and side is Side.RATIO else 1))
+    if len(kept) < len(done):
+        title += f" ({len(kept)} of {len(done)})"
+    curves, values = curves_of(pair, kept, side)
+    how = "s scans what is marked" if request.compare else "enter computes it"
+    empty = "" if curves else hint(pair, request, wanted, how)
+    return Shown(title, curves, values, _origin(pair, request, MAX_SERIES - len(curves)), empty)
+
+
+def _marked(marks: Sequence[Projection]) -> str:
+    """How many; where all have one role, the labels do not say which."""
+    roles = {f"{p.block}.{p.role}" for p in marks}
+    return "  ".join([f"{len(marks)} marked", *(map(printable, roles) if len(roles) == 1 else ())])
+
+
+def is_stored(session: Session, p: Projection) -> bool:
+    """Whether its spectrum can be had."""
+    return session.entry(p) is not None
+
+
+def curves_of(
+    pair: Pair, projections: Iterable[Projection], side: Side
+) -> tuple[tuple[Curve, ...], tuple[Values, ...]]:
+    """The curves of these projections on a side, as far as they are stored, and their values. Reads files."""
+    kept = list(projections)
+    found = [(letter, s, q, p) for p in kept for letter, s, q in pair.curves(p, side) if is_stored(s, q)]
+    for session in pair.sessions:
+        session.load_values([q for _, s, q, _ in found if s is session])
+    curves, arrays = [], []
+    for letter, session, q, p in found:
+        if (values := session.values(q)) is not None and len(values):
+            # Of one projection in two models the letter alone tells the curves apart.
+            name = " ".join(filter(None, [label(p, kept), letter]))
+            curves.append((printable(name), session, q))
+            arrays.append(values)
+    return tuple(curves), tuple(arrays)
+
+
+def label(p: Projection, among: Sequence[Projection]) -> str:
+    """What tells a curve from the others: its layer, its role, its expert."""
+    parts = []
+    if len({(q.tower, q.layer) for q in among}) > 1 and p.layer is not None:
+        parts.append(f"{p.tower}.{p.layer}" if p.tower else str(p.layer))
+    if len({(q.block, q.role) for q in among}) > 1 or len(among) == 1:
+        same_role = sum(1 for q in among if q.role == p.role and q.layer == p.layer and q.expert == p.expert) > 1
+        parts.append(f"{p.block}.{p.role}" if same_role else p.role)
+    if p.expert is not None:
+        parts.append(f"e{p.expert}")
+    return " ".join(parts)
+
+
+def _origin(pair: Pair, request: Request, room: int) -> tuple[tuple[str, Values], ...]:
+    """The curves of where a walk began, if there is room for them all."""
+    if request.compare or request.origin in (None, request.selection):
+        return ()
+    assert request.origin is not None
+    wanted = request.origin.projections(request.grid)
+    if len(wanted) > room:
+        return ()
+    curves, values = curves_of(pair, wanted, request.side)
+    name = f"from {printable(request.origin.label(request.grid))}"
+    return tuple((name, v) for v in values) if len(curves) <= room else ()
+
+
+def hint(pair: Pair, request: Request, wanted: Sequence[Projection], how: str) -> str:
+    """What to do where nothing can be drawn; `how` to have it computed."""
+    if not wanted:
+        return "nothing marked: space marks the selection" if request.compare else "nothing is selected"
+    found = [(s, q) for p in wanted for _, s, q in pair.curves(p, request.side)]
+    if not found:
+        return "this model has no projection of this name"
+    if {s.state(q) for s, q in found} & {State.QUEUED, State.RUNNING}:
+        return "being computed: the curve comes when it is saved"
+    if all(q.problem or q.key in s.failures for s, q in found):
+        return "it cannot be computed: the line below says why"
+    return f"not computed: {how}"
+
+
+# Singular values
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A curve to draw: its first `known` values are known, of the others only that they are below the solver's floor.
+    `kept` of the known ones are drawn."""
+
+    name: str
+    shape: tuple[int, int]
+    values: Values
+    known: int
+    kept: int
+
+    @property
+    def low(self) -> float:
+        """The lowest known value that is drawn."""
+        return float(self.values[self.kept - 1])
+
+
+def spectrum(request: Request, found: Shown) -> Figure:
+    """Singular values against their index, with noise of their shape, and dim where they are only bounds."""
+    log = Axes(request.axes) is not Axes.LINEAR
+    drawn = [measured(c, v, request, request.width) for c, v in zip(found.curves, found.values, strict=True)]
+    if not drawn:
+        return Figure(found.title, empty=found.empty)
+    high = max(float(one.values[0]) for one in drawn)
+    low = min(one.low for one in drawn)
+    near, far = ((low / 3, 3 * high), (low / 10, 10 * high)) if log else ((0.0, 1.5 * high), (0.0, 2 * high))
+    series = [s for number, one in enumerate(drawn) for s in _split(one, number, log)]
+    series += [_within(Series(name, ranks_of(v), _scaled(v, request.normalised)), far) for name, v in found.origin]
+    noise, levels = _noise(drawn, near, request)
+    most = max(len(v) for v in (*found.values, *(v for _, v in found.origin)))
+    chart = Chart(found.title, *spectrum_axes(request, most), (*series, *noise), levels)
+    return Figure(found.title, (chart,), notes=("each over its largest",) if request.normalised else ())
+
+
+def spectrum_axes(request: Request, most: int) -> tuple[Axis, Axis]:
+    """Of singular values against their index; all `most` of them have a place, if not all are drawn."""
+    axes = Axes(request.axes)
+    name = "singular value / largest" if request.normalised else "singular value (unit of the weights)"
+    return Axis("index k", log=axes is Axes.LOG_LOG, span=(1.0, float(most))), Axis(name, log=axes is not Axes.LINEAR)
+
+
+def measured(curve: Curve, values: Values, request: Request, columns: int) -> Drawn:
+    """A curve as it is to be drawn on so many columns; `values`: float64, shape (r,), descending."""
+    name, session, p = curve
+    entry = session.entry(p)
+    known = int((values > (entry.noise_floor if entry else 0.0)).sum()) or len(values)
+    kept = _drawn_down(values[:known], request, columns)
+    return Drawn(name, _shape(p), _scaled(values, request.normalised), known, kept)
+
+
+def ranks_of(values: Values) -> Values:
+    """1 ... r, shape (r,)."""
+    return np.arange(1.0, len(values) + 1)
+
+
+def _scaled(values: Values, normalised: bool) -> Values:
+    return values / values[0] if normalised and values[0] > 0 else values
+
+
+def _drawn_down(values: Values, request: Request, columns: int) -> int:
+    """How many of a descending curve to draw: on a log axis its end may fall by decades within the last column
+    (1.6e-3 after 0.15 in the demo) and would press all the rest into the top. It is drawn down to a third of where
+    that column begins."""
+    axes = Axes(request.axes)
+    if axes is Axes.LINEAR:
+        return len(values)
+    last = 1 / max(1, columns)
+    share = len(values) ** -last if axes is Axes.LOG_LOG else 1 - last
+    return int((values >= values[int(share * (len(values) - 1))] / 3).sum())
+
+
+def _split(one: Drawn, number: int, log: bool) -> list[Series]:
+    """The values that are known, and dim the others: on a log axis at most a decade lower, for they may be
+    anything down to 0."""
+    ranks, known = ranks_of(one.values), one.known
+    found = [Series(one.name, ranks[: one.kept], one.values[: one.kept], number)]
+    if known < len(ranks):
+        below = np.maximum(one.values[known:], one.low / 10) if log else one.values[known:]
+        found.append(Series("below floor", ranks[known:], below))
+    return found
+
+
+def _within(series: Series, span: Span) -> Series:
+    """A dim curve as far as it does not squash the others."""
+    keep = (series.y >= span[0]) & (series.y <= span[1])
+    return replace(series, x=series.x[keep], y=series.y[keep])
+
+
+def _noise(drawn: Sequence[Drawn], span: Span, request: Request) -> tuple[list[Series], tuple[Level, ...]]:
+    """Noise of the shapes that are drawn, as strong as the noise in them; for a lone curve its edge too."""
+    scales: dict[tuple[int, int], list[float]] = {}
+    for one in drawn:
+        scale = null.noise_scale(one.values, *one.shape)
+        if scale > 0 and one.known > len(one.values) // 2:  # else the median, of which it is made, is not known
+            scales.setdefault(one.shape, []).append(scale)
+    series = []
+    for shape in list(scales)[:MAX_SHAPES]:
+        scale = math.exp(sum(map(math.log, scales[shape])) / len(scales[shape]))
+        values = null.noise_values(*shape, scale)
+        values = values[: _drawn_down(values, request, request.width)]
+        series.append(_within(Series("noise", ranks_of(values), values, stroke=Stroke.DOTTED), span))
+    edges = [null.noise_edge(*shape, found[0]) for shape, found in scales.items()] if len(drawn) == 1 else []
+    return series, tuple(Level(e, "edge", "edge", Stroke.DASHED) for e in edges if span[0] <= e <= span[1])
+
+
+def _shape(p: Projection) -> tuple[int, int]:
+    """Noise does not know rows from columns."""
+    return min(p.rows, p.cols), max(p.rows, p.cols)
+
+
+# Energy
+
+
+def energy(request: Request, found: Shown) -> Figure:
+    """Cumulative energy in % against the number of components, with the thresholds, and the energy of noise."""
+    if not found.curves:
+        return Figure(found.title, empty=found.empty)
+    series = [
+        Series(name, ranks_of(values), 100.0 * metrics.energy(values), number)
+        for number, ((name, _, _), values) in enumerate(zip(found.curves, found.values, strict=True))
+    ]
+    series += [Series(name, ranks_of(v), 100.0 * metrics.energy(v)) for name, v in found.origin]
+    for shape in list(dict.fromkeys(_shape(p) for _, _, p in found.curves if p.count))[:MAX_SHAPES]:
+        below = 100.0 * null.noise_energy(*shape)
+        series.append(Series("noise", ranks_of(below), below, stroke=Stroke.DOTTED))
+    levels = tuple(threshold_level(t, request) for t in sorted({*request.thresholds, request.threshold}))
+    return Figure(found.title, (Chart(found.title, *energy_axes(request), tuple(series), levels),))
+
+
+def energy_axes(request: Request) -> tuple[Axis, Axis]:
+    """Of energy against components."""
+    log = Axes(request.axes) is Axes.LOG_LOG
+    return Axis("components k", log=log), Axis("cumulative energy (%)", unit=" %", span=(0.0, 100.0))
+
+
+def threshold_level(threshold: float, request: Request) -> Level:
+    """The line of a threshold, brighter where it is the current one."""
+    return Level(100.0 * threshold, f"{percent(threshold)} %", is_bright=threshold == request.threshold)

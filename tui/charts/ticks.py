@@ -1,0 +1,48 @@
+"""Round numbers for axes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from .figure import Span
+
+
+def ticks(span: Span, log: bool, most: int, *, whole: bool = False) -> list[float]:
+    """At most about `most` round numbers within the span; `whole`: of a count, never between two whole numbers."""
+    return _log_ticks(*span, most) if log else _linear_ticks(*span, most, whole)
+
+
+def tick_text(value: float) -> str:
+    """A tick as text: four digits, or one with an exponent."""
+    if 1e-4 <= abs(value) < 1e6 or value == 0:
+        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
+    return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
+
+
+def _linear_ticks(low: float, high: float, most: int, whole: bool) -> list[float]:
+    step = _round_step((high - low) / most)
+    step = max(1.0, step) if whole else step
+    first = math.ceil(low / step - 1e-9)
+    return [step * i for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _log_ticks(low: float, high: float, most: int) -> list[float]:
+    """1 2 5 10 ..., else powers of ten, else every second, third ... of them."""
+    fine, tens = _between(low, high, (1, 2, 5)), _between(low, high, (1,))
+    if len(fine) < 2:
+        return [low, high]
+    if len(fine) <= most or len(tens) < 2:
+        return fine
+    return tens[:: -(-len(tens) // most)]
+
+
+def _between(low: float, high: float, digits: Sequence[int]) -> list[float]:
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    found = (digit * 10.0**decade for decade in decades for digit in digits)
+    return [value for value in found if low <= value * 1.000001 and value <= high * 1.000001]
+
+
+def _round_step(raw: float) -> float:
+    scale = 10.0 ** math.floor(math.log10(raw))
+    return next(m * scale for m in (1, 2, 5, 10) if m * scale >= raw * 0.999)

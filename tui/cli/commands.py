@@ -1,0 +1,272 @@
+"""The commands of `rankscope`: each takes the parsed arguments and the store's root, and returns the exit code."""
+
+from __future__ import annotations
+
+import json
+import queue
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+from rich.text import Text
+
+from rankscope.engine.catalogue.experts import sample
+from rankscope.engine.checkpoint.hub import Access
+from rankscope.engine.checkpoint.open import demo_file
+from rankscope.engine.compute.engine import Settings
+from rankscope.engine.compute.events import Event, Notice, Progress
+from rankscope.engine.derive.flip import flipped
+from rankscope.engine.errors import InputError, printable
+from rankscope.engine.spectrum import DEFAULT_THRESHOLDS, Projection
+from rankscope.store.export import export as write_export
+from rankscope.store.export import row
+from rankscope.store.spectra import SpectraStore, remove_model, stored_models
+
+from ..data.pair import Lens, Pair
+from ..data.session import CLOSE_SECONDS, Session, State, open_model, open_stored
+from ..data.wording import byte_size, describe
+from ..drawing.console_tables import add_columns, make_console, plain_table, print_tables
+from .doctor import is_writable
+from .opening import open_spectra, say, say_opened, stored_of, wanted_of
+
+_LINE_SECONDS = 5.0
+"""Between two progress lines where stderr is no terminal."""
+_BAR = 16
+"""Characters of the bar: the numbers beside it need the other 64 of a narrow terminal."""
+
+
+def scan(args: Namespace, root: Path) -> int:
+    """Compute what is missing; 0 all done, 1 some failed."""
+    model = open_model(args.model, root, Access.DOWNLOAD if args.download else Access.RANGES, or_stored=False)
+    shown_ones = wanted_of(model.tree, args.filter)
+    wanted = sample(shown_ones, args.experts)
+    twins = [flipped(p) for p in wanted if p.problem is None] if args.null else []
+    thresholds = tuple(dict.fromkeys((*DEFAULT_THRESHOLDS, *(args.threshold or ()))))
+    events: queue.SimpleQueue[tuple[Event, ...]] = queue.SimpleQueue()
+    session = Session(model, root, events.put, Settings(args.device, args.threads))
+    session.load()
+    session.tidy()
+    say_opened(model, session)
+    try:
+        _compute(session, [*wanted, *twins], events, args.recompute, thresholds if args.json else None)
+    finally:
+        session.close(CLOSE_SECONDS)
+    if not args.json:
+        shown = dict.fromkeys(args.threshold or DEFAULT_THRESHOLDS)
+        print_tables(make_console(), [Lens(Pair(session), threshold) for threshold in shown], shown_ones)
+        if stored := sum(session.entry(p) is not None for p in twins):
+            say(f"{stored} spectra with random signs are stored; see rankscope show {args.model} --unit k/kf")
+    if not args.filter and (extra := model.tree.left_out()):
+        say(f"left out: {len(extra)} matrices in layers that are no projections (--filter 'other.*' computes them)")
+    failed = [p for p in (*wanted, *twins) if session.state(p) is State.FAILED]
+    for p in failed:
+        say(f"failed: {p.address}{' with random signs' if p.null else ''}: {session.failures[p.key]}")
+    return 1 if failed else 0
+
+
+def tree(args: Namespace, root: Path) -> int:
+    """Every projection and tensor, from headers and the store's index."""
+    model = open_model(args.model, root, or_stored=False)
+    session = Session(model, root, lambda _: None, Settings())
+    session.load()
+    if args.json:
+        for projection in model.tree.projections:
+            _print_row(session, projection, DEFAULT_THRESHOLDS)
+        return 0
+    console = make_console()
+    table = plain_table(console)
+    add_columns(table, "address", "shape", "dtype", "state")
+    for p in model.tree.projections:
+        shape = f"{p.rows} x {p.cols}" if p.rows else ""
+        state = p.problem or p.note or session.state(p)
+        table.add_row(Text(p.address), Text(shape), Text(p.dequantisation or p.dtype), Text(printable(state)))
+    console.print(table)
+    return 0
+
+
+def export(args: Namespace, root: Path) -> int:
+    """One file of what is stored; 1 if that is a part of the model, 2 if nothing."""
+    session = open_spectra(args.model, root)
+    wanted = wanted_of(session.model.tree, args.filter)
+    stored = stored_of(session, args.model, wanted)
+    # Tied tensors share one entry, which names the projection that was computed.
+    entries = [replace(entry, projection=p) for p in stored if (entry := session.entry(p)) is not None]
+    values = session.store.values([p.key for p in stored])
+    try:
+        write_export(entries, values, Path(args.output))
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    except OSError as error:
+        raise InputError(f"cannot write {printable(args.output)}: {error.strerror or error}") from None
+    missing = len(wanted) - len(stored)
+    say(f"{len(stored)} spectra in {args.output}" + (f"; {missing} are not computed yet" if missing else ""))
+    return 1 if missing else 0
+
+
+def ls(args: Namespace, root: Path) -> int:
+    """The models that have spectra."""
+    if args.json:
+        for found in stored_models(root):
+            made = {"model": found.name, "folder": found.folder, "spectra": found.spectra, "bytes": found.size}
+            print(json.dumps(made | {"computed_at": found.computed_at}))
+        return 0
+    console = make_console()
+    table = plain_table(console)
+    add_columns(table, "model", "spectra", "size", "last computed", right=("spectra", "size"))
+    for found in stored_models(root):
+        when = found.computed_at[:16].replace("T", " ")
+        table.add_row(Text(printable(found.name)), str(found.spectra), byte_size(found.size), when)
+    if table.row_count:
+        console.print(table)
+    else:
+        say(f"nothing is stored in {root} yet: try  rankscope scan demo")
+    return 0
+
+
+def rm(args: Namespace, root: Path) -> int:
+    """Remove the spectra of one model."""
+    found = open_stored(str(demo_file()) if args.model == "demo" else args.model, root)
+    if found is None:
+        raise InputError(f"nothing is stored of {printable(args.model)}: see  rankscope ls")
+    count = len(SpectraStore(root, found.folder).entries())
+    try:
+        remove_model(root, found.folder)
+    except ValueError as error:
+        raise InputError(f"{error}: remove it by hand") from None
+    say(f"removed {count} spectra of {found.name}")
+    return 0
+
+
+def doctor(args: Namespace, root: Path) -> int:
+    """What this machine has."""
+    from .doctor import findings
+
+    console = make_console()
+    table = plain_table(console)
+    table.show_header = False
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in findings(root):
+        table.add_row(Text(name), Text(printable(text, 1000)))
+    console.print(table)
+    return 0
+
+
+def _compute(
+    session: Session,
+    wanted: Sequence[Projection],
+    events: queue.SimpleQueue[tuple[Event, ...]],
+    recompute: bool,
+    json_thresholds: Sequence[float] | None,
+) -> None:
+    """Run the engine to the end, printing rows as they are saved and progress on stderr."""
+    stored = [] if recompute else [p for p in wanted if session.entry(p) is not None]
+    for threshold in json_thresholds or ():
+        session.load_ranks(stored, threshold)
+    for projection in stored if json_thresholds else []:
+        _print_row(session, projection, json_thresholds or ())
+    by_key: dict[str, list[Projection]] = {}
+    for p in wanted:
+        by_key.setdefault(p.key, []).append(p)  # several where tensors are tied
+    missing = [p for p in wanted if recompute or session.entry(p) is None]
+    if not missing:
+        return
+    if not is_writable(session.store.folder):
+        raise InputError(f"cannot write to the store {session.store.folder}: name another with --store DIR")
+    if to_fetch := session.to_fetch(missing):
+        say(f"fetches {byte_size(to_fetch)} of {byte_size(session.size)}")
+    session.compute(missing, recompute=recompute)
+    with _progress_display() as display:
+        while session.progress is None or session.progress.busy:
+            batch = _next_batch(events)
+            changed = session.apply(batch)
+            for notice in (event for event in batch if isinstance(event, Notice)):
+                if notice.fatal:
+                    raise InputError(notice.text)
+                say(notice.text)
+            if session.progress:
+                display.update(session.progress)
+            for key in changed:
+                for p in by_key[key] if json_thresholds else ():
+                    if session.state(p) in (State.DONE, State.FAILED):
+                        _print_row(session, p, json_thresholds or ())
+
+
+def _next_batch(events: queue.SimpleQueue[tuple[Event, ...]]) -> tuple[Event, ...]:
+    """Empty after some seconds without any: a large matrix takes minutes, and progress is due."""
+    try:
+        return events.get(timeout=_LINE_SECONDS)
+    except queue.Empty:
+        return ()
+
+
+def _print_row(session: Session, projection: Projection, thresholds: Iterable[float]) -> None:
+    """One JSON line on stdout, flushed: a reader behind a pipe sees it as soon as it is saved."""
+    state = session.state(projection)
+    entry = session.entry(projection) if state in (State.STORED, State.DONE) else None
+    ranks = None
+    if entry is not None:
+        for threshold in thresholds:
+            session.load_ranks([projection], threshold)
+        ranks = {t: k for t in thresholds if (k := session.rank(projection, t)) is not None}
+    error = session.failures.get(projection.key) or projection.problem or (projection.note if entry is None else "")
+    made: dict[str, Any] = row(projection, entry, str(state), error or None, ranks)
+    print(json.dumps(made, allow_nan=False), flush=True)
+
+
+class _Lines:
+    """Progress where stderr is no terminal: a plain line every few seconds."""
+
+    def __init__(self) -> None:
+        self._next = time.monotonic() + _LINE_SECONDS
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        return None
+
+    def update(self, progress: Progress) -> None:
+        if time.monotonic() >= self._next or not progress.busy:
+            self._next = time.monotonic() + _LINE_SECONDS
+            say(describe(progress))
+
+
+class _Bars:
+    """Progress on a terminal: a bar."""
+
+    def __init__(self) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(_BAR), MofNCompleteColumn(), TimeElapsedColumn())
+        # Rich would print the rows above the bar, on stderr, even where stdout is a file.
+        self._bar = Bar(
+            *columns,
+            TextColumn("{task.fields[rest]}"),
+            console=make_console(stderr=True),
+            redirect_stdout=sys.stdout.isatty(),
+        )
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        self._task = self._bar.add_task("starting", total=None, rest="")
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._bar.stop()
+
+    def update(self, progress: Progress) -> None:
+        done = progress.done + progress.failed
+        found = progress.devices
+        label = f"{len(found)} devices" if len(found) > 1 else "".join(found) or "starting"
+        rest = describe(progress).partition("  ")[2]
+        self._bar.update(self._task, description=label, total=progress.total, completed=done, rest=rest)
+
+
+def _progress_display() -> _Lines | _Bars:
+    return _Bars() if sys.stderr.isatty() else _Lines()

@@ -1,0 +1,76 @@
+"""What `rankscope doctor` looks at."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from rankscope.engine.checkpoint import hub
+from rankscope.engine.checkpoint.open import demo_file
+from rankscope.engine.compute import devices
+from rankscope.engine.errors import InputError
+from rankscope.store.spectra import stored_models
+
+_PACKAGES = ("torch", "numpy", "h5py", "safetensors", "gguf", "huggingface_hub", "textual", "plotext")
+
+
+def findings(root: Path) -> Iterator[tuple[str, str]]:
+    """Name and finding, one a line, in the order a helper would ask for them."""
+    yield "rankscope", f"{version('rankscope-tui')}, Python {platform.python_version()} at {sys.executable}"
+    yield "packages", ", ".join(f"{name} {_version(name)}" for name in _PACKAGES)
+    yield from _devices()
+    yield from _store(root)
+    cached = hub.cached_models()
+    yield "Hub cache", f"{hub.cache_folder()}: {len(cached)} models with safetensors"
+    yield "demo", _demo()
+    seen = {name: os.environ.get(name, "") for name in ("TERM", "COLORTERM", "TMUX", "LC_ALL", "LANG")}
+    yield "terminal", ", ".join(f"{name}={value}" for name, value in seen.items() if value) or "none"
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether files can be made in a folder, or the folder itself where it does not exist yet."""
+    nearest = _nearest(folder)
+    return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
+
+
+def _nearest(folder: Path) -> Path:
+    return next(p for p in (folder, *folder.absolute().parents) if p.exists())
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def _devices() -> Iterator[tuple[str, str]]:
+    try:
+        found, notes = devices.pick("auto")
+    except (ImportError, InputError) as error:
+        yield "devices", f"none: {error}"
+        return
+    yield "devices", ", ".join(f"{d.name} ({d.label})" for d in found)
+    yield "threads", f"{devices.thread_count(None)} of {devices.available_cores()} cores"
+    for note in notes:
+        yield "", note
+
+
+def _store(root: Path) -> Iterator[tuple[str, str]]:
+    models = stored_models(root)
+    writable = "writable" if is_writable(root) else "NOT writable"
+    free = shutil.disk_usage(_nearest(root)).free / 1e9
+    size = sum(model.size for model in models) / 1e6
+    yield "store", f"{root}: {len(models)} models, {size:.1f} MB; {writable}, {free:.0f} GB free"
+
+
+def _demo() -> str:
+    try:
+        return str(demo_file())
+    except InputError as error:
+        return str(error)

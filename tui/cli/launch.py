@@ -1,0 +1,110 @@
+"""From the command line to the running explorer, and out of it again."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from argparse import Namespace
+from dataclasses import replace
+from pathlib import Path
+
+from rankscope.engine.checkpoint.hub import Access
+from rankscope.engine.errors import InputError, printable
+
+from ..drawing.colours import Depth
+from ..settings.config import AUTO, Config
+from ..settings.read import config_path, load
+from ..settings.terminal import set_up
+
+
+def run_app(args: Namespace, root: Path) -> int:
+    """Open the models (where asked downloading them first, with a progress bar), show them until the user quits."""
+    from ..data.session import CLOSE_SECONDS, open_model
+
+    if os.environ.get("RANKSCOPE_CONFIG") and not config_path().exists():
+        raise InputError(f"there is no {printable(str(config_path()))}, which RANKSCOPE_CONFIG names")
+    config = _checked(set_up(_settings(args), os.environ))
+    name = args.model
+    if name is None:
+        name = _picked(root, config)
+        if name is None:
+            return 0
+    gc.disable()
+    access = Access.DOWNLOAD if args.download else Access.RANGES
+    models = [open_model(each, root, access) for each in (name, args.against) if each is not None]
+    for warning in (w for model in models if model.checkpoint for w in model.checkpoint.warnings):
+        print(warning, file=sys.stderr)
+    from rankscope.engine.compute.engine import Settings
+
+    from ..screens.app import RankScopeApp
+
+    app = RankScopeApp(models, root, Settings(args.device, args.threads), config, args.experts)
+    # A model of 91,000 tensors is a million objects that live as long as the explorer: looking through them for
+    # garbage takes 0.3 s until the first screen, and 0.1 s under some key presses.
+    gc.freeze()
+    gc.enable()
+    app.run(mouse=False)  # keyboard only: the mouse stays the terminal's, for selecting text
+    ended = app.close(CLOSE_SECONDS)
+    if app.last_words:
+        print(f"rankscope-tui: {app.last_words}", file=sys.stderr)
+    if not ended:
+        # Everything finished is saved; a thread inside LAPACK would hold up or crash an orderly exit.
+        sys.stdout.flush()
+        os._exit(app.return_code or 0)
+    return app.return_code or 0
+
+
+def _picked(root: Path, config: Config) -> str | None:
+    from ..drawing.nearest_colour import use_nearest
+    from ..screens.picker import Picker
+
+    picker = Picker(root)
+    use_nearest(picker)
+    picker.set_keymap(config.keymap)
+    return picker.run(mouse=False)
+
+
+def print_config(args: Namespace) -> int:
+    """Print the settings that hold, as a settings file."""
+    config = _checked(_settings(args))
+    from textual.theme import BUILTIN_THEMES
+
+    from ..settings.write import written
+
+    print(written(config, config_path(), BUILTIN_THEMES), end="")
+    return 0
+
+
+def _settings(args: Namespace) -> Config:
+    """What the file says, and over it what the command line says. Imports no textual."""
+    config = load(config_path())
+    named = {line.name for line in args.line or ()}
+    kept = (line for line in config.lines if line.name not in named)
+    return replace(
+        config,
+        theme=args.theme or config.theme,
+        depth=config.depth if args.color is None else None if args.color == AUTO else Depth(args.color),
+        threshold=args.threshold or config.threshold,
+        lines=(*kept, *(args.line or ())),
+    )
+
+
+def _checked(config: Config) -> Config:
+    """With keys and theme that Textual knows.
+
+    Raises:
+        InputError: it does not know them.
+    """
+    from textual.theme import BUILTIN_THEMES
+
+    if config.theme not in (AUTO, *BUILTIN_THEMES):
+        raise InputError(f"no theme {printable(config.theme)!r}: {', '.join([AUTO, *sorted(BUILTIN_THEMES)])}")
+    if not config.keymap:
+        return config
+    from ..settings.keymap import checked
+
+    try:
+        return replace(config, keymap=checked(config.keymap))
+    except InputError as error:
+        raise InputError(f"settings file {printable(str(config_path()))}: keymap: {error}") from None

@@ -1,0 +1,75 @@
+"""What the commands without a screen begin with: a model whose spectra are stored, and sentences on stderr."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from rankscope.engine.catalogue.tree import Tree
+from rankscope.engine.checkpoint.hub import Access
+from rankscope.engine.compute.engine import Settings
+from rankscope.engine.errors import InputError, printable
+from rankscope.engine.spectrum import Projection
+
+from ..data.session import Model, Session, open_model
+
+
+def say(text: str) -> None:
+    """A line for the user, on stderr: stdout is for what was asked for."""
+    sys.stderr.write(f"{printable(text, 1000)}\n")
+    sys.stderr.flush()
+
+
+def wanted_of(tree: Tree, pattern: str | None) -> list[Projection]:
+    """What a filter names.
+
+    Raises:
+        InputError: nothing.
+    """
+    wanted = tree.scanned(pattern)
+    if not wanted:
+        asked = f"no address matches {printable(pattern)!r}" if pattern else "no matrix in it"
+        raise InputError(f"{asked}: see  rankscope tree MODEL")
+    return wanted
+
+
+def open_spectra(name: str, root: Path) -> Session:
+    """A session that has read the store, without a download.
+
+    Raises:
+        InputError: there is no such model.
+    """
+    model = open_model(name, root, Access.CACHE)
+    session = Session(model, root, lambda _: None, Settings())
+    session.load()
+    say_opened(model, session)
+    return session
+
+
+def stored_of(session: Session, name: str, wanted: list[Projection]) -> list[Projection]:
+    """What of it is stored.
+
+    Raises:
+        InputError: nothing.
+    """
+    stored = [p for p in wanted if session.entry(p) is not None]
+    if not stored:
+        others = len(session.store.entries())
+        found = f"{others} spectra are stored of other states or parts of" if others else "nothing is stored of"
+        raise InputError(f"{found} {printable(name)}: run  rankscope scan {printable(name)}")
+    return stored
+
+
+def say_opened(model: Model, session: Session) -> None:
+    """What a user should know of a model before its numbers."""
+    checkpoint = model.checkpoint
+    for warning in checkpoint.warnings if checkpoint else ():
+        say(warning)
+    if checkpoint and not checkpoint.config and not model.tree.known:
+        say("there is no config.json: matrices that may fuse several projections are taken whole")
+    if model.reason:
+        say(f"{model.reason}; this is what is stored of it, and may be a part")
+    if checkpoint and checkpoint.quantisation:
+        say(f"{model.name} is quantised: these are spectra of its {checkpoint.quantisation} weights")
+    for path, sentence in session.store.damaged:
+        say(f"{path}: {sentence}")

@@ -1,0 +1,113 @@
+"""What the arguments of `rankscope show` and `rankscope plot` come to."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rankscope.engine.errors import InputError, printable
+from rankscope.engine.spectrum import DEFAULT_THRESHOLDS, Projection
+
+from ..data.comparison import MOST_MARKS
+from ..data.grid import Grid, make_grid
+from ..data.measures import BY_NAME, UNITS, Measure
+from ..data.pair import Lens, Pair, Side
+from ..data.session import Session
+from ..data.table_rows import depends_on_threshold, has_twins
+from .opening import open_spectra, stored_of, wanted_of
+
+_ONLY: Mapping[str, tuple[str, ...]] = {
+    "unit": ("heatmap",),
+    "rank": ("table", "spectrum", "energy"),
+    "line": ("layers",),
+    "sort": ("table",),
+    "csv": ("heatmap", "table", "compare", "layers"),
+    "normalised": ("spectrum", "facets"),
+}
+"""Options, and the views that they belong to."""
+_MOST_LISTED = 20
+"""Addresses that are named one by one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Which projections are shown, through which lens. `lens` is at the last of the thresholds; `notes` say what is
+    missing, once the rest is printed."""
+
+    lens: Lens
+    thresholds: tuple[float, ...]
+    projections: list[Projection]
+    grid: Grid
+    is_filtered: bool
+    notes: tuple[str, ...]
+
+    @property
+    def lenses(self) -> list[Lens]:
+        """The lens at every threshold, where its number depends on one."""
+        if not depends_on_threshold(self.lens.measure):
+            return [self.lens]
+        return [replace(self.lens, threshold=threshold) for threshold in self.thresholds]
+
+
+def understand(args: Namespace, root: Path) -> Asked:
+    """Open what is asked for.
+
+    Raises:
+        InputError: options that do not go together, or nothing that could be shown.
+    """
+    _check(args)
+    measure = _unit(getattr(args, "unit", None) or "k")
+    first = open_spectra(args.model, root)
+    wanted = wanted_of(first.model.tree, args.filter)
+    if args.view == "compare" and len(wanted) > MOST_MARKS:
+        raise InputError(f"{len(wanted)} projections: name at most {MOST_MARKS} to compare with --filter GLOB")
+    stored = stored_of(first, args.model, wanted)
+    pair = Pair(first, _second(args, root))
+    notes = [f"{missing} of {len(wanted)} are not computed yet"] if (missing := len(wanted) - len(stored)) else []
+    if pair.second is not None:
+        notes += _unmatched(pair, pair.second, wanted, args)
+    side = Side(args.side) if args.side else Side.RATIO if args.against else Side.A
+    thresholds = tuple(dict.fromkeys(args.threshold or DEFAULT_THRESHOLDS))
+    lens = Lens(pair, thresholds[-1], measure, side)
+    if measure.name == "k/kf" and not has_twins(lens, wanted):
+        name = printable(args.model)
+        raise InputError(f"no spectra with random signs are stored of {name}: run  rankscope scan {name} --null flip")
+    return Asked(lens, thresholds, wanted, make_grid(wanted), bool(args.filter), tuple(notes))
+
+
+def _check(args: Namespace) -> None:
+    for option, views in _ONLY.items():
+        if getattr(args, option, None) and args.view not in views:
+            raise InputError(f"--{option} goes with --view {' or '.join(views)}, not with {args.view}")
+    if args.side and not args.against:
+        raise InputError("--side is for two models: name the second with --against MODEL")
+
+
+def _unit(name: str) -> Measure:
+    if BY_NAME.get(name) not in UNITS:
+        raise InputError(f"no unit {printable(name)!r}: {' '.join(unit.name for unit in UNITS)}")
+    return BY_NAME[name]
+
+
+def _second(args: Namespace, root: Path) -> Session | None:
+    if not args.against:
+        return None
+    second = open_spectra(args.against, root)
+    stored_of(second, args.against, second.model.tree.scanned())
+    return second
+
+
+def _unmatched(pair: Pair, second: Session, wanted: list[Projection], args: Namespace) -> Iterator[str]:
+    """What cannot be held against anything, and what of the second model is not computed."""
+    partners = [q for p in wanted if (q := pair.partner(p)) is not None]
+    theirs = [q for q in second.model.tree.scanned(args.filter) if pair.ours(q) is None]
+    if len(partners) < len(wanted) or theirs:
+        yield f"{len(wanted) - len(partners)} addresses are only in A, {len(theirs)} only in B"
+        alone = [("A", p) for p in wanted if pair.partner(p) is None] + [("B", q) for q in theirs]
+        yield from (f"only in {letter}: {p.address}" for letter, p in alone[:_MOST_LISTED])
+        if len(alone) > _MOST_LISTED:
+            yield f"and {len(alone) - _MOST_LISTED} more"
+    if missing := sum(second.entry(q) is None for q in partners):
+        yield f"{missing} of {len(partners)} are not computed yet in B"

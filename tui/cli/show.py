@@ -1,0 +1,236 @@
+"""`rankscope show` and `rankscope plot`: what is stored, as text, as CSV or as a picture."""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from rankscope.engine.errors import InputError, printable
+from rankscope.engine.spectrum import Projection
+from rankscope.store.export import csv_text
+
+from ..charts.painter import Painting, Request, paint
+from ..charts.readout import rank_readout
+from ..data import records
+from ..data.comparison import Comparison
+from ..data.grid import Selection
+from ..data.rank_columns import fields_at
+from ..data.table_rows import ADDRESS, Field, fields_of, find_field, has_twins, load, sort_order
+from ..drawing.colours import Depth, Palette, palette
+from ..drawing.console_tables import make_console, print_tables, wide_tables
+from ..settings.config import MLA_LINES, Config
+from ..settings.terminal import depth_of
+from .opening import say
+from .query import Asked, understand
+
+WIDTH, HEIGHT = 100, 30
+"""Of a chart that is piped, or in a picture; on a terminal it is as wide as that, and at most so high."""
+_CHARTS = {"spectrum": 1, "energy": 2, "layers": 4, "facets": 1}
+_LOG_LOG = 0
+
+
+def show(args: Namespace, root: Path) -> int:
+    """Print a view of what is stored; 2 where nothing is."""
+    asked = understand(args, root)
+    if args.csv:
+        sys.stdout.write(csv_text(_CSV[args.view](asked, args)))
+    else:
+        console = make_console(depth=None if args.color == "auto" else Depth(args.color))
+        _TEXT[args.view](console, asked, args)
+    for note in asked.notes:
+        say(note)
+    return 0
+
+
+def plot(args: Namespace, root: Path) -> int:
+    """Save a view of what is stored as a picture."""
+    from ..charts.picture import save_heatmap, save_picture
+
+    asked = understand(args, root)
+    path = Path(args.output)
+    try:
+        if args.view == "heatmap":
+            asked.lens.load(asked.projections)
+            save_heatmap(asked.lens, asked.grid, path)
+        else:
+            save_picture(asked.lens.pair, _request(asked, args, Palette(), WIDTH, HEIGHT), path)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    except OSError as error:
+        raise InputError(f"cannot write {printable(args.output)}: {error.strerror or error}") from None
+    what = f"heatmap of {asked.lens.title}" if args.view == "heatmap" else args.view
+    for note in (f"{what} in {args.output}", *asked.notes):
+        say(note)
+    return 0
+
+
+# Text
+
+
+def _heatmap(console: Console, asked: Asked, _: Namespace) -> None:
+    print_tables(console, asked.lenses, asked.projections)
+
+
+def _table(console: Console, asked: Asked, args: Namespace) -> None:
+    fields = _fields(asked, args)
+    rows = _sorted(fields, asked.projections, args.sort)
+    labels = [ADDRESS, *(p.address for p in rows)]
+    columns = [[field.title, *(field.text(p) for p in rows)] for field in fields[1:]]
+    for table in wide_tables(console, labels, columns, justify="left"):
+        console.print(table)
+        console.print()
+    _formulas(console, fields[1:])
+
+
+def _compare(console: Console, asked: Asked, _: Namespace) -> None:
+    comparison = _comparison(asked)
+    labels = ["", *(field.title for field in comparison.fields)]
+    columns = []
+    for number, column in enumerate(comparison.columns):
+        rows = range(len(comparison.fields))
+        shown = [(comparison.value(row, number), comparison.difference(row, number)) for row in rows]
+        width = max(len(difference) for _, difference in shown)
+        cells = [f"{value}  {difference:>{width}}" if width else value for value, difference in shown]
+        columns.append([column.heading, *cells])
+    base = (
+        "differences of A are to the first A, of B to its A" if asked.lens.pair.second else "differences to the first"
+    )
+    for table in wide_tables(console, labels, columns, Text(base), justify="left"):
+        console.print(table)
+        console.print()
+    for column in comparison.columns:
+        console.print(Text(f"{column.heading}: {column.projection.address}"))
+    console.print()
+    _formulas(console, comparison.fields)
+
+
+def _formulas(console: Console, fields: Sequence[Field]) -> None:
+    """Three measures are called effective rank elsewhere: a number without its formula says little."""
+    said = set()
+    for field in fields:
+        if field.lens is not None and field.lens.measure.name not in said:
+            said.add(field.lens.measure.name)
+            console.print(Text(f"{field.title}: {field.explained}"))
+
+
+def _chart(console: Console, asked: Asked, args: Namespace) -> None:
+    encoding = sys.stdout.encoding or "ascii"
+    try:
+        "\u28ff".encode(encoding)
+    except (UnicodeEncodeError, LookupError):
+        raise InputError(f"charts are drawn in Unicode, which {encoding} has not: try --view table or --csv") from None
+    width, height = WIDTH, HEIGHT
+    if console.is_terminal:
+        width, height = console.width, max(12, min(HEIGHT, console.height - 2))
+    painting = paint(asked.lens.pair, _request(asked, args, _palette(console, args.color), width, height))
+    for line in painting.lines:
+        console.print(line)
+    if args.rank and painting.ruler is not None:
+        console.print(painting.ruler.mark(args.rank, width))
+        for line in _at_rank(painting, args.rank):
+            console.print(line)
+    else:
+        console.print(painting.readout)
+
+
+def _at_rank(painting: Painting, k: int) -> Iterator[Text]:
+    """What keeping k components means, a line a curve."""
+    for curve, values in zip(painting.curves, painting.values, strict=True):
+        one = replace(painting, curves=(curve,), values=(values,))
+        yield Text(f"{curve[0]}  ", "bold").append_text(rank_readout(one, k, sys.maxsize))
+
+
+def _palette(console: Console, choice: str) -> Palette:
+    """Without colours where there is no terminal to show them, unless they are asked for."""
+    if choice != "auto":
+        return palette(Depth(choice))
+    return palette(depth_of(Config(), os.environ) if console.is_terminal else Depth.MONO)
+
+
+def _request(asked: Asked, args: Namespace, colours: Palette, width: int, height: int) -> Request:
+    several = asked.is_filtered and len(asked.projections) > 1 and args.view in ("spectrum", "energy")
+    return Request(
+        selection=Selection(single=asked.projections[0] if len(asked.projections) == 1 else None),
+        view=_CHARTS[args.view],
+        threshold=asked.lens.threshold,
+        thresholds=asked.thresholds,
+        axes=_LOG_LOG,
+        width=width,
+        height=height,
+        version=0,
+        grid=asked.grid,
+        side=asked.lens.side,
+        normalised=getattr(args, "normalised", False),
+        facets=args.view == "facets",
+        marks=tuple(asked.projections) if several else (),
+        compare=several,
+        lines=(*MLA_LINES, *(args.line or ())),
+        palette=colours,
+    )
+
+
+# Numbers
+
+
+def _fields(asked: Asked, args: Namespace) -> tuple[Field, ...]:
+    """The columns of the table, their numbers in memory."""
+    lens, wanted = asked.lens, asked.projections
+    asked_for = asked.thresholds if args.threshold else ()
+    fields = fields_of(replace(lens, thresholds=(*lens.thresholds, *asked_for)), has_twins(lens, wanted))
+    load(fields, wanted)
+    return (*fields, *(fields_at(lens, args.rank, wanted) if args.rank else ()))
+
+
+def _sorted(fields: Sequence[Field], projections: Sequence[Projection], name: str | None) -> list[Projection]:
+    field = find_field(fields, name or ADDRESS)
+    if field is None:
+        raise InputError(f"no column {printable(name or '')!r}: {' '.join(field.name for field in fields)}")
+    if field.name == ADDRESS:
+        return list(projections)
+    return [projections[row] for row in sort_order([field.number(p) for p in projections], descending=True)]
+
+
+def _comparison(asked: Asked) -> Comparison:
+    comparison = Comparison(asked.lens, asked.projections)
+    comparison.load()
+    return comparison
+
+
+Records = Iterator[dict[str, object]]
+
+
+def _csv_heatmap(asked: Asked, _: Namespace) -> Records:
+    for lens in asked.lenses:
+        lens.load(asked.projections)
+    return records.of_cells(asked.lenses, asked.projections)
+
+
+def _csv_layers(asked: Asked, _: Namespace) -> Records:
+    for lens in asked.lenses:
+        lens.load(asked.projections)
+    return records.of_layers(asked.lenses, asked.grid)
+
+
+def _csv_table(asked: Asked, args: Namespace) -> Records:
+    fields = _fields(asked, args)
+    return records.of_rows(fields, _sorted(fields, asked.projections, args.sort))
+
+
+def _csv_compare(asked: Asked, _: Namespace) -> Records:
+    return _comparison(asked).records()
+
+
+_TEXT: dict[str, Callable[[Console, Asked, Namespace], None]] = {
+    "heatmap": _heatmap, "table": _table, "compare": _compare,
+    "spectrum": _chart, "energy": _chart, "layers": _chart, "facets": _chart,
+}  # fmt: skip
+_CSV: dict[str, Callable[[Asked, Namespace], Records]] = {
+    "heatmap": _csv_heatmap, "table": _csv_table, "compare": _csv_compare, "layers": _csv_layers,
+}  # fmt: skip

@@ -1,0 +1,1 @@
+"""What the interface knows, without a widget: sessions, numbers, grid, selection, records."""

@@ -1,0 +1,166 @@
+"""Layers x roles: the grid that tree, heatmap, charts and tables share, and what is selected in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from itertools import chain
+
+from rankscope.engine.catalogue.rules import BLOCKS, ROLES
+from rankscope.engine.spectrum import Projection
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One layer of one tower, or one of its experts."""
+
+    tower: str
+    layer: int
+    expert: int | None = None
+
+    @property
+    def label(self) -> str:
+        """`12`, or `vision.12`; of an expert `e17`."""
+        if self.expert is not None:
+            return f"e{self.expert}"
+        return f"{self.tower}.{self.layer}" if self.tower else str(self.layer)
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One role of one block."""
+
+    block: str
+    role: str
+
+    @property
+    def heading(self) -> str:
+        """The role; with its block where the role alone does not say it."""
+        return self.role if self.block in ("attention", "mlp", "other") else f"{self.block}.{self.role}"
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Projections by layer and role; a cell with several (experts) holds them all, in order."""
+
+    rows: tuple[Row, ...]
+    columns: tuple[Column, ...]
+    cells: dict[tuple[Row, Column], tuple[Projection, ...]]
+
+    def row(self, row: Row) -> tuple[Projection, ...]:
+        """All projections of a layer, in column order."""
+        return tuple(chain.from_iterable(self.cells.get((row, column), ()) for column in self.columns))
+
+    def column(self, column: Column) -> tuple[Projection, ...]:
+        """All projections of a role, in layer order."""
+        return tuple(p for row in self.rows for p in self.cells.get((row, column), ()))
+
+
+def make_grid(projections: Iterable[Projection]) -> Grid:
+    """The grid of all projections that stand in a layer, rows and columns in model order."""
+    found: dict[tuple[str, int, str, str], list[Projection]] = {}
+    for p in projections:
+        if p.layer is not None and p.rows:
+            found.setdefault((p.tower or "", p.layer, p.block, p.role), []).append(p)
+    cells = {
+        (Row(tower, layer), Column(block, role)): members for (tower, layer, block, role), members in found.items()
+    }
+    rows = dict.fromkeys(row for row, _ in cells)
+    columns = sorted(dict.fromkeys(column for _, column in cells), key=_column_order)
+    return Grid(tuple(rows), tuple(columns), {place: tuple(members) for place, members in cells.items()})
+
+
+def unfolded(grid: Grid, row: Row, block: str) -> Grid:
+    """The experts of one block of a layer: a row each, and one projection in a cell."""
+    columns = tuple(column for column in grid.columns if column.block == block)
+    cells: dict[tuple[Row, Column], tuple[Projection, ...]] = {
+        (replace(row, expert=number), column): (p,)
+        for column in columns
+        for number, p in _numbered(grid.cells.get((row, column), ()))
+    }
+    rows = sorted({place for place, _ in cells}, key=lambda place: place.expert or 0)
+    return Grid(tuple(rows), columns, cells)
+
+
+def _numbered(members: tuple[Projection, ...]) -> Iterable[tuple[int, Projection]]:
+    """By expert; in their order where that does not tell them apart."""
+    experts = [p.expert for p in members if p.expert is not None]
+    return zip(experts if len(set(experts)) == len(members) else range(len(members)), members, strict=True)
+
+
+def _column_order(column: Column) -> tuple[int, int, str]:
+    known = column.role in ROLES
+    return BLOCKS.index(column.block), ROLES.index(column.role) if known else len(ROLES), column.role
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What every pane shows: a cell (row and column), a layer (row), a block of a layer (row and block),
+    a role over all layers (column), one projection (`single`), or the model (nothing set)."""
+
+    row: Row | None = None
+    column: Column | None = None
+    block: str | None = None
+    single: Projection | None = None
+
+    def projections(self, grid: Grid) -> tuple[Projection, ...]:
+        """The selected projections, in model order."""
+        if self.single is not None:
+            return (self.single,)
+        if self.row is not None and self.column is not None:
+            return grid.cells.get((self.row, self.column), ())
+        if self.row is not None:
+            return tuple(p for p in grid.row(self.row) if self.block in (None, p.block))
+        if self.column is not None:
+            return grid.column(self.column)
+        return tuple(chain.from_iterable(map(grid.row, grid.rows)))
+
+    def holds(self, grid: Grid, row: Row, column: Column) -> bool:
+        """Whether a cell of a grid, of layers or of a layer's experts, is selected or belongs to what is."""
+        if self.row is None:
+            return self.column == column
+        if (self.row.tower, self.row.layer) != (row.tower, row.layer):
+            return False
+        if self.column != column and (self.column is not None or self.block not in (None, column.block)):
+            return False
+        if row.expert is None or self.single is None:
+            return True
+        return any(p.address == self.single.address for p in grid.cells.get((row, column), ()))
+
+    def label(self, grid: Grid) -> str:
+        """The selection as an address, "layers.3.attention" or "attention.key over 30 layers"."""
+        found = self.projections(grid)
+        if len(found) == 1:
+            return found[0].address
+        if self.row is None:
+            what = f"{self.column.block}.{self.column.role}" if self.column else "all projections"
+            return f"{what} over {len(grid.rows)} layers" if grid.rows else "the model: no layers, see other"
+        parts = [self.row.tower, "layers", str(self.row.layer)]
+        parts += [self.column.block, self.column.role] if self.column else [self.block or ""]
+        return ".".join(filter(None, parts))
+
+    def step_layer(self, grid: Grid, step: int) -> Selection:
+        """The same in another layer, `step` further; the ends hold."""
+        if not grid.rows:
+            return self
+        if self.row is None:
+            return replace(self, row=grid.rows[0], single=None)
+        index = grid.rows.index(self.row) if self.row in grid.rows else 0
+        return self.in_row(grid, grid.rows[max(0, min(len(grid.rows) - 1, index + step))])
+
+    def in_row(self, grid: Grid, row: Row) -> Selection:
+        """The same in this layer: an expert stays the expert of its number where the layer has it."""
+        there = replace(self, row=row, single=None)
+        if self.single is None:
+            return there
+        same = (p for p in there.projections(grid) if p.expert == self.single.expert)
+        return replace(there, single=next(same, None)) if self.column else there
+
+    def step_role(self, grid: Grid, step: int) -> Selection:
+        """The next or previous role, in the same layer or over all layers; the ends hold."""
+        if not grid.columns:
+            return self
+        if self.column is None or self.column not in grid.columns:
+            return replace(self, column=grid.columns[0], block=None, single=None)
+        index = max(0, min(len(grid.columns) - 1, grid.columns.index(self.column) + step))
+        return replace(self, column=grid.columns[index], block=None, single=None)

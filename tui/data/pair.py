@@ -1,0 +1,183 @@
+"""One open model, or two whose projections are matched by address."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+
+from rankscope.engine.derive.flip import flipped
+from rankscope.engine.spectrum import Projection
+
+from ..settings.config import THRESHOLDS
+from .measures import BY_NAME, MODELS_LIMITS, Measure
+from .session import Session
+
+
+class Side(StrEnum):
+    """Which of two models a number is of."""
+
+    A = "A"
+    B = "B"
+    RATIO = "B/A"
+
+
+class Pair:
+    """`first` is the model that tree and grid show; `second`, where there is one, is held against it."""
+
+    def __init__(self, first: Session, second: Session | None = None) -> None:
+        self.first = first
+        self.second = second
+
+    def hold(self, second: Session) -> None:
+        """Hold another model against the first."""
+        self.second = second
+        self.__dict__.pop("_partners", None)
+
+    @cached_property
+    def _partners(self) -> dict[str, Projection]:
+        return {p.address: p for p in self.second.model.tree.projections} if self.second else {}
+
+    @cached_property
+    def _ours(self) -> dict[str, Projection]:
+        return {p.address: p for p in self.first.model.tree.projections}
+
+    def partner(self, p: Projection) -> Projection | None:
+        """The projection of the second model at the same address."""
+        return self._partners.get(p.address)
+
+    def ours(self, p: Projection) -> Projection | None:
+        """The projection of the first model at the same address: `p` itself, unless only the second has it."""
+        return p if self.second is None else self._ours.get(p.address)
+
+    @property
+    def sessions(self) -> tuple[Session, ...]:
+        """One or two."""
+        return (self.first, self.second) if self.second else (self.first,)
+
+    def unmatched(self) -> tuple[list[Projection], list[Projection]]:
+        """What a scan of either would compute and the other has no address for: of the first, of the second."""
+        if self.second is None:
+            return [], []
+        return (
+            [p for p in self.first.model.tree.scanned() if p.address not in self._partners],
+            [p for p in self.second.model.tree.scanned() if p.address not in self._ours],
+        )
+
+    def curves(self, p: Projection, side: Side) -> list[tuple[str, Session, Projection]]:
+        """The spectra that stand for a projection on a side: the model's letter ("" for a lone model), its
+        session and its projection there. Both models for a ratio."""
+        if self.second is None:
+            return [("", self.first, p)]
+        first, second = self.ours(p), self.partner(p)
+        found = [("A", self.first, first)] if first is not None and (side is not Side.B or second is None) else []
+        if second is not None and (side is not Side.A or first is None):
+            found.append(("B", self.second, second))
+        return found
+
+
+@dataclass(slots=True)
+class Lens:
+    """Which number stands for a projection: of which measure, at which threshold, of which model. `thresholds` are
+    those that tables have a column of."""
+
+    pair: Pair
+    threshold: float
+    measure: Measure = field(default_factory=lambda: BY_NAME["k"])
+    side: Side = Side.A
+    thresholds: tuple[float, ...] = THRESHOLDS
+
+    def number(self, p: Projection) -> float | None:
+        """The number, None where it is not known (yet)."""
+        return self._value(self.measure, p)
+
+    def text(self, p: Projection) -> str:
+        """The number as text, "" where it is not known."""
+        number = self.number(p)
+        if number is None:
+            return ""
+        if self.side is Side.RATIO:
+            return f"{number:.3f}"
+        session, there = self.session(p)
+        is_bound = there is not None and self.measure.is_bound(session, there)
+        return f"{'> ' if is_bound else ''}{self.measure.written(number)}"
+
+    def tone(self, p: Projection) -> float | None:
+        """What the shade is of: the number itself, or that of another measure."""
+        by = self.measure.shaded_by
+        return self._value(BY_NAME[by], p) if by and self.side is not Side.RATIO else self.number(p)
+
+    @property
+    def limits(self) -> tuple[float, ...] | None:
+        """Where the shade changes; None: spread over what there is."""
+        if self.side is Side.RATIO:
+            return MODELS_LIMITS
+        return BY_NAME[self.measure.shaded_by or self.measure.name].limits
+
+    @property
+    def diverges(self) -> bool:
+        """Whether shades part at 1."""
+        return self.side is Side.RATIO or BY_NAME[self.measure.shaded_by or self.measure.name].diverges
+
+    @property
+    def shade_title(self) -> str:
+        """What the shade is of, where it is another measure than the number: `k90/k0`; else ""."""
+        by = self.measure.shaded_by
+        return BY_NAME[by].titled(self.threshold) if by and self.side is not Side.RATIO else ""
+
+    @property
+    def formula(self) -> str:
+        """What the number is, as a formula."""
+        text = self.measure.explained(self.threshold)
+        return f"B/A of: {text}" if self.side is Side.RATIO else text
+
+    @property
+    def title(self) -> str:
+        """`k90`, `k90/k0 of B`, `stable B/A`."""
+        name = self.measure.titled(self.threshold)
+        return name if self.pair.second is None else f"{name} {'' if self.side is Side.RATIO else 'of '}{self.side}"
+
+    def is_greyed(self, p: Projection) -> bool:
+        """Whether the number says that factoring saves nothing."""
+        number = self.number(p)
+        above = self.measure.greyed_above
+        return above is not None and number is not None and number > above and self.side is not Side.RATIO
+
+    def session(self, p: Projection) -> tuple[Session, Projection | None]:
+        """Whose state a cell shows: the side's session and projection (None: it has none)."""
+        if self.pair.second is not None and self.side is Side.B:
+            return self.pair.second, self.pair.partner(p)
+        if self.pair.second is not None and self.side is Side.RATIO:
+            return self._behind(p)
+        return self.pair.first, self.pair.ours(p)
+
+    def load(self, projections: Iterable[Projection]) -> None:
+        """Bring into memory what the numbers need. Reads files."""
+        wanted = list(projections)
+        partners = [q for p in wanted if (q := self.pair.partner(p)) is not None]
+        for session, found in zip(self.pair.sessions, (wanted, partners), strict=False):
+            session.load_ranks(found, self.threshold)
+            if self.measure.name == "k/kf":
+                session.load_ranks([flipped(p) for p in found], self.threshold)
+            if self.measure.from_values:
+                session.load_facts(found)
+
+    def _behind(self, p: Projection) -> tuple[Session, Projection | None]:
+        """For a ratio: the side that is not stored yet, else the first."""
+        ours, partner = self.pair.ours(p), self.pair.partner(p)
+        assert self.pair.second is not None
+        if ours is None or partner is None:
+            return self.pair.first, None
+        is_here = self.pair.first.entry(ours) is not None
+        return (self.pair.second, partner) if is_here else (self.pair.first, ours)
+
+    def _value(self, measure: Measure, p: Projection) -> float | None:
+        ours, partner = self.pair.ours(p), self.pair.partner(p)
+        a = None if ours is None or self.side is Side.B else measure.value(self.pair.first, ours, self.threshold)
+        if self.pair.second is None or self.side is Side.A:
+            return a
+        b = None if partner is None else measure.value(self.pair.second, partner, self.threshold)
+        if self.side is Side.B:
+            return b
+        return b / a if a and b is not None else None

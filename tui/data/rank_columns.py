@@ -1,0 +1,66 @@
+"""What keeping k components means, as columns of the metric table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
+
+from rankscope.engine import metrics
+from rankscope.engine.spectrum import Projection, Values
+
+from .measures import Measure
+from .pair import Lens
+from .session import Session
+from .table_rows import Field, field_of
+
+Numbers = dict[str, tuple[float | None, ...]]
+"""By content key, in the order of the columns; None where there is no such number."""
+_BATCH = 256
+
+
+def fields_at(lens: Lens, k: int, projections: Iterable[Projection]) -> tuple[Field, ...]:
+    """sigma_k, energy and relative error of the best approximation of rank k, and what its factors hold. Reads files,
+    a batch at a time: the values of a whole model need not be in memory."""
+    known: Numbers = {}
+    wanted = [(session, p) for q in projections for _, session, p in lens.pair.curves(q, lens.side)]
+    for session in lens.pair.sessions:
+        stored = {p.key: p for s, p in wanted if s is session and s.entry(p) is not None}
+        keys = list(stored)
+        for start in range(0, len(keys), _BATCH):
+            for key, values in session.store.values(keys[start : start + _BATCH]).items():
+                known[key] = _numbers(session, stored[key], values, k)
+    return tuple(field_of(m.name, replace(lens, measure=m)) for m in _measures(k, known))
+
+
+def _measures(k: int, known: Numbers) -> list[Measure]:
+    rows = (
+        (f"sigma_{k}", f"sigma_{k}", "singular value {k}; none below the solver's noise floor", None),
+        (f"energy_{k}", f"energy({k}) %", "share of sum sigma^2 in the first {k}", 2),
+        (f"relative_error_{k}", "rel.error", "sqrt(1 - energy({k})), relative Frobenius error of rank {k}", None),
+        (f"factors_{k}", "factors", "{k} (m + n): parameters of two factors of rank {k}", 0),
+        (f"factors_{k}_percent", "factors %", "the same in % of m n", 1),
+    )
+    return [
+        Measure(name, heading, formula.replace("{k}", str(k)), partial(_look_up, known, column), digits)
+        for column, (name, heading, formula, digits) in enumerate(rows)
+    ]
+
+
+def _look_up(known: Numbers, column: int, _: Session, p: Projection, __: float) -> float | None:
+    return known[p.key][column] if p.key in known else None
+
+
+def _numbers(session: Session, p: Projection, values: Values, k: int) -> tuple[float | None, ...]:
+    entry = session.entry(p)
+    if k > len(values) or entry is None:
+        return (None,) * 5
+    sigma = float(values[k - 1])
+    factors = metrics.factor_parameters(p.rows, p.cols, k)
+    return (
+        sigma if sigma > entry.noise_floor else None,
+        100 * metrics.energy_at(values, k),
+        metrics.relative_error(values, k),
+        factors,
+        100 * factors / (p.rows * p.cols),
+    )

@@ -1,0 +1,119 @@
+"""What the views show as flat records, for CSV: numbers as they are, None where there is none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from statistics import median
+from typing import TYPE_CHECKING
+
+from rankscope.engine.spectrum import Projection, Values
+
+from .grid import Grid
+from .measures import BY_NAME
+from .pair import Lens
+from .table_rows import Field, depends_on_threshold
+from .wording import percent
+
+if TYPE_CHECKING:
+    from ..charts.spectra import Curve
+
+
+def of_rows(fields: Sequence[Field], projections: Iterable[Projection]) -> Iterator[dict[str, object]]:
+    """The metric table: a record a projection. Measures that depend on a threshold are at `threshold`; what is only
+    a lower bound is marked as one."""
+    lens = next(field.lens for field in reversed(fields) if field.lens is not None)
+    numbers = [field for field in fields if field.lens is not None]
+    for p in projections:
+        session, there = lens.session(p)
+        is_bound = there is not None and BY_NAME["condition_number"].is_bound(session, there)
+        yield {
+            **_place(lens, p),
+            "threshold": lens.threshold,
+            **{field.name: _written(field.number(p)) for field in numbers},
+            "condition_number_is_bound": is_bound if there is not None else None,
+        }
+
+
+def of_cells(lenses: Sequence[Lens], projections: Iterable[Projection]) -> Iterator[dict[str, object]]:
+    """The heatmap: a record a projection, a number a lens, named `k90` or `k/k0_90` by its threshold."""
+    for p in projections:
+        numbers = {_name(lens): _written(lens.number(p)) for lens in lenses}
+        yield {**_place(lenses[0], p), **numbers}
+
+
+def of_layers(lenses: Sequence[Lens], grid: Grid) -> Iterator[dict[str, object]]:
+    """The layers view: a record a point, which is the median of experts where there are several."""
+    for lens in lenses:
+        for column in grid.columns:
+            for row in grid.rows:
+                cell = grid.cells.get((row, column), ())
+                found = [number for p in cell if (number := lens.number(p)) is not None]
+                if found:
+                    yield {
+                        "tower": row.tower or None,
+                        "layer": row.layer,
+                        "block": column.block,
+                        "role": column.role,
+                        **_model(lens),
+                        "threshold": lens.threshold,
+                        "unit": lens.measure.name,
+                        **{name: _written(float(of(found))) for name, of in _OF_EXPERTS.items()},
+                        "projections": len(found),
+                    }
+
+
+def of_curves(curves: Iterable[Curve], values: Iterable[Values]) -> Iterator[dict[str, object]]:
+    """Spectra and their energy: a record a singular value; `curve` is what the legend calls it."""
+    from rankscope.engine import metrics  # numpy: the explorer's first paint does without
+
+    for (label, session, p), sigmas in zip(curves, values, strict=True):
+        entry = session.entry(p)
+        floor = entry.noise_floor if entry is not None else 0.0
+        for k, (sigma, energy) in enumerate(zip(sigmas.tolist(), metrics.energy(sigmas).tolist(), strict=True), 1):
+            yield {
+                "curve": label,
+                "address": p.address,
+                "k": k,
+                "sigma": sigma,
+                "energy": energy,
+                "is_below_noise_floor": sigma <= floor,
+            }
+
+
+_OF_EXPERTS: dict[str, Callable[[Sequence[float]], float]] = {"median": median, "min": min, "max": max}
+
+
+def _place(lens: Lens, p: Projection) -> dict[str, object]:
+    """Which projection of which model, and where it stands."""
+    session, there = lens.session(p)
+    return {
+        "address": p.address,
+        "tower": p.tower,
+        "layer": p.layer,
+        "block": p.block,
+        "role": p.role,
+        "expert": p.expert,
+        "rows": p.rows or None,
+        "cols": p.cols or None,
+        "state": str(session.state(there)) if there is not None else None,
+        **_model(lens),
+    }
+
+
+def _model(lens: Lens) -> dict[str, object]:
+    return {"model": str(lens.side)} if lens.pair.second is not None else {}
+
+
+def _name(lens: Lens) -> str:
+    measure = lens.measure
+    if measure.name == "k":
+        return lens.measure.titled(lens.threshold)
+    return f"{measure.name}_{percent(lens.threshold)}" if depends_on_threshold(measure) else measure.name
+
+
+def _written(number: float | None) -> float | None:
+    """Whole numbers without a point; what is not finite is none."""
+    if number is None or not math.isfinite(number):
+        return None
+    return int(number) if float(number).is_integer() else number

@@ -1,0 +1,303 @@
+"""One open model: checkpoint, tree, store, engine, and the state of every projection. No widgets."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rankscope.engine.catalogue.experts import sample
+from rankscope.engine.catalogue.tree import Tree, build_tree, model_order
+from rankscope.engine.checkpoint.hub import Access
+from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
+from rankscope.engine.checkpoint.remote import stored_name
+from rankscope.engine.compute.engine import Engine, Settings
+from rankscope.engine.compute.events import Event, Failed, Listener, Progress, Saved, Started, Stopped
+from rankscope.engine.derive.flip import flipped, twin_key
+from rankscope.engine.errors import InputError
+from rankscope.engine.spectrum import Projection, Values
+
+if TYPE_CHECKING:
+    from rankscope.store.spectra import Entry, SpectraStore
+
+CLOSE_SECONDS = 0.6
+"""How long leaving waits for the running projection before it is left."""
+_BATCH = 256
+_MAX_VALUES = 1024
+"""Spectra kept in memory: at 4096 values each 32 MB. A chart shows 8."""
+
+
+class State(StrEnum):
+    """Where a projection stands; the texts are those of the JSON rows."""
+
+    NOT_COMPUTED = "not computed"
+    QUEUED = "queued"
+    RUNNING = "running"
+    STORED = "stored"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Numbers of a spectrum that the store's table does not keep; see engine.metrics. `condition_is_bound`:
+    the smallest value lies below the noise floor, and the condition number is larger than `condition_number`."""
+
+    entropy_rank: float | None
+    participation_ratio: float | None
+    nuclear_ratio: float | None
+    numerical_rank: int
+    condition_number: float | None
+    condition_is_bound: bool
+    spikes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """An opened model. Where its weights could not be opened but spectra of it are stored, `checkpoint` is
+    None and `reason` says why."""
+
+    name: str
+    checkpoint: Checkpoint | None
+    tree: Tree
+    folder: str
+    reason: str = ""
+
+
+def open_model(model: str, root: Path, access: Access = Access.RANGES, *, or_stored: bool = True) -> Model:
+    """Open a checkpoint by name, or, where that fails and `or_stored`, what the store holds of it.
+
+    Raises:
+        InputError: neither can be had.
+    """
+    from rankscope.store.folders import model_folder
+    from rankscope.store.listings import FileListings
+
+    try:
+        checkpoint = open_checkpoint(model, access, FileListings(root))
+    except InputError as error:
+        if not or_stored or (stored := open_stored(model, root)) is None:
+            raise
+        return replace(stored, reason=str(error))
+    return Model(checkpoint.name, checkpoint, build_tree(checkpoint), model_folder(checkpoint.identity))
+
+
+def open_stored(model: str, root: Path) -> Model | None:
+    """The stored spectra of a model by its name, path or folder in the store; the newest per address."""
+    from rankscope.store.folders import model_folder
+    from rankscope.store.spectra import SpectraStore, stored_models
+
+    wanted = {model, model_folder(stored_name(model))}
+    with suppress(RuntimeError):  # ~nobody
+        wanted.add(model_folder(Path(model).expanduser()))
+    for stored in stored_models(root):
+        if stored.folder in wanted or stored.name == model:
+            entries = sorted(SpectraStore(root, stored.folder).entries(), key=lambda e: e.computed_at)
+            newest = {e.projection.address: e.projection for e in entries if not e.projection.null}
+            return Model(stored.name, None, Tree(tuple(sorted(newest.values(), key=model_order)), True), stored.folder)
+    return None
+
+
+class Session:
+    """The states of one model's projections, what is stored of them, and the engine that computes them.
+
+    `apply` takes the engine's events; the caller decides on which thread, and it must be one only. `experts` of each
+    layer are computed, None: all.
+    """
+
+    def __init__(
+        self, model: Model, root: Path, listener: Listener, settings: Settings, experts: int | None = None
+    ) -> None:
+        self.model = model
+        self.experts = experts
+        self.root = root
+        self._listener = listener
+        self.settings = settings
+        self._lock = threading.Lock()
+        self._store: SpectraStore | None = None
+        self._engine: Engine | None = None
+        self.progress: Progress | None = None
+        self.failures: dict[str, str] = {}
+        self._states: dict[str, State] = {}
+        self._entries: dict[str, Entry] = {}
+        self._values: dict[str, Values] = {}
+        self._ranks: dict[str, dict[float, int]] = {}
+        self._facts: dict[str, Facts] = {}
+
+    @property
+    def store(self) -> SpectraStore:
+        """The store of the model's spectra. Its modules (numpy, h5py) cost 0.2 s: the first screen does without."""
+        with self._lock:
+            if self._store is None:
+                from rankscope.store.spectra import SpectraStore
+
+                self._store = SpectraStore(self.root, self.model.folder)
+            return self._store
+
+    def load(self) -> None:
+        """Read the store's index: what is there counts as stored. Imports h5py."""
+        wanted = {p.key for p in self.model.tree.projections}
+        entries = self.store.entries()
+        if any(entry.projection.null for entry in entries):
+            wanted |= {twin_key(key) for key in wanted}
+        for entry in entries:
+            if entry.projection.key in wanted:
+                self._entries.setdefault(entry.projection.key, entry)  # what `apply` has put there is newer
+
+    @property
+    def size(self) -> int:
+        """Bytes of all weights, 0 where they could not be opened."""
+        return self.model.checkpoint.bytes if self.model.checkpoint else 0
+
+    def to_fetch(self, projections: Iterable[Projection]) -> int:
+        """Bytes that computing these takes from a server."""
+        checkpoint = self.model.checkpoint
+        return checkpoint.bytes_to_fetch({p.tensor for p in projections}) if checkpoint else 0
+
+    def sampled(self, projections: Iterable[Projection]) -> list[Projection]:
+        """Which of these are to be computed: of the experts of a layer only some may be."""
+        return sample(projections, self.experts)
+
+    def tidy(self) -> None:
+        """Merge what killed processes left as many small files; a full disk only postpones that."""
+        with suppress(OSError):
+            self.store.merge()
+
+    def load_values(self, projections: Sequence[Projection]) -> None:
+        """Bring the singular values of some stored projections into memory. Reads files."""
+        if len(self._values) > _MAX_VALUES:
+            self._values.clear()
+        missing = [p.key for p in projections if p.key in self._entries and p.key not in self._values]
+        if missing:
+            self._values.update(self.store.values(missing))
+
+    def load_ranks(self, projections: Sequence[Projection], threshold: float) -> None:
+        """Know the ranks of stored projections at a threshold that is not in the stored table. Reads files."""
+        from rankscope.engine import metrics  # numpy: 0.17 s that the first screen need not wait for
+
+        missing = [p.key for p in projections if p.key in self._entries and self.rank(p, threshold) is None]
+        for start in range(0, len(missing), _BATCH):
+            for key, values in self.store.values(missing[start : start + _BATCH]).items():
+                self._ranks.setdefault(key, {})[threshold] = metrics.threshold_rank(values, threshold)
+
+    def load_facts(self, projections: Sequence[Projection]) -> None:
+        """Know the facts of stored projections. Reads files."""
+        missing = [p for p in projections if p.key in self._entries and p.key not in self._facts]
+        for start in range(0, len(missing), _BATCH):
+            batch = missing[start : start + _BATCH]
+            values = self.store.values([p.key for p in batch])
+            self._facts |= {p.key: _facts(p, values[p.key], self._entries[p.key]) for p in batch if p.key in values}
+
+    def state(self, projection: Projection) -> State:
+        """Where a projection stands."""
+        known = self._states.get(projection.key)
+        if known is None:
+            return State.STORED if projection.key in self._entries else State.NOT_COMPUTED
+        return known
+
+    def entry(self, projection: Projection) -> Entry | None:
+        """What is stored of a projection."""
+        return self._entries.get(projection.key)
+
+    def stored(self, projections: Iterable[Projection]) -> int:
+        """How many of them are stored."""
+        return sum(p.key in self._entries for p in projections)
+
+    def twin(self, projection: Projection) -> Projection:
+        """Its twin with random signs, of which everything can be asked that can be asked of a projection."""
+        return flipped(projection)
+
+    def values(self, projection: Projection) -> Values | None:
+        """Its singular values, where they are in memory (see load_values)."""
+        return self._values.get(projection.key)
+
+    def facts(self, projection: Projection) -> Facts | None:
+        """What load_facts has found."""
+        return self._facts.get(projection.key)
+
+    def rank(self, projection: Projection, threshold: float) -> int | None:
+        """Its threshold rank: from the stored table, or as known since load_ranks; else None."""
+        entry = self._entries.get(projection.key)
+        if entry is not None and threshold in entry.ranks:
+            return entry.ranks[threshold]
+        return self._ranks.get(projection.key, {}).get(threshold)
+
+    def compute(
+        self, projections: Iterable[Projection], *, urgent: bool = False, recompute: bool = False
+    ) -> list[Projection]:
+        """Ask the engine for what is not stored; returns what it accepted.
+
+        Raises:
+            InputError: the weights could not be opened.
+        """
+        if self.model.checkpoint is None:
+            raise InputError(f"only what is stored can be shown: {self.model.reason}")
+        if self._engine is None:
+            self._engine = Engine(self.store, self._listener, self.settings)
+        accepted = self._engine.submit(self.model.checkpoint, projections, urgent=urgent, recompute=recompute)
+        for projection in accepted:
+            self._states[projection.key] = State.QUEUED
+            self.failures.pop(projection.key, None)
+        return accepted
+
+    def apply(self, events: Iterable[Event]) -> list[str]:
+        """Take the engine's events into the states; returns the keys that changed, in order."""
+        from rankscope.store.spectra import entry_of
+
+        changed: list[str] = []
+        for event in events:
+            match event:
+                case Progress():
+                    self.progress = event
+                    continue
+                case Started(projection):
+                    self._states[projection.key] = State.RUNNING
+                    changed.append(projection.key)
+                case Saved(spectrum):
+                    key = spectrum.projection.key
+                    self._states[key] = State.DONE
+                    self._entries[key] = entry_of(spectrum)
+                    self._values.pop(key, None)
+                    self._ranks.pop(key, None)
+                    self._facts.pop(key, None)
+                    changed.append(key)
+                case Failed(projection, reason):
+                    self._states[projection.key] = State.FAILED
+                    self.failures[projection.key] = reason
+                    changed.append(projection.key)
+                case Stopped(projections):
+                    for projection in projections:
+                        self._states.pop(projection.key, None)
+                        changed.append(projection.key)
+        return list(dict.fromkeys(changed))
+
+    def stop(self) -> None:
+        """Drop what waits; what runs is finished and saved."""
+        if self._engine is not None:
+            self._engine.stop()
+
+    def close(self, timeout: float | None = None) -> bool:
+        """Stop the engine and save what is finished; True if no thread is left running."""
+        ended = self._engine is None or self._engine.close(timeout)
+        if self._store is not None:
+            self._store.close()
+        return ended
+
+
+def _facts(p: Projection, values: Values, entry: Entry) -> Facts:
+    from rankscope.engine import metrics, null
+
+    condition = metrics.condition_number(values, entry.noise_floor)
+    return Facts(
+        entropy_rank=metrics.entropy_rank(values),
+        participation_ratio=metrics.participation_ratio(values),
+        nuclear_ratio=metrics.nuclear_ratio(values),
+        numerical_rank=metrics.numerical_rank(values, p.rows, p.cols, entry.noise_floor),
+        condition_number=condition[0] if condition else None,
+        condition_is_bound=bool(condition and condition[1]),
+        spikes=null.spikes(values, p.rows, p.cols),
+    )

@@ -1,0 +1,217 @@
+"""The metric table without a screen: its columns, and the order of its rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from rankscope.engine.spectrum import Projection
+
+from ..drawing.cells import MARKS
+from .measures import BY_NAME, Measure
+from .pair import Lens, Side
+from .session import Session
+from .wording import percent
+
+ADDRESS, SHAPE = "address", "shape"
+AT_THRESHOLD = ("percent", "k/k0", "k/kf", "k/k*")
+OF_SPECTRUM = (
+    "effective_rank", "entropy_rank", "stable_rank", "participation_ratio", "nuclear_ratio", "condition_number",
+    "numerical_rank", "spikes", "sigma_1",
+)  # fmt: skip
+OF_SHAPE = ("k0", "k*")
+_SAMPLE = 512
+"""Rows that are asked for twins, evenly spread: naming the twins of 47,000 takes 0.4 s the first time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A column of the table or a row of the comparison: a name for commands and files, a heading, its formula, and
+    the lens that gives its numbers (None: the address or the shape)."""
+
+    name: str
+    title: str
+    explained: str
+    lens: Lens | None = None
+
+    @property
+    def width(self) -> int:
+        """Characters that its numbers may need, with two before them: `> 2.581e+10`, `1.234e-05`, `1536`."""
+        if self.lens is None or self.lens.measure.digits is not None:
+            return 8
+        return 13 if self.lens.measure.name == "condition_number" else 11
+
+    def number(self, p: Projection) -> float | None:
+        """What rows are sorted by and files hold; None where it is not known, or does not exist."""
+        if self.lens is None:
+            return float(p.rows * p.cols) if self.name == SHAPE and p.rows else None
+        number = self.lens.number(p)
+        return None if number is None or math.isnan(number) else number
+
+    def text(self, p: Projection) -> str:
+        """What a cell shows; where there is no number, the mark of the projection's state."""
+        if self.lens is None:
+            return p.address if self.name == ADDRESS else f"{p.rows}x{p.cols}" if p.rows else "-"
+        if self.number(p) is not None:
+            return self.lens.text(p)
+        session, there = self.lens.session(p)
+        if there is None or not there.rows:
+            return "-"
+        if there.problem:
+            return "?"
+        if session.entry(there) is None:
+            return MARKS[session.state(there)]
+        return "-" if self._is_void(session, there) else "."
+
+    def _is_void(self, session: Session, p: Projection) -> bool:
+        """Whether a number is missing for good: ratios of a zero matrix do not exist, however much is computed."""
+        lens = self.lens
+        if lens is None or lens.side is Side.RATIO or lens.measure.name == "k/kf":
+            return False
+        known = session.facts(p) if lens.measure.from_values else session.rank(p, lens.threshold)
+        return known is not None
+
+
+def fields_of(lens: Lens, with_twins: bool = False) -> tuple[Field, ...]:
+    """The columns: address, shape, k at the lens's thresholds, then the measures at the lens's.
+
+    They are of the lens as it is now: another threshold or side needs other fields. `with_twins`: k/kf too.
+    """
+    found = [Field(ADDRESS, ADDRESS, "in model order"), Field(SHAPE, SHAPE, "output x input features")]
+    for threshold in sorted({*lens.thresholds, lens.threshold}):
+        found.append(field_of(f"k{percent(threshold)}", replace(lens, threshold=threshold, measure=BY_NAME["k"])))
+    for name in (*AT_THRESHOLD, *OF_SPECTRUM, *OF_SHAPE):
+        if name != "k/kf" or with_twins:
+            found.append(field_of(name, replace(lens, measure=BY_NAME[name])))
+    return tuple(found)
+
+
+def field_of(name: str, lens: Lens) -> Field:
+    """What a lens shows, under a name."""
+    return Field(name, lens.measure.titled(lens.threshold), lens.formula, lens)
+
+
+def depends_on_threshold(measure: Measure) -> bool:
+    """Whether its number is another at another threshold."""
+    return "{t}" in measure.formula
+
+
+def find_field(fields: Sequence[Field], name: str) -> Field | None:
+    """A field by its name or its heading."""
+    return next((f for f in fields if name in (f.name, f.title)), None)
+
+
+def has_twins(lens: Lens, projections: Iterable[Projection]) -> bool:
+    """Whether of any of these a spectrum with random signs is stored, in either model."""
+    places = (place for p in projections for place in lens.pair.curves(p, Side.RATIO))
+    return any(session.entry(session.twin(there)) is not None for _, session, there in places)
+
+
+def load(fields: Iterable[Field], projections: Collection[Projection]) -> None:
+    """Bring into memory what the fields need. Reads files."""
+    lenses = [field.lens for field in fields if field.lens is not None]
+    of_values = next((lens for lens in lenses if lens.measure.from_values), None)
+    for lens in lenses:
+        # The facts of a spectrum come together; every other measure needs at most the rank that k is.
+        if lens.measure.name in ("k", "k/kf") or lens is of_values:
+            lens.load(projections)
+
+
+def sort_order(numbers: Sequence[float | None], descending: bool) -> list[int]:
+    """The rows by their numbers; equal ones as they stood, unknown ones last whichever way it goes."""
+    known = [(number, row) for row, number in enumerate(numbers) if number is not None]
+    # Python's sort keeps the order of equals in reverse too; the row is not compared.
+    known.sort(key=lambda item: item[0], reverse=descending)
+    return [row for _, row in known] + [row for row, number in enumerate(numbers) if number is None]
+
+
+class Rows:
+    """Projections in the order of a column. Nothing is worked out before it is asked for: a scan of 47,000
+    projections tells of changes ten times a second, and a table out of sight must not cost anything."""
+
+    def __init__(self, lens: Lens) -> None:
+        self._lens = lens
+        self._projections: Sequence[Projection] = ()
+        self._by_address: dict[str, int] = {}
+        self._by_key: dict[str, int] = {}
+        self.sorted_by = ADDRESS
+        self.descending = False
+        self._changed: set[str] | None = None  # keys whose numbers are others now; None: all
+        self._with_twins = False
+        self._fields: tuple[Field, ...] = ()
+        self._numbers: list[float | None] = []
+        self._order: list[int] = []
+        self._places: list[int] = []
+
+    def show(self, projections: Sequence[Projection]) -> None:
+        """Other rows, in model order."""
+        self._projections = projections
+        self._by_address = {p.address: number for number, p in enumerate(projections)}
+        self._by_key = {p.key: number for number, p in enumerate(projections)}
+        self._with_twins = False
+        self._changed = None
+
+    def forget(self, keys: Iterable[str] | None = None) -> None:
+        """States, numbers or the lens changed: of these keys, None: of any. Unknown keys (a twin's, one of the
+        second model) count as any."""
+        known = None if keys is None else set(keys)
+        if self._changed is not None:
+            self._changed = None if known is None or known - self._by_key.keys() else self._changed | known
+
+    def sort(self, name: str) -> None:
+        """By a column, numbers from the largest down; by the same column again: the other way."""
+        self.descending = not self.descending if name == self.sorted_by else name != ADDRESS
+        self.sorted_by = name
+        self._changed = None
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """The columns."""
+        self._settle()
+        return self._fields
+
+    def __len__(self) -> int:
+        return len(self._projections)
+
+    def __getitem__(self, place: int) -> Projection:
+        self._settle()
+        return self._projections[self._order[place]]
+
+    def place(self, address: str) -> int | None:
+        """Where a projection stands in the order."""
+        self._settle()
+        row = self._by_address.get(address)
+        return None if row is None else self._places[row]
+
+    def _settle(self) -> None:
+        """Take in what changed."""
+        changed, self._changed = self._changed, set()
+        if changed is not None and not changed:
+            return
+        touched = self._projections if changed is None else [self._projections[self._by_key[key]] for key in changed]
+        sample = touched[:: max(1, len(touched) // _SAMPLE)]
+        had_twins, self._with_twins = self._with_twins, self._with_twins or has_twins(self._lens, sample)
+        if changed is None or had_twins != self._with_twins:
+            self._fields = fields_of(self._lens, with_twins=self._with_twins)
+        field = find_field(self._fields, self.sorted_by)
+        if field is None:  # k97, and the threshold is another now
+            self.sorted_by, self.descending, field = ADDRESS, False, self._fields[0]
+        if changed is None:
+            self._numbers = [field.number(p) for p in self._projections] if field.name != ADDRESS else []
+        elif field.name != ADDRESS:
+            for p in touched:
+                self._numbers[self._by_key[p.key]] = field.number(p)
+        else:
+            return
+        self._arrange(field)
+
+    def _arrange(self, field: Field) -> None:
+        if field.name == ADDRESS:
+            order = list(range(len(self._projections)))
+            self._order = order[::-1] if self.descending else order
+        else:
+            self._order = sort_order(self._numbers, self.descending)
+        self._places = [0] * len(self._order)
+        for place, row in enumerate(self._order):
+            self._places[row] = place

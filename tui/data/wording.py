@@ -1,0 +1,48 @@
+"""Numbers as words, the same in every room of the interface."""
+
+from __future__ import annotations
+
+from rankscope.engine.compute.events import Progress
+
+
+def percent(threshold: float) -> str:
+    """0.9 -> "90", 0.995 -> "99.5"."""
+    return f"{threshold * 100:.10g}"
+
+
+def describe(progress: Progress) -> str:
+    """`143/210  31/s  ETA 2 s  1.2/3.2 GB  0 failed`."""
+    rate = float(f"{progress.rate:.3g}")
+    parts = [f"{progress.done}/{progress.total}", f"{rate:g}/s"]
+    if progress.busy and progress.eta is not None:
+        parts.append(f"ETA {duration(progress.eta)}")
+    if progress.to_fetch:
+        parts.append(share(progress.fetched, progress.to_fetch))
+    return "  ".join([*parts, f"{progress.failed} failed"])
+
+
+def duration(seconds: float) -> str:
+    """`2 s`, `3 min 05 s`, `2 h 10 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def byte_size(count: int) -> str:
+    """`85.2 MB`, decimal units."""
+    unit, scale = _unit(count)
+    return f"{count / scale:.1f} {unit}" if scale > 1 else f"{count} B"
+
+
+def share(count: int, total: int) -> str:
+    """`1.2/3.2 GB`, in the unit of the total."""
+    unit, scale = _unit(total)
+    return f"{count / scale:.1f}/{total / scale:.1f} {unit}" if scale > 1 else f"{count}/{total} B"
+
+
+def _unit(count: int) -> tuple[str, float]:
+    units = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
+    return next(((unit, scale) for unit, scale in units if count >= scale), ("B", 1))

@@ -1,0 +1,1 @@
+"""Cells, colours and lines of a terminal."""

@@ -1,0 +1,395 @@
+"""What projections, cells and groups look like; worked out again only where something changed.
+
+A model of 61 layers x 256 experts has 47,000 projections: counting them afresh cost 270 ms a key.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from statistics import median, quantiles
+
+from rich.style import Style
+
+from rankscope.engine.derive.flip import flipped
+from rankscope.engine.spectrum import Projection
+
+from ..data.grid import Column, Grid, Row, Selection
+from ..data.measures import BY_NAME
+from ..data.pair import Lens, Side
+from ..data.session import State
+from .colours import Depth, Palette
+
+MARKS = {
+    State.NOT_COMPUTED: ".",
+    State.QUEUED: ":", State.RUNNING: "*", State.STORED: "#", State.DONE: "#", State.FAILED: "!",
+}  # fmt: skip
+LEGEND = (
+    (".", "not computed"),
+    (":", "queued"),
+    ("*", "running"),
+    ("#", "done: computed and saved"),
+    ("!", "failed: select it to see why"),
+    ("?", "unsupported quantisation"),
+    ("~", "behind a shape: dequantised weights"),
+    ("-", "there is no such matrix"),
+)
+SPREAD_LIMITS = 5
+LEAST_SPREAD = 4
+"""Experts below which a spread says nothing."""
+
+PLAIN = Style.null()
+Place = tuple[Row, Column]
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How many projections of a group are done, have failed, and are there in all."""
+
+    done: int = 0
+    failed: int = 0
+    total: int = 0
+
+    def __add__(self, other: Count) -> Count:
+        return Count(self.done + other.done, self.failed + other.failed, self.total + other.total)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What a cell shows. `forms` are its texts, the fullest first; of one whose number is not known, a mark for
+    its state. `tone` is what the shade is of, `level` the shade as a character where there are no colours.
+    """
+
+    forms: tuple[str, ...]
+    style: Style = PLAIN
+    number: float | None = None
+    tone: float | None = None
+    level: str = ""
+    is_marked: bool = False
+    is_greyed: bool = False
+    has_failed: bool = False
+
+    @property
+    def text(self) -> str:
+        """The fullest text."""
+        return self.forms[0]
+
+    @property
+    def mark(self) -> str:
+        """The state, "" of a number."""
+        return self.forms[0] if self.number is None else ""
+
+    @property
+    def sign(self) -> str:
+        """The cell in one character: mark, failure, state, else its shade."""
+        if self.is_marked or self.has_failed:
+            return "+" if self.is_marked else "!"
+        return self.fill if self.tone is not None else self.mark or MARKS[State.DONE]
+
+    @property
+    def fill(self) -> str:
+        """What its background is drawn with."""
+        return "\u2591" if self.is_greyed else self.level or " "
+
+    def fitting(self, width: int) -> str:
+        """The fullest text that fits: a number that does not is left out, not cut."""
+        return next((form for form in self.forms if len(form) <= width), self.forms[-1])
+
+
+class Look:
+    """The looks of projections through a lens, in the grid that is shown.
+
+    Whoever turns the lens calls `forget` after it.
+    """
+
+    def __init__(self, lens: Lens, palette: Palette) -> None:
+        self.lens = lens
+        self.palette = palette
+        self._marked: frozenset[str] = frozenset()
+        self._grid = Grid((), (), {})
+        self._experts = self._grid
+        self._places: dict[str, list[tuple[Place, Projection]]] = {}
+        self._expert_places: dict[str, list[tuple[Place, Projection]]] = {}
+        self._longest = 0
+        self._cells: dict[Place, Cell] = {}
+        self._counts: dict[Place, Count] = {}
+        self._ratios: dict[Place, float | None] = {}
+        self._range: tuple[float, float] | None = None
+        self._limits: tuple[float, ...] | None = None
+
+    # What is shown
+
+    def show(self, grid: Grid) -> None:
+        """Look at another grid."""
+        self._grid = grid
+        self._places = _places(grid)
+        self._longest = max((p.count for members in grid.cells.values() for p in members), default=0)
+        self.show_experts(Grid((), (), {}))
+        self.forget()
+
+    def show_experts(self, grid: Grid) -> None:
+        """Look at the experts of one layer too, a row each."""
+        for place in self._experts.cells:
+            self._cells.pop(place, None)
+            self._ratios.pop(place, None)
+        self._experts = grid
+        self._expert_places = _places(grid)
+
+    def forget(self, keys: Iterable[str] | None = None) -> None:
+        """States or numbers changed: of these keys, None: of any."""
+        if keys is None:
+            self._cells.clear()
+            self._counts.clear()
+            self._ratios.clear()
+            self._limits = None
+            return
+        tones = []
+        for places in (self._places, self._expert_places):
+            for place, p in (found for key in keys for found in places.get(key, ())):
+                self._cells.pop(place, None)
+                self._counts.pop(place, None)
+                self._ratios.pop(place, None)
+                tones.append(p)
+        self._widen(tones)
+
+    @property
+    def marked(self) -> frozenset[str]:
+        """Content keys of the projections that are marked for comparison."""
+        return self._marked
+
+    @marked.setter
+    def marked(self, keys: frozenset[str]) -> None:
+        changed, self._marked = keys ^ self._marked, keys
+        self.forget(changed)
+
+    # Projections
+
+    def mark(self, projection: Projection) -> str:
+        """The state on the lens's side as one character."""
+        session, there = self.lens.session(projection)
+        if there is None:
+            return "-"
+        if there.problem:
+            return "?" if there.rows else "-"
+        return MARKS[session.state(there)]
+
+    def rank(self, projection: Projection) -> int | None:
+        """The threshold rank on the lens's side."""
+        session, there = self.lens.session(projection)
+        return None if there is None else session.rank(there, self.lens.threshold)
+
+    # Cells
+
+    def cell(self, row: Row, column: Column) -> Cell:
+        """What the heatmap shows of a layer and role, or of an expert and role."""
+        place = (row, column)
+        found = self._cells.get(place)
+        if found is None:
+            members = self._members(place)
+            found = self._single(members[0]) if len(members) == 1 else self._fold(members)
+            self._cells[place] = found
+        return found
+
+    def blend(self, cells: Sequence[Cell]) -> Cell:
+        """Several cells as one that has no text: the median of their tones, else the most telling mark."""
+        if len(cells) == 1:
+            return cells[0]
+        tones = [cell.tone for cell in cells if cell.tone is not None and not cell.is_greyed]
+        is_marked = any(cell.is_marked for cell in cells)
+        marks = {cell.mark for cell in cells}
+        if tones:
+            blend = self._shaded((MARKS[State.DONE],), None, median(tones), is_marked)
+            return replace(blend, has_failed="!" in marks or any(cell.has_failed for cell in cells))
+        grey = next((cell for cell in cells if cell.is_greyed), None)
+        return _state(_telling(marks), is_marked) if grey is None else replace(grey, is_marked=is_marked)
+
+    def noise_ratio(self, row: Row, column: Column) -> float | None:
+        """The median k/k0 of a cell, whatever the unit; of the first model where the lens compares two."""
+        if self.lens.measure.name in ("k", "k/k0") and self.lens.side is not Side.RATIO:
+            return self.cell(row, column).tone
+        place = (row, column)
+        if place not in self._ratios:
+            side = Side.A if self.lens.side is Side.RATIO else self.lens.side
+            lens = replace(self.lens, measure=BY_NAME["k/k0"], side=side)
+            found = [ratio for p in self._members(place) if (ratio := lens.number(p)) is not None]
+            self._ratios[place] = median(found) if found else None
+        return self._ratios[place]
+
+    def count(self, selection: Selection) -> Count:
+        """The count of a cell, a block, a layer, a role or the model."""
+        rows = self._grid.rows if selection.row is None else (selection.row,)
+        if selection.column is not None:
+            columns: Iterable[Column] = (selection.column,)
+        else:
+            columns = [c for c in self._grid.columns if selection.block in (None, c.block)]
+        return sum((self._count((row, column)) for row in rows for column in columns), Count())
+
+    # Numbers and shades
+
+    def written(self, number: float) -> str:
+        """A number of the lens's unit as text."""
+        return f"{number:.3f}" if self.lens.side is Side.RATIO else self.lens.measure.written(number)
+
+    def short(self, number: float, width: int) -> str:
+        """A number in so many characters, with fewer digits where it needs more."""
+        return next(form for form in _forms(self.written(number), number) if len(form) <= width)
+
+    @property
+    def width(self) -> int:
+        """Characters for a number of this unit: from shapes alone, so that columns never jump during a scan."""
+        measure = self.lens.measure
+        if self.lens.side is Side.RATIO:
+            return len("1.234")
+        if measure.digits is None:
+            return len("0.1234")
+        if measure.limits:
+            return len(measure.written(1.0 if measure.diverges else 100.0))
+        return len(measure.written(self._longest))
+
+    def beside(self, members: int) -> int:
+        """Characters beside the number of so many experts in a cell: their spread, or how many of them there are."""
+        some = self.lens.pair.first.experts
+        return self.width + 1 if some is None or some >= members else len(f" {some}/{members}")
+
+    @property
+    def is_mono(self) -> bool:
+        """Whether shades are characters."""
+        return self.palette.depth is Depth.MONO
+
+    @property
+    def limits(self) -> tuple[float, ...]:
+        """Where the shade changes: the unit's own, else spread over the numbers there are; () without any."""
+        if self.lens.limits is not None:
+            return self.lens.limits
+        if self._limits is None:
+            self._range = _extent(self.lens.tone(p) for members in self._grid.cells.values() for p in members)
+            self._limits = _spread(self._range)
+        return self._limits
+
+    def shaded(self, tone: float) -> tuple[Style, str]:
+        """The shade of a number as a style, and as a character where there are no colours."""
+        level = self.palette.level(tone, self.limits) if self.is_mono else ""
+        return self.palette.shade(tone, self.limits, self.lens.diverges), level
+
+    def _widen(self, changed: Sequence[Projection]) -> None:
+        """Let the shades reach as far as what has changed."""
+        if self._limits is None or self.lens.limits is not None:
+            return
+        wider = _extent([*(self._range or ()), *(self.lens.tone(p) for p in changed)])
+        if wider != self._range:
+            self._range = wider
+            self._limits = _spread(wider)
+            self._cells.clear()
+
+    def _members(self, place: Place) -> tuple[Projection, ...]:
+        return (self._grid if place[0].expert is None else self._experts).cells.get(place, ())
+
+    def _count(self, place: Place) -> Count:
+        found = self._counts.get(place)
+        if found is None:
+            marks = [self.mark(p) for p in self._grid.cells.get(place, ())]
+            total = len(marks) - marks.count("-")
+            found = self._counts[place] = Count(marks.count("#"), marks.count("!"), total)
+        return found
+
+    def _single(self, p: Projection) -> Cell:
+        is_marked = p.key in self._marked
+        number, mark = self.lens.number(p), self.mark(p)
+        if number is None or mark == MARKS[State.RUNNING]:
+            return _state(self._lacking(p, mark), is_marked)
+        forms = _forms(self.lens.text(p), number)
+        return self._shaded(forms, number, self.lens.tone(p), is_marked, self.lens.is_greyed(p))
+
+    def _fold(self, members: Sequence[Projection]) -> Cell:
+        """Several projections in one place (experts): the median, and after "~" half of the interquartile range,
+        104~9: half of the experts lie about within 9 of 104. Of a part how many are there, 104 8/256; as long as some
+        are missing that were asked for, and where that does not fit, the state of the rest: a few do not stand for all.
+        """
+        known = [(p, number) for p in members if (number := self.lens.number(p)) is not None]
+        is_marked = bool(self._marked) and any(p.key in self._marked for p in members)
+        there = {id(p) for p, _ in known}
+        asked = {id(p) for p in self.lens.pair.first.sampled(members)}
+        lacking = [(p, self._lacking(p, self.mark(p))) for p in members if id(p) not in there]
+        marks = {mark for p, mark in lacking if id(p) in asked or mark != MARKS[State.NOT_COMPUTED]}
+        if not known:
+            return _state(_telling(marks), is_marked)
+        numbers = [number for _, number in known]
+        middle = median(numbers)
+        forms = _forms(self.written(middle), middle)
+        count = f" {len(known)}/{len(members)}" if lacking else ""
+        if marks:
+            forms = (f"{forms[0]}{count}", _telling(marks))
+        else:
+            whole = [f"{forms[0]}{_halved(numbers, self.written)}", forms[0]]
+            forms = (*(f"{form}{count}" for form in whole), *whole, *forms)
+        tones = [tone for p, _ in known if (tone := self.lens.tone(p)) is not None]
+        grey = sum(self.lens.is_greyed(p) for p, _ in known) if self.lens.measure.greyed_above is not None else 0
+        cell = self._shaded(forms, middle, median(tones) if tones else None, is_marked, 2 * grey > len(known))
+        return replace(cell, has_failed="!" in marks)
+
+    def _lacking(self, p: Projection, mark: str) -> str:
+        """The state of what a number lacks: of the twin with random signs where the projection itself is done."""
+        session, there = self.lens.session(p)
+        if self.lens.measure.name == "k/kf" and mark == MARKS[State.DONE] and there is not None:
+            return MARKS[session.state(flipped(there))]
+        return mark
+
+    def _shaded(
+        self, forms: tuple[str, ...], number: float | None, tone: float | None, is_marked: bool, is_greyed: bool = False
+    ) -> Cell:
+        style, level = self.shaded(tone) if tone is not None else (PLAIN, "")
+        if is_greyed:
+            style = Style(dim=True)
+        if is_marked:
+            style += Style(underline=True)
+        return Cell(forms, style, number, tone, level, is_marked, is_greyed)
+
+
+def _forms(text: str, number: float) -> tuple[str, ...]:
+    """A number with ever fewer digits, and at last the mark that there is one."""
+    return text, f"{number:.2g}", f"{number:.0e}", MARKS[State.DONE]
+
+
+def _halved(numbers: Sequence[float], written: Callable[[float], str]) -> str:
+    """Half of the interquartile range, "" of so few that it says nothing."""
+    if len(numbers) < LEAST_SPREAD:
+        return ""
+    low, _, high = quantiles(numbers, n=4, method="inclusive")
+    return f"~{written((high - low) / 2)}"
+
+
+def _state(mark: str, is_marked: bool) -> Cell:
+    style = Style(color="red", bold=True) if mark == "!" else Style(dim=mark in ".-", underline=is_marked or None)
+    return Cell((mark,), style, is_marked=is_marked)
+
+
+def _telling(marks: Iterable[str]) -> str:
+    """What is most worth knowing of several states; "-" without any."""
+    found = set(marks)
+    return next((mark for mark in "*!:?.#" if mark in found), "-")
+
+
+def _places(grid: Grid) -> dict[str, list[tuple[Place, Projection]]]:
+    """Where the projection of each content key stands."""
+    found: dict[str, list[tuple[Place, Projection]]] = {}
+    for place, members in grid.cells.items():
+        for p in members:
+            found.setdefault(p.key, []).append((place, p))
+    return found
+
+
+def _extent(tones: Iterable[float | None]) -> tuple[float, float] | None:
+    """The smallest and the largest that have a logarithm."""
+    found = [tone for tone in tones if tone is not None and 0 < tone < math.inf]
+    return (min(found), max(found)) if found else None
+
+
+def _spread(extent: tuple[float, float] | None) -> tuple[float, ...]:
+    """Limits of shades at even distances of their logarithms."""
+    if extent is None:
+        return ()
+    low, high = extent
+    if low == high:
+        return (low,)
+    return tuple(low * (high / low) ** (step / (SPREAD_LIMITS + 1)) for step in range(1, SPREAD_LIMITS + 1))

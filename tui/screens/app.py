@@ -1,0 +1,94 @@
+"""The explorer as a Textual application."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.app import SystemCommand
+from textual.binding import Binding, BindingType
+from textual.dom import DOMNode
+from textual.screen import Screen
+
+from ..data.pair import Pair
+from ..data.session import Model, Session
+from ..drawing.nearest_colour import use_nearest
+from ..settings import keys
+from ..settings.config import Config
+from .explorer.screen import Explorer
+from .guard import Surviving
+from .messages import EngineEvents
+
+if TYPE_CHECKING:
+    from rankscope.engine.compute.engine import Settings
+    from rankscope.engine.compute.events import Event
+
+
+class RankScopeApp(Surviving[None], inherit_bindings=False):
+    """One open model, or two held against each other."""
+
+    TITLE = "rankscope"
+    CSS_PATH = "app.tcss"
+    ENABLE_COMMAND_PALETTE = True
+    BINDINGS: ClassVar[list[BindingType]] = keys.APP
+
+    def __init__(
+        self, models: Sequence[Model], root: Path, settings: Settings, config: Config, experts: int | None = None
+    ) -> None:
+        super().__init__()
+        use_nearest(self)
+        self._config = config
+        self.pair = Pair(*(self._session(model, root, settings, experts) for model in models))
+        self.explorer = Explorer(self.pair, config)
+
+    def _session(self, model: Model, root: Path, settings: Settings, experts: int | None) -> Session:
+        def listen(events: tuple[Event, ...]) -> None:
+            """From a thread of the engine."""
+            self.explorer.post_message(EngineEvents(session, events))
+
+        session = Session(model, root, listen, settings, experts)
+        return session
+
+    async def on_mount(self) -> None:
+        self.set_keymap(self._config.keymap)
+        await self.push_screen(self.explorer)
+        self.is_up = True
+
+    def close(self, timeout: float) -> bool:
+        """Save what is finished, within so many seconds; True if no thread is left running."""
+        self.explorer.painter.close()
+        deadline = time.monotonic() + timeout
+        for session in self.pair.sessions:
+            session.stop()
+        ended = [session.close(max(0.0, deadline - time.monotonic())) for session in self.pair.sessions]
+        return all(ended)
+
+    def action_interrupt(self) -> None:
+        """ctrl+c: stop; with nothing to stop, or while it is stopping already, quit."""
+        if self.explorer.is_stopping or not self.explorer.is_busy:
+            self.exit()
+        else:
+            self.explorer.action_stop()
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        """Every key of the explorer and of the pane that has the focus, and those of Textual's that are not ours."""
+        for command in super().get_system_commands(screen):
+            if command.title not in ("Quit", "Keys"):
+                yield command
+        pane = self.explorer.focused_pane
+        for prefix, owner, bindings in (
+            ("", self.explorer, keys.EXPLORER),
+            (f"{pane.id}: ", pane, keys.PANES[pane.id or "tree"]),
+            ("", self, keys.APP),
+        ):
+            for binding in bindings:
+                if isinstance(binding, Binding):
+                    help_text = f"{binding.tooltip} ({keys.shown_keys(binding, self._config.keymap)})"
+                    run = partial(self._run_binding, binding, owner)
+                    yield SystemCommand(prefix + binding.description, help_text, run)
+
+    def _run_binding(self, binding: Binding, owner: DOMNode) -> None:
+        self.call_later(self.run_action, binding.action, owner)

@@ -1,0 +1,90 @@
+"""The command line: text -> what to do."""
+
+from __future__ import annotations
+
+from argparse import ArgumentTypeError
+from collections.abc import Callable
+
+from textual.binding import Binding
+
+from rankscope.engine.errors import InputError, printable
+
+from ..cli.main import reference_line, threshold
+from ..data.measures import BY_NAME, UNITS
+from ..settings.keys import EXPLORER
+
+_SHORT = {"q": "quit", "s": "scan", "x": "stop", "e": "export", "t": "threshold", "u": "unit", "rank": "k"}
+
+
+def parse_command(text: str) -> tuple[str, str]:
+    """`12` -> ("layer", "12"); `t 97` -> ("threshold", "0.97"); `k 512` -> ("k", "512"); `filter key`.
+
+    Any action of the explorer by its id, or the end of it, gives that action with no argument.
+
+    Raises:
+        InputError: no such command, or an argument that does not fit.
+    """
+    name, _, argument = text.strip().partition(" ")
+    argument = argument.strip()
+    if name.isdecimal() and not argument:
+        return "layer", name
+    name = _SHORT.get(name, name)
+    if argument and name in _WITH_ARGUMENT:
+        return name, _WITH_ARGUMENT[name](argument)
+    for binding in EXPLORER:
+        if isinstance(binding, Binding) and name in (binding.id, (binding.id or "").rpartition(".")[2]):
+            return binding.action, ""
+    if name in _WITH_ARGUMENT:
+        raise InputError(f":{name} needs a word more: {_EXAMPLES[name]}")
+    raise InputError(f"no command {printable(name)!r}: :12 goes to layer 12; {'; '.join(_EXAMPLES.values())}; :quit")
+
+
+def _threshold(argument: str) -> str:
+    try:
+        return str(threshold(argument))
+    except ArgumentTypeError as error:
+        raise InputError(str(error)) from None
+
+
+def _rank(argument: str) -> str:
+    if not argument.isdecimal() or int(argument) < 1:
+        raise InputError(f"{printable(argument)!r} is no rank: write a whole number, :k 512")
+    return argument
+
+
+def _unit(argument: str) -> str:
+    """By name: `k/k0`, `stable_rank`, `%`."""
+    name = {"%": "percent", "effective": "effective_rank", "stable": "stable_rank"}.get(argument, argument)
+    if BY_NAME.get(name) not in UNITS:
+        raise InputError(f"no unit {printable(argument)!r}: {' '.join(unit.name for unit in UNITS)}")
+    return name
+
+
+def _line(argument: str) -> str:
+    try:
+        reference_line(argument)
+    except ArgumentTypeError as error:
+        raise InputError(str(error)) from None
+    return argument
+
+
+_WITH_ARGUMENT: dict[str, Callable[[str], str]] = {
+    "threshold": _threshold,
+    "k": _rank,
+    "unit": _unit,
+    "line": _line,
+    "filter": str,
+    "against": str,
+    "export": str,
+    "mark": str,
+}
+_EXAMPLES = {
+    "threshold": ":t 97",
+    "k": ":k 512",
+    "unit": ":unit k/k0",
+    "line": ":line target=256",
+    "filter": ":filter key",
+    "against": ":against org/name",
+    "export": ":export spectra.csv",
+    "mark": ":mark layers.0.*.key",
+}

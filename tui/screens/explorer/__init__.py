@@ -1,0 +1,1 @@
+"""The explorer, by what its parts do."""

@@ -1,0 +1,58 @@
+"""What threads post to the event loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from textual.message import Message
+
+from rankscope.engine.compute.events import Event
+
+from ..charts.painter import Painting
+from ..data.session import Session
+
+
+class EngineEvents(Message):
+    """A batch of events of one session's engine."""
+
+    def __init__(self, session: Session, events: tuple[Event, ...]) -> None:
+        super().__init__()
+        self.session = session
+        self.events = events
+
+
+class StoreLoaded(Message):
+    """The stores' indexes, and ranks at the current threshold, are in memory."""
+
+
+class NumbersLoaded(Message):
+    """Numbers that the store's table does not keep are in memory (of these keys, None: of all)."""
+
+    def __init__(self, keys: set[str] | None) -> None:
+        super().__init__()
+        self.keys = keys
+
+
+class Done(Message):
+    """Slow work has ended: `then` goes on with it on the event loop."""
+
+    def __init__(self, then: Callable[[], None]) -> None:
+        super().__init__()
+        self.then = then
+
+
+class BackgroundFailed(Message):
+    """Slow work went wrong; `doing` says what was being done."""
+
+    def __init__(self, error: Exception, doing: str) -> None:
+        super().__init__()
+        self.error = error
+        self.doing = doing
+
+
+class ChartReady(Message):
+    """A chart was drawn."""
+
+    def __init__(self, painting: Painting) -> None:
+        super().__init__()
+        self.painting = painting

@@ -1,0 +1,193 @@
+"""The settings file: where it is, what may stand in it, and what to say about a mistake."""
+
+from __future__ import annotations
+
+import os
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from platformdirs import user_config_path
+
+from rankscope.engine.errors import InputError, printable
+
+from ..cli.main import threshold
+from ..drawing.colours import Depth, Palette
+from .config import AUTO, Config, ReferenceLine
+
+_MOST_BYTES = 1 << 20
+_MOST_RANK = 10**9
+"""Numbers as large as a TOML file can hold are no floats."""
+
+
+class _WrongError(Exception):
+    """What is wrong, with the key in front."""
+
+
+def config_path() -> Path:
+    """Where the settings are looked for: $RANKSCOPE_CONFIG, else the user's folder for settings.
+
+    Raises:
+        InputError: $RANKSCOPE_CONFIG is in a home folder that does not exist.
+    """
+    chosen = os.environ.get("RANKSCOPE_CONFIG")
+    try:
+        return Path(chosen).expanduser() if chosen else user_config_path("rankscope") / "config.toml"
+    except RuntimeError:  # ~nobody
+        raise InputError(
+            f"RANKSCOPE_CONFIG={printable(chosen or '')} names a home folder that does not exist"
+        ) from None
+
+
+def load(file: Path) -> Config:
+    """The settings in a file; the defaults where there is none.
+
+    Whether bindings, keys and the theme exist is not asked here but by who has imported textual.
+
+    Raises:
+        InputError: the file cannot be used; names it, the key, and what to write.
+    """
+    try:
+        with file.open("rb") as stream:
+            raw = stream.read(_MOST_BYTES + 1)
+        if len(raw) > _MOST_BYTES:
+            raise _WrongError("larger than 1 MB: this is no settings file")
+        import tomllib  # only for who has a file
+
+        return _config(tomllib.loads(raw.decode("utf-8-sig")))
+    except FileNotFoundError:
+        return Config()
+    except OSError as error:
+        reason = f"cannot be read: {error.strerror or error}"
+    except UnicodeDecodeError:
+        reason = "is not written in UTF-8"
+    except (ValueError, RecursionError) as error:  # tomllib: its own error is a ValueError
+        reason = f"is no TOML: {error}"
+    except _WrongError as error:
+        reason = str(error)
+    raise InputError(f"settings file {printable(str(file), 500)}: {printable(reason, 400)}")
+
+
+def _config(table: dict[str, Any]) -> Config:
+    _only(table, _READERS, "")
+    return Config(**dict(_READERS[key](value) for key, value in table.items()))
+
+
+def _theme(value: Any) -> tuple[str, str]:
+    return "theme", _text(value, "theme", 'write theme = "nord"')
+
+
+def _color(value: Any) -> tuple[str, Depth | None]:
+    names = (AUTO, *Depth)
+    name = str(value)  # 256 is as good as "256"
+    if name not in names:
+        raise _WrongError(f"color is {value!r}: write one of {', '.join(names)}")
+    return "depth", None if name == AUTO else Depth(name)
+
+
+def _threshold(value: Any) -> tuple[str, float]:
+    return "threshold", _share(value, "threshold")
+
+
+def _thresholds(value: Any) -> tuple[str, tuple[float, ...]]:
+    if not isinstance(value, list) or not value:
+        raise _WrongError(f"thresholds is {value!r}: write thresholds = [60, 80, 90]")
+    return "thresholds", tuple(sorted({_share(item, "thresholds") for item in value}))
+
+
+def _share(value: Any, key: str) -> float:
+    """An energy threshold as `-t` takes it."""
+    try:
+        return threshold(str(_typed(value, (int, float, str), key, "")))
+    except (ArgumentTypeError, _WrongError):
+        hint = 'write 0.9, 90 or "90%", above 0 and up to 100 %'
+        raise _WrongError(f"{key}: {value!r} is no threshold: {hint}") from None
+
+
+def _lines(value: Any) -> tuple[str, tuple[ReferenceLine, ...]]:
+    lines = _typed(value, (dict,), "lines", "write a table [lines] with NAME = K in it")
+    return "lines", tuple(_line(name, line) for name, line in lines.items())
+
+
+def _line(name: str, value: Any) -> ReferenceLine:
+    key, hint = f"lines.{name}", f'write {name} = 512 or {name} = {{ rank = 512, role = "query" }}'
+    if not name or not name.isprintable():
+        raise _WrongError(f"{key}: a line needs a name of printable characters")
+    parts = value if isinstance(value, dict) else {"rank": value}
+    _only(parts, ("rank", "role"), f"{key}.")
+    rank = _typed(parts.get("rank"), (int, float), key, hint)
+    if not 0 < rank <= _MOST_RANK:
+        raise _WrongError(f"{key}: the rank {rank} is not above 0, or above {_MOST_RANK}: {hint}")
+    return ReferenceLine(name, rank, _text(parts["role"], f"{key}.role", hint) if "role" in parts else "")
+
+
+def _keymap(value: Any) -> tuple[str, dict[str, str]]:
+    hint = 'write a table [keymap] with lines like "scan" = "S"'
+    return "keymap", dict(_flat(_typed(value, (dict,), "keymap", hint), "", hint))
+
+
+def _flat(table: dict[str, Any], prefix: str, hint: str) -> Iterable[tuple[str, str]]:
+    """view.tree = "0" without quotes is a table in a table to TOML."""
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.", hint)
+        else:
+            yield f"{prefix}{key}", _text(value, f"keymap.{prefix}{key}", hint)
+
+
+def _colors(value: Any) -> tuple[str, Palette]:
+    palette = Palette()
+    names = ("sequential", "below", "above", "series")
+    table = _typed(value, (dict,), "colors", f"write a table [colors] with {', '.join(names)}")
+    _only(table, names, "colors.")
+    numbers: dict[str, Any] = {k: _numbers(v, k, len(getattr(palette, k))) for k, v in table.items()}
+    return "palette", replace(palette, **numbers)
+
+
+def _numbers(value: Any, key: str, count: int) -> tuple[int, ...]:
+    if (
+        not isinstance(value, list)
+        or len(value) != count
+        or not all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n <= 255 for n in value)
+    ):
+        raise _WrongError(f"colors.{key} is {value!r}: write {count} colour numbers from 0 to 255")
+    return tuple(value)
+
+
+def _text(value: Any, key: str, hint: str) -> str:
+    text: str = _typed(value, (str,), key, hint)
+    if not text or not text.isprintable():
+        raise _WrongError(f"{key} is {text!r}: {hint}")
+    return text
+
+
+def _typed(value: Any, kinds: tuple[type, ...], key: str, hint: str) -> Any:
+    """The value if it is of one of these types; TOML's true is no number."""
+    if not isinstance(value, kinds) or isinstance(value, bool):
+        raise _WrongError(f"{key} is {value!r}: {hint}")
+    return value
+
+
+def _only(table: dict[str, Any], known: Iterable[str], prefix: str) -> None:
+    """No key but these."""
+    names = list(known)
+    for key in table:
+        if key not in names:
+            near = get_close_matches(key, names, 1)
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"there are {', '.join(names)}"
+            raise _WrongError(f"there is no setting {prefix}{key}: {hint}")
+
+
+_READERS: dict[str, Callable[[Any], tuple[str, Any]]] = {
+    "theme": _theme,
+    "color": _color,
+    "threshold": _threshold,
+    "thresholds": _thresholds,
+    "lines": _lines,
+    "keymap": _keymap,
+    "colors": _colors,
+}
+"""Key of the file -> what gives the field of Config and its value."""
