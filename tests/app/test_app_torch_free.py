@@ -41,7 +41,7 @@ print(*sorted(sys.modules))
 LISTING = """
 import sys
 from pathlib import Path
-import rankscope.tui.start, rankscope.tui.app, rankscope.tui.screens.picker
+import rankscope.tui.cli.launch, rankscope.tui.screens.app, rankscope.tui.screens.picker
 rankscope.tui.screens.picker.choices(Path(sys.argv[1]))
 print(*sorted(sys.modules))
 """

@@ -28,8 +28,8 @@ BACK = b"\x1b[?1049l"
 """A terminal's word for: the other screen again."""
 PROGRAM = """
 import sys
-from rankscope.tui.cli import main_tui
-from rankscope.tui.screens.explorer import Explorer
+from rankscope.tui.cli.main import main_tui
+from rankscope.tui.screens.explorer.screen import Explorer
 
 def fail(self):
     raise ValueError("on purpose")

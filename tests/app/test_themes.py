@@ -171,13 +171,13 @@ PROGRAM = """
 import asyncio, os, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from rankscope.tui.colours import Depth
-from rankscope.tui.config import Config
-from rankscope.tui.terminal import set_up
+from rankscope.tui.drawing.colours import Depth
+from rankscope.tui.settings.config import Config
+from rankscope.tui.settings.terminal import set_up
 config = set_up(Config(depth=Depth(sys.argv[4])), os.environ)
-from rankscope.engine.engine import Settings
-from rankscope.tui.app import RankScopeApp
-from rankscope.tui.session import open_model
+from rankscope.engine.compute.engine import Settings
+from rankscope.tui.screens.app import RankScopeApp
+from rankscope.tui.data.session import open_model
 
 async def main():
     root = Path(sys.argv[3])

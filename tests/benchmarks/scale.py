@@ -38,8 +38,8 @@ CONFIG = {
 OPENED = """
 import sys, time
 start = time.perf_counter()
-from rankscope.engine.checkpoint import open_checkpoint
-from rankscope.engine.projections import build_tree
+from rankscope.engine.checkpoint.open import open_checkpoint
+from rankscope.engine.catalogue.tree import build_tree
 begun = time.perf_counter()
 opened = open_checkpoint(sys.argv[1])
 listed = time.perf_counter()

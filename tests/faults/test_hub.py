@@ -97,8 +97,8 @@ def test_a_cached_model_opens_without_a_request(hub: HubServer, state: str, monk
 
 SCRIPT = """
 import sys
-from rankscope.engine.checkpoint import open_checkpoint
-from rankscope.engine.hub import Access
+from rankscope.engine.checkpoint.open import open_checkpoint
+from rankscope.engine.checkpoint.hub import Access
 opened = open_checkpoint("org/tiny", Access.DOWNLOAD)
 print(opened.commit, len(opened.tensors), "huggingface_hub.hf_api" in sys.modules)
 """

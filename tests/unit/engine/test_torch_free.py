@@ -9,12 +9,12 @@ from pathlib import Path
 LISTING = ("errors", "checkpoint", "formats.gguf", "formats.safetensors", "catalogue", "projections")
 ROOMS = (*LISTING, "spectrum", "events", "engine", "devices", "queue", "reporter", "flip")
 OPENED = """
-from rankscope.engine.checkpoint import open_checkpoint
-from rankscope.engine.projections import build_tree
+from rankscope.engine.checkpoint.open import open_checkpoint
+from rankscope.engine.catalogue.tree import build_tree
 assert len(build_tree(open_checkpoint("demo")).scanned()) == 210
 """
 IDLE = """
-from rankscope.engine.engine import Engine
+from rankscope.engine.compute.engine import Engine
 engine = Engine(None, print)
 engine.stop()
 assert engine.close()
@@ -24,10 +24,10 @@ import threading
 from concurrent.futures import Future
 import numpy as np
 from safetensors.numpy import save_file
-from rankscope.engine.checkpoint import open_checkpoint
-from rankscope.engine.engine import Engine, Settings
-from rankscope.engine.events import Progress, Saved
-from rankscope.engine.projections import build_tree
+from rankscope.engine.checkpoint.open import open_checkpoint
+from rankscope.engine.compute.engine import Engine, Settings
+from rankscope.engine.compute.events import Progress, Saved
+from rankscope.engine.catalogue.tree import build_tree
 save_file({"model.layers.0.mlp.up_proj.weight": np.eye(5, 7, dtype=np.float32)}, "FOLDER/model.safetensors")
 class Sink:
     def has(self, key):
