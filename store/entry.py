@@ -6,10 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rankscope.engine import metrics
-from rankscope.engine.spectrum import Projection, Run, Spectrum, Values
-
-THRESHOLDS = (0.6, 0.8, 0.9, 0.95, 0.99)
-"""The energy thresholds whose ranks are stored, so that a table of them needs no values."""
+from rankscope.engine.spectrum import THRESHOLDS, Projection, Run, Spectrum, Values
 
 
 @dataclass(frozen=True, slots=True)

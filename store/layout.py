@@ -25,10 +25,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from rankscope.engine.spectrum import Projection, Run, Slice, Source, Values
+from rankscope.engine.spectrum import THRESHOLDS, Projection, Run, Slice, Source, Values
 
 from .columns import INDEX, METRICS, RESULT, RUN, SOURCE, Row, Table, pack, unpack, unpack_rows
-from .entry import THRESHOLDS, Entry
+from .entry import Entry
 
 h5: Any = h5py  # it has no types
 

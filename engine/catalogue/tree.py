@@ -5,15 +5,14 @@ from __future__ import annotations
 import gc
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from ..checkpoint.open import Checkpoint
 from ..formats import gguf
 from ..formats.tensor import Tensor
 from ..spectrum import Projection, Slice, framed
@@ -27,6 +26,20 @@ _PACKED = re.compile(r"weight|packed|blocks|zeros|scales")
 _PLAIN_FLOATS = frozenset(TORCH_NAMES) | gguf.PLAIN
 _BLOCK_ORDER = {block: number for number, block in enumerate(BLOCKS)}
 _ROLE_ORDER = {role: number for number, role in enumerate(ROLES)}
+
+
+class Listed(Protocol):
+    """What a tree is made of: the names and shapes of a Checkpoint's tensors, and its config.json."""
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """config.json, {} where there is none."""
+        ...
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """In the order of the files."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +82,7 @@ def matches(address: str, pattern: str) -> bool:
     return f".{pattern}." in f".{address}."
 
 
-def build_tree(checkpoint: Checkpoint) -> Tree:
+def build_tree(checkpoint: Listed) -> Tree:
     """All projections of a checkpoint: names and shapes alone, no weights."""
     # The collector would walk all that is being made again and again: a third of the time for 91,000 tensors.
     collecting = gc.isenabled()
@@ -81,7 +94,7 @@ def build_tree(checkpoint: Checkpoint) -> Tree:
             gc.enable()
 
 
-def _build(checkpoint: Checkpoint) -> Tree:
+def _build(checkpoint: Listed) -> Tree:
     layers = Layers(checkpoint.config, checkpoint.tensors)
     found = layers.found()
     named = sorted(_addressed([f for f in found if f.block != "other"]), key=model_order)
@@ -195,7 +208,7 @@ def _problem(tensor: Tensor, rows: int, dequantisation: str) -> str | None:
     return None
 
 
-def _is_known(checkpoint: Checkpoint, layers: Layers, others: Iterable[Found]) -> bool:
+def _is_known(checkpoint: Listed, layers: Layers, others: Iterable[Found]) -> bool:
     """Whether the catalogue names every projection: of the families, or as it turns out every matrix of a layer."""
     is_gguf = any(tensor.file.suffix == ".gguf" for tensor in checkpoint.tensors[:1])
     inside = [f for f in others if f.place and len(f.tensor.shape) == 2]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import errno
-import json
 import re
-import stat
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from ..errors import InputError, printable
+from ..formats.guarded import check_inside, read_json
+from ..formats.pytorch import is_trainer_state
 
 INDEX = "model.safetensors.index.json"
 TORCH_INDEX = "pytorch_model.bin.index.json"
@@ -18,32 +17,9 @@ TORCH_SUFFIXES = (".bin", ".pt", ".pth")
 SUFFIXES = (".safetensors", *TORCH_SUFFIXES, ".gguf")
 OTHER_WEIGHTS = frozenset({".ckpt", ".h5", ".msgpack", ".onnx"})
 
-MAX_CONFIG = 8 << 20  # the largest config.json name 21,843 labels twice: 2 MB
 _MAX_INDEX = 100_000_000
 _MAX_PARTS = 10_000
-_ALWAYS_HELD = 1 << 20
-_TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)  # possessive: no memory for ways back
 _NUMBERED = re.compile(r"(.*-)(\d+)-of-(\d+)(\.[a-z]+)")
-_TRAINER_STATE = re.compile(
-    r"(?:training_args|trainer_state|(?:optimizer|scheduler|scaler|rng_state|random_states|sampler|dl_state_dict)(?:_\d+)?"
-    r"|.*optim_states)\.(?:bin|pt|pth)"
-)
-
-
-def open_regular(file: Path) -> BinaryIO:
-    """A file open for reading; a FIFO would wait for a writer, and a device may never end.
-
-    Raises:
-        OSError: it cannot be opened, or is no regular file.
-    """
-    if not stat.S_ISREG(file.stat().st_mode):
-        raise OSError(errno.EINVAL, "not a regular file")
-    return open(file, "rb")
-
-
-def is_trainer_state(name: str) -> bool:
-    """Whether a file of this name is what trainers save beside a model."""
-    return _TRAINER_STATE.fullmatch(name) is not None
 
 
 def choose(names: Collection[str], where: str) -> list[str]:
@@ -169,76 +145,7 @@ def _shard(folder: Path, shard: str, total: int) -> Path:
     return folder / shard
 
 
-def check_inside(file: Path) -> None:
-    """Refuse a link out of its folder: a model from elsewhere may not have other files read.
-
-    The Hub cache is made of links, from snapshots/<commit> to the blobs of the same model.
-
-    Raises:
-        InputError: it is one.
-    """
-    folder, real = file.parent.resolve(), file.resolve()
-    blobs = folder.parent.parent / "blobs"
-    if not real.is_relative_to(folder) and not (folder.parent.name == "snapshots" and real.parent == blobs):
-        raise InputError(
-            f"{printable(str(file))} is a link out of its folder: name the folder of {printable(str(real))}"
-        )
-
-
 def _no_weights(folder: Path) -> str:
     others = sorted({p.suffix for p in folder.iterdir()} & OTHER_WEIGHTS)
     held = f" (it holds {', '.join(others)})" if others else ""
     return f"no weights that can be read in {printable(str(folder))}{held}: name a folder or file that has some"
-
-
-def read_json(file: Path, limit: int = MAX_CONFIG) -> dict[str, Any]:
-    """A JSON object from a file of at most `limit` bytes.
-
-    Raises:
-        InputError: unreadable, too large, not JSON, or no object.
-    """
-    try:
-        if file.stat().st_size > limit:
-            raise InputError(f"{printable(str(file))} is larger than {limit} bytes: it is no file of a model")
-        return parse_json(file.read_bytes(), file)
-    except OSError as error:
-        raise InputError(f"cannot read {printable(str(file))}: {error.strerror}") from None
-
-
-def parse_json(data: bytes, file: Path) -> dict[str, Any]:
-    """A JSON object from the content of a file.
-
-    Raises:
-        InputError: not JSON, or no object.
-    """
-    try:
-        check_dense(data)
-        found = json.loads(data)
-    except (ValueError, RecursionError):
-        raise InputError(f"{printable(str(file))} is not valid JSON: fetch it again") from None
-    if not isinstance(found, dict):
-        raise InputError(f"{printable(str(file))} is not a JSON object")
-    return found
-
-
-def check_dense(data: bytes) -> None:
-    """Refuse large JSON whose values are so small that Python would need 20 to 60 times its size to hold them.
-
-    What is left takes 2 to 8 times its size, 17 at most.
-    The densest entry of a safetensors header has 50 bytes: 3 brackets, 4 colons, 5 commas. What stands in texts
-    does not count; it is taken out only where the plain counts are too high.
-
-    Raises:
-        ValueError: it is denser than that.
-    """
-    if len(data) <= _ALWAYS_HELD or max(needed := _needed(data)) <= len(data):
-        return
-    for text in _TEXT.finditer(data):
-        needed = [all_ - within for all_, within in zip(needed, _needed(text[0]), strict=True)]
-    if max(needed) > len(data):
-        raise ValueError("it holds too many values for its size")
-
-
-def _needed(data: bytes) -> list[int]:
-    """The bytes that so many brackets, colons and commas take at least."""
-    return [16 * (data.count(b"[") + data.count(b"{")), 12 * data.count(b":"), 5 * data.count(b",")]

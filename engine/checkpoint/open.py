@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, printable
 from ..formats import gguf, pytorch, safetensors
+from ..formats.guarded import check_inside, read_json
 from ..formats.pytorch import Listings
 from ..formats.tensor import FileStamp, Stored, Tensor
 from ..landing import HOST, Landing
 from ..quantised import modules as quantised
 from ..quantised import settings
 from . import hub, remote
-from .files import SUFFIXES, TORCH_SUFFIXES, check_inside, read_json, weight_files, with_siblings
+from .files import SUFFIXES, TORCH_SUFFIXES, weight_files, with_siblings
 from .hub import Access
 from .ranges import UNWATCHED, RemoteFile, Watch
 

@@ -16,11 +16,12 @@ from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 from ..errors import InputError, printable
 from ..formats import safetensors
+from ..formats.guarded import parse_json, read_json
 from ..formats.tensor import FileStamp, Tensor
 from ..quantised import settings
 from ..spectrum import Source, digest
 from . import hub
-from .files import INDEX, parse_json, read_json, siblings, weight_map_of
+from .files import INDEX, siblings, weight_map_of
 from .ranges import OPENING, Answer, FetchError, Link, RemoteFile, Retry, Watch, client_errors, said, status_of
 
 FIRST = 100_000

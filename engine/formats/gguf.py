@@ -14,11 +14,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.files import open_regular
 from ..errors import InputError, WeightsError, printable
 from ..landing import HOST, Landing
 from ..weights import Weights, host_array, plain
 from .gguf_blocks import BlockStack, gguf_matrix
+from .guarded import open_regular
 from .tensor import FileStamp, Stored, Tensor, identify, read_bytes
 
 # ggml type number: (name, weights in a block, bytes of a block); held against the gguf package by a test.

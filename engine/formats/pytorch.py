@@ -21,11 +21,11 @@ from pickletools import genops
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from zipfile import ZIP_STORED, ZipFile
 
-from ..checkpoint.files import is_trainer_state, open_regular
 from ..errors import InputError, WeightsError, printable
 from ..landing import Landing
 from ..weights import TORCH_NAMES, Weights
 from . import safetensors
+from .guarded import open_regular
 from .tensor import FileStamp, Stored, Tensor, identify
 
 if TYPE_CHECKING:
@@ -53,6 +53,12 @@ _DTYPES = {name: code for code, name in TORCH_NAMES.items()} | {
 }  # fmt: skip
 
 
+_TRAINER_STATE = re.compile(
+    r"(?:training_args|trainer_state|(?:optimizer|scheduler|scaler|rng_state|random_states|sampler|dl_state_dict)(?:_\d+)?"
+    r"|.*optim_states)\.(?:bin|pt|pth)"
+)
+
+
 class Listings(Protocol):
     """Where listings are kept between two processes; losing one costs the time to make it again."""
 
@@ -71,6 +77,11 @@ class _Region(NamedTuple):
     address: int
     size: int
     offset: int
+
+
+def is_trainer_state(name: str) -> bool:
+    """Whether a file of this name is what trainers save beside a model."""
+    return _TRAINER_STATE.fullmatch(name) is not None
 
 
 def list_tensors(

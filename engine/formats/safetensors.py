@@ -12,11 +12,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checkpoint.files import check_dense, open_regular
 from ..errors import InputError, WeightsError, printable
 from ..landing import Landing
 from ..spectrum import Source
 from ..weights import TORCH_NAMES, plain
+from .guarded import check_dense, open_regular
 from .tensor import FileStamp, Stored, Tensor, identify, read_bytes
 
 if TYPE_CHECKING:

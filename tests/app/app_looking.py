@@ -14,9 +14,9 @@ from textual.widgets import Tree
 
 from rankscope.engine.compute.engine import Settings
 from rankscope.tui.data.session import Model, open_model
-from rankscope.tui.drawing.colours import DIM
 from rankscope.tui.screens.app import RankScopeApp
 from rankscope.tui.settings.config import Config
+from rankscope.tui.settings.palette import DIM
 
 SMALL, WIDE, HUGE = (80, 24), (120, 40), (200, 60)
 DEADLINE = 20.0

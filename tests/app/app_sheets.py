@@ -15,7 +15,7 @@ from rankscope.tui.data.grid import make_grid
 from rankscope.tui.data.pair import Lens, Pair
 from rankscope.tui.data.session import Session
 from rankscope.tui.drawing.cells import Look
-from rankscope.tui.drawing.colours import Palette
+from rankscope.tui.settings.palette import Palette
 from rankscope.tui.widgets.compare import Compare
 from rankscope.tui.widgets.sheet import Sheet
 from rankscope.tui.widgets.table import MetricTable

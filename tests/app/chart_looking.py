@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from rankscope.engine.compute.engine import Settings
 from rankscope.engine.spectrum import Projection
 from rankscope.store.spectra import SpectraStore
-from rankscope.tui.charts.painter import Request
+from rankscope.tui.charts.request import Request
 from rankscope.tui.data.grid import Column, Grid, Row, Selection, make_grid
 from rankscope.tui.data.pair import Pair
 from rankscope.tui.data.session import Session, open_model

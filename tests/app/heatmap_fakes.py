@@ -20,7 +20,7 @@ from rankscope.tui.data.measures import BY_NAME
 from rankscope.tui.data.pair import Lens, Pair, Side
 from rankscope.tui.data.session import Session, State
 from rankscope.tui.drawing.cells import Look
-from rankscope.tui.drawing.colours import Depth, palette
+from rankscope.tui.settings.palette import Depth, palette
 from rankscope.tui.widgets.heatmap import Heatmap
 
 SOURCE = Source("here", "", "model.safetensors", "id", 1, False)

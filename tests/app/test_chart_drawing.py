@@ -13,7 +13,7 @@ from rankscope.tui.charts.figure import Axis, Chart, Figure, Level, Series, Stro
 from rankscope.tui.charts.plot import draw
 from rankscope.tui.charts.ruler import Ruler
 from rankscope.tui.charts.ticks import tick_text, ticks
-from rankscope.tui.drawing.colours import Depth, Palette, palette
+from rankscope.tui.settings.palette import Depth, Palette, palette
 
 MANY = Palette()
 

@@ -9,9 +9,10 @@ import pytest
 from app_models import fill, llama_weights, matrix, rank_in
 from chart_looking import ask, at, colours_of, saved, select, session_of, sigma_of, texts
 
-from rankscope.tui.charts.facets import layer_columns
+from rankscope.tui.charts.by_layer import layer_columns
 from rankscope.tui.charts.figure import Figure, Stroke
-from rankscope.tui.charts.painter import Request, figure_of, paint
+from rankscope.tui.charts.painter import figure_of, paint
+from rankscope.tui.charts.request import Request
 from rankscope.tui.data.grid import Column, Grid, Selection
 from rankscope.tui.data.pair import Lens, Pair, Side
 from rankscope.tui.settings.config import ReferenceLine

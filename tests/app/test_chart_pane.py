@@ -12,8 +12,9 @@ from textual.app import App, ComposeResult
 from textual.geometry import Region
 from textual.message import Message
 
-from rankscope.tui.charts.painter import Painter, Painting, paint
+from rankscope.tui.charts.painter import Painter, paint
 from rankscope.tui.charts.readout import rank_readout
+from rankscope.tui.charts.request import Painting
 from rankscope.tui.data.pair import Pair
 from rankscope.tui.widgets.chart import ChartPane
 

@@ -11,8 +11,9 @@ import pytest
 from app_models import fill, llama_weights, rank_in
 from chart_looking import ask, at, saved, select, session_of, sigma_of
 
-from rankscope.tui.charts.painter import Painting, paint
+from rankscope.tui.charts.painter import paint
 from rankscope.tui.charts.readout import rank_readout
+from rankscope.tui.charts.request import Painting
 from rankscope.tui.data.pair import Pair, Side
 
 WIDE = 400

@@ -11,7 +11,8 @@ from chart_looking import ask, at, grid_of, saved, select, session_of, sigma_of,
 from numpy.typing import NDArray
 
 from rankscope.tui.charts.figure import Chart, Series, Stroke
-from rankscope.tui.charts.painter import Request, figure_of, paint
+from rankscope.tui.charts.painter import figure_of, paint
+from rankscope.tui.charts.request import Request
 from rankscope.tui.data.grid import Selection
 from rankscope.tui.data.pair import Pair, Side
 

@@ -12,9 +12,9 @@ from platformdirs import user_config_path
 
 from rankscope.engine.errors import InputError
 from rankscope.tui.cli.main import main_tui
-from rankscope.tui.drawing.colours import Depth, Palette
 from rankscope.tui.settings.config import MLA_LINES, Config, ReferenceLine
 from rankscope.tui.settings.keymap import checked
+from rankscope.tui.settings.palette import Depth, Palette
 from rankscope.tui.settings.read import config_path, load
 from rankscope.tui.settings.write import written
 

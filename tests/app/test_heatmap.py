@@ -10,7 +10,7 @@ from textual.strip import Strip
 
 from rankscope.tui.data.grid import Column, Row, Selection, make_grid
 from rankscope.tui.data.session import State
-from rankscope.tui.drawing.colours import Depth
+from rankscope.tui.settings.palette import Depth
 from rankscope.tui.widgets.heatmap import difference
 
 ROLES = ("query", "key", "value", "output", "gate", "up", "down")

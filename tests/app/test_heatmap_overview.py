@@ -11,7 +11,7 @@ from rankscope.tui.data.grid import Column, Row, Selection
 from rankscope.tui.data.measures import RATIO_LIMITS
 from rankscope.tui.data.pair import Side
 from rankscope.tui.data.session import State
-from rankscope.tui.drawing.colours import Depth, palette
+from rankscope.tui.settings.palette import Depth, palette
 from rankscope.tui.widgets.heatmap_overview import Slots
 
 KEY = Column("attention", "key")

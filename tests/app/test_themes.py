@@ -21,11 +21,11 @@ from textual.pilot import Pilot
 from textual.theme import BUILTIN_THEMES
 
 from rankscope.engine.compute.engine import Settings
-from rankscope.tui.drawing.colours import Depth, Palette, palette
 from rankscope.tui.drawing.nearest_colour import Nearest
 from rankscope.tui.screens import app as app_module
 from rankscope.tui.screens.app import RankScopeApp
 from rankscope.tui.settings.config import Config
+from rankscope.tui.settings.palette import Depth, Palette, palette
 from rankscope.tui.settings.terminal import ANSI_THEME, depth_of, set_up
 
 STYLES = Path(app_module.__file__).with_name("app.tcss")

@@ -5,66 +5,22 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from rankscope.engine.errors import printable
-from rankscope.engine.spectrum import Projection, Values
 
-from ..data.grid import Grid, Selection
-from ..data.pair import Pair, Side
-from ..drawing.colours import Palette
-from ..settings.config import ReferenceLine
-from .ruler import Ruler
+from ..data.pair import Pair
+from .request import Painting, Request
 
 if TYPE_CHECKING:
     from .figure import Figure
-    from .spectra import Curve, Shown
+    from .spectra import Shown
 
 _CACHED = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """Everything a chart depends on; `version` counts the events that changed a shown projection.
-
-    `compare`: the curves are those of `marks`, not of the selection. `origin` is where a walk over layers or
-    roles began. `normalised`: singular values over the largest. `lines` are those of the layers view.
-    """
-
-    selection: Selection
-    view: int
-    threshold: float
-    thresholds: tuple[float, ...]
-    axes: int
-    width: int
-    height: int
-    version: int
-    grid: Grid = field(compare=False, hash=False, repr=False)
-    side: Side = Side.A
-    normalised: bool = False
-    facets: bool = False
-    origin: Selection | None = None
-    marks: tuple[Projection, ...] = ()
-    compare: bool = False
-    lines: tuple[ReferenceLine, ...] = ()
-    palette: Palette = field(default_factory=Palette)
-
-
-@dataclass(frozen=True, slots=True)
-class Painting:
-    """The lines of a chart and its read-out; for a cursor on ranks, how they lie under the chart, and the curves
-    (label, session, projection) with their values. There is no `ruler` where there are no ranks to walk on."""
-
-    request: Request
-    lines: tuple[Text, ...]
-    readout: Text
-    ruler: Ruler | None = None
-    curves: tuple[Curve, ...] = ()
-    values: tuple[Values, ...] = field(default=(), compare=False, repr=False)
 
 
 class Painter:
@@ -122,12 +78,11 @@ class Painter:
 
 def paint(pair: Pair, request: Request) -> Painting:
     """Draw what is asked for, in the caller's thread. Reads files."""
-    from . import plot as charts
-    from . import readout as readouts
+    from . import plot, readout
 
     figure, found = figure_of(pair, request)
-    drawing = charts.draw(figure, request.palette, request.width, request.height)
-    line = readouts.readout(pair, request)
+    drawing = plot.draw(figure, request.palette, request.width, request.height)
+    line = readout.readout(pair, request)
     if found is None or drawing.ruler is None or not found.values:
         return Painting(request, drawing.lines, line)
     ruler = replace(drawing.ruler, count=max(map(len, found.values)))  # a dim curve may go further
@@ -136,13 +91,12 @@ def paint(pair: Pair, request: Request) -> Painting:
 
 def figure_of(pair: Pair, request: Request) -> tuple[Figure, Shown | None]:
     """What is drawn, and of which curves where it is one chart over ranks. Reads files."""
-    from . import facets as multiples
-    from . import spectra as views
+    from . import by_layer, facets, spectra
 
-    if request.view == views.View.LAYERS:
-        return multiples.layers(pair, request), None
+    if request.view == spectra.View.LAYERS:
+        return by_layer.layers(pair, request), None
     if request.facets:
-        return multiples.facets(pair, request), None
-    found = views.shown(pair, request)
-    draw = views.energy if request.view == views.View.ENERGY else views.spectrum
+        return facets.facets(pair, request), None
+    found = spectra.shown(pair, request)
+    draw = spectra.energy if request.view == spectra.View.ENERGY else spectra.spectrum
     return draw(request, found), found

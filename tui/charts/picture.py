@@ -19,7 +19,8 @@ from ..data.grid import Grid
 from ..data.measures import BY_NAME
 from ..data.pair import Lens, Pair, Side
 from .figure import ONLY_ZEROS, Axis, Chart, Figure, Series, Sign, Stroke, drawable, signs, spans
-from .painter import Request, figure_of
+from .painter import figure_of
+from .request import Request
 from .spectra import View
 
 if TYPE_CHECKING:

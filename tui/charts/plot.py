@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from ..drawing.colours import Depth, Palette
+from ..settings.palette import Depth, Palette
 from .figure import ONLY_ZEROS, Chart, Figure, Level, Series, Sign, Span, Stroke, drawable, signs, spans
 from .ruler import Ruler
 from .ticks import tick_text, ticks

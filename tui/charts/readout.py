@@ -17,12 +17,13 @@ from ..data.measures import BY_NAME
 from ..data.pair import Lens, Pair, Side
 from ..data.session import Session, State
 from ..data.wording import percent
-from .facets import facet_columns, layer_columns, ranges
+from .by_layer import layer_columns, ranges
+from .facets import facet_columns
 from .spectra import View, label
 
 if TYPE_CHECKING:
     from ..data.grid import Column
-    from .painter import Painting, Request
+    from .request import Painting, Request
 
 _SHORTER = (
     (r"factors cost more:", "factors"),

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,20 +14,18 @@ from rankscope.engine import metrics, null
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection, Values
 
-from ..data.pair import Pair, Side
+from ..data.pair import Curve, Pair, Side
 from ..data.session import Session, State
 from ..data.wording import percent
 from .figure import Axis, Chart, Figure, Level, Series, Span, Stroke
+from .request import Axes
 
 if TYPE_CHECKING:
-    from .painter import Request
+    from .request import Request
 
 MAX_SERIES = 8
 MAX_SHAPES = 2
 """Noise of more shapes than these would hide the curves."""
-
-Curve: TypeAlias = tuple[str, Session, Projection]
-"""Label, session and projection."""
 
 
 class View(IntEnum):
@@ -37,14 +35,6 @@ class View(IntEnum):
     ENERGY = 2
     HEATMAP = 3
     LAYERS = 4
-
-
-class Axes(IntEnum):
-    """The steps of the axes key."""
-
-    LOG_LOG = 0
-    LOG_Y = 1
-    LINEAR = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from pathlib import Path
 from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.errors import InputError, printable
 
-from ..drawing.colours import Depth
 from ..settings.config import AUTO, Config
+from ..settings.palette import Depth
 from ..settings.read import config_path, load
 from ..settings.terminal import set_up
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ..settings.values import positive, reference_line, threshold, thresholds
+
 if TYPE_CHECKING:
-    from ..settings.config import ReferenceLine
+    pass
 
 PROG = "rankscope"
 VIEWS = ("heatmap", "spectrum", "energy", "layers", "table", "compare", "facets")
@@ -28,47 +29,12 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {printable(message, 500)}; see  {self.prog} --help\n")
 
 
-def threshold(text: str) -> float:
-    """An energy threshold: 0.9, 90 or 90%. Above 1 the number is a percentage."""
-    try:
-        value = float(text.removesuffix("%"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no threshold: write 0.9, 90 or 90%, and the model before it"
-        ) from None
-    value = round(value / 100 if value > 1 or text.endswith("%") else value, 12)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no threshold: it lies above 0 and up to 100 %")
-    return value
-
-
-def thresholds(text: str) -> list[float]:
-    """One energy threshold, or several with commas: 60,80."""
-    return [threshold(part) for part in text.strip(",").split(",")]
-
-
 class Flat(argparse.Action):
     """Adds to the list of an option lists of values."""
 
     def __call__(self, _: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, __: Any = None) -> None:
         found = [*(getattr(namespace, self.dest) or []), *(value for part in values for value in part)]
         setattr(namespace, self.dest, found)
-
-
-def reference_line(text: str) -> ReferenceLine:
-    """A rank to draw across the layers: NAME=K, or NAME=K@ROLE for one of one role."""
-    from ..settings.config import ReferenceLine
-
-    name, _, value = text.partition("=")
-    number, at, role = value.partition("@")
-    name, role = name.strip(), role.strip()
-    try:
-        rank = float(number)
-    except ValueError:
-        rank = math.nan
-    if not (name.isprintable() and name and 0 < rank <= 1e9) or bool(at) != bool(role):
-        raise argparse.ArgumentTypeError(f"{text!r} is no line: write NAME=K or NAME=K@ROLE, K above 0")
-    return ReferenceLine(name, rank, role)
 
 
 def device(text: str) -> str:
@@ -80,13 +46,6 @@ def device(text: str) -> str:
         return check_spec(text)
     except InputError as error:
         raise argparse.ArgumentTypeError(str(error).removeprefix("--device is ")) from None
-
-
-def positive(text: str) -> int:
-    """A whole number above zero."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above zero")
-    return int(text)
 
 
 def main_tui(argv: Sequence[str] | None = None) -> int:

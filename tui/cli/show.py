@@ -16,16 +16,17 @@ from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection
 from rankscope.store.export import csv_text
 
-from ..charts.painter import Painting, Request, paint
+from ..charts.painter import paint
 from ..charts.readout import rank_readout
+from ..charts.request import Painting, Request
 from ..data import records
 from ..data.comparison import Comparison
 from ..data.grid import Selection
 from ..data.rank_columns import fields_at
 from ..data.table_rows import ADDRESS, Field, fields_of, find_field, has_twins, load, sort_order
-from ..drawing.colours import Depth, Palette, palette
 from ..drawing.console_tables import make_console, print_tables, wide_tables
 from ..settings.config import MLA_LINES, Config
+from ..settings.palette import Depth, Palette, palette
 from ..settings.terminal import depth_of
 from .opening import say
 from .query import Asked, understand

@@ -6,13 +6,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
+from typing import TypeAlias
 
 from rankscope.engine.derive.flip import flipped
-from rankscope.engine.spectrum import Projection
+from rankscope.engine.spectrum import THRESHOLDS, Projection
 
-from ..settings.config import THRESHOLDS
 from .measures import BY_NAME, MODELS_LIMITS, Measure
 from .session import Session
+
+Curve: TypeAlias = tuple[str, Session, Projection]
+"""Label, session and projection of a spectrum that is shown."""
 
 
 class Side(StrEnum):

@@ -16,7 +16,7 @@ from .table_rows import Field, depends_on_threshold
 from .wording import percent
 
 if TYPE_CHECKING:
-    from ..charts.spectra import Curve
+    from .pair import Curve
 
 
 def of_rows(fields: Sequence[Field], projections: Iterable[Projection]) -> Iterator[dict[str, object]]:

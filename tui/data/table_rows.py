@@ -8,11 +8,10 @@ from dataclasses import dataclass, replace
 
 from rankscope.engine.spectrum import Projection
 
-from ..drawing.cells import MARKS
 from .measures import BY_NAME, Measure
 from .pair import Lens, Side
 from .session import Session
-from .wording import percent
+from .wording import MARKS, percent
 
 ADDRESS, SHAPE = "address", "shape"
 AT_THRESHOLD = ("percent", "k/k0", "k/kf", "k/k*")

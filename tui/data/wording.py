@@ -4,6 +4,23 @@ from __future__ import annotations
 
 from rankscope.engine.compute.events import Progress
 
+from .session import State
+
+MARKS = {
+    State.NOT_COMPUTED: ".",
+    State.QUEUED: ":", State.RUNNING: "*", State.STORED: "#", State.DONE: "#", State.FAILED: "!",
+}  # fmt: skip
+LEGEND = (
+    (".", "not computed"),
+    (":", "queued"),
+    ("*", "running"),
+    ("#", "done: computed and saved"),
+    ("!", "failed: select it to see why"),
+    ("?", "unsupported quantisation"),
+    ("~", "behind a shape: dequantised weights"),
+    ("-", "there is no such matrix"),
+)
+
 
 def percent(threshold: float) -> str:
     """0.9 -> "90", 0.995 -> "99.5"."""

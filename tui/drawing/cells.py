@@ -19,22 +19,9 @@ from ..data.grid import Column, Grid, Row, Selection
 from ..data.measures import BY_NAME
 from ..data.pair import Lens, Side
 from ..data.session import State
-from .colours import Depth, Palette
+from ..data.wording import MARKS
+from ..settings.palette import Depth, Palette
 
-MARKS = {
-    State.NOT_COMPUTED: ".",
-    State.QUEUED: ":", State.RUNNING: "*", State.STORED: "#", State.DONE: "#", State.FAILED: "!",
-}  # fmt: skip
-LEGEND = (
-    (".", "not computed"),
-    (":", "queued"),
-    ("*", "running"),
-    ("#", "done: computed and saved"),
-    ("!", "failed: select it to see why"),
-    ("?", "unsupported quantisation"),
-    ("~", "behind a shape: dequantised weights"),
-    ("-", "there is no such matrix"),
-)
 SPREAD_LIMITS = 5
 LEAST_SPREAD = 4
 """Experts below which a spread says nothing."""

@@ -19,7 +19,7 @@ from ..data.grid import Column, Grid, make_grid
 from ..data.pair import Lens, Side
 from ..data.session import State
 from ..data.wording import percent
-from .colours import Depth
+from ..settings.palette import Depth
 
 
 class _Console(Console):

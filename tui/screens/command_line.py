@@ -9,9 +9,9 @@ from textual.binding import Binding
 
 from rankscope.engine.errors import InputError, printable
 
-from ..cli.main import reference_line, threshold
 from ..data.measures import BY_NAME, UNITS
 from ..settings.keys import EXPLORER
+from ..settings.values import reference_line, threshold
 
 _SHORT = {"q": "quit", "s": "scan", "x": "stop", "e": "export", "t": "threshold", "u": "unit", "rank": "k"}
 

@@ -8,7 +8,7 @@ from textual.message import Message
 
 from rankscope.engine.compute.events import Event
 
-from ..charts.painter import Painting
+from ..charts.request import Painting
 from ..data.session import Session
 
 

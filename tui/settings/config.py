@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ..drawing.colours import Depth, Palette
+from rankscope.engine.spectrum import THRESHOLDS
+
+from .palette import Depth, Palette
 
 AUTO = "auto"
-THRESHOLDS = (0.6, 0.8, 0.9, 0.95, 0.99)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,9 @@ from platformdirs import user_config_path
 
 from rankscope.engine.errors import InputError, printable
 
-from ..cli.main import threshold
-from ..drawing.colours import Depth, Palette
 from .config import AUTO, Config, ReferenceLine
+from .palette import Depth, Palette
+from .values import threshold
 
 _MOST_BYTES = 1 << 20
 _MOST_RANK = 10**9

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, MutableMapping
 from dataclasses import replace
 
-from ..drawing.colours import Depth, palette
 from .config import AUTO, Config
+from .palette import Depth, palette
 
 ANSI_THEME = "ansi-dark"
 """Textual's theme of the terminal's own colours, background and text included: good on light ones too."""

@@ -11,7 +11,7 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
-from ..charts.painter import Painting
+from ..charts.request import Painting
 from ..settings import keys
 
 FOOT = 2

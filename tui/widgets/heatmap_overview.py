@@ -20,7 +20,7 @@ from rankscope.engine.errors import printable
 from ..data.grid import Grid, Selection
 from ..data.pair import Side
 from ..drawing.cells import PLAIN, Cell, Look
-from ..drawing.colours import LEVELS
+from ..settings.palette import LEVELS
 from .heatmap_table import CHOSEN, DIM, Pointer, banner, shortened
 
 HERE = "\u2503"

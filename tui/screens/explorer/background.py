@@ -125,7 +125,7 @@ class Loading(Charting):
     @property
     def _needs_values(self) -> bool:
         """Whether numbers on the screen have to be worked out from values."""
-        from rankscope.store.entry import THRESHOLDS
+        from rankscope.engine.spectrum import THRESHOLDS
 
         measure = self.lens.measure
         return self.threshold not in THRESHOLDS or measure.from_values or self.top in (TABLE, COMPARE)

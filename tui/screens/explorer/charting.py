@@ -5,7 +5,8 @@ from __future__ import annotations
 from textual import on
 from textual.timer import Timer
 
-from ...charts.painter import Painter, Painting, Request
+from ...charts.painter import Painter
+from ...charts.request import Painting, Request
 from ...data.pair import Pair
 from ...settings.config import Config
 from ...widgets.chart import ChartPane

@@ -20,13 +20,15 @@ from ...data.filter import find
 from ...data.grid import Selection, make_grid
 from ...data.pair import Lens, Pair
 from ...data.session import Session
-from ...drawing.cells import LEGEND, Look
+from ...data.wording import LEGEND
+from ...drawing.cells import Look
 from ...settings import keys
 from ...settings.config import Config
 from ...widgets.chart import ChartPane
 from ...widgets.compare import Compare
 from ...widgets.heatmap import Heatmap, shade_key
-from ...widgets.prompt import Line, Prompt
+from ...widgets.line import Line
+from ...widgets.prompt import Prompt
 from ...widgets.table import MetricTable
 from ...widgets.tree import ProjectionTree
 from ..dialogs import Help

@@ -10,12 +10,12 @@ from textual.widgets import Tree
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection
 
-from ...cli.main import reference_line
 from ...data.comparison import MOST_MARKS
 from ...data.filter import find
 from ...data.grid import Row, Selection
 from ...data.measures import BY_NAME, UNITS
 from ...data.pair import Side
+from ...settings.values import reference_line
 from ...widgets.chart import ChartPane
 from ...widgets.heatmap import Heatmap
 from ...widgets.table import MetricTable

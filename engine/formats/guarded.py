@@ -1,0 +1,96 @@
+"""Files of strangers, opened with suspicion: no FIFO, no link out of the folder, no JSON that fills the memory."""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+import stat
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ..errors import InputError, printable
+
+MAX_CONFIG = 8 << 20  # the largest config.json name 21,843 labels twice: 2 MB
+_ALWAYS_HELD = 1 << 20
+_TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)  # possessive: no memory for ways back
+
+
+def open_regular(file: Path) -> BinaryIO:
+    """A file open for reading; a FIFO would wait for a writer, and a device may never end.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file.
+    """
+    if not stat.S_ISREG(file.stat().st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
+    return open(file, "rb")
+
+
+def check_inside(file: Path) -> None:
+    """Refuse a link out of its folder: a model from elsewhere may not have other files read.
+
+    The Hub cache is made of links, from snapshots/<commit> to the blobs of the same model.
+
+    Raises:
+        InputError: it is one.
+    """
+    folder, real = file.parent.resolve(), file.resolve()
+    blobs = folder.parent.parent / "blobs"
+    if not real.is_relative_to(folder) and not (folder.parent.name == "snapshots" and real.parent == blobs):
+        raise InputError(
+            f"{printable(str(file))} is a link out of its folder: name the folder of {printable(str(real))}"
+        )
+
+
+def read_json(file: Path, limit: int = MAX_CONFIG) -> dict[str, Any]:
+    """A JSON object from a file of at most `limit` bytes.
+
+    Raises:
+        InputError: unreadable, too large, not JSON, or no object.
+    """
+    try:
+        if file.stat().st_size > limit:
+            raise InputError(f"{printable(str(file))} is larger than {limit} bytes: it is no file of a model")
+        return parse_json(file.read_bytes(), file)
+    except OSError as error:
+        raise InputError(f"cannot read {printable(str(file))}: {error.strerror}") from None
+
+
+def parse_json(data: bytes, file: Path) -> dict[str, Any]:
+    """A JSON object from the content of a file.
+
+    Raises:
+        InputError: not JSON, or no object.
+    """
+    try:
+        check_dense(data)
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        raise InputError(f"{printable(str(file))} is not valid JSON: fetch it again") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{printable(str(file))} is not a JSON object")
+    return found
+
+
+def check_dense(data: bytes) -> None:
+    """Refuse large JSON whose values are so small that Python would need 20 to 60 times its size to hold them.
+
+    What is left takes 2 to 8 times its size, 17 at most.
+    The densest entry of a safetensors header has 50 bytes: 3 brackets, 4 colons, 5 commas. What stands in texts
+    does not count; it is taken out only where the plain counts are too high.
+
+    Raises:
+        ValueError: it is denser than that.
+    """
+    if len(data) <= _ALWAYS_HELD or max(needed := _needed(data)) <= len(data):
+        return
+    for text in _TEXT.finditer(data):
+        needed = [all_ - within for all_, within in zip(needed, _needed(text[0]), strict=True)]
+    if max(needed) > len(data):
+        raise ValueError("it holds too many values for its size")
+
+
+def _needed(data: bytes) -> list[int]:
+    """The bytes that so many brackets, colons and commas take at least."""
+    return [16 * (data.count(b"[") + data.count(b"{")), 12 * data.count(b":"), 5 * data.count(b",")]

@@ -1,0 +1,64 @@
+"""What a chart is asked to show, and what comes back: data that cross from the event loop to the thread that draws."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from rich.text import Text
+
+from rankscope.engine.spectrum import Projection, Values
+
+from ..data.grid import Grid, Selection
+from ..data.pair import Curve, Side
+from ..settings.config import ReferenceLine
+from ..settings.palette import Palette
+from .ruler import Ruler
+
+
+class Axes(IntEnum):
+    """The steps of the axes key."""
+
+    LOG_LOG = 0
+    LOG_Y = 1
+    LINEAR = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Everything a chart depends on; `version` counts the events that changed a shown projection.
+
+    `compare`: the curves are those of `marks`, not of the selection. `origin` is where a walk over layers or
+    roles began. `normalised`: singular values over the largest. `lines` are those of the layers view.
+    """
+
+    selection: Selection
+    view: int
+    threshold: float
+    thresholds: tuple[float, ...]
+    axes: int
+    width: int
+    height: int
+    version: int
+    grid: Grid = field(compare=False, hash=False, repr=False)
+    side: Side = Side.A
+    normalised: bool = False
+    facets: bool = False
+    origin: Selection | None = None
+    marks: tuple[Projection, ...] = ()
+    compare: bool = False
+    lines: tuple[ReferenceLine, ...] = ()
+    palette: Palette = field(default_factory=Palette)
+
+
+@dataclass(frozen=True, slots=True)
+class Painting:
+    """The lines of a chart and its read-out; for a cursor on ranks, how they lie under the chart, and the curves
+    (label, session, projection) with their values. There is no `ruler` where there are no ranks to walk on."""
+
+    request: Request
+    lines: tuple[Text, ...]
+    readout: Text
+    ruler: Ruler | None = None
+    curves: tuple[Curve, ...] = ()
+    values: tuple[Values, ...] = field(default=(), compare=False, repr=False)

@@ -1,0 +1,46 @@
+"""What a person types -> a value: a threshold, a reference line, a number."""
+
+from __future__ import annotations
+
+import math
+from argparse import ArgumentTypeError
+
+from .config import ReferenceLine
+
+
+def threshold(text: str) -> float:
+    """An energy threshold: 0.9, 90 or 90%. Above 1 the number is a percentage."""
+    try:
+        value = float(text.removesuffix("%"))
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is no threshold: write 0.9, 90 or 90%, and the model before it") from None
+    value = round(value / 100 if value > 1 or text.endswith("%") else value, 12)
+    if not 0 < value <= 1:
+        raise ArgumentTypeError(f"{text!r} is no threshold: it lies above 0 and up to 100 %")
+    return value
+
+
+def thresholds(text: str) -> list[float]:
+    """One energy threshold, or several with commas: 60,80."""
+    return [threshold(part) for part in text.strip(",").split(",")]
+
+
+def reference_line(text: str) -> ReferenceLine:
+    """A rank to draw across the layers: NAME=K, or NAME=K@ROLE for one of one role."""
+    name, _, value = text.partition("=")
+    number, at, role = value.partition("@")
+    name, role = name.strip(), role.strip()
+    try:
+        rank = float(number)
+    except ValueError:
+        rank = math.nan
+    if not (name.isprintable() and name and 0 < rank <= 1e9) or bool(at) != bool(role):
+        raise ArgumentTypeError(f"{text!r} is no line: write NAME=K or NAME=K@ROLE, K above 0")
+    return ReferenceLine(name, rank, role)
+
+
+def positive(text: str) -> int:
+    """A whole number above zero."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"{text!r} is no whole number above zero")
+    return int(text)
