@@ -20,7 +20,7 @@ from ..settings import keys
 class Picker(App[str]):
     """Returns the chosen model's name, None where the user left."""
 
-    CSS_PATH = "../app.tcss"
+    CSS_PATH = "app.tcss"
     ENABLE_COMMAND_PALETTE = False
     BINDINGS: ClassVar[list[BindingType]] = keys.PICKER
 
