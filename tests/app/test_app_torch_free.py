@@ -14,7 +14,7 @@ import asyncio, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from app_looking import exploring
-from rankscope.tui import keys
+from rankscope.tui.settings import keys
 
 async def main():
     async with exploring(Path(sys.argv[2]), Path(sys.argv[3])) as view:

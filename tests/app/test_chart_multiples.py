@@ -15,7 +15,7 @@ from rankscope.tui.charts.painter import figure_of, paint
 from rankscope.tui.charts.request import Request
 from rankscope.tui.data.grid import Column, Grid, Selection
 from rankscope.tui.data.pair import Lens, Pair, Side
-from rankscope.tui.settings.config import ReferenceLine
+from rankscope.tui.data.reference_lines import ReferenceLine
 
 FIVE = (0.6, 0.8, 0.9, 0.95, 0.99)
 SPECTRUM, ENERGY, LAYERS = 1, 2, 4

@@ -12,7 +12,8 @@ from platformdirs import user_config_path
 
 from rankscope.engine.errors import InputError
 from rankscope.tui.cli.main import main_tui
-from rankscope.tui.settings.config import MLA_LINES, Config, ReferenceLine
+from rankscope.tui.data.reference_lines import MLA_LINES, ReferenceLine
+from rankscope.tui.settings.config import Config
 from rankscope.tui.settings.keymap import checked
 from rankscope.tui.settings.palette import Depth, Palette
 from rankscope.tui.settings.read import config_path, load
@@ -259,8 +260,8 @@ def test_a_named_file_that_is_not_there_is_said(
 def test_the_settings_are_read_before_textual_is_imported(file: Path) -> None:
     """It reads the number of colours when it is imported; and a start without a file costs no TOML reader."""
     program = (
-        "import os, sys; from rankscope.tui import start; from rankscope.tui.settings.read import config_path, load;"
-        "start.set_up(load(config_path()), os.environ); print(*sorted(sys.modules))"
+        "import os, sys; from rankscope.tui.cli import launch; from rankscope.tui.settings.read import config_path, load;"
+        "launch.set_up(load(config_path()), os.environ); print(*sorted(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert not file.exists()

@@ -26,7 +26,7 @@ from rankscope.tui.charts.painter import paint
 from rankscope.tui.charts.picture import INKS, save_heatmap, save_picture, svg_of
 from rankscope.tui.data.measures import BY_NAME
 from rankscope.tui.data.pair import Lens, Pair, Side
-from rankscope.tui.settings.config import ReferenceLine
+from rankscope.tui.data.reference_lines import ReferenceLine
 
 SVG = "{http://www.w3.org/2000/svg}"
 

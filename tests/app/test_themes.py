@@ -171,7 +171,7 @@ PROGRAM = """
 import asyncio, os, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from rankscope.tui.drawing.colours import Depth
+from rankscope.tui.settings.palette import Depth
 from rankscope.tui.settings.config import Config
 from rankscope.tui.settings.terminal import set_up
 config = set_up(Config(depth=Depth(sys.argv[4])), os.environ)

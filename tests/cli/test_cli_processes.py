@@ -18,7 +18,7 @@ INTERRUPTIBLE = f"import signal; signal.signal(signal.SIGINT, signal.default_int
 LIGHT = (
     "import sys, atexit; atexit.register(lambda: print(*sorted({'torch', 'numpy', 'rich', 'textual', 'h5py', "
     "'plotext', 'gguf', 'huggingface_hub', 'safetensors'} & set(sys.modules)), file=sys.stderr)); "
-    "from rankscope.tui import cli; sys.exit(cli.{main}())"
+    "from rankscope.tui.cli import main as cli; sys.exit(cli.{main}())"
 )
 
 

@@ -7,22 +7,10 @@ from dataclasses import dataclass, field
 
 from rankscope.engine.spectrum import THRESHOLDS
 
+from ..data.reference_lines import MLA_LINES, ReferenceLine
 from .palette import Depth, Palette
 
 AUTO = "auto"
-
-
-@dataclass(frozen=True, slots=True)
-class ReferenceLine:
-    """A rank drawn across the layers view; `role`: of which role ("query", ...), "" for no one."""
-
-    name: str
-    rank: float
-    role: str = ""
-
-
-MLA_LINES = (ReferenceLine("q_lora_rank", 1536, "query"), ReferenceLine("kv_lora_rank", 512))
-"""The ranks that DeepSeek-V2 chose for its MLA (arXiv 2405.04434)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-LISTING = ("errors", "checkpoint", "formats.gguf", "formats.safetensors", "catalogue", "projections")
-ROOMS = (*LISTING, "spectrum", "events", "engine", "devices", "queue", "reporter", "flip")
+LISTING = ("errors", "checkpoint.open", "formats.gguf", "formats.safetensors", "catalogue.rules", "catalogue.tree")
+COMPUTING = ("compute.events", "compute.engine", "compute.devices", "compute.queue", "compute.reporter")
+ROOMS = (*LISTING, *COMPUTING, "spectrum", "derive.flip")
 OPENED = """
 from rankscope.engine.checkpoint.open import open_checkpoint
 from rankscope.engine.catalogue.tree import build_tree
