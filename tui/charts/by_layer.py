@@ -15,8 +15,8 @@ from rankscope.engine.spectrum import DEFAULT_THRESHOLDS
 from ..data.grid import Column, Grid, Selection
 from ..data.measures import BY_NAME
 from ..data.pair import Lens, Pair, Side
+from ..data.reference_lines import ReferenceLine
 from ..data.wording import percent
-from ..settings.config import ReferenceLine
 from .figure import Axis, Chart, Figure, Level, Series, Span, Stroke
 from .spectra import MAX_SERIES, hint
 
@@ -35,8 +35,12 @@ _ABOVE = 1.5
 """How far a reference line may widen the y axis."""
 
 
-def layers(pair: Pair, request: Request) -> Figure:
+def draw(pair: Pair, request: Request) -> tuple[Figure, None]:
     """Components needed against layer, one line a role; experts by their median. Reads files."""
+    return _figure(pair, request), None
+
+
+def _figure(pair: Pair, request: Request) -> Figure:
     columns = layer_columns(request.grid, request.selection)
     charts: list[Chart] = []
     above: dict[str, None] = {}

@@ -12,19 +12,10 @@ from rankscope.engine.spectrum import Projection
 
 from ..data.grid import Column, Row
 from ..data.pair import Pair, Side
+from ..data.views import View
 from .by_layer import FACET, SCAN_HINT, block_of
 from .figure import ONLY_ZEROS, Chart, Figure, Series, drawable, spans
-from .spectra import (
-    MAX_SERIES,
-    View,
-    curves_of,
-    energy_axes,
-    hint,
-    measured,
-    ranks_of,
-    spectrum_axes,
-    threshold_level,
-)
+from .spectra import MAX_SERIES, curves_of, energy_axes, hint, measured, ranks_of, spectrum_axes, threshold_level
 
 if TYPE_CHECKING:
     from .request import Request
@@ -35,8 +26,12 @@ _EIGHT = (76, 12)
 """Columns and lines that eight facets need."""
 
 
-def facets(pair: Pair, request: Request) -> Figure:
+def draw(pair: Pair, request: Request) -> tuple[Figure, None]:
     """Spectra or energy of chosen layers, a chart a layer, one line a role of a block. Reads files."""
+    return _figure(pair, request), None
+
+
+def _figure(pair: Pair, request: Request) -> Figure:
     rows = _facet_rows(request)
     columns = facet_columns(request)
     across, down = _arrangement(request, len(rows))

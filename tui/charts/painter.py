@@ -13,7 +13,9 @@ from rich.text import Text
 
 from rankscope.engine.errors import printable
 
+from ..data.named import resolve
 from ..data.pair import Pair
+from ..data.views import BY_KEY
 from .request import Painting, Request
 
 if TYPE_CHECKING:
@@ -78,11 +80,11 @@ class Painter:
 
 def paint(pair: Pair, request: Request) -> Painting:
     """Draw what is asked for, in the caller's thread. Reads files."""
-    from . import plot, readout
+    from . import plot
 
     figure, found = figure_of(pair, request)
     drawing = plot.draw(figure, request.palette, request.width, request.height)
-    line = readout.readout(pair, request)
+    line: Text = resolve(BY_KEY[request.view].readout)(pair, request)
     if found is None or drawing.ruler is None or not found.values:
         return Painting(request, drawing.lines, line)
     ruler = replace(drawing.ruler, count=max(map(len, found.values)))  # a dim curve may go further
@@ -91,12 +93,7 @@ def paint(pair: Pair, request: Request) -> Painting:
 
 def figure_of(pair: Pair, request: Request) -> tuple[Figure, Shown | None]:
     """What is drawn, and of which curves where it is one chart over ranks. Reads files."""
-    from . import by_layer, facets, spectra
-
-    if request.view == spectra.View.LAYERS:
-        return by_layer.layers(pair, request), None
-    if request.facets:
-        return facets.facets(pair, request), None
-    found = spectra.shown(pair, request)
-    draw = spectra.energy if request.view == spectra.View.ENERGY else spectra.spectrum
-    return draw(request, found), found
+    view = BY_KEY[request.view]
+    drawer = view.small if request.facets and view.small else view.draw
+    found: tuple[Figure, Shown | None] = resolve(drawer)(pair, request)
+    return found

@@ -17,11 +17,12 @@ from rankscope.engine.errors import InputError, printable
 
 from ..data.grid import Grid
 from ..data.measures import BY_NAME
+from ..data.named import resolve
 from ..data.pair import Lens, Pair, Side
+from ..data.views import BY_KEY
 from .figure import ONLY_ZEROS, Axis, Chart, Figure, Series, Sign, Stroke, drawable, signs, spans
 from .painter import figure_of
 from .request import Request
-from .spectra import View
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,12 +53,23 @@ def save_picture(pair: Pair, request: Request, path: Path, lens: Lens | None = N
     """Write what a request shows as .png, .pdf or .svg, in one step; for the heatmap view with the numbers of `lens`.
 
     Raises:
-        InputError: another suffix, no matplotlib, nothing to draw, or the file cannot be written.
+        InputError: another suffix, no matplotlib, a view without a picture, nothing to draw, or the file cannot be
+            written.
     """
+    picture = BY_KEY[request.view].picture
+    if not picture:
+        raise InputError("a table has no picture for print: export it as .csv, or as .svg as it is on the screen")
+    resolve(picture)(pair, request, path, lens)
+
+
+def save_heatmap_view(pair: Pair, request: Request, path: Path, lens: Lens | None) -> None:
+    """save_heatmap of what a request asks for."""
+    save_heatmap(lens or Lens(pair, request.threshold, side=request.side), request.grid, path)
+
+
+def save_chart(pair: Pair, request: Request, path: Path, _lens: Lens | None) -> None:
+    """Write a chart, see save_picture."""
     _check(path)
-    if request.view == View.HEATMAP:
-        save_heatmap(lens or Lens(pair, request.threshold, side=request.side), request.grid, path)
-        return
     width, height = _CANVAS
     figure, _ = figure_of(pair, replace(request, width=width, height=height))
     charts = [drawable(chart) for chart in figure.charts]

@@ -16,10 +16,11 @@ from rankscope.engine.spectrum import Projection, Values
 from ..data.measures import BY_NAME
 from ..data.pair import Lens, Pair, Side
 from ..data.session import Session, State
+from ..data.views import View
 from ..data.wording import percent
 from .by_layer import layer_columns, ranges
 from .facets import facet_columns
-from .spectra import View, label
+from .spectra import label
 
 if TYPE_CHECKING:
     from ..data.grid import Column
@@ -40,11 +41,9 @@ _SHORTER = (
 
 def readout(pair: Pair, request: Request) -> Text:
     """One line on what is drawn: of one projection its numbers, of a group how much is computed and how the ranks
-    spread, of marks each rank, by layer the smallest, middle and largest of each role. Reads files."""
-    if request.view == View.LAYERS:
-        return _over_layers(pair, request, layer_columns(request.grid, request.selection))
+    spread, of marks each rank, of small multiples the smallest, middle and largest of each role. Reads files."""
     if request.facets:
-        return _over_layers(pair, request, facet_columns(request))
+        return _ranges(pair, request, facet_columns(request))
     wanted = request.marks if request.compare else request.selection.projections(request.grid)
     if not wanted:
         return Text("")
@@ -57,6 +56,11 @@ def readout(pair: Pair, request: Request) -> Text:
         return _two(found, request)
     _, session, p = found[0] if found else ("", pair.first, wanted[0])
     return _single(session, p, request) if found else Text("B has no projection of this name", "dim")
+
+
+def over_layers(pair: Pair, request: Request) -> Text:
+    """Smallest, middle and largest rank of each role that is drawn by layer. Reads files."""
+    return _ranges(pair, request, layer_columns(request.grid, request.selection))
 
 
 def rank_readout(painting: Painting, k: int, width: int) -> Text:
@@ -126,7 +130,7 @@ def _count(number: int) -> str:
     return str(number)
 
 
-def _over_layers(pair: Pair, request: Request, columns: Sequence[Column]) -> Text:
+def _ranges(pair: Pair, request: Request, columns: Sequence[Column]) -> Text:
     """Smallest, middle and largest of the roles that are drawn; experts one by one."""
     parts, rest = ranges(pair, request, columns)
     if len(parts) > 1 or rest:

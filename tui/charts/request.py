@@ -11,7 +11,7 @@ from rankscope.engine.spectrum import Projection, Values
 
 from ..data.grid import Grid, Selection
 from ..data.pair import Curve, Side
-from ..settings.config import ReferenceLine
+from ..data.reference_lines import ReferenceLine
 from ..settings.palette import Palette
 from .ruler import Ruler
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from enum import IntEnum
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,15 +25,6 @@ if TYPE_CHECKING:
 MAX_SERIES = 8
 MAX_SHAPES = 2
 """Noise of more shapes than these would hide the curves."""
-
-
-class View(IntEnum):
-    """The numbered views; 0 is the tree."""
-
-    SPECTRUM = 1
-    ENERGY = 2
-    HEATMAP = 3
-    LAYERS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,8 +152,14 @@ class Drawn:
         return float(self.values[self.kept - 1])
 
 
-def spectrum(request: Request, found: Shown) -> Figure:
-    """Singular values against their index, with noise of their shape, and dim where they are only bounds."""
+def draw_spectrum(pair: Pair, request: Request) -> tuple[Figure, Shown]:
+    """Singular values against their index, with noise of their shape, and dim where they are only bounds.
+    Reads files."""
+    found = shown(pair, request)
+    return _spectrum(request, found), found
+
+
+def _spectrum(request: Request, found: Shown) -> Figure:
     log = Axes(request.axes) is not Axes.LINEAR
     drawn = [measured(c, v, request, request.width) for c, v in zip(found.curves, found.values, strict=True)]
     if not drawn:
@@ -258,8 +254,14 @@ def _shape(p: Projection) -> tuple[int, int]:
 # Energy
 
 
-def energy(request: Request, found: Shown) -> Figure:
-    """Cumulative energy in % against the number of components, with the thresholds, and the energy of noise."""
+def draw_energy(pair: Pair, request: Request) -> tuple[Figure, Shown]:
+    """Cumulative energy in % against the number of components, with the thresholds, and the energy of noise.
+    Reads files."""
+    found = shown(pair, request)
+    return _energy(request, found), found
+
+
+def _energy(request: Request, found: Shown) -> Figure:
     if not found.curves:
         return Figure(found.title, empty=found.empty)
     series = [

@@ -23,9 +23,10 @@ from ..data import records
 from ..data.comparison import Comparison
 from ..data.grid import Selection
 from ..data.rank_columns import fields_at
+from ..data.reference_lines import MLA_LINES
 from ..data.table_rows import ADDRESS, Field, fields_of, find_field, has_twins, load, sort_order
 from ..drawing.console_tables import make_console, print_tables, wide_tables
-from ..settings.config import MLA_LINES, Config
+from ..settings.config import Config
 from ..settings.palette import Depth, Palette, palette
 from ..settings.terminal import depth_of
 from .opening import say

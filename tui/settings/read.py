@@ -14,7 +14,8 @@ from platformdirs import user_config_path
 
 from rankscope.engine.errors import InputError, printable
 
-from .config import AUTO, Config, ReferenceLine
+from ..data.reference_lines import ReferenceLine
+from .config import AUTO, Config
 from .palette import Depth, Palette
 from .values import threshold
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from argparse import ArgumentTypeError
 
-from .config import ReferenceLine
+from ..data.reference_lines import ReferenceLine
 
 
 def threshold(text: str) -> float:

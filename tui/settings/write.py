@@ -8,8 +8,9 @@ from textwrap import wrap
 
 from rankscope.engine.errors import printable
 
+from ..data.reference_lines import ReferenceLine
 from . import keymap
-from .config import AUTO, Config, ReferenceLine
+from .config import AUTO, Config
 
 
 def written(config: Config, file: Path, themes: Iterable[str]) -> str:

@@ -1,0 +1,184 @@
+"""The one list of views: the key of each, what it is called, where it stands, and what draws and writes it.
+
+Keys, help, footer, palette, `show`, `plot`, exports and the check of options are made of it, so that a new view is one
+row here and one file. Code is named as "module:name" below rankscope.tui and imported by whoever needs it
+(`named.resolve`): `rankscope --help` reads this table and nothing else of the interface.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+
+
+class View(IntEnum):
+    """The views that are named in code, by their keys."""
+
+    TREE = 0
+    SPECTRUM = 1
+    ENERGY = 2
+    HEATMAP = 3
+    LAYERS = 4
+    TABLE = 5
+    COMPARE = 6
+
+
+class Place(Enum):
+    """Where the explorer shows a view."""
+
+    TREE = "at the left"
+    TOP = "over the chart, where there is room for both"
+    CHART = "the chart"
+
+
+@dataclass(frozen=True, slots=True)
+class ViewSpec:
+    """One view.
+
+    `key` is the digit that leads to it, None for one that only the command line has. `help` is its line among the
+    keys. Of a chart, `title` is what its border says is drawn ("{t}" for the threshold in percent), `axes` the three
+    kinds of axes; of what stands over it the widget has its own.
+
+    `draw` is the drawer of a chart, (pair, request) -> (Figure, Shown | None); `small` that of its small multiples;
+    `readout` the line below it, (pair, request) -> Text. `widget` is a widgets.top_pane.TopPane. The twins: `csv`,
+    (Content) -> records, see view_records; `text`, (console, query, args) prints; `picture`, (pair, request, path,
+    lens) writes one. `options` of `rankscope show` and `plot` are those that only some views take.
+
+    `over_layers`: roles over all layers, whatever is selected, so no rank to walk on and no marks to compare.
+    `small_of` is the view whose small multiples the command line shows under this name.
+    """
+
+    name: str
+    key: int | None
+    help: str
+    place: Place
+    title: str = ""
+    axes: tuple[str, str, str] = ("", "", "")
+    widget: str = ""
+    draw: str = ""
+    small: str = ""
+    readout: str = "charts.readout:readout"
+    csv: str = ""
+    text: str = ""
+    picture: str = ""
+    options: tuple[str, ...] = ()
+    over_layers: bool = False
+    small_of: int | None = None
+
+
+_CHART_TEXT, _CHART_PICTURE = "cli.show:print_chart", "charts.picture:save_chart"
+
+VIEWS: tuple[ViewSpec, ...] = (
+    ViewSpec("tree", View.TREE, "Go to the tree", Place.TREE),
+    ViewSpec(
+        "heatmap",
+        View.HEATMAP,
+        "Threshold ranks, layers x roles",
+        Place.TOP,
+        widget="widgets.heatmap:Heatmap",
+        csv="data.view_records:of_heatmap",
+        text="cli.show:print_heatmap",
+        picture="charts.picture:save_heatmap_view",
+        options=("unit", "csv"),
+    ),
+    ViewSpec(
+        "table",
+        View.TABLE,
+        "Every projection with every metric; o sorts",
+        Place.TOP,
+        widget="widgets.table:MetricTable",
+        csv="data.view_records:of_table",
+        text="cli.show:print_table",
+        options=("rank", "sort", "csv"),
+    ),
+    ViewSpec(
+        "compare",
+        View.COMPARE,
+        "The marked projections side by side",
+        Place.TOP,
+        widget="widgets.compare:Compare",
+        csv="data.view_records:of_compare",
+        text="cli.show:print_compare",
+        options=("csv",),
+    ),
+    ViewSpec(
+        "layers",
+        View.LAYERS,
+        "Components needed by layer, one line a role",
+        Place.CHART,
+        title="k{t} by layer",
+        draw="charts.by_layer:draw",
+        readout="charts.readout:over_layers",
+        csv="data.view_records:of_layers_view",
+        text=_CHART_TEXT,
+        picture=_CHART_PICTURE,
+        options=("line", "csv"),
+        over_layers=True,
+    ),
+    ViewSpec(
+        "spectrum",
+        View.SPECTRUM,
+        "Singular values of the selection",
+        Place.CHART,
+        title="singular values by index",
+        axes=("log x log", "log y", "linear"),
+        draw="charts.spectra:draw_spectrum",
+        small="charts.facets:draw",
+        csv="data.view_records:of_curves_view",
+        text=_CHART_TEXT,
+        picture=_CHART_PICTURE,
+        options=("rank", "normalised"),
+    ),
+    ViewSpec(
+        "energy",
+        View.ENERGY,
+        "Cumulative energy of the selection",
+        Place.CHART,
+        title="% of sum sigma^2 by components",
+        axes=("log x", "linear", "linear"),
+        draw="charts.spectra:draw_energy",
+        small="charts.facets:draw",
+        csv="data.view_records:of_curves_view",
+        text=_CHART_TEXT,
+        picture=_CHART_PICTURE,
+        options=("rank",),
+    ),
+    ViewSpec(
+        "facets",
+        None,
+        "Spectra of the first and the last layers",
+        Place.CHART,
+        text=_CHART_TEXT,
+        picture=_CHART_PICTURE,
+        options=("normalised",),
+        small_of=View.SPECTRUM,
+    ),
+)
+"""As they stand on the screen: the tree, what stands over the chart, the charts."""
+
+DEFAULT = "heatmap"
+"""What `rankscope show` and `plot` show where nothing is said."""
+
+BY_KEY = {view.key: view for view in VIEWS if view.key is not None}
+BY_NAME = {view.name: view for view in VIEWS}
+
+
+def keyed() -> list[ViewSpec]:
+    """Those of the explorer, in the order of their keys."""
+    return [BY_KEY[key] for key in sorted(BY_KEY)]
+
+
+def placed(place: Place) -> list[ViewSpec]:
+    """Those of the explorer that stand in one place, in the order of their keys."""
+    return [view for view in keyed() if view.place is place]
+
+
+def named_for(twin: str) -> list[str]:
+    """The names of the views that have a `text` or a `picture`, in the order in which the command line lists them."""
+    listed = sorted(VIEWS, key=lambda view: (view.name != DEFAULT, view.key is None, view.key))
+    return [view.name for view in listed if getattr(view, twin)]
+
+
+def taking(option: str) -> list[str]:
+    """The names of the views that take an option."""
+    return [view.name for view in VIEWS if option in view.options]
