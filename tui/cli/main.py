@@ -6,67 +6,50 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import NoReturn
 
-from ..settings.values import positive, reference_line, threshold, thresholds
-
-if TYPE_CHECKING:
-    pass
+from ..data.named import resolve
+from . import arguments
+from .arguments import Parser
 
 PROG = "rankscope"
-VIEWS = ("heatmap", "spectrum", "energy", "layers", "table", "compare", "facets")
-PICTURES = ("heatmap", "spectrum", "energy", "layers", "facets")
-MODEL_HELP = "org/name[@revision] on the Hub, a folder, a file (.safetensors, .gguf, .bin, .pt), a URL of one, or demo"
 
 
-class Parser(argparse.ArgumentParser):
-    """Wrong use is one line: argparse would print the whole usage before it."""
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command of `rankscope`: `run` is "module:name" of a function that takes the parsed arguments and the store's
+    root and returns the exit code; `options` adds what it takes beside MODEL and --store."""
 
-    def error(self, message: str) -> NoReturn:
-        from rankscope.engine.errors import printable
-
-        self.exit(2, f"{self.prog}: {printable(message, 500)}; see  {self.prog} --help\n")
-
-
-class Flat(argparse.Action):
-    """Adds to the list of an option lists of values."""
-
-    def __call__(self, _: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, __: Any = None) -> None:
-        found = [*(getattr(namespace, self.dest) or []), *(value for part in values for value in part)]
-        setattr(namespace, self.dest, found)
+    name: str
+    help: str
+    run: str
+    options: Callable[[argparse.ArgumentParser], None] | None = None
+    has_model: bool = True
 
 
-def device(text: str) -> str:
-    """A device specification of the right form."""
-    from rankscope.engine.compute.devices import check_spec
-    from rankscope.engine.errors import InputError
-
-    try:
-        return check_spec(text)
-    except InputError as error:
-        raise argparse.ArgumentTypeError(str(error).removeprefix("--device is ")) from None
+COMMANDS = (
+    Command("scan", "compute what is not stored yet, save it, print the table", "cli.commands:scan", arguments.scan),
+    Command(
+        "show",
+        "print a view of what is stored: by default the threshold ranks, layers x roles",
+        "cli.show:show",
+        arguments.show,
+    ),
+    Command("plot", "save a view of what is stored as a picture", "cli.show:plot", arguments.plot),
+    Command("tree", "list layers and projections, from the files' headers only", "cli.commands:tree", arguments.tree),
+    Command("export", "write what is stored to one file", "cli.commands:export", arguments.export),
+    Command("ls", "list the models that have stored spectra", "cli.commands:ls", arguments.ls, has_model=False),
+    Command("rm", "remove the stored spectra of a model", "cli.commands:rm"),
+    Command("doctor", "say what devices, versions, store and cache are seen", "cli.commands:doctor", has_model=False),
+)
 
 
 def main_tui(argv: Sequence[str] | None = None) -> int:
     """The explorer."""
     parser = Parser("rankscope-tui", description="Explore the singular-value spectra of a model.")
-    parser.add_argument("model", nargs="?", help=f"{MODEL_HELP}; none: choose among stored and cached models")
-    _add_store(parser)
-    _add_computing(parser)
-    parser.add_argument("--against", metavar="MODEL", help="a second model: the same projections of both, and B/A")
-    parser.add_argument("-t", "--threshold", type=threshold, help="energy threshold to start with (90%%)")
-    parser.add_argument(
-        "--line",
-        type=reference_line,
-        action="append",
-        metavar="NAME=K[@ROLE]",
-        help="one more rank drawn across the layers view; may be repeated",
-    )
-    parser.add_argument("--color", choices=("auto", "256", "16", "mono"), help="how many colours (auto)")
-    parser.add_argument("--theme", metavar="NAME", help="nord, textual-light, ansi-dark ...; a wrong name lists all")
-    parser.add_argument("--print-config", action="store_true", help="print all settings as a settings file")
-    _add_version(parser)
+    arguments.explorer(parser)
     args = parser.parse_args(argv)
     return _guarded(parser.prog, _run_tui, args)
 
@@ -79,106 +62,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(PROG, description="Singular-value spectra and threshold ranks of model weights.")
-    _add_version(parser)
+    arguments.add_version(parser)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def command(name: str, text: str, model: bool = True) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
-        if model:
-            sub.add_argument("model", help=MODEL_HELP)
-        _add_store(sub)
-        return sub
-
-    scan = command("scan", "compute what is not stored yet, save it, print the table")
-    _add_filter(scan)
-    _add_computing(scan)
-    _add_thresholds(scan)
-    scan.add_argument("--null", choices=("flip",), help="also compute the weights under random signs, for k/kf")
-    scan.add_argument("--recompute", action="store_true", help="compute again what is stored")
-    scan.add_argument("--json", action="store_true", help="one JSON object a line and projection, once it is saved")
-    show = command("show", "print a view of what is stored: by default the threshold ranks, layers x roles")
-    _add_view(show, VIEWS)
-    _add_show(show)
-    plot = command("plot", "save a view of what is stored as a picture")
-    _add_view(plot, PICTURES)
-    plot.add_argument("-o", "--output", required=True, metavar="FILE", help="FILE.png, .pdf or .svg")
-    plot.add_argument("--normalised", action="store_true", help="spectrum, facets: sigma over sigma_1")
-    tree = command("tree", "list layers and projections, from the files' headers only")
-    tree.add_argument("--json", action="store_true", help="one JSON object a line and tensor or projection")
-    export = command("export", "write what is stored to one file")
-    export.add_argument("-o", "--output", required=True, metavar="FILE", help="FILE.h5, .npz, .csv or .json")
-    _add_filter(export)
-    ls = command("ls", "list the models that have stored spectra", model=False)
-    ls.add_argument("--json", action="store_true", help="one JSON object a line and model")
-    command("rm", "remove the stored spectra of a model")
-    command("doctor", "say what devices, versions, store and cache are seen", model=False)
+    for command in COMMANDS:
+        own = commands.add_parser(command.name, help=command.help, description=command.help)
+        if command.has_model:
+            own.add_argument("model", help=arguments.MODEL_HELP)
+        arguments.add_store(own)
+        if command.options is not None:
+            command.options(own)
+        own.set_defaults(run=command.run)
     return parser
-
-
-def _add_store(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--store", metavar="DIR", help="where spectra are kept (else RANKSCOPE_STORE, else the data folder)"
-    )
-
-
-def _add_computing(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda or cuda:0,cuda:1")
-    parser.add_argument(
-        "--threads", type=positive, metavar="N", help="CPU threads (else OMP_NUM_THREADS, else the cores, at most 8)"
-    )
-    parser.add_argument(
-        "--download", action="store_true", help="take the whole model into the Hub cache first, not just what is needed"
-    )
-    parser.add_argument("--experts", type=positive, metavar="N", help="compute N experts of each layer, evenly spread")
-
-
-def _add_thresholds(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "-t",
-        "--threshold",
-        type=thresholds,
-        nargs="+",
-        action=Flat,
-        metavar="T",
-        help="energy thresholds: 0.9, 90 or 90%%, several as 60,80 or 60 80 (60 80 90)",
-    )
-
-
-def _add_view(parser: argparse.ArgumentParser, views: Sequence[str]) -> None:
-    """What `show` and `plot` have in common."""
-    parser.add_argument("--view", choices=views, default="heatmap", help="what to show (heatmap)")
-    _add_filter(parser)
-    _add_thresholds(parser)
-    parser.add_argument("--unit", metavar="NAME", help="heatmap: k, percent, k/k0, k/kf, k/k*, effective_rank ... (k)")
-    parser.add_argument("--against", metavar="MODEL", help="a second model, B: the same projections of both")
-    parser.add_argument("--side", choices=("A", "B", "B/A"), help="with --against: numbers of which (B/A)")
-    parser.add_argument(
-        "--line", type=reference_line, action="append", metavar="NAME=K[@ROLE]", help="layers: a rank to draw across"
-    )
-
-
-def _add_show(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rank", type=positive, metavar="K", help="table, spectrum: also what keeping K values means")
-    parser.add_argument("--sort", metavar="COLUMN", help="table: by k90, k/k0, stable_rank ..., largest first")
-    parser.add_argument("--csv", action="store_true", help="heatmap, table, compare, layers: as CSV")
-    parser.add_argument(
-        "--color", choices=("auto", "256", "16", "mono"), default="auto", help="how many colours (auto)"
-    )
-
-
-def _add_filter(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--filter", metavar="GLOB", help="addresses: '*.attention.key', 'layers.3', 'mlp'")
-
-
-def _add_version(parser: argparse.ArgumentParser) -> None:
-    class Version(argparse.Action):
-        def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-            from importlib.metadata import version
-
-            print(parser.prog, version("rankscope-tui"))  # parser.exit would write to stderr
-            parser.exit()
-
-    parser.add_argument("--version", action=Version, nargs=0, help="print the version")
 
 
 def _store_root(args: argparse.Namespace) -> Path:
@@ -213,11 +107,7 @@ def _run_tui(args: argparse.Namespace) -> int:
 
 
 def _run_headless(args: argparse.Namespace) -> int:
-    from . import commands as headless
-    from . import show as showing
-
-    module = showing if args.command in ("show", "plot") else headless
-    command: Callable[[argparse.Namespace, Path], int] = getattr(module, args.command)
+    command: Callable[[argparse.Namespace, Path], int] = resolve(args.run)
     return command(args, _store_root(args))
 
 

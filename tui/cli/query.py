@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,21 +12,14 @@ from rankscope.engine.spectrum import DEFAULT_THRESHOLDS, Projection
 
 from ..data.comparison import MOST_MARKS
 from ..data.grid import Grid, make_grid
-from ..data.measures import BY_NAME, UNITS, Measure
+from ..data.measures import BY_NAME as MEASURES_BY_NAME
+from ..data.measures import UNITS, Measure
 from ..data.pair import Lens, Pair, Side
 from ..data.session import Session
 from ..data.table_rows import depends_on_threshold, has_twins
+from ..data.views import BY_NAME, VIEWS, taking
 from .opening import open_spectra, stored_of, wanted_of
 
-_ONLY: Mapping[str, tuple[str, ...]] = {
-    "unit": ("heatmap",),
-    "rank": ("table", "spectrum", "energy"),
-    "line": ("layers",),
-    "sort": ("table",),
-    "csv": ("heatmap", "table", "compare", "layers"),
-    "normalised": ("spectrum", "facets"),
-}
-"""Options, and the views that they belong to."""
 _MOST_LISTED = 20
 """Addresses that are named one by one."""
 
@@ -78,17 +71,18 @@ def understand(args: Namespace, root: Path) -> Asked:
 
 
 def _check(args: Namespace) -> None:
-    for option, views in _ONLY.items():
-        if getattr(args, option, None) and args.view not in views:
-            raise InputError(f"--{option} goes with --view {' or '.join(views)}, not with {args.view}")
+    options = dict.fromkeys(option for view in VIEWS for option in view.options)
+    for option in options.keys() - set(BY_NAME[args.view].options):
+        if getattr(args, option, None):
+            raise InputError(f"--{option} goes with --view {' or '.join(taking(option))}, not with {args.view}")
     if args.side and not args.against:
         raise InputError("--side is for two models: name the second with --against MODEL")
 
 
 def _unit(name: str) -> Measure:
-    if BY_NAME.get(name) not in UNITS:
+    if MEASURES_BY_NAME.get(name) not in UNITS:
         raise InputError(f"no unit {printable(name)!r}: {' '.join(unit.name for unit in UNITS)}")
-    return BY_NAME[name]
+    return MEASURES_BY_NAME[name]
 
 
 def _second(args: Namespace, root: Path) -> Session | None:

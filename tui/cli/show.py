@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,12 +19,14 @@ from rankscope.store.export import csv_text
 from ..charts.painter import paint
 from ..charts.readout import rank_readout
 from ..charts.request import Painting, Request
-from ..data import records
 from ..data.comparison import Comparison
 from ..data.grid import Selection
+from ..data.named import resolve
 from ..data.rank_columns import fields_at
 from ..data.reference_lines import MLA_LINES
 from ..data.table_rows import ADDRESS, Field, fields_of, find_field, has_twins, load, sort_order
+from ..data.view_records import Content
+from ..data.views import BY_NAME, Place
 from ..drawing.console_tables import make_console, print_tables, wide_tables
 from ..settings.config import Config
 from ..settings.palette import Depth, Palette, palette
@@ -34,7 +36,6 @@ from .query import Asked, understand
 
 WIDTH, HEIGHT = 100, 30
 """Of a chart that is piped, or in a picture; on a terminal it is as wide as that, and at most so high."""
-_CHARTS = {"spectrum": 1, "energy": 2, "layers": 4, "facets": 1}
 _LOG_LOG = 0
 
 
@@ -42,10 +43,10 @@ def show(args: Namespace, root: Path) -> int:
     """Print a view of what is stored; 2 where nothing is."""
     asked = understand(args, root)
     if args.csv:
-        sys.stdout.write(csv_text(_CSV[args.view](asked, args)))
+        sys.stdout.write(csv_text(resolve(BY_NAME[args.view].csv)(_content(asked, args))))
     else:
         console = make_console(depth=None if args.color == "auto" else Depth(args.color))
-        _TEXT[args.view](console, asked, args)
+        resolve(BY_NAME[args.view].text)(console, asked, args)
     for note in asked.notes:
         say(note)
     return 0
@@ -53,16 +54,12 @@ def show(args: Namespace, root: Path) -> int:
 
 def plot(args: Namespace, root: Path) -> int:
     """Save a view of what is stored as a picture."""
-    from ..charts.picture import save_heatmap, save_picture
+    from ..charts.picture import save_picture
 
     asked = understand(args, root)
     path = Path(args.output)
     try:
-        if args.view == "heatmap":
-            asked.lens.load(asked.projections)
-            save_heatmap(asked.lens, asked.grid, path)
-        else:
-            save_picture(asked.lens.pair, _request(asked, args, Palette(), WIDTH, HEIGHT), path)
+        save_picture(asked.lens.pair, _request(asked, args, Palette(), WIDTH, HEIGHT), path, asked.lens)
     except ValueError as error:
         raise InputError(str(error)) from None
     except OSError as error:
@@ -76,11 +73,13 @@ def plot(args: Namespace, root: Path) -> int:
 # Text
 
 
-def _heatmap(console: Console, asked: Asked, _: Namespace) -> None:
+def print_heatmap(console: Console, asked: Asked, _: Namespace) -> None:
+    """Threshold ranks, layers x roles, a table a threshold."""
     print_tables(console, asked.lenses, asked.projections)
 
 
-def _table(console: Console, asked: Asked, args: Namespace) -> None:
+def print_table(console: Console, asked: Asked, args: Namespace) -> None:
+    """Every projection with every metric."""
     fields = _fields(asked, args)
     rows = _sorted(fields, asked.projections, args.sort)
     labels = [ADDRESS, *(p.address for p in rows)]
@@ -91,7 +90,8 @@ def _table(console: Console, asked: Asked, args: Namespace) -> None:
     _formulas(console, fields[1:])
 
 
-def _compare(console: Console, asked: Asked, _: Namespace) -> None:
+def print_compare(console: Console, asked: Asked, _: Namespace) -> None:
+    """What the filter names, side by side."""
     comparison = _comparison(asked)
     labels = ["", *(field.title for field in comparison.fields)]
     columns = []
@@ -122,7 +122,8 @@ def _formulas(console: Console, fields: Sequence[Field]) -> None:
             console.print(Text(f"{field.title}: {field.explained}"))
 
 
-def _chart(console: Console, asked: Asked, args: Namespace) -> None:
+def print_chart(console: Console, asked: Asked, args: Namespace) -> None:
+    """A chart, with its read-out or what keeping --rank components means."""
     encoding = sys.stdout.encoding or "ascii"
     try:
         "\u28ff".encode(encoding)
@@ -157,10 +158,11 @@ def _palette(console: Console, choice: str) -> Palette:
 
 
 def _request(asked: Asked, args: Namespace, colours: Palette, width: int, height: int) -> Request:
-    several = asked.is_filtered and len(asked.projections) > 1 and args.view in ("spectrum", "energy")
+    view = BY_NAME[args.view]
+    several = asked.is_filtered and len(asked.projections) > 1 and view.place is Place.CHART and bool(view.small)
     return Request(
         selection=Selection(single=asked.projections[0] if len(asked.projections) == 1 else None),
-        view=_CHARTS[args.view],
+        view=view.drawn_as,
         threshold=asked.lens.threshold,
         thresholds=asked.thresholds,
         axes=_LOG_LOG,
@@ -170,7 +172,7 @@ def _request(asked: Asked, args: Namespace, colours: Palette, width: int, height
         grid=asked.grid,
         side=asked.lens.side,
         normalised=getattr(args, "normalised", False),
-        facets=args.view == "facets",
+        facets=view.small_of is not None,
         marks=tuple(asked.projections) if several else (),
         compare=several,
         lines=(*MLA_LINES, *(args.line or ())),
@@ -179,6 +181,14 @@ def _request(asked: Asked, args: Namespace, colours: Palette, width: int, height
 
 
 # Numbers
+
+
+def _content(asked: Asked, args: Namespace) -> Content:
+    """What is written as CSV; a view that can be sorted has columns."""
+    if "sort" not in BY_NAME[args.view].options:
+        return Content(asked.lenses, asked.projections, asked.grid)
+    fields = _fields(asked, args)
+    return Content(asked.lenses, _sorted(fields, asked.projections, args.sort), asked.grid, fields)
 
 
 def _fields(asked: Asked, args: Namespace) -> tuple[Field, ...]:
@@ -203,36 +213,3 @@ def _comparison(asked: Asked) -> Comparison:
     comparison = Comparison(asked.lens, asked.projections)
     comparison.load()
     return comparison
-
-
-Records = Iterator[dict[str, object]]
-
-
-def _csv_heatmap(asked: Asked, _: Namespace) -> Records:
-    for lens in asked.lenses:
-        lens.load(asked.projections)
-    return records.of_cells(asked.lenses, asked.projections)
-
-
-def _csv_layers(asked: Asked, _: Namespace) -> Records:
-    for lens in asked.lenses:
-        lens.load(asked.projections)
-    return records.of_layers(asked.lenses, asked.grid)
-
-
-def _csv_table(asked: Asked, args: Namespace) -> Records:
-    fields = _fields(asked, args)
-    return records.of_rows(fields, _sorted(fields, asked.projections, args.sort))
-
-
-def _csv_compare(asked: Asked, _: Namespace) -> Records:
-    return _comparison(asked).records()
-
-
-_TEXT: dict[str, Callable[[Console, Asked, Namespace], None]] = {
-    "heatmap": _heatmap, "table": _table, "compare": _compare,
-    "spectrum": _chart, "energy": _chart, "layers": _chart, "facets": _chart,
-}  # fmt: skip
-_CSV: dict[str, Callable[[Asked, Namespace], Records]] = {
-    "heatmap": _csv_heatmap, "table": _csv_table, "compare": _csv_compare, "layers": _csv_layers,
-}  # fmt: skip

@@ -65,6 +65,13 @@ class ViewSpec:
     over_layers: bool = False
     small_of: int | None = None
 
+    @property
+    def drawn_as(self) -> int:
+        """The key of the view that draws it."""
+        key = self.key if self.small_of is None else self.small_of
+        assert key is not None
+        return key
+
 
 _CHART_TEXT, _CHART_PICTURE = "cli.show:print_chart", "charts.picture:save_chart"
 

@@ -12,10 +12,11 @@ from rankscope.engine.spectrum import Projection
 from ..data.grid import Grid, Selection
 from ..data.pair import Lens, Pair
 from ..data.session import Session, State
+from ..data.views import BY_KEY, View
 from ..data.wording import byte_size, describe, duration, percent
 
 KEY_HINTS = (
-    ("0-6 view", ""), ("enter compute", "compute"), ("s scan", "scan"),
+    (f"0-{max(BY_KEY)} view", ""), ("enter compute", "compute"), ("s scan", "scan"),
     ("/ filter", "filter"), ("t threshold", "threshold.next"), ("u unit", "unit"), ("? help", "help"),
     ("q quit", "quit"), ("JK layer", ""), ("HL role", ""), ("space mark", "mark"), ("z zoom", "zoom"),
     (", . rank", ""), ("a axes", "axes"), ("e export", "export"), ("x stop", "stop"), ("tab pane", "pane.next"),
@@ -23,21 +24,15 @@ KEY_HINTS = (
 )  # fmt: skip
 """What the last line says, most wanted first, and the binding that each is of."""
 
-CHART_TITLES = {
-    1: ("1 spectrum", "singular values by index", ("log x log", "log y", "linear")),
-    2: ("2 energy", "% of sum sigma^2 by components", ("log x", "linear", "linear")),
-    4: ("4 layers", "k{t} by layer", ("", "", "")),
-}
-
 
 def chart_title(view: int, threshold: float, axes: int, facets: bool, relative: bool, compare: bool) -> str:
     """What is drawn of what, against what, and on which axes."""
-    name, what, kinds = CHART_TITLES[view]
-    what = what.replace("{t}", percent(threshold))
-    if view == 1 and relative:
+    spec = BY_KEY[view]
+    what = spec.title.replace("{t}", percent(threshold))
+    if view == View.SPECTRUM and relative:
         what = "sigma / sigma_1 by index"
-    shown = "" if view == 4 else "facets" if facets else "of the marks" if compare else ""
-    return "  ".join(filter(None, [name, what, shown, kinds[axes]]))
+    shown = "" if spec.over_layers else "facets" if facets else "of the marks" if compare else ""
+    return "  ".join(filter(None, [f"{view} {spec.name}", what, shown, spec.axes[axes]]))
 
 
 def measure_title(view: str, lens: Lens) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from textual.binding import Binding, BindingType
 
+from ..data.views import keyed
+
 AT_ANY_TIME = "quit_at_once"
 """The binding that holds in questions and menus too: textual asks the app's bindings last, and not from a dialog."""
 PROMPTS = ("filter", "command")
@@ -25,13 +27,7 @@ def _keys(*rows: tuple[str, str, str, str, str]) -> list[BindingType]:
 
 
 EXPLORER = _keys(
-    ("0", "pane(0)", "tree", "view.tree", "Go to the tree"),
-    ("1", "pane(1)", "spectrum", "view.spectrum", "Singular values of the selection"),
-    ("2", "pane(2)", "energy", "view.energy", "Cumulative energy of the selection"),
-    ("3", "pane(3)", "heatmap", "view.heatmap", "Threshold ranks, layers x roles"),
-    ("4", "pane(4)", "layers", "view.layers", "Components needed by layer, one line a role"),
-    ("5", "pane(5)", "table", "view.table", "Every projection with every metric; o sorts"),
-    ("6", "pane(6)", "compare", "view.compare", "The marked projections side by side"),
+    *((str(view.key), f"pane({view.key})", view.name, f"view.{view.name}", view.help) for view in keyed()),
     ("tab", "next_pane(1)", "next pane", "pane.next", "Next pane"),
     ("shift+tab", "next_pane(-1)", "previous pane", "pane.previous", "Previous pane"),
     ("J", "step_layer(1)", "next layer", "step.layer_next", "The same role in the next layer"),

@@ -1,0 +1,168 @@
+"""The options of the command lines. Imports argparse, and for the names of views the table of them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from ..data.views import DEFAULT, named_for
+from ..settings.values import positive, reference_line, threshold, thresholds
+
+MODEL_HELP = "org/name[@revision] on the Hub, a folder, a file (.safetensors, .gguf, .bin, .pt), a URL of one, or demo"
+
+
+class Parser(argparse.ArgumentParser):
+    """Wrong use is one line: argparse would print the whole usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        from rankscope.engine.errors import printable
+
+        self.exit(2, f"{self.prog}: {printable(message, 500)}; see  {self.prog} --help\n")
+
+
+class Flat(argparse.Action):
+    """Adds to the list of an option lists of values."""
+
+    def __call__(self, _: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, __: Any = None) -> None:
+        found = [*(getattr(namespace, self.dest) or []), *(value for part in values for value in part)]
+        setattr(namespace, self.dest, found)
+
+
+def device(text: str) -> str:
+    """A device specification of the right form."""
+    from rankscope.engine.compute.devices import check_spec
+    from rankscope.engine.errors import InputError
+
+    try:
+        return check_spec(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("--device is ")) from None
+
+
+def add_store(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--store", metavar="DIR", help="where spectra are kept (else RANKSCOPE_STORE, else the data folder)"
+    )
+
+
+def add_computing(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda or cuda:0,cuda:1")
+    parser.add_argument(
+        "--threads", type=positive, metavar="N", help="CPU threads (else OMP_NUM_THREADS, else the cores, at most 8)"
+    )
+    parser.add_argument(
+        "--download", action="store_true", help="take the whole model into the Hub cache first, not just what is needed"
+    )
+    parser.add_argument("--experts", type=positive, metavar="N", help="compute N experts of each layer, evenly spread")
+
+
+def _add_thresholds(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-t",
+        "--threshold",
+        type=thresholds,
+        nargs="+",
+        action=Flat,
+        metavar="T",
+        help="energy thresholds: 0.9, 90 or 90%%, several as 60,80 or 60 80 (60 80 90)",
+    )
+
+
+def _add_view(parser: argparse.ArgumentParser, views: Sequence[str]) -> None:
+    """What `show` and `plot` have in common."""
+    parser.add_argument("--view", choices=views, default=DEFAULT, help=f"what to show ({DEFAULT})")
+    _add_filter(parser)
+    _add_thresholds(parser)
+    parser.add_argument("--unit", metavar="NAME", help="heatmap: k, percent, k/k0, k/kf, k/k*, effective_rank ... (k)")
+    parser.add_argument("--against", metavar="MODEL", help="a second model, B: the same projections of both")
+    parser.add_argument("--side", choices=("A", "B", "B/A"), help="with --against: numbers of which (B/A)")
+    parser.add_argument(
+        "--line", type=reference_line, action="append", metavar="NAME=K[@ROLE]", help="layers: a rank to draw across"
+    )
+
+
+def _add_show(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rank", type=positive, metavar="K", help="table, spectrum: also what keeping K values means")
+    parser.add_argument("--sort", metavar="COLUMN", help="table: by k90, k/k0, stable_rank ..., largest first")
+    parser.add_argument("--csv", action="store_true", help="heatmap, table, compare, layers: as CSV")
+    parser.add_argument(
+        "--color", choices=("auto", "256", "16", "mono"), default="auto", help="how many colours (auto)"
+    )
+
+
+def _add_filter(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--filter", metavar="GLOB", help="addresses: '*.attention.key', 'layers.3', 'mlp'")
+
+
+def add_version(parser: argparse.ArgumentParser) -> None:
+    class Version(argparse.Action):
+        def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+            from importlib.metadata import version
+
+            print(parser.prog, version("rankscope-tui"))  # parser.exit would write to stderr
+            parser.exit()
+
+    parser.add_argument("--version", action=Version, nargs=0, help="print the version")
+
+
+# What each command takes
+
+
+def scan(parser: argparse.ArgumentParser) -> None:
+    """Of `rankscope scan`."""
+    _add_filter(parser)
+    add_computing(parser)
+    _add_thresholds(parser)
+    parser.add_argument("--null", choices=("flip",), help="also compute the weights under random signs, for k/kf")
+    parser.add_argument("--recompute", action="store_true", help="compute again what is stored")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line and projection, once it is saved")
+
+
+def show(parser: argparse.ArgumentParser) -> None:
+    """Of `rankscope show`."""
+    _add_view(parser, named_for("text"))
+    _add_show(parser)
+
+
+def plot(parser: argparse.ArgumentParser) -> None:
+    """Of `rankscope plot`."""
+    _add_view(parser, named_for("picture"))
+    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="FILE.png, .pdf or .svg")
+    parser.add_argument("--normalised", action="store_true", help="spectrum, facets: sigma over sigma_1")
+
+
+def tree(parser: argparse.ArgumentParser) -> None:
+    """Of `rankscope tree`."""
+    parser.add_argument("--json", action="store_true", help="one JSON object a line and tensor or projection")
+
+
+def export(parser: argparse.ArgumentParser) -> None:
+    """Of `rankscope export`."""
+    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="FILE.h5, .npz, .csv or .json")
+    _add_filter(parser)
+
+
+def ls(parser: argparse.ArgumentParser) -> None:
+    """Of `rankscope ls`."""
+    parser.add_argument("--json", action="store_true", help="one JSON object a line and model")
+
+
+def explorer(parser: argparse.ArgumentParser) -> None:
+    """Of `rankscope-tui`."""
+    parser.add_argument("model", nargs="?", help=f"{MODEL_HELP}; none: choose among stored and cached models")
+    add_store(parser)
+    add_computing(parser)
+    parser.add_argument("--against", metavar="MODEL", help="a second model: the same projections of both, and B/A")
+    parser.add_argument("-t", "--threshold", type=threshold, help="energy threshold to start with (90%%)")
+    parser.add_argument(
+        "--line",
+        type=reference_line,
+        action="append",
+        metavar="NAME=K[@ROLE]",
+        help="one more rank drawn across the layers view; may be repeated",
+    )
+    parser.add_argument("--color", choices=("auto", "256", "16", "mono"), help="how many colours (auto)")
+    parser.add_argument("--theme", metavar="NAME", help="nord, textual-light, ansi-dark ...; a wrong name lists all")
+    parser.add_argument("--print-config", action="store_true", help="print all settings as a settings file")
+    add_version(parser)

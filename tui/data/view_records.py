@@ -1,0 +1,64 @@
+"""What each view writes as CSV: the twins that data/views names, all of one signature."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from rankscope.engine.spectrum import Projection, Values
+
+from . import records
+from .comparison import Comparison
+from .grid import Grid
+from .pair import Curve, Lens
+from .table_rows import Field
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a view shows: the lens at every threshold, the projections in the view's order, and the grid they stand in;
+    of a table its columns, of a chart the curves that are drawn and their values."""
+
+    lenses: Sequence[Lens]
+    projections: Sequence[Projection]
+    grid: Grid
+    fields: Sequence[Field] = ()
+    curves: Sequence[Curve] = ()
+    values: Sequence[Values] = ()
+
+
+Records = Iterator[dict[str, object]]
+
+
+def of_heatmap(content: Content) -> Records:
+    """A record a projection. Reads files."""
+    _load(content)
+    return records.of_cells(content.lenses, content.projections)
+
+
+def of_table(content: Content) -> Records:
+    """A record a row, as it is sorted, with every column."""
+    return records.of_rows(content.fields, content.projections)
+
+
+def of_compare(content: Content) -> Records:
+    """A record a column. Reads files."""
+    comparison = Comparison(content.lenses[-1], content.projections)
+    comparison.load()
+    return comparison.records()
+
+
+def of_layers_view(content: Content) -> Records:
+    """A record a point. Reads files."""
+    _load(content)
+    return records.of_layers(content.lenses, content.grid)
+
+
+def of_curves_view(content: Content) -> Records:
+    """A record a singular value of every curve."""
+    return records.of_curves(content.curves, content.values)
+
+
+def _load(content: Content) -> None:
+    for lens in content.lenses:
+        lens.load(content.projections)
