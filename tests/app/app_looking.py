@@ -59,8 +59,8 @@ class View:
         explorer = self.app.explorer
 
         def is_drawn() -> bool:
-            painting = explorer._painting
-            return not explorer.chart.region.area or (painting is not None and painting.request == explorer._request())
+            painting = explorer.painting
+            return not explorer.chart.region.area or (painting is not None and painting.request == explorer.request())
 
         await self.until(lambda: is_drawn() and explorer.painter.is_idle, "the chart of what is selected")
         await self.pilot.pause()
@@ -113,7 +113,7 @@ class View:
     def selected(self) -> str:
         """What is selected, as the job line would name it."""
         explorer = self.app.explorer
-        return explorer.selection.label(explorer.grid)
+        return explorer.state.selection.label(explorer.state.grid)
 
     def colours(self) -> set[int]:
         """The colours of the 256 in which the chart's canvas draws measured curves; noise and levels are dim."""
@@ -150,7 +150,9 @@ async def exploring(
     try:
         async with app.run_test(size=size) as pilot:
             view = View(app, pilot)
-            await view.until(lambda: isinstance(app.screen, type(app.explorer)) and app.explorer.loaded, "the store")
+            await view.until(
+                lambda: isinstance(app.screen, type(app.explorer)) and app.explorer.state.loaded, "the store"
+            )
             await pilot.pause()
             yield view
     finally:

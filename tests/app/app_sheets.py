@@ -14,11 +14,13 @@ from rankscope.engine.spectrum import Projection
 from rankscope.tui.data.grid import make_grid
 from rankscope.tui.data.pair import Lens, Pair
 from rankscope.tui.data.session import Session
+from rankscope.tui.data.view_records import Content
 from rankscope.tui.drawing.cells import Look
 from rankscope.tui.settings.palette import Palette
 from rankscope.tui.widgets.compare import Compare
 from rankscope.tui.widgets.sheet import Sheet
 from rankscope.tui.widgets.table import MetricTable
+from rankscope.tui.widgets.top_pane import TopPane
 
 
 def session_of(
@@ -36,6 +38,11 @@ def find(session: Session, *addresses: str) -> list[Projection]:
     """Projections by address, in this order."""
     by_address = {p.address: p for p in session.model.tree.projections}
     return [by_address[address] for address in addresses]
+
+
+def written(pane: TopPane) -> Content:
+    """What a pane hands to its CSV twin."""
+    return pane.content(Content((pane._look.lens,), (), make_grid(())))
 
 
 class Sheets(App[None]):

@@ -135,7 +135,7 @@ class Shown(App[None]):
         yield self.heatmap
 
     def on_mount(self) -> None:
-        self.heatmap.set_grid(self.seen.grid)
+        self.heatmap.set_rows((), self.seen.grid)
         self.heatmap.focus()
 
     def on_heatmap_moved(self, event: Heatmap.Moved) -> None:

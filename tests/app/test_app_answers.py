@@ -90,7 +90,7 @@ async def test_random_signs_are_computed_on_demand(llama: Path, root: Path) -> N
         # Its own spread over draws is a component or two: the twin keeps |w|, and with it the norm.
         assert 0.5 < ratio < 1.5
         explorer = view.app.explorer
-        key = explorer.shown[0]
+        key = explorer.state.shown[0]
         twin = view.app.pair.first.twin(key)
         base, flipped = (view.app.pair.first.entry(p) for p in (key, twin))
         assert base is not None
@@ -117,15 +117,15 @@ async def test_the_rank_cursor_says_what_a_rank_would_buy(view: View, llama: Pat
     await view.press("full_stop", "full_stop", "comma")
     await view.chart("k 11")
     await view.press("l")
-    assert view.app.explorer.k is not None
-    assert view.app.explorer.k > 11
+    assert view.app.explorer.state.k is not None
+    assert view.app.explorer.state.k > 11
     await view.press("colon")
     await view.type("k 10")
     await view.press("J")  # the rank stays, the layer is the next
     squares = singular_values(llama, 1, "key") ** 2
     await view.chart(f"energy {100 * squares[:10].sum() / squares.sum():.1f} %")
     await view.press("escape")
-    assert view.app.explorer.k is None
+    assert view.app.explorer.state.k is None
     assert "k60" in (await view.chart("k60"))[-1]
 
 
@@ -177,7 +177,7 @@ async def test_the_overview_sums_up_each_role(view: View, llama: Path) -> None:
 async def test_letters_of_an_address_filter(view: View) -> None:
     await view.press("slash")
     await view.type("3dwn")
-    assert [p.address for p in view.app.explorer.shown] == ["layers.3.mlp.down"]
+    assert [p.address for p in view.app.explorer.state.shown] == ["layers.3.mlp.down"]
     assert view.app.explorer.heatmap.grid.rows[0].layer == 3
 
 

@@ -117,7 +117,7 @@ async def test_x_stops_and_what_is_finished_is_kept(llama: Path, root: Path, gat
         await view.until(lambda: view.cells(5) == ["."] * 7, "what waited to be dropped")
         assert "stopping" in view.job
         gate.open()
-        await view.until(lambda: not view.app.explorer.is_busy, "the end of the running projection")
+        await view.until(lambda: not view.app.explorer.state.is_busy, "the end of the running projection")
         await view.until(lambda: view.job.endswith("cpu"), "a job line at rest")
         assert view.foot == "stopped; what is finished is saved"
         shown = view.lines[0].split()[-2]
@@ -157,7 +157,7 @@ async def test_ctrl_c_stops_and_twice_quits(llama: Path, root: Path, gate: Gate)
         await view.press("s", "enter")
         await view.sees("1/42 stored")
         await view.press("ctrl+c")
-        assert view.app.explorer.is_stopping
+        assert view.app.explorer.state.is_stopping
         assert view.foot.startswith("stopping")
         assert view.app._exit is False
         view.app.action_interrupt()

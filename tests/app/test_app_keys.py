@@ -111,7 +111,7 @@ async def test_a_command_of_the_palette_acts(llama: Path, root: Path) -> None:
         await view.until(lambda: view.selected == "layers.5.attention.query", "the last layer")
         await view.press("ctrl+p")
         await view.type("layers")
-        await view.until(lambda: view.app.explorer.view == 4, "the chart by layer")
+        await view.until(lambda: view.app.explorer.state.chart == 4, "the chart by layer")
 
 
 async def test_the_footer_tells_the_main_keys_at_80_columns(llama: Path, root: Path) -> None:

@@ -47,7 +47,7 @@ def app(llama: Path, root: Path) -> Iterator[RankScopeApp]:
 def _looking(app: RankScopeApp, keys: list[str], seen: str) -> Callable[[Pilot[None]], object]:
     async def look(pilot: Pilot[None]) -> None:
         view = View(app, pilot)
-        await view.until(lambda: app.explorer.is_running and app.explorer.loaded, "the store")
+        await view.until(lambda: app.explorer.is_running and app.explorer.state.loaded, "the store")
         for key in keys:
             await (view.rests() if key == "@" else view.press(key))
         await view.sees(seen)

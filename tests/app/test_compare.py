@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from app_models import llama_weights, matrix, rank_in
-from app_sheets import Sheets, find, lines, press, session_of, words
+from app_sheets import Sheets, find, lines, press, session_of, words, written
 from textual.pilot import Pilot
 
 from rankscope.tui.data.comparison import Comparison, difference, headings_of
 from rankscope.tui.data.measures import BY_NAME
 from rankscope.tui.data.pair import Lens, Pair
+from rankscope.tui.data.view_records import of_compare
 
 MARKS = ("layers.2.attention.key", "layers.3.attention.key", "layers.0.mlp.gate")
 
@@ -149,7 +150,7 @@ async def test_of_two_models_each_mark_has_two_columns(pair: Pair, llama: Path, 
             *(str(k[1]), f"{k[1] - k[0]:+d}", str(k[1]), "+0"),
             *(str(k[2]), f"{k[2] - k[0]:+d}", "-"),
         ]
-        found = list(app.compare.records())
+        found = list(of_compare(written(app.compare)))
         assert [(r["address"], r["model"], r["k90"]) for r in found[:2]] == [(MARKS[0], "A", k[0]), (MARKS[0], "B", 22)]
 
 
@@ -158,7 +159,7 @@ async def test_numbers_come_when_they_are_loaded(llama: Path, root: Path) -> Non
     async with compared(Pair(session)) as (app, pilot):
         assert row(app, "spikes") == [".", ".", "."]
         assert row(app, "k90")[-1] == "."
-        app.compare.load()
+        app.compare.load(())
         app.compare.update()
         await pilot.pause()
         assert all(word.lstrip("+-").isdecimal() for word in row(app, "spikes")[:3])
@@ -171,4 +172,4 @@ async def test_without_marks_it_says_how_to_mark(pair: Pair) -> None:
         await press(pilot, "j", "l", "G", "ctrl+d")
         assert lines(app.compare)[0] == " nothing marked: space marks the selection, M clears"
         assert not any(lines(app.compare)[1:])
-        assert (app.compare.text_of_cell(), list(app.compare.records())) == ("", [])
+        assert (app.compare.text_of_cell(), list(of_compare(written(app.compare)))) == ("", [])

@@ -77,8 +77,8 @@ async def test_a_scan_draws_only_the_cells_that_change() -> None:
         with eyes.drawing() as regions:
             seen.told.tell({"layers.7.mlp.gate": 888})
             seen.look.forget(["layers.7.mlp.gate"])
-            eyes.heatmap.update_cells()
-            eyes.heatmap.update_cells()
+            eyes.heatmap.update()
+            eyes.heatmap.update()
         assert [(r.y, r.height) for r in regions] == [(9, 1)]
         assert regions[0].width <= 12
         assert "888" in eyes.lines[9]
@@ -88,10 +88,10 @@ async def test_another_unit_is_drawn_where_it_differs() -> None:
     seen = ranked(layers(30))
     async with showing(seen, (120, 40)) as eyes:
         seen.unit("k/k0")
-        eyes.heatmap.update_cells()
+        eyes.heatmap.update()
         assert all("." in word for word in row_of(eyes, 3)[1:])
         with eyes.drawing() as regions:
-            eyes.heatmap.update_cells()
+            eyes.heatmap.update()
         assert regions == []
 
 
@@ -116,7 +116,7 @@ async def test_the_view_jumps_half_a_page_when_the_cursor_leaves_it() -> None:
 async def test_an_update_leaves_the_view_where_the_user_scrolled_it() -> None:
     async with showing(ranked(layers(90)), (80, 24)) as eyes:
         eyes.heatmap.scroll_to(0, 50, animate=False, immediate=True)
-        eyes.heatmap.update_cells()
+        eyes.heatmap.update()
         assert row_of(eyes, 0)[0] == "50"
 
 
@@ -276,7 +276,7 @@ async def test_another_grid_keeps_the_experts_that_it_has() -> None:
         ):
             grid = make_grid(left)
             seen.look.show(grid)
-            eyes.heatmap.set_grid(grid)
+            eyes.heatmap.set_rows((), grid)
             assert eyes.heatmap.unfolded == unfolded
             assert all(word[0].isdigit() for word in row_of(eyes, 1 if unfolded else 0)[1:])
 
@@ -290,7 +290,7 @@ async def test_a_computed_expert_is_drawn_alone() -> None:
         with eyes.drawing() as regions:
             seen.told.states["layers.1.expert.3.gate"] = State.RUNNING
             seen.look.forget(["layers.1.expert.3.gate"])
-            eyes.heatmap.update_cells()
+            eyes.heatmap.update()
         assert [r.y for r in regions] == [2 + 3]
         assert row_of(eyes, 3)[1] == "*"
 

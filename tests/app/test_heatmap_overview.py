@@ -50,7 +50,7 @@ async def test_the_summary_is_of_the_layers() -> None:
         ratio = 353 / null_rank(1024, 4096, 0.9)
         assert role(eyes, "value").split()[-4:] == ["3", "353", "703", f"{ratio:.2f}"]
         eyes.app.seen.unit("percent")
-        eyes.heatmap.update_cells()
+        eyes.heatmap.update()
         assert role(eyes, "value").split()[-4:] == ["0.3", "34.5", "68.7", f"{ratio:.2f}"]
 
 
@@ -115,7 +115,7 @@ async def test_beyond_that_a_half_is_the_median_of_several_layers() -> None:
         seen.told.states["layers.64.attention.key"] = State.FAILED
         del seen.told.ranks["layers.64.attention.key"]
         seen.look.forget(["layers.64.attention.key"])
-        eyes.heatmap.update_cells()
+        eyes.heatmap.update()
         assert role(eyes, "key")[10:42].index("!") == 64 // 4
         await eyes.press("G")
         assert eyes.lines[0].split()[-5] == "125"  # the number of the layer under the cursor, in any case

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from app_models import llama_weights, rank_in, spectrum_of
-from app_sheets import Sheets, column, find, lines, press, session_of, words
+from app_sheets import Sheets, column, find, lines, press, session_of, words, written
 from safetensors.numpy import load_file
 from textual.pilot import Pilot
 
@@ -17,6 +17,7 @@ from rankscope.engine.compute.events import Failed, Saved
 from rankscope.tui.data.grid import Column, Grid, Row, Selection
 from rankscope.tui.data.pair import Pair, Side
 from rankscope.tui.data.table_rows import Rows, fields_of, load
+from rankscope.tui.data.view_records import of_table
 from rankscope.tui.widgets.heatmap_table import shortened
 
 ADDRESSES = ("layers.1.attention.key", "layers.1.attention.value")
@@ -222,7 +223,7 @@ async def test_an_empty_table_answers_every_key(pair: Pair) -> None:
         await press(pilot, "j", "k", "l", "h", "o", "g", "G", "ctrl+d", "ctrl+u")
         assert app.moves == []
         assert app.table.text_of_cell() == ""
-        assert list(app.table.records()) == []
+        assert list(of_table(written(app.table))) == []
 
 
 async def test_as_many_lines_as_it_says_show_every_row(pair: Pair) -> None:

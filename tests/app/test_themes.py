@@ -146,7 +146,7 @@ def _words(app: RankScopeApp) -> Iterator[tuple[str, float]]:
 
 async def _loaded(pilot: Pilot[None], app: RankScopeApp) -> None:
     for _ in range(DEADLINE):
-        if app.explorer.loaded:
+        if app.explorer.state.loaded:
             return
         await pilot.pause(0.005)
     raise AssertionError("the store was not read")
@@ -183,7 +183,7 @@ async def main():
     root = Path(sys.argv[3])
     app = RankScopeApp([open_model(sys.argv[2], root)], root, Settings("cpu", 1), config)
     async with app.run_test(size=(130, 40)) as pilot:
-        while not app.explorer.loaded:
+        while not app.explorer.state.loaded:
             await pilot.pause(0.005)
         for keys in (["0"], ["3"], ["colon"], ["escape", "u"], ["escape", "question_mark"]):
             await pilot.press(*keys)

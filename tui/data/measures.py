@@ -40,6 +40,7 @@ class Measure:
     shaded_by: str = ""
     from_values: bool = False
     greyed_above: float | None = None
+    needs_twin: bool = False
 
     def titled(self, threshold: float) -> str:
         """The heading at a threshold: `k90/k0`."""
@@ -122,7 +123,8 @@ MEASURES = (
         "k/k0", "k{t}/k0", "k{t} / k0: the same of iid noise of this shape", _over(_noise_rank), 2, RATIO_LIMITS, True
     ),
     Measure(
-        "k/kf", "k{t}/kf", "k{t} / kf: the same weights with random signs", _over(_flipped_rank), 2, RATIO_LIMITS, True
+        "k/kf", "k{t}/kf", "k{t} / kf: the same weights with random signs", _over(_flipped_rank), 2, RATIO_LIMITS, True,
+        needs_twin=True,
     ),
     Measure(
         "k/k*", "k{t}/k*", "k{t} / k*, k* = m n / (m + n); grey: factors cost more", _over(_break_even), 2,

@@ -45,7 +45,8 @@ class ViewSpec:
     lens) writes one. `options` of `rankscope show` and `plot` are those that only some views take.
 
     `over_layers`: roles over all layers, whatever is selected, so no rank to walk on and no marks to compare.
-    `small_of` is the view whose small multiples the command line shows under this name.
+    `from_values`: its numbers are worked out from the values when it is shown. `small_of` is the view whose small
+    multiples the command line shows under this name.
     """
 
     name: str
@@ -63,6 +64,7 @@ class ViewSpec:
     picture: str = ""
     options: tuple[str, ...] = ()
     over_layers: bool = False
+    from_values: bool = False
     small_of: int | None = None
 
     @property
@@ -97,6 +99,7 @@ VIEWS: tuple[ViewSpec, ...] = (
         csv="data.view_records:of_table",
         text="cli.show:print_table",
         options=("rank", "sort", "csv"),
+        from_values=True,
     ),
     ViewSpec(
         "compare",
@@ -107,6 +110,7 @@ VIEWS: tuple[ViewSpec, ...] = (
         csv="data.view_records:of_compare",
         text="cli.show:print_compare",
         options=("csv",),
+        from_values=True,
     ),
     ViewSpec(
         "layers",

@@ -68,10 +68,10 @@ class RankScopeApp(Surviving[None], inherit_bindings=False):
 
     def action_interrupt(self) -> None:
         """ctrl+c: stop; with nothing to stop, or while it is stopping already, quit."""
-        if self.explorer.is_stopping or not self.explorer.is_busy:
+        if self.explorer.state.is_stopping or not self.explorer.state.is_busy:
             self.exit()
         else:
-            self.explorer.action_stop()
+            self.explorer.scanner.stop()
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """Every key of the explorer and of the pane that has the focus, and those of Textual's that are not ours."""
@@ -81,7 +81,7 @@ class RankScopeApp(Surviving[None], inherit_bindings=False):
         pane = self.explorer.focused_pane
         for prefix, owner, bindings in (
             ("", self.explorer, keys.EXPLORER),
-            (f"{pane.id}: ", pane, keys.PANES[pane.id or "tree"]),
+            (f"{pane.id}: ", pane, keys.PANES.get(pane.id or "", [])),
             ("", self, keys.APP),
         ):
             for binding in bindings:

@@ -35,11 +35,6 @@ def chart_title(view: int, threshold: float, axes: int, facets: bool, relative: 
     return "  ".join(filter(None, [f"{view} {spec.name}", what, shown, spec.axes[axes]]))
 
 
-def measure_title(view: str, lens: Lens) -> str:
-    """What the numbers are, with the formula."""
-    return f"{view}  {lens.title} = {lens.formula}"
-
-
 def model_text(pair: Pair, projections: Sequence[Projection], layers: int) -> tuple[str, str]:
     """What is open: name, revision, kind of weights, size; and on the right what is stored of it. Of two: names."""
     first, second = pair.first, pair.second

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 from rich.style import Style
@@ -12,6 +13,7 @@ from textual.events import Resize, Show
 from rankscope.engine.spectrum import Projection
 
 from ..data.comparison import NOTHING, Comparison
+from ..data.view_records import Content
 from ..drawing.cells import Look
 from ..settings import keys
 from .sheet import DIM, MARK_STYLES, PLAIN, Sheet
@@ -24,18 +26,21 @@ class Compare(Sheet, inherit_bindings=False):
 
     BINDINGS: ClassVar[list[BindingType]] = keys.COMPARE
     FIRST_COLUMN = 1
+    compares_marks = True
 
     def __init__(self, look: Look, **kwargs: str) -> None:
-        super().__init__(**kwargs)
-        self._look = look
+        super().__init__(look, **kwargs)
         self._comparison = Comparison(look.lens, ())
         self._widest: list[tuple[int, int]] = []  # of each mark's values and differences
 
-    def set_marks(self, marks: Iterable[Projection]) -> None:
+    def title(self, filtered: str) -> str:  # noqa: ARG002 - marks stay, whatever the filter leaves
+        return "marked projections, differences to the first"
+
+    def set_marks(self, marks: Sequence[Projection]) -> None:
         """Compare these, in the order in which they were marked."""
         self._show(tuple(marks))
 
-    def update(self) -> None:
+    def update(self, keys: Iterable[str] | None = None) -> None:  # noqa: ARG002 - the numbers of marks are few
         """States, numbers or the lens changed."""
         self._show(self._comparison.marks)
 
@@ -46,13 +51,11 @@ class Compare(Sheet, inherit_bindings=False):
         row, column = self.cursor[0], self.cursor[1] - 1
         return "" if self._comparison.number(row, column) is None else self._value(row, column)
 
-    def load(self) -> None:
-        """Bring what is compared into memory. Reads files: for a thread, and `update` after it."""
+    def load(self, projections: Sequence[Projection]) -> None:  # noqa: ARG002 - what is compared
         self._comparison.load()
 
-    def records(self) -> Iterator[dict[str, object]]:
-        """The comparison for a file: a row a column."""
-        return self._comparison.records()
+    def content(self, content: Content) -> Content:
+        return replace(content, projections=self._comparison.marks)
 
     def on_show(self, _: Show) -> None:
         self.lay_out(*self.cursor)

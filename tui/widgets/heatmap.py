@@ -6,7 +6,7 @@ and 4.4, and 83 ms against 1.2 s at 61 layers x 256 experts. Only the characters
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from rich.text import Text
@@ -14,8 +14,9 @@ from textual.binding import BindingType
 from textual.events import Resize
 from textual.geometry import Region, Size
 from textual.message import Message
-from textual.scroll_view import ScrollView
 from textual.strip import Strip
+
+from rankscope.engine.spectrum import Projection
 
 from ..data.grid import Column, Grid, Row, Selection, unfolded
 from ..drawing.cells import Look
@@ -23,6 +24,7 @@ from ..drawing.strips import difference
 from ..settings import keys
 from .heatmap_overview import Overview
 from .heatmap_table import Layers, Pointer
+from .top_pane import TopPane
 
 
 def shade_key(look: Look) -> Text:
@@ -41,7 +43,7 @@ def _limit(value: float) -> str:
     return text.removeprefix("0") or "0"
 
 
-class Heatmap(ScrollView, can_focus=True, inherit_bindings=False):
+class Heatmap(TopPane, inherit_bindings=False):
     """`look` tells what a cell shows; `cursor`, from where the keys move, is (row, column) in `shown`, which is
     `grid` or, while `unfolded` names a layer, the experts of one of its blocks."""
 
@@ -55,8 +57,7 @@ class Heatmap(ScrollView, can_focus=True, inherit_bindings=False):
             self.selection = selection
 
     def __init__(self, look: Look, **kwargs: str) -> None:
-        super().__init__(**kwargs)  # type: ignore[arg-type]
-        self._look = look
+        super().__init__(look, **kwargs)
         self.grid = self.shown = Grid((), (), {})
         self.unfolded: Row | None = None
         self.overview = False
@@ -66,8 +67,13 @@ class Heatmap(ScrollView, can_focus=True, inherit_bindings=False):
         self._strips: dict[int, Strip] = {}
         self._form: Layers | Overview = Layers(look, self.grid, Size(0, 0))
 
-    def set_grid(self, grid: Grid) -> None:
-        """Show another grid; the cursor stays inside, and unfolded experts unfolded where they are in it."""
+    def subtitle(self) -> Text:
+        """The shades, and what they are of where that is another measure than the number."""
+        by = self._look.lens.shade_title
+        return Text(f"shade {by} " if by else "").append_text(shade_key(self._look))
+
+    def set_rows(self, projections: Sequence[Projection], grid: Grid) -> None:  # noqa: ARG002 - the base class's
+        """The cursor stays inside, and unfolded experts unfolded where they are in the grid."""
         self.grid = grid
         if self.unfolded is None or not self._open(self.unfolded, self._block):
             self._close()
@@ -88,7 +94,7 @@ class Heatmap(ScrollView, can_focus=True, inherit_bindings=False):
         """Lines of the overview at least, and with its blocks as headings; with border."""
         return Overview.least_height(self.shown) + 2, Overview.height(self.shown) + 2
 
-    def update_cells(self) -> None:
+    def update(self, keys: Iterable[str] | None = None) -> None:  # noqa: ARG002 - all are compared with what was sent
         """Some cells, or the unit, changed: draw what looks different now."""
         self._build()
         self._repaint(self._in_view)

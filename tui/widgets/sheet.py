@@ -12,8 +12,10 @@ from rich.cells import cell_len, set_cell_size
 from rich.segment import Segment
 from rich.style import Style
 from textual.geometry import Region, Size
-from textual.scroll_view import ScrollView
 from textual.strip import Strip
+
+from ..drawing.cells import Look
+from .top_pane import TopPane
 
 HEADER, FOOTER = 1, 1
 BORDER = 2
@@ -21,7 +23,7 @@ PLAIN, DIM, BOLD = Style.null(), Style(dim=True), Style(bold=True)
 MARK_STYLES = {"!": Style(color="red", bold=True), "?": Style(color="red"), "*": Style(color="yellow", bold=True)}
 
 
-class Sheet(ScrollView, can_focus=True, inherit_bindings=False):
+class Sheet(TopPane, inherit_bindings=False):
     """Column 0 stays in view, the others scroll; below stands one line on the column under the cursor.
 
     A subclass gives `row_count`, `widths`, `heading`, `cell` and `foot`, and calls `lay_out` when they are others.
@@ -30,8 +32,8 @@ class Sheet(ScrollView, can_focus=True, inherit_bindings=False):
     FIRST_COLUMN = 0
     """Where the cursor cannot go further left."""
 
-    def __init__(self, **kwargs: str) -> None:
-        super().__init__(**kwargs)  # type: ignore[arg-type]
+    def __init__(self, look: Look, **kwargs: str) -> None:
+        super().__init__(look, **kwargs)
         self.cursor = (0, self.FIRST_COLUMN)
         self._widths: list[int] = []
         self._lefts: list[int] = []

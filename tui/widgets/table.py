@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 from rich.style import Style
@@ -13,8 +14,8 @@ from textual.message import Message
 from rankscope.engine.spectrum import Projection
 
 from ..data.grid import Column, Grid, Row, Selection
-from ..data.records import of_rows
-from ..data.table_rows import ADDRESS, Field, Rows
+from ..data.table_rows import ADDRESS, Field, Rows, fields_of, load
+from ..data.view_records import Content
 from ..drawing.cells import Look
 from ..settings import keys
 from .heatmap_table import shortened
@@ -36,8 +37,7 @@ class MetricTable(Sheet, inherit_bindings=False):
             self.selection = selection
 
     def __init__(self, look: Look, **kwargs: str) -> None:
-        super().__init__(**kwargs)
-        self._look = look
+        super().__init__(look, **kwargs)
         self._rows = Rows(look.lens)
         self._fields: tuple[Field, ...] = ()
         self._places: dict[str, tuple[Row, Column]] = {}
@@ -83,9 +83,16 @@ class MetricTable(Sheet, inherit_bindings=False):
         p, field = self._rows[self.cursor[0]], self._fields[self.cursor[1]]
         return field.text(p) if field.lens is None or field.number(p) is not None else ""
 
-    def records(self) -> Iterator[dict[str, object]]:
-        """The table as it is sorted, for a file."""
-        return of_rows(self._rows.fields, [self._rows[place] for place in range(len(self._rows))])
+    def set_marks(self, marks: Sequence[Projection]) -> None:
+        self.marked = frozenset(p.key for p in marks)
+
+    def load(self, projections: Sequence[Projection]) -> None:
+        load(fields_of(self._look.lens, with_twins=True), projections)
+
+    def content(self, content: Content) -> Content:
+        """The table as it is sorted."""
+        rows = [self._rows[place] for place in range(len(self._rows))]
+        return replace(content, projections=rows, fields=self._rows.fields)
 
     def action_sort(self) -> None:
         """By the column under the cursor; again: the other way."""

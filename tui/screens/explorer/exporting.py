@@ -8,25 +8,18 @@ from functools import partial
 from pathlib import Path
 
 from rich.text import Text
-from textual.content import Content
+from textual.content import Content as Markup
 
 from rankscope.engine.errors import InputError, printable
 
-from ...data import records
+from ...data.named import resolve
+from ...data.view_records import Content
+from ...data.views import BY_KEY, Place, View, ViewSpec
 from .. import clipboard
 from ..dialogs import Choice
 from ..messages import Done
-from .layout import COMPARE, ENERGY, HEATMAP, LAYERS, SPECTRUM, TABLE, TREE
-from .scanning import Computing
+from .background import Background
 
-NAMES = {
-    SPECTRUM: "spectrum",
-    ENERGY: "energy",
-    HEATMAP: "heatmap",
-    LAYERS: "layers",
-    TABLE: "table",
-    COMPARE: "compare",
-}
 Writer = Callable[[Path], None]
 KINDS = (
     (".csv", "the numbers of what is shown"),
@@ -35,110 +28,98 @@ KINDS = (
 )
 
 
-class Taking(Computing):
-    """Exports and yanks what the focused pane shows; from the tree, what stands beside it."""
+class Exporter:
+    """Exports and yanks what the focused pane of a screen shows; from the tree, what stands beside it."""
+
+    def __init__(self, screen: Background) -> None:
+        self._screen = screen
+        self._state = screen.state
 
     @property
-    def _shown_view(self) -> int:
-        return self._pane if self._pane != TREE else self.top
+    def _view(self) -> ViewSpec:
+        state = self._state
+        return BY_KEY[state.top if state.pane == View.TREE else state.pane]
 
-    def action_export(self) -> None:
+    def choose(self) -> None:
         """Ask for the kind of file."""
-        name = NAMES[self._shown_view]
         rows = [(str(self._free_path(suffix).name), text) for suffix, text in KINDS]
 
         def chosen(number: int | None) -> None:
             if number is not None:
-                self.export_to(rows[number][0])
+                self.write(rows[number][0])
 
-        self.app.push_screen(Choice(f"export the {name}", rows), chosen)
+        self._screen.app.push_screen(Choice(f"export the {self._view.name}", rows), chosen)
 
-    def action_yank(self) -> None:
+    def yank(self) -> None:
         """Copy the number, or the line, that the focused pane stands on."""
-        if self._pane == TABLE:
-            text = self.table.text_of_cell()
-        elif self._pane == COMPARE:
-            text = self.compare.text_of_cell()
-        elif self._pane in NAMES and self._pane != HEATMAP:
-            text = self.chart.readout.plain
-        else:
-            numbers = [self.lens.text(p) for p in self.selection.projections(self.grid)]
-            text = "\t".join(filter(None, numbers))
+        state, pane = self._state, self._screen.tops.get(self._state.pane)
+        text = pane.text_of_cell() if pane is not None else None
+        if BY_KEY[state.pane].place is Place.CHART:
+            text = self._screen.chart.readout.plain
+        elif text is None:
+            text = "\t".join(filter(None, (state.lens.text(p) for p in state.selected)))
         if not text:
-            self.say("there is no number here yet")
+            state.say("there is no number here yet")
             return
-        self._in_background(partial(self._copy, text), "copying")
+        self._screen.in_background(partial(self._copy, text), "copying")
 
     def _copy(self, text: str) -> None:
-        how = clipboard.copy(self.app, text)
-        self.post_message(Done(partial(self.say, f"copied {how}: {text}")))
+        how = clipboard.copy(self._screen.app, text)
+        self._screen.post_message(Done(partial(self._state.say, f"copied {how}: {text}")))
 
-    def export_to(self, name: str) -> None:
+    def write(self, name: str) -> None:
         """Write what is shown to a file, by its suffix; a file that is there is left alone."""
         path = Path(name).expanduser()
         if path.exists():
-            self.say(f"{path} is there already: name another file")
+            self._state.say(f"{path} is there already: name another file")
             return
         writers = {".csv": self._csv, ".svg": self._svg, ".png": self._picture, ".pdf": self._picture}
         if path.suffix.lower() not in writers:
-            self.say(f"{path.name!r}: the name must end in .csv, .svg, .png or .pdf")
+            self._state.say(f"{path.name!r}: the name must end in .csv, .svg, .png or .pdf")
             return
-        self._in_background(partial(self._write, writers[path.suffix.lower()](), path), f"writing {path.name}")
+        work = partial(self._write, writers[path.suffix.lower()](), path)
+        self._screen.in_background(work, f"writing {path.name}")
 
     def _write(self, writer: Writer, path: Path) -> None:
         try:
             writer(path)
         except OSError as error:
             raise InputError(f"cannot write {printable(str(path))}: {error.strerror or error}") from None
-        self.post_message(Done(partial(self.say, f"written: {path.absolute()}")))
+        self._screen.post_message(Done(partial(self._state.say, f"written: {path.absolute()}")))
 
     def _csv(self) -> Writer:
         from rankscope.store.export import csv_text  # numpy: the first paint does without, here and below
 
-        view = self._shown_view
-        lens = replace(self.lens)
-        if view in (SPECTRUM, ENERGY):
-            painting = self._painting
-            rows = records.of_curves(painting.curves, painting.values) if painting else iter(())
-        elif view == LAYERS:
-            rows = records.of_layers([lens], self.grid)
-        elif view == TABLE:
-            rows = self.table.records()
-        elif view == COMPARE:
-            rows = self.compare.records()
-        else:
-            rows = records.of_cells([lens], self.shown)
-        return lambda path: _save(path, csv_text(rows))
+        view, state = self._view, self._state
+        content = Content((replace(state.lens),), state.shown, state.grid)
+        if view.place is Place.TOP:
+            content = self._screen.tops[view.drawn_as].content(content)
+        elif painting := self._screen.painting:
+            content = replace(content, curves=painting.curves, values=painting.values)
+        return lambda path: _save(path, csv_text(resolve(view.csv)(content)))
 
     def _svg(self) -> Writer:
         from ...charts.picture import svg_of
 
-        view = self._shown_view
-        pane = {HEATMAP: self.heatmap, TABLE: self.table, COMPARE: self.compare}.get(view, self.chart)
+        pane = self._screen.tops.get(self._view.drawn_as, self._screen.chart)
         strips = [pane.render_line(y) for y in range(pane.size.height)]
         lines = [Text.assemble(*((s.text, s.style or "") for s in strip)) for strip in strips]
-        title = f"{self.session.model.name}  {Content.from_markup(str(pane.border_title)).plain}"
+        title = f"{self._state.session.model.name}  {Markup.from_markup(str(pane.border_title)).plain}"
         return lambda path: _save(path, svg_of(lines, pane.size.width, title))
 
     def _picture(self) -> Writer:
         """By matplotlib, where it is installed."""
-        from ...charts.picture import save_heatmap, save_picture
+        from ...charts.picture import save_picture
 
-        view = self._shown_view
-        if view in (TABLE, COMPARE):
-            raise InputError("a table has no picture for print: export it as .csv, or as .svg as it is on the screen")
-        if view == HEATMAP:
-            lens, grid = replace(self.lens), self.grid
-            return lambda path: save_heatmap(lens, grid, path)
-        request = self._request()
-        return lambda path: save_picture(self.pair, request, path)
+        request, lens = replace(self._screen.request(), view=self._view.drawn_as), replace(self._state.lens)
+        return lambda path: save_picture(lens.pair, request, path, lens)
 
     def _free_path(self, suffix: str) -> Path:
         """A name in this folder that no file has."""
-        model = Path(self.session.model.name).stem or "model"
-        parts = [model, NAMES[self._shown_view]]
-        if self._shown_view in (SPECTRUM, ENERGY):
-            parts.append(self.selection.label(self.grid))
+        view, state = self._view, self._state
+        parts = [Path(state.session.model.name).stem or "model", view.name]
+        if view.place is Place.CHART and not view.over_layers:
+            parts.append(state.selection.label(state.grid))
         stem = "-".join("".join(c if c.isalnum() or c in "._-" else "_" for c in part) for part in parts)
         paths = [Path(f"{stem}{suffix}"), *(Path(f"{stem}-{n}{suffix}") for n in range(2, 1000))]
         return next(path for path in paths if not path.exists())

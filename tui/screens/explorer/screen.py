@@ -9,13 +9,18 @@ from textual import on
 
 from rankscope.engine.errors import InputError
 
-from ...data.pair import Side
+from ...data.pair import Pair, Side
 from ...data.session import Session, open_model
+from ...data.state import Change
+from ...settings.config import Config
+from ...settings.values import reference_line
 from ...widgets.prompt import Prompt
 from ..command_line import parse_command
 from ..first_run import is_first_run, mark_seen
 from ..messages import Done, EngineEvents
-from .exporting import Taking
+from .exporting import Exporter
+from .repaint import repaint
+from .selection import SelectionKeys
 
 if TYPE_CHECKING:
     from rankscope.engine.compute.events import Event
@@ -23,26 +28,39 @@ if TYPE_CHECKING:
 FIRST_KEYS = "five keys to begin with:  s scan   3 heatmap   / filter   u unit   ? help"
 
 
-class Explorer(Taking):
+class Explorer(SelectionKeys):
     """Shows one or two models and does what the keys ask."""
+
+    def __init__(self, pair: Pair, config: Config) -> None:
+        super().__init__(pair, config)
+        self.exporter = Exporter(self)
+        self.state.listen = partial(repaint, self)
 
     def on_mount(self) -> None:
         super().on_mount()
-        self.call_after_refresh(self._select_first)
+        self.call_after_refresh(self.state.select_first)  # once the tree has its lines
         # The tree stands before numpy and h5py are imported (0.25 s) to fill the heatmap.
-        self.call_after_refresh(self._in_background, self._load_store)
+        self.call_after_refresh(self.in_background, self.load_store)
         self.call_after_refresh(self._greet)
 
     def _greet(self) -> None:
         if is_first_run():
-            self.say(FIRST_KEYS)
+            self.state.say(FIRST_KEYS)
             mark_seen()
+
+    def action_export(self) -> None:
+        """Ask for the kind of file."""
+        self.exporter.choose()
+
+    def action_yank(self) -> None:
+        """Copy the number, or the line, that the focused pane stands on."""
+        self.exporter.yank()
 
     # The command line
 
     def action_filter(self) -> None:
         """Ask for a filter."""
-        self.query_one(Prompt).ask("/", self.pattern, "filter: key, layers.3, *.mlp.*, 3dwn; empty shows all")
+        self.query_one(Prompt).ask("/", self.state.pattern, "filter: key, layers.3, *.mlp.*, 3dwn; empty shows all")
 
     def action_command(self) -> None:
         """Ask for a command."""
@@ -51,37 +69,38 @@ class Explorer(Taking):
     @on(Prompt.Answered)
     async def _prompt_answered(self, answer: Prompt.Answered) -> None:
         self.set_focus(self.focused_pane)
-        self._status()
+        self.state.changed(Change.LINES)
         if answer.text is None:
             return
         if answer.kind == "/":
-            self.set_filter(answer.text.strip())
+            self.state.set_filter(answer.text.strip())
             return
         try:
             command, argument = parse_command(answer.text)
             await self._run_command(command, argument)
         except InputError as error:
-            self.say(str(error))
+            self.state.say(str(error))
 
     async def _run_command(self, command: str, argument: str) -> None:
+        state = self.state
         match command:
             case "layer":
-                self.go_to_layer(int(argument))
+                state.go_to_layer(int(argument))
             case "threshold":
-                self.set_threshold(float(argument))
+                state.set_threshold(float(argument))
             case "k":
-                if self._has_ranks():
-                    self.set_rank(int(argument))
+                if self.can_walk():
+                    state.set_rank(int(argument))
             case "unit":
-                self.set_unit(argument)
+                state.set_unit(argument)
             case "filter":
-                self.set_filter(argument)
+                state.set_filter(argument)
             case "mark":
-                self.mark_matching(argument)
+                state.mark_matching(argument)
             case "line":
-                self.add_line(argument)
+                state.add_line(reference_line(argument))
             case "export":
-                self.export_to(argument)
+                self.exporter.write(argument)
             case "against":
                 self.hold_against(argument)
             case _:
@@ -91,16 +110,17 @@ class Explorer(Taking):
 
     def hold_against(self, name: str) -> None:
         """Open a second model in the background, and hold it against the first."""
-        self.say(f"opening {name}")
-        self._in_background(partial(self._open_second, name), f"opening {name}")
+        self.state.say(f"opening {name}")
+        self.in_background(partial(self._open_second, name), f"opening {name}")
 
     def _open_second(self, name: str) -> None:
-        model = open_model(name, self.session.root)
+        first = self.pair.first
+        model = open_model(name, first.root)
 
         def listen(events: tuple[Event, ...]) -> None:
             self.post_message(EngineEvents(session, events))
 
-        session = Session(model, self.session.root, listen, self.session.settings, self.session.experts)
+        session = Session(model, first.root, listen, first.settings, first.experts)
         session.load()
         self.post_message(Done(partial(self._opened_second, session)))
 
@@ -108,10 +128,10 @@ class Explorer(Taking):
         if self.pair.second is not None:
             self.pair.second.close(0)
         self.pair.hold(session)
-        self.lens.side = Side.RATIO
+        self.state.lens.side = Side.RATIO
         ours, theirs = self.pair.unmatched()
-        self._show_grid()
-        self._lens_changed()
-        self.say(
+        self.show_rows()
+        self.state.lens_changed()
+        self.state.say(
             f"B is {session.model.name}: {len(ours)} addresses only in A, {len(theirs)} only in B; d shows A, B, B/A"
         )

@@ -1,0 +1,391 @@
+"""What the explorer shows, without a widget: selection, lens, rank cursor, marks, filter, which views and how.
+
+Every change ends in `changed`, which tells the one listener what is other than before; screens/explorer/repaint says
+who draws again for what. So a state can be built, changed and asked without a terminal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum, auto
+from typing import TypeAlias
+
+from rankscope.engine.derive.flip import flipped
+from rankscope.engine.errors import printable
+from rankscope.engine.spectrum import Projection
+
+from .comparison import MOST_MARKS
+from .filter import find
+from .grid import Grid, Row, Selection, make_grid
+from .measures import BY_NAME
+from .pair import Lens, Pair, Side
+from .reference_lines import ReferenceLine
+from .session import Session
+from .views import BY_KEY, Place, View, ViewSpec
+
+AXES = 3
+"""Kinds of axes of a chart."""
+
+
+class Change(Enum):
+    """What is other than before."""
+
+    SELECTION = auto()
+    TREE = auto()
+    """The tree's cursor should stand on what is selected: in other panes that waits until the user rests."""
+    ROWS = auto()
+    """Other projections are shown: another filter, or a second model."""
+    NUMBERS = auto()
+    """States or numbers of some projections, by their keys; None: of any."""
+    LENS = auto()
+    MARKS = auto()
+    PANE = auto()
+    """Another view is shown, or has the focus."""
+    LAYOUT = auto()
+    TITLES = auto()
+    CHART = auto()
+    """The chart would show something else."""
+    AXES = auto()
+    """So does its title."""
+    RANK = auto()
+    LINES = auto()
+    """What the single lines say of the job, or to the user."""
+    WANTED = auto()
+    """Numbers on the screen have to be worked out from values; of these keys, None: all."""
+
+
+Keys: TypeAlias = "set[str] | None"
+Listener: TypeAlias = Callable[[Change, Keys], None]
+
+
+def _nobody(_: Change, __: Keys) -> None:
+    """Where no screen shows the state."""
+
+
+@dataclass(slots=True)
+class ExplorerState:
+    """`grid` and `shown` are what the filter `pattern` leaves, `others` what stands in no cell of the grid.
+
+    `pane` has the focus, `top` stands over the chart and `chart` is drawn (keys of data.views). `overview` is None for
+    what suits the terminal. `small` shows small multiples by layer in charts of spectra, `panels` those by threshold in
+    the view over layers. `relative`: singular values over sigma_1. `k` is the rank cursor, `origin` where a walk over
+    layers or roles began, `note` a sentence for the user until the next move. `version` counts what changed the chart.
+    `solving` is what a device began last.
+    """
+
+    pair: Pair
+    lens: Lens
+    thresholds: tuple[float, ...]
+    lines: tuple[ReferenceLine, ...] = ()
+    listen: Listener = _nobody
+    selection: Selection = field(default_factory=Selection)
+    origin: Selection | None = None
+    pattern: str = ""
+    shown: Sequence[Projection] = ()
+    others: Sequence[Projection] = ()
+    grid: Grid = field(default_factory=lambda: Grid((), (), {}))
+    marks: dict[str, Projection] = field(default_factory=dict)
+    k: int | None = None
+    pane: int = View.TREE
+    top: int = View.HEATMAP
+    chart: int = View.SPECTRUM
+    overview: bool | None = None
+    axes: int = 0
+    small: bool = False
+    panels: bool = False
+    relative: bool = False
+    note: str = ""
+    version: int = 0
+    loaded: bool = False
+    is_starting: bool = False
+    is_stopping: bool = False
+    solving: tuple[Session, Projection] | None = None
+
+    @classmethod
+    def of(
+        cls, pair: Pair, threshold: float, thresholds: Sequence[float], lines: tuple[ReferenceLine, ...] = ()
+    ) -> ExplorerState:
+        """The state in which the explorer opens."""
+        every = tuple(sorted({*thresholds, threshold}))
+        state = cls(pair, Lens(pair, threshold, thresholds=every), every, lines)
+        state._show("")
+        return state
+
+    def changed(self, what: Change, keys: Keys = None) -> None:
+        """Tell the listener; `keys` are content keys of the first model, None: of any projection."""
+        self.listen(what, keys)
+
+    # What is asked of it
+
+    @property
+    def session(self) -> Session:
+        """Of the model that tree and grid show."""
+        return self.pair.first
+
+    @property
+    def threshold(self) -> float:
+        """The energy threshold of all ranks on the screen."""
+        return self.lens.threshold
+
+    @property
+    def chart_view(self) -> ViewSpec:
+        """The view that is drawn."""
+        return BY_KEY[self.chart]
+
+    @property
+    def selected(self) -> tuple[Projection, ...]:
+        """The selected projections, in model order."""
+        return self.selection.projections(self.grid)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything is queued or running."""
+        return self.is_starting or any(s.progress is not None and s.progress.busy for s in self.pair.sessions)
+
+    @property
+    def has_ranks(self) -> bool:
+        """Whether the chart is one over ranks, on which a cursor can walk."""
+        return not (self.chart_view.over_layers or self.small)
+
+    @property
+    def compares(self) -> bool:
+        """Whether the chart is of the marks, not of the selection."""
+        return self.top == View.COMPARE and not self.chart_view.over_layers
+
+    def known_as(self, session: Session, keys: set[str]) -> set[str]:
+        """The keys, in the first model, of what changed in a session; a twin changes its projection."""
+        found = keys | self._with_twin(session, keys) if self.lens.measure.needs_twin else keys
+        if session is self.session:
+            return found
+        partners = ((p, self.pair.partner(p)) for p in self.shown)
+        return {p.key for p, q in partners if q is not None and q.key in found} | found
+
+    def _with_twin(self, session: Session, keys: set[str]) -> set[str]:
+        """Of the projections whose twin with random signs is among these keys."""
+        return {p.key for p in session.model.tree.projections if p.rows and flipped(p).key in keys}
+
+    def say(self, text: str) -> None:
+        """A sentence in place of the key hints, until the next move."""
+        self.note = printable(text)
+        self.changed(Change.LINES)
+
+    # The selection
+
+    def select(self, selection: Selection, origin: Selection | None = None) -> None:
+        """Show another selection in every pane; `origin`: where a walk to it began."""
+        if self.pane == View.TREE:
+            self.selection = selection
+            self.changed(Change.TREE)
+        self.move_to(selection, origin)
+
+    def move_to(self, selection: Selection, origin: Selection | None = None) -> None:
+        """The same, but for the tree, where the user is moving."""
+        self.selection = selection
+        self.origin = origin
+        self.note = ""
+        self.changed(Change.SELECTION)
+
+    def select_first(self) -> None:
+        """Begin with the attention of the first layer."""
+        if self.grid.rows:
+            self.select(Selection(self.grid.rows[0], block=self.grid.columns[0].block))
+        elif self.others:
+            self.select(Selection(single=self.others[0]))
+
+    def step_layer(self, step: int) -> None:
+        """The same role, block or whole in another layer."""
+        self._walk(self.selection.step_layer(self.grid, step))
+
+    def step_role(self, step: int) -> None:
+        """Another role of the same layer, or another role over all layers."""
+        self._walk(self.selection.step_role(self.grid, step))
+
+    def _walk(self, there: Selection) -> None:
+        """Go on; where the walk began stays as a dim line in the chart."""
+        begin = self.origin or self.selection
+        self.select(there, begin if begin != there else None)
+
+    def step_match(self, step: int) -> None:
+        """The next projection in the grid."""
+        cells = [Selection(r, c) for r in self.grid.rows for c in self.grid.columns if (r, c) in self.grid.cells]
+        here = replace(self.selection, single=None)
+        at = next((i for i, cell in enumerate(cells) if cell == here), None)
+        if at is None:  # between the cells: from the first of this layer
+            at = next((i for i, cell in enumerate(cells) if cell.row == here.row), 0) - (step > 0)
+        if cells:
+            self.select(cells[(at + step) % len(cells)])
+
+    def go_to_layer(self, layer: int) -> None:
+        """The same in the layer of this number."""
+        tower = self.selection.row.tower if self.selection.row else self.grid.rows[0].tower if self.grid.rows else ""
+        row = next((r for r in self.grid.rows if r == Row(tower, layer)), None)
+        if row is None:
+            self.say(f"there is no layer {layer} here")
+        else:
+            self.select(self.selection.in_row(self.grid, row))
+
+    # The filter
+
+    def set_filter(self, pattern: str) -> None:
+        """Show only what the filter names; a filter that names nothing is refused."""
+        before = self.pattern
+        self._show(pattern)
+        if pattern and not self.shown:
+            self._show(before)
+            self.say(f"no address matches {printable(pattern)!r}")
+            return
+        self.version += 1  # charts of layers and roles are others now
+        self.changed(Change.ROWS)
+        if self.selected and self.selection.single is None:
+            self.select(self.selection)
+        else:
+            self.select_first()
+
+    def _show(self, pattern: str) -> None:
+        tree = self.session.model.tree
+        self.shown = find(tree.projections, pattern) if pattern else tree.scanned()
+        self.pattern = pattern
+        self.grid = make_grid(self.shown)
+        placed = {p.key for cell in self.grid.cells.values() for p in cell}
+        self.others = [p for p in (self.shown if pattern else tree.projections) if p.key not in placed]
+
+    # Marks
+
+    def toggle_marks(self) -> None:
+        """Mark what is selected, or take its marks away where all of it is marked."""
+        found = [p for p in self.selected if p.rows]
+        if all(p.key in self.marks for p in found):
+            self.set_marks({key: p for key, p in self.marks.items() if p not in found})
+        elif len({*self.marks, *(p.key for p in found)}) > MOST_MARKS:
+            self.say(f"{MOST_MARKS} marks at most: {len(self.marks)} are set, {len(found)} selected; M clears them")
+        else:
+            self.set_marks(self.marks | {p.key: p for p in found})
+
+    def mark_matching(self, pattern: str) -> None:
+        """Mark what a filter names."""
+        found = find(self.session.model.tree.projections, pattern)
+        if not 0 < len(found) <= MOST_MARKS:
+            self.say(f"{len(found)} addresses match {printable(pattern)!r}: 1 to {MOST_MARKS} can be marked")
+        else:
+            self.set_marks({p.key: p for p in found})
+
+    def set_marks(self, marks: dict[str, Projection]) -> None:
+        """Mark these and no others."""
+        touched = {*self.marks, *marks}
+        self.marks = marks
+        self.note = ""
+        self.changed(Change.MARKS)
+        self.numbers_changed(touched)
+        self.changed(Change.LAYOUT)
+        if self.top == View.COMPARE:
+            self.changed(Change.WANTED)
+
+    # Which number
+
+    def step_threshold(self, step: int) -> None:
+        """The next threshold of the list."""
+        at = self.thresholds.index(self.threshold)
+        self.set_threshold(self.thresholds[(at + step) % len(self.thresholds)])
+
+    def set_threshold(self, threshold: float) -> None:
+        """Show ranks at a threshold, which joins the list; ranks that the store does not keep are worked out."""
+        self.thresholds = tuple(sorted({*self.thresholds, threshold}))
+        self.lens.threshold = threshold
+        self.lens_changed()
+
+    def set_unit(self, name: str) -> None:
+        """Show another number."""
+        self.lens.measure = BY_NAME[name]
+        self.lens_changed()
+        if self.lens.measure.needs_twin and not any(self.lens.number(p) is not None for p in self.shown):
+            self.say("kf is the rank of the same weights with random signs: s computes these spectra")
+
+    def next_side(self) -> None:
+        """A, B, B/A."""
+        if self.pair.second is None:
+            self.say("there is one model: :against org/name holds another against it")
+            return
+        sides = list(Side)
+        self.lens.side = sides[(sides.index(self.lens.side) + 1) % len(sides)]
+        self.lens_changed()
+
+    def lens_changed(self) -> None:
+        """Every number is another one."""
+        self.note = ""
+        self.numbers_changed()
+        self.changed(Change.LENS)
+        if self.loaded:
+            self.changed(Change.WANTED)
+
+    def numbers_changed(self, keys: Keys = None) -> None:
+        """States or numbers changed (of these keys, None: of any): what shows them is drawn again."""
+        self.changed(Change.NUMBERS, keys)
+        drawn = [*self.selected, *self.marks.values()]
+        if keys is None or self.chart_view.over_layers or any(p.key in keys for p in drawn):
+            self.version += 1
+            self.changed(Change.CHART)
+
+    # Views
+
+    def show(self, key: int) -> None:
+        """Go to the tree, to what stands over the chart or to a chart."""
+        if self.pane != View.TREE and key == View.TREE:
+            self.changed(Change.TREE)
+        view, self.pane = BY_KEY[key], key
+        if view.place is Place.CHART:
+            self.chart = key
+        elif view.place is Place.TOP:
+            self.top = key
+        if key == View.COMPARE and self.chart_view.over_layers:
+            self.chart = View.SPECTRUM
+        self.changed(Change.PANE)
+        if view.from_values and self.loaded:
+            self.changed(Change.WANTED)
+
+    def step_pane(self, step: int) -> None:
+        """Tree, what stands over the chart, chart, and round."""
+        order = [View.TREE, self.top, self.chart]
+        self.show(order[(order.index(self.pane) + step) % len(order)])
+
+    def next_axes(self) -> None:
+        """The next kind of axes."""
+        self.axes = (self.axes + 1) % AXES
+        self.changed(Change.AXES)
+
+    def toggle_relative(self) -> None:
+        """Singular values over sigma_1, or as they are."""
+        self.relative = not self.relative
+        self.changed(Change.AXES)
+
+    def zoom(self, is_overview: bool) -> None:
+        """In a chart: small multiples or one. Else: of the heatmap's two forms, the one that is not shown."""
+        view = BY_KEY[self.pane]
+        if view.place is Place.CHART:
+            if view.over_layers:
+                self.panels = not self.panels
+            else:
+                self.small = not self.small
+            self.changed(Change.AXES)
+            return
+        self.overview = not is_overview
+        if self.top != View.HEATMAP:
+            self.show(View.HEATMAP)
+        self.changed(Change.LAYOUT)
+        self.changed(Change.TITLES)
+
+    def leave_small(self) -> None:
+        """One chart instead of small multiples by layer."""
+        self.small = False
+        self.changed(Change.AXES)
+
+    def set_rank(self, rank: int | None) -> None:
+        """Put the rank cursor at a rank, at least 1; a curve that has not so many says so. None: take it away."""
+        self.k = None if rank is None else max(1, rank)
+        self.changed(Change.RANK)
+
+    def add_line(self, line: ReferenceLine) -> None:
+        """One more reference line in the view over layers."""
+        self.lines = (*self.lines, line)
+        self.version += 1
+        self.show(View.LAYERS)

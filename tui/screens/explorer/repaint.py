@@ -1,0 +1,98 @@
+"""Who draws again for what: the one table between the state and the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from ...data.state import Change, Keys
+from .background import Background
+
+Painter = Callable[[Background, Keys], None]
+
+
+def repaint(screen: Background, what: Change, keys: Keys) -> None:
+    """Draw what shows a change, in the order of the table."""
+    for paint in TABLE[what]:
+        paint(screen, keys)
+
+
+def _selection(screen: Background, _: Keys) -> None:
+    for pane in screen.tops.values():
+        pane.show_selection(screen.state.selection)
+
+
+def _tree(screen: Background, _: Keys) -> None:
+    screen.tree_pane.follow(screen.state.selection)
+
+
+def _rows(screen: Background, _: Keys) -> None:
+    screen.look.show(screen.state.grid)
+    screen.show_rows()
+
+
+def _numbers(screen: Background, keys: Keys) -> None:
+    screen.look.forget(keys)
+    screen.heatmap.update(keys)
+    if screen.look.limits != screen.shown_limits:  # shades are spread over what there is, and there is more now
+        screen.show_titles()
+    screen.tree_pane.update_marks()
+    for pane in screen.tops.values():
+        if pane is not screen.heatmap:
+            pane.update(keys)
+
+
+def _marks(screen: Background, _: Keys) -> None:
+    marks = screen.state.marks
+    screen.look.marked = frozenset(marks)
+    for pane in screen.tops.values():
+        pane.set_marks(tuple(marks.values()))
+
+
+def _layout(screen: Background, _: Keys) -> None:
+    screen.lay_out()
+
+
+def _focus(screen: Background, _: Keys) -> None:
+    screen.set_focus(screen.focused_pane)  # at once: the next key may be in the queue already
+
+
+def _titles(screen: Background, _: Keys) -> None:
+    screen.show_titles()
+
+
+def _model(screen: Background, _: Keys) -> None:
+    screen.show_model()
+
+
+def _lines(screen: Background, _: Keys) -> None:
+    screen.show_lines()
+
+
+def _chart(screen: Background, _: Keys) -> None:
+    screen.want_chart()
+
+
+def _rank(screen: Background, _: Keys) -> None:
+    screen.chart.set_rank(screen.state.k)
+
+
+def _load(screen: Background, keys: Keys) -> None:
+    screen.load_numbers(keys)
+
+
+TABLE: Mapping[Change, tuple[Painter, ...]] = {
+    Change.SELECTION: (_selection, _chart, _lines),
+    Change.TREE: (_tree,),
+    Change.ROWS: (_rows, _layout, _titles),
+    Change.NUMBERS: (_numbers, _model, _lines),
+    Change.LENS: (_titles,),
+    Change.MARKS: (_marks,),
+    Change.PANE: (_layout, _focus, _titles, _chart),
+    Change.LAYOUT: (_layout,),
+    Change.TITLES: (_titles,),
+    Change.CHART: (_chart,),
+    Change.AXES: (_titles, _chart),
+    Change.RANK: (_rank,),
+    Change.LINES: (_lines,),
+    Change.WANTED: (_load,),
+}

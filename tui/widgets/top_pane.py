@@ -1,0 +1,61 @@
+"""What stands over the chart: what the explorer asks of every such view."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich.text import Text
+from textual.scroll_view import ScrollView
+
+from rankscope.engine.spectrum import Projection
+
+from ..data.grid import Grid, Selection
+from ..data.view_records import Content
+from ..drawing.cells import Look
+
+
+class TopPane(ScrollView, can_focus=True, inherit_bindings=False):
+    """A view with the place TOP in data/views names a subclass. `look` gives the lens for its numbers."""
+
+    compares_marks = False
+    """Whether it shows the marks, not what the filter leaves."""
+
+    def __init__(self, look: Look, **kwargs: str) -> None:
+        super().__init__(**kwargs)  # type: ignore[arg-type]
+        self._look = look
+
+    @property
+    def lines_needed(self) -> int:
+        """Lines that show all of it, with border."""
+        raise NotImplementedError
+
+    def title(self, filtered: str) -> str:
+        """What its border says behind its name; `filtered` says which filter is on, "" for none."""
+        return f"{self._look.lens.title} = {self._look.lens.formula}{filtered}"
+
+    def subtitle(self) -> Text | None:
+        """What its lower border says."""
+        return None
+
+    def set_rows(self, projections: Sequence[Projection], grid: Grid) -> None:
+        """Show other projections, in model order; `grid` says where they stand."""
+
+    def set_marks(self, marks: Sequence[Projection]) -> None:
+        """Other projections are marked, in the order in which they were."""
+
+    def show_selection(self, selection: Selection) -> None:
+        """Go to a selection, or to the first of several, without telling anyone."""
+
+    def update(self, keys: Iterable[str] | None = None) -> None:
+        """States, numbers or the lens changed: of these content keys, None: of any."""
+
+    def load(self, projections: Sequence[Projection]) -> None:
+        """Bring into memory what it shows of these beside the lens's number. Reads files: for a thread."""
+
+    def text_of_cell(self) -> str | None:
+        """What the cursor stands on, "" where there is no number; None where that is what is selected."""
+        return None
+
+    def content(self, content: Content) -> Content:
+        """What is written to a file; of a view with rows of its own, those."""
+        return content
