@@ -35,8 +35,9 @@ class Checkpoint:
     """A list of stored tensors and what is known of them.
 
     `name` is the Hub id or the folder's or file's name; `location` the folder or file, None where the
-    model is on the Hub or at a URL. `stamps` holds for each file what its bytes are read with. `quantisation` names
-    the block type of 4-bit and other quantised files, else "". `warnings` are lines the user should see.
+    model is on the Hub or at a URL. `format` is that of all its files. `stamps` holds for each file what its bytes are
+    read with. `quantisation` names the block type of 4-bit and other quantised files, else "". `warnings` are lines
+    the user should see.
     """
 
     name: str
@@ -86,7 +87,7 @@ class Checkpoint:
         return self.format.read_matrix(tensor, stored[tensor.file], landing)
 
     def bytes_on(self, device: str, tensor: Tensor) -> int:
-        """Of the weights that `read` brings to a device, in its memory."""
+        """What the weights that `read` brings to a device take in its memory."""
         if tensor.scheme is not None:
             return quantised.bytes_on(device, tensor)
         return self.format.bytes_on(device, tensor)

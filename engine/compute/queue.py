@@ -37,7 +37,7 @@ class Job:
         return self.priority, self.number
 
     def bytes_on(self, device: str) -> int:
-        """Of the weights in a device's memory."""
+        """What its weights take in a device's memory."""
         return self.checkpoint.bytes_on(device, self.tensor)
 
     @property

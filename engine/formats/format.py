@@ -79,11 +79,11 @@ class Format(Protocol):
         return grouped(self.named(names))
 
     def doubtful(self, names: Collection[str]) -> list[list[str]]:  # noqa: ARG002 - of most formats none is
-        """Models as above that may as well be something else: taken where no format is sure of any."""
+        """Models as above that may as well be something else: opened where no format is sure of any."""
         return []
 
     def named(self, names: Iterable[str]) -> list[str]:
-        """The names that have a suffix of this format, by suffix, then in their order."""
+        """The names that have a suffix of this format, in the order of the suffixes, then sorted."""
         listed = sorted(names)
         return [name for suffix in self.suffixes for name in listed if name.endswith(suffix)]
 
@@ -114,7 +114,7 @@ class Format(Protocol):
         return ""
 
     def bytes_on(self, device: str, tensor: Tensor) -> int:
-        """Of the weights in a device's memory, where numpy does not know all types: those become float32."""
+        """What a tensor's weights take in a device's memory: on the CPU float32 for types that numpy does not know."""
         stored = tensor.end - tensor.begin
         return 4 * math.prod(tensor.shape) if device == "cpu" and tensor.dtype in WIDENED else stored
 

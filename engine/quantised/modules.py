@@ -106,7 +106,7 @@ def read_matrix(tensor: Tensor, stored: Mapping[Path, Stored], landing: Landing)
 
 
 def bytes_on(device: str, tensor: Tensor) -> int:
-    """Of a quantised matrix in a device's memory, its parts beside its floats; numpy knows no bfloat16."""
+    """What a quantised matrix takes in a device's memory: its parts beside its floats; numpy knows no bfloat16."""
     assert tensor.scheme is not None
     floats = "float32" if device == "cpu" and tensor.scheme.floats == "bfloat16" else tensor.scheme.floats
     return tensor.stored_bytes + _BYTES[floats] * math.prod(tensor.shape)
