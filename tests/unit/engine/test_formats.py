@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -156,6 +157,9 @@ def test_formats_that_share_a_suffix_are_told_by_their_first_bytes(
     assert_is_the_model(open_checkpoint(str(model)), matrices)
     model.write_bytes(b"neither")
     assert "is no file of torch.save" in refusal(model)
+    model.unlink()
+    os.mkfifo(model)  # no writer will ever come
+    assert refusal(model).endswith("pytorch_model.bin: not a regular file")
 
 
 @pytest.fixture(scope="module")
