@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from hashlib import blake2b
-from pathlib import Path
 from typing import Any, Protocol
 
-from ..formats import gguf
+from ..formats.format import Format
 from ..formats.tensor import Tensor
 from ..spectrum import Projection, Slice, framed
 from ..weights import TORCH_NAMES
@@ -23,7 +22,6 @@ from .rules import BLOCKS, KNOWN_FAMILIES, NOT_PROJECTIONS, ROLES, cut_shape
 _WORDS = re.compile(r"[0-9]+|[^0-9]+")
 _SAFE = re.compile(r"[A-Za-z0-9_.+-]*")
 _PACKED = re.compile(r"weight|packed|blocks|zeros|scales")
-_PLAIN_FLOATS = frozenset(TORCH_NAMES) | gguf.PLAIN
 _BLOCK_ORDER = {block: number for number, block in enumerate(BLOCKS)}
 _ROLE_ORDER = {role: number for number, role in enumerate(ROLES)}
 
@@ -34,6 +32,11 @@ class Listed(Protocol):
     @property
     def config(self) -> Mapping[str, Any]:
         """config.json, {} where there is none."""
+        ...
+
+    @property
+    def format(self) -> Format:
+        """That of its files."""
         ...
 
     @property
@@ -97,14 +100,15 @@ def build_tree(checkpoint: Listed) -> Tree:
 def _build(checkpoint: Listed) -> Tree:
     layers = Layers(checkpoint.config, checkpoint.tensors)
     found = layers.found()
-    named = sorted(_addressed([f for f in found if f.block != "other"]), key=model_order)
+    kind = checkpoint.format
+    named = sorted(_addressed([f for f in found if f.block != "other"], kind), key=model_order)
     held = {p.tensor for p in named}
     others = [f if f.block == "other" else f.as_other() for f in found if f.tensor.name not in held]
-    rest = sorted(_whole(others).values(), key=model_order)
+    rest = sorted(_whole(others, kind).values(), key=model_order)
     return Tree((*named, *rest), bool(named) and _is_known(checkpoint, layers, others))
 
 
-def _addressed(found: Sequence[Found]) -> list[Projection]:
+def _addressed(found: Sequence[Found], kind: Format) -> list[Projection]:
     """Projections with unique addresses; one whose address stays shared with another's is left out."""
     groups: dict[str, list[Found]] = defaultdict(list)
     for item in found:
@@ -112,24 +116,24 @@ def _addressed(found: Sequence[Found]) -> list[Projection]:
     named: list[Projection] = []
     for address, items in groups.items():
         if len(items) == 1:
-            named.append(_projection(items[0], address))
+            named.append(_projection(items[0], address, kind))
             continue
         paths = [item.place.path.split(".") if item.place else [] for item in items]
         shared = set(paths[0]).intersection(*paths[1:])
         subs = ["_".join(word for word in path if word not in shared) for path in paths]
         counts = Counter(subs)
         named += [
-            _projection(item, _address(item, sub))
+            _projection(item, _address(item, sub), kind)
             for item, sub in zip(items, subs, strict=True)
             if sub and counts[sub] == 1
         ]
     return named
 
 
-def _whole(others: Iterable[Found]) -> dict[str, Projection]:
+def _whole(others: Iterable[Found], kind: Format) -> dict[str, Projection]:
     """Tensors that are no projections, by address."""
     addresses = ((item, f"other.{escape(item.tensor.name)}") for item in others)
-    return {address: _projection(item, address) for item, address in addresses}
+    return {address: _projection(item, address, kind) for item, address in addresses}
 
 
 def _address(item: Found, sub: str) -> str:
@@ -139,12 +143,12 @@ def _address(item: Found, sub: str) -> str:
     return ".".join(filter(None, words))
 
 
-def _projection(item: Found, address: str) -> Projection:
+def _projection(item: Found, address: str, kind: Format) -> Projection:
     tensor, part = item.tensor, item.part
     rows, cols = cut_shape(tensor.shape, part)
     if item.transposed:
         rows, cols = cols, rows
-    dequantisation = _dequantisation(tensor)
+    dequantisation = _dequantisation(tensor, kind)
     return Projection(
         address=address,
         tensor=tensor.name,
@@ -166,10 +170,8 @@ def _projection(item: Found, address: str) -> Projection:
     )
 
 
-def _dequantisation(tensor: Tensor) -> str:
-    if tensor.scheme is not None:
-        return tensor.scheme.text
-    return f"gguf {tensor.dtype}" if tensor.dtype not in gguf.PLAIN and _is_gguf(tensor.file) else ""
+def _dequantisation(tensor: Tensor, kind: Format) -> str:
+    return kind.dequantisation(tensor.dtype) if tensor.scheme is None else tensor.scheme.text
 
 
 def _key(tensor: Tensor, part: Slice | None, dequantisation: str) -> str:
@@ -187,11 +189,6 @@ def _key(tensor: Tensor, part: Slice | None, dequantisation: str) -> str:
     return blake2b(b"".join(pieces), digest_size=16).hexdigest()
 
 
-@lru_cache(maxsize=4096)
-def _is_gguf(file: Path) -> bool:
-    return file.suffix == ".gguf"
-
-
 # A model of 91,000 tensors has a few dozen shapes: half the time of its keys.
 _framed = lru_cache(maxsize=4096)(framed)
 
@@ -201,7 +198,7 @@ def _problem(tensor: Tensor, rows: int, dequantisation: str) -> str | None:
         return tensor.problem
     if not rows:
         return f"not a matrix ({' x '.join(map(str, tensor.shape)) or 'scalar'})"
-    if not dequantisation and tensor.dtype not in _PLAIN_FLOATS:
+    if not dequantisation and tensor.dtype not in TORCH_NAMES:
         if _PACKED.search(tensor.name):
             return f"{tensor.dtype} holds packed integers, not weights: unsupported quantisation"
         return f"{tensor.dtype} is no floating-point type"
@@ -210,10 +207,10 @@ def _problem(tensor: Tensor, rows: int, dequantisation: str) -> str | None:
 
 def _is_known(checkpoint: Listed, layers: Layers, others: Iterable[Found]) -> bool:
     """Whether the catalogue names every projection: of the families, or as it turns out every matrix of a layer."""
-    is_gguf = any(tensor.file.suffix == ".gguf" for tensor in checkpoint.tensors[:1])
+    by_family = not checkpoint.format.stands_alone
     inside = [f for f in others if f.place and len(f.tensor.shape) == 2]
     return all(
-        _is_none(f.place.path) or (not is_gguf and layers.family(f.place.prefix) in KNOWN_FAMILIES)
+        _is_none(f.place.path) or (by_family and layers.family(f.place.prefix) in KNOWN_FAMILIES)
         for f in inside
         if f.place
     )

@@ -2,60 +2,30 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, printable
+from ..formats import registry
 from ..formats.guarded import check_inside, read_json
-from ..formats.pytorch import is_trainer_state
-
-INDEX = "model.safetensors.index.json"
-TORCH_INDEX = "pytorch_model.bin.index.json"
-TORCH_SUFFIXES = (".bin", ".pt", ".pth")
-SUFFIXES = (".safetensors", *TORCH_SUFFIXES, ".gguf")
-OTHER_WEIGHTS = frozenset({".ckpt", ".h5", ".msgpack", ".onnx"})
+from ..formats.parts import siblings
 
 _MAX_INDEX = 100_000_000
-_MAX_PARTS = 10_000
-_NUMBERED = re.compile(r"(.*-)(\d+)-of-(\d+)(\.[a-z]+)")
 
 
 def choose(names: Collection[str], where: str) -> list[str]:
     """Of the file names of a folder: the index of the weights, or the files that hold them; [] where none does.
 
-    safetensors come before PyTorch files, as in transformers, and what transformers saves before anything else;
-    `consolidated*` repeats the same weights under Mistral's native names.
+    What a format is sure of comes before what may be something else, then formats in the registry's order.
 
     Raises:
         InputError: several files that may each be a model.
     """
-    held = {suffix: sorted(n for n in names if n.endswith(suffix)) for suffix in SUFFIXES}
-    plain = held[".safetensors"]
-    pickled = [n for suffix in TORCH_SUFFIXES for n in held[suffix] if not is_trainer_state(n)]
-    shards = [n for n in pickled if n.startswith("pytorch_model-") and _NUMBERED.fullmatch(n)]
-    for name in (INDEX, "model.safetensors"):
-        if name in names:
-            return [name]
-    if plain:
-        return [n for n in plain if not n.startswith("consolidated")] or plain
-    for name in (TORCH_INDEX, "pytorch_model.bin"):
-        if name in names:
-            return [name]
-    return shards or _one(_models(held[".gguf"]), where) or _one(_models(pickled), where)
-
-
-def _models(names: list[str]) -> list[list[str]]:
-    """The files of each model: numbered parts belong together; a GGUF projector goes with a model, and is not it."""
-    models: dict[str, list[str]] = {}
-    for name in [n for n in names if "mmproj" not in n] or names:
-        numbered = _NUMBERED.fullmatch(name)
-        models.setdefault(f"{numbered[1]}{numbered[3]}{numbered[4]}" if numbered else name, []).append(name)
-    return list(models.values())
-
-
-def _one(models: list[list[str]], where: str) -> list[str]:
+    sure = (kind.models(names) for kind in registry.FORMATS)
+    doubtful = (kind.doubtful(names) for kind in registry.FORMATS)
+    models = next(filter(None, chain(sure, doubtful)), [])
     if len(models) > 1:
         first = ", ".join(printable(files[0], 80) for files in models[:3])
         raise InputError(
@@ -75,7 +45,7 @@ def weight_files(folder: Path) -> tuple[list[Path], set[str]]:
         chosen = choose([path.name for path in folder.iterdir()], printable(str(folder)))
         if not chosen:
             raise InputError(_no_weights(folder))
-        if chosen[0] in (INDEX, TORCH_INDEX):
+        if registry.is_index(chosen[0]):
             return _indexed(folder / chosen[0])
         files: dict[Path, None] = {}
         for name in chosen:
@@ -108,7 +78,7 @@ def weight_map_of(found: Mapping[str, Any], index: Path) -> dict[str, str]:
     Raises:
         InputError: malformed, or it points outside the folder.
     """
-    kinds = TORCH_SUFFIXES if index.name == TORCH_INDEX else (".safetensors",)
+    kinds = registry.format_of_index(index.name).suffixes
     weight_map = found.get("weight_map")
     if not (isinstance(weight_map, dict) and weight_map and all(isinstance(s, str) for s in weight_map.values())):
         raise InputError(f"{printable(str(index))} has no weight_map of tensor names to files")
@@ -128,15 +98,6 @@ def with_siblings(file: Path) -> list[Path]:
     return [_shard(file.parent, part, len(parts)) for part in parts]
 
 
-def siblings(name: str) -> list[str]:
-    """All files of a set, where the name of one says `-00001-of-00003`."""
-    numbered = _NUMBERED.fullmatch(name)
-    if numbered is None:
-        return []
-    stem, digits, total = numbered[1], len(numbered[2]), int(numbered[3])
-    return [f"{stem}{n:0{digits}}-of-{numbered[3]}{numbered[4]}" for n in range(1, min(total, _MAX_PARTS) + 1)]
-
-
 def _shard(folder: Path, shard: str, total: int) -> Path:
     if not (folder / shard).is_file():
         where = printable(str(folder))
@@ -146,6 +107,6 @@ def _shard(folder: Path, shard: str, total: int) -> Path:
 
 
 def _no_weights(folder: Path) -> str:
-    others = sorted({p.suffix for p in folder.iterdir()} & OTHER_WEIGHTS)
+    others = registry.unread(path.name for path in folder.iterdir())
     held = f" (it holds {', '.join(others)})" if others else ""
     return f"no weights that can be read in {printable(str(folder))}{held}: name a folder or file that has some"

@@ -10,7 +10,8 @@ from glob import escape
 from pathlib import Path
 
 from ..errors import InputError, printable
-from .files import INDEX, OTHER_WEIGHTS, SUFFIXES, TORCH_INDEX, choose, read_weight_map, weight_files
+from ..formats import registry
+from .files import choose, read_weight_map, weight_files
 from .ranges import FetchError, client_errors, retry_after, said, status_of
 
 _PART = r"[A-Za-z0-9](?:[\w.-]{0,94}\w)?"
@@ -80,9 +81,9 @@ def cache_folder() -> Path:
 
 def cached_models() -> list[str]:
     """The ids of models with weights in the local cache, sorted."""
-    found = []
+    found, suffixes = [], registry.suffixes()
     for folder in sorted(cache_folder().glob("models--*")):
-        if any(path.suffix in SUFFIXES for path in folder.glob("snapshots/*/*")):
+        if any(path.name.endswith(suffixes) for path in folder.glob("snapshots/*/*")):
             found.append(folder.name.removeprefix("models--").replace("--", "/", 1))
     return found
 
@@ -112,7 +113,7 @@ def _download(name: str, revision: str) -> Path:
     info = HfApi().model_info(name, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     files = {s.rfilename for s in info.siblings or []}
     weights = set(chosen(name, files))
-    for index in weights & {INDEX, TORCH_INDEX}:
+    for index in [name for name in weights if registry.is_index(name)]:
         weights |= set(read_weight_map(Path(hf_hub_download(name, index, revision=revision))).values())
         if absent := sorted(weights - files):
             raise InputError(f"{name} names shard {printable(absent[0])} in its index but does not hold it")
@@ -128,8 +129,8 @@ def chosen(name: str, files: Iterable[str]) -> list[str]:
     """
     weights = choose({f for f in files if "/" not in f}, name)
     if not weights:
-        kinds = sorted({Path(f).suffix for f in files} & OTHER_WEIGHTS)
-        held = f" (it holds {', '.join(kinds)})" if kinds else ""
+        others = registry.unread(files)
+        held = f" (it holds {', '.join(others)})" if others else ""
         raise InputError(f"{name} has no weights on the Hub that can be read{held}: choose a repo that has them")
     return weights
 

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, printable
-from ..formats import gguf, pytorch, safetensors
+from ..formats import registry
+from ..formats.format import Format, Listings, Origin
 from ..formats.guarded import check_inside, read_json
-from ..formats.pytorch import Listings
 from ..formats.tensor import FileStamp, Stored, Tensor
 from ..landing import HOST, Landing
 from ..quantised import modules as quantised
 from ..quantised import settings
 from . import hub, remote
-from .files import SUFFIXES, TORCH_SUFFIXES, weight_files, with_siblings
+from .files import weight_files, with_siblings
 from .hub import Access
 from .ranges import UNWATCHED, RemoteFile, Watch
 
@@ -35,14 +35,16 @@ class Checkpoint:
     """A list of stored tensors and what is known of them.
 
     `name` is the Hub id or the folder's or file's name; `location` the folder or file, None where the
-    model is on the Hub or at a URL. `stamps` holds for each file what its bytes are read with. `quantisation` names
-    the block type of 4-bit and other quantised files, else "". `warnings` are lines the user should see.
+    model is on the Hub or at a URL. `format` is that of all its files. `stamps` holds for each file what its bytes are
+    read with. `quantisation` names the block type of 4-bit and other quantised files, else "". `warnings` are lines
+    the user should see.
     """
 
     name: str
     commit: str
     location: Path | None
     config: Mapping[str, Any]
+    format: Format = field(repr=False)
     tensors: tuple[Tensor, ...]
     stamps: Mapping[Path, FileStamp | RemoteFile] = field(repr=False)
     quantisation: str = ""
@@ -82,10 +84,13 @@ class Checkpoint:
         stored = {part.file: self._watched(part.file, watch) for part in (tensor, *(part for _, part in tensor.parts))}
         if tensor.parts:
             return quantised.read_matrix(tensor, stored, landing)
-        if tensor.file.suffix == ".gguf":
-            return gguf.read_matrix(tensor, stored[tensor.file], landing)
-        read = pytorch.read_matrix if tensor.file.suffix in TORCH_SUFFIXES else safetensors.read_matrix
-        return read(tensor, stored[tensor.file], landing)
+        return self.format.read_matrix(tensor, stored[tensor.file], landing)
+
+    def bytes_on(self, device: str, tensor: Tensor) -> int:
+        """What the weights that `read` brings to a device take in its memory."""
+        if tensor.scheme is not None:
+            return quantised.bytes_on(device, tensor)
+        return self.format.bytes_on(device, tensor)
 
     def _watched(self, file: Path, watch: Watch) -> Stored:
         found = self.stamps[file]
@@ -140,43 +145,38 @@ def _existing(model: str) -> Path | None:
 
 
 def _looks_like_path(model: str) -> bool:
-    return model.startswith((".", "/", "~")) or model.endswith(SUFFIXES) or model.partition("@")[0].count("/") > 1
+    is_file = model.endswith(registry.suffixes())
+    return is_file or model.startswith((".", "/", "~")) or model.partition("@")[0].count("/") > 1
 
 
 def _open_path(path: Path, listings: Listings | None) -> Checkpoint:
     if path.is_dir():
         return _open_folder(path, path.resolve().name, "", path, listings)
-    if path.suffix not in SUFFIXES:
-        kinds = ", ".join(SUFFIXES)
-        raise InputError(f"{printable(str(path))} is neither a folder nor a file of weights ({kinds})")
+    kind = registry.format_of(path)
     # A part of a split GGUF is the model, which goes by its first part; a shard of another format is what was named.
-    files = with_siblings(path) if path.suffix == ".gguf" else [path]
+    files = with_siblings(path) if kind.stands_alone else [path]
     name = re.sub(r"-0*1-of-\d+$", "", files[0].stem) if len(files) > 1 else path.stem
-    config = {} if path.suffix == ".gguf" else _config(path.parent)
-    found = _listed(remote.Opened(name, "", config, {}, set()), files, str(files[0].resolve()), listings)
+    config = {} if kind.stands_alone else _config(path.parent)
+    found = _listed(remote.Opened(name, "", config, kind, {}, set()), files, str(files[0].resolve()), listings)
     return _opened(found, files[0])
 
 
 def _open_folder(folder: Path, name: str, commit: str, location: Path | None, listings: Listings | None) -> Checkpoint:
     files, named = weight_files(folder)
-    config = {} if files[0].suffix == ".gguf" else _config(folder)
+    kind = registry.format_of(files[0])
+    config = {} if kind.stands_alone else _config(folder)
     repo = name if location is None else str(folder.resolve())
-    return _opened(_listed(remote.Opened(name, commit, config, {}, named), files, repo, listings), location)
+    return _opened(_listed(remote.Opened(name, commit, config, kind, {}, named), files, repo, listings), location)
 
 
 def _listed(empty: remote.Opened, files: list[Path], repo: str, listings: Listings | None) -> remote.Opened:
-    """With the listings of these files; of GGUF files also what the first says of the model."""
+    """With the listings of these files, and where there is no config.json what the first says of the model."""
     listed: dict[Path, remote.Listing] = {}
-    config = empty.config
+    config, origin = empty.config, Origin(repo, empty.commit, len(files), listings)
     for file in files:
-        if file.suffix == ".gguf":
-            tensors, stamp, said = gguf.list_tensors(file, repo, empty.commit, len(files))
-            config = config or said
-            listed[file] = tensors, stamp
-        elif file.suffix in TORCH_SUFFIXES:
-            listed[file] = pytorch.list_tensors(file, repo, empty.commit, listings)
-        else:
-            listed[file] = safetensors.list_tensors(file, repo, empty.commit)
+        tensors, stamp, said = empty.format.list_tensors(file, origin)
+        config = config or said or {}
+        listed[file] = tensors, stamp
     return replace(empty, config=config, listed=listed)
 
 
@@ -193,16 +193,17 @@ def _opened(found: remote.Opened, location: Path | None = None) -> Checkpoint:
             tensors[tensor.name] = tensor
     absent = sorted(found.named - tensors.keys())
     lost = [f"the index names {len(absent)} tensors that no shard holds, e.g. {printable(absent[0])}"] if absent else []
-    is_gguf = any(file.suffix == ".gguf" for file in found.listed)
-    whole = tuple(tensors.values() if is_gguf else quantised.assemble(tensors.values(), found.config))
+    kind = found.format
+    whole = tuple(tensors.values() if kind.stands_alone else quantised.assemble(tensors.values(), found.config))
     return Checkpoint(
         found.name,
         found.commit,
         location,
         found.config,
+        kind,
         whole,
         {file: stored for file, (_, stored) in found.listed.items()},
-        (gguf if is_gguf else quantised).quantisation(whole),
+        kind.quantisation(whole) or quantised.quantisation(whole),
         (*found.warnings, *lost),
     )
 

@@ -15,13 +15,15 @@ from typing import Any, TypeVar
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 from ..errors import InputError, printable
-from ..formats import safetensors
+from ..formats import registry
+from ..formats.format import Format, Origin, Ranged
 from ..formats.guarded import parse_json, read_json
+from ..formats.parts import siblings
 from ..formats.tensor import FileStamp, Tensor
 from ..quantised import settings
 from ..spectrum import Source, digest
 from . import hub
-from .files import INDEX, siblings, weight_map_of
+from .files import weight_map_of
 from .ranges import OPENING, Answer, FetchError, Link, RemoteFile, Retry, Watch, client_errors, said, status_of
 
 FIRST = 100_000
@@ -43,6 +45,7 @@ class Opened:
     name: str
     commit: str
     config: Mapping[str, Any]
+    format: Format
     listed: Mapping[Path, Listing]
     named: set[str]
     warnings: tuple[str, ...] = ()
@@ -88,18 +91,19 @@ def open_repo(name: str, revision: str, lacking: str = "", only: str = "") -> Op
         repo = _Repo.found(name, revision, link, watch)
         with ThreadPoolExecutor(CONNECTIONS) as pool:
             files, named = ([only], set()) if only else repo.weights(watch)
+            kind = _ranged(files[0], name)
             config = pool.submit(
                 repo.json, str(PurePosixPath(only).with_name("config.json")) if only else "config.json", watch
             )
-            listed = dict(pool.map(partial(repo.listing, watch=watch), files))
+            listed = dict(pool.map(partial(repo.listing, kind=kind, watch=watch), files))
             found_config = settings.completed(config.result(), partial(repo.json, watch=watch))
     renamed = (f"{name} has another name on the Hub now: {printable(repo.name)}",) if repo.name != name else ()
-    return Opened(name, repo.commit, found_config, listed, named, renamed)
+    return Opened(name, repo.commit, found_config, kind, listed, named, renamed)
 
 
 def open_url(url: str) -> Opened:
-    """A .safetensors file at a URL. One of the Hub's is opened as a file of its repo, with the user's token;
-    no other server is sent a token.
+    """A file at a URL, of a format that is read in part. One of the Hub's is opened as a file of its repo, with the
+    user's token; no other server is sent a token.
 
     Raises:
         InputError: another kind of URL, or it cannot be opened.
@@ -110,11 +114,12 @@ def open_url(url: str) -> Opened:
         return open_repo(name, revision, only=found[2])
     parts = _checked(url, shown)
     file = Path(unquote(PurePosixPath(parts.path).name))
+    kind = _ranged(file.name, shown)
     link = Link(partial(_explain, host=parts.netloc, file=printable(file.name)), {})
     remote = RemoteFile(link, url, printable(file.name))
     with _Watched() as watch:
         try:
-            header, answer = _header(remote, file, watch)
+            header, answer = _header(remote, file, kind, watch)
             config = _beside(link, url, watch)
         except FetchError as error:
             raise InputError(str(error)) from None
@@ -125,8 +130,8 @@ def open_url(url: str) -> Opened:
     version = (answer.etag, answer.modified) if answer.etag or answer.modified else uuid.uuid4().hex
     identity = digest(shown, version, answer.size, blake2b(header, digest_size=16).digest())
     source = Source(shown, "", file.name, identity, answer.size, False)
-    listed = {file: (safetensors.parse(header, file, answer.size, source), remote)}
-    return Opened(stored_name(url), "", config, listed, set())
+    listed = {file: (kind.parse(header, file, answer.size, source), remote)}
+    return Opened(stored_name(url), "", config, kind, listed, set())
 
 
 class _Watched:
@@ -172,15 +177,14 @@ class _Repo:
 
     def weights(self, watch: Watch) -> tuple[list[str], set[str]]:
         """The files that make up the model, and the tensors that its index promises."""
-        if INDEX in self.files:
-            weight_map = weight_map_of(self.json(INDEX, watch), Path(INDEX))
+        chosen = hub.chosen(self.asked, self.files)
+        _ranged(chosen[0], self.asked)
+        if registry.is_index(chosen[0]):
+            weight_map = weight_map_of(self.json(chosen[0], watch), Path(chosen[0]))
             files = set(weight_map.values())
             absent, named = files - self.files.keys(), set(weight_map)
         else:
-            files, named = set(hub.chosen(self.asked, self.files)), set[str]()
-            if others := [file for file in files if not file.endswith(".safetensors")]:
-                kind = Path(others[0].removesuffix(".index.json")).suffix
-                raise InputError(f"{self.asked} has {kind} weights, which cannot be read in part: use --download")
+            files, named = set(chosen), set[str]()
             absent = {name for file in files for name in siblings(file)} - self.files.keys()
         if absent:
             shard = printable(min(absent))
@@ -196,20 +200,21 @@ class _Repo:
         data, _ = self._remote(file).begin(_MAX_JSON, watch, is_small=True)
         return parse_json(data, Path(file))
 
-    def listing(self, file: str, watch: Watch) -> tuple[Path, Listing]:
+    def listing(self, file: str, kind: Ranged, watch: Watch) -> tuple[Path, Listing]:
         """Where one file is, here or on the Hub, and its tensors."""
         if file not in self.files:
             raise InputError(f"{self.asked} has no {printable(file)}")
         if (local := self._local(file)) is not None:
-            return local, safetensors.list_tensors(local, self.asked, self.commit)
+            tensors, stamp, _ = kind.list_tensors(local, Origin(self.asked, self.commit))
+            return local, (tensors, stamp)
         remote = self._remote(file)
-        header, answer = _header(remote, Path(file), watch)
+        header, answer = _header(remote, Path(file), kind, watch)
         identity = self.files[file].etag or answer.etag.removeprefix("W/").strip('"')
         addressed = re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", identity) is not None
         if not addressed:
             identity = digest(self.name, self.commit, file)
         source = Source(self.asked, self.commit, Path(file).name, identity, answer.size, addressed)
-        return Path(file), (safetensors.parse(header, Path(file), answer.size, source), remote)
+        return Path(file), (kind.parse(header, Path(file), answer.size, source), remote)
 
     def _remote(self, file: str) -> RemoteFile:
         from huggingface_hub import hf_hub_url
@@ -236,11 +241,24 @@ def _retried(work: Callable[[], T], link: Link, watch: Watch) -> T:
             return work()
 
 
-def _header(file: RemoteFile, shown: Path, watch: Watch) -> tuple[bytes, Answer]:
-    """The header of a safetensors file, in one request or two."""
+def _ranged(name: str, asked: str) -> Ranged:
+    """The format of a file or of an index of files.
+
+    Raises:
+        InputError: it cannot be read in part.
+    """
+    kind = registry.format_of_index(name)
+    if not isinstance(kind, Ranged):
+        suffix = kind.suffixes[0] if registry.is_index(name) else Path(name).suffix
+        raise InputError(f"{asked} has {suffix} weights, which cannot be read in part: use --download")
+    return kind
+
+
+def _header(file: RemoteFile, shown: Path, kind: Ranged, watch: Watch) -> tuple[bytes, Answer]:
+    """The header of a file, in one request or two."""
     data, answer = file.begin(FIRST, watch)
-    end = 8 + safetensors.header_length(data[:8], answer.size, shown)
-    return b"".join((data[8:end], *file.chunks(len(data), end, OPENING, watch))), answer
+    begin, end = kind.header_span(data, answer.size, shown)
+    return b"".join((data[begin:end], *file.chunks(len(data), end, OPENING, watch))), answer
 
 
 def _hub_headers() -> dict[str, str]:
@@ -259,7 +277,7 @@ def _hub_file(url: str) -> tuple[str, str, str] | None:
     if parts is None or parts.netloc not in (endpoint.netloc, *_HUB_HOSTS):
         return None
     found = _FILE.fullmatch(parts.path.removeprefix(endpoint.path.rstrip("/")))
-    if found is None or not found["file"].endswith(".safetensors"):
+    if found is None or not found["file"].endswith(registry.ranged_suffixes()):
         return None
     return unquote(found["repo"]), unquote(found["revision"]), unquote(found["file"])
 
@@ -281,10 +299,12 @@ def _checked(url: str, shown: str) -> SplitResult:
         raise InputError(f"{shown} is not a URL")
     if parts.username is not None:
         raise InputError(f"{shown}: a URL must not hold a user or password")
+    suffixes = registry.ranged_suffixes()
+    kinds = " or ".join(suffixes)
     if parts.scheme.lower() not in ("http", "https") or not parts.hostname or not url.isprintable():
-        raise InputError(f"{shown} is no https:// URL of a .safetensors file")
-    if not parts.path.endswith(".safetensors"):
-        raise InputError(f"{shown} is no URL of a .safetensors file: name a model on the Hub as org/name")
+        raise InputError(f"{shown} is no https:// URL of a {kinds} file")
+    if not parts.path.endswith(suffixes):
+        raise InputError(f"{shown} is no URL of a {kinds} file: name a model on the Hub as org/name")
     return parts
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import math
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,11 +12,9 @@ from typing import Any
 from ..checkpoint.open import Checkpoint
 from ..formats.tensor import Tensor
 from ..spectrum import Projection
-from ..weights import WIDENED
 
 URGENT, SCAN = 0, 1
 _MAX_READY = 64
-_BYTES = {"bfloat16": 2, "float32": 4, "float64": 8}
 
 
 @dataclass(slots=True)
@@ -40,20 +37,8 @@ class Job:
         return self.priority, self.number
 
     def bytes_on(self, device: str) -> int:
-        """Of the weights in a device's memory. What numpy does not know becomes float32 there, and so do GGUF's blocks,
-        of a stack one matrix at a time; a scheme names its own type, beside the parts.
-        """
-        scheme, count = self.tensor.scheme, math.prod(self.tensor.shape)
-        if scheme is not None:
-            floats = "float32" if device == "cpu" and scheme.floats == "bfloat16" else scheme.floats
-            return self.tensor.stored_bytes + _BYTES[floats] * count
-        stored = self.tensor.end - self.tensor.begin
-        if len(self.tensor.shape) == 3 and any(p.dequantisation for p in self.projections):
-            return stored + 4 * math.prod(self.tensor.shape[1:])  # see dequantize.BlockStack
-        widened = device == "cpu" and self.tensor.dtype in WIDENED
-        if widened or any(p.dequantisation for p in self.projections):
-            return 4 * count
-        return stored
+        """What its weights take in a device's memory."""
+        return self.checkpoint.bytes_on(device, self.tensor)
 
     @property
     def cost(self) -> float:

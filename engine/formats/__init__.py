@@ -1,1 +1,1 @@
-"""One reader per file format: `list_tensors` reads headers only, `read_matrix` the weights."""
+"""One class a file format behind one protocol and one registry: headers are listed, weights read."""

@@ -16,10 +16,11 @@ from typing import Any
 
 from ..errors import InputError, WeightsError, printable
 from ..landing import HOST, Landing
-from ..weights import Weights, host_array, plain
+from ..weights import TORCH_NAMES, Weights, host_array
+from .format import Format, Listing, Origin
 from .gguf_blocks import BlockStack, gguf_matrix
 from .guarded import open_regular
-from .tensor import FileStamp, Stored, Tensor, identify, read_bytes
+from .tensor import FileStamp, Stored, Tensor, identify, read_bytes, read_plain
 
 # ggml type number: (name, weights in a block, bytes of a block); held against the gguf package by a test.
 GGML_TYPES = {
@@ -32,7 +33,7 @@ GGML_TYPES = {
     28: ("F64", 1, 8), 29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54),
     35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
 }  # fmt: skip
-PLAIN = frozenset({"F64", "F32", "F16", "BF16"})
+_MAGIC = b"GGUF"
 _CONFIG_NAMES = {
     "block_count": "num_hidden_layers",
     "embedding_length": "hidden_size",
@@ -92,70 +93,90 @@ class _Walk:
         return None
 
 
-def list_tensors(file: Path, repo: str, commit: str, parts: int = 1) -> tuple[list[Tensor], FileStamp, dict[str, Any]]:
-    """Tensors (shapes in (out, in) order), the file's stamp, and a config.json-like view of its metadata.
+class Gguf(Format):
+    """See Format; blocks of quantised weights are dequantised when they are read."""
 
-    `parts` is the number of files that the model is split into.
+    suffixes = (".gguf",)
+    stands_alone = True
 
-    Raises:
-        InputError: the file cannot be read, is truncated, its header is malformed, or it is one of other parts.
-    """
-    try:
-        with open_regular(file) as handle:
-            stamp = FileStamp.of(file.stat())
-            with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                if data[:6] == b"GGUF\0\0":  # the version, 3, stands at the other end of its four bytes
-                    raise _bad(file, "is a big-endian GGUF, for other machines than this: take the little-endian file")
-                metadata, walk, count = _metadata(data)
-                heads = list(_heads(walk, count))
-                source = identify(file, repo, commit, data[: walk.at])
-        stated = metadata.get("split.count") or parts
-        if type(stated) is not int or stated != parts:
-            number = printable(str(stated), 20)
-            raise _bad(file, f"is one of {number} parts, which must be named NAME-00001-of-{number:0>5}.gguf and so on")
-        if len({name for name, *_ in heads}) < len(heads):
-            raise ValueError("a tensor name stands twice")
-        align = metadata.get("general.alignment", 32)
-        if type(align) is not int or align <= 0:
-            raise ValueError(f"the alignment {align} is no positive number")
-        start = -(-walk.at // align) * align
-        return [_tensor(head, start, stamp.size, file, source) for head in heads], stamp, _config(metadata)
-    except OSError as error:
-        raise InputError(f"cannot read {printable(str(file))}: {error.strerror}") from None
-    except (struct.error, OverflowError, ValueError) as error:
-        raise _bad(file, f"has a malformed header ({printable(str(error), 80)}); download it again") from None
+    def recognises(self, head: bytes) -> bool:
+        """See Format."""
+        return head.startswith(_MAGIC)
+
+    def list_tensors(self, file: Path, origin: Origin) -> Listing:
+        """See Format: shapes in (out, in) order; InputError is raised too where the file is one of other parts."""
+        try:
+            with open_regular(file) as handle:
+                stamp = FileStamp.of(file.stat())
+                with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                    return _listing(data, stamp, file, origin)
+        except OSError as error:
+            raise InputError(f"cannot read {printable(str(file))}: {error.strerror}") from None
+        except (struct.error, OverflowError, ValueError) as error:
+            raise _bad(file, f"has a malformed header ({printable(str(error), 80)}); download it again") from None
+
+    def read_matrix(self, tensor: Tensor, stored: Stored, landing: Landing) -> tuple[Weights | BlockStack, str]:
+        """See Format; what is not stored as floats is dequantised on the CPU.
+
+        Raises:
+            WeightsError: the file changed or cannot be read, or the type has no dequantiser.
+        """
+        if tensor.dtype in TORCH_NAMES:
+            return read_plain(tensor, stored, landing)
+        blocks, seen = read_bytes(tensor, stored, HOST)
+        try:
+            return gguf_matrix(host_array(blocks), tensor.dtype, tensor.shape), seen
+        except NotImplementedError:
+            raise WeightsError(f"{tensor.dtype} has no dequantiser: unsupported quantisation") from None
+
+    def dequantisation(self, dtype: str) -> str:
+        """See Format."""
+        return "" if dtype in TORCH_NAMES else f"gguf {dtype}"
+
+    def quantisation(self, tensors: Iterable[Tensor]) -> str:
+        """See Format: the block type."""
+        sizes: Counter[str] = Counter()
+        for tensor in tensors:
+            if len(tensor.shape) > 1:
+                sizes[tensor.dtype] += math.prod(tensor.shape)
+        quantised = {name: size for name, size in sizes.items() if name not in TORCH_NAMES}
+        return max(quantised, key=quantised.__getitem__) if quantised else ""
+
+    def bytes_on(self, device: str, tensor: Tensor) -> int:
+        """See Format; blocks become float32, those of a stack one matrix at a time (see BlockStack)."""
+        if tensor.dtype in TORCH_NAMES:
+            return super().bytes_on(device, tensor)
+        if len(tensor.shape) == 3:
+            return tensor.stored_bytes + 4 * math.prod(tensor.shape[1:])
+        return 4 * math.prod(tensor.shape)
 
 
-def read_matrix(tensor: Tensor, stored: Stored, landing: Landing) -> tuple[Weights | BlockStack, str]:
-    """The tensor where it lands if it is stored as floats, else on the CPU, dequantised; and its bytes' digest.
-
-    Raises:
-        WeightsError: the file changed or cannot be read, or the type has no dequantiser.
-    """
-    if tensor.dtype in PLAIN:
-        data, seen = read_bytes(tensor, stored, landing)
-        return plain(data, tensor.dtype).reshape(tensor.shape), seen
-    blocks, seen = read_bytes(tensor, stored, HOST)
-    try:
-        return gguf_matrix(host_array(blocks), tensor.dtype, tensor.shape), seen
-    except NotImplementedError:
-        raise WeightsError(f"{tensor.dtype} has no dequantiser: unsupported quantisation") from None
+GGUF = Gguf()
 
 
-def quantisation(tensors: Iterable[Tensor]) -> str:
-    """The block type that most weights of the file are stored in, "" where that is a plain float."""
-    sizes: Counter[str] = Counter()
-    for tensor in tensors:
-        if len(tensor.shape) > 1:
-            sizes[tensor.dtype] += math.prod(tensor.shape)
-    quantised = {name: size for name, size in sizes.items() if name not in PLAIN}
-    return max(quantised, key=quantised.__getitem__) if quantised else ""
+def _listing(data: mmap.mmap, stamp: FileStamp, file: Path, origin: Origin) -> Listing:
+    if data[:6] == b"GGUF\0\0":  # the version, 3, stands at the other end of its four bytes
+        raise _bad(file, "is a big-endian GGUF, for other machines than this: take the little-endian file")
+    metadata, walk, count = _metadata(data)
+    heads = list(_heads(walk, count))
+    source = identify(file, origin.repo, origin.commit, data[: walk.at])
+    stated = metadata.get("split.count") or origin.parts
+    if type(stated) is not int or stated != origin.parts:
+        number = printable(str(stated), 20)
+        raise _bad(file, f"is one of {number} parts, which must be named NAME-00001-of-{number:0>5}.gguf and so on")
+    if len({name for name, *_ in heads}) < len(heads):
+        raise ValueError("a tensor name stands twice")
+    align = metadata.get("general.alignment", 32)
+    if type(align) is not int or align <= 0:
+        raise ValueError(f"the alignment {align} is no positive number")
+    start = -(-walk.at // align) * align
+    return Listing([_tensor(head, start, stamp.size, file, source) for head in heads], stamp, _config(metadata))
 
 
 def _metadata(data: mmap.mmap) -> tuple[dict[str, Any], _Walk, int]:
     """The metadata, a cursor behind it, and the number of tensors that follow."""
     walk = _Walk(data)
-    if data[:4] != b"GGUF":
+    if data[:4] != _MAGIC:
         raise ValueError("it does not begin with GGUF")
     walk.at = 4
     version = walk.take("I")

@@ -15,22 +15,26 @@ import mmap
 import re
 import struct
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from pickletools import genops
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 from zipfile import ZIP_STORED, ZipFile
 
 from ..errors import InputError, WeightsError, printable
 from ..landing import Landing
+from ..spectrum import Source
 from ..weights import TORCH_NAMES, Weights
-from . import safetensors
+from .format import Format, Listing, Listings, Origin
 from .guarded import open_regular
-from .tensor import FileStamp, Stored, Tensor, identify
+from .parts import grouped, is_part
+from .safetensors import DTYPE_BITS
+from .tensor import FileStamp, Stored, Tensor, identify, read_plain
 
 if TYPE_CHECKING:
     import torch
 
+INDEX = "pytorch_model.bin.index.json"
 LISTING = "torch-1"
 """What listings of this form are kept under; another form needs another name."""
 _HEAD = 4096
@@ -59,18 +63,6 @@ _TRAINER_STATE = re.compile(
 )
 
 
-class Listings(Protocol):
-    """Where listings are kept between two processes; losing one costs the time to make it again."""
-
-    def get(self, key: str) -> str | None:
-        """The text that was put under this key, None where there is none or it is damaged."""
-        ...
-
-    def put(self, key: str, text: str) -> None:
-        """Keep a text under a key, if that is possible."""
-        ...
-
-
 class _Region(NamedTuple):
     """`size` bytes in memory that are bytes of the file."""
 
@@ -79,59 +71,85 @@ class _Region(NamedTuple):
     offset: int
 
 
-def is_trainer_state(name: str) -> bool:
-    """Whether a file of this name is what trainers save beside a model."""
+class PyTorch(Format):
+    """See Format; a listing imports torch, unless `listings` holds what it once said of this very file."""
+
+    suffixes = (".bin", ".pt", ".pth")
+    index = INDEX
+
+    def recognises(self, head: bytes) -> bool:
+        """See Format."""
+        return head.startswith((_ZIP, _LEGACY))
+
+    def models(self, names: Collection[str]) -> list[list[str]]:
+        """See Format: what transformers saves."""
+        for name in (INDEX, "pytorch_model.bin"):
+            if name in names:
+                return [[name]]
+        shards = [name for name in self._held(names) if name.startswith("pytorch_model-") and is_part(name)]
+        return [shards] if shards else []
+
+    def doubtful(self, names: Collection[str]) -> list[list[str]]:
+        """See Format: torch.save writes everything to files of these suffixes."""
+        return grouped(self._held(names))
+
+    def list_tensors(self, file: Path, origin: Origin) -> Listing:
+        """See Format; InputError is raised too where the file holds no state dict, or would have to execute code."""
+        if _is_trainer_state(file.name):
+            raise _bad(file, "holds the state of a trainer or optimiser, not a model: name the file with the weights")
+        try:
+            with open_regular(file) as handle:
+                stamp, head = FileStamp.of(file.stat()), handle.read(_HEAD)
+        except OSError as error:
+            raise InputError(f"cannot read {printable(str(file))}: {error.strerror}") from None
+        source = identify(file, origin.repo, origin.commit, head)
+        tensors = [
+            Tensor(name, dtype, tuple(shape), file, begin, end, source, strides=tuple(strides))
+            for name, dtype, shape, begin, end, strides in _kept_rows(file, head, source, origin.listings)
+        ]
+        if any(not 0 <= t.begin <= t.end <= stamp.size for t in tensors):
+            raise _bad(file, "has tensors beyond its end: download it again")
+        return Listing(tensors, stamp)
+
+    def read_matrix(self, tensor: Tensor, stored: Stored, landing: Landing) -> tuple[Weights, str]:
+        """See Format; a transposed or sliced view is brought into row-major order.
+
+        Raises:
+            WeightsError: as there, or elements of the view share their bytes.
+        """
+        if not tensor.strides:
+            return read_plain(tensor, stored, landing)
+        if math.prod(tensor.shape) * DTYPE_BITS.get(tensor.dtype, 0) > 8 * (tensor.end - tensor.begin):
+            raise WeightsError("elements of this view share their bytes: it is no weight matrix")
+        flat, seen = read_plain(tensor._replace(shape=(-1,)), stored, landing)
+        import numpy as np
+
+        if isinstance(flat, np.ndarray):
+            strides = [step * flat.itemsize for step in tensor.strides]
+            return np.ascontiguousarray(np.lib.stride_tricks.as_strided(flat, tensor.shape, strides)), seen
+        return flat.as_strided(tensor.shape, tensor.strides).contiguous(), seen
+
+    def _held(self, names: Collection[str]) -> list[str]:
+        """The files that may be a model's: not what trainers save beside it."""
+        return [name for name in self.named(names) if not _is_trainer_state(name)]
+
+
+PYTORCH = PyTorch()
+
+
+def _is_trainer_state(name: str) -> bool:
     return _TRAINER_STATE.fullmatch(name) is not None
 
 
-def list_tensors(
-    file: Path, repo: str, commit: str, listings: Listings | None = None
-) -> tuple[list[Tensor], FileStamp]:
-    """The tensors of one file. Imports torch, unless `listings` holds what it once said of this very file.
-
-    Raises:
-        InputError: the file cannot be read, is damaged, holds no state dict, or would have to execute code.
-    """
-    if is_trainer_state(file.name):
-        raise _bad(file, "holds the state of a trainer or optimiser, not a model: name the file with the weights")
-    try:
-        with open_regular(file) as handle:
-            stamp, head = FileStamp.of(file.stat()), handle.read(_HEAD)
-    except OSError as error:
-        raise InputError(f"cannot read {printable(str(file))}: {error.strerror}") from None
-    source = identify(file, repo, commit, head)
+def _kept_rows(file: Path, head: bytes, source: Source, listings: Listings | None) -> list[Any]:
+    """What _list says of a file, from `listings` where it was said before."""
     key = f"{LISTING}-{source.identity}"
     rows = _parsed(listings.get(key) if listings else None)
     if rows is None:
         rows = _list(file, head)
         if listings:
             listings.put(key, json.dumps(rows))
-    tensors = [
-        Tensor(name, dtype, tuple(shape), file, begin, end, source, strides=tuple(strides))
-        for name, dtype, shape, begin, end, strides in rows
-    ]
-    if any(not 0 <= t.begin <= t.end <= stamp.size for t in tensors):
-        raise _bad(file, "has tensors beyond its end: download it again")
-    return tensors, stamp
-
-
-def read_matrix(tensor: Tensor, stored: Stored, landing: Landing) -> tuple[Weights, str]:
-    """As safetensors.read_matrix; a transposed or sliced view is brought into row-major order.
-
-    Raises:
-        WeightsError: as there, or elements of the view share their bytes.
-    """
-    if not tensor.strides:
-        return safetensors.read_matrix(tensor, stored, landing)
-    if math.prod(tensor.shape) * safetensors.DTYPE_BITS.get(tensor.dtype, 0) > 8 * (tensor.end - tensor.begin):
-        raise WeightsError("elements of this view share their bytes: it is no weight matrix")
-    flat, seen = safetensors.read_matrix(tensor._replace(shape=(-1,)), stored, landing)
-    import numpy as np
-
-    if isinstance(flat, np.ndarray):
-        strides = [step * flat.itemsize for step in tensor.strides]
-        return np.ascontiguousarray(np.lib.stride_tricks.as_strided(flat, tensor.shape, strides)), seen
-    return flat.as_strided(tensor.shape, tensor.strides).contiguous(), seen
+    return rows
 
 
 def _parsed(text: str | None) -> list[Any] | None:

@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError, WeightsError, printable
+from ..errors import InputError, printable
 from ..landing import Landing
 from ..spectrum import Source
-from ..weights import TORCH_NAMES, plain
+from ..weights import TORCH_NAMES
+from .format import Listing, Origin, Ranged
 from .guarded import check_dense, open_regular
 from .tensor import FileStamp, Stored, Tensor, identify, read_bytes
 
 if TYPE_CHECKING:
     import torch
 
-    from ..weights import Weights
-
+INDEX = "model.safetensors.index.json"
 MAX_HEADER = 100_000_000  # the limit of the reference reader
 MAX_SIZE = 2**64  # as there
 
@@ -41,65 +41,67 @@ PART_NAMES = TORCH_NAMES | {
 """What the parts of a quantised matrix are read as: torch computes with neither float8_e8m0fnu nor float4."""
 
 
-def list_tensors(file: Path, repo: str, commit: str) -> tuple[list[Tensor], FileStamp]:
-    """The tensors of one file, in header order, reading the header alone.
+class Safetensors(Ranged):
+    """See Format; a file on a server is listed from its first bytes."""
 
-    Raises:
-        InputError: the file cannot be read, is truncated, or its header is malformed.
-    """
-    try:
-        with open_regular(file) as handle:
-            stamp = FileStamp.of(file.stat())
-            length = header_length(handle.read(8), stamp.size, file)
-            header = handle.read(length)
-    except OSError as error:
-        raise InputError(f"cannot read {printable(str(file))}: {error.strerror}") from None
-    if len(header) < length:
-        raise _bad(file, "ends inside its header; download it again")
-    return parse(header, file, stamp.size, identify(file, repo, commit, header)), stamp
+    suffixes = (".safetensors",)
+    index = INDEX
+
+    def recognises(self, head: bytes) -> bool:
+        """See Format."""
+        return head[8:9] == b"{"
+
+    def models(self, names: Collection[str]) -> list[list[str]]:
+        """See Format: what transformers saves comes first, and `consolidated*` repeats the same weights under
+        Mistral's native names.
+        """
+        for name in (INDEX, "model.safetensors"):
+            if name in names:
+                return [[name]]
+        held = self.named(names)
+        whole = [name for name in held if not name.startswith("consolidated")] or held
+        return [whole] if whole else []
+
+    def list_tensors(self, file: Path, origin: Origin) -> Listing:
+        """See Format."""
+        try:
+            with open_regular(file) as handle:
+                stamp = FileStamp.of(file.stat())
+                begin, end = self.header_span(handle.read(8), stamp.size, file)
+                header = handle.read(end - begin)
+        except OSError as error:
+            raise InputError(f"cannot read {printable(str(file))}: {error.strerror}") from None
+        if len(header) < end - begin:
+            raise _bad(file, "ends inside its header; download it again")
+        source = identify(file, origin.repo, origin.commit, header)
+        return Listing(self.parse(header, file, stamp.size, source), stamp)
+
+    def header_span(self, head: bytes, size: int, file: Path) -> tuple[int, int]:
+        """See Ranged; the first 8 bytes state how long the header is."""
+        if len(head) < 8:
+            raise _bad(file, f"is {size} bytes long, too short for a header; download it again")
+        (length,) = struct.unpack_from("<Q", head)
+        if length > MAX_HEADER or length > size - 8:
+            held = f"states a header of {length} bytes in a file of {size}"
+            raise _bad(file, f"{held}; it is truncated or not safetensors")
+        return 8, 8 + int(length)
+
+    def parse(self, header: bytes, file: Path, size: int, source: Source) -> list[Tensor]:
+        """See Ranged."""
+        start = 8 + len(header)
+        entries = _entries(header, file)
+        tensors = [
+            _tensor(name, entry, start, file, source) for name, entry in entries.items() if name != "__metadata__"
+        ]
+        _check_cover(tensors, start, size, file)
+        return tensors
 
 
-def header_length(prefix: bytes, size: int, file: Path) -> int:
-    """How long the header is that follows the first 8 bytes of a file of `size` bytes.
-
-    Raises:
-        InputError: it would be longer than the file or than the reference reader allows.
-    """
-    if len(prefix) < 8:
-        raise _bad(file, f"is {size} bytes long, too short for a header; download it again")
-    (length,) = struct.unpack("<Q", prefix)
-    if length > MAX_HEADER or length > size - 8:
-        raise _bad(file, f"states a header of {length} bytes in a file of {size}; it is truncated or not safetensors")
-    return int(length)
-
-
-def parse(header: bytes, file: Path, size: int, source: Source) -> list[Tensor]:
-    """The tensors that a header lists, in its order, of a file of `size` bytes.
-
-    Raises:
-        InputError: the header is malformed, or does not fit the file.
-    """
-    start = 8 + len(header)
-    entries = _entries(header, file)
-    tensors = [_tensor(name, entry, start, file, source) for name, entry in entries.items() if name != "__metadata__"]
-    _check_cover(tensors, start, size, file)
-    return tensors
-
-
-def read_matrix(tensor: Tensor, stored: Stored, landing: Landing) -> tuple[Weights, str]:
-    """The tensor where its bytes land (see weights.plain), and their digest (see read_bytes).
-
-    Raises:
-        WeightsError: the file changed or cannot be read, or the dtype is no floating-point type.
-    """
-    if tensor.dtype not in TORCH_NAMES:
-        raise WeightsError(f"{tensor.dtype} holds packed integers, not weights: unsupported quantisation")
-    data, seen = read_bytes(tensor, stored, landing)
-    return plain(data, tensor.dtype).reshape(tensor.shape), seen
+SAFETENSORS = Safetensors()
 
 
 def read_part(tensor: Tensor, stored: Stored, landing: Landing) -> tuple[torch.Tensor, str]:
-    """As read_matrix, in torch and of any type of PART_NAMES; two F4 numbers are one byte: the result is flat there.
+    """As read_plain, in torch and of any type of PART_NAMES; two F4 numbers are one byte: the result is flat there.
 
     Raises:
         WeightsError: the file changed or cannot be read.

@@ -8,16 +8,14 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from xxhash import xxh3_128
 
 from ..errors import InputError, WeightsError, printable
 from ..landing import Fill, Landing
 from ..spectrum import Source, digest
-
-if TYPE_CHECKING:
-    from ..weights import Weights
+from ..weights import TORCH_NAMES, Weights, plain
 
 PEEK_BYTES = 1 << 16
 
@@ -163,6 +161,18 @@ def read_bytes(tensor: Tensor, stored: Stored, landing: Landing) -> tuple[Weight
 
         data = landing.land(tensor.end - tensor.begin, fill)
     return data, "" if tensor.source.content_addressed else state.hexdigest()
+
+
+def read_plain(tensor: Tensor, stored: Stored, landing: Landing) -> tuple[Weights, str]:
+    """The tensor where its bytes land (see weights.plain), and their digest (see read_bytes).
+
+    Raises:
+        WeightsError: the file changed or cannot be read, or the dtype is no floating-point type.
+    """
+    if tensor.dtype not in TORCH_NAMES:
+        raise WeightsError(f"{tensor.dtype} holds packed integers, not weights: unsupported quantisation")
+    data, seen = read_bytes(tensor, stored, landing)
+    return plain(data, tensor.dtype).reshape(tensor.shape), seen
 
 
 @contextmanager

@@ -54,6 +54,7 @@ _UNSUPPORTED = {
     "weight._data": "quanto", "weight:_data": "torchao", "_weight_qdata": "torchao",
 }  # fmt: skip
 _READ = _names("compressed-tensors modelopt fp8 mxfp8 fbgemm_fp8 mxfp4 bitsandbytes gptq awq")
+_BYTES = {"bfloat16": 2, "float32": 4, "float64": 8}
 _INTEGERS = frozenset({"BOOL", "U8", "I8", "I16", "U16", "I32", "U32", "I64", "U64"})
 
 
@@ -102,6 +103,13 @@ def read_matrix(tensor: Tensor, stored: Mapping[Path, Stored], landing: Landing)
     if weights.is_cuda:  # whoever solves has a stream of its own, and knows nothing of this one
         torch.cuda.current_stream(weights.device).synchronize()
     return weights if weights.is_cuda else host_array(weights), digest(*seen) if any(seen) else ""
+
+
+def bytes_on(device: str, tensor: Tensor) -> int:
+    """What a quantised matrix takes in a device's memory: its parts beside its floats; numpy knows no bfloat16."""
+    assert tensor.scheme is not None
+    floats = "float32" if device == "cpu" and tensor.scheme.floats == "bfloat16" else tensor.scheme.floats
+    return tensor.stored_bytes + _BYTES[floats] * math.prod(tensor.shape)
 
 
 def _modules(tensors: list[Tensor]) -> dict[str, dict[str, Tensor]]:

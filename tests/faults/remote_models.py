@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from safetensors.numpy import save
 
-from rankscope.engine.checkpoint.files import INDEX
 from rankscope.engine.checkpoint.open import Checkpoint
 from rankscope.engine.compute.engine import Engine, Settings
 from rankscope.engine.compute.events import Event, Failed, Progress
+from rankscope.engine.formats.safetensors import INDEX
 from rankscope.engine.spectrum import Projection, Spectrum
 
 NAME = "org/tiny"

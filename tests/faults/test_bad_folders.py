@@ -14,10 +14,10 @@ from hub_server import HubServer
 from opening import CONFIG, DOWN, KEY, QUERY, index, refusal, stored, tree_or_refusal, weights
 
 from rankscope.engine.catalogue.tree import Tree, build_tree
-from rankscope.engine.checkpoint.files import INDEX
 from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.checkpoint.open import open_checkpoint
 from rankscope.engine.errors import printable
+from rankscope.engine.formats.safetensors import INDEX
 
 SHARD_1, SHARD_2 = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 

@@ -26,8 +26,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from opening import CONFIG, DOWN, KEY, QUERY, index, stored, tree_or_refusal, weights
 
-from rankscope.engine.checkpoint.files import INDEX, TORCH_INDEX
-from rankscope.engine.formats.safetensors import DTYPE_BITS
+from rankscope.engine.formats.pytorch import INDEX as TORCH_INDEX
+from rankscope.engine.formats.safetensors import DTYPE_BITS, INDEX
 from rankscope.tui.cli.main import main
 
 fuzz = settings(

@@ -15,9 +15,9 @@ from hub_server import STALL, HubServer, etag
 from opening import CONFIG, DOWN, KEY, QUERY, index, refusal, weights
 
 from rankscope.engine.catalogue.tree import build_tree
-from rankscope.engine.checkpoint.files import INDEX
 from rankscope.engine.checkpoint.hub import Access, cached_models
 from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
+from rankscope.engine.formats.safetensors import INDEX
 
 NAME = "org/tiny"
 SHARD_1, SHARD_2 = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"

@@ -104,6 +104,13 @@ def test_a_repo_without_safetensors_says_what_it_holds(hub: HubServer) -> None:
     assert hub.files() == []
 
 
+@pytest.mark.parametrize(("file", "suffix"), [("model.pth", ".pth"), ("pytorch_model.bin.index.json", ".bin")])
+def test_a_repo_of_pickles_says_their_suffix(hub: HubServer, file: str, suffix: str) -> None:
+    hub.push(NAME, {"config.json": b"{}", file: b"x"})
+    assert line() == f"{NAME} has {suffix} weights, which cannot be read in part: use --download"
+    assert hub.files() == []
+
+
 def test_a_shard_that_the_repo_lacks(hub: HubServer) -> None:
     hub.push(NAME, {**SHARDED, SHARD_2: None})
     assert f"shard {SHARD_2}" in line()

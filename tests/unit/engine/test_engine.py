@@ -20,7 +20,7 @@ from rankscope.engine.compute import reporter
 from rankscope.engine.compute.engine import Engine, Settings
 from rankscope.engine.compute.events import Computed, Failed, Progress, Saved, Started, Stopped
 from rankscope.engine.compute.queue import JobQueue
-from rankscope.engine.formats import safetensors
+from rankscope.engine.formats.safetensors import SAFETENSORS as safetensors  # noqa: N811
 from rankscope.engine.solvers import ladder
 from rankscope.engine.spectrum import Projection, Spectrum
 

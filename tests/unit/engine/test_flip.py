@@ -22,7 +22,7 @@ from rankscope.engine.compute.events import Failed, Saved
 from rankscope.engine.derive import signs as flip
 from rankscope.engine.derive.flip import flipped
 from rankscope.engine.derive.signs import flip_signs
-from rankscope.engine.formats import safetensors
+from rankscope.engine.formats.safetensors import SAFETENSORS as safetensors  # noqa: N811
 from rankscope.engine.weights import host_array
 
 KEY = "000102030405060708090a0b0c0d0e0f"

@@ -14,6 +14,7 @@ from engine_fakes import PATIENCE, addresses, llama, saved
 from rankscope.engine.checkpoint.open import Checkpoint
 from rankscope.engine.compute.queue import SCAN, Job, JobQueue
 from rankscope.engine.compute.worker import groups
+from rankscope.engine.formats.gguf import GGUF
 from rankscope.engine.spectrum import Projection
 
 ONE = 7 * 9 * 4  # bytes of one stored tensor
@@ -403,7 +404,7 @@ def test_quantised_blocks_count_as_the_floats_they_become(model: Model) -> None:
     tensor = checkpoint.tensors[0]._replace(end=checkpoint.tensors[0].begin + 40)
     job = Job(SCAN, 0, checkpoint, tensor, projections[:1])
     assert job.bytes_on("cpu") == job.bytes_on("cuda:0") == 40
-    job.projections = [replace(projections[0], dequantisation="gguf Q4_1")]
+    job.checkpoint, job.tensor = replace(checkpoint, format=GGUF), tensor._replace(dtype="Q4_1")
     assert job.bytes_on("cpu") == job.bytes_on("cuda:0") == 4 * 7 * 9
 
 

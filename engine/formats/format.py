@@ -1,0 +1,140 @@
+"""What every file format answers: one class a format, one row in the registry."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+
+from ..landing import Landing
+from ..spectrum import Source
+from ..weights import WIDENED, Weights
+from .parts import grouped
+from .tensor import FileStamp, Stored, Tensor, read_plain
+
+if TYPE_CHECKING:
+    from .gguf_blocks import BlockStack
+
+
+class Listings(Protocol):
+    """Where listings are kept between two processes; losing one costs the time to make it again."""
+
+    def get(self, key: str) -> str | None:
+        """The text that was put under this key, None where there is none or it is damaged."""
+        ...
+
+    def put(self, key: str, text: str) -> None:
+        """Keep a text under a key, if that is possible."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a file to be listed comes from: `repo` and `commit` as in Source, and the number of files, `parts`, that
+    its model is split into. A listing that takes long is looked up and kept in `listings`.
+    """
+
+    repo: str
+    commit: str
+    parts: int = 1
+    listings: Listings | None = None
+
+
+class Listing(NamedTuple):
+    """The tensors of a file in its order, what tells it from a changed one, and what its header says of the model
+    under the names of config.json, None where it says nothing.
+    """
+
+    tensors: list[Tensor]
+    stamp: FileStamp
+    config: Mapping[str, Any] | None = None
+
+
+class Format(Protocol):
+    """A file format of weights. Formats derive from this class, whose answers are those of a format of plain numbers.
+
+    `suffixes` are those of its files. `index` is the name of the file that says which shard holds which tensor, "" for
+    a format without one. `stands_alone`: a file says everything itself, as GGUF does. So config.json beside it is not
+    read, the families of the catalogue, which are those of transformers, are not its own, no matrix is made of several
+    of its tensors, and whoever names one of its numbered parts names the model.
+    """
+
+    suffixes: tuple[str, ...]
+    index: str = ""
+    stands_alone: bool = False
+
+    def recognises(self, head: bytes) -> bool:
+        """Whether a file that begins with these bytes (64, or the whole file) is of this format.
+
+        Asked where several formats have the suffix of a file.
+        """
+        ...
+
+    def models(self, names: Collection[str]) -> list[list[str]]:
+        """The models of a folder with files of these names: of each its files, or its index. One, where names tell
+        which is the model; [] where none is of this format.
+        """
+        return grouped(self.named(names))
+
+    def doubtful(self, names: Collection[str]) -> list[list[str]]:  # noqa: ARG002 - of most formats none is
+        """Models as above that may as well be something else: opened where no format is sure of any."""
+        return []
+
+    def named(self, names: Iterable[str]) -> list[str]:
+        """The names that have a suffix of this format, in the order of the suffixes, then sorted."""
+        listed = sorted(names)
+        return [name for suffix in self.suffixes for name in listed if name.endswith(suffix)]
+
+    def list_tensors(self, file: Path, origin: Origin) -> Listing:
+        """The tensors of one file, from its header alone.
+
+        Raises:
+            InputError: the file cannot be read, is truncated or malformed.
+        """
+        ...
+
+    def read_matrix(self, tensor: Tensor, stored: Stored, landing: Landing) -> tuple[Weights | BlockStack, str]:
+        """The tensor where its bytes land (see weights.plain), and their digest (see read_bytes).
+
+        Raises:
+            WeightsError: the file changed or cannot be read, or the dtype is no floating-point type.
+        """
+        return read_plain(tensor, stored, landing)
+
+    def dequantisation(self, dtype: str) -> str:  # noqa: ARG002 - most formats have no types of their own
+        """How a stored type that is no number by itself becomes one, as it stands in the tree and in the provenance;
+        "" where `read_matrix` does not know how.
+        """
+        return ""
+
+    def quantisation(self, tensors: Iterable[Tensor]) -> str:  # noqa: ARG002 - as above
+        """The type of its own that most weights are stored in, "" where there is none."""
+        return ""
+
+    def bytes_on(self, device: str, tensor: Tensor) -> int:
+        """What a tensor's weights take in a device's memory: on the CPU float32 for types that numpy does not know."""
+        stored = tensor.end - tensor.begin
+        return 4 * math.prod(tensor.shape) if device == "cpu" and tensor.dtype in WIDENED else stored
+
+
+@runtime_checkable
+class Ranged(Format, Protocol):
+    """A format whose files can be listed from their first bytes, and so on a server."""
+
+    def header_span(self, head: bytes, size: int, file: Path) -> tuple[int, int]:
+        """First byte and end of the header of a file of `size` bytes that begins with `head`; 8 bytes are enough.
+
+        Raises:
+            InputError: it would be longer than the file or than a header may be.
+        """
+        ...
+
+    def parse(self, header: bytes, file: Path, size: int, source: Source) -> list[Tensor]:
+        """The tensors that a header lists, in its order, of a file of `size` bytes.
+
+        Raises:
+            InputError: the header is malformed, or does not fit the file.
+        """
+        ...

@@ -1,0 +1,78 @@
+"""The formats that are read. Nothing outside this room knows a suffix of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..errors import InputError, printable
+from .format import Format, Ranged
+from .gguf import GGUF
+from .guarded import open_regular
+from .pytorch import PYTORCH
+from .safetensors import SAFETENSORS
+
+FORMATS: tuple[Format, ...] = (SAFETENSORS, PYTORCH, GGUF)
+"""In the order in which a folder that holds several is looked through; transformers prefers safetensors too."""
+
+_UNREAD = frozenset({".ckpt", ".h5", ".msgpack", ".onnx"})
+_OF_INDEX = ".index.json"
+_HEAD = 64
+
+
+def suffixes() -> tuple[str, ...]:
+    """Of all formats."""
+    return tuple(suffix for kind in FORMATS for suffix in kind.suffixes)
+
+
+def ranged_suffixes() -> tuple[str, ...]:
+    """Of the formats that are read from a server in part."""
+    return tuple(suffix for kind in FORMATS if isinstance(kind, Ranged) for suffix in kind.suffixes)
+
+
+def unread(names: Iterable[str]) -> list[str]:
+    """The suffixes among files of these names of weights in formats that are not read, sorted."""
+    return sorted({Path(name).suffix for name in names} & _UNREAD)
+
+
+def format_of(file: Path) -> Format:
+    """The format of a file by its suffix; where several have it, the one that recognises its first bytes.
+
+    Raises:
+        InputError: no format has it.
+    """
+    named = _named(file.name)
+    if not named:
+        kinds = ", ".join(suffixes())
+        raise InputError(f"{printable(str(file))} is neither a folder nor a file of weights ({kinds})")
+    if len(named) == 1:
+        return named[0]
+    head = _head(file)
+    return next((kind for kind in named if kind.recognises(head)), named[0])
+
+
+def is_index(name: str) -> bool:
+    """Whether the file of this name is a format's index."""
+    return any(name == kind.index for kind in FORMATS)
+
+
+def format_of_index(name: str) -> Format:
+    """The format of the shards that an index names; of any other file as format_of.
+
+    Raises:
+        InputError: no format has its suffix.
+    """
+    return format_of(Path(name.removesuffix(_OF_INDEX)))
+
+
+def _named(name: str) -> list[Format]:
+    return [kind for kind in FORMATS if name.endswith(kind.suffixes)]
+
+
+def _head(file: Path) -> bytes:
+    """The first bytes of a file, b"" where it cannot be read: whoever lists it says why."""
+    try:
+        with open_regular(file) as handle:
+            return handle.read(_HEAD)
+    except OSError:
+        return b""
