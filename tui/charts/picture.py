@@ -252,7 +252,7 @@ def _cells(lens: Lens, grid: Grid) -> tuple[Tones, dict[tuple[int, int], str]]:
             shades = [t for p in cell if (t := lens.tone(p)) is not None]
             if numbers and shades:
                 tones[y, x], middle = median(shades), median(numbers)
-                texts[y, x] = f"{middle:.3f}" if lens.side is Side.RATIO else lens.measure.written(middle)
+                texts[y, x] = lens.written(middle)
     return tones, texts
 
 
