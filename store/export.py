@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+from rankscope.engine.atomic import write_atomically
 from rankscope.engine.spectrum import Projection, Slice, Values
 
 from .entry import Entry
 from .layout import build_compressed
-from .segments import replace
 
 STATE = "stored"
 """The state of every row of an export: only what is stored is exported."""
@@ -94,7 +94,7 @@ def export(entries: Sequence[Entry], values: Mapping[str, Values], path: Path) -
         data = json_text(_rows(entries)).encode()
     else:
         raise ValueError(f"cannot export to {path.name!r}: the name must end in .h5, .npz, .csv or .json")
-    replace(path, data)
+    write_atomically(path, data)
 
 
 def csv_text(rows: Iterable[Mapping[str, object]]) -> str:

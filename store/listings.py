@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
+
+from rankscope.engine.atomic import write_atomically
 
 _FOLDER = ".listings"
 """No model's folder begins with a dot."""
@@ -15,8 +15,8 @@ _FOLDER = ".listings"
 class FileListings:
     """Texts by key, each a file of `root`/.listings that begins with the digest of the rest.
 
-    Any number of processes may read and write at once. Nothing is synced, and a full disk or a read-only store
-    is no error: a listing that is lost or damaged is made again.
+    Any number of processes may read and write at once. A full disk or a read-only store is no error: a listing that
+    is lost or damaged is made again.
     """
 
     def __init__(self, root: Path) -> None:
@@ -33,14 +33,9 @@ class FileListings:
     def put(self, key: str, text: str) -> None:
         """Keep a text under a key (a plain file name), if that is possible."""
         data = text.encode()
-        temporary = self._folder / f".tmp-{os.getpid()}-{secrets.token_hex(8)}"
         with suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
-            try:
-                temporary.write_bytes(_checksum(data) + b"\n" + data)
-                temporary.replace(self._folder / key)
-            finally:
-                temporary.unlink(missing_ok=True)
+            write_atomically(self._folder / key, _checksum(data) + b"\n" + data)
 
 
 def _checksum(data: bytes) -> bytes:

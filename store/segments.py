@@ -11,13 +11,12 @@ from __future__ import annotations
 import errno
 import os
 import re
-import secrets
-import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 
+from rankscope.engine.atomic import HOST, TEMPORARY, sync_folder, write_atomically
 from rankscope.engine.spectrum import Values
 
 from .entry import Entry
@@ -30,8 +29,6 @@ VOLUME_BYTES = 64 * 2**20
 
 _NAME = re.compile(r"(seg|vol)-[0-9a-f]{32}\.h5")
 _DAMAGED = re.compile(r"(seg|vol)-[0-9a-f]{32}\.h5\.damaged")
-_TEMPORARY = re.compile(r"\.tmp-(?P<host>[\w.-]+)-(?P<pid>\d+)-[0-9a-f]{16}")
-_HOST = re.sub(r"[^A-Za-z0-9.-]", "_", socket.gethostname()) or "localhost"
 
 
 class DamagedFile(Exception):  # noqa: N818 - what it is, not what to do about it
@@ -57,7 +54,7 @@ def names(folder: Path) -> list[str]:
 
 def is_ours(name: str) -> bool:
     """Whether a store wrote the file of this name: segment, volume, damaged or temporary."""
-    return any(pattern.fullmatch(name) for pattern in (_NAME, _DAMAGED, _TEMPORARY))
+    return any(pattern.fullmatch(name) for pattern in (_NAME, _DAMAGED, TEMPORARY))
 
 
 def size(folder: Path) -> int:
@@ -74,8 +71,8 @@ def prepare(folder: Path) -> None:
     missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     for parent in reversed(missing):
         parent.mkdir(exist_ok=True)
-        _sync_folder(parent.parent)
-    _sync_folder(folder.parent)  # another process may have made it a moment ago, and not synced yet
+        sync_folder(parent.parent)
+    sync_folder(folder.parent)  # another process may have made it a moment ago, and not synced yet
     sweep(folder)
 
 
@@ -86,32 +83,8 @@ def write(folder: Path, kind: str, data: bytes) -> str:
         OSError: the disk is full or fails; no other file was touched.
     """
     name = f"{kind}-{blake2b(data, digest_size=16).hexdigest()}.h5"
-    replace(folder / name, data)
+    write_atomically(folder / name, data)
     return name
-
-
-def replace(path: Path, data: bytes) -> None:
-    """Put `data` at `path` in one step, and return when bytes and name are on the disk.
-
-    Raises:
-        OSError: the disk is full or fails; at `path` stands what stood there, or all of `data`.
-    """
-    temporary = path.with_name(f".tmp-{_HOST}-{os.getpid()}-{secrets.token_hex(8)}")
-    handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
-    try:
-        try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(handle, rest) :]
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-        temporary.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-    _sync_folder(path.parent)
 
 
 def load(path: Path) -> bytes:
@@ -242,8 +215,8 @@ def _contents(part: Part) -> list[tuple[str, str, int, int]]:
 def sweep(folder: Path) -> None:
     """Unlink the temporary files of processes of this host that are gone."""
     for path in folder.iterdir():
-        found = _TEMPORARY.fullmatch(path.name)
-        if found and found["host"] == _HOST and not _alive(int(found["pid"])):
+        found = TEMPORARY.fullmatch(path.name)
+        if found and found["host"] == HOST and not _alive(int(found["pid"])):
             with suppress(OSError):
                 path.unlink()
 
@@ -256,17 +229,6 @@ def _alive(pid: int) -> bool:
     except (PermissionError, OverflowError):
         return True
     return True
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that sync no folders
-            raise
-    finally:
-        os.close(handle)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from app_sheets import Sheets, find, lines, press, session_of, words, written
 from textual.pilot import Pilot
 
 from rankscope.tui.data.comparison import Comparison, difference, headings_of
-from rankscope.tui.data.measures import BY_NAME
+from rankscope.tui.data.measures import BY_NAME, from_values
 from rankscope.tui.data.pair import Lens, Pair
 from rankscope.tui.data.view_records import of_compare
 
@@ -33,7 +33,7 @@ async def compared(pair: Pair, size: tuple[int, int] = (120, 70)) -> AsyncIterat
 @pytest.fixture
 def pair(llama: Path, root: Path) -> Pair:
     session = session_of(llama, root)
-    session.load_facts(session.model.tree.scanned())
+    session.load_facts(session.model.tree.scanned(), from_values())
     return Pair(session)
 
 

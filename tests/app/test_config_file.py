@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,7 +16,7 @@ from rankscope.engine.errors import InputError
 from rankscope.tui.cli.main import main_tui
 from rankscope.tui.data.reference_lines import MLA_LINES, ReferenceLine
 from rankscope.tui.settings.config import Config
-from rankscope.tui.settings.keymap import checked
+from rankscope.tui.settings.keymap import checked, unknown
 from rankscope.tui.settings.palette import Depth, Palette
 from rankscope.tui.settings.read import config_path, load
 from rankscope.tui.settings.write import written
@@ -99,8 +101,6 @@ def test_other_ways_to_write_it(file: Path, text: str, config: Config) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("tresholds = [90]", "no setting tresholds: did you mean thresholds?"),
-        ("zzz = 1", "no setting zzz: there are theme, color"),
         ("theme = 3", 'theme is 3: write theme = "nord"'),
         ('theme = ""', "theme is ''"),
         ('theme = "a\\u001b[31m"', "theme is"),
@@ -121,7 +121,6 @@ def test_other_ways_to_write_it(file: Path, text: str, config: Config) -> None:
         ("[lines]\nx = nan", "lines.x: the rank nan"),
         ("[lines]\nx = true", "lines.x is True"),
         (f"[lines]\nx = 1{'0' * 400}", "lines.x: the rank 1000"),
-        ("[lines]\nx = { rank = 3, rolle = 'key' }", "no setting lines.x.rolle: did you mean lines.x.role?"),
         ("[lines]\nx = { role = 'key' }", "lines.x is None: write x = 512"),
         ("[lines]\nx = { rank = 3, role = 1 }", "lines.x.role is 1"),
         ('[lines]\n"\\u0007" = 1', "lines"),
@@ -132,7 +131,6 @@ def test_other_ways_to_write_it(file: Path, text: str, config: Config) -> None:
         ("[colors]\nabove = [1, 2, 3, 256]", "colors.above"),
         ("[colors]\nabove = [1, 2, 3, true]", "colors.above"),
         ("[colors]\nabove = [1, 2, 3, 4.0]", "colors.above"),
-        ("[colors]\nabowe = [1]", "no setting colors.abowe: did you mean colors.above?"),
         ("colors = []", "colors is []: write a table [colors]"),
         ("theme = 'a'\ntheme = 'b'\n", "is no TOML: Cannot overwrite a value (at line 2"),
         ("theme = 'a'\n\n[lines\nx = 3\n", "(at line 3"),
@@ -150,6 +148,56 @@ def test_a_mistake_is_one_line_with_the_file_and_the_key(file: Path, text: str, 
     assert words in line
     assert line.isprintable()
     assert len(line) < len(str(file)) + 450
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences", "config"),
+    [
+        ("tresholds = [90]", ["tresholds: did you mean thresholds?"], Config()),
+        (
+            "zzz = 1\ntheme = 'nord'\n[0]\nx = 3",
+            [f"{name}: there are theme, color, threshold, thresholds, lines, keymap, colors" for name in ("zzz", "0")],
+            Config(theme="nord"),
+        ),
+        (
+            "[lines]\nx = { rank = 3, rolle = 'key' }",
+            ["lines.x.rolle: did you mean lines.x.role?"],
+            Config(lines=(ReferenceLine("x", 3),)),
+        ),
+        (
+            "[colors]\nabowe = [1]\nseries = [1, 2, 3, 4, 5, 6, 7, 8]",
+            ["colors.abowe: did you mean colors.above?"],
+            Config(palette=replace(Palette(), series=(1, 2, 3, 4, 5, 6, 7, 8))),
+        ),
+        (
+            '"\\u001b[31m" = 1',
+            ["\\x1b[31m: there are theme, color, threshold, thresholds, lines, keymap, colors"],
+            Config(),
+        ),
+    ],
+    ids=["top", "several", "line", "colors", "escape"],
+)
+def test_what_is_no_setting_is_left_out_with_a_warning(
+    file: Path, text: str, sentences: list[str], config: Config
+) -> None:
+    file.write_text(text)
+    warnings = tuple(f"settings file {file}: there is no setting {sentence}" for sentence in sentences)
+    assert load(file) == replace(config, warnings=warnings)
+
+
+def test_the_file_of_the_first_version_loads_and_so_does_every_line_of_it(file: Path) -> None:
+    """What `rankscope-tui --print-config` wrote in 0.1.0; the keys are comments in it until they are changed."""
+    text = (Path(__file__).parent / "settings_0_1_0.toml").read_text()
+    file.write_text(text)
+    assert load(file) == Config()
+    keys_in_force = re.sub(r'^# ("[a-z_.]+" = )', r"\1", text, flags=re.MULTILINE)
+    file.write_text(keys_in_force)
+    config = load(file)
+    assert len(config.keymap) == 92
+    assert (config.keymap["scan"], config.keymap["rank.next"]) == ("s", "full_stop")
+    assert replace(config, keymap={}) == Config()
+    assert list(unknown(config.keymap)) == []
+    assert checked(config.keymap) == config.keymap
 
 
 def test_a_file_that_cannot_be_read_is_one_line(file: Path) -> None:
@@ -219,9 +267,7 @@ def test_the_command_line_goes_over_the_file(file: Path, capsys: pytest.CaptureF
     ("text", "words"),
     [
         ("theme = 'nrd'", "no theme 'nrd': auto, ansi-dark"),
-        ("[keymap]\nscann = 'x'", "'scann': did you mean 'scan'?"),
         ("[keymap]\nscan = 'x'", "the key x is that of 'stop' already"),
-        ("tresholds = 1", "thresholds"),
     ],
 )
 def test_a_wrong_file_ends_the_program_with_one_line(
@@ -234,6 +280,34 @@ def test_a_wrong_file_ends_the_program_with_one_line(
     assert out == ""
     assert line.startswith("rankscope-tui: ")
     assert words in line
+
+
+def test_what_is_no_setting_and_no_binding_is_said_and_the_rest_holds(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text("theme = 'nord'\ntresholds = 1\n[keymap]\nscann = 'X'\nstop = 'X'\nview.graph = '7'\n")
+    assert main_tui(["--print-config"]) == 0
+    out, err = capsys.readouterr()
+    assert err.splitlines() == [
+        f"settings file {file}: there is no setting tresholds: did you mean thresholds?",
+        f"settings file {file}: keymap: there is no key for 'scann': did you mean 'scan'?",
+        f"settings file {file}: keymap: there is no key for 'view.graph': did you mean 'view.heatmap'?",
+    ]
+    file.write_text(out)
+    assert load(file) == Config(theme="nord", keymap={"stop": "X"})
+
+
+def test_the_explorer_says_it_too_before_it_opens_a_model(
+    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text("tresholds = 1\n")
+    for stream in ("stdin", "stdout"):
+        monkeypatch.setattr(f"sys.{stream}.isatty", lambda: True)
+    monkeypatch.setattr(os, "environ", {**os.environ})  # what textual is told stays here
+    assert main_tui(["/nowhere"]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == f"settings file {file}: there is no setting tresholds: did you mean thresholds?"
+    assert "/nowhere" in second
 
 
 @pytest.mark.parametrize("value", ["", "x", "=3", "x=", "x=a", "x=0", "x=-1", "x=nan", "x=inf", "x=3@", "a\nb=3"])

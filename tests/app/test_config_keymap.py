@@ -11,7 +11,7 @@ from textual.screen import Screen
 
 from rankscope.engine.errors import InputError
 from rankscope.tui.settings import keys
-from rankscope.tui.settings.keymap import SECTIONS, bindings, checked
+from rankscope.tui.settings.keymap import SECTIONS, bindings, checked, unknown
 
 
 def test_every_binding_has_one_id_and_one_section() -> None:
@@ -34,8 +34,6 @@ def test_the_defaults_spelled_out_clash_with_nothing() -> None:
 @pytest.mark.parametrize(
     ("keymap", "words"),
     [
-        ({"scna": "S"}, "no key for 'scna': did you mean 'scan'"),
-        ({"zzzzzz": "S"}, "--print-config lists all"),
         ({"scan": "x"}, "'scan': the key x is that of 'stop' already"),
         ({"scan": "S,x"}, "the key x is that of 'stop'"),
         ({"scan": "j"}, "the key j is that of 'tree.down'"),
@@ -58,6 +56,15 @@ def test_a_wrong_keymap_is_one_sentence(keymap: dict[str, str], words: str) -> N
         checked(keymap)
     assert words in str(error.value)
     assert str(error.value).isprintable()
+
+
+def test_what_no_binding_is_called_is_named_and_left_out() -> None:
+    keymap = {"scna": "S", "stop": "s,f5", "zzzzzz": "", "scan": "x"}
+    assert list(unknown(keymap)) == [
+        "there is no key for 'scna': did you mean 'scan'?",
+        "there is no key for 'zzzzzz': --print-config lists all",
+    ]
+    assert checked(keymap) == {"stop": "s,f5", "scan": "x"}
 
 
 def test_keys_are_named_as_textual_names_them() -> None:

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from rankscope.engine.compute.engine import Settings
 from rankscope.engine.null import null_rank
 from rankscope.engine.spectrum import Projection
-from rankscope.tui.data.measures import BY_NAME
+from rankscope.tui.data.measures import BY_NAME, from_values
 from rankscope.tui.data.pair import Lens, Pair, Side
 from rankscope.tui.data.session import Session, open_model
 
@@ -56,7 +56,7 @@ def number(pair: Pair, name: str, side: Side = Side.A, address: str = "layers.1.
     lens = Lens(pair, THRESHOLD, BY_NAME[name], side)
     found = projection(pair.first, address)
     lens.load([found])
-    pair.first.load_facts([found])
+    pair.first.load_facts([found], from_values())
     return lens.number(found)
 
 

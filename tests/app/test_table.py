@@ -15,6 +15,7 @@ from textual.pilot import Pilot
 
 from rankscope.engine.compute.events import Failed, Saved
 from rankscope.tui.data.grid import Column, Grid, Row, Selection
+from rankscope.tui.data.measures import from_values
 from rankscope.tui.data.pair import Pair, Side
 from rankscope.tui.data.table_rows import Rows, fields_of, load
 from rankscope.tui.data.view_records import of_table
@@ -110,7 +111,7 @@ async def test_a_selection_moves_the_cursor_without_a_message(pair: Pair) -> Non
 
 
 async def test_the_address_stays_in_view_when_the_rest_scrolls(pair: Pair) -> None:
-    pair.first.load_facts(pair.first.model.tree.scanned())
+    pair.first.load_facts(pair.first.model.tree.scanned(), from_values())
     async with table_of(pair, (80, 24)) as (app, pilot):
         before = lines(app.table)
         assert "stable" not in before[0]

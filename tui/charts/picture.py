@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.text import Text
 
+from rankscope.engine.atomic import write_atomically
 from rankscope.engine.errors import InputError, printable
 
 from ..data.grid import Grid
@@ -130,15 +131,13 @@ def _paper(path: Path, size: tuple[float, float], title: str) -> Iterator[Paper]
 
 
 def _write(paper: Paper, path: Path) -> None:
-    from rankscope.store.segments import replace as put
-
     kind = path.suffix.lower()[1:]
     data = io.BytesIO()
     # Without the date the same chart is the same file.
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": None}[kind]
     paper.savefig(data, format=kind, dpi=200, metadata=metadata)
     try:
-        put(path, data.getvalue())
+        write_atomically(path, data.getvalue())
     except OSError as error:
         raise InputError(f"cannot write {printable(str(path))}: {error.strerror or error}") from None
 
@@ -253,7 +252,7 @@ def _cells(lens: Lens, grid: Grid) -> tuple[Tones, dict[tuple[int, int], str]]:
             shades = [t for p in cell if (t := lens.tone(p)) is not None]
             if numbers and shades:
                 tones[y, x], middle = median(shades), median(numbers)
-                texts[y, x] = f"{middle:.3f}" if lens.side is Side.RATIO else lens.measure.written(middle)
+                texts[y, x] = lens.written(middle)
     return tones, texts
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
@@ -53,7 +53,7 @@ def readout(pair: Pair, request: Request) -> Text:
         return _group(pair, request, wanted)
     found = pair.curves(wanted[0], request.side)
     if len(found) == 2:
-        return _two(found, request)
+        return _two(pair, wanted[0], request)
     _, session, p = found[0] if found else ("", pair.first, wanted[0])
     return _single(session, p, request) if found else Text("B has no projection of this name", "dim")
 
@@ -164,27 +164,32 @@ def _group(pair: Pair, request: Request, wanted: Sequence[Projection]) -> Text:
     if not found and (why := _why(pair, request, wanted)):
         return why
     if found:
-        form = ".3f" if request.side is Side.RATIO else ".0f"
-        parts.append(f"{lens.title} {min(found):{form}} to {max(found):{form}}")
+        parts.append(f"{lens.title} {lens.written(min(found))} to {lens.written(max(found))}")
     return _whole(parts, request.width)
 
 
-def _two(found: Iterable[tuple[str, Session, Projection]], request: Request) -> Text:
+def _two(pair: Pair, ours: Projection, request: Request) -> Text:
     """One projection in both models: first what tells them apart at the current threshold."""
-    parts, ranks, metrics_of, shapes = [f"k{percent(request.threshold)}"], [], [], []
-    for letter, session, p in found:
-        session.load_ranks([p], request.threshold)
-        entry, rank = session.entry(p), session.rank(p, request.threshold)
-        ranks.append(rank)
+    ratio = Lens(pair, request.threshold, BY_NAME["k"], Side.RATIO)
+    ratio.load([ours])
+    parts, metrics_of, shapes = [f"k{percent(request.threshold)}"], [], []
+    for letter, session, p in pair.curves(ours, request.side):
+        rank = session.rank(p, request.threshold)
         parts.append(f"{letter} {session.state(p) if rank is None else rank}")
         shapes.append(f"{letter} {p.rows}x{p.cols}")
-        if entry is not None:
-            shown = (("eff.rank", entry.effective_rank, ".1f"), ("stable", entry.stable_rank, ".2f"))
-            metrics_of.append([f"{letter} {name} {v:{form}}" for name, v, form in shown if v is not None])
-    if len(ranks) == 2 and ranks[0] and ranks[1] is not None:
-        parts.append(f"B/A {ranks[1] / ranks[0]:.3f}")
+        metrics_of.append([f"{letter} {text}" for text in _summaries(session, p, request.threshold)])
+    if text := ratio.text(ours):
+        parts.append(f"B/A {text}")
     together = (part for pair_of in zip_longest(*metrics_of) for part in pair_of if part)
     return _whole([*parts, *together, *shapes], request.width)
+
+
+def _summaries(session: Session, p: Projection, threshold: float) -> Iterator[str]:
+    """`eff.rank 151.2` and `stable 8.31`, where they are known."""
+    for measure in (BY_NAME["effective_rank"], BY_NAME["stable_rank"]):
+        number = measure.number(session, p, threshold)
+        if number is not None:
+            yield f"{measure.titled(threshold)} {measure.written(number)}"
 
 
 def _single(session: Session, p: Projection, request: Request) -> Text:
@@ -198,7 +203,8 @@ def _single(session: Session, p: Projection, request: Request) -> Text:
     parts = [f"{p.rows}x{p.cols}"]
     parts += [f"k{percent(t)} {k}" for t in request.thresholds if (k := session.rank(p, t)) is not None]
     if entry.effective_rank is not None and entry.stable_rank is not None:
-        parts += [f"effective rank {entry.effective_rank:.1f}", f"stable rank {entry.stable_rank:.2f}"]
+        parts.append(f"effective rank {BY_NAME['effective_rank'].written(entry.effective_rank)}")
+        parts.append(f"stable rank {BY_NAME['stable_rank'].written(entry.stable_rank)}")
     values = session.values(p)
     if request.view == View.SPECTRUM and values is not None and len(values):
         parts.append(f"{null.spikes(values, p.rows, p.cols)} above the edge")

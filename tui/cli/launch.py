@@ -91,7 +91,7 @@ def _settings(args: Namespace) -> Config:
 
 
 def _checked(config: Config) -> Config:
-    """With keys and theme that Textual knows.
+    """With keys and theme that Textual knows. What the file says that is no setting is said on stderr.
 
     Raises:
         InputError: it does not know them.
@@ -100,11 +100,16 @@ def _checked(config: Config) -> Config:
 
     if config.theme not in (AUTO, *BUILTIN_THEMES):
         raise InputError(f"no theme {printable(config.theme)!r}: {', '.join([AUTO, *sorted(BUILTIN_THEMES)])}")
+    for warning in config.warnings:
+        print(warning, file=sys.stderr)
     if not config.keymap:
         return config
-    from ..settings.keymap import checked
+    from ..settings.keymap import checked, unknown
 
+    where = f"settings file {printable(str(config_path()))}: keymap: "
+    for warning in unknown(config.keymap):
+        print(f"{where}{printable(warning, 400)}", file=sys.stderr)
     try:
         return replace(config, keymap=checked(config.keymap))
     except InputError as error:
-        raise InputError(f"settings file {printable(str(config_path()))}: keymap: {error}") from None
+        raise InputError(f"{where}{error}") from None

@@ -12,11 +12,10 @@ from rankscope.engine.spectrum import DEFAULT_THRESHOLDS, Projection
 
 from ..data.comparison import MOST_MARKS
 from ..data.grid import Grid, make_grid
-from ..data.measures import BY_NAME as MEASURES_BY_NAME
-from ..data.measures import UNITS, Measure
+from ..data.measures import unit_of
 from ..data.pair import Lens, Pair, Side
 from ..data.session import Session
-from ..data.table_rows import depends_on_threshold, has_twins
+from ..data.table_rows import has_twins
 from ..data.views import BY_NAME, VIEWS, taking
 from .opening import open_spectra, stored_of, wanted_of
 
@@ -39,7 +38,7 @@ class Asked:
     @property
     def lenses(self) -> list[Lens]:
         """The lens at every threshold, where its number depends on one."""
-        if not depends_on_threshold(self.lens.measure):
+        if not self.lens.measure.depends_on_threshold:
             return [self.lens]
         return [replace(self.lens, threshold=threshold) for threshold in self.thresholds]
 
@@ -51,7 +50,7 @@ def understand(args: Namespace, root: Path) -> Asked:
         InputError: options that do not go together, or nothing that could be shown.
     """
     _check(args)
-    measure = _unit(getattr(args, "unit", None) or "k")
+    measure = unit_of(getattr(args, "unit", None) or "k")
     first = open_spectra(args.model, root)
     wanted = wanted_of(first.model.tree, args.filter)
     if args.view == "compare" and len(wanted) > MOST_MARKS:
@@ -64,7 +63,7 @@ def understand(args: Namespace, root: Path) -> Asked:
     side = Side(args.side) if args.side else Side.RATIO if args.against else Side.A
     thresholds = tuple(dict.fromkeys(args.threshold or DEFAULT_THRESHOLDS))
     lens = Lens(pair, thresholds[-1], measure, side)
-    if measure.name == "k/kf" and not has_twins(lens, wanted):
+    if measure.needs_twin and not has_twins(lens, wanted):
         name = printable(args.model)
         raise InputError(f"no spectra with random signs are stored of {name}: run  rankscope scan {name} --null flip")
     return Asked(lens, thresholds, wanted, make_grid(wanted), bool(args.filter), tuple(notes))
@@ -77,12 +76,6 @@ def _check(args: Namespace) -> None:
             raise InputError(f"--{option} goes with --view {' or '.join(taking(option))}, not with {args.view}")
     if args.side and not args.against:
         raise InputError("--side is for two models: name the second with --against MODEL")
-
-
-def _unit(name: str) -> Measure:
-    if MEASURES_BY_NAME.get(name) not in UNITS:
-        raise InputError(f"no unit {printable(name)!r}: {' '.join(unit.name for unit in UNITS)}")
-    return MEASURES_BY_NAME[name]
 
 
 def _second(args: Namespace, root: Path) -> Session | None:

@@ -55,7 +55,7 @@ class Comparison:
         """How far the number is from that of the base, "" where that says nothing."""
         at = self.columns[column].base
         lens = self.field(row, column).lens
-        if at is None or lens is None or self._is_bound(row, column, at):
+        if at is None or lens is None or self._is_bound(row, column) or self._is_bound(row, at):
             return ""
         number, base = self.number(row, column), self.number(row, at)
         return "" if number is None or base is None else difference(number, base, lens)
@@ -70,9 +70,10 @@ class Comparison:
         for column in self.columns:
             yield from of_rows(self._fields[column.side], [column.projection])
 
-    def _is_bound(self, row: int, *columns: int) -> bool:
-        """Whether any of these is only known to be larger than its number."""
-        return any(self.value(row, column).startswith(">") for column in columns)
+    def _is_bound(self, row: int, column: int) -> bool:
+        """Whether what is meant is only known to be larger than the number."""
+        lens = self.field(row, column).lens
+        return lens is not None and lens.is_bound(self.columns[column].projection)
 
 
 def difference(number: float, base: float, lens: Lens) -> str:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 
 from rankscope.engine.derive.flip import flipped
-from rankscope.engine.spectrum import Projection
+from rankscope.engine.errors import InputError, printable
+from rankscope.engine.spectrum import Projection, Values
 
-from .session import Session
+from .session import Fact, FromValues, Session
 from .wording import percent
 
 Value = Callable[[Session, Projection, float], float | None]
@@ -25,22 +27,33 @@ SHARE_LIMITS = (10.0, 20.0, 30.0, 45.0, 60.0)
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """`heading` and `formula` have "{t}" for the threshold in percent. `limits` are where the shade changes, None
-    for shades spread over what there is; `diverges` at 1. `shaded_by` names another measure that gives the shade.
-    `from_values`: it needs Session.load_facts. `greyed_above`: larger values mean that factoring saves nothing.
+    """One row of the table below. `heading` and `formula` have "{t}" for the threshold in percent. `digits`: see
+    `written`. The number is that of `value`; or that of `from_values`, once Session.load_facts has worked it out.
+
+    `limits` are where the shade changes, None for shades spread over what there is; `diverges` at 1. `shaded_by`
+    names another measure that gives the shade. `greyed_above`: larger values mean that factoring saves nothing.
+    `needs_twin`: it needs the spectrum with random signs too. `may_be_bound`: `from_values` may tell that its number
+    is only a lower bound. `is_unit`: the heatmap can show it.
     """
 
     name: str
     heading: str
     formula: str
-    value: Value
-    digits: int | None = 2
+    digits: int | None
+    value: Value | None = None
+    from_values: FromValues | None = None
     limits: tuple[float, ...] | None = None
     diverges: bool = False
     shaded_by: str = ""
-    from_values: bool = False
     greyed_above: float | None = None
     needs_twin: bool = False
+    may_be_bound: bool = False
+    is_unit: bool = False
+
+    @property
+    def depends_on_threshold(self) -> bool:
+        """Whether its number is another at another threshold."""
+        return "{t}" in self.formula
 
     def titled(self, threshold: float) -> str:
         """The heading at a threshold: `k90/k0`."""
@@ -54,10 +67,21 @@ class Measure:
         """A value as text: counts whole, the rest by `digits` after the point, None: 4 significant digits."""
         return f"{value:#.4g}" if self.digits is None else f"{value:.{self.digits}f}"
 
+    def number(self, session: Session, p: Projection, threshold: float) -> float | None:
+        """The number of a projection; None where it is not known (yet), or does not exist."""
+        if self.value is not None:
+            return self.value(session, p, threshold)
+        fact = self._fact(session, p)
+        return fact[0] if isinstance(fact, tuple) else fact
+
     def is_bound(self, session: Session, p: Projection) -> bool:
         """Whether the value is only known to be larger than what is given."""
+        fact = self._fact(session, p)
+        return isinstance(fact, tuple) and fact[1]
+
+    def _fact(self, session: Session, p: Projection) -> Fact:
         facts = session.facts(p)
-        return self.name == "condition_number" and facts is not None and facts.condition_is_bound
+        return None if facts is None else facts.get(self.name)
 
 
 def _rank(session: Session, p: Projection, threshold: float) -> float | None:
@@ -105,48 +129,66 @@ def _stored(name: str) -> Value:
     return read
 
 
-def _fact(name: str) -> Value:
-    """A number that was worked out from the values."""
+def _metrics() -> ModuleType:
+    from rankscope.engine import metrics  # numpy
 
-    def read(session: Session, p: Projection, _: float) -> float | None:
-        facts = session.facts(p)
-        found: float | None = getattr(facts, name) if facts is not None else None
-        return found
+    return metrics
 
-    return read
+
+def _spikes(values: Values, p: Projection, _: float) -> int:
+    from rankscope.engine.null import spikes  # numpy
+
+    return spikes(values, p.rows, p.cols)
 
 
 MEASURES = (
-    Measure("k", "k{t}", "smallest k with energy(k) >= {t} %", _rank, 0, shaded_by="k/k0"),
-    Measure("percent", "k{t} %", "k{t} in % of min(m, n)", _over(_percent_of), 1, SHARE_LIMITS),
-    Measure(
-        "k/k0", "k{t}/k0", "k{t} / k0: the same of iid noise of this shape", _over(_noise_rank), 2, RATIO_LIMITS, True
-    ),
-    Measure(
-        "k/kf", "k{t}/kf", "k{t} / kf: the same weights with random signs", _over(_flipped_rank), 2, RATIO_LIMITS, True,
-        needs_twin=True,
-    ),
-    Measure(
-        "k/k*", "k{t}/k*", "k{t} / k*, k* = m n / (m + n); grey: factors cost more", _over(_break_even), 2,
-        RATIO_LIMITS, True, greyed_above=1.0,
-    ),
-    Measure("effective_rank", "eff.rank", "exp(-sum p ln p), p = sigma / sum sigma (Roy & Vetterli)",
-            _stored("effective_rank"), 1),
-    Measure("stable_rank", "stable", "sum sigma^2 / sigma_1^2", _stored("stable_rank"), 2),
-    Measure("sigma_1", "sigma_1", "largest singular value", _stored("sigma_max"), None),
-    Measure("entropy_rank", "entr.rank", "exp(-sum p ln p), p = sigma^2 / sum sigma^2", _fact("entropy_rank"), 1,
-            from_values=True),
-    Measure("participation_ratio", "particip.", "(sum sigma^2)^2 / sum sigma^4", _fact("participation_ratio"), 1,
-            from_values=True),
-    Measure("nuclear_ratio", "nuc/spec", "sum sigma / sigma_1", _fact("nuclear_ratio"), 1, from_values=True),
-    Measure("condition_number", "cond", "sigma_1 / sigma_r; > where sigma_r is below the noise floor",
-            _fact("condition_number"), None, from_values=True),
-    Measure("numerical_rank", "num.rank", "values above the noise floor and rounding", _fact("numerical_rank"), 0,
-            from_values=True),
-    Measure("spikes", "spikes", "values above the Marchenko-Pastur edge", _fact("spikes"), 0, from_values=True),
-    Measure("k0", "k0", "k{t} of iid noise of this shape (Marchenko-Pastur)", _noise_rank, 0),
-    Measure("k*", "k*", "m n / (m + n): above it two factors cost more than the matrix", _break_even, 0),
+    Measure("k", "k{t}", "smallest k with energy(k) >= {t} %", 0, _rank, shaded_by="k/k0", is_unit=True),
+    Measure("percent", "k{t} %", "k{t} in % of min(m, n)", 1, _over(_percent_of), limits=SHARE_LIMITS, is_unit=True),
+    Measure("k/k0", "k{t}/k0", "k{t} / k0: the same of iid noise of this shape", 2, _over(_noise_rank),
+            limits=RATIO_LIMITS, diverges=True, is_unit=True),
+    Measure("k/kf", "k{t}/kf", "k{t} / kf: the same weights with random signs", 2, _over(_flipped_rank),
+            limits=RATIO_LIMITS, diverges=True, needs_twin=True, is_unit=True),
+    Measure("k/k*", "k{t}/k*", "k{t} / k*, k* = m n / (m + n); grey: factors cost more", 2, _over(_break_even),
+            limits=RATIO_LIMITS, diverges=True, greyed_above=1.0, is_unit=True),
+    Measure("effective_rank", "eff.rank", "exp(-sum p ln p), p = sigma / sum sigma (Roy & Vetterli)", 1,
+            _stored("effective_rank"), is_unit=True),
+    Measure("entropy_rank", "entr.rank", "exp(-sum p ln p), p = sigma^2 / sum sigma^2", 1,
+            from_values=lambda values, *_: _metrics().entropy_rank(values)),
+    Measure("stable_rank", "stable", "sum sigma^2 / sigma_1^2", 2, _stored("stable_rank"), is_unit=True),
+    Measure("participation_ratio", "particip.", "(sum sigma^2)^2 / sum sigma^4", 1,
+            from_values=lambda values, *_: _metrics().participation_ratio(values)),
+    Measure("nuclear_ratio", "nuc/spec", "sum sigma / sigma_1", 1,
+            from_values=lambda values, *_: _metrics().nuclear_ratio(values)),
+    Measure("condition_number", "cond", "sigma_1 / sigma_r; > where sigma_r is below the noise floor", None,
+            from_values=lambda values, _, floor: _metrics().condition_number(values, floor), may_be_bound=True),
+    Measure("numerical_rank", "num.rank", "values above the noise floor and rounding", 0,
+            from_values=lambda values, p, floor: _metrics().numerical_rank(values, p.rows, p.cols, floor)),
+    Measure("spikes", "spikes", "values above the Marchenko-Pastur edge", 0, from_values=_spikes),
+    Measure("sigma_1", "sigma_1", "largest singular value", None, _stored("sigma_max"), is_unit=True),
+    Measure("k0", "k0", "k{t} of iid noise of this shape (Marchenko-Pastur)", 0, _noise_rank),
+    Measure("k*", "k*", "m n / (m + n): above it two factors cost more than the matrix", 0, _break_even),
 )  # fmt: skip
+"""In the order of the table's columns, and of the menu of units."""
 BY_NAME = {measure.name: measure for measure in MEASURES}
-UNITS = tuple(BY_NAME[n] for n in ("k", "percent", "k/k0", "k/kf", "k/k*", "effective_rank", "stable_rank", "sigma_1"))
-"""The units of the heatmap, in the order of its menu."""
+
+
+def units() -> list[Measure]:
+    """What the heatmap can show, in the order of its menu."""
+    return [measure for measure in BY_NAME.values() if measure.is_unit]
+
+
+def unit_of(name: str) -> Measure:
+    """The unit of this name.
+
+    Raises:
+        InputError: there is none.
+    """
+    found = BY_NAME.get(name)
+    if found is None or not found.is_unit:
+        raise InputError(f"no unit {printable(name)!r}: {' '.join(unit.name for unit in units())}")
+    return found
+
+
+def from_values() -> dict[str, FromValues]:
+    """What Session.load_facts works out, by the names of the measures."""
+    return {measure.name: measure.from_values for measure in BY_NAME.values() if measure.from_values is not None}

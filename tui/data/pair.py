@@ -11,7 +11,7 @@ from typing import TypeAlias
 from rankscope.engine.derive.flip import flipped
 from rankscope.engine.spectrum import THRESHOLDS, Projection
 
-from .measures import BY_NAME, MODELS_LIMITS, Measure
+from .measures import BY_NAME, MODELS_LIMITS, Measure, from_values
 from .session import Session
 
 Curve: TypeAlias = tuple[str, Session, Projection]
@@ -96,15 +96,21 @@ class Lens:
         return self._value(self.measure, p)
 
     def text(self, p: Projection) -> str:
-        """The number as text, "" where it is not known."""
+        """The number as text, "" where it is not known; `>` before what is only a lower bound."""
         number = self.number(p)
         if number is None:
             return ""
-        if self.side is Side.RATIO:
-            return f"{number:.3f}"
+        is_bound = self.side is not Side.RATIO and self.is_bound(p)
+        return f"{'> ' if is_bound else ''}{self.written(number)}"
+
+    def written(self, number: float) -> str:
+        """A number of this measure and side as text: how much two models differ shows in the third digit."""
+        return f"{number:.3f}" if self.side is Side.RATIO else self.measure.written(number)
+
+    def is_bound(self, p: Projection) -> bool:
+        """Whether the number is only a lower bound; of a ratio, that of the side whose state is shown."""
         session, there = self.session(p)
-        is_bound = there is not None and self.measure.is_bound(session, there)
-        return f"{'> ' if is_bound else ''}{self.measure.written(number)}"
+        return there is not None and self.measure.is_bound(session, there)
 
     def tone(self, p: Projection) -> float | None:
         """What the shade is of: the number itself, or that of another measure."""
@@ -161,10 +167,10 @@ class Lens:
         partners = [q for p in wanted if (q := self.pair.partner(p)) is not None]
         for session, found in zip(self.pair.sessions, (wanted, partners), strict=False):
             session.load_ranks(found, self.threshold)
-            if self.measure.name == "k/kf":
+            if self.measure.needs_twin:
                 session.load_ranks([flipped(p) for p in found], self.threshold)
-            if self.measure.from_values:
-                session.load_facts(found)
+            if self.measure.from_values is not None:
+                session.load_facts(found, from_values())
 
     def _behind(self, p: Projection) -> tuple[Session, Projection | None]:
         """For a ratio: the side that is not stored yet, else the first."""
@@ -177,10 +183,10 @@ class Lens:
 
     def _value(self, measure: Measure, p: Projection) -> float | None:
         ours, partner = self.pair.ours(p), self.pair.partner(p)
-        a = None if ours is None or self.side is Side.B else measure.value(self.pair.first, ours, self.threshold)
+        a = None if ours is None or self.side is Side.B else measure.number(self.pair.first, ours, self.threshold)
         if self.pair.second is None or self.side is Side.A:
             return a
-        b = None if partner is None else measure.value(self.pair.second, partner, self.threshold)
+        b = None if partner is None else measure.number(self.pair.second, partner, self.threshold)
         if self.side is Side.B:
             return b
         return b / a if a and b is not None else None

@@ -42,7 +42,7 @@ def _measures(k: int, known: Numbers) -> list[Measure]:
         (f"factors_{k}_percent", "factors %", "the same in % of m n", 1),
     )
     return [
-        Measure(name, heading, formula.replace("{k}", str(k)), partial(_look_up, known, column), digits)
+        Measure(name, heading, formula.replace("{k}", str(k)), digits, partial(_look_up, known, column))
         for column, (name, heading, formula, digits) in enumerate(rows)
     ]
 

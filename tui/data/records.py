@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 from rankscope.engine.spectrum import Projection, Values
 
 from .grid import Grid
-from .measures import BY_NAME
 from .pair import Lens
-from .table_rows import Field, depends_on_threshold
+from .table_rows import Field
 from .wording import percent
 
 if TYPE_CHECKING:
@@ -24,21 +23,21 @@ def of_rows(fields: Sequence[Field], projections: Iterable[Projection]) -> Itera
     a lower bound is marked as one."""
     lens = next(field.lens for field in reversed(fields) if field.lens is not None)
     numbers = [field for field in fields if field.lens is not None]
+    bounds = {f.name: f.lens for f in numbers if f.lens is not None and f.lens.measure.may_be_bound}
     for p in projections:
-        session, there = lens.session(p)
-        is_bound = there is not None and BY_NAME["condition_number"].is_bound(session, there)
+        _, there = lens.session(p)
         yield {
             **_place(lens, p),
             "threshold": lens.threshold,
-            **{field.name: _written(field.number(p)) for field in numbers},
-            "condition_number_is_bound": is_bound if there is not None else None,
+            **{field.name: _plain(field.number(p)) for field in numbers},
+            **{f"{name}_is_bound": of.is_bound(p) if there is not None else None for name, of in bounds.items()},
         }
 
 
 def of_cells(lenses: Sequence[Lens], projections: Iterable[Projection]) -> Iterator[dict[str, object]]:
     """The heatmap: a record a projection, a number a lens, named `k90` or `k/k0_90` by its threshold."""
     for p in projections:
-        numbers = {_name(lens): _written(lens.number(p)) for lens in lenses}
+        numbers = {_name(lens): _plain(lens.number(p)) for lens in lenses}
         yield {**_place(lenses[0], p), **numbers}
 
 
@@ -58,7 +57,7 @@ def of_layers(lenses: Sequence[Lens], grid: Grid) -> Iterator[dict[str, object]]
                         **_model(lens),
                         "threshold": lens.threshold,
                         "unit": lens.measure.name,
-                        **{name: _written(float(of(found))) for name, of in _OF_EXPERTS.items()},
+                        **{name: _plain(float(of(found))) for name, of in _OF_EXPERTS.items()},
                         "projections": len(found),
                     }
 
@@ -109,10 +108,10 @@ def _name(lens: Lens) -> str:
     measure = lens.measure
     if measure.name == "k":
         return lens.measure.titled(lens.threshold)
-    return f"{measure.name}_{percent(lens.threshold)}" if depends_on_threshold(measure) else measure.name
+    return f"{measure.name}_{percent(lens.threshold)}" if measure.depends_on_threshold else measure.name
 
 
-def _written(number: float | None) -> float | None:
+def _plain(number: float | None) -> float | None:
     """Whole numbers without a point; what is not finite is none."""
     if number is None or not math.isfinite(number):
         return None

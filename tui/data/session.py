@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from rankscope.engine.catalogue.experts import sample
 from rankscope.engine.catalogue.tree import Tree, build_tree, model_order
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 CLOSE_SECONDS = 0.6
 """How long leaving waits for the running projection before it is left."""
+Fact: TypeAlias = float | tuple[float, bool] | None
+"""A number that is worked out from a spectrum: with whether it is only a lower bound, where that can be."""
+FromValues: TypeAlias = Callable[[Values, Projection, float], Fact]
+"""Works one out from the singular values, float64, shape (r,), descending, of a projection, and their noise floor."""
 _BATCH = 256
 _MAX_VALUES = 1024
 """Spectra kept in memory: at 4096 values each 32 MB. A chart shows 8."""
@@ -40,20 +44,6 @@ class State(StrEnum):
     STORED = "stored"
     DONE = "done"
     FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """Numbers of a spectrum that the store's table does not keep; see engine.metrics. `condition_is_bound`:
-    the smallest value lies below the noise floor, and the condition number is larger than `condition_number`."""
-
-    entropy_rank: float | None
-    participation_ratio: float | None
-    nuclear_ratio: float | None
-    numerical_rank: int
-    condition_number: float | None
-    condition_is_bound: bool
-    spikes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +116,7 @@ class Session:
         self._entries: dict[str, Entry] = {}
         self._values: dict[str, Values] = {}
         self._ranks: dict[str, dict[float, int]] = {}
-        self._facts: dict[str, Facts] = {}
+        self._facts: dict[str, dict[str, Fact]] = {}
 
     @property
     def store(self) -> SpectraStore:
@@ -184,13 +174,15 @@ class Session:
             for key, values in self.store.values(missing[start : start + _BATCH]).items():
                 self._ranks.setdefault(key, {})[threshold] = metrics.threshold_rank(values, threshold)
 
-    def load_facts(self, projections: Sequence[Projection]) -> None:
-        """Know the facts of stored projections. Reads files."""
+    def load_facts(self, projections: Sequence[Projection], wanted: Mapping[str, FromValues]) -> None:
+        """Know these facts of stored projections, by name; all those of a spectrum come together. Reads files."""
         missing = [p for p in projections if p.key in self._entries and p.key not in self._facts]
         for start in range(0, len(missing), _BATCH):
             batch = missing[start : start + _BATCH]
             values = self.store.values([p.key for p in batch])
-            self._facts |= {p.key: _facts(p, values[p.key], self._entries[p.key]) for p in batch if p.key in values}
+            for p in (p for p in batch if p.key in values):
+                floor = self._entries[p.key].noise_floor
+                self._facts[p.key] = {name: of(values[p.key], p, floor) for name, of in wanted.items()}
 
     def state(self, projection: Projection) -> State:
         """Where a projection stands."""
@@ -215,8 +207,8 @@ class Session:
         """Its singular values, where they are in memory (see load_values)."""
         return self._values.get(projection.key)
 
-    def facts(self, projection: Projection) -> Facts | None:
-        """What load_facts has found."""
+    def facts(self, projection: Projection) -> Mapping[str, Fact] | None:
+        """What load_facts has found, by name."""
         return self._facts.get(projection.key)
 
     def rank(self, projection: Projection, threshold: float) -> int | None:
@@ -286,18 +278,3 @@ class Session:
         if self._store is not None:
             self._store.close()
         return ended
-
-
-def _facts(p: Projection, values: Values, entry: Entry) -> Facts:
-    from rankscope.engine import metrics, null
-
-    condition = metrics.condition_number(values, entry.noise_floor)
-    return Facts(
-        entropy_rank=metrics.entropy_rank(values),
-        participation_ratio=metrics.participation_ratio(values),
-        nuclear_ratio=metrics.nuclear_ratio(values),
-        numerical_rank=metrics.numerical_rank(values, p.rows, p.cols, entry.noise_floor),
-        condition_number=condition[0] if condition else None,
-        condition_is_bound=bool(condition and condition[1]),
-        spikes=null.spikes(values, p.rows, p.cols),
-    )

@@ -8,18 +8,12 @@ from dataclasses import dataclass, replace
 
 from rankscope.engine.spectrum import Projection
 
-from .measures import BY_NAME, Measure
+from .measures import BY_NAME
 from .pair import Lens, Side
 from .session import Session
 from .wording import MARKS, percent
 
 ADDRESS, SHAPE = "address", "shape"
-AT_THRESHOLD = ("percent", "k/k0", "k/kf", "k/k*")
-OF_SPECTRUM = (
-    "effective_rank", "entropy_rank", "stable_rank", "participation_ratio", "nuclear_ratio", "condition_number",
-    "numerical_rank", "spikes", "sigma_1",
-)  # fmt: skip
-OF_SHAPE = ("k0", "k*")
 _SAMPLE = 512
 """Rows that are asked for twins, evenly spread: naming the twins of 47,000 takes 0.4 s the first time."""
 
@@ -39,7 +33,7 @@ class Field:
         """Characters that its numbers may need, with two before them: `> 2.581e+10`, `1.234e-05`, `1536`."""
         if self.lens is None or self.lens.measure.digits is not None:
             return 8
-        return 13 if self.lens.measure.name == "condition_number" else 11
+        return 13 if self.lens.measure.may_be_bound else 11
 
     def number(self, p: Projection) -> float | None:
         """What rows are sorted by and files hold; None where it is not known, or does not exist."""
@@ -66,34 +60,28 @@ class Field:
     def _is_void(self, session: Session, p: Projection) -> bool:
         """Whether a number is missing for good: ratios of a zero matrix do not exist, however much is computed."""
         lens = self.lens
-        if lens is None or lens.side is Side.RATIO or lens.measure.name == "k/kf":
+        if lens is None or lens.side is Side.RATIO or lens.measure.needs_twin:
             return False
-        known = session.facts(p) if lens.measure.from_values else session.rank(p, lens.threshold)
+        known = session.facts(p) if lens.measure.from_values is not None else session.rank(p, lens.threshold)
         return known is not None
 
 
 def fields_of(lens: Lens, with_twins: bool = False) -> tuple[Field, ...]:
     """The columns: address, shape, k at the lens's thresholds, then the measures at the lens's.
 
-    They are of the lens as it is now: another threshold or side needs other fields. `with_twins`: k/kf too.
+    They are of the lens as it is now: another threshold or side needs other fields. `with_twins`: with those measures
+    that need the spectrum with random signs.
     """
     found = [Field(ADDRESS, ADDRESS, "in model order"), Field(SHAPE, SHAPE, "output x input features")]
     for threshold in sorted({*lens.thresholds, lens.threshold}):
         found.append(field_of(f"k{percent(threshold)}", replace(lens, threshold=threshold, measure=BY_NAME["k"])))
-    for name in (*AT_THRESHOLD, *OF_SPECTRUM, *OF_SHAPE):
-        if name != "k/kf" or with_twins:
-            found.append(field_of(name, replace(lens, measure=BY_NAME[name])))
-    return tuple(found)
+    others = (m for m in BY_NAME.values() if m.name != "k" and (with_twins or not m.needs_twin))
+    return (*found, *(field_of(m.name, replace(lens, measure=m)) for m in others))
 
 
 def field_of(name: str, lens: Lens) -> Field:
     """What a lens shows, under a name."""
     return Field(name, lens.measure.titled(lens.threshold), lens.formula, lens)
-
-
-def depends_on_threshold(measure: Measure) -> bool:
-    """Whether its number is another at another threshold."""
-    return "{t}" in measure.formula
 
 
 def find_field(fields: Sequence[Field], name: str) -> Field | None:
@@ -110,10 +98,10 @@ def has_twins(lens: Lens, projections: Iterable[Projection]) -> bool:
 def load(fields: Iterable[Field], projections: Collection[Projection]) -> None:
     """Bring into memory what the fields need. Reads files."""
     lenses = [field.lens for field in fields if field.lens is not None]
-    of_values = next((lens for lens in lenses if lens.measure.from_values), None)
+    of_values = next((lens for lens in lenses if lens.measure.from_values is not None), None)
     for lens in lenses:
         # The facts of a spectrum come together; every other measure needs at most the rank that k is.
-        if lens.measure.name in ("k", "k/kf") or lens is of_values:
+        if lens.measure.name == "k" or lens.measure.needs_twin or lens is of_values:
             lens.load(projections)
 
 

@@ -214,13 +214,9 @@ class Look:
 
     # Numbers and shades
 
-    def written(self, number: float) -> str:
-        """A number of the lens's unit as text."""
-        return f"{number:.3f}" if self.lens.side is Side.RATIO else self.lens.measure.written(number)
-
     def short(self, number: float, width: int) -> str:
         """A number in so many characters, with fewer digits where it needs more."""
-        return next(form for form in _forms(self.written(number), number) if len(form) <= width)
+        return next(form for form in _forms(self.lens.written(number), number) if len(form) <= width)
 
     @property
     def width(self) -> int:
@@ -303,12 +299,12 @@ class Look:
             return _state(_telling(marks), is_marked)
         numbers = [number for _, number in known]
         middle = median(numbers)
-        forms = _forms(self.written(middle), middle)
+        forms = _forms(self.lens.written(middle), middle)
         count = f" {len(known)}/{len(members)}" if lacking else ""
         if marks:
             forms = (f"{forms[0]}{count}", _telling(marks))
         else:
-            whole = [f"{forms[0]}{_halved(numbers, self.written)}", forms[0]]
+            whole = [f"{forms[0]}{_halved(numbers, self.lens.written)}", forms[0]]
             forms = (*(f"{form}{count}" for form in whole), *whole, *forms)
         tones = [tone for p, _ in known if (tone := self.lens.tone(p)) is not None]
         grey = sum(self.lens.is_greyed(p) for p, _ in known) if self.lens.measure.greyed_above is not None else 0
@@ -318,7 +314,7 @@ class Look:
     def _lacking(self, p: Projection, mark: str) -> str:
         """The state of what a number lacks: of the twin with random signs where the projection itself is done."""
         session, there = self.lens.session(p)
-        if self.lens.measure.name == "k/kf" and mark == MARKS[State.DONE] and there is not None:
+        if self.lens.measure.needs_twin and mark == MARKS[State.DONE] and there is not None:
             return MARKS[session.state(flipped(there))]
         return mark
 

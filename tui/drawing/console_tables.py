@@ -78,7 +78,7 @@ def print_tables(console: Console, lenses: Sequence[Lens], projections: Sequence
         lens.load(projections)
     grid = make_grid(projections)
     for lens in lenses if grid.rows else ():
-        for table in layer_tables(console, grid, _numbered(lens), _writing(lens), _titled(lens)):
+        for table in layer_tables(console, grid, _numbered(lens), lens.written, _titled(lens)):
             console.print(table)
             console.print()
     loose = [p for p in projections if p.layer is None]
@@ -88,7 +88,7 @@ def print_tables(console: Console, lenses: Sequence[Lens], projections: Sequence
         for lens in lenses:
             table.add_column(lens.title, justify="right")
         for p in loose:
-            found = [(_numbered(lens)(p), _writing(lens)) for lens in lenses]
+            found = [(_numbered(lens)(p), lens.written) for lens in lenses]
             table.add_row(Text(p.address), *(n if isinstance(n, str) else write(n) for n, write in found))
         console.print(table)
 
@@ -104,10 +104,6 @@ def _numbered(lens: Lens) -> Callable[[Projection], float | str]:
         return "-" if there is None else "!" if session.state(there) is State.FAILED else "."
 
     return number
-
-
-def _writing(lens: Lens) -> Callable[[float], str]:
-    return "{:.3f}".format if lens.side is Side.RATIO else lens.measure.written
 
 
 def _titled(lens: Lens) -> str:

@@ -9,7 +9,7 @@ from textual.binding import Binding
 
 from rankscope.engine.errors import InputError, printable
 
-from ..data.measures import BY_NAME, UNITS
+from ..data.measures import unit_of
 from ..settings.keys import EXPLORER
 from ..settings.values import reference_line, threshold
 
@@ -55,9 +55,7 @@ def _rank(argument: str) -> str:
 def _unit(argument: str) -> str:
     """By name: `k/k0`, `stable_rank`, `%`."""
     name = {"%": "percent", "effective": "effective_rank", "stable": "stable_rank"}.get(argument, argument)
-    if BY_NAME.get(name) not in UNITS:
-        raise InputError(f"no unit {printable(argument)!r}: {' '.join(unit.name for unit in UNITS)}")
-    return name
+    return unit_of(name).name
 
 
 def _line(argument: str) -> str:

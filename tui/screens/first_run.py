@@ -7,6 +7,8 @@ from pathlib import Path
 
 from platformdirs import user_state_path
 
+from rankscope.engine.atomic import write_atomically
+
 
 def is_first_run() -> bool:
     """Whether there is no mark of an earlier run."""
@@ -20,7 +22,7 @@ def mark_seen() -> None:
     """Leave the mark. Where that cannot be done the hint is shown again, and nothing else is wrong."""
     with suppress(OSError):
         _marker().parent.mkdir(parents=True, exist_ok=True)
-        _marker().touch()
+        write_atomically(_marker(), b"")
 
 
 def _marker() -> Path:

@@ -19,6 +19,7 @@ class Config:
 
     `theme`: AUTO is Textual's own where there are 256 colours, else one of the terminal's colours. `depth`: None
     for as many colours as the terminal has. `keymap`: binding id -> keys, of the bindings that were changed.
+    `warnings`: sentences on what a file says that is no setting.
     """
 
     theme: str = AUTO
@@ -28,3 +29,4 @@ class Config:
     lines: tuple[ReferenceLine, ...] = MLA_LINES
     keymap: Mapping[str, str] = field(default_factory=dict)
     palette: Palette = field(default_factory=Palette)
+    warnings: tuple[str, ...] = ()

@@ -34,23 +34,31 @@ def bindings(table: list[BindingType]) -> list[Binding]:
     return [b for b in table if isinstance(b, Binding) and b.id]
 
 
+def unknown(keymap: Mapping[str, str]) -> Iterator[str]:
+    """A sentence on each name in the keymap that no binding has."""
+    names = _ids()
+    for ident in keymap:
+        if ident not in names:
+            near = get_close_matches(ident, names, 1)
+            hint = f"did you mean {near[0]!r}?" if near else "--print-config lists all"
+            yield f"there is no key for {ident!r}: {hint}"
+
+
 def checked(keymap: Mapping[str, str]) -> dict[str, str]:
-    """The keymap with textual's names of keys: "?" is question_mark.
+    """The keymap with textual's names of keys, "?" is question_mark; without what `unknown` names.
 
     Raises:
-        InputError: an unknown binding or key, or a key that another binding has at the same time.
+        InputError: an unknown key, or a key that another binding has at the same time.
     """
-    known = {b.id or "": b for table in SECTIONS.values() for b in bindings(table)}
-    found = {}
-    for ident, text in keymap.items():
-        if ident not in known:
-            near = get_close_matches(ident, known, 1)
-            hint = f"did you mean {near[0]!r}?" if near else "--print-config lists all"
-            raise InputError(f"there is no key for {ident!r}: {hint}")
-        found[ident] = ",".join(_key_names(ident, text))
+    names = _ids()
+    found = {ident: ",".join(_key_names(ident, text)) for ident, text in keymap.items() if ident in names}
     for tables in _together():
         _refuse_clashes(tables, found)
     return found
+
+
+def _ids() -> list[str]:
+    return [b.id or "" for table in SECTIONS.values() for b in bindings(table)]
 
 
 def _key_names(ident: str, text: str) -> list[str]:

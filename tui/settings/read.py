@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from argparse import ArgumentTypeError
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -22,6 +22,8 @@ from .values import threshold
 _MOST_BYTES = 1 << 20
 _MOST_RANK = 10**9
 """Numbers as large as a TOML file can hold are no floats."""
+_COLORS = ("sequential", "below", "above", "series")
+_LINE = ("rank", "role")
 
 
 class _WrongError(Exception):
@@ -44,7 +46,8 @@ def config_path() -> Path:
 
 
 def load(file: Path) -> Config:
-    """The settings in a file; the defaults where there is none.
+    """The settings in a file; the defaults where there is none. What is no setting is left out, with a warning: the
+    file may be that of another version.
 
     Whether bindings, keys and the theme exist is not asked here but by who has imported textual.
 
@@ -58,7 +61,9 @@ def load(file: Path) -> Config:
             raise _WrongError("larger than 1 MB: this is no settings file")
         import tomllib  # only for who has a file
 
-        return _config(tomllib.loads(raw.decode("utf-8-sig")))
+        table = tomllib.loads(raw.decode("utf-8-sig"))
+        warnings = tuple(_sentence(file, text) for text in _take_unknown(table))
+        return Config(**dict(_READERS[key](value) for key, value in table.items()), warnings=warnings)
     except FileNotFoundError:
         return Config()
     except OSError as error:
@@ -69,12 +74,32 @@ def load(file: Path) -> Config:
         reason = f"is no TOML: {error}"
     except _WrongError as error:
         reason = str(error)
-    raise InputError(f"settings file {printable(str(file), 500)}: {printable(reason, 400)}")
+    raise InputError(_sentence(file, reason))
 
 
-def _config(table: dict[str, Any]) -> Config:
-    _only(table, _READERS, "")
-    return Config(**dict(_READERS[key](value) for key, value in table.items()))
+def _sentence(file: Path, text: str) -> str:
+    return f"settings file {printable(str(file), 500)}: {printable(text, 400)}"
+
+
+def _take_unknown(table: dict[str, Any]) -> Iterator[str]:
+    """Take out of a file's table what is no setting; yields a sentence on each."""
+    yield from _take_others(table, _READERS, "")
+    colors, lines = table.get("colors"), table.get("lines")
+    if isinstance(colors, dict):
+        yield from _take_others(colors, _COLORS, "colors.")
+    for name, line in lines.items() if isinstance(lines, dict) else ():
+        if isinstance(line, dict):
+            yield from _take_others(line, _LINE, f"lines.{name}.")
+
+
+def _take_others(table: dict[str, Any], known: Iterable[str], prefix: str) -> Iterator[str]:
+    """Take out every key but these."""
+    names = list(known)
+    for key in [key for key in table if key not in names]:
+        del table[key]
+        near = get_close_matches(key, names, 1)
+        hint = f"did you mean {prefix}{near[0]}?" if near else f"there are {', '.join(names)}"
+        yield f"there is no setting {prefix}{key}: {hint}"
 
 
 def _theme(value: Any) -> tuple[str, str]:
@@ -118,7 +143,6 @@ def _line(name: str, value: Any) -> ReferenceLine:
     if not name or not name.isprintable():
         raise _WrongError(f"{key}: a line needs a name of printable characters")
     parts = value if isinstance(value, dict) else {"rank": value}
-    _only(parts, ("rank", "role"), f"{key}.")
     rank = _typed(parts.get("rank"), (int, float), key, hint)
     if not 0 < rank <= _MOST_RANK:
         raise _WrongError(f"{key}: the rank {rank} is not above 0, or above {_MOST_RANK}: {hint}")
@@ -141,9 +165,7 @@ def _flat(table: dict[str, Any], prefix: str, hint: str) -> Iterable[tuple[str, 
 
 def _colors(value: Any) -> tuple[str, Palette]:
     palette = Palette()
-    names = ("sequential", "below", "above", "series")
-    table = _typed(value, (dict,), "colors", f"write a table [colors] with {', '.join(names)}")
-    _only(table, names, "colors.")
+    table = _typed(value, (dict,), "colors", f"write a table [colors] with {', '.join(_COLORS)}")
     numbers: dict[str, Any] = {k: _numbers(v, k, len(getattr(palette, k))) for k, v in table.items()}
     return "palette", replace(palette, **numbers)
 
@@ -170,16 +192,6 @@ def _typed(value: Any, kinds: tuple[type, ...], key: str, hint: str) -> Any:
     if not isinstance(value, kinds) or isinstance(value, bool):
         raise _WrongError(f"{key} is {value!r}: {hint}")
     return value
-
-
-def _only(table: dict[str, Any], known: Iterable[str], prefix: str) -> None:
-    """No key but these."""
-    names = list(known)
-    for key in table:
-        if key not in names:
-            near = get_close_matches(key, names, 1)
-            hint = f"did you mean {prefix}{near[0]}?" if near else f"there are {', '.join(names)}"
-            raise _WrongError(f"there is no setting {prefix}{key}: {hint}")
 
 
 _READERS: dict[str, Callable[[Any], tuple[str, Any]]] = {

@@ -18,6 +18,7 @@ from textual.geometry import Size
 from rankscope.engine.errors import printable
 
 from ..data.grid import Grid, Selection
+from ..data.measures import BY_NAME
 from ..data.pair import Side
 from ..drawing.cells import PLAIN, Cell, Look
 from ..settings.palette import LEVELS
@@ -246,7 +247,7 @@ class Overview:
             ratios = [r for row in rows if (r := self._look.noise_ratio(row, role)) is not None]
             parts = [min(numbers), median(numbers), max(numbers)] if numbers else []
             text = "".join(f"{self._look.short(number, self._number):>{self._number + 1}}" for number in parts)
-            ratio = f"{median(ratios):.2f}" if ratios else ""
+            ratio = BY_NAME["k/k0"].written(median(ratios)) if ratios else ""
             width = 3 * (self._number + 1)
             found = self._summaries[column] = f" {text:>{width}} {ratio:>{len(self._ratio_head)}}"
         return [Segment(found)]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from platformdirs import user_data_path
 
+from rankscope.engine.atomic import HOST
 from rankscope.engine.spectrum import Source, Spectrum
 from rankscope.store import segments
 from rankscope.store.folders import default_root, model_folder
@@ -81,7 +82,7 @@ def test_remove_model_deletes_what_the_store_wrote_and_nothing_else(make: Make, 
             store.put(make(0)).result()
     name = segments.names(root / "one")[0]
     (root / "one" / f"{name}.damaged").touch()
-    (root / "one" / f".tmp-{segments._HOST}-1-0123456789abcdef").touch()
+    (root / "one" / f".tmp-{HOST}-1-0123456789abcdef").touch()
     remove_model(root, "one")
     assert not (root / "one").exists()
     (root / "two" / "notes.h5").write_text("mine")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from rankscope.engine.atomic import HOST
 from rankscope.engine.spectrum import Spectrum
 from rankscope.store import layout, segments
 from rankscope.store.entry import entry_of
@@ -131,7 +132,7 @@ def test_short_writes_are_completed(make: Make, same: Same, tmp_path: Path, monk
 def test_sweep_takes_only_files_of_dead_processes_of_this_host(make: Make, tmp_path: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    mine = f".tmp-{segments._HOST}"
+    mine = f".tmp-{HOST}"
     folder = tmp_path / "m"
     folder.mkdir()
     dead, alive, elsewhere, foreign = (
@@ -139,7 +140,7 @@ def test_sweep_takes_only_files_of_dead_processes_of_this_host(make: Make, tmp_p
         for name in (
             f"{mine}-{gone.pid}-0123456789abcdef",
             f"{mine}-{os.getppid()}-0123456789abcdef",
-            f".tmp-x{segments._HOST}-{gone.pid}-0123456789abcdef",
+            f".tmp-x{HOST}-{gone.pid}-0123456789abcdef",
             f".tmp-{gone.pid}",
         )
     )

@@ -139,7 +139,8 @@ class Background(Charting):
     def _needs_values(self) -> bool:
         """Whether numbers on the screen have to be worked out from values."""
         state = self.state
-        return state.threshold not in THRESHOLDS or state.lens.measure.from_values or BY_KEY[state.top].from_values
+        is_from_values = state.lens.measure.from_values is not None
+        return state.threshold not in THRESHOLDS or is_from_values or BY_KEY[state.top].from_values
 
     def _notices(self, events: tuple[Event, ...]) -> None:
         from rankscope.engine.compute.events import Notice

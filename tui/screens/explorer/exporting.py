@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.text import Text
 from textual.content import Content as Markup
 
+from rankscope.engine.atomic import write_atomically
 from rankscope.engine.errors import InputError, printable
 
 from ...data.named import resolve
@@ -126,6 +127,4 @@ class Exporter:
 
 
 def _save(path: Path, text: str) -> None:
-    from rankscope.store.segments import replace as write
-
-    write(path, text.encode("utf-8", "backslashreplace"))
+    write_atomically(path, text.encode("utf-8", "backslashreplace"))

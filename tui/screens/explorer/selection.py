@@ -6,7 +6,7 @@ from textual import on
 from textual.widgets import Tree
 
 from ...data.grid import Selection
-from ...data.measures import UNITS
+from ...data.measures import units
 from ...data.pair import Side
 from ...data.state import Change
 from ...data.views import BY_KEY, Place, View
@@ -124,13 +124,14 @@ class SelectionKeys(Background):
     def action_unit(self) -> None:
         """Ask for the unit of the heatmap."""
         lens = self.state.lens
-        rows = [(m.titled(lens.threshold), m.explained(lens.threshold)) for m in UNITS]
+        found = units()
+        rows = [(m.titled(lens.threshold), m.explained(lens.threshold)) for m in found]
 
         def chosen(number: int | None) -> None:
             if number is not None:
-                self.state.set_unit(UNITS[number].name)
+                self.state.set_unit(found[number].name)
 
-        at = UNITS.index(lens.measure) if lens.measure in UNITS else 0
+        at = found.index(lens.measure) if lens.measure in found else 0
         self.app.push_screen(Choice("unit", rows, at), chosen)
 
     def action_side(self) -> None:

@@ -1,0 +1,58 @@
+"""Every file that we write, in one step: under its name stands the old one whole or the new one, never a part.
+
+A log that is appended to and what another library keeps (the Hub cache) are not written here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+HOST = re.sub(r"[^A-Za-z0-9.-]", "_", socket.gethostname()) or "localhost"
+"""This machine, as the name of a temporary file has it."""
+TEMPORARY = re.compile(r"\.tmp-(?P<host>[\w.-]+)-(?P<pid>\d+)-[0-9a-f]{16}")
+"""The name of a temporary file, and which process of which machine writes it: one that is gone left it behind."""
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Put `data` at `path` in one step, and return when bytes and name are on the disk.
+
+    Raises:
+        OSError: the disk is full or fails; at `path` stands what stood there, or all of `data`.
+    """
+    temporary = path.with_name(f".tmp-{HOST}-{os.getpid()}-{os.urandom(8).hex()}")
+    handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(handle, rest) :]
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Return when the names in a folder are on the disk; at once on file systems that sync no folders.
+
+    Raises:
+        OSError: the disk fails, or there is no such folder.
+    """
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)

@@ -1,0 +1,40 @@
+"""Every name with an underscore that we use of Textual: what to look at first when its version is raised.
+
+Nothing imports this but a test, which fails where Textual has a name no longer, or where a use is missing here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from textual.app import App
+from textual.dom import DOMNode
+from textual.message_pump import MessagePump
+from textual.widgets import Tree
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """`file` (below tui/) uses `name` of `owner`, because `why`."""
+
+    owner: type[App[Any] | DOMNode | MessagePump]
+    name: str
+    file: str
+    why: str
+
+
+_GUARD = "screens/guard.py"
+USES = (
+    Use(App, "_filters", "drawing/nearest_colour.py", "a last step of our own; Textual lets only its own be chosen"),
+    Use(App, "_exception", _GUARD, "what a test's pilot raises when the test is over"),
+    Use(App, "_exception_event", _GUARD, "what a test's pilot waits for"),
+    Use(App, "_handle_exception", _GUARD, "overridden: the errors of timers, workers and layout end here"),
+    Use(App, "_register_child", _GUARD, "overridden: every widget passes here once, before its first message"),
+    Use(App, "_return_code", _GUARD, "the exit status where nothing is on the screen yet: exit() would wait for it"),
+    Use(MessagePump, "_close_messages_no_wait", _GUARD, "the end without waiting for a queue that may be stuck"),
+    Use(
+        MessagePump, "_dispatch_message", _GUARD, "overridden: the one place where a handler's exception can be caught"
+    ),
+    Use(Tree, "_clear_line_cache", "widgets/tree.py", "new colours without a new layout of the whole tree"),
+)
