@@ -30,7 +30,7 @@ from rankscope.engine.formats.gguf import GGUF
 from rankscope.engine.formats.pytorch import PYTORCH
 from rankscope.engine.formats.safetensors import SAFETENSORS
 from rankscope.engine.formats.tensor import FileStamp, Tensor, identify
-from rankscope.tui.cli.main import MODEL_HELP
+from rankscope.tui.cli.arguments import MODEL_HELP
 
 MAGIC = b"TRIAL\n"
 PHI3 = {"model_type": "phi3", "num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 2}
