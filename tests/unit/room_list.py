@@ -26,7 +26,9 @@ def listed() -> str:
             files = [file for file in sorted(folder.glob("*.py")) if file.name != "__init__.py"]
             name = folder.relative_to(ROOT).as_posix()
             rows = [f"| `{file.name}` | {_first_line(file)} |" for file in files]
-            parts.append("\n".join([f"**{name}/** {_first_line(folder / '__init__.py')}\n", "| file | |", "|---|---|", *rows]))
+            parts.append(
+                "\n".join([f"**{name}/** {_first_line(folder / '__init__.py')}\n", "| file | |", "|---|---|", *rows])
+            )
     return "\n" + "\n\n".join(parts) + "\n\n"
 
 

@@ -16,7 +16,7 @@ from rankscope.engine.compute import devices
 from rankscope.engine.errors import InputError
 from rankscope.store.spectra import stored_models
 
-_PACKAGES = ("torch", "numpy", "h5py", "gguf", "huggingface_hub", "textual", "plotext")
+_PACKAGES = ("torch", "numpy", "h5py", "safetensors", "gguf", "huggingface_hub", "textual", "plotext")
 
 
 def findings(root: Path) -> Iterator[tuple[str, str]]:
