@@ -260,7 +260,8 @@ def test_a_named_file_that_is_not_there_is_said(
 def test_the_settings_are_read_before_textual_is_imported(file: Path) -> None:
     """It reads the number of colours when it is imported; and a start without a file costs no TOML reader."""
     program = (
-        "import os, sys; from rankscope.tui.cli import launch; from rankscope.tui.settings.read import config_path, load;"
+        "import os, sys; from rankscope.tui.cli import launch;"
+        "from rankscope.tui.settings.read import config_path, load;"
         "launch.set_up(load(config_path()), os.environ); print(*sorted(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
