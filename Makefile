@@ -1,4 +1,5 @@
 # make demo: set up and explore a real model.   make test: set up and pass the whole suite.
+# make test FILE=tests/unit/engine: only these.   make quick: those that take little, 40 s on two cores.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,14 +8,26 @@ UV := UV_FIND_LINKS="$$PIP_FIND_LINKS" VIRTUAL_ENV= $(BIN)/uv
 INSTALL = $(UV) pip install --quiet --compile-bytecode -c constraints.txt --overrides overrides.txt
 INPUTS := pyproject.toml constraints.txt overrides.txt
 
-.PHONY: demo test dev lint package constraints clean
+.PHONY: demo test quick dev lint package constraints clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
 	$(BIN)/rankscope-tui demo
 
+# A process a core, each with one BLAS thread (tests/conftest.py).
+PARALLEL := -n auto --maxprocesses 8 --dist worksteal
+
 test: $(VENV)/.test
-	$(BIN)/pytest
+	$(BIN)/pytest $(if $(FILE),$(FILE),$(PARALLEL) --durations=10)
+
+# Left out: explorers that are started whole, kills and other real processes, fuzzed files, pictures, every family as
+# it runs in transformers, and the kernels' twins.
+SLOW := app/test_app_* app/test_themes.py app/test_start.py app/test_pictures.py cli/test_cli_processes.py \
+  cli/test_cli_show_pictures.py faults/test_fuzz.py unit/store/test_store_processes.py \
+  unit/engine/test_families_traced.py unit/engine/test_two_stage.py
+
+quick: $(VENV)/.test
+	$(BIN)/pytest $(PARALLEL) $(SLOW:%=--ignore-glob='$(CURDIR)/tests/%')
 
 dev: $(VENV)/.dev
 

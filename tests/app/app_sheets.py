@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from app_looking import DEADLINE
 from app_models import LLAMA, Weights, fill, save_model
 from textual.app import App, ComposeResult
 from textual.pilot import Pilot
@@ -85,6 +87,14 @@ async def press(pilot: Pilot[None], *keys: str) -> None:
     """Press keys and let the app come to rest."""
     await pilot.press(*keys)
     await pilot.pause()
+
+
+async def until(pilot: Pilot[None], condition: Callable[[], bool]) -> None:
+    """Wait until this is so."""
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        await pilot.pause(0.01)
 
 
 def column(sheet: Sheet, heading: str) -> list[str]:

@@ -1,27 +1,18 @@
-"""One BLAS thread and no network, settled before torch is imported; a model and a store for each test."""
+"""No animations; a model and a store for each test, and a gate before the solver."""
 
 from __future__ import annotations
 
 import os
-import sys
-import tempfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TEXTUAL_ANIMATIONS"] = "none"
-# The settings, the log and the first-run hint of whoever runs the tests are not looked at.
-os.environ |= {f"XDG_{kind}_HOME": tempfile.mkdtemp(prefix="rankscope-") for kind in ("CONFIG", "STATE")}
 
 import pytest
-from textual import _wait
-
-sys.path.insert(0, str(Path(__file__).parent))
-
+from app_gate import Gate
 from app_models import LLAMA, llama_weights, save_model
+from textual import _wait
 
 from rankscope.engine.spectrum import Spectrum
 from rankscope.tui.screens.first_run import mark_seen
@@ -44,25 +35,6 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def root(tmp_path: Path) -> Path:
     """The root of an empty store."""
     return tmp_path / "store"
-
-
-class Gate:
-    """Solving waits here: a scan stands still for as long as a test looks at it."""
-
-    def __init__(self) -> None:
-        self._passes = threading.Semaphore(0)
-
-    def let(self, count: int) -> None:
-        """So many more matrices may be solved."""
-        self._passes.release(count)
-
-    def open(self) -> None:
-        """All may."""
-        self.let(10_000)
-
-    def wait(self) -> None:
-        """For a pass."""
-        self._passes.acquire()
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 
+from app_gate import Gate
 from app_looking import View, exploring
 from app_models import fill, rank_in
-from conftest import Gate
 
 from rankscope.engine.compute.events import Event, Started
 from rankscope.store.spectra import SpectraStore

@@ -1,6 +1,7 @@
-"""The whole screen of every view at three sizes; `pytest --snapshot-update` after a change that is meant.
+"""The whole screen of every view at two sizes; `pytest --snapshot-update` after a change that is meant.
 
-Fixed data: spectra that numpy finds of a made-up llama, stored before the explorer opens; no engine runs.
+At a third size those of which it shows more than a larger chart. Fixed data: spectra that numpy finds of a made-up
+llama, stored before the explorer opens; no engine runs.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ VIEWS = {
     "help": (["question_mark"], "in the tree"),
 }
 SIZES = {"80x24": SMALL, "120x40": WIDE, "200x60": HUGE}
+SHOWN = [(name, size) for name in VIEWS for size in SIZES if size != "200x60" or name in ("facets", "heatmap", "table")]
 
 
 @pytest.fixture
@@ -56,8 +58,7 @@ def _looking(app: RankScopeApp, keys: list[str], seen: str) -> Callable[[Pilot[N
     return look
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", VIEWS)
+@pytest.mark.parametrize(("name", "size"), SHOWN)
 def test_a_view(app: RankScopeApp, snap_compare: Callable[..., bool], name: str, size: str) -> None:
     assert snap_compare(app, terminal_size=SIZES[size], run_before=_looking(app, *VIEWS[name]))
 

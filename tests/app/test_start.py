@@ -52,8 +52,8 @@ class Terminal:
         }
         self.child, self.terminal = pty.fork()
         if self.child == 0:
+            fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
             os.execve(sys.executable, [sys.executable, "-c", PROGRAM, *map(str, words)], environ)
-        fcntl.ioctl(self.terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
         self.written = b""
 
     def until(self, text: bytes) -> None:

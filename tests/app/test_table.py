@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from app_models import llama_weights, rank_in, spectrum_of
-from app_sheets import Sheets, column, find, lines, press, session_of, words, written
+from app_sheets import Sheets, column, find, lines, press, session_of, until, words, written
 from safetensors.numpy import load_file
 from textual.pilot import Pilot
 
@@ -214,8 +214,7 @@ async def test_out_of_sight_nothing_is_worked_out(pair: Pair, monkeypatch: pytes
         assert asked == []
         app.table.display = True
         app.table.focus()
-        await pilot.pause()
-        assert at_cursor(app) == "layers.2.attention.key"
+        await until(pilot, lambda: [">", "layers.2.attention.key"] in [row[:2] for row in words(app.table)])
 
 
 async def test_an_empty_table_answers_every_key(pair: Pair) -> None:

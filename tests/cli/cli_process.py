@@ -13,6 +13,17 @@ from typing import Any
 from cli_models import rows_of
 
 PROGRAM = "import sys; from rankscope.tui.cli.main import main; sys.exit(main())"
+NEXT = "--next-command"
+SEVERAL = f"""
+import sys
+from itertools import groupby
+from rankscope.tui.cli.main import main
+for is_next, words in groupby(sys.argv[1:], "{NEXT}".__eq__):
+    if not is_next:
+        assert main(list(words)) == 0
+        print("{NEXT}")
+"""
+"""Several commands in one process, which starts once for all of them."""
 
 
 @dataclass(frozen=True)

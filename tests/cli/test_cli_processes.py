@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 from cli_models import addresses, lapack, write, write_llama
-from cli_process import PROGRAM, Run, finish, spawn, start
+from cli_process import NEXT, PROGRAM, SEVERAL, Run, finish, spawn, start
 
 INTERRUPTIBLE = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {PROGRAM}"
-LIGHT = (
+REPORT = (
     "import sys, atexit; atexit.register(lambda: print(*sorted({'torch', 'numpy', 'rich', 'textual', 'h5py', "
     "'plotext', 'gguf', 'huggingface_hub', 'safetensors'} & set(sys.modules)), file=sys.stderr)); "
-    "from rankscope.tui.cli import main as cli; sys.exit(cli.{main}())"
 )
+LIGHT = REPORT + "from rankscope.tui.cli import main as cli; sys.exit(cli.{main}())"
 
 
 @pytest.fixture(scope="module")
@@ -127,12 +127,12 @@ def test_two_scans_of_one_store_at_once(tmp_path: Path, cli: Run) -> None:
 def test_a_scan_of_what_is_stored_imports_no_torch(tmp_path: Path, cli: Run) -> None:
     write_llama(tmp_path / "m", 1)
     cli("scan", tmp_path / "m")
-    for words in (("scan", tmp_path / "m", "--json"), ("show", tmp_path / "m"), ("tree", tmp_path / "m")):
-        ran = spawn(*words, program=LIGHT.replace("{main}", "main"))
-        assert ran.code == 0
-        assert "h5py" in ran.err
-        assert "torch" not in ran.err
-        assert "textual" not in ran.err
+    words = ("scan", tmp_path / "m", "--json", NEXT, "show", tmp_path / "m", NEXT, "tree", tmp_path / "m")
+    ran = spawn(*words, program=REPORT + SEVERAL)
+    assert ran.code == 0
+    assert "h5py" in ran.err
+    assert "torch" not in ran.err
+    assert "textual" not in ran.err
 
 
 @pytest.mark.parametrize("main", ["main", "main_tui"])
@@ -165,11 +165,13 @@ def test_names_beyond_ascii_in_the_c_locale(tmp_path: Path, cli: Run, locale: di
         cli("scan", tmp_path / "bücher-é", "--filter", "other*")
     else:
         assert spawn("scan", tmp_path / "bücher-é", "--filter", "other*", env=env).code == 0
-    for words in (("show", "--filter", "other*"), ("tree",), ("tree", "--json")):
-        ran = spawn(*words, tmp_path / "bücher-é", env=env)
-        assert (ran.code, ran.err) == (0, "")
-        assert ran.out.isascii()
-        assert "Schl" in ran.out
-    out = tmp_path / "größe.csv"
-    assert spawn("export", tmp_path / "bücher-é", "--filter", "other*", "-o", out, env=env).code == 0
+    model, out = tmp_path / "bücher-é", tmp_path / "größe.csv"
+    words = ("show", model, "--filter", "other*", NEXT, "tree", model, NEXT, "tree", model, "--json", NEXT)
+    ran = spawn(*words, "export", model, "--filter", "other*", "-o", out, env=env, program=SEVERAL)
+    assert ran.code == 0
+    assert ran.err.startswith(f"2 spectra in {tmp_path}")
+    assert len(ran.err.splitlines()) == 1
+    assert (ran.out + ran.err).isascii()
+    shown = ran.out.split(NEXT)
+    assert ["Schl" in text for text in shown] == [True, True, True, False, False]
     assert "Schlüssel" in out.read_text(encoding="utf-8")

@@ -70,8 +70,10 @@ def test_metrics_need_numpy_alone() -> None:
     assert not modules & {"torch", "scipy"}
 
 
-def test_the_check_sees_torch_where_it_is() -> None:
-    assert "torch" in _modules(("solvers.two_stage",))
+def test_the_check_sees_torch_where_it_is_and_the_kernels_are_left_where_they_are() -> None:
+    modules = _modules(("solvers.two_stage",))
+    assert "torch" in modules
+    assert "triton" not in modules
 
 
 def test_a_scan_on_a_cpu_imports_no_torch(tmp_path: Path) -> None:

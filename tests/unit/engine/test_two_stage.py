@@ -160,15 +160,6 @@ def test_the_band_has_room_for_bulges_and_zeros_beyond() -> None:
 
 def test_without_a_gpu_the_kernels_are_not_offered() -> None:
     assert not two_stage.available("cpu")
-    assert (
-        "triton"
-        not in subprocess.run(
-            [sys.executable, "-c", "import sys, rankscope.engine.solvers.two_stage; print(*sys.modules)"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.split()
-    )
 
 
 INTERPRETED = """
