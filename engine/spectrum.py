@@ -5,6 +5,7 @@ Nothing here imports torch or h5py; a spectrum can be read, drawn and compared w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import TYPE_CHECKING, TypeAlias
@@ -68,8 +69,8 @@ class Projection:
     is (source, slice, dequantisation, stored dtype and shape) and never depends on the revision.
     `transposed` marks tensors stored (input, output), as GPT-2's Conv1D. `note` is a line for the
     user, "" for none; `problem` the sentence that says why no spectrum can be computed, None where
-    one can. `rows` and `cols` are 0 for a tensor that is no matrix. `null` is "" for the matrix itself,
-    "flip" for its twin with random signs (engine/derive/flip.py), which has the same address and another key.
+    one can. `rows` and `cols` are 0 for a tensor that is no matrix. `derived` says how a matrix is made that no
+    checkpoint holds, None for one that does: the twin with random signs has its projection's address and another key.
     """
 
     address: str
@@ -89,7 +90,32 @@ class Projection:
     key: str
     problem: str | None = None
     note: str = ""
-    null: str = ""
+    derived: Derived | None = None
+
+    @property
+    def null(self) -> str:
+        """ "flip" for a sign-flipped twin, "" for everything else."""
+        return FLIPPED.formula if self.derived == FLIPPED else ""
+
+    @property
+    def parents(self) -> tuple[Projection, ...]:
+        """The projections whose matrices are read for this one: itself, unless it is derived of others."""
+        made = self.derived
+        return made.parents if made is not None and made.parents else (self,)
+
+    @property
+    def label(self) -> str:
+        """The address, and behind it what a derived matrix is."""
+        return self.address if self.derived is None else f"{self.address} {self.derived.label}"
+
+    def counts(self, weighting: str = "", gauge: str = "") -> bool:
+        """Whether it is a spectrum of its model, to be listed, scanned and added up, under a weighting and a gauge.
+
+        A projection is in exactly one of its states; a further row (Derived.is_further) is never counted.
+        """
+        if self.derived is None:
+            return not weighting and not gauge
+        return not self.derived.is_further and (self.derived.weighting, self.derived.gauge) == (weighting, gauge)
 
     @property
     def count(self) -> int:
@@ -101,6 +127,48 @@ class Projection:
         """Floating-point operations of Gram product and eigenvalues, for progress and ETA."""
         small, large = sorted((self.rows, self.cols))
         return float(small) * small * large + 4.0 / 3.0 * float(small) ** 3
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """Numbers that a formula takes beside matrices: known by their `digest`, which is part of the key.
+
+    `load` gives them as float64 when the matrix is made; None in what comes from a store.
+
+    Raises, when loading:
+        WeightsError: they cannot be had.
+    """
+
+    digest: str
+    load: Callable[[], Values] | None = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """How a matrix is made of others, by a formula of engine/derive.
+
+    `formula` and `version` name it, `label` is what a user reads behind the address. `parents` are the projections
+    whose matrices it takes, in order, none of them derived; () where that is the matrix of the tensor and slice
+    which the derived projection itself names. `operands` are the other numbers it takes.
+
+    A further row (`is_further`: a twin, a stack, a product, a difference) is a matrix of its own beside the model's.
+    Any other one is a state of its first parent, which has the parent's address: under a `weighting`, in a `gauge`,
+    "" for none. A further row may have them as well.
+    """
+
+    formula: str
+    version: int
+    label: str
+    is_further: bool
+    parents: tuple[Projection, ...] = ()
+    operands: tuple[Operand, ...] = ()
+    weighting: str = ""
+    gauge: str = ""
+
+
+FLIPPED = Derived("flip", 1, "with random signs", is_further=True)
+"""Of every sign-flipped twin (engine/derive/flip.py). No other derived row lies in files of format version 1, whose
+column `null` holds the formula."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,18 +186,14 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Spectrum:
-    """The singular values of a projection, with everything needed to trust them.
+class Provenance:
+    """How singular values came about, and how far they can be trusted.
 
-    `values`: float64, shape (min(rows, cols),), descending, in the units of the weights.
-    `frobenius_norm` is summed from the weights apart from the values. `error_bound` bounds the
-    absolute error of every value above `noise_floor`; a value below the floor is known only to be
-    below it. `weights_digest` is the digest of the stored tensor's bytes as they were read ("" where
-    the source is content-addressed). `seconds` is solving time; `computed_at` is ISO 8601, UTC.
+    `frobenius_norm` is summed from the weights apart from the values. `error_bound` bounds the absolute
+    error of every value above `noise_floor`; a value below the floor is known only to be below it; all
+    three in the units of the weights. `seconds` is solving time.
     """
 
-    projection: Projection
-    values: Values = field(repr=False, compare=False)
     frobenius_norm: float
     solver: str
     solver_version: int
@@ -138,8 +202,22 @@ class Spectrum:
     noise_floor: float
     device: str
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Spectrum:
+    """The singular values of a projection, with everything needed to trust them.
+
+    `values`: float64, shape (min(rows, cols),), descending, in the units of the weights. `computed_at` is
+    ISO 8601, UTC. `weights_digests` are of the stored bytes that were read, one for the tensor of each of
+    `projection.parents`, in order ("" where its source is content-addressed).
+    """
+
+    projection: Projection
+    values: Values = field(repr=False, compare=False)
+    provenance: Provenance
     computed_at: str
-    weights_digest: str
+    weights_digests: tuple[str, ...]
     run: Run
 
 

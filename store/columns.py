@@ -59,7 +59,7 @@ PROJECTION = {
     "null": "text",
     "slice_index": "<i4",
 }
-RESULT = {
+PROVENANCE = {
     "frobenius_norm": "<f8",
     "solver": "text",
     "solver_version": "<i4",
@@ -68,12 +68,25 @@ RESULT = {
     "noise_floor": "<f8",
     "device": "text",
     "seconds": "<f8",
-    "computed_at": "text",
-    "weights_digest": "text",
 }
+RESULT = PROVENANCE | {"computed_at": "text", "weights_digest": "text"}
 METRICS = {"effective_rank": "<f8", "stable_rank": "<f8", "sigma_max": "<f8", "sigma_min": "<f8"}
 PLACE = {"offset": "<i8", "count": "<i8", "crc32": "<u4", "source_id": "<u4", "run_id": "<u4"}
 INDEX = PROJECTION | RESULT | METRICS | PLACE
+"""Of format version 1: matrices of checkpoints, and their sign-flipped twins."""
+DERIVED = {
+    "formula": "text",
+    "formula_version": "<i4",
+    "label": "text",
+    "further": "u1",
+    "operands": "text",
+    "weighting": "text",
+    "gauge": "text",
+}
+DERIVED_INDEX = INDEX | DERIVED
+"""Of format version 2, for every other derived matrix."""
+PARENT = {"row": "<u4"} | PROJECTION | {"weights_digest": "text", "source_id": "<u4"}
+"""Of format version 2: what the matrix in a row of the index is made of, in order."""
 ADDED: dict[str, str | int] = {"null": "", "slice_index": -1}
 """Columns that older files do not have, and what every row of such a file means."""
 

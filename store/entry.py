@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rankscope.engine import metrics
-from rankscope.engine.spectrum import THRESHOLDS, Projection, Run, Spectrum, Values
+from rankscope.engine.spectrum import THRESHOLDS, Projection, Provenance, Run, Spectrum, Values
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,16 +18,9 @@ class Entry:
     """
 
     projection: Projection
-    frobenius_norm: float
-    solver: str
-    solver_version: int
-    compute_dtype: str
-    error_bound: float
-    noise_floor: float
-    device: str
-    seconds: float
+    provenance: Provenance
     computed_at: str
-    weights_digest: str
+    weights_digests: tuple[str, ...]
     run: Run
     ranks: Mapping[float, int]
     effective_rank: float | None
@@ -41,16 +34,9 @@ def entry_of(spectrum: Spectrum) -> Entry:
     values = spectrum.values
     return Entry(
         projection=spectrum.projection,
-        frobenius_norm=spectrum.frobenius_norm,
-        solver=spectrum.solver,
-        solver_version=spectrum.solver_version,
-        compute_dtype=spectrum.compute_dtype,
-        error_bound=spectrum.error_bound,
-        noise_floor=spectrum.noise_floor,
-        device=spectrum.device,
-        seconds=spectrum.seconds,
+        provenance=spectrum.provenance,
         computed_at=spectrum.computed_at,
-        weights_digest=spectrum.weights_digest,
+        weights_digests=spectrum.weights_digests,
         run=spectrum.run,
         ranks=dict(zip(THRESHOLDS, metrics.threshold_ranks(values, THRESHOLDS), strict=True)),
         effective_rank=metrics.effective_rank(values),
@@ -62,18 +48,4 @@ def entry_of(spectrum: Spectrum) -> Entry:
 
 def spectrum_of(entry: Entry, values: Values) -> Spectrum:
     """The spectrum that `entry` was made of; `values`: float64, shape (projection.count,)."""
-    return Spectrum(
-        projection=entry.projection,
-        values=values,
-        frobenius_norm=entry.frobenius_norm,
-        solver=entry.solver,
-        solver_version=entry.solver_version,
-        compute_dtype=entry.compute_dtype,
-        error_bound=entry.error_bound,
-        noise_floor=entry.noise_floor,
-        device=entry.device,
-        seconds=entry.seconds,
-        computed_at=entry.computed_at,
-        weights_digest=entry.weights_digest,
-        run=entry.run,
-    )
+    return Spectrum(entry.projection, values, entry.provenance, entry.computed_at, entry.weights_digests, entry.run)

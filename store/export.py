@@ -23,18 +23,8 @@ STATE = "stored"
 """The state of every row of an export: only what is stored is exported."""
 
 _SLICE = ("axis", "groups", "offset", "width")
-_RESULT = (
-    "effective_rank",
-    "stable_rank",
-    "sigma_max",
-    "sigma_min",
-    "frobenius_norm",
-    "solver",
-    "error_bound",
-    "noise_floor",
-    "device",
-    "seconds",
-)
+_METRICS = ("effective_rank", "stable_rank", "sigma_max", "sigma_min")
+_PROVENANCE = ("frobenius_norm", "solver", "error_bound", "noise_floor", "device", "seconds")
 _UNSAFE_NAME = re.compile(r"\.{2,}|[%/\\:\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -66,7 +56,8 @@ def row(
         "state": state,
         "error": error,
         "ranks": None if ranks is None else {f"{threshold:.12g}": rank for threshold, rank in ranks.items()},
-        **{name: None if entry is None else _finite(getattr(entry, name)) for name in _RESULT},
+        **{name: None if entry is None else _finite(getattr(entry, name)) for name in _METRICS},
+        **{name: None if entry is None else _finite(getattr(entry.provenance, name)) for name in _PROVENANCE},
         "null": projection.null or None,
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from .entry import Entry
@@ -21,7 +21,8 @@ class Index:
     """The rows of all files. The newest row of a key counts, unless its weights have changed since.
 
     A tensor's weights have changed where a newer row of the same source identity and tensor has
-    another digest of its bytes: a local file that was changed in place. Not thread-safe.
+    another digest of its bytes: a local file that was changed in place. A derived row was read from the
+    tensors of its parents, so it counts as long as each of these is what it was. Not thread-safe.
     """
 
     def __init__(self) -> None:
@@ -37,10 +38,9 @@ class Index:
             held = self._rows.get(key)
             if held is None or self._entry(held).computed_at <= entry.computed_at:
                 self._rows[key] = name, row
-            if entry.weights_digest:
-                tensor = _tensor(entry)
-                read = entry.computed_at, entry.weights_digest
-                self._weights[tensor] = max(read, self._weights.get(tensor, read))
+            for tensor, digest in _read(entry):
+                found = entry.computed_at, digest
+                self._weights[tensor] = max(found, self._weights.get(tensor, found))
 
     def forget(self, names: Iterable[str]) -> None:
         """Drop the rows of these files; what they hid comes into view."""
@@ -62,6 +62,13 @@ class Index:
         valid = (self._valid(self._entry(held)) for held in self._rows.values())
         return [entry for entry in valid if entry is not None]
 
+    def by_version(self) -> list[list[str]]:
+        """The names of the files, sorted, those of each format version apart."""
+        files: dict[int, list[str]] = {}
+        for name in sorted(self.parts):
+            files.setdefault(self.parts[name].version, []).append(name)
+        return list(files.values())
+
     def place(self, key: str) -> Place:
         """Where the values of `entry(key)` are."""
         name, row = self._rows[key]
@@ -73,9 +80,11 @@ class Index:
         return self.parts[name].entries[row]
 
     def _valid(self, entry: Entry) -> Entry | None:
-        digest = entry.weights_digest
-        return entry if not digest or self._weights[_tensor(entry)][1] == digest else None
+        return entry if all(self._weights[tensor][1] == digest for tensor, digest in _read(entry)) else None
 
 
-def _tensor(entry: Entry) -> tuple[str, str]:
-    return entry.projection.source.identity, entry.projection.tensor
+def _read(entry: Entry) -> Iterator[tuple[tuple[str, str], str]]:
+    """The tensors that an entry was read from and whose file does not vouch for its bytes, with the digest of these."""
+    for parent, digest in zip(entry.projection.parents, entry.weights_digests, strict=True):
+        if digest:
+            yield (parent.source.identity, parent.tensor), digest

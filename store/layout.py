@@ -17,18 +17,18 @@ from datetime import UTC, datetime
 from functools import cache
 from hashlib import blake2b
 from importlib.metadata import version
-from itertools import accumulate, count, repeat
-from math import isnan
+from itertools import accumulate, count
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from rankscope.engine.spectrum import THRESHOLDS, Projection, Run, Slice, Source, Values
+from rankscope.engine.spectrum import THRESHOLDS, Projection, Values
 
-from .columns import INDEX, METRICS, RESULT, RUN, SOURCE, Row, Table, pack, unpack, unpack_rows
+from .columns import DERIVED_INDEX, INDEX, PARENT, RUN, SOURCE, Table, pack
 from .entry import Entry
+from .rows import derived_row, entries_of, fields, index_row, parent_rows
 
 h5: Any = h5py  # it has no types
 
@@ -36,6 +36,9 @@ _number = count()  # HDF5 refuses two open images of one name, whatever the thre
 
 FORMAT = "rankscope-spectra"
 FORMAT_VERSION = 1
+DERIVED_VERSION = 2
+"""Of files with derived rows other than sign-flipped twins: a program that does not know these leaves them alone."""
+READ = (FORMAT_VERSION, DERIVED_VERSION)
 
 HEAD = 512
 """Bytes of the HDF5 user block, which carries the place of /values and the digest of all the rest.
@@ -44,7 +47,7 @@ With it a 64 MB volume is safe to parse after reading the few MB that are not va
 themselves are checked one spectrum at a time, against the crc32 in the index.
 """
 
-DESCRIPTION = """\
+_PROSE = """\
 Singular values of the weight matrices of a neural network. Row n of /index is a matrix; its singular
 values, in descending order and in the units of the weights, are /values[offset : offset + count]
 (zero-based). /rank_table[n, j] is the smallest k whose k largest values hold /rank_threshold[j] of the
@@ -56,13 +59,33 @@ none. NaN: undefined. crc32 is of the values' bytes. Text is UTF-8, padded with 
 null "": the matrix itself; "flip": for comparison, its absolute values under random signs. Entry n, row
 by row as stored, is negative where bit n is 1 of the 64-bit words, lowest bit first, that
 numpy.random.PCG64(int(key, 16)).random_raw(number of words) gives.
+"""
+_DERIVED_PROSE = """\
+formula: what makes the matrix of others, which are the rows of /parents whose `row` is its zero-based
+row of /index, in that order; "": the matrix itself. weights_digest is then theirs. Each parent is turned
+to (output, input) before. label: what that is, in words; operands: digests of the other numbers it takes.
+further 1: a matrix beside those of the model; 0: another state of the matrix at that address, under a
+weighting, in a gauge, "" for none.
+"""
+_PYTHON = """\
 Python:
     f = h5py.File(path, "r"); index = [i for i in f["index"][:] if not i["null"]]
     spectra = {i["address"].decode(): f["values"][i["offset"] : i["offset"] + i["count"]] for i in index}
+"""
+_DERIVED_PYTHON = """\
+Python:
+    f = h5py.File(path, "r"); index = [(i["address"].decode(), i["label"].decode(), i) for i in f["index"][:]]
+    spectra = {(a, label): f["values"][i["offset"] : i["offset"] + i["count"]] for a, label, i in index}
+"""
+_MATLAB = """\
 MATLAB:
     index = h5read(path, '/index'); n = 1;
     spectrum = h5read(path, '/values', double(index.offset(n)) + 1, double(index.count(n)));
 """
+
+
+DESCRIPTION = _PROSE + _PYTHON + _MATLAB
+DERIVED_DESCRIPTION = _PROSE + _DERIVED_PROSE + _DERIVED_PYTHON + _MATLAB
 
 
 class UnknownFormatError(Exception):
@@ -76,6 +99,7 @@ class Part:
     entries: list[Entry]
     start: list[int]
     crc32: list[int]
+    version: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +110,13 @@ class Image:
     part: Part
 
 
+def version_of(projection: Projection) -> int:
+    """The format version of the files that hold this projection's spectrum."""
+    return FORMAT_VERSION if projection.derived is None or projection.null else DERIVED_VERSION
+
+
 def build(entries: Sequence[Entry], values: Sequence[Values]) -> Image:
-    """One file of the store. `values[i]`: float64, shape (entries[i].projection.count,)."""
+    """One file of the store, of one format version. `values[i]`: float64, shape (entries[i].projection.count,)."""
     with h5.File(f"image-{next(_number)}", "w", driver="core", backing_store=False, userblock_size=HEAD) as file:
         crc32 = _fill(file, entries, values, {})
         file.flush()
@@ -98,7 +127,7 @@ def build(entries: Sequence[Entry], values: Sequence[Values]) -> Image:
     rest = _digest(body[: first - HEAD], body[first - HEAD + size :])
     head = f"{FORMAT} {first} {size} {rest}\n".encode().ljust(HEAD, b"\0")
     start = [first + 8 * offset for offset in _offsets(values)]
-    return Image(head + body, Part(list(entries), start, crc32))
+    return Image(head + body, Part(list(entries), start, crc32, _version(entries)))
 
 
 def build_compressed(entries: Sequence[Entry], values: Sequence[Values]) -> bytes:
@@ -161,16 +190,23 @@ def _fill(file: Any, entries: Sequence[Entry], values: Sequence[Values], packed:
     flat = np.concatenate([np.zeros(0), *values]).astype("<f8", copy=False)
     file.create_dataset("values", data=flat, **packed).attrs["units"] = "1"
     crc32 = [zlib.crc32(v.astype("<f8").tobytes()) for v in values]
-    sources = {source: n for n, source in enumerate(dict.fromkeys(e.projection.source for e in entries))}
+    version = _version(entries)
+    every = (p.source for entry in entries for p in (entry.projection, *entry.projection.parents))
+    sources = {source: n for n, source in enumerate(dict.fromkeys(every))}
     runs = {run: n for n, run in enumerate(dict.fromkeys(e.run for e in entries))}
     places = zip(_offsets(values), map(len, values), crc32, strict=True)
     rows = [
-        _row(entry) + place + (sources[entry.projection.source], runs[entry.run])
+        index_row(entry) + place + (sources[entry.projection.source], runs[entry.run])
         for entry, place in zip(entries, places, strict=True)
     ]
-    index = file.create_dataset("index", data=pack(INDEX, rows))
-    file.create_dataset("sources", data=pack(SOURCE, [_fields(source, SOURCE) for source in sources]))
-    file.create_dataset("runs", data=pack(RUN, [_fields(run, RUN) for run in runs]))
+    if version == FORMAT_VERSION:
+        index = file.create_dataset("index", data=pack(INDEX, rows))
+    else:
+        derived = [row + derived_row(entry.projection.derived) for row, entry in zip(rows, entries, strict=True)]
+        index = file.create_dataset("index", data=pack(DERIVED_INDEX, derived))
+        file.create_dataset("parents", data=pack(PARENT, parent_rows(entries, sources)))
+    file.create_dataset("sources", data=pack(SOURCE, [fields(source, SOURCE) for source in sources]))
+    file.create_dataset("runs", data=pack(RUN, [fields(run, RUN) for run in runs]))
 
     ranks = [[entry.ranks[threshold] for threshold in THRESHOLDS] for entry in entries]
     table = file.create_dataset("rank_table", data=np.array(ranks, "<u4").reshape(-1, len(THRESHOLDS)))
@@ -181,11 +217,11 @@ def _fill(file: Any, entries: Sequence[Entry], values: Sequence[Values], packed:
         dimension.label = label
 
     file.attrs["format"] = FORMAT
-    file.attrs["format_version"] = FORMAT_VERSION
+    file.attrs["format_version"] = version
     file.attrs["software"] = _software()
     # To the microsecond: every file has a name of its own, so no merge can write one of its inputs.
     file.attrs["created_at"] = datetime.now(UTC).isoformat(timespec="microseconds")
-    file.attrs["description"] = DESCRIPTION
+    file.attrs["description"] = DESCRIPTION if version == FORMAT_VERSION else DERIVED_DESCRIPTION
     return crc32
 
 
@@ -193,86 +229,21 @@ def _part(file: Any) -> Part:
     if file.attrs.get("format") != FORMAT:
         raise UnknownFormatError("It is not a file of spectra.")
     found = int(file.attrs["format_version"])
-    if found != FORMAT_VERSION:
-        raise UnknownFormatError(f"It has format version {found}; this version of rankscope reads {FORMAT_VERSION}.")
+    if found not in READ:
+        known = " and ".join(map(str, READ))
+        raise UnknownFormatError(f"It has format version {found}; this version of rankscope reads {known}.")
     index: Table = file["index"][()]
     first = file["values"].id.get_offset() or HEAD
     return Part(
-        entries=_entries(index, file),
+        entries=entries_of(index, file),
         start=(first + 8 * index["offset"]).tolist(),
         crc32=index["crc32"].tolist(),
+        version=found,
     )
 
 
-def _entries(index: Table, file: Any) -> list[Entry]:
-    """The rows of the index as objects, made column by column."""
-    sources = [
-        Source(repo, commit, name, identity, size, bool(addressed))
-        for repo, commit, name, identity, size, addressed in unpack_rows(SOURCE, file["sources"][()])
-    ]
-    runs = [Run(*row) for row in unpack_rows(RUN, file["runs"][()])]
-    columns = unpack(INDEX, index)
-    places = zip(*(columns[f"slice_{name}"] for name in ("axis", "groups", "offset", "width", "index")), strict=True)
-    slices = (
-        None if axis < 0 else Slice(axis, groups, offset, width, None if index < 0 else index)
-        for axis, groups, offset, width, index in places
-    )
-    projections = map(
-        Projection,
-        columns["address"],
-        columns["tensor"],
-        slices,
-        (tower or None for tower in columns["tower"]),
-        (None if layer < 0 else layer for layer in columns["layer"]),
-        columns["block"],
-        columns["role"],
-        (None if expert < 0 else expert for expert in columns["expert"]),
-        columns["rows"],
-        columns["cols"],
-        columns["dtype"],
-        columns["dequantisation"],
-        map(bool, columns["transposed"]),
-        map(sources.__getitem__, columns["source_id"]),
-        columns["key"],
-        repeat(None),
-        repeat(""),
-        columns["null"],
-    )
-    thresholds = file["rank_threshold"][()].tolist()
-    return list(
-        map(
-            Entry,
-            projections,
-            *(columns[name] for name in RESULT),
-            map(runs.__getitem__, columns["run_id"]),
-            (dict(zip(thresholds, ranks, strict=True)) for ranks in file["rank_table"][()].tolist()),
-            *((None if isnan(v) else v for v in columns[name]) for name in METRICS),
-        )
-    )
-
-
-def _row(entry: Entry) -> Row:
-    """The columns of PROJECTION, RESULT and METRICS, in order."""
-    p = entry.projection
-    s = p.slice
-    return (
-        p.address,
-        p.tensor,
-        *((-1, -1, -1, -1) if s is None else (s.axis, s.groups, s.offset, s.width)),
-        p.tower or "",
-        -1 if p.layer is None else p.layer,
-        p.block,
-        p.role,
-        -1 if p.expert is None else p.expert,
-        *(p.rows, p.cols, p.dtype, p.dequantisation, p.transposed, p.key, p.null),
-        -1 if s is None or s.index is None else s.index,
-        *_fields(entry, RESULT),
-        *(np.nan if value is None else value for value in _fields(entry, METRICS)),
-    )
-
-
-def _fields(item: object, names: Mapping[str, str]) -> Row:
-    return tuple(getattr(item, name) for name in names)
+def _version(entries: Sequence[Entry]) -> int:
+    return max((version_of(entry.projection) for entry in entries), default=FORMAT_VERSION)
 
 
 def _offsets(values: Sequence[Values]) -> list[int]:

@@ -168,7 +168,7 @@ def plan(sizes: Mapping[str, int]) -> list[list[str]]:
 
 
 def merge(folder: Path, inputs: list[str]) -> None:
-    """Write the spectra of `inputs` into one volume; once that is verified, unlink them.
+    """Write the spectra of `inputs`, files of one format version, into one volume; once that is verified, unlink them.
 
     Safe against kills and against other mergers without a lock: a file is unlinked only when one
     that was made after it, and therefore never is an input of a merge that made it, holds all its

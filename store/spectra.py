@@ -135,7 +135,7 @@ class SpectraStore:
                 pass
 
     def merge(self) -> None:
-        """Merge segments into volumes where there are 32 or more; otherwise a listing and no more.
+        """Merge segments into volumes where there are 32 or more of a format version; otherwise a listing and no more.
 
         Spectra are safe whatever happens: a merge removes nothing before its result is verified.
 
@@ -147,21 +147,10 @@ class SpectraStore:
         with self._merging:
             with self._lock:
                 self.refresh()
-                names = sorted(self._index.parts)  # what is served: files of a later version stay as they are
-            if not _is_due(names):  # another thread or process was faster
-                return
-            sizes = {}
-            for name in names:
-                with suppress(FileNotFoundError):
-                    sizes[name] = (self.folder / name).stat().st_size
-            for batch in segments.plan(sizes):
-                try:
-                    segments.merge(self.folder, batch)
-                except FileNotFoundError:
-                    break  # another process is merging the same files
-                except DamagedFile as damage:
-                    self._set_aside(damage)
-            self.refresh()
+                groups = self._index.by_version()  # what is served: files of a later version stay as they are
+            for names in groups:
+                if _is_due(names):  # or another thread or process was faster
+                    self._merge(names)
 
     def close(self) -> None:
         """Finish what is pending, merge if it is due, end the thread. Reading goes on working."""
@@ -170,7 +159,7 @@ class SpectraStore:
             self.merge()
 
     def _save(self, spectra: list[Spectrum]) -> None:
-        """One new segment; called by the writer's thread."""
+        """One new segment, of spectra of one format version; called by the writer's thread."""
         entries = [entry_of(spectrum) for spectrum in spectra]
         image = build(entries, [spectrum.values for spectrum in spectra])
         if not self._prepared:
@@ -181,6 +170,21 @@ class SpectraStore:
         with self._lock:
             if self._loaded and name not in self._index.parts:
                 self._index.add(name, image.part)
+
+    def _merge(self, names: list[str]) -> None:
+        """Merge files of one format version."""
+        sizes = {}
+        for name in names:
+            with suppress(FileNotFoundError):
+                sizes[name] = (self.folder / name).stat().st_size
+        for batch in segments.plan(sizes):
+            try:
+                segments.merge(self.folder, batch)
+            except FileNotFoundError:
+                break  # another process is merging the same files
+            except DamagedFile as damage:
+                self._set_aside(damage)
+        self.refresh()
 
     def _load(self) -> None:
         if not self._loaded:
@@ -252,7 +256,7 @@ class SpectraStore:
 class StoredModel:
     """A folder of the store: `name` is the Hub id or path recorded in it, `size` is in bytes.
 
-    `spectra` counts those of the weights: their sign-flipped twins are no spectra of the model.
+    `spectra` counts those of the weights as they are: twins and whatever else is derived are no spectra of the model.
     """
 
     folder: str
@@ -275,7 +279,7 @@ def stored_models(root: Path) -> list[StoredModel]:
                 StoredModel(
                     folder=folder.name,
                     name=newest.projection.source.repo if newest else folder.name,
-                    spectra=sum(not entry.projection.null for entry in entries),
+                    spectra=sum(entry.projection.counts() for entry in entries),
                     size=segments.size(folder),
                     computed_at=newest.computed_at if newest else "",
                 )

@@ -9,6 +9,8 @@ from concurrent.futures import Future
 
 from rankscope.engine.spectrum import Spectrum
 
+from .layout import version_of
+
 BATCH = 64
 """Spectra a file at most: 0.24 ms each in batches of 64, 3.2 ms alone; a slow disk makes larger batches."""
 
@@ -16,7 +18,7 @@ _Pending = tuple[Spectrum, "Future[None]"]
 
 
 class Writer:
-    """Calls `save` with up to BATCH spectra at a time, on a thread that the first `put` starts."""
+    """Calls `save` with up to BATCH spectra of one format version, on a thread that the first `put` starts."""
 
     def __init__(self, save: Callable[[list[Spectrum]], None]) -> None:
         self._save = save
@@ -52,15 +54,22 @@ class Writer:
             self._thread.join()
 
     def _run(self) -> None:
-        while batch := self._take():
-            try:
-                self._save([spectrum for spectrum, _ in batch])
-            except Exception as error:  # noqa: BLE001 - told to whoever waits for it; the next batch goes on
-                for _, future in batch:
-                    future.set_exception(error)
-            else:
-                for _, future in batch:
-                    future.set_result(None)
+        while taken := self._take():
+            batches: dict[int, list[_Pending]] = {}
+            for item in taken:
+                batches.setdefault(version_of(item[0].projection), []).append(item)
+            for batch in batches.values():
+                self._write(batch)
+
+    def _write(self, batch: list[_Pending]) -> None:
+        try:
+            self._save([spectrum for spectrum, _ in batch])
+        except Exception as error:  # noqa: BLE001 - told to whoever waits for it; the next batch goes on
+            for _, future in batch:
+                future.set_exception(error)
+        else:
+            for _, future in batch:
+                future.set_result(None)
 
     def _take(self) -> list[_Pending]:
         """Wait for work; empty only when closed and finished."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
@@ -68,23 +68,26 @@ class Engine:
         checkpoint: Checkpoint,
         projections: Iterable[Projection],
         *,
+        others: Sequence[Checkpoint] = (),
         urgent: bool = False,
         recompute: bool = False,
     ) -> list[Projection]:
         """Queue what is neither stored (unless `recompute`) nor under way; returns what was accepted.
 
-        An urgent request overtakes everything that waits. A projection with a `problem` fails at once.
+        Parents of derived projections may lie in `others`, too. An urgent request overtakes everything that waits.
+        A projection with a `problem` fails at once.
         """
+        opened = (checkpoint, *others)
         wanted = [p for p in projections if recompute or not self._sink.has(p.key)]
         sound = [p for p in wanted if p.problem is None and not self._is_under_way(p.key)]
         refused = [Failed(p, p.problem) for p in wanted if p.problem is not None]
-        to_fetch = checkpoint.bytes_to_fetch({p.tensor for p in sound})
+        to_fetch = sum(held.bytes_to_fetch(_tensors_in(held, sound)) for held in opened if held.is_remote)
         self._reporter.expect([*sound, *(f.projection for f in refused)], to_fetch)  # before a worker can finish one
-        accepted = self._queue.add(checkpoint, sound, urgent)
+        accepted = self._queue.add(checkpoint, sound, urgent, others)
         for failure in refused:
             self._reporter.tell(failure)
         if accepted:
-            self._start(checkpoint.is_remote)
+            self._start(any(held.is_remote for held in opened))
         return accepted
 
     def _is_under_way(self, key: str) -> bool:
@@ -157,14 +160,21 @@ class Engine:
 
     def _read_one(self, reader: Reader, job: Job) -> None:
         watch = Watch(self._reporter.fetched, lambda text: self._reporter.tell(Notice(text)), job.withdrawn)
-        try:
-            weights, seen = reader.read(job, watch)
-        except WeightsError as error:
-            self._fail(self._queue.drop(job), str(error))
-        except Exception as error:  # noqa: BLE001 - whatever a file holds, the scan goes on
-            self._fail(self._queue.drop(job), f"cannot be read: {type(error).__name__}: {error}")
+        parts = job.parts
+        for part in parts:
+            try:
+                part.weights, part.seen = reader.read(part, watch)
+            except WeightsError as error:
+                part.fault = str(error)
+            except Exception as error:  # noqa: BLE001 - whatever a file holds, the scan goes on
+                part.fault = f"cannot be read: {type(error).__name__}: {error}"
+        if all(part.fault for part in parts):
+            lost = self._queue.drop(job)
         else:
-            self._queue.loaded(job, weights, seen)
+            lost = self._queue.drop_faulty(job)
+            self._queue.loaded(job, job.weights, job.seen)
+        for projection in lost:
+            self._fail([projection], job.fault_of(projection))
 
     def _work(self, device: Device, threads: int, run: Run) -> None:
         with own_stream(device.name):
@@ -206,3 +216,9 @@ class Engine:
     def _fail(self, projections: Iterable[Projection], reason: str) -> None:
         for projection in projections:
             self._reporter.tell(Failed(projection, reason))
+
+
+def _tensors_in(checkpoint: Checkpoint, projections: Iterable[Projection]) -> set[str]:
+    """The names of its tensors that are read for these projections."""
+    files = {tensor.source.identity for tensor in checkpoint.tensors}
+    return {p.tensor for projection in projections for p in projection.parents if p.source.identity in files}

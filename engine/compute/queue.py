@@ -5,9 +5,9 @@ from __future__ import annotations
 import heapq
 import itertools
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..checkpoint.open import Checkpoint
 from ..formats.tensor import Tensor
@@ -17,10 +17,22 @@ URGENT, SCAN = 0, 1
 _MAX_READY = 64
 
 
+_NOT_READ = threading.Event()
+"""Of a job that nobody reads yet: one for each of 45,000 jobs would be a third of what queueing them takes."""
+
+Place: TypeAlias = tuple[str, str]
+"""Where a tensor lies: the identity of the file, its name there."""
+
+
 @dataclass(slots=True)
 class Job:
-    """The wanted projections of one stored tensor, which is read once for all of them, to one device. `withdrawn`
-    tells whoever reads it that none is wanted any more."""
+    """The wanted projections of one stored tensor, which is read once for all of them, to one device.
+
+    Derived ones may need more tensors, of this checkpoint or of others. Each of these is a job `beside` this one: its
+    projections are the parents in it, and it is read and let go with this one. `seen` is the digest of the tensor's
+    bytes, `fault` the sentence that says why it could not be read. `withdrawn` tells whoever reads it that none is
+    wanted any more.
+    """
 
     priority: int
     number: int
@@ -30,11 +42,48 @@ class Job:
     device: str = ""
     weights: Any = field(default=None, repr=False)
     seen: str = ""
-    withdrawn: threading.Event = field(default_factory=threading.Event, repr=False)
+    withdrawn: threading.Event = field(default=_NOT_READ, repr=False)
+    beside: tuple[Job, ...] = ()
+    fault: str = ""
 
     @property
     def rank(self) -> tuple[int, int]:
         return self.priority, self.number
+
+    @property
+    def place(self) -> Place:
+        """Where its tensor lies."""
+        return self.tensor.source.identity, self.tensor.name
+
+    @property
+    def parts(self) -> tuple[Job, ...]:
+        """Itself and those beside it that its projections need: an urgent job may have taken some of them over."""
+        if not self.beside:
+            return (self,)
+        needed = {place for p in self.projections for place in _places(p)}
+        return tuple(job for job in (self, *self.beside) if job.place in needed)
+
+    def part(self, parent: Projection) -> Job:
+        """Of itself and those beside it, the job of the tensor in which this parent of its projections lies."""
+        if not self.beside:
+            return self
+        return next(job for job in (self, *self.beside) if job.place == _place(parent))
+
+    def fault_of(self, projection: Projection) -> str:
+        """Why a projection's weights could not be read, with the parent of a derived one named; "" where they were."""
+        for parent in projection.parents:
+            if fault := self.part(parent).fault:
+                return fault if parent is projection else f"{parent.label}: {fault}"
+        return ""
+
+    def let_go(self) -> None:
+        """Free the memory."""
+        for job in (self, *self.beside):
+            job.weights = None
+
+    def room_on(self, device: str) -> int:
+        """Bytes of the weights of all its tensors in a device's memory."""
+        return sum(job.bytes_on(device) for job in self.parts)
 
     def bytes_on(self, device: str) -> int:
         """What its weights take in a device's memory."""
@@ -71,10 +120,20 @@ class JobQueue:
         self._numbers = itertools.count()
         self._closed = False
 
-    def add(self, checkpoint: Checkpoint, projections: Iterable[Projection], urgent: bool) -> list[Projection]:
-        """Queue projections, grouped by tensor; returns those that were not queued before."""
-        tensors = {tensor.name: tensor for tensor in checkpoint.tensors}
-        groups: dict[str, list[Projection]] = {}
+    def add(
+        self,
+        checkpoint: Checkpoint,
+        projections: Iterable[Projection],
+        urgent: bool,
+        others: Sequence[Checkpoint] = (),
+    ) -> list[Projection]:
+        """Queue projections, grouped by what is read for them; returns those that were not queued before.
+
+        Raises:
+            KeyError: a parent lies neither in `checkpoint` nor in one of `others`.
+        """
+        opened = [(held, {tensor.name: tensor for tensor in held.tensors}) for held in (checkpoint, *others)]
+        wanted: list[Projection] = []
         fresh: list[Projection] = []
         with self._changed:
             for projection in projections:
@@ -83,11 +142,13 @@ class JobQueue:
                     fresh.append(projection)
                 elif not urgent or not self._release(owner, projection):
                     continue
-                groups.setdefault(projection.tensor, []).append(projection)
+                wanted.append(projection)
                 self._owner[projection.key] = _RESERVED
-            for name, members in groups.items():
-                job = Job(URGENT if urgent else SCAN, next(self._numbers), checkpoint, tensors[name], members)
-                self._owner.update({p.key: job for p in members})
+            for places, members in _grouped(wanted):
+                job = Job(URGENT if urgent else SCAN, next(self._numbers), *_find(places[0], opened), members)
+                job.beside = tuple(_beside(job, *_find(place, opened)) for place in places[1:])
+                for projection in members:
+                    self._owner[projection.key] = job
                 heapq.heappush(self._waiting, (job.rank, job))
             self._changed.notify_all()
         return fresh
@@ -113,20 +174,34 @@ class JobQueue:
             while not self._closed:
                 if roomy := [device for device in self._budgets if self._can_read(device)]:
                     job = heapq.heappop(self._waiting)[1]
-                    job.device = min(roomy, key=lambda device: sum(j.cost for j in self._held(device)))
+                    device = min(roomy, key=lambda device: sum(j.cost for j in self._held(device)))
+                    job.withdrawn = threading.Event()
+                    for part in (job, *job.beside):
+                        part.device = device
                     self._reading.append(job)
                     return job
                 self._changed.wait()
         return None
 
     def loaded(self, job: Job, weights: object, seen: str) -> None:
-        """The job's tensor is in memory; a job whose projections were withdrawn is let go."""
+        """What the job's projections need is in memory; a job that has none left is let go."""
         with self._changed:
             self._reading.remove(job)
+            job.weights, job.seen = weights, seen
             if job.projections:
-                job.weights, job.seen = weights, seen
                 self._ready.append(job)
+            else:
+                job.let_go()
             self._changed.notify_all()
+
+    def drop_faulty(self, job: Job) -> list[Projection]:
+        """Part of a job that is being read could not be read: its projections that need that part leave it."""
+        with self._changed:
+            lost = [p for p in job.projections if job.fault_of(p)]
+            job.projections = [p for p in job.projections if not job.fault_of(p)]
+            for projection in lost:
+                self._owner.pop(projection.key, None)
+            return lost
 
     def next_batch(self, device: str, limit_of: Callable[[int], int]) -> list[Job]:
         """A device's ready jobs of one priority whose projections have the same smaller sides; empty when closed.
@@ -175,7 +250,7 @@ class JobQueue:
         """The job is done; its memory is free again."""
         with self._changed:
             self._solving.remove(job)
-            job.weights = None
+            job.let_go()
             self._changed.notify_all()
 
     def drop(self, job: Job) -> list[Projection]:
@@ -193,6 +268,7 @@ class JobQueue:
             dropped = [projection for job in jobs for projection in job.projections]
             for job in jobs:
                 job.projections = []
+            for job in self._reading:
                 job.withdrawn.set()
             self._owner.clear()
             self._waiting.clear()
@@ -217,7 +293,7 @@ class JobQueue:
         if not held or (job.priority == URGENT and all(j.priority != URGENT for j in held)):
             return True
         ready = sum(j.device == device for j in self._ready)
-        return ready < _MAX_READY and sum(j.bytes_on(device) for j in [*held, job]) <= self._budgets[device]
+        return ready < _MAX_READY and sum(j.room_on(device) for j in [*held, job]) <= self._budgets[device]
 
     def _held(self, device: str) -> list[Job]:
         """What lies in a device's memory, or will."""
@@ -236,6 +312,47 @@ class JobQueue:
     def _forget(self, job: Job) -> None:
         for projection in job.projections:
             self._owner.pop(projection.key, None)
+
+
+def _place(projection: Projection) -> Place:
+    return projection.source.identity, projection.tensor
+
+
+def _places(projection: Projection) -> tuple[Place, ...]:
+    """Of the tensors that are read for it, each once."""
+    return tuple(dict.fromkeys(map(_place, projection.parents)))
+
+
+def _grouped(projections: Iterable[Projection]) -> Iterable[tuple[tuple[Place, ...], list[Projection]]]:
+    """The projections by the tensor that is read for them; tensors that one of them joins are one group."""
+    groups: dict[Place, list[Projection]] = {}
+    joined: dict[Place, tuple[Place, ...]] = {}  # each place of a group of several -> all of them
+    for projection in projections:
+        first, *more = (_place(projection),) if projection.derived is None else _places(projection)
+        members = groups.setdefault(first, [])
+        for place in more:
+            if groups.get(place) is not members:
+                members.extend(groups.get(place, ()))
+                together = joined.get(first, (first,)) + joined.get(place, (place,))
+                joined.update(dict.fromkeys(together, together))
+                groups.update(dict.fromkeys(together, members))
+        members.append(projection)
+    return [(joined.get(p, (p,)), members) for p, members in groups.items() if p not in joined or p == joined[p][0]]
+
+
+def _find(place: Place, opened: Sequence[tuple[Checkpoint, Mapping[str, Tensor]]]) -> tuple[Checkpoint, Tensor]:
+    identity, name = place
+    for checkpoint, tensors in opened:
+        if name in tensors and tensors[name].source.identity == identity:
+            return checkpoint, tensors[name]
+    raise KeyError(place)
+
+
+def _beside(job: Job, checkpoint: Checkpoint, tensor: Tensor) -> Job:
+    """The job of one more tensor that the projections of this one need."""
+    parents = {parent.key: parent for p in job.projections for parent in p.parents}
+    here = tensor.source.identity, tensor.name
+    return Job(job.priority, job.number, checkpoint, tensor, [p for p in parents.values() if _place(p) == here])
 
 
 def _jobs_of(sides: tuple[int, ...], limit_of: Callable[[int], int]) -> int:

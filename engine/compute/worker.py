@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, TypeAlias
 from ..catalogue.rules import cut
 from ..errors import WeightsError, printable
 from ..spectrum import Projection, Run, Spectrum
-from ..weights import host_array
 from . import devices
 from .queue import Job
 
@@ -92,7 +91,7 @@ class Solver:
         self._tell(f"{self.device} solves its matrices one by one, some ten times slower: {line}")
 
     def _spectrum(self, projection: Projection, job: Job, outcome: Outcome) -> Spectrum:
-        from ..solvers.ladder import COMPUTE_DTYPE, solve
+        from ..solvers.ladder import solve
 
         if isinstance(outcome, WeightsError):
             raise outcome
@@ -100,16 +99,9 @@ class Solver:
         return Spectrum(
             projection=projection,
             values=found.values,
-            frobenius_norm=found.frobenius_norm,
-            solver=found.solver,
-            solver_version=found.solver_version,
-            compute_dtype=COMPUTE_DTYPE,
-            error_bound=found.error_bound,
-            noise_floor=found.noise_floor,
-            device=found.device,
-            seconds=found.seconds,
+            provenance=found.provenance,
             computed_at=devices.utc_now(),
-            weights_digest=job.seen,
+            weights_digests=tuple(job.part(parent).seen for parent in projection.parents),
             run=self._run,
         )
 
@@ -125,8 +117,17 @@ def _limits(device: str) -> Callable[[int], int]:
 
 
 def _matrix(projection: Projection, job: Job) -> Weights:
-    from ..derive.signs import flip_signs
+    """The projection's own part of its tensor as stored, or what a formula makes of its parents."""
+    matrices = [_part(parent, job.part(parent).weights) for parent in projection.parents]
+    made = projection.derived
+    if made is None:
+        return matrices[0]
+    from ..derive.formulas import FORMULAS  # numpy
 
-    weights: Weights = job.weights
+    turned = [m.T if parent.transposed else m for parent, m in zip(made.parents, matrices, strict=False)]
+    return FORMULAS[made.formula](projection, turned or matrices)
+
+
+def _part(projection: Projection, weights: Weights) -> Weights:
     matrix: Weights = weights if projection.slice is None else cut(weights, projection.slice)
-    return flip_signs(host_array(matrix), projection.key) if projection.null else matrix
+    return matrix

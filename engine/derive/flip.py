@@ -6,22 +6,13 @@ iid noise, k/kf with noise of the same |weights|, so their difference is structu
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import lru_cache
 
-from ..spectrum import Projection, digest
-
-FLIP = "flip"
-VERSION = 1
-"""Of the recipe in derive/signs.py. It is part of the key: other signs are another spectrum."""
+from ..spectrum import FLIPPED, Projection
+from .derived import derive
 
 
 @lru_cache(maxsize=1 << 16)  # a table asks for the twin of every cell: 5 us each made, 0.5 us remembered
 def flipped(projection: Projection) -> Projection:
-    """The twin of a projection: the same but for `null` and `key`, so it is read, queued and stored like any."""
-    return replace(projection, null=FLIP, key=twin_key(projection.key))
-
-
-def twin_key(key: str) -> str:
-    """The content key of the twin of the projection with this content key."""
-    return digest(key, FLIP, VERSION)
+    """The twin of a projection: the same but for `derived` and `key`, so it is read, queued and stored like any."""
+    return derive(projection, FLIPPED)

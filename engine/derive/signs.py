@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from ..weights import HostArray
+from ..spectrum import Projection
+from ..weights import HostArray, Weights, host_array
 
 _SLAB = 1 << 18  # entries at a time, a multiple of 64: signs of a slab stay in the cache
+
+
+def flip(twin: Projection, matrices: Sequence[Weights]) -> HostArray:
+    """The matrix of a twin: see flip_signs, with the twin's key."""
+    return flip_signs(host_array(matrices[0]), twin.key)
 
 
 def flip_signs(matrix: HostArray, key: str) -> HostArray:

@@ -85,8 +85,9 @@ def solve_batch(
 
     Each has `small` as its smaller side, and is let go before the next is taken. None where nothing is proven:
     then ladder.solve has to be asked, for all of them where the device has no room for the batch or a matrix
-    cannot be taken. The device holds two_stage.room for each of them, and one of them at a time. Nothing waits
-    for the device before the results of all are copied back. `tell` hears, but for want of room, what went wrong.
+    cannot be had or taken. The device holds two_stage.room for each of them, and one of them at a time. Nothing waits
+    for the device before the results of all are copied back. `tell` hears, but for want of room or of a matrix, what
+    went wrong.
     """
     start = time.perf_counter()
     try:
@@ -101,7 +102,7 @@ def solve_batch(
             sigma = values.flip(1).clamp_(min=0).sqrt_()
             host = torch.cat([sizes, passed.unsqueeze(1), sigma], 1).cpu()  # of this stream alone, once for all
             seconds += time.perf_counter() - start
-    except (torch.OutOfMemoryError, MemoryError):
+    except (torch.OutOfMemoryError, MemoryError, WeightsError):
         return [None] * count
     except Exception as error:  # noqa: BLE001 - a lost device, kernels that do not compile there
         tell(str(error) or type(error).__name__)

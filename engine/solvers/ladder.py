@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import WeightsError
-from ..spectrum import Values
+from ..spectrum import Provenance, Values
 from ..weights import Weights, host_array
 from . import gram, svd
 
@@ -22,16 +22,10 @@ _FROBENIUS_TOLERANCE = 1e-10
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """Singular values (float64, descending) with their provenance; see Spectrum."""
+    """Singular values (float64, descending) with their provenance."""
 
     values: Values
-    frobenius_norm: float
-    solver: str
-    solver_version: int
-    error_bound: float
-    noise_floor: float
-    device: str
-    seconds: float
+    provenance: Provenance
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +141,7 @@ def solution(
     values = np.ascontiguousarray(sigma / scale)
     bound, floor = (x / scale for x in accuracy)
     name, version, device = by
-    return Solution(values, norm / scale, name, version, bound, floor, device, seconds)
+    return Solution(values, Provenance(norm / scale, name, version, COMPUTE_DTYPE, bound, floor, device, seconds))
 
 
 def _accuracy(rung: Rung, shape: tuple[int, ...], sigma: Values) -> tuple[float, float]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from rankscope.engine.spectrum import Projection, Run, Spectrum
+from rankscope.engine.spectrum import Projection, Provenance, Run, Spectrum
 from rankscope.store.spectra import SpectraStore
 from rankscope.tui.data.session import Model, open_model
 
@@ -83,9 +83,8 @@ def spectrum_of(projection: Projection, weights: NDArray[np.floating]) -> Spectr
     """The spectrum that numpy finds."""
     values = np.linalg.svd(weights.astype(np.float64), compute_uv=False)
     norm = float(np.linalg.norm(weights.astype(np.float64)))
-    return Spectrum(
-        projection, values, norm, "numpy", 1, "float64", 1e-12, 1e-12, "cpu", 0.01, "2026-11-23T00:00:00Z", "", RUN
-    )
+    provenance = Provenance(norm, "numpy", 1, "float64", 1e-12, 1e-12, "cpu", 0.01)
+    return Spectrum(projection, values, provenance, "2026-11-23T00:00:00Z", ("",), RUN)
 
 
 def fill(folder: Path, root: Path, addresses: Iterable[str] | None = None) -> Model:

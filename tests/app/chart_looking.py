@@ -43,7 +43,8 @@ def saved(folder: Path, root: Path, weights: Weights, floor: float | None = None
         stored = load_file(model / "model.safetensors")
         with SpectraStore(root, opened.folder) as store:
             for p in opened.tree.scanned():
-                store.put(replace(spectrum_of(p, stored[p.tensor]), noise_floor=floor))
+                found = spectrum_of(p, stored[p.tensor])
+                store.put(replace(found, provenance=replace(found.provenance, noise_floor=floor)))
     return session_of(model, root)
 
 

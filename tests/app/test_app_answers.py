@@ -95,7 +95,7 @@ async def test_random_signs_are_computed_on_demand(llama: Path, root: Path) -> N
         base, flipped = (view.app.pair.first.entry(p) for p in (key, twin))
         assert base is not None
         assert flipped is not None
-        assert flipped.frobenius_norm == pytest.approx(base.frobenius_norm, rel=1e-12)
+        assert flipped.provenance.frobenius_norm == pytest.approx(base.provenance.frobenius_norm, rel=1e-12)
         assert ratio == pytest.approx(base.ranks[0.9] / flipped.ranks[0.9], abs=0.006)
 
 

@@ -56,10 +56,11 @@ def test_a_new_spectrum_replaces_what_was_worked_out_of_the_old(session: Session
 
 def test_what_is_saved_while_the_store_is_read_is_not_lost(session: Session) -> None:
     query = session.model.tree.scanned()[0]
-    newer = replace(spectrum_of(query, matrix((query.rows, query.cols), 99)), solver="newer")
+    found = spectrum_of(query, matrix((query.rows, query.cols), 99))
+    newer = replace(found, provenance=replace(found.provenance, solver="newer"))
     session.apply([Saved(newer)])
     session.load()
     entry = session.entry(query)
     assert entry is not None
-    assert entry.solver == "newer"
+    assert entry.provenance.solver == "newer"
     assert session.state(query) is State.DONE

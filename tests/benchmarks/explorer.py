@@ -29,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rankscope.engine.spectrum import Run, Spectrum
+from rankscope.engine.spectrum import Provenance, Run, Spectrum
 from rankscope.store.spectra import SpectraStore
 from rankscope.tui.data.session import open_model
 
@@ -116,7 +116,8 @@ def synthetic(folder: Path) -> str:
         for p in model.tree.scanned():
             values = np.sort(np.abs(rng.standard_normal(p.count)) * np.exp(-np.linspace(0, 3, p.count)))[::-1].copy()
             norm = float(np.linalg.norm(values))
-            store.put(Spectrum(p, values, norm, "-", 1, "float64", 1e-12, 1e-12, "cpu", 0.01, "2026", "", RUN))
+            provenance = Provenance(norm, "-", 1, "float64", 1e-12, 1e-12, "cpu", 0.01)
+            store.put(Spectrum(p, values, provenance, "2026", ("",), RUN))
     return str(folder)
 
 

@@ -316,7 +316,7 @@ def print_model(rest: Rest, scans: list[Scan]) -> None:
     """The table of the model as a whole."""
     ours, layers, told = scans[0], rest.args.layers, rest.args.notebook_layers
     how = "measured" if told >= layers else f"{told} measured, times {layers / told:g}"
-    solvers = ", ".join(f"{n} by {name}" for name, n in Counter(s.solver for s in ours.kept).items())
+    solvers = ", ".join(f"{n} by {name}" for name, n in Counter(s.provenance.solver for s in ours.kept).items())
     rows = {
         f"{layers} layers, {len(ours.kept)} projections, {rest.size:.1f} GB": "",
         "---": "---",
@@ -326,7 +326,7 @@ def print_model(rest: Rest, scans: list[Scan]) -> None:
         "**times faster**": f"**{rest.notebook / ours.seconds:.1f}**",
         "our Gram products and eigenvalues alone, weights on the device": f"{rest.eigen:.2f} s",
         "the scan over that": f"{ours.seconds / rest.eigen:.2f}",
-        "solving time as recorded, of all workers": f"{sum(s.seconds for s in ours.kept):.2f} s",
+        "solving time as recorded, of all workers": f"{sum(s.provenance.seconds for s in ours.kept):.2f} s",
         "solvers": solvers,
         "read during the scan": f"{rest.size / ours.seconds:.1f} GB/s",
         f"reading, digesting and copying alone, {devices.READERS} threads": f"{rest.reading:.2f} s, "

@@ -70,7 +70,7 @@ def rank_readout(painting: Painting, k: int, width: int) -> Text:
         return Text("")
     asked, k = k, min(k, max(len(v) for _, _, v in found))
     head = f"k {k}" + (f" (r, not {asked})" if asked > k else "")
-    floors = [entry.noise_floor for _, s, p in painting.curves if (entry := s.entry(p)) is not None]
+    floors = [entry.provenance.noise_floor for _, s, p in painting.curves if (entry := s.entry(p)) is not None]
     if len(found) == 1:
         return _one_rank(head, found[0][1], found[0][2], k, floors[0] if floors else 0.0, width)
     parts = [f"{head}  energy"]
@@ -210,7 +210,8 @@ def _single(session: Session, p: Projection, request: Request) -> Text:
         parts.append(f"{null.spikes(values, p.rows, p.cols)} above the edge")
     if p.dequantisation:
         parts.append(f"from {p.dequantisation}")
-    parts += [f"sigma_1 {entry.sigma_max:.4g}", f"floor {entry.noise_floor:.0e}", entry.solver, entry.device]
+    made = entry.provenance
+    parts += [f"sigma_1 {entry.sigma_max:.4g}", f"floor {made.noise_floor:.0e}", made.solver, made.device]
     return _whole(parts, request.width)
 
 

@@ -186,7 +186,7 @@ def measured(curve: Curve, values: Values, request: Request, columns: int) -> Dr
     """A curve as it is to be drawn on so many columns; `values`: float64, shape (r,), descending."""
     name, session, p = curve
     entry = session.entry(p)
-    known = int((values > (entry.noise_floor if entry else 0.0)).sum()) or len(values)
+    known = int((values > (entry.provenance.noise_floor if entry else 0.0)).sum()) or len(values)
     kept = _drawn_down(values[:known], request, columns)
     return Drawn(name, _shape(p), _scaled(values, request.normalised), known, kept)
 

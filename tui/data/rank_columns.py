@@ -58,7 +58,7 @@ def _numbers(session: Session, p: Projection, values: Values, k: int) -> tuple[f
     sigma = float(values[k - 1])
     factors = metrics.factor_parameters(p.rows, p.cols, k)
     return (
-        sigma if sigma > entry.noise_floor else None,
+        sigma if sigma > entry.provenance.noise_floor else None,
         100 * metrics.energy_at(values, k),
         metrics.relative_error(values, k),
         factors,

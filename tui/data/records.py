@@ -68,7 +68,7 @@ def of_curves(curves: Iterable[Curve], values: Iterable[Values]) -> Iterator[dic
 
     for (label, session, p), sigmas in zip(curves, values, strict=True):
         entry = session.entry(p)
-        floor = entry.noise_floor if entry is not None else 0.0
+        floor = entry.provenance.noise_floor if entry is not None else 0.0
         for k, (sigma, energy) in enumerate(zip(sigmas.tolist(), metrics.energy(sigmas).tolist(), strict=True), 1):
             yield {
                 "curve": label,

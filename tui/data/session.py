@@ -17,7 +17,7 @@ from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
 from rankscope.engine.checkpoint.remote import stored_name
 from rankscope.engine.compute.engine import Engine, Settings
 from rankscope.engine.compute.events import Event, Failed, Listener, Progress, Saved, Started, Stopped
-from rankscope.engine.derive.flip import flipped, twin_key
+from rankscope.engine.derive.flip import flipped
 from rankscope.engine.errors import InputError
 from rankscope.engine.spectrum import Projection, Values
 
@@ -87,7 +87,7 @@ def open_stored(model: str, root: Path) -> Model | None:
     for stored in stored_models(root):
         if stored.folder in wanted or stored.name == model:
             entries = sorted(SpectraStore(root, stored.folder).entries(), key=lambda e: e.computed_at)
-            newest = {e.projection.address: e.projection for e in entries if not e.projection.null}
+            newest = {e.projection.address: e.projection for e in entries if e.projection.counts()}
             return Model(stored.name, None, Tree(tuple(sorted(newest.values(), key=model_order)), True), stored.folder)
     return None
 
@@ -131,11 +131,8 @@ class Session:
     def load(self) -> None:
         """Read the store's index: what is there counts as stored. Imports h5py."""
         wanted = {p.key for p in self.model.tree.projections}
-        entries = self.store.entries()
-        if any(entry.projection.null for entry in entries):
-            wanted |= {twin_key(key) for key in wanted}
-        for entry in entries:
-            if entry.projection.key in wanted:
+        for entry in self.store.entries():
+            if entry.projection.key in wanted or entry.projection.derived is not None:
                 self._entries.setdefault(entry.projection.key, entry)  # what `apply` has put there is newer
 
     @property
@@ -146,7 +143,7 @@ class Session:
     def to_fetch(self, projections: Iterable[Projection]) -> int:
         """Bytes that computing these takes from a server."""
         checkpoint = self.model.checkpoint
-        return checkpoint.bytes_to_fetch({p.tensor for p in projections}) if checkpoint else 0
+        return checkpoint.bytes_to_fetch({q.tensor for p in projections for q in p.parents}) if checkpoint else 0
 
     def sampled(self, projections: Iterable[Projection]) -> list[Projection]:
         """Which of these are to be computed: of the experts of a layer only some may be."""
@@ -181,7 +178,7 @@ class Session:
             batch = missing[start : start + _BATCH]
             values = self.store.values([p.key for p in batch])
             for p in (p for p in batch if p.key in values):
-                floor = self._entries[p.key].noise_floor
+                floor = self._entries[p.key].provenance.noise_floor
                 self._facts[p.key] = {name: of(values[p.key], p, floor) for name, of in wanted.items()}
 
     def state(self, projection: Projection) -> State:

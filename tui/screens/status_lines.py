@@ -124,7 +124,8 @@ def estimate(session: Session, missing: Sequence[Projection], pattern: str) -> l
         lines[-1] = f"fetching {byte_size(to_fetch)} of {byte_size(session.size)}"
     if session.experts is not None and any(p.expert is not None for p in missing):
         lines.append(f"at most {session.experts} experts of a layer")
-    known = [(e.seconds, e.projection.cost) for p in session.model.tree.projections if (e := session.entry(p))]
+    stored = [entry for p in session.model.tree.projections if (entry := session.entry(p))]
+    known = [(entry.provenance.seconds, entry.projection.cost) for entry in stored]
     if known:
         pace = sum(seconds for seconds, _ in known) / sum(cost for _, cost in known)
         lines.append(f"about {duration(pace * sum(p.cost for p in missing))}, as fast as what is stored")

@@ -52,18 +52,20 @@ def _assert_proven(outcome: Outcome, matrix: torch.Tensor) -> None:
     assert isinstance(outcome, Solution)
     exact = matrix.double().numpy()
     wanted = lapack(exact)
-    assert outcome.solver == two_stage.NAME
+    assert outcome.provenance.solver == two_stage.NAME
     assert outcome.values.dtype == np.float64
     assert outcome.values.shape == wanted.shape
     assert (np.diff(outcome.values) <= 0).all()
     assert outcome.values[-1] >= 0
     lapacks_own = max(exact.shape) * np.finfo(np.float64).eps * wanted[0]
     errors = np.abs(outcome.values - wanted)
-    assert errors.max() <= max(outcome.error_bound, outcome.noise_floor) + lapacks_own
+    assert errors.max() <= max(outcome.provenance.error_bound, outcome.provenance.noise_floor) + lapacks_own
     kept = wanted > 1e-7 * wanted[0]
     assert (errors[kept] <= 1e-14 * wanted[0] * (wanted[0] / wanted[kept])).all()
     scale = float(wanted[0]) or 1.0
-    assert outcome.frobenius_norm / scale == pytest.approx(math.sqrt(((exact / scale) ** 2).sum()), rel=1e-13)
+    assert outcome.provenance.frobenius_norm / scale == pytest.approx(
+        math.sqrt(((exact / scale) ** 2).sum()), rel=1e-13
+    )
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -210,10 +212,15 @@ def test_a_single_value_equals_the_ladders_in_every_unit() -> None:
     theirs = ladder.solve(matrix, ladder.choose("cpu"))
     assert isinstance(ours, Solution)
     np.testing.assert_allclose(ours.values, theirs.values, rtol=1e-12)
-    assert ours.frobenius_norm == pytest.approx(theirs.frobenius_norm, rel=1e-15)
-    assert (ours.solver_version, ours.device) == (two_stage.VERSION, "cpu")
-    assert 0 < theirs.error_bound < ours.error_bound < 1e-14 * ours.values[0] * ours.values[0] / ours.values[-1]
-    assert 1e-7 * ours.values[0] < ours.noise_floor < 1e-6 * ours.values[0]
+    assert ours.provenance.frobenius_norm == pytest.approx(theirs.provenance.frobenius_norm, rel=1e-15)
+    assert (ours.provenance.solver_version, ours.provenance.device) == (two_stage.VERSION, "cpu")
+    assert (
+        0
+        < theirs.provenance.error_bound
+        < ours.provenance.error_bound
+        < 1e-14 * ours.values[0] * ours.values[0] / ours.values[-1]
+    )
+    assert 1e-7 * ours.values[0] < ours.provenance.noise_floor < 1e-6 * ours.values[0]
 
 
 @pytest.mark.parametrize("decade", range(0, 7, 2))
@@ -225,9 +232,9 @@ def test_the_bound_holds_on_ill_conditioned_matrices(decade: int) -> None:
         assert isinstance(outcome, Solution)
         exact = jacobi(matrix)
         slack = 100 * EXTENDED_EPS * float(exact[0])
-        above = outcome.values > outcome.noise_floor
-        assert (np.abs(outcome.values - exact)[above] <= outcome.error_bound + slack).all()
-        assert (exact[~above] <= outcome.noise_floor * 1.05 + slack).all()
+        above = outcome.values > outcome.provenance.noise_floor
+        assert (np.abs(outcome.values - exact)[above] <= outcome.provenance.error_bound + slack).all()
+        assert (exact[~above] <= outcome.provenance.noise_floor * 1.05 + slack).all()
 
 
 @pytest.mark.parametrize("n", [1, 64, 1000, 1024, 2000, 4096, 16384])

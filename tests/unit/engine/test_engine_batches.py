@@ -104,8 +104,8 @@ def test_a_scan_goes_in_batches_and_each_is_right(
     assert batches.counts == [4, 4, 2]
     for projection in projections:
         _assert_right(sink.kept[projection.key], weights[projection.tensor])
-        assert sink.kept[projection.key].solver == two_stage.NAME
-        assert sink.kept[projection.key].weights_digest
+        assert sink.kept[projection.key].provenance.solver == two_stage.NAME
+        assert all(sink.kept[projection.key].weights_digests)
     for kind in (Started, Computed, Saved):
         assert len(heard.of(kind)) == 10
 
@@ -129,7 +129,7 @@ def test_a_lone_matrix_climbs_the_ladder(
     make().submit(checkpoint, projections)
     heard.wait_until_idle()
     assert batches.counts == []
-    assert sink.kept[projections[0].key].solver == "gram-eigvalsh"
+    assert sink.kept[projections[0].key].provenance.solver == "gram-eigvalsh"
 
 
 def test_where_the_library_is_faster_each_matrix_climbs_the_ladder(
@@ -138,7 +138,7 @@ def test_where_the_library_is_faster_each_matrix_climbs_the_ladder(
     make(faster=False).submit(*llama(tmp_path, 6))
     assert heard.wait_until_idle().done == 6
     assert batches.counts == []
-    assert {spectrum.solver for spectrum in sink.kept.values()} == {"gram-eigvalsh"}
+    assert {spectrum.provenance.solver for spectrum in sink.kept.values()} == {"gram-eigvalsh"}
 
 
 def test_kernels_that_do_not_compile_are_told_once_and_not_tried_again(
@@ -169,7 +169,7 @@ def test_unusable_weights_fail_alone(
     assert batches.counts == [4]
     (failed,) = heard.of(Failed)
     assert (failed.projection.layer, failed.reason) == (2, "the weights hold NaN or infinite values")
-    assert {s.solver for s in sink.kept.values()} == {two_stage.NAME}
+    assert {s.provenance.solver for s in sink.kept.values()} == {two_stage.NAME}
 
 
 @pytest.mark.parametrize("all_of_it", [False, True], ids=["one", "no room for the batch"])
@@ -190,7 +190,7 @@ def test_what_a_batch_does_not_prove_climbs_alone(
     weights = load_file(tmp_path / "model.safetensors")
     make().submit(checkpoint, projections)
     assert heard.wait_until_idle().done == 4
-    alone = [p for p in projections if sink.kept[p.key].solver == "gram-eigvalsh"]
+    alone = [p for p in projections if sink.kept[p.key].provenance.solver == "gram-eigvalsh"]
     assert len(alone) == (4 if all_of_it else 1)
     for projection in alone:
         _assert_right(sink.kept[projection.key], weights[projection.tensor])

@@ -114,7 +114,7 @@ def test_the_parts_of_a_fused_tensor_fill_it_once(built: Built) -> None:
             parts[p.tensor].append(p)
     for tensor in (t for t in built.checkpoint.tensors if t.name in parts):
         weights, _ = built.checkpoint.read(tensor)
-        squares = sum(compute(built.checkpoint, p).frobenius_norm ** 2 for p in parts[tensor.name])
+        squares = sum(compute(built.checkpoint, p).provenance.frobenius_norm ** 2 for p in parts[tensor.name])
         assert squares == pytest.approx(float((weights.astype(float) ** 2).sum()), rel=1e-12)
         assert sum(p.rows * p.cols for p in parts[tensor.name]) == weights.size
     fused = {"phi3": 4, "gpt2": 2, "gpt_neox": 2, "deepseek_v2": 4, "deepseek_v3": 4}

@@ -68,7 +68,7 @@ def test_a_twin_differs_in_null_and_key_alone(tmp_path: Path) -> None:
     for p in projections:
         twin = flipped(p)
         assert (twin.null, p.null) == ("flip", "")
-        assert replace(twin, null="", key=p.key) == p
+        assert replace(twin, derived=None, key=p.key) == p
     assert len({q.key for p in projections for q in (p, flipped(p), flipped(flipped(p)))}) == 9
 
 
@@ -130,9 +130,9 @@ def test_twins_are_solved_beside_their_projections(
         sigma = lapack(wanted(weights[p.tensor], flipped(p).key))
         assert abs(base.values - lapack(weights[p.tensor])).max() <= 1e-10 * base.values[0]
         assert abs(twin.values - sigma).max() <= 1e-10 * sigma[0]
-        assert twin.frobenius_norm == base.frobenius_norm
+        assert twin.provenance.frobenius_norm == base.provenance.frobenius_norm
         assert abs(twin.values - base.values).max() > 1e-3 * sigma[0]
-        assert (twin.projection, twin.weights_digest) == (flipped(p), base.weights_digest)
+        assert (twin.projection, twin.weights_digests) == (flipped(p), base.weights_digests)
     assert engine.submit(checkpoint, both) == []
 
 

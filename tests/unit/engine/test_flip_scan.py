@@ -136,7 +136,7 @@ def test_tables_lists_and_exports_are_of_the_weights(
         assert entry is not None
         assert entry.sigma_max == pytest.approx(lapack(weights[p.tensor])[0], rel=1e-12)
         assert twin is not None
-        assert twin.frobenius_norm == entry.frobenius_norm
+        assert twin.provenance.frobenius_norm == entry.provenance.frobenius_norm
 
 
 def test_twins_that_fail_are_told_apart(tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:

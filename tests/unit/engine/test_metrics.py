@@ -175,10 +175,10 @@ def test_a_deficient_matrix_by_gram_has_the_rank_that_it_was_made_with() -> None
     made = torch.from_numpy(rng.standard_normal((40, 8)) @ rng.standard_normal((8, 40)))
     by_gram = solve(made, [replace(choose("cpu")[0], reach=math.inf)])
     assert numerical_rank(by_gram.values, 40, 40, 0.0) > 8
-    assert numerical_rank(by_gram.values, 40, 40, by_gram.noise_floor) == 8
-    condition, is_bound = condition_number(by_gram.values, by_gram.noise_floor) or (0.0, False)
+    assert numerical_rank(by_gram.values, 40, 40, by_gram.provenance.noise_floor) == 8
+    condition, is_bound = condition_number(by_gram.values, by_gram.provenance.noise_floor) or (0.0, False)
     assert is_bound
-    assert condition == by_gram.values[0] / by_gram.noise_floor
+    assert condition == by_gram.values[0] / by_gram.provenance.noise_floor
 
 
 def test_the_condition_number_is_numpys_or_a_bound() -> None:

@@ -114,7 +114,7 @@ def test_a_llama_of_every_format_is_scanned(tmp_path: Path, name: str) -> None:
         _assert_spectrum(spectrum, matrices[spectrum.projection.tensor])
         plain = spectrum.projection.tensor.endswith("down_proj.weight")
         assert bool(spectrum.projection.dequantisation) is not plain
-        assert len(spectrum.weights_digest) == 32
+        assert [len(digest) for digest in spectrum.weights_digests] == [32]
     assert checkpoint.quantisation
     assert found["layers.0.attention.query"].projection.dequantisation.startswith(checkpoint.quantisation)
 

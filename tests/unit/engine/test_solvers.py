@@ -85,9 +85,11 @@ def _assert_proven(solution: Solution, matrix: torch.Tensor) -> None:
     errors = np.abs(solution.values - wanted)
     assert errors.max() <= 1e-10 * top
     lapacks_own = max(exact.shape) * np.finfo(np.float64).eps * top
-    assert errors.max() <= max(solution.error_bound, solution.noise_floor) + lapacks_own
+    assert errors.max() <= max(solution.provenance.error_bound, solution.provenance.noise_floor) + lapacks_own
     scale = top or 1.0
-    assert solution.frobenius_norm / scale == pytest.approx(math.sqrt(((exact / scale) ** 2).sum()), rel=1e-13)
+    assert solution.provenance.frobenius_norm / scale == pytest.approx(
+        math.sqrt(((exact / scale) ** 2).sum()), rel=1e-13
+    )
 
 
 @pytest.mark.parametrize("make", KINDS, ids=lambda make: make.__name__)
@@ -170,7 +172,7 @@ BROKEN = {
 def test_the_next_solver_takes_over(routine: Callable[[torch.Tensor, float], torch.Tensor]) -> None:
     matrix = torch.from_numpy(_random(12, 9, np.random.default_rng(4)))
     solution = solve(matrix, [_rung("broken", routine), LAST])
-    assert solution.solver == svd.NAME
+    assert solution.provenance.solver == svd.NAME
     _assert_proven(solution, matrix)
 
 
@@ -195,8 +197,8 @@ def test_when_all_fail_each_is_named() -> None:
 def test_a_gram_that_does_not_reach_is_followed_by_lapack() -> None:
     """Condition 1e6 leaves a Gram matrix too little for 1e-10 on a CPU; well-conditioned weights it solves."""
     rng = np.random.default_rng(6)
-    assert solve(torch.from_numpy(_decaying(40, 60, rng)), choose("cpu")).solver == svd.NAME
-    assert solve(torch.from_numpy(_random(40, 60, rng)), choose("cpu")).solver == gram.NAME
+    assert solve(torch.from_numpy(_decaying(40, 60, rng)), choose("cpu")).provenance.solver == svd.NAME
+    assert solve(torch.from_numpy(_random(40, 60, rng)), choose("cpu")).provenance.solver == gram.NAME
 
 
 @pytest.mark.parametrize("shape", [(31, 53), (53, 31), (5, 1000)], ids=str)
@@ -207,7 +209,7 @@ def test_slabs_do_not_change_the_answer(monkeypatch: pytest.MonkeyPatch, shape: 
     assert sum(widths) == max(shape)
     assert max(widths) == 7
     solution = solve(matrix, [Rung(gram.NAME, gram.VERSION, "cpu", gram.singular_values, math.inf)])
-    assert solution.solver == gram.NAME
+    assert solution.provenance.solver == gram.NAME
     _assert_proven(solution, matrix)
 
 
@@ -228,9 +230,9 @@ def _assert_bound_holds(solution: Solution, matrix: Array) -> None:
     exact = jacobi(matrix)
     slack = 100 * EXTENDED_EPS * float(exact[0])
     errors = np.abs(solution.values - exact)
-    above = solution.values > solution.noise_floor
-    assert (errors[above] <= solution.error_bound + slack).all()
-    assert (exact[~above] <= solution.noise_floor * 1.05 + slack).all()
+    above = solution.values > solution.provenance.noise_floor
+    assert (errors[above] <= solution.provenance.error_bound + slack).all()
+    assert (exact[~above] <= solution.provenance.noise_floor * 1.05 + slack).all()
 
 
 def test_the_reference_knows_closed_forms() -> None:
@@ -261,11 +263,15 @@ def test_the_grams_bound_holds_on_long_sums(shape: tuple[int, int]) -> None:
 def test_a_rank_eight_matrix_shows_eight_values_above_the_floor() -> None:
     rng = np.random.default_rng(13)
     solution = _gram_of(rng.standard_normal((40, 8)) @ rng.standard_normal((8, 40)))
-    assert int((solution.values > solution.noise_floor).sum()) == 8
+    assert int((solution.values > solution.provenance.noise_floor).sum()) == 8
     assert int((solution.values > 40 * np.finfo(float).eps * solution.values[0]).sum()) > 8  # without the floor
 
 
 def test_a_zero_matrix_has_no_error() -> None:
     solution = solve(torch.zeros(4, 6), choose("cpu"))
     assert (solution.values == 0).all()
-    assert (solution.frobenius_norm, solution.error_bound, solution.noise_floor) == (0.0, 0.0, 0.0)
+    assert (solution.provenance.frobenius_norm, solution.provenance.error_bound, solution.provenance.noise_floor) == (
+        0.0,
+        0.0,
+        0.0,
+    )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from rankscope.engine.spectrum import Projection, Run, Slice, Source, Spectrum, digest
+from rankscope.engine.spectrum import Projection, Provenance, Run, Slice, Source, Spectrum, digest
 
 Make = Callable[..., Spectrum]
 
@@ -16,8 +17,8 @@ SOURCE = Source("org/model", "c" * 40, "model-00001-of-00002.safetensors", "5" *
 RUN = Run("run-1", "rankscope-tui 0.1.0", "2.9.1", "12.8", "570.1", "host", "rankscope scan", "2025-01-02T03:00:00Z")
 
 
-def make_spectrum(number: int, count: int = 12, **changes: object) -> Spectrum:
-    """Spectrum `number`; `changes` are of its fields, or of its projection's."""
+def make_spectrum(number: int, count: int = 12, **changes: Any) -> Spectrum:
+    """Spectrum `number`; `changes` are of its fields, or of its projection's or provenance's."""
     values = np.sort(np.random.default_rng(number).gamma(2.0, 10.0, count))[::-1].copy()
     projection = Projection(
         address=f"layers.{number}.attention.key",
@@ -39,21 +40,16 @@ def make_spectrum(number: int, count: int = 12, **changes: object) -> Spectrum:
     spectrum = Spectrum(
         projection=projection,
         values=values,
-        frobenius_norm=float(np.linalg.norm(values)),
-        solver="gram",
-        solver_version=3,
-        compute_dtype="float64",
-        error_bound=1e-12,
-        noise_floor=3e-8,
-        device="cpu",
-        seconds=0.25,
+        provenance=Provenance(float(np.linalg.norm(values)), "gram", 3, "float64", 1e-12, 3e-8, "cpu", 0.25),
         computed_at=f"2025-01-02T03:04:05.{number:06d}Z",
-        weights_digest="",
+        weights_digests=("",),
         run=RUN,
     )
-    of_projection = {name: value for name, value in changes.items() if name in Projection.__dataclass_fields__}
-    rest = {name: value for name, value in changes.items() if name not in of_projection}
-    return replace(spectrum, projection=replace(projection, **of_projection), **rest)  # type: ignore[arg-type]
+    changed: dict[str, Any] = {}
+    for name, part in (("projection", projection), ("provenance", spectrum.provenance)):
+        of_part = {field: changes.pop(field) for field in part.__dataclass_fields__ if field in changes}
+        changed[name] = replace(part, **of_part)
+    return replace(spectrum, **changed, **changes)
 
 
 def same(one: Spectrum, other: Spectrum) -> bool:

@@ -11,7 +11,7 @@ import pytest
 from platformdirs import user_data_path
 
 from rankscope.engine.atomic import HOST
-from rankscope.engine.spectrum import Source, Spectrum
+from rankscope.engine.spectrum import FLIPPED, Source, Spectrum
 from rankscope.store import segments
 from rankscope.store.folders import default_root, model_folder
 from rankscope.store.spectra import SpectraStore, remove_model, stored_models
@@ -66,7 +66,7 @@ def test_stored_models(make: Make, tmp_path: Path) -> None:
 
 
 def test_twins_are_not_counted_among_the_spectra_of_a_model(make: Make, tmp_path: Path) -> None:
-    twin = make(1, null="flip", key="k", computed_at="2026-01-01T00:00:00.000000Z")
+    twin = make(1, derived=FLIPPED, key="k", computed_at="2026-01-01T00:00:00.000000Z")
     with SpectraStore(tmp_path, "m") as store:
         for spectrum in (make(1), make(2), twin):
             store.put(spectrum).result()

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from rankscope.engine.metrics import threshold_rank
-from rankscope.engine.spectrum import Run, Slice, Source, Spectrum
+from rankscope.engine.spectrum import FLIPPED, Run, Slice, Source, Spectrum
 from rankscope.store import layout, segments
 from rankscope.store.entry import entry_of
 from rankscope.store.export import export
@@ -32,13 +32,13 @@ def awkward(make: Make) -> list[Spectrum]:
     return [
         make(0),
         make(1, slice=Slice(1, 32, 64, 0), tower="vision", expert=7, transposed=True, dequantisation="q4_1"),
-        make(2, layer=None, source=local, run=run, weights_digest="e" * 32, address="other.été/..", block="=x"),
+        make(2, layer=None, source=local, run=run, weights_digests=("e" * 32,), address="other.été/..", block="=x"),
         make(3, count=4, values=tiny, rows=4, cols=4),
         make(4, count=3, values=huge, rows=3, cols=9, error_bound=float("inf")),
         make(5, count=6, values=np.zeros(6), frobenius_norm=0.0),
         make(6, count=0, values=np.zeros(0), rows=0, cols=5),
         make(7, layer=0, expert=0, count=1),
-        make(8, null="flip"),
+        make(8, derived=FLIPPED),
         make(9, slice=Slice(1, 1, 6, 6, 255), expert=255, transposed=True),
         make(10, slice=Slice(0, 1, 0, 12, 0), expert=0),
     ]
@@ -83,7 +83,7 @@ def test_images_are_built_by_several_threads_at_once(make: Make) -> None:
 @pytest.mark.parametrize("kind", ["segment", "export"])
 def test_a_stranger_follows_the_description(make: Make, tmp_path: Path, kind: str) -> None:
     spectra = [make(n, count=n + 1) for n in range(9)]
-    twins = [make(n, key=f"twin {n}", null="flip", values=np.ones(12)) for n in (0, 4)]
+    twins = [make(n, key=f"twin {n}", derived=FLIPPED, values=np.ones(12)) for n in (0, 4)]
     path = tmp_path / "file.h5"
     written = [*spectra, *twins]
     if kind == "segment":
@@ -181,15 +181,15 @@ def test_a_later_format_is_left_alone(make: Make, tmp_path: Path, monkeypatch: p
     with SpectraStore(tmp_path, "m") as store:
         store.put(make(0)).result()
     with monkeypatch.context() as patch:
-        patch.setattr(layout, "FORMAT_VERSION", 2)
+        patch.setattr(layout, "FORMAT_VERSION", 3)
         data = build([make(1)]).data
     if kind == segments.VOLUME:
-        data = b"rankscope-spectra-2 of another shape\n".ljust(512, b"\0") + data[512:]
+        data = b"rankscope-spectra-3 of another shape\n".ljust(512, b"\0") + data[512:]
     later = tmp_path / "m" / segments.write(tmp_path / "m", kind, data)
     monkeypatch.setattr("rankscope.store.spectra._MERGE_AT", 1)
     store = SpectraStore(tmp_path, "m")
     store.merge()
     assert [entry.projection.layer for entry in store.entries()] == [0]
     assert [path for path, _ in store.damaged] == [later]
-    assert "version 2" in store.damaged[0][1]
+    assert "version 3" in store.damaged[0][1]
     assert later.read_bytes() == data

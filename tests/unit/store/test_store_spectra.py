@@ -150,7 +150,7 @@ def test_the_newest_of_a_key_counts(make: Make, same: Same, tmp_path: Path) -> N
 
 def test_a_file_changed_in_place_makes_its_old_spectra_stale(make: Make, tmp_path: Path) -> None:
     def of(n: int, tensor: str, weights: str, source: Source = LOCAL) -> Spectrum:
-        return make(n, tensor=tensor, weights_digest=weights, source=source)
+        return make(n, tensor=tensor, weights_digests=(weights,), source=source)
 
     query, key_, other_tensor = of(1, "qkv", "old"), of(2, "qkv", "old"), of(3, "mlp", "old")
     other_file = of(4, "qkv", "old", replace(LOCAL, identity="another"))
@@ -179,6 +179,6 @@ def test_what_is_stale_depends_on_time_and_not_on_the_order_of_files(
     digests = {0: "first", 1: "second", 2: "third"}  # the number is the time, too
     with SpectraStore(tmp_path, "m") as store:
         for n in order:
-            store.put(make(n, tensor="qkv", source=LOCAL, weights_digest=digests[n])).result()
+            store.put(make(n, tensor="qkv", source=LOCAL, weights_digests=(digests[n],))).result()
         for reader in (store, SpectraStore(tmp_path, "m")):
             assert [entry.projection.layer for entry in reader.entries()] == [2]

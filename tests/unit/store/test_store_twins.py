@@ -23,7 +23,7 @@ Same = Callable[[Spectrum, Spectrum], bool]
 
 def twin_of(make: Make, number: int, **changes: object) -> Spectrum:
     twin = flipped(make(number).projection)
-    return make(number, key=twin.key, null=twin.null, values=np.linspace(9.0, 1.0, 12), **changes)
+    return make(number, key=twin.key, derived=twin.derived, values=np.linspace(9.0, 1.0, 12), **changes)
 
 
 def write_old(folder: Path, kept: list[Spectrum]) -> str:
@@ -88,8 +88,11 @@ def test_a_missing_column_that_was_always_there_is_no_file_of_ours(make: Make, t
 
 def test_a_twin_of_weights_that_have_changed_since_is_stale_too(make: Make, tmp_path: Path) -> None:
     local = Source("/models/a", "", "a.safetensors", "identity", 10, False)
-    old, twin = make(1, source=local, weights_digest="old"), twin_of(make, 1, source=local, weights_digest="old")
-    newer = make(1, source=local, weights_digest="new", computed_at="2026-01-01T00:00:00.000000Z")
+    old, twin = (
+        make(1, source=local, weights_digests=("old",)),
+        twin_of(make, 1, source=local, weights_digests=("old",)),
+    )
+    newer = make(1, source=local, weights_digests=("new",), computed_at="2026-01-01T00:00:00.000000Z")
     with SpectraStore(tmp_path, "m") as store:
         for spectrum in (old, twin, newer):
             store.put(spectrum).result()
