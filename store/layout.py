@@ -38,7 +38,7 @@ FORMAT = "rankscope-spectra"
 FORMAT_VERSION = 1
 DERIVED_VERSION = 2
 """Of files with derived rows other than sign-flipped twins: a program that does not know these leaves them alone."""
-READ = (FORMAT_VERSION, DERIVED_VERSION)
+READABLE = (FORMAT_VERSION, DERIVED_VERSION)
 
 HEAD = 512
 """Bytes of the HDF5 user block, which carries the place of /values and the digest of all the rest.
@@ -229,8 +229,8 @@ def _part(file: Any) -> Part:
     if file.attrs.get("format") != FORMAT:
         raise UnknownFormatError("It is not a file of spectra.")
     found = int(file.attrs["format_version"])
-    if found not in READ:
-        known = " and ".join(map(str, READ))
+    if found not in READABLE:
+        known = " and ".join(map(str, READABLE))
         raise UnknownFormatError(f"It has format version {found}; this version of rankscope reads {known}.")
     index: Table = file["index"][()]
     first = file["values"].id.get_offset() or HEAD

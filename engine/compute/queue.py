@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -15,7 +15,6 @@ from ..spectrum import Projection
 
 URGENT, SCAN = 0, 1
 _MAX_READY = 64
-
 
 _NOT_READ = threading.Event()
 """Of a job that nobody reads yet: one for each of 45,000 jobs would be a third of what queueing them takes."""
@@ -323,7 +322,7 @@ def _places(projection: Projection) -> tuple[Place, ...]:
     return tuple(dict.fromkeys(map(_place, projection.parents)))
 
 
-def _grouped(projections: Iterable[Projection]) -> Iterable[tuple[tuple[Place, ...], list[Projection]]]:
+def _grouped(projections: Iterable[Projection]) -> Iterator[tuple[tuple[Place, ...], list[Projection]]]:
     """The projections by the tensor that is read for them; tensors that one of them joins are one group."""
     groups: dict[Place, list[Projection]] = {}
     joined: dict[Place, tuple[Place, ...]] = {}  # each place of a group of several -> all of them
@@ -337,7 +336,13 @@ def _grouped(projections: Iterable[Projection]) -> Iterable[tuple[tuple[Place, .
                 joined.update(dict.fromkeys(together, together))
                 groups.update(dict.fromkeys(together, members))
         members.append(projection)
-    return [(joined.get(p, (p,)), members) for p, members in groups.items() if p not in joined or p == joined[p][0]]
+    done: set[Place] = set()
+    for place, members in groups.items():
+        if place not in joined:
+            yield (place,), members
+        elif place not in done:
+            done.update(joined[place])
+            yield joined[place], members
 
 
 def _find(place: Place, opened: Sequence[tuple[Checkpoint, Mapping[str, Tensor]]]) -> tuple[Checkpoint, Tensor]:
