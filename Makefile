@@ -16,6 +16,8 @@ demo: $(VENV)/.demo
 
 # A process a core, each with one BLAS thread (tests/conftest.py).
 PARALLEL := -n auto --maxprocesses 8 --dist worksteal
+# Where the environment forbids to keep what is compiled, each process compiles the tests anew: 5 s.
+test quick: export PYTHONDONTWRITEBYTECODE =
 
 test: $(VENV)/.test
 	$(BIN)/pytest $(if $(FILE),$(FILE),$(PARALLEL) --durations=10)

@@ -11,6 +11,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+# Readline, which pytest imports, hands its terminal's size to the processes that pytest-xdist starts.
+for name in ("LINES", "COLUMNS"):
+    os.environ.pop(name, None)
 # The settings, the log and the first-run hint of whoever runs the tests are not looked at.
 os.environ |= {f"XDG_{kind}_HOME": tempfile.mkdtemp(prefix="rankscope-") for kind in ("CONFIG", "STATE")}
 
