@@ -88,12 +88,12 @@ def slabs(matrix: Matrix) -> Iterator[Matrix]:
         yield wide[:, start : start + step]
 
 
-def accuracy(small: int, sigma: Values) -> tuple[float, float]:
-    """(error bound, noise floor) of the values above, in their units.
+def accuracy(shape: tuple[int, ...], sigma: Values) -> tuple[float, float]:
+    """(error bound, noise floor) of the values above, of a matrix of this shape, in their units.
 
     Measured, the d of `bounds` stays below 1e-15 (n <= 256) and grows no faster than sqrt(n).
     """
-    return bounds(1e-15 * max(1.0, small**0.5 / 16), sigma)
+    return bounds(1e-15 * max(1.0, min(shape) ** 0.5 / 16), sigma)
 
 
 def bounds(d: float, sigma: Values) -> tuple[float, float]:

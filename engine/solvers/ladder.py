@@ -30,13 +30,16 @@ class Solution:
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """A routine on a device; `reach` is the largest error / sigma_1 of any value that is accepted."""
+    """A routine on a device. `reach` is the largest error / sigma_1 of any value that is accepted, `accuracy` gives
+    (error bound, noise floor) of its values for a shape.
+    """
 
     name: str
     version: int
     device: str
     singular_values: Callable[[Weights, float], Weights]
     reach: float
+    accuracy: Callable[[tuple[int, ...], Values], tuple[float, float]]
 
 
 def choose(device: str) -> list[Rung]:
@@ -46,16 +49,16 @@ def choose(device: str) -> list[Rung]:
     times on a CPU core at every shape from 192 x 576 to 4096 x 1024 (tests/benchmarks/solvers.py). On a
     CPU an ill-conditioned matrix then goes to LAPACK, whose small values are right too.
     """
-    by_gram = (gram.NAME, gram.VERSION)
-    by_svd = (svd.NAME, svd.VERSION)
-    on_cpu = Rung(*by_svd, "cpu", svd.singular_values, math.inf)
+
+    def by_gram(reach: float) -> Rung:
+        return Rung(gram.NAME, gram.VERSION, device, gram.singular_values, reach, gram.accuracy)
+
+    def by_svd(where: str) -> Rung:
+        return Rung(svd.NAME, svd.VERSION, where, svd.singular_values, math.inf, svd.accuracy)
+
     if device == "cpu":
-        return [Rung(*by_gram, "cpu", gram.singular_values, MAX_RELATIVE_ERROR), on_cpu]
-    return [
-        Rung(*by_gram, device, gram.singular_values, math.inf),
-        Rung(*by_svd, device, svd.singular_values, math.inf),
-        on_cpu,
-    ]
+        return [by_gram(MAX_RELATIVE_ERROR), by_svd("cpu")]
+    return [by_gram(math.inf), by_svd(device), by_svd("cpu")]
 
 
 def solve(matrix: Weights, rungs: list[Rung]) -> Solution:
@@ -76,7 +79,7 @@ def solve(matrix: Weights, rungs: list[Rung]) -> Solution:
         except (RuntimeError, MemoryError, np.linalg.LinAlgError) as error:  # no room, not converged, a lost device
             reasons.append(f"{rung.name} on {rung.device}: {_reason(error)}")
             continue
-        accuracy = _accuracy(rung, matrix.shape, sigma)
+        accuracy = rung.accuracy(matrix.shape, sigma)
         if fault := fault_of(sigma, norm, accuracy, rung.reach):
             reasons.append(f"{rung.name} on {rung.device}: {fault}")
             continue
@@ -142,12 +145,6 @@ def solution(
     bound, floor = (x / scale for x in accuracy)
     name, version, device = by
     return Solution(values, Provenance(norm / scale, name, version, COMPUTE_DTYPE, bound, floor, device, seconds))
-
-
-def _accuracy(rung: Rung, shape: tuple[int, ...], sigma: Values) -> tuple[float, float]:
-    if rung.name == gram.NAME:
-        return gram.accuracy(min(shape), sigma)
-    return svd.accuracy(max(shape), sigma)
 
 
 def _scale_and_norm(matrix: Weights) -> tuple[float, float]:

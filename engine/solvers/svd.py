@@ -26,7 +26,7 @@ def singular_values(matrix: Weights, scale: float) -> Weights:
     return torch.linalg.svdvals(matrix.to(torch.float64) * scale, driver=driver)  # type: ignore[no-any-return]
 
 
-def accuracy(large: int, sigma: Values) -> tuple[float, float]:
+def accuracy(shape: tuple[int, ...], sigma: Values) -> tuple[float, float]:
     """(error bound, noise floor) = max(m, n) eps sigma_1: LAPACK's backward error, with room."""
-    bound = large * float(np.finfo(np.float64).eps) * float(sigma[0])
+    bound = max(shape) * float(np.finfo(np.float64).eps) * float(sigma[0])
     return bound, bound

@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -89,7 +90,7 @@ class Gate:
 
     def rungs(self, _device: str) -> list[Rung]:
         first = self._first
-        return [Rung(first.name, first.version, "cpu", self._singular_values, first.reach), *choose("cpu")[1:]]
+        return [replace(first, singular_values=self._singular_values), *choose("cpu")[1:]]
 
     def _singular_values(self, matrix: torch.Tensor, scale: float) -> torch.Tensor:
         self.reached.release()

@@ -23,7 +23,7 @@ from rankscope.engine.derive import formulas
 from rankscope.engine.derive.derived import derive
 from rankscope.engine.derive.flip import flipped
 from rankscope.engine.errors import WeightsError
-from rankscope.engine.formats import safetensors
+from rankscope.engine.formats.safetensors import SAFETENSORS as safetensors  # noqa: N811
 from rankscope.engine.spectrum import FLIPPED, Derived, Projection
 
 KEYS = "model.layers.{}.self_attn.k_proj.weight"

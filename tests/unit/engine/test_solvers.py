@@ -138,7 +138,7 @@ def test_nan_and_infinity_are_refused_in_words(bad: float, dtype: torch.dtype) -
 
 
 def _rung(name: str, routine: Callable[[torch.Tensor, float], torch.Tensor]) -> Rung:
-    return Rung(name, 1, "cpu", routine, math.inf)
+    return Rung(name, 1, "cpu", routine, math.inf, svd.accuracy)
 
 
 def _raising(error: BaseException) -> Callable[[torch.Tensor, float], torch.Tensor]:
@@ -158,7 +158,7 @@ def _not_a_number(matrix: torch.Tensor, scale: float) -> torch.Tensor:
     return svd.singular_values(matrix, scale) * math.nan
 
 
-LAST = Rung(svd.NAME, svd.VERSION, "cpu", svd.singular_values, math.inf)
+LAST = Rung(svd.NAME, svd.VERSION, "cpu", svd.singular_values, math.inf, svd.accuracy)
 BROKEN = {
     "wrong": _one_value_off,
     "nan": _not_a_number,
@@ -208,7 +208,7 @@ def test_slabs_do_not_change_the_answer(monkeypatch: pytest.MonkeyPatch, shape: 
     widths = [slab.shape[1] for slab in gram.slabs(matrix)]
     assert sum(widths) == max(shape)
     assert max(widths) == 7
-    solution = solve(matrix, [Rung(gram.NAME, gram.VERSION, "cpu", gram.singular_values, math.inf)])
+    solution = solve(matrix, [Rung(gram.NAME, gram.VERSION, "cpu", gram.singular_values, math.inf, gram.accuracy)])
     assert solution.provenance.solver == gram.NAME
     _assert_proven(solution, matrix)
 
@@ -221,7 +221,7 @@ def test_a_slab_holds_at_least_one_column(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def _gram_of(matrix: Array) -> Solution:
-    by_gram = Rung(gram.NAME, gram.VERSION, "cpu", gram.singular_values, math.inf)
+    by_gram = Rung(gram.NAME, gram.VERSION, "cpu", gram.singular_values, math.inf, gram.accuracy)
     return solve(torch.from_numpy(matrix), [by_gram])
 
 
