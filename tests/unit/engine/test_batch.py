@@ -143,6 +143,16 @@ def test_a_matrix_that_cannot_be_taken_leaves_all_to_the_ladder() -> None:
     assert solve_batch(taken(), 2, 4, "cpu", TOLD.append) == [None, None]
 
 
+def test_a_matrix_that_cannot_be_had_leaves_all_to_the_ladder_without_a_word() -> None:
+    def taken() -> Iterator[torch.Tensor]:
+        yield torch.ones(4, 7)
+        raise WeightsError("the moments are of another width")
+
+    TOLD.clear()
+    assert solve_batch(taken(), 3, 4, "cpu", TOLD.append) == [None] * 3
+    assert TOLD == []  # or no batch would be solved on that device from now on
+
+
 def test_each_matrix_is_let_go_before_the_next() -> None:
     def taken() -> Iterator[torch.Tensor]:
         for _ in range(3):

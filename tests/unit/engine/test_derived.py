@@ -16,7 +16,7 @@ from engine_fakes import PATIENCE, MemorySink, Recorder, saved
 from lapack_reference import lapack
 
 from rankscope.engine.checkpoint.open import Checkpoint
-from rankscope.engine.compute.engine import Engine, Settings
+from rankscope.engine.compute.engine import Engine, Settings, _tensors_in
 from rankscope.engine.compute.events import Failed
 from rankscope.engine.compute.queue import Job, JobQueue
 from rankscope.engine.derive import formulas
@@ -160,6 +160,8 @@ def test_a_stack_of_two_checkpoints_is_lapacks(
     assert heard.wait_until_idle().done == 1
     assert_lapacks(sink, both, np.vstack([fused[:, 6:12].double().numpy().T, values.double().numpy()]))
     assert reads == ["a/h.0.attn.c_attn.weight", f"b/{VALUES.format(0)}"]
+    assert _tensors_in(first, [both]) == {"h.0.attn.c_attn.weight"}
+    assert _tensors_in(second, [both, value]) == {VALUES.format(0)}
     digests = tuple(opened.read(opened.tensors[0])[1] for opened in (first, second))
     assert sink.kept[both.key].weights_digests == digests
     assert all(digests)

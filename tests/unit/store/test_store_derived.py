@@ -316,6 +316,7 @@ def test_a_stranger_follows_the_description(make: Make, tmp_path: Path, kind: st
     found["f"].close()
     (row,) = (n for n, i in enumerate(index) if i["formula"] == b"stack" and i["layer"] == 1)
     of_stack = [i for i in parents if i["row"] == row]
+    assert index[row]["weights_digest"] == b""
     assert [i["address"] for i in of_stack] == [b"layers.1.attention.key", b"layers.7.attention.key"]
     assert [i["weights_digest"] for i in of_stack] == [b"d1", b""]
     assert [sources[i["source_id"]]["repo"] for i in of_stack] == [b"/models/a", b"/models/b"]
