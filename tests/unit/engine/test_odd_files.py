@@ -109,9 +109,8 @@ def test_a_file_of_mixed_formats_is_called_by_that_of_most_weights(tmp_path: Pat
         "self_attn.k_proj": pack.bitsandbytes4(12, 44),
         "self_attn.v_proj": pack.bitsandbytes8(47, 31),
     }
-    tensors = {
-        f"model.layers.0.{module}.{name}": part for module in parts for name, part in parts[module].parts.items()
-    }
+    named = [(f"{module}.{name}", part) for module, packed in parts.items() for name, part in packed.parts.items()]
+    tensors = {f"model.layers.0.{name}": part for name, part in named}
     tensors["model.layers.0.self_attn.o_proj.weight"] = torch.ones(44, 40)
     config = {"model_type": "llama", "quantization_config": parts["self_attn.q_proj"].config}
     checkpoint, scanned = saved(tmp_path, tensors, config)
