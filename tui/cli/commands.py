@@ -67,7 +67,7 @@ def scan(args: Namespace, root: Path) -> int:
         say(f"left out: {len(extra)} matrices in layers that are no projections (--filter 'other.*' computes them)")
     failed = [p for p in (*wanted, *twins) if session.state(p) is State.FAILED]
     for p in failed:
-        say(f"failed: {p.address}{' with random signs' if p.null else ''}: {session.failures[p.key]}")
+        say(f"failed: {p.label}: {session.failures[p.key]}")
     return 1 if failed else 0
 
 
