@@ -12,6 +12,7 @@ from app_looking import View, exploring
 from app_models import fill, rank_in
 
 from rankscope.engine.compute.events import Event, Started
+from rankscope.engine.compute.worker import Solver
 from rankscope.tui.data.session import Session
 from rankscope.tui.screens import clipboard
 
@@ -168,6 +169,28 @@ async def test_a_move_and_the_tree_within_a_tenth_of_a_second_is_a_move_in_the_t
         assert view.selected == _address(2, "value")
         assert "v 2" in view.labels
         assert "v 1" not in view.labels
+
+
+async def test_what_failed_is_computed_the_second_time_and_no_failure_is_left(
+    llama: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError("on purpose")
+
+    async with exploring(llama, root) as view:
+        monkeypatch.setattr(Solver, "_spectrum", fail)
+        await view.press("3", "l", "enter")
+        await view.until(lambda: view.job.endswith("cpu  1 failed"), "the failure")
+        assert view.job.startswith("layers.0.attention.key  24x48  failed")
+        assert view.foot == "cannot be computed: MemoryError: on purpose"
+        monkeypatch.undo()
+        await view.press("enter")
+        await view.sees("1/42 stored")
+        await view.until(lambda: view.job.endswith("  cpu"), "a job line without a failure")
+        rank = rank_in(llama, 0, "key", 0.9)
+        assert view.job.startswith(f"layers.0.attention.key  24x48  k90 {rank} ")
+        assert view.cells(0)[1] == str(rank)
+        assert "failed" not in view.text
 
 
 async def test_keys_that_are_faster_than_the_table_act_in_it(llama: Path, root: Path) -> None:
