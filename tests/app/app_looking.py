@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from textual.events import Key
 from textual.pilot import Pilot
 from textual.widget import Widget
 from textual.widgets import Tree
@@ -33,6 +34,12 @@ class View:
     async def press(self, *keys: str) -> None:
         """Press keys, one after the other, and let the app come to rest."""
         await self.pilot.press(*keys)
+        await self.pilot.pause()
+
+    async def rush(self, *keys: str) -> None:
+        """Press keys that are all in the queue before the first is answered."""
+        for key in keys:
+            self.app.post_message(Key(key, key if len(key) == 1 else None))
         await self.pilot.pause()
 
     async def type(self, text: str) -> None:

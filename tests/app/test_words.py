@@ -11,19 +11,22 @@ import pytest
 from heatmap_fakes import Seen, layers, moe, projection, ranked
 
 from rankscope.engine.compute.events import Progress
+from rankscope.engine.derive.flip import flipped
 from rankscope.engine.errors import InputError
 from rankscope.tui.charts.request import Request
 from rankscope.tui.charts.spectra import hint
 from rankscope.tui.charts.ticks import tick_text, ticks
-from rankscope.tui.data.comparison import headings_of
+from rankscope.tui.data.comparison import difference, headings_of
 from rankscope.tui.data.grid import Column, Row, Selection
 from rankscope.tui.data.measures import MEASURES, UNITS
 from rankscope.tui.data.pair import Side
 from rankscope.tui.data.session import State
+from rankscope.tui.data.table_rows import fields_of
 from rankscope.tui.data.wording import byte_size, describe, duration, percent, share
+from rankscope.tui.drawing.cells import Count
 from rankscope.tui.screens.command_line import parse_command
 from rankscope.tui.screens.messages import BackgroundFailed
-from rankscope.tui.screens.status_lines import bits, job_text, selection_text, trouble
+from rankscope.tui.screens.status_lines import bits, job_text, key_hints, model_text, selection_text, trouble
 from rankscope.tui.settings.config import Config
 from rankscope.tui.settings.palette import Depth, Palette, luminance, palette
 from rankscope.tui.settings.terminal import set_up
@@ -142,6 +145,22 @@ def test_in_a_second_model_that_lacks_it_the_selection_says_so() -> None:
         assert text == f"layers.0.attention.{role}  1024x4096  {said}"
 
 
+def test_a_count_leaves_out_what_the_side_does_not_have() -> None:
+    """Of three experts a second model has two, of which one is computed and one has failed."""
+    experts = [projection(0, "expert", "up", e) for e in range(3)]
+    seen = Seen(experts)
+    assert seen.look.count(Selection()) == Count(0, 0, 3)
+    seen.told.tell({p.key: 7 for p in experts})
+    seen.look.forget()
+    assert seen.look.count(Selection(Row("", 0))) == Count(3, 0, 3)
+    other = seen.against(experts[:2], Side.B)
+    other.tell({experts[0].key: 7})
+    other.states[experts[1].key] = State.FAILED
+    seen.look.forget()
+    assert seen.look.count(Selection(column=Column("expert", "up"))) == Count(1, 1, 2)
+    assert seen.look.count(Selection(Row("", 0), block="mlp")) == Count()
+
+
 def test_an_empty_chart_says_what_to_do() -> None:
     seen = Seen(layers(1))
     session = _told(seen)
@@ -164,6 +183,92 @@ def test_an_empty_chart_says_what_to_do() -> None:
     request.side = Side.B  # type: ignore[misc]
     assert say(projection(9, "attention", "key")) == "this model has no projection of this name"
     assert say(key) == "not computed: enter computes it"  # the first has it
+
+
+def test_what_is_far_from_its_base_is_a_factor_from_ten_on() -> None:
+    lens = Seen(layers(1), "stable_rank").lens
+    pairs = ((9.9, 1.0), (10.0, 1.0), (1.0, 10.0), (1.01, 10.0), (25.0, 1.0), (1.0, 1.0), (1.0, 0.0))
+    found = [difference(number, base, lens) for number, base in pairs]
+    assert found == ["+890 %", "x 10", "x 0.1", "-90 %", "x 25", "+0.0 %", ""]
+    counts = Seen(layers(1)).lens
+    assert [difference(number, 12.0, counts) for number in (24.0, 12.0, 3.0)] == ["+12", "+0", "-9"]
+
+
+def test_the_most_telling_state_stands_for_several() -> None:
+    """Running before failed before queued; a number, where there is one, before them all."""
+    experts = [projection(0, "expert", "up", e) for e in range(2)]
+    place = Row("", 0), Column("expert", "up")
+    seen = Seen(experts)
+    for states, mark in (
+        ((State.RUNNING, State.FAILED), "*"),
+        ((State.FAILED, State.QUEUED), "!"),
+        ((State.QUEUED, State.NOT_COMPUTED), ":"),
+        ((State.NOT_COMPUTED, State.NOT_COMPUTED), "."),
+    ):
+        seen.told.states = {p.key: state for p, state in zip(experts, states, strict=True)}
+        seen.look.forget()
+        assert seen.look.cell(*place).forms == (mark,)
+    seen.told.states = {experts[1].key: State.FAILED}
+    seen.told.tell({experts[0].key: 104})
+    seen.look.forget()
+    assert seen.look.cell(*place).forms == ("104 1/2", "!")
+
+
+@pytest.mark.parametrize(("dear", "is_grey"), [(1, False), (2, False), (3, True)])
+def test_more_than_half_of_the_experts_make_a_cell_grey(dear: int, is_grey: bool) -> None:
+    """Of four: 1024 x 4096 breaks even at 819.2."""
+    experts = [projection(0, "expert", "up", e) for e in range(4)]
+    seen = Seen(experts, "k/k*")
+    seen.told.tell({p.key: 900 if n < dear else 400 for n, p in enumerate(experts)})
+    seen.look.forget()
+    assert seen.look.cell(Row("", 0), Column("expert", "up")).is_greyed is is_grey
+
+
+def test_a_ratio_to_nothing_is_no_number() -> None:
+    """A zero matrix has rank 0 under any signs."""
+    (p, *_) = layers(1)
+    seen = Seen(layers(1), "k/kf")
+    seen.told.tell({p.key: 0, flipped(p).key: 0})
+    assert seen.lens.number(p) is None
+    seen.told.tell({p.key: 60, flipped(p).key: 80})
+    assert seen.lens.number(p) == 0.75
+
+
+def test_columns_are_as_wide_as_their_numbers_may_get() -> None:
+    widths = {field.name: field.width for field in fields_of(Seen(layers(1)).lens)}
+    assert widths["sigma_1"] == len("1.234e-05") + 2
+    assert widths["condition_number"] == len("> 2.581e+10") + 2
+    assert {width for name, width in widths.items() if name not in ("sigma_1", "condition_number")} == {8}
+
+
+def test_the_first_line_says_what_is_open() -> None:
+    session = SimpleNamespace(stored=lambda found: len(found) - 1)
+    pair = cast(Any, SimpleNamespace(first=session, second=None))
+    for count, said in ((1, "1 layer"), (2, "2 layers"), (0, "0 layers")):
+        session.model = SimpleNamespace(name="org/m\x1b", checkpoint=None, tree=None)
+        text = model_text(pair, layers(1), count)
+        assert text == (f"org/m\\x1b  stored spectra only, no weights  {said}", "6/7 stored")
+    session.model.checkpoint = SimpleNamespace(commit="", config={}, is_remote=False, quantisation="Q4_1")
+    session.model.tree = SimpleNamespace(known=False)
+    assert model_text(pair, layers(1), 3)[0] == "org/m\\x1b  no config.json  4-bit (Q4_1) weights  3 layers"
+    session.model.checkpoint = SimpleNamespace(commit="a" * 40, config={"x": 1}, is_remote=True, quantisation="")
+    session.size = 16_100_000_000
+    assert model_text(pair, layers(1), 3)[0] == "org/m\\x1b  aaaaaaaa  16.1 GB, not downloaded  3 layers"
+
+
+def test_as_many_key_hints_as_fit() -> None:
+    two = " 0-6 view  enter compute"
+    for width, said in ((9, ""), (10, " 0-6 view"), (24, " 0-6 view"), (25, two), (32, two), (33, f"{two}  s scan")):
+        assert key_hints(width, {}) == said
+    assert key_hints(25, {"compute": "c"}) == " 0-6 view  c compute"
+
+
+def test_a_rank_is_a_whole_number_from_one_on() -> None:
+    assert parse_command("k 1") == ("k", "1")
+    for wrong in ("0", "-1", "1.5", "x"):
+        with pytest.raises(InputError) as refused:
+            parse_command(f"k {wrong}")
+        assert str(refused.value) == f"{wrong!r} is no rank: write a whole number, :k 512"
 
 
 def test_marks_are_told_apart_in_the_fewest_words() -> None:

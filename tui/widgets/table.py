@@ -136,7 +136,8 @@ class MetricTable(Sheet, inherit_bindings=False):
         return f"{field.title}: {field.explained}"
 
     def moved(self, before: tuple[int, int]) -> None:
-        self._field = self._fields[self.cursor[1]].name
+        if self._fields:  # a key may be in the queue before the table has been on the screen
+            self._field = self._fields[self.cursor[1]].name
         if before[0] != self.cursor[0]:
             p = self._rows[self.cursor[0]]
             self._at = p.address

@@ -50,6 +50,14 @@ def test_a_gram_matrix_of_another_size_is_refused() -> None:
         gram.add_gram(torch.ones(4, 7), 1.0, torch.zeros(7, 7, dtype=torch.float64))
 
 
+def test_the_bound_and_the_floor_of_a_gram_matrix_are_their_formulas() -> None:
+    """d sigma_1^2 / (2 sigma) at the smallest value above the floor, sqrt(10 d) sigma_1."""
+    bound, floor = gram.bounds(1e-15, np.array([2.0, 1.0, 1.9e-7]))
+    assert floor == pytest.approx(2e-7)
+    assert bound == pytest.approx(2e-15, rel=1e-12, abs=0.0)
+    assert gram.bounds(1e-15, np.zeros(3)) == (0.0, 0.0)
+
+
 # GGUF
 
 
@@ -83,6 +91,13 @@ def test_gguf_of_version_2_is_that_of_version_3_and_no_other_is_read(tmp_path: P
         else:
             with pytest.raises(InputError, match=rf"malformed header \(version {version} is not 2 or 3\)"):
                 open_checkpoint(str(file))
+
+
+def test_a_gguf_that_states_more_tensors_than_any_model_has_is_refused(tmp_path: Path) -> None:
+    content = b"GGUF" + (3).to_bytes(4, "little") + (1_000_001).to_bytes(8, "little") + bytes(8)
+    (tmp_path / "m.gguf").write_bytes(content)
+    with pytest.raises(InputError, match=r"malformed header \(it states 1000001 tensors\)"):
+        open_checkpoint(str(tmp_path / "m.gguf"))
 
 
 def test_a_gguf_of_mixed_types_is_called_by_that_of_most_weights(tmp_path: Path) -> None:

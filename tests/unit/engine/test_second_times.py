@@ -162,6 +162,14 @@ def test_what_could_not_be_read_makes_room_too(model: Model) -> None:
     assert _woken(queue, lambda: [_to_read(queue)], lambda: queue.drop(first)) == _query(1)
 
 
+def test_what_a_second_scan_asks_for_again_keeps_its_place(model: Model) -> None:
+    checkpoint, projections = model
+    queue = JobQueue({"cpu": 10**9})
+    assert queue.add(checkpoint, projections[3:5], urgent=False) == projections[3:5]
+    assert queue.add(checkpoint, projections, urgent=False) == [*projections[:3], projections[5]]
+    assert [addresses(_to_read(queue).projections) for _ in range(6)] == [_query(n) for n in (3, 4, 0, 1, 2, 5)]
+
+
 def test_what_was_dropped_may_be_asked_for_again(model: Model) -> None:
     checkpoint, projections = model
     queue = _watched(ONE)
