@@ -24,13 +24,17 @@ from rankscope.tui.settings import keys
 
 async def main():
     async with exploring(Path(sys.argv[2]), Path(sys.argv[3])) as view:
-        for pane in "07184728":
+        for pane in "0718478":
+            await view.press(pane)
+        for pane in "78":
             await view.press(pane)
             tables = [keys.EXPLORER, keys.PANES.get(view.app.explorer.focused_pane.id, [])]
             for key in (key for table in tables for binding in table for key in binding.key.split(",")):
                 if key in ("q", "s") or key.isdigit():
                     continue
-                await view.press(pane, key)
+                if view.app.explorer.state.pane != int(pane):
+                    await view.press(pane)
+                await view.press(key)
                 while view.app.screen is not view.app.explorer or view.app.explorer.query_one("#prompt").display:
                     await view.press("escape")
         await view.press("M", "escape", "escape", "8", "7")

@@ -18,7 +18,7 @@ from rankscope.tui.charts.spectra import hint
 from rankscope.tui.charts.ticks import tick_text, ticks
 from rankscope.tui.data.comparison import difference, headings_of
 from rankscope.tui.data.grid import Column, Row, Selection
-from rankscope.tui.data.measures import MEASURES, UNITS
+from rankscope.tui.data.measures import MEASURES, units
 from rankscope.tui.data.pair import Side
 from rankscope.tui.data.session import State
 from rankscope.tui.data.table_rows import fields_of
@@ -284,7 +284,7 @@ def test_marks_are_told_apart_in_the_fewest_words() -> None:
 
 def test_no_measure_but_those_of_the_menu_is_a_unit() -> None:
     names = "k percent k/k0 k/kf k/k* effective_rank stable_rank sigma_1"
-    assert [unit.name for unit in UNITS] == names.split()
+    assert [unit.name for unit in units()] == names.split()
     for name in {measure.name for measure in MEASURES} - set(names.split()) | {"zzz"}:
         with pytest.raises(InputError) as refused:
             parse_command(f"unit {name}")
