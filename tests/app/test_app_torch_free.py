@@ -13,6 +13,8 @@ PROGRAM = """
 import asyncio, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
+from textual import _wait
+_wait.SLEEP_GRANULARITY = 0.005  # as in conftest.py
 from app_looking import exploring
 from rankscope.tui.settings import keys
 

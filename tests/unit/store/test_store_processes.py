@@ -154,15 +154,15 @@ def test_two_writers_two_mergers_and_a_reader(
     def work(first: int) -> Callable[[int], None]:
         def run(_: int) -> None:
             with SpectraStore(tmp_path, "m") as store:
-                for n in range(first, first + 60):
+                for n in range(first, first + 30):
                     store.put(make(n)).result()
                     if n % 3 == 0:
                         store.merge()
 
         return run
 
-    children = [fork(work(0)), fork(work(60))]
-    expected = {make(n).projection.key: make(n) for n in range(120)}
+    children = [fork(work(0)), fork(work(30))]
+    expected = {make(n).projection.key: make(n) for n in range(60)}
     reader = SpectraStore(tmp_path, "m")
     seen: set[str] = set()
     running = {pid for pid, _ in children}
@@ -184,7 +184,7 @@ def test_two_writers_two_mergers_and_a_reader(
         seen = keys
     for _, pipe in children:
         os.close(pipe)
-    check(tmp_path, list(range(120)), make, same)
+    check(tmp_path, list(range(60)), make, same)
     names = segments.names(tmp_path / "m")
     assert any(name.startswith("vol") for name in names)
     assert reader.damaged == []
