@@ -14,8 +14,8 @@ INPUTS := pyproject.toml constraints.txt overrides.txt
 demo: $(VENV)/.demo
 	$(BIN)/rankscope-tui demo
 
-# A process a core, each with one BLAS thread (tests/conftest.py).
-PARALLEL := -n auto --maxprocesses 8 --dist worksteal
+# A process a core and one more, for much of the time is waiting; each has one BLAS thread (tests/conftest.py).
+PARALLEL := -n $(shell echo $$(( $$(nproc 2>/dev/null || echo 2) + 1 ))) --maxprocesses 8 --dist worksteal
 # Where the environment forbids to keep what is compiled, each process compiles the tests anew: 5 s.
 test quick: export PYTHONDONTWRITEBYTECODE =
 

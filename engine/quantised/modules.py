@@ -81,7 +81,7 @@ def quantisation(tensors: Iterable[Tensor]) -> str:
     names: Counter[str] = Counter()
     for tensor in tensors:
         if tensor.scheme is not None:
-            names[tensor.scheme.name] += tensor.end - tensor.begin
+            names[tensor.scheme.name] += math.prod(tensor.shape)
     return max(names, key=names.__getitem__) if names else ""
 
 

@@ -24,17 +24,15 @@ from rankscope.tui.settings import keys
 
 async def main():
     async with exploring(Path(sys.argv[2]), Path(sys.argv[3])) as view:
-        for pane in "0718478":
-            await view.press(pane)
         for pane in "78":
-            await view.press(pane)
+            await view.press("0", pane)
             tables = [keys.EXPLORER, keys.PANES.get(view.app.explorer.focused_pane.id, [])]
-            for key in (key for table in tables for binding in table for key in binding.key.split(",")):
-                if key in ("q", "s") or key.isdigit():
-                    continue
-                if view.app.explorer.state.pane != int(pane):
-                    await view.press(pane)
-                await view.press(key)
+            pressed = [key for table in tables for binding in table for key in binding.key.split(",")]
+            opening = {"u", "e", "s", "slash", "colon", "question_mark"}  # each waits for an answer
+            moving = {"q", "tab", "shift+tab", "escape", "backspace"}  # to another pane, or away
+            await view.rush(*(key for key in pressed if not key.isdigit() and key not in opening | moving))
+            for key in sorted(opening | moving - {"q"}):
+                await view.press(pane, key)
                 while view.app.screen is not view.app.explorer or view.app.explorer.query_one("#prompt").display:
                     await view.press("escape")
         await view.press("M", "escape", "escape", "8", "7")
