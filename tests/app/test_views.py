@@ -31,10 +31,10 @@ async def main():
             opening = {"u", "e", "s", "slash", "colon", "question_mark"}  # each waits for an answer
             moving = {"q", "tab", "shift+tab", "escape", "backspace"}  # to another pane, or away
             await view.rush(*(key for key in pressed if not key.isdigit() and key not in opening | moving))
-            for key in sorted(opening | moving - {"q"}):
-                await view.press(pane, key)
-                while view.app.screen is not view.app.explorer or view.app.explorer.query_one("#prompt").display:
-                    await view.press("escape")
+        for key in sorted(opening | moving - {"q"}):
+            await view.press("7", key)
+            while view.app.screen is not view.app.explorer or view.app.explorer.query_one("#prompt").display:
+                await view.press("escape")
         await view.press("M", "escape", "escape", "8", "7")
         await view.sees("7 squares  n squared by n", "8 counted  projections counted", "42 projections", "squares ")
         await view.press("question_mark")
