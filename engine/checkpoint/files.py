@@ -11,6 +11,7 @@ from ..errors import InputError, printable
 from ..formats import registry
 from ..formats.guarded import check_inside, read_json
 from ..formats.parts import siblings
+from .tensor_parallel import check_folder, refuse_folders, without_parts
 
 _MAX_INDEX = 100_000_000
 
@@ -21,8 +22,9 @@ def choose(names: Collection[str], where: str) -> list[str]:
     What a format is sure of comes before what may be something else, then formats in the registry's order.
 
     Raises:
-        InputError: several files that may each be a model.
+        InputError: several files that may each be a model, or parts of a tensor-parallel model and nothing else.
     """
+    names, parts = without_parts(names)
     sure = (kind.models(names) for kind in registry.FORMATS)
     doubtful = (kind.doubtful(names) for kind in registry.FORMATS)
     models = next(filter(None, chain(sure, doubtful)), [])
@@ -31,6 +33,9 @@ def choose(names: Collection[str], where: str) -> list[str]:
         raise InputError(
             f"{where} holds {len(models)} models ({first}{', ...' * (len(models) > 3)}): name one of the files"
         )
+    if parts and not models:
+        first = min(parts)
+        raise InputError(f"{first} in {where} {parts[first]}")
     return models[0] if models else []
 
 
@@ -38,12 +43,14 @@ def weight_files(folder: Path) -> tuple[list[Path], set[str]]:
     """The files that make up the model of a folder, and the tensor names its index promises.
 
     Raises:
-        InputError: no weights, several models, a missing shard, an index or a link that points outside the
-            folder, or no permission.
+        InputError: no weights, several models, parts of a tensor-parallel one, a missing shard, an index or a
+            link that points outside the folder, or no permission.
     """
     try:
+        check_folder(folder)
         chosen = choose([path.name for path in folder.iterdir()], printable(str(folder)))
         if not chosen:
+            refuse_folders(folder)
             raise InputError(_no_weights(folder))
         if registry.is_index(chosen[0]):
             return _indexed(folder / chosen[0])

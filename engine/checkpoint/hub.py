@@ -12,6 +12,7 @@ from pathlib import Path
 from ..errors import InputError, printable
 from ..formats import registry
 from .files import choose, read_weight_map, weight_files
+from .native import PARAMS
 from .ranges import FetchError, client_errors, retry_after, said, status_of
 
 _PART = r"[A-Za-z0-9](?:[\w.-]{0,94}\w)?"
@@ -61,7 +62,7 @@ def whole(name: str, revision: str) -> tuple[Path | None, str]:
 
 
 def download(name: str, revision: str, incomplete: str) -> Path:
-    """The snapshot folder of a model, config.json and the top-level weight files of which are now in the cache.
+    """The snapshot folder of a model, whose config.json and top-level weight files are now in the cache.
 
     huggingface_hub shows progress bars on stderr. `incomplete` says what the cache lacked.
 
@@ -117,7 +118,7 @@ def _download(name: str, revision: str) -> Path:
         weights |= set(read_weight_map(Path(hf_hub_download(name, index, revision=revision))).values())
         if absent := sorted(weights - files):
             raise InputError(f"{name} names shard {printable(absent[0])} in its index but does not hold it")
-    wanted = sorted(weights | ({"config.json"} & files))
+    wanted = sorted(weights | ({"config.json", PARAMS} & files))
     return Path(snapshot_download(name, revision=revision, allow_patterns=[escape(file) for file in wanted]))
 
 

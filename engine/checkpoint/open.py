@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, printable
-from ..formats import registry
+from ..formats import joined, registry
 from ..formats.format import Format, Listings, Origin
 from ..formats.guarded import check_inside, read_json
 from ..formats.tensor import FileStamp, Stored, Tensor
 from ..landing import HOST, Landing
 from ..quantised import modules as quantised
 from ..quantised import settings
-from . import hub, remote
+from . import hub, native, remote
 from .files import weight_files, with_siblings
 from .hub import Access
 from .ranges import UNWATCHED, RemoteFile, Watch
+from .tensor_parallel import check_file
 
 if TYPE_CHECKING:
     from ..formats.gguf_blocks import BlockStack
@@ -82,6 +83,8 @@ class Checkpoint:
             RuntimeError: see Landing.
         """
         stored = {part.file: self._watched(part.file, watch) for part in (tensor, *(part for _, part in tensor.parts))}
+        if joined.is_joined(tensor):
+            return joined.read_joined(tensor, self.format, stored, landing)
         if tensor.parts:
             return quantised.read_matrix(tensor, stored, landing)
         return self.format.read_matrix(tensor, stored[tensor.file], landing)
@@ -90,6 +93,8 @@ class Checkpoint:
         """What the weights that `read` brings to a device take in its memory."""
         if tensor.scheme is not None:
             return quantised.bytes_on(device, tensor)
+        if joined.is_joined(tensor):
+            return joined.bytes_on(device, tensor, self.format)
         return self.format.bytes_on(device, tensor)
 
     def _watched(self, file: Path, watch: Watch) -> Stored:
@@ -153,8 +158,10 @@ def _open_path(path: Path, listings: Listings | None) -> Checkpoint:
     if path.is_dir():
         return _open_folder(path, path.resolve().name, "", path, listings)
     kind = registry.format_of(path)
-    # A part of a split GGUF is the model, which goes by its first part; a shard of another format is what was named.
-    files = with_siblings(path) if kind.stands_alone else [path]
+    check_file(path)
+    # A part of a split GGUF or of Meta's files is the model, which goes by its first part; a shard of another format is
+    # what was named.
+    files = with_siblings(path) if kind.stands_alone else native.numbered(path) or [path]
     name = re.sub(r"-0*1-of-\d+$", "", files[0].stem) if len(files) > 1 else path.stem
     config = {} if kind.stands_alone else _config(path.parent)
     found = _listed(remote.Opened(name, "", config, kind, {}, set()), files, str(files[0].resolve()), listings)
@@ -177,6 +184,8 @@ def _listed(empty: remote.Opened, files: list[Path], repo: str, listings: Listin
         tensors, stamp, said = empty.format.list_tensors(file, origin)
         config = config or said or {}
         listed[file] = tensors, stamp
+    if native.numbered(files[0]) == files:
+        listed = native.join(files, listed)
     return replace(empty, config=config, listed=listed)
 
 

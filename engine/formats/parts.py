@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 
 _NUMBERED = re.compile(r"(.*-)(\d+)-of-(\d+)(\.[a-z]+)")
+_NATIVE = re.compile(r"(consolidated\.)\d+(\.[a-z]+)")
 _MAX_PARTS = 10_000
 
 
@@ -24,13 +25,14 @@ def siblings(name: str) -> list[str]:
 
 
 def grouped(names: Iterable[str]) -> list[list[str]]:
-    """The files of each model, in the order of the names: numbered parts belong together.
+    """The files of each model, in the order of the names: numbered parts belong together, and `consolidated.00.pth` ...
 
     A projector (mmproj) goes with a model, and is one only where there is nothing else.
     """
     listed = list(names)
     models: dict[str, list[str]] = {}
     for name in [n for n in listed if "mmproj" not in n] or listed:
-        numbered = _NUMBERED.fullmatch(name)
-        models.setdefault(f"{numbered[1]}{numbered[3]}{numbered[4]}" if numbered else name, []).append(name)
+        numbered, native = _NUMBERED.fullmatch(name), _NATIVE.fullmatch(name)
+        model = f"{numbered[1]}{numbered[3]}{numbered[4]}" if numbered else "".join(native.groups()) if native else name
+        models.setdefault(model, []).append(name)
     return list(models.values())

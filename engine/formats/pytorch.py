@@ -307,6 +307,9 @@ def _check(file: Path, pickle: bytes | mmap.mmap) -> None:
 def _rows(file: Path, found: object, regions: list[_Region]) -> list[Any]:
     if isinstance(found, Mapping) and {"state", "param_groups"} <= found.keys():
         raise _bad(file, "holds the state of an optimiser, not a model: name the file with the weights")
+    parts = found.get("mp_world_size") if isinstance(found, Mapping) else None  # DeepSpeed's word
+    if isinstance(parts, int) and parts > 1:
+        raise _bad(file, f"is one of {parts} parts of a tensor-parallel model: save the whole model")
     rows = [_row(name, tensor, regions) for name, tensor in _named(_state_dict(found))]
     if not rows:
         keys = [printable(str(key), 40) for key in found][:5] if isinstance(found, Mapping) else []
