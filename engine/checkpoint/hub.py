@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from glob import escape
@@ -122,13 +122,13 @@ def _download(name: str, revision: str) -> Path:
     return Path(snapshot_download(name, revision=revision, allow_patterns=[escape(file) for file in wanted]))
 
 
-def chosen(name: str, files: Iterable[str]) -> list[str]:
-    """Which of a repo's files are the model's weights, or their index.
+def chosen(name: str, files: Iterable[str], size: Callable[[str], int] = lambda _: 0) -> list[str]:
+    """Which of a repo's files are the model's weights, or their index. `size`: see choose.
 
     Raises:
         InputError: none, or several models.
     """
-    weights = choose({f for f in files if "/" not in f}, name)
+    weights = choose({f for f in files if "/" not in f}, name, size)
     if not weights:
         others = registry.unread(files)
         held = f" (it holds {', '.join(others)})" if others else ""

@@ -27,23 +27,23 @@ _ORIGINAL = "open the model that they were made from"
 _KINDS = (
     _Kind(
         "DeepSpeed's ZeRO-3",
-        re.compile(r"(?:bf16_)?zero_pp_rank_(?P<rank>\d+)_mp_rank_\d+_model_states\.pt"),
+        re.compile(r"(?:bf16_)?zero_pp_rank_(?P<rank>\d+)_mp_rank_\d+_model_states\.[a-z]+"),
         "join them with its zero_to_fp32.py",
         always=True,
     ),
     _Kind(
         "GPT-NeoX",
-        re.compile(r"layer_\d+-model_(?P<rank>\d+)-model_states\.pt"),
+        re.compile(r"layer_\d+-model_(?P<rank>\d+)-model_states\.[a-z]+"),
         "join them with its tools/ckpts/convert_neox_to_hf.py",
         always=True,
     ),
     _Kind(
         "DeepSpeed",
-        re.compile(r"mp_rank_(?P<rank>\d+)_model_states\.pt"),
+        re.compile(r"mp_rank_(?P<rank>\d+)_model_states\.[a-z]+"),
         "save the whole model with the program that trained it",
     ),
-    _Kind("vLLM", re.compile(r"model-rank-(?P<rank>\d+)-part-\d+\.safetensors"), _ORIGINAL),
-    _Kind("TensorRT-LLM", re.compile(r"rank(?P<rank>\d+)\.safetensors"), _ORIGINAL),
+    _Kind("vLLM", re.compile(r"model-rank-(?P<rank>\d+)-part-\d+\.[a-z]+"), _ORIGINAL),
+    _Kind("TensorRT-LLM", re.compile(r"rank(?P<rank>\d+)\.[a-z]+"), _ORIGINAL),
 )
 _MEGATRON = _Kind(
     "Megatron",

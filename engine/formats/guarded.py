@@ -27,17 +27,18 @@ def open_regular(file: Path) -> BinaryIO:
     return open(file, "rb")
 
 
-def check_inside(file: Path) -> None:
-    """Refuse a link out of its folder: a model from elsewhere may not have other files read.
+def check_inside(file: Path, within: Path | None = None) -> None:
+    """Refuse a link out of its folder, or out of `within`: a model from elsewhere may not have other files read.
 
-    The Hub cache is made of links, from snapshots/<commit> to the blobs of the same model.
+    The Hub cache is made of links, from snapshots/<commit> to the blobs of the same model, and older downloads to
+    a folder are links to such blobs.
 
     Raises:
         InputError: it is one.
     """
-    folder, real = file.parent.resolve(), file.resolve()
-    blobs = folder.parent.parent / "blobs"
-    if not real.is_relative_to(folder) and not (folder.parent.name == "snapshots" and real.parent == blobs):
+    folder, real = (within or file.parent).resolve(), file.resolve()
+    is_blob = real.parent.name == "blobs" and real.parent.parent.name.startswith("models--")
+    if not real.is_relative_to(folder) and not is_blob:
         raise InputError(
             f"{printable(str(file))} is a link out of its folder: name the folder of {printable(str(real))}"
         )

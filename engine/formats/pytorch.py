@@ -15,7 +15,7 @@ import mmap
 import re
 import struct
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from pickletools import genops
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     import torch
 
 INDEX = "pytorch_model.bin.index.json"
+_DIFFUSERS = "diffusion_pytorch_model.bin"
 LISTING = "torch-1"
 """What listings of this form are kept under; another form needs another name."""
 _HEAD = 4096
@@ -82,16 +83,16 @@ class PyTorch(Format):
         return head.startswith((_ZIP, _LEGACY))
 
     def models(self, names: Collection[str]) -> list[list[str]]:
-        """See Format: what transformers saves."""
-        for name in (INDEX, "pytorch_model.bin"):
+        """See Format: what transformers and diffusers save."""
+        for name in (INDEX, "pytorch_model.bin", f"{_DIFFUSERS}.index.json", _DIFFUSERS):
             if name in names:
                 return [[name]]
-        shards = [name for name in self._held(names) if name.startswith("pytorch_model-") and is_part(name)]
+        shards = [name for name in self.candidates(names) if name.startswith("pytorch_model-") and is_part(name)]
         return [shards] if shards else []
 
     def doubtful(self, names: Collection[str]) -> list[list[str]]:
         """See Format: torch.save writes everything to files of these suffixes."""
-        return grouped(self._held(names))
+        return grouped(self.candidates(names))
 
     def list_tensors(self, file: Path, origin: Origin) -> Listing:
         """See Format; InputError is raised too where the file holds no state dict, or would have to execute code."""
@@ -129,8 +130,8 @@ class PyTorch(Format):
             return np.ascontiguousarray(np.lib.stride_tricks.as_strided(flat, tensor.shape, strides)), seen
         return flat.as_strided(tensor.shape, tensor.strides).contiguous(), seen
 
-    def _held(self, names: Collection[str]) -> list[str]:
-        """The files that may be a model's: not what trainers save beside it."""
+    def candidates(self, names: Iterable[str]) -> list[str]:
+        """See Format: not what trainers save beside a model."""
         return [name for name in self.named(names) if not _is_trainer_state(name)]
 
 

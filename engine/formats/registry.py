@@ -52,8 +52,9 @@ def format_of(file: Path) -> Format:
 
 
 def is_index(name: str) -> bool:
-    """Whether the file of this name is a format's index."""
-    return any(name == kind.index for kind in FORMATS)
+    """Whether the file of this name is an index of a format that has one."""
+    shard = name.removesuffix(_OF_INDEX)
+    return shard != name and any(kind.index and shard.endswith(kind.suffixes) for kind in FORMATS)
 
 
 def format_of_index(name: str) -> Format:
