@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import chain
 from pathlib import Path, PurePosixPath
@@ -142,11 +143,21 @@ def _shard(folder: Path, shard: str, total: int) -> Path:
     return folder / shard
 
 
+def _folders_with_weights(folder: Path) -> list[str]:
+    """The folders in a folder that hold weights, one level down."""
+    below = sorted(path for path in folder.iterdir() if path.is_dir() and os.access(path, os.R_OK | os.X_OK))
+    held = ((path.name, [file.name for file in path.iterdir()]) for path in below)
+    return [name for name, names in held if any(kind.candidates(names) for kind in registry.FORMATS)]
+
+
 def _stands_alone(name: str) -> bool:
     return registry.format_of_index(name).stands_alone
 
 
 def _no_weights(folder: Path) -> str:
+    if below := _folders_with_weights(folder):
+        shown = ", ".join(printable(name, 80) for name in below[:5]) + ", ..." * (len(below) > 5)
+        return f"no weights in {printable(str(folder))} itself, but in folders of it ({shown}): name one of them"
     others = registry.unread(path.name for path in folder.iterdir())
     held = f" (it holds {', '.join(others)})" if others else ""
     return f"no weights that can be read in {printable(str(folder))}{held}: name a folder or file that has some"

@@ -96,7 +96,17 @@ def repo_folder(name: str) -> Path:
 
 def cached(name: str, revision: str) -> Path | None:
     """The cached snapshot, read off the cache's documented layout: refs/<revision> -> snapshots/<commit>."""
-    folder = repo_folder(name)
+    return snapshot_in(repo_folder(name), revision)
+
+
+def cached_id(folder: Path) -> str:
+    """The id of the model whose folder of a Hub cache this is, "" for any other folder."""
+    kind, dashes, name = folder.name.partition("--")
+    return name.replace("--", "/", 1) if kind == "models" and dashes and (folder / "snapshots").is_dir() else ""
+
+
+def snapshot_in(folder: Path, revision: str) -> Path | None:
+    """`cached` in a model's folder of any Hub cache."""
     commit = revision
     if not _COMMIT.fullmatch(revision):
         try:

@@ -150,11 +150,15 @@ def _existing(model: str) -> Path | None:
 
 
 def _looks_like_path(model: str) -> bool:
-    is_file = model.endswith(registry.suffixes())
+    is_file = model.lower().endswith(registry.suffixes())
     return is_file or model.startswith((".", "/", "~")) or model.partition("@")[0].count("/") > 1
 
 
 def _open_path(path: Path, listings: Listings | None) -> Checkpoint:
+    if path.is_dir() and (name := hub.cached_id(path.absolute())):
+        if (snapshot := hub.snapshot_in(path, "main")) is None:
+            raise InputError(f"{printable(str(path))} holds no snapshot of main: fetch {name} again")
+        return _open_folder(snapshot, name, snapshot.name, None, listings)
     if path.is_dir():
         return _open_folder(path, path.resolve().name, "", path, listings)
     kind = registry.format_of(path)

@@ -85,7 +85,7 @@ class Format(Protocol):
     def named(self, names: Iterable[str]) -> list[str]:
         """The names that have a suffix of this format, in the order of the suffixes, then sorted."""
         listed = sorted(names)
-        return [name for suffix in self.suffixes for name in listed if name.endswith(suffix)]
+        return [name for suffix in self.suffixes for name in listed if name.lower().endswith(suffix)]
 
     def candidates(self, names: Iterable[str]) -> list[str]:
         """Those of `named` that may hold weights of a model, as far as names tell."""

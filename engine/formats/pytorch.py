@@ -1,4 +1,4 @@
-"""PyTorch files (.bin, .pt, .pth): torch says once where each tensor lies; the bytes are then read as any other file's.
+"""PyTorch files (.bin, .pt, .pth, .ckpt): torch says once where each tensor lies; bytes are read as any other file's.
 
 Nothing in a file is executed. Its pickle may name tensors and containers only, which is checked on the
 pickle's tokens before `torch.load(weights_only=True)` sees it: torch's own list also lets `bytearray` and
@@ -41,7 +41,7 @@ LISTING = "torch-1"
 _HEAD = 4096
 _ZIP, _LEGACY = b"PK\x03\x04", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 _LEGACY_PICKLES = 5  # magic number, protocol, machine, the object, the keys of its storages
-_NESTS = ("state_dict", "model_state_dict", "model", "module")
+_NESTS = ("state_dict", "model_state_dict", "model", "module", "params", "weights")
 _MAX_DEPTH = 8
 _COSTS = {"BINGET": 0, "LONG_BINGET": 0, "BINPUT": 0, "REDUCE": 256, "NEWOBJ": 256}
 _MAX_OBJECTS = 64 * 20_000_000  # of 300,000 tensors; their tokens take 20 s
@@ -60,8 +60,11 @@ _DTYPES = {name: code for code, name in TORCH_NAMES.items()} | {
 
 _TRAINER_STATE = re.compile(
     r"(?:training_args|trainer_state|(?:optimizer|scheduler|scaler|rng_state|random_states|sampler|dl_state_dict)(?:_\d+)?"
-    r"|.*optim_states)\.(?:bin|pt|pth)"
+    r"|.*optim_states)\.(?:bin|pt|pth|ckpt)"
 )
+
+
+_OLMO = frozenset({"optim.pt", "train.pt"})  # beside its model.pt
 
 
 class _Region(NamedTuple):
@@ -75,7 +78,7 @@ class _Region(NamedTuple):
 class PyTorch(Format):
     """See Format; a listing imports torch, unless `listings` holds what it once said of this very file."""
 
-    suffixes = (".bin", ".pt", ".pth")
+    suffixes = (".bin", ".pt", ".pth", ".ckpt")
     index = INDEX
 
     def recognises(self, head: bytes) -> bool:
@@ -132,7 +135,8 @@ class PyTorch(Format):
 
     def candidates(self, names: Iterable[str]) -> list[str]:
         """See Format: not what trainers save beside a model."""
-        return [name for name in self.named(names) if not _is_trainer_state(name)]
+        held = [name for name in self.named(names) if not _is_trainer_state(name)]
+        return [name for name in held if name not in _OLMO] or held
 
 
 PYTORCH = PyTorch()
@@ -323,11 +327,19 @@ def _rows(file: Path, found: object, regions: list[_Region]) -> list[Any]:
 
 
 def _state_dict(found: object, depth: int = 0) -> Mapping[Any, Any]:
-    """The innermost of nested state dicts, as trainers save them; {} where there is none."""
-    if not isinstance(found, Mapping) or depth > _MAX_DEPTH:
+    """The innermost of nested state dicts, as trainers save them; {} where there is none.
+
+    Under other names than `_NESTS` it is what holds tensors: one dictionary or several (Megatron's encoder, embedding).
+    """
+    if not isinstance(found, Mapping) or depth > _MAX_DEPTH or {"state", "param_groups"} <= found.keys():
         return {}
     inner = (_state_dict(found[nest], depth + 1) for nest in _NESTS if nest in found)
-    return next(filter(None, inner), found if any(_is_tensor(value) for value in found.values()) else {})
+    if named := next(filter(None, inner), None):
+        return named
+    if any(_is_tensor(value) for value in found.values()):
+        return found
+    held = {key: state for key, value in found.items() if type(key) is str and (state := _state_dict(value, depth + 1))}
+    return next(iter(held.values())) if len(held) == 1 else held
 
 
 def _named(state: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, torch.Tensor]]:

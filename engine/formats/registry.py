@@ -15,7 +15,7 @@ from .safetensors import SAFETENSORS
 FORMATS: tuple[Format, ...] = (SAFETENSORS, PYTORCH, GGUF)
 """In the order in which a folder that holds several is looked through; transformers prefers safetensors too."""
 
-_UNREAD = frozenset({".ckpt", ".h5", ".msgpack", ".onnx"})
+_UNREAD = frozenset({".h5", ".msgpack", ".onnx"})
 _OF_INDEX = ".index.json"
 _HEAD = 64
 
@@ -67,7 +67,7 @@ def format_of_index(name: str) -> Format:
 
 
 def _named(name: str) -> list[Format]:
-    return [kind for kind in FORMATS if name.endswith(kind.suffixes)]
+    return [kind for kind in FORMATS if name.lower().endswith(kind.suffixes)]
 
 
 def _head(file: Path) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from ..data.views import DEFAULT, named_for
 from ..settings.values import positive, reference_line, threshold, thresholds
 
-MODEL_HELP = "org/name[@revision] on the Hub, a folder, a file (.safetensors, .gguf, .bin, .pt), a URL of one, or demo"
+MODEL_HELP = "org/name[@revision] on the Hub, a folder, a file (.safetensors, .gguf, .bin, .pt, .ckpt), a URL of one, or demo"
 
 
 class Parser(argparse.ArgumentParser):

@@ -138,10 +138,10 @@ def test_a_folder_of_a_new_format_opens(tmp_path: Path, matrices: Matrices) -> N
 def test_the_refusal_names_the_suffixes_of_all_formats(tmp_path: Path, matrices: Matrices, request: Any) -> None:
     file, notes = write(tmp_path / "odd.trial", matrices), tmp_path / "notes.txt"
     notes.touch()
-    assert refusal(file).endswith("a file of weights (.safetensors, .bin, .pt, .pth, .gguf)")
+    assert refusal(file).endswith("a file of weights (.safetensors, .bin, .pt, .pth, .ckpt, .gguf)")
     assert "no weights that can be read" in refusal(tmp_path)
     request.getfixturevalue("trial")
-    assert refusal(notes).endswith("a file of weights (.safetensors, .bin, .pt, .pth, .gguf, .trial)")
+    assert refusal(notes).endswith("a file of weights (.safetensors, .bin, .pt, .pth, .ckpt, .gguf, .trial)")
     assert refusal(tmp_path / "gone.trial").startswith("no such file or folder")
 
 
