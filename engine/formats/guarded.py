@@ -16,6 +16,15 @@ _ALWAYS_HELD = 1 << 20
 _TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)  # possessive: no memory for ways back
 
 
+class _Links:
+    """Whether links out of a model's folder are followed: the user's word, for the whole process."""
+
+    followed = False
+
+
+LINKS = _Links()
+
+
 def open_regular(file: Path) -> BinaryIO:
     """A file open for reading; a FIFO would wait for a writer, and a device may never end.
 
@@ -38,9 +47,10 @@ def check_inside(file: Path, within: Path | None = None) -> None:
     """
     folder, real = (within or file.parent).resolve(), file.resolve()
     is_blob = real.parent.name == "blobs" and real.parent.parent.name.startswith("models--")
-    if not real.is_relative_to(folder) and not is_blob:
+    if not real.is_relative_to(folder) and not is_blob and not LINKS.followed:
+        where = printable(str(real))
         raise InputError(
-            f"{printable(str(file))} is a link out of its folder: name the folder of {printable(str(real))}"
+            f"{printable(str(file))} is a link out of its folder: name the folder of {where}, or add --follow-links"
         )
 
 
