@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from opening import DOWN, QUERY, refusal, weights
+from hub_server import HubServer
+from opening import DOWN, QUERY, refusal, refused, weights
 
+from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.checkpoint.open import open_checkpoint
 
 
@@ -32,6 +34,22 @@ def test_the_folders_that_hold_weights_are_named(tmp_path: Path) -> None:
     assert refusal(tmp_path) == f"no weights in {tmp_path} itself, but in folders of it (odd, z.d): name one of them"
     fill(tmp_path, **{f"checkpoint-{n}/pytorch_model.bin": b"" for n in range(9)})
     assert "(checkpoint-0, checkpoint-1, checkpoint-2, checkpoint-3, checkpoint-4, ...)" in refusal(tmp_path)
+
+
+def test_the_folders_of_a_repo_are_named(hub: HubServer) -> None:
+    hub.push(
+        "org/pipe",
+        {
+            "model_index.json": b"{}",
+            "unet/a.safetensors": weights(QUERY),
+            "vae/b.bin": b"",
+            "run/optimizer.bin": b"",
+            "x/y/z.bin": b"",
+        },
+    )
+    for access in (Access.RANGES, Access.DOWNLOAD):
+        line = refused("org/pipe", access)
+        assert line == "no weights in org/pipe itself, but in folders of it (unet, vae): download one and name it"
 
 
 def test_a_models_folder_of_a_hub_cache(tmp_path: Path) -> None:
