@@ -143,12 +143,13 @@ def chosen(name: str, files: Iterable[str], size: Callable[[str], int] = lambda 
     if not weights:
         inside = [f.split("/") for f in files if f.count("/") == 1]
         below = sorted({f for f, held in inside if any(kind.candidates([held]) for kind in registry.FORMATS)})
-        if below:
-            shown = ", ".join(printable(folder, 80) for folder in below[:5]) + ", ..." * (len(below) > 5)
-            raise InputError(f"no weights in {name} itself, but in folders of it ({shown}): download one and name it")
+        shown = ", ".join(printable(folder, 80) for folder in below[:5]) + ", ..." * (len(below) > 5)
+        cure = (
+            f" but in folders of it ({shown}): download one and name it" if below else ": choose a repo that has them"
+        )
         others = registry.unread(files)
         held = f" (it holds {', '.join(others)})" if others else ""
-        raise InputError(f"{name} has no weights on the Hub that can be read{held}: choose a repo that has them")
+        raise InputError(f"{name} has no weights on the Hub that can be read{held}{cure}")
     return weights
 
 
