@@ -177,7 +177,7 @@ def _dequantisation(tensor: Tensor, kind: Format) -> str:
 def _key(tensor: Tensor, part: Slice | None, dequantisation: str) -> str:
     """The content key: digest(identity, begin, end, dtype, shape, slice, dequantisation) of the tensor.
 
-    The strides of a view follow, and all parts of a quantised matrix; the key of any other tensor has neither.
+    The strides of a view follow, and all parts of a quantised or joined matrix; the key of any other has neither.
     """
     pieces = [_framed(tensor.source.identity), framed(tensor.begin, tensor.end)]
     pieces.append(_framed(tensor.dtype, tensor.shape, part, dequantisation))
@@ -186,6 +186,8 @@ def _key(tensor: Tensor, part: Slice | None, dequantisation: str) -> str:
     for name, held in tensor.parts:
         pieces.append(_framed(name, held.source.identity, held.dtype, held.shape))
         pieces.append(b"%d-%d;" % (held.begin, held.end))
+        if held.strides:
+            pieces.append(_framed(held.strides))
     return blake2b(b"".join(pieces), digest_size=16).hexdigest()
 
 

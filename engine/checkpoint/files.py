@@ -2,65 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import chain
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 from ..errors import InputError, printable
 from ..formats import registry
 from ..formats.guarded import check_inside, read_json
-from ..formats.parts import siblings
+from ..formats.parts import counting, is_part, siblings
+from .tensor_parallel import check_folder, refuse_folders, without_parts
 
 _MAX_INDEX = 100_000_000
 
 
-def choose(names: Collection[str], where: str) -> list[str]:
+class Chosen(NamedTuple):
+    """The files of a model; `named` says in which of them its index places each tensor. `left_out` is a line on files
+    beside them that could be weights of it, "" where there are none.
+    """
+
+    files: list[Path]
+    named: Mapping[str, str]
+    left_out: str
+
+
+def choose(names: Collection[str], where: str, size: Callable[[str], int] = lambda _: 0) -> list[str]:
     """Of the file names of a folder: the index of the weights, or the files that hold them; [] where none does.
 
-    What a format is sure of comes before what may be something else, then formats in the registry's order.
+    What a format is sure of comes before what may be something else, then formats in the registry's order. `size`
+    says how many bytes a file has, 0 where that is not known.
 
     Raises:
-        InputError: several files that may each be a model.
+        InputError: several files that may each be a model, or parts of a tensor-parallel model and nothing else.
     """
-    sure = (kind.models(names) for kind in registry.FORMATS)
+    names, parts = without_parts(names)
+    counted = counting(names, size)
+    sure = (kind.models(names if kind.stands_alone else counted) for kind in registry.FORMATS)
     doubtful = (kind.doubtful(names) for kind in registry.FORMATS)
     models = next(filter(None, chain(sure, doubtful)), [])
     if len(models) > 1:
         first = ", ".join(printable(files[0], 80) for files in models[:3])
-        raise InputError(
-            f"{where} holds {len(models)} models ({first}{', ...' * (len(models) > 3)}): name one of the files"
-        )
+        # A part of a split GGUF opens all of it, a shard of another format does not.
+        cut = any(is_part(files[0]) or registry.is_index(files[0]) for files in models)
+        cure = "leave one of them in it" if cut and not _stands_alone(models[0][0]) else "name one of the files"
+        raise InputError(f"{where} holds {len(models)} models ({first}{', ...' * (len(models) > 3)}): {cure}")
+    if parts and not models:
+        first = min(parts)
+        raise InputError(f"{first} in {where} {parts[first]}")
     return models[0] if models else []
 
 
-def weight_files(folder: Path) -> tuple[list[Path], set[str]]:
-    """The files that make up the model of a folder, and the tensor names its index promises.
+def left_out(names: Iterable[str], used: Collection[str]) -> str:
+    """The line on files that could be weights of the model beside those that are used, "" where there are none.
+
+    Mistral's consolidated files repeat the model under other names; a format that stands alone has a file a model.
+    """
+    kind = registry.format_of_index(min(used))
+    others = [] if kind.stands_alone else [n for n in kind.candidates(names) if n not in used]
+    rest = [printable(name, 80) for name in others if not name.startswith("consolidated")]
+    shown = f"{', '.join(rest[:3])}{', ...' * (len(rest) > 3)}"
+    return f"left out beside the files of the model: {shown}" if rest else ""
+
+
+def weight_files(folder: Path) -> Chosen:
+    """The files that make up the model of a folder.
 
     Raises:
-        InputError: no weights, several models, a missing shard, an index or a link that points outside the
-            folder, or no permission.
+        InputError: no weights, several models, parts of a tensor-parallel one, a missing shard, an index or a
+            link that points outside the folder, or no permission.
     """
     try:
-        chosen = choose([path.name for path in folder.iterdir()], printable(str(folder)))
+        check_folder(folder)
+        names = [path.name for path in folder.iterdir()]
+        chosen = choose(names, printable(str(folder)), lambda name: (folder / name).stat().st_size)
         if not chosen:
+            refuse_folders(folder)
             raise InputError(_no_weights(folder))
         if registry.is_index(chosen[0]):
-            return _indexed(folder / chosen[0])
-        files: dict[Path, None] = {}
+            files, named = _indexed(folder / chosen[0])
+            return Chosen(files, named, left_out(names, [file.name for file in files]))
+        whole: dict[Path, None] = {}
         for name in chosen:
-            if folder / name not in files:
-                files.update(dict.fromkeys(with_siblings(folder / name)))
-        return list(files), set()
+            if folder / name not in whole:
+                whole.update(dict.fromkeys(with_siblings(folder / name)))
+        return Chosen(list(whole), {}, left_out(names, [file.name for file in whole]))
     except OSError as error:
         raise InputError(f"cannot read {printable(str(folder))}: {error.strerror}") from None
 
 
-def _indexed(index: Path) -> tuple[list[Path], set[str]]:
+def _indexed(index: Path) -> tuple[list[Path], dict[str, str]]:
     check_inside(index)
     weight_map = read_weight_map(index)
     shards = sorted(set(weight_map.values()))
-    return [_shard(index.parent, shard, len(shards)) for shard in shards], set(weight_map)
+    return [_shard(index.parent, shard, len(shards)) for shard in shards], weight_map
 
 
 def read_weight_map(index: Path) -> dict[str, str]:
@@ -73,7 +108,7 @@ def read_weight_map(index: Path) -> dict[str, str]:
 
 
 def weight_map_of(found: Mapping[str, Any], index: Path) -> dict[str, str]:
-    """Tensor name -> shard, every shard a file name without a folder, from an index that was read.
+    """Tensor name -> shard, every shard a path within the folder of the index, from an index that was read.
 
     Raises:
         InputError: malformed, or it points outside the folder.
@@ -82,10 +117,12 @@ def weight_map_of(found: Mapping[str, Any], index: Path) -> dict[str, str]:
     weight_map = found.get("weight_map")
     if not (isinstance(weight_map, dict) and weight_map and all(isinstance(s, str) for s in weight_map.values())):
         raise InputError(f"{printable(str(index))} has no weight_map of tensor names to files")
-    for shard in set(weight_map.values()):
-        if not shard.endswith(kinds) or "/" in shard or "\\" in shard or not shard.isprintable():
+    shards = {shard: PurePosixPath(shard) for shard in set(weight_map.values())}
+    for shard, path in shards.items():
+        outside = path.is_absolute() or ".." in path.parts or "\\" in shard
+        if not shard.endswith(kinds) or outside or not shard.isprintable():
             raise InputError(f"{index.name} points to {printable(shard)}, which is no {kinds[0]} file of its folder")
-    return weight_map
+    return {tensor: str(shards[shard]) for tensor, shard in weight_map.items()}
 
 
 def with_siblings(file: Path) -> list[Path]:
@@ -102,11 +139,25 @@ def _shard(folder: Path, shard: str, total: int) -> Path:
     if not (folder / shard).is_file():
         where = printable(str(folder))
         raise InputError(f"shard {printable(shard)} (one of {total}) is missing from {where}: fetch it again")
-    check_inside(folder / shard)
+    check_inside(folder / shard, folder)
     return folder / shard
 
 
+def _folders_with_weights(folder: Path) -> list[str]:
+    """The folders in a folder that hold weights, one level down."""
+    below = sorted(path for path in folder.iterdir() if path.is_dir() and os.access(path, os.R_OK | os.X_OK))
+    held = ((path.name, [file.name for file in path.iterdir()]) for path in below)
+    return [name for name, names in held if any(kind.candidates(names) for kind in registry.FORMATS)]
+
+
+def _stands_alone(name: str) -> bool:
+    return registry.format_of_index(name).stands_alone
+
+
 def _no_weights(folder: Path) -> str:
+    if below := _folders_with_weights(folder):
+        shown = ", ".join(printable(name, 80) for name in below[:5]) + ", ..." * (len(below) > 5)
+        return f"no weights in {printable(str(folder))} itself, but in folders of it ({shown}): name one of them"
     others = registry.unread(path.name for path in folder.iterdir())
     held = f" (it holds {', '.join(others)})" if others else ""
     return f"no weights that can be read in {printable(str(folder))}{held}: name a folder or file that has some"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from glob import escape
@@ -12,6 +12,7 @@ from pathlib import Path
 from ..errors import InputError, printable
 from ..formats import registry
 from .files import choose, read_weight_map, weight_files
+from .native import PARAMS
 from .ranges import FetchError, client_errors, retry_after, said, status_of
 
 _PART = r"[A-Za-z0-9](?:[\w.-]{0,94}\w)?"
@@ -61,7 +62,7 @@ def whole(name: str, revision: str) -> tuple[Path | None, str]:
 
 
 def download(name: str, revision: str, incomplete: str) -> Path:
-    """The snapshot folder of a model, config.json and the top-level weight files of which are now in the cache.
+    """The snapshot folder of a model, whose config.json and top-level weight files are now in the cache.
 
     huggingface_hub shows progress bars on stderr. `incomplete` says what the cache lacked.
 
@@ -95,7 +96,17 @@ def repo_folder(name: str) -> Path:
 
 def cached(name: str, revision: str) -> Path | None:
     """The cached snapshot, read off the cache's documented layout: refs/<revision> -> snapshots/<commit>."""
-    folder = repo_folder(name)
+    return snapshot_in(repo_folder(name), revision)
+
+
+def cached_id(folder: Path) -> str:
+    """The id of the model whose folder of a Hub cache this is, "" for any other folder."""
+    kind, dashes, name = folder.name.partition("--")
+    return name.replace("--", "/", 1) if kind == "models" and dashes and (folder / "snapshots").is_dir() else ""
+
+
+def snapshot_in(folder: Path, revision: str) -> Path | None:
+    """`cached` in a model's folder of any Hub cache."""
     commit = revision
     if not _COMMIT.fullmatch(revision):
         try:
@@ -117,21 +128,28 @@ def _download(name: str, revision: str) -> Path:
         weights |= set(read_weight_map(Path(hf_hub_download(name, index, revision=revision))).values())
         if absent := sorted(weights - files):
             raise InputError(f"{name} names shard {printable(absent[0])} in its index but does not hold it")
-    wanted = sorted(weights | ({"config.json"} & files))
+    wanted = sorted(weights | ({"config.json", PARAMS} & files))
     return Path(snapshot_download(name, revision=revision, allow_patterns=[escape(file) for file in wanted]))
 
 
-def chosen(name: str, files: Iterable[str]) -> list[str]:
-    """Which of a repo's files are the model's weights, or their index.
+def chosen(name: str, files: Iterable[str], size: Callable[[str], int] = lambda _: 0) -> list[str]:
+    """Which of a repo's files are the model's weights, or their index. `size`: see choose.
 
     Raises:
         InputError: none, or several models.
     """
-    weights = choose({f for f in files if "/" not in f}, name)
+    files = sorted(files)
+    weights = choose({f for f in files if "/" not in f}, name, size)
     if not weights:
+        inside = [f.split("/") for f in files if f.count("/") == 1]
+        below = sorted({f for f, held in inside if any(kind.candidates([held]) for kind in registry.FORMATS)})
+        shown = ", ".join(printable(folder, 80) for folder in below[:5]) + ", ..." * (len(below) > 5)
+        cure = (
+            f" but in folders of it ({shown}): download one and name it" if below else ": choose a repo that has them"
+        )
         others = registry.unread(files)
         held = f" (it holds {', '.join(others)})" if others else ""
-        raise InputError(f"{name} has no weights on the Hub that can be read{held}: choose a repo that has them")
+        raise InputError(f"{name} has no weights on the Hub that can be read{held}{cure}")
     return weights
 
 

@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, printable
-from ..formats import registry
+from ..formats import joined, registry
 from ..formats.format import Format, Listings, Origin
 from ..formats.guarded import check_inside, read_json
 from ..formats.tensor import FileStamp, Stored, Tensor
 from ..landing import HOST, Landing
 from ..quantised import modules as quantised
 from ..quantised import settings
-from . import hub, remote
+from . import hub, native, remote
 from .files import weight_files, with_siblings
 from .hub import Access
 from .ranges import UNWATCHED, RemoteFile, Watch
+from .tensor_parallel import check_file
 
 if TYPE_CHECKING:
     from ..formats.gguf_blocks import BlockStack
@@ -82,6 +83,8 @@ class Checkpoint:
             RuntimeError: see Landing.
         """
         stored = {part.file: self._watched(part.file, watch) for part in (tensor, *(part for _, part in tensor.parts))}
+        if joined.is_joined(tensor):
+            return joined.read_joined(tensor, self.format, stored, landing)
         if tensor.parts:
             return quantised.read_matrix(tensor, stored, landing)
         return self.format.read_matrix(tensor, stored[tensor.file], landing)
@@ -90,6 +93,8 @@ class Checkpoint:
         """What the weights that `read` brings to a device take in its memory."""
         if tensor.scheme is not None:
             return quantised.bytes_on(device, tensor)
+        if joined.is_joined(tensor):
+            return joined.bytes_on(device, tensor, self.format)
         return self.format.bytes_on(device, tensor)
 
     def _watched(self, file: Path, watch: Watch) -> Stored:
@@ -145,28 +150,35 @@ def _existing(model: str) -> Path | None:
 
 
 def _looks_like_path(model: str) -> bool:
-    is_file = model.endswith(registry.suffixes())
+    is_file = model.lower().endswith(registry.suffixes())
     return is_file or model.startswith((".", "/", "~")) or model.partition("@")[0].count("/") > 1
 
 
 def _open_path(path: Path, listings: Listings | None) -> Checkpoint:
+    if path.is_dir() and (name := hub.cached_id(path.absolute())):
+        if (snapshot := hub.snapshot_in(path, "main")) is None:
+            raise InputError(f"{printable(str(path))} holds no snapshot of main: fetch {name} again")
+        return _open_folder(snapshot, name, snapshot.name, None, listings)
     if path.is_dir():
         return _open_folder(path, path.resolve().name, "", path, listings)
     kind = registry.format_of(path)
-    # A part of a split GGUF is the model, which goes by its first part; a shard of another format is what was named.
-    files = with_siblings(path) if kind.stands_alone else [path]
+    check_file(path)
+    # A part of a split GGUF or of Meta's files is the model, which goes by its first part; a shard of another format is
+    # what was named.
+    files = with_siblings(path) if kind.stands_alone else native.numbered(path) or [path]
     name = re.sub(r"-0*1-of-\d+$", "", files[0].stem) if len(files) > 1 else path.stem
     config = {} if kind.stands_alone else _config(path.parent)
-    found = _listed(remote.Opened(name, "", config, kind, {}, set()), files, str(files[0].resolve()), listings)
+    found = _listed(remote.Opened(name, "", config, kind, {}, {}), files, str(files[0].resolve()), listings)
     return _opened(found, files[0])
 
 
 def _open_folder(folder: Path, name: str, commit: str, location: Path | None, listings: Listings | None) -> Checkpoint:
-    files, named = weight_files(folder)
+    files, named, left_out = weight_files(folder)
     kind = registry.format_of(files[0])
     config = {} if kind.stands_alone else _config(folder)
     repo = name if location is None else str(folder.resolve())
-    return _opened(_listed(remote.Opened(name, commit, config, kind, {}, named), files, repo, listings), location)
+    empty = remote.Opened(name, commit, config, kind, {}, named, (left_out,) if left_out else ())
+    return _opened(_listed(empty, files, repo, listings), location)
 
 
 def _listed(empty: remote.Opened, files: list[Path], repo: str, listings: Listings | None) -> remote.Opened:
@@ -177,22 +189,24 @@ def _listed(empty: remote.Opened, files: list[Path], repo: str, listings: Listin
         tensors, stamp, said = empty.format.list_tensors(file, origin)
         config = config or said or {}
         listed[file] = tensors, stamp
+    if native.numbered(files[0]) == files:
+        listed = native.join(files, listed)
     return replace(empty, config=config, listed=listed)
 
 
 def _opened(found: remote.Opened, location: Path | None = None) -> Checkpoint:
     """One checkpoint of the listings of its files."""
     tensors: dict[str, Tensor] = {}
-    for file, (listed, _) in found.listed.items():
+    twice: list[str] = []
+    for listed, _ in found.listed.values():
         for tensor in listed:
             if tensor.name in tensors:
-                raise InputError(
-                    f"tensor {printable(tensor.name)} is both in {printable(tensors[tensor.name].file.name)} "
-                    f"and in {printable(file.name)}: name one of the files instead of the folder"
-                )
+                twice.append(tensor.name)
+                tensor = _counting(tensors[tensor.name], tensor, found.named)
             tensors[tensor.name] = tensor
-    absent = sorted(found.named - tensors.keys())
-    lost = [f"the index names {len(absent)} tensors that no shard holds, e.g. {printable(absent[0])}"] if absent else []
+    lost = _held_to(found.named, tensors)
+    if twice:
+        lost.append(f"{_counted(twice)} in two files, of which the index names one: e.g. {printable(twice[0])}")
     kind = found.format
     whole = tuple(tensors.values() if kind.stands_alone else quantised.assemble(tensors.values(), found.config))
     return Checkpoint(
@@ -206,6 +220,39 @@ def _opened(found: remote.Opened, location: Path | None = None) -> Checkpoint:
         kind.quantisation(whole) or quantised.quantisation(whole),
         (*found.warnings, *lost),
     )
+
+
+def _counting(one: Tensor, other: Tensor, named: Mapping[str, str]) -> Tensor:
+    """Of two tensors of one name that of the file in which the index places it.
+
+    Raises:
+        InputError: no index says which.
+    """
+    shard = Path(named.get(one.name, ""))
+    for tensor in (one, other):
+        if shard.parts and tensor.file.parts[-len(shard.parts) :] == shard.parts:
+            return tensor
+    raise InputError(
+        f"tensor {printable(one.name)} is both in {printable(one.file.name)} and in {printable(other.file.name)}, "
+        "and no index says which counts: move the file that is not the model's out of the folder"
+    )
+
+
+def _held_to(named: Mapping[str, str], tensors: dict[str, Tensor]) -> list[str]:
+    """Take from the tensors what an index leaves out, where it is right of all that it names; a line on either."""
+    if not named:
+        return []
+    if absent := sorted(named.keys() - tensors.keys()):
+        return [f"the index names {len(absent)} tensors that no shard holds, e.g. {printable(absent[0])}"]
+    if extra := sorted(tensors.keys() - named.keys()):
+        for name in extra:
+            del tensors[name]
+        return [f"left out: {_counted(extra)} that the index does not name, e.g. {printable(extra[0])}"]
+    return []
+
+
+def _counted(names: Collection[str]) -> str:
+    return f"{len(names)} tensor{'s' * (len(names) != 1)}"
 
 
 def _config(folder: Path) -> Mapping[str, Any]:

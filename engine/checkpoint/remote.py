@@ -23,7 +23,7 @@ from ..formats.tensor import FileStamp, Tensor
 from ..quantised import settings
 from ..spectrum import Source, digest
 from . import hub
-from .files import weight_map_of
+from .files import left_out, weight_map_of
 from .ranges import OPENING, Answer, FetchError, Link, RemoteFile, Retry, Watch, client_errors, said, status_of
 
 FIRST = 100_000
@@ -40,14 +40,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What a Checkpoint is made of; `named` are the tensors that an index promises."""
+    """What a Checkpoint is made of; `named` says in which file an index places each tensor."""
 
     name: str
     commit: str
     config: Mapping[str, Any]
     format: Format
     listed: Mapping[Path, Listing]
-    named: set[str]
+    named: Mapping[str, str]
     warnings: tuple[str, ...] = ()
 
 
@@ -90,7 +90,7 @@ def open_repo(name: str, revision: str, lacking: str = "", only: str = "") -> Op
     with hub.explained(name, revision, lacking), _Watched() as watch:
         repo = _Repo.found(name, revision, link, watch)
         with ThreadPoolExecutor(CONNECTIONS) as pool:
-            files, named = ([only], set()) if only else repo.weights(watch)
+            files, named, left_out = ([only], {}, "") if only else repo.weights(watch)
             kind = _ranged(files[0], name)
             config = pool.submit(
                 repo.json, str(PurePosixPath(only).with_name("config.json")) if only else "config.json", watch
@@ -98,7 +98,8 @@ def open_repo(name: str, revision: str, lacking: str = "", only: str = "") -> Op
             listed = dict(pool.map(partial(repo.listing, kind=kind, watch=watch), files))
             found_config = settings.completed(config.result(), partial(repo.json, watch=watch))
     renamed = (f"{name} has another name on the Hub now: {printable(repo.name)}",) if repo.name != name else ()
-    return Opened(name, repo.commit, found_config, kind, listed, named, renamed)
+    warnings = (*renamed, left_out) if left_out else renamed
+    return Opened(name, repo.commit, found_config, kind, listed, named, warnings)
 
 
 def open_url(url: str) -> Opened:
@@ -131,7 +132,7 @@ def open_url(url: str) -> Opened:
     identity = digest(shown, version, answer.size, blake2b(header, digest_size=16).digest())
     source = Source(shown, "", file.name, identity, answer.size, False)
     listed = {file: (kind.parse(header, file, answer.size, source), remote)}
-    return Opened(stored_name(url), "", config, kind, listed, set())
+    return Opened(stored_name(url), "", config, kind, listed, {})
 
 
 class _Watched:
@@ -175,21 +176,21 @@ class _Repo:
         }
         return cls(info.id or name, name, str(info.sha), files, link)
 
-    def weights(self, watch: Watch) -> tuple[list[str], set[str]]:
-        """The files that make up the model, and the tensors that its index promises."""
-        chosen = hub.chosen(self.asked, self.files)
+    def weights(self, watch: Watch) -> tuple[list[str], Mapping[str, str], str]:
+        """The files that make up the model, where its index places each tensor, and the line on what is left out."""
+        chosen = hub.chosen(self.asked, self.files, lambda file: self.files[file].size or 0)
         _ranged(chosen[0], self.asked)
         if registry.is_index(chosen[0]):
-            weight_map = weight_map_of(self.json(chosen[0], watch), Path(chosen[0]))
-            files = set(weight_map.values())
-            absent, named = files - self.files.keys(), set(weight_map)
+            named: Mapping[str, str] = weight_map_of(self.json(chosen[0], watch), Path(chosen[0]))
+            files = set(named.values())
+            absent = files - self.files.keys()
         else:
-            files, named = set(chosen), set[str]()
+            files, named = set(chosen), {}
             absent = {name for file in files for name in siblings(file)} - self.files.keys()
         if absent:
             shard = printable(min(absent))
             raise InputError(f"{self.asked} does not hold shard {shard}, which its index or another shard names")
-        return sorted(files), named
+        return sorted(files), named, left_out([name for name in self.files if "/" not in name], files)
 
     def json(self, file: str, watch: Watch) -> dict[str, Any]:
         """A small file; {} where there is none."""

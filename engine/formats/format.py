@@ -55,10 +55,10 @@ class Listing(NamedTuple):
 class Format(Protocol):
     """A file format of weights. Formats derive from this class, whose answers are those of a format of plain numbers.
 
-    `suffixes` are those of its files. `index` is the name of the file that says which shard holds which tensor, "" for
-    a format without one. `stands_alone`: a file says everything itself, as GGUF does. So config.json beside it is not
-    read, the families of the catalogue, which are those of transformers, are not its own, no matrix is made of several
-    of its tensors, and whoever names one of its numbered parts names the model.
+    `suffixes` are those of its files. `index` is what the file that says which shard holds which tensor is usually
+    called, "" for a format without one. `stands_alone`: a file says everything itself, as GGUF does. So config.json
+    beside it is not read, the families of the catalogue, which are those of transformers, are not its own, no matrix is
+    made of several of its tensors, and whoever names one of its numbered parts names the model.
     """
 
     suffixes: tuple[str, ...]
@@ -85,7 +85,11 @@ class Format(Protocol):
     def named(self, names: Iterable[str]) -> list[str]:
         """The names that have a suffix of this format, in the order of the suffixes, then sorted."""
         listed = sorted(names)
-        return [name for suffix in self.suffixes for name in listed if name.endswith(suffix)]
+        return [name for suffix in self.suffixes for name in listed if name.lower().endswith(suffix)]
+
+    def candidates(self, names: Iterable[str]) -> list[str]:
+        """Those of `named` that may hold weights of a model, as far as names tell."""
+        return self.named(names)
 
     def list_tensors(self, file: Path, origin: Origin) -> Listing:
         """The tensors of one file, from its header alone.

@@ -16,6 +16,15 @@ _ALWAYS_HELD = 1 << 20
 _TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)  # possessive: no memory for ways back
 
 
+class _Links:
+    """Whether links out of a model's folder are followed: the user's word, for the whole process."""
+
+    followed = False
+
+
+LINKS = _Links()
+
+
 def open_regular(file: Path) -> BinaryIO:
     """A file open for reading; a FIFO would wait for a writer, and a device may never end.
 
@@ -27,19 +36,21 @@ def open_regular(file: Path) -> BinaryIO:
     return open(file, "rb")
 
 
-def check_inside(file: Path) -> None:
-    """Refuse a link out of its folder: a model from elsewhere may not have other files read.
+def check_inside(file: Path, within: Path | None = None) -> None:
+    """Refuse a link out of its folder, or out of `within`: a model from elsewhere may not have other files read.
 
-    The Hub cache is made of links, from snapshots/<commit> to the blobs of the same model.
+    The Hub cache is made of links, from snapshots/<commit> to the blobs of the same model, and older downloads to
+    a folder are links to such blobs.
 
     Raises:
         InputError: it is one.
     """
-    folder, real = file.parent.resolve(), file.resolve()
-    blobs = folder.parent.parent / "blobs"
-    if not real.is_relative_to(folder) and not (folder.parent.name == "snapshots" and real.parent == blobs):
+    folder, real = (within or file.parent).resolve(), file.resolve()
+    is_blob = real.parent.name == "blobs" and real.parent.parent.name.startswith("models--")
+    if not real.is_relative_to(folder) and not is_blob and not LINKS.followed:
+        where = printable(str(real))
         raise InputError(
-            f"{printable(str(file))} is a link out of its folder: name the folder of {printable(str(real))}"
+            f"{printable(str(file))} is a link out of its folder: name the folder of {where}, or add --follow-links"
         )
 
 

@@ -1,4 +1,4 @@
-"""PyTorch files (.bin, .pt, .pth): torch says once where each tensor lies; the bytes are then read as any other file's.
+"""PyTorch files (.bin, .pt, .pth, .ckpt): torch says once where each tensor lies; bytes are read as any other file's.
 
 Nothing in a file is executed. Its pickle may name tensors and containers only, which is checked on the
 pickle's tokens before `torch.load(weights_only=True)` sees it: torch's own list also lets `bytearray` and
@@ -15,7 +15,7 @@ import mmap
 import re
 import struct
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from pickletools import genops
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -35,12 +35,13 @@ if TYPE_CHECKING:
     import torch
 
 INDEX = "pytorch_model.bin.index.json"
+_DIFFUSERS = "diffusion_pytorch_model.bin"
 LISTING = "torch-1"
 """What listings of this form are kept under; another form needs another name."""
 _HEAD = 4096
 _ZIP, _LEGACY = b"PK\x03\x04", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 _LEGACY_PICKLES = 5  # magic number, protocol, machine, the object, the keys of its storages
-_NESTS = ("state_dict", "model_state_dict", "model", "module")
+_NESTS = ("state_dict", "model_state_dict", "model", "module", "params", "weights")
 _MAX_DEPTH = 8
 _COSTS = {"BINGET": 0, "LONG_BINGET": 0, "BINPUT": 0, "REDUCE": 256, "NEWOBJ": 256}
 _MAX_OBJECTS = 64 * 20_000_000  # of 300,000 tensors; their tokens take 20 s
@@ -59,8 +60,11 @@ _DTYPES = {name: code for code, name in TORCH_NAMES.items()} | {
 
 _TRAINER_STATE = re.compile(
     r"(?:training_args|trainer_state|(?:optimizer|scheduler|scaler|rng_state|random_states|sampler|dl_state_dict)(?:_\d+)?"
-    r"|.*optim_states)\.(?:bin|pt|pth)"
+    r"|.*optim_states)\.(?:bin|pt|pth|ckpt)"
 )
+
+
+_OLMO = frozenset({"optim.pt", "train.pt"})  # beside its model.pt
 
 
 class _Region(NamedTuple):
@@ -74,7 +78,7 @@ class _Region(NamedTuple):
 class PyTorch(Format):
     """See Format; a listing imports torch, unless `listings` holds what it once said of this very file."""
 
-    suffixes = (".bin", ".pt", ".pth")
+    suffixes = (".bin", ".pt", ".pth", ".ckpt")
     index = INDEX
 
     def recognises(self, head: bytes) -> bool:
@@ -82,16 +86,16 @@ class PyTorch(Format):
         return head.startswith((_ZIP, _LEGACY))
 
     def models(self, names: Collection[str]) -> list[list[str]]:
-        """See Format: what transformers saves."""
-        for name in (INDEX, "pytorch_model.bin"):
+        """See Format: what transformers and diffusers save."""
+        for name in (INDEX, "pytorch_model.bin", f"{_DIFFUSERS}.index.json", _DIFFUSERS):
             if name in names:
                 return [[name]]
-        shards = [name for name in self._held(names) if name.startswith("pytorch_model-") and is_part(name)]
+        shards = [name for name in self.candidates(names) if name.startswith("pytorch_model-") and is_part(name)]
         return [shards] if shards else []
 
     def doubtful(self, names: Collection[str]) -> list[list[str]]:
         """See Format: torch.save writes everything to files of these suffixes."""
-        return grouped(self._held(names))
+        return grouped(self.candidates(names))
 
     def list_tensors(self, file: Path, origin: Origin) -> Listing:
         """See Format; InputError is raised too where the file holds no state dict, or would have to execute code."""
@@ -129,9 +133,10 @@ class PyTorch(Format):
             return np.ascontiguousarray(np.lib.stride_tricks.as_strided(flat, tensor.shape, strides)), seen
         return flat.as_strided(tensor.shape, tensor.strides).contiguous(), seen
 
-    def _held(self, names: Collection[str]) -> list[str]:
-        """The files that may be a model's: not what trainers save beside it."""
-        return [name for name in self.named(names) if not _is_trainer_state(name)]
+    def candidates(self, names: Iterable[str]) -> list[str]:
+        """See Format: not what trainers save beside a model."""
+        held = [name for name in self.named(names) if not _is_trainer_state(name)]
+        return [name for name in held if name not in _OLMO] or held
 
 
 PYTORCH = PyTorch()
@@ -307,6 +312,9 @@ def _check(file: Path, pickle: bytes | mmap.mmap) -> None:
 def _rows(file: Path, found: object, regions: list[_Region]) -> list[Any]:
     if isinstance(found, Mapping) and {"state", "param_groups"} <= found.keys():
         raise _bad(file, "holds the state of an optimiser, not a model: name the file with the weights")
+    parts = found.get("mp_world_size") if isinstance(found, Mapping) else None  # DeepSpeed's word
+    if isinstance(parts, int) and parts > 1:
+        raise _bad(file, f"is one of {parts} parts of a tensor-parallel model: save the whole model")
     rows = [_row(name, tensor, regions) for name, tensor in _named(_state_dict(found))]
     if not rows:
         keys = [printable(str(key), 40) for key in found][:5] if isinstance(found, Mapping) else []
@@ -319,11 +327,19 @@ def _rows(file: Path, found: object, regions: list[_Region]) -> list[Any]:
 
 
 def _state_dict(found: object, depth: int = 0) -> Mapping[Any, Any]:
-    """The innermost of nested state dicts, as trainers save them; {} where there is none."""
-    if not isinstance(found, Mapping) or depth > _MAX_DEPTH:
+    """The innermost of nested state dicts, as trainers save them; {} where there is none.
+
+    Under other names than `_NESTS` it is what holds tensors: one dictionary or several (Megatron's encoder, embedding).
+    """
+    if not isinstance(found, Mapping) or depth > _MAX_DEPTH or {"state", "param_groups"} <= found.keys():
         return {}
     inner = (_state_dict(found[nest], depth + 1) for nest in _NESTS if nest in found)
-    return next(filter(None, inner), found if any(_is_tensor(value) for value in found.values()) else {})
+    if named := next(filter(None, inner), None):
+        return named
+    if any(_is_tensor(value) for value in found.values()):
+        return found
+    held = {key: state for key, value in found.items() if type(key) is str and (state := _state_dict(value, depth + 1))}
+    return next(iter(held.values())) if len(held) == 1 else held
 
 
 def _named(state: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, torch.Tensor]]:

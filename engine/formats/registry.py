@@ -15,7 +15,7 @@ from .safetensors import SAFETENSORS
 FORMATS: tuple[Format, ...] = (SAFETENSORS, PYTORCH, GGUF)
 """In the order in which a folder that holds several is looked through; transformers prefers safetensors too."""
 
-_UNREAD = frozenset({".ckpt", ".h5", ".msgpack", ".onnx"})
+_UNREAD = frozenset({".h5", ".msgpack", ".onnx"})
 _OF_INDEX = ".index.json"
 _HEAD = 64
 
@@ -52,8 +52,9 @@ def format_of(file: Path) -> Format:
 
 
 def is_index(name: str) -> bool:
-    """Whether the file of this name is a format's index."""
-    return any(name == kind.index for kind in FORMATS)
+    """Whether the file of this name is an index of a format that has one."""
+    shard = name.removesuffix(_OF_INDEX)
+    return shard != name and any(kind.index and shard.endswith(kind.suffixes) for kind in FORMATS)
 
 
 def format_of_index(name: str) -> Format:
@@ -66,7 +67,7 @@ def format_of_index(name: str) -> Format:
 
 
 def _named(name: str) -> list[Format]:
-    return [kind for kind in FORMATS if name.endswith(kind.suffixes)]
+    return [kind for kind in FORMATS if name.lower().endswith(kind.suffixes)]
 
 
 def _head(file: Path) -> bytes:

@@ -23,7 +23,9 @@ from .tensor import FileStamp, Stored, Tensor, identify, read_bytes
 if TYPE_CHECKING:
     import torch
 
-INDEX = "model.safetensors.index.json"
+_OF_INDEX = ".safetensors.index.json"
+_ADAPTERS = ("adapter_model.", "adapter_model-", "adapters.")
+INDEX = f"model{_OF_INDEX}"
 MAX_HEADER = 100_000_000  # the limit of the reference reader
 MAX_SIZE = 2**64  # as there
 
@@ -52,15 +54,22 @@ class Safetensors(Ranged):
         return head[8:9] == b"{"
 
     def models(self, names: Collection[str]) -> list[list[str]]:
-        """See Format: what transformers saves comes first, and `consolidated*` repeats the same weights under
-        Mistral's native names.
+        """See Format: what transformers saves comes first, then what another index names, as diffusers' own; and
+        `consolidated*` repeats the same weights under Mistral's native names.
         """
         for name in (INDEX, "model.safetensors"):
             if name in names:
                 return [[name]]
-        held = self.named(names)
+        held = [*self.named(names), *sorted(name for name in names if name.endswith(_OF_INDEX))]
+        held = [name for name in held if not name.startswith(_ADAPTERS)]
         whole = [name for name in held if not name.startswith("consolidated")] or held
-        return [whole] if whole else []
+        indexes = [name for name in whole if name.endswith(_OF_INDEX)]
+        return [[name] for name in indexes] or ([whole] if whole else [])
+
+    def doubtful(self, names: Collection[str]) -> list[list[str]]:
+        """See Format: an adapter is none of the model beside it."""
+        held = self.named(names)
+        return [held] if held else []
 
     def list_tensors(self, file: Path, origin: Origin) -> Listing:
         """See Format."""

@@ -52,7 +52,8 @@ class Tensor(NamedTuple):
     `strides` (in elements) are those of a view that a PyTorch file may hold; () where rows follow one another.
     A quantised matrix is one Tensor too: name and shape are those of the matrix it stands for, file,
     bytes and dtype those of the packed numbers, `parts` everything that `scheme` needs under the name
-    its formula gives it. `problem` is the sentence that says why it cannot be read, "" where it can.
+    its formula gives it. A matrix of which several files hold parts has `parts` too, and no `scheme`.
+    `problem` is the sentence that says why it cannot be read, "" where it can.
     """
 
     name: str

@@ -68,7 +68,7 @@ def assemble(tensors: Iterable[Tensor], config: Mapping[str, Any]) -> list[Tenso
     found: dict[str, Tensor] = {}
     taken: set[str] = set()
     plans: dict[object, _Plan | str | None] = {}
-    for stem, parts in _modules(listed).items():
+    for stem, parts in _modules([t for t in listed if not t.parts]).items():
         if (tensor := _matrix(stem, parts, settings, plans)) is not None:
             names = [part.name for part in parts.values()]
             taken.update(names)

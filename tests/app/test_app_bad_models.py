@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from app_looking import SMALL, WIDE, View, exploring
 from app_models import LLAMA, fill, llama_weights, matrix, numpy_rank, save_model, save_named
+from textual.widgets import Static
 
+from rankscope.engine.errors import InputError
+from rankscope.tui.cli import launch
 from rankscope.tui.data.session import open_model
 from rankscope.tui.screens.picker import Picker, choices
+from rankscope.tui.settings.config import Config
 
 HOSTILE = (
     "\x1b[31mred\x1b[0m", "\x1b]0;title\x07", "[red]markup[/red]", "[/]", "[link=file:///]x[/link]", "a\nb\tc\r",
@@ -172,6 +177,45 @@ async def test_the_picker_offers_what_is_stored_and_the_demo(llama: Path, root: 
     async with picker.run_test(size=SMALL) as pilot:
         await pilot.press("q")
         assert picker.return_value is None
+
+
+async def test_the_picker_marks_what_is_not_whole(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    for name in ("whole", "gone"):
+        snapshot = tmp_path / f"models--org--{name}" / "snapshots" / ("c" * 40)
+        snapshot.mkdir(parents=True)
+        (snapshot.parents[1] / "refs").mkdir()
+        (snapshot.parents[1] / "refs" / "main").write_text("c" * 40)
+        (snapshot / "model.safetensors").symlink_to(f"../../blobs/{name}")
+    (tmp_path / "models--org--whole" / "blobs").mkdir()
+    (tmp_path / "models--org--whole" / "blobs" / "whole").touch()
+    kinds = dict(choices(root))
+    assert (kinds["org/whole"], kinds["org/gone"]) == ("in the Hub cache", "in the Hub cache, not whole")
+
+
+async def test_a_choice_that_does_not_open_is_said_and_another_is_made(
+    llama: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(llama, root)
+    good = choices(root)[0][0]
+    chosen, said = iter(["org/gone", good]), []
+
+    def run(picker: Picker, **_: Any) -> str:
+        said.append(picker._said)
+        return next(chosen)
+
+    def opened(name: str) -> list[Any]:
+        if name == "org/gone":
+            raise InputError("shard x is missing: fetch it again")
+        return [open_model(name, root)]
+
+    monkeypatch.setattr(Picker, "run", run)
+    (model,) = launch._picked(root, Config(), opened)
+    assert model.tree.scanned()
+    assert said == ["", "shard x is missing: fetch it again"]
+    picker = Picker(root, said[1])
+    async with picker.run_test(size=SMALL):
+        assert str(picker.query_one("#said", Static).render()) == said[1]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (10, 3), (20, 8), (300, 100)])

@@ -54,7 +54,7 @@ def test_a_folder_without_weights_says_what_it_holds(tmp_path: Path) -> None:
 def test_a_file_of_another_kind(tmp_path: Path) -> None:
     fill(tmp_path, **{"notes.txt": b"PK"})
     line = refusal(tmp_path / "notes.txt")
-    assert "neither a folder nor a file of weights (.safetensors, .bin, .pt, .pth, .gguf)" in line
+    assert "neither a folder nor a file of weights (.safetensors, .bin, .pt, .pth, .ckpt, .gguf)" in line
 
 
 @pytest.mark.parametrize("indexed", [True, False])
@@ -75,7 +75,7 @@ def test_a_missing_shard_is_named(tmp_path: Path, shard: str, indexed: bool) -> 
     [
         "../x.safetensors",
         "/x.safetensors",
-        "a/b.safetensors",
+        "a/../../x.safetensors",
         "a\\b.safetensors",
         "..",
         "",

@@ -9,7 +9,9 @@ from typing import Any, NoReturn
 from ..data.views import DEFAULT, named_for
 from ..settings.values import positive, reference_line, threshold, thresholds
 
-MODEL_HELP = "org/name[@revision] on the Hub, a folder, a file (.safetensors, .gguf, .bin, .pt), a URL of one, or demo"
+MODEL_HELP = (
+    "org/name[@revision] on the Hub, a folder, a file (.safetensors, .gguf, .bin, .pt, .ckpt), a URL of one, or demo"
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -43,6 +45,12 @@ def device(text: str) -> str:
 def add_store(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--store", metavar="DIR", help="where spectra are kept (else RANKSCOPE_STORE, else the data folder)"
+    )
+
+
+def add_links(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--follow-links", action="store_true", help="read files that a model's folder holds as links to elsewhere"
     )
 
 
@@ -152,6 +160,7 @@ def explorer(parser: argparse.ArgumentParser) -> None:
     """Of `rankscope-tui`."""
     parser.add_argument("model", nargs="?", help=f"{MODEL_HELP}; none: choose among stored and cached models")
     add_store(parser)
+    add_links(parser)
     add_computing(parser)
     parser.add_argument("--against", metavar="MODEL", help="a second model: the same projections of both, and B/A")
     parser.add_argument("-t", "--threshold", type=threshold, help="energy threshold to start with (90%%)")

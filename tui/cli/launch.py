@@ -6,8 +6,10 @@ import gc
 import os
 import sys
 from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.errors import InputError, printable
@@ -17,6 +19,9 @@ from ..settings.palette import Depth
 from ..settings.read import config_path, load
 from ..settings.terminal import set_up
 
+if TYPE_CHECKING:
+    from ..data.session import Model
+
 
 def run_app(args: Namespace, root: Path) -> int:
     """Open the models (where asked downloading them first, with a progress bar), show them until the user quits."""
@@ -25,14 +30,15 @@ def run_app(args: Namespace, root: Path) -> int:
     if os.environ.get("RANKSCOPE_CONFIG") and not config_path().exists():
         raise InputError(f"there is no {printable(str(config_path()))}, which RANKSCOPE_CONFIG names")
     config = _checked(set_up(_settings(args), os.environ))
-    name = args.model
-    if name is None:
-        name = _picked(root, config)
-        if name is None:
-            return 0
-    gc.disable()
     access = Access.DOWNLOAD if args.download else Access.RANGES
-    models = [open_model(each, root, access) for each in (name, args.against) if each is not None]
+
+    def opened(name: str) -> list[Model]:
+        gc.disable()
+        return [open_model(each, root, access) for each in (name, args.against) if each is not None]
+
+    models = _picked(root, config, opened) if args.model is None else opened(args.model)
+    if not models:
+        return 0
     for warning in (w for model in models if model.checkpoint for w in model.checkpoint.warnings):
         print(warning, file=sys.stderr)
     from rankscope.engine.compute.engine import Settings
@@ -55,14 +61,24 @@ def run_app(args: Namespace, root: Path) -> int:
     return app.return_code or 0
 
 
-def _picked(root: Path, config: Config) -> str | None:
+def _picked(root: Path, config: Config, opened: Callable[[str], list[Model]]) -> list[Model]:
+    """The models that a user's choice opens, [] where they leave. Where one does not open it is said why, and another
+    may be chosen.
+    """
     from ..drawing.nearest_colour import use_nearest
     from ..screens.picker import Picker
 
-    picker = Picker(root)
-    use_nearest(picker)
-    picker.set_keymap(config.keymap)
-    return picker.run(mouse=False)
+    said = ""
+    while True:
+        picker = Picker(root, said)
+        use_nearest(picker)
+        picker.set_keymap(config.keymap)
+        if (name := picker.run(mouse=False)) is None:
+            return []
+        try:
+            return opened(name)
+        except InputError as error:
+            said = str(error)
 
 
 def print_config(args: Namespace) -> int:

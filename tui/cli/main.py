@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         own = commands.add_parser(command.name, help=command.help, description=command.help)
         if command.has_model:
             own.add_argument("model", help=arguments.MODEL_HELP)
+            arguments.add_links(own)
         arguments.add_store(own)
         if command.options is not None:
             command.options(own)
@@ -116,10 +117,12 @@ def _guarded(prog: str, run: Callable[[argparse.Namespace], int], args: argparse
     # numpy is only used for light work here: its BLAS need not start a thread per core.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from rankscope.engine.errors import InputError, printable
+    from rankscope.engine.formats.guarded import LINKS
 
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    LINKS.followed = getattr(args, "follow_links", False)
     try:
         return run(args)
     except InputError as error:

@@ -24,9 +24,11 @@ class Picker(App[str]):
     ENABLE_COMMAND_PALETTE = False
     BINDINGS: ClassVar[list[BindingType]] = keys.PICKER
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, said: str = "") -> None:
+        """`said`: why the model that was chosen before did not open."""
         super().__init__()
         self._root = root
+        self._said = said
 
     def compose(self) -> ComposeResult:
         found = choices(self._root)
@@ -37,6 +39,8 @@ class Picker(App[str]):
         options.border_title = "open a model"
         self._names = [name for name, _ in found]
         yield options
+        if self._said:
+            yield Static(Text(printable(self._said, 500)), id="said")
         yield Static(" enter opens   q quits   or start with  rankscope-tui org/name | folder | file ", id="keys")
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
@@ -54,7 +58,7 @@ class Picker(App[str]):
 
 def choices(root: Path) -> list[tuple[str, str]]:
     """Name and kind of what can be opened without a request: stored, then cached, then the demo."""
-    from rankscope.engine.checkpoint.hub import cached_models
+    from rankscope.engine.checkpoint.hub import cached_models, whole
     from rankscope.engine.checkpoint.open import demo_file
     from rankscope.engine.errors import InputError
     from rankscope.store.spectra import stored_models
@@ -64,6 +68,7 @@ def choices(root: Path) -> list[tuple[str, str]]:
         if (kind := found.pop(str(demo_file().resolve()), "")) != "":
             found["demo"] = f"SmolLM2-135M-Instruct, 4-bit, {kind}"
     for name in cached_models():
-        found.setdefault(name, "in the Hub cache")
+        if name not in found:
+            found[name] = "in the Hub cache" if whole(name, "main")[0] else "in the Hub cache, not whole"
     found.setdefault("demo", "SmolLM2-135M-Instruct, 4-bit")
     return list(found.items())

@@ -132,16 +132,16 @@ def test_a_folder_of_a_new_format_opens(tmp_path: Path, matrices: Matrices) -> N
     (tmp_path / "odd-00002-of-00002.trial").unlink()
     assert "shard odd-00002-of-00002.trial (one of 2) is missing" in refusal(tmp_path)
     write(tmp_path / "even.trial", matrices)
-    assert "holds 2 models (even.trial, odd-00001-of-00002.trial): name one of the files" in refusal(tmp_path)
+    assert "holds 2 models (even.trial, odd-00001-of-00002.trial): leave one of them in it" in refusal(tmp_path)
 
 
 def test_the_refusal_names_the_suffixes_of_all_formats(tmp_path: Path, matrices: Matrices, request: Any) -> None:
     file, notes = write(tmp_path / "odd.trial", matrices), tmp_path / "notes.txt"
     notes.touch()
-    assert refusal(file).endswith("a file of weights (.safetensors, .bin, .pt, .pth, .gguf)")
+    assert refusal(file).endswith("a file of weights (.safetensors, .bin, .pt, .pth, .ckpt, .gguf)")
     assert "no weights that can be read" in refusal(tmp_path)
     request.getfixturevalue("trial")
-    assert refusal(notes).endswith("a file of weights (.safetensors, .bin, .pt, .pth, .gguf, .trial)")
+    assert refusal(notes).endswith("a file of weights (.safetensors, .bin, .pt, .pth, .ckpt, .gguf, .trial)")
     assert refusal(tmp_path / "gone.trial").startswith("no such file or folder")
 
 

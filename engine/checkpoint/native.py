@@ -1,0 +1,186 @@
+"""Meta's own files, `consolidated.NN.pth`: where each holds a part of every matrix, the matrices as one tensor each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..errors import InputError, printable
+from ..formats.guarded import check_inside, read_json
+from ..formats.joined import AXES
+from ..formats.tensor import Tensor
+
+PARAMS = "params.json"
+_PART = re.compile(r"(consolidated\.)(\d+)(\.[a-z]+)")
+# What a module is called, and of what size its matrix is (out, in). All but the embeddings are cut along the
+# axis that is not `dim`: they by columns (LLaMA 1 and 2) or by rows (3).
+_MODULES = {
+    "wq": ("query", "dim"), "wk": ("key", "dim"), "wv": ("key", "dim"), "wo": ("dim", "query"),
+    "w1": ("inner", "dim"), "w2": ("dim", "inner"), "w3": ("inner", "dim"),
+    "tok_embeddings": ("vocabulary", "dim"), "output": ("vocabulary", "dim"),
+}  # fmt: skip
+S = TypeVar("S")
+
+
+def numbered(file: Path) -> list[Path]:
+    """All files that the name of one says it belongs with, in order, as far as they are there; [] for another name."""
+    named = _PART.fullmatch(file.name)
+    if named is None:
+        return []
+    try:
+        held = [(found, path) for path in file.parent.iterdir() if (found := _PART.fullmatch(path.name))]
+    except OSError:  # a folder that may not be listed, though the file in it may be read
+        return [file]
+    alike = [(int(found[2]), path) for found, path in held if (found[1], found[3]) == (named[1], named[3])]
+    return [path for _, path in sorted(alike)]
+
+
+def join(files: Sequence[Path], listed: Mapping[Path, tuple[list[Tensor], S]]) -> dict[Path, tuple[list[Tensor], S]]:
+    """The listings of `numbered` files with each tensor that stands in several once, in the first of them.
+
+    Whole tensors, each in one file, stay as they are: Mistral's files of these names are plain shards.
+
+    Raises:
+        InputError: a part is missing, or params.json, which says how large the matrices are.
+    """
+    for number, file in enumerate(files):
+        named = _PART.fullmatch(file.name)
+        assert named is not None
+        if int(named[2]) != number:
+            lacking = f"{named[1]}{number:0{len(named[2])}}{named[3]}"
+            raise InputError(f"{lacking} is missing beside {printable(str(file))}: fetch all parts")
+    held: dict[str, list[Tensor]] = {}
+    for file in files:
+        for tensor in listed[file][0]:
+            held.setdefault(tensor.name, []).append(tensor)
+    if len(files) > 1 and all(len(parts) == 1 for parts in held.values()):
+        return dict(listed)
+    sizes = _sizes(files, held)
+    _check_number(files, held, sizes)
+    if len(files) == 1:
+        return dict(listed)
+    whole = [_joined(parts, len(files), sizes) for parts in held.values()]
+    return {file: (whole if file == files[0] else [], stamp) for file, (_, stamp) in listed.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """What params.json says: a size by the names of _MODULES, 0 or absent where it says nothing."""
+
+    of: Mapping[str, int]
+
+    def fits(self, shape: tuple[int, ...], module: str, count: int, axis: int) -> int:
+        """How often `count` parts of this shape, joined along an axis, hold the matrix; 0 where they do not."""
+        names = _MODULES[module]
+        along, across = self.of.get(names[axis], 0), self.of.get(names[1 - axis], 0)
+        if across and across != shape[1 - axis]:
+            return 0
+        if not along:
+            return 1
+        copies, left = divmod(count * shape[axis], along)
+        return copies if copies and not left and not count % copies else 0
+
+
+def _sizes(files: Sequence[Path], held: Mapping[str, list[Tensor]]) -> _Sizes:
+    """What params.json beside the files says; of one file alone it need not be there."""
+    file = files[0].parent / PARAMS
+    if file.is_file():
+        check_inside(file)
+        params = read_json(file)
+    elif len(files) == 1:
+        return _Sizes({})
+    else:
+        raise InputError(
+            f"{printable(str(files[0]))} is part 1 of {len(files)} of a tensor-parallel model, and {PARAMS}, "
+            "which says how they join, is missing beside it: fetch it too"
+        )
+    dim, heads = _whole(params, "dim"), _whole(params, "n_heads")
+    if not dim or not heads:
+        if len(files) == 1:
+            return _Sizes({})
+        raise InputError(f"{printable(str(file))} says no dim and n_heads, without which parts do not join")
+    width = _whole(params, "head_dim") or dim // heads
+    cut = [parts[0].shape for name, parts in held.items() if _module(name) == "tok_embeddings"]
+    by_columns = [rows for rows, columns in (s for s in cut if len(s) == 2) if columns * len(files) == dim]
+    found: dict[str, int] = {
+        "dim": dim,
+        "query": heads * width,
+        "key": (_whole(params, "n_kv_heads") or heads) * width,
+        "inner": _inner(params, dim),
+        "vocabulary": _whole(params, "vocab_size") or next(iter(by_columns), 0),
+    }
+    return _Sizes(found)
+
+
+def _inner(params: Mapping[str, Any], dim: int) -> int:
+    """The width of the feed-forward block as Meta's code works it out, 0 where params.json does not say it."""
+    multiple = _whole(params, "multiple_of")
+    if stated := _whole(params, "hidden_dim"):
+        return stated
+    if not multiple:
+        return 0
+    factor = params.get("ffn_dim_multiplier")
+    width = 2 * 4 * dim // 3
+    if isinstance(factor, (int, float)) and 0 < factor < 1000:
+        width = int(factor * width)
+    return -(-width // multiple) * multiple
+
+
+def _whole(params: Mapping[str, Any], name: str) -> int:
+    """A size, 0 where there is none; LLaMA 1 and 2 leave the vocabulary to the tokenizer and say -1."""
+    size = params.get(name)
+    return size if type(size) is int and 0 < size < 1 << 31 else 0
+
+
+def _check_number(files: Sequence[Path], held: Mapping[str, list[Tensor]], sizes: _Sizes) -> None:
+    """Refuse less than all parts: then queries and outputs are smaller than params.json says, all by one factor."""
+    lacking: set[int] = set()
+    for name, parts in held.items():
+        module, shape = _module(name), parts[0].shape
+        axis = module == "wo"
+        if module in ("wq", "wo") and len(shape) == 2 and shape[1 - axis] == sizes.of.get("dim"):
+            total = shape[axis] * len(files)
+            lacking.add(sizes.of["query"] // total if total and sizes.of["query"] % total == 0 else 0)
+    if len(lacking) == 1 and (factor := lacking.pop()) > 1:
+        wanted = factor * len(files)
+        raise InputError(
+            f"{printable(str(files[-1]))} is part {len(files)} of {wanted} of a tensor-parallel model by what {PARAMS} "
+            f"says, and the rest is missing: fetch all parts"
+        )
+
+
+def _joined(parts: Sequence[Tensor], count: int, sizes: _Sizes) -> Tensor:
+    """One tensor of those of one name, with a problem where they do not prove to be parts of one matrix."""
+    first = parts[0]
+    if len(first.shape) < 2:  # norms, biases: no matrices
+        return first
+    shown, module = " x ".join(map(str, first.shape)), _module(first.name)
+    refused = first._replace(parts=tuple((f"part {n}", part) for n, part in enumerate(parts, 1)), strides=())
+    if len(parts) < count:
+        return refused._replace(problem=f"{len(parts)} of {count} parts of the model hold it")
+    if any((part.shape, part.dtype) != (first.shape, first.dtype) for part in parts):
+        return refused._replace(problem=f"its {count} parts differ in shape or type")
+    if module not in _MODULES or len(first.shape) != 2:
+        return refused._replace(problem=f"its name does not say how its {count} parts of {shown} join")
+    for axis in (0, 1):
+        if axis != _cut(module) and module != "tok_embeddings":
+            continue
+        if copies := sizes.fits(first.shape, module, count, axis):
+            shape = list(first.shape)
+            shape[axis] *= count // copies
+            labelled = tuple((f"{AXES[axis]} {n // copies}", part) for n, part in enumerate(parts))
+            return refused._replace(shape=tuple(shape), parts=labelled)
+    return refused._replace(problem=f"its {count} parts of {shown} do not join to the shape that {PARAMS} says")
+
+
+def _cut(module: str) -> int:
+    """The axis along which a module's matrix is cut: the one that is not `dim`."""
+    return 1 - _MODULES[module].index("dim")
+
+
+def _module(name: str) -> str:
+    """The last word before `weight`."""
+    return name.removesuffix(".weight").rpartition(".")[2]

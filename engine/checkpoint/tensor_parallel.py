@@ -1,0 +1,120 @@
+"""Files of training and serving programs that hold a part of every matrix: they are refused, as a set and by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import InputError, printable
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """How a program names its parts: `rank`, from 0, tells those apart that share a matrix. `cure` is what to do.
+
+    `always`: even of one rank the file is no whole model; otherwise rank 0 alone is one.
+    """
+
+    program: str
+    name: re.Pattern[str]
+    cure: str
+    always: bool = False
+
+
+_ORIGINAL = "open the model that they were made from"
+_KINDS = (
+    _Kind(
+        "DeepSpeed's ZeRO-3",
+        re.compile(r"(?:bf16_)?zero_pp_rank_(?P<rank>\d+)_mp_rank_\d+_model_states\.[a-z]+"),
+        "join them with its zero_to_fp32.py",
+        always=True,
+    ),
+    _Kind(
+        "GPT-NeoX",
+        re.compile(r"layer_\d+-model_(?P<rank>\d+)-model_states\.[a-z]+"),
+        "join them with its tools/ckpts/convert_neox_to_hf.py",
+        always=True,
+    ),
+    _Kind(
+        "DeepSpeed",
+        re.compile(r"mp_rank_(?P<rank>\d+)_model_states\.[a-z]+"),
+        "save the whole model with the program that trained it",
+    ),
+    _Kind("vLLM", re.compile(r"model-rank-(?P<rank>\d+)-part-\d+\.[a-z]+"), _ORIGINAL),
+    _Kind("TensorRT-LLM", re.compile(r"rank(?P<rank>\d+)\.[a-z]+"), _ORIGINAL),
+)
+_MEGATRON = _Kind(
+    "Megatron",
+    re.compile(r"mp_rank_(?P<rank>\d+)(?:_\d+)*"),
+    "join them with its tools/checkpoint/convert.py",
+)
+
+
+def without_parts(names: Iterable[str]) -> tuple[list[str], dict[str, str]]:
+    """Of the names of a folder those that are no such part; and of each that is one, what it is and what to do."""
+    listed = sorted(names)
+    parts: dict[str, str] = {}
+    for kind in _KINDS:
+        ranks = {name: int(found["rank"]) for name in listed if (found := kind.name.fullmatch(name))}
+        # Beside the files of the layers, DeepSpeed's own holds everything but weights.
+        if ranks and (kind.always or max(ranks.values()) or parts):
+            parts |= {name: _said(kind, rank, set(ranks.values())) for name, rank in ranks.items()}
+    return [name for name in listed if name not in parts], parts
+
+
+def check_file(file: Path) -> None:
+    """Refuse a file that is such a part, by its own name and those beside it.
+
+    Raises:
+        InputError: it is one.
+    """
+    check_folder(file.parent)
+    _, parts = without_parts({file.name, *_names(file.parent)})
+    if file.name in parts:
+        raise InputError(f"{printable(str(file))} {parts[file.name]}")
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that holds one part of Megatron's, told by its name and those beside it.
+
+    Raises:
+        InputError: it is one.
+    """
+    place = folder.absolute()
+    if _MEGATRON.name.fullmatch(place.name):
+        refuse_folders(place.parent, place.name)
+
+
+def refuse_folders(folder: Path, named: str = "") -> None:
+    """Refuse Megatron's folders, each of which holds a part: the one that was named, else the first.
+
+    Tensors are cut by the first number of their names, layers are dealt out by the second.
+
+    Raises:
+        InputError: there are several, or the one that was named is not the first of all.
+    """
+    parts = sorted(name for name in _names(folder) if _MEGATRON.name.fullmatch(name) and (folder / name).is_dir())
+    ranks = {part: int(part.split("_")[2]) for part in parts}
+    if not ranks or (len(parts) == 1 and not ranks[parts[0]]):
+        return
+    first = named or parts[0]
+    raise InputError(f"{printable(str(folder / first))} {_said(_MEGATRON, ranks[first], set(ranks.values()))}")
+
+
+def _names(folder: Path) -> list[str]:
+    """What lies in a folder; nothing where it may not be listed, though a file in it may be read."""
+    try:
+        return [path.name for path in folder.iterdir()]
+    except OSError:
+        return []
+
+
+def _said(kind: _Kind, rank: int, ranks: set[int]) -> str:
+    """What follows the name of a part, where parts of these ranks are there."""
+    count = max(ranks) + 1
+    if count == 1:
+        return f"is one of the files over which {kind.program} spreads a model: {kind.cure}"
+    least = "" if len(ranks) == count else "at least "
+    return f"is part {rank + 1} of {least}{count} of a tensor-parallel model saved by {kind.program}: {kind.cure}"

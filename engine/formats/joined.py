@@ -1,0 +1,75 @@
+"""A matrix of which several files hold parts: the parts as they are stored -> the matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import WeightsError
+from ..landing import Landing
+from ..spectrum import digest
+from .format import Format
+from .tensor import Stored, Tensor
+
+if TYPE_CHECKING:
+    from ..weights import Weights
+
+AXES = ("rows", "columns")
+"""The part of a joined tensor is called `rows 0` or `columns 0` and so on; parts of one name are copies."""
+
+
+def is_joined(tensor: Tensor) -> bool:
+    """Whether a tensor is made of parts that need only be put side by side."""
+    return bool(tensor.parts) and tensor.scheme is None and not tensor.problem
+
+
+def read_joined(tensor: Tensor, kind: Format, stored: Mapping[Path, Stored], landing: Landing) -> tuple[Weights, str]:
+    """The whole matrix where its parts land, and the digest of all their bytes.
+
+    Raises:
+        WeightsError: a file changed or cannot be read, or what should be a copy is none, or the other way round.
+    """
+    pieces: dict[str, Any] = {}
+    seen = []
+    for label, part in tensor.parts:
+        weights, read = kind.read_matrix(part, stored[part.file], landing)
+        seen.append(read)
+        if not _same(pieces.setdefault(label, weights), weights):
+            raise WeightsError(f"{part.file.name} holds other numbers than the part that it should repeat")
+    different = list(pieces.values())
+    if len(different) > 1 and different[0].any() and _same(*different[:2]):
+        raise WeightsError("its parts are copies of one another, where each should hold a part")
+    axis = AXES.index(tensor.parts[0][0].partition(" ")[0])
+    return _concatenated(different, axis), digest(*seen) if any(seen) else ""
+
+
+def bytes_on(device: str, tensor: Tensor, kind: Format) -> int:
+    """What a joined matrix takes in a device's memory: its parts beside the whole."""
+    return 2 * sum(kind.bytes_on(device, part) for _, part in tensor.parts)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two matrices of one shape hold the same bytes: a NaN is equal to itself here."""
+    import numpy as np
+
+    if one is other:
+        return True
+    if isinstance(one, np.ndarray):
+        return bool(np.array_equal(one.view(np.uint8), other.view(np.uint8)))
+    import torch
+
+    return torch.equal(one.view(torch.uint8), other.view(torch.uint8))
+
+
+def _concatenated(pieces: list[Any], axis: int) -> Weights:
+    import numpy as np
+
+    if isinstance(pieces[0], np.ndarray):
+        return np.concatenate(pieces, axis)
+    import torch
+
+    joined = torch.cat(pieces, axis)
+    if joined.is_cuda:  # whoever solves has a stream of its own, and knows nothing of this one
+        torch.cuda.current_stream(joined.device).synchronize()
+    return joined

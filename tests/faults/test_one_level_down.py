@@ -1,0 +1,110 @@
+"""Weights that lie one level down, under another suffix, or deeper in a file than usual."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hub_server import HubServer
+from opening import DOWN, QUERY, refusal, refused, weights
+
+from rankscope.engine.checkpoint.hub import Access
+from rankscope.engine.checkpoint.open import open_checkpoint
+
+
+def fill(folder: Path, **files: bytes) -> Path:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def names(model: Path) -> list[str]:
+    return [t.name for t in open_checkpoint(str(model)).tensors]
+
+
+def test_the_folders_that_hold_weights_are_named(tmp_path: Path) -> None:
+    fill(
+        tmp_path,
+        **{"config.json": b"{}", "odd/model.safetensors": weights(QUERY), "empty/notes.txt": b"", "z.d/m.gguf": b""},
+    )
+    fill(tmp_path, **{"state/optimizer.pt": b""})
+    assert refusal(tmp_path) == f"no weights in {tmp_path} itself, but in folders of it (odd, z.d): name one of them"
+    fill(tmp_path, **{f"checkpoint-{n}/pytorch_model.bin": b"" for n in range(9)})
+    assert "(checkpoint-0, checkpoint-1, checkpoint-2, checkpoint-3, checkpoint-4, ...)" in refusal(tmp_path)
+
+
+def test_the_folders_of_a_repo_are_named(hub: HubServer) -> None:
+    hub.push(
+        "org/pipe",
+        {
+            "model_index.json": b"{}",
+            "unet/a.safetensors": weights(QUERY),
+            "vae/b.bin": b"",
+            "run/optimizer.bin": b"",
+            "x/y/z.bin": b"",
+        },
+    )
+    for access in (Access.RANGES, Access.DOWNLOAD):
+        line = refused("org/pipe", access)
+        folders = "in folders of it (unet, vae): download one and name it"
+        assert line == f"org/pipe has no weights on the Hub that can be read but {folders}"
+
+
+def test_a_models_folder_of_a_hub_cache(tmp_path: Path) -> None:
+    folder = tmp_path / "models--some-org--a--b"
+    snapshot = f"snapshots/{'c' * 40}"
+    fill(folder, **{f"{snapshot}/model.safetensors": weights(QUERY), "refs/main": b"c" * 40, f"blobs/{'a' * 64}": b""})
+    opened = open_checkpoint(f"{folder}/")
+    assert (opened.name, opened.commit, opened.location) == ("some-org/a--b", "c" * 40, None)
+    assert [t.name for t in opened.tensors] == [QUERY]
+    (folder / "refs" / "main").unlink()
+    assert refusal(folder).endswith("holds no snapshot of main: fetch some-org/a--b again")
+
+
+@pytest.mark.parametrize("name", ["MODEL.SAFETENSORS", "Odd.SafeTensors", "model-00001-of-00001.SAFETENSORS"])
+def test_suffixes_in_capitals(tmp_path: Path, name: str) -> None:
+    fill(tmp_path, **{name: weights(QUERY)})
+    assert names(tmp_path) == names(tmp_path / name) == [QUERY]
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "EPOCH=3.CKPT", "model.PT"])
+def test_pytorch_files_under_other_suffixes(tmp_path: Path, name: str) -> None:
+    torch.save({"state_dict": {QUERY: torch.ones(4, 8)}, "epoch": 3}, tmp_path / name)
+    assert names(tmp_path) == names(tmp_path / name) == [QUERY]
+
+
+T = torch.ones(4, 8)
+OPTIMISER = {"state": {0: {"exp_avg": T}}, "param_groups": [{"lr": 0.1}]}
+
+
+@pytest.mark.parametrize(
+    ("held", "named"),
+    [
+        ({"params": {QUERY: T}}, [QUERY]),
+        ({"weights": {QUERY: T}, "epoch": 3}, [QUERY]),
+        ({"model": {"net": {QUERY: T}}, "optimizer": OPTIMISER}, [QUERY]),
+        ({"odd": {"deeper": {"still": {QUERY: T, DOWN: T}}}, "optim": OPTIMISER}, [QUERY, DOWN]),
+        ({"model": {"language_model": {"encoder": {"layers.0.mlp.w": T}}}}, ["layers.0.mlp.w"]),
+        (
+            {"model": {"language_model": {"encoder": {"layers.0.mlp.w": T}, "embedding": {"words": {"weight": T}}}}},
+            ["encoder.layers.0.mlp.w", "embedding.weight"],
+        ),
+    ],
+)
+def test_state_dicts_deeper_in_a_file(tmp_path: Path, held: Any, named: list[str]) -> None:
+    torch.save(held, tmp_path / "odd.pt")
+    assert names(tmp_path / "odd.pt") == named
+
+
+def test_a_file_with_nothing_but_the_state_of_an_optimiser(tmp_path: Path) -> None:
+    torch.save({"optimizer": OPTIMISER, "step": 3}, tmp_path / "odd.pt")
+    assert "holds no state dict (its keys are optimizer, step)" in refusal(tmp_path / "odd.pt")
+
+
+def test_the_files_that_olmo_saves(tmp_path: Path) -> None:
+    for name, held in (("model.pt", {QUERY: T}), ("optim.pt", OPTIMISER), ("train.pt", {"epoch": 1})):
+        torch.save(held, tmp_path / name)
+    assert names(tmp_path) == [QUERY]
