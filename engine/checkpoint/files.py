@@ -42,7 +42,7 @@ def weight_files(folder: Path) -> tuple[list[Path], set[str]]:
             folder, or no permission.
     """
     try:
-        chosen = choose([path.name for path in folder.iterdir()], printable(str(folder)))
+        chosen = choose(_of_models(folder), printable(str(folder)))
         if not chosen:
             raise InputError(_no_weights(folder))
         if registry.is_index(chosen[0]):
@@ -54,6 +54,14 @@ def weight_files(folder: Path) -> tuple[list[Path], set[str]]:
         return list(files), set()
     except OSError as error:
         raise InputError(f"cannot read {printable(str(folder))}: {error.strerror}") from None
+
+
+def _of_models(folder: Path) -> list[str]:
+    """The names of a folder's files without those that go along with a model, where others are left."""
+    names = [path.name for path in folder.iterdir()]
+    held = [(kind, name) for kind in registry.FORMATS for name in kind.named(names)]
+    along = {name for kind, name in held if len(held) > 1 and kind.goes_along(folder / name)}
+    return names if all(name in along for _, name in held) else [name for name in names if name not in along]
 
 
 def _indexed(index: Path) -> tuple[list[Path], set[str]]:

@@ -66,7 +66,7 @@ class Format(Protocol):
     stands_alone: bool = False
 
     def recognises(self, head: bytes) -> bool:
-        """Whether a file that begins with these bytes (64, or the whole file) is of this format.
+        """Whether a file that begins with these bytes (512, or the whole file) is of this format.
 
         Asked where several formats have the suffix of a file.
         """
@@ -86,6 +86,13 @@ class Format(Protocol):
         """The names that have a suffix of this format, in the order of the suffixes, then sorted."""
         listed = sorted(names)
         return [name for suffix in self.suffixes for name in listed if name.endswith(suffix)]
+
+    def goes_along(self, file: Path) -> bool:  # noqa: ARG002 - of most formats every file holds weights
+        """Whether a file of this format goes with a model and is none: an adapter by its name, a table by its header.
+
+        Asked of the files of a folder; where nothing else is there, it is opened, or refused with what it is.
+        """
+        return False
 
     def list_tensors(self, file: Path, origin: Origin) -> Listing:
         """The tensors of one file, from its header alone.
