@@ -21,7 +21,23 @@ TORCH_NAMES = {
     "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
     "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz",
 }  # fmt: skip
-"""The stored types that are numbers by themselves; every other one carries packed integers."""
+"""The stored types that are numbers by themselves; of every other one why_no_weights says what it holds."""
+
+_OTHERS = {
+    "BOOL": "BOOL holds true and false, as masks do, not weights",
+    **dict.fromkeys(("C64", "COMPLEX128", "COMPLEX32"), "{} holds complex numbers, which are not computed"),
+    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), "{} holds floats of 6 bits, which are not read: unsupported quantisation"),
+    **dict.fromkeys(("I16", "U16", "I64", "U64"), "{} holds whole numbers, not weights"),
+}
+_BYTES = frozenset(("I8", "U8", "I32", "U32"))
+
+
+def why_no_weights(dtype: str, packed: bool = True) -> str:
+    """The sentence about a stored type that is none of TORCH_NAMES; bytes and words of 32 bits may be packed."""
+    if dtype in _BYTES and not packed:
+        return f"{dtype} holds whole numbers, not weights"
+    return _OTHERS.get(dtype, "{} holds packed integers, not weights: unsupported quantisation").format(dtype)
+
 
 WIDENED = frozenset(TORCH_NAMES) - {"F64", "F32", "F16"}
 """Those that numpy does not know: on the CPU they become float32, which holds each of their values."""

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from ..formats.format import Format
 from ..formats.tensor import Tensor
 from ..spectrum import Projection, Slice, framed
-from ..weights import TORCH_NAMES
+from ..weights import TORCH_NAMES, why_no_weights
 from .roles import Found, Layers
 from .rules import BLOCKS, KNOWN_FAMILIES, NOT_PROJECTIONS, ROLES, cut_shape
 
@@ -201,9 +201,7 @@ def _problem(tensor: Tensor, rows: int, dequantisation: str) -> str | None:
     if not rows:
         return f"not a matrix ({' x '.join(map(str, tensor.shape)) or 'scalar'})"
     if not dequantisation and tensor.dtype not in TORCH_NAMES:
-        if _PACKED.search(tensor.name):
-            return f"{tensor.dtype} holds packed integers, not weights: unsupported quantisation"
-        return f"{tensor.dtype} is no floating-point type"
+        return why_no_weights(tensor.dtype, _PACKED.search(tensor.name) is not None)
     return None
 
 

@@ -75,7 +75,8 @@ def weight_files(folder: Path) -> Chosen:
     try:
         check_folder(folder)
         names = [path.name for path in folder.iterdir()]
-        chosen = choose(names, printable(str(folder)), lambda name: (folder / name).stat().st_size)
+        models = _of_models(folder, names)
+        chosen = choose(models, printable(str(folder)), lambda name: (folder / name).stat().st_size)
         if not chosen:
             refuse_folders(folder)
             raise InputError(_no_weights(folder))
@@ -89,6 +90,13 @@ def weight_files(folder: Path) -> Chosen:
         return Chosen(list(whole), {}, left_out(names, [file.name for file in whole]))
     except OSError as error:
         raise InputError(f"cannot read {printable(str(folder))}: {error.strerror}") from None
+
+
+def _of_models(folder: Path, names: list[str]) -> list[str]:
+    """The names of a folder's files without those that go along with a model, where others are left."""
+    held = [(kind, name) for kind in registry.FORMATS for name in kind.named(names)]
+    along = {name for kind, name in held if len(held) > 1 and kind.goes_along(folder / name)}
+    return names if all(name in along for _, name in held) else [name for name in names if name not in along]
 
 
 def _indexed(index: Path) -> tuple[list[Path], dict[str, str]]:

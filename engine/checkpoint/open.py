@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..catalogue import sharing
 from ..errors import InputError, printable
 from ..formats import joined, registry
 from ..formats.format import Format, Listings, Origin
@@ -218,7 +219,7 @@ def _opened(found: remote.Opened, location: Path | None = None) -> Checkpoint:
         whole,
         {file: stored for file, (_, stored) in found.listed.items()},
         kind.quantisation(whole) or quantised.quantisation(whole),
-        (*found.warnings, *lost),
+        (*found.warnings, *lost, *sharing.lines(found.config)),
     )
 
 

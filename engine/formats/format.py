@@ -66,7 +66,7 @@ class Format(Protocol):
     stands_alone: bool = False
 
     def recognises(self, head: bytes) -> bool:
-        """Whether a file that begins with these bytes (64, or the whole file) is of this format.
+        """Whether a file that begins with these bytes (512, or the whole file) is of this format.
 
         Asked where several formats have the suffix of a file.
         """
@@ -90,6 +90,13 @@ class Format(Protocol):
     def candidates(self, names: Iterable[str]) -> list[str]:
         """Those of `named` that may hold weights of a model, as far as names tell."""
         return self.named(names)
+
+    def goes_along(self, file: Path) -> bool:  # noqa: ARG002 - of most formats every file holds weights
+        """Whether a file of this format goes with a model and is none: an adapter by its name, a table by its header.
+
+        Asked of the files of a folder; where nothing else is there, it is opened, or refused with what it is.
+        """
+        return False
 
     def list_tensors(self, file: Path, origin: Origin) -> Listing:
         """The tensors of one file, from its header alone.

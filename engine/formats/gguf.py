@@ -9,14 +9,17 @@ from __future__ import annotations
 import math
 import mmap
 import struct
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, WeightsError, printable
 from ..landing import HOST, Landing
+from ..spectrum import Source
 from ..weights import TORCH_NAMES, Weights, host_array
+from . import foreign
 from .format import Format, Listing, Origin
 from .gguf_blocks import BlockStack, gguf_matrix
 from .guarded import open_regular
@@ -33,6 +36,12 @@ GGML_TYPES = {
     28: ("F64", 1, 8), 29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54),
     35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
 }  # fmt: skip
+_REMOVED = {
+    4: "Q4_2", 5: "Q4_3", 31: "Q4_0_4_4", 32: "Q4_0_4_8", 33: "Q4_0_8_8",
+    36: "IQ4_NL_4_4", 37: "IQ4_NL_4_8", 38: "IQ4_NL_8_8",
+}  # fmt: skip
+"""Types that llama.cpp no longer reads; nobody knows how many bytes a number of any other type takes."""
+_VERSIONS = (2, 3)
 _MAGIC = b"GGUF"
 _CONFIG_NAMES = {
     "block_count": "num_hidden_layers",
@@ -46,6 +55,7 @@ _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 _STRING, _ARRAY = 8, 9
 _MAX_DIMS = 8
 _MAX_TENSORS = 1_000_000
+_Head = tuple[str, tuple[int, ...], int, int]
 
 
 class _Walk:
@@ -103,11 +113,24 @@ class Gguf(Format):
         """See Format."""
         return head.startswith(_MAGIC)
 
+    def goes_along(self, file: Path) -> bool:
+        """See Format: an importance matrix, a control vector, a vocabulary."""
+        try:
+            with open_regular(file) as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                if data[:4] != _MAGIC:
+                    return bool(foreign.signature(data[: foreign.HEAD]))
+                metadata, walk, count = _metadata(data, file)
+                return bool(_no_model(metadata, [name for name, *_ in _heads(walk, min(count, 1))]))
+        except (InputError, OSError, struct.error, OverflowError, ValueError):
+            return False  # whoever opens it says what is wrong
+
     def list_tensors(self, file: Path, origin: Origin) -> Listing:
         """See Format: shapes in (out, in) order; InputError is raised too where the file is one of other parts."""
         try:
             with open_regular(file) as handle:
                 stamp = FileStamp.of(file.stat())
+                if not stamp.size:
+                    raise _bad(file, foreign.content(b""))
                 with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
                     return _listing(data, stamp, file, origin)
         except OSError as error:
@@ -137,7 +160,7 @@ class Gguf(Format):
         """See Format: the block type."""
         sizes: Counter[str] = Counter()
         for tensor in tensors:
-            if len(tensor.shape) > 1:
+            if len(tensor.shape) > 1 and not tensor.problem:
                 sizes[tensor.dtype] += math.prod(tensor.shape)
         quantised = {name: size for name, size in sizes.items() if name not in TORCH_NAMES}
         return max(quantised, key=quantised.__getitem__) if quantised else ""
@@ -155,10 +178,10 @@ GGUF = Gguf()
 
 
 def _listing(data: mmap.mmap, stamp: FileStamp, file: Path, origin: Origin) -> Listing:
-    if data[:6] == b"GGUF\0\0":  # the version, 3, stands at the other end of its four bytes
-        raise _bad(file, "is a big-endian GGUF, for other machines than this: take the little-endian file")
-    metadata, walk, count = _metadata(data)
+    metadata, walk, count = _metadata(data, file)
     heads = list(_heads(walk, count))
+    if what := _no_model(metadata, [name for name, *_ in heads[:1]]):
+        raise _bad(file, foreign.NO_MODEL.format(what))
     source = identify(file, origin.repo, origin.commit, data[: walk.at])
     stated = metadata.get("split.count") or origin.parts
     if type(stated) is not int or stated != origin.parts:
@@ -170,18 +193,25 @@ def _listing(data: mmap.mmap, stamp: FileStamp, file: Path, origin: Origin) -> L
     if type(align) is not int or align <= 0:
         raise ValueError(f"the alignment {align} is no positive number")
     start = -(-walk.at // align) * align
-    return Listing([_tensor(head, start, stamp.size, file, source) for head in heads], stamp, _config(metadata))
+    return Listing(_tensors(heads, start, stamp.size, file, source), stamp, _config(metadata))
 
 
-def _metadata(data: mmap.mmap) -> tuple[dict[str, Any], _Walk, int]:
-    """The metadata, a cursor behind it, and the number of tensors that follow."""
+def _metadata(data: mmap.mmap, file: Path) -> tuple[dict[str, Any], _Walk, int]:
+    """The metadata, a cursor behind it, and the number of tensors that follow.
+
+    Raises:
+        InputError: another kind of file, version or order of bytes.
+    """
     walk = _Walk(data)
     if data[:4] != _MAGIC:
-        raise ValueError("it does not begin with GGUF")
+        raise _bad(file, foreign.content(data[: foreign.HEAD]) or "is no GGUF file: it does not begin with GGUF")
+    if data[4:6] == b"\0\0" and len(data) >= 8:  # the version stands at the other end of its four bytes
+        raise _bad(file, "is a big-endian GGUF, for other machines than this: take the little-endian file")
     walk.at = 4
     version = walk.take("I")
-    if version not in (2, 3):
-        raise ValueError(f"version {version} is not 2 or 3")
+    if version not in _VERSIONS:
+        todo = "convert the model again" if version < min(_VERSIONS) else "a newer RankScope may read it"
+        raise _bad(file, f"is GGUF of version {version}, and versions 2 and 3 are read: {todo}")
     tensors, entries = walk.take("Q"), walk.take("Q")
     found = {}
     for _ in range(entries):
@@ -192,7 +222,22 @@ def _metadata(data: mmap.mmap) -> tuple[dict[str, Any], _Walk, int]:
     return found, walk, tensors
 
 
-def _heads(walk: _Walk, count: int) -> Iterator[tuple[str, tuple[int, ...], int, int]]:
+def _no_model(metadata: dict[str, Any], first: Sequence[str]) -> str:
+    """What a file with this metadata and first tensor (none where it has none) is, "" where it may be a model.
+
+    The first file of a model in parts may hold its vocabulary alone.
+    """
+    kind = metadata.get("general.type")
+    if kind == "imatrix" or any(name.endswith((".in_sum2", ".counts")) for name in first):
+        return "an importance matrix of llama.cpp"
+    if metadata.get("general.architecture") == "controlvector" or any(name.startswith("direction.") for name in first):
+        return "a control vector"
+    if not first and not metadata.get("split.count"):
+        return "a vocabulary without weights"
+    return ""
+
+
+def _heads(walk: _Walk, count: int) -> Iterator[_Head]:
     """Name, shape in (out, in) order, type number and data offset of each tensor."""
     if count > _MAX_TENSORS:
         raise ValueError(f"it states {count} tensors")
@@ -204,10 +249,30 @@ def _heads(walk: _Walk, count: int) -> Iterator[tuple[str, tuple[int, ...], int,
         yield name, shape, walk.take("I"), walk.take("Q")
 
 
-def _tensor(head: tuple[str, tuple[int, ...], int, int], start: int, size: int, file: Path, source: Any) -> Tensor:
+def _tensors(heads: Sequence[_Head], start: int, size: int, file: Path, source: Source) -> list[Tensor]:
+    """The tensors of a file of `size` bytes whose data begin at `start`. One of an unknown type ends where the next
+    begins, and cannot be read.
+    """
+    offsets = sorted(head[3] for head in heads)
+    tensors = []
+    for head in heads:
+        name, shape, kind, offset = head
+        if kind in GGML_TYPES:
+            tensors.append(_tensor(head, start, size, file, source))
+            continue
+        following = bisect_right(offsets, offset)
+        end = start + offsets[following] if following < len(offsets) else size
+        if start + offset >= size or end > size:
+            raise _bad(file, f"is truncated: tensor {printable(name)} begins or ends behind it; download it again")
+        known = f"({_REMOVED[kind]}, which llama.cpp removed)" if kind in _REMOVED else "is not known"
+        problem = f"GGUF type {kind} {known}: unsupported quantisation"
+        dtype = _REMOVED.get(kind, f"type {kind}")
+        tensors.append(Tensor(name, dtype, shape, file, start + offset, end, source, problem=problem))
+    return tensors
+
+
+def _tensor(head: _Head, start: int, size: int, file: Path, source: Source) -> Tensor:
     name, shape, kind, offset = head
-    if kind not in GGML_TYPES:
-        raise ValueError(f"tensor {name} has the unknown type {kind}")
     dtype, block, bytes_ = GGML_TYPES[kind]
     if shape and shape[-1] % block:
         raise ValueError(f"tensor {name} has rows of {shape[-1]}, no multiple of {dtype}'s block {block}")

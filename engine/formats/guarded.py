@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import InputError, printable
+from . import foreign
 
 MAX_CONFIG = 8 << 20  # the largest config.json name 21,843 labels twice: 2 MB
 _ALWAYS_HELD = 1 << 20
@@ -74,14 +75,38 @@ def parse_json(data: bytes, file: Path) -> dict[str, Any]:
     Raises:
         InputError: not JSON, or no object.
     """
+    shown = printable(str(file))
     try:
         check_dense(data)
         found = json.loads(data)
+    except json.JSONDecodeError as error:
+        if not error.doc.lstrip("\ufeff \t\r\n").startswith(("{", "[", "//", "/*", "#")):
+            instead = foreign.content(data[: foreign.HEAD], "JSON") or "is not valid JSON: fetch it again"
+            raise InputError(f"{shown} {instead}") from None
+        place = f"line {error.lineno}, column {error.colno}: {_fault(error)}"
+        raise InputError(f"{shown} is not valid JSON, {place}; mend it or fetch it again") from None
+    except UnicodeDecodeError as error:
+        place = f"byte {error.start + 1} is no letter of {error.encoding.upper()}"
+        raise InputError(f"{shown} is not valid JSON: {place}; save it as UTF-8") from None
     except (ValueError, RecursionError):
-        raise InputError(f"{printable(str(file))} is not valid JSON: fetch it again") from None
+        raise InputError(f"{shown} is not valid JSON: fetch it again") from None
     if not isinstance(found, dict):
-        raise InputError(f"{printable(str(file))} is not a JSON object")
+        raise InputError(f"{shown} is not a JSON object")
+    if foreign.answer_of_a_server(found):
+        raise InputError(f"{shown} {foreign.content(data[: foreign.HEAD], 'what its name says')}")
     return found
+
+
+def _fault(error: json.JSONDecodeError) -> str:
+    """What is wrong at the place of an error: what people write into JSON that Python, say, allows."""
+    before, rest = error.doc[: error.pos].rstrip(), error.doc[error.pos :]
+    if rest.startswith(("//", "/*", "#")):
+        return "JSON has no comments"
+    if (rest[:1] in "}]" and before.endswith(",")) or error.msg.startswith("Illegal trailing comma"):
+        return "a comma before the closing bracket"
+    if rest.startswith("'"):
+        return "single quotes where JSON has double ones"
+    return printable(error.msg[:1].lower() + error.msg[1:], 80)
 
 
 def check_dense(data: bytes) -> None:

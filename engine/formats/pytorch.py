@@ -25,6 +25,7 @@ from ..errors import InputError, WeightsError, printable
 from ..landing import Landing
 from ..spectrum import Source
 from ..weights import TORCH_NAMES, Weights
+from . import foreign
 from .format import Format, Listing, Listings, Origin
 from .guarded import open_regular
 from .parts import grouped, is_part
@@ -62,6 +63,7 @@ _TRAINER_STATE = re.compile(
     r"(?:training_args|trainer_state|(?:optimizer|scheduler|scaler|rng_state|random_states|sampler|dl_state_dict)(?:_\d+)?"
     r"|.*optim_states)\.(?:bin|pt|pth|ckpt)"
 )
+_ADAPTER = re.compile(r"adapter_model.*\.(?:bin|pt|pth)")
 
 
 _OLMO = frozenset({"optim.pt", "train.pt"})  # beside its model.pt
@@ -92,6 +94,10 @@ class PyTorch(Format):
                 return [[name]]
         shards = [name for name in self.candidates(names) if name.startswith("pytorch_model-") and is_part(name)]
         return [shards] if shards else []
+
+    def goes_along(self, file: Path) -> bool:
+        """See Format: an adapter."""
+        return _ADAPTER.fullmatch(file.name) is not None
 
     def doubtful(self, names: Collection[str]) -> list[list[str]]:
         """See Format: torch.save writes everything to files of these suffixes."""
@@ -165,14 +171,15 @@ def _parsed(text: str | None) -> list[Any] | None:
 
 def _list(file: Path, head: bytes) -> list[Any]:
     try:
+        if head.startswith((_ZIP, _LEGACY)):
+            _need_torch()
         if head.startswith(_ZIP):
             found, regions = _load_zip(file)
         elif head.startswith(_LEGACY):
             found, regions = _load_legacy(file)
-        elif head.startswith(b"version https://git-lfs"):
-            raise _bad(file, "is a pointer of Git LFS: fetch the file itself with  git lfs pull")
         else:
-            raise _bad(file, "is no file of torch.save: name one, or a .safetensors or .gguf file")
+            other = "is no file of torch.save: name one, or a .safetensors or .gguf file"
+            raise _bad(file, foreign.content(head) or other)
         return _rows(file, found, regions)
     except InputError:
         raise
@@ -181,6 +188,21 @@ def _list(file: Path, head: bytes) -> list[Any]:
     except Exception as error:  # noqa: BLE001 - torch, zipfile and pickletools raise whatever bad bytes lead to
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise _bad(file, f"is damaged or no checkpoint ({printable(reason, 80)}): download it again") from None
+
+
+def _need_torch() -> None:
+    """Import torch, whose absence is no fault of the file that it should list.
+
+    Raises:
+        InputError: it is not there or broken.
+    """
+    try:
+        import torch  # noqa: F401
+    except Exception as error:  # noqa: BLE001 - OSError where a library of it is lacking, whatever numpy's next ABI does
+        reason = printable(str(error).partition("\n")[0] or type(error).__name__, 120)
+        raise InputError(
+            f"torch, which lists PyTorch files, cannot be imported ({reason}): install it again, or name a .safetensors"
+        ) from None
 
 
 def _load_zip(file: Path) -> tuple[object, list[_Region]]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import InputError, printable
+from . import foreign
 from .format import Format, Ranged
 from .gguf import GGUF
 from .guarded import open_regular
@@ -15,9 +16,7 @@ from .safetensors import SAFETENSORS
 FORMATS: tuple[Format, ...] = (SAFETENSORS, PYTORCH, GGUF)
 """In the order in which a folder that holds several is looked through; transformers prefers safetensors too."""
 
-_UNREAD = frozenset({".h5", ".msgpack", ".onnx"})
 _OF_INDEX = ".index.json"
-_HEAD = 64
 
 
 def suffixes() -> tuple[str, ...]:
@@ -31,8 +30,12 @@ def ranged_suffixes() -> tuple[str, ...]:
 
 
 def unread(names: Iterable[str]) -> list[str]:
-    """The suffixes among files of these names of weights in formats that are not read, sorted."""
-    return sorted({Path(name).suffix for name in names} & _UNREAD)
+    """One file among these names of each format of weights that is not read, with the format, sorted."""
+    kinds: dict[str, str] = {}
+    for name in sorted(names):
+        if kind := foreign.kind_by_name(name):
+            kinds.setdefault(kind, f"{printable(name, 60)} of {kind}")
+    return list(kinds.values())
 
 
 def format_of(file: Path) -> Format:
@@ -43,8 +46,7 @@ def format_of(file: Path) -> Format:
     """
     named = _named(file.name)
     if not named:
-        kinds = ", ".join(suffixes())
-        raise InputError(f"{printable(str(file))} is neither a folder nor a file of weights ({kinds})")
+        raise InputError(f"{printable(str(file))} {_foreign(file)}")
     if len(named) == 1:
         return named[0]
     head = _head(file)
@@ -66,6 +68,14 @@ def format_of_index(name: str) -> Format:
     return format_of(Path(name.removesuffix(_OF_INDEX)))
 
 
+def _foreign(file: Path) -> str:
+    """What a file without a suffix of ours is."""
+    kinds = ", ".join(suffixes())
+    if kind := foreign.kind_by_name(file.name):
+        return f"is a file of {kind}, which is not read: name the model's {kinds}"
+    return foreign.signature(_head(file)) or f"is neither a folder nor a file of weights ({kinds})"
+
+
 def _named(name: str) -> list[Format]:
     return [kind for kind in FORMATS if name.lower().endswith(kind.suffixes)]
 
@@ -74,6 +84,6 @@ def _head(file: Path) -> bytes:
     """The first bytes of a file, b"" where it cannot be read: whoever lists it says why."""
     try:
         with open_regular(file) as handle:
-            return handle.read(_HEAD)
+            return handle.read(foreign.HEAD)
     except OSError:
         return b""

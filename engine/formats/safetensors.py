@@ -7,6 +7,7 @@ which content keys and prefetching need; the header is 8 bytes of length and JSO
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Collection, Iterable
 from pathlib import Path
@@ -16,6 +17,8 @@ from ..errors import InputError, printable
 from ..landing import Landing
 from ..spectrum import Source
 from ..weights import TORCH_NAMES
+from . import foreign
+from .foreign import HEAD
 from .format import Listing, Origin, Ranged
 from .guarded import check_dense, open_regular
 from .tensor import FileStamp, Stored, Tensor, identify, read_bytes
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     import torch
 
 _OF_INDEX = ".safetensors.index.json"
-_ADAPTERS = ("adapter_model.", "adapter_model-", "adapters.")
+_BESIDE = re.compile(r"(adapter_model.*|adapters|optimizer(_\d+)?|optim)\.safetensors")
 INDEX = f"model{_OF_INDEX}"
 MAX_HEADER = 100_000_000  # the limit of the reference reader
 MAX_SIZE = 2**64  # as there
@@ -61,7 +64,7 @@ class Safetensors(Ranged):
             if name in names:
                 return [[name]]
         held = [*self.named(names), *sorted(name for name in names if name.endswith(_OF_INDEX))]
-        held = [name for name in held if not name.startswith(_ADAPTERS)]
+        held = [name for name in held if not _BESIDE.fullmatch(name)]
         whole = [name for name in held if not name.startswith("consolidated")] or held
         indexes = [name for name in whole if name.endswith(_OF_INDEX)]
         return [[name] for name in indexes] or ([whole] if whole else [])
@@ -71,13 +74,18 @@ class Safetensors(Ranged):
         held = self.named(names)
         return [held] if held else []
 
+    def goes_along(self, file: Path) -> bool:
+        """See Format: an adapter, the state of an optimiser."""
+        return _BESIDE.fullmatch(file.name) is not None
+
     def list_tensors(self, file: Path, origin: Origin) -> Listing:
         """See Format."""
         try:
             with open_regular(file) as handle:
                 stamp = FileStamp.of(file.stat())
-                begin, end = self.header_span(handle.read(8), stamp.size, file)
-                header = handle.read(end - begin)
+                head = handle.read(HEAD)
+                begin, end = self.header_span(head, stamp.size, file)
+                header = head[begin:end] + handle.read(max(end - len(head), 0))
         except OSError as error:
             raise InputError(f"cannot read {printable(str(file))}: {error.strerror}") from None
         if len(header) < end - begin:
@@ -87,12 +95,15 @@ class Safetensors(Ranged):
 
     def header_span(self, head: bytes, size: int, file: Path) -> tuple[int, int]:
         """See Ranged; the first 8 bytes state how long the header is."""
-        if len(head) < 8:
-            raise _bad(file, f"is {size} bytes long, too short for a header; download it again")
-        (length,) = struct.unpack_from("<Q", head)
-        if length > MAX_HEADER or length > size - 8:
-            held = f"states a header of {length} bytes in a file of {size}"
-            raise _bad(file, f"{held}; it is truncated or not safetensors")
+        (length,) = struct.unpack_from("<Q", head) if len(head) >= 8 else (size,)
+        if length > size - 8:
+            cut_off = head[5:9] == b"\0\0\0{"
+            held = f"states a header of {length} bytes in a file of {size}; it is truncated or not safetensors"
+            short = f"is {size} bytes long, too short for a header; download it again"
+            raise _bad(file, ("" if cut_off else foreign.content(head)) or (held if len(head) >= 8 else short))
+        if length > MAX_HEADER:
+            most = f"{MAX_HEADER:,} that safetensors allows"
+            raise _bad(file, f"has a header of {length:,} bytes, too large for the {most}: save the model in shards")
         return 8, 8 + int(length)
 
     def parse(self, header: bytes, file: Path, size: int, source: Source) -> list[Tensor]:

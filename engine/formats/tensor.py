@@ -15,7 +15,7 @@ from xxhash import xxh3_128
 from ..errors import InputError, WeightsError, printable
 from ..landing import Fill, Landing
 from ..spectrum import Source, digest
-from ..weights import TORCH_NAMES, Weights, plain
+from ..weights import TORCH_NAMES, Weights, plain, why_no_weights
 
 PEEK_BYTES = 1 << 16
 
@@ -171,7 +171,7 @@ def read_plain(tensor: Tensor, stored: Stored, landing: Landing) -> tuple[Weight
         WeightsError: the file changed or cannot be read, or the dtype is no floating-point type.
     """
     if tensor.dtype not in TORCH_NAMES:
-        raise WeightsError(f"{tensor.dtype} holds packed integers, not weights: unsupported quantisation")
+        raise WeightsError(why_no_weights(tensor.dtype))
     data, seen = read_bytes(tensor, stored, landing)
     return plain(data, tensor.dtype).reshape(tensor.shape), seen
 

@@ -48,7 +48,7 @@ def test_no_such_folder(path: str) -> None:
 def test_a_folder_without_weights_says_what_it_holds(tmp_path: Path) -> None:
     assert "no weights that can be read" in refusal(tmp_path)
     fill(tmp_path, **{"m.h5": b"", "m.onnx": b"", "training_args.bin": b"", "config.json": b"{}"})
-    assert "it holds .h5, .onnx" in refusal(tmp_path)
+    assert "it holds m.h5 of TensorFlow or Keras, m.onnx of ONNX" in refusal(tmp_path)
 
 
 def test_a_file_of_another_kind(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_an_index_that_points_elsewhere(tmp_path: Path, shard: str) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "not valid JSON"),
+        (b"", "is empty: download it again"),
         (b"{", "not valid JSON"),
         (b"\xff\xfe", "not valid JSON"),
         (b"[" * 100_000, "not valid JSON"),

@@ -208,7 +208,11 @@ def test_no_network_and_not_cached(hub: HubServer, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize(
     ("files", "held"),
-    [({"tf_model.h5": b"x"}, ".h5"), ({"training_args.bin": b"x", "onnx/m.onnx": b"x"}, ".onnx"), ({}, "")],
+    [
+        ({"tf_model.h5": b"x"}, "tf_model.h5 of TensorFlow"),
+        ({"training_args.bin": b"x", "onnx/m.onnx": b"x"}, "onnx/m.onnx of ONNX"),
+        ({}, ""),
+    ],
 )
 def test_a_repo_without_weights_says_what_it_holds(hub: HubServer, files: dict[str, bytes], held: str) -> None:
     hub.push(NAME, {"config.json": b"{}", "original/model.safetensors": weights(QUERY), **files})

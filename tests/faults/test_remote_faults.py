@@ -100,7 +100,7 @@ def test_a_repo_without_safetensors_says_what_it_holds(hub: HubServer) -> None:
     hub.push(NAME, {"config.json": b"{}", "model.Q4_0.gguf": b"x"})
     assert line() == f"{NAME} has .gguf weights, which cannot be read in part: use --download"
     hub.push(NAME, {"model.Q4_0.gguf": None, "model.onnx": b"x"})
-    assert "no weights on the Hub that can be read (it holds .onnx)" in line()
+    assert "no weights on the Hub that can be read (it holds model.onnx of ONNX)" in line()
     assert hub.files() == []
 
 
@@ -159,7 +159,7 @@ def states(length: int) -> bytes:
         (b"\x00" * 5000, "header that is not JSON"),
         (b"\x01", "too short for a header"),
         (SHARDED[SHARD_1][:-9], "truncated"),
-        (b"<html>" * 1000, "states a header of"),
+        (b"<html>" * 1000, "is a web page or a server's error"),
     ],
 )
 def test_a_header_is_checked_as_in_a_local_file(hub: HubServer, data: bytes, said: str) -> None:

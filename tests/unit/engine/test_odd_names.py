@@ -84,7 +84,7 @@ def test_tables_of_integers_are_no_part_of_a_scan(tmp_path: Path) -> None:
     save_file(names, tmp_path / "model.safetensors")
     tree = build_tree(open_checkpoint(str(tmp_path)))
     assert [p.tensor for p in tree.scanned()] == ["h.0.mixer.alpha.weight"]
-    assert {p.tensor: p.problem for p in tree.projections}["position_ids"] == "I64 is no floating-point type"
+    assert {p.tensor: p.problem for p in tree.projections}["position_ids"] == "I64 holds whole numbers, not weights"
 
 
 def test_what_a_known_family_adds_is_left_out_of_a_scan_and_said(tmp_path: Path) -> None:

@@ -1,0 +1,110 @@
+"""What a file is that holds no weights we read, told by its first bytes or by its name, and what to do about it."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import printable
+
+HEAD = 512
+"""As many first bytes of a file tell what it is."""
+
+NO_MODEL = "is {}, not a model: name the file with the weights"
+_AGAIN = "download it again, logged in where its model asks for that"
+_CONTENT = tuple(
+    (re.compile(pattern, re.DOTALL | re.IGNORECASE), phrase)
+    for pattern, phrase in (
+        (rb"version https://git-lfs", "is a pointer of Git LFS, not the file itself: fetch that with  git lfs pull"),
+        (
+            rb"(\xef\xbb\xbf)?\s*<(!doctype|html|head|body|\?xml|!--)",
+            f"is a web page or a server's error, not a file of a model: {_AGAIN}",
+        ),
+        (rb"GGUF", "is a GGUF file under another name: give it the suffix .gguf"),
+        (rb"(lmgg|fmgg|tjgg|algg)", "is a GGML file, older than GGUF: convert it with llama.cpp's scripts"),
+        (rb"\x89HDF\r\n\x1a\n", "is an HDF5 file, as TensorFlow and Keras write, which is not read: save safetensors"),
+        (rb".{4}TFL3", "is a TensorFlow Lite file, which is not read: name the model it was made of"),
+        (
+            rb"[\x01-\x20]\0\0\0.\0\w{1,60}Spec\0",
+            "is a CTranslate2 file, which is not read: name the model it was converted from",
+        ),
+        (rb"\x93NUMPY", "is a NumPy array, which is not read: save safetensors"),
+        (rb"(\x1f\x8b|\xfd7zXZ|\x28\xb5\x2f\xfd|BZh\d|7z\xbc\xaf)", "is compressed: unpack it first"),
+        (rb".{257}ustar", "is a tar archive: unpack it first"),
+        (rb"PK\x03\x04", "is a zip file, as torch.save writes: give it the suffix .pt"),
+        (rb".{5}\0\0\0\{", "is a safetensors file under another name: give it the suffix .safetensors"),
+    )
+)
+_COMPLAINTS = {"error", "errors", "message", "detail"}
+_ABOUT = {
+    *("status", "statusCode", "status_code", "code", "error_code", "error_description", "path", "timestamp", "type"),
+    *("requestId", "request_id", "documentation_url", "success", "title", "url"),
+}
+_NAMES = tuple(
+    (re.compile(pattern, re.IGNORECASE), kind)
+    for pattern, kind in (
+        (r".+\.onnx([._]data)?", "ONNX"),
+        (r".+\.(h5|hdf5|keras)", "TensorFlow or Keras"),
+        (r".+\.(pb|tflite)|.+\.ckpt(-\d+)?\.(index|meta|data-\d+-of-\d+)", "TensorFlow"),
+        (r".+\.msgpack", "Flax"),
+        (r".+\.(engine|plan)", "TensorRT"),
+        (r".+\.(mlmodel|mlpackage)", "Core ML"),
+        (r".+\.pdparams", "PaddlePaddle"),
+        (r".+\.nemo", "NeMo"),
+        (r".+\.(npy|npz)", "NumPy"),
+        (r".+\.distcp", "torch.distributed"),
+        (r".+\.gguf[.-](part|split).+", "a GGUF cut in pieces (join them with cat)"),
+    )
+)
+
+
+def content(head: bytes, wanted: str = "weights") -> str:
+    """What a file that begins with these bytes (HEAD, or the whole file) is, as the end of a sentence about it; ""
+    where they tell nothing. Asked of files that are not `wanted`, which their names say.
+    """
+    if not head:
+        return "is empty: download it again"
+    if (told := signature(head)) or not (text := _text(head)):
+        return told
+    kind = "JSON" if text[0] in "{[" else "text"
+    return f'is {kind} ("{printable(" ".join(text.split()), 60)}"), not {wanted}: {_AGAIN}'
+
+
+def signature(head: bytes) -> str:
+    """As content, of files that begin as no other kind does."""
+    if _is_imatrix(head):
+        return NO_MODEL.format("an importance matrix of llama.cpp")
+    return next((phrase for pattern, phrase in _CONTENT if pattern.match(head)), "")
+
+
+def answer_of_a_server(found: Mapping[str, Any]) -> bool:
+    """Whether a JSON object is what a server answers in place of a file that it does not give."""
+    return not found.keys().isdisjoint(_COMPLAINTS) and found.keys() <= _COMPLAINTS | _ABOUT
+
+
+def kind_by_name(name: str) -> str:
+    """What writes files of this name that hold weights, "" where that is a format that we read or no weights."""
+    return next((kind for pattern, kind in _NAMES if pattern.fullmatch(name)), "")
+
+
+def _text(head: bytes) -> str:
+    """The bytes as text without the space around it, "" where they are no text."""
+    try:
+        text = head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 3:  # not just a letter cut in two
+            return ""
+        text = head[: error.start].decode("utf-8")
+    text = text.removeprefix("\ufeff").strip()
+    return text if all(c.isprintable() or c.isspace() for c in text) else ""
+
+
+def _is_imatrix(head: bytes) -> bool:
+    """Whether this is what llama.cpp wrote before such files became GGUF: a count, then name by name its numbers."""
+    if len(head) < 8:
+        return False
+    count, length = struct.unpack_from("<ii", head)
+    name = head[8 : 8 + length] if 0 < length <= HEAD // 2 else b""
+    return 0 < count < 1_000_000 and re.fullmatch(rb"[\w.-]*\.weight", name) is not None
