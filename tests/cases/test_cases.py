@@ -85,10 +85,6 @@ RIGHT = [
     ("26", "fsdp", 2), ("26", "peft_base", 2), ("27", "bom", 8), ("27", "kvlist", 8), ("32", "reversed.safetensors", 1),
     ("33", "good", 4), ("33", "stray", 4), ("33", "wrong", 4), ("33", "partnames", 4), ("35", "adapter_beside", 2),
     ("35", "opt_safetensors", 2), ("35", "bin_trainer", 2), ("35", "run/checkpoint-40", 2),
-]  # fmt: skip
-"""Case, model in its folder, and how many of the expected spectra it holds."""
-
-LATER = [
     ("07", "work/tiny-llama", 1),
     ("17", "pipe/unet", 6),
     ("17", "pipe/transformer_var", 12),
@@ -97,7 +93,8 @@ LATER = [
     ("33", "dup", 4),
     ("33", "stub_noindex", 4),
     ("35", "upper", 2),
-]
+]  # fmt: skip
+"""Case, model in its folder, and how many of the expected spectra it holds."""
 
 
 def holds_spectra(folder: Path, model: str, count: int, store: Path) -> None:
@@ -116,14 +113,6 @@ def holds_spectra(folder: Path, model: str, count: int, store: Path) -> None:
 
 @pytest.mark.parametrize(("case", "model", "count"), RIGHT)
 def test_spectra(made: Made, tmp_path: Path, case: str, model: str, count: int) -> None:
-    holds_spectra(made(case), model, count, tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("case", "model", "count"),
-    [late(*row, reason="not merged yet") for row in LATER],
-)
-def test_spectra_that_come_later(made: Made, tmp_path: Path, case: str, model: str, count: int) -> None:
     holds_spectra(made(case), model, count, tmp_path)
 
 
@@ -157,9 +146,9 @@ def test_spectra_that_come_later(made: Made, tmp_path: Path, case: str, model: s
         ("32", "dtype_I4.safetensors", "the unknown dtype I4"),
         ("33", "one_of_two_noindex", "shard model-00002-of-00002.safetensors (one of 2) is missing"),
         ("35", "dcp", "of torch.distributed"),
-        late("17", "pipe", "text_encoder", reason="not merged yet"),
-        late("35", "run", "checkpoint-40", reason="not merged yet"),
-        late("19", "hf", "original", reason="not merged yet"),
+        ("17", "pipe", "text_encoder"),
+        ("35", "run", "checkpoint-40"),
+        ("19", "hf", "original"),
     ],
 )
 def test_refusals(made: Made, case: str, model: str, said: str) -> None:
@@ -227,7 +216,7 @@ def test_a_ratio_of_different_shapes_is_marked(made: Made, tmp_path: Path) -> No
     assert "16x32" in table.getvalue()
 
 
-@pytest.mark.xfail(strict=True, reason="not merged yet")
+@pytest.mark.xfail(strict=True, reason="fused tensors without a model type")
 @pytest.mark.parametrize("model", ["notype", "typenull", "nothing"])
 def test_a_fused_tensor_without_a_model_type_says_so(made: Made, model: str) -> None:
     assert len(problems(made("27") / model)) == 2
