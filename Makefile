@@ -22,9 +22,9 @@ test quick: export PYTHONDONTWRITEBYTECODE =
 test: $(VENV)/.test
 	$(BIN)/pytest $(if $(FILE),$(FILE),$(PARALLEL) --durations=10)
 
-# Left out: explorers and heatmaps on a screen, `show` and pictures, broken and remote files, kills and other real
+# Left out: inputs after public reports, explorers and heatmaps on a screen, `show` and pictures, broken and remote files, kills and other real
 # processes, every family as it runs in transformers, the kernels' twins.
-SLOW := faults app/test_app_* app/test_heatmap.py app/test_heatmap_overview.py app/test_themes.py app/test_start.py \
+SLOW := faults cases app/test_app_* app/test_heatmap.py app/test_heatmap_overview.py app/test_themes.py app/test_start.py \
   app/test_pictures.py cli/test_cli_processes.py cli/test_cli_show_* unit/store/test_store_processes.py \
   unit/engine/test_torch_free.py unit/engine/test_families_traced.py unit/engine/test_two_stage.py
 
