@@ -1,5 +1,5 @@
 # make demo: set up and explore a real model.   make test: set up and pass the whole suite.
-# make test FILE=tests/unit/engine: only these.   make quick: those that take little, 40 s on two cores.
+# make test FILE=tests/unit/engine: only these.   make quick: those that take little, under a minute on two cores.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
