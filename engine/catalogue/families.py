@@ -26,6 +26,7 @@ from .layouts import (
     KV_CAT,
     KV_HEAD,
     LATENT,
+    LATENT_ALONE,
     LATENT_B,
     MULTI_QUERY,
     QUERY_GATE,
@@ -93,7 +94,7 @@ FUSED = (
     _attention(r"self_attention\.key_value", KV_HEAD),
     _attention(r"self_attention\.kv_proj", KV_CAT, of="jetmoe"),
     Rule(r"self_attn\.q_proj", "attention", "", (QUERY_GATE,), when="gated"),
-    _attention(r"kv_a_proj_with_mqa|wkv_a_with_mqa", LATENT),
+    _attention(r"kv_a_proj_with_mqa|wkv_a_with_mqa", LATENT, LATENT_ALONE),
     _attention(r"kv_b_proj|wkv_b", LATENT_B),
     Rule(r"wo_a|o_a_proj", "attention", "output_a", (), models("deepseek_v4"), stack="rows", count="o_groups"),
     Rule(r"rel_attn\.q", "attention", "query", stack="flat", transposed=True),
@@ -142,7 +143,7 @@ FUSED = (
     # GGUF: its converters put every family's heads in the order q | k | v
     _attention(r"^attn_qkv", CAT, THIRDS),
     Rule(r"^attn_q", "attention", "", (QUERY_GATE,), when="gated"),
-    _attention(r"^attn_kv_a_mqa", LATENT),
+    _attention(r"^attn_kv_a_mqa", LATENT, LATENT_ALONE),
     _attention(r"^attn_kv_b", LATENT_B),
 )
 

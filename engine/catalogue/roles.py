@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from ..errors import printable
 from ..formats.tensor import Tensor
@@ -23,6 +23,9 @@ _VECTORS = frozenset(
 )
 _ROUTERS = frozenset(("router.layer", "mlp.router", "mlp.gate", "block_sparse_moe.gate", "feed_forward.router"))
 _INPUT_FIRST = frozenset(("gpt_oss", "llama4", "llama4_text", "aria", "aria_text", "qwen3_vl_moe"))
+
+
+_Numbers: TypeAlias = Callable[[int, Collection[str]], Sizes]
 
 
 class Found(NamedTuple):
@@ -90,7 +93,7 @@ class Layers:
         shapes = self._shapes[place.prefix, place.layer]
         if rules and not place.lora:
             rule = rules[-1]
-            name = f"{block_of(rule.block, place.path)}.{rule.role or 'fused'}"
+            name = f"{block_of(rule.block, place.path)}.{rule.holds}"
             shape = tensor.shape[::-1] if rule.transposed else tensor.shape
             # Two of one name (as LongCat's two attentions) say nothing unless they agree.
             shapes[name] = shape if shapes.get(name, shape) == shape else ()
@@ -133,7 +136,7 @@ class Layers:
             return [Found(tensor, place, tower, block, rule.role, None, place.expert, rule.transposed)]
         known = self._known(place.prefix, place.layer)
         turned = rule.block == "expert" and rule.stack == "planes" and self._input_first(item, rule, shapes)
-        slices = _slices(tensor.shape, rule, turned, lambda size: resolve(known, shapes, rule.block, size))
+        slices = _slices(tensor.shape, rule, turned, partial(resolve, known, shapes, rule.block))
         return [
             Found(
                 *(tensor, place, tower, block, role, part, place.expert if number is None else number),
@@ -151,7 +154,7 @@ class Layers:
 
     def _input_first(self, item: _Named, rule: Rule, shapes: Shapes) -> bool:
         """Whether a stack stands as (experts, in, out): its shapes say it, else the hidden size, else the family."""
-        fused, down = shapes.get("expert.fused", ()), shapes.get("expert.down", ())
+        fused, down = shapes.get("expert.gate+up", ()), shapes.get("expert.down", ())
         if len(fused) == len(down) == 3:
             if fused[1:] == (2 * down[2], down[1]):
                 return False
@@ -192,11 +195,11 @@ def _holds(rule: Rule, tensor: Tensor, shapes: Shapes) -> bool:
 
 
 def _slices(
-    shape: tuple[int, ...], rule: Rule, turned: bool, numbers: Callable[[int], Sizes]
-) -> Iterator[tuple[int | None, str, Slice]]:
-    """The number in its stack (None outside of one), role and slice of each projection of a tensor.
+    shape: tuple[int, ...], rule: Rule, turned: bool, numbers: _Numbers
+) -> Iterator[tuple[int | None, str, Slice | None]]:
+    """The number in its stack (None outside of one), role and slice (None: all of it) of each projection of a tensor.
 
-    `turned` says that the planes of a stack are (in, out); `numbers` gives what layouts name, for a size.
+    `turned` says that the planes of a stack are (in, out); `numbers` gives what layouts name, for a size and roles.
 
     Raises:
         ValueError: no layout fits.
@@ -204,7 +207,7 @@ def _slices(
     if rule.stack == "flat":
         yield None, rule.role, Slice(1, 1, 0, prod(shape[1:]))
     elif rule.stack == "rows":
-        count = numbers(shape[0]).get(rule.count, 0)
+        count = numbers(shape[0], ()).get(rule.count, 0)
         if not count or shape[0] % count:
             raise ValueError(f"expected equal blocks of {count or 'unknown'} {rule.count} along axis 0 of {shape[0]}")
         width = shape[0] // count
@@ -214,18 +217,17 @@ def _slices(
         parts = _split_any(plane, rule, turned, numbers) if rule.layouts else [(rule.role, Slice(0, 1, 0, plane[0]))]
         yield from ((n, role, replace(part, index=n)) for n in range(shape[0]) for role, part in parts)
     else:
-        yield from ((None, role, part) for role, part in _split_any((shape[0], shape[1]), rule, turned, numbers))
+        parts = _split_any((shape[0], shape[1]), rule, turned, numbers)
+        yield from ((None, role, part if len(parts) > 1 else None) for role, part in parts)
 
 
-def _split_any(
-    shape: tuple[int, int], rule: Rule, turned: bool, numbers: Callable[[int], Sizes]
-) -> list[tuple[str, Slice]]:
+def _split_any(shape: tuple[int, int], rule: Rule, turned: bool, numbers: _Numbers) -> list[tuple[str, Slice]]:
     """By the first layout that fits; the reason why the first one does not is the one that is told."""
     refusals: list[ValueError] = []
     for layout in rule.layouts:
         placed = replace(layout, axis=1 - layout.axis) if turned else layout
         try:
-            return split(shape, placed, numbers(shape[placed.axis]))
+            return split(shape, placed, numbers(shape[placed.axis], layout.roles))
         except ValueError as refusal:
             refusals.append(refusal)
     raise refusals[0]
