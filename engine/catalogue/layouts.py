@@ -44,6 +44,7 @@ KV_CAT = _shares(0, 1, "key", "value")
 CONV1D_KV = _shares(1, 1, "key", "value")
 KV_HEAD = Layout(0, "kv_heads", (("key", "head_dim"), ("value", "head_dim")))
 QUERY_GATE = _shares(0, "heads", "query", "gate")
+LATENT_QUERY_GATE = Layout(0, "heads", (("query_b", "latent_query"), ("gate", "v_head_dim")))
 LATENT = Layout(0, 1, (("kv_a", "kv_lora_rank"), ("key_rope", "qk_rope_head_dim")))
 LATENT_ALONE = Layout(0, 1, (("kv_a", "kv_lora_rank"),))
 LATENT_B = Layout(0, "heads", (("key_b", "qk_nope_head_dim"), ("value_b", "v_head_dim")))
@@ -67,7 +68,7 @@ NAMES = {
     "CAT": CAT, "THIRDS": THIRDS, "CONV1D-THIRDS": CONV1D_THIRDS, "CAT, one key head": MULTI_QUERY, "HEAD": HEAD,
     "GROUP": GROUP, "TP4": TP4, "GQKV": GQKV, "KV-CAT": KV_CAT, "CONV1D-KV": CONV1D_KV, "KV-HEAD": KV_HEAD,
     "Q+GATE": QUERY_GATE, "LATENT": LATENT, "LATENT, no rope": LATENT_ALONE, "LATENT-B": LATENT_B,
-    "HALVES": HALVES, "HALVES-REVERSED": HALVES_REVERSED,
+    "LATENT-Q+GATE": LATENT_QUERY_GATE, "HALVES": HALVES, "HALVES-REVERSED": HALVES_REVERSED,
     "INTERLEAVE": INTERLEAVE, "DELTA": DELTA, "DELTA-BA": DELTA_BA, "DELTA-CAT": DELTA_CAT, "SSM1": SSM1,
     "SSM1, interleaved": SSM1_INTERLEAVE, "SSM2": SSM2, "SSM-X": SSM_X, "CONV": CONV,
 }  # fmt: skip
@@ -80,8 +81,9 @@ class Rule:
 
     `layouts` are tried in order, the first that fits the shapes holds; without any, the tensor is one
     projection. `when` is a condition on the shapes of the layer: "doubled", twice as many rows as the
-    MLP's last matrix has columns; "gated", twice as many as the queries need. `stack` says what stands
-    beside one another: "planes" of a 3-D tensor, "rows" in equal blocks as many as the number named
+    MLP's last matrix has columns; "gated", twice as many as the queries need; "latent gated", as many as
+    latent queries with an output gate. `stack` says what stands beside one another: "planes" of a 3-D
+    tensor, "rows" in equal blocks as many as the number named
     by `count`, "flat" for the axes behind the first of a 3-D tensor.
     """
 

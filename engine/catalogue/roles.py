@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 from ..errors import printable
 from ..formats.tensor import Tensor
 from ..spectrum import Slice
+from .contradictions import Member, Verdict, judge, latent_query_rows
 from .layouts import Rule
 from .names import Place, inner_config, locate, tower_labels
 from .rules import find_rules, split
@@ -22,6 +24,8 @@ _VECTORS = frozenset(
     ("q_norm", "q_layernorm", "attn_q_norm", "kv_a_layernorm", "kv_a_norm", "attn_kv_a_norm", "A_log", "ssm_a")
 )
 _ROUTERS = frozenset(("router.layer", "mlp.router", "mlp.gate", "block_sparse_moe.gate", "feed_forward.router"))
+_MLPS = frozenset(("mlp", "shared_expert", "expert"))
+_INTEGERS = re.compile(r"[IU]\d+|BOOL")
 _INPUT_FIRST = frozenset(("gpt_oss", "llama4", "llama4_text", "aria", "aria_text", "qwen3_vl_moe"))
 
 
@@ -67,10 +71,13 @@ class Layers:
         self._named: list[_Named] = []
         self._shapes: dict[tuple[str, int], dict[str, tuple[int, ...]]] = defaultdict(dict)
         self._linear: set[tuple[str, int]] = set()
+        self._held: dict[tuple[str, int, str], Tensor] = {}
+        self._uneven: set[tuple[str, int, str]] = set()
         self.family = lru_cache(maxsize=None)(lambda prefix: family_of(inner_config(config, prefix)))
         self._known = lru_cache(maxsize=None)(lambda prefix, layer: sizes(inner_config(config, prefix), layer))
         for tensor in tensors:
             self._take(tensor)
+        self._verdicts = self._judged()
         self._towers = tower_labels(item.place.prefix for item in self._named)
 
     def _take(self, tensor: Tensor) -> None:
@@ -85,6 +92,10 @@ class Layers:
             self._remember(tensor, place, rules)
         if rules or place.lora:
             self._named.append(_Named(tensor, place, rules))
+            if rules and rules[0].block in _MLPS and not place.lora:
+                key = (place.prefix, place.layer, place.path)
+                if self._held.setdefault(key, tensor).shape != tensor.shape:
+                    self._uneven.add(key)
         else:
             self._outside.append(other(tensor, place))
 
@@ -105,6 +116,22 @@ class Layers:
             shapes[leaf] = tensor.shape
         elif len(tensor.shape) == 2 and ".".join(place.path.split(".")[-2:]) in _ROUTERS:
             shapes["router"] = tensor.shape
+
+    def _judged(self) -> dict[tuple[str, int, str], Verdict]:
+        """What shapes say against the names of MLPs, by prefix, layer and path."""
+        found: dict[tuple[str, int, str], Verdict] = {}
+        members: dict[tuple[str, int], list[Member]] = defaultdict(list)
+        for (prefix, layer, path), tensor in self._held.items():
+            shapes, known = self._shapes[prefix, layer], self._known(prefix, layer)
+            rules = find_rules(path, self.family(prefix), len(tensor.shape))
+            rule = next((r for r in rules if not r.when or _holds(r, tensor, shapes, known)), None)
+            if rule and (prefix, layer, path) not in self._uneven and (member := _member(path, tensor, rule)):
+                members[prefix, layer].append(member)
+        for (prefix, layer), group in members.items():
+            hidden = self._known(prefix, layer).get("hidden", 0)
+            verdicts = judge(tuple(group), _attended(self._shapes[prefix, layer]), hidden)
+            found |= {(prefix, layer, path): verdict for path, verdict in verdicts.items()}
+        return found
 
     def found(self) -> list[Found]:
         """What every tensor holds: its projections, or itself as block `other`."""
@@ -128,13 +155,19 @@ class Layers:
             role = (rules[-1].role if rules else "") or place.path.rpartition(".")[2]
             return [Found(tensor, place, tower, "lora", f"{role}_{place.lora}", None, place.expert)]
         shapes = self._shapes[place.prefix, place.layer]
-        rule = next((r for r in rules if not r.when or _holds(r, tensor, shapes)), None)
+        known = self._known(place.prefix, place.layer)
+        rule = next((r for r in rules if not r.when or _holds(r, tensor, shapes, known)), None)
         if rule is None:
             return [other(tensor, place)]
+        if self._verdicts and (verdict := self._verdicts.get((place.prefix, place.layer, place.path))):
+            if verdict.line:
+                raise ValueError(verdict.line)
+            rule = replace(rule, role=verdict.role)
+        if rule.block == "attention" and rule.holds in ("query_b", "key_b+value_b"):
+            _check_latent(shapes, known.get("heads", 0))
         block = self._block(rule, place)
         if not rule.layouts and not rule.stack:
             return [Found(tensor, place, tower, block, rule.role, None, place.expert, rule.transposed)]
-        known = self._known(place.prefix, place.layer)
         turned = rule.block == "expert" and rule.stack == "planes" and self._input_first(item, rule, shapes)
         slices = _slices(tensor.shape, rule, turned, partial(resolve, known, shapes, rule.block))
         return [
@@ -182,8 +215,41 @@ def block_of(block: str, path: str) -> str:
     return "shared_expert" if shared and block == "mlp" else block
 
 
-def _holds(rule: Rule, tensor: Tensor, shapes: Shapes) -> bool:
+def _member(path: str, tensor: Tensor, rule: Rule) -> Member | None:
+    """A tensor of an MLP as its shape tells; None where it stands for many, or holds packed numbers."""
+    if rule.stack or len(tensor.shape) != 2 or tensor.problem or _INTEGERS.fullmatch(tensor.dtype):
+        return None
+    rows, cols = tensor.shape[::-1] if rule.transposed else tensor.shape
+    roles = (rule.role,) if rule.role else rule.layouts[0].roles
+    return None if rows % len(roles) else Member(block_of(rule.block, path), path, roles, rows // len(roles), cols)
+
+
+def _attended(shapes: Shapes) -> int:
+    """The width that the attention of a layer takes; 0 where it is not known."""
+    names = ("attention.query", "attention.query+key+value")
+    return next((shapes[name][1] for name in names if len(shapes.get(name, ())) == 2), 0)
+
+
+def _check_latent(shapes: Shapes, heads: int) -> None:
+    """Latent queries and keys have rows for the same heads.
+
+    Raises:
+        ValueError: they do not.
+    """
+    expected, queries = latent_query_rows(shapes, heads), shapes.get("attention.query_b", ())
+    if expected and len(queries) == 2 and queries[0] not in expected:
+        alone, gated = expected
+        raise ValueError(
+            f"expected {alone} rows of latent queries for {heads} heads, or {gated} with an output gate, "
+            f"not {queries[0]}: heads or shapes are wrong"
+        )
+
+
+def _holds(rule: Rule, tensor: Tensor, shapes: Shapes, known: Sizes) -> bool:
     """Whether the condition of a rule is true of the shapes of its layer."""
+    if rule.when == "latent gated":
+        expected = latent_query_rows(shapes, known.get("heads", 0))
+        return expected is not None and tensor.shape[0] == expected[1]
     if rule.when == "doubled":
         down = shapes.get("mlp.down", ())
         return len(down) == 2 and tensor.shape[0] == 2 * down[1]

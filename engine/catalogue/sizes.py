@@ -84,7 +84,7 @@ def resolve(known: Sizes, shapes: Shapes, block: str, size: int, roles: Collecti
     _resolve_heads(found, shapes, width, size, roles)
     if "kv_a" in roles:
         _resolve_latent(found, shapes, size)
-    if "key_b" in roles:
+    if "key_b" in roles or "query_b" in roles:
         _resolve_expanded(found, width, size)
     if width and block in ("attention", "cross_attention"):
         found["attended"] = width
@@ -149,7 +149,7 @@ def _latent(shapes: Shapes) -> int:
 
 
 def _resolve_expanded(found: dict[str, int], width: int, size: int) -> None:
-    """What each head makes of the latent: a key before rotation, and a value.
+    """What each head makes of a latent beside what is as wide as its value: a key before rotation, or a query.
 
     Raises:
         ValueError: the output matrix has no whole number of columns a head.
@@ -159,4 +159,4 @@ def _resolve_expanded(found: dict[str, int], width: int, size: int) -> None:
     if width % heads:
         raise ValueError(f"the output matrix has {width} columns for {heads} heads: cannot be split")
     found["v_head_dim"] = width // heads
-    found["qk_nope_head_dim"] = size // heads - width // heads
+    found["qk_nope_head_dim"] = found["latent_query"] = size // heads - width // heads
