@@ -64,12 +64,14 @@ def _experts(path: str, role: str = "", *layouts: Layout, of: str = "") -> Rule:
     return Rule(path, "expert", role, layouts, models(of), stack="planes")
 
 
+_ANY = r"(?!linear|cross|multihead|enc)\w*[aA]tt(?:n|ention)\w*(?:\.(?:self|attention|attn))?"
+
 FUSED = (
     # Query, key and value
     _attention(r"qkv_proj", CAT, of="phi3 phi4_multimodal phi4mm openelm"),
     _attention(r"qkv_proj", HEAD, of="minimax minimax_text_01"),
     _attention(r"qkv_proj", TP4, of="codegen"),
-    _attention(r"qkv_proj", THIRDS, of="new"),
+    _attention(r"qkv_proj", THIRDS, of="new gte"),
     _attention(r"query_key_value", GROUP, of="falcon+new_decoder_architecture RefinedWeb phi3small"),
     _attention(r"query_key_value", MULTI_QUERY, of="falcon+multi_query RefinedWebModel"),
     _attention(r"query_key_value", CAT, of="chatglm+multi_query_attention bailing_moe bailing_moe_v2"),
@@ -88,6 +90,10 @@ FUSED = (
     _attention(r"(?:self_attn|attn|attention)\.qkv", THIRDS, CAT),
     _attention(r"(?:attn|attention)\.in_proj_weight", THIRDS),
     Rule(r"multihead_attn\.in_proj_weight", "cross_attention", "", (THIRDS,)),
+    Rule(rf"{_ANY}\.qkv_proj", "attention", "", (CAT, THIRDS, HEAD, TP4), proven=True),
+    Rule(rf"{_ANY}\.(?:query_key_value|wqkv)", "attention", "", (CAT, GROUP, HEAD, MULTI_QUERY), proven=True),
+    Rule(rf"{_ANY}\.Wqkv", "attention", "", (CAT, THIRDS), proven=True),
+    _attention(rf"{_ANY}\.in_proj_weight", THIRDS),
     _attention(r"W_pack", THIRDS),
     _attention(r"att_proj", CAT, THIRDS),
     _attention(r"attention\.self\.in_proj", HEAD, of="deberta"),

@@ -84,7 +84,8 @@ class Rule:
     MLP's last matrix has columns; "gated", twice as many as the queries need; "latent gated", as many as
     latent queries with an output gate. `stack` says what stands beside one another: "planes" of a 3-D
     tensor, "rows" in equal blocks as many as the number named
-    by `count`, "flat" for the axes behind the first of a 3-D tensor.
+    by `count`, "flat" for the axes behind the first of a 3-D tensor. A rule that is `proven` splits only where
+    the output matrix and the heads are known, and all its layouts that fit cut alike.
     """
 
     path: str
@@ -96,6 +97,7 @@ class Rule:
     when: str = ""
     stack: str = ""
     count: str = "experts"
+    proven: bool = False
 
     @property
     def holds(self) -> str:

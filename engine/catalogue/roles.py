@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache, partial
 from math import prod
@@ -14,7 +15,7 @@ from ..errors import printable
 from ..formats.tensor import Tensor
 from ..spectrum import Slice
 from .contradictions import Member, Verdict, judge, latent_query_rows
-from .layouts import Rule
+from .layouts import NAMES, Layout, Rule
 from .names import Place, inner_config, locate, tower_labels
 from .rules import find_rules, split
 from .sizes import Shapes, Sizes, family_of, resolve, sizes
@@ -24,6 +25,7 @@ _VECTORS = frozenset(
     ("q_norm", "q_layernorm", "attn_q_norm", "kv_a_layernorm", "kv_a_norm", "attn_kv_a_norm", "A_log", "ssm_a")
 )
 _ROUTERS = frozenset(("router.layer", "mlp.router", "mlp.gate", "block_sparse_moe.gate", "feed_forward.router"))
+_PROOF = (("attended", "output matrix"), ("heads", "number of heads"))
 _MLPS = frozenset(("mlp", "shared_expert", "expert"))
 _INTEGERS = re.compile(r"[IU]\d+|BOOL")
 _INPUT_FIRST = frozenset(("gpt_oss", "llama4", "llama4_text", "aria", "aria_text", "qwen3_vl_moe"))
@@ -283,7 +285,8 @@ def _slices(
         parts = _split_any(plane, rule, turned, numbers) if rule.layouts else [(rule.role, Slice(0, 1, 0, plane[0]))]
         yield from ((n, role, replace(part, index=n)) for n in range(shape[0]) for role, part in parts)
     else:
-        parts = _split_any((shape[0], shape[1]), rule, turned, numbers)
+        divide = _split_proven if rule.proven else _split_any
+        parts = divide((shape[0], shape[1]), rule, turned, numbers)
         yield from ((None, role, part if len(parts) > 1 else None) for role, part in parts)
 
 
@@ -297,3 +300,25 @@ def _split_any(shape: tuple[int, int], rule: Rule, turned: bool, numbers: _Numbe
         except ValueError as refusal:
             refusals.append(refusal)
     raise refusals[0]
+
+
+def _split_proven(shape: tuple[int, int], rule: Rule, turned: bool, numbers: _Numbers) -> list[tuple[str, Slice]]:
+    """By the layouts that fit, where all of them cut the same rows.
+
+    Raises:
+        ValueError: heads or the output matrix are unknown, none fits, or some fit that cut otherwise.
+    """
+    known = numbers(shape[0], rule.layouts[0].roles)
+    if missing := [text for name, text in _PROOF if name not in known]:
+        raise ValueError(f"no model_type says how it is fused, and there is no {' and no '.join(missing)}: not split")
+    if known["heads"] * known["head_dim"] != known["attended"] or known["keys"] % known["head_dim"]:
+        raise ValueError(f"{known['heads']} heads fit neither queries nor keys of {shape[0]} rows: not split")
+    first = _split_any(shape, rule, turned, numbers)
+    fitting: dict[tuple[tuple[str, Slice], ...], Layout] = {}
+    for layout in rule.layouts:
+        with suppress(ValueError):
+            fitting.setdefault(tuple(split(shape, layout, numbers(shape[0], layout.roles))), layout)
+    if len(fitting) > 1:
+        names = " and ".join(name for name, layout in NAMES.items() if layout in fitting.values())
+        raise ValueError(f"no model_type says how it is fused, and it fits as {names}: not split")
+    return first
