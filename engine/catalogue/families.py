@@ -26,7 +26,9 @@ from .layouts import (
     KV_CAT,
     KV_HEAD,
     LATENT,
+    LATENT_ALONE,
     LATENT_B,
+    LATENT_QUERY_GATE,
     MULTI_QUERY,
     QUERY_GATE,
     SSM1,
@@ -62,12 +64,14 @@ def _experts(path: str, role: str = "", *layouts: Layout, of: str = "") -> Rule:
     return Rule(path, "expert", role, layouts, models(of), stack="planes")
 
 
+_ANY = r"(?!linear|cross|multihead|enc)\w*[aA]tt(?:n|ention)\w*(?:\.(?:self|attention|attn))?"
+
 FUSED = (
     # Query, key and value
     _attention(r"qkv_proj", CAT, of="phi3 phi4_multimodal phi4mm openelm"),
     _attention(r"qkv_proj", HEAD, of="minimax minimax_text_01"),
     _attention(r"qkv_proj", TP4, of="codegen"),
-    _attention(r"qkv_proj", THIRDS, of="new"),
+    _attention(r"qkv_proj", THIRDS, of="new gte"),
     _attention(r"query_key_value", GROUP, of="falcon+new_decoder_architecture RefinedWeb phi3small"),
     _attention(r"query_key_value", MULTI_QUERY, of="falcon+multi_query RefinedWebModel"),
     _attention(r"query_key_value", CAT, of="chatglm+multi_query_attention bailing_moe bailing_moe_v2"),
@@ -86,6 +90,10 @@ FUSED = (
     _attention(r"(?:self_attn|attn|attention)\.qkv", THIRDS, CAT),
     _attention(r"(?:attn|attention)\.in_proj_weight", THIRDS),
     Rule(r"multihead_attn\.in_proj_weight", "cross_attention", "", (THIRDS,)),
+    Rule(rf"{_ANY}\.qkv_proj", "attention", "", (CAT, THIRDS, HEAD, TP4), proven=True),
+    Rule(rf"{_ANY}\.(?:query_key_value|wqkv)", "attention", "", (CAT, GROUP, HEAD, MULTI_QUERY), proven=True),
+    Rule(rf"{_ANY}\.Wqkv", "attention", "", (CAT, THIRDS), proven=True),
+    _attention(rf"{_ANY}\.in_proj_weight", THIRDS),
     _attention(r"W_pack", THIRDS),
     _attention(r"att_proj", CAT, THIRDS),
     _attention(r"attention\.self\.in_proj", HEAD, of="deberta"),
@@ -93,7 +101,9 @@ FUSED = (
     _attention(r"self_attention\.key_value", KV_HEAD),
     _attention(r"self_attention\.kv_proj", KV_CAT, of="jetmoe"),
     Rule(r"self_attn\.q_proj", "attention", "", (QUERY_GATE,), when="gated"),
-    _attention(r"kv_a_proj_with_mqa|wkv_a_with_mqa", LATENT),
+    Rule(r"q_b_proj|wq_b|^attn_q_b", "attention", "", (LATENT_QUERY_GATE,), when="latent gated"),
+    _attention(r"q_gate_proj", LATENT_QUERY_GATE),
+    _attention(r"kv_a_proj_with_mqa|wkv_a_with_mqa", LATENT, LATENT_ALONE),
     _attention(r"kv_b_proj|wkv_b", LATENT_B),
     Rule(r"wo_a|o_a_proj", "attention", "output_a", (), models("deepseek_v4"), stack="rows", count="o_groups"),
     Rule(r"rel_attn\.q", "attention", "query", stack="flat", transposed=True),
@@ -142,7 +152,7 @@ FUSED = (
     # GGUF: its converters put every family's heads in the order q | k | v
     _attention(r"^attn_qkv", CAT, THIRDS),
     Rule(r"^attn_q", "attention", "", (QUERY_GATE,), when="gated"),
-    _attention(r"^attn_kv_a_mqa", LATENT),
+    _attention(r"^attn_kv_a_mqa", LATENT, LATENT_ALONE),
     _attention(r"^attn_kv_b", LATENT_B),
 )
 
@@ -190,7 +200,7 @@ PLAIN = (
     *_roles("attention", "^", query="q_proj", key="k_proj", value="v_proj", output="attn_out"),
     *_roles("mlp", rf"{_FFN}\.", gate="gate_proj|w1|wi_0|fc12|c_fc_0", up="up_proj|w3|wi_1|wi|fc11|c_fc_1"),
     *_roles("mlp", rf"{_FFN}\.", down="down_proj|w2|wo|Wo|output_linear|weights_out|proj_2|output_dense"),
-    *_roles("mlp", rf"{_FFN}\.", up="fc1|fc_in|c_fc|lin1|dense_h_to_4h|linear_fc1|layer_1|intermediate_dense"),
+    *_roles("mlp", rf"{_FFN}\.", up="fc0|fc1|fc_in|c_fc|lin1|dense_h_to_4h|linear_fc1|layer_1|intermediate_dense"),
     *_roles("mlp", rf"{_FFN}\.", down="fc2|fc_out|c_proj|lin2|dense_4h_to_h|linear_fc2|layer_2"),
     *_roles("mlp", r"ffn\.", up="0", down="2"),
     *_roles("mlp", r"moe\.", gate="linear", up="linear_v", down="linear_1"),

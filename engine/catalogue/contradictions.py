@@ -1,0 +1,106 @@
+"""What the shapes of a layer say against its names: up and gate take the hidden columns, down gives the hidden rows."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from .sizes import Shapes
+
+
+class Member(NamedTuple):
+    """A tensor of an MLP: its roles by name, and the shape (out, in) of each of them."""
+
+    block: str
+    path: str
+    roles: tuple[str, ...]
+    rows: int
+    cols: int
+
+
+class Verdict(NamedTuple):
+    """The role that shapes prove against a name; or why the tensor stays whole."""
+
+    role: str = ""
+    line: str = ""
+
+
+@lru_cache(maxsize=4096)  # most layers of a model are alike
+def judge(members: tuple[Member, ...], hidden: int, stated: int) -> Mapping[str, Verdict]:
+    """Of the MLPs of a layer, each path whose name its shapes contradict.
+
+    `hidden` is the width that the layer's attention takes, 0 where unknown; `stated` is that of config.json, which
+    may be another tower's: it only decides between readings that both fit.
+    """
+    groups: dict[tuple[str, str], list[Member]] = defaultdict(list)
+    for member in members:
+        groups[member.block, member.path.rpartition(".")[0]].append(member)
+    found: dict[str, Verdict] = {}
+    for group in groups.values():
+        if _agrees(group, hidden):
+            continue
+        if roles := _reading(group, hidden or stated):
+            named = {member.path: member.roles for member in group}
+            found |= {path: Verdict(role) for path, role in roles.items() if named[path] != (role,)}
+        else:
+            held = ", ".join(f"{m.path} {' + '.join(m.roles)} {m.rows} x {m.cols}" for m in group)
+            found |= {m.path: Verdict(line=f"shapes contradict the names of one block: {held}") for m in group}
+    return found
+
+
+def _agrees(group: Sequence[Member], hidden: int) -> bool:
+    """Whether the roles by name fit together, stored as (out, in) or as (in, out)."""
+    if len(group) == 1 and len(group[0].roles) == 1:
+        (member,) = group
+        given, taken = (member.cols, member.rows) if member.roles == ("down",) else (member.rows, member.cols)
+        return not hidden or given != hidden or taken == hidden
+    count = Counter(role for member in group for role in member.roles)
+    if max(count.values()) > 1 or ("gate" in count and "down" in count and "up" not in count):
+        return False
+    inner = {m.cols if m.roles == ("down",) else m.rows for m in group}
+    alike = {(m.rows, m.cols) for m in group if m.roles != ("down",)}
+    return len(alike) < 2 and len(inner) == 1
+
+
+def _reading(group: Sequence[Member], hidden: int) -> dict[str, str] | None:
+    """The only roles that the shapes allow, by path; None where they allow none or several."""
+    if len(group) == 1:
+        return {group[0].path: "up" if group[0].roles == ("down",) else "down"}
+    fitting: list[tuple[Member, dict[str, str]]] = []
+    for down in (member for member in group if len(member.roles) == 1):
+        others = [member for member in group if member is not down]
+        if all((m.rows, m.cols) == (down.cols, down.rows) for m in others):
+            roles = _inputs(others)
+            if roles is not None:
+                fitting.append((down, {**roles, down.path: "down"}))
+    by_name = [roles for down, roles in fitting if down.roles == ("down",)]
+    by_width = [roles for down, roles in fitting if down.rows == hidden]
+    return next((found[0] for found in ([r for _, r in fitting], by_name, by_width) if len(found) == 1), None)
+
+
+def _inputs(others: Sequence[Member]) -> dict[str, str] | None:
+    """What stands beside a down: gate and up, or up alone; None where names do not tell the two apart."""
+    if len(others) == 1:
+        return {} if len(others[0].roles) == 2 else {others[0].path: "up"}
+    if len(others) != 2 or any(len(member.roles) == 2 for member in others):
+        return None
+    roles = [member.roles[0] for member in others]
+    missing = [role for role in ("gate", "up") if role not in roles]
+    if len(missing) == 1 and "down" in roles:
+        roles[roles.index("down")] = missing[0]
+    return {m.path: role for m, role in zip(others, roles, strict=True)} if set(roles) == {"gate", "up"} else None
+
+
+def latent_query_rows(shapes: Shapes, heads: int) -> tuple[int, int] | None:
+    """How many rows queries have that fit a layer's latent keys: alone, and with an output gate as wide as its values.
+
+    None where a shape or the number of heads is unknown.
+    """
+    names = ("attention.kv_a+key_rope", "attention.key_b+value_b", "attention.output")
+    latent, expanded, output = (shapes.get(name, ()) for name in names)
+    if not heads or not len(latent) == len(expanded) == len(output) == 2:
+        return None
+    gated = expanded[0] + heads * (latent[0] - expanded[1])
+    return gated - output[1], gated
