@@ -112,3 +112,34 @@ def test_an_unknown_family_leaves_embeddings_and_heads_to_who_names_them(tmp_pat
     _, bare = _opened(tmp_path / "b", {"embed.weight": (19, 7), "head.weight": (17, 7)})
     assert {p.rows for p in bare.scanned()} == {19, 17}
     assert left_out(bare) == ""
+
+
+@pytest.mark.parametrize(
+    ("path", "place"),
+    [
+        ("visn_self_att.self.key", "attention.key"),
+        ("lang_self_att.output.dense", "attention.output"),
+        ("cross_attn_video.q_proj", "cross_attention.query"),
+        ("gated_cross_attn.to_out.0", "cross_attention.output"),
+        ("attn1.to_q", "attention.query"),
+        ("attn2.to_v", "cross_attention.value"),
+        ("self_attn.linear_k", "attention.key"),
+        ("self_attn.k_proj.linear", "attention.key"),
+        ("self_attn.g_proj", "attention.gate"),
+        ("linear_attn.v_proj", "linear_attention.value"),
+        ("feed_forward2.linear2", "mlp.down"),
+        ("feed_forward_in.down_proj", "mlp.down"),
+        ("ffw_layer_start.ffw_layer_1", "mlp.up"),
+        ("mlp.proj_out", "mlp.down"),
+        ("share_expert.up_proj", "mlp.up"),
+    ],
+)
+def test_names_of_many_families(tmp_path: Path, path: str, place: str) -> None:
+    _, tree = _opened(tmp_path, {f"layers.0.{path}.weight": (5, 7)})
+    assert [p.address for p in tree.projections] == [f"layers.0.{place}"]
+
+
+@pytest.mark.parametrize("path", ["mlp.gate.weight_1", "post_norm.mlp.up_proj", "text_moe.gate"])
+def test_routers_and_gated_norms_are_no_mlps(tmp_path: Path, path: str) -> None:
+    _, tree = _opened(tmp_path, {f"layers.0.{path}.weight": (5, 7)})
+    assert [p.block for p in tree.projections] == ["other"]
