@@ -16,9 +16,10 @@ from ..formats.tensor import Tensor
 from ..spectrum import Slice
 from .contradictions import Member, Verdict, judge, latent_query_rows
 from .layouts import NAMES, Layout, Rule
-from .names import Place, inner_config, locate, tower_labels
-from .rules import find_rules, split
+from .names import Place, inner_config, locate, locate_in, tower_labels
+from .rules import NOT_PROJECTIONS, find_rules, split
 from .sizes import Shapes, Sizes, family_of, resolve, sizes
+from .structure import layer_lists
 
 # Vectors and tables whose shapes say how their layer is split.
 _VECTORS = frozenset(
@@ -77,19 +78,25 @@ class Layers:
         self._uneven: set[tuple[str, int, str]] = set()
         self.family = lru_cache(maxsize=None)(lambda prefix: family_of(inner_config(config, prefix)))
         self._known = lru_cache(maxsize=None)(lambda prefix, layer: sizes(inner_config(config, prefix), layer))
-        for tensor in tensors:
-            self._take(tensor)
+        unplaced = [tensor for tensor in tensors if not self._take(tensor, locate(tensor.name))]
+        lists = layer_lists((t.name for t in unplaced if _is_matrix(t)), self._holds_projection)
+        for tensor in unplaced:
+            place = locate_in(tensor.name, lists) if lists else None
+            if not self._take(tensor, place):
+                self._outside.append(other(tensor, None))
         self._verdicts = self._judged()
         self._towers = tower_labels(item.place.prefix for item in self._named)
 
-    def _take(self, tensor: Tensor) -> None:
-        place = locate(tensor.name)
+    def _holds_projection(self, place: Place) -> bool:
+        return any(find_rules(place.path, self.family(place.prefix), dims) for dims in (2, 3))
+
+    def _take(self, tensor: Tensor, place: Place | None) -> bool:
+        """Whether it stands in a layer, and is noted as that."""
         if place is None:
-            self._outside.append(other(tensor, None))
-            return
+            return False
         rules: tuple[Rule, ...] = ()
-        if len(tensor.shape) in (2, 3) and 0 not in tensor.shape:
-            rules = find_rules(place.path, self.family(place.prefix), len(tensor.shape))
+        if _is_matrix(tensor):
+            rules = find_rules(place.path, self.family(place.prefix), len(tensor.shape)) or _stack(tensor, place)
         if place.expert is None:
             self._remember(tensor, place, rules)
         if rules or place.lora:
@@ -100,6 +107,7 @@ class Layers:
                     self._uneven.add(key)
         else:
             self._outside.append(other(tensor, place))
+        return True
 
     def _remember(self, tensor: Tensor, place: Place, rules: tuple[Rule, ...]) -> None:
         """The shapes that tell how the fused tensors of the layer are split."""
@@ -208,6 +216,21 @@ class Layers:
         # and a decoder, config.json may count only one.
         last = self._known(place.prefix, 0).get("layers", place.layer + 1)
         return "mtp" if not tower and place.layer >= last else tower
+
+
+def _is_matrix(tensor: Tensor) -> bool:
+    """A matrix, or a stack of some."""
+    return len(tensor.shape) in (2, 3) and 0 not in tensor.shape
+
+
+def _stack(tensor: Tensor, place: Place) -> tuple[Rule, ...]:
+    """A stack under `experts` that no rule names: one projection each plane, its role is its own name."""
+    if len(tensor.shape) != 3 or 1 in tensor.shape[1:]:
+        return ()
+    words = place.path.split(".")
+    if "experts" not in words or NOT_PROJECTIONS.search(place.path):
+        return ()
+    return (Rule("", "expert", printable(words[-1].removesuffix("_weight")), stack="planes"),)
 
 
 @lru_cache(maxsize=65536)
