@@ -28,6 +28,9 @@ _VECTORS = frozenset(
 _ROUTERS = frozenset(("router.layer", "mlp.router", "mlp.gate", "block_sparse_moe.gate", "feed_forward.router"))
 _PROOF = (("attended", "output matrix"), ("heads", "number of heads"))
 _MLPS = frozenset(("mlp", "shared_expert", "expert"))
+_SHARED = frozenset(("share_expert", "shared_expert", "shared_experts", "shared_mlp"))
+_LINEAR_PARTS = re.compile(r"att(?:n|ention)\.(?:\w+\.)?(?:[qkv]_conv1d|A_log)$")
+_ATTENTION_WORD = re.compile(r"(?:\w+\.)*?\w*att(?:n|ention)\b")
 _INTEGERS = re.compile(r"[IU]\d+|BOOL")
 _INPUT_FIRST = frozenset(("gpt_oss", "llama4", "llama4_text", "aria", "aria_text", "qwen3_vl_moe"))
 
@@ -73,7 +76,8 @@ class Layers:
         self._outside: list[Found] = []
         self._named: list[_Named] = []
         self._shapes: dict[tuple[str, int], dict[str, tuple[int, ...]]] = defaultdict(dict)
-        self._linear: set[tuple[str, int]] = set()
+        self._linear: set[tuple[str, int, str]] = set()
+        self._experts: set[tuple[str, int, str]] = set()
         self._held: dict[tuple[str, int, str], Tensor] = {}
         self._uneven: set[tuple[str, int, str]] = set()
         self.family = lru_cache(maxsize=None)(lambda prefix: family_of(inner_config(config, prefix)))
@@ -97,6 +101,9 @@ class Layers:
         rules: tuple[Rule, ...] = ()
         if _is_matrix(tensor):
             rules = find_rules(place.path, self.family(place.prefix), len(tensor.shape)) or _stack(tensor, place)
+        head, found, _ = place.path.partition("experts.")
+        if found:
+            self._experts.add((place.prefix, place.layer, head))
         if place.expert is None:
             self._remember(tensor, place, rules)
         if rules or place.lora:
@@ -112,17 +119,20 @@ class Layers:
     def _remember(self, tensor: Tensor, place: Place, rules: tuple[Rule, ...]) -> None:
         """The shapes that tell how the fused tensors of the layer are split."""
         shapes = self._shapes[place.prefix, place.layer]
+        if _is_linear(place.path) or (rules and rules[0].block == "linear_attention"):
+            self._linear.add((place.prefix, place.layer, _attention_of(place.path)))
         if rules and not place.lora:
             rule = rules[-1]
             name = f"{block_of(rule.block, place.path)}.{rule.holds}"
             shape = tensor.shape[::-1] if rule.transposed else tensor.shape
             # Two of one name (as LongCat's two attentions) say nothing unless they agree.
             shapes[name] = shape if shapes.get(name, shape) == shape else ()
-            if rule.block == "linear_attention" and not rule.layouts:
-                self._linear.add((place.prefix, place.layer))
             return
-        leaf = place.path.rpartition(".")[2]
-        if leaf in _VECTORS:
+        parent, _, leaf = place.path.rpartition(".")
+        if parent.endswith("indexer"):
+            if leaf in ("k_layernorm", "k_norm"):
+                shapes["indexer_norm"] = tensor.shape
+        elif leaf in _VECTORS:
             shapes[leaf] = tensor.shape
         elif len(tensor.shape) == 2 and ".".join(place.path.split(".")[-2:]) in _ROUTERS:
             shapes["router"] = tensor.shape
@@ -176,7 +186,7 @@ class Layers:
         if rule.block == "attention" and rule.holds in ("query_b", "key_b+value_b"):
             _check_latent(shapes, known.get("heads", 0))
         block = self._block(rule, place)
-        if not rule.layouts and not rule.stack:
+        if rule.role and not rule.layouts and not rule.stack:
             return [Found(tensor, place, tower, block, rule.role, None, place.expert, rule.transposed)]
         turned = rule.block == "expert" and rule.stack == "planes" and self._input_first(item, rule, shapes)
         slices = _slices(tensor.shape, rule, turned, partial(resolve, known, shapes, rule.block))
@@ -188,12 +198,18 @@ class Layers:
             for number, role, part in slices
         ]
 
+    def is_router(self, place: Place) -> bool:
+        """Whether it is the bare `gate` that chooses among the experts beside it (Mistral's own files)."""
+        head, _, leaf = place.path.rpartition(".")
+        return leaf == "gate" and (place.prefix, place.layer, f"{head}." if head else "") in self._experts
+
     def _block(self, rule: Rule, place: Place) -> str:
         block = block_of(rule.block, place.path)
         if block == "mlp" and place.expert is not None:
             return "expert"
         # Kimi-Linear: both kinds of attention have the same names.
-        return "linear_attention" if block == "attention" and (place.prefix, place.layer) in self._linear else block
+        is_linear = block == "attention" and (place.prefix, place.layer, _attention_of(place.path)) in self._linear
+        return "linear_attention" if is_linear else block
 
     def _input_first(self, item: _Named, rule: Rule, shapes: Shapes) -> bool:
         """Whether a stack stands as (experts, in, out): its shapes say it, else the hidden size, else the family."""
@@ -236,8 +252,21 @@ def _stack(tensor: Tensor, place: Place) -> tuple[Rule, ...]:
 @lru_cache(maxsize=65536)
 def block_of(block: str, path: str) -> str:
     """A rule's block, but for the MLPs that all tokens share beside experts."""
-    shared = any(word in ("shared_expert", "shared_experts", "shared_mlp") for word in path.split("."))
-    return "shared_expert" if shared and block == "mlp" else block
+    shared = any(word in _SHARED for word in path.split("."))
+    return "shared_expert" if shared and block in ("mlp", "expert") else block
+
+
+@lru_cache(maxsize=65536)
+def _is_linear(path: str) -> bool:
+    """Whether what stands there is a part of linear attention alone: a convolution of keys, a decay."""
+    return _LINEAR_PARTS.search(path) is not None
+
+
+@lru_cache(maxsize=65536)
+def _attention_of(path: str) -> str:
+    """The path of the attention that it is a part of; "" where that has no name."""
+    found = _ATTENTION_WORD.match(path)
+    return found[0] if found else ""
 
 
 def _member(path: str, tensor: Tensor, rule: Rule) -> Member | None:
@@ -329,8 +358,10 @@ def _split_proven(shape: tuple[int, int], rule: Rule, turned: bool, numbers: _Nu
     """By the layouts that fit, where all of them cut the same rows.
 
     Raises:
-        ValueError: heads or the output matrix are unknown, none fits, or some fit that cut otherwise.
+        ValueError: no layout is known, heads or the output matrix are not, none fits, or some fit that cut otherwise.
     """
+    if not rule.layouts:
+        raise ValueError("no model_type says how it is fused: not split")
     known = numbers(shape[0], rule.layouts[0].roles)
     if missing := [text for name, text in _PROOF if name not in known]:
         raise ValueError(f"no model_type says how it is fused, and there is no {' and no '.join(missing)}: not split")

@@ -95,6 +95,8 @@ def build(spec: Spec, folder: Path) -> Build:
     torch.manual_seed(7)
     config = AutoConfig.for_model(spec.model_type, **copy.deepcopy(spec.config))
     kinds = ("AutoModel",) if spec.model_type == "whisper" else _KINDS
+    if "vision_config" in spec.config:  # for a few types a causal model is the text alone
+        kinds = ("AutoModelForImageTextToText", *kinds)
     auto = next(a for a in (getattr(transformers, kind) for kind in kinds) if type(config) in a._model_mapping)
     model = auto.from_config(config)
     hub = _saved(model, folder / "hub", True)

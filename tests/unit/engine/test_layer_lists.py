@@ -131,7 +131,7 @@ def test_an_unknown_family_leaves_embeddings_and_heads_to_who_names_them(tmp_pat
         ("feed_forward_in.down_proj", "mlp.down"),
         ("ffw_layer_start.ffw_layer_1", "mlp.up"),
         ("mlp.proj_out", "mlp.down"),
-        ("share_expert.up_proj", "mlp.up"),
+        ("share_expert.up_proj", "shared_expert.up"),
     ],
 )
 def test_names_of_many_families(tmp_path: Path, path: str, place: str) -> None:
