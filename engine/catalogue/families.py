@@ -54,6 +54,7 @@ holds is appended to the model_type."""
 _GPT2 = models("gpt2 gpt-sw3 openai-gpt imagegpt decision_transformer jais")
 _QWEN = models("qwen")
 _MOON_VIT = models("kimi_vl kimi_k25 kimi_k25_vision moonvit")
+_DOTS = models("dots3_note dots3_note_vision_encoder dots3_note_audio_encoder")
 _INKLING = models("inkling_mm_model inkling_text inkling2 inkling2_text")
 
 
@@ -139,6 +140,9 @@ FUSED = (
     Rule(r"^wo", "attention", "output", (), _MOON_VIT),
     Rule(r"mlp\.fc0", "mlp", "up", (), _MOON_VIT),
     Rule(r"mlp\.fc1", "mlp", "down", (), _MOON_VIT),
+    Rule(r"mlp(?:\.experts)?\.fc1", "mlp", "gate", (), _DOTS),
+    Rule(r"mlp(?:\.experts)?\.fc3", "mlp", "up", (), _DOTS),
+    Rule(r"^fc1", "mlp", "", (HALVES,), _DOTS, when="doubled"),
     Rule(r"mlp\.w1", "mlp", "up", (), _QWEN),
     Rule(r"mlp\.w2", "mlp", "gate", (), _QWEN),
     # Experts in one tensor
@@ -247,7 +251,7 @@ PLAIN = (
 
 NOT_PROJECTIONS = re.compile(
     r"(?:^|\.)(?:"
-    r"(?:mlp|block_sparse_moe|feed_forward|ffn|\w*moe|mixer)\.gate(?:\.\w+)*|gate\.wg|gate\.tid2eid"
+    r"(?:mlp|block_sparse_moe|feed_forward|ffn|\w*moe|mixer)\.gate(?:_weight|(?:\.\w+)*)|gate\.wg|gate\.tid2eid"
     r"|router(?:\.\w+)*|modality_router"
     r"|ffn_gate_inp(?:_shexp)?|shared_expert_gate|e_score_correction_bias|exp_probs_b|\w+_proj_bias"
     r"|\w*rel\w*_bias(?:_table)?|attn_rel_b|seg_embed|r_[rsw]_bias|bias|masked_bias|rg_lru\.\w+"
@@ -263,19 +267,23 @@ NOT_PROJECTIONS = re.compile(
 residual streams, low-rank adapters, and what multi-token-prediction layers add."""
 
 KNOWN_FAMILIES = models(
-    "RefinedWeb RefinedWebModel afmoe albert apertus arcee arctic aria_text baichuan bailing_moe bamba bart bert "
-    "biogpt bitnet blenderbot blip-2 bloom camembert chatglm clip codegen codeshell cohere cohere2 ctrl dbrx deberta "
-    "deberta-v2 deepseek_v2 deepseek_v3 deepseek_v32 deepseek_v4 deit diffllama dinov2 distilbert dots1 electra "
-    "ernie4_5 ernie4_5_moe esm eurobert exaone4 falcon falcon_h1 falcon_mamba flex_olmo fuyu gemma gemma2 gemma3 "
-    "gemma3_text gemma3n_text gemma4_text glm glm4 glm4_moe glm4_moe_lite glm_moe_dsa gpt2 gpt_bigcode gpt_neo "
-    "gpt_neox gpt_neox_japanese gpt_oss gptj granite granitemoe granitemoehybrid granitemoeshared grok-1 helium "
-    "hf_olmo hrm_text hubert hunyuan_v1_dense hunyuan_v1_moe idefics3 imagegpt internlm2 jais jamba jetmoe "
-    "kimi_linear led lfm2 lfm2_moe llada llama llama4 llama4_text llava longcat_flash m2m_100 mamba mamba2 marian "
-    "mbart minimax minimax_m2 mistral mixtral mllama modernbert molmo mpnet mpt mt5 nemotron nemotron_h new nllb-moe "
-    "nomic_bert olmo olmo2 olmo3 olmoe openai-gpt openelm opt paligemma pegasus persimmon phi phi-msft phi3 "
-    "phi3small phimoe qwen qwen2 qwen2_5_vl qwen2_moe qwen2_vl qwen3 qwen3_5_moe_text qwen3_5_text qwen3_moe "
-    "qwen3_next qwen3_vl qwen3_vl_moe_text recurrent_gemma roberta seed_oss siglip smollm3 stablelm starcoder2 swin "
-    "switch_transformers t5 t5gemma telechat umt5 vit wav2vec2 whisper xglm xlnet zamba zamba2"
+    "RefinedWeb RefinedWebModel afmoe albert apertus arcee arctic aria_text axk1 axk2 baichuan bailing_hybrid "
+    "bailing_moe bamba bart bert biogpt bitnet blenderbot blip-2 bloom camembert chatglm clip codegen codeshell "
+    "cohere cohere2 cohere2_moe ctrl cwm dbrx deberta deberta-v2 deepseek_ocr2 deepseek_v2 deepseek_v3 deepseek_v32 "
+    "deepseek_v4 deit diffllama dinov2 distilbert dory dots1 dots3_note electra ernie4_5 ernie4_5_moe ernie4_5_vl "
+    "ernie4_5_vl_moe esm eurobert exaone exaone4 exaone_moe falcon falcon_h1 falcon_mamba flex_olmo flint fuyu gemma "
+    "gemma2 gemma3 gemma3_text gemma3n_text gemma4 gemma4_text glm glm4 glm4_moe glm4_moe_lite glm5_next glm_moe_dsa "
+    "gpt-sw3 gpt2 gpt_bigcode gpt_neo gpt_neox gpt_neox_japanese gpt_oss gptj granite granitemoe granitemoe_swa "
+    "granitemoehybrid granitemoeshared grok-1 gte helium hf_olmo hrm_text hubert hunyuan_v1_dense hunyuan_v1_moe "
+    "hy_v3 hy_v4 idefics3 imagegpt inkling2 inkling_mm_model internlm2 internlm3 iquestcoder jais jamba jetmoe "
+    "kimi_k25 kimi_linear kolibri1 laguna led lfm2 lfm2_moe lfm3 llada llama llama4 llama4_text llava longcat_flash "
+    "m2m_100 mamba mamba2 marian mbart mellum minimax minimax_m2 ministral3 mistral mistral_large4 mixtral mllama "
+    "modernbert molmo molmo2 mpnet mpt mt5 nemotron nemotron_h new nllb-moe nomic_bert olmo olmo2 olmo3 olmo_hybrid "
+    "olmoe openai-gpt openelm opt paligemma pegasus persimmon phi phi-msft phi3 phi3small phimoe qwen qwen2 "
+    "qwen2_5_vl qwen2_moe qwen2_vl qwen3 qwen3_5_moe qwen3_5_moe_text qwen3_5_text qwen3_moe qwen3_next qwen3_vl "
+    "qwen3_vl_moe_text qwen4_exp recurrent_gemma roberta sarvam_moe seed_oss siglip smollm3 solar_open stablelm "
+    "starcoder2 step3p7 swin switch_transformers t5 t5gemma telechat umt5 unlimited_ocr vaultgemma vit wav2vec2 "
+    "whisper xglm xlnet zamba zamba2 zaya"
 )
 """Families whose every projection the rules name (GGUF files have names of their own): a scan leaves out whatever
 else their layers hold. In any other family a matrix without a rule may be a projection, and a scan computes it under
