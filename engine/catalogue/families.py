@@ -276,14 +276,14 @@ KNOWN_FAMILIES = models(
     "gpt-sw3 gpt2 gpt_bigcode gpt_neo gpt_neox gpt_neox_japanese gpt_oss gptj granite granitemoe granitemoe_swa "
     "granitemoehybrid granitemoeshared grok-1 gte helium hf_olmo hrm_text hubert hunyuan_v1_dense hunyuan_v1_moe "
     "hy_v3 hy_v4 idefics3 imagegpt inkling2 inkling_mm_model internlm2 internlm3 iquestcoder jais jamba jetmoe "
-    "kimi_k25 kimi_linear kolibri1 laguna led lfm2 lfm2_moe lfm3 llada llama llama4 llama4_text llava longcat_flash "
-    "m2m_100 mamba mamba2 marian mbart mellum minimax minimax_m2 ministral3 mistral mistral_large4 mixtral mllama "
-    "modernbert molmo molmo2 mpnet mpt mt5 nemotron nemotron_h new nllb-moe nomic_bert olmo olmo2 olmo3 olmo_hybrid "
-    "olmoe openai-gpt openelm opt paligemma pegasus persimmon phi phi-msft phi3 phi3small phimoe qwen qwen2 "
-    "qwen2_5_vl qwen2_moe qwen2_vl qwen3 qwen3_5_moe qwen3_5_moe_text qwen3_5_text qwen3_moe qwen3_next qwen3_vl "
-    "qwen3_vl_moe_text qwen4_exp recurrent_gemma roberta sarvam_moe seed_oss siglip smollm3 solar_open stablelm "
-    "starcoder2 step3p7 swin switch_transformers t5 t5gemma telechat umt5 unlimited_ocr vaultgemma vit wav2vec2 "
-    "whisper xglm xlnet zamba zamba2 zaya"
+    "kimi_k25 kimi_linear kolibri1 laguna lara_mini led lfm2 lfm2_moe lfm3 llada llama llama4 llama4_text llava "
+    "longcat_flash m2m_100 mamba mamba2 marian mbart mellum minimax minimax_m2 ministral3 mistral mistral_large4 "
+    "mixtral mllama modernbert molmo molmo2 mpnet mpt mt5 nemotron nemotron_h new nllb-moe nomic_bert olmo olmo2 "
+    "olmo3 olmo_hybrid olmoe openai-gpt openelm opt paligemma pegasus persimmon phi phi-msft phi3 phi3small phimoe "
+    "qwen qwen2 qwen2_5_vl qwen2_moe qwen2_vl qwen3 qwen3_5_moe qwen3_5_moe_text qwen3_5_text qwen3_moe qwen3_next "
+    "qwen3_vl qwen3_vl_moe_text qwen4_exp recurrent_gemma roberta sarvam_moe seed_oss siglip smollm3 solar_open "
+    "stablelm starcoder2 step3p7 swin switch_transformers t5 t5gemma telechat umt5 unlimited_ocr vaultgemma vit "
+    "wav2vec2 whisper xglm xlnet zamba zamba2 zaya"
 )
 """Families whose every projection the rules name (GGUF files have names of their own): a scan leaves out whatever
 else their layers hold. In any other family a matrix without a rule may be a projection, and a scan computes it under

@@ -56,7 +56,8 @@ class Spec:
     `untraced` are the roles and the towers whose use tracing.py cannot see in this family ("*": it cannot run on one
     token); `others` the tensors with two axes and more that are no projections, numbers as #, without `.weight`;
     `regrouped` says that towers or experts are counted otherwise in memory than on the Hub; `kind` is the class of
-    transformers that builds all of it, where the first that could builds its text alone.
+    transformers that builds all of it, where the first that could builds its text alone; `left_out` is what a scan says
+    that it does not compute, "" where that is not tested.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Spec:
     others: frozenset[str]
     regrouped: bool
     kind: str
+    left_out: str
 
 
 def _spec(line: str) -> Spec:
@@ -73,8 +75,8 @@ def _spec(line: str) -> Spec:
     config = _BASES[data.get("base", "")] | data["config"]
     untraced = frozenset(data.get("untraced", "").split())
     others = frozenset(data["others"].split())
-    regrouped, kind = data.get("regrouped", False), data.get("kind", "")
-    return Spec(data["name"], data["model_type"], config, untraced, others, regrouped, kind)
+    regrouped, kind, left_out = data.get("regrouped", False), data.get("kind", ""), data.get("left_out", "")
+    return Spec(data["name"], data["model_type"], config, untraced, others, regrouped, kind, left_out)
 
 
 SPECS = tuple(_spec(line) for line in Path(__file__).with_name("families.jsonl").read_text().splitlines())

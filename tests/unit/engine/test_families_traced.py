@@ -20,6 +20,7 @@ from rankscope.engine.catalogue.rules import cut, split
 from rankscope.engine.catalogue.tree import Tree
 from rankscope.engine.checkpoint.open import Checkpoint
 from rankscope.engine.spectrum import Projection
+from rankscope.tui.data.wording import left_out
 
 USES = {
     **dict.fromkeys(("query", "query_b"), ("query", "part")),
@@ -101,6 +102,11 @@ def test_what_is_no_projection_is_shown_as_other(built: Build) -> None:
     others = {p.tensor for p in tree.projections if p.block == "other" and len(shapes[p.tensor]) > 1}
     assert {re.sub(r"(?<=\.)\d+(?=\.|$)", "#", name).removesuffix(".weight") for name in others} == built.spec.others
     assert not others & {p.tensor for p in tree.scanned()}
+
+
+def test_a_scan_says_what_it_leaves_out(built: Build) -> None:
+    (_, tree), *_ = built.trees
+    assert not built.spec.left_out or left_out(tree) == f"left out: {built.spec.left_out}"
 
 
 def test_the_family_is_known_under_both_namings_and_nothing_contradicts(built: Build) -> None:
