@@ -258,7 +258,7 @@ NOT_PROJECTIONS = re.compile(
     r"|weight_scale(?:_inv)?|\w+_scale_inv|eh_proj|shared_head\.head|embed_tokens|nextn\.\w+"
     r"|A_log|mamba\.D|^ssm_[ad]|dt_proj_bias|(?:[qkv]_)?conv_?1d|conv\.conv|^ssm_conv1d\w*|shortconv\.conv"
     r"|altup\.\w+|^altup_\w+|laurel\.\w+|^laurel_[lr]|per_layer_\w+|^inp_gate|^proj|^linear"
-    r"|\w*norm\d*\.(?:mlp\.fc[12]|W_(?:down|up))|\w*hyper_connection\.\w+|index_kpool_\w+|\w*rel_pos_[hw]"
+    r"|\w*norm\d*\.(?:mlp\.\w+|W_(?:down|up))|\w*hyper_connection\.\w+|index_kpool_\w+|\w*rel_pos_[hw]"
     r"|\w+_sconv(?:\.\w+)*|\w*sink_proj|rel_logits_proj\.proj|\w+_l2_clip\.scale|attention_input\.query"
     r"|(?:\w+\.)*hc_fn|hc_\w+_fn|\w+_hc\.fn|compressor\.\w+|downsample\.reduction|\w+_adapter_list\.\d+\.[01]"
     r")$"

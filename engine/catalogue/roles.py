@@ -100,16 +100,15 @@ class Layers:
         rules: tuple[Rule, ...] = ()
         if _is_matrix(tensor):
             rules = find_rules(place.path, self.family(place.prefix), len(tensor.shape)) or _stack(tensor, place)
-        head, found, _ = place.path.partition("experts.")
-        if found:
-            self._experts.add((place.prefix, place.layer, head))
         if place.expert is None:
             self._remember(tensor, place, rules)
         if rules or place.lora:
             self._named.append(item := _Named(tensor, place, rules))
             if _is_of_mlp(item):
                 first = self._held.setdefault((place.prefix, place.layer, place.path), item)
-                if first.tensor.shape != tensor.shape:
+                if first is item:
+                    self._experts.add((place.prefix, place.layer, place.path.partition("experts.")[0]))
+                elif first.tensor.shape != tensor.shape:
                     self._uneven.add((place.prefix, place.layer))
         else:
             self._outside.append(other(tensor, place))
@@ -168,6 +167,8 @@ class Layers:
 
     def _rule(self, item: _Named) -> Rule | None:
         """The rule that holds for a tensor, of those that its name fits."""
+        if item.rules and not item.rules[0].when:
+            return item.rules[0]
         shapes = self._shapes[item.place.prefix, item.place.layer]
         known = self._known(item.place.prefix, item.place.layer)
         return next((r for r in item.rules if not r.when or _holds(r, item.tensor, shapes, known)), None)

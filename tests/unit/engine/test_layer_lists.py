@@ -151,8 +151,9 @@ def test_names_of_many_families(tmp_path: Path, path: str, place: str) -> None:
     ["mlp.gate.weight_1", "post_norm.mlp.up_proj", "text_moe.gate", "mlp.gate.router_mlp.fc1", "input_layernorm.W_up"],
 )
 def test_routers_and_gated_norms_are_no_mlps(tmp_path: Path, path: str) -> None:
-    _, tree = _opened(tmp_path, {f"layers.0.{path}.weight": (5, 7)})
-    assert [p.block for p in tree.projections] == ["other"]
+    _, tree = _opened(tmp_path, {f"layers.0.{path}.weight": (5, 7), "layers.0.self_attn.q_proj.weight": (7, 7)})
+    assert [p.block for p in tree.projections] == ["attention", "other"]
+    assert [p.role for p in tree.left_out()] == [path]
 
 
 @pytest.mark.parametrize("evidence", ["q_conv1d.weight", "A_log"])
