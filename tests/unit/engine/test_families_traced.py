@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from family_builds import SPECS, Build, build
+from family_builds import SPECS, Build, Spec, build
 from lapack_reference import Array, lapack
 from transformers import AutoConfig
 from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
@@ -20,6 +20,7 @@ from rankscope.engine.catalogue.rules import cut, split
 from rankscope.engine.catalogue.tree import Tree
 from rankscope.engine.checkpoint.open import Checkpoint
 from rankscope.engine.spectrum import Projection
+from rankscope.engine.weights import Weights
 from rankscope.tui.data.wording import left_out
 
 USES = {
@@ -119,20 +120,23 @@ def test_the_family_is_known_under_both_namings_and_nothing_contradicts(built: B
 
 
 def test_both_namings_hold_the_same_projections(built: Build) -> None:
-    held = [_held(built.spec.regrouped, *pair) for pair in built.trees]
+    held = [_held(built.spec, *pair) for pair in built.trees]
     assert all([place for place, _ in found] == [place for place, _ in held[0]] for found in held)
     norms = [np.array([norm for _, norm in found]) for found in held]
     assert all(np.allclose(found, norms[0], rtol=1e-9) for found in norms)
 
 
-def _held(regrouped: bool, checkpoint: Checkpoint, tree: Tree) -> list[tuple[tuple[str | int, ...], float]]:
-    """Where each projection stands, and its Frobenius norm: other rows would have another."""
+def _held(spec: Spec, checkpoint: Checkpoint, tree: Tree) -> list[tuple[tuple[str | int, ...], float]]:
+    """Where each projection stands; and where tracing does not see it, its Frobenius norm: other rows have another."""
     stored = {tensor.name: tensor for tensor in checkpoint.tensors}
     named = [p for p in tree.projections if p.block != "other"]
-    weights = {name: checkpoint.read(stored[name])[0] for name in {p.tensor for p in named}}
-    parts = [weights[p.tensor] if p.slice is None else cut(weights[p.tensor], p.slice) for p in named]
-    norms = [float(np.linalg.norm(np.asarray(part, dtype=np.float64))) for part in parts]
-    return sorted(zip((_place(p)[2 * regrouped :] for p in named), norms, strict=True))
+    weights = {name: checkpoint.read(stored[name])[0] for name in {p.tensor for p in named} if spec.untraced}
+    norms = [_norm(weights[p.tensor], p) if spec.untraced else 0.0 for p in named]
+    return sorted(zip((_place(p)[2 * spec.regrouped :] for p in named), norms, strict=True))
+
+
+def _norm(weights: Weights, p: Projection) -> float:
+    return float(np.linalg.norm(np.asarray(weights if p.slice is None else cut(weights, p.slice), dtype=np.float64)))
 
 
 def _place(p: Projection) -> tuple[str | int, ...]:
