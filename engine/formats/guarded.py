@@ -37,6 +37,15 @@ def open_regular(file: Path) -> BinaryIO:
     return open(file, "rb")
 
 
+def head_of(file: Path, count: int) -> bytes:
+    """The first bytes of a file, b"" where it cannot be read: whoever lists it says why."""
+    try:
+        with open_regular(file) as handle:
+            return handle.read(count)
+    except OSError:
+        return b""
+
+
 def check_inside(file: Path, within: Path | None = None) -> None:
     """Refuse a link out of its folder, or out of `within`: a model from elsewhere may not have other files read.
 

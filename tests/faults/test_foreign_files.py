@@ -14,9 +14,11 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from opening import KEY, QUERY, refusal, stored, tree_or_refusal, weights
+from hub_server import HubServer
+from opening import KEY, QUERY, refusal, refused, stored, tree_or_refusal, weights
 
 from rankscope.engine.catalogue.tree import Tree
+from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.checkpoint.open import open_checkpoint
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"7c" * 32 + b"\nsize 17\n"
@@ -302,3 +304,35 @@ def test_what_goes_along_with_safetensors_is_not_merged_in(tmp_path: Path, name:
         (tmp_path / f"model-0000{number}-of-00002.safetensors").unlink()
     torch.save({KEY: torch.ones(3, 5)}, tmp_path / "pytorch_model.bin")
     assert [t.name for t in open_checkpoint(str(tmp_path)).tensors] == [KEY]
+
+
+def test_an_adapter_beside_a_gguf_is_none_of_the_models(tmp_path: Path) -> None:
+    _gguf(tmp_path / "a.gguf", "llama", {"blk.0.attn_q.weight.lora_a": ROW}, type="adapter")
+    assert [t.file.name for t in open_checkpoint(str(tmp_path)).tensors] == ["a.gguf"]
+    _gguf(tmp_path / "b.gguf", "llama", {"blk.0.attn_q.weight": ROW})
+    assert [t.file.name for t in open_checkpoint(str(tmp_path)).tensors] == ["b.gguf"]
+
+
+@pytest.mark.parametrize("kind", NO_MODELS)
+def test_what_goes_along_with_a_gguf_on_the_hub_is_no_model(tmp_path: Path, hub: HubServer, kind: str) -> None:
+    make, said = NO_MODELS[kind]
+    along = make(tmp_path / "a.gguf").read_bytes()
+    model = _gguf(tmp_path / "b.gguf", "llama", {"blk.0.attn_q.weight": ROW}).read_bytes()
+    hub.push("org/alone", {"a.gguf": along})
+    assert f"is {said}" in refusal("org/alone", download=True)
+    hub.push("org/model", {"a.gguf": along, "b.gguf": model})
+    assert refused("org/model", Access.RANGES) == (
+        "org/model has .gguf weights, which cannot be read in part: use --download"
+    )
+    assert [t.file.name for t in open_checkpoint("org/model", Access.DOWNLOAD).tensors] == ["b.gguf"]
+    hub.push("org/two", {"a.gguf": along, "b.gguf": model, "c.gguf": model})
+    for access in (Access.RANGES, Access.DOWNLOAD):
+        assert "holds 2 models (b.gguf, c.gguf)" in refused("org/two", access)
+
+
+@pytest.mark.parametrize("name", ["adapter_model.bin", "optimizer.bin", "training_args.bin", "ADAPTER_MODEL.BIN"])
+def test_what_goes_along_with_pytorch_files_on_the_hub(tmp_path: Path, hub: HubServer, name: str) -> None:
+    torch.save({QUERY: torch.ones(3, 5)}, tmp_path / "odd.bin")
+    hub.push("org/model", {name: b"not fetched", "odd.bin": (tmp_path / "odd.bin").read_bytes()})
+    assert [t.file.name for t in open_checkpoint("org/model", Access.DOWNLOAD).tensors] == ["odd.bin"]
+    assert hub.files() == ["odd.bin"]
