@@ -76,7 +76,7 @@ def weight_files(folder: Path) -> Chosen:
     """
     try:
         check_folder(folder)
-        names = [path.name for path in folder.iterdir()]
+        names = [path.name for path in folder.iterdir() if not path.is_dir()]
         models = of_models(names, lambda name: head_of(folder / name, TELLING))
         chosen = choose(models, printable(str(folder)), lambda name: (folder / name).stat().st_size)
         if not chosen:

@@ -296,7 +296,7 @@ def explain(error: Exception, place: Place, lacking: str = "") -> str:
         case errors.RevisionNotFoundError():
             return f"{name} has no revision {printable(place.revision)}: see {page}/commits/main"
         case errors.RepositoryNotFoundError():
-            here = f"{place.name} is no file or folder here, and there is " if place.folder else ""
+            here = f"no such file or folder: {printable(place.name)}, and " if place.folder else ""
             cure = "check the name; if it is private, run  hf auth login"
             return f"{here}no model {name} on the Hub, or it is private: {cure}"
         case errors.OfflineModeIsEnabled() | errors.LocalEntryNotFoundError():

@@ -123,7 +123,8 @@ def open_checkpoint(model: str, access: Access = Access.RANGES, listings: Listin
     place = hub.parse(model)
     snapshot, lacking = hub.whole(place)
     if snapshot is None and access is Access.CACHE:
-        raise InputError(lacking or f"{printable(model)} is not in the local Hub cache")
+        here = f"no such file or folder: {printable(model)}, and " if place.folder else ""
+        raise InputError(lacking or f"{here}{place.repo} is not in the local Hub cache")
     if snapshot is None and access is Access.RANGES:
         return _opened(remote.open_repo(place, lacking))
     snapshot = snapshot or hub.download(place, lacking)

@@ -142,7 +142,7 @@ class PyTorch(Format):
 
     def candidates(self, names: Iterable[str]) -> list[str]:
         """See Format: not what trainers save beside a model."""
-        held = [name for name in self.named(names) if not _is_trainer_state(name)]
+        held = [name for name in self.named(names) if not (_is_trainer_state(name) or foreign.kind_by_name(name))]
         return [name for name in held if name not in _OLMO] or held
 
 
@@ -242,6 +242,10 @@ def _records(file: Path, archive: ZipFile) -> list[tuple[int, int]]:
         raise ValueError("it is a compressed or encrypted zip file")
     if "byteorder" in infos and archive.read(infos["byteorder"]) != b"little":
         raise _bad(file, "was saved on a big-endian machine: load it there and save it as safetensors")
+    if "data.pkl" not in infos:
+        raise _bad(
+            file, "is a zip archive that torch.save did not write: unpack it, and name the file with the weights"
+        )
     _check(file, archive.read(infos["data.pkl"]))
     found = []
     with open(file, "rb") as handle:

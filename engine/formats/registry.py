@@ -17,6 +17,7 @@ FORMATS: tuple[Format, ...] = (SAFETENSORS, PYTORCH, GGUF)
 """In the order in which a folder that holds several is looked through; transformers prefers safetensors too."""
 
 _OF_INDEX = ".index.json"
+_ARTICLES = ("a ", "an ")
 
 
 def suffixes() -> tuple[str, ...]:
@@ -45,7 +46,7 @@ def unread(names: Iterable[str]) -> list[str]:
     kinds: dict[str, str] = {}
     for name in sorted(names):
         if kind := foreign.kind_by_name(name):
-            kinds.setdefault(kind, f"{printable(name, 60)} of {kind}")
+            kinds.setdefault(kind, f"{printable(name, 60)}{', ' if kind.startswith(_ARTICLES) else ' of '}{kind}")
     return list(kinds.values())
 
 
@@ -83,6 +84,8 @@ def _foreign(file: Path) -> str:
     """What a file without a suffix of ours is."""
     kinds = ", ".join(suffixes())
     if kind := foreign.kind_by_name(file.name):
+        if kind.startswith(_ARTICLES):
+            return f"is {kind}"
         return f"is a file of {kind}, which is not read: name the model's {kinds}"
     return foreign.signature(head_of(file, foreign.HEAD)) or f"is neither a folder nor a file of weights ({kinds})"
 

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     import torch
 
 _OF_INDEX = ".safetensors.index.json"
-_BESIDE = re.compile(r"(adapter_model.*|adapters|optimizer(_\d+)?|optim)\.safetensors", re.IGNORECASE)
+_BESIDE = re.compile(
+    r"(adapter_model.*|(\d+_)?adapters|pytorch_lora_weights.*|optimizer(_\d+)?|optim)\.safetensors", re.IGNORECASE
+)
 INDEX = f"model{_OF_INDEX}"
 MAX_HEADER = 100_000_000  # the limit of the reference reader
 MAX_SIZE = 2**64  # as there
@@ -134,6 +136,11 @@ def read_part(tensor: Tensor, stored: Stored, landing: Landing) -> tuple[torch.T
 
 
 def _entries(header: bytes, file: Path) -> dict[str, Any]:
+    if not header:
+        raise _bad(
+            file, "has an empty header that is not JSON, as downloads have that were cut short: download it again"
+        )
+
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         entries = dict(pairs)
         if len(entries) < len(pairs):

@@ -112,21 +112,22 @@ def test_another_programs_file(tmp_path: Path, kind: str, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        ("tf_model.h5", "TensorFlow or Keras"),
-        ("saved_model.pb", "TensorFlow"),
-        ("bert.ckpt.data-00000-of-00001", "TensorFlow"),
-        ("bert.ckpt-1000.index", "TensorFlow"),
-        ("flax_model.msgpack", "Flax"),
-        ("model_q4.ONNX", "ONNX"),
-        ("model.onnx_data", "ONNX"),
-        ("llama.gguf.part2of3", "a GGUF cut in pieces (join them with cat)"),
+        ("tf_model.h5", " of TensorFlow or Keras"),
+        ("saved_model.pb", " of TensorFlow"),
+        ("bert.ckpt.data-00000-of-00001", " of TensorFlow"),
+        ("bert.ckpt-1000.index", " of TensorFlow"),
+        ("flax_model.msgpack", " of Flax"),
+        ("model_q4.ONNX", " of ONNX"),
+        ("model.onnx_data", " of ONNX"),
+        ("llama.gguf.part2of3", ", a GGUF cut in pieces (join them with cat)"),
     ],
 )
 def test_formats_that_are_named(tmp_path: Path, name: str, kind: str) -> None:
     (tmp_path / name).write_bytes(b"\x08\x07")
     (tmp_path / "config.json").write_text("{}")
-    assert f"it holds {name} of {kind}" in refusal(tmp_path)
-    assert f"{name} is a file of {kind}, which is not read: name the model's .safetensors" in refusal(tmp_path / name)
+    assert f"it holds {name}{kind}" in refusal(tmp_path)
+    alone = f" is{kind[1:]}" if kind.startswith(",") else f" is a file{kind}, which is not read: name the model's .safe"
+    assert f"{name}{alone}" in refusal(tmp_path / name)
     (tmp_path / "model.safetensors").write_bytes(weights(QUERY))
     assert isinstance(tree_or_refusal(tmp_path), Tree)
 
