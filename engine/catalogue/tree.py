@@ -18,6 +18,7 @@ from ..spectrum import Projection, Slice, framed
 from ..weights import TORCH_NAMES, why_no_weights
 from .roles import Found, Layers
 from .rules import BLOCKS, KNOWN_FAMILIES, NOT_PROJECTIONS, ROLES, cut_shape
+from .whole_factors import told
 
 _WORDS = re.compile(r"[0-9]+|[^0-9]+")
 _SAFE = re.compile(r"[A-Za-z0-9_.+-]*")
@@ -101,7 +102,7 @@ def _build(checkpoint: Listed) -> Tree:
     layers = Layers(checkpoint.config, checkpoint.tensors)
     found = layers.found()
     kind = checkpoint.format
-    named = sorted(_addressed([f for f in found if f.block != "other"], kind), key=model_order)
+    named = told(sorted(_addressed([f for f in found if f.block != "other"], kind), key=model_order), checkpoint.config)
     held = {p.tensor for p in named}
     others = [f if f.block == "other" else f.as_other() for f in found if f.tensor.name not in held]
     rest = sorted(_whole(others, kind).values(), key=model_order)
