@@ -26,7 +26,9 @@ from .layouts import (
     KV_CAT,
     KV_HEAD,
     LATENT,
+    LATENT_ALONE,
     LATENT_B,
+    LATENT_QUERY_GATE,
     MULTI_QUERY,
     QUERY_GATE,
     SSM1,
@@ -62,12 +64,14 @@ def _experts(path: str, role: str = "", *layouts: Layout, of: str = "") -> Rule:
     return Rule(path, "expert", role, layouts, models(of), stack="planes")
 
 
+_ANY = r"(?!linear|cross|multihead|enc)\w*[aA]tt(?:n|ention)\w*(?:\.(?:self|attention|attn))?"
+
 FUSED = (
     # Query, key and value
     _attention(r"qkv_proj", CAT, of="phi3 phi4_multimodal phi4mm openelm"),
     _attention(r"qkv_proj", HEAD, of="minimax minimax_text_01"),
     _attention(r"qkv_proj", TP4, of="codegen"),
-    _attention(r"qkv_proj", THIRDS, of="new"),
+    _attention(r"qkv_proj", THIRDS, of="new gte"),
     _attention(r"query_key_value", GROUP, of="falcon+new_decoder_architecture RefinedWeb phi3small"),
     _attention(r"query_key_value", MULTI_QUERY, of="falcon+multi_query RefinedWebModel"),
     _attention(r"query_key_value", CAT, of="chatglm+multi_query_attention bailing_moe bailing_moe_v2"),
@@ -86,6 +90,10 @@ FUSED = (
     _attention(r"(?:self_attn|attn|attention)\.qkv", THIRDS, CAT),
     _attention(r"(?:attn|attention)\.in_proj_weight", THIRDS),
     Rule(r"multihead_attn\.in_proj_weight", "cross_attention", "", (THIRDS,)),
+    Rule(rf"{_ANY}\.qkv_proj", "attention", "", (CAT, THIRDS, HEAD, TP4), proven=True),
+    Rule(rf"{_ANY}\.(?:query_key_value|wqkv)", "attention", "", (CAT, GROUP, HEAD, MULTI_QUERY), proven=True),
+    Rule(rf"{_ANY}\.Wqkv", "attention", "", (CAT, THIRDS), proven=True),
+    _attention(rf"{_ANY}\.in_proj_weight", THIRDS),
     _attention(r"W_pack", THIRDS),
     _attention(r"att_proj", CAT, THIRDS),
     _attention(r"attention\.self\.in_proj", HEAD, of="deberta"),
@@ -93,7 +101,9 @@ FUSED = (
     _attention(r"self_attention\.key_value", KV_HEAD),
     _attention(r"self_attention\.kv_proj", KV_CAT, of="jetmoe"),
     Rule(r"self_attn\.q_proj", "attention", "", (QUERY_GATE,), when="gated"),
-    _attention(r"kv_a_proj_with_mqa|wkv_a_with_mqa", LATENT),
+    Rule(r"q_b_proj|wq_b|^attn_q_b", "attention", "", (LATENT_QUERY_GATE,), when="latent gated"),
+    _attention(r"q_gate_proj", LATENT_QUERY_GATE),
+    _attention(r"kv_a_proj_with_mqa|wkv_a_with_mqa", LATENT, LATENT_ALONE),
     _attention(r"kv_b_proj|wkv_b", LATENT_B),
     Rule(r"wo_a|o_a_proj", "attention", "output_a", (), models("deepseek_v4"), stack="rows", count="o_groups"),
     Rule(r"rel_attn\.q", "attention", "query", stack="flat", transposed=True),
@@ -142,19 +152,20 @@ FUSED = (
     # GGUF: its converters put every family's heads in the order q | k | v
     _attention(r"^attn_qkv", CAT, THIRDS),
     Rule(r"^attn_q", "attention", "", (QUERY_GATE,), when="gated"),
-    _attention(r"^attn_kv_a_mqa", LATENT),
+    _attention(r"^attn_kv_a_mqa", LATENT, LATENT_ALONE),
     _attention(r"^attn_kv_b", LATENT_B),
 )
 
-_INNER = r"(?:\.(?:self|attention|attn|longformer_self_attn))?"
-_ATTENTION = r"(?:self_attn|self_attention|SelfAttention|attention|attn|multi_head_attention|temporal_block)" + _INNER
+_INNER = r"(?:\.(?:self|attention|attn|att|longformer_self_attn))?"
+_SELF = r"self_attn|self_attention|SelfAttention|attention|attn|multi_head_attention|temporal_block"
+_ATTENTION = rf"(?:{_SELF}|\w+_(?:self_)?att(?:n|ention)?|attn1){_INNER}"
 _CROSS = (
-    r"(?:encoder_attn|cross_attn|crossattention|cross_attention|EncDecAttention|encoder_decoder_attention"
-    rf"|multihead_attn){_INNER}"
+    r"(?:\w*cross_?att(?:n|ention)(?:_\w+)?|encoder_attn|EncDecAttention|encoder_decoder_attention|multihead_attn"
+    rf"|visual_attention|attn2|src_attn){_INNER}"
 )
 _FFN = (
-    r"(?:mlps?|feed_forward|ffn|ff|DenseReluDense|experts|shared_experts?|shared_mlp|block_sparse_moe|mlp_block"
-    r"|residual_mlp|moe|mixer)"
+    r"(?:mlps?|feed_?forward(?:\d|_in|_out)?|ffn|ff\d?|DenseReluDense|experts|shared?_experts?|shared_mlp"
+    r"|block_sparse_moe|mlp_block|residual_mlp|moe|mixer)"
 )
 
 
@@ -163,10 +174,11 @@ def _roles(block: str, parent: str, **roles: str) -> tuple[Rule, ...]:
 
 
 _ATTENTION_ROLES = {
-    "query": "q_proj|query|query_proj|q_lin|q|wq|Wq",
-    "key": "k_proj|key|key_proj|k_lin|k|wk|Wk",
-    "value": "v_proj|value|value_proj|v_lin|v|wv|Wv",
-    "output": r"o_proj|out_proj|out_lin|c_proj|o|wo|Wo|dense|output\.dense|output|proj|projection|linear",
+    "query": "q_proj|query|query_proj|q_lin|q|wq|Wq|linear_q|to_q",
+    "key": "k_proj|key|key_proj|k_lin|k|wk|Wk|linear_k|to_k",
+    "value": "v_proj|value|value_proj|v_lin|v|wv|Wv|linear_v|to_v",
+    "output": r"o_proj|out_proj|linear_out|to_out(?:\.0)?|out_lin|c_proj|o|wo|Wo|dense|output\.dense|output|proj"
+    r"|projection|linear",
 }
 # Names that mean the same in every family that uses them; the first match wins.
 PLAIN = (
@@ -176,6 +188,8 @@ PLAIN = (
     *_roles("ssm", r"temporal_block\.", x="linear_x", y="linear_y", output="linear_out"),
     Rule(r"(?:short)?conv\.out_proj", "conv", "output"),
     *_roles("linear_attention", r"linear_attn\.", z="in_proj_z", a="in_proj_a", b="in_proj_b", output="out_proj"),
+    *_roles("linear_attention", r"linear_attn\.", query="q_proj", key="k_proj", value="v_proj", a="a_proj", b="b_proj"),
+    *_roles("linear_attention", r"linear_attn\.", gate="g_proj", output="o_proj"),
     *_roles("linear_attention", r"self_attn\.(?:forget_gate\.)?", f_a="f_a_proj", f_b="f_b_proj"),
     *_roles("linear_attention", r"self_attn\.", gate_a="g_a_proj", gate_b="g_b_proj", b="b_proj"),
     *_roles("cross_attention", rf"{_CROSS}\.", **_ATTENTION_ROLES),
@@ -184,19 +198,26 @@ PLAIN = (
     *_roles("attention", rf"{_ATTENTION}\.", value_global="value_global", pos_key="pos_proj", pos_query="pos_q_proj"),
     *_roles("attention", rf"{_ATTENTION}\.", query_a="q_a_proj|wq_a", query_b="q_b_proj|wq_b", kv="kv_proj|wkv"),
     *_roles("attention", rf"{_ATTENTION}\.", output_b="o_b_proj|wo_b"),
-    *_roles("attention", r"(?:self_attn|attn|attention)\.", gate="gate_proj|output_gate"),
+    *_roles("attention", r"(?:self_attn|attn|attention)\.", gate="gate_proj|output_gate|g_proj|linear_gate|gate_attn"),
     *_roles("attention", r"indexer\.", indexer_key="wk", indexer_query_b="wq_b", indexer_weights="weights_proj"),
     *_roles("attention", r"mixer\.", query="q_proj", key="k_proj", value="v_proj", output="o_proj"),
-    *_roles("attention", "^", query="q_proj", key="k_proj", value="v_proj", output="attn_out"),
+    *_roles("attention", "^", query="q_proj", key="k_proj", value="v_proj", output="attn_out|o_proj"),
     *_roles("mlp", rf"{_FFN}\.", gate="gate_proj|w1|wi_0|fc12|c_fc_0", up="up_proj|w3|wi_1|wi|fc11|c_fc_1"),
     *_roles("mlp", rf"{_FFN}\.", down="down_proj|w2|wo|Wo|output_linear|weights_out|proj_2|output_dense"),
-    *_roles("mlp", rf"{_FFN}\.", up="fc1|fc_in|c_fc|lin1|dense_h_to_4h|linear_fc1|layer_1|intermediate_dense"),
-    *_roles("mlp", rf"{_FFN}\.", down="fc2|fc_out|c_proj|lin2|dense_4h_to_h|linear_fc2|layer_2"),
+    *_roles(
+        "mlp",
+        rf"{_FFN}\.",
+        up="fc0|fc1|fc_in|c_fc|lin1|linear1|proj_in|dense_h_to_4h|linear_fc1|layer_1|intermediate_dense",
+    ),
+    *_roles("mlp", rf"{_FFN}\.", down="fc2|fc_out|c_proj|lin2|linear2|proj_out|dense_4h_to_h|linear_fc2|layer_2"),
+    *_roles("mlp", r"feed_?forward\d\.", up="ffw_layer_1", down="ffw_layer_2"),
+    *_roles("mlp", r"ffw_layer_(?:start|end)\.", up="ffw_layer_1", down="ffw_layer_2"),
     *_roles("mlp", r"ffn\.", up="0", down="2"),
     *_roles("mlp", r"moe\.", gate="linear", up="linear_v", down="linear_1"),
     *_roles("mlp", r"^(?:albert_layers\.)?", up="ffn", down="ffn_output"),
     *_roles("mlp", "^", gate="ff_proj", up="up_proj|fc1|linear1", down="ff_out|fc2|linear2"),
     *_roles("mlp", "^", up=r"intermediate(?:_query)?\.dense", down=r"output(?:_query)?\.dense"),
+    *_roles("mlp", "^", up=r"\w+_inter\.dense", down=r"\w+_output\.dense"),
     # GGUF
     *_roles("cross_attention", "^cross_attn_", query="q", key="k", value="v", output="o|out|output"),
     *_roles("attention", "^attn_", query="q", key="k", value="v", output="o|out|output", gate="gate"),
@@ -208,7 +229,8 @@ PLAIN = (
 
 NOT_PROJECTIONS = re.compile(
     r"(?:^|\.)(?:"
-    r"(?:mlp|block_sparse_moe|feed_forward|ffn|moe|mixer)\.gate|gate\.wg|gate\.tid2eid|router(?:\.\w+)*|modality_router"
+    r"(?:mlp|block_sparse_moe|feed_forward|ffn|\w*moe|mixer)\.gate(?:\.weight_\d+)?|gate\.wg|gate\.tid2eid"
+    r"|router(?:\.\w+)*|modality_router"
     r"|ffn_gate_inp(?:_shexp)?|shared_expert_gate|e_score_correction_bias|exp_probs_b|\w+_proj_bias"
     r"|\w*rel\w*_bias(?:_table)?|attn_rel_b|seg_embed|r_[rsw]_bias|bias|masked_bias|rg_lru\.\w+"
     r"|weight_scale(?:_inv)?|\w+_scale_inv|eh_proj|shared_head\.head|embed_tokens|nextn\.\w+"

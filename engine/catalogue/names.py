@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -52,10 +52,39 @@ def locate(name: str) -> Place | None:
 
 @lru_cache(maxsize=4096)  # one place for all experts of a layer: 1 us instead of 6
 def _locate(name: str) -> Place | None:
-    words = (_WRAPPERS.sub("", name) if _might_be_wrapped(name) else name).split(".")
+    words = _words(name)
     start = next((i for i, word in enumerate(words[:-2]) if word in _LISTS and _number(words[i + 1]) is not None), None)
-    if start is None:
-        return None
+    return None if start is None else _standing(words, start)
+
+
+def locate_in(name: str, lists: Collection[str]) -> Place | None:
+    """The place of a tensor in one of these lists of layers, of the first that its name has; None outside of them."""
+    words = _words(name)
+    for start in _starts(words):
+        if ".".join(words[: start + 1]) in lists:
+            place = _standing(words, start)
+            # LXMERT's `layer`, `r_layers` and `x_layers` stand side by side.
+            return place._replace(prefix=".".join(filter(None, (place.prefix, words[start]))))
+    return None
+
+
+def numbered(name: str) -> list[str]:
+    """What of a name has a number behind it, and a module behind that: `a.b` of `a.b.3.c.weight`."""
+    words = _words(name)
+    return [".".join(words[: start + 1]) for start in _starts(words)]
+
+
+def _words(name: str) -> list[str]:
+    return (_WRAPPERS.sub("", name) if _might_be_wrapped(name) else name).split(".")
+
+
+def _starts(words: Sequence[str]) -> list[int]:
+    last = len(words) - (3 if words[-1] == "weight" else 2)
+    return [i for i in range(last) if _number(words[i + 1]) is not None and _number(words[i]) is None]
+
+
+def _standing(words: list[str], start: int) -> Place:
+    """The place in the layers whose list is the word at `start`."""
     prefix, layer, path = words[:start], int(words[start + 1]), words[start + 2 :]
     if words[start].startswith("mtp"):
         prefix.append("mtp")

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from ..errors import printable
 from ..formats.tensor import Tensor
 from ..spectrum import Slice
-from .layouts import Rule
-from .names import Place, inner_config, locate, tower_labels
-from .rules import find_rules, split
+from .contradictions import Member, Verdict, judge, latent_query_rows
+from .layouts import NAMES, Layout, Rule
+from .names import Place, inner_config, locate, locate_in, tower_labels
+from .rules import NOT_PROJECTIONS, find_rules, split
 from .sizes import Shapes, Sizes, family_of, resolve, sizes
+from .structure import layer_lists
 
 # Vectors and tables whose shapes say how their layer is split.
 _VECTORS = frozenset(
     ("q_norm", "q_layernorm", "attn_q_norm", "kv_a_layernorm", "kv_a_norm", "attn_kv_a_norm", "A_log", "ssm_a")
 )
 _ROUTERS = frozenset(("router.layer", "mlp.router", "mlp.gate", "block_sparse_moe.gate", "feed_forward.router"))
+_PROOF = (("attended", "output matrix"), ("heads", "number of heads"))
+_MLPS = frozenset(("mlp", "shared_expert", "expert"))
+_INTEGERS = re.compile(r"[IU]\d+|BOOL")
 _INPUT_FIRST = frozenset(("gpt_oss", "llama4", "llama4_text", "aria", "aria_text", "qwen3_vl_moe"))
+
+
+_Numbers: TypeAlias = Callable[[int, Collection[str]], Sizes]
 
 
 class Found(NamedTuple):
@@ -64,33 +74,49 @@ class Layers:
         self._named: list[_Named] = []
         self._shapes: dict[tuple[str, int], dict[str, tuple[int, ...]]] = defaultdict(dict)
         self._linear: set[tuple[str, int]] = set()
+        self._held: dict[tuple[str, int, str], Tensor] = {}
+        self._uneven: set[tuple[str, int, str]] = set()
+        self.proven: dict[str, None] = {}
+        """Once `found` was called, the names of fused tensors that were split by their shapes alone, in order."""
         self.family = lru_cache(maxsize=None)(lambda prefix: family_of(inner_config(config, prefix)))
         self._known = lru_cache(maxsize=None)(lambda prefix, layer: sizes(inner_config(config, prefix), layer))
-        for tensor in tensors:
-            self._take(tensor)
+        unplaced = [tensor for tensor in tensors if not self._take(tensor, locate(tensor.name))]
+        lists = layer_lists((t.name for t in unplaced if _is_matrix(t)), self._holds_projection)
+        for tensor in unplaced:
+            place = locate_in(tensor.name, lists) if lists else None
+            if not self._take(tensor, place):
+                self._outside.append(other(tensor, None))
+        self._verdicts = self._judged()
         self._towers = tower_labels(item.place.prefix for item in self._named)
 
-    def _take(self, tensor: Tensor) -> None:
-        place = locate(tensor.name)
+    def _holds_projection(self, place: Place) -> bool:
+        return any(find_rules(place.path, self.family(place.prefix), dims) for dims in (2, 3))
+
+    def _take(self, tensor: Tensor, place: Place | None) -> bool:
+        """Whether it stands in a layer, and is noted as that."""
         if place is None:
-            self._outside.append(other(tensor, None))
-            return
+            return False
         rules: tuple[Rule, ...] = ()
-        if len(tensor.shape) in (2, 3) and 0 not in tensor.shape:
-            rules = find_rules(place.path, self.family(place.prefix), len(tensor.shape))
+        if _is_matrix(tensor):
+            rules = find_rules(place.path, self.family(place.prefix), len(tensor.shape)) or _stack(tensor, place)
         if place.expert is None:
             self._remember(tensor, place, rules)
         if rules or place.lora:
             self._named.append(_Named(tensor, place, rules))
+            if rules and rules[0].block in _MLPS and not place.lora:
+                key = (place.prefix, place.layer, place.path)
+                if self._held.setdefault(key, tensor).shape != tensor.shape:
+                    self._uneven.add(key)
         else:
             self._outside.append(other(tensor, place))
+        return True
 
     def _remember(self, tensor: Tensor, place: Place, rules: tuple[Rule, ...]) -> None:
         """The shapes that tell how the fused tensors of the layer are split."""
         shapes = self._shapes[place.prefix, place.layer]
         if rules and not place.lora:
             rule = rules[-1]
-            name = f"{block_of(rule.block, place.path)}.{rule.role or 'fused'}"
+            name = f"{block_of(rule.block, place.path)}.{rule.holds}"
             shape = tensor.shape[::-1] if rule.transposed else tensor.shape
             # Two of one name (as LongCat's two attentions) say nothing unless they agree.
             shapes[name] = shape if shapes.get(name, shape) == shape else ()
@@ -102,6 +128,30 @@ class Layers:
             shapes[leaf] = tensor.shape
         elif len(tensor.shape) == 2 and ".".join(place.path.split(".")[-2:]) in _ROUTERS:
             shapes["router"] = tensor.shape
+
+    def _judged(self) -> dict[tuple[str, int, str], Verdict]:
+        """What shapes say against the names of MLPs, by prefix, layer and path."""
+        layers: dict[tuple[str, int], list[Member]] = defaultdict(list)
+        named: dict[tuple[str, str, str], set[str]] = defaultdict(set)
+        for (prefix, layer, path), tensor in self._held.items():
+            shapes, known = self._shapes[prefix, layer], self._known(prefix, layer)
+            rules = find_rules(path, self.family(prefix), len(tensor.shape))
+            rule = next((r for r in rules if not r.when or _holds(r, tensor, shapes, known)), None)
+            if rule:
+                member = _member(path, tensor, rule, (prefix, layer, path) in self._uneven)
+                layers[prefix, layer].append(member)
+                named[prefix, member.block, member.parent].update(member.roles)
+        found: dict[tuple[str, int, str], Verdict] = {}
+        for (prefix, layer), members in layers.items():
+            held: dict[tuple[str, str], set[str]] = defaultdict(set)
+            for member in members:
+                held[member.block, member.parent].update(member.roles)
+            # What other layers have there may be in another file: nothing follows from its absence.
+            whole = tuple(m for m in members if held[m.block, m.parent] == named[prefix, m.block, m.parent])
+            hidden = self._known(prefix, layer).get("hidden", 0)
+            verdicts = judge(whole, _attended(self._shapes[prefix, layer]), hidden)
+            found |= {(prefix, layer, path): verdict for path, verdict in verdicts.items()}
+        return found
 
     def found(self) -> list[Found]:
         """What every tensor holds: its projections, or itself as block `other`."""
@@ -125,19 +175,30 @@ class Layers:
             role = (rules[-1].role if rules else "") or place.path.rpartition(".")[2]
             return [Found(tensor, place, tower, "lora", f"{role}_{place.lora}", None, place.expert)]
         shapes = self._shapes[place.prefix, place.layer]
-        rule = next((r for r in rules if not r.when or _holds(r, tensor, shapes)), None)
+        known = self._known(place.prefix, place.layer)
+        rule = next((r for r in rules if not r.when or _holds(r, tensor, shapes, known)), None)
         if rule is None:
             return [other(tensor, place)]
+        note = ""
+        if self._verdicts and (verdict := self._verdicts.get((place.prefix, place.layer, place.path))):
+            if verdict.nameless:
+                raise ValueError(verdict.line)
+            note = verdict.line
+            rule = replace(rule, role=verdict.role or rule.role)
+        if rule.block == "attention" and rule.holds in ("query_b", "key_b+value_b"):
+            _check_latent(shapes, known.get("heads", 0))
         block = self._block(rule, place)
         if not rule.layouts and not rule.stack:
-            return [Found(tensor, place, tower, block, rule.role, None, place.expert, rule.transposed)]
-        known = self._known(place.prefix, place.layer)
+            return [Found(tensor, place, tower, block, rule.role, None, place.expert, rule.transposed, note)]
         turned = rule.block == "expert" and rule.stack == "planes" and self._input_first(item, rule, shapes)
-        slices = _slices(tensor.shape, rule, turned, lambda size: resolve(known, shapes, rule.block, size))
+        slices = list(_slices(tensor.shape, rule, turned, partial(resolve, known, shapes, rule.block)))
+        if rule.proven and len(slices) > 1:
+            self.proven[place.path.rpartition(".")[2]] = None
         return [
             Found(
                 *(tensor, place, tower, block, role, part, place.expert if number is None else number),
                 transposed=rule.transposed or turned,
+                note=note,
             )
             for number, role, part in slices
         ]
@@ -151,7 +212,7 @@ class Layers:
 
     def _input_first(self, item: _Named, rule: Rule, shapes: Shapes) -> bool:
         """Whether a stack stands as (experts, in, out): its shapes say it, else the hidden size, else the family."""
-        fused, down = shapes.get("expert.fused", ()), shapes.get("expert.down", ())
+        fused, down = shapes.get("expert.gate+up", ()), shapes.get("expert.down", ())
         if len(fused) == len(down) == 3:
             if fused[1:] == (2 * down[2], down[1]):
                 return False
@@ -172,6 +233,21 @@ class Layers:
         return "mtp" if not tower and place.layer >= last else tower
 
 
+def _is_matrix(tensor: Tensor) -> bool:
+    """A matrix, or a stack of some."""
+    return len(tensor.shape) in (2, 3) and 0 not in tensor.shape
+
+
+def _stack(tensor: Tensor, place: Place) -> tuple[Rule, ...]:
+    """A stack under `experts` that no rule names: one projection each plane, its role is its own name."""
+    if len(tensor.shape) != 3 or 1 in tensor.shape[1:]:
+        return ()
+    words = place.path.split(".")
+    if "experts" not in words or NOT_PROJECTIONS.search(place.path):
+        return ()
+    return (Rule("", "expert", printable(words[-1].removesuffix("_weight")), stack="planes"),)
+
+
 @lru_cache(maxsize=65536)
 def block_of(block: str, path: str) -> str:
     """A rule's block, but for the MLPs that all tokens share beside experts."""
@@ -179,8 +255,43 @@ def block_of(block: str, path: str) -> str:
     return "shared_expert" if shared and block == "mlp" else block
 
 
-def _holds(rule: Rule, tensor: Tensor, shapes: Shapes) -> bool:
+def _member(path: str, tensor: Tensor, rule: Rule, uneven: bool) -> Member:
+    """A tensor of an MLP as its shape tells: nothing where it is of experts that differ, of a stack that is fused or
+    stands in rows, or of packed numbers."""
+    roles = (rule.role,) if rule.role else rule.layouts[0].roles
+    rows, cols = tensor.shape[:-3:-1] if rule.transposed else tensor.shape[-2:]
+    stacked = rule.stack == "rows" or (rule.stack and not rule.role)
+    if uneven or stacked or tensor.problem or _INTEGERS.fullmatch(tensor.dtype) or rows % len(roles):
+        rows = cols = 0
+    return Member(block_of(rule.block, path), path, roles, rows // len(roles), cols)
+
+
+def _attended(shapes: Shapes) -> int:
+    """The width that the attention of a layer takes; 0 where it is not known."""
+    names = ("attention.query", "attention.query+key+value")
+    return next((shapes[name][1] for name in names if len(shapes.get(name, ())) == 2), 0)
+
+
+def _check_latent(shapes: Shapes, heads: int) -> None:
+    """Latent queries and keys have rows for the same heads.
+
+    Raises:
+        ValueError: they do not.
+    """
+    expected, queries = latent_query_rows(shapes, heads), shapes.get("attention.query_b", ())
+    if expected and len(queries) == 2 and queries[0] not in expected:
+        alone, gated = expected
+        raise ValueError(
+            f"expected {alone} rows of latent queries for {heads} heads, or {gated} with an output gate, "
+            f"not {queries[0]}: heads or shapes are wrong"
+        )
+
+
+def _holds(rule: Rule, tensor: Tensor, shapes: Shapes, known: Sizes) -> bool:
     """Whether the condition of a rule is true of the shapes of its layer."""
+    if rule.when == "latent gated":
+        expected = latent_query_rows(shapes, known.get("heads", 0))
+        return expected is not None and tensor.shape[0] == expected[1]
     if rule.when == "doubled":
         down = shapes.get("mlp.down", ())
         return len(down) == 2 and tensor.shape[0] == 2 * down[1]
@@ -192,11 +303,11 @@ def _holds(rule: Rule, tensor: Tensor, shapes: Shapes) -> bool:
 
 
 def _slices(
-    shape: tuple[int, ...], rule: Rule, turned: bool, numbers: Callable[[int], Sizes]
-) -> Iterator[tuple[int | None, str, Slice]]:
-    """The number in its stack (None outside of one), role and slice of each projection of a tensor.
+    shape: tuple[int, ...], rule: Rule, turned: bool, numbers: _Numbers
+) -> Iterator[tuple[int | None, str, Slice | None]]:
+    """The number in its stack (None outside of one), role and slice (None: all of it) of each projection of a tensor.
 
-    `turned` says that the planes of a stack are (in, out); `numbers` gives what layouts name, for a size.
+    `turned` says that the planes of a stack are (in, out); `numbers` gives what layouts name, for a size and roles.
 
     Raises:
         ValueError: no layout fits.
@@ -204,7 +315,7 @@ def _slices(
     if rule.stack == "flat":
         yield None, rule.role, Slice(1, 1, 0, prod(shape[1:]))
     elif rule.stack == "rows":
-        count = numbers(shape[0]).get(rule.count, 0)
+        count = numbers(shape[0], ()).get(rule.count, 0)
         if not count or shape[0] % count:
             raise ValueError(f"expected equal blocks of {count or 'unknown'} {rule.count} along axis 0 of {shape[0]}")
         width = shape[0] // count
@@ -214,18 +325,40 @@ def _slices(
         parts = _split_any(plane, rule, turned, numbers) if rule.layouts else [(rule.role, Slice(0, 1, 0, plane[0]))]
         yield from ((n, role, replace(part, index=n)) for n in range(shape[0]) for role, part in parts)
     else:
-        yield from ((None, role, part) for role, part in _split_any((shape[0], shape[1]), rule, turned, numbers))
+        divide = _split_proven if rule.proven else _split_any
+        parts = divide((shape[0], shape[1]), rule, turned, numbers)
+        yield from ((None, role, part if len(parts) > 1 else None) for role, part in parts)
 
 
-def _split_any(
-    shape: tuple[int, int], rule: Rule, turned: bool, numbers: Callable[[int], Sizes]
-) -> list[tuple[str, Slice]]:
+def _split_any(shape: tuple[int, int], rule: Rule, turned: bool, numbers: _Numbers) -> list[tuple[str, Slice]]:
     """By the first layout that fits; the reason why the first one does not is the one that is told."""
     refusals: list[ValueError] = []
     for layout in rule.layouts:
         placed = replace(layout, axis=1 - layout.axis) if turned else layout
         try:
-            return split(shape, placed, numbers(shape[placed.axis]))
+            return split(shape, placed, numbers(shape[placed.axis], layout.roles))
         except ValueError as refusal:
             refusals.append(refusal)
     raise refusals[0]
+
+
+def _split_proven(shape: tuple[int, int], rule: Rule, turned: bool, numbers: _Numbers) -> list[tuple[str, Slice]]:
+    """By the layouts that fit, where all of them cut the same rows.
+
+    Raises:
+        ValueError: heads or the output matrix are unknown, none fits, or some fit that cut otherwise.
+    """
+    known = numbers(shape[0], rule.layouts[0].roles)
+    if missing := [text for name, text in _PROOF if name not in known]:
+        raise ValueError(f"no model_type says how it is fused, and there is no {' and no '.join(missing)}: not split")
+    if known["heads"] * known["head_dim"] != known["attended"] or known["keys"] % known["head_dim"]:
+        raise ValueError(f"{known['heads']} heads fit neither queries nor keys of {shape[0]} rows: not split")
+    first = _split_any(shape, rule, turned, numbers)
+    fitting: dict[tuple[tuple[str, Slice], ...], Layout] = {}
+    for layout in rule.layouts:
+        with suppress(ValueError):
+            fitting.setdefault(tuple(split(shape, layout, numbers(shape[0], layout.roles))), layout)
+    if len(fitting) > 1:
+        names = " and ".join(name for name, layout in NAMES.items() if layout in fitting.values())
+        raise ValueError(f"no model_type says how it is fused, and it fits as {names}: not split")
+    return first

@@ -71,7 +71,13 @@ def _split(rule: Rule) -> str:
     }
     words += [stacks[rule.stack]] if rule.stack else []
     words += (
-        [{"doubled": "where twice as wide as the MLP", "gated": "where twice as wide as the output"}[rule.when]]
+        [
+            {
+                "doubled": "where twice as wide as the MLP",
+                "gated": "where twice as wide as the output",
+                "latent gated": "as many rows as latent queries with an output gate need",
+            }[rule.when]
+        ]
         if rule.when
         else []
     )

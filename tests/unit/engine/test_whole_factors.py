@@ -54,10 +54,14 @@ def test_one_part_of_a_cut_model(tmp_path: Path, count: int, share: str) -> None
     assert notes(tmp_path / "nested", [part(count)] * 2, nested) == found
 
 
-def test_one_matrix_alone(tmp_path: Path) -> None:
-    for name, address in (("self_attn.q_proj", "attention.query"), ("mlp.up_proj", "mlp.up")):
-        shapes = [WHOLE, WHOLE | {name: part(2)[name]}]
-        assert notes(tmp_path, shapes, CONFIG).keys() == {f"layers.1.{address}"}
+def test_some_of_the_matrices_alone(tmp_path: Path) -> None:
+    for names, addresses in (
+        (["q_proj"], ["attention.query"]),
+        (["gate", "up", "down"], ["mlp.gate", "mlp.up", "mlp.down"]),
+    ):
+        cut = {name: shape for name, shape in part(2).items() if name.split(".")[1].startswith(tuple(names))}
+        found = notes(tmp_path, [WHOLE, WHOLE | cut], CONFIG)
+        assert found.keys() == {f"layers.1.{address}" for address in addresses}
 
 
 @pytest.mark.parametrize(
