@@ -21,6 +21,8 @@ _OTHER_HEADS = re.compile(
 """Keys of models whose heads are not all of the size that the others say."""
 _WORDS = {2: "half", 4: "a quarter", 8: "an eighth"}
 _MOST = 64
+CUT = ": a part of a cut model"
+"""How the notes end."""
 
 
 class _Said(NamedTuple):
@@ -55,7 +57,7 @@ def told(projections: Sequence[Projection], config: Mapping[str, Any]) -> list[P
 def _noted(projection: Projection, shape: tuple[int, int], factor: int) -> Projection:
     share = _WORDS.get(factor, f"1/{factor}")
     rows, cols = shape
-    return replace(projection, note=f"{share} of the {rows} x {cols} that config.json says: a part of a cut model")
+    return replace(projection, note=f"{share} of the {rows} x {cols} that config.json says{CUT}")
 
 
 def _factor(projection: Projection, expected: Mapping[tuple[str, str], _Said]) -> int:

@@ -76,7 +76,7 @@ def tree(args: Namespace, root: Path) -> int:
     model = open_model(args.model, root, or_stored=False)
     session = Session(model, root, lambda _: None, Settings())
     session.load()
-    for warning in model.checkpoint.warnings if model.checkpoint else ():
+    for warning in model.warnings:
         say(warning)
     if args.json:
         for projection in model.tree.projections:

@@ -88,4 +88,9 @@ def test_sizes_that_are_right(tmp_path: Path, shapes: dict[str, tuple[int, int]]
 def test_the_line_stands_in_the_tree(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     notes(tmp_path / "m", [part(2)], CONFIG)
     assert main(["tree", str(tmp_path / "m"), "--store", str(tmp_path / "store"), "--json"]) == 0
-    assert "half of the 64 x 64 that config.json says" in capsys.readouterr().out
+    told = capsys.readouterr()
+    said = "half of the 64 x 64 that config.json says: a part of a cut model"
+    assert said in told.out
+    assert told.err == f"5 matrices are parts of whole ones: layers.0.attention.query is {said}\n"
+    assert main(["scan", str(tmp_path / "m"), "--store", str(tmp_path / "store"), "--device", "cpu"]) == 0
+    assert said in capsys.readouterr().err
