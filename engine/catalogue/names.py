@@ -14,6 +14,8 @@ _LISTS = frozenset(
 _STAGES = frozenset(("layers", "stage", "stages"))
 _STAGED = frozenset(("layer", "layers", "block", "blocks"))
 _EXPERTS = frozenset(("experts", "local_experts", "moe", "ffn_gate", "ffn_up", "ffn_down"))
+_LINEAR_PARTS = re.compile(r"att(?:n|ention)\.(?:\w+\.)?(?:[qkv]_conv1d|A_log)$")
+_ATTENTION_WORD = re.compile(r"(?:\w+\.)*?\w*att(?:n|ention)\b")
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:base_model\.model|module|_orig_mod|_fsdp_wrapped_module|base_layer)\.")
 _TOWERS = (
     ("mtp", re.compile(r"(?:^|\.)mtp")),
@@ -120,6 +122,19 @@ def _number(word: str) -> int | None:
 
 def _might_be_wrapped(name: str) -> bool:
     return "module." in name or "_mod" in name or "base_" in name
+
+
+@lru_cache(maxsize=65536)
+def is_linear_part(path: str) -> bool:
+    """Whether what stands there is a part of linear attention alone: a convolution of keys, a decay."""
+    return _LINEAR_PARTS.search(path) is not None
+
+
+@lru_cache(maxsize=65536)
+def attention_of(path: str) -> str:
+    """The path of the attention that it is a part of; "" where that has no name."""
+    found = _ATTENTION_WORD.match(path)
+    return found[0] if found else ""
 
 
 def modality(prefix: str) -> str:

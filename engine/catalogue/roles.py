@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -17,7 +16,7 @@ from ..spectrum import Slice
 from .contradictions import latent_query_rows
 from .layouts import NAMES, Layout, Rule
 from .members import Group, Held, block_of, verdicts
-from .names import Place, inner_config, locate, locate_in, tower_labels
+from .names import Place, attention_of, inner_config, is_linear_part, locate, locate_in, tower_labels
 from .rules import NOT_PROJECTIONS, find_rules, split
 from .sizes import Shapes, Sizes, family_of, resolve, sizes
 from .structure import layer_lists
@@ -29,8 +28,6 @@ _VECTORS = frozenset(
 _ROUTERS = frozenset(("router.layer", "mlp.router", "mlp.gate", "block_sparse_moe.gate", "feed_forward.router"))
 _PROOF = (("attended", "output matrix"), ("heads", "number of heads"))
 _MLPS = frozenset(("mlp", "shared_expert", "expert"))
-_LINEAR_PARTS = re.compile(r"att(?:n|ention)\.(?:\w+\.)?(?:[qkv]_conv1d|A_log)$")
-_ATTENTION_WORD = re.compile(r"(?:\w+\.)*?\w*att(?:n|ention)\b")
 _INPUT_FIRST = frozenset(("gpt_oss", "llama4", "llama4_text", "aria", "aria_text", "qwen3_vl_moe"))
 
 
@@ -79,6 +76,8 @@ class Layers:
         self._experts: set[tuple[str, int, str]] = set()
         self._held: dict[tuple[str, int, str], _Named] = {}
         self._uneven: set[tuple[str, int]] = set()
+        self.proven: dict[str, None] = {}
+        """Once `found` was called, the names of fused tensors that were split by their shapes alone, in order."""
         self.family = lru_cache(maxsize=None)(lambda prefix: family_of(inner_config(config, prefix)))
         self._known = lru_cache(maxsize=None)(lambda prefix, layer: sizes(inner_config(config, prefix), layer))
         unplaced = [tensor for tensor in tensors if not self._take(tensor, locate(tensor.name))]
@@ -117,8 +116,8 @@ class Layers:
     def _remember(self, tensor: Tensor, place: Place, rules: tuple[Rule, ...]) -> None:
         """The shapes that tell how the fused tensors of the layer are split."""
         shapes = self._shapes[place.prefix, place.layer]
-        if _is_linear(place.path) or (rules and rules[0].block == "linear_attention"):
-            self._linear.add((place.prefix, place.layer, _attention_of(place.path)))
+        if is_linear_part(place.path) or (rules and rules[0].block == "linear_attention"):
+            self._linear.add((place.prefix, place.layer, attention_of(place.path)))
         if rules and not place.lora:
             rule = rules[-1]
             name = f"{block_of(rule.block, place.path)}.{rule.holds}"
@@ -210,12 +209,11 @@ class Layers:
         block = self._block(rule, place)
         if rule.role and not rule.layouts and not rule.stack:
             return [Found(tensor, place, tower, block, rule.role, None, place.expert, rule.transposed, note)]
-        turned = (
-            rule.block == "expert"
-            and rule.stack == "planes"
-            and self._input_first(place.prefix, place.layer, tensor, rule, shapes)
-        )
-        slices = _slices(tensor.shape, rule, turned, partial(resolve, known, shapes, rule.block))
+        is_stack = rule.block == "expert" and rule.stack == "planes"
+        turned = is_stack and self._input_first(place.prefix, place.layer, tensor, rule, shapes)
+        slices = list(_slices(tensor.shape, rule, turned, partial(resolve, known, shapes, rule.block)))
+        if rule.proven and len(slices) > 1:
+            self.proven[place.path.rpartition(".")[2]] = None
         return [
             Found(
                 *(tensor, place, tower, block, role, part, place.expert if number is None else number),
@@ -235,7 +233,7 @@ class Layers:
         if block == "mlp" and place.expert is not None:
             return "expert"
         # Kimi-Linear: both kinds of attention have the same names.
-        is_linear = block == "attention" and (place.prefix, place.layer, _attention_of(place.path)) in self._linear
+        is_linear = block == "attention" and (place.prefix, place.layer, attention_of(place.path)) in self._linear
         return "linear_attention" if is_linear else block
 
     def _input_first(self, prefix: str, layer: int, tensor: Tensor, rule: Rule, shapes: Shapes) -> bool:
@@ -283,19 +281,6 @@ def _own_name(place: Place) -> Rule:
 
 def _is_of_mlp(item: _Named) -> bool:
     return bool(item.rules) and item.rules[0].block in _MLPS and not item.place.lora
-
-
-@lru_cache(maxsize=65536)
-def _is_linear(path: str) -> bool:
-    """Whether what stands there is a part of linear attention alone: a convolution of keys, a decay."""
-    return _LINEAR_PARTS.search(path) is not None
-
-
-@lru_cache(maxsize=65536)
-def _attention_of(path: str) -> str:
-    """The path of the attention that it is a part of; "" where that has no name."""
-    found = _ATTENTION_WORD.match(path)
-    return found[0] if found else ""
 
 
 def _attended(shapes: Shapes) -> int:

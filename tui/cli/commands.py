@@ -76,6 +76,8 @@ def tree(args: Namespace, root: Path) -> int:
     model = open_model(args.model, root, or_stored=False)
     session = Session(model, root, lambda _: None, Settings())
     session.load()
+    for warning in model.warnings:
+        say(warning)
     if args.json:
         for projection in model.tree.projections:
             _print_row(session, projection, DEFAULT_THRESHOLDS)

@@ -139,7 +139,7 @@ class Layout(Screen[None]):
         left = selection_text(state.lens, state.selection, state.grid)
         self.query_one("#job", Line).set(left, "  ".join(filter(None, [marks, self._job(said)])))
         found = state.selected
-        note = state.note or (printable(trouble(state.lens, found[0])) if len(found) == 1 else "")
+        note = state.note or (printable(trouble(state.lens, found[0]) or found[0].note) if len(found) == 1 else "")
         hints = key_hints(self.size.width, self.config.keymap)
         self.query_one("#keys", Line).set(Text(f" {note}", "bold yellow") if note else hints)
 
