@@ -47,6 +47,7 @@ QUERY_GATE = _shares(0, "heads", "query", "gate")
 LATENT_QUERY_GATE = Layout(0, "heads", (("query_b", "latent_query"), ("gate", "v_head_dim")))
 LATENT = Layout(0, 1, (("kv_a", "kv_lora_rank"), ("key_rope", "qk_rope_head_dim")))
 LATENT_ALONE = Layout(0, 1, (("kv_a", "kv_lora_rank"),))
+INDEXER = Layout(0, 1, (("indexer_query", "indexer_queries"), ("indexer_key", "indexer_keys")))
 LATENT_B = Layout(0, "heads", (("key_b", "qk_nope_head_dim"), ("value_b", "v_head_dim")))
 
 HALVES = _shares(0, 1, "gate", "up")
@@ -68,7 +69,7 @@ NAMES = {
     "CAT": CAT, "THIRDS": THIRDS, "CONV1D-THIRDS": CONV1D_THIRDS, "CAT, one key head": MULTI_QUERY, "HEAD": HEAD,
     "GROUP": GROUP, "TP4": TP4, "GQKV": GQKV, "KV-CAT": KV_CAT, "CONV1D-KV": CONV1D_KV, "KV-HEAD": KV_HEAD,
     "Q+GATE": QUERY_GATE, "LATENT": LATENT, "LATENT, no rope": LATENT_ALONE, "LATENT-B": LATENT_B,
-    "LATENT-Q+GATE": LATENT_QUERY_GATE, "HALVES": HALVES, "HALVES-REVERSED": HALVES_REVERSED,
+    "LATENT-Q+GATE": LATENT_QUERY_GATE, "INDEXER": INDEXER, "HALVES": HALVES, "HALVES-REVERSED": HALVES_REVERSED,
     "INTERLEAVE": INTERLEAVE, "DELTA": DELTA, "DELTA-BA": DELTA_BA, "DELTA-CAT": DELTA_CAT, "SSM1": SSM1,
     "SSM1, interleaved": SSM1_INTERLEAVE, "SSM2": SSM2, "SSM-X": SSM_X, "CONV": CONV,
 }  # fmt: skip
@@ -85,7 +86,7 @@ class Rule:
     latent queries with an output gate. `stack` says what stands beside one another: "planes" of a 3-D
     tensor, "rows" in equal blocks as many as the number named
     by `count`, "flat" for the axes behind the first of a 3-D tensor. A rule that is `proven` splits only where
-    the output matrix and the heads are known, and all its layouts that fit cut alike.
+    the output matrix and the heads are known, and all its layouts that fit cut alike; without layouts, never.
     """
 
     path: str

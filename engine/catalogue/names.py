@@ -128,11 +128,18 @@ def modality(prefix: str) -> str:
 
 
 def inner_config(config: Mapping[str, Any], prefix: str) -> Mapping[str, Any]:
-    """The part of a nested config that describes the tower a prefix belongs to."""
+    """The part of a nested config that describes the tower a prefix belongs to.
+
+    The type of a tower that has none of its own is that of the model.
+    """
     tower = modality(prefix)
     if tower in ("vision", "audio"):
         inner = config.get(f"{tower}_config") or _at(config, f"thinker_config.{tower}_config")
-        return dict(inner) if isinstance(inner, Mapping) else config
+        if not isinstance(inner, Mapping):
+            return config
+        own = inner.get("model_type")
+        # Kimi-K2.5 gives its tower no type, DeepSeek-OCR says what any would: the model's own then tells more.
+        return {**inner, "model_type": config.get("model_type", "") if own in (None, "", tower) else own}
     words = prefix.split(".")
     for word in words:
         for key in (f"{word}_config", word):  # qformer_config, talker_config; the encoder and decoder of T5Gemma

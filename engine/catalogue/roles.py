@@ -14,8 +14,9 @@ from typing import Any, NamedTuple, TypeAlias
 from ..errors import printable
 from ..formats.tensor import Tensor
 from ..spectrum import Slice
-from .contradictions import Member, Verdict, judge, latent_query_rows
+from .contradictions import latent_query_rows
 from .layouts import NAMES, Layout, Rule
+from .members import Group, Held, block_of, verdicts
 from .names import Place, inner_config, locate, locate_in, tower_labels
 from .rules import NOT_PROJECTIONS, find_rules, split
 from .sizes import Shapes, Sizes, family_of, resolve, sizes
@@ -28,7 +29,8 @@ _VECTORS = frozenset(
 _ROUTERS = frozenset(("router.layer", "mlp.router", "mlp.gate", "block_sparse_moe.gate", "feed_forward.router"))
 _PROOF = (("attended", "output matrix"), ("heads", "number of heads"))
 _MLPS = frozenset(("mlp", "shared_expert", "expert"))
-_INTEGERS = re.compile(r"[IU]\d+|BOOL")
+_LINEAR_PARTS = re.compile(r"att(?:n|ention)\.(?:\w+\.)?(?:[qkv]_conv1d|A_log)$")
+_ATTENTION_WORD = re.compile(r"(?:\w+\.)*?\w*att(?:n|ention)\b")
 _INPUT_FIRST = frozenset(("gpt_oss", "llama4", "llama4_text", "aria", "aria_text", "qwen3_vl_moe"))
 
 
@@ -73,9 +75,10 @@ class Layers:
         self._outside: list[Found] = []
         self._named: list[_Named] = []
         self._shapes: dict[tuple[str, int], dict[str, tuple[int, ...]]] = defaultdict(dict)
-        self._linear: set[tuple[str, int]] = set()
-        self._held: dict[tuple[str, int, str], Tensor] = {}
-        self._uneven: set[tuple[str, int, str]] = set()
+        self._linear: set[tuple[str, int, str]] = set()
+        self._experts: set[tuple[str, int, str]] = set()
+        self._held: dict[tuple[str, int, str], _Named] = {}
+        self._uneven: set[tuple[str, int]] = set()
         self.proven: dict[str, None] = {}
         """Once `found` was called, the names of fused tensors that were split by their shapes alone, in order."""
         self.family = lru_cache(maxsize=None)(lambda prefix: family_of(inner_config(config, prefix)))
@@ -86,7 +89,7 @@ class Layers:
             place = locate_in(tensor.name, lists) if lists else None
             if not self._take(tensor, place):
                 self._outside.append(other(tensor, None))
-        self._verdicts = self._judged()
+        self._verdicts = dict(verdicts(self._judged(), self._widths))
         self._towers = tower_labels(item.place.prefix for item in self._named)
 
     def _holds_projection(self, place: Place) -> bool:
@@ -102,11 +105,13 @@ class Layers:
         if place.expert is None:
             self._remember(tensor, place, rules)
         if rules or place.lora:
-            self._named.append(_Named(tensor, place, rules))
-            if rules and rules[0].block in _MLPS and not place.lora:
-                key = (place.prefix, place.layer, place.path)
-                if self._held.setdefault(key, tensor).shape != tensor.shape:
-                    self._uneven.add(key)
+            self._named.append(item := _Named(tensor, place, rules))
+            if _is_of_mlp(item):
+                first = self._held.setdefault((place.prefix, place.layer, place.path), item)
+                if first is item:
+                    self._experts.add((place.prefix, place.layer, place.path.partition("experts.")[0]))
+                elif first.tensor.shape != tensor.shape:
+                    self._uneven.add((place.prefix, place.layer))
         else:
             self._outside.append(other(tensor, place))
         return True
@@ -114,44 +119,61 @@ class Layers:
     def _remember(self, tensor: Tensor, place: Place, rules: tuple[Rule, ...]) -> None:
         """The shapes that tell how the fused tensors of the layer are split."""
         shapes = self._shapes[place.prefix, place.layer]
+        if _is_linear(place.path) or (rules and rules[0].block == "linear_attention"):
+            self._linear.add((place.prefix, place.layer, _attention_of(place.path)))
         if rules and not place.lora:
             rule = rules[-1]
             name = f"{block_of(rule.block, place.path)}.{rule.holds}"
             shape = tensor.shape[::-1] if rule.transposed else tensor.shape
             # Two of one name (as LongCat's two attentions) say nothing unless they agree.
             shapes[name] = shape if shapes.get(name, shape) == shape else ()
-            if rule.block == "linear_attention" and not rule.layouts:
-                self._linear.add((place.prefix, place.layer))
             return
-        leaf = place.path.rpartition(".")[2]
-        if leaf in _VECTORS:
+        parent, _, leaf = place.path.rpartition(".")
+        if parent.endswith("indexer"):
+            if leaf in ("k_layernorm", "k_norm"):
+                shapes["indexer_norm"] = tensor.shape
+        elif leaf in _VECTORS:
             shapes[leaf] = tensor.shape
         elif len(tensor.shape) == 2 and ".".join(place.path.split(".")[-2:]) in _ROUTERS:
             shapes["router"] = tensor.shape
 
-    def _judged(self) -> dict[tuple[str, int, str], Verdict]:
-        """What shapes say against the names of MLPs, by prefix, layer and path."""
-        layers: dict[tuple[str, int], list[Member]] = defaultdict(list)
-        named: dict[tuple[str, str, str], set[str]] = defaultdict(set)
-        for (prefix, layer, path), tensor in self._held.items():
-            shapes, known = self._shapes[prefix, layer], self._known(prefix, layer)
-            rules = find_rules(path, self.family(prefix), len(tensor.shape))
-            rule = next((r for r in rules if not r.when or _holds(r, tensor, shapes, known)), None)
-            if rule:
-                member = _member(path, tensor, rule, (prefix, layer, path) in self._uneven)
-                layers[prefix, layer].append(member)
-                named[prefix, member.block, member.parent].update(member.roles)
-        found: dict[tuple[str, int, str], Verdict] = {}
-        for (prefix, layer), members in layers.items():
-            held: dict[tuple[str, str], set[str]] = defaultdict(set)
-            for member in members:
-                held[member.block, member.parent].update(member.roles)
-            # What other layers have there may be in another file: nothing follows from its absence.
-            whole = tuple(m for m in members if held[m.block, m.parent] == named[prefix, m.block, m.parent])
-            hidden = self._known(prefix, layer).get("hidden", 0)
-            verdicts = judge(whole, _attended(self._shapes[prefix, layer]), hidden)
-            found |= {(prefix, layer, path): verdict for path, verdict in verdicts.items()}
-        return found
+    def _judged(self) -> dict[Group, list[Held]]:
+        """The tensors of MLPs that are judged together: of a layer, and of each expert where experts differ."""
+        uneven: list[_Named] = []
+        if self._uneven:
+            uneven = [item for item in self._named if self._group(item.place)[2] is not None and _is_of_mlp(item)]
+        even = [item for item in self._held.values() if self._group(item.place)[2] is None]
+        groups: dict[Group, list[Held]] = defaultdict(list)
+        for item in (*even, *uneven):
+            if rule := self._rule(item):
+                groups[self._group(item.place)].append(Held(item.place.path, item.tensor, rule, False))
+        return {group: self._turned(group, held) for group, held in groups.items()}
+
+    def _turned(self, group: Group, held: list[Held]) -> list[Held]:
+        """The same with `turned` where a fused stack tells which way the planes of its module stand."""
+        prefix, layer, _ = group
+        modules: set[str] = set()
+        for fused in held:
+            if fused.rule.stack == "planes" and not fused.rule.role:
+                shapes = {f"expert.{h.rule.holds}": h.tensor.shape for h in held if h.module == fused.module}
+                if self._input_first(prefix, layer, fused.tensor, fused.rule, shapes):
+                    modules.add(fused.module)
+        return [h._replace(turned=h.rule.stack == "planes" and h.module in modules) for h in held] if modules else held
+
+    def _group(self, place: Place) -> Group:
+        apart = (place.prefix, place.layer) in self._uneven
+        return place.prefix, place.layer, place.expert if apart else None
+
+    def _widths(self, prefix: str, layer: int) -> tuple[int, int]:
+        return _attended(self._shapes[prefix, layer]), self._known(prefix, layer).get("hidden", 0)
+
+    def _rule(self, item: _Named) -> Rule | None:
+        """The rule that holds for a tensor, of those that its name fits."""
+        if item.rules and not item.rules[0].when:
+            return item.rules[0]
+        shapes = self._shapes[item.place.prefix, item.place.layer]
+        known = self._known(item.place.prefix, item.place.layer)
+        return next((r for r in item.rules if not r.when or _holds(r, item.tensor, shapes, known)), None)
 
     def found(self) -> list[Found]:
         """What every tensor holds: its projections, or itself as block `other`."""
@@ -176,21 +198,25 @@ class Layers:
             return [Found(tensor, place, tower, "lora", f"{role}_{place.lora}", None, place.expert)]
         shapes = self._shapes[place.prefix, place.layer]
         known = self._known(place.prefix, place.layer)
-        rule = next((r for r in rules if not r.when or _holds(r, tensor, shapes, known)), None)
+        rule = self._rule(item)
         if rule is None:
             return [other(tensor, place)]
         note = ""
-        if self._verdicts and (verdict := self._verdicts.get((place.prefix, place.layer, place.path))):
-            if verdict.nameless:
+        if self._verdicts and (verdict := self._verdicts.get((self._group(place), place.path))):
+            if verdict.nameless and rule.stack != "planes":
                 raise ValueError(verdict.line)
             note = verdict.line
-            rule = replace(rule, role=verdict.role or rule.role)
+            rule = _own_name(place) if verdict.nameless else replace(rule, role=verdict.role or rule.role)
         if rule.block == "attention" and rule.holds in ("query_b", "key_b+value_b"):
             _check_latent(shapes, known.get("heads", 0))
         block = self._block(rule, place)
-        if not rule.layouts and not rule.stack:
+        if rule.role and not rule.layouts and not rule.stack:
             return [Found(tensor, place, tower, block, rule.role, None, place.expert, rule.transposed, note)]
-        turned = rule.block == "expert" and rule.stack == "planes" and self._input_first(item, rule, shapes)
+        turned = (
+            rule.block == "expert"
+            and rule.stack == "planes"
+            and self._input_first(place.prefix, place.layer, tensor, rule, shapes)
+        )
         slices = list(_slices(tensor.shape, rule, turned, partial(resolve, known, shapes, rule.block)))
         if rule.proven and len(slices) > 1:
             self.proven[place.path.rpartition(".")[2]] = None
@@ -203,14 +229,20 @@ class Layers:
             for number, role, part in slices
         ]
 
+    def is_router(self, place: Place) -> bool:
+        """Whether it is the bare `gate` that chooses among the experts beside it (Mistral's own files)."""
+        head, _, leaf = place.path.rpartition(".")
+        return leaf == "gate" and (place.prefix, place.layer, f"{head}." if head else "") in self._experts
+
     def _block(self, rule: Rule, place: Place) -> str:
         block = block_of(rule.block, place.path)
         if block == "mlp" and place.expert is not None:
             return "expert"
         # Kimi-Linear: both kinds of attention have the same names.
-        return "linear_attention" if block == "attention" and (place.prefix, place.layer) in self._linear else block
+        is_linear = block == "attention" and (place.prefix, place.layer, _attention_of(place.path)) in self._linear
+        return "linear_attention" if is_linear else block
 
-    def _input_first(self, item: _Named, rule: Rule, shapes: Shapes) -> bool:
+    def _input_first(self, prefix: str, layer: int, tensor: Tensor, rule: Rule, shapes: Shapes) -> bool:
         """Whether a stack stands as (experts, in, out): its shapes say it, else the hidden size, else the family."""
         fused, down = shapes.get("expert.gate+up", ()), shapes.get("expert.down", ())
         if len(fused) == len(down) == 3:
@@ -218,12 +250,12 @@ class Layers:
                 return False
             if fused[1:] == (down[2], 2 * down[1]):
                 return True
-        hidden = self._known(item.place.prefix, item.place.layer).get("hidden", 0)
-        _, first, last = item.tensor.shape
+        hidden = self._known(prefix, layer).get("hidden", 0)
+        _, first, last = tensor.shape
         inputs, outputs = (first, last) if rule.role == "down" else (last, first)
         if (inputs == hidden) != (outputs == hidden):
             return outputs == hidden
-        return self.family(item.place.prefix) in _INPUT_FIRST
+        return self.family(prefix) in _INPUT_FIRST
 
     def _tower(self, place: Place) -> str:
         tower = self._towers[place.prefix]
@@ -245,25 +277,29 @@ def _stack(tensor: Tensor, place: Place) -> tuple[Rule, ...]:
     words = place.path.split(".")
     if "experts" not in words or NOT_PROJECTIONS.search(place.path):
         return ()
-    return (Rule("", "expert", printable(words[-1].removesuffix("_weight")), stack="planes"),)
+    return (_own_name(place),)
+
+
+def _own_name(place: Place) -> Rule:
+    """Each plane of a stack is one projection, its role is the stack's own name."""
+    return Rule("", "expert", printable(place.path.rpartition(".")[2].removesuffix("_weight")), stack="planes")
+
+
+def _is_of_mlp(item: _Named) -> bool:
+    return bool(item.rules) and item.rules[0].block in _MLPS and not item.place.lora
 
 
 @lru_cache(maxsize=65536)
-def block_of(block: str, path: str) -> str:
-    """A rule's block, but for the MLPs that all tokens share beside experts."""
-    shared = any(word in ("shared_expert", "shared_experts", "shared_mlp") for word in path.split("."))
-    return "shared_expert" if shared and block == "mlp" else block
+def _is_linear(path: str) -> bool:
+    """Whether what stands there is a part of linear attention alone: a convolution of keys, a decay."""
+    return _LINEAR_PARTS.search(path) is not None
 
 
-def _member(path: str, tensor: Tensor, rule: Rule, uneven: bool) -> Member:
-    """A tensor of an MLP as its shape tells: nothing where it is of experts that differ, of a stack that is fused or
-    stands in rows, or of packed numbers."""
-    roles = (rule.role,) if rule.role else rule.layouts[0].roles
-    rows, cols = tensor.shape[:-3:-1] if rule.transposed else tensor.shape[-2:]
-    stacked = rule.stack == "rows" or (rule.stack and not rule.role)
-    if uneven or stacked or tensor.problem or _INTEGERS.fullmatch(tensor.dtype) or rows % len(roles):
-        rows = cols = 0
-    return Member(block_of(rule.block, path), path, roles, rows // len(roles), cols)
+@lru_cache(maxsize=65536)
+def _attention_of(path: str) -> str:
+    """The path of the attention that it is a part of; "" where that has no name."""
+    found = _ATTENTION_WORD.match(path)
+    return found[0] if found else ""
 
 
 def _attended(shapes: Shapes) -> int:
@@ -346,8 +382,10 @@ def _split_proven(shape: tuple[int, int], rule: Rule, turned: bool, numbers: _Nu
     """By the layouts that fit, where all of them cut the same rows.
 
     Raises:
-        ValueError: heads or the output matrix are unknown, none fits, or some fit that cut otherwise.
+        ValueError: no layout is known, heads or the output matrix are not, none fits, or some fit that cut otherwise.
     """
+    if not rule.layouts:
+        raise ValueError("no model_type says how it is fused: not split")
     known = numbers(shape[0], rule.layouts[0].roles)
     if missing := [text for name, text in _PROOF if name not in known]:
         raise ValueError(f"no model_type says how it is fused, and there is no {' and no '.join(missing)}: not split")

@@ -20,8 +20,9 @@ BLOCKS = (
 )
 ROLES = (
     "query", "query_a", "query_b", "query_global", "key", "kv", "kv_a", "key_rope", "key_b", "key_global",
-    "value", "value_b", "value_global", "pos_key", "pos_query", "indexer_key", "indexer_query_b", "indexer_weights",
-    "x", "y", "z", "a", "b", "B", "C", "dt", "dt_a", "dt_b", "f_a", "f_b", "gate_a", "gate_b",
+    "value", "value_b", "value_global", "pos_key", "pos_query",
+    "indexer_query", "indexer_key", "indexer_query_b", "indexer_weights",
+    "x", "y", "z", "a", "b", "B", "C", "dt", "dt_a", "dt_b", "f", "f_a", "f_b", "gate_a", "gate_b",
     "conv_B", "conv_C", "conv_x", "output", "output_a", "output_b", "gate", "up", "down",
 )  # fmt: skip
 """The order of blocks and roles on screen and in tables."""

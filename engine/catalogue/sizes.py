@@ -35,6 +35,7 @@ _ALIASES = {
     "delta_heads": ("linear_num_key_heads",),
     "delta_key": ("linear_key_head_dim",),
     "o_groups": ("o_groups",),
+    "indexer_keys": ("indexer_head_dim", "index_head_dim"),
 }
 
 
@@ -100,6 +101,8 @@ def resolve(known: Sizes, shapes: Shapes, block: str, size: int, roles: Collecti
         found["dt_rank"], found["state"] = dt[1], (size - dt[1]) // 2
     if router := shapes.get("router"):
         found["experts"] = router[0]
+    if keys := shapes["indexer_norm"][0] if "indexer_norm" in shapes else found.get("indexer_keys"):
+        found["indexer_keys"], found["indexer_queries"] = keys, size - keys  # one key for all heads
     found["pairs"] = size // 2
     return found
 
@@ -109,7 +112,7 @@ def _resolve_heads(found: dict[str, int], shapes: Shapes, width: int, size: int,
     heads, head_dim = found.get("heads", 0), found.get("head_dim", 0)
     norm = next((shapes[name][0] for name in ("q_norm", "attn_q_norm", "q_layernorm") if name in shapes), 0)
     # Of latent queries it is the latent that is normed.
-    if norm and norm != width and width % norm == 0 and "attention.query_a" not in shapes:
+    if norm and width and norm != width and width % norm == 0 and "attention.query_a" not in shapes:
         heads, head_dim = width // norm, norm
     elif heads and width:
         head_dim = width // heads

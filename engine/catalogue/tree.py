@@ -104,7 +104,7 @@ def _kind(p: Projection) -> str:
     if place and p.layer is not None:
         return printable(_NUMBER.sub("", place.path))
     lists = numbered(p.tensor)
-    name = p.tensor.removesuffix(".weight")
+    name = _NUMBER.sub("", p.tensor.removesuffix(".weight"))
     return printable(f"{lists[0].rpartition('.')[2]} ..." if lists else name.rpartition(".")[2] or name)
 
 
@@ -240,7 +240,9 @@ def _is_known(checkpoint: Listed, layers: Layers, others: Iterable[Found]) -> bo
     by_family = not checkpoint.format.stands_alone
     inside = [f for f in others if f.place and len(f.tensor.shape) == 2]
     return all(
-        _is_none(f.place.path) or (by_family and layers.family(f.place.prefix) in KNOWN_FAMILIES)
+        _is_none(f.place.path)
+        or layers.is_router(f.place)
+        or (by_family and layers.family(f.place.prefix) in KNOWN_FAMILIES)
         for f in inside
         if f.place
     )

@@ -53,8 +53,11 @@ _KINDS = (
 class Spec:
     """A family of families.jsonl.
 
-    `untraced` are the roles whose use tracing.py cannot see in this family ("*": it cannot run on one token);
-    `others` the tensors with two axes and more that are no projections, numbers as #, without `.weight`.
+    `untraced` are the roles and the towers whose use tracing.py cannot see in this family ("*": it cannot run on one
+    token); `others` the tensors with two axes and more that are no projections, numbers as #, without `.weight`;
+    `regrouped` says that towers or experts are counted otherwise in memory than on the Hub; `kind` is the class of
+    transformers that builds all of it, where the first that could builds its text alone; `left_out` is what a scan says
+    that it does not compute, "" where that is not tested.
     """
 
     name: str
@@ -62,13 +65,18 @@ class Spec:
     config: dict[str, Any]
     untraced: frozenset[str]
     others: frozenset[str]
+    regrouped: bool
+    kind: str
+    left_out: str
 
 
 def _spec(line: str) -> Spec:
     data = json.loads(line)
     config = _BASES[data.get("base", "")] | data["config"]
     untraced = frozenset(data.get("untraced", "").split())
-    return Spec(data["name"], data["model_type"], config, untraced, frozenset(data["others"].split()))
+    others = frozenset(data["others"].split())
+    regrouped, kind, left_out = data.get("regrouped", False), data.get("kind", ""), data.get("left_out", "")
+    return Spec(data["name"], data["model_type"], config, untraced, others, regrouped, kind, left_out)
 
 
 SPECS = tuple(_spec(line) for line in Path(__file__).with_name("families.jsonl").read_text().splitlines())
@@ -94,7 +102,7 @@ def build(spec: Spec, folder: Path) -> Build:
     """Build, save under both namings, and trace."""
     torch.manual_seed(7)
     config = AutoConfig.for_model(spec.model_type, **copy.deepcopy(spec.config))
-    kinds = ("AutoModel",) if spec.model_type == "whisper" else _KINDS
+    kinds = (spec.kind,) if spec.kind else _KINDS
     auto = next(a for a in (getattr(transformers, kind) for kind in kinds) if type(config) in a._model_mapping)
     model = auto.from_config(config)
     hub = _saved(model, folder / "hub", True)

@@ -81,7 +81,9 @@ def _split(rule: Rule) -> str:
         if rule.when
         else []
     )
-    return ", ".join(words)
+    if rule.proven:
+        words += ["where heads and output prove it"] if rule.layouts else ["whole: no type says its order"]
+    return ", ".join(filter(None, words))
 
 
 def _path(rule: Rule) -> str:
@@ -97,7 +99,7 @@ def _tested(family: str) -> str:
         return f"M, but by name alone: {', '.join(unseen)}" if unseen else "M"
     if family in {spec.model_type for spec in SPECS}:
         return "M, names"
-    assert family in {item.model_type for item in PUBLISHED} | {"openelm"}
+    assert family in {item.model_type for item in PUBLISHED} | {"openelm", "lara_mini"}
     return "S"
 
 

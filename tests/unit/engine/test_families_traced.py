@@ -20,6 +20,7 @@ from rankscope.engine.catalogue.rules import cut, split
 from rankscope.engine.catalogue.tree import Tree
 from rankscope.engine.checkpoint.open import Checkpoint
 from rankscope.engine.spectrum import Projection
+from rankscope.tui.data.wording import left_out
 
 USES = {
     **dict.fromkeys(("query", "query_b"), ("query", "part")),
@@ -48,8 +49,7 @@ def test_slices_are_what_the_running_model_uses(built: Build) -> None:
         unmatched = [
             p.address
             for p, values in _spectra(checkpoint, tree)
-            if "*" not in built.spec.untraced
-            and f"{p.block}.{p.role}" not in built.spec.untraced
+            if not built.spec.untraced & {"*", p.tower, f"{p.block}.{p.role}"}
             and not any(_take(pool[use, p.layer or 0], p.expert, values) for use in _uses(tree, p))
         ]
         assert not unmatched
@@ -104,22 +104,40 @@ def test_what_is_no_projection_is_shown_as_other(built: Build) -> None:
     assert not others & {p.tensor for p in tree.scanned()}
 
 
+def test_a_scan_says_what_it_leaves_out(built: Build) -> None:
+    (_, tree), *_ = built.trees
+    assert not built.spec.left_out or left_out(tree) == f"left out: {built.spec.left_out}"
+
+
 def test_the_family_is_known_under_both_namings_and_nothing_contradicts(built: Build) -> None:
     assert built.spec.model_type in KNOWN_FAMILIES
     for _, tree in built.trees:
         assert tree.known
-        assert all(p.layer is None or NOT_PROJECTIONS.search(p.role) for p in tree.left_out())
+        # A bare `gate` chooses among the experts beside it.
+        assert all(p.layer is None or p.role == "gate" or NOT_PROJECTIONS.search(p.role) for p in tree.left_out())
         assert not [p.note for p in tree.projections if p.note]
 
 
 def test_both_namings_hold_the_same_projections(built: Build) -> None:
-    roles = [sorted(map(_place, (p for p in tree.projections if p.block != "other"))) for _, tree in built.trees]
-    assert all(found == roles[0] for found in roles)
+    held = [_held(built.spec.regrouped, *pair) for pair in built.trees]
+    assert all([place for place, _ in found] == [place for place, _ in held[0]] for found in held)
+    norms = [np.array([norm for _, norm in found]) for found in held]
+    assert all(np.allclose(found, norms[0], rtol=1e-9) for found in norms)
+
+
+def _held(regrouped: bool, checkpoint: Checkpoint, tree: Tree) -> list[tuple[tuple[str | int, ...], float]]:
+    """Where each projection stands, and its Frobenius norm: other rows would have another."""
+    stored = {tensor.name: tensor for tensor in checkpoint.tensors}
+    named = [p for p in tree.projections if p.block != "other"]
+    weights = {name: checkpoint.read(stored[name])[0] for name in {p.tensor for p in named}}
+    parts = [weights[p.tensor] if p.slice is None else cut(weights[p.tensor], p.slice) for p in named]
+    norms = [float(np.linalg.norm(np.asarray(part, dtype=np.float64))) for part in parts]
+    return sorted(zip((_place(p)[2 * regrouped :] for p in named), norms, strict=True))
 
 
 def _place(p: Projection) -> tuple[str | int, ...]:
     expert = -1 if p.expert is None else p.expert
-    return (p.tower or "", p.layer or 0, p.block, expert, p.role, p.rows, p.cols)
+    return (p.tower or "", expert, p.layer or 0, p.block, p.role, p.rows, p.cols)
 
 
 def test_more_than_sixty_families() -> None:

@@ -131,7 +131,14 @@ def test_an_unknown_family_leaves_embeddings_and_heads_to_who_names_them(tmp_pat
         ("feed_forward_in.down_proj", "mlp.down"),
         ("ffw_layer_start.ffw_layer_1", "mlp.up"),
         ("mlp.proj_out", "mlp.down"),
-        ("share_expert.up_proj", "mlp.up"),
+        ("share_expert.up_proj", "shared_expert.up"),
+        ("mlp.linear_gate", "mlp.gate"),
+        ("attn.wk_dv", "attention.key"),
+        ("self_attn.post.linear", "attention.output"),
+        ("self_attn.qkv_proj.v_proj_delayed", "attention.value"),
+        ("attention.b_proj", "linear_attention.b"),
+        ("linear_attn.dense", "linear_attention.output"),
+        ("lconv1d.linear_end.linear", "conv.output"),
     ],
 )
 def test_names_of_many_families(tmp_path: Path, path: str, place: str) -> None:
@@ -139,7 +146,62 @@ def test_names_of_many_families(tmp_path: Path, path: str, place: str) -> None:
     assert [p.address for p in tree.projections] == [f"layers.0.{place}"]
 
 
-@pytest.mark.parametrize("path", ["mlp.gate.weight_1", "post_norm.mlp.up_proj", "text_moe.gate"])
+@pytest.mark.parametrize(
+    "path",
+    ["mlp.gate.weight_1", "post_norm.mlp.up_proj", "text_moe.gate", "mlp.gate.router_mlp.fc1", "input_layernorm.W_up"],
+)
 def test_routers_and_gated_norms_are_no_mlps(tmp_path: Path, path: str) -> None:
-    _, tree = _opened(tmp_path, {f"layers.0.{path}.weight": (5, 7)})
-    assert [p.block for p in tree.projections] == ["other"]
+    _, tree = _opened(tmp_path, {f"layers.0.{path}.weight": (5, 7), "layers.0.self_attn.q_proj.weight": (7, 7)})
+    assert [p.block for p in tree.projections] == ["attention", "other"]
+    assert [p.role for p in tree.left_out()] == [path]
+
+
+@pytest.mark.parametrize("evidence", ["q_conv1d.weight", "A_log"])
+@pytest.mark.parametrize("parent", ["attention", "self_attn"])
+def test_a_convolution_of_queries_or_a_decay_means_linear_attention(tmp_path: Path, parent: str, evidence: str) -> None:
+    roles = {"q_proj": "query", "v_proj": "value", "g_proj": "gate", "o_proj": "output"}
+    shapes: dict[str, tuple[int, ...]] = {
+        f"layers.{i}.{parent}.{path}.weight": (5, 5) for i in range(2) for path in roles
+    }
+    shapes |= {f"layers.0.{parent}.{evidence}": (5, 1, 4), "layers.0.cross_attn.q_proj.weight": (5, 5)}
+    _, tree = _opened(tmp_path, shapes)
+    wanted = {
+        f"layers.{i}.{block}.{role}"
+        for i, block in enumerate(("linear_attention", "attention"))
+        for role in roles.values()
+    }
+    assert {p.address for p in tree.scanned()} == wanted | {"layers.0.cross_attention.query"}
+
+
+def test_a_bare_gate_is_a_router_beside_experts_alone(tmp_path: Path) -> None:
+    shapes = {f"layers.0.experts.{e}.w1.weight": (5, 7) for e in range(3)}
+    _, tree = _opened(tmp_path, {**shapes, "layers.0.gate.weight": (3, 7), "layers.0.deep.gate.weight": (3, 7)})
+    assert not tree.known  # layers.0.deep.gate may be anything
+    (tmp_path / "x").mkdir()
+    _, tree = _opened(tmp_path / "x", {**shapes, "layers.0.gate.weight": (3, 7)})
+    assert tree.known
+    assert left_out(tree) == "left out: 1 matrix (gate)"
+
+
+@pytest.mark.parametrize("shape", [(21, 7), (7, 21)])
+def test_c_attn_of_an_unknown_type_is_whole_with_a_line(tmp_path: Path, shape: tuple[int, int]) -> None:
+    shapes = {"h.0.attn.c_attn.weight": shape, "h.0.attn.c_proj.weight": (7, 7)}
+    _, tree = _opened(tmp_path, shapes, {"model_type": "newcomer", "n_head": 7, "n_embd": 7})
+    output, fused = tree.scanned()
+    assert output.role == "output"
+    assert (fused.rows, fused.cols) == shape
+    assert fused.note.endswith(("not split", "cannot be split"))
+
+
+def test_c_attn_with_one_key_is_split_whatever_the_type(tmp_path: Path) -> None:
+    shapes = {"h.0.attn.c_attn.weight": (10, 6), "h.0.attn.c_proj.weight": (6, 6)}
+    config = {"model_type": "newcomer", "n_head": 3, "n_embd": 6, "num_key_value_heads": 1}
+    _, tree = _opened(tmp_path, shapes, config)
+    assert [(p.role, p.rows) for p in tree.scanned()] == [("query", 6), ("key", 2), ("value", 2), ("output", 6)]
+
+
+def test_a_number_is_no_name_of_what_is_left_out(tmp_path: Path) -> None:
+    _, tree = _opened(
+        tmp_path, {"layers.0.self_attn.q_proj.weight": (7, 7), "res.queries.0": (3, 7), "res.queries.1": (3, 7)}
+    )
+    assert left_out(tree) == "left out: 2 matrices (queries)"
