@@ -14,6 +14,7 @@ _LISTS = frozenset(
 _STAGES = frozenset(("layers", "stage", "stages"))
 _STAGED = frozenset(("layer", "layers", "block", "blocks"))
 _EXPERTS = frozenset(("experts", "local_experts", "moe", "ffn_gate", "ffn_up", "ffn_down"))
+_BLOCK_LISTS = re.compile(r"att(?:n|ention)|ffn")
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:base_model\.model|module|_orig_mod|_fsdp_wrapped_module|base_layer)\.")
 _TOWERS = (
     ("mtp", re.compile(r"(?:^|\.)mtp")),
@@ -63,6 +64,9 @@ def locate_in(name: str, lists: Collection[str]) -> Place | None:
     for start in _starts(words):
         if ".".join(words[: start + 1]) in lists:
             place = _standing(words, start)
+            if "." not in place.path and _BLOCK_LISTS.search(words[start]):
+                # XLM's `attentions` and `ffns`: each list holds one block of every layer, and its word says which.
+                return place._replace(path=f"{words[start]}.{place.path}")
             # LXMERT's `layer`, `r_layers` and `x_layers` stand side by side.
             return place._replace(prefix=".".join(filter(None, (place.prefix, words[start]))))
     return None

@@ -147,11 +147,14 @@ def _addressed(found: Sequence[Found], kind: Format) -> list[Projection]:
         paths = [item.place.path.split(".") if item.place else [] for item in items]
         shared = set(paths[0]).intersection(*paths[1:])
         subs = ["_".join(word for word in path if word not in shared) for path in paths]
+        plain = min(subs, key=len)
+        if all(sub == plain or sub.endswith(f"_{plain}") for sub in subs):  # the mlp beside an audio_mlp
+            subs = ["" if sub == plain else sub for sub in subs]
         counts = Counter(subs)
         named += [
             _projection(item, _address(item, sub), kind)
             for item, sub in zip(items, subs, strict=True)
-            if sub and counts[sub] == 1
+            if counts[sub] == 1
         ]
     return named
 
@@ -233,7 +236,8 @@ def _problem(tensor: Tensor, rows: int, dequantisation: str) -> str | None:
 
 def _is_known(checkpoint: Listed, layers: Layers, others: Iterable[Found]) -> bool:
     """Whether the catalogue names every projection: of the families, or as it turns out every matrix of a layer."""
-    by_family = not checkpoint.format.stands_alone
+    # What a model is, its towers alone do not say: one of a new type may hold a tower without a config of its own.
+    by_family = not checkpoint.format.stands_alone and checkpoint.config.get("model_type") in KNOWN_FAMILIES
     inside = [f for f in others if f.place and len(f.tensor.shape) == 2]
     return all(
         _is_none(f.place.path) or (by_family and layers.family(f.place.prefix) in KNOWN_FAMILIES)
