@@ -11,7 +11,7 @@ from .sizes import Shapes
 
 
 class Member(NamedTuple):
-    """A tensor of an MLP: its roles by name, and the shape (out, in) of each of them."""
+    """A tensor of an MLP: its roles by name, and the shape (out, in) of each of them; 0 x 0 where it tells nothing."""
 
     block: str
     path: str
@@ -19,12 +19,19 @@ class Member(NamedTuple):
     rows: int
     cols: int
 
+    @property
+    def parent(self) -> str:
+        """The module that holds it, by its path in the layer."""
+        return self.path.rpartition(".")[0]
+
 
 class Verdict(NamedTuple):
-    """The role that shapes prove against a name; or why the tensor stays whole."""
+    """The role that shapes prove against a name; or a line that says what contradicts it, `nameless` where the tensor
+    then has no role at all: its name is also another's, or it would have to be split."""
 
     role: str = ""
     line: str = ""
+    nameless: bool = False
 
 
 @lru_cache(maxsize=4096)  # most layers of a model are alike
@@ -36,18 +43,35 @@ def judge(members: tuple[Member, ...], hidden: int, stated: int) -> Mapping[str,
     """
     groups: dict[tuple[str, str], list[Member]] = defaultdict(list)
     for member in members:
-        groups[member.block, member.path.rpartition(".")[0]].append(member)
+        groups[member.block, member.parent].append(member)
     found: dict[str, Verdict] = {}
     for group in groups.values():
-        if _agrees(group, hidden):
-            continue
-        if roles := _reading(group, hidden or stated):
-            named = {member.path: member.roles for member in group}
-            found |= {path: Verdict(role) for path, role in roles.items() if named[path] != (role,)}
-        else:
-            held = ", ".join(f"{m.path} {' + '.join(m.roles)} {m.rows} x {m.cols}" for m in group)
-            found |= {m.path: Verdict(line=f"shapes contradict the names of one block: {held}") for m in group}
+        if not all(member.rows for member in group):
+            found |= _by_names(group)
+        elif not _agrees(group, hidden):
+            found |= _by_shapes(group, hidden or stated)
     return found
+
+
+def _by_names(group: Sequence[Member]) -> dict[str, Verdict]:
+    """Where shapes tell nothing: a gate that has a down and no up beside it is an up."""
+    roles = [role for member in group for role in member.roles]
+    if sorted(roles) != ["down", "gate"] or len(group) != 2:
+        return {}
+    return {member.path: Verdict("up") for member in group if member.roles == ("gate",)}
+
+
+def _by_shapes(group: Sequence[Member], hidden: int) -> dict[str, Verdict]:
+    """The only roles that fit; or a line on each, which keeps the role of its name where that is no other's."""
+    if roles := _reading(group, hidden):
+        named = {member.path: member.roles for member in group}
+        return {path: Verdict(role) for path, role in roles.items() if named[path] != (role,)}
+    held = ", ".join(f"{m.path} {' + '.join(m.roles)} {m.rows} x {m.cols}" for m in group)
+    line = f"shapes contradict the names of one block: {held}"
+    distinct = len({member.roles for member in group}) == len(group) == sum(len(member.roles) for member in group)
+    inner = {2 * member.cols for member in group if member.roles == ("down",)}
+    fused = any(member.rows in inner for member in group if member.roles != ("down",))
+    return {member.path: Verdict(line=line, nameless=fused or not distinct) for member in group}
 
 
 def _agrees(group: Sequence[Member], hidden: int) -> bool:

@@ -129,17 +129,25 @@ class Layers:
 
     def _judged(self) -> dict[tuple[str, int, str], Verdict]:
         """What shapes say against the names of MLPs, by prefix, layer and path."""
-        found: dict[tuple[str, int, str], Verdict] = {}
-        members: dict[tuple[str, int], list[Member]] = defaultdict(list)
+        layers: dict[tuple[str, int], list[Member]] = defaultdict(list)
+        named: dict[tuple[str, str, str], set[str]] = defaultdict(set)
         for (prefix, layer, path), tensor in self._held.items():
             shapes, known = self._shapes[prefix, layer], self._known(prefix, layer)
             rules = find_rules(path, self.family(prefix), len(tensor.shape))
             rule = next((r for r in rules if not r.when or _holds(r, tensor, shapes, known)), None)
-            if rule and (prefix, layer, path) not in self._uneven and (member := _member(path, tensor, rule)):
-                members[prefix, layer].append(member)
-        for (prefix, layer), group in members.items():
+            if rule:
+                member = _member(path, tensor, rule, (prefix, layer, path) in self._uneven)
+                layers[prefix, layer].append(member)
+                named[prefix, member.block, member.parent].update(member.roles)
+        found: dict[tuple[str, int, str], Verdict] = {}
+        for (prefix, layer), members in layers.items():
+            held: dict[tuple[str, str], set[str]] = defaultdict(set)
+            for member in members:
+                held[member.block, member.parent].update(member.roles)
+            # What other layers have there may be in another file: nothing follows from its absence.
+            whole = tuple(m for m in members if held[m.block, m.parent] == named[prefix, m.block, m.parent])
             hidden = self._known(prefix, layer).get("hidden", 0)
-            verdicts = judge(tuple(group), _attended(self._shapes[prefix, layer]), hidden)
+            verdicts = judge(whole, _attended(self._shapes[prefix, layer]), hidden)
             found |= {(prefix, layer, path): verdict for path, verdict in verdicts.items()}
         return found
 
@@ -169,21 +177,24 @@ class Layers:
         rule = next((r for r in rules if not r.when or _holds(r, tensor, shapes, known)), None)
         if rule is None:
             return [other(tensor, place)]
+        note = ""
         if self._verdicts and (verdict := self._verdicts.get((place.prefix, place.layer, place.path))):
-            if verdict.line:
+            if verdict.nameless:
                 raise ValueError(verdict.line)
-            rule = replace(rule, role=verdict.role)
+            note = verdict.line
+            rule = replace(rule, role=verdict.role or rule.role)
         if rule.block == "attention" and rule.holds in ("query_b", "key_b+value_b"):
             _check_latent(shapes, known.get("heads", 0))
         block = self._block(rule, place)
         if not rule.layouts and not rule.stack:
-            return [Found(tensor, place, tower, block, rule.role, None, place.expert, rule.transposed)]
+            return [Found(tensor, place, tower, block, rule.role, None, place.expert, rule.transposed, note)]
         turned = rule.block == "expert" and rule.stack == "planes" and self._input_first(item, rule, shapes)
         slices = _slices(tensor.shape, rule, turned, partial(resolve, known, shapes, rule.block))
         return [
             Found(
                 *(tensor, place, tower, block, role, part, place.expert if number is None else number),
                 transposed=rule.transposed or turned,
+                note=note,
             )
             for number, role, part in slices
         ]
@@ -240,13 +251,15 @@ def block_of(block: str, path: str) -> str:
     return "shared_expert" if shared and block == "mlp" else block
 
 
-def _member(path: str, tensor: Tensor, rule: Rule) -> Member | None:
-    """A tensor of an MLP as its shape tells; None where it stands for many, or holds packed numbers."""
-    if rule.stack or len(tensor.shape) != 2 or tensor.problem or _INTEGERS.fullmatch(tensor.dtype):
-        return None
-    rows, cols = tensor.shape[::-1] if rule.transposed else tensor.shape
+def _member(path: str, tensor: Tensor, rule: Rule, uneven: bool) -> Member:
+    """A tensor of an MLP as its shape tells: nothing where it is of experts that differ, of a stack that is fused or
+    stands in rows, or of packed numbers."""
     roles = (rule.role,) if rule.role else rule.layouts[0].roles
-    return None if rows % len(roles) else Member(block_of(rule.block, path), path, roles, rows // len(roles), cols)
+    rows, cols = tensor.shape[:-3:-1] if rule.transposed else tensor.shape[-2:]
+    stacked = rule.stack == "rows" or (rule.stack and not rule.role)
+    if uneven or stacked or tensor.problem or _INTEGERS.fullmatch(tensor.dtype) or rows % len(roles):
+        rows = cols = 0
+    return Member(block_of(rule.block, path), path, roles, rows // len(roles), cols)
 
 
 def _attended(shapes: Shapes) -> int:

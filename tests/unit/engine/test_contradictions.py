@@ -99,6 +99,57 @@ def test_what_stays_contradictory_stays_whole_and_says_so(tmp_path: Path, shapes
         assert (p.block, p.slice, p.note) == ("other", None, f"shapes contradict the names of one block: {held}")
 
 
+def test_names_of_their_own_are_kept_and_the_contradiction_is_told(tmp_path: Path) -> None:
+    """Each tensor is whole as it is: only its name may be wrong, and no other reading fits."""
+    _, tree, _ = _opened(tmp_path, {"mlp.up_proj": (F, D), "mlp.down_proj": (D, F + 4)})
+    held = "mlp.down_proj down 22 x 41, mlp.up_proj up 37 x 22"
+    assert [(p.address, p.note) for p in tree.projections] == [
+        (f"layers.0.mlp.{role}", f"shapes contradict the names of one block: {held}") for role in ("up", "down")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("shapes", "roles"),
+    [
+        ({"w1": (3, *IN), "w2": (3, *OUT)}, ["up", "down"]),
+        ({"w1": (3, *IN), "w2": (3, *IN), "w3": (3, *OUT)}, ["gate", "up", "down"]),
+        ({"gate_proj": (3, D, F), "up_proj": (3, D, F), "down_proj": (3, F, D)}, ["gate", "up", "down"]),  # (in, out)
+    ],
+    ids=["no up", "w3 is the down", "input first"],
+)
+def test_stacks_of_experts_are_mended_as_single_ones_are(tmp_path: Path, shapes: Any, roles: list[str]) -> None:
+    experts = {f"mlp.experts.{name}": shape for name, shape in shapes.items()}
+    _, tree, arrays = _opened(tmp_path, {**QUERY, **experts}, hidden_size=D)
+    found = [p for p in tree.projections if p.block == "expert"]
+    assert [(p.expert, p.role) for p in found] == [(e, role) for e in range(3) for role in roles]
+    assert [p.tensor.split(".")[-2] for p in found] == [*shapes] * 3
+    assert all((p.rows, p.cols) == (OUT if p.role == "down" else IN) for p in found)
+    assert not any(p.note for p in found)
+
+
+def test_nothing_follows_from_what_may_lie_elsewhere(tmp_path: Path) -> None:
+    """A gate without an up is one only where no layer has an up, and no file keeps it from being read."""
+    rng = np.random.default_rng(3)
+    names = [f"blocks.{n}.mlp.{role}" for n in range(2) for role in ("gate_proj", "up_proj", "down_proj")]
+    arrays: dict[str, NDArray[Any]] = {
+        f"{name}.weight": rng.standard_normal(OUT if "down" in name else IN).astype(np.float32) for name in names
+    }
+    del arrays["blocks.0.mlp.up_proj.weight"]
+    arrays["blocks.1.mlp.up_proj.weight"] = np.ones(IN, np.int8)
+    save_file(arrays, tmp_path / "model.safetensors")
+    tree = build_tree(open_checkpoint(str(tmp_path)))
+    assert [p.address for p in tree.projections] == [
+        f"layers.{n}.mlp.{role}" for n in range(2) for role in ("gate", "up", "down") if (n, role) != (0, "up")
+    ]
+    assert not any(p.note for p in tree.projections)
+
+
+def test_experts_of_unequal_widths_are_read_by_their_names(tmp_path: Path) -> None:
+    shapes = {f"mlp.experts.{e}.{w}": s for e in range(3) for w, s in (("w1", (F + e, D)), ("w2", (D, F + e)))}
+    _, tree, _ = _opened(tmp_path, shapes)
+    assert [(p.expert, p.role) for p in tree.projections] == [(e, role) for e in range(3) for role in ("up", "down")]
+
+
 SMALL = {
     "vocab_size": 17, "hidden_size": 24, "intermediate_size": 31, "num_hidden_layers": 1, "num_attention_heads": 3,
     "num_key_value_heads": 3, "kv_lora_rank": 11, "qk_rope_head_dim": 4, "qk_nope_head_dim": 5, "v_head_dim": 7,
