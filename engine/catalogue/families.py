@@ -123,6 +123,7 @@ FUSED = (
     Rule(r"(?:mamba|mixer)\.in_proj|^ssm_in", "ssm", "", (SSM1, SSM2)),
     Rule(r"(?:mamba|mixer)\.x_proj|^ssm_x", "ssm", "", (SSM_X,)),
     Rule(r"(?:short)?conv\.in_proj", "conv", "", (CONV,)),
+    Rule(r"lconv1d\.linear_start|conv\.pointwise_lin1", "conv", "", (HALVES_REVERSED,)),  # of a Conformer
     # Gate and up
     Rule(r"mlp\.up_proj", "mlp", "", (INTERLEAVE,), models("phi3small")),
     Rule(r"feed_forward_(?:in|out)\.gate_up_proj", "mlp", "", (HALVES_REVERSED,)),
@@ -197,7 +198,7 @@ PLAIN = (
     Rule(r"(?:mamba|mixer)\.out_proj|^ssm_out", "ssm", "output"),
     Rule(r"(?:mamba|mixer)\.dt_proj|^ssm_dt", "ssm", "dt_b"),
     *_roles("ssm", r"temporal_block\.", x="linear_x", y="linear_y", output="linear_out"),
-    Rule(r"(?:short)?conv\.out_proj", "conv", "output"),
+    Rule(r"(?:short)?conv\.out_proj|lconv1d\.linear_end|conv\.pointwise_lin2", "conv", "output"),
     *_roles("linear_attention", r"linear_attn\.", z="in_proj_z", a="in_proj_a", b="in_proj_b", output="out_proj"),
     *_roles("linear_attention", r"linear_attn\.", query="q_proj", key="k_proj", value="v_proj", a="a_proj", b="b_proj"),
     *_roles("linear_attention", r"linear_attn\.", gate="g_proj", output="o_proj"),
@@ -254,7 +255,7 @@ NOT_PROJECTIONS = re.compile(
     r"|ffn_gate_inp(?:_shexp)?|shared_expert_gate|e_score_correction_bias|exp_probs_b|\w+_proj_bias"
     r"|\w*rel\w*_bias(?:_table)?|attn_rel_b|seg_embed|r_[rsw]_bias|bias|masked_bias|rg_lru\.\w+"
     r"|\w*rel\w*_(?:pos_[hw]|emb\w*|index)|rel_pos_[hw]|distance_embedding|\w*bias_[uv]|attention_biases"
-    r"|continuous_position_bias_mlp\.\d|codebook\.\w+"
+    r"|continuous_position_bias_mlp\.\d|codebook\.\w+|[if]gate_preact"
     r"|weight_scale(?:_inv)?|\w+_scale_inv|eh_proj|shared_head\.head|embed_tokens|nextn\.\w+"
     r"|A_log|mamba\.D|^ssm_[ad]|dt_proj_bias|(?:[qkv]_)?conv_?1d|conv\.conv|^ssm_conv1d\w*|shortconv\.conv"
     r"|altup\.\w+|^altup_\w+|laurel\.\w+|^laurel_[lr]|per_layer_\w+|^inp_gate|^proj|^linear"
@@ -277,7 +278,10 @@ KNOWN_FAMILIES = models(
     "nomic_bert olmo olmo2 olmo3 olmoe openai-gpt openelm opt paligemma pegasus persimmon phi phi-msft phi3 "
     "phi3small phimoe qwen qwen2 qwen2_5_vl qwen2_moe qwen2_vl qwen3 qwen3_5_moe_text qwen3_5_text qwen3_moe "
     "qwen3_next qwen3_vl qwen3_vl_moe_text recurrent_gemma roberta seed_oss siglip smollm3 stablelm starcoder2 swin "
-    "switch_transformers t5 t5gemma telechat umt5 vit wav2vec2 whisper xglm xlnet zamba zamba2"
+    "switch_transformers t5 t5gemma telechat umt5 vit wav2vec2 whisper xglm xlnet zamba zamba2 "
+    "blt bridgetower clvp convnext cpmant cvt gemma4_audio gemma4_vision granite_speech idefics internvl longt5 "
+    "lxmert mobilevit moonshine moshi parakeet_encoder perceiver phi4_multimodal prophetnet sam swinv2 videomae "
+    "videoprism wav2vec2-bert wav2vec2-conformer xlm xlstm"
 )
 """Families whose every projection the rules name (GGUF files have names of their own): a scan leaves out whatever
 else their layers hold. In any other family a matrix without a rule may be a projection, and a scan computes it under

@@ -54,7 +54,9 @@ def locate(name: str) -> Place | None:
 @lru_cache(maxsize=4096)  # one place for all experts of a layer: 1 us instead of 6
 def _locate(name: str) -> Place | None:
     words = _words(name)
-    start = next((i for i, word in enumerate(words[:-2]) if word in _LISTS and _number(words[i + 1]) is not None), None)
+    # `layers.0.weight` is a step of a head: nothing stands in it.
+    last = len(words) - (3 if words[-1] in ("weight", "bias") else 2)
+    start = next((i for i in range(last) if words[i] in _LISTS and _number(words[i + 1]) is not None), None)
     return None if start is None else _standing(words, start)
 
 

@@ -238,11 +238,12 @@ def _is_known(checkpoint: Listed, layers: Layers, others: Iterable[Found]) -> bo
     """Whether the catalogue names every projection: of the families, or as it turns out every matrix of a layer."""
     # What a model is, its towers alone do not say: one of a new type may hold a tower without a config of its own.
     by_family = not checkpoint.format.stands_alone and checkpoint.config.get("model_type") in KNOWN_FAMILIES
-    inside = [f for f in others if f.place and len(f.tensor.shape) == 2]
+    inside = [f.place for f in others if f.place and len(f.tensor.shape) == 2]
     return all(
-        _is_none(f.place.path) or (by_family and layers.family(f.place.prefix) in KNOWN_FAMILIES)
-        for f in inside
-        if f.place
+        # GGUF's `proj` is none; elsewhere it is a block's own (SAM 2).
+        (_is_none(place.path) and (checkpoint.format.stands_alone or place.path != "proj"))
+        or (by_family and layers.family(place.prefix) in KNOWN_FAMILIES)
+        for place in inside
     )
 
 
