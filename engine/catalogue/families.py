@@ -135,9 +135,9 @@ FUSED = (
     Rule(r"^ffn_up", "mlp", "", (HALVES,), models("phi3")),  # GGUF
     Rule(r"dense_h_to_4h|^ffn_up", "mlp", "", (HALVES,), when="doubled"),
     Rule(r"attn\.c_proj", "attention", "output", (), _GPT2, transposed=True),
-    Rule(r"mlp\.c_fc", "mlp", "up", (), _GPT2, transposed=True),
+    Rule(r"mlp\.c_fc", "mlp", "up", (), _GPT2 | {"clvp"}, transposed=True),
     Rule(r"mlp\.c_fc2", "mlp", "gate", (), _GPT2, transposed=True),
-    Rule(r"mlp\.c_proj", "mlp", "down", (), _GPT2, transposed=True),
+    Rule(r"mlp\.c_proj", "mlp", "down", (), _GPT2 | {"clvp"}, transposed=True),
     Rule(r"^wo", "attention", "output", (), _MOON_VIT),
     Rule(r"mlp\.fc0", "mlp", "up", (), _MOON_VIT),
     Rule(r"mlp\.fc1", "mlp", "down", (), _MOON_VIT),

@@ -100,7 +100,7 @@ def _kind(p: Projection) -> str:
     if place and p.layer is not None:
         return printable(_NUMBER.sub("", place.path))
     lists = numbered(p.tensor)
-    name = p.tensor.removesuffix(".weight")
+    name = _NUMBER.sub("", p.tensor.removesuffix(".weight")).removesuffix(".layers")  # a step of a head by the head
     return printable(f"{lists[0].rpartition('.')[2]} ..." if lists else name.rpartition(".")[2] or name)
 
 

@@ -62,6 +62,7 @@ def test_lists_beside_known_ones_stand_apart(tmp_path: Path) -> None:
         ["lora_b.{}.fc1"],
         ["visual.merger.mlp.{}"],
         ["visual.merger.mlp.{}.fc1"],
+        ["visual.merger_list.0.mlp.{}", "visual.merger_list.1.mlp.{}"],
         ["output_hypernetworks_mlps.{}.fc1"],
         ["things.{}.unheard_of"],
     ],
@@ -71,6 +72,45 @@ def test_numbers_that_count_no_layers(tmp_path: Path, names: list[str]) -> None:
     _, tree = _opened(tmp_path, {**shapes, "layers.0.self_attn.q_proj.weight": (7, 7)})
     assert [p.address for p in tree.scanned()] == ["layers.0.attention.query"]
     assert {p.tensor for p in tree.left_out()} == set(shapes)
+
+
+def test_lists_of_one_block_are_parts_of_the_same_layers(tmp_path: Path) -> None:
+    """XLM's `attentions` and `ffns`, and BLT's cross-attention, of which the encoder has one."""
+    names = ("attentions.0.q_lin", "attentions.1.q_lin", "ffns.0.lin1", "ffns.1.lin1")
+    cross = ("enc.cross_attn_layers.0.q_proj", "dec.cross_attn_layers.0.q_proj", "dec.cross_attn_layers.1.q_proj")
+    shapes = {f"{name}.weight": (5, 5) for name in (*(f"enc.{n}" for n in names), *cross)}
+    _, tree = _opened(tmp_path, shapes)
+    assert {p.address: p.tensor.removesuffix(".weight") for p in tree.scanned()} == {
+        **{f"enc.layers.{i}.attention.query": f"enc.attentions.{i}.q_lin" for i in range(2)},
+        **{f"enc.layers.{i}.mlp.up": f"enc.ffns.{i}.lin1" for i in range(2)},
+        "enc.layers.0.cross_attention.query": "enc.cross_attn_layers.0.q_proj",
+        **{f"dec.layers.{i}.cross_attention.query": f"dec.cross_attn_layers.{i}.q_proj" for i in range(2)},
+    }
+
+
+def test_a_step_of_a_head_is_no_layer(tmp_path: Path) -> None:
+    shapes = {f"box_head.layers.{i}.weight": (7, 7) for i in range(3)}
+    _, tree = _opened(tmp_path, {**shapes, "layers.0.self_attn.q_proj.weight": (7, 7)}, {"model_type": "newcomer"})
+    assert [p.address for p in tree.scanned()] == ["layers.0.attention.query"]
+    assert left_out(tree) == "left out: 3 matrices (box_head)"
+
+
+def test_what_has_the_shorter_name_keeps_the_plain_address(tmp_path: Path) -> None:
+    paths = ("mlp.up_proj", "audio_mlp.up_proj", "attention.output.dense", "temporal_attention.output.dense")
+    _, tree = _opened(tmp_path, {f"layers.0.{path}.weight": (5, 5) for path in paths})
+    assert {p.address: p.tensor.removeprefix("layers.0.").removesuffix(".weight") for p in tree.scanned()} == {
+        "layers.0.mlp.up": paths[0],
+        "layers.0.audio_mlp.mlp.up": paths[1],
+        "layers.0.attention.output": paths[2],
+        "layers.0.temporal_attention.attention.output": paths[3],
+    }
+
+
+@pytest.mark.parametrize("outer", ["newcomer", "llama"])
+def test_a_known_text_model_says_nothing_of_another_tower(tmp_path: Path, outer: str) -> None:
+    shapes = {f"{t}.layers.{i}.{p}.weight": (5, 5) for t in "ab" for i in range(2) for p in ("attn.q_proj", "odd")}
+    _, tree = _opened(tmp_path, shapes, {"model_type": outer, "text_config": {"model_type": "llama", "x": 1}})
+    assert len(tree.scanned()) == (8 if outer == "newcomer" else 4)
 
 
 def test_one_layer_of_an_unknown_word_is_left_out_and_said(tmp_path: Path) -> None:
@@ -132,6 +172,25 @@ def test_an_unknown_family_leaves_embeddings_and_heads_to_who_names_them(tmp_pat
         ("ffw_layer_start.ffw_layer_1", "mlp.up"),
         ("mlp.proj_out", "mlp.down"),
         ("share_expert.up_proj", "mlp.up"),
+        ("attn.projection_layer", "attention.output"),
+        ("first_sub_layer.query_net", "attention.query"),
+        ("second_sub_layer.value_net", "cross_attention.value"),
+        ("third_sub_layer.dense_in", "mlp.up"),
+        ("encoder_attn_text.key", "cross_attention.key"),
+        ("encoder_attn.output_proj", "cross_attention.output"),
+        ("LocalSelfAttention.q", "attention.query"),
+        ("self_attn.relative_k_proj", "attention.pos_key"),
+        ("self_attn.post.linear", "attention.output"),
+        ("attention.receptance", "attention.gate"),
+        ("audio_mlp.gate_proj", "mlp.gate"),
+        ("ffn1.output_dense", "mlp.down"),
+        ("ffn.net.0", "mlp.up"),
+        ("ffn.net.3", "mlp.down"),
+        ("deformable_layer.fc2", "mlp.down"),
+        ("pointwise_conv1", "mlp.up"),
+        ("transformer.layer.1.output.dense", "mlp.down"),
+        ("mlstm_layer.q", "linear_attention.query"),
+        ("conv.pointwise_lin2", "conv.output"),
     ],
 )
 def test_names_of_many_families(tmp_path: Path, path: str, place: str) -> None:
@@ -139,7 +198,19 @@ def test_names_of_many_families(tmp_path: Path, path: str, place: str) -> None:
     assert [p.address for p in tree.projections] == [f"layers.0.{place}"]
 
 
-@pytest.mark.parametrize("path", ["mlp.gate.weight_1", "post_norm.mlp.up_proj", "text_moe.gate"])
-def test_routers_and_gated_norms_are_no_mlps(tmp_path: Path, path: str) -> None:
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(
+            "mlp.gate.weight_1",
+            "post_norm.mlp.up_proj",
+            "text_moe.gate",
+            "router_mlp.fc1",
+            "bottleneck.attention.dense",
+        ),
+        *("attn.rel_pos_h", "self_attn.bias_u", "attention.continuous_position_bias_mlp.0", "codebook.embed_sum"),
+    ],
+)
+def test_routers_tables_and_gated_norms_are_no_projections(tmp_path: Path, path: str) -> None:
     _, tree = _opened(tmp_path, {f"layers.0.{path}.weight": (5, 7)})
     assert [p.block for p in tree.projections] == ["other"]
