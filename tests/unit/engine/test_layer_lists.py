@@ -108,7 +108,12 @@ def test_what_has_the_shorter_name_keeps_the_plain_address(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("outer", ["newcomer", "llama"])
 def test_a_known_text_model_says_nothing_of_another_tower(tmp_path: Path, outer: str) -> None:
-    shapes = {f"{t}.layers.{i}.{p}.weight": (5, 5) for t in "ab" for i in range(2) for p in ("attn.q_proj", "odd")}
+    shapes = {
+        f"{t}.layers.{i}.{p}.weight": (5, 5)
+        for t in ("left", "right")
+        for i in range(2)
+        for p in ("attn.q_proj", "odd")
+    }
     _, tree = _opened(tmp_path, shapes, {"model_type": outer, "text_config": {"model_type": "llama", "x": 1}})
     assert len(tree.scanned()) == (8 if outer == "newcomer" else 4)
 
@@ -199,18 +204,43 @@ def test_names_of_many_families(tmp_path: Path, path: str, place: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path",
+    ("path", "rows", "roles"),
     [
-        *(
-            "mlp.gate.weight_1",
-            "post_norm.mlp.up_proj",
-            "text_moe.gate",
-            "router_mlp.fc1",
-            "bottleneck.attention.dense",
+        (
+            "image_cross_attn.in_proj_weight",
+            15,
+            ["cross_attention.query", "cross_attention.key", "cross_attention.value"],
         ),
-        *("attn.rel_pos_h", "self_attn.bias_u", "attention.continuous_position_bias_mlp.0", "codebook.embed_sum"),
+        ("window_attn.qkv", 15, ["attention.query", "attention.key", "attention.value"]),
+        ("attn.w_qkv", 15, ["attention.query", "attention.key", "attention.value"]),
+        ("self_attn.to_kv", 10, ["attention.key", "attention.value"]),
     ],
 )
-def test_routers_tables_and_gated_norms_are_no_projections(tmp_path: Path, path: str) -> None:
+def test_fused_attention_under_other_parents(tmp_path: Path, path: str, rows: int, roles: list[str]) -> None:
+    checkpoint, tree = _opened(tmp_path, {f"layers.0.{path}": (rows, 5)})
+    assert [p.address for p in tree.projections] == [f"layers.0.{role}" for role in roles]
+    weights, _ = checkpoint.read(checkpoint.tensors[0])
+    for number, p in enumerate(tree.projections):
+        assert_same_spectrum(compute(checkpoint, p), np.asarray(weights)[5 * number : 5 * number + 5])
+
+
+@pytest.mark.parametrize(
+    "path", ["mlp.gate.weight_1", "post_norm.mlp.up_proj", "text_moe.gate", "bottleneck.attention.dense"]
+)
+def test_routers_and_gated_norms_are_no_mlps(tmp_path: Path, path: str) -> None:
     _, tree = _opened(tmp_path, {f"layers.0.{path}.weight": (5, 7)})
     assert [p.block for p in tree.projections] == ["other"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("attn.rel_pos_h", "self_attn.bias_u", "attention.self.continuous_position_bias_mlp.0", "codebook.embed_sum"),
+        *("attention.rel_attn_embed", "self.relative_position_index", "self_attn.distance_embedding"),
+    ],
+)
+def test_tables_of_positions_and_codes_are_left_out_of_a_scan(tmp_path: Path, path: str) -> None:
+    shapes = {"layers.0.self_attn.q_proj.weight": (7, 7), f"layers.0.{path}": (5, 7)}
+    _, tree = _opened(tmp_path, shapes, {"model_type": "newcomer"})
+    assert [p.address for p in tree.scanned()] == ["layers.0.attention.query"]
+    assert [p.role for p in tree.left_out()] == [path]
