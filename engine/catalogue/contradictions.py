@@ -91,7 +91,10 @@ def _agrees(group: Sequence[Member], hidden: int) -> bool:
 def _reading(group: Sequence[Member], hidden: int) -> dict[str, str] | None:
     """The only roles that the shapes allow, by path; None where they allow none or several."""
     if len(group) == 1:
-        return {group[0].path: "up" if group[0].roles == ("down",) else "down"}
+        (member,) = group
+        if any(role in member.path.rpartition(".")[2] for role in ("up", "gate", "down")):
+            return None  # a name that means nothing else; `fc1` or `w2` do
+        return {member.path: "up" if member.roles == ("down",) else "down"}
     fitting: list[tuple[Member, dict[str, str]]] = []
     for down in (member for member in group if len(member.roles) == 1):
         others = [member for member in group if member is not down]

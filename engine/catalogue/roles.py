@@ -76,6 +76,8 @@ class Layers:
         self._linear: set[tuple[str, int]] = set()
         self._held: dict[tuple[str, int, str], Tensor] = {}
         self._uneven: set[tuple[str, int, str]] = set()
+        self.proven: dict[str, None] = {}
+        """Once `found` was called, the names of fused tensors that were split by their shapes alone, in order."""
         self.family = lru_cache(maxsize=None)(lambda prefix: family_of(inner_config(config, prefix)))
         self._known = lru_cache(maxsize=None)(lambda prefix, layer: sizes(inner_config(config, prefix), layer))
         unplaced = [tensor for tensor in tensors if not self._take(tensor, locate(tensor.name))]
@@ -189,7 +191,9 @@ class Layers:
         if not rule.layouts and not rule.stack:
             return [Found(tensor, place, tower, block, rule.role, None, place.expert, rule.transposed, note)]
         turned = rule.block == "expert" and rule.stack == "planes" and self._input_first(item, rule, shapes)
-        slices = _slices(tensor.shape, rule, turned, partial(resolve, known, shapes, rule.block))
+        slices = list(_slices(tensor.shape, rule, turned, partial(resolve, known, shapes, rule.block)))
+        if rule.proven and len(slices) > 1:
+            self.proven[place.path.rpartition(".")[2]] = None
         return [
             Found(
                 *(tensor, place, tower, block, role, part, place.expert if number is None else number),

@@ -54,10 +54,13 @@ class Tree:
 
     `known` is False where layers hold matrices that no rule of the catalogue names: a scan then computes every
     matrix of the layers, under its own name where it has no role; where no matrix lies in a layer, all that there are.
+    `by_shape` names the fused tensors of a model of unknown type that were split as the output matrix and the heads
+    prove it.
     """
 
     projections: tuple[Projection, ...]
     known: bool
+    by_shape: tuple[str, ...] = ()
 
     def scanned(self, pattern: str | None = None) -> list[Projection]:
         """What a scan computes: the projections, or whatever the address filter names.
@@ -131,7 +134,7 @@ def _build(checkpoint: Listed) -> Tree:
     held = {p.tensor for p in named}
     others = [f if f.block == "other" else f.as_other() for f in found if f.tensor.name not in held]
     rest = sorted(_whole(others, kind).values(), key=model_order)
-    return Tree((*named, *rest), bool(named) and _is_known(checkpoint, layers, others))
+    return Tree((*named, *rest), bool(named) and _is_known(checkpoint, layers, others), tuple(layers.proven))
 
 
 def _addressed(found: Sequence[Found], kind: Format) -> list[Projection]:

@@ -52,7 +52,7 @@ def _roles(tree: Tree) -> dict[str, str]:
         ({"feed_forward.w1": IN, "feed_forward.w2": OUT}, {"feed_forward.w1": "up", "feed_forward.w2": "down"}),
         ({**QUERY, "mlp.fc0": IN, "mlp.fc1": OUT}, {"mlp.fc0": "up", "mlp.fc1": "down"}),  # MoonViT
         ({**QUERY, "mlp.first": IN, "mlp.fc1": OUT}, {"mlp.first": "mlp.first", "mlp.fc1": "down"}),
-        ({**QUERY, "ffn.down_proj": IN}, {"ffn.down_proj": "up"}),
+        ({**QUERY, "ffn.fc2": IN}, {"ffn.fc2": "up"}),
         # What is right stays: alone, in (in, out), and the parts of a file that lacks the rest.
         ({**QUERY, "mlp.fc1": IN, "mlp.fc2": OUT}, {"mlp.fc1": "up", "mlp.fc2": "down"}),
         ({**QUERY, "mlp.c_fc": OUT, "mlp.c_proj": IN}, {"mlp.c_fc": "up", "mlp.c_proj": "down"}),
@@ -101,10 +101,16 @@ def test_what_stays_contradictory_stays_whole_and_says_so(tmp_path: Path, shapes
 
 def test_names_of_their_own_are_kept_and_the_contradiction_is_told(tmp_path: Path) -> None:
     """Each tensor is whole as it is: only its name may be wrong, and no other reading fits."""
-    _, tree, _ = _opened(tmp_path, {"mlp.up_proj": (F, D), "mlp.down_proj": (D, F + 4)})
+    (tmp_path / "pair").mkdir()
+    _, tree, _ = _opened(tmp_path / "pair", {"mlp.up_proj": (F, D), "mlp.down_proj": (D, F + 4)})
     held = "mlp.down_proj down 22 x 41, mlp.up_proj up 37 x 22"
     assert [(p.address, p.note) for p in tree.projections] == [
         (f"layers.0.mlp.{role}", f"shapes contradict the names of one block: {held}") for role in ("up", "down")
+    ]
+    _, tree, _ = _opened(tmp_path, {**QUERY, "mlp.down_proj": IN})
+    held = "mlp.down_proj down 37 x 22"
+    assert [(p.address, p.note) for p in tree.projections if p.block == "mlp"] == [
+        ("layers.0.mlp.down", f"shapes contradict the names of one block: {held}")
     ]
 
 
@@ -119,7 +125,7 @@ def test_names_of_their_own_are_kept_and_the_contradiction_is_told(tmp_path: Pat
 )
 def test_stacks_of_experts_are_mended_as_single_ones_are(tmp_path: Path, shapes: Any, roles: list[str]) -> None:
     experts = {f"mlp.experts.{name}": shape for name, shape in shapes.items()}
-    _, tree, arrays = _opened(tmp_path, {**QUERY, **experts}, hidden_size=D)
+    _, tree, _ = _opened(tmp_path, {**QUERY, **experts}, hidden_size=D)
     found = [p for p in tree.projections if p.block == "expert"]
     assert [(p.expert, p.role) for p in found] == [(e, role) for e in range(3) for role in roles]
     assert [p.tensor.split(".")[-2] for p in found] == [*shapes] * 3
