@@ -16,6 +16,7 @@ _STAGED = frozenset(("layer", "layers", "block", "blocks"))
 _EXPERTS = frozenset(("experts", "local_experts", "moe", "ffn_gate", "ffn_up", "ffn_down"))
 _LINEAR_PARTS = re.compile(r"att(?:n|ention)\.(?:\w+\.)?(?:[qkv]_conv1d|A_log)$")
 _ATTENTION_WORD = re.compile(r"(?:\w+\.)*?\w*att(?:n|ention)\b")
+_BLOCK_LISTS = re.compile(r"att(?:n|ention)|ffn")
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:base_model\.model|module|_orig_mod|_fsdp_wrapped_module|base_layer)\.")
 _TOWERS = (
     ("mtp", re.compile(r"(?:^|\.)mtp")),
@@ -55,7 +56,9 @@ def locate(name: str) -> Place | None:
 @lru_cache(maxsize=4096)  # one place for all experts of a layer: 1 us instead of 6
 def _locate(name: str) -> Place | None:
     words = _words(name)
-    start = next((i for i, word in enumerate(words[:-2]) if word in _LISTS and _number(words[i + 1]) is not None), None)
+    # `layers.0.weight` is a step of a head: nothing stands in it.
+    last = len(words) - (3 if words[-1] in ("weight", "bias") else 2)
+    start = next((i for i in range(last) if words[i] in _LISTS and _number(words[i + 1]) is not None), None)
     return None if start is None else _standing(words, start)
 
 
@@ -65,6 +68,9 @@ def locate_in(name: str, lists: Collection[str]) -> Place | None:
     for start in _starts(words):
         if ".".join(words[: start + 1]) in lists:
             place = _standing(words, start)
+            if "." not in place.path and _BLOCK_LISTS.search(words[start]):
+                # XLM's `attentions` and `ffns`: each list holds one block of every layer, and its word says which.
+                return place._replace(path=f"{words[start]}.{place.path}")
             # LXMERT's `layer`, `r_layers` and `x_layers` stand side by side.
             return place._replace(prefix=".".join(filter(None, (place.prefix, words[start]))))
     return None

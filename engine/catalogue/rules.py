@@ -36,7 +36,7 @@ def find_rules(path: str, family: str, dims: int) -> tuple[Rule, ...]:
     Cached: a model of 91,000 tensors has a few dozen paths.
     """
     found: list[Rule] = []
-    for text in dict.fromkeys((path, _NUMBER.sub("", path), _ENDING.sub("", path))):
+    for text in dict.fromkeys((path, _NUMBER.sub("", path), _ENDING.sub("", path), _INNER_LAYER.sub("", path))):
         for rule in (*FUSED, *PLAIN):
             if rule.block == "mlp" and _NORM.search(text):
                 continue
@@ -49,6 +49,7 @@ def find_rules(path: str, family: str, dims: int) -> tuple[Rule, ...]:
 
 
 _NUMBER = re.compile(r"(?<=\.)\d+\.|^\d+\.")
+_INNER_LAYER = re.compile(r".*\b(?:layers?|blocks?)\.\d+\.")  # layers in a stage: MobileViT's transformer.layer.1
 _ENDING = re.compile(r"\.(?:linear|proj)$|_weight$")  # `q_proj.linear` of a wrapper that clips is `q_proj`
 _NORM = re.compile(r"norm\d*\.")  # a gated norm has an up and a down of its own, and is no MLP
 

@@ -104,7 +104,7 @@ def _kind(p: Projection) -> str:
     if place and p.layer is not None:
         return printable(_NUMBER.sub("", place.path))
     lists = numbered(p.tensor)
-    name = _NUMBER.sub("", p.tensor.removesuffix(".weight"))
+    name = _NUMBER.sub("", p.tensor.removesuffix(".weight")).removesuffix(".layers")  # a step of a head by the head
     return printable(f"{lists[0].rpartition('.')[2]} ..." if lists else name.rpartition(".")[2] or name)
 
 
@@ -151,11 +151,14 @@ def _addressed(found: Sequence[Found], kind: Format) -> list[Projection]:
         paths = [item.place.path.split(".") if item.place else [] for item in items]
         shared = set(paths[0]).intersection(*paths[1:])
         subs = ["_".join(word for word in path if word not in shared) for path in paths]
+        plain = min(subs, key=len)
+        if all(sub == plain or sub.endswith(f"_{plain}") for sub in subs):  # the mlp beside an audio_mlp
+            subs = ["" if sub == plain else sub for sub in subs]
         counts = Counter(subs)
         named += [
             _projection(item, _address(item, sub), kind)
             for item, sub in zip(items, subs, strict=True)
-            if sub and counts[sub] == 1
+            if counts[sub] == 1
         ]
     return named
 
@@ -237,14 +240,15 @@ def _problem(tensor: Tensor, rows: int, dequantisation: str) -> str | None:
 
 def _is_known(checkpoint: Listed, layers: Layers, others: Iterable[Found]) -> bool:
     """Whether the catalogue names every projection: of the families, or as it turns out every matrix of a layer."""
-    by_family = not checkpoint.format.stands_alone
-    inside = [f for f in others if f.place and len(f.tensor.shape) == 2]
+    # What a model is, its towers alone do not say: one of a new type may hold a tower without a config of its own.
+    by_family = not checkpoint.format.stands_alone and str(checkpoint.config.get("model_type")) in KNOWN_FAMILIES
+    inside = [f.place for f in others if f.place and len(f.tensor.shape) == 2]
     return all(
-        _is_none(f.place.path)
-        or layers.is_router(f.place)
-        or (by_family and layers.family(f.place.prefix) in KNOWN_FAMILIES)
-        for f in inside
-        if f.place
+        # GGUF's `proj` is none; elsewhere it is a block's own (SAM 2).
+        (_is_none(place.path) and (checkpoint.format.stands_alone or place.path != "proj"))
+        or layers.is_router(place)
+        or (by_family and layers.family(place.prefix) in KNOWN_FAMILIES)
+        for place in inside
     )
 
 

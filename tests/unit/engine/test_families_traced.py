@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from family_builds import SPECS, Build, Spec, build
+from family_builds import SPECS, Build, Spec, build, model_of
 from lapack_reference import Array, lapack
 from transformers import AutoConfig
 from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
@@ -17,8 +18,8 @@ from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
 from rankscope.engine.catalogue.families import KNOWN_FAMILIES, NOT_PROJECTIONS
 from rankscope.engine.catalogue.layouts import INTERLEAVE
 from rankscope.engine.catalogue.rules import cut, split
-from rankscope.engine.catalogue.tree import Tree
-from rankscope.engine.checkpoint.open import Checkpoint
+from rankscope.engine.catalogue.tree import Tree, build_tree
+from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
 from rankscope.engine.spectrum import Projection
 from rankscope.engine.weights import Weights
 from rankscope.tui.data.wording import left_out
@@ -110,6 +111,15 @@ def test_a_scan_says_what_it_leaves_out(built: Build) -> None:
     assert not built.spec.left_out or left_out(tree) == f"left out: {built.spec.left_out}"
 
 
+def test_what_cannot_run_has_the_roles_that_its_code_says(built: Build) -> None:
+    found: dict[str, set[str]] = defaultdict(set)
+    for p in (p for p in built.trees[0][1].projections if p.block != "other"):
+        words = re.sub(r"(?<=\.)\d+(?=\.|$)", "#", p.tensor).removesuffix(".weight").split(".")
+        found[".".join(words[-2:])].add(f"{p.block}.{p.role}")
+    if built.spec.roles:
+        assert {name: "+".join(sorted(roles)) for name, roles in found.items()} == built.spec.roles
+
+
 def test_the_family_is_known_under_both_namings_and_nothing_contradicts(built: Build) -> None:
     assert built.spec.model_type in KNOWN_FAMILIES
     for _, tree in built.trees:
@@ -146,6 +156,39 @@ def _place(p: Projection) -> tuple[str | int, ...]:
 
 def test_more_than_sixty_families() -> None:
     assert len({spec.model_type for spec in SPECS}) > 120
+
+
+@pytest.mark.parametrize(
+    ("family", "module", "fused"),
+    [
+        ("moonshine", "decoder.layers.0.mlp", "fc1"),
+        ("clvp", "text_encoder_model.layers.0.mlp.fc1", "proj"),
+        ("clvp", "speech_encoder_model.layers.0.mlp.fc1", "proj"),
+        ("phi4_multimodal", "model.embed_tokens_extend.audio_embed.encoder.encoders.0.feed_forward_in", "gate_up_proj"),
+        ("gemma4_audio", "layers.0.lconv1d", "linear_start"),
+    ],
+)
+def test_gate_and_up_of_one_matrix_are_told_apart_by_curvature(
+    tmp_path: Path, family: str, module: str, fused: str
+) -> None:
+    """A block is curved in every gate and linear in every up, where all else that it holds passes on what it gets."""
+    model = model_of(next(spec for spec in SPECS if spec.name == family))
+    model.save_pretrained(tmp_path)
+    name = f"{module}.{fused}"
+    parts = [p for p in build_tree(open_checkpoint(str(tmp_path))).projections if p.tensor.startswith(f"{name}.")]
+    rows = sum(p.rows for p in parts)
+    block = torch.nn.GLU() if fused == "linear_start" else model.get_submodule(module).double().eval()
+    for part, _ in list(block.named_children()):
+        if not part.startswith("act"):
+            setattr(block, part, torch.nn.Identity())
+    torch.manual_seed(3)
+    hessian = torch.autograd.functional.hessian(
+        lambda x: block(x[None, None]).sum(), torch.randn(rows, dtype=torch.float64)
+    )
+    curved = {i for i in range(rows) if hessian[i, i].abs() > 1e-9}
+    numbers = torch.arange(rows)[:, None]
+    found = {p.role: set(cut(numbers, p.slice).flatten().tolist()) for p in parts if p.slice}
+    assert found == {"gate": curved, "up": set(range(rows)) - curved}
 
 
 def test_gate_and_up_of_gpt_oss_are_told_apart_by_curvature() -> None:

@@ -62,6 +62,7 @@ def test_lists_beside_known_ones_stand_apart(tmp_path: Path) -> None:
         ["lora_b.{}.fc1"],
         ["visual.merger.mlp.{}"],
         ["visual.merger.mlp.{}.fc1"],
+        ["visual.merger_list.0.mlp.{}", "visual.merger_list.1.mlp.{}"],
         ["output_hypernetworks_mlps.{}.fc1"],
         ["things.{}.unheard_of"],
     ],
@@ -71,6 +72,50 @@ def test_numbers_that_count_no_layers(tmp_path: Path, names: list[str]) -> None:
     _, tree = _opened(tmp_path, {**shapes, "layers.0.self_attn.q_proj.weight": (7, 7)})
     assert [p.address for p in tree.scanned()] == ["layers.0.attention.query"]
     assert {p.tensor for p in tree.left_out()} == set(shapes)
+
+
+def test_lists_of_one_block_are_parts_of_the_same_layers(tmp_path: Path) -> None:
+    """XLM's `attentions` and `ffns`, and BLT's cross-attention, of which the encoder has one."""
+    names = ("attentions.0.q_lin", "attentions.1.q_lin", "ffns.0.lin1", "ffns.1.lin1")
+    cross = ("enc.cross_attn_layers.0.q_proj", "dec.cross_attn_layers.0.q_proj", "dec.cross_attn_layers.1.q_proj")
+    shapes = {f"{name}.weight": (5, 5) for name in (*(f"enc.{n}" for n in names), *cross)}
+    _, tree = _opened(tmp_path, shapes)
+    assert {p.address: p.tensor.removesuffix(".weight") for p in tree.scanned()} == {
+        **{f"enc.layers.{i}.attention.query": f"enc.attentions.{i}.q_lin" for i in range(2)},
+        **{f"enc.layers.{i}.mlp.up": f"enc.ffns.{i}.lin1" for i in range(2)},
+        "enc.layers.0.cross_attention.query": "enc.cross_attn_layers.0.q_proj",
+        **{f"dec.layers.{i}.cross_attention.query": f"dec.cross_attn_layers.{i}.q_proj" for i in range(2)},
+    }
+
+
+def test_a_step_of_a_head_is_no_layer(tmp_path: Path) -> None:
+    shapes = {f"box_head.layers.{i}.weight": (7, 7) for i in range(3)}
+    _, tree = _opened(tmp_path, {**shapes, "layers.0.self_attn.q_proj.weight": (7, 7)}, {"model_type": "newcomer"})
+    assert [p.address for p in tree.scanned()] == ["layers.0.attention.query"]
+    assert left_out(tree) == "left out: 3 matrices (box_head)"
+
+
+def test_what_has_the_shorter_name_keeps_the_plain_address(tmp_path: Path) -> None:
+    paths = ("mlp.up_proj", "audio_mlp.up_proj", "attention.output.dense", "temporal_attention.output.dense")
+    _, tree = _opened(tmp_path, {f"layers.0.{path}.weight": (5, 5) for path in paths})
+    assert {p.address: p.tensor.removeprefix("layers.0.").removesuffix(".weight") for p in tree.scanned()} == {
+        "layers.0.mlp.up": paths[0],
+        "layers.0.audio_mlp.mlp.up": paths[1],
+        "layers.0.attention.output": paths[2],
+        "layers.0.temporal_attention.attention.output": paths[3],
+    }
+
+
+@pytest.mark.parametrize("outer", ["newcomer", "llama"])
+def test_a_known_text_model_says_nothing_of_another_tower(tmp_path: Path, outer: str) -> None:
+    shapes = {
+        f"{t}.layers.{i}.{p}.weight": (5, 5)
+        for t in ("left", "right")
+        for i in range(2)
+        for p in ("attn.q_proj", "odd")
+    }
+    _, tree = _opened(tmp_path, shapes, {"model_type": outer, "text_config": {"model_type": "llama", "x": 1}})
+    assert len(tree.scanned()) == (8 if outer == "newcomer" else 4)
 
 
 def test_one_layer_of_an_unknown_word_is_left_out_and_said(tmp_path: Path) -> None:
@@ -139,6 +184,24 @@ def test_an_unknown_family_leaves_embeddings_and_heads_to_who_names_them(tmp_pat
         ("attention.b_proj", "linear_attention.b"),
         ("linear_attn.dense", "linear_attention.output"),
         ("lconv1d.linear_end.linear", "conv.output"),
+        ("attn.projection_layer", "attention.output"),
+        ("first_sub_layer.query_net", "attention.query"),
+        ("second_sub_layer.value_net", "cross_attention.value"),
+        ("third_sub_layer.dense_in", "mlp.up"),
+        ("encoder_attn_text.key", "cross_attention.key"),
+        ("encoder_attn.output_proj", "cross_attention.output"),
+        ("LocalSelfAttention.q", "attention.query"),
+        ("self_attn.relative_k_proj", "attention.pos_key"),
+        ("attention.receptance", "attention.gate"),
+        ("audio_mlp.gate_proj", "mlp.gate"),
+        ("ffn1.output_dense", "mlp.down"),
+        ("ffn.net.0", "mlp.up"),
+        ("ffn.net.3", "mlp.down"),
+        ("deformable_layer.fc2", "mlp.down"),
+        ("pointwise_conv1", "mlp.up"),
+        ("transformer.layer.1.output.dense", "mlp.down"),
+        ("mlstm_layer.q", "linear_attention.query"),
+        ("conv.pointwise_lin2", "conv.output"),
     ],
 )
 def test_names_of_many_families(tmp_path: Path, path: str, place: str) -> None:
@@ -148,12 +211,23 @@ def test_names_of_many_families(tmp_path: Path, path: str, place: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["mlp.gate.weight_1", "post_norm.mlp.up_proj", "text_moe.gate", "mlp.gate.router_mlp.fc1", "input_layernorm.W_up"],
+    [
+        "mlp.gate.weight_1",
+        "post_norm.mlp.up_proj",
+        "text_moe.gate",
+        "mlp.gate.router_mlp.fc1",
+        "input_layernorm.W_up",
+    ],
 )
 def test_routers_and_gated_norms_are_no_mlps(tmp_path: Path, path: str) -> None:
     _, tree = _opened(tmp_path, {f"layers.0.{path}.weight": (5, 7), "layers.0.self_attn.q_proj.weight": (7, 7)})
     assert [p.block for p in tree.projections] == ["attention", "other"]
     assert [p.role for p in tree.left_out()] == [path]
+
+
+def test_a_bottleneck_before_the_attention_is_not_its_output(tmp_path: Path) -> None:
+    _, tree = _opened(tmp_path, {"layers.0.bottleneck.attention.dense.weight": (5, 7)})
+    assert [p.block for p in tree.projections] == ["other"]
 
 
 @pytest.mark.parametrize("evidence", ["q_conv1d.weight", "A_log"])
@@ -205,3 +279,38 @@ def test_a_number_is_no_name_of_what_is_left_out(tmp_path: Path) -> None:
         tmp_path, {"layers.0.self_attn.q_proj.weight": (7, 7), "res.queries.0": (3, 7), "res.queries.1": (3, 7)}
     )
     assert left_out(tree) == "left out: 2 matrices (queries)"
+
+
+@pytest.mark.parametrize(
+    ("path", "rows", "roles"),
+    [
+        (
+            "image_cross_attn.in_proj_weight",
+            15,
+            ["cross_attention.query", "cross_attention.key", "cross_attention.value"],
+        ),
+        ("window_attn.qkv", 15, ["attention.query", "attention.key", "attention.value"]),
+        ("attn.w_qkv", 15, ["attention.query", "attention.key", "attention.value"]),
+        ("self_attn.to_kv", 10, ["attention.key", "attention.value"]),
+    ],
+)
+def test_fused_attention_under_other_parents(tmp_path: Path, path: str, rows: int, roles: list[str]) -> None:
+    checkpoint, tree = _opened(tmp_path, {f"layers.0.{path}": (rows, 5)})
+    assert [p.address for p in tree.projections] == [f"layers.0.{role}" for role in roles]
+    weights, _ = checkpoint.read(checkpoint.tensors[0])
+    for number, p in enumerate(tree.projections):
+        assert_same_spectrum(compute(checkpoint, p), np.asarray(weights)[5 * number : 5 * number + 5])
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("attn.rel_pos_h", "self_attn.bias_u", "attention.self.continuous_position_bias_mlp.0", "codebook.embed_sum"),
+        *("attention.rel_attn_embed", "self.relative_position_index", "self_attn.distance_embedding"),
+    ],
+)
+def test_tables_of_positions_and_codes_are_left_out_of_a_scan(tmp_path: Path, path: str) -> None:
+    shapes = {"layers.0.self_attn.q_proj.weight": (7, 7), f"layers.0.{path}": (5, 7)}
+    _, tree = _opened(tmp_path, shapes, {"model_type": "newcomer"})
+    assert [p.address for p in tree.scanned()] == ["layers.0.attention.query"]
+    assert [p.role for p in tree.left_out()] == [path]
