@@ -8,9 +8,16 @@ from pathlib import Path
 
 import pytest
 from app_models import LLAMA, fill, llama_weights, save_model
-from app_terminal import BACK, Terminal
+from app_terminal import Terminal
+from rich.table import Table
+from textual.app import App
+from textual.widgets import Static
 
+from rankscope.engine.compute.engine import Settings
 from rankscope.store.spectra import stored_models
+from rankscope.tui.data.session import open_model
+from rankscope.tui.screens.app import RankScopeApp
+from rankscope.tui.settings.config import Config
 
 COMPUTED = 5
 STUCK = f"""
@@ -48,8 +55,8 @@ sys.exit(main_tui(sys.argv[2:]))
 """
 """A solver that never comes to an end, and spectra of which none is saved before the signal comes."""
 PLAIN = "import sys; from rankscope.tui.cli.main import main_tui; sys.exit(main_tui())"
-ON = (b"\x1b[?1049h", b"\x1b[?25l", b"\x1b[?2004h", b"\x1b[?1004h", b"\x1b[?7l")
-OFF = (b"\x1b[?1049l", b"\x1b[?25h", b"\x1b[?2004l", b"\x1b[?1004l", b"\x1b[?7h")
+ON = (b"\x1b[?1049h", b"\x1b[?25l", b"\x1b[?2004h", b"\x1b[?7l", b"\x1b[?1004h")
+OFF = (b"\x1b[?1049l", b"\x1b[?25h", b"\x1b[?2004l", b"\x1b[?7h", b"\x1b[?1004l")
 MOUSE = tuple(f"\x1b[?{mode}h".encode() for mode in (1000, 1002, 1003, 1006, 1015, 1016))
 """What turns the other screen, no cursor, pasting in brackets, reports of the focus and cut lines on, and off."""
 
@@ -97,19 +104,23 @@ def test_a_terminal_that_is_gone_loses_nothing(tmp_path: Path, llama: Path, root
     assert [model.spectra for model in stored_models(root)] == [COMPUTED]
 
 
-def test_ctrl_z_gives_the_terminal_to_the_shell_and_fg_takes_it(tmp_path: Path, llama: Path, root: Path) -> None:
+@pytest.mark.parametrize("is_picker", [False, True], ids=["explorer", "picker"])
+def test_ctrl_z_gives_the_terminal_to_the_shell_and_fg_takes_it(
+    tmp_path: Path, llama: Path, root: Path, is_picker: bool
+) -> None:
     fill(llama, root)
-    terminal = Terminal(tmp_path, PLAIN, llama, "--store", root)
-    terminal.until(b"42/42")
+    words, shown = ([], b"open a model") if is_picker else ([llama], b"42/42")
+    terminal = Terminal(tmp_path, PLAIN, *words, "--store", root)
+    terminal.until(shown)
     terminal.press(b"\x1a")
     _, status = os.waitpid(terminal.child, os.WUNTRACED)
     assert os.WIFSTOPPED(status)
-    terminal.until(BACK)
+    terminal.until(OFF[-1])
     assert is_put_back(terminal)
     terminal.written = b""
     os.kill(terminal.child, signal.SIGCONT)
     terminal.until(b"\x1b[40;1H")  # the last line, after the others
-    assert b"42/42" in terminal.written
+    assert shown in terminal.written
     assert terminal.settings != terminal.before
     os.kill(terminal.child, signal.SIGTERM)
     terminal.until(b"SIGTERM")
@@ -117,18 +128,11 @@ def test_ctrl_z_gives_the_terminal_to_the_shell_and_fg_takes_it(tmp_path: Path, 
     assert terminal.end() == 128 + signal.SIGTERM
 
 
-@pytest.mark.parametrize(
-    ("env", "letters"),
-    [({"PYTHONIOENCODING": "latin-1"}, "\xfc"), ({"LC_ALL": "ja_JP.eucJP", "PYTHONUTF8": "1"}, "?")],
-    ids=["latin-1", "eucJP"],
-)
-def test_outside_utf_8_and_with_stderr_in_a_file_it_draws_in_ascii(
-    tmp_path: Path, root: Path, env: dict[str, str], letters: str
-) -> None:
+def test_outside_utf_8_and_with_stderr_in_a_file_it_draws_in_ascii(tmp_path: Path, root: Path) -> None:
     folder = save_model(tmp_path / "m\xfcll", llama_weights(2), LLAMA)
     fill(folder, root)
     log = tmp_path / "log"
-    terminal = Terminal(tmp_path, PLAIN, folder, "--store", root, env=env, stderr=log)
+    terminal = Terminal(tmp_path, PLAIN, folder, "--store", root, env={"PYTHONIOENCODING": "latin-1"}, stderr=log)
     terminal.until(b"14/14")
     for key, seen in (
         (b"1", b"log x log"),
@@ -143,7 +147,23 @@ def test_outside_utf_8_and_with_stderr_in_a_file_it_draws_in_ascii(
     assert terminal.end() == 0
     assert log.read_bytes() == b""
     shown = terminal.written.decode("latin-1")
-    assert set(filter(str.isprintable, shown)) <= {*map(chr, range(32, 127)), letters}
-    assert f"m{letters}ll" in shown
+    assert set(filter(str.isprintable, shown)) <= {*map(chr, range(32, 127)), "\xfc"}
+    assert "m\xfcll" in shown
     assert "\\u" not in shown
     assert "-----" in shown
+
+
+@pytest.mark.parametrize("suspend", [True, False])
+async def test_a_setting_takes_ctrl_z_away(
+    llama: Path, root: Path, monkeypatch: pytest.MonkeyPatch, suspend: bool
+) -> None:
+    pressed: list[object] = []
+    monkeypatch.setattr(App, "action_suspend_process", lambda self: pressed.append(self))
+    app = RankScopeApp([open_model(str(llama), root)], root, Settings("cpu", 1), Config(suspend=suspend))
+    async with app.run_test(size=(120, 40)) as pilot:
+        await pilot.press("ctrl+z", "question_mark", "ctrl+z")  # in a dialog too
+        assert pressed == [app, app] * suspend
+        table = app.screen.query_one(Static).content
+        assert isinstance(table, Table)
+        assert ("ctrl+z" in map(str, table.columns[0].cells)) is suspend
+    assert app.close(20)

@@ -72,6 +72,32 @@ def test_a_server_that_never_answers_holds_up_no_signal(
     assert (ran.code, ran.err) == (128 + signal.SIGTERM, "rankscope: stopped by SIGTERM\n")
 
 
+DEAF = f"""
+import ctypes
+from rankscope.tui.cli import commands
+
+def tree(*_):
+    print("begun", flush=True)
+    while True:
+        try:
+            ctypes.CDLL(None).pause()
+        except KeyboardInterrupt:  # as where it comes within a callback of C
+            pass
+
+commands.tree = tree
+{PROGRAM}
+"""
+
+
+def test_a_main_thread_that_does_not_answer_holds_up_no_signal() -> None:
+    process = start("tree", "demo", program=DEAF)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.SIGTERM)
+    ran = finish(process)
+    assert (ran.code, ran.err) == (128 + signal.SIGTERM, "rankscope: stopped by SIGTERM\n")
+
+
 def test_under_nohup_a_scan_goes_on(tmp_path: Path, cli: Run) -> None:
     write_llama(tmp_path / "m", 1)
     nohup = f"import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); {PROGRAM}"

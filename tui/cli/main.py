@@ -47,7 +47,9 @@ COMMANDS = (
 
 def main_tui(argv: Sequence[str] | None = None) -> int:
     """The explorer."""
-    parser = Parser("rankscope-tui", description="Explore the singular-value spectra of a model.")
+    parser = Parser(
+        "rankscope-tui", description="Explore the singular-value spectra of a model.", epilog=arguments.EXIT_CODES
+    )
     arguments.explorer(parser)
     args = parser.parse_args(argv)
     return _guarded(parser.prog, _run_tui, args)
@@ -60,7 +62,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(PROG, description="Singular-value spectra and threshold ranks of model weights.")
+    parser = Parser(
+        PROG, description="Singular-value spectra and threshold ranks of model weights.", epilog=arguments.EXIT_CODES
+    )
     arguments.add_version(parser)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:

@@ -21,7 +21,7 @@ from ..settings.config import Config
 from .explorer.screen import Explorer
 from .guard import Surviving
 from .messages import EngineEvents
-from .terminal import TerminalDriver, use_plain
+from .terminal import TerminalDriver, draw_after_fg, use_plain
 
 if TYPE_CHECKING:
     from rankscope.engine.compute.engine import Settings
@@ -55,6 +55,7 @@ class RankScopeApp(Surviving[None], inherit_bindings=False):
         return session
 
     async def on_mount(self) -> None:
+        draw_after_fg(self)
         self.set_keymap(self._config.keymap)
         await self.push_screen(self.explorer)
         self.is_up = True

@@ -15,7 +15,7 @@ from textual.widgets.option_list import Option
 from rankscope.engine.errors import printable
 
 from ..settings import keys
-from .terminal import TerminalDriver, use_plain
+from .terminal import TerminalDriver, draw_after_fg, use_plain
 
 
 class Picker(App[str]):
@@ -45,6 +45,9 @@ class Picker(App[str]):
         if self._said:
             yield Static(Text(printable(self._said, 500)), id="said")
         yield Static(" enter opens   q quits   or start with  rankscope-tui org/name | folder | file ", id="keys")
+
+    def on_mount(self) -> None:
+        draw_after_fg(self)
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         self.exit(self._names[event.option_index])

@@ -141,6 +141,11 @@ def use_plain(app: App[Any]) -> None:
         app._filters.append(_Plain(letters()))
 
 
+def draw_after_fg(app: App[Any]) -> None:
+    """Have all of an app drawn again when the shell's fg brings it back; it has to be mounted."""
+    app.app_resume_signal.subscribe(app, lambda _: app.refresh(layout=True))
+
+
 def put_back(app: App[Any]) -> None:
     """Put back the terminal that an app draws on, from any thread."""
     if isinstance(app._driver, TerminalDriver):
