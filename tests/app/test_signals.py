@@ -104,6 +104,14 @@ def test_a_terminal_that_is_gone_loses_nothing(tmp_path: Path, llama: Path, root
     assert [model.spectra for model in stored_models(root)] == [COMPUTED]
 
 
+def test_a_terminal_that_is_gone_under_nohup_is_noticed(tmp_path: Path, llama: Path, root: Path) -> None:
+    nohup = f"import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); {PLAIN}"
+    terminal = Terminal(tmp_path, nohup, llama, "--store", root)
+    terminal.until(b"0/42")
+    os.close(terminal.terminal)
+    assert terminal.exit_code() == 128 + signal.SIGTERM
+
+
 @pytest.mark.parametrize("is_picker", [False, True], ids=["explorer", "picker"])
 def test_ctrl_z_gives_the_terminal_to_the_shell_and_fg_takes_it(
     tmp_path: Path, llama: Path, root: Path, is_picker: bool

@@ -5,11 +5,14 @@ from __future__ import annotations
 import signal
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from cli_models import addresses, write_llama
 from cli_process import PROGRAM, Run, finish, start
+
+from rankscope.tui.cli.main import main
 
 STUCK = f"""
 import os, signal, sys, threading
@@ -70,6 +73,15 @@ def test_a_server_that_never_answers_holds_up_no_signal(
         process.send_signal(signal.SIGTERM)
         ran = finish(process)
     assert (ran.code, ran.err) == (128 + signal.SIGTERM, "rankscope: stopped by SIGTERM\n")
+
+
+def test_a_command_leaves_the_handlers_as_they_were(cli: Run, tmp_path: Path) -> None:
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+    before = [signal.getsignal(number) for number in numbers]
+    assert cli("ls").code == 0
+    assert [signal.getsignal(number) for number in numbers] == before
+    with ThreadPoolExecutor(1) as other:  # where no handler can be set
+        assert other.submit(main, ["ls", "--store", str(tmp_path)]).result() == 0
 
 
 DEAF = f"""

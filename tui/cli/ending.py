@@ -46,7 +46,7 @@ class Ending:
         self.tasks: list[Task] = []
         self._prog = prog
         self._number = 0
-        self._leaving = False
+        self._is_inside = False
         self._unwound = threading.Event()
         self._before: dict[int, Callable[[int, FrameType | None], object] | int] = {}
 
@@ -64,12 +64,13 @@ class Ending:
                 self._before[number] = before
                 signal.signal(number, self._came)
         _open.append(self)
+        self._is_inside = True
         return self
 
     def __exit__(self, *_: object) -> None:
         if not _open or _open[-1] is not self:
             return
-        self._leaving = True
+        self._is_inside = False
         if self._number:
             self._leave_it_to_the_thread()
         _open.pop()
@@ -100,7 +101,7 @@ class Ending:
         for other in _SUSPENDING:  # textual's: they would stop the process, or set up the screen again
             if callable(signal.getsignal(other)):
                 signal.signal(other, _do_nothing)
-        if not self._leaving and not any(task.restore for task in self.tasks):
+        if self._is_inside and not any(task.restore for task in self.tasks):
             raise KeyboardInterrupt
 
     def _wait(self) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import sys
 import termios
 import threading
 from codecs import getincrementaldecoder
 from contextlib import suppress
-from functools import partial
 from typing import Any, cast
 
 from rich.segment import Segment
@@ -106,10 +106,18 @@ class TerminalDriver(LinuxDriver):
 
     def run_input_thread(self) -> None:
         """Textual takes every terminal's bytes for UTF-8, and one that is not for the end."""
+        linux_driver.getincrementaldecoder = lambda _: lambda: self  # type: ignore[attr-defined, assignment]
         assert sys.__stdin__ is not None
-        decoder = partial(getincrementaldecoder(sys.__stdin__.encoding), errors="replace")
-        linux_driver.getincrementaldecoder = lambda _: decoder  # type: ignore[attr-defined, assignment]
+        self._decoder = getincrementaldecoder(sys.__stdin__.encoding)("replace")
         super().run_input_thread()
+
+    def decode(self, data: bytes, final: bool = False) -> str:
+        """What was typed. Where the terminal is gone, and nobody was told (nohup), it ends the program: textual would
+        read nothing, again and again."""
+        if not data and not final:
+            os.kill(os.getpid(), signal.SIGTERM)
+            self.exit_event.wait()
+        return self._decoder.decode(data, final)
 
     def put_back(self) -> None:
         """As the terminal was before, at once and from any thread; what is drawn later is not seen."""
