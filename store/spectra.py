@@ -48,6 +48,7 @@ class SpectraStore:
 
     def __init__(self, root: Path, model: str) -> None:
         self.folder = Path(root) / model
+        self.saved = 0  # spectra that this object has saved
         self._writer = Writer(self._save)
         self._prepared = False
         self._merging = threading.Lock()
@@ -168,6 +169,7 @@ class SpectraStore:
         name = segments.write(self.folder, segments.SEGMENT, image.data)
         self._prepared = True
         with self._lock:
+            self.saved += len(spectra)
             if self._loaded and name not in self._index.parts:
                 self._index.add(name, image.part)
 

@@ -9,6 +9,7 @@ import time
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -34,7 +35,8 @@ from ..data.session import CLOSE_SECONDS, Session, State, open_model, open_store
 from ..data.wording import byte_size, describe, left_out
 from ..drawing.console_tables import add_columns, make_console, plain_table, print_tables
 from .doctor import is_writable
-from .opening import open_spectra, say, say_opened, stored_of, wanted_of
+from .ending import at_end
+from .opening import open_spectra, save, say, say_opened, stored_of, wanted_of
 
 _LINE_SECONDS = 5.0
 """Between two progress lines where stderr is no terminal."""
@@ -55,7 +57,8 @@ def scan(args: Namespace, root: Path) -> int:
     session.tidy()
     say_opened(model, session)
     try:
-        _compute(session, [*wanted, *twins], events, args.recompute, thresholds if args.json else None)
+        with at_end(partial(save, [session])):
+            _compute(session, [*wanted, *twins], events, args.recompute, thresholds if args.json else None)
     finally:
         session.close(CLOSE_SECONDS)
     if not args.json:
