@@ -45,6 +45,7 @@ def test_letters_are_kept_where_the_encoding_has_them() -> None:
         ({"LC_ALL": "de_DE@euro"}, False),
         ({"LC_ALL": "ja_JP.eucJP"}, False),
         ({"LANG": "C"}, False),
+        ({"LANG": ""}, True),  # a container
         ({"LANG": "de_DE.UTF-8", "PYTHONIOENCODING": "ascii"}, False),
         ({"LANG": "de_DE.UTF-8", "PYTHONIOENCODING": ":backslashreplace"}, True),
         ({"LANG": "C", "PYTHONIOENCODING": "UTF8"}, True),

@@ -34,19 +34,28 @@ _HANDLERS: dict[str, str] = {}
 
 
 def shows_unicode() -> bool:
-    """Whether the terminal shows UTF-8: PYTHONIOENCODING says so, or else the locale and Python agree on it."""
+    """Whether the terminal shows UTF-8: PYTHONIOENCODING says so, or else the locale and Python agree on it.
+
+    Where no locale is set, as in most containers, Python's own answer counts: its terminal is nearly always UTF-8.
+    """
     chosen = os.environ.get("PYTHONIOENCODING", "").partition(":")[0]
     if chosen:
         return _is_utf8(chosen)
-    return is_utf8_locale() and _is_utf8(sys.stdout.encoding or "utf-8")  # none has what Rich puts in its place
+    # None is the encoding of what Rich puts in place of stdout.
+    return (is_utf8_locale() or not _locale()) and _is_utf8(sys.stdout.encoding or "utf-8")
 
 
 def is_utf8_locale() -> bool:
     """Whether the locale says that the terminal shows UTF-8."""
+    return "utf" in _locale().lower()
+
+
+def _locale() -> str:
+    """The locale of characters that the user has set, "" for none."""
     ctype, lang = os.environ.get("LC_CTYPE", ""), os.environ.get("LANG", "")
     if ctype in ("C.UTF-8", "C.utf8") and lang in ("", "C", "POSIX"):
         ctype = ""  # set by Python itself where the user's locale is C (PEP 538)
-    return "utf" in (os.environ.get("LC_ALL") or ctype or lang).lower()
+    return os.environ.get("LC_ALL") or ctype or lang
 
 
 def set_up_streams() -> None:
