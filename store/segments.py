@@ -21,6 +21,7 @@ from rankscope.engine.spectrum import Values
 
 from .entry import Entry
 from .layout import Part, build, decode, parse, parse_volume
+from .room import free, is_full
 
 SEGMENT = "seg"
 VOLUME = "vol"
@@ -136,6 +137,15 @@ def load_values(path: Path, places: Iterable[tuple[int, int, int]]) -> list[Valu
     return loaded
 
 
+def is_tight(folder: Path, more: int) -> bool:
+    """Whether, after so many bytes more, a disk would have no room to merge the segments that it holds."""
+    left = free(folder)
+    if left is None or left - more > VOLUME_BYTES:  # a merge writes no more than that
+        return False
+    found = [path.stat().st_size for path in folder.glob(f"{SEGMENT}-*")]
+    return len(found) > 1 and left - more < sum(found)
+
+
 def set_aside(path: Path) -> Path:
     """Rename a damaged file, so that nobody reads it again; where it stands now, for its owner to see."""
     aside = path.with_name(f"{path.name}.damaged")
@@ -198,6 +208,25 @@ def merge(folder: Path, inputs: list[str]) -> None:
     for name in inputs:
         with suppress(OSError):  # another merger was faster; or it stays, and is a duplicate
             (folder / name).unlink()
+
+
+def merge_as_fits(folder: Path, inputs: list[str]) -> None:
+    """`merge`, on a disk that is nearly full in steps: of as many files at once as there is room for.
+
+    Raises:
+        As `merge`; what is full by then has not room for two.
+    """
+    left, most = inputs, len(inputs)
+    while left:
+        try:
+            merge(folder, left[:most])
+        except OSError as error:
+            if not is_full(error) or most < 4:
+                raise
+            most //= 2
+        else:
+            left = left[most:]
+            most = len(left)
 
 
 def _list(folder: Path) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,11 +15,12 @@ import numpy as np
 
 from rankscope.engine.spectrum import Spectrum, Values
 
-from . import segments
+from . import room, segments
 from .entry import Entry, entry_of, spectrum_of
 from .index import Index, Place
-from .layout import UnknownFormatError, build
+from .layout import Part, UnknownFormatError, build
 from .segments import DamagedFile
+from .watch import FolderWatch
 from .writer import Writer
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 _MERGE_AT = 32  # segments that are worth a merge: each costs about 2 ms to open
+_FILE_BYTES, _ROW_BYTES = 13_000, 450  # of a file, and of each spectrum in it beside its values
 
 
 class SpectraStore:
@@ -48,14 +50,21 @@ class SpectraStore:
 
     def __init__(self, root: Path, model: str) -> None:
         self.folder = Path(root) / model
-        self._writer = Writer(self._save)
+        self._writer = Writer(self._save, self._wait)
+        self._told: Callable[[str], None] = _nobody
         self._prepared = False
+        self._is_full = False
+        self._segments = 0  # that were written here since the last merge
+        self._watch = FolderWatch(self.folder)
         self._merging = threading.Lock()
         self._lock = threading.RLock()  # guards what follows
         self._loaded = False
         self._index = Index()
         self._refused: dict[str, tuple[Path, str]] = {}
         self._unread: dict[str, tuple[Path, str]] = {}
+        self._has_company = False
+        self._news: set[str] = set()
+        self._saving: frozenset[str] = frozenset()
 
     def __enter__(self) -> Self:
         return self
@@ -114,8 +123,8 @@ class SpectraStore:
     def put(self, spectrum: Spectrum) -> Future[None]:
         """Save a spectrum. The future is done when file and folder are synced to the disk.
 
-        It holds an OSError if they could not be (a full disk, say): everything saved before is safe,
-        and the store goes on with the next.
+        It holds an OSError, which names the folder, if they could not be: everything saved before is safe,
+        and the store goes on with the next. Where the disk is full it waits for room, see `listen`.
 
         Raises:
             ValueError: the values are not float64 of shape (projection.count,).
@@ -126,13 +135,44 @@ class SpectraStore:
             raise ValueError(f"values must be float64 of shape {wanted}, not {values.dtype} {values.shape}")
         return self._writer.put(spectrum)
 
+    def listen(self, tell: Callable[[str], None]) -> None:
+        """Have `tell` called, from the writer's thread, with a line that says what is missing whenever the disk is
+        found full, and with "" once there is room again and saving goes on."""
+        self._told = tell
+
     def refresh(self) -> None:
         """See what other processes have written since; where nothing changed, a listing and no more."""
         with self._lock:
-            self._loaded = True
+            begun = self._watch.begin()
+            was_loaded, self._loaded = self._loaded, True
             lost: set[str] = set()
-            while lost := self._list(lost):  # each round was outrun by a merge of another process
+            while lost := self._list(lost, was_loaded):  # each round was outrun by a merge of another process
                 pass
+            self._watch.end(begun)
+
+    def look(self) -> bool:
+        """`refresh`, at the price of asking for the time of a folder while nothing changes in it. What cannot be seen
+        now is seen another time.
+
+        Returns whether any other process has saved spectra here since the index was read first.
+        """
+        with suppress(OSError):
+            if self._watch.is_changed():
+                self.refresh()
+        return self._has_company
+
+    def is_behind(self) -> bool:
+        """Whether the folder may hold what `refresh` would see. Takes no lock: an event loop may ask."""
+        with suppress(OSError):
+            return self._watch.is_changed()
+        return False
+
+    def news(self) -> set[str]:
+        """The keys of spectra in files of other processes that came or went since this was last asked; a merge
+        names those that it moves."""
+        with self._lock:
+            news, self._news = self._news, set()
+        return news
 
     def merge(self) -> None:
         """Merge segments into volumes where there are 32 or more of a format version; otherwise a listing and no more.
@@ -152,24 +192,68 @@ class SpectraStore:
                 if _is_due(names):  # or another thread or process was faster
                     self._merge(names)
 
-    def close(self) -> None:
-        """Finish what is pending, merge if it is due, end the thread. Reading goes on working."""
-        self._writer.close()
+    def close(self) -> int:
+        """Finish what is pending, merge if it is due, end the thread. Reading goes on working.
+
+        Returns how many spectra are not saved because the disk is full.
+        """
+        lost = self._writer.close()
         with suppress(OSError):  # nothing is lost: the next program that opens the store merges
             self.merge()
+        return lost
 
     def _save(self, spectra: list[Spectrum]) -> None:
         """One new segment, of spectra of one format version; called by the writer's thread."""
         entries = [entry_of(spectrum) for spectrum in spectra]
         image = build(entries, [spectrum.values for spectrum in spectra])
-        if not self._prepared:
-            segments.prepare(self.folder)
-        self._prepared = False  # after a failure look again: the folder may have been removed
-        name = segments.write(self.folder, segments.SEGMENT, image.data)
-        self._prepared = True
+        with self._lock:
+            self._saving = frozenset(entry.projection.key for entry in entries)
+        try:
+            name = self._write(image.data)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.folder)) from error
         with self._lock:
             if self._loaded and name not in self._index.parts:
                 self._index.add(name, image.part)
+            self._saving = frozenset()
+        self._segments += 1
+        if self._segments >= _MERGE_AT:
+            with suppress(OSError):  # nothing is lost: it is tried again after as many more
+                self.merge()
+            self._segments = 0
+
+    def _write(self, data: bytes) -> str:
+        """A new segment; the name of its file. Room that merging gives is taken before the disk counts as full."""
+        if not self._prepared:
+            segments.prepare(self.folder)
+        self._prepared = False  # after a failure look again: the folder may have been removed
+        if not self._is_full and segments.is_tight(self.folder, len(data)):
+            self._merge_all()
+        try:
+            name = segments.write(self.folder, segments.SEGMENT, data)
+        except OSError as error:
+            if self._is_full or not room.is_full(error):
+                raise
+            self._is_full = True  # merged once, until there is room again
+            self._merge_all()
+            name = segments.write(self.folder, segments.SEGMENT, data)
+        self._prepared, self._is_full = True, False
+        return name
+
+    def _merge_all(self) -> None:
+        """Merge what segments there are, whether that is due or not, as far as there is room for it."""
+        with suppress(OSError), self._merging:
+            with self._lock:
+                self.refresh()
+                groups = self._index.by_version()
+            for names in groups:
+                if _segments_in(names) > 1:
+                    self._merge(names)
+
+    def _wait(self, pending: list[Spectrum]) -> None:
+        """The disk is full, and these wait for room; none: there is room again. Called by the writer's thread."""
+        size = _FILE_BYTES + sum(8 * len(spectrum.values) + _ROW_BYTES for spectrum in pending)
+        self._told(room.full_line(self.folder, size) if pending else "")
 
     def _merge(self, names: list[str]) -> None:
         """Merge files of one format version."""
@@ -177,20 +261,22 @@ class SpectraStore:
         for name in names:
             with suppress(FileNotFoundError):
                 sizes[name] = (self.folder / name).stat().st_size
-        for batch in segments.plan(sizes):
-            try:
-                segments.merge(self.folder, batch)
-            except FileNotFoundError:
-                break  # another process is merging the same files
-            except DamagedFile as damage:
-                self._set_aside(damage)
-        self.refresh()
+        try:
+            for batch in segments.plan(sizes):
+                try:
+                    segments.merge_as_fits(self.folder, batch)
+                except DamagedFile as damage:
+                    self._set_aside(damage)
+        except FileNotFoundError:
+            pass  # another process is merging the same files
+        finally:
+            self.refresh()
 
     def _load(self) -> None:
         if not self._loaded:
             self.refresh()
 
-    def _list(self, lost: set[str]) -> set[str]:
+    def _list(self, lost: set[str], was_loaded: bool) -> set[str]:
         """Read the files that are new; the names of those that went meanwhile, as `lost` did last time."""
         gone = set()
         self._unread.clear()
@@ -200,7 +286,10 @@ class SpectraStore:
                 continue
             path = self.folder / name
             try:
-                self._index.add(name, segments.load_part(path))
+                part = segments.load_part(path)
+                if was_loaded:
+                    self._note_news(part)
+                self._index.add(name, part)
             except DamagedFile as damage:
                 self._set_aside(damage)
             except UnknownFormatError as unknown:
@@ -210,8 +299,17 @@ class SpectraStore:
                     gone.add(name)
                 else:
                     self._unread[name] = path, f"It cannot be read ({error.strerror})."
-        self._index.forget(self._index.parts.keys() - set(listed))
+        went = self._index.parts.keys() - set(listed)
+        for name in went:
+            self._news.update(entry.projection.key for entry in self._index.parts[name].entries)
+        self._index.forget(went)
         return gone
+
+    def _note_news(self, part: Part) -> None:
+        """A file came that this object has not written."""
+        keys = {entry.projection.key for entry in part.entries} - self._saving
+        self._news |= keys
+        self._has_company = self._has_company or any(self._index.entry(key) is None for key in keys)
 
     def _set_aside(self, damage: DamagedFile) -> None:
         with self._lock:
@@ -305,4 +403,12 @@ def remove_model(root: Path, folder: str) -> None:
 
 
 def _is_due(names: Iterable[str]) -> bool:
-    return sum(name.startswith(segments.SEGMENT) for name in names) >= _MERGE_AT
+    return _segments_in(names) >= _MERGE_AT
+
+
+def _segments_in(names: Iterable[str]) -> int:
+    return sum(name.startswith(segments.SEGMENT) for name in names)
+
+
+def _nobody(_: str) -> None:
+    """Where nobody listens."""

@@ -6,26 +6,37 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from typing import TypeAlias
 
 from rankscope.engine.spectrum import Spectrum
 
 from .layout import version_of
+from .room import is_full
 
 BATCH = 64
 """Spectra a file at most: 0.24 ms each in batches of 64, 3.2 ms alone; a slow disk makes larger batches."""
+RETRY_SECONDS = 1.0
+"""Between two looks whether a full disk has room again."""
 
-_Pending = tuple[Spectrum, "Future[None]"]
+_Pending: TypeAlias = tuple[Spectrum, "Future[None]"]
 
 
 class Writer:
-    """Calls `save` with up to BATCH spectra of one format version, on a thread that the first `put` starts."""
+    """Calls `save` with up to BATCH spectra of one format version, on a thread that the first `put` starts.
 
-    def __init__(self, save: Callable[[list[Spectrum]], None]) -> None:
+    Where `save` finds the disk full it is tried with fewer spectra, and when not even one fits, again every
+    RETRY_SECONDS: until then everything stays pending. `waits` hears of each such try, with the spectra that are
+    pending, and of the end with none.
+    """
+
+    def __init__(self, save: Callable[[list[Spectrum]], None], waits: Callable[[list[Spectrum]], None]) -> None:
         self._save = save
+        self._waits = waits
         self._pending: deque[_Pending] = deque()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._lost = 0
 
     def put(self, spectrum: Spectrum) -> Future[None]:
         """Have `save` called with this spectrum; the future is done when it has returned.
@@ -45,39 +56,84 @@ class Writer:
             self._changed.notify()
         return future
 
-    def close(self) -> None:
-        """Finish what is pending and end the thread; may be called again."""
+    def close(self) -> int:
+        """Finish what is pending and end the thread; may be called again.
+
+        Returns how many spectra a full disk had no room for: their futures hold the error.
+        """
         with self._changed:
             self._closed = True
             self._changed.notify()
         if self._thread is not None:
             self._thread.join()
+        return self._lost
 
     def _run(self) -> None:
-        while taken := self._take():
-            batches: dict[int, list[_Pending]] = {}
-            for item in taken:
-                batches.setdefault(version_of(item[0].projection), []).append(item)
-            for batch in batches.values():
-                self._write(batch)
+        most, is_waiting = BATCH, False
+        while batch := self._take(most):
+            full = self._write(batch)
+            if full is None:
+                most = BATCH
+                if is_waiting:
+                    is_waiting = False
+                    self._waits([])
+                continue
+            with self._changed:
+                self._pending.extendleft(reversed(batch))
+            most = max(1, len(batch) // 2)
+            if len(batch) == 1:
+                is_waiting = True
+                self._wait(full)
 
-    def _write(self, batch: list[_Pending]) -> None:
+    def _write(self, batch: list[_Pending]) -> Exception | None:
+        """Save a batch; the error where the disk is full, and the batch is still to be saved."""
         try:
             self._save([spectrum for spectrum, _ in batch])
         except Exception as error:  # noqa: BLE001 - told to whoever waits for it; the next batch goes on
+            if is_full(error):
+                return error
             for _, future in batch:
                 future.set_exception(error)
         else:
             for _, future in batch:
                 future.set_result(None)
+        return None
 
-    def _take(self) -> list[_Pending]:
-        """Wait for work; empty only when closed and finished."""
+    def _wait(self, full: Exception) -> None:
+        """Until it is time to look again whether there is room; once closed, give up what is pending."""
+        with self._changed:
+            closed, pending = self._closed, list(self._pending)
+            if closed:
+                self._pending.clear()
+        if closed:
+            lost = [future for _, future in pending if _is_wanted(future)]
+            self._lost = len(lost)
+            for future in lost:
+                future.set_exception(full)
+            return
+        self._waits([spectrum for spectrum, _ in pending])
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed, RETRY_SECONDS)
+
+    def _take(self, most: int) -> list[_Pending]:
+        """Wait for work: at most so many spectra, of one format version; empty only when closed and finished."""
         while True:
             with self._changed:
                 while not self._pending and not self._closed:
                     self._changed.wait()
-                taken = [self._pending.popleft() for _ in range(min(BATCH, len(self._pending)))]
-            batch = [item for item in taken if item[1].set_running_or_notify_cancel()]
-            if batch or not taken:
+                if not self._pending:
+                    return []
+                version = version_of(self._pending[0][0].projection)
+                taken: list[_Pending] = []
+                left: deque[_Pending] = deque()
+                for item in self._pending:
+                    fits = len(taken) < most and version_of(item[0].projection) == version
+                    (taken if fits else left).append(item)
+                self._pending = left
+            if batch := [item for item in taken if _is_wanted(item[1])]:
                 return batch
+
+
+def _is_wanted(future: Future[None]) -> bool:
+    """Whether nobody cancelled it; one that comes back from a full disk is running already."""
+    return future.running() or future.set_running_or_notify_cancel()

@@ -38,6 +38,8 @@ from .opening import open_spectra, say, say_opened, stored_of, wanted_of
 
 _LINE_SECONDS = 5.0
 """Between two progress lines where stderr is no terminal."""
+_FAILED_LINES = 8
+"""Projections that fail for one reason and are still named each in a line of its own."""
 _BAR = 16
 """Characters of the bar: the numbers beside it need the other 64 of a narrow terminal."""
 
@@ -58,6 +60,8 @@ def scan(args: Namespace, root: Path) -> int:
         _compute(session, [*wanted, *twins], events, args.recompute, thresholds if args.json else None)
     finally:
         session.close(CLOSE_SECONDS)
+        if session.lost:
+            say(f"not saved: {session.lost} computed spectra, for which the disk had no room")
     if not args.json:
         shown = dict.fromkeys(args.threshold or DEFAULT_THRESHOLDS)
         print_tables(make_console(), [Lens(Pair(session), threshold) for threshold in shown], shown_ones)
@@ -65,10 +69,22 @@ def scan(args: Namespace, root: Path) -> int:
             say(f"{stored} spectra with random signs are stored; see rankscope show {args.model} --unit k/kf")
     if not args.filter and (extra := model.tree.left_out()):
         say(f"left out: {len(extra)} matrices in layers that are no projections (--filter 'other.*' computes them)")
-    failed = [p for p in (*wanted, *twins) if session.state(p) is State.FAILED]
-    for p in failed:
-        say(f"failed: {p.label}: {session.failures[p.key]}")
+    failed: dict[str, list[Projection]] = {}
+    for p in (*wanted, *twins):
+        if session.state(p) is State.FAILED:
+            failed.setdefault(session.failures[p.key], []).append(p)
+    for reason, found in failed.items():
+        _say_failed(reason, found)
     return 1 if failed else 0
+
+
+def _say_failed(reason: str, failed: Sequence[Projection]) -> None:
+    """A line for each, or for all of them where they are many."""
+    if len(failed) > _FAILED_LINES:
+        say(f"failed: {len(failed)} projections, from {failed[0].label} to {failed[-1].label}: {reason}")
+        return
+    for p in failed:
+        say(f"failed: {p.label}: {reason}")
 
 
 def tree(args: Namespace, root: Path) -> int:
@@ -183,6 +199,7 @@ def _compute(
     if to_fetch := session.to_fetch(missing):
         say(f"fetches {byte_size(to_fetch)} of {byte_size(session.size)}")
     session.compute(missing, recompute=recompute)
+    waiting = ""
     with _progress_display() as display:
         while session.progress is None or session.progress.busy:
             batch = _next_batch(events)
@@ -192,10 +209,13 @@ def _compute(
                     raise InputError(notice.text)
                 say(notice.text)
             if session.progress:
+                if session.progress.waiting and not waiting:
+                    say(f"{session.progress.waiting}; what is computed is kept until there is room, ctrl+c gives it up")
+                waiting = session.progress.waiting
                 display.update(session.progress)
             for key in changed:
                 for p in by_key[key] if json_thresholds else ():
-                    if session.state(p) in (State.DONE, State.FAILED):
+                    if session.state(p) in (State.STORED, State.DONE, State.FAILED):
                         _print_row(session, p, json_thresholds or ())
 
 
@@ -234,7 +254,7 @@ class _Lines:
         return None
 
     def update(self, progress: Progress) -> None:
-        if time.monotonic() >= self._next or not progress.busy:
+        if (time.monotonic() >= self._next and not progress.waiting) or not progress.busy:
             self._next = time.monotonic() + _LINE_SECONDS
             say(describe(progress))
 
@@ -264,7 +284,7 @@ class _Bars:
         done = progress.done + progress.failed
         found = progress.devices
         label = f"{len(found)} devices" if len(found) > 1 else "".join(found) or "starting"
-        rest = describe(progress).partition("  ")[2]
+        rest = "waiting for room" if progress.waiting else describe(progress).partition("  ")[2]
         self._bar.update(self._task, description=label, total=progress.total, completed=done, rest=rest)
 
 

@@ -16,7 +16,7 @@ from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
 from rankscope.engine.checkpoint.remote import stored_name
 from rankscope.engine.compute.engine import Engine, Settings
-from rankscope.engine.compute.events import Event, Failed, Listener, Progress, Saved, Started, Stopped
+from rankscope.engine.compute.events import Event, Failed, Found, Listener, Progress, Saved, Started, Stopped
 from rankscope.engine.derive.flip import flipped
 from rankscope.engine.errors import InputError
 from rankscope.engine.spectrum import Projection, Values
@@ -112,6 +112,7 @@ class Session:
         self._engine: Engine | None = None
         self.progress: Progress | None = None
         self.failures: dict[str, str] = {}
+        self.lost = 0
         self._states: dict[str, State] = {}
         self._entries: dict[str, Entry] = {}
         self._values: dict[str, Values] = {}
@@ -134,6 +135,22 @@ class Session:
         for entry in self.store.entries():
             if entry.projection.key in wanted or entry.projection.derived is not None:
                 self._entries.setdefault(entry.projection.key, entry)  # what `apply` has put there is newer
+
+    def is_behind(self) -> bool:
+        """Whether another process may have stored something since the last look."""
+        return self._store is not None and self._store.is_behind()
+
+    def look(self) -> dict[str, Entry | None]:
+        """What other processes have stored, or removed, since the last look, by key. Reads files."""
+        self.store.look()
+        news = self.store.news()
+        wanted = {p.key for p in self.model.tree.projections} if news else set()
+        found = {key: self.store.entry(key) for key in news}
+        return {k: e for k, e in found.items() if k in wanted or e is None or e.projection.derived is not None}
+
+    def take(self, found: Mapping[str, Entry | None]) -> set[str]:
+        """Take in what `look` has found; the keys of which something else is stored than before."""
+        return {key for key, entry in found.items() if self._take(key, entry)}
 
     @property
     def size(self) -> int:
@@ -250,10 +267,12 @@ class Session:
                     key = spectrum.projection.key
                     self._states[key] = State.DONE
                     self._entries[key] = entry_of(spectrum)
-                    self._values.pop(key, None)
-                    self._ranks.pop(key, None)
-                    self._facts.pop(key, None)
+                    self._forget_numbers(key)
                     changed.append(key)
+                case Found(projection):
+                    self._take(projection.key, self.store.entry(projection.key))
+                    self._states.pop(projection.key, None)
+                    changed.append(projection.key)
                 case Failed(projection, reason):
                     self._states[projection.key] = State.FAILED
                     self.failures[projection.key] = reason
@@ -264,14 +283,33 @@ class Session:
                         changed.append(projection.key)
         return list(dict.fromkeys(changed))
 
+    def _take(self, key: str, entry: Entry | None) -> bool:
+        """What another process has left of a key; whether that is other than before."""
+        held = self._entries.pop(key, None)
+        if entry is not None:
+            self._entries[key] = entry
+        if entry is held or (entry and held and (entry.computed_at, entry.run) == (held.computed_at, held.run)):
+            return False
+        self._forget_numbers(key)
+        if self._states.get(key) in (State.DONE, State.FAILED):
+            del self._states[key]
+            self.failures.pop(key, None)
+        return True
+
+    def _forget_numbers(self, key: str) -> None:
+        """Another spectrum is stored of a key."""
+        for known in (self._values, self._ranks, self._facts):
+            known.pop(key, None)
+
     def stop(self) -> None:
         """Drop what waits; what runs is finished and saved."""
         if self._engine is not None:
             self._engine.stop()
 
     def close(self, timeout: float | None = None) -> bool:
-        """Stop the engine and save what is finished; True if no thread is left running."""
+        """Stop the engine and save what is finished; True if no thread is left running. `lost` is then how many
+        computed spectra a full disk had no room for."""
         ended = self._engine is None or self._engine.close(timeout)
         if self._store is not None:
-            self._store.close()
+            self.lost = self._store.close()
         return ended
