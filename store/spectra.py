@@ -161,12 +161,6 @@ class SpectraStore:
                 self.refresh()
         return self._has_company
 
-    def is_behind(self) -> bool:
-        """Whether the folder may hold what `refresh` would see. Takes no lock: an event loop may ask."""
-        with suppress(OSError):
-            return self._watch.is_changed()
-        return False
-
     def news(self) -> set[str]:
         """The keys of spectra in files of other processes that came or went since this was last asked; a merge
         names those that it moves."""

@@ -136,10 +136,6 @@ class Session:
             if entry.projection.key in wanted or entry.projection.derived is not None:
                 self._entries.setdefault(entry.projection.key, entry)  # what `apply` has put there is newer
 
-    def is_behind(self) -> bool:
-        """Whether another process may have stored something since the last look."""
-        return self._store is not None and self._store.is_behind()
-
     def look(self) -> dict[str, Entry | None]:
         """What other processes have stored, or removed, since the last look, by key. Reads files."""
         self.store.look()

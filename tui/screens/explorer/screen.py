@@ -18,6 +18,7 @@ from ...widgets.prompt import Prompt
 from ..command_line import parse_command
 from ..first_run import is_first_run, mark_seen
 from ..messages import Done, EngineEvents
+from .background import LOOK_SECONDS
 from .exporting import Exporter
 from .repaint import repaint
 from .selection import SelectionKeys
@@ -42,6 +43,7 @@ class Explorer(SelectionKeys):
         # The tree stands before numpy and h5py are imported (0.25 s) to fill the heatmap.
         self.call_after_refresh(self.in_background, self.load_store)
         self.call_after_refresh(self._greet)
+        self.set_interval(LOOK_SECONDS, self.look_at_store)
 
     def _greet(self) -> None:
         if is_first_run():
