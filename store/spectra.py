@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterable
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,8 +17,9 @@ from rankscope.engine.spectrum import Spectrum, Values
 
 from . import segments
 from .entry import Entry, entry_of, spectrum_of
-from .index import Index, Place
-from .layout import UnknownFormatError, build
+from .files import Files
+from .index import Place
+from .layout import build
 from .segments import DamagedFile
 from .writer import Writer
 
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 _MERGE_AT = 32  # segments that are worth a merge: each costs about 2 ms to open
+_VERIFIED = 256  # spectra that are verified together: at 4096 values each 8 MB
 
 
 class SpectraStore:
@@ -41,9 +43,10 @@ class SpectraStore:
     Creating one reads nothing and makes neither folder nor thread: the first question reads the
     index, the first `put` makes folder and thread. Every method may be called from any thread.
 
-    Where a key was computed more than once, the newest counts. Where a local file was changed in
-    place, so that its identity stands but the bytes of a tensor do not, nothing that was computed
-    from the old bytes is served.
+    Where a key was computed more than once, the newest counts: what is put counts against what was read before,
+    whatever the clocks say, and against what was not by the time when it was computed. Where a local file
+    was changed in place, so that its identity stands but the bytes of a tensor do not, nothing that was
+    computed from the old bytes is served.
     """
 
     def __init__(self, root: Path, model: str) -> None:
@@ -53,9 +56,7 @@ class SpectraStore:
         self._merging = threading.Lock()
         self._lock = threading.RLock()  # guards what follows
         self._loaded = False
-        self._index = Index()
-        self._refused: dict[str, tuple[Path, str]] = {}
-        self._unread: dict[str, tuple[Path, str]] = {}
+        self._files = Files(self.folder)
 
     def __enter__(self) -> Self:
         return self
@@ -67,13 +68,22 @@ class SpectraStore:
 
     @property
     def damaged(self) -> list[tuple[Path, str]]:
-        """Files that are not served, with a sentence for the user.
+        """Files that were found not to be served as they stand, with a sentence for the user.
 
-        Damaged ones have been set aside under the path given; files of a later version, and files
-        that cannot be read, stand where they stood.
+        Damaged ones have been set aside under the path given, what was intact in them stands in others, and the
+        sentence names what is lost; in a folder that can only be read they are served where they stand. Files of a
+        later version, and files that cannot be read, stand where they stood.
         """
         with self._lock:
-            return [*self._refused.values(), *self._unread.values()]
+            return self._files.damaged
+
+    @property
+    def set_aside(self) -> list[tuple[Path, str]]:
+        """Damaged files that stand in the folder, set aside now or before, with a sentence that says what of them is
+        not computed again."""
+        with self._lock:
+            self._load()
+            return list(self._files.set_aside())
 
     def has(self, key: str) -> bool:
         """Whether a valid spectrum of this key is saved."""
@@ -83,19 +93,19 @@ class SpectraStore:
         """The entry of a key, None if it is not saved. Reads no values."""
         with self._lock:
             self._load()
-            return self._index.entry(key)
+            return self._files.index.entry(key)
 
     def entries(self) -> list[Entry]:
         """One entry per key, in no particular order. Reads no values."""
         with self._lock:
             self._load()
-            return self._index.entries()
+            return self._files.index.entries()
 
     def values(self, keys: Iterable[str]) -> dict[str, Values]:
         """Singular values by key: float64, read-only, descending, shape (projection.count,).
 
-        A key that is not saved is not in the result. Nor is one whose file turns out to be damaged:
-        the file is set aside and named in `damaged`, and its spectra count as not computed.
+        A key that is not saved is not in the result. Nor is one whose values turn out to be damaged: it counts as not
+        computed, and is named in `damaged` with its file. The others of that file are served.
 
         Raises:
             OSError: a file cannot be read.
@@ -106,7 +116,7 @@ class SpectraStore:
         """The spectrum of a key.
 
         Raises:
-            KeyError: it is not saved, or its file turns out to be damaged.
+            KeyError: it is not saved, or turns out to be damaged.
             OSError: its file cannot be read.
         """
         return spectrum_of(*self._read([key])[key])
@@ -126,13 +136,33 @@ class SpectraStore:
             raise ValueError(f"values must be float64 of shape {wanted}, not {values.dtype} {values.shape}")
         return self._writer.put(spectrum)
 
+    def verify(self, keys: Iterable[str] | None = None) -> None:
+        """Read the values of these keys, None: every byte of every file. What is damaged is dealt with as in `values`.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
+        if keys is not None:
+            wanted = list(keys)
+            for start in range(0, len(wanted), _VERIFIED):
+                self._read(wanted[start : start + _VERIFIED])
+            return
+        with self._lock:
+            self._load()
+            names = [name for names in self._files.index.by_version() for name in names]
+        for name in names:
+            try:
+                segments.load(self.folder / name)
+            except DamagedFile as damage:
+                self._rescue(damage.path)
+            except FileNotFoundError:  # merged by another process: what that wrote it has read back
+                self.refresh()
+
     def refresh(self) -> None:
         """See what other processes have written since; where nothing changed, a listing and no more."""
         with self._lock:
             self._loaded = True
-            lost: set[str] = set()
-            while lost := self._list(lost):  # each round was outrun by a merge of another process
-                pass
+            self._files.refresh()
 
     def merge(self) -> None:
         """Merge segments into volumes where there are 32 or more of a format version; otherwise a listing and no more.
@@ -147,7 +177,7 @@ class SpectraStore:
         with self._merging:
             with self._lock:
                 self.refresh()
-                groups = self._index.by_version()  # what is served: files of a later version stay as they are
+                groups = self._files.index.by_version()  # what is served: files of a later version stay as they are
             for names in groups:
                 if _is_due(names):  # or another thread or process was faster
                     self._merge(names)
@@ -160,7 +190,9 @@ class SpectraStore:
 
     def _save(self, spectra: list[Spectrum]) -> None:
         """One new segment, of spectra of one format version; called by the writer's thread."""
-        entries = [entry_of(spectrum) for spectrum in spectra]
+        with self._lock:
+            successor = self._files.index.successor
+            entries = [replace(entry, generation=successor(entry)) for entry in map(entry_of, spectra)]
         image = build(entries, [spectrum.values for spectrum in spectra])
         if not self._prepared:
             segments.prepare(self.folder)
@@ -168,8 +200,8 @@ class SpectraStore:
         name = segments.write(self.folder, segments.SEGMENT, image.data)
         self._prepared = True
         with self._lock:
-            if self._loaded and name not in self._index.parts:
-                self._index.add(name, image.part)
+            if self._loaded and name not in self._files.index.parts:
+                self._files.index.add(name, image.part)
 
     def _merge(self, names: list[str]) -> None:
         """Merge files of one format version."""
@@ -183,71 +215,53 @@ class SpectraStore:
             except FileNotFoundError:
                 break  # another process is merging the same files
             except DamagedFile as damage:
-                self._set_aside(damage)
+                self._rescue(damage.path)
         self.refresh()
 
     def _load(self) -> None:
         if not self._loaded:
             self.refresh()
 
-    def _list(self, lost: set[str]) -> set[str]:
-        """Read the files that are new; the names of those that went meanwhile, as `lost` did last time."""
-        gone = set()
-        self._unread.clear()
-        listed = segments.names(self.folder)
-        for name in listed:
-            if name in self._index.parts or name in self._refused:
-                continue
-            path = self.folder / name
-            try:
-                self._index.add(name, segments.load_part(path))
-            except DamagedFile as damage:
-                self._set_aside(damage)
-            except UnknownFormatError as unknown:
-                self._refused[name] = path, str(unknown)
-            except OSError as error:
-                if isinstance(error, FileNotFoundError) and name not in lost:
-                    gone.add(name)
-                else:
-                    self._unread[name] = path, f"It cannot be read ({error.strerror})."
-        self._index.forget(self._index.parts.keys() - set(listed))
-        return gone
-
-    def _set_aside(self, damage: DamagedFile) -> None:
+    def _rescue(self, path: Path) -> None:
         with self._lock:
-            name = damage.path.name
-            self._refused[name] = segments.set_aside(damage.path), damage.sentence
-            self._index.forget([name])
+            try:
+                self._files.rescue(path)
+            except FileNotFoundError:  # another process has merged it, or set it aside
+                self._files.index.forget([path.name])
+                self.refresh()
 
     def _read(self, keys: Iterable[str]) -> dict[str, tuple[Entry, Values]]:
         """Entry and values of the keys that are saved, a file at a time."""
         wanted = set(keys)
         found: dict[str, tuple[Entry, Values]] = {}
-        while files := self._files(wanted - found.keys()):
+        while files := self._places(wanted - found.keys()):
             for name, rows in files.items():
-                places = [(place.start, entry.projection.count, place.crc32) for entry, place in rows]
-                try:
-                    arrays = segments.load_values(self.folder / name, places)
-                except FileNotFoundError:  # merged by another process: a newer file has these spectra
-                    with self._lock:
-                        self._index.forget([name])
-                        self.refresh()
-                except DamagedFile as damage:
-                    self._set_aside(damage)
-                else:
-                    for (entry, _), values in zip(rows, arrays, strict=True):
-                        found[entry.projection.key] = entry, values
+                for (entry, _), values in zip(rows, self._values_in(name, rows), strict=False):
+                    found[entry.projection.key] = entry, values
         return found
 
-    def _files(self, keys: Iterable[str]) -> dict[str, list[tuple[Entry, Place]]]:
+    def _values_in(self, name: str, rows: list[tuple[Entry, Place]]) -> list[Values]:
+        """The values of some rows of a file; none where it is damaged or gone: the index then tells where they are."""
+        places = [(place.start, entry.projection.count, place.crc32) for entry, place in rows]
+        try:
+            return segments.load_values(self.folder / name, places)
+        except FileNotFoundError:  # merged by another process: a newer file has these spectra
+            with self._lock:
+                self._files.index.forget([name])
+                self.refresh()
+        except DamagedFile as damage:
+            self._rescue(damage.path)
+        return []
+
+    def _places(self, keys: Iterable[str]) -> dict[str, list[tuple[Entry, Place]]]:
         """The entries of these keys, and where their values are, by file."""
         files: dict[str, list[tuple[Entry, Place]]] = {}
         with self._lock:
             self._load()
             for key in keys:
-                entry = self._index.entry(key)
+                entry = self._files.index.entry(key)
                 if entry is not None:
-                    place = self._index.place(key)
+                    place = self._files.index.place(key)
                     files.setdefault(place.file, []).append((entry, place))
         return files
 
