@@ -91,6 +91,11 @@ class Index:
         entries = [self.parts[name].entries[row] for row in sorted(self._lost.get(name, _NONE))]
         return [entry for entry in entries if self._is_lost(self._rows[entry.projection.key])]
 
+    def all_lost(self) -> list[Entry]:
+        """`lost` of every file, one a key."""
+        found = {entry.projection.key: entry for name in self._lost for entry in self.lost(name)}
+        return list(found.values())
+
     def by_version(self) -> list[list[str]]:
         """The names of the files that have values, sorted, those of each format version apart."""
         files: dict[int, list[str]] = {}

@@ -20,7 +20,7 @@ from .segments import DamagedFile
 
 _MOST_NAMED = 20
 """Addresses that a sentence names."""
-_CAUSE = "Its bytes are not those that were written (a fault of the disk, or an edit)"
+_CAUSE = "(a fault of the disk, or an edit)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +96,13 @@ def load_aside(path: Path) -> Part | None:
 def sentence(part: Part | None, lost: Sequence[Entry]) -> str:
     """For the user, of a file that was found damaged now: what is lost."""
     if part is None:
-        return f"{_CAUSE}: none of its spectra can be read, and they count as not computed."
+        return f"Its bytes are not those that were written {_CAUSE}; all its spectra count as not computed."
     if not lost:
-        return f"{_CAUSE}: nothing is lost, for all of it is stored in other files."
-    verb = "counts" if len(lost) == 1 else "count"
+        return f"Its bytes are not those that were written {_CAUSE}; nothing is lost, other files have all of it."
+    verbs = "is damaged and counts" if len(lost) == 1 else "are damaged and count"
     kept = len(part.entries) - len(lost)
-    rest = f"; the other {kept} of the file are kept" if kept else ""
-    return f"{_CAUSE}: {_named(lost)} {verb} as not computed{rest}."
+    rest = f"; of the {len(part.entries)} spectra in the file no other is lost" if kept else ""
+    return f"{_named(lost)} {verbs} as not computed{rest} {_CAUSE}."
 
 
 def sentence_aside(part: Part | None, lost: Sequence[Entry]) -> str:

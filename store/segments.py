@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 
-from rankscope.engine.atomic import HOST, TEMPORARY, sync_folder, write_atomically
+from rankscope.engine.atomic import TEMPORARY, sweep, sync_folder, write_atomically
 from rankscope.engine.spectrum import Values
 
 from .entry import Entry
@@ -247,25 +247,6 @@ def _list(folder: Path) -> list[str]:
 def _contents(part: Part) -> list[tuple[str, int, str, int, int]]:
     rows = zip(part.entries, part.start, part.crc32, strict=True)
     return [(entry.projection.key, entry.generation, entry.computed_at, start, crc32) for entry, start, crc32 in rows]
-
-
-def sweep(folder: Path) -> None:
-    """Unlink the temporary files of processes of this host that are gone."""
-    for path in folder.iterdir():
-        found = TEMPORARY.fullmatch(path.name)
-        if found and found["host"] == HOST and not _alive(int(found["pid"])):
-            with suppress(OSError):
-                path.unlink()
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
 
 
 @contextmanager

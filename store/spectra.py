@@ -13,6 +13,7 @@ from typing import Self
 
 import numpy as np
 
+from rankscope.engine.atomic import sweep
 from rankscope.engine.spectrum import Spectrum, Values
 
 from . import segments
@@ -84,6 +85,12 @@ class SpectraStore:
         with self._lock:
             self._load()
             return list(self._files.set_aside())
+
+    def lost(self) -> list[Entry]:
+        """The spectra that are damaged and not computed again, as far as their files still tell."""
+        with self._lock:
+            self._load()
+            return self._files.index.all_lost()
 
     def has(self, key: str) -> bool:
         """Whether a valid spectrum of this key is saved."""
@@ -163,6 +170,16 @@ class SpectraStore:
         with self._lock:
             self._loaded = True
             self._files.refresh()
+
+    def tidy(self) -> None:
+        """What opens a store for writing begins with this: sweep what killed processes left half written, and merge
+        what they left in small files.
+
+        Raises:
+            OSError: as `merge`.
+        """
+        sweep(self.folder)
+        self.merge()
 
     def merge(self) -> None:
         """Merge segments into volumes where there are 32 or more of a format version; otherwise a listing and no more.
@@ -271,6 +288,7 @@ class StoredModel:
     """A folder of the store: `name` is the Hub id or path recorded in it, `size` is in bytes.
 
     `spectra` counts those of the weights as they are: twins and whatever else is derived are no spectra of the model.
+    `damaged` are files that are not served as they stand, and those that were set aside, with a sentence each.
     """
 
     folder: str
@@ -278,6 +296,19 @@ class StoredModel:
     spectra: int
     size: int
     computed_at: str
+    damaged: tuple[tuple[Path, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What was deleted of a model: spectra, and files that are none of theirs."""
+
+    spectra: int
+    unread: int
+    """Files of a later version, or that could not be read."""
+    damaged: int
+    """Files that were set aside."""
+    temporary: int
 
 
 def stored_models(root: Path) -> list[StoredModel]:
@@ -286,8 +317,9 @@ def stored_models(root: Path) -> list[StoredModel]:
         return []
     models = []
     for folder in Path(root).iterdir():
-        if folder.is_dir() and segments.names(folder):
-            entries = SpectraStore(root, folder.name).entries()
+        if folder.is_dir() and (segments.names(folder) or segments.damaged_names(folder)):
+            store = SpectraStore(root, folder.name)
+            entries = store.entries()
             newest = max(entries, key=lambda entry: entry.computed_at, default=None)
             models.append(
                 StoredModel(
@@ -296,12 +328,13 @@ def stored_models(root: Path) -> list[StoredModel]:
                     spectra=sum(entry.projection.counts() for entry in entries),
                     size=segments.size(folder),
                     computed_at=newest.computed_at if newest else "",
+                    damaged=tuple((dict(store.set_aside) | dict(store.damaged)).items()),
                 )
             )
     return sorted(models, key=lambda model: model.name)
 
 
-def remove_model(root: Path, folder: str) -> None:
+def remove_model(root: Path, folder: str) -> Removed:
     """Delete the spectra in `root`/`folder`, and the folder if nothing else is in it.
 
     Raises:
@@ -311,11 +344,16 @@ def remove_model(root: Path, folder: str) -> None:
     path = Path(root) / folder
     if folder in ("", ".", "..") or path.name != folder or path.is_symlink():
         raise ValueError(f"{folder!r} is not the name of a stored model")
-    for file in list(path.iterdir()):
-        if segments.is_ours(file.name):
-            file.unlink(missing_ok=True)
+    store = SpectraStore(root, folder)
+    spectra = len(store.entries())
+    unread = sum(found.suffix == ".h5" for found, _ in store.damaged)
+    names = [file.name for file in path.iterdir() if segments.is_ours(file.name)]
+    for name in names:
+        (path / name).unlink(missing_ok=True)
     with suppress(OSError):  # it holds files of somebody else
         path.rmdir()
+    damaged = sum(name.endswith(".damaged") for name in names)
+    return Removed(spectra, unread, damaged, sum(name.startswith(".tmp") for name in names))
 
 
 def _is_due(names: Iterable[str]) -> bool:

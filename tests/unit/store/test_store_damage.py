@@ -201,7 +201,7 @@ def test_damage_of_several_names_each(make: Make, same: Same, tmp_path: Path) ->
     store, there = served(tmp_path, kept, same)
     assert there == [kept[n] for n in (0, 2, 3, 5)]
     ((_, sentence),) = store.damaged
-    assert "layers.1.attention.key, layers.4.attention.key count as not computed; the other 4" in sentence
+    assert "layers.1.attention.key, layers.4.attention.key are damaged and count as not computed" in sentence
 
 
 def test_what_stands_elsewhere_is_not_lost(make: Make, same: Same, tmp_path: Path) -> None:
