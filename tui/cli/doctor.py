@@ -36,7 +36,7 @@ def verify_store(root: Path, say: Callable[[str], None]) -> bool:
     """Read every byte that is stored under a root and say what is damaged, or cannot be read; whether anything is."""
     count = lost = 0
     damaged: list[tuple[Path, str]] = []
-    for folder in sorted(root.iterdir()) if root.is_dir() else []:
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []:
         store = SpectraStore(root, folder.name)
         store.verify()
         damaged += store.damaged

@@ -142,6 +142,7 @@ class Session:
         for entry in self.store.entries():
             if entry.projection.key in wanted or entry.projection.derived is not None:
                 self._entries.setdefault(entry.projection.key, entry)  # what `apply` has put there is newer
+        self.lost |= {entry.projection.key for entry in self.store.lost()} - self._entries.keys()
 
     @property
     def size(self) -> int:

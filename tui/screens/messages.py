@@ -25,6 +25,15 @@ class StoreLoaded(Message):
     """The stores' indexes, and ranks at the current threshold, are in memory."""
 
 
+class SpectraLost(Message):
+    """Stored spectra of one session turned out to be damaged, by their keys: they count as not computed."""
+
+    def __init__(self, session: Session, keys: set[str]) -> None:
+        super().__init__()
+        self.session = session
+        self.keys = keys
+
+
 class NumbersLoaded(Message):
     """Numbers that the store's table does not keep are in memory (of these keys, None: of all)."""
 
