@@ -16,11 +16,11 @@ from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 
-from rankscope.engine.atomic import HOST, TEMPORARY, sync_folder, write_atomically
+from rankscope.engine.atomic import TEMPORARY, sweep, sync_folder, write_atomically
 from rankscope.engine.spectrum import Values
 
 from .entry import Entry
-from .layout import Part, build, decode, parse, parse_volume
+from .layout import Image, Part, build, decode, parse, parse_volume
 from .room import free, is_full
 
 SEGMENT = "seg"
@@ -33,12 +33,11 @@ _DAMAGED = re.compile(r"(seg|vol)-[0-9a-f]{32}\.h5\.damaged")
 
 
 class DamagedFile(Exception):  # noqa: N818 - what it is, not what to do about it
-    """A file whose bytes are not those that were written; `sentence` says so to the user."""
+    """A file whose bytes are not those that were written."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.sentence = "Its bytes are not those that were written (a fault of the disk, or an edit)."
-        super().__init__(f"{path}: {self.sentence}")
+        super().__init__(f"{path}: its bytes are not those that were written")
 
 
 def names(folder: Path) -> list[str]:
@@ -51,6 +50,14 @@ def names(folder: Path) -> list[str]:
     while found != (listed := _list(folder)):
         found = listed
     return listed
+
+
+def damaged_names(folder: Path) -> list[str]:
+    """The files in a folder that were set aside as damaged, sorted."""
+    try:
+        return sorted(path.name for path in folder.iterdir() if _DAMAGED.fullmatch(path.name))
+    except FileNotFoundError:
+        return []
 
 
 def is_ours(name: str) -> bool:
@@ -96,11 +103,32 @@ def load(path: Path) -> bytes:
         FileNotFoundError: the file is gone, its contents are in a newer volume: list again.
         OSError: the file cannot be read.
     """
-    with _gone():
-        data = path.read_bytes()
-    if blake2b(data, digest_size=16).hexdigest() != path.stem[4:]:
+    data = read(path)
+    if not is_whole(path, data):
         raise DamagedFile(path)
     return data
+
+
+def read(path: Path) -> bytes:
+    """The bytes of a file, whatever they are.
+
+    Raises:
+        FileNotFoundError, OSError: as `load`.
+    """
+    with _gone():
+        return path.read_bytes()
+
+
+def is_whole(path: Path, data: bytes) -> bool:
+    """Whether these are the bytes that the name of the file promises."""
+    return blake2b(data, digest_size=16).hexdigest() == path.stem[4:]
+
+
+def spectra_in(data: bytes, part: Part) -> Iterator[tuple[Entry, int, Values | None]]:
+    """Each entry of a whole file with the checksum of its values and these, None where they are damaged."""
+    for entry, start, crc32 in zip(part.entries, part.start, part.crc32, strict=True):
+        count = entry.projection.count
+        yield entry, crc32, decode(memoryview(data)[start : start + 8 * count], count, crc32)
 
 
 def load_part(path: Path) -> Part:
@@ -147,12 +175,26 @@ def is_tight(folder: Path, more: int) -> bool:
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a damaged file, so that nobody reads it again; where it stands now, for its owner to see."""
-    aside = path.with_name(f"{path.name}.damaged")
-    try:
-        return path.rename(aside)
-    except OSError:  # gone already, or a folder that can only be read
-        return path
+    """Rename a damaged file, so that nobody reads it again; where it stands now, for its owner to see.
+
+    Raises:
+        OSError: it is gone already, or stands in a folder that can only be read.
+    """
+    return path.rename(path.with_name(f"{path.name}.damaged"))
+
+
+def write_verified(folder: Path, kind: str, image: Image) -> str:
+    """A new file, as `write`, that was read back and holds what it should.
+
+    Raises:
+        DamagedFile: the disk does not give back what was written to it.
+        OSError: the disk is full or fails; or the file reads as other spectra, and was deleted again.
+    """
+    name = write(folder, kind, image.data)
+    if _contents(parse(load(folder / name))) != _contents(image.part):
+        (folder / name).unlink()
+        raise OSError(errno.EIO, "What was written reads as something else", str(folder / name))
+    return name
 
 
 def plan(sizes: Mapping[str, int]) -> list[list[str]]:
@@ -191,20 +233,15 @@ def merge(folder: Path, inputs: list[str]) -> None:
     found: dict[object, tuple[Entry, Values]] = {}
     for name in inputs:
         data = load(folder / name)
-        part = parse(data)
-        for entry, start, crc32 in zip(part.entries, part.start, part.crc32, strict=True):
-            count = entry.projection.count
-            values = decode(memoryview(data)[start : start + 8 * count], count, crc32)
+        for entry, crc32, values in spectra_in(data, parse(data)):
             if values is None:
                 raise DamagedFile(folder / name)
-            found[entry.projection.key, entry.computed_at, entry.run, crc32] = entry, values
+            found[entry.projection.key, entry.generation, entry.computed_at, entry.run, crc32] = entry, values
     image = build(*zip(*found.values(), strict=True))
     if len(image.data) > VOLUME_BYTES and len(inputs) > 1:
         merge(folder, inputs[:-1])  # every text column is as wide as the widest input's: leave one out
         return
-    volume = folder / write(folder, VOLUME, image.data)
-    if _contents(parse(load(volume))) != _contents(image.part):
-        raise DamagedFile(volume)
+    write_verified(folder, VOLUME, image)
     for name in inputs:
         with suppress(OSError):  # another merger was faster; or it stays, and is a duplicate
             (folder / name).unlink()
@@ -236,28 +273,9 @@ def _list(folder: Path) -> list[str]:
         return []
 
 
-def _contents(part: Part) -> list[tuple[str, str, int, int]]:
+def _contents(part: Part) -> list[tuple[str, int, str, int, int]]:
     rows = zip(part.entries, part.start, part.crc32, strict=True)
-    return [(entry.projection.key, entry.computed_at, start, crc32) for entry, start, crc32 in rows]
-
-
-def sweep(folder: Path) -> None:
-    """Unlink the temporary files of processes of this host that are gone."""
-    for path in folder.iterdir():
-        found = TEMPORARY.fullmatch(path.name)
-        if found and found["host"] == HOST and not _alive(int(found["pid"])):
-            with suppress(OSError):
-                path.unlink()
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
+    return [(entry.projection.key, entry.generation, entry.computed_at, start, crc32) for entry, start, crc32 in rows]
 
 
 @contextmanager

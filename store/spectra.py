@@ -6,19 +6,21 @@ import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 
+from rankscope.engine.atomic import sweep
 from rankscope.engine.spectrum import Spectrum, Values
 
 from . import room, segments
 from .entry import Entry, entry_of, spectrum_of
-from .index import Index, Place
-from .layout import Part, UnknownFormatError, build
+from .files import Files
+from .index import Place
+from .layout import build
 from .segments import DamagedFile
 from .watch import FolderWatch
 from .writer import Writer
@@ -35,6 +37,7 @@ __all__ = [
 
 _MERGE_AT = 32  # segments that are worth a merge: each costs about 2 ms to open
 _FILE_BYTES, _ROW_BYTES = 13_000, 450  # of a file, and of each spectrum in it beside its values
+_VERIFIED = 256  # spectra that are verified together: at 4096 values each 8 MB
 
 
 class SpectraStore:
@@ -43,9 +46,10 @@ class SpectraStore:
     Creating one reads nothing and makes neither folder nor thread: the first question reads the
     index, the first `put` makes folder and thread. Every method may be called from any thread.
 
-    Where a key was computed more than once, the newest counts. Where a local file was changed in
-    place, so that its identity stands but the bytes of a tensor do not, nothing that was computed
-    from the old bytes is served.
+    Where a key was computed more than once, the newest counts: what is put counts against what was read before,
+    whatever the clocks say, and against what was not by the time when it was computed. Where a local file
+    was changed in place, so that its identity stands but the bytes of a tensor do not, nothing that was
+    computed from the old bytes is served.
     """
 
     def __init__(self, root: Path, model: str) -> None:
@@ -59,12 +63,7 @@ class SpectraStore:
         self._merging = threading.Lock()
         self._lock = threading.RLock()  # guards what follows
         self._loaded = False
-        self._index = Index()
-        self._refused: dict[str, tuple[Path, str]] = {}
-        self._unread: dict[str, tuple[Path, str]] = {}
-        self._has_company = False
-        self._news: set[str] = set()
-        self._saving: frozenset[str] = frozenset()
+        self._files = Files(self.folder)
 
     def __enter__(self) -> Self:
         return self
@@ -76,13 +75,28 @@ class SpectraStore:
 
     @property
     def damaged(self) -> list[tuple[Path, str]]:
-        """Files that are not served, with a sentence for the user.
+        """Files that were found not to be served as they stand, with a sentence for the user.
 
-        Damaged ones have been set aside under the path given; files of a later version, and files
-        that cannot be read, stand where they stood.
+        Damaged ones have been set aside under the path given, what was intact in them stands in others, and the
+        sentence names what is lost; in a folder that can only be read they are served where they stand. Files of a
+        later version, and files that cannot be read, stand where they stood.
         """
         with self._lock:
-            return [*self._refused.values(), *self._unread.values()]
+            return self._files.damaged
+
+    @property
+    def set_aside(self) -> list[tuple[Path, str]]:
+        """Damaged files that stand in the folder, set aside now or before, with a sentence that says what of them is
+        not computed again."""
+        with self._lock:
+            self._load()
+            return list(self._files.set_aside())
+
+    def lost(self) -> list[Entry]:
+        """The spectra that are damaged and not computed again, as far as their files still tell."""
+        with self._lock:
+            self._load()
+            return self._files.index.all_lost()
 
     def has(self, key: str) -> bool:
         """Whether a valid spectrum of this key is saved."""
@@ -92,19 +106,19 @@ class SpectraStore:
         """The entry of a key, None if it is not saved. Reads no values."""
         with self._lock:
             self._load()
-            return self._index.entry(key)
+            return self._files.index.entry(key)
 
     def entries(self) -> list[Entry]:
         """One entry per key, in no particular order. Reads no values."""
         with self._lock:
             self._load()
-            return self._index.entries()
+            return self._files.index.entries()
 
     def values(self, keys: Iterable[str]) -> dict[str, Values]:
         """Singular values by key: float64, read-only, descending, shape (projection.count,).
 
-        A key that is not saved is not in the result. Nor is one whose file turns out to be damaged:
-        the file is set aside and named in `damaged`, and its spectra count as not computed.
+        A key that is not saved is not in the result. Nor is one whose values turn out to be damaged: it counts as not
+        computed, and is named in `damaged` with its file. The others of that file are served.
 
         Raises:
             OSError: a file cannot be read.
@@ -115,7 +129,7 @@ class SpectraStore:
         """The spectrum of a key.
 
         Raises:
-            KeyError: it is not saved, or its file turns out to be damaged.
+            KeyError: it is not saved, or turns out to be damaged.
             OSError: its file cannot be read.
         """
         return spectrum_of(*self._read([key])[key])
@@ -140,14 +154,34 @@ class SpectraStore:
         found full, and with "" once there is room again and saving goes on."""
         self._told = tell
 
+    def verify(self, keys: Iterable[str] | None = None) -> None:
+        """Read the values of these keys, None: every byte of every file. What is damaged is dealt with as in `values`.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
+        if keys is not None:
+            wanted = list(keys)
+            for start in range(0, len(wanted), _VERIFIED):
+                self._read(wanted[start : start + _VERIFIED])
+            return
+        with self._lock:
+            self._load()
+            names = [name for names in self._files.index.by_version() for name in names]
+        for name in names:
+            try:
+                segments.load(self.folder / name)
+            except DamagedFile as damage:
+                self._rescue(damage.path)
+            except FileNotFoundError:  # merged by another process: what that wrote it has read back
+                self.refresh()
+
     def refresh(self) -> None:
         """See what other processes have written since; where nothing changed, a listing and no more."""
         with self._lock:
             begun = self._watch.begin()
-            was_loaded, self._loaded = self._loaded, True
-            lost: set[str] = set()
-            while lost := self._list(lost, was_loaded):  # each round was outrun by a merge of another process
-                pass
+            self._loaded = True
+            self._files.refresh()
             self._watch.end(begun)
 
     def look(self) -> bool:
@@ -159,14 +193,23 @@ class SpectraStore:
         with suppress(OSError):
             if self._watch.is_changed():
                 self.refresh()
-        return self._has_company
+        return self._files.has_company
 
     def news(self) -> set[str]:
         """The keys of spectra in files of other processes that came or went since this was last asked; a merge
         names those that it moves."""
         with self._lock:
-            news, self._news = self._news, set()
-        return news
+            return self._files.take_news()
+
+    def tidy(self) -> None:
+        """What opens a store for writing begins with this: sweep what killed processes left half written, and merge
+        what they left in small files.
+
+        Raises:
+            OSError: as `merge`.
+        """
+        sweep(self.folder)
+        self.merge()
 
     def merge(self) -> None:
         """Merge segments into volumes where there are 32 or more of a format version; otherwise a listing and no more.
@@ -181,7 +224,7 @@ class SpectraStore:
         with self._merging:
             with self._lock:
                 self.refresh()
-                groups = self._index.by_version()  # what is served: files of a later version stay as they are
+                groups = self._files.index.by_version()  # what is served: files of a later version stay as they are
             for names in groups:
                 if _is_due(names):  # or another thread or process was faster
                     self._merge(names)
@@ -198,18 +241,20 @@ class SpectraStore:
 
     def _save(self, spectra: list[Spectrum]) -> None:
         """One new segment, of spectra of one format version; called by the writer's thread."""
-        entries = [entry_of(spectrum) for spectrum in spectra]
+        with self._lock:
+            successor = self._files.index.successor
+            entries = [replace(entry, generation=successor(entry)) for entry in map(entry_of, spectra)]
         image = build(entries, [spectrum.values for spectrum in spectra])
         with self._lock:
-            self._saving = frozenset(entry.projection.key for entry in entries)
+            self._files.saving = frozenset(entry.projection.key for entry in entries)
         try:
             name = self._write(image.data)
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self.folder)) from error
         with self._lock:
-            if self._loaded and name not in self._index.parts:
-                self._index.add(name, image.part)
-            self._saving = frozenset()
+            if self._loaded and name not in self._files.index.parts:
+                self._files.index.add(name, image.part)
+            self._files.saving = frozenset()
         self._segments += 1
         if self._segments >= _MERGE_AT:
             with suppress(OSError):  # nothing is lost: it is tried again after as many more
@@ -239,7 +284,7 @@ class SpectraStore:
         with suppress(OSError), self._merging:
             with self._lock:
                 self.refresh()
-                groups = self._index.by_version()
+                groups = self._files.index.by_version()
             for names in groups:
                 if _segments_in(names) > 1:
                     self._merge(names)
@@ -260,7 +305,7 @@ class SpectraStore:
                 try:
                     segments.merge_as_fits(self.folder, batch)
                 except DamagedFile as damage:
-                    self._set_aside(damage)
+                    self._rescue(damage.path)
         except FileNotFoundError:
             pass  # another process is merging the same files
         finally:
@@ -270,76 +315,46 @@ class SpectraStore:
         if not self._loaded:
             self.refresh()
 
-    def _list(self, lost: set[str], was_loaded: bool) -> set[str]:
-        """Read the files that are new; the names of those that went meanwhile, as `lost` did last time."""
-        gone = set()
-        self._unread.clear()
-        listed = segments.names(self.folder)
-        for name in listed:
-            if name in self._index.parts or name in self._refused:
-                continue
-            path = self.folder / name
-            try:
-                part = segments.load_part(path)
-                if was_loaded:
-                    self._note_news(part)
-                self._index.add(name, part)
-            except DamagedFile as damage:
-                self._set_aside(damage)
-            except UnknownFormatError as unknown:
-                self._refused[name] = path, str(unknown)
-            except OSError as error:
-                if isinstance(error, FileNotFoundError) and name not in lost:
-                    gone.add(name)
-                else:
-                    self._unread[name] = path, f"It cannot be read ({error.strerror})."
-        went = self._index.parts.keys() - set(listed)
-        for name in went:
-            self._news.update(entry.projection.key for entry in self._index.parts[name].entries)
-        self._index.forget(went)
-        return gone
-
-    def _note_news(self, part: Part) -> None:
-        """A file came that this object has not written."""
-        keys = {entry.projection.key for entry in part.entries} - self._saving
-        self._news |= keys
-        self._has_company = self._has_company or any(self._index.entry(key) is None for key in keys)
-
-    def _set_aside(self, damage: DamagedFile) -> None:
+    def _rescue(self, path: Path) -> None:
         with self._lock:
-            name = damage.path.name
-            self._refused[name] = segments.set_aside(damage.path), damage.sentence
-            self._index.forget([name])
+            try:
+                self._files.rescue(path)
+            except FileNotFoundError:  # another process has merged it, or set it aside
+                self._files.index.forget([path.name])
+                self.refresh()
 
     def _read(self, keys: Iterable[str]) -> dict[str, tuple[Entry, Values]]:
         """Entry and values of the keys that are saved, a file at a time."""
         wanted = set(keys)
         found: dict[str, tuple[Entry, Values]] = {}
-        while files := self._files(wanted - found.keys()):
+        while files := self._places(wanted - found.keys()):
             for name, rows in files.items():
-                places = [(place.start, entry.projection.count, place.crc32) for entry, place in rows]
-                try:
-                    arrays = segments.load_values(self.folder / name, places)
-                except FileNotFoundError:  # merged by another process: a newer file has these spectra
-                    with self._lock:
-                        self._index.forget([name])
-                        self.refresh()
-                except DamagedFile as damage:
-                    self._set_aside(damage)
-                else:
-                    for (entry, _), values in zip(rows, arrays, strict=True):
-                        found[entry.projection.key] = entry, values
+                for (entry, _), values in zip(rows, self._values_in(name, rows), strict=False):
+                    found[entry.projection.key] = entry, values
         return found
 
-    def _files(self, keys: Iterable[str]) -> dict[str, list[tuple[Entry, Place]]]:
+    def _values_in(self, name: str, rows: list[tuple[Entry, Place]]) -> list[Values]:
+        """The values of some rows of a file; none where it is damaged or gone: the index then tells where they are."""
+        places = [(place.start, entry.projection.count, place.crc32) for entry, place in rows]
+        try:
+            return segments.load_values(self.folder / name, places)
+        except FileNotFoundError:  # merged by another process: a newer file has these spectra
+            with self._lock:
+                self._files.index.forget([name])
+                self.refresh()
+        except DamagedFile as damage:
+            self._rescue(damage.path)
+        return []
+
+    def _places(self, keys: Iterable[str]) -> dict[str, list[tuple[Entry, Place]]]:
         """The entries of these keys, and where their values are, by file."""
         files: dict[str, list[tuple[Entry, Place]]] = {}
         with self._lock:
             self._load()
             for key in keys:
-                entry = self._index.entry(key)
+                entry = self._files.index.entry(key)
                 if entry is not None:
-                    place = self._index.place(key)
+                    place = self._files.index.place(key)
                     files.setdefault(place.file, []).append((entry, place))
         return files
 
@@ -349,6 +364,7 @@ class StoredModel:
     """A folder of the store: `name` is the Hub id or path recorded in it, `size` is in bytes.
 
     `spectra` counts those of the weights as they are: twins and whatever else is derived are no spectra of the model.
+    `damaged` are files that are not served as they stand, and those that were set aside, with a sentence each.
     """
 
     folder: str
@@ -356,6 +372,19 @@ class StoredModel:
     spectra: int
     size: int
     computed_at: str
+    damaged: tuple[tuple[Path, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What was deleted of a model: spectra, and files that are none of theirs."""
+
+    spectra: int
+    unread: int
+    """Files of a later version, or that could not be read."""
+    damaged: int
+    """Files that were set aside."""
+    temporary: int
 
 
 def stored_models(root: Path) -> list[StoredModel]:
@@ -364,8 +393,9 @@ def stored_models(root: Path) -> list[StoredModel]:
         return []
     models = []
     for folder in Path(root).iterdir():
-        if folder.is_dir() and segments.names(folder):
-            entries = SpectraStore(root, folder.name).entries()
+        if folder.is_dir() and (segments.names(folder) or segments.damaged_names(folder)):
+            store = SpectraStore(root, folder.name)
+            entries = store.entries()
             newest = max(entries, key=lambda entry: entry.computed_at, default=None)
             models.append(
                 StoredModel(
@@ -374,12 +404,13 @@ def stored_models(root: Path) -> list[StoredModel]:
                     spectra=sum(entry.projection.counts() for entry in entries),
                     size=segments.size(folder),
                     computed_at=newest.computed_at if newest else "",
+                    damaged=tuple((dict(store.set_aside) | dict(store.damaged)).items()),
                 )
             )
     return sorted(models, key=lambda model: model.name)
 
 
-def remove_model(root: Path, folder: str) -> None:
+def remove_model(root: Path, folder: str) -> Removed:
     """Delete the spectra in `root`/`folder`, and the folder if nothing else is in it.
 
     Raises:
@@ -389,11 +420,16 @@ def remove_model(root: Path, folder: str) -> None:
     path = Path(root) / folder
     if folder in ("", ".", "..") or path.name != folder or path.is_symlink():
         raise ValueError(f"{folder!r} is not the name of a stored model")
-    for file in list(path.iterdir()):
-        if segments.is_ours(file.name):
-            file.unlink(missing_ok=True)
+    store = SpectraStore(root, folder)
+    spectra = len(store.entries())
+    unread = sum(found.suffix == ".h5" for found, _ in store.damaged)
+    names = [file.name for file in path.iterdir() if segments.is_ours(file.name)]
+    for name in names:
+        (path / name).unlink(missing_ok=True)
     with suppress(OSError):  # it holds files of somebody else
         path.rmdir()
+    damaged = sum(name.endswith(".damaged") for name in names)
+    return Removed(spectra, unread, damaged, sum(name.startswith(".tmp") for name in names))
 
 
 def _is_due(names: Iterable[str]) -> bool:

@@ -27,14 +27,14 @@ from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import DEFAULT_THRESHOLDS, Projection
 from rankscope.store.export import export as write_export
 from rankscope.store.export import row
-from rankscope.store.spectra import SpectraStore, remove_model, stored_models
+from rankscope.store.spectra import remove_model, stored_models
 
 from ..data.pair import Lens, Pair
 from ..data.session import CLOSE_SECONDS, Session, State, open_model, open_stored
 from ..data.wording import byte_size, describe
 from ..drawing.console_tables import add_columns, make_console, plain_table, print_tables
 from .doctor import is_writable
-from .opening import open_spectra, say, say_opened, stored_of, wanted_of
+from .opening import open_spectra, say, say_damage, say_opened, stored_of, verify, wanted_of
 
 _LINE_SECONDS = 5.0
 """Between two progress lines where stderr is no terminal."""
@@ -56,12 +56,14 @@ def scan(args: Namespace, root: Path) -> int:
     session.load()
     session.tidy()
     say_opened(model, session)
+    if not args.recompute:
+        verify(session, [*wanted, *twins])
     try:
         _compute(session, [*wanted, *twins], events, args.recompute, thresholds if args.json else None)
     finally:
         session.close(CLOSE_SECONDS)
-        if session.lost:
-            say(f"not saved: {session.lost} computed spectra, for which the disk had no room")
+        if session.unsaved:
+            say(f"not saved: {session.unsaved} computed spectra, for which the disk had no room")
     if not args.json:
         shown = dict.fromkeys(args.threshold or DEFAULT_THRESHOLDS)
         print_tables(make_console(), [Lens(Pair(session), threshold) for threshold in shown], shown_ones)
@@ -92,6 +94,7 @@ def tree(args: Namespace, root: Path) -> int:
     model = open_model(args.model, root, or_stored=False)
     session = Session(model, root, lambda _: None, Settings())
     session.load()
+    say_damage(session)
     if args.json:
         for projection in model.tree.projections:
             _print_row(session, projection, DEFAULT_THRESHOLDS)
@@ -111,6 +114,7 @@ def export(args: Namespace, root: Path) -> int:
     """One file of what is stored; 1 if that is a part of the model, 2 if nothing."""
     session = open_spectra(args.model, root)
     wanted = wanted_of(session.model.tree, args.filter)
+    verify(session, wanted)
     stored = stored_of(session, args.model, wanted)
     # Tied tensors share one entry, which names the projection that was computed.
     entries = [replace(entry, projection=p) for p in stored if (entry := session.entry(p)) is not None]
@@ -131,18 +135,22 @@ def ls(args: Namespace, root: Path) -> int:
     if args.json:
         for found in stored_models(root):
             made = {"model": found.name, "folder": found.folder, "spectra": found.spectra, "bytes": found.size}
-            print(json.dumps(made | {"computed_at": found.computed_at}))
+            damaged = [{"file": str(path), "reason": sentence} for path, sentence in found.damaged]
+            print(json.dumps(made | {"computed_at": found.computed_at, "damaged": damaged}))
         return 0
     console = make_console()
     table = plain_table(console)
     add_columns(table, "model", "spectra", "size", "last computed", right=("spectra", "size"))
-    for found in stored_models(root):
+    models = stored_models(root)
+    for found in models:
         when = found.computed_at[:16].replace("T", " ")
         table.add_row(Text(printable(found.name)), str(found.spectra), byte_size(found.size), when)
     if table.row_count:
         console.print(table)
     else:
         say(f"nothing is stored in {root} yet: try  rankscope scan demo")
+    for path, sentence in (damaged for found in models for damaged in found.damaged):
+        say(f"{path}: {sentence}")
     return 0
 
 
@@ -151,19 +159,21 @@ def rm(args: Namespace, root: Path) -> int:
     found = open_stored(str(demo_file()) if args.model == "demo" else args.model, root)
     if found is None:
         raise InputError(f"nothing is stored of {printable(args.model)}: see  rankscope ls")
-    count = len(SpectraStore(root, found.folder).entries())
     try:
-        remove_model(root, found.folder)
+        removed = remove_model(root, found.folder)
     except ValueError as error:
         raise InputError(f"{error}: remove it by hand") from None
-    say(f"removed {count} spectra of {found.name}")
+    files = ((removed.unread, "unreadable"), (removed.damaged, "damaged"), (removed.temporary, "half-written"))
+    others = "".join(f", {count} {what} file{'s' * (count > 1)}" for count, what in files if count)
+    say(f"removed {removed.spectra} spectra of {found.name}{others}")
     return 0
 
 
 def doctor(args: Namespace, root: Path) -> int:
-    """What this machine has."""
-    from .doctor import findings
+    """What this machine has; with --verify 1 where a stored value is damaged."""
+    from .doctor import findings, verify_store
 
+    lost = args.verify and verify_store(root, say)
     console = make_console()
     table = plain_table(console)
     table.show_header = False
@@ -172,7 +182,7 @@ def doctor(args: Namespace, root: Path) -> int:
     for name, text in findings(root):
         table.add_row(Text(name), Text(printable(text, 1000)))
     console.print(table)
-    return 0
+    return 1 if lost else 0
 
 
 def _compute(

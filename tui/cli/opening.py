@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from rankscope.engine.catalogue.tree import Tree
@@ -71,5 +72,16 @@ def say_opened(model: Model, session: Session) -> None:
         say(f"{model.reason}; this is what is stored of it, and may be a part")
     if checkpoint and checkpoint.quantisation:
         say(f"{model.name} is quantised: these are spectra of its {checkpoint.quantisation} weights")
-    for path, sentence in session.store.damaged:
+    say_damage(session)
+
+
+def say_damage(session: Session) -> None:
+    """Files of the store that turned out to be damaged, or cannot be read, since this was said last."""
+    for path, sentence in session.damage():
         say(f"{path}: {sentence}")
+
+
+def verify(session: Session, projections: Iterable[Projection]) -> None:
+    """Read what is stored of these: what is damaged is said, and counts as not computed."""
+    session.verify([p.key for p in projections])
+    say_damage(session)

@@ -92,11 +92,16 @@ def open_stored(model: str, root: Path) -> Model | None:
     return None
 
 
+def _nobody(_: set[str]) -> None:
+    """Where no screen shows what is stored."""
+
+
 class Session:
     """The states of one model's projections, what is stored of them, and the engine that computes them.
 
     `apply` takes the engine's events; the caller decides on which thread, and it must be one only. `experts` of each
-    layer are computed, None: all.
+    layer are computed, None: all. `lost` are keys whose values turned out to be damaged and that are not computed
+    again; `when_lost` is called with those that reading has found, in the thread that read.
     """
 
     def __init__(
@@ -112,7 +117,10 @@ class Session:
         self._engine: Engine | None = None
         self.progress: Progress | None = None
         self.failures: dict[str, str] = {}
-        self.lost = 0
+        self.unsaved = 0
+        self.lost: set[str] = set()
+        self.when_lost: Callable[[set[str]], None] = _nobody
+        self._named: list[tuple[Path, str]] = []
         self._states: dict[str, State] = {}
         self._entries: dict[str, Entry] = {}
         self._values: dict[str, Values] = {}
@@ -135,6 +143,7 @@ class Session:
         for entry in self.store.entries():
             if entry.projection.key in wanted or entry.projection.derived is not None:
                 self._entries.setdefault(entry.projection.key, entry)  # what `apply` has put there is newer
+        self.lost |= {entry.projection.key for entry in self.store.lost()} - self._entries.keys()
 
     def look(self) -> dict[str, Entry | None]:
         """What other processes have stored, or removed, since the last look, by key. Reads files."""
@@ -163,9 +172,42 @@ class Session:
         return sample(projections, self.experts)
 
     def tidy(self) -> None:
-        """Merge what killed processes left as many small files; a full disk only postpones that."""
+        """Sweep what killed processes left half written, and merge what they left as many small files; a full disk only
+        postpones that."""
         with suppress(OSError):
-            self.store.merge()
+            self.store.tidy()
+
+    @property
+    def stored_keys(self) -> list[str]:
+        """The keys of what is stored, derived spectra among them."""
+        return list(self._entries)
+
+    def read(self, keys: Sequence[str]) -> dict[str, Values]:
+        """The values of stored keys, which are not kept in memory. Reads files.
+
+        One that has none counts as not computed from now on: it is damaged, or another process has removed it.
+        """
+        values = self.store.values(keys)
+        lost = {key for key in keys if key not in values and self.store.entry(key) is None} & self._entries.keys()
+        for key in lost:
+            for known in (self._entries, self._states, self._ranks, self._facts):
+                known.pop(key, None)
+        if lost:
+            self.lost |= lost
+            self.when_lost(lost)
+        return values
+
+    def verify(self, keys: Iterable[str]) -> None:
+        """Read the values of the stored ones among these keys, to find what is damaged."""
+        wanted = [key for key in keys if key in self._entries]
+        for start in range(0, len(wanted), _BATCH):
+            self.read(wanted[start : start + _BATCH])
+
+    def damage(self) -> list[tuple[Path, str]]:
+        """Files of the store that are not served as they stand and were not named by this before, with a sentence."""
+        found = [named for named in self.store.damaged if named not in self._named]
+        self._named += found
+        return found
 
     def load_values(self, projections: Sequence[Projection]) -> None:
         """Bring the singular values of some stored projections into memory. Reads files."""
@@ -173,7 +215,7 @@ class Session:
             self._values.clear()
         missing = [p.key for p in projections if p.key in self._entries and p.key not in self._values]
         if missing:
-            self._values.update(self.store.values(missing))
+            self._values.update(self.read(missing))
 
     def load_ranks(self, projections: Sequence[Projection], threshold: float) -> None:
         """Know the ranks of stored projections at a threshold that is not in the stored table. Reads files."""
@@ -181,7 +223,7 @@ class Session:
 
         missing = [p.key for p in projections if p.key in self._entries and self.rank(p, threshold) is None]
         for start in range(0, len(missing), _BATCH):
-            for key, values in self.store.values(missing[start : start + _BATCH]).items():
+            for key, values in self.read(missing[start : start + _BATCH]).items():
                 self._ranks.setdefault(key, {})[threshold] = metrics.threshold_rank(values, threshold)
 
     def load_facts(self, projections: Sequence[Projection], wanted: Mapping[str, FromValues]) -> None:
@@ -189,7 +231,7 @@ class Session:
         missing = [p for p in projections if p.key in self._entries and p.key not in self._facts]
         for start in range(0, len(missing), _BATCH):
             batch = missing[start : start + _BATCH]
-            values = self.store.values([p.key for p in batch])
+            values = self.read([p.key for p in batch])
             for p in (p for p in batch if p.key in values):
                 floor = self._entries[p.key].provenance.noise_floor
                 self._facts[p.key] = {name: of(values[p.key], p, floor) for name, of in wanted.items()}
@@ -263,6 +305,7 @@ class Session:
                     key = spectrum.projection.key
                     self._states[key] = State.DONE
                     self._entries[key] = entry_of(spectrum)
+                    self.lost.discard(key)
                     self._forget_numbers(key)
                     changed.append(key)
                 case Found(projection):
@@ -284,6 +327,7 @@ class Session:
         held = self._entries.pop(key, None)
         if entry is not None:
             self._entries[key] = entry
+            self.lost.discard(key)
         if entry is held or (entry and held and (entry.computed_at, entry.run) == (held.computed_at, held.run)):
             return False
         self._forget_numbers(key)
@@ -303,9 +347,9 @@ class Session:
             self._engine.stop()
 
     def close(self, timeout: float | None = None) -> bool:
-        """Stop the engine and save what is finished; True if no thread is left running. `lost` is then how many
+        """Stop the engine and save what is finished; True if no thread is left running. `unsaved` is then how many
         computed spectra a full disk had no room for."""
         ended = self._engine is None or self._engine.close(timeout)
         if self._store is not None:
-            self.lost = self._store.close()
+            self.unsaved = self._store.close()
         return ended

@@ -38,6 +38,15 @@ class StoreChanged(Message):
         self.found = found
 
 
+class SpectraLost(Message):
+    """Stored spectra of one session turned out to be damaged, by their keys: they count as not computed."""
+
+    def __init__(self, session: Session, keys: set[str]) -> None:
+        super().__init__()
+        self.session = session
+        self.keys = keys
+
+
 class NumbersLoaded(Message):
     """Numbers that the store's table does not keep are in memory (of these keys, None: of all)."""
 

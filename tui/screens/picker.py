@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.text import Text
 from textual.app import App, ComposeResult
@@ -15,6 +15,9 @@ from textual.widgets.option_list import Option
 from rankscope.engine.errors import printable
 
 from ..settings import keys
+
+if TYPE_CHECKING:
+    from rankscope.store.spectra import StoredModel
 
 
 class Picker(App[str]):
@@ -63,7 +66,7 @@ def choices(root: Path) -> list[tuple[str, str]]:
     from rankscope.engine.errors import InputError
     from rankscope.store.spectra import stored_models
 
-    found = {model.name: f"{model.spectra} spectra stored" for model in stored_models(root)}
+    found = {model.name: _kind(model) for model in stored_models(root)}
     with suppress(InputError):  # the demo is not installed
         if (kind := found.pop(str(demo_file().resolve()), "")) != "":
             found["demo"] = f"SmolLM2-135M-Instruct, 4-bit, {kind}"
@@ -72,3 +75,9 @@ def choices(root: Path) -> list[tuple[str, str]]:
             found[name] = "in the Hub cache" if whole(name, "main")[0] else "in the Hub cache, not whole"
     found.setdefault("demo", "SmolLM2-135M-Instruct, 4-bit")
     return list(found.items())
+
+
+def _kind(model: StoredModel) -> str:
+    files = len(model.damaged)
+    damaged = f", {files} damaged or unread file{'s' * (files > 1)}: see  rankscope ls" if files else ""
+    return f"{model.spectra} spectra stored{damaged}"

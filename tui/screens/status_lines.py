@@ -108,6 +108,8 @@ def _state(lens: Lens, p: Projection) -> Text:
         return Text(f"{shape}  {lens.title} {number}", "not bold")
     session, there = lens.session(p)
     state = session.state(there) if there is not None else f"not in {lens.side}"
+    if there is not None and there.key in session.lost and state is State.NOT_COMPUTED:
+        state = "what was stored is damaged; enter computes it again"
     is_stored = there is not None and session.entry(there) is not None
     return Text(f"{shape}  {lens.title} not known" if is_stored else f"{shape}  {state}", "not bold")
 

@@ -18,7 +18,15 @@ from ...data.views import BY_KEY
 from ...settings.config import Config
 from .. import error_log
 from ..dialogs import Confirm
-from ..messages import BackgroundFailed, Done, EngineEvents, NumbersLoaded, StoreChanged, StoreLoaded
+from ..messages import (
+    BackgroundFailed,
+    Done,
+    EngineEvents,
+    NumbersLoaded,
+    SpectraLost,
+    StoreChanged,
+    StoreLoaded,
+)
 from .charting import Charting
 from .scanning import Scanner
 
@@ -30,6 +38,8 @@ LOOK_SECONDS = 3.0
 """Between two looks at what other processes have stored: while nothing changes each asks for the time of a folder."""
 _CHUNK = 512
 """Spectra whose numbers are worked out between two charts."""
+_VERIFIED = 128
+"""Spectra that are read between two charts to see whether they are damaged: some 7 MB."""
 
 
 class Background(Charting):
@@ -38,6 +48,16 @@ class Background(Charting):
     def __init__(self, pair: Pair, config: Config) -> None:
         super().__init__(pair, config)
         self.scanner = Scanner(self.state, self._ask)
+        for session in pair.sessions:
+            self.hear_losses(session)
+
+    def hear_losses(self, session: Session) -> None:
+        """Be told of its spectra that turn out to be damaged."""
+
+        def lost(keys: set[str]) -> None:
+            self.post_message(SpectraLost(session, keys))
+
+        session.when_lost = lost
 
     def in_background(self, work: Callable[[], None], doing: str = "reading the store") -> None:
         """Slow work in the painter's thread; what goes wrong there is said here."""
@@ -84,7 +104,25 @@ class Background(Charting):
     def _store_loaded(self) -> None:
         self.state.loaded = True
         self.state.numbers_changed()
-        for path, reason in (found for s in self.pair.sessions for found in s.store.damaged[:1]):
+        for session in self.pair.sessions:
+            self._say_damage(session)
+            self.verify(session)
+
+    def verify(self, session: Session) -> None:
+        """Read everything that is stored, some at a time: what is damaged is said before somebody relies on it."""
+        keys = session.stored_keys
+        for start in range(0, len(keys), _VERIFIED):
+            self.in_background(partial(session.verify, keys[start : start + _VERIFIED]))
+
+    @on(SpectraLost)
+    def _spectra_lost(self, message: SpectraLost) -> None:
+        self.state.numbers_changed(self.state.known_as(message.session, message.keys))
+        self._say_damage(message.session)
+
+    def _say_damage(self, session: Session) -> None:
+        """In the last line until the next move, and for some seconds with the sentence that does not fit into it."""
+        for path, reason in session.damage():
+            self.state.say(f"{path.name}: {reason}")
             self.notify(f"{path.name}: {reason}", title="the store", severity="warning", markup=False)
 
     def look_at_store(self) -> None:

@@ -124,6 +124,7 @@ class Explorer(SelectionKeys):
 
         session = Session(model, first.root, listen, first.settings, first.experts)
         session.load()
+        self.hear_losses(session)
         self.post_message(Done(partial(self._opened_second, session)))
 
     def _opened_second(self, session: Session) -> None:
@@ -134,6 +135,7 @@ class Explorer(SelectionKeys):
         ours, theirs = self.pair.unmatched()
         self.show_rows()
         self.state.lens_changed()
+        self.verify(session)
         self.state.say(
             f"B is {session.model.name}: {len(ours)} addresses only in A, {len(theirs)} only in B; d shows A, B, B/A"
         )
