@@ -44,14 +44,14 @@ class Files:
             yield self.folder / name, rescue.sentence_aside(part, self.index.lost(name) if part else ())
 
     def refresh(self) -> None:
-        """Read what is new; where nothing changed, a listing and no more.
-
-        Raises:
-            OSError: the folder cannot be listed.
-        """
+        """Read what is new; where nothing changed, a listing and no more. A folder that cannot be listed is named in
+        `damaged`, and what was read of it before stays known."""
         lost: set[str] = set()
-        while lost := self._list(lost):  # each round was outrun by a merge of another process
-            pass
+        try:
+            while lost := self._list(lost):  # each round was outrun by a merge of another process
+                pass
+        except OSError as error:
+            self._unread[self.folder.name] = self.folder, f"It cannot be read ({error.strerror})."
         self._is_listed = True
 
     def take_news(self) -> set[str]:

@@ -66,11 +66,12 @@ def is_ours(name: str) -> bool:
 
 
 def size(folder: Path) -> int:
-    """Bytes of the files in a folder that a store wrote."""
+    """Bytes of the files in a folder that a store wrote, as far as it can be read."""
     total = 0
-    for path in folder.iterdir():
-        with suppress(FileNotFoundError):  # merged a moment ago
-            total += path.stat().st_size if is_ours(path.name) else 0
+    with suppress(OSError):
+        for path in folder.iterdir():
+            with suppress(OSError):  # merged a moment ago
+                total += path.stat().st_size if is_ours(path.name) else 0
     return total
 
 

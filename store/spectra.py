@@ -19,6 +19,7 @@ from rankscope.engine.spectrum import Spectrum, Values
 from . import room, segments
 from .entry import Entry, entry_of, spectrum_of
 from .files import Files
+from .folders import is_model_folder
 from .index import Place
 from .layout import build
 from .segments import DamagedFile
@@ -185,14 +186,12 @@ class SpectraStore:
             self._watch.end(begun)
 
     def look(self) -> bool:
-        """`refresh`, at the price of asking for the time of a folder while nothing changes in it. What cannot be seen
-        now is seen another time.
+        """`refresh`, at the price of asking for the time of a folder while nothing changes in it.
 
         Returns whether any other process has saved spectra here since the index was read first.
         """
-        with suppress(OSError):
-            if self._watch.is_changed():
-                self.refresh()
+        if self._watch.is_changed():
+            self.refresh()
         return self._files.has_company
 
     def news(self) -> set[str]:
@@ -364,7 +363,8 @@ class StoredModel:
     """A folder of the store: `name` is the Hub id or path recorded in it, `size` is in bytes.
 
     `spectra` counts those of the weights as they are: twins and whatever else is derived are no spectra of the model.
-    `damaged` are files that are not served as they stand, and those that were set aside, with a sentence each.
+    `damaged` are files that are not served as they stand, and those that were set aside, with a sentence each; the
+    folder itself where it cannot be read.
     """
 
     folder: str
@@ -373,6 +373,11 @@ class StoredModel:
     size: int
     computed_at: str
     damaged: tuple[tuple[Path, str], ...] = ()
+
+    @property
+    def unread(self) -> str:
+        """Why nothing of the folder can be read, "" where it can: a line for the user."""
+        return next((f"{path}: {sentence}" for path, sentence in self.damaged if path.name == self.folder), "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,23 +396,26 @@ def stored_models(root: Path) -> list[StoredModel]:
     """The models that have spectra under `root`, sorted by name; none where there is no such folder."""
     if not Path(root).is_dir():
         return []
-    models = []
-    for folder in Path(root).iterdir():
-        if folder.is_dir() and (segments.names(folder) or segments.damaged_names(folder)):
-            store = SpectraStore(root, folder.name)
-            entries = store.entries()
-            newest = max(entries, key=lambda entry: entry.computed_at, default=None)
-            models.append(
-                StoredModel(
-                    folder=folder.name,
-                    name=newest.projection.source.repo if newest else folder.name,
-                    spectra=sum(entry.projection.counts() for entry in entries),
-                    size=segments.size(folder),
-                    computed_at=newest.computed_at if newest else "",
-                    damaged=tuple((dict(store.set_aside) | dict(store.damaged)).items()),
-                )
-            )
-    return sorted(models, key=lambda model: model.name)
+    found = (_stored_model(Path(root), path.name) for path in Path(root).iterdir() if is_model_folder(path.name))
+    return sorted((model for model in found if model is not None), key=lambda model: model.name)
+
+
+def _stored_model(root: Path, folder: str) -> StoredModel | None:
+    """None where nothing of ours is in the folder."""
+    store = SpectraStore(root, folder)
+    entries = store.entries()
+    damaged = dict(store.set_aside) | dict(store.damaged)
+    if not entries and not damaged:
+        return None
+    newest = max(entries, key=lambda entry: entry.computed_at, default=None)
+    return StoredModel(
+        folder=folder,
+        name=newest.projection.source.repo if newest else folder,
+        spectra=sum(entry.projection.counts() for entry in entries),
+        size=segments.size(root / folder),
+        computed_at=newest.computed_at if newest else "",
+        damaged=tuple(damaged.items()),
+    )
 
 
 def remove_model(root: Path, folder: str) -> Removed:

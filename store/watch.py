@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -10,7 +11,7 @@ SETTLED_SECONDS = 2.0
 """Two changes in one tick of the file system's clock leave one time: a time is trusted when a listing began that much
 after it was seen first. FAT counts in steps of 2 s, others in milliseconds."""
 
-Stamp: TypeAlias = tuple[int, int, int] | None
+Stamp: TypeAlias = tuple[int, int, int, int] | None
 
 
 class FolderWatch:
@@ -22,20 +23,12 @@ class FolderWatch:
         self._listed: tuple[Stamp, float, bool] = (None, 0.0, False)
 
     def is_changed(self) -> bool:
-        """Whether a listing may show something new.
-
-        Raises:
-            OSError: the folder cannot be asked.
-        """
+        """Whether a listing may show something new."""
         stamp, _, is_settled = self._listed
         return not is_settled or stamp != self._stamp()
 
     def begin(self) -> tuple[Stamp, float]:
-        """To be called before a listing, and given to `end` after it.
-
-        Raises:
-            OSError: the folder cannot be asked.
-        """
+        """To be called before a listing, and given to `end` after it."""
         return self._stamp(), time.monotonic()
 
     def end(self, begun: tuple[Stamp, float]) -> None:
@@ -46,9 +39,8 @@ class FolderWatch:
         self._listed = stamp, first, now - first >= SETTLED_SECONDS
 
     def _stamp(self) -> Stamp:
-        """None where there is no folder."""
-        try:
+        """None where there is no folder, or it cannot be asked. A right that is given changes st_ctime alone."""
+        with suppress(OSError):
             found = self._folder.stat()
-        except FileNotFoundError:
-            return None
-        return found.st_mtime_ns, found.st_ino, found.st_dev
+            return found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev
+        return None

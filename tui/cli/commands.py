@@ -143,11 +143,13 @@ def ls(args: Namespace, root: Path) -> int:
     add_columns(table, "model", "spectra", "size", "last computed", right=("spectra", "size"))
     models = stored_models(root)
     for found in models:
+        if found.unread:
+            continue  # named below
         when = found.computed_at[:16].replace("T", " ")
         table.add_row(Text(printable(found.name)), str(found.spectra), byte_size(found.size), when)
     if table.row_count:
         console.print(table)
-    else:
+    elif not models:
         say(f"nothing is stored in {root} yet: try  rankscope scan demo")
     for path, sentence in (damaged for found in models for damaged in found.damaged):
         say(f"{path}: {sentence}")

@@ -57,7 +57,8 @@ def stored_of(session: Session, name: str, wanted: list[Projection]) -> list[Pro
     if not stored:
         others = len(session.store.entries())
         found = f"{others} spectra are stored of other states or parts of" if others else "nothing is stored of"
-        raise InputError(f"{found} {printable(name)}: run  rankscope scan {printable(name)}")
+        read = " that can be read" if session.store.damaged else ""
+        raise InputError(f"{found} {printable(name)}{read}: run  rankscope scan {printable(name)}")
     return stored
 
 

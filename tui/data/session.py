@@ -18,7 +18,7 @@ from rankscope.engine.checkpoint.remote import stored_name
 from rankscope.engine.compute.engine import Engine, Settings
 from rankscope.engine.compute.events import Event, Failed, Found, Listener, Progress, Saved, Started, Stopped
 from rankscope.engine.derive.flip import flipped
-from rankscope.engine.errors import InputError
+from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection, Values
 
 if TYPE_CHECKING:
@@ -72,12 +72,20 @@ def open_model(model: str, root: Path, access: Access = Access.RANGES, *, or_sto
     except InputError as error:
         if not or_stored or (stored := open_stored(model, root)) is None:
             raise
+        if not stored.tree.projections:
+            raise InputError(
+                f"no spectra of {printable(model)} are stored that can be read: see  rankscope ls"
+            ) from None
         return replace(stored, reason=str(error))
     return Model(checkpoint.name, checkpoint, build_tree(checkpoint), model_folder(checkpoint.identity))
 
 
 def open_stored(model: str, root: Path) -> Model | None:
-    """The stored spectra of a model by its name, path or folder in the store; the newest per address."""
+    """The stored spectra of a model by its name, path or folder in the store; the newest per address.
+
+    Raises:
+        InputError: its folder in the store cannot be read.
+    """
     from rankscope.store.folders import model_folder
     from rankscope.store.spectra import SpectraStore, stored_models
 
@@ -86,6 +94,8 @@ def open_stored(model: str, root: Path) -> Model | None:
         wanted.add(model_folder(Path(model).expanduser()))
     for stored in stored_models(root):
         if stored.folder in wanted or stored.name == model:
+            if stored.unread:
+                raise InputError(f"{stored.unread} Its owner can mend that, or name another store with --store DIR")
             entries = sorted(SpectraStore(root, stored.folder).entries(), key=lambda e: e.computed_at)
             newest = {e.projection.address: e.projection for e in entries if e.projection.counts()}
             return Model(stored.name, None, Tree(tuple(sorted(newest.values(), key=model_order)), True), stored.folder)

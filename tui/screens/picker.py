@@ -78,6 +78,8 @@ def choices(root: Path) -> list[tuple[str, str]]:
 
 
 def _kind(model: StoredModel) -> str:
+    if model.unread:
+        return "its folder in the store cannot be read: see  rankscope ls"
     files = len(model.damaged)
     damaged = f", {files} damaged or unread file{'s' * (files > 1)}: see  rankscope ls" if files else ""
     return f"{model.spectra} spectra stored{damaged}"
