@@ -12,7 +12,7 @@ from rankscope.engine.compute.engine import Settings
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection
 
-from ..data.session import Model, Session, open_model
+from ..data.session import UNREAD_ADVICE, Model, Session, open_model
 
 
 def say(text: str) -> None:
@@ -38,11 +38,14 @@ def open_spectra(name: str, root: Path) -> Session:
     """A session that has read the store, without a download.
 
     Raises:
-        InputError: there is no such model.
+        InputError: there is no such model, or its folder in the store cannot be read.
     """
     model = open_model(name, root, Access.CACHE)
     session = Session(model, root, lambda _: None, Settings())
     session.load()
+    for path, sentence in session.store.damaged:
+        if path == session.store.folder:
+            raise InputError(f"{path}: {sentence} {UNREAD_ADVICE}")
     say_opened(model, session)
     return session
 

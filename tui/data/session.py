@@ -30,6 +30,7 @@ Fact: TypeAlias = float | tuple[float, bool] | None
 """A number that is worked out from a spectrum: with whether it is only a lower bound, where that can be."""
 FromValues: TypeAlias = Callable[[Values, Projection, float], Fact]
 """Works one out from the singular values, float64, shape (r,), descending, of a projection, and their noise floor."""
+UNREAD_ADVICE = "Its owner can mend that, or name another store with --store DIR"
 _BATCH = 256
 _MAX_VALUES = 1024
 """Spectra kept in memory: at 4096 values each 32 MB. A chart shows 8."""
@@ -95,7 +96,7 @@ def open_stored(model: str, root: Path) -> Model | None:
     for stored in stored_models(root):
         if stored.folder in wanted or stored.name == model:
             if stored.unread:
-                raise InputError(f"{stored.unread} Its owner can mend that, or name another store with --store DIR")
+                raise InputError(f"{stored.unread} {UNREAD_ADVICE}")
             entries = sorted(SpectraStore(root, stored.folder).entries(), key=lambda e: e.computed_at)
             newest = {e.projection.address: e.projection for e in entries if e.projection.counts()}
             return Model(stored.name, None, Tree(tuple(sorted(newest.values(), key=model_order)), True), stored.folder)
