@@ -30,6 +30,7 @@ class Files:
         self.has_company = False
         """Whether others have saved, in this folder, spectra that were not there when it was listed first."""
         self._news: set[str] = set()
+        self._went: set[str] = set()
         self._is_listed = False
 
     @property
@@ -47,6 +48,7 @@ class Files:
         """Read what is new; where nothing changed, a listing and no more. A folder that cannot be listed is named in
         `damaged`, and what was read of it before stays known."""
         lost: set[str] = set()
+        self._went.clear()
         try:
             while lost := self._list(lost):  # each round was outrun by a merge of another process
                 pass
@@ -105,7 +107,8 @@ class Files:
         self._list_asides()
         listed = segments.names(self.folder)
         went = self.index.parts.keys() - set(listed) - self._asides
-        self._news.update(entry.projection.key for name in went for entry in self.index.parts[name].entries)
+        self._went.update(entry.projection.key for name in went for entry in self.index.parts[name].entries)
+        self._news |= self._went
         self.index.forget(went)
         for name in listed:
             if name in self.index.parts or name in self._refused:
@@ -139,5 +142,6 @@ class Files:
         if self._is_listed:
             keys = {entry.projection.key for entry in part.entries} - self.saving
             self._news |= keys
-            self.has_company = self.has_company or any(self.index.entry(key) is None for key in keys)
+            unknown = (key for key in keys - self._went if self.index.entry(key) is None)
+            self.has_company = self.has_company or any(unknown)
         self.index.add(path.name, part)
