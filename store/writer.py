@@ -32,7 +32,7 @@ class Writer:
     def __init__(self, save: Callable[[list[Spectrum]], None], waits: Callable[[list[Spectrum]], None]) -> None:
         self._save = save
         self._waits = waits
-        self._pending: deque[_Pending] = deque()
+        self._pending: dict[int, deque[_Pending]] = {}  # by format version: a file is of one
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -48,7 +48,7 @@ class Writer:
         with self._changed:
             if self._closed:
                 raise RuntimeError("the store is closed")
-            self._pending.append((spectrum, future))
+            self._queue(spectrum).append((spectrum, future))
             if self._thread is None:
                 # A daemon: a program that ends without close() must not hang on this thread.
                 self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
@@ -68,6 +68,9 @@ class Writer:
             self._thread.join()
         return self._lost
 
+    def _queue(self, spectrum: Spectrum) -> deque[_Pending]:
+        return self._pending.setdefault(version_of(spectrum.projection), deque())
+
     def _run(self) -> None:
         most, is_waiting = BATCH, False
         while batch := self._take(most):
@@ -79,7 +82,7 @@ class Writer:
                     self._waits([])
                 continue
             with self._changed:
-                self._pending.extendleft(reversed(batch))
+                self._queue(batch[0][0]).extendleft(reversed(batch))
             most = max(1, len(batch) // 2)
             if len(batch) == 1:
                 is_waiting = True
@@ -102,7 +105,7 @@ class Writer:
     def _wait(self, full: Exception) -> None:
         """Until it is time to look again whether there is room; once closed, give up what is pending."""
         with self._changed:
-            closed, pending = self._closed, list(self._pending)
+            closed, pending = self._closed, [item for queue in self._pending.values() for item in queue]
             if closed:
                 self._pending.clear()
         if closed:
@@ -123,13 +126,11 @@ class Writer:
                     self._changed.wait()
                 if not self._pending:
                     return []
-                version = version_of(self._pending[0][0].projection)
-                taken: list[_Pending] = []
-                left: deque[_Pending] = deque()
-                for item in self._pending:
-                    fits = len(taken) < most and version_of(item[0].projection) == version
-                    (taken if fits else left).append(item)
-                self._pending = left
+                version = next(iter(self._pending))
+                queue = self._pending.pop(version)
+                taken = [queue.popleft() for _ in range(min(most, len(queue)))]
+                if queue:
+                    self._pending[version] = queue  # behind the other versions
             if batch := [item for item in taken if _is_wanted(item[1])]:
                 return batch
 
