@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -148,21 +149,23 @@ class Session:
                 self._store = SpectraStore(self.root, self.model.folder)
             return self._store
 
+    @cached_property
+    def _keys(self) -> frozenset[str]:
+        """Of all projections of the model: 45,000 take some 20 ms."""
+        return frozenset(p.key for p in self.model.tree.projections)
+
     def load(self) -> None:
         """Read the store's index: what is there counts as stored. Imports h5py."""
-        wanted = {p.key for p in self.model.tree.projections}
         for entry in self.store.entries():
-            if entry.projection.key in wanted or entry.projection.derived is not None:
+            if entry.projection.key in self._keys or entry.projection.derived is not None:
                 self._entries.setdefault(entry.projection.key, entry)  # what `apply` has put there is newer
         self.lost |= {entry.projection.key for entry in self.store.lost()} - self._entries.keys()
 
     def look(self) -> dict[str, Entry | None]:
         """What other processes have stored, or removed, since the last look, by key. Reads files."""
         self.store.look()
-        news = self.store.news()
-        wanted = {p.key for p in self.model.tree.projections} if news else set()
-        found = {key: self.store.entry(key) for key in news}
-        return {k: e for k, e in found.items() if k in wanted or e is None or e.projection.derived is not None}
+        found = {key: self.store.entry(key) for key in self.store.news()}
+        return {k: e for k, e in found.items() if k in self._keys or e is None or e.projection.derived is not None}
 
     def take(self, found: Mapping[str, Entry | None]) -> set[str]:
         """Take in what `look` has found; the keys of which something else is stored than before."""
