@@ -107,7 +107,7 @@ class Background(Charting):
             session.verify(chunk)
             self.post_message(Done(partial(self._verify_next, session, rest)))
 
-        if chunk := next(rest, None):
+        if chunk := next(rest, []):
             self.in_background(verify)
 
     @on(SpectraLost)
