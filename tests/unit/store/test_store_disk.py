@@ -119,3 +119,44 @@ def test_a_merge_that_reads_back_as_something_else_costs_nothing(
     assert sorted(path.name for path in (tmp_path / "m").iterdir()) == sorted(names)
     store = SpectraStore(tmp_path, "m")
     assert all(same(store.get(key(make(n))), make(n)) for n in range(3))
+
+
+@pytest.mark.parametrize("kind", [segments.SEGMENT, segments.VOLUME])
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_bad_sector_costs_the_spectra_in_it(
+    make: Make, same: Same, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, whole: bool
+) -> None:
+    kept = [make(n) for n in range(4)]
+    image = layout.build([entry_of(s) for s in kept], [s.values for s in kept])
+    (tmp_path / "m").mkdir()
+    name = segments.write(tmp_path / "m", kind, image.data)
+    bad = image.part.start[2] + 40
+    real = Path.read_bytes
+    hit = failing(errno.EIO, os.pread, lambda _, count, start: start <= bad < start + count)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", hit)
+        patch.setattr(Path, "read_bytes", failing(errno.EIO, real, lambda path: path.suffix == ".h5"))
+        store = SpectraStore(tmp_path, "m")
+        if whole:
+            store.verify()
+        assert len(store.values(map(key, kept))) == 3
+        assert [store.has(key(s)) for s in kept] == [True, True, False, True]
+        assert all(same(store.get(key(s)), s) for s in kept if s is not kept[2])
+        ((path, sentence),) = store.damaged
+        assert path == store.folder / name
+        assert sentence.startswith("layers.2.attention.key cannot be read (Input/output error)")
+    assert SpectraStore(tmp_path, "m").values([key(kept[2])]).keys() == {key(kept[2])}  # another cable
+
+
+def test_a_disk_that_gives_nothing_back_is_an_error_and_no_damage(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = segment(tmp_path / "m", make(0), make(1))
+    store = SpectraStore(tmp_path, "m")
+    assert len(store.entries()) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", failing(errno.EIO, os.pread, lambda *_: True))
+        with pytest.raises(OSError, match="Input/output"):
+            store.values([key(make(0))])
+    assert len(store.values([key(make(0)), key(make(1))])) == 2
+    assert segments.names(store.folder) == [name]
