@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rankscope.engine.spectrum import Source, Spectrum
-from rankscope.store import layout, segments
+from rankscope.store import layout, segments, spectra
 from rankscope.store.entry import entry_of
 from rankscope.store.spectra import SpectraStore
 
@@ -223,3 +223,20 @@ def test_only_what_is_asked_for_is_read(make: Make, tmp_path: Path) -> None:
     assert store.damaged == []
     store.verify([key(kept[0])])
     assert len(store.damaged) == 1
+
+
+def test_a_merge_takes_over_no_damage_that_came_after_the_file_was_read(
+    make: Make, same: Same, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = [make(n) for n in range(4)]
+    (tmp_path / "m").mkdir()
+    paths = [add(tmp_path / "m", segments.SEGMENT, [s]) for s in kept]
+    store = SpectraStore(tmp_path, "m")
+    assert len(store.entries()) == 4
+    flip(paths[1], paths[1].read_bytes().index(b"layers.1.attention.key"), bit=2)  # hayers.1.attention.key
+    monkeypatch.setattr(spectra, "_MERGE_AT", 4)
+    store.merge()
+    store, there = served(tmp_path, kept, same)
+    assert there == [kept[n] for n in (0, 2, 3)]
+    assert {entry.projection.address for entry in store.entries()} == {s.projection.address for s in there}
+    assert [aside.name for aside, _ in store.set_aside] == [f"{paths[1].name}.damaged"]
