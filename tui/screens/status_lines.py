@@ -100,8 +100,6 @@ def _state(lens: Lens, p: Projection) -> Text:
         return Text(f"{shape}  {lens.title} {number}", "not bold")
     session, there = lens.session(p)
     state = session.state(there) if there is not None else f"not in {lens.side}"
-    if there is not None and there.key in session.lost and state is State.NOT_COMPUTED:
-        state = "what was stored is damaged; enter computes it again"
     is_stored = there is not None and session.entry(there) is not None
     return Text(f"{shape}  {lens.title} not known" if is_stored else f"{shape}  {state}", "not bold")
 
@@ -110,6 +108,13 @@ def trouble(lens: Lens, p: Projection) -> str:
     """Why there is no spectrum of a projection, "" where there is one or may be."""
     session, there = lens.session(p)
     return there.problem or session.failures.get(there.key, "") if there is not None else ""
+
+
+def loss(lens: Lens, p: Projection) -> str:
+    """That there was a spectrum of a projection, "" where there is one or was none."""
+    session, there = lens.session(p)
+    is_lost = there is not None and there.key in session.lost and session.state(there) is State.NOT_COMPUTED
+    return "what was stored of it is damaged; enter computes it again" if is_lost else ""
 
 
 def estimate(session: Session, missing: Sequence[Projection], pattern: str) -> list[str]:

@@ -32,7 +32,7 @@ from ...widgets.table import MetricTable
 from ...widgets.top_pane import TopPane
 from ...widgets.tree import ProjectionTree
 from ..dialogs import Help
-from ..status_lines import chart_title, job_text, key_hints, model_text, selection_text, trouble
+from ..status_lines import chart_title, job_text, key_hints, loss, model_text, selection_text, trouble
 
 WIDE, HUGE, HIGH = 120, 160, 30
 CHART_LINES = 26
@@ -139,7 +139,9 @@ class Layout(Screen[None]):
         left = selection_text(state.lens, state.selection, state.grid)
         self.query_one("#job", Line).set(left, "  ".join(filter(None, [marks, self._job(said)])))
         found = state.selected
-        note = state.note or (printable(trouble(state.lens, found[0])) if len(found) == 1 else "")
+        note = state.note
+        if not note and len(found) == 1:
+            note = printable(trouble(state.lens, found[0])) or loss(state.lens, found[0])
         hints = key_hints(self.size.width, self.config.keymap)
         self.query_one("#keys", Line).set(Text(f" {note}", "bold yellow") if note else hints)
 
