@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from . import rescue, segments
@@ -94,6 +94,19 @@ class Files:
         if where != path:
             self._asides.add(where.name)
         self._refused[name] = where, rescue.sentence(part, self.index.lost(where.name) if part else ())
+
+    def give_up(self, path: Path, places: Iterable[tuple[int, int, int]], error: OSError) -> None:
+        """Count what the disk does not give back of these places in a file as not computed; the file stays.
+
+        Raises:
+            FileNotFoundError: it is gone: list again.
+            OSError: nothing of it can be read.
+        """
+        starts = segments.unreadable(path, places)
+        if not starts:
+            self._doubt(path)
+        self.index.lose(path.name, starts)
+        self._refused[path.name] = path, rescue.sentence_unread(self.index.lost(path.name), error)
 
     def _doubt(self, path: Path) -> None:
         if path.name in self._doubted:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from typing import NamedTuple
 
 from .entry import Entry
@@ -61,6 +61,13 @@ class Index:
                 held.clear()
             for name, part, lost in left:
                 self.add(name, part, lost)
+
+    def lose(self, name: str, starts: Set[int]) -> None:
+        """Count the values that start there in a file as lost."""
+        part = self.parts[name]
+        lost = {row for row, start in enumerate(part.start) if start in starts} | self._lost.get(name, _NONE)
+        self.forget([name])
+        self.add(name, part, frozenset(lost))
 
     def successor(self, entry: Entry) -> int:
         """The generation of a new result, so that it counts and not what is here of its key, or of other weights.

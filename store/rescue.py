@@ -99,10 +99,15 @@ def sentence(part: Part | None, lost: Sequence[Entry]) -> str:
         return f"Its bytes are not those that were written {_CAUSE}; all its spectra count as not computed."
     if not lost:
         return f"Its bytes are not those that were written {_CAUSE}; nothing is lost, other files have all of it."
-    verbs = "is damaged and counts" if len(lost) == 1 else "are damaged and count"
     kept = len(part.entries) - len(lost)
     rest = f"; of the {len(part.entries)} spectra in the file no other is lost" if kept else ""
-    return f"{_named(lost)} {verbs} as not computed{rest} {_CAUSE}."
+    verb = "is" if len(lost) == 1 else "are"
+    return f"{_named(lost)} {verb} damaged and {_counts(lost)} as not computed{rest} {_CAUSE}."
+
+
+def sentence_unread(lost: Sequence[Entry], error: OSError) -> str:
+    """For the user, of a file that can be read in part."""
+    return f"{_named(lost)} cannot be read ({error.strerror}) and {_counts(lost)} as not computed; the others can."
 
 
 def sentence_aside(part: Part | None, lost: Sequence[Entry]) -> str:
@@ -112,6 +117,10 @@ def sentence_aside(part: Part | None, lost: Sequence[Entry]) -> str:
     if not lost:
         return "It was found damaged and set aside; all that it held is stored again, and it can be deleted."
     return f"It was found damaged and set aside; not computed again yet of it: {_named(lost)}."
+
+
+def _counts(lost: Sequence[Entry]) -> str:
+    return "counts" if len(lost) == 1 else "count"
 
 
 def _named(lost: Sequence[Entry]) -> str:

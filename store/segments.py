@@ -143,7 +143,11 @@ def load_part(path: Path) -> Part:
         DamagedFile, FileNotFoundError, OSError: as `load`.
     """
     if path.name.startswith(SEGMENT):
-        return parse(load(path))
+        try:
+            return parse(load(path))
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise  # else a sector that may lie among the values
     with _gone():
         part = parse_volume(path)
     # Damaged, or of a later version that marks its volumes in another way: the whole digest tells.
@@ -173,6 +177,17 @@ def is_tight(folder: Path, more: int) -> bool:
         return False
     found = [path.stat().st_size for path in folder.glob(f"{SEGMENT}-*")]
     return len(found) > 1 and left - more < sum(found)
+
+
+def unreadable(path: Path, places: Iterable[tuple[int, int, int]]) -> set[int]:
+    """Where those of these places (as `load_values`) start whose bytes the disk does not give back.
+
+    Raises:
+        OSError: it gives back nothing of the file.
+    """
+    with _gone(), open(path, "rb", buffering=0) as file:
+        os.pread(file.fileno(), 1, 0)
+        return {start for start, count, _ in places if not _gives(file.fileno(), start, 8 * count)}
 
 
 def set_aside(path: Path) -> Path:
@@ -265,6 +280,14 @@ def merge_as_fits(folder: Path, inputs: list[str]) -> None:
         else:
             left = left[most:]
             most = len(left)
+
+
+def _gives(handle: int, start: int, count: int) -> bool:
+    try:
+        os.pread(handle, count, start)
+    except OSError:
+        return False
+    return True
 
 
 def _list(folder: Path) -> list[str]:

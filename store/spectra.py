@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
@@ -176,6 +177,8 @@ class SpectraStore:
                 self._rescue(damage.path)
             except FileNotFoundError:  # merged by another process: what that wrote it has read back
                 self.refresh()
+            except OSError:  # a bad sector: which spectra are in it
+                self._read(self._keys_in(name))
 
     def refresh(self) -> None:
         """See what other processes have written since; where nothing changed, a listing and no more."""
@@ -343,7 +346,17 @@ class SpectraStore:
                 self.refresh()
         except DamagedFile as damage:
             self._rescue(damage.path)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            with self._lock:
+                self._files.give_up(self.folder / name, places, error)
         return []
+
+    def _keys_in(self, name: str) -> list[str]:
+        with self._lock:
+            part = self._files.index.parts.get(name)
+        return [entry.projection.key for entry in part.entries] if part else []
 
     def _places(self, keys: Iterable[str]) -> dict[str, list[tuple[Entry, Place]]]:
         """The entries of these keys, and where their values are, by file."""

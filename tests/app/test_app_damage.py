@@ -42,10 +42,10 @@ async def test_damage_is_said_and_computed_again(llama: Path, root: Path, kind: 
         assert f"{aside.name}: {BAD} is damaged" in toast
         await view.press("J", "L")
         assert view.selected == BAD
-        await view.until(lambda: "what was stored is damaged" in view.job, "the selection's state")
+        await view.until(lambda: "what was stored of it is damaged" in view.foot, "the selection's state")
         await view.press("s", "enter")
         await view.sees("42/42 stored")
-        assert "damaged" not in view.job
+        assert "damaged" not in view.foot
     session = SpectraStore(root, model.folder)
     assert len(session.entries()) == 42
     assert session.lost() == []

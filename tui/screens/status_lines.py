@@ -108,8 +108,6 @@ def _state(lens: Lens, p: Projection) -> Text:
         return Text(f"{shape}  {lens.title} {number}", "not bold")
     session, there = lens.session(p)
     state = session.state(there) if there is not None else f"not in {lens.side}"
-    if there is not None and there.key in session.lost and state is State.NOT_COMPUTED:
-        state = "what was stored is damaged; enter computes it again"
     is_stored = there is not None and session.entry(there) is not None
     return Text(f"{shape}  {lens.title} not known" if is_stored else f"{shape}  {state}", "not bold")
 
@@ -121,14 +119,21 @@ def trouble(lens: Lens, p: Projection) -> str:
 
 
 def troubles(lens: Lens, selected: Sequence[Projection]) -> str:
-    """Why what is selected has no spectrum; of several that failed the first, by name."""
+    """Why what is selected has no spectrum any more, or none at all; of several that failed the first, by name."""
     if len(selected) == 1:
-        return printable(trouble(lens, selected[0]))
+        return printable(trouble(lens, selected[0])) or loss(lens, selected[0])
     if not any(session.failures for session in lens.pair.sessions):
         return ""
     failed = ((p, lens.session(p)) for p in selected)
     found = next((p for p, (session, there) in failed if there is not None and there.key in session.failures), None)
     return printable(f"{found.label}: {trouble(lens, found)}", 500) if found is not None else ""
+
+
+def loss(lens: Lens, p: Projection) -> str:
+    """That there was a spectrum of a projection, "" where there is one or was none."""
+    session, there = lens.session(p)
+    is_lost = there is not None and there.key in session.lost and session.state(there) is State.NOT_COMPUTED
+    return "what was stored of it is damaged; enter computes it again" if is_lost else ""
 
 
 def estimate(session: Session, missing: Sequence[Projection], pattern: str) -> list[str]:

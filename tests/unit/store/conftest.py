@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from dataclasses import replace
+from functools import partialmethod
 from typing import Any
 
 import numpy as np
@@ -80,3 +82,15 @@ def every() -> Callable[[Iterable[int], int], list[int]]:
         return found if os.environ.get("RANKSCOPE_FAULTS") == "all" else random.Random(count).sample(found, count)
 
     return chosen
+
+
+@pytest.fixture(autouse=True)
+def _saves_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A save that never ends fails the test that waits for it, instead of hanging it."""
+    for name in ("result", "exception"):
+        real = getattr(Future, name)
+        monkeypatch.setattr(Future, name, partialmethod(_within, real))
+
+
+def _within(future: Future[Any], real: Callable[..., Any], timeout: float | None = 60) -> Any:
+    return real(future, timeout)

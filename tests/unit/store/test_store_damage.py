@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rankscope.engine.spectrum import Source, Spectrum
-from rankscope.store import layout, segments
+from rankscope.store import layout, segments, spectra
 from rankscope.store.entry import entry_of
 from rankscope.store.spectra import SpectraStore
 
@@ -28,17 +28,28 @@ def key(spectrum: Spectrum) -> str:
     return spectrum.projection.key
 
 
-def lay(folder: Path, kind: str, kept: list[Spectrum]) -> Path:
-    """A new folder with one file, of these spectra."""
+def clear(folder: Path) -> None:
+    """Make a folder that is there, and empty."""
     folder.mkdir(exist_ok=True, parents=True)
     for path in folder.iterdir():
         path.unlink()
+
+
+def lay(folder: Path, kind: str, kept: list[Spectrum]) -> Path:
+    """A new folder with one file, of these spectra."""
+    clear(folder)
     return add(folder, kind, kept)
 
 
 def add(folder: Path, kind: str, kept: list[Spectrum]) -> Path:
     image = layout.build([entry_of(s) for s in kept], [s.values for s in kept])
     return folder / segments.write(folder, kind, image.data)
+
+
+def flipped(path: Path, data: bytes, place: int, bit: int) -> None:
+    """Make these bytes the one file of its folder, with another bit at a place."""
+    clear(path.parent)
+    path.write_bytes(data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :])
 
 
 def flip(path: Path, place: int, bit: int = 0) -> None:
@@ -68,11 +79,11 @@ def test_a_byte_among_the_values_costs_one_spectrum_which_is_named(
     make: Make, same: Same, tmp_path: Path, every: Every, kind: str
 ) -> None:
     kept = [make(n) for n in range(8)]
-    first = place_of(lay(tmp_path / "m", kind, kept), kept[0])
+    path = lay(tmp_path / "m", kind, kept)
+    intact, first = path.read_bytes(), place_of(path, kept[0])
     rng = random.Random(1)
     for place in every(range(first, first + 8 * COUNT * len(kept)), 8):
-        path = lay(tmp_path / "m", kind, kept)
-        flip(path, place, rng.randrange(8))
+        flipped(path, intact, place, rng.randrange(8))
         hit = kept[(place - first) // (8 * COUNT)]
         for meeting in range(3):  # it is found; it was found before; it is computed again
             store, there = served(tmp_path, kept, same)
@@ -93,14 +104,15 @@ def test_a_byte_anywhere_else_never_gives_a_wrong_value(
 ) -> None:
     kept = [make(n) for n in range(4)]
     path = lay(tmp_path / "m", kind, kept)
-    size, first = path.stat().st_size, place_of(path, kept[0])
+    intact, first = path.read_bytes(), place_of(path, kept[0])
+    other = add(tmp_path / "m", kind, [make(9)])
+    others = other.read_bytes()
     values = range(first, first + 8 * COUNT * len(kept))
     rng = random.Random(2)
-    for place in every((p for p in range(size) if p not in values), 16):
-        path = lay(tmp_path / "m", kind, kept)
-        flip(path, place, rng.randrange(8))
+    for place in every((p for p in range(len(intact)) if p not in values), 16):
+        flipped(path, intact, place, rng.randrange(8))
         damaged = path.read_bytes()
-        add(tmp_path / "m", kind, [make(9)])
+        other.write_bytes(others)
         store, there = served(tmp_path, [*kept, make(9)], same)
         assert there[-1] == make(9)
         ((aside, sentence),) = store.damaged
@@ -223,3 +235,20 @@ def test_only_what_is_asked_for_is_read(make: Make, tmp_path: Path) -> None:
     assert store.damaged == []
     store.verify([key(kept[0])])
     assert len(store.damaged) == 1
+
+
+def test_a_merge_takes_over_no_damage_that_came_after_the_file_was_read(
+    make: Make, same: Same, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = [make(n) for n in range(4)]
+    (tmp_path / "m").mkdir()
+    paths = [add(tmp_path / "m", segments.SEGMENT, [s]) for s in kept]
+    store = SpectraStore(tmp_path, "m")
+    assert len(store.entries()) == 4
+    flip(paths[1], paths[1].read_bytes().index(b"layers.1.attention.key"), bit=2)  # hayers.1.attention.key
+    monkeypatch.setattr(spectra, "_MERGE_AT", 4)
+    store.merge()
+    store, there = served(tmp_path, kept, same)
+    assert there == [kept[n] for n in (0, 2, 3)]
+    assert {entry.projection.address for entry in store.entries()} == {s.projection.address for s in there}
+    assert [aside.name for aside, _ in store.set_aside] == [f"{paths[1].name}.damaged"]

@@ -90,13 +90,12 @@ def test_one_bad_spectrum_is_refused_at_once(make: Make, tmp_path: Path) -> None
 def test_a_cancelled_future_does_not_stop_the_writer(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate = threading.Event()
+    began, gate = threading.Event(), threading.Event()
     real = spectra.build
-    monkeypatch.setattr(spectra, "build", lambda *args: (gate.wait(10), real(*args))[1])
+    monkeypatch.setattr(spectra, "build", lambda *args: (began.set(), gate.wait(10), real(*args))[2])
     with SpectraStore(tmp_path, "m") as store:
         first = store.put(make(0))
-        while not first.running():
-            pass
+        assert began.wait(10)
         second: Future[None] = store.put(make(1))
         assert second.cancel()
         third = store.put(make(2))

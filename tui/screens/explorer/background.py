@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -109,10 +109,17 @@ class Background(Charting):
             self.verify(session)
 
     def verify(self, session: Session) -> None:
-        """Read everything that is stored, some at a time: what is damaged is said before somebody relies on it."""
+        """Read everything that is stored, some between two charts: damage is said before somebody relies on it."""
         keys = session.stored_keys
-        for start in range(0, len(keys), _VERIFIED):
-            self.in_background(partial(session.verify, keys[start : start + _VERIFIED]))
+        self._verify_next(session, iter([keys[i : i + _VERIFIED] for i in range(0, len(keys), _VERIFIED)]))
+
+    def _verify_next(self, session: Session, rest: Iterator[list[str]]) -> None:
+        def verify() -> None:
+            session.verify(chunk)
+            self.post_message(Done(partial(self._verify_next, session, rest)))
+
+        if chunk := next(rest, []):
+            self.in_background(verify)
 
     @on(SpectraLost)
     def _spectra_lost(self, message: SpectraLost) -> None:
