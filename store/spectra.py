@@ -56,6 +56,7 @@ class SpectraStore:
 
     def __init__(self, root: Path, model: str) -> None:
         self.folder = Path(root) / model
+        self.saved = 0  # spectra that this object has saved
         self._writer = Writer(self._save, self._wait)
         self._told: Callable[[str], None] = _nobody
         self._prepared = False
@@ -257,6 +258,7 @@ class SpectraStore:
             if self._loaded and name not in self._files.index.parts:
                 self._files.index.add(name, image.part)
             self._files.saving = frozenset()
+            self.saved += len(spectra)
         self._segments += 1
         if self._segments >= _MERGE_AT:
             with suppress(OSError):  # nothing is lost: it is tried again after as many more

@@ -26,6 +26,7 @@ theme = "nord"
 color = "16"
 threshold = "95%"
 thresholds = [90, 0.6, "80", 90.0]
+suspend = false
 [lines]
 target = 256
 "q lora" = { rank = 1536.5, role = "query" }
@@ -76,6 +77,7 @@ def test_everything_that_a_file_may_say(file: Path) -> None:
         thresholds=(0.6, 0.8, 0.9),
         lines=(ReferenceLine("target", 256), ReferenceLine("q lora", 1536.5, "query")),
         keymap={"scan": "S,f5", "view.tree": "f1", "filter.next": ">"},
+        suspend=False,
         palette=replace(Palette(), series=(1, 2, 3, 4, 5, 6, 7, 255)),
     )
 
@@ -156,7 +158,10 @@ def test_a_mistake_is_one_line_with_the_file_and_the_key(file: Path, text: str, 
         ("tresholds = [90]", ["tresholds: did you mean thresholds?"], Config()),
         (
             "zzz = 1\ntheme = 'nord'\n[0]\nx = 3",
-            [f"{name}: there are theme, color, threshold, thresholds, lines, keymap, colors" for name in ("zzz", "0")],
+            [
+                f"{name}: there are theme, color, threshold, thresholds, suspend, lines, keymap, colors"
+                for name in ("zzz", "0")
+            ],
             Config(theme="nord"),
         ),
         (
@@ -171,7 +176,7 @@ def test_a_mistake_is_one_line_with_the_file_and_the_key(file: Path, text: str, 
         ),
         (
             '"\\u001b[31m" = 1',
-            ["\\x1b[31m: there are theme, color, threshold, thresholds, lines, keymap, colors"],
+            ["\\x1b[31m: there are theme, color, threshold, thresholds, suspend, lines, keymap, colors"],
             Config(),
         ),
     ],

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import pty
-import select
-import struct
-import sys
-import termios
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from app_models import LLAMA, fill, llama_weights, save_model
+from app_terminal import Terminal
 
 from rankscope.engine.compute.engine import Settings
 from rankscope.tui.cli.main import main_tui
@@ -22,10 +17,6 @@ from rankscope.tui.screens import app as app_module
 from rankscope.tui.screens.app import RankScopeApp
 from rankscope.tui.settings.config import Config
 
-DEADLINE = 20.0
-"""Seconds after which a silent program has failed; nothing passes or fails by being slower or faster."""
-BACK = b"\x1b[?1049l"
-"""A terminal's word for: the other screen again."""
 PROGRAM = """
 import sys
 from rankscope.tui.cli.main import main_tui
@@ -40,55 +31,6 @@ sys.exit(main_tui(sys.argv[2:]))
 """
 
 
-class Terminal:
-    """A program on a pseudo-terminal of 120x40."""
-
-    def __init__(self, folder: Path, *words: object) -> None:
-        environ = {
-            **os.environ,
-            "TERM": "xterm-256color",
-            "XDG_STATE_HOME": str(folder),
-            "XDG_CONFIG_HOME": str(folder),
-        }
-        self.child, self.terminal = pty.fork()
-        if self.child == 0:
-            fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
-            os.execve(sys.executable, [sys.executable, "-c", PROGRAM, *map(str, words)], environ)
-        self.written = b""
-
-    def until(self, text: bytes) -> None:
-        """Wait for it on the screen: a program that ends without it fails the test."""
-        while text not in self.written:
-            assert self._read(), self.written[-2000:]
-
-    def press(self, keys: bytes) -> None:
-        os.write(self.terminal, keys)
-
-    def end(self) -> int:
-        """Wait for the end; returns the exit code."""
-        while self._read():
-            pass
-        os.close(self.terminal)
-        return os.waitstatus_to_exitcode(os.waitpid(self.child, 0)[1])
-
-    @property
-    def left(self) -> str:
-        """What stands on the terminal after the explorer has gone."""
-        _, back, text = self.written.rpartition(BACK)
-        assert back
-        return text.partition(b"\x1b[?1004l")[2].decode()
-
-    def _read(self) -> bool:
-        ready, _, _ = select.select([self.terminal], [], [], DEADLINE)
-        assert ready, f"nothing more is written after {self.written[-2000:]!r}"
-        try:
-            found = os.read(self.terminal, 1 << 16)
-        except OSError:  # the program has ended
-            return False
-        self.written += found
-        return bool(found)
-
-
 @pytest.fixture
 def other(tmp_path: Path) -> Path:
     """A llama of other weights, and of one layer less."""
@@ -96,7 +38,7 @@ def other(tmp_path: Path) -> Path:
 
 
 def test_an_error_before_the_first_screen_is_one_line_and_code_1(llama: Path, root: Path, tmp_path: Path) -> None:
-    terminal = Terminal(tmp_path, "on_mount", llama, "--store", root)
+    terminal = Terminal(tmp_path, PROGRAM, "on_mount", llama, "--store", root)
     assert terminal.end() == 1
     (line,) = terminal.left.splitlines()
     log = tmp_path / "rankscope" / "log" / "rankscope.log"
@@ -106,7 +48,7 @@ def test_an_error_before_the_first_screen_is_one_line_and_code_1(llama: Path, ro
 
 def test_a_key_that_fails_says_so_and_the_explorer_goes_on(llama: Path, root: Path, tmp_path: Path) -> None:
     fill(llama, root)
-    terminal = Terminal(tmp_path, "action_axes", llama, "--store", root)
+    terminal = Terminal(tmp_path, PROGRAM, "action_axes", llama, "--store", root)
     terminal.until(b"42/42")
     terminal.press(b"a")
     terminal.until(b"the key a failed: ValueError")
@@ -120,7 +62,7 @@ def test_a_key_that_fails_says_so_and_the_explorer_goes_on(llama: Path, root: Pa
 def test_two_models_open_beside_each_other(llama: Path, other: Path, root: Path, tmp_path: Path) -> None:
     fill(llama, root)
     fill(other, root)
-    terminal = Terminal(tmp_path, "nothing", llama, "--against", other, "--store", root, "--theme", "nord")
+    terminal = Terminal(tmp_path, PROGRAM, "nothing", llama, "--against", other, "--store", root, "--theme", "nord")
     terminal.until(b"other-llama")
     terminal.press(b"\x11")
     assert terminal.end() == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import signal
 from pathlib import Path
 
@@ -62,8 +63,9 @@ def test_ctrl_c_on_a_full_disk_says_how_much_is_not_saved(tmp_path: Path, cli: R
     ran = finish(process)
     assert ran.code == 130
     saved = [row["address"] for row in ran.rows if row["state"] == "done"]
-    (line,) = (line for line in ran.err.splitlines() if line.startswith("not saved: "))
-    lost = int(line.split()[2])
+    said = re.search(r"stopped by SIGINT; \d+ new .* saved; (\d+) computed are not saved", ran.err.splitlines()[-1])
+    assert said
+    lost = int(said[1])
     assert 0 < lost <= 14 - len(saved)
     states = cli("tree", tmp_path / "m", "--json").states
     assert {address for address in addresses() if states[address] == "stored"} >= set(saved)

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from cli_models import addresses, lapack, write, write_llama
-from cli_process import NEXT, PROGRAM, SEVERAL, Run, finish, spawn, start
+from cli_process import NEXT, SEVERAL, Run, finish, spawn, start
 
-INTERRUPTIBLE = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {PROGRAM}"
 REPORT = (
     "import sys, atexit; atexit.register(lambda: print(*sorted({'torch', 'numpy', 'rich', 'textual', 'h5py', "
     "'plotext', 'gguf', 'huggingface_hub', 'safetensors'} & set(sys.modules)), file=sys.stderr)); "
@@ -62,19 +61,6 @@ def test_kill_9_loses_no_row_that_was_printed(long_model: Path, cli: Run) -> Non
     assert printed.items() <= {row["address"]: row["sigma_max"] for row in ran.rows}.items()
     assert all(ran.states[address] == "stored" for address in printed)
     assert "not computed" in ran.states.values()
-
-
-def test_ctrl_c_keeps_what_is_saved(long_model: Path, cli: Run) -> None:
-    process = start("scan", long_model, "--json", program=INTERRUPTIBLE)
-    (first,) = read_rows(process, 1)
-    process.send_signal(signal.SIGINT)
-    ran = finish(process)
-    assert ran.code == 130
-    assert ran.err.splitlines()[-1] == "rankscope: stopped; what was saved is kept"
-    assert "Traceback" not in ran.err
-    states = cli("tree", long_model, "--json").states
-    assert all(states[address] == "stored" for address in (first["address"], *ran.states))
-    assert "not computed" in states.values()
 
 
 def test_a_reader_that_leaves_after_the_first_row(tmp_path: Path, cli: Run) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli_models import SHAPES, Arrays, addresses, lapack, tensor_name, threshold_rank, write, write_llama
-from cli_process import Run, spawn
+from cli_process import Run
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
@@ -333,11 +333,22 @@ def test_wrong_use_of_a_view_is_one_line(model: Path, cli: Run, words: tuple[str
     assert said in cli("show", model, *words).error
 
 
-def test_a_chart_that_stdout_cannot_write_is_wrong_use(model: Path) -> None:
-    ran = spawn("show", model, "--view", "energy", env={"PYTHONIOENCODING": "ascii"})
-    assert (ran.code, ran.out) == (2, "")
-    assert "--view table" in ran.err
-    assert spawn("show", model, "--view", "table", env={"PYTHONIOENCODING": "ascii"}).code == 0
+@pytest.mark.parametrize("view", ["heatmap", "table", "compare", "spectrum", "energy", "layers"])
+@pytest.mark.parametrize("variable", ["LC_ALL=ja_JP.eucJP", "PYTHONIOENCODING=latin-1"])
+def test_a_terminal_without_utf_8_gets_ascii(
+    model: Path, cli: Run, monkeypatch: pytest.MonkeyPatch, view: str, variable: str
+) -> None:
+    on_a_terminal(monkeypatch)
+    words = ("show", model, "--view", view, "--filter", "layers.0.attention")
+    before = cli(*words).out
+    assert not before.isascii()
+    monkeypatch.setenv(*variable.split("="))
+    ran = cli(*words)
+    assert ran.code == 0
+    assert ran.out.isascii()
+    assert "\\u" not in ran.out
+    assert "--" in ran.out
+    assert sorted(map(len, before.splitlines())) == sorted(map(len, ran.out.splitlines()))
 
 
 def test_views_outlive_the_weights(model: Path, cli: Run) -> None:

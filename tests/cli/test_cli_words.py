@@ -14,7 +14,7 @@ from cli_process import Run
 from rankscope.engine.compute.events import Progress
 from rankscope.tui.cli.main import main_tui
 from rankscope.tui.data.wording import describe
-from rankscope.tui.drawing.console_tables import is_utf8_locale
+from rankscope.tui.settings.encoding import is_utf8_locale
 
 HOSTILE = "[red]a[/red]\x1b[31m\r\n[link=x]\u202e.weight"
 STYLES = re.compile(r"\x1b\[[0-9;]*m")

@@ -14,6 +14,12 @@ MODEL_HELP = (
 )
 
 
+EXIT_CODES = (
+    "Exit codes: 0 all done; 1 some projections failed, or an export is partial; 2 wrong use or input; "
+    "128 + n ended by signal n, with what is computed saved."
+)
+
+
 class Parser(argparse.ArgumentParser):
     """Wrong use is one line: argparse would print the whole usage before it."""
 

@@ -9,6 +9,7 @@ import time
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -34,7 +35,8 @@ from ..data.session import CLOSE_SECONDS, Session, State, open_model, open_store
 from ..data.wording import byte_size, describe
 from ..drawing.console_tables import add_columns, make_console, plain_table, print_tables
 from .doctor import is_writable
-from .opening import open_spectra, say, say_damage, say_opened, stored_of, verify, wanted_of
+from .ending import at_end
+from .opening import open_spectra, save, say, say_damage, say_opened, stored_of, verify, wanted_of
 
 _LINE_SECONDS = 5.0
 """Between two progress lines where stderr is no terminal."""
@@ -59,11 +61,10 @@ def scan(args: Namespace, root: Path) -> int:
     if not args.recompute:
         verify(session, [*wanted, *twins])
     try:
-        _compute(session, [*wanted, *twins], events, args.recompute, thresholds if args.json else None)
+        with at_end(partial(save, [session])):
+            _compute(session, [*wanted, *twins], events, args.recompute, thresholds if args.json else None)
     finally:
         session.close(CLOSE_SECONDS)
-        if session.unsaved:
-            say(f"not saved: {session.unsaved} computed spectra, for which the disk had no room")
     if not args.json:
         shown = dict.fromkeys(args.threshold or DEFAULT_THRESHOLDS)
         print_tables(make_console(), [Lens(Pair(session), threshold) for threshold in shown], shown_ones)

@@ -8,6 +8,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ from ..settings.config import AUTO, Config
 from ..settings.palette import Depth
 from ..settings.read import config_path, load
 from ..settings.terminal import set_up
+from .ending import at_end
+from .opening import save, unsaved
 
 if TYPE_CHECKING:
     from ..data.session import Model
@@ -44,14 +47,18 @@ def run_app(args: Namespace, root: Path) -> int:
     from rankscope.engine.compute.engine import Settings
 
     from ..screens.app import RankScopeApp
+    from ..screens.terminal import put_back
 
     app = RankScopeApp(models, root, Settings(args.device, args.threads), config, args.experts)
     # A model of 91,000 tensors is a million objects that live as long as the explorer: looking through them for
     # garbage takes 0.3 s until the first screen, and 0.1 s under some key presses.
     gc.freeze()
     gc.enable()
-    app.run(mouse=False)  # keyboard only: the mouse stays the terminal's, for selecting text
-    ended = app.close(CLOSE_SECONDS)
+    with at_end(lambda: save(app.pair.sessions), partial(put_back, app)):
+        app.run(mouse=False)  # keyboard only: the mouse stays the terminal's, for selecting text
+        ended = app.close(CLOSE_SECONDS)
+    if lost := unsaved(app.pair.sessions):
+        print(f"rankscope-tui: {lost}", file=sys.stderr)
     if app.last_words:
         print(f"rankscope-tui: {app.last_words}", file=sys.stderr)
     if not ended:
@@ -67,13 +74,16 @@ def _picked(root: Path, config: Config, opened: Callable[[str], list[Model]]) ->
     """
     from ..drawing.nearest_colour import use_nearest
     from ..screens.picker import Picker
+    from ..screens.terminal import put_back
 
     said = ""
     while True:
-        picker = Picker(root, said)
+        picker = Picker(root, said, config.suspend)
         use_nearest(picker)
         picker.set_keymap(config.keymap)
-        if (name := picker.run(mouse=False)) is None:
+        with at_end(str, partial(put_back, picker)):
+            name = picker.run(mouse=False)
+        if name is None:
             return []
         try:
             return opened(name)

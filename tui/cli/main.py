@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from ..data.named import resolve
 from . import arguments
@@ -54,7 +53,9 @@ COMMANDS = (
 
 def main_tui(argv: Sequence[str] | None = None) -> int:
     """The explorer."""
-    parser = Parser("rankscope-tui", description="Explore the singular-value spectra of a model.")
+    parser = Parser(
+        "rankscope-tui", description="Explore the singular-value spectra of a model.", epilog=arguments.EXIT_CODES
+    )
     arguments.explorer(parser)
     args = parser.parse_args(argv)
     return _guarded(parser.prog, _run_tui, args)
@@ -67,7 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(PROG, description="Singular-value spectra and threshold ranks of model weights.")
+    parser = Parser(
+        PROG, description="Singular-value spectra and threshold ranks of model weights.", epilog=arguments.EXIT_CODES
+    )
     arguments.add_version(parser)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:
@@ -119,36 +122,44 @@ def _run_headless(args: argparse.Namespace) -> int:
 
 
 def _guarded(prog: str, run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
-    """Bad input is one line and exit code 2; a closed pipe and ctrl+c are no errors of ours."""
+    """Bad input is one line and exit code 2; a closed pipe is no error of ours, and a signal ends as ending.py says."""
     # numpy is only used for light work here: its BLAS need not start a thread per core.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from rankscope.engine.errors import InputError, printable
     from rankscope.engine.formats.guarded import LINKS
 
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+    from ..settings.encoding import set_up_streams
+    from .ending import Ending
+
+    _replace_closed_streams()
+    set_up_streams()
     LINKS.followed = getattr(args, "follow_links", False)
+    with Ending(prog):
+        return _run(prog, run, args)
+
+
+def _replace_closed_streams() -> None:
+    """What the shell has closed (`2>&-`) is /dev/null: no file of the store may be opened as number 2."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - until the program ends
+
+
+def _run(prog: str, run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+    from rankscope.engine.errors import InputError, printable
+
     try:
         return run(args)
     except InputError as error:
         print(f"{prog}: {printable(str(error), 1000)}", file=sys.stderr)
         return 2
     except BrokenPipeError:
-        _leave(0)
+        # Everything is saved; a thread inside a BLAS call would hold up or crash an orderly exit.
+        sys.stderr.flush()
+        os._exit(0)
     except OSError as error:  # a store that cannot be read, a full disk
         at = f"{error.filename}: " if error.filename else ""
         print(f"{prog}: {printable(f'{at}{error.strerror or error}', 1000)}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(f"{prog}: stopped; what was saved is kept", file=sys.stderr)
-        _leave(130)
-
-
-def _leave(code: int) -> NoReturn:
-    """End now. Everything is saved; a thread inside a BLAS call would hold up or crash an orderly exit."""
-    sys.stderr.flush()
-    os._exit(code)
 
 
 if __name__ == "__main__":

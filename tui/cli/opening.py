@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,13 +13,32 @@ from rankscope.engine.compute.engine import Settings
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection
 
-from ..data.session import UNREAD_ADVICE, Model, Session, open_model
+from ..data.session import CLOSE_SECONDS, UNREAD_ADVICE, Model, Session, open_model
 
 
 def say(text: str) -> None:
     """A line for the user, on stderr: stdout is for what was asked for."""
     sys.stderr.write(f"{printable(text, 1000)}\n")
     sys.stderr.flush()
+
+
+def save(sessions: Iterable[Session]) -> str:
+    """Stop computing, save what is finished, and say how much was saved since the program began."""
+    until = time.monotonic() + CLOSE_SECONDS
+    opened = list(sessions)
+    for session in opened:
+        session.stop()
+    for session in opened:
+        session.close(max(0.0, until - time.monotonic()))
+    count, lost = sum(session.saved for session in opened), unsaved(opened)
+    saved = f"{count} new {'spectrum is' if count == 1 else 'spectra are'} saved"
+    return "; ".join(filter(None, [saved, lost])) if count or lost else "nothing new was computed"
+
+
+def unsaved(sessions: Iterable[Session]) -> str:
+    """How many spectra of closed sessions a full disk had no room for, "" where it had."""
+    count = sum(session.unsaved for session in sessions)
+    return f"{count} computed are not saved, for the disk is full" if count else ""
 
 
 def wanted_of(tree: Tree, pattern: str | None) -> list[Projection]:

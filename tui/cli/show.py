@@ -124,11 +124,6 @@ def _formulas(console: Console, fields: Sequence[Field]) -> None:
 
 def print_chart(console: Console, asked: Asked, args: Namespace) -> None:
     """A chart, with its read-out or what keeping --rank components means."""
-    encoding = sys.stdout.encoding or "ascii"
-    try:
-        "\u28ff".encode(encoding)
-    except (UnicodeEncodeError, LookupError):
-        raise InputError(f"charts are drawn in Unicode, which {encoding} has not: try --view table or --csv") from None
     width, height = WIDTH, HEIGHT
     if console.is_terminal:
         width, height = console.width, max(12, min(HEIGHT, console.height - 2))

@@ -172,6 +172,11 @@ class Session:
         return {key for key, entry in found.items() if self._take(key, entry)}
 
     @property
+    def saved(self) -> int:
+        """Spectra that were computed here and are on the disk."""
+        return self._store.saved if self._store is not None else 0
+
+    @property
     def size(self) -> int:
         """Bytes of all weights, 0 where they could not be opened."""
         return self.model.checkpoint.bytes if self.model.checkpoint else 0

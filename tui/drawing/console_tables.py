@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from statistics import median
@@ -19,15 +18,16 @@ from ..data.grid import Column, Grid, make_grid
 from ..data.pair import Lens, Side
 from ..data.session import State
 from ..data.wording import percent
+from ..settings.encoding import shows_unicode
 from ..settings.palette import Depth
 
 
 class _Console(Console):
-    """Rich's console: bars and rules in ASCII outside UTF-8 locales, a closed pipe is left to the caller."""
+    """Rich's console: bars and rules in ASCII outside UTF-8, a closed pipe is left to the caller."""
 
     @property
     def encoding(self) -> str:
-        return super().encoding if is_utf8_locale() else "ascii"
+        return super().encoding if shows_unicode() else "ascii"
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
@@ -52,17 +52,9 @@ def make_console(stderr: bool = False, depth: Depth | None = None) -> Console:
     return console
 
 
-def is_utf8_locale() -> bool:
-    """Whether the locale says that the terminal shows UTF-8."""
-    ctype, lang = os.environ.get("LC_CTYPE", ""), os.environ.get("LANG", "")
-    if ctype in ("C.UTF-8", "C.utf8") and lang in ("", "C", "POSIX"):
-        ctype = ""  # set by Python itself where the user's locale is C (PEP 538)
-    return "utf" in (os.environ.get("LC_ALL") or ctype or lang).lower()
-
-
 def plain_table(console: Console) -> Table:
-    """A table with rules on a terminal, bare columns when piped, ASCII outside UTF-8 locales."""
-    style = None if not console.is_terminal else box.SIMPLE_HEAD if is_utf8_locale() else box.ASCII2
+    """A table with rules on a terminal, bare columns when piped, ASCII outside UTF-8."""
+    style = None if not console.is_terminal else box.SIMPLE_HEAD if shows_unicode() else box.ASCII2
     return Table(box=style, pad_edge=False, show_edge=False, padding=(0, 1))
 
 

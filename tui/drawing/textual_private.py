@@ -10,6 +10,7 @@ from typing import Any
 
 from textual.app import App
 from textual.dom import DOMNode
+from textual.drivers.linux_driver import LinuxDriver
 from textual.message_pump import MessagePump
 from textual.widgets import Tree
 
@@ -18,15 +19,19 @@ from textual.widgets import Tree
 class Use:
     """`file` (below tui/) uses `name` of `owner`, because `why`."""
 
-    owner: type[App[Any] | DOMNode | MessagePump]
+    owner: type[App[Any] | DOMNode | MessagePump | LinuxDriver]
     name: str
     file: str
     why: str
 
 
 _GUARD = "screens/guard.py"
+_TERMINAL = "screens/terminal.py"
 USES = (
     Use(App, "_filters", "drawing/nearest_colour.py", "a last step of our own; Textual lets only its own be chosen"),
+    Use(App, "_filters", _TERMINAL, "a last step of our own, outside UTF-8"),
+    Use(App, "_driver", _TERMINAL, "whose terminal has to be put back at once, without the event loop"),
+    Use(LinuxDriver, "_file", _TERMINAL, "what it writes to: stderr, which may be anything else"),
     Use(App, "_exception", _GUARD, "what a test's pilot raises when the test is over"),
     Use(App, "_exception_event", _GUARD, "what a test's pilot waits for"),
     Use(App, "_handle_exception", _GUARD, "overridden: the errors of timers, workers and layout end here"),

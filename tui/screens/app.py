@@ -21,6 +21,7 @@ from ..settings.config import Config
 from .explorer.screen import Explorer
 from .guard import Surviving
 from .messages import EngineEvents
+from .terminal import TerminalDriver, draw_after_fg, use_plain
 
 if TYPE_CHECKING:
     from rankscope.engine.compute.engine import Settings
@@ -38,8 +39,9 @@ class RankScopeApp(Surviving[None], inherit_bindings=False):
     def __init__(
         self, models: Sequence[Model], root: Path, settings: Settings, config: Config, experts: int | None = None
     ) -> None:
-        super().__init__()
+        super().__init__(driver_class=TerminalDriver)
         use_nearest(self)
+        use_plain(self)
         self._config = config
         self.pair = Pair(*(self._session(model, root, settings, experts) for model in models))
         self.explorer = Explorer(self.pair, config)
@@ -53,6 +55,7 @@ class RankScopeApp(Surviving[None], inherit_bindings=False):
         return session
 
     async def on_mount(self) -> None:
+        draw_after_fg(self)
         self.set_keymap(self._config.keymap)
         await self.push_screen(self.explorer)
         self.is_up = True
@@ -65,6 +68,12 @@ class RankScopeApp(Surviving[None], inherit_bindings=False):
             session.stop()
         ended = [session.close(max(0.0, deadline - time.monotonic())) for session in self.pair.sessions]
         return all(ended)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Whether a key works: the settings may forbid one."""
+        if action == "suspend_process" and not self._config.suspend:
+            return False
+        return super().check_action(action, parameters)
 
     def action_interrupt(self) -> None:
         """ctrl+c: stop; with nothing to stop, or while it is stopping already, quit."""
@@ -82,7 +91,7 @@ class RankScopeApp(Surviving[None], inherit_bindings=False):
         for prefix, owner, bindings in (
             ("", self.explorer, keys.EXPLORER),
             (f"{pane.id}: ", pane, keys.PANES.get(pane.id or "", [])),
-            ("", self, keys.APP),
+            ("", self, keys.at_any_time(self._config.suspend)),
         ):
             for binding in bindings:
                 if isinstance(binding, Binding):

@@ -15,6 +15,7 @@ from textual.widgets.option_list import Option
 from rankscope.engine.errors import printable
 
 from ..settings import keys
+from .terminal import TerminalDriver, draw_after_fg, use_plain
 
 if TYPE_CHECKING:
     from rankscope.store.spectra import StoredModel
@@ -27,11 +28,13 @@ class Picker(App[str]):
     ENABLE_COMMAND_PALETTE = False
     BINDINGS: ClassVar[list[BindingType]] = keys.PICKER
 
-    def __init__(self, root: Path, said: str = "") -> None:
-        """`said`: why the model that was chosen before did not open."""
-        super().__init__()
+    def __init__(self, root: Path, said: str = "", suspend: bool = True) -> None:
+        """`said`: why the model that was chosen before did not open. `suspend` as in the settings."""
+        super().__init__(driver_class=TerminalDriver)
+        use_plain(self)
         self._root = root
         self._said = said
+        self._suspend = suspend
 
     def compose(self) -> ComposeResult:
         found = choices(self._root)
@@ -46,6 +49,9 @@ class Picker(App[str]):
             yield Static(Text(printable(self._said, 500)), id="said")
         yield Static(" enter opens   q quits   or start with  rankscope-tui org/name | folder | file ", id="keys")
 
+    def on_mount(self) -> None:
+        draw_after_fg(self)
+
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         self.exit(self._names[event.option_index])
 
@@ -53,6 +59,12 @@ class Picker(App[str]):
         """Next or previous line."""
         options = self.query_one(OptionList)
         options.action_cursor_down() if step > 0 else options.action_cursor_up()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Whether a key works: the settings may forbid one."""
+        if action == "suspend_process" and not self._suspend:
+            return False
+        return super().check_action(action, parameters)
 
     def action_leave(self) -> None:
         """Quit without a choice."""

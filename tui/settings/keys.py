@@ -8,8 +8,9 @@ from textual.binding import Binding, BindingType
 
 from ..data.views import keyed
 
-AT_ANY_TIME = "quit_at_once"
-"""The binding that holds in questions and menus too: textual asks the app's bindings last, and not from a dialog."""
+SUSPEND = "suspend"
+AT_ANY_TIME = ("quit_at_once", SUSPEND)
+"""The bindings that hold in questions and menus too: textual asks the app's bindings last, and not from a dialog."""
 PROMPTS = ("filter", "command")
 """Actions that run before the next key is handed to a pane: ":12" may arrive in one packet. A change of panes need
 not: "jj3j" is worked off in order, each key by what has the focus by then."""
@@ -20,7 +21,7 @@ NOT_IN_PROMPTS = (*PROMPTS, "pane", "next_pane")
 def _keys(*rows: tuple[str, str, str, str, str]) -> list[BindingType]:
     return [
         Binding(
-            key, action, name, id=ident, tooltip=tooltip, show=False, priority=action in PROMPTS or ident == AT_ANY_TIME
+            key, action, name, id=ident, tooltip=tooltip, show=False, priority=action in PROMPTS or ident in AT_ANY_TIME
         )
         for key, action, name, ident, tooltip in rows
     ]
@@ -117,8 +118,15 @@ COMPARE = _keys(
 
 APP = _keys(
     ("ctrl+c", "interrupt", "interrupt", "interrupt", "Stop; twice quits"),
-    ("ctrl+q", "quit", "quit at once", AT_ANY_TIME, "Quit, from a question or a command line too"),
+    ("ctrl+z", "suspend_process", "suspend", SUSPEND, "Suspend: back to the shell; fg comes back"),
+    ("ctrl+q", "quit", "quit at once", "quit_at_once", "Quit, from a question or a command line too"),
 )
+
+
+def at_any_time(suspend: bool) -> list[BindingType]:
+    """APP, of which a setting may take one away."""
+    return [b for b in APP if suspend or not (isinstance(b, Binding) and b.id == SUSPEND)]
+
 
 PANES = {"tree": TREE, "heatmap": HEATMAP, "table": TABLE, "compare": COMPARE, "chart": CHART}
 
@@ -150,6 +158,7 @@ PICKER = _keys(
     ("j", "cursor(1)", "down", "picker.down", "Next model"),
     ("k", "cursor(-1)", "up", "picker.up", "Previous model"),
     ("escape,q,ctrl+c", "leave", "quit", "picker.quit", "Quit"),
+    ("ctrl+z", "suspend_process", "suspend", "picker.suspend", "Suspend: back to the shell; fg comes back"),
 )
 
 

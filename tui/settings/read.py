@@ -163,6 +163,12 @@ def _flat(table: dict[str, Any], prefix: str, hint: str) -> Iterable[tuple[str, 
             yield f"{prefix}{key}", _text(value, f"keymap.{prefix}{key}", hint)
 
 
+def _suspend(value: Any) -> tuple[str, bool]:
+    if not isinstance(value, bool):
+        raise _WrongError(f"suspend is {value!r}: write true or false")
+    return "suspend", value
+
+
 def _colors(value: Any) -> tuple[str, Palette]:
     palette = Palette()
     table = _typed(value, (dict,), "colors", f"write a table [colors] with {', '.join(_COLORS)}")
@@ -199,6 +205,7 @@ _READERS: dict[str, Callable[[Any], tuple[str, Any]]] = {
     "color": _color,
     "threshold": _threshold,
     "thresholds": _thresholds,
+    "suspend": _suspend,
     "lines": _lines,
     "keymap": _keymap,
     "colors": _colors,

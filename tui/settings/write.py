@@ -26,6 +26,7 @@ def written(config: Config, file: Path, themes: Iterable[str]) -> str:
             f"color = {_quoted(config.depth or AUTO)}  # auto: as the terminal says; 256, 16 or mono",
             f'threshold = {config.threshold!r}  # energy threshold to start with: 0.9, 90 or "90%"',
             f"thresholds = {list(config.thresholds)}  # energy thresholds that t goes through",
+            f"suspend = {str(config.suspend).lower()}  # whether ctrl+z leaves the terminal to the shell until fg",
             "",
             *_lines(config.lines),
             "",

@@ -107,7 +107,7 @@ class Layout(Screen[None]):
         """The keys of the focused pane and of the explorer."""
         pane = self.focused_pane.id or ""
         own = [(f"in the {pane}", keys.PANES[pane])] if pane in keys.PANES else []
-        everywhere = ("everywhere", [*keys.EXPLORER, *keys.APP])
+        everywhere = ("everywhere", [*keys.EXPLORER, *keys.at_any_time(self.config.suspend)])
         self.app.push_screen(Help([*own, everywhere], LEGEND, self.config.keymap))
 
     def on_resize(self, _: Resize) -> None:
