@@ -63,7 +63,9 @@ def test_ctrl_c_on_a_full_disk_says_how_much_is_not_saved(tmp_path: Path, cli: R
     ran = finish(process)
     assert ran.code == 130
     saved = [row["address"] for row in ran.rows if row["state"] == "done"]
-    said = re.search(r"stopped by SIGINT; \d+ new .* saved; (\d+) computed are not saved", ran.err.splitlines()[-1])
+    said = re.search(
+        r"stopped by SIGINT; \d+ new .* saved; (\d+) computed spectra are not saved", ran.err.splitlines()[-1]
+    )
     assert said
     lost = int(said[1])
     assert 0 < lost <= 14 - len(saved)

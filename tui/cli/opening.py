@@ -38,7 +38,8 @@ def save(sessions: Iterable[Session]) -> str:
 def unsaved(sessions: Iterable[Session]) -> str:
     """How many spectra of closed sessions a full disk had no room for, "" where it had."""
     count = sum(session.unsaved for session in sessions)
-    return f"{count} computed are not saved, for the disk is full" if count else ""
+    are = "spectrum is" if count == 1 else "spectra are"
+    return f"{count} computed {are} not saved: the disk is full" if count else ""
 
 
 def wanted_of(tree: Tree, pattern: str | None) -> list[Projection]:
