@@ -8,7 +8,7 @@ UV := UV_FIND_LINKS="$$PIP_FIND_LINKS" VIRTUAL_ENV= $(BIN)/uv
 INSTALL = $(UV) pip install --quiet --compile-bytecode -c constraints.txt --overrides overrides.txt
 INPUTS := pyproject.toml constraints.txt overrides.txt
 
-.PHONY: demo test quick dev lint package constraints clean
+.PHONY: demo test quick faults mutants dev lint package constraints clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -30,6 +30,14 @@ SLOW := faults cases app/test_app_* app/test_heatmap.py app/test_heatmap_overvie
 
 quick: $(VENV)/.test
 	$(BIN)/pytest $(PARALLEL) $(SLOW:%=--ignore-glob='$(CURDIR)/tests/%')
+
+# By hand. faults: every byte of a file flipped, where the suite takes some of them. mutants: the store, broken in each way
+# of tests/mutants/store.txt, must fail a test; NAME=merge: those with that word in their name.
+faults: $(VENV)/.test
+	RANKSCOPE_FAULTS=all $(BIN)/pytest $(PARALLEL) tests/unit/store
+
+mutants: $(VENV)/.test
+	$(BIN)/python tests/mutants/run.py $(NAME)
 
 dev: $(VENV)/.dev
 

@@ -42,6 +42,16 @@ def write_atomically(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
+def sweep(folder: Path) -> None:
+    """Unlink the temporary files of processes of this machine that are gone; none where there is no folder."""
+    with suppress(OSError):  # or it cannot be listed
+        for path in folder.iterdir():
+            found = TEMPORARY.fullmatch(path.name)
+            if found and found["host"] == HOST and not _alive(int(found["pid"])):
+                with suppress(OSError):
+                    path.unlink()
+
+
 def sync_folder(folder: Path) -> None:
     """Return when the names in a folder are on the disk; at once on file systems that sync no folders.
 
@@ -56,3 +66,13 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True

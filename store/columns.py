@@ -87,7 +87,10 @@ DERIVED_INDEX = INDEX | DERIVED
 """Of format version 2, for every other derived matrix."""
 PARENT = {"row": "<u4"} | PROJECTION | {"weights_digest": "text", "source_id": "<u4"}
 """Of format version 2: what the matrix in a row of the index is made of, in order."""
-ADDED: dict[str, str | int] = {"null": "", "slice_index": -1}
+GENERATION = {"generation": "<i4"}
+"""Only in the index of files that need it: of results of the same matrix the one of the highest generation counts, and
+of these the newest. So a new result replaces what it was computed to replace when the clock went back meanwhile."""
+ADDED: dict[str, str | int] = {"null": "", "slice_index": -1, "generation": 0}
 """Columns that older files do not have, and what every row of such a file means."""
 
 

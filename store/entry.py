@@ -14,7 +14,8 @@ class Entry:
     """A stored spectrum without its values; the fields of `Spectrum` keep their meaning and units.
 
     `ranks` maps each stored threshold to its threshold rank. `effective_rank` and `stable_rank` are
-    None for a zero matrix, `sigma_max` and `sigma_min` (units of the weights) for an empty one.
+    None for a zero matrix, `sigma_max` and `sigma_min` (units of the weights) for an empty one. `generation` is what
+    `computed_at` cannot say of the order of results where clocks are wrong (columns.GENERATION).
     """
 
     projection: Projection
@@ -27,6 +28,7 @@ class Entry:
     stable_rank: float | None
     sigma_max: float | None
     sigma_min: float | None
+    generation: int = 0
 
 
 def entry_of(spectrum: Spectrum) -> Entry:

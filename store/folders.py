@@ -29,6 +29,11 @@ def model_folder(repo_or_path: str | Path) -> str:
     return _safe(repo_or_path.replace("/", "--"))
 
 
+def is_model_folder(name: str) -> bool:
+    """Whether `model_folder` could have given this name: not to `lost+found`, nor to a hidden folder."""
+    return _safe(name) == name
+
+
 def _safe(name: str) -> str:
     # A leading dot would hide the folder, or be `..`.
     return re.sub(r"[^\w.-]|^\.|^$", "_", name)

@@ -19,14 +19,14 @@ from hashlib import blake2b
 from importlib.metadata import version
 from itertools import accumulate, count
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
 
 from rankscope.engine.spectrum import THRESHOLDS, Projection, Values
 
-from .columns import DERIVED_INDEX, INDEX, PARENT, RUN, SOURCE, Table, pack
+from .columns import DERIVED, GENERATION, INDEX, PARENT, RUN, SOURCE, Table, pack
 from .entry import Entry
 from .rows import derived_row, entries_of, fields, index_row, parent_rows
 
@@ -67,6 +67,9 @@ to (output, input) before. label: what that is, in words; operands: digests of t
 further 1: a matrix beside those of the model; 0: another state of the matrix at that address, under a
 weighting, in a gauge, "" for none.
 """
+_GENERATION_PROSE = """\
+generation: of several rows of one key the highest generation counts, and of these the newest computed_at.
+"""
 _PYTHON = """\
 Python:
     f = h5py.File(path, "r"); index = [i for i in f["index"][:] if not i["null"]]
@@ -82,10 +85,6 @@ MATLAB:
     index = h5read(path, '/index'); n = 1;
     spectrum = h5read(path, '/values', double(index.offset(n)) + 1, double(index.count(n)));
 """
-
-
-DESCRIPTION = _PROSE + _PYTHON + _MATLAB
-DERIVED_DESCRIPTION = _PROSE + _DERIVED_PROSE + _DERIVED_PYTHON + _MATLAB
 
 
 class UnknownFormatError(Exception):
@@ -159,22 +158,19 @@ def parse_volume(path: Path) -> Part | None:
         UnknownFormatError: another format or format version.
         OSError: the file is gone or cannot be read.
     """
+    # HDF5 reads through this handle: it takes no lock (file systems without locks would refuse it), and
+    # does not stumble when another process merges and unlinks the file meanwhile.
     with open(path, "rb", buffering=0) as raw:
-        fields = raw.read(HEAD).rstrip(b"\0").split()
-        if len(fields) != 4 or not (fields[1] + fields[2]).isdigit():
-            return None
-        first, size = int(fields[1]), int(fields[2])
-        if not HEAD <= first <= first + size <= raw.seek(0, io.SEEK_END):
-            return None
-        raw.seek(HEAD)
-        before = raw.read(first - HEAD)
-        raw.seek(first + size)
-        if _digest(before, raw.read()).encode() != fields[3]:
-            return None
-        # Through this handle: HDF5 takes no lock (file systems without locks would refuse it), and does
-        # not stumble when another process merges and unlinks the file meanwhile.
-        with _readable(), h5.File(raw, "r") as file:
-            return _part(file)
+        return _without_values(raw)
+
+
+def parse_damaged(data: bytes) -> Part | None:
+    """The contents of a whole file whose digest is wrong, None if the damage is not among its values alone.
+
+    Raises:
+        UnknownFormatError: another format or format version.
+    """
+    return _without_values(io.BytesIO(data)) if data.startswith(f"{FORMAT} ".encode()) else None
 
 
 def decode(raw: bytes | memoryview, number: int, crc32: int) -> Values | None:
@@ -183,6 +179,23 @@ def decode(raw: bytes | memoryview, number: int, crc32: int) -> Values | None:
         return None
     values: Values = np.frombuffer(raw, "<f8")
     return values
+
+
+def _without_values(raw: BinaryIO | io.FileIO) -> Part | None:
+    """The contents of a file, None where what HDF5 parses of it is not what the user block promises."""
+    fields = raw.read(HEAD).rstrip(b"\0").split()
+    if len(fields) != 4 or not (fields[1] + fields[2]).isdigit():
+        return None
+    first, size = int(fields[1]), int(fields[2])
+    if not HEAD <= first <= first + size <= raw.seek(0, io.SEEK_END):
+        return None
+    raw.seek(HEAD)
+    before = raw.read(first - HEAD)
+    raw.seek(first + size)
+    if _digest(before, raw.read()).encode() != fields[3]:
+        return None
+    with _readable(), h5.File(raw, "r") as file:
+        return _part(file)
 
 
 def _fill(file: Any, entries: Sequence[Entry], values: Sequence[Values], packed: Mapping[str, object]) -> list[int]:
@@ -199,11 +212,15 @@ def _fill(file: Any, entries: Sequence[Entry], values: Sequence[Values], packed:
         index_row(entry) + place + (sources[entry.projection.source], runs[entry.run])
         for entry, place in zip(entries, places, strict=True)
     ]
-    if version == FORMAT_VERSION:
-        index = file.create_dataset("index", data=pack(INDEX, rows))
-    else:
-        derived = [row + derived_row(entry.projection.derived) for row, entry in zip(rows, entries, strict=True)]
-        index = file.create_dataset("index", data=pack(DERIVED_INDEX, derived))
+    columns = INDEX
+    if version != FORMAT_VERSION:
+        columns = columns | DERIVED
+        rows = [row + derived_row(entry.projection.derived) for row, entry in zip(rows, entries, strict=True)]
+    if has_generations := any(entry.generation for entry in entries):
+        columns = columns | GENERATION
+        rows = [(*row, entry.generation) for row, entry in zip(rows, entries, strict=True)]
+    index = file.create_dataset("index", data=pack(columns, rows))
+    if version != FORMAT_VERSION:
         file.create_dataset("parents", data=pack(PARENT, parent_rows(entries, sources)))
     file.create_dataset("sources", data=pack(SOURCE, [fields(source, SOURCE) for source in sources]))
     file.create_dataset("runs", data=pack(RUN, [fields(run, RUN) for run in runs]))
@@ -221,8 +238,16 @@ def _fill(file: Any, entries: Sequence[Entry], values: Sequence[Values], packed:
     file.attrs["software"] = _software()
     # To the microsecond: every file has a name of its own, so no merge can write one of its inputs.
     file.attrs["created_at"] = datetime.now(UTC).isoformat(timespec="microseconds")
-    file.attrs["description"] = DESCRIPTION if version == FORMAT_VERSION else DERIVED_DESCRIPTION
+    file.attrs["description"] = _description(version, has_generations)
     return crc32
+
+
+def _description(version: int, has_generations: bool) -> str:
+    """What a stranger who has only the file needs to know, and how to read it."""
+    generations = _GENERATION_PROSE if has_generations else ""
+    if version == FORMAT_VERSION:
+        return _PROSE + generations + _PYTHON + _MATLAB
+    return _PROSE + _DERIVED_PROSE + generations + _DERIVED_PYTHON + _MATLAB
 
 
 def _part(file: Any) -> Part:

@@ -6,7 +6,7 @@ from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 
-from rankscope.engine.atomic import write_atomically
+from rankscope.engine.atomic import sweep, write_atomically
 
 _FOLDER = ".listings"
 """No model's folder begins with a dot."""
@@ -35,6 +35,7 @@ class FileListings:
         data = text.encode()
         with suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
+            sweep(self._folder)
             write_atomically(self._folder / key, _checksum(data) + b"\n" + data)
 
 

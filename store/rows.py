@@ -15,6 +15,7 @@ from rankscope.engine.spectrum import FLIPPED, Derived, Operand, Projection, Pro
 from .columns import (
     DERIVED,
     DERIVED_INDEX,
+    GENERATION,
     INDEX,
     METRICS,
     PARENT,
@@ -72,7 +73,7 @@ def entries_of(index: Table, file: Any) -> list[Entry]:
         for repo, commit, name, identity, size, addressed in unpack_rows(SOURCE, file["sources"][()])
     ]
     runs = [Run(*row) for row in unpack_rows(RUN, file["runs"][()])]
-    columns = unpack(DERIVED_INDEX if "parents" in file else INDEX, index)
+    columns = unpack((DERIVED_INDEX if "parents" in file else INDEX) | GENERATION, index)
     digests: list[tuple[str, ...]] = [(digest,) for digest in columns["weights_digest"]]
     if "parents" in file:
         derived = _with_parents(columns, digests, unpack(PARENT, file["parents"][()]), sources)
@@ -89,6 +90,7 @@ def entries_of(index: Table, file: Any) -> list[Entry]:
             map(runs.__getitem__, columns["run_id"]),
             (dict(zip(thresholds, ranks, strict=True)) for ranks in file["rank_table"][()].tolist()),
             *((None if isnan(v) else v for v in columns[name]) for name in METRICS),
+            columns["generation"],
         )
     )
 

@@ -16,11 +16,12 @@ from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 
-from rankscope.engine.atomic import HOST, TEMPORARY, sync_folder, write_atomically
+from rankscope.engine.atomic import TEMPORARY, sweep, sync_folder, write_atomically
 from rankscope.engine.spectrum import Values
 
 from .entry import Entry
-from .layout import Part, build, decode, parse, parse_volume
+from .layout import Image, Part, build, decode, parse, parse_volume
+from .room import free, is_full
 
 SEGMENT = "seg"
 VOLUME = "vol"
@@ -32,12 +33,11 @@ _DAMAGED = re.compile(r"(seg|vol)-[0-9a-f]{32}\.h5\.damaged")
 
 
 class DamagedFile(Exception):  # noqa: N818 - what it is, not what to do about it
-    """A file whose bytes are not those that were written; `sentence` says so to the user."""
+    """A file whose bytes are not those that were written."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.sentence = "Its bytes are not those that were written (a fault of the disk, or an edit)."
-        super().__init__(f"{path}: {self.sentence}")
+        super().__init__(f"{path}: its bytes are not those that were written")
 
 
 def names(folder: Path) -> list[str]:
@@ -52,17 +52,26 @@ def names(folder: Path) -> list[str]:
     return listed
 
 
+def damaged_names(folder: Path) -> list[str]:
+    """The files in a folder that were set aside as damaged, sorted."""
+    try:
+        return sorted(path.name for path in folder.iterdir() if _DAMAGED.fullmatch(path.name))
+    except FileNotFoundError:
+        return []
+
+
 def is_ours(name: str) -> bool:
     """Whether a store wrote the file of this name: segment, volume, damaged or temporary."""
     return any(pattern.fullmatch(name) for pattern in (_NAME, _DAMAGED, TEMPORARY))
 
 
 def size(folder: Path) -> int:
-    """Bytes of the files in a folder that a store wrote."""
+    """Bytes of the files in a folder that a store wrote, as far as it can be read."""
     total = 0
-    for path in folder.iterdir():
-        with suppress(FileNotFoundError):  # merged a moment ago
-            total += path.stat().st_size if is_ours(path.name) else 0
+    with suppress(OSError):
+        for path in folder.iterdir():
+            with suppress(OSError):  # merged a moment ago
+                total += path.stat().st_size if is_ours(path.name) else 0
     return total
 
 
@@ -95,11 +104,32 @@ def load(path: Path) -> bytes:
         FileNotFoundError: the file is gone, its contents are in a newer volume: list again.
         OSError: the file cannot be read.
     """
-    with _gone():
-        data = path.read_bytes()
-    if blake2b(data, digest_size=16).hexdigest() != path.stem[4:]:
+    data = read(path)
+    if not is_whole(path, data):
         raise DamagedFile(path)
     return data
+
+
+def read(path: Path) -> bytes:
+    """The bytes of a file, whatever they are.
+
+    Raises:
+        FileNotFoundError, OSError: as `load`.
+    """
+    with _gone():
+        return path.read_bytes()
+
+
+def is_whole(path: Path, data: bytes) -> bool:
+    """Whether these are the bytes that the name of the file promises."""
+    return blake2b(data, digest_size=16).hexdigest() == path.stem[4:]
+
+
+def spectra_in(data: bytes, part: Part) -> Iterator[tuple[Entry, int, Values | None]]:
+    """Each entry of a whole file with the checksum of its values and these, None where they are damaged."""
+    for entry, start, crc32 in zip(part.entries, part.start, part.crc32, strict=True):
+        count = entry.projection.count
+        yield entry, crc32, decode(memoryview(data)[start : start + 8 * count], count, crc32)
 
 
 def load_part(path: Path) -> Part:
@@ -113,7 +143,11 @@ def load_part(path: Path) -> Part:
         DamagedFile, FileNotFoundError, OSError: as `load`.
     """
     if path.name.startswith(SEGMENT):
-        return parse(load(path))
+        try:
+            return parse(load(path))
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise  # else a sector that may lie among the values
     with _gone():
         part = parse_volume(path)
     # Damaged, or of a later version that marks its volumes in another way: the whole digest tells.
@@ -136,13 +170,47 @@ def load_values(path: Path, places: Iterable[tuple[int, int, int]]) -> list[Valu
     return loaded
 
 
+def is_tight(folder: Path, more: int) -> bool:
+    """Whether, after so many bytes more, a disk would have no room to merge the segments that it holds."""
+    left = free(folder)
+    if left is None or left - more > VOLUME_BYTES:  # a merge writes no more than that
+        return False
+    found = [path.stat().st_size for path in folder.glob(f"{SEGMENT}-*")]
+    return len(found) > 1 and left - more < sum(found)
+
+
+def unreadable(path: Path, places: Iterable[tuple[int, int, int]]) -> set[int]:
+    """Where those of these places (as `load_values`) start whose bytes the disk does not give back.
+
+    Raises:
+        OSError: it gives back nothing of the file.
+    """
+    with _gone(), open(path, "rb", buffering=0) as file:
+        os.pread(file.fileno(), 1, 0)
+        return {start for start, count, _ in places if not _gives(file.fileno(), start, 8 * count)}
+
+
 def set_aside(path: Path) -> Path:
-    """Rename a damaged file, so that nobody reads it again; where it stands now, for its owner to see."""
-    aside = path.with_name(f"{path.name}.damaged")
-    try:
-        return path.rename(aside)
-    except OSError:  # gone already, or a folder that can only be read
-        return path
+    """Rename a damaged file, so that nobody reads it again; where it stands now, for its owner to see.
+
+    Raises:
+        OSError: it is gone already, or stands in a folder that can only be read.
+    """
+    return path.rename(path.with_name(f"{path.name}.damaged"))
+
+
+def write_verified(folder: Path, kind: str, image: Image) -> str:
+    """A new file, as `write`, that was read back and holds what it should.
+
+    Raises:
+        DamagedFile: the disk does not give back what was written to it.
+        OSError: the disk is full or fails; or the file reads as other spectra, and was deleted again.
+    """
+    name = write(folder, kind, image.data)
+    if _contents(parse(load(folder / name))) != _contents(image.part):
+        (folder / name).unlink()
+        raise OSError(errno.EIO, "What was written reads as something else", str(folder / name))
+    return name
 
 
 def plan(sizes: Mapping[str, int]) -> list[list[str]]:
@@ -181,23 +249,45 @@ def merge(folder: Path, inputs: list[str]) -> None:
     found: dict[object, tuple[Entry, Values]] = {}
     for name in inputs:
         data = load(folder / name)
-        part = parse(data)
-        for entry, start, crc32 in zip(part.entries, part.start, part.crc32, strict=True):
-            count = entry.projection.count
-            values = decode(memoryview(data)[start : start + 8 * count], count, crc32)
+        for entry, crc32, values in spectra_in(data, parse(data)):
             if values is None:
                 raise DamagedFile(folder / name)
-            found[entry.projection.key, entry.computed_at, entry.run, crc32] = entry, values
+            found[entry.projection.key, entry.generation, entry.computed_at, entry.run, crc32] = entry, values
     image = build(*zip(*found.values(), strict=True))
     if len(image.data) > VOLUME_BYTES and len(inputs) > 1:
         merge(folder, inputs[:-1])  # every text column is as wide as the widest input's: leave one out
         return
-    volume = folder / write(folder, VOLUME, image.data)
-    if _contents(parse(load(volume))) != _contents(image.part):
-        raise DamagedFile(volume)
+    write_verified(folder, VOLUME, image)
     for name in inputs:
         with suppress(OSError):  # another merger was faster; or it stays, and is a duplicate
             (folder / name).unlink()
+
+
+def merge_as_fits(folder: Path, inputs: list[str]) -> None:
+    """`merge`, on a disk that is nearly full in steps: of as many files at once as there is room for.
+
+    Raises:
+        As `merge`; what is full by then has not room for two.
+    """
+    left, most = inputs, len(inputs)
+    while left:
+        try:
+            merge(folder, left[:most])
+        except OSError as error:
+            if not is_full(error) or most < 4:
+                raise
+            most //= 2
+        else:
+            left = left[most:]
+            most = len(left)
+
+
+def _gives(handle: int, start: int, count: int) -> bool:
+    try:
+        os.pread(handle, count, start)
+    except OSError:
+        return False
+    return True
 
 
 def _list(folder: Path) -> list[str]:
@@ -207,28 +297,9 @@ def _list(folder: Path) -> list[str]:
         return []
 
 
-def _contents(part: Part) -> list[tuple[str, str, int, int]]:
+def _contents(part: Part) -> list[tuple[str, int, str, int, int]]:
     rows = zip(part.entries, part.start, part.crc32, strict=True)
-    return [(entry.projection.key, entry.computed_at, start, crc32) for entry, start, crc32 in rows]
-
-
-def sweep(folder: Path) -> None:
-    """Unlink the temporary files of processes of this host that are gone."""
-    for path in folder.iterdir():
-        found = TEMPORARY.fullmatch(path.name)
-        if found and found["host"] == HOST and not _alive(int(found["pid"])):
-            with suppress(OSError):
-                path.unlink()
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
+    return [(entry.projection.key, entry.generation, entry.computed_at, start, crc32) for entry, start, crc32 in rows]
 
 
 @contextmanager

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 
+from rankscope.engine.atomic import sweep
 from rankscope.engine.spectrum import Spectrum, Values
 
-from . import segments
+from . import room, segments
 from .entry import Entry, entry_of, spectrum_of
-from .index import Index, Place
-from .layout import UnknownFormatError, build
+from .files import Files
+from .folders import is_model_folder
+from .index import Place
+from .layout import build
 from .segments import DamagedFile
+from .watch import FolderWatch
 from .writer import Writer
 
 __all__ = [
@@ -33,6 +38,8 @@ __all__ = [
 ]
 
 _MERGE_AT = 32  # segments that are worth a merge: each costs about 2 ms to open
+_FILE_BYTES, _ROW_BYTES = 13_000, 450  # of a file, and of each spectrum in it beside its values
+_VERIFIED = 256  # spectra that are verified together: at 4096 values each 8 MB
 
 
 class SpectraStore:
@@ -41,22 +48,25 @@ class SpectraStore:
     Creating one reads nothing and makes neither folder nor thread: the first question reads the
     index, the first `put` makes folder and thread. Every method may be called from any thread.
 
-    Where a key was computed more than once, the newest counts. Where a local file was changed in
-    place, so that its identity stands but the bytes of a tensor do not, nothing that was computed
-    from the old bytes is served.
+    Where a key was computed more than once, the newest counts: what is put counts against what was read before,
+    whatever the clocks say, and against what was not by the time when it was computed. Where a local file
+    was changed in place, so that its identity stands but the bytes of a tensor do not, nothing that was
+    computed from the old bytes is served.
     """
 
     def __init__(self, root: Path, model: str) -> None:
         self.folder = Path(root) / model
         self.saved = 0  # spectra that this object has saved
-        self._writer = Writer(self._save)
+        self._writer = Writer(self._save, self._wait)
+        self._told: Callable[[str], None] = _nobody
         self._prepared = False
+        self._is_full = False
+        self._segments = 0  # that were written here since the last merge
+        self._watch = FolderWatch(self.folder)
         self._merging = threading.Lock()
         self._lock = threading.RLock()  # guards what follows
         self._loaded = False
-        self._index = Index()
-        self._refused: dict[str, tuple[Path, str]] = {}
-        self._unread: dict[str, tuple[Path, str]] = {}
+        self._files = Files(self.folder)
 
     def __enter__(self) -> Self:
         return self
@@ -68,13 +78,28 @@ class SpectraStore:
 
     @property
     def damaged(self) -> list[tuple[Path, str]]:
-        """Files that are not served, with a sentence for the user.
+        """Files that were found not to be served as they stand, with a sentence for the user.
 
-        Damaged ones have been set aside under the path given; files of a later version, and files
-        that cannot be read, stand where they stood.
+        Damaged ones have been set aside under the path given, what was intact in them stands in others, and the
+        sentence names what is lost; in a folder that can only be read they are served where they stand. Files of a
+        later version, and files that cannot be read, stand where they stood.
         """
         with self._lock:
-            return [*self._refused.values(), *self._unread.values()]
+            return self._files.damaged
+
+    @property
+    def set_aside(self) -> list[tuple[Path, str]]:
+        """Damaged files that stand in the folder, set aside now or before, with a sentence that says what of them is
+        not computed again."""
+        with self._lock:
+            self._load()
+            return list(self._files.set_aside())
+
+    def lost(self) -> list[Entry]:
+        """The spectra that are damaged and not computed again, as far as their files still tell."""
+        with self._lock:
+            self._load()
+            return self._files.index.all_lost()
 
     def has(self, key: str) -> bool:
         """Whether a valid spectrum of this key is saved."""
@@ -84,19 +109,19 @@ class SpectraStore:
         """The entry of a key, None if it is not saved. Reads no values."""
         with self._lock:
             self._load()
-            return self._index.entry(key)
+            return self._files.index.entry(key)
 
     def entries(self) -> list[Entry]:
         """One entry per key, in no particular order. Reads no values."""
         with self._lock:
             self._load()
-            return self._index.entries()
+            return self._files.index.entries()
 
     def values(self, keys: Iterable[str]) -> dict[str, Values]:
         """Singular values by key: float64, read-only, descending, shape (projection.count,).
 
-        A key that is not saved is not in the result. Nor is one whose file turns out to be damaged:
-        the file is set aside and named in `damaged`, and its spectra count as not computed.
+        A key that is not saved is not in the result. Nor is one whose values turn out to be damaged: it counts as not
+        computed, and is named in `damaged` with its file. The others of that file are served.
 
         Raises:
             OSError: a file cannot be read.
@@ -107,7 +132,7 @@ class SpectraStore:
         """The spectrum of a key.
 
         Raises:
-            KeyError: it is not saved, or its file turns out to be damaged.
+            KeyError: it is not saved, or turns out to be damaged.
             OSError: its file cannot be read.
         """
         return spectrum_of(*self._read([key])[key])
@@ -115,8 +140,8 @@ class SpectraStore:
     def put(self, spectrum: Spectrum) -> Future[None]:
         """Save a spectrum. The future is done when file and folder are synced to the disk.
 
-        It holds an OSError if they could not be (a full disk, say): everything saved before is safe,
-        and the store goes on with the next.
+        It holds an OSError, which names the folder, if they could not be: everything saved before is safe,
+        and the store goes on with the next. Where the disk is full it waits for room, see `listen`.
 
         Raises:
             ValueError: the values are not float64 of shape (projection.count,).
@@ -127,13 +152,67 @@ class SpectraStore:
             raise ValueError(f"values must be float64 of shape {wanted}, not {values.dtype} {values.shape}")
         return self._writer.put(spectrum)
 
+    def listen(self, tell: Callable[[str], None]) -> None:
+        """Have `tell` called, from the writer's thread, with a line that says what is missing whenever the disk is
+        found full, and with "" once there is room again and saving goes on."""
+        self._told = tell
+
+    def verify(self, keys: Iterable[str] | None = None) -> None:
+        """Read the values of these keys, None: every byte of every file. What is damaged is dealt with as in `values`.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
+        if keys is not None:
+            wanted = list(keys)
+            for start in range(0, len(wanted), _VERIFIED):
+                self._read(wanted[start : start + _VERIFIED])
+            return
+        with self._lock:
+            self._load()
+            names = [name for names in self._files.index.by_version() for name in names]
+        for name in names:
+            try:
+                segments.load(self.folder / name)
+            except DamagedFile as damage:
+                self._rescue(damage.path)
+            except FileNotFoundError:  # merged by another process: what that wrote it has read back
+                self.refresh()
+            except OSError:  # a bad sector: which spectra are in it
+                self._read(self._keys_in(name))
+
     def refresh(self) -> None:
         """See what other processes have written since; where nothing changed, a listing and no more."""
         with self._lock:
+            begun = self._watch.begin()
             self._loaded = True
-            lost: set[str] = set()
-            while lost := self._list(lost):  # each round was outrun by a merge of another process
-                pass
+            self._files.refresh()
+            self._watch.end(begun)
+
+    def look(self) -> bool:
+        """`refresh`, at the price of asking for the time of a folder while nothing changes in it.
+
+        Returns whether any other process has saved spectra here since the index was read first.
+        """
+        if self._watch.is_changed():
+            self.refresh()
+        return self._files.has_company
+
+    def news(self) -> set[str]:
+        """The keys of spectra in files of other processes that came or went since this was last asked; a merge
+        names those that it moves."""
+        with self._lock:
+            return self._files.take_news()
+
+    def tidy(self) -> None:
+        """What opens a store for writing begins with this: sweep what killed processes left half written, and merge
+        what they left in small files.
+
+        Raises:
+            OSError: as `merge`.
+        """
+        sweep(self.folder)
+        self.merge()
 
     def merge(self) -> None:
         """Merge segments into volumes where there are 32 or more of a format version; otherwise a listing and no more.
@@ -148,30 +227,76 @@ class SpectraStore:
         with self._merging:
             with self._lock:
                 self.refresh()
-                groups = self._index.by_version()  # what is served: files of a later version stay as they are
+                groups = self._files.index.by_version()  # what is served: files of a later version stay as they are
             for names in groups:
                 if _is_due(names):  # or another thread or process was faster
                     self._merge(names)
 
-    def close(self) -> None:
-        """Finish what is pending, merge if it is due, end the thread. Reading goes on working."""
-        self._writer.close()
+    def close(self) -> int:
+        """Finish what is pending, merge if it is due, end the thread. Reading goes on working.
+
+        Returns how many spectra are not saved because the disk is full.
+        """
+        lost = self._writer.close()
         with suppress(OSError):  # nothing is lost: the next program that opens the store merges
             self.merge()
+        return lost
 
     def _save(self, spectra: list[Spectrum]) -> None:
         """One new segment, of spectra of one format version; called by the writer's thread."""
-        entries = [entry_of(spectrum) for spectrum in spectra]
+        with self._lock:
+            successor = self._files.index.successor
+            entries = [replace(entry, generation=successor(entry)) for entry in map(entry_of, spectra)]
         image = build(entries, [spectrum.values for spectrum in spectra])
+        with self._lock:
+            self._files.saving = frozenset(entry.projection.key for entry in entries)
+        try:
+            name = self._write(image.data)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.folder)) from error
+        with self._lock:
+            if self._loaded and name not in self._files.index.parts:
+                self._files.index.add(name, image.part)
+            self._files.saving = frozenset()
+            self.saved += len(spectra)
+        self._segments += 1
+        if self._segments >= _MERGE_AT:
+            with suppress(OSError):  # nothing is lost: it is tried again after as many more
+                self.merge()
+            self._segments = 0
+
+    def _write(self, data: bytes) -> str:
+        """A new segment; the name of its file. Room that merging gives is taken before the disk counts as full."""
         if not self._prepared:
             segments.prepare(self.folder)
         self._prepared = False  # after a failure look again: the folder may have been removed
-        name = segments.write(self.folder, segments.SEGMENT, image.data)
-        self._prepared = True
-        with self._lock:
-            self.saved += len(spectra)
-            if self._loaded and name not in self._index.parts:
-                self._index.add(name, image.part)
+        if not self._is_full and segments.is_tight(self.folder, len(data)):
+            self._merge_all()
+        try:
+            name = segments.write(self.folder, segments.SEGMENT, data)
+        except OSError as error:
+            if self._is_full or not room.is_full(error):
+                raise
+            self._is_full = True  # merged once, until there is room again
+            self._merge_all()
+            name = segments.write(self.folder, segments.SEGMENT, data)
+        self._prepared, self._is_full = True, False
+        return name
+
+    def _merge_all(self) -> None:
+        """Merge what segments there are, whether that is due or not, as far as there is room for it."""
+        with suppress(OSError), self._merging:
+            with self._lock:
+                self.refresh()
+                groups = self._files.index.by_version()
+            for names in groups:
+                if _segments_in(names) > 1:
+                    self._merge(names)
+
+    def _wait(self, pending: list[Spectrum]) -> None:
+        """The disk is full, and these wait for room; none: there is room again. Called by the writer's thread."""
+        size = _FILE_BYTES + sum(8 * len(spectrum.values) + _ROW_BYTES for spectrum in pending)
+        self._told(room.full_line(self.folder, size) if pending else "")
 
     def _merge(self, names: list[str]) -> None:
         """Merge files of one format version."""
@@ -179,77 +304,71 @@ class SpectraStore:
         for name in names:
             with suppress(FileNotFoundError):
                 sizes[name] = (self.folder / name).stat().st_size
-        for batch in segments.plan(sizes):
-            try:
-                segments.merge(self.folder, batch)
-            except FileNotFoundError:
-                break  # another process is merging the same files
-            except DamagedFile as damage:
-                self._set_aside(damage)
-        self.refresh()
+        try:
+            for batch in segments.plan(sizes):
+                try:
+                    segments.merge_as_fits(self.folder, batch)
+                except DamagedFile as damage:
+                    self._rescue(damage.path)
+        except FileNotFoundError:
+            pass  # another process is merging the same files
+        finally:
+            self.refresh()
 
     def _load(self) -> None:
         if not self._loaded:
             self.refresh()
 
-    def _list(self, lost: set[str]) -> set[str]:
-        """Read the files that are new; the names of those that went meanwhile, as `lost` did last time."""
-        gone = set()
-        self._unread.clear()
-        listed = segments.names(self.folder)
-        for name in listed:
-            if name in self._index.parts or name in self._refused:
-                continue
-            path = self.folder / name
-            try:
-                self._index.add(name, segments.load_part(path))
-            except DamagedFile as damage:
-                self._set_aside(damage)
-            except UnknownFormatError as unknown:
-                self._refused[name] = path, str(unknown)
-            except OSError as error:
-                if isinstance(error, FileNotFoundError) and name not in lost:
-                    gone.add(name)
-                else:
-                    self._unread[name] = path, f"It cannot be read ({error.strerror})."
-        self._index.forget(self._index.parts.keys() - set(listed))
-        return gone
-
-    def _set_aside(self, damage: DamagedFile) -> None:
+    def _rescue(self, path: Path) -> None:
         with self._lock:
-            name = damage.path.name
-            self._refused[name] = segments.set_aside(damage.path), damage.sentence
-            self._index.forget([name])
+            try:
+                self._files.rescue(path)
+            except FileNotFoundError:  # another process has merged it, or set it aside
+                self._files.index.forget([path.name])
+                self.refresh()
 
     def _read(self, keys: Iterable[str]) -> dict[str, tuple[Entry, Values]]:
         """Entry and values of the keys that are saved, a file at a time."""
         wanted = set(keys)
         found: dict[str, tuple[Entry, Values]] = {}
-        while files := self._files(wanted - found.keys()):
+        while files := self._places(wanted - found.keys()):
             for name, rows in files.items():
-                places = [(place.start, entry.projection.count, place.crc32) for entry, place in rows]
-                try:
-                    arrays = segments.load_values(self.folder / name, places)
-                except FileNotFoundError:  # merged by another process: a newer file has these spectra
-                    with self._lock:
-                        self._index.forget([name])
-                        self.refresh()
-                except DamagedFile as damage:
-                    self._set_aside(damage)
-                else:
-                    for (entry, _), values in zip(rows, arrays, strict=True):
-                        found[entry.projection.key] = entry, values
+                for (entry, _), values in zip(rows, self._values_in(name, rows), strict=False):
+                    found[entry.projection.key] = entry, values
         return found
 
-    def _files(self, keys: Iterable[str]) -> dict[str, list[tuple[Entry, Place]]]:
+    def _values_in(self, name: str, rows: list[tuple[Entry, Place]]) -> list[Values]:
+        """The values of some rows of a file; none where it is damaged or gone: the index then tells where they are."""
+        places = [(place.start, entry.projection.count, place.crc32) for entry, place in rows]
+        try:
+            return segments.load_values(self.folder / name, places)
+        except FileNotFoundError:  # merged by another process: a newer file has these spectra
+            with self._lock:
+                self._files.index.forget([name])
+                self.refresh()
+        except DamagedFile as damage:
+            self._rescue(damage.path)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            with self._lock:
+                self._files.give_up(self.folder / name, places, error)
+        return []
+
+    def _keys_in(self, name: str) -> list[str]:
+        with self._lock:
+            part = self._files.index.parts.get(name)
+        return [entry.projection.key for entry in part.entries] if part else []
+
+    def _places(self, keys: Iterable[str]) -> dict[str, list[tuple[Entry, Place]]]:
         """The entries of these keys, and where their values are, by file."""
         files: dict[str, list[tuple[Entry, Place]]] = {}
         with self._lock:
             self._load()
             for key in keys:
-                entry = self._index.entry(key)
+                entry = self._files.index.entry(key)
                 if entry is not None:
-                    place = self._index.place(key)
+                    place = self._files.index.place(key)
                     files.setdefault(place.file, []).append((entry, place))
         return files
 
@@ -259,6 +378,8 @@ class StoredModel:
     """A folder of the store: `name` is the Hub id or path recorded in it, `size` is in bytes.
 
     `spectra` counts those of the weights as they are: twins and whatever else is derived are no spectra of the model.
+    `damaged` are files that are not served as they stand, and those that were set aside, with a sentence each; the
+    folder itself where it cannot be read.
     """
 
     folder: str
@@ -266,30 +387,53 @@ class StoredModel:
     spectra: int
     size: int
     computed_at: str
+    damaged: tuple[tuple[Path, str], ...] = ()
+
+    @property
+    def unread(self) -> str:
+        """Why nothing of the folder can be read, "" where it can: a line for the user."""
+        return next((f"{path}: {sentence}" for path, sentence in self.damaged if path.name == self.folder), "")
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What was deleted of a model: spectra, and files that are none of theirs."""
+
+    spectra: int
+    unread: int
+    """Files of a later version, or that could not be read."""
+    damaged: int
+    """Files that were set aside."""
+    temporary: int
 
 
 def stored_models(root: Path) -> list[StoredModel]:
     """The models that have spectra under `root`, sorted by name; none where there is no such folder."""
     if not Path(root).is_dir():
         return []
-    models = []
-    for folder in Path(root).iterdir():
-        if folder.is_dir() and segments.names(folder):
-            entries = SpectraStore(root, folder.name).entries()
-            newest = max(entries, key=lambda entry: entry.computed_at, default=None)
-            models.append(
-                StoredModel(
-                    folder=folder.name,
-                    name=newest.projection.source.repo if newest else folder.name,
-                    spectra=sum(entry.projection.counts() for entry in entries),
-                    size=segments.size(folder),
-                    computed_at=newest.computed_at if newest else "",
-                )
-            )
-    return sorted(models, key=lambda model: model.name)
+    found = (_stored_model(Path(root), path.name) for path in Path(root).iterdir() if is_model_folder(path.name))
+    return sorted((model for model in found if model is not None), key=lambda model: model.name)
 
 
-def remove_model(root: Path, folder: str) -> None:
+def _stored_model(root: Path, folder: str) -> StoredModel | None:
+    """None where nothing of ours is in the folder."""
+    store = SpectraStore(root, folder)
+    entries = store.entries()
+    damaged = dict(store.set_aside) | dict(store.damaged)
+    if not entries and not damaged:
+        return None
+    newest = max(entries, key=lambda entry: entry.computed_at, default=None)
+    return StoredModel(
+        folder=folder,
+        name=newest.projection.source.repo if newest else folder,
+        spectra=sum(entry.projection.counts() for entry in entries),
+        size=segments.size(root / folder),
+        computed_at=newest.computed_at if newest else "",
+        damaged=tuple(damaged.items()),
+    )
+
+
+def remove_model(root: Path, folder: str) -> Removed:
     """Delete the spectra in `root`/`folder`, and the folder if nothing else is in it.
 
     Raises:
@@ -299,12 +443,25 @@ def remove_model(root: Path, folder: str) -> None:
     path = Path(root) / folder
     if folder in ("", ".", "..") or path.name != folder or path.is_symlink():
         raise ValueError(f"{folder!r} is not the name of a stored model")
-    for file in list(path.iterdir()):
-        if segments.is_ours(file.name):
-            file.unlink(missing_ok=True)
+    store = SpectraStore(root, folder)
+    spectra = len(store.entries())
+    unread = sum(found.suffix == ".h5" for found, _ in store.damaged)
+    names = [file.name for file in path.iterdir() if segments.is_ours(file.name)]
+    for name in names:
+        (path / name).unlink(missing_ok=True)
     with suppress(OSError):  # it holds files of somebody else
         path.rmdir()
+    damaged = sum(name.endswith(".damaged") for name in names)
+    return Removed(spectra, unread, damaged, sum(name.startswith(".tmp") for name in names))
 
 
 def _is_due(names: Iterable[str]) -> bool:
-    return sum(name.startswith(segments.SEGMENT) for name in names) >= _MERGE_AT
+    return _segments_in(names) >= _MERGE_AT
+
+
+def _segments_in(names: Iterable[str]) -> int:
+    return sum(name.startswith(segments.SEGMENT) for name in names)
+
+
+def _nobody(_: str) -> None:
+    """Where nobody listens."""

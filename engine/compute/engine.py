@@ -15,11 +15,14 @@ from ..errors import WeightsError
 from ..spectrum import Projection, Run, Spectrum
 from . import devices
 from .devices import Device
-from .events import Computed, Failed, Listener, Notice, Saved, Started, Stopped
+from .events import Computed, Failed, Found, Listener, Notice, Saved, Started, Stopped
 from .queue import Job, JobQueue
 from .reader import Reader
 from .reporter import Reporter
 from .worker import Solver, groups, own_stream
+
+_BESIDE_VALUES = 2048
+"""Bytes that a spectrum takes in memory beside its values."""
 
 
 class Sink(Protocol):
@@ -31,6 +34,14 @@ class Sink(Protocol):
 
     def put(self, spectrum: Spectrum) -> Future[None]:
         """Save a spectrum; the future resolves after fsync, with an OSError where that failed."""
+        ...
+
+    def listen(self, tell: Callable[[str], None]) -> None:
+        """Have `tell` called with a line that says why nothing can be saved for now, and with "" once it can."""
+        ...
+
+    def look(self) -> bool:
+        """See what other processes have saved; whether any has while this sink was open."""
         ...
 
 
@@ -61,6 +72,7 @@ class Engine:
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
         self._noted: set[str] = set()
+        self._again: set[str] = set()  # asked for although it is saved
         self._started = False
 
     def submit(
@@ -83,6 +95,8 @@ class Engine:
         refused = [Failed(p, p.problem) for p in wanted if p.problem is not None]
         to_fetch = sum(held.bytes_to_fetch(_tensors_in(held, sound)) for held in opened if held.is_remote)
         self._reporter.expect([*sound, *(f.projection for f in refused)], to_fetch)  # before a worker can finish one
+        if recompute:
+            self._again.update(p.key for p in sound)
         accepted = self._queue.add(checkpoint, sound, urgent, others)
         for failure in refused:
             self._reporter.tell(failure)
@@ -114,6 +128,7 @@ class Engine:
         with self._lock:
             if not self._started:
                 self._started = True
+                self._sink.listen(self._reporter.waits)
                 self._spawn(self._open_devices, "rankscope-devices", is_remote)
 
     def _spawn(self, target: Callable[..., None], name: str, *args: object) -> None:
@@ -158,7 +173,15 @@ class Engine:
         while (job := self._queue.next_to_read()) is not None:
             self._read_one(reader, job)  # a call of its own: nothing here keeps the weights while it waits
 
+    def _is_found(self, projection: Projection) -> bool:
+        """Whether another process has saved it since it was asked for."""
+        return projection.key not in self._again and self._sink.has(projection.key)
+
     def _read_one(self, reader: Reader, job: Job) -> None:
+        if all(self._is_found(p) for p in job.projections):
+            for projection in self._queue.drop(job):
+                self._reporter.tell(Found(projection))
+            return
         watch = Watch(self._reporter.fetched, lambda text: self._reporter.tell(Notice(text)), job.withdrawn)
         parts = job.parts
         for part in parts:
@@ -182,7 +205,18 @@ class Engine:
             while jobs := self._queue.next_batch(device.name, solver.limit_of):
                 cost, alone = sum(job.cost for job in jobs), self._queue.is_all(jobs)
                 devices.set_blas_threads(device, devices.blas_threads(device, threads, cost, alone))
+                self._look(jobs)
                 self._solve(solver, jobs)
+
+    def _look(self, jobs: list[Job]) -> None:
+        """Leave out what other processes have saved; where there are any, go on in another order than they."""
+        if self._sink.look():
+            self._queue.scatter()
+        for job in jobs:
+            found = [p for p in job.projections if self._is_found(p)]
+            job.projections = [p for p in job.projections if p not in found]
+            for projection in found:
+                self._reporter.tell(Found(projection))
 
     def _solve(self, solver: Solver, jobs: list[Job]) -> None:
         for group in groups(jobs, solver.limit_of):
@@ -198,24 +232,36 @@ class Engine:
 
     def _keep(self, spectrum: Spectrum) -> None:
         self._reporter.tell(Computed(spectrum))
+        self._again.discard(spectrum.projection.key)
+        size = spectrum.values.nbytes + _BESIDE_VALUES
 
         def saved(future: Future[None]) -> None:
             error = future.exception()
             if error is None:
                 self._reporter.tell(Saved(spectrum))
             else:
-                self._reporter.tell(Failed(spectrum.projection, f"cannot be saved: {error}"))
+                self._fail([spectrum.projection], _unsaved(error))
+            self._queue.count_unsaved(-size)
 
+        self._queue.count_unsaved(size)
         try:
             future = self._sink.put(spectrum)
         except Exception as error:  # noqa: BLE001 - a sink that refuses must not end the scan
-            self._fail([spectrum.projection], f"cannot be saved: {error}")
+            self._queue.count_unsaved(-size)
+            self._fail([spectrum.projection], _unsaved(error))
         else:
             future.add_done_callback(saved)
 
     def _fail(self, projections: Iterable[Projection], reason: str) -> None:
         for projection in projections:
             self._reporter.tell(Failed(projection, reason))
+
+
+def _unsaved(error: BaseException) -> str:
+    """Why a spectrum cannot be saved: the same words for all that share the reason."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot be saved: {error.strerror}" + (f" ({error.filename})" if error.filename else "")
+    return f"cannot be saved: {error}"
 
 
 def _tensors_in(checkpoint: Checkpoint, projections: Iterable[Projection]) -> set[str]:

@@ -32,6 +32,13 @@ class Saved:
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """A spectrum that was asked for is on the disk: another process has computed it meanwhile."""
+
+    projection: Projection
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """A projection has no spectrum; `reason` is one sentence."""
 
@@ -59,7 +66,9 @@ class Progress:
     """The job as a whole: projections done (saved), failed and in all; `rate` in projections per second.
 
     `eta` is in seconds, by cost (floating-point operations) or by bytes to fetch, whichever is later, None while
-    unknown. `busy` is False once nothing waits or runs. Of `to_fetch` bytes from a server `fetched` have come.
+    unknown. What other processes have saved meanwhile is done, too. `busy` is False once nothing waits or runs. Of
+    `to_fetch` bytes from a server `fetched` have come. `waiting` is the line that says why nothing can be saved for
+    now, "" where it can: what is computed is kept.
     """
 
     done: int
@@ -71,7 +80,8 @@ class Progress:
     busy: bool
     fetched: int = 0
     to_fetch: int = 0
+    waiting: str = ""
 
 
-Event: TypeAlias = Started | Computed | Saved | Failed | Stopped | Notice | Progress
+Event: TypeAlias = Started | Computed | Saved | Found | Failed | Stopped | Notice | Progress
 Listener: TypeAlias = Callable[[tuple[Event, ...]], None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import random
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from ..spectrum import Projection
 
 URGENT, SCAN = 0, 1
 _MAX_READY = 64
+MOST_UNSAVED = 64 * 2**20
+"""Bytes of spectra that may wait to be saved. With more, none are solved: the disk is full, or slow."""
 
 _NOT_READ = threading.Event()
 """Of a job that nobody reads yet: one for each of 45,000 jobs would be a third of what queueing them takes."""
@@ -117,6 +120,8 @@ class JobQueue:
         self._solving: list[Job] = []
         self._owner: dict[str, Job] = {}
         self._numbers = itertools.count()
+        self._unsaved = 0
+        self._is_ordered = True
         self._closed = False
 
     def add(
@@ -149,6 +154,7 @@ class JobQueue:
                 for projection in members:
                     self._owner[projection.key] = job
                 heapq.heappush(self._waiting, (job.rank, job))
+                self._is_ordered = True
             self._changed.notify_all()
         return fresh
 
@@ -207,11 +213,11 @@ class JobQueue:
 
         At most `limit_of(side)` projections of each side, and at least one job. Urgent jobs go first and wait for
         nothing. Of a scan's, the first batch that is full; while none is, it waits for what is being read or
-        has room to be, and then takes the fullest.
+        has room to be, and then takes the fullest. Nothing is handed out while MOST_UNSAVED bytes wait to be saved.
         """
         with self._changed:
             while not self._closed:
-                if batch := self._choose(device, limit_of):
+                if self._unsaved < MOST_UNSAVED and (batch := self._choose(device, limit_of)):
                     for job in batch:
                         self._ready.remove(job)
                         self._solving.append(job)
@@ -238,6 +244,29 @@ class JobQueue:
         if len(groups[fullest]) < limits[fullest] and coming:
             return []
         return groups[fullest][: limits[fullest]]
+
+    def count_unsaved(self, size: int) -> None:
+        """So many bytes more of spectra wait to be saved, or, below zero, fewer."""
+        with self._changed:
+            was_much = self._unsaved >= MOST_UNSAVED
+            self._unsaved += size
+            if was_much:
+                self._changed.notify_all()
+
+    def scatter(self) -> None:
+        """Others work on the same: what is queued of a scan goes on in random order, so that two seldom do the same."""
+        with self._changed:
+            if not self._is_ordered:
+                return
+            self._is_ordered = False
+            waiting = [job for _, job in self._waiting]
+            scanned = [job for job in (*waiting, *self._reading, *self._ready) if job.priority == SCAN]
+            numbers = [job.number for job in scanned]
+            random.shuffle(numbers)
+            for job, number in zip(scanned, numbers, strict=True):
+                job.number = number
+            self._waiting = [(job.rank, job) for job in waiting]
+            heapq.heapify(self._waiting)
 
     def is_all(self, jobs: list[Job]) -> bool:
         """Whether nothing but these jobs waits, is read, ready or solved."""

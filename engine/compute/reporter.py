@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 
 from ..spectrum import Projection
-from .events import Event, Failed, Listener, Progress, Saved, Started, Stopped
+from .events import Event, Failed, Found, Listener, Progress, Saved, Started, Stopped
 
 INTERVAL = 0.1
 """Seconds between two batches: a message per step made an interface of 2,000 steps take 10 s, this 1.4 s."""
@@ -23,6 +23,7 @@ class Reporter:
         self._pending: list[Event] = []
         self._closed = False
         self._thread: threading.Thread | None = None
+        self._waiting = ""
         self._reset()
 
     def _reset(self) -> None:
@@ -62,6 +63,13 @@ class Reporter:
                 self._is_stale = True
                 self._changed.notify()
 
+    def waits(self, reason: str) -> None:
+        """Nothing can be saved for now, any thread says, and why; "" once it can."""
+        with self._changed:
+            self._is_stale = self._is_stale or reason != self._waiting
+            self._waiting = reason
+            self._changed.notify()
+
     def tell(self, event: Event) -> None:
         """Take an event from any thread; returns at once."""
         with self._changed:
@@ -82,9 +90,9 @@ class Reporter:
             case Started() if self._first_start is None:
                 self._first_start = time.monotonic()
             case Saved(spectrum):
-                cost = self._open.pop(spectrum.projection.key, 0.0)
-                self._cost_done += cost
-                self._done += 1
+                self._count_done(spectrum.projection)
+            case Found(projection):
+                self._count_done(projection)
             case Failed(projection):
                 self._open.pop(projection.key, None)
                 self._failed += 1
@@ -92,6 +100,10 @@ class Reporter:
                 for projection in projections:
                     self._open.pop(projection.key, None)
                 self._total -= len(projections)
+
+    def _count_done(self, projection: Projection) -> None:
+        self._cost_done += self._open.pop(projection.key, 0.0)
+        self._done += 1
 
     def _progress(self) -> Progress:
         elapsed = time.monotonic() - self._first_start if self._first_start else 0.0
@@ -101,8 +113,9 @@ class Reporter:
         if self._first_byte is not None and eta is not None:
             to_come = max(0, self._to_fetch - self._fetched)
             eta = max(eta, to_come * (time.monotonic() - self._first_byte) / self._fetched)
-        bytes_known = self._fetched, self._to_fetch
-        return Progress(self._done, self._failed, self._total, rate, eta, self.devices, bool(self._open), *bytes_known)
+        busy = bool(self._open)
+        counts = self._done, self._failed, self._total
+        return Progress(*counts, rate, eta, self.devices, busy, self._fetched, self._to_fetch, self._waiting)
 
     def _deliver(self) -> None:
         while True:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -79,6 +79,12 @@ class Sink:
 
     def has(self, key: str) -> bool:
         return key in self.kept
+
+    def listen(self, tell: Callable[[str], None]) -> None:
+        """Its disk is never full."""
+
+    def look(self) -> bool:
+        return False
 
     def put(self, spectrum: Spectrum) -> Future[None]:
         self.kept[spectrum.projection.key] = spectrum

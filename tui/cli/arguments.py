@@ -163,6 +163,11 @@ def ls(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object a line and model")
 
 
+def doctor(parser: argparse.ArgumentParser) -> None:
+    """Of `rankscope doctor`."""
+    parser.add_argument("--verify", action="store_true", help="read every stored value, and name what is damaged")
+
+
 def explorer(parser: argparse.ArgumentParser) -> None:
     """Of `rankscope-tui`."""
     parser.add_argument("model", nargs="?", help=f"{MODEL_HELP}; none: choose among stored and cached models")

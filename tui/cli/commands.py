@@ -28,7 +28,7 @@ from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import DEFAULT_THRESHOLDS, Projection
 from rankscope.store.export import export as write_export
 from rankscope.store.export import row
-from rankscope.store.spectra import SpectraStore, remove_model, stored_models
+from rankscope.store.spectra import remove_model, stored_models
 
 from ..data.pair import Lens, Pair
 from ..data.session import CLOSE_SECONDS, Session, State, open_model, open_stored
@@ -36,10 +36,12 @@ from ..data.wording import byte_size, describe, left_out
 from ..drawing.console_tables import add_columns, make_console, plain_table, print_tables
 from .doctor import is_writable
 from .ending import at_end
-from .opening import open_spectra, save, say, say_opened, stored_of, wanted_of
+from .opening import open_spectra, save, say, say_damage, say_opened, stored_of, verify, wanted_of
 
 _LINE_SECONDS = 5.0
 """Between two progress lines where stderr is no terminal."""
+_FAILED_LINES = 8
+"""Projections that fail for one reason and are still named each in a line of its own."""
 _BAR = 16
 """Characters of the bar: the numbers beside it need the other 64 of a narrow terminal."""
 
@@ -56,6 +58,8 @@ def scan(args: Namespace, root: Path) -> int:
     session.load()
     session.tidy()
     say_opened(model, session)
+    if not args.recompute:
+        verify(session, [*wanted, *twins])
     try:
         with at_end(partial(save, [session])):
             _compute(session, [*wanted, *twins], events, args.recompute, thresholds if args.json else None)
@@ -68,10 +72,22 @@ def scan(args: Namespace, root: Path) -> int:
             say(f"{stored} spectra with random signs are stored; see rankscope show {args.model} --unit k/kf")
     if not args.filter and (rest := left_out(model.tree)):
         say(f"{rest}: --filter '*' takes them")
-    failed = [p for p in (*wanted, *twins) if session.state(p) is State.FAILED]
-    for p in failed:
-        say(f"failed: {p.label}: {session.failures[p.key]}")
+    failed: dict[str, list[Projection]] = {}
+    for p in (*wanted, *twins):
+        if session.state(p) is State.FAILED:
+            failed.setdefault(session.failures[p.key], []).append(p)
+    for reason, found in failed.items():
+        _say_failed(reason, found)
     return 1 if failed else 0
+
+
+def _say_failed(reason: str, failed: Sequence[Projection]) -> None:
+    """A line for each, or for all of them where they are many."""
+    if len(failed) > _FAILED_LINES:
+        say(f"failed: {len(failed)} projections, from {failed[0].label} to {failed[-1].label}: {reason}")
+        return
+    for p in failed:
+        say(f"failed: {p.label}: {reason}")
 
 
 def tree(args: Namespace, root: Path) -> int:
@@ -81,6 +97,7 @@ def tree(args: Namespace, root: Path) -> int:
     session.load()
     for warning in model.warnings:
         say(warning)
+    say_damage(session)
     if args.json:
         for projection in model.tree.projections:
             _print_row(session, projection, DEFAULT_THRESHOLDS)
@@ -100,6 +117,7 @@ def export(args: Namespace, root: Path) -> int:
     """One file of what is stored; 1 if that is a part of the model, 2 if nothing."""
     session = open_spectra(args.model, root)
     wanted = wanted_of(session.model.tree, args.filter)
+    verify(session, wanted)
     stored = stored_of(session, args.model, wanted)
     # Tied tensors share one entry, which names the projection that was computed.
     entries = [replace(entry, projection=p) for p in stored if (entry := session.entry(p)) is not None]
@@ -120,18 +138,24 @@ def ls(args: Namespace, root: Path) -> int:
     if args.json:
         for found in stored_models(root):
             made = {"model": found.name, "folder": found.folder, "spectra": found.spectra, "bytes": found.size}
-            print(json.dumps(made | {"computed_at": found.computed_at}))
+            damaged = [{"file": str(path), "reason": sentence} for path, sentence in found.damaged]
+            print(json.dumps(made | {"computed_at": found.computed_at, "damaged": damaged}))
         return 0
     console = make_console()
     table = plain_table(console)
     add_columns(table, "model", "spectra", "size", "last computed", right=("spectra", "size"))
-    for found in stored_models(root):
+    models = stored_models(root)
+    for found in models:
+        if found.unread:
+            continue  # named below
         when = found.computed_at[:16].replace("T", " ")
         table.add_row(Text(printable(found.name)), str(found.spectra), byte_size(found.size), when)
     if table.row_count:
         console.print(table)
-    else:
+    elif not models:
         say(f"nothing is stored in {root} yet: try  rankscope scan demo")
+    for path, sentence in (damaged for found in models for damaged in found.damaged):
+        say(f"{path}: {sentence}")
     return 0
 
 
@@ -140,19 +164,21 @@ def rm(args: Namespace, root: Path) -> int:
     found = open_stored(str(demo_file()) if args.model == "demo" else args.model, root)
     if found is None:
         raise InputError(f"nothing is stored of {printable(args.model)}: see  rankscope ls")
-    count = len(SpectraStore(root, found.folder).entries())
     try:
-        remove_model(root, found.folder)
+        removed = remove_model(root, found.folder)
     except ValueError as error:
         raise InputError(f"{error}: remove it by hand") from None
-    say(f"removed {count} spectra of {found.name}")
+    files = ((removed.unread, "unreadable"), (removed.damaged, "damaged"), (removed.temporary, "half-written"))
+    others = "".join(f", {count} {what} file{'s' * (count > 1)}" for count, what in files if count)
+    say(f"removed {removed.spectra} spectra of {found.name}{others}")
     return 0
 
 
 def doctor(args: Namespace, root: Path) -> int:
-    """What this machine has."""
-    from .doctor import findings
+    """What this machine has; with --verify 1 where a stored value is damaged."""
+    from .doctor import findings, verify_store
 
+    lost = args.verify and verify_store(root, say)
     console = make_console()
     table = plain_table(console)
     table.show_header = False
@@ -161,7 +187,7 @@ def doctor(args: Namespace, root: Path) -> int:
     for name, text in findings(root):
         table.add_row(Text(name), Text(printable(text, 1000)))
     console.print(table)
-    return 0
+    return 1 if lost else 0
 
 
 def _compute(
@@ -188,6 +214,7 @@ def _compute(
     if to_fetch := session.to_fetch(missing):
         say(f"fetches {byte_size(to_fetch)} of {byte_size(session.size)}")
     session.compute(missing, recompute=recompute)
+    waiting = ""
     with _progress_display() as display:
         while session.progress is None or session.progress.busy:
             batch = _next_batch(events)
@@ -197,10 +224,13 @@ def _compute(
                     raise InputError(notice.text)
                 say(notice.text)
             if session.progress:
+                if session.progress.waiting and not waiting:
+                    say(f"{session.progress.waiting}; what is computed is kept until there is room, ctrl+c gives it up")
+                waiting = session.progress.waiting
                 display.update(session.progress)
             for key in changed:
                 for p in by_key[key] if json_thresholds else ():
-                    if session.state(p) in (State.DONE, State.FAILED):
+                    if session.state(p) in (State.STORED, State.DONE, State.FAILED):
                         _print_row(session, p, json_thresholds or ())
 
 
@@ -239,7 +269,7 @@ class _Lines:
         return None
 
     def update(self, progress: Progress) -> None:
-        if time.monotonic() >= self._next or not progress.busy:
+        if (time.monotonic() >= self._next and not progress.waiting) or not progress.busy:
             self._next = time.monotonic() + _LINE_SECONDS
             say(describe(progress))
 
@@ -269,7 +299,7 @@ class _Bars:
         done = progress.done + progress.failed
         found = progress.devices
         label = f"{len(found)} devices" if len(found) > 1 else "".join(found) or "starting"
-        rest = describe(progress).partition("  ")[2]
+        rest = "waiting for room" if progress.waiting else describe(progress).partition("  ")[2]
         self._bar.update(self._task, description=label, total=progress.total, completed=done, rest=rest)
 
 

@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from rankscope.engine.checkpoint import hub
 from rankscope.engine.checkpoint.open import demo_file
 from rankscope.engine.compute import devices
 from rankscope.engine.errors import InputError
-from rankscope.store.spectra import stored_models
+from rankscope.store.spectra import SpectraStore, stored_models
 
 _PACKAGES = ("torch", "numpy", "h5py", "safetensors", "gguf", "huggingface_hub", "textual", "plotext")
 
@@ -30,6 +30,21 @@ def findings(root: Path) -> Iterator[tuple[str, str]]:
     yield "demo", _demo()
     seen = {name: os.environ.get(name, "") for name in ("TERM", "COLORTERM", "TMUX", "LC_ALL", "LANG")}
     yield "terminal", ", ".join(f"{name}={value}" for name, value in seen.items() if value) or "none"
+
+
+def verify_store(root: Path, say: Callable[[str], None]) -> bool:
+    """Read every byte that is stored under a root and say what is damaged, or cannot be read; whether anything is."""
+    count = lost = 0
+    damaged: list[tuple[Path, str]] = []
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []:
+        store = SpectraStore(root, folder.name)
+        store.verify()
+        damaged += store.damaged
+        count, lost = count + len(store.entries()), lost + len(store.lost())
+    for path, sentence in damaged:
+        say(f"{path}: {sentence}")
+    say(f"verified: {count} spectra are as they were written, {lost} are damaged and not computed again")
+    return bool(damaged or lost)
 
 
 def is_writable(folder: Path) -> bool:
@@ -67,6 +82,8 @@ def _store(root: Path) -> Iterator[tuple[str, str]]:
     free = shutil.disk_usage(_nearest(root)).free / 1e9
     size = sum(model.size for model in models) / 1e6
     yield "store", f"{root}: {len(models)} models, {size:.1f} MB; {writable}, {free:.0f} GB free"
+    for path, sentence in (damaged for model in models for damaged in model.damaged):
+        yield "", f"{path}: {sentence}"
 
 
 def _demo() -> str:

@@ -20,7 +20,7 @@ from ..settings.palette import Depth
 from ..settings.read import config_path, load
 from ..settings.terminal import set_up
 from .ending import at_end
-from .opening import save
+from .opening import save, unsaved
 
 if TYPE_CHECKING:
     from ..data.session import Model
@@ -57,6 +57,8 @@ def run_app(args: Namespace, root: Path) -> int:
     with at_end(lambda: save(app.pair.sessions), partial(put_back, app)):
         app.run(mouse=False)  # keyboard only: the mouse stays the terminal's, for selecting text
         ended = app.close(CLOSE_SECONDS)
+    if lost := unsaved(app.pair.sessions):
+        print(f"rankscope-tui: {lost}", file=sys.stderr)
     if app.last_words:
         print(f"rankscope-tui: {app.last_words}", file=sys.stderr)
     if not ended:

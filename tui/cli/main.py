@@ -41,7 +41,13 @@ COMMANDS = (
     Command("export", "write what is stored to one file", "cli.commands:export", arguments.export),
     Command("ls", "list the models that have stored spectra", "cli.commands:ls", arguments.ls, has_model=False),
     Command("rm", "remove the stored spectra of a model", "cli.commands:rm"),
-    Command("doctor", "say what devices, versions, store and cache are seen", "cli.commands:doctor", has_model=False),
+    Command(
+        "doctor",
+        "say what devices, versions, store and cache are seen",
+        "cli.commands:doctor",
+        arguments.doctor,
+        has_model=False,
+    ),
 )
 
 

@@ -13,7 +13,7 @@ from rankscope.engine.compute.engine import Settings
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection
 
-from ..data.session import CLOSE_SECONDS, Model, Session, open_model
+from ..data.session import CLOSE_SECONDS, UNREAD_ADVICE, Model, Session, open_model
 
 
 def say(text: str) -> None:
@@ -30,10 +30,16 @@ def save(sessions: Iterable[Session]) -> str:
         session.stop()
     for session in opened:
         session.close(max(0.0, until - time.monotonic()))
-    count = sum(session.saved for session in opened)
-    return (
-        f"{count} new {'spectrum is' if count == 1 else 'spectra are'} saved" if count else "nothing new was computed"
-    )
+    count, lost = sum(session.saved for session in opened), unsaved(opened)
+    saved = f"{count} new {'spectrum is' if count == 1 else 'spectra are'} saved"
+    return "; ".join(filter(None, [saved, lost])) if count or lost else "nothing new was computed"
+
+
+def unsaved(sessions: Iterable[Session]) -> str:
+    """How many spectra of closed sessions a full disk had no room for, "" where it had."""
+    count = sum(session.unsaved for session in sessions)
+    are = "spectrum is" if count == 1 else "spectra are"
+    return f"{count} computed {are} not saved: the disk is full" if count else ""
 
 
 def wanted_of(tree: Tree, pattern: str | None) -> list[Projection]:
@@ -53,11 +59,14 @@ def open_spectra(name: str, root: Path) -> Session:
     """A session that has read the store, without a download.
 
     Raises:
-        InputError: there is no such model.
+        InputError: there is no such model, or its folder in the store cannot be read.
     """
     model = open_model(name, root, Access.CACHE)
     session = Session(model, root, lambda _: None, Settings())
     session.load()
+    for path, sentence in session.store.damaged:
+        if path == session.store.folder:
+            raise InputError(f"{path}: {sentence} {UNREAD_ADVICE}")
     say_opened(model, session)
     return session
 
@@ -72,7 +81,8 @@ def stored_of(session: Session, name: str, wanted: list[Projection]) -> list[Pro
     if not stored:
         others = len(session.store.entries())
         found = f"{others} spectra are stored of other states or parts of" if others else "nothing is stored of"
-        raise InputError(f"{found} {printable(name)}: run  rankscope scan {printable(name)}")
+        read = " that can be read" if session.store.damaged else ""
+        raise InputError(f"{found} {printable(name)}{read}: run  rankscope scan {printable(name)}")
     return stored
 
 
@@ -87,5 +97,16 @@ def say_opened(model: Model, session: Session) -> None:
         say(f"{model.reason}; this is what is stored of it, and may be a part")
     if checkpoint and checkpoint.quantisation:
         say(f"{model.name} is quantised: these are spectra of its {checkpoint.quantisation} weights")
-    for path, sentence in session.store.damaged:
+    say_damage(session)
+
+
+def say_damage(session: Session) -> None:
+    """Files of the store that turned out to be damaged, or cannot be read, since this was said last."""
+    for path, sentence in session.damage():
         say(f"{path}: {sentence}")
+
+
+def verify(session: Session, projections: Iterable[Projection]) -> None:
+    """Read what is stored of these: what is damaged is said, and counts as not computed."""
+    session.verify([p.key for p in projections])
+    say_damage(session)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from rankscope.engine.derive.flip import flipped
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import DEFAULT_THRESHOLDS, Projection
 
@@ -17,7 +18,7 @@ from ..data.pair import Lens, Pair, Side
 from ..data.session import Session
 from ..data.table_rows import has_twins
 from ..data.views import BY_NAME, VIEWS, taking
-from .opening import open_spectra, stored_of, wanted_of
+from .opening import open_spectra, stored_of, verify, wanted_of
 
 _MOST_LISTED = 20
 """Addresses that are named one by one."""
@@ -55,6 +56,7 @@ def understand(args: Namespace, root: Path) -> Asked:
     wanted = wanted_of(first.model.tree, args.filter)
     if args.view == "compare" and len(wanted) > MOST_MARKS:
         raise InputError(f"{len(wanted)} projections: name at most {MOST_MARKS} to compare with --filter GLOB")
+    verify(first, [*wanted, *(flipped(p) for p in wanted if measure.needs_twin)])
     stored = stored_of(first, args.model, wanted)
     pair = Pair(first, _second(args, root))
     notes = [f"{missing} of {len(wanted)} are not computed yet"] if (missing := len(wanted) - len(stored)) else []
@@ -82,7 +84,9 @@ def _second(args: Namespace, root: Path) -> Session | None:
     if not args.against:
         return None
     second = open_spectra(args.against, root)
-    stored_of(second, args.against, second.model.tree.scanned())
+    theirs = second.model.tree.scanned()
+    verify(second, theirs)
+    stored_of(second, args.against, theirs)
     return second
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -17,7 +18,7 @@ from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
 from rankscope.engine.checkpoint.remote import stored_name
 from rankscope.engine.compute.engine import Engine, Settings
-from rankscope.engine.compute.events import Event, Failed, Listener, Progress, Saved, Started, Stopped
+from rankscope.engine.compute.events import Event, Failed, Found, Listener, Progress, Saved, Started, Stopped
 from rankscope.engine.derive.flip import flipped
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection, Values
@@ -31,6 +32,7 @@ Fact: TypeAlias = float | tuple[float, bool] | None
 """A number that is worked out from a spectrum: with whether it is only a lower bound, where that can be."""
 FromValues: TypeAlias = Callable[[Values, Projection, float], Fact]
 """Works one out from the singular values, float64, shape (r,), descending, of a projection, and their noise floor."""
+UNREAD_ADVICE = "Its owner can mend that, or name another store with --store DIR"
 _BATCH = 256
 _MAX_VALUES = 1024
 """Spectra kept in memory: at 4096 values each 32 MB. A chart shows 8."""
@@ -88,12 +90,20 @@ def open_model(model: str, root: Path, access: Access = Access.RANGES, *, or_sto
     except InputError as error:
         if not or_stored or (stored := open_stored(model, root)) is None:
             raise
+        if not stored.tree.projections:
+            raise InputError(
+                f"no spectra of {printable(model)} are stored that can be read: see  rankscope ls"
+            ) from None
         return replace(stored, reason=str(error))
     return Model(checkpoint.name, checkpoint, build_tree(checkpoint), model_folder(checkpoint.identity))
 
 
 def open_stored(model: str, root: Path) -> Model | None:
-    """The stored spectra of a model by its name, path or folder in the store; the newest per address."""
+    """The stored spectra of a model by its name, path or folder in the store; the newest per address.
+
+    Raises:
+        InputError: its folder in the store cannot be read.
+    """
     from rankscope.store.folders import model_folder
     from rankscope.store.spectra import SpectraStore, stored_models
 
@@ -102,17 +112,24 @@ def open_stored(model: str, root: Path) -> Model | None:
         wanted.add(model_folder(Path(model).expanduser()))
     for stored in stored_models(root):
         if stored.folder in wanted or stored.name == model:
+            if stored.unread:
+                raise InputError(f"{stored.unread} {UNREAD_ADVICE}")
             entries = sorted(SpectraStore(root, stored.folder).entries(), key=lambda e: e.computed_at)
             newest = {e.projection.address: e.projection for e in entries if e.projection.counts()}
             return Model(stored.name, None, Tree(tuple(sorted(newest.values(), key=model_order)), True), stored.folder)
     return None
 
 
+def _nobody(_: set[str]) -> None:
+    """Where no screen shows what is stored."""
+
+
 class Session:
     """The states of one model's projections, what is stored of them, and the engine that computes them.
 
     `apply` takes the engine's events; the caller decides on which thread, and it must be one only. `experts` of each
-    layer are computed, None: all.
+    layer are computed, None: all. `lost` are keys whose values turned out to be damaged and that are not computed
+    again; `when_lost` is called with those that reading has found, in the thread that read.
     """
 
     def __init__(
@@ -128,6 +145,10 @@ class Session:
         self._engine: Engine | None = None
         self.progress: Progress | None = None
         self.failures: dict[str, str] = {}
+        self.unsaved = 0
+        self.lost: set[str] = set()
+        self.when_lost: Callable[[set[str]], None] = _nobody
+        self._named: list[tuple[Path, str]] = []
         self._states: dict[str, State] = {}
         self._entries: dict[str, Entry] = {}
         self._values: dict[str, Values] = {}
@@ -144,12 +165,27 @@ class Session:
                 self._store = SpectraStore(self.root, self.model.folder)
             return self._store
 
+    @cached_property
+    def _keys(self) -> frozenset[str]:
+        """Of all projections of the model: 45,000 take some 20 ms."""
+        return frozenset(p.key for p in self.model.tree.projections)
+
     def load(self) -> None:
         """Read the store's index: what is there counts as stored. Imports h5py."""
-        wanted = {p.key for p in self.model.tree.projections}
         for entry in self.store.entries():
-            if entry.projection.key in wanted or entry.projection.derived is not None:
+            if entry.projection.key in self._keys or entry.projection.derived is not None:
                 self._entries.setdefault(entry.projection.key, entry)  # what `apply` has put there is newer
+        self.lost |= {entry.projection.key for entry in self.store.lost()} - self._entries.keys()
+
+    def look(self) -> dict[str, Entry | None]:
+        """What other processes have stored, or removed, since the last look, by key. Reads files."""
+        self.store.look()
+        found = {key: self.store.entry(key) for key in self.store.news()}
+        return {k: e for k, e in found.items() if k in self._keys or e is None or e.projection.derived is not None}
+
+    def take(self, found: Mapping[str, Entry | None]) -> set[str]:
+        """Take in what `look` has found; the keys of which something else is stored than before."""
+        return {key for key, entry in found.items() if self._take(key, entry)}
 
     @property
     def saved(self) -> int:
@@ -171,9 +207,42 @@ class Session:
         return sample(projections, self.experts)
 
     def tidy(self) -> None:
-        """Merge what killed processes left as many small files; a full disk only postpones that."""
+        """Sweep what killed processes left half written, and merge what they left as many small files; a full disk only
+        postpones that."""
         with suppress(OSError):
-            self.store.merge()
+            self.store.tidy()
+
+    @property
+    def stored_keys(self) -> list[str]:
+        """The keys of what is stored, derived spectra among them."""
+        return list(self._entries)
+
+    def read(self, keys: Sequence[str]) -> dict[str, Values]:
+        """The values of stored keys, which are not kept in memory. Reads files.
+
+        One that has none counts as not computed from now on: it is damaged, or another process has removed it.
+        """
+        values = self.store.values(keys)
+        lost = {key for key in keys if key not in values and self.store.entry(key) is None} & self._entries.keys()
+        for key in lost:
+            for known in (self._entries, self._states, self._ranks, self._facts):
+                known.pop(key, None)
+        if lost:
+            self.lost |= lost
+            self.when_lost(lost)
+        return values
+
+    def verify(self, keys: Iterable[str]) -> None:
+        """Read the values of the stored ones among these keys, to find what is damaged."""
+        wanted = [key for key in keys if key in self._entries]
+        for start in range(0, len(wanted), _BATCH):
+            self.read(wanted[start : start + _BATCH])
+
+    def damage(self) -> list[tuple[Path, str]]:
+        """Files of the store that are not served as they stand and were not named by this before, with a sentence."""
+        found = [named for named in self.store.damaged if named not in self._named]
+        self._named += found
+        return found
 
     def load_values(self, projections: Sequence[Projection]) -> None:
         """Bring the singular values of some stored projections into memory. Reads files."""
@@ -181,7 +250,7 @@ class Session:
             self._values.clear()
         missing = [p.key for p in projections if p.key in self._entries and p.key not in self._values]
         if missing:
-            self._values.update(self.store.values(missing))
+            self._values.update(self.read(missing))
 
     def load_ranks(self, projections: Sequence[Projection], threshold: float) -> None:
         """Know the ranks of stored projections at a threshold that is not in the stored table. Reads files."""
@@ -189,7 +258,7 @@ class Session:
 
         missing = [p.key for p in projections if p.key in self._entries and self.rank(p, threshold) is None]
         for start in range(0, len(missing), _BATCH):
-            for key, values in self.store.values(missing[start : start + _BATCH]).items():
+            for key, values in self.read(missing[start : start + _BATCH]).items():
                 self._ranks.setdefault(key, {})[threshold] = metrics.threshold_rank(values, threshold)
 
     def load_facts(self, projections: Sequence[Projection], wanted: Mapping[str, FromValues]) -> None:
@@ -197,7 +266,7 @@ class Session:
         missing = [p for p in projections if p.key in self._entries and p.key not in self._facts]
         for start in range(0, len(missing), _BATCH):
             batch = missing[start : start + _BATCH]
-            values = self.store.values([p.key for p in batch])
+            values = self.read([p.key for p in batch])
             for p in (p for p in batch if p.key in values):
                 floor = self._entries[p.key].provenance.noise_floor
                 self._facts[p.key] = {name: of(values[p.key], p, floor) for name, of in wanted.items()}
@@ -271,10 +340,13 @@ class Session:
                     key = spectrum.projection.key
                     self._states[key] = State.DONE
                     self._entries[key] = entry_of(spectrum)
-                    self._values.pop(key, None)
-                    self._ranks.pop(key, None)
-                    self._facts.pop(key, None)
+                    self.lost.discard(key)
+                    self._forget_numbers(key)
                     changed.append(key)
+                case Found(projection):
+                    self._take(projection.key, self.store.entry(projection.key))
+                    self._states.pop(projection.key, None)
+                    changed.append(projection.key)
                 case Failed(projection, reason):
                     self._states[projection.key] = State.FAILED
                     self.failures[projection.key] = reason
@@ -285,14 +357,34 @@ class Session:
                         changed.append(projection.key)
         return list(dict.fromkeys(changed))
 
+    def _take(self, key: str, entry: Entry | None) -> bool:
+        """What another process has left of a key; whether that is other than before."""
+        held = self._entries.pop(key, None)
+        if entry is not None:
+            self._entries[key] = entry
+            self.lost.discard(key)
+        if entry is held or (entry and held and (entry.computed_at, entry.run) == (held.computed_at, held.run)):
+            return False
+        self._forget_numbers(key)
+        if self._states.get(key) in (State.DONE, State.FAILED):
+            del self._states[key]
+            self.failures.pop(key, None)
+        return True
+
+    def _forget_numbers(self, key: str) -> None:
+        """Another spectrum is stored of a key."""
+        for known in (self._values, self._ranks, self._facts):
+            known.pop(key, None)
+
     def stop(self) -> None:
         """Drop what waits; what runs is finished and saved."""
         if self._engine is not None:
             self._engine.stop()
 
     def close(self, timeout: float | None = None) -> bool:
-        """Stop the engine and save what is finished; True if no thread is left running."""
+        """Stop the engine and save what is finished; True if no thread is left running. `unsaved` is then how many
+        computed spectra a full disk had no room for."""
         ended = self._engine is None or self._engine.close(timeout)
         if self._store is not None:
-            self._store.close()
+            self.unsaved = self._store.close()
         return ended

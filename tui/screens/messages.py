@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from textual.message import Message
 
@@ -10,6 +11,9 @@ from rankscope.engine.compute.events import Event
 
 from ..charts.request import Painting
 from ..data.session import Session
+
+if TYPE_CHECKING:
+    from rankscope.store.spectra import Entry
 
 
 class EngineEvents(Message):
@@ -23,6 +27,24 @@ class EngineEvents(Message):
 
 class StoreLoaded(Message):
     """The stores' indexes, and ranks at the current threshold, are in memory."""
+
+
+class StoreChanged(Message):
+    """What other processes have stored or removed of a session's model, by key."""
+
+    def __init__(self, session: Session, found: Mapping[str, Entry | None]) -> None:
+        super().__init__()
+        self.session = session
+        self.found = found
+
+
+class SpectraLost(Message):
+    """Stored spectra of one session turned out to be damaged, by their keys: they count as not computed."""
+
+    def __init__(self, session: Session, keys: set[str]) -> None:
+        super().__init__()
+        self.session = session
+        self.keys = keys
 
 
 class NumbersLoaded(Message):

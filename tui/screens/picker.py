@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.text import Text
 from textual.app import App, ComposeResult
@@ -16,6 +16,9 @@ from rankscope.engine.errors import printable
 
 from ..settings import keys
 from .terminal import TerminalDriver, draw_after_fg, use_plain
+
+if TYPE_CHECKING:
+    from rankscope.store.spectra import StoredModel
 
 
 class Picker(App[str]):
@@ -75,7 +78,7 @@ def choices(root: Path) -> list[tuple[str, str]]:
     from rankscope.engine.errors import InputError
     from rankscope.store.spectra import stored_models
 
-    found = {model.name: f"{model.spectra} spectra stored" for model in stored_models(root)}
+    found = {model.name: _kind(model) for model in stored_models(root)}
     with suppress(InputError):  # the demo is not installed
         if (kind := found.pop(str(demo_file().resolve()), "")) != "":
             found["demo"] = f"SmolLM2-135M-Instruct, 4-bit, {kind}"
@@ -84,3 +87,11 @@ def choices(root: Path) -> list[tuple[str, str]]:
             found[name] = "in the Hub cache" if whole(Place(name))[0] else "in the Hub cache, not whole"
     found.setdefault("demo", "SmolLM2-135M-Instruct, 4-bit")
     return list(found.items())
+
+
+def _kind(model: StoredModel) -> str:
+    if model.unread:
+        return "its folder in the store cannot be read: see  rankscope ls"
+    files = len(model.damaged)
+    damaged = f", {files} damaged or unread file{'s' * (files > 1)}: see  rankscope ls" if files else ""
+    return f"{model.spectra} spectra stored{damaged}"

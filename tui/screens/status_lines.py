@@ -79,6 +79,13 @@ def selection_text(lens: Lens, selection: Selection, grid: Grid) -> Text:
     return text.append_text(_state(lens, found[0])) if len(found) == 1 else text
 
 
+def waiting_text(pair: Pair) -> str:
+    """Why what is computed cannot be saved for now, "" where it can."""
+    found = (session.progress for session in pair.sessions)
+    waiting = next((progress.waiting for progress in found if progress and progress.busy and progress.waiting), "")
+    return printable(waiting, 500)
+
+
 def job_text(session: Session, running: Projection | None, state: str) -> str:
     """Device, what is running, done and in all, rate, time left, failures; `state` is said first."""
     progress = session.progress
@@ -88,6 +95,7 @@ def job_text(session: Session, running: Projection | None, state: str) -> str:
     else:
         is_running = running is not None and session.state(running) is State.RUNNING
         what = printable(running.address) if running is not None and is_running else ""
+        what = "waiting for room" if progress.waiting else what
         parts = [where, state or what, describe(progress)]
     return "  ".join(filter(None, parts))
 
@@ -108,6 +116,26 @@ def trouble(lens: Lens, p: Projection) -> str:
     """Why there is no spectrum of a projection, "" where there is one or may be."""
     session, there = lens.session(p)
     return there.problem or session.failures.get(there.key, "") if there is not None else ""
+
+
+def troubles(lens: Lens, selected: Sequence[Projection]) -> str:
+    """Why what is selected has no spectrum any more, or none at all, or what to know of it; of several that failed
+    the first, by name."""
+    if len(selected) == 1:
+        (only,) = selected
+        return printable(trouble(lens, only)) or loss(lens, only) or printable(only.note)
+    if not any(session.failures for session in lens.pair.sessions):
+        return ""
+    failed = ((p, lens.session(p)) for p in selected)
+    found = next((p for p, (session, there) in failed if there is not None and there.key in session.failures), None)
+    return printable(f"{found.label}: {trouble(lens, found)}", 500) if found is not None else ""
+
+
+def loss(lens: Lens, p: Projection) -> str:
+    """That there was a spectrum of a projection, "" where there is one or was none."""
+    session, there = lens.session(p)
+    is_lost = there is not None and there.key in session.lost and session.state(there) is State.NOT_COMPUTED
+    return "what was stored of it is damaged; enter computes it again" if is_lost else ""
 
 
 def estimate(session: Session, missing: Sequence[Projection], pattern: str) -> list[str]:

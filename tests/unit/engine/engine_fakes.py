@@ -26,16 +26,27 @@ T = TypeVar("T")
 
 
 class MemorySink:
-    """Keeps spectra; with `holding` its futures wait for the test to resolve them."""
+    """Keeps spectra; with `holding` its futures wait for the test to resolve them.
+
+    `others`: the keys that other processes have saved by the time the engine looks.
+    """
 
     def __init__(self, *, holding: bool = False, error: BaseException | None = None) -> None:
         self.kept: dict[str, Spectrum] = {}
         self.futures: dict[str, Future[None]] = {}
         self.holding = holding
         self.error = error
+        self.others: set[str] = set()
+        self.tell: Callable[[str], None] = print
+
+    def listen(self, tell: Callable[[str], None]) -> None:
+        self.tell = tell
+
+    def look(self) -> bool:
+        return bool(self.others)
 
     def has(self, key: str) -> bool:
-        return key in self.kept
+        return key in self.kept or key in self.others
 
     def put(self, spectrum: Spectrum) -> Future[None]:
         future: Future[None] = Future()

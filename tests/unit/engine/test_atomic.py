@@ -6,6 +6,9 @@ import ast
 import errno
 import os
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ import pytest
 import rankscope.engine
 import rankscope.store
 import rankscope.tui
-from rankscope.engine.atomic import TEMPORARY, write_atomically
+from rankscope.engine.atomic import HOST, TEMPORARY, write_atomically
 
 OLD, NEW = b"what stood there", bytes(range(256)) * 40
 WRITERS = {"write_text", "write_bytes", "touch", "mkstemp", "NamedTemporaryFile", "symlink_to", "hardlink_to"}
@@ -62,6 +65,31 @@ def test_bytes_are_on_the_disk_before_the_name_and_the_name_before_it_returns(
     monkeypatch.setattr(os, "fsync", fsync)
     write_atomically(path, NEW)
     assert seen == [(False, False), (True, True)]
+
+
+def test_a_temporary_file_of_somebody_else_is_never_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where two machines of one name share a folder, and a process of each has the same number."""
+    monkeypatch.setattr(os, "urandom", bytes)
+    theirs = tmp_path / f".tmp-{HOST}-{os.getpid()}-{'00' * 8}"
+    theirs.write_bytes(OLD)
+    with pytest.raises(FileExistsError):
+        write_atomically(tmp_path / "new", NEW)
+    assert (theirs.read_bytes(), list(tmp_path.iterdir())) == (OLD, [theirs])
+
+
+def test_two_threads_write_one_name_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both, real = threading.Barrier(2, timeout=10), os.write
+
+    def write(handle: int, data: bytes) -> int:
+        with suppress(threading.BrokenBarrierError):
+            both.wait()  # both have their temporary files open
+        return real(handle, data)
+
+    monkeypatch.setattr(os, "write", write)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda data: write_atomically(tmp_path / "name", data), (OLD, NEW)))
+    assert (tmp_path / "name").read_bytes() in (OLD, NEW)
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_no_other_file_of_ours_writes_one() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import threading
 import time
 import weakref
@@ -16,9 +17,10 @@ from engine_fakes import PATIENCE, Gate, MemorySink, Recorder, addresses, llama,
 from lapack_reference import lapack
 from safetensors.torch import load_file
 
+from rankscope.engine.compute import queue as job_queue
 from rankscope.engine.compute import reporter
 from rankscope.engine.compute.engine import Engine, Settings
-from rankscope.engine.compute.events import Computed, Failed, Progress, Saved, Started, Stopped
+from rankscope.engine.compute.events import Computed, Failed, Found, Progress, Saved, Started, Stopped
 from rankscope.engine.compute.queue import JobQueue
 from rankscope.engine.formats.safetensors import SAFETENSORS as safetensors  # noqa: N811
 from rankscope.engine.solvers import ladder
@@ -389,3 +391,86 @@ def test_a_matrix_faster_than_submit_is_counted(
     assert sink.has(projections[1].key)
     assert not engine._reporter.is_open(projections[1].key)
     assert heard.wait_until_idle().done == 1
+
+
+def test_what_another_process_has_saved_is_neither_read_nor_solved(
+    tmp_path: Path, make: Make, heard: Recorder, sink: MemorySink, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint, projections = llama(tmp_path, 6)
+    reads: list[str] = []
+    original = safetensors.read_matrix
+
+    def counting(tensor: Any, *args: Any) -> Any:
+        reads.append(tensor.name)
+        return original(tensor, *args)
+
+    monkeypatch.setattr(safetensors, "read_matrix", counting)
+    in_memory = _finish_reading(monkeypatch, projections[1].address)
+    engine = make(prefetch_bytes=2 * 7 * 9 * 4)  # what is solved, and one more
+    engine.submit(checkpoint, projections)
+    gate.wait_until_reached()
+    assert in_memory.wait(PATIENCE)
+    sink.others = {p.key for p in projections[1:5]}
+    gate.open()
+    last = heard.wait_until_idle()
+    assert (last.done, last.failed, last.total) == (6, 0, 6)
+    assert sorted(addresses([e.projection for e in heard.of(Found)])) == addresses(projections[1:5])
+    assert sorted(_order(heard), key=str) == [0, 5]
+    assert reads == [projections[n].tensor for n in (0, 1, 5)]  # the second was read already
+
+
+def test_recompute_does_it_again_whoever_has_saved_it(
+    tmp_path: Path, make: Make, heard: Recorder, sink: MemorySink
+) -> None:
+    checkpoint, projections = llama(tmp_path, 3)
+    sink.others = {p.key for p in projections}
+    assert make().submit(checkpoint, projections, recompute=True) == projections
+    assert heard.wait_until_idle().done == 3
+    assert not heard.of(Found)
+    assert set(sink.kept) == sink.others
+
+
+def test_beside_another_process_a_scan_goes_on_in_another_order(
+    tmp_path: Path, make: Make, heard: Recorder, sink: MemorySink, gate: Gate
+) -> None:
+    checkpoint, projections = llama(tmp_path, 60)
+    engine = make(prefetch_bytes=1)
+    engine.submit(checkpoint, projections)
+    gate.wait_until_reached()
+    sink.others = {projections[1].key}
+    gate.open()
+    assert heard.wait_until_idle().done == 60
+    order = [layer or 0 for layer in _order(heard)]
+    assert sorted(order) == [0, *range(2, 60)]
+    assert sum(there == here + 1 for here, there in itertools.pairwise(order)) < 30
+
+
+def test_no_more_is_solved_than_may_wait_to_be_saved(
+    tmp_path: Path, make: Make, heard: Recorder, sink: MemorySink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_queue, "MOST_UNSAVED", 3 * 2048)
+    sink.holding = True
+    checkpoint, projections = llama(tmp_path, 6)
+    make().submit(checkpoint, projections)
+    heard.wait(lambda r: len(r.of(Computed)) == 3)
+    sink.tell("full disk")
+    heard.wait(lambda r: bool(r.of(Progress)) and r.of(Progress)[-1].waiting == "full disk")
+    for p in projections[:2]:
+        sink.futures[p.address].set_result(None)
+    heard.wait(lambda r: len(r.of(Computed)) == 5)
+    sink.tell("")
+    assert len(heard.of(Started)) == 5
+    for p in projections[2:5]:
+        sink.futures[p.address].set_result(None)
+    heard.wait(lambda r: len(r.of(Computed)) == 6)
+    sink.futures[projections[5].address].set_result(None)
+    last = heard.wait_until_idle()
+    assert (last.done, last.failed, last.waiting) == (6, 0, "")
+
+
+def test_a_failed_save_says_why_and_where(tmp_path: Path, make: Make, heard: Recorder, sink: MemorySink) -> None:
+    sink.error = OSError(5, "Input/output error", "/the/store")
+    checkpoint, projections = llama(tmp_path, 2)
+    make().submit(checkpoint, projections)
+    heard.wait_until_idle()
+    assert [f.reason for f in heard.of(Failed)] == ["cannot be saved: Input/output error (/the/store)"] * 2

@@ -33,6 +33,10 @@ save_file({"model.layers.0.mlp.up_proj.weight": np.eye(5, 7, dtype=np.float32)},
 class Sink:
     def has(self, key):
         return False
+    def listen(self, tell):
+        pass
+    def look(self):
+        return False
     def put(self, spectrum):
         future = Future()
         future.set_result(None)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import random
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from dataclasses import replace
+from functools import partialmethod
 from typing import Any
 
 import numpy as np
@@ -67,3 +71,26 @@ def make_fixture() -> Make:
 @pytest.fixture(name="same")
 def same_fixture() -> Callable[[Spectrum, Spectrum], bool]:
     return same
+
+
+@pytest.fixture
+def every() -> Callable[[Iterable[int], int], list[int]]:
+    """All of a list of places in `make faults`; otherwise so many of them, the same ones each time."""
+
+    def chosen(places: Iterable[int], count: int) -> list[int]:
+        found = list(places)
+        return found if os.environ.get("RANKSCOPE_FAULTS") == "all" else random.Random(count).sample(found, count)
+
+    return chosen
+
+
+@pytest.fixture(autouse=True)
+def _saves_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A save that never ends fails the test that waits for it, instead of hanging it."""
+    for name in ("result", "exception"):
+        real = getattr(Future, name)
+        monkeypatch.setattr(Future, name, partialmethod(_within, real))
+
+
+def _within(future: Future[Any], real: Callable[..., Any], timeout: float | None = 60) -> Any:
+    return real(future, timeout)

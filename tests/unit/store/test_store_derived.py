@@ -128,7 +128,7 @@ def test_a_disk_that_fails_one_version_says_so_of_that_one_alone(
     def write(folder: Path, kind: str, data: bytes) -> str:
         assert gate.wait(10)
         if b"[K; V]" in data:
-            raise OSError(28, "No space left on device")
+            raise OSError(5, "Input/output error")
         return real(folder, kind, data)
 
     monkeypatch.setattr(segments, "write", write)

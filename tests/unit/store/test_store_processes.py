@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from rankscope.engine.spectrum import Spectrum
-from rankscope.store import segments, spectra
+from rankscope.store import layout, segments, spectra
+from rankscope.store.entry import entry_of
 from rankscope.store.spectra import SpectraStore
 
 Make = Callable[..., Spectrum]
@@ -85,7 +86,7 @@ def doomed(point: int, half: bool) -> None:
 
         return call
 
-    for name in ("write",) if half else ("open", "write", "fsync", "close", "replace", "unlink", "mkdir"):
+    for name in ("write",) if half else ("open", "write", "fsync", "close", "replace", "rename", "unlink", "mkdir"):
         setattr(os, name, wrap(name))
 
 
@@ -114,6 +115,38 @@ def test_a_kill_at_every_call_loses_nothing_that_was_reported(
         point += 1
     assert saved == list(range(4))
     assert point > least
+
+
+def test_a_kill_at_every_call_while_damage_is_dealt_with_costs_nothing_more(
+    make: Make, same: Same, tmp_path: Path
+) -> None:
+    kept = [make(n) for n in range(4)]
+    image = layout.build([entry_of(s) for s in kept], [s.values for s in kept])
+    data = bytearray(image.data)
+    data[image.part.start[2] + 5] ^= 1
+    point, killed = 0, True
+    while killed:
+        root = tmp_path / str(point)
+        (root / "m").mkdir(parents=True)
+        name = segments.write(root / "m", segments.VOLUME, image.data)
+        (root / "m" / name).write_bytes(data)
+
+        def work(_: int, root: Path = root, point: int = point) -> None:
+            doomed(point, half=False)
+            SpectraStore(root, "m").values(s.projection.key for s in kept)
+
+        pid, pipe = fork(work)
+        os.close(pipe)
+        killed = status(pid) == -signal.SIGKILL
+        for _ in range(2):
+            store = SpectraStore(root, "m")
+            assert len(store.values(s.projection.key for s in kept)) == 3
+            assert not store.has(kept[2].projection.key)
+            assert all(same(store.get(s.projection.key), s) for s in kept if s is not kept[2])
+        assert [path for path, _ in store.set_aside] == [root / "m" / f"{name}.damaged"]
+        assert len(segments.names(root / "m")) <= 2  # of a process that was killed between writing and renaming
+        point += 1
+    assert point > 7
 
 
 def test_random_kills_of_two_writers(make: Make, same: Same, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

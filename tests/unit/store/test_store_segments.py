@@ -186,10 +186,10 @@ def test_no_volume_is_larger_than_the_limit(
 ) -> None:
     spectra = [make(n, count=200) for n in range(40)]
     spectra[7] = make(7, count=200, tensor="long." * 100)  # makes a column wide
+    monkeypatch.setattr(segments, "VOLUME_BYTES", 60_000)
     with SpectraStore(tmp_path, "m") as store:
         for spectrum in spectra:
             store.put(spectrum).result()
-        monkeypatch.setattr(segments, "VOLUME_BYTES", 60_000)
         for _ in range(5):
             store.merge()
         sizes = [(store.folder / name).stat().st_size for name in segments.names(store.folder)]

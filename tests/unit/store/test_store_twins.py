@@ -65,10 +65,10 @@ def test_a_file_without_the_column_holds_no_twins(make: Make, same: Same, tmp_pa
 def test_old_and_new_files_are_merged(make: Make, same: Same, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old, new = [make(n) for n in range(3)], [make(5), twin_of(make, 0), twin_of(make, 5)]
     write_old(tmp_path / "m", old)
-    monkeypatch.setattr(spectra, "_MERGE_AT", 2)
     with SpectraStore(tmp_path, "m") as store:
         for spectrum in new:
             store.put(spectrum).result()
+        monkeypatch.setattr(spectra, "_MERGE_AT", 2)
     assert [name[:3] for name in segments.names(tmp_path / "m")] == ["vol"]
     again = SpectraStore(tmp_path, "m")
     assert all(same(again.get(spectrum.projection.key), spectrum) for spectrum in (*old, *new))

@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
 from textual import on
 
-from rankscope.engine.errors import InputError
+from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import THRESHOLDS, Projection
 
 from ...data.pair import Pair
+from ...data.session import Session
 from ...data.state import Change
 from ...data.views import BY_KEY
 from ...settings.config import Config
 from .. import error_log
 from ..dialogs import Confirm
-from ..messages import BackgroundFailed, Done, EngineEvents, NumbersLoaded, StoreLoaded
+from ..messages import (
+    BackgroundFailed,
+    Done,
+    EngineEvents,
+    NumbersLoaded,
+    SpectraLost,
+    StoreChanged,
+    StoreLoaded,
+)
 from .charting import Charting
 from .scanning import Scanner
 
 if TYPE_CHECKING:
     from rankscope.engine.compute.events import Event
+    from rankscope.store.spectra import Entry
 
+LOOK_SECONDS = 3.0
+"""Between two looks at what other processes have stored: while nothing changes each asks for the time of a folder."""
 _CHUNK = 512
 """Spectra whose numbers are worked out between two charts."""
+_VERIFIED = 128
+"""Spectra that are read between two charts to see whether they are damaged: some 7 MB."""
 
 
 class Background(Charting):
@@ -34,6 +48,16 @@ class Background(Charting):
     def __init__(self, pair: Pair, config: Config) -> None:
         super().__init__(pair, config)
         self.scanner = Scanner(self.state, self._ask)
+        for session in pair.sessions:
+            self.hear_losses(session)
+
+    def hear_losses(self, session: Session) -> None:
+        """Be told of its spectra that turn out to be damaged."""
+
+        def lost(keys: set[str]) -> None:
+            self.post_message(SpectraLost(session, keys))
+
+        session.when_lost = lost
 
     def in_background(self, work: Callable[[], None], doing: str = "reading the store") -> None:
         """Slow work in the painter's thread; what goes wrong there is said here."""
@@ -80,8 +104,64 @@ class Background(Charting):
     def _store_loaded(self) -> None:
         self.state.loaded = True
         self.state.numbers_changed()
-        for path, reason in (found for s in self.pair.sessions for found in s.store.damaged[:1]):
+        for session in self.pair.sessions:
+            self._say_damage(session)
+            self.verify(session)
+
+    def verify(self, session: Session) -> None:
+        """Read everything that is stored, some between two charts: damage is said before somebody relies on it."""
+        keys = session.stored_keys
+        self._verify_next(session, iter([keys[i : i + _VERIFIED] for i in range(0, len(keys), _VERIFIED)]))
+
+    def _verify_next(self, session: Session, rest: Iterator[list[str]]) -> None:
+        def verify() -> None:
+            session.verify(chunk)
+            self.post_message(Done(partial(self._verify_next, session, rest)))
+
+        if chunk := next(rest, []):
+            self.in_background(verify)
+
+    @on(SpectraLost)
+    def _spectra_lost(self, message: SpectraLost) -> None:
+        self.state.numbers_changed(self.state.known_as(message.session, message.keys))
+        self._say_damage(message.session)
+
+    def _say_damage(self, session: Session) -> None:
+        """In the last line until the next move, and for some seconds with the sentence that does not fit into it."""
+        for path, reason in session.damage():
+            self.state.say(f"{path.name}: {reason}")
             self.notify(f"{path.name}: {reason}", title="the store", severity="warning", markup=False)
+
+    def look_at_store(self) -> None:
+        """See what other processes have stored, off the event loop; a busy thread looks another time."""
+        if self.state.loaded and self.painter.is_idle:
+            self.in_background(self._look_at_store)
+
+    def _look_at_store(self) -> None:
+        for session in self.pair.sessions:
+            if found := session.look():
+                self.post_message(StoreChanged(session, found))
+
+    def catch_up(self) -> None:
+        """See it now: before it is asked what is missing. The last look was seconds ago, so there is little to read."""
+        if self.state.loaded:
+            for session in self.pair.sessions:
+                self._take(session, session.look())
+
+    @on(StoreChanged)
+    def _store_changed(self, message: StoreChanged) -> None:
+        self._take(message.session, message.found)
+
+    def _take(self, session: Session, found: Mapping[str, Entry | None]) -> None:
+        if changed := session.take(found):
+            self._changed_in(session, changed)
+
+    def _changed_in(self, session: Session, keys: set[str]) -> None:
+        """States or spectra of a session changed."""
+        changed = self.state.known_as(session, keys)
+        self.state.numbers_changed(changed)
+        if self._needs_values:
+            self.state.changed(Change.WANTED, changed)
 
     def load_numbers(self, keys: set[str] | None = None) -> None:
         """The numbers on screen (of these keys, None: of all), a chunk at a time: charts come in between."""
@@ -117,7 +197,7 @@ class Background(Charting):
 
     @on(EngineEvents)
     def _engine_events(self, message: EngineEvents) -> None:
-        from rankscope.engine.compute.events import Started
+        from rankscope.engine.compute.events import Failed, Started
 
         state = self.state
         changed = set(message.session.apply(message.events))
@@ -125,14 +205,13 @@ class Background(Charting):
         for event in message.events:
             if isinstance(event, Started):
                 state.solving = message.session, event.projection
+            elif isinstance(event, Failed) and not state.note:
+                state.note = printable(f"{event.projection.label}: {event.reason}")
         if not state.is_busy:
             self.scanner.ended()
         self._notices(message.events)
         if changed:
-            changed = state.known_as(message.session, changed)
-            state.numbers_changed(changed)
-            if self._needs_values:
-                state.changed(Change.WANTED, changed)
+            self._changed_in(message.session, changed)
         state.changed(Change.LINES)
 
     @property

@@ -32,7 +32,7 @@ from ...widgets.table import MetricTable
 from ...widgets.top_pane import TopPane
 from ...widgets.tree import ProjectionTree
 from ..dialogs import Help
-from ..status_lines import chart_title, job_text, key_hints, model_text, selection_text, trouble
+from ..status_lines import chart_title, job_text, key_hints, model_text, selection_text, troubles, waiting_text
 
 WIDE, HUGE, HIGH = 120, 160, 30
 CHART_LINES = 26
@@ -138,8 +138,7 @@ class Layout(Screen[None]):
         marks = f"{len(state.marks)} marked" if state.marks else ""
         left = selection_text(state.lens, state.selection, state.grid)
         self.query_one("#job", Line).set(left, "  ".join(filter(None, [marks, self._job(said)])))
-        found = state.selected
-        note = state.note or (printable(trouble(state.lens, found[0]) or found[0].note) if len(found) == 1 else "")
+        note = state.note or waiting_text(self.pair) or troubles(state.lens, state.selected)
         hints = key_hints(self.size.width, self.config.keymap)
         self.query_one("#keys", Line).set(Text(f" {note}", "bold yellow") if note else hints)
 

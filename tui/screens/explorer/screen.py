@@ -18,6 +18,7 @@ from ...widgets.prompt import Prompt
 from ..command_line import parse_command
 from ..first_run import is_first_run, mark_seen
 from ..messages import Done, EngineEvents
+from .background import LOOK_SECONDS
 from .exporting import Exporter
 from .repaint import repaint
 from .selection import SelectionKeys
@@ -42,6 +43,7 @@ class Explorer(SelectionKeys):
         # The tree stands before numpy and h5py are imported (0.25 s) to fill the heatmap.
         self.call_after_refresh(self.in_background, self.load_store)
         self.call_after_refresh(self._greet)
+        self.set_interval(LOOK_SECONDS, self.look_at_store)
 
     def _greet(self) -> None:
         if is_first_run():
@@ -122,6 +124,7 @@ class Explorer(SelectionKeys):
 
         session = Session(model, first.root, listen, first.settings, first.experts)
         session.load()
+        self.hear_losses(session)
         self.post_message(Done(partial(self._opened_second, session)))
 
     def _opened_second(self, session: Session) -> None:
@@ -132,6 +135,7 @@ class Explorer(SelectionKeys):
         ours, theirs = self.pair.unmatched()
         self.show_rows()
         self.state.lens_changed()
+        self.verify(session)
         self.state.say(
             f"B is {session.model.name}: {len(ours)} addresses only in A, {len(theirs)} only in B; d shows A, B, B/A"
         )

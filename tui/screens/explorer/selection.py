@@ -74,6 +74,7 @@ class SelectionKeys(Background):
 
     def action_compute(self) -> None:
         """Compute the selection, before whatever waits; open what is computed."""
+        self.catch_up()
         if self._opens():
             return
         state = self.state
@@ -109,6 +110,7 @@ class SelectionKeys(Background):
 
     def action_scan(self) -> None:
         """Ask, then compute all that the filter leaves."""
+        self.catch_up()
         self.scanner.scan()
 
     def action_stop(self) -> None:

@@ -1,0 +1,160 @@
+"""The files of one folder, as far as they are read: which count, which are damaged, which cannot be read."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from . import rescue, segments
+from .index import Index
+from .layout import UnknownFormatError
+from .segments import DamagedFile
+
+
+class Files:
+    """The index of a folder's files, and what is to be said of those that are not served as they stand.
+
+    Files are read when they are first listed, and not again. Not thread-safe.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.index = Index()
+        self._refused: dict[str, tuple[Path, str]] = {}
+        self._unread: dict[str, tuple[Path, str]] = {}
+        self._asides: set[str] = set()
+        self._doubted: set[str] = set()
+        self.saving: frozenset[str] = frozenset()
+        """Keys that are being written: their file is no news."""
+        self.has_company = False
+        """Whether others have saved, in this folder, spectra that were not there when it was listed first."""
+        self._news: set[str] = set()
+        self._went: set[str] = set()
+        self._is_listed = False
+
+    @property
+    def damaged(self) -> list[tuple[Path, str]]:
+        """Files that are not served as they stand, with a sentence for the user: as SpectraStore.damaged."""
+        return [*self._refused.values(), *self._unread.values()]
+
+    def set_aside(self) -> Iterator[tuple[Path, str]]:
+        """Damaged files that were set aside in this folder, now or before, with a sentence for the user."""
+        for name in sorted(self._asides):
+            part = self.index.parts.get(name)
+            yield self.folder / name, rescue.sentence_aside(part, self.index.lost(name) if part else ())
+
+    def refresh(self) -> None:
+        """Read what is new; where nothing changed, a listing and no more. A folder that cannot be listed is named in
+        `damaged`, and what was read of it before stays known."""
+        lost: set[str] = set()
+        self._went.clear()
+        try:
+            while lost := self._list(lost):  # each round was outrun by a merge of another process
+                pass
+        except OSError as error:
+            self._unread[self.folder.name] = self.folder, f"It cannot be read ({error.strerror})."
+        self._is_listed = True
+
+    def take_news(self) -> set[str]:
+        """The keys in files of others that came or went since this was last asked."""
+        news, self._news = self._news, set()
+        return news
+
+    def rescue(self, path: Path) -> None:
+        """Serve what is intact of a damaged file, and keep what to say of the rest.
+
+        What is intact is written again, and the file set aside; where that cannot be done it is served where it is.
+
+        Raises:
+            FileNotFoundError: it is gone: list again.
+            OSError: it cannot be read.
+        """
+        name = path.name
+        known = self.index.parts.get(name)
+        try:
+            damage = rescue.examine(path)
+        except UnknownFormatError as unknown:
+            self.index.forget([name])
+            self._refused[name] = path, str(unknown)
+            return
+        self.index.forget([name])
+        part = damage.part or known
+        if damage.is_whole and part is not None:  # the read before went wrong, not the disk
+            self._doubt(path)
+            self.index.add(name, part)
+            return
+        renewed = rescue.renew(path, damage)
+        if renewed is not None and renewed.part is not None:
+            self.index.add(renewed.name, renewed.part)
+        where = path if renewed is None else renewed.aside
+        if part is not None:
+            is_served = renewed is None and damage.part is not None
+            self.index.add(where.name, part, damage.lost if is_served else frozenset(range(len(part.entries))))
+        if where != path:
+            self._asides.add(where.name)
+        self._refused[name] = where, rescue.sentence(part, self.index.lost(where.name) if part else ())
+
+    def give_up(self, path: Path, places: Iterable[tuple[int, int, int]], error: OSError) -> None:
+        """Count what the disk does not give back of these places in a file as not computed; the file stays.
+
+        Raises:
+            FileNotFoundError: it is gone: list again.
+            OSError: nothing of it can be read.
+        """
+        starts = segments.unreadable(path, places)
+        if not starts:
+            self._doubt(path)
+        self.index.lose(path.name, starts)
+        self._refused[path.name] = path, rescue.sentence_unread(self.index.lost(path.name), error)
+
+    def _doubt(self, path: Path) -> None:
+        if path.name in self._doubted:
+            raise OSError(errno.EIO, "It reads differently each time", str(path))
+        self._doubted.add(path.name)
+
+    def _list(self, lost: set[str]) -> set[str]:
+        """Read the files that are new; the names of those that went meanwhile, as `lost` did last time."""
+        gone = set()
+        self._unread.clear()
+        self._list_asides()
+        listed = segments.names(self.folder)
+        went = self.index.parts.keys() - set(listed) - self._asides
+        self._went.update(entry.projection.key for name in went for entry in self.index.parts[name].entries)
+        self._news |= self._went
+        self.index.forget(went)
+        for name in listed:
+            if name in self.index.parts or name in self._refused:
+                continue
+            path = self.folder / name
+            try:
+                self._read(path)
+            except UnknownFormatError as unknown:
+                self._refused[name] = path, str(unknown)
+            except OSError as error:
+                if isinstance(error, FileNotFoundError) and name not in lost:
+                    gone.add(name)
+                else:
+                    self._unread[name] = path, f"It cannot be read ({error.strerror})."
+        return gone
+
+    def _list_asides(self) -> None:
+        """Damaged files of earlier times: what they have replaced must not come back with their loss."""
+        listed = set(segments.damaged_names(self.folder))
+        for name in listed - self._asides - self.index.parts.keys():
+            if (part := rescue.load_aside(self.folder / name)) is not None:
+                self.index.add(name, part, frozenset(range(len(part.entries))))
+        self._asides = listed
+
+    def _read(self, path: Path) -> None:
+        try:
+            part = segments.load_part(path)
+        except DamagedFile:
+            self.rescue(path)
+            return
+        if self._is_listed:
+            keys = {entry.projection.key for entry in part.entries} - self.saving
+            self._news |= keys
+            unknown = (key for key in keys - self._went if self.index.entry(key) is None)
+            self.has_company = self.has_company or any(unknown)
+        self.index.add(path.name, part)

@@ -1,0 +1,134 @@
+"""What is left of a damaged file: examined, written again, and said.
+
+A flipped bit costs one spectrum. Every spectrum has a checksum of its own, and the rest of a file a digest in its
+first bytes: so the spectra that are intact are known, and go into a new file before the damaged one is set aside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from rankscope.engine.spectrum import Values
+
+from . import segments
+from .entry import Entry
+from .layout import Part, UnknownFormatError, build, parse, parse_damaged, parse_volume
+from .segments import DamagedFile
+
+_MOST_NAMED = 20
+"""Addresses that a sentence names."""
+_CAUSE = "(a fault of the disk, or an edit)"
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """What reading a whole file has shown: its rows, None where the damage is not among the values alone; which of
+    them have lost their values; and the others with theirs."""
+
+    part: Part | None
+    lost: frozenset[int]
+    intact: Sequence[tuple[Entry, Values]]
+    is_whole: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """Where a damaged file was set aside, and the file that has its intact spectra: name and rows, None where there
+    are none."""
+
+    aside: Path
+    name: str
+    part: Part | None
+
+
+def examine(path: Path) -> Damage:
+    """Read a file that seemed damaged once more, as a whole.
+
+    Raises:
+        layout.UnknownFormatError: it is of another format version.
+        FileNotFoundError: it is gone: list again.
+        OSError: it cannot be read.
+    """
+    data = segments.read(path)
+    is_whole = segments.is_whole(path, data)
+    part = parse(data) if is_whole else parse_damaged(data)
+    if part is None:
+        return Damage(None, frozenset(), (), is_whole=False)
+    found = [(entry, values) for entry, _, values in segments.spectra_in(data, part)]
+    lost = frozenset(row for row, (_, values) in enumerate(found) if values is None)
+    intact = [(entry, values) for entry, values in found if values is not None]
+    return Damage(part, lost, intact, is_whole and not lost)
+
+
+def renew(path: Path, damage: Damage) -> Renewed | None:
+    """Write what is intact into a new file, then set the damaged one aside.
+
+    None where that cannot be done (a folder that can only be read, a full disk): the file stands as it stood.
+    """
+    folder, kind = path.parent, path.name[:3]
+    name, part = "", None
+    try:
+        if damage.intact:
+            image = build(*zip(*damage.intact, strict=True))
+            name, part = segments.write_verified(folder, kind, image), image.part
+        return Renewed(segments.set_aside(path), name, part)
+    except FileNotFoundError:  # another process was faster; what it wrote has the same spectra
+        return Renewed(path, name, part)
+    except DamagedFile as damaged:
+        _unlink(damaged.path)
+    except OSError:
+        if name:
+            _unlink(folder / name)
+    return None
+
+
+def load_aside(path: Path) -> Part | None:
+    """The rows of a file that was set aside, None where they cannot be read."""
+    try:
+        return parse_volume(path)
+    except (OSError, UnknownFormatError):
+        return None
+
+
+def sentence(part: Part | None, lost: Sequence[Entry]) -> str:
+    """For the user, of a file that was found damaged now: what is lost."""
+    if part is None:
+        return f"Its bytes are not those that were written {_CAUSE}; all its spectra count as not computed."
+    if not lost:
+        return f"Its bytes are not those that were written {_CAUSE}; nothing is lost, other files have all of it."
+    kept = len(part.entries) - len(lost)
+    rest = f"; of the {len(part.entries)} spectra in the file no other is lost" if kept else ""
+    verb = "is" if len(lost) == 1 else "are"
+    return f"{_named(lost)} {verb} damaged and {_counts(lost)} as not computed{rest} {_CAUSE}."
+
+
+def sentence_unread(lost: Sequence[Entry], error: OSError) -> str:
+    """For the user, of a file that can be read in part."""
+    return f"{_named(lost)} cannot be read ({error.strerror}) and {_counts(lost)} as not computed; the others can."
+
+
+def sentence_aside(part: Part | None, lost: Sequence[Entry]) -> str:
+    """For the user, of a file that was set aside before: what is still lost."""
+    if part is None:
+        return "It was found damaged and set aside; what it held cannot be told any more."
+    if not lost:
+        return "It was found damaged and set aside; all that it held is stored again, and it can be deleted."
+    return f"It was found damaged and set aside; not computed again yet of it: {_named(lost)}."
+
+
+def _counts(lost: Sequence[Entry]) -> str:
+    return "counts" if len(lost) == 1 else "count"
+
+
+def _named(lost: Sequence[Entry]) -> str:
+    labels = sorted(entry.projection.label for entry in lost)
+    more = [f"{len(labels) - _MOST_NAMED} more"] if len(labels) > _MOST_NAMED else []
+    return ", ".join([*labels[:_MOST_NAMED], *more])
+
+
+def _unlink(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()

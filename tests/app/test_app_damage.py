@@ -1,0 +1,72 @@
+"""A damaged store in the explorer: said, counted, and computed again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from app_looking import SMALL, WIDE, exploring
+from app_models import fill
+
+from rankscope.store import segments
+from rankscope.store.spectra import SpectraStore
+from rankscope.tui.screens.picker import choices
+
+BAD = "layers.1.attention.query"
+
+
+def damage(root: Path, folder: str, kind: str) -> Path:
+    """Flip a bit among the values of BAD in a file of this kind, and what that is called then."""
+    path = root / folder
+    if kind == segments.VOLUME:
+        segments.merge(path, segments.names(path))
+    store = SpectraStore(root, folder)
+    (key,) = (e.projection.key for e in store.entries() if e.projection.address == BAD)
+    values = store.get(key).values.tobytes()
+    (file,) = (path / name for name in segments.names(path) if values in (path / name).read_bytes())
+    data = bytearray(file.read_bytes())
+    data[data.index(values) + 77] ^= 16
+    file.write_bytes(data)
+    return file.with_name(f"{file.name}.damaged")
+
+
+@pytest.mark.parametrize("size", [SMALL, WIDE])
+@pytest.mark.parametrize("kind", [segments.SEGMENT, segments.VOLUME])
+async def test_damage_is_said_and_computed_again(llama: Path, root: Path, kind: str, size: tuple[int, int]) -> None:
+    model = fill(llama, root)
+    aside = damage(root, model.folder, kind)
+    async with exploring(model, root, size) as view:
+        await view.sees("41/42 stored")
+        await view.until(lambda: view.foot.startswith(f"{aside.name}: {BAD}"[: size[0] - 3]), "file and address")
+        ((_, toast),) = ((n.title, n.message) for n in view.app._notifications)
+        assert f"{aside.name}: {BAD} is damaged" in toast
+        await view.press("J", "L")
+        assert view.selected == BAD
+        await view.until(lambda: "what was stored of it is damaged" in view.foot, "the selection's state")
+        await view.press("s", "enter")
+        await view.sees("42/42 stored")
+        assert "damaged" not in view.foot
+    session = SpectraStore(root, model.folder)
+    assert len(session.entries()) == 42
+    assert session.lost() == []
+
+
+async def test_the_second_model_is_read_too(llama: Path, root: Path, tmp_path: Path) -> None:
+    model = fill(llama, root)
+    other = tmp_path / "other"
+    other.symlink_to(llama)
+    first = fill(Path(other), root, [BAD])
+    aside = damage(root, model.folder, segments.VOLUME)
+    async with exploring(first, root, WIDE) as view:
+        await view.press("colon")
+        await view.type(f"against {llama}")
+        await view.until(lambda: any(aside.name in n.message for n in view.app._notifications), "a sentence")
+        await view.sees("41/42")
+
+
+def test_the_picker_says_that_a_model_has_damage(llama: Path, root: Path) -> None:
+    model = fill(llama, root)
+    damage(root, model.folder, segments.SEGMENT)
+    for _ in range(2):  # met now; and set aside before
+        kinds = dict(choices(root))
+        assert kinds[str(llama)] == "41 spectra stored, 1 damaged or unread file: see  rankscope ls"
