@@ -117,11 +117,11 @@ def export(args: Namespace, root: Path) -> int:
     """One file of what is stored; 1 if that is a part of the model, 2 if nothing."""
     session = open_spectra(args.model, root)
     wanted = wanted_of(session.model.tree, args.filter)
-    verify(session, wanted)
+    values = session.read([p.key for p in wanted if session.entry(p) is not None])
+    say_damage(session)
     stored = stored_of(session, args.model, wanted)
     # Tied tensors share one entry, which names the projection that was computed.
     entries = [replace(entry, projection=p) for p in stored if (entry := session.entry(p)) is not None]
-    values = session.store.values([p.key for p in stored])
     try:
         write_export(entries, values, Path(args.output))
     except ValueError as error:
