@@ -411,8 +411,14 @@ def stored_models(root: Path) -> list[StoredModel]:
     """The models that have spectra under `root`, sorted by name; none where there is no such folder."""
     if not Path(root).is_dir():
         return []
-    found = (_stored_model(Path(root), path.name) for path in Path(root).iterdir() if is_model_folder(path.name))
+    found = (_stored_model(Path(root), path.name) for path in Path(root).iterdir() if _may_be_a_model(path))
     return sorted((model for model in found if model is not None), key=lambda model: model.name)
+
+
+def _may_be_a_model(path: Path) -> bool:
+    with suppress(PermissionError):  # of the root: what stands in it is named, with that reason
+        return path.is_dir() and is_model_folder(path.name)
+    return is_model_folder(path.name)
 
 
 def _stored_model(root: Path, folder: str) -> StoredModel | None:

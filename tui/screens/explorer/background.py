@@ -205,7 +205,7 @@ class Background(Charting):
         for event in message.events:
             if isinstance(event, Started):
                 state.solving = message.session, event.projection
-            elif isinstance(event, Failed) and not state.note:
+            elif isinstance(event, Failed) and not state.note and event.projection not in state.selected:
                 state.note = printable(f"{event.projection.label}: {event.reason}")
         if not state.is_busy:
             self.scanner.ended()
