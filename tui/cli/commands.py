@@ -31,7 +31,7 @@ from rankscope.store.spectra import remove_model, stored_models
 
 from ..data.pair import Lens, Pair
 from ..data.session import CLOSE_SECONDS, Session, State, open_model, open_stored
-from ..data.wording import byte_size, describe
+from ..data.wording import byte_size, describe, left_out
 from ..drawing.console_tables import add_columns, make_console, plain_table, print_tables
 from .doctor import is_writable
 from .opening import open_spectra, say, say_damage, say_opened, stored_of, verify, wanted_of
@@ -65,8 +65,8 @@ def scan(args: Namespace, root: Path) -> int:
         print_tables(make_console(), [Lens(Pair(session), threshold) for threshold in shown], shown_ones)
         if stored := sum(session.entry(p) is not None for p in twins):
             say(f"{stored} spectra with random signs are stored; see rankscope show {args.model} --unit k/kf")
-    if not args.filter and (extra := model.tree.left_out()):
-        say(f"left out: {len(extra)} matrices in layers that are no projections (--filter 'other.*' computes them)")
+    if not args.filter and (rest := left_out(model.tree)):
+        say(f"{rest}: --filter '*' takes them")
     failed = [p for p in (*wanted, *twins) if session.state(p) is State.FAILED]
     for p in failed:
         say(f"failed: {p.label}: {session.failures[p.key]}")
@@ -78,6 +78,8 @@ def tree(args: Namespace, root: Path) -> int:
     model = open_model(args.model, root, or_stored=False)
     session = Session(model, root, lambda _: None, Settings())
     session.load()
+    for warning in model.warnings:
+        say(warning)
     say_damage(session)
     if args.json:
         for projection in model.tree.projections:

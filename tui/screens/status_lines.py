@@ -13,7 +13,7 @@ from ..data.grid import Grid, Selection
 from ..data.pair import Lens, Pair
 from ..data.session import Session, State
 from ..data.views import BY_KEY, View
-from ..data.wording import byte_size, describe, duration, percent
+from ..data.wording import byte_size, describe, duration, left_out, percent
 
 KEY_HINTS = (
     (f"0-{max(BY_KEY)} view", ""), ("enter compute", "compute"), ("s scan", "scan"),
@@ -136,6 +136,8 @@ def estimate(session: Session, missing: Sequence[Projection], pattern: str) -> l
     if known:
         pace = sum(seconds for seconds, _ in known) / sum(cost for _, cost in known)
         lines.append(f"about {duration(pace * sum(p.cost for p in missing))}, as fast as what is stored")
+    if not pattern and (rest := left_out(session.model.tree)):
+        lines.append(f"{rest}: the filter * takes them")
     return [line for line in lines if line]
 
 

@@ -141,7 +141,8 @@ class Layout(Screen[None]):
         found = state.selected
         note = state.note
         if not note and len(found) == 1:
-            note = printable(trouble(state.lens, found[0])) or loss(state.lens, found[0])
+            said = trouble(state.lens, found[0]) or loss(state.lens, found[0]) or found[0].note
+            note = printable(said)
         hints = key_hints(self.size.width, self.config.keymap)
         self.query_one("#keys", Line).set(Text(f" {note}", "bold yellow") if note else hints)
 
