@@ -37,7 +37,7 @@ faults: $(VENV)/.test
 	RANKSCOPE_FAULTS=all $(BIN)/pytest $(PARALLEL) tests/unit/store
 
 mutants: $(VENV)/.test
-	$(BIN)/python tests/mutants/run.py $(NAME)
+	$(BIN)/python tests/mutants/run.py $(if $(NAME),'$(NAME)')
 
 dev: $(VENV)/.dev
 

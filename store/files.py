@@ -105,8 +105,9 @@ class Files:
         starts = segments.unreadable(path, places)
         if not starts:
             self._doubt(path)
-        self.index.lose(path.name, starts)
-        self._refused[path.name] = path, rescue.sentence_unread(self.index.lost(path.name), error)
+        if path.name in self.index.parts:  # or another thread has seen that it was merged
+            self.index.lose(path.name, starts)
+            self._refused[path.name] = path, rescue.sentence_unread(self.index.lost(path.name), error)
 
     def _doubt(self, path: Path) -> None:
         if path.name in self._doubted:

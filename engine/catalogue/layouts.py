@@ -21,6 +21,11 @@ class Layout:
     groups: int | str
     parts: tuple[tuple[str, int | str], ...]
 
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """What it holds, in order."""
+        return tuple(role for role, _ in self.parts)
+
 
 def _shares(axis: int, groups: int | str, *roles: str) -> Layout:
     return Layout(axis, groups, tuple((role, 1) for role in roles))
@@ -37,9 +42,12 @@ TP4 = _shares(0, 4, "query", "value", "key")
 GQKV = _shares(0, 1, "gate", *QKV)
 KV_CAT = _shares(0, 1, "key", "value")
 CONV1D_KV = _shares(1, 1, "key", "value")
-KV_HEAD = _shares(0, "kv_heads", "key", "value")
+KV_HEAD = Layout(0, "kv_heads", (("key", "head_dim"), ("value", "head_dim")))
 QUERY_GATE = _shares(0, "heads", "query", "gate")
+LATENT_QUERY_GATE = Layout(0, "heads", (("query_b", "latent_query"), ("gate", "v_head_dim")))
 LATENT = Layout(0, 1, (("kv_a", "kv_lora_rank"), ("key_rope", "qk_rope_head_dim")))
+LATENT_ALONE = Layout(0, 1, (("kv_a", "kv_lora_rank"),))
+INDEXER = Layout(0, 1, (("indexer_query", "indexer_queries"), ("indexer_key", "indexer_keys")))
 LATENT_B = Layout(0, "heads", (("key_b", "qk_nope_head_dim"), ("value_b", "v_head_dim")))
 
 HALVES = _shares(0, 1, "gate", "up")
@@ -60,7 +68,8 @@ CONV = _shares(0, 1, "conv_B", "conv_C", "conv_x")
 NAMES = {
     "CAT": CAT, "THIRDS": THIRDS, "CONV1D-THIRDS": CONV1D_THIRDS, "CAT, one key head": MULTI_QUERY, "HEAD": HEAD,
     "GROUP": GROUP, "TP4": TP4, "GQKV": GQKV, "KV-CAT": KV_CAT, "CONV1D-KV": CONV1D_KV, "KV-HEAD": KV_HEAD,
-    "Q+GATE": QUERY_GATE, "LATENT": LATENT, "LATENT-B": LATENT_B, "HALVES": HALVES, "HALVES-REVERSED": HALVES_REVERSED,
+    "Q+GATE": QUERY_GATE, "LATENT": LATENT, "LATENT, no rope": LATENT_ALONE, "LATENT-B": LATENT_B,
+    "LATENT-Q+GATE": LATENT_QUERY_GATE, "INDEXER": INDEXER, "HALVES": HALVES, "HALVES-REVERSED": HALVES_REVERSED,
     "INTERLEAVE": INTERLEAVE, "DELTA": DELTA, "DELTA-BA": DELTA_BA, "DELTA-CAT": DELTA_CAT, "SSM1": SSM1,
     "SSM1, interleaved": SSM1_INTERLEAVE, "SSM2": SSM2, "SSM-X": SSM_X, "CONV": CONV,
 }  # fmt: skip
@@ -73,9 +82,11 @@ class Rule:
 
     `layouts` are tried in order, the first that fits the shapes holds; without any, the tensor is one
     projection. `when` is a condition on the shapes of the layer: "doubled", twice as many rows as the
-    MLP's last matrix has columns; "gated", twice as many as the queries need. `stack` says what stands
-    beside one another: "planes" of a 3-D tensor, "rows" in equal blocks as many as the number named
-    by `count`, "flat" for the axes behind the first of a 3-D tensor.
+    MLP's last matrix has columns; "gated", twice as many as the queries need; "latent gated", as many as
+    latent queries with an output gate. `stack` says what stands beside one another: "planes" of a 3-D
+    tensor, "rows" in equal blocks as many as the number named
+    by `count`, "flat" for the axes behind the first of a 3-D tensor. A rule that is `proven` splits only where
+    the output matrix and the heads are known, and all its layouts that fit cut alike; without layouts, never.
     """
 
     path: str
@@ -87,6 +98,12 @@ class Rule:
     when: str = ""
     stack: str = ""
     count: str = "experts"
+    proven: bool = False
+
+    @property
+    def holds(self) -> str:
+        """The role, or of a fused tensor its roles with a plus between them."""
+        return self.role or "+".join(self.layouts[0].roles if self.layouts else ())
 
 
 def models(names: str) -> frozenset[str]:

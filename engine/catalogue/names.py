@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -14,6 +14,9 @@ _LISTS = frozenset(
 _STAGES = frozenset(("layers", "stage", "stages"))
 _STAGED = frozenset(("layer", "layers", "block", "blocks"))
 _EXPERTS = frozenset(("experts", "local_experts", "moe", "ffn_gate", "ffn_up", "ffn_down"))
+_LINEAR_PARTS = re.compile(r"att(?:n|ention)\.(?:\w+\.)?(?:[qkv]_conv1d|A_log)$")
+_ATTENTION_WORD = re.compile(r"(?:\w+\.)*?\w*att(?:n|ention)\b")
+_BLOCK_LISTS = re.compile(r"att(?:n|ention)|ffn")
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:base_model\.model|module|_orig_mod|_fsdp_wrapped_module|base_layer)\.")
 _TOWERS = (
     ("mtp", re.compile(r"(?:^|\.)mtp")),
@@ -52,10 +55,44 @@ def locate(name: str) -> Place | None:
 
 @lru_cache(maxsize=4096)  # one place for all experts of a layer: 1 us instead of 6
 def _locate(name: str) -> Place | None:
-    words = (_WRAPPERS.sub("", name) if _might_be_wrapped(name) else name).split(".")
-    start = next((i for i, word in enumerate(words[:-2]) if word in _LISTS and _number(words[i + 1]) is not None), None)
-    if start is None:
-        return None
+    words = _words(name)
+    # `layers.0.weight` is a step of a head: nothing stands in it.
+    last = len(words) - (3 if words[-1] in ("weight", "bias") else 2)
+    start = next((i for i in range(last) if words[i] in _LISTS and _number(words[i + 1]) is not None), None)
+    return None if start is None else _standing(words, start)
+
+
+def locate_in(name: str, lists: Collection[str]) -> Place | None:
+    """The place of a tensor in one of these lists of layers, of the first that its name has; None outside of them."""
+    words = _words(name)
+    for start in _starts(words):
+        if ".".join(words[: start + 1]) in lists:
+            place = _standing(words, start)
+            if "." not in place.path and _BLOCK_LISTS.search(words[start]):
+                # XLM's `attentions` and `ffns`: each list holds one block of every layer, and its word says which.
+                return place._replace(path=f"{words[start]}.{place.path}")
+            # LXMERT's `layer`, `r_layers` and `x_layers` stand side by side.
+            return place._replace(prefix=".".join(filter(None, (place.prefix, words[start]))))
+    return None
+
+
+def numbered(name: str) -> list[str]:
+    """What of a name has a number behind it, and a module behind that: `a.b` of `a.b.3.c.weight`."""
+    words = _words(name)
+    return [".".join(words[: start + 1]) for start in _starts(words)]
+
+
+def _words(name: str) -> list[str]:
+    return (_WRAPPERS.sub("", name) if _might_be_wrapped(name) else name).split(".")
+
+
+def _starts(words: Sequence[str]) -> list[int]:
+    last = len(words) - (3 if words[-1] == "weight" else 2)
+    return [i for i in range(last) if _number(words[i + 1]) is not None and _number(words[i]) is None]
+
+
+def _standing(words: list[str], start: int) -> Place:
+    """The place in the layers whose list is the word at `start`."""
     prefix, layer, path = words[:start], int(words[start + 1]), words[start + 2 :]
     if words[start].startswith("mtp"):
         prefix.append("mtp")
@@ -93,17 +130,37 @@ def _might_be_wrapped(name: str) -> bool:
     return "module." in name or "_mod" in name or "base_" in name
 
 
+@lru_cache(maxsize=65536)
+def is_linear_part(path: str) -> bool:
+    """Whether what stands there is a part of linear attention alone: a convolution of keys, a decay."""
+    return _LINEAR_PARTS.search(path) is not None
+
+
+@lru_cache(maxsize=65536)
+def attention_of(path: str) -> str:
+    """The path of the attention that it is a part of; "" where that has no name."""
+    found = _ATTENTION_WORD.match(path)
+    return found[0] if found else ""
+
+
 def modality(prefix: str) -> str:
     """`vision`, `audio`, `mtp`, or "" for the text."""
     return next((name for name, pattern in _TOWERS if pattern.search(prefix)), "")
 
 
 def inner_config(config: Mapping[str, Any], prefix: str) -> Mapping[str, Any]:
-    """The part of a nested config that describes the tower a prefix belongs to."""
+    """The part of a nested config that describes the tower a prefix belongs to.
+
+    The type of a tower that has none of its own is that of the model.
+    """
     tower = modality(prefix)
     if tower in ("vision", "audio"):
         inner = config.get(f"{tower}_config") or _at(config, f"thinker_config.{tower}_config")
-        return dict(inner) if isinstance(inner, Mapping) else config
+        if not isinstance(inner, Mapping):
+            return config
+        own = inner.get("model_type")
+        # Kimi-K2.5 gives its tower no type, DeepSeek-OCR says what any would: the model's own then tells more.
+        return {**inner, "model_type": config.get("model_type", "") if own in (None, "", tower) else own}
     words = prefix.split(".")
     for word in words:
         for key in (f"{word}_config", word):  # qformer_config, talker_config; the encoder and decoder of T5Gemma

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from ..errors import printable
 from ..formats.tensor import Tensor
 from ..spectrum import Slice
-from .layouts import Rule
-from .names import Place, inner_config, locate, tower_labels
-from .rules import find_rules, split
+from .contradictions import latent_query_rows
+from .layouts import NAMES, Layout, Rule
+from .members import Group, Held, block_of, verdicts
+from .names import Place, attention_of, inner_config, is_linear_part, locate, locate_in, tower_labels
+from .rules import NOT_PROJECTIONS, find_rules, split
 from .sizes import Shapes, Sizes, family_of, resolve, sizes
+from .structure import layer_lists
 
 # Vectors and tables whose shapes say how their layer is split.
 _VECTORS = frozenset(
     ("q_norm", "q_layernorm", "attn_q_norm", "kv_a_layernorm", "kv_a_norm", "attn_kv_a_norm", "A_log", "ssm_a")
 )
 _ROUTERS = frozenset(("router.layer", "mlp.router", "mlp.gate", "block_sparse_moe.gate", "feed_forward.router"))
+_PROOF = (("attended", "output matrix"), ("heads", "number of heads"))
+_MLPS = frozenset(("mlp", "shared_expert", "expert"))
 _INPUT_FIRST = frozenset(("gpt_oss", "llama4", "llama4_text", "aria", "aria_text", "qwen3_vl_moe"))
+
+
+_Numbers: TypeAlias = Callable[[int, Collection[str]], Sizes]
 
 
 class Found(NamedTuple):
@@ -63,45 +72,105 @@ class Layers:
         self._outside: list[Found] = []
         self._named: list[_Named] = []
         self._shapes: dict[tuple[str, int], dict[str, tuple[int, ...]]] = defaultdict(dict)
-        self._linear: set[tuple[str, int]] = set()
+        self._linear: set[tuple[str, int, str]] = set()
+        self._experts: set[tuple[str, int, str]] = set()
+        self._held: dict[tuple[str, int, str], _Named] = {}
+        self._uneven: set[tuple[str, int]] = set()
+        self.proven: dict[str, None] = {}
+        """Once `found` was called, the names of fused tensors that were split by their shapes alone, in order."""
         self.family = lru_cache(maxsize=None)(lambda prefix: family_of(inner_config(config, prefix)))
         self._known = lru_cache(maxsize=None)(lambda prefix, layer: sizes(inner_config(config, prefix), layer))
-        for tensor in tensors:
-            self._take(tensor)
+        unplaced = [tensor for tensor in tensors if not self._take(tensor, locate(tensor.name))]
+        lists = layer_lists((t.name for t in unplaced if _is_matrix(t)), self._holds_projection)
+        for tensor in unplaced:
+            place = locate_in(tensor.name, lists) if lists else None
+            if not self._take(tensor, place):
+                self._outside.append(other(tensor, None))
+        self._verdicts = dict(verdicts(self._judged(), self._widths))
         self._towers = tower_labels(item.place.prefix for item in self._named)
 
-    def _take(self, tensor: Tensor) -> None:
-        place = locate(tensor.name)
+    def _holds_projection(self, place: Place) -> bool:
+        return any(find_rules(place.path, self.family(place.prefix), dims) for dims in (2, 3))
+
+    def _take(self, tensor: Tensor, place: Place | None) -> bool:
+        """Whether it stands in a layer, and is noted as that."""
         if place is None:
-            self._outside.append(other(tensor, None))
-            return
+            return False
         rules: tuple[Rule, ...] = ()
-        if len(tensor.shape) in (2, 3) and 0 not in tensor.shape:
-            rules = find_rules(place.path, self.family(place.prefix), len(tensor.shape))
+        if _is_matrix(tensor):
+            rules = find_rules(place.path, self.family(place.prefix), len(tensor.shape)) or _stack(tensor, place)
         if place.expert is None:
             self._remember(tensor, place, rules)
         if rules or place.lora:
-            self._named.append(_Named(tensor, place, rules))
+            self._named.append(item := _Named(tensor, place, rules))
+            if _is_of_mlp(item):
+                first = self._held.setdefault((place.prefix, place.layer, place.path), item)
+                if first is item:
+                    self._experts.add((place.prefix, place.layer, place.path.partition("experts.")[0]))
+                elif first.tensor.shape != tensor.shape:
+                    self._uneven.add((place.prefix, place.layer))
         else:
             self._outside.append(other(tensor, place))
+        return True
 
     def _remember(self, tensor: Tensor, place: Place, rules: tuple[Rule, ...]) -> None:
         """The shapes that tell how the fused tensors of the layer are split."""
         shapes = self._shapes[place.prefix, place.layer]
+        if is_linear_part(place.path) or (rules and rules[0].block == "linear_attention"):
+            self._linear.add((place.prefix, place.layer, attention_of(place.path)))
         if rules and not place.lora:
             rule = rules[-1]
-            name = f"{block_of(rule.block, place.path)}.{rule.role or 'fused'}"
+            name = f"{block_of(rule.block, place.path)}.{rule.holds}"
             shape = tensor.shape[::-1] if rule.transposed else tensor.shape
             # Two of one name (as LongCat's two attentions) say nothing unless they agree.
             shapes[name] = shape if shapes.get(name, shape) == shape else ()
-            if rule.block == "linear_attention" and not rule.layouts:
-                self._linear.add((place.prefix, place.layer))
             return
-        leaf = place.path.rpartition(".")[2]
-        if leaf in _VECTORS:
+        parent, _, leaf = place.path.rpartition(".")
+        if parent.endswith("indexer"):
+            if leaf in ("k_layernorm", "k_norm"):
+                shapes["indexer_norm"] = tensor.shape
+        elif leaf in _VECTORS:
             shapes[leaf] = tensor.shape
         elif len(tensor.shape) == 2 and ".".join(place.path.split(".")[-2:]) in _ROUTERS:
             shapes["router"] = tensor.shape
+
+    def _judged(self) -> dict[Group, list[Held]]:
+        """The tensors of MLPs that are judged together: of a layer, and of each expert where experts differ."""
+        uneven: list[_Named] = []
+        if self._uneven:
+            uneven = [item for item in self._named if self._group(item.place)[2] is not None and _is_of_mlp(item)]
+        even = [item for item in self._held.values() if self._group(item.place)[2] is None]
+        groups: dict[Group, list[Held]] = defaultdict(list)
+        for item in (*even, *uneven):
+            if rule := self._rule(item):
+                groups[self._group(item.place)].append(Held(item.place.path, item.tensor, rule, False))
+        return {group: self._turned(group, held) for group, held in groups.items()}
+
+    def _turned(self, group: Group, held: list[Held]) -> list[Held]:
+        """The same with `turned` where a fused stack tells which way the planes of its module stand."""
+        prefix, layer, _ = group
+        modules: set[str] = set()
+        for fused in held:
+            if fused.rule.stack == "planes" and not fused.rule.role:
+                shapes = {f"expert.{h.rule.holds}": h.tensor.shape for h in held if h.module == fused.module}
+                if self._input_first(prefix, layer, fused.tensor, fused.rule, shapes):
+                    modules.add(fused.module)
+        return [h._replace(turned=h.rule.stack == "planes" and h.module in modules) for h in held] if modules else held
+
+    def _group(self, place: Place) -> Group:
+        apart = (place.prefix, place.layer) in self._uneven
+        return place.prefix, place.layer, place.expert if apart else None
+
+    def _widths(self, prefix: str, layer: int) -> tuple[int, int]:
+        return _attended(self._shapes[prefix, layer]), self._known(prefix, layer).get("hidden", 0)
+
+    def _rule(self, item: _Named) -> Rule | None:
+        """The rule that holds for a tensor, of those that its name fits."""
+        if item.rules and not item.rules[0].when:
+            return item.rules[0]
+        shapes = self._shapes[item.place.prefix, item.place.layer]
+        known = self._known(item.place.prefix, item.place.layer)
+        return next((r for r in item.rules if not r.when or _holds(r, item.tensor, shapes, known)), None)
 
     def found(self) -> list[Found]:
         """What every tensor holds: its projections, or itself as block `other`."""
@@ -125,44 +194,62 @@ class Layers:
             role = (rules[-1].role if rules else "") or place.path.rpartition(".")[2]
             return [Found(tensor, place, tower, "lora", f"{role}_{place.lora}", None, place.expert)]
         shapes = self._shapes[place.prefix, place.layer]
-        rule = next((r for r in rules if not r.when or _holds(r, tensor, shapes)), None)
+        known = self._known(place.prefix, place.layer)
+        rule = self._rule(item)
         if rule is None:
             return [other(tensor, place)]
+        note = ""
+        if self._verdicts and (verdict := self._verdicts.get((self._group(place), place.path))):
+            if verdict.nameless and rule.stack != "planes":
+                raise ValueError(verdict.line)
+            note = verdict.line
+            rule = _own_name(place) if verdict.nameless else replace(rule, role=verdict.role or rule.role)
+        if rule.block == "attention" and rule.holds in ("query_b", "key_b+value_b"):
+            _check_latent(shapes, known.get("heads", 0))
         block = self._block(rule, place)
-        if not rule.layouts and not rule.stack:
-            return [Found(tensor, place, tower, block, rule.role, None, place.expert, rule.transposed)]
-        known = self._known(place.prefix, place.layer)
-        turned = rule.block == "expert" and rule.stack == "planes" and self._input_first(item, rule, shapes)
-        slices = _slices(tensor.shape, rule, turned, lambda size: resolve(known, shapes, rule.block, size))
+        if rule.role and not rule.layouts and not rule.stack:
+            return [Found(tensor, place, tower, block, rule.role, None, place.expert, rule.transposed, note)]
+        is_stack = rule.block == "expert" and rule.stack == "planes"
+        turned = is_stack and self._input_first(place.prefix, place.layer, tensor, rule, shapes)
+        slices = list(_slices(tensor.shape, rule, turned, partial(resolve, known, shapes, rule.block)))
+        if rule.proven and len(slices) > 1:
+            self.proven[place.path.rpartition(".")[2]] = None
         return [
             Found(
                 *(tensor, place, tower, block, role, part, place.expert if number is None else number),
                 transposed=rule.transposed or turned,
+                note=note,
             )
             for number, role, part in slices
         ]
+
+    def is_router(self, place: Place) -> bool:
+        """Whether it is the bare `gate` that chooses among the experts beside it (Mistral's own files)."""
+        head, _, leaf = place.path.rpartition(".")
+        return leaf == "gate" and (place.prefix, place.layer, f"{head}." if head else "") in self._experts
 
     def _block(self, rule: Rule, place: Place) -> str:
         block = block_of(rule.block, place.path)
         if block == "mlp" and place.expert is not None:
             return "expert"
         # Kimi-Linear: both kinds of attention have the same names.
-        return "linear_attention" if block == "attention" and (place.prefix, place.layer) in self._linear else block
+        is_linear = block == "attention" and (place.prefix, place.layer, attention_of(place.path)) in self._linear
+        return "linear_attention" if is_linear else block
 
-    def _input_first(self, item: _Named, rule: Rule, shapes: Shapes) -> bool:
+    def _input_first(self, prefix: str, layer: int, tensor: Tensor, rule: Rule, shapes: Shapes) -> bool:
         """Whether a stack stands as (experts, in, out): its shapes say it, else the hidden size, else the family."""
-        fused, down = shapes.get("expert.fused", ()), shapes.get("expert.down", ())
+        fused, down = shapes.get("expert.gate+up", ()), shapes.get("expert.down", ())
         if len(fused) == len(down) == 3:
             if fused[1:] == (2 * down[2], down[1]):
                 return False
             if fused[1:] == (down[2], 2 * down[1]):
                 return True
-        hidden = self._known(item.place.prefix, item.place.layer).get("hidden", 0)
-        _, first, last = item.tensor.shape
+        hidden = self._known(prefix, layer).get("hidden", 0)
+        _, first, last = tensor.shape
         inputs, outputs = (first, last) if rule.role == "down" else (last, first)
         if (inputs == hidden) != (outputs == hidden):
             return outputs == hidden
-        return self.family(item.place.prefix) in _INPUT_FIRST
+        return self.family(prefix) in _INPUT_FIRST
 
     def _tower(self, place: Place) -> str:
         tower = self._towers[place.prefix]
@@ -172,15 +259,56 @@ class Layers:
         return "mtp" if not tower and place.layer >= last else tower
 
 
-@lru_cache(maxsize=65536)
-def block_of(block: str, path: str) -> str:
-    """A rule's block, but for the MLPs that all tokens share beside experts."""
-    shared = any(word in ("shared_expert", "shared_experts", "shared_mlp") for word in path.split("."))
-    return "shared_expert" if shared and block == "mlp" else block
+def _is_matrix(tensor: Tensor) -> bool:
+    """A matrix, or a stack of some."""
+    return len(tensor.shape) in (2, 3) and 0 not in tensor.shape
 
 
-def _holds(rule: Rule, tensor: Tensor, shapes: Shapes) -> bool:
+def _stack(tensor: Tensor, place: Place) -> tuple[Rule, ...]:
+    """A stack under `experts` that no rule names: one projection each plane, its role is its own name."""
+    if len(tensor.shape) != 3 or 1 in tensor.shape[1:]:
+        return ()
+    words = place.path.split(".")
+    if "experts" not in words or NOT_PROJECTIONS.search(place.path):
+        return ()
+    return (_own_name(place),)
+
+
+def _own_name(place: Place) -> Rule:
+    """Each plane of a stack is one projection, its role is the stack's own name."""
+    return Rule("", "expert", printable(place.path.rpartition(".")[2].removesuffix("_weight")), stack="planes")
+
+
+def _is_of_mlp(item: _Named) -> bool:
+    return bool(item.rules) and item.rules[0].block in _MLPS and not item.place.lora
+
+
+def _attended(shapes: Shapes) -> int:
+    """The width that the attention of a layer takes; 0 where it is not known."""
+    names = ("attention.query", "attention.query+key+value")
+    return next((shapes[name][1] for name in names if len(shapes.get(name, ())) == 2), 0)
+
+
+def _check_latent(shapes: Shapes, heads: int) -> None:
+    """Latent queries and keys have rows for the same heads.
+
+    Raises:
+        ValueError: they do not.
+    """
+    expected, queries = latent_query_rows(shapes, heads), shapes.get("attention.query_b", ())
+    if expected and len(queries) == 2 and queries[0] not in expected:
+        alone, gated = expected
+        raise ValueError(
+            f"expected {alone} rows of latent queries for {heads} heads, or {gated} with an output gate, "
+            f"not {queries[0]}: heads or shapes are wrong"
+        )
+
+
+def _holds(rule: Rule, tensor: Tensor, shapes: Shapes, known: Sizes) -> bool:
     """Whether the condition of a rule is true of the shapes of its layer."""
+    if rule.when == "latent gated":
+        expected = latent_query_rows(shapes, known.get("heads", 0))
+        return expected is not None and tensor.shape[0] == expected[1]
     if rule.when == "doubled":
         down = shapes.get("mlp.down", ())
         return len(down) == 2 and tensor.shape[0] == 2 * down[1]
@@ -192,11 +320,11 @@ def _holds(rule: Rule, tensor: Tensor, shapes: Shapes) -> bool:
 
 
 def _slices(
-    shape: tuple[int, ...], rule: Rule, turned: bool, numbers: Callable[[int], Sizes]
-) -> Iterator[tuple[int | None, str, Slice]]:
-    """The number in its stack (None outside of one), role and slice of each projection of a tensor.
+    shape: tuple[int, ...], rule: Rule, turned: bool, numbers: _Numbers
+) -> Iterator[tuple[int | None, str, Slice | None]]:
+    """The number in its stack (None outside of one), role and slice (None: all of it) of each projection of a tensor.
 
-    `turned` says that the planes of a stack are (in, out); `numbers` gives what layouts name, for a size.
+    `turned` says that the planes of a stack are (in, out); `numbers` gives what layouts name, for a size and roles.
 
     Raises:
         ValueError: no layout fits.
@@ -204,7 +332,7 @@ def _slices(
     if rule.stack == "flat":
         yield None, rule.role, Slice(1, 1, 0, prod(shape[1:]))
     elif rule.stack == "rows":
-        count = numbers(shape[0]).get(rule.count, 0)
+        count = numbers(shape[0], ()).get(rule.count, 0)
         if not count or shape[0] % count:
             raise ValueError(f"expected equal blocks of {count or 'unknown'} {rule.count} along axis 0 of {shape[0]}")
         width = shape[0] // count
@@ -214,18 +342,42 @@ def _slices(
         parts = _split_any(plane, rule, turned, numbers) if rule.layouts else [(rule.role, Slice(0, 1, 0, plane[0]))]
         yield from ((n, role, replace(part, index=n)) for n in range(shape[0]) for role, part in parts)
     else:
-        yield from ((None, role, part) for role, part in _split_any((shape[0], shape[1]), rule, turned, numbers))
+        divide = _split_proven if rule.proven else _split_any
+        parts = divide((shape[0], shape[1]), rule, turned, numbers)
+        yield from ((None, role, part if len(parts) > 1 else None) for role, part in parts)
 
 
-def _split_any(
-    shape: tuple[int, int], rule: Rule, turned: bool, numbers: Callable[[int], Sizes]
-) -> list[tuple[str, Slice]]:
+def _split_any(shape: tuple[int, int], rule: Rule, turned: bool, numbers: _Numbers) -> list[tuple[str, Slice]]:
     """By the first layout that fits; the reason why the first one does not is the one that is told."""
     refusals: list[ValueError] = []
     for layout in rule.layouts:
         placed = replace(layout, axis=1 - layout.axis) if turned else layout
         try:
-            return split(shape, placed, numbers(shape[placed.axis]))
+            return split(shape, placed, numbers(shape[placed.axis], layout.roles))
         except ValueError as refusal:
             refusals.append(refusal)
     raise refusals[0]
+
+
+def _split_proven(shape: tuple[int, int], rule: Rule, turned: bool, numbers: _Numbers) -> list[tuple[str, Slice]]:
+    """By the layouts that fit, where all of them cut the same rows.
+
+    Raises:
+        ValueError: no layout is known, heads or the output matrix are not, none fits, or some fit that cut otherwise.
+    """
+    if not rule.layouts:
+        raise ValueError("no model_type says how it is fused: not split")
+    known = numbers(shape[0], rule.layouts[0].roles)
+    if missing := [text for name, text in _PROOF if name not in known]:
+        raise ValueError(f"no model_type says how it is fused, and there is no {' and no '.join(missing)}: not split")
+    if known["heads"] * known["head_dim"] != known["attended"] or known["keys"] % known["head_dim"]:
+        raise ValueError(f"{known['heads']} heads fit neither queries nor keys of {shape[0]} rows: not split")
+    first = _split_any(shape, rule, turned, numbers)
+    fitting: dict[tuple[tuple[str, Slice], ...], Layout] = {}
+    for layout in rule.layouts:
+        with suppress(ValueError):
+            fitting.setdefault(tuple(split(shape, layout, numbers(shape[0], layout.roles))), layout)
+    if len(fitting) > 1:
+        names = " and ".join(name for name, layout in NAMES.items() if layout in fitting.values())
+        raise ValueError(f"no model_type says how it is fused, and it fits as {names}: not split")
+    return first

@@ -20,8 +20,9 @@ BLOCKS = (
 )
 ROLES = (
     "query", "query_a", "query_b", "query_global", "key", "kv", "kv_a", "key_rope", "key_b", "key_global",
-    "value", "value_b", "value_global", "pos_key", "pos_query", "indexer_key", "indexer_query_b", "indexer_weights",
-    "x", "y", "z", "a", "b", "B", "C", "dt", "dt_a", "dt_b", "f_a", "f_b", "gate_a", "gate_b",
+    "value", "value_b", "value_global", "pos_key", "pos_query",
+    "indexer_query", "indexer_key", "indexer_query_b", "indexer_weights",
+    "x", "y", "z", "a", "b", "B", "C", "dt", "dt_a", "dt_b", "f", "f_a", "f_b", "gate_a", "gate_b",
     "conv_B", "conv_C", "conv_x", "output", "output_a", "output_b", "gate", "up", "down",
 )  # fmt: skip
 """The order of blocks and roles on screen and in tables."""
@@ -35,8 +36,10 @@ def find_rules(path: str, family: str, dims: int) -> tuple[Rule, ...]:
     Cached: a model of 91,000 tensors has a few dozen paths.
     """
     found: list[Rule] = []
-    for text in dict.fromkeys((path, _NUMBER.sub("", path))):
+    for text in dict.fromkeys((path, _NUMBER.sub("", path), _ENDING.sub("", path), _INNER_LAYER.sub("", path))):
         for rule in (*FUSED, *PLAIN):
+            if rule.block == "mlp" and _NORM.search(text):
+                continue
             if not _fits(rule, family, dims) or not re.search(rf"(?:^|\.)(?:{rule.path})$", text):
                 continue
             found.append(rule)
@@ -46,6 +49,9 @@ def find_rules(path: str, family: str, dims: int) -> tuple[Rule, ...]:
 
 
 _NUMBER = re.compile(r"(?<=\.)\d+\.|^\d+\.")
+_INNER_LAYER = re.compile(r".*\b(?:layers?|blocks?)\.\d+\.")  # layers in a stage: MobileViT's transformer.layer.1
+_ENDING = re.compile(r"\.(?:linear|proj)$|_weight$")  # `q_proj.linear` of a wrapper that clips is `q_proj`
+_NORM = re.compile(r"norm\d*\.")  # a gated norm has an up and a down of its own, and is no MLP
 
 
 def _fits(rule: Rule, family: str, dims: int) -> bool:

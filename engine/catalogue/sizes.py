@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypeAlias
 
 from .families import FLAGS
@@ -35,6 +35,7 @@ _ALIASES = {
     "delta_heads": ("linear_num_key_heads",),
     "delta_key": ("linear_key_head_dim",),
     "o_groups": ("o_groups",),
+    "indexer_keys": ("indexer_head_dim", "index_head_dim"),
 }
 
 
@@ -70,23 +71,29 @@ def _number(config: Mapping[str, Any], key: str, layer: int) -> int | None:
     return value if type(value) is int and 0 < value < _TOO_LARGE else None
 
 
-def resolve(known: Sizes, shapes: Shapes, block: str, size: int) -> dict[str, int]:
-    """Every number that a layout may name, for a fused tensor of `block` with `size` along the fused axis.
+def resolve(known: Sizes, shapes: Shapes, block: str, size: int, roles: Collection[str]) -> dict[str, int]:
+    """Every number that a layout of these roles may name, for a fused tensor of `block` with `size` along its axis.
 
     What a shape says goes before what config.json says; what neither says is absent.
+
+    Raises:
+        ValueError: the shapes of the layer contradict the heads.
     """
     found = dict(known)
     output = shapes.get(f"{block}.output", ())
     width = output[1] if len(output) == 2 else 0
-    _resolve_heads(found, shapes, width, size)
-    _resolve_latent(found, shapes, width, size)
+    _resolve_heads(found, shapes, width, size, roles)
+    if "kv_a" in roles:
+        _resolve_latent(found, shapes, size)
+    if "key_b" in roles or "query_b" in roles:
+        _resolve_expanded(found, width, size)
     if width and block in ("attention", "cross_attention"):
         found["attended"] = width
     if width:
         found["inner"] = found["delta_values"] = width
-        found["delta_keys"] = (size - width) // 2
+        found["delta_keys"] = (size - (2 if "z" in roles else 1) * width) // 2
         if heads := found.get("delta_heads"):
-            found["delta_value"], found["delta_key"] = width // heads, (size - 2 * width) // (2 * heads)
+            found["delta_value"], found["delta_key"] = width // heads, found["delta_keys"] // heads
         if len(decay := shapes.get("A_log", shapes.get("ssm_a", ()))) == 1:
             found["ssm_heads"] = decay[0]
             found["states"] = (size - 2 * width - decay[0]) // 2
@@ -94,15 +101,18 @@ def resolve(known: Sizes, shapes: Shapes, block: str, size: int) -> dict[str, in
         found["dt_rank"], found["state"] = dt[1], (size - dt[1]) // 2
     if router := shapes.get("router"):
         found["experts"] = router[0]
+    if keys := shapes["indexer_norm"][0] if "indexer_norm" in shapes else found.get("indexer_keys"):
+        found["indexer_keys"], found["indexer_queries"] = keys, size - keys  # one key for all heads
     found["pairs"] = size // 2
     return found
 
 
-def _resolve_heads(found: dict[str, int], shapes: Shapes, width: int, size: int) -> None:
+def _resolve_heads(found: dict[str, int], shapes: Shapes, width: int, size: int, roles: Collection[str]) -> None:
     """Heads, their size, and how many rows all queries and all keys take; `width`: inputs of the output matrix."""
     heads, head_dim = found.get("heads", 0), found.get("head_dim", 0)
     norm = next((shapes[name][0] for name in ("q_norm", "attn_q_norm", "q_layernorm") if name in shapes), 0)
-    if norm and norm != width and width % norm == 0:
+    # Of latent queries it is the latent that is normed.
+    if norm and width and norm != width and width % norm == 0 and "attention.query_a" not in shapes:
         heads, head_dim = width // norm, norm
     elif heads and width:
         head_dim = width // heads
@@ -116,6 +126,8 @@ def _resolve_heads(found: dict[str, int], shapes: Shapes, width: int, size: int)
         found["heads"], found["head_dim"] = heads, head_dim
     if "kv_heads" in found and head_dim:
         found["keys"] = found["kv_heads"] * head_dim
+    elif "query" not in roles:
+        found["keys"] = size // 2
     elif width:
         found["keys"] = max(0, size - queries) // 2
     else:
@@ -126,11 +138,28 @@ def _resolve_heads(found: dict[str, int], shapes: Shapes, width: int, size: int)
         found["group_queries"] = queries // found["kv_heads"]
 
 
-def _resolve_latent(found: dict[str, int], shapes: Shapes, width: int, size: int) -> None:
-    """The widths of multi-head latent attention."""
-    norms = ("kv_a_layernorm", "attn_kv_a_norm", "kv_a_norm")
-    if latent := next((shapes[name][0] for name in norms if name in shapes), 0):
+def _resolve_latent(found: dict[str, int], shapes: Shapes, size: int) -> None:
+    """The latent of keys and values, and the rotated key beside it, which takes what is left."""
+    if latent := _latent(shapes):
         found["kv_lora_rank"], found["qk_rope_head_dim"] = latent, size - latent
-    if (heads := found.get("heads")) and width:
-        found["v_head_dim"] = width // heads
-        found.setdefault("qk_nope_head_dim", size // heads - width // heads)
+
+
+def _latent(shapes: Shapes) -> int:
+    """The width of the latent of keys and values, by its norm or by what takes it as input; 0 without both."""
+    norms = ("kv_a_layernorm", "attn_kv_a_norm", "kv_a_norm")
+    expanded = shapes.get("attention.key_b+value_b", ())
+    return next((shapes[name][0] for name in norms if name in shapes), expanded[1] if len(expanded) == 2 else 0)
+
+
+def _resolve_expanded(found: dict[str, int], width: int, size: int) -> None:
+    """What each head makes of a latent beside what is as wide as its value: a key before rotation, or a query.
+
+    Raises:
+        ValueError: the output matrix has no whole number of columns a head.
+    """
+    if not (heads := found.get("heads")) or not width:
+        return
+    if width % heads:
+        raise ValueError(f"the output matrix has {width} columns for {heads} heads: cannot be split")
+    found["v_head_dim"] = width // heads
+    found["qk_nope_head_dim"] = found["latent_query"] = size // heads - width // heads

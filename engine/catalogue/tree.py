@@ -12,14 +12,18 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Protocol
 
+from ..errors import printable
 from ..formats.format import Format
 from ..formats.tensor import Tensor
 from ..spectrum import Projection, Slice, framed
 from ..weights import TORCH_NAMES, why_no_weights
+from .names import locate, numbered
 from .roles import Found, Layers
 from .rules import BLOCKS, KNOWN_FAMILIES, NOT_PROJECTIONS, ROLES, cut_shape
+from .whole_factors import told
 
 _WORDS = re.compile(r"[0-9]+|[^0-9]+")
+_NUMBER = re.compile(r"\.\d+(?=\.|$)")
 _SAFE = re.compile(r"[A-Za-z0-9_.+-]*")
 _PACKED = re.compile(r"weight|packed|blocks|zeros|scales")
 _BLOCK_ORDER = {block: number for number, block in enumerate(BLOCKS)}
@@ -49,12 +53,15 @@ class Listed(Protocol):
 class Tree:
     """Every tensor of a checkpoint as projections, in model order, then block `other`.
 
-    `known` is False where layers hold matrices that no rule of the catalogue names: a scan then
-    computes every matrix, under its own name where it has no role.
+    `known` is False where layers hold matrices that no rule of the catalogue names: a scan then computes every
+    matrix of the layers, under its own name where it has no role; where no matrix lies in a layer, all that there are.
+    `by_shape` names the fused tensors of a model of unknown type that were split as the output matrix and the heads
+    prove it.
     """
 
     projections: tuple[Projection, ...]
     known: bool
+    by_shape: tuple[str, ...] = ()
 
     def scanned(self, pattern: str | None = None) -> list[Projection]:
         """What a scan computes: the projections, or whatever the address filter names.
@@ -64,18 +71,41 @@ class Tree:
         if pattern:
             exact = [p for p in self.projections if p.rows and p.address == pattern]
             return exact or [p for p in self.projections if p.rows and matches(p.address, pattern)]
-        # A note says that a fused tensor could not be split: whole, it still belongs to a scan.
-        return [p for p in self.projections if p.rows and (p.block != "other" or p.note or self._stands_in(p))]
+        inside = any(_may_stand_in(p) and p.layer is not None for p in self.projections)
+        return [p for p in self.projections if p.rows and (p.block != "other" or self._is_taken(p, inside))]
 
     def left_out(self) -> list[Projection]:
-        """Matrices in layers that have no rule and that an unfiltered scan does not compute."""
-        inside = [p for p in self.projections if p.block == "other" and p.layer is not None and p.rows]
-        scanned = {p.address for p in self.scanned()}
-        return [p for p in inside if p.address not in scanned and not NOT_PROJECTIONS.search(p.role)]
+        """Matrices that an unfiltered scan does not compute; tables of integers are none."""
+        taken = {p.address for p in self.scanned()}
+        return [p for p in self.projections if _may_stand_in(p) and p.address not in taken]
 
-    def _stands_in(self, p: Projection) -> bool:
-        """In an unknown family any matrix may be a projection; a table of integers is none."""
-        return not self.known and p.problem is None
+    def _is_taken(self, p: Projection, inside: bool) -> bool:
+        """Whether a scan computes a matrix that has no role; `inside` says that some matrices lie in layers."""
+        if p.note:  # a fused tensor that could not be split: whole, it still belongs to a scan
+            return True
+        # In an unknown family any matrix of a layer may be a projection; embeddings and heads are none.
+        return not self.known and _may_stand_in(p) and (p.layer is not None or not inside)
+
+
+def _may_stand_in(p: Projection) -> bool:
+    return p.rows > 0 and p.problem is None
+
+
+def kinds_of(projections: Iterable[Projection], limit: int = 4) -> str:
+    """What these matrices are, in a few words, the most frequent first: `mlp.gate, lm_head`, or `r_layers, ...`."""
+    found = Counter(_kind(p) for p in projections)
+    words = [word for word, _ in found.most_common(limit)]
+    return ", ".join(words + ["..."] * (len(found) > limit))
+
+
+def _kind(p: Projection) -> str:
+    """A matrix in a layer by its path there, else by the list that holds it (`r_layers`), else by its last word."""
+    place = locate(p.tensor)
+    if place and p.layer is not None:
+        return printable(_NUMBER.sub("", place.path))
+    lists = numbered(p.tensor)
+    name = _NUMBER.sub("", p.tensor.removesuffix(".weight")).removesuffix(".layers")  # a step of a head by the head
+    return printable(f"{lists[0].rpartition('.')[2]} ..." if lists else name.rpartition(".")[2] or name)
 
 
 def matches(address: str, pattern: str) -> bool:
@@ -101,11 +131,11 @@ def _build(checkpoint: Listed) -> Tree:
     layers = Layers(checkpoint.config, checkpoint.tensors)
     found = layers.found()
     kind = checkpoint.format
-    named = sorted(_addressed([f for f in found if f.block != "other"], kind), key=model_order)
+    named = told(sorted(_addressed([f for f in found if f.block != "other"], kind), key=model_order), checkpoint.config)
     held = {p.tensor for p in named}
     others = [f if f.block == "other" else f.as_other() for f in found if f.tensor.name not in held]
     rest = sorted(_whole(others, kind).values(), key=model_order)
-    return Tree((*named, *rest), bool(named) and _is_known(checkpoint, layers, others))
+    return Tree((*named, *rest), bool(named) and _is_known(checkpoint, layers, others), tuple(layers.proven))
 
 
 def _addressed(found: Sequence[Found], kind: Format) -> list[Projection]:
@@ -121,11 +151,14 @@ def _addressed(found: Sequence[Found], kind: Format) -> list[Projection]:
         paths = [item.place.path.split(".") if item.place else [] for item in items]
         shared = set(paths[0]).intersection(*paths[1:])
         subs = ["_".join(word for word in path if word not in shared) for path in paths]
+        plain = min(subs, key=len)
+        if all(sub == plain or sub.endswith(f"_{plain}") for sub in subs):  # the mlp beside an audio_mlp
+            subs = ["" if sub == plain else sub for sub in subs]
         counts = Counter(subs)
         named += [
             _projection(item, _address(item, sub), kind)
             for item, sub in zip(items, subs, strict=True)
-            if sub and counts[sub] == 1
+            if counts[sub] == 1
         ]
     return named
 
@@ -207,12 +240,15 @@ def _problem(tensor: Tensor, rows: int, dequantisation: str) -> str | None:
 
 def _is_known(checkpoint: Listed, layers: Layers, others: Iterable[Found]) -> bool:
     """Whether the catalogue names every projection: of the families, or as it turns out every matrix of a layer."""
-    by_family = not checkpoint.format.stands_alone
-    inside = [f for f in others if f.place and len(f.tensor.shape) == 2]
+    # What a model is, its towers alone do not say: one of a new type may hold a tower without a config of its own.
+    by_family = not checkpoint.format.stands_alone and str(checkpoint.config.get("model_type")) in KNOWN_FAMILIES
+    inside = [f.place for f in others if f.place and len(f.tensor.shape) == 2]
     return all(
-        _is_none(f.place.path) or (by_family and layers.family(f.place.prefix) in KNOWN_FAMILIES)
-        for f in inside
-        if f.place
+        # GGUF's `proj` is none; elsewhere it is a block's own (SAM 2).
+        (_is_none(place.path) and (checkpoint.format.stands_alone or place.path != "proj"))
+        or layers.is_router(place)
+        or (by_family and layers.family(place.prefix) in KNOWN_FAMILIES)
+        for place in inside
     )
 
 

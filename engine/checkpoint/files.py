@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from ..errors import InputError, printable
 from ..formats import registry
-from ..formats.guarded import check_inside, read_json
+from ..formats.format import TELLING
+from ..formats.guarded import check_inside, head_of, read_json
 from ..formats.parts import counting, is_part, siblings
 from .tensor_parallel import check_folder, refuse_folders, without_parts
 
@@ -45,7 +47,7 @@ def choose(names: Collection[str], where: str, size: Callable[[str], int] = lamb
         first = ", ".join(printable(files[0], 80) for files in models[:3])
         # A part of a split GGUF opens all of it, a shard of another format does not.
         cut = any(is_part(files[0]) or registry.is_index(files[0]) for files in models)
-        cure = "leave one of them in it" if cut and not _stands_alone(models[0][0]) else "name one of the files"
+        cure = "leave one of them in it" if cut and not registry.stands_alone(models[0][0]) else "name one of the files"
         raise InputError(f"{where} holds {len(models)} models ({first}{', ...' * (len(models) > 3)}): {cure}")
     if parts and not models:
         first = min(parts)
@@ -74,8 +76,8 @@ def weight_files(folder: Path) -> Chosen:
     """
     try:
         check_folder(folder)
-        names = [path.name for path in folder.iterdir()]
-        models = _of_models(folder, names)
+        names = [path.name for path in folder.iterdir() if not path.is_dir()]
+        models = of_models(names, lambda name: head_of(folder / name, TELLING))
         chosen = choose(models, printable(str(folder)), lambda name: (folder / name).stat().st_size)
         if not chosen:
             refuse_folders(folder)
@@ -92,10 +94,17 @@ def weight_files(folder: Path) -> Chosen:
         raise InputError(f"cannot read {printable(str(folder))}: {error.strerror}") from None
 
 
-def _of_models(folder: Path, names: list[str]) -> list[str]:
-    """The names of a folder's files without those that go along with a model, where others are left."""
+def of_models(names: Collection[str], head: Callable[[str], bytes]) -> Collection[str]:
+    """The names of a folder's files without those that go along with a model, where others are left. `head` gives the
+    first TELLING bytes of one.
+    """
     held = [(kind, name) for kind in registry.FORMATS for name in kind.named(names)]
-    along = {name for kind, name in held if len(held) > 1 and kind.goes_along(folder / name)}
+    settled = any(kind.models(names) for kind in registry.FORMATS if not kind.stands_alone)
+    along = {
+        name
+        for kind, name in held
+        if len(held) > 1 and not (settled and kind.stands_alone) and kind.goes_along(name, partial(head, name))
+    }
     return names if all(name in along for _, name in held) else [name for name in names if name not in along]
 
 
@@ -128,7 +137,7 @@ def weight_map_of(found: Mapping[str, Any], index: Path) -> dict[str, str]:
     shards = {shard: PurePosixPath(shard) for shard in set(weight_map.values())}
     for shard, path in shards.items():
         outside = path.is_absolute() or ".." in path.parts or "\\" in shard
-        if not shard.endswith(kinds) or outside or not shard.isprintable():
+        if not shard.lower().endswith(kinds) or outside or not shard.isprintable():
             raise InputError(f"{index.name} points to {printable(shard)}, which is no {kinds[0]} file of its folder")
     return {tensor: str(shards[shard]) for tensor, shard in weight_map.items()}
 
@@ -151,20 +160,30 @@ def _shard(folder: Path, shard: str, total: int) -> Path:
     return folder / shard
 
 
-def _folders_with_weights(folder: Path) -> list[str]:
-    """The folders in a folder that hold weights, one level down."""
-    below = sorted(path for path in folder.iterdir() if path.is_dir() and os.access(path, os.R_OK | os.X_OK))
-    held = ((path.name, [file.name for file in path.iterdir()]) for path in below)
-    return [name for name, names in held if any(kind.candidates(names) for kind in registry.FORMATS)]
+def folders_with_weights(files: Iterable[str]) -> list[str]:
+    """The folders that hold weights, of files by their paths in a folder: those nearest to it first, then sorted."""
+    held: dict[str, list[str]] = {}
+    for file in files:
+        folder, _, name = file.rpartition("/")
+        held.setdefault(folder, []).append(name)
+    found = [folder for folder, names in held.items() if folder and registry.holds_weights(names)]
+    return sorted(found, key=lambda folder: (folder.count("/"), folder))
 
 
-def _stands_alone(name: str) -> bool:
-    return registry.format_of_index(name).stands_alone
+def listed_folders(folders: Sequence[str]) -> str:
+    """The first few of them, for a line."""
+    return ", ".join(printable(folder, 80) for folder in folders[:5]) + ", ..." * (len(folders) > 5)
+
+
+def _one_level_down(folder: Path) -> list[str]:
+    """The files in the folders of a folder, by their paths in it."""
+    below = [path for path in folder.iterdir() if path.is_dir() and os.access(path, os.R_OK | os.X_OK)]
+    return [f"{path.name}/{file.name}" for path in below for file in path.iterdir()]
 
 
 def _no_weights(folder: Path) -> str:
-    if below := _folders_with_weights(folder):
-        shown = ", ".join(printable(name, 80) for name in below[:5]) + ", ..." * (len(below) > 5)
+    if below := folders_with_weights(_one_level_down(folder)):
+        shown = listed_folders(below)
         return f"no weights in {printable(str(folder))} itself, but in folders of it ({shown}): name one of them"
     others = registry.unread(path.name for path in folder.iterdir())
     held = f" (it holds {', '.join(others)})" if others else ""

@@ -3,22 +3,41 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from enum import Enum
+from functools import cache, partial
 from glob import escape
 from pathlib import Path
+from typing import NamedTuple
 
 from ..errors import InputError, printable
 from ..formats import registry
-from .files import choose, read_weight_map, weight_files
+from ..formats.format import TELLING
+from ..quantised.settings import OWN_FILES
+from .files import choose, folders_with_weights, listed_folders, of_models, read_weight_map, weight_files
 from .native import PARAMS
-from .ranges import FetchError, client_errors, retry_after, said, status_of
+from .ranges import (
+    UNWATCHED,
+    FetchError,
+    Link,
+    RemoteFile,
+    Watch,
+    client_errors,
+    retry_after,
+    said,
+    status_of,
+)
+from .tensor_parallel import refuse_ranks
 
 _PART = r"[A-Za-z0-9](?:[\w.-]{0,94}\w)?"
 _ID = re.compile(rf"(?!.*(?:--|\.\.)|.*\.git$){_PART}(?:/{_PART})?", re.ASCII)
+_FOLDER = re.compile(r"[^/\\@]+(?:/[^/\\@]+)*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 SCHEME = "hf://"
+CONFIG = "config.json"
+_MAX_HEADS = 32
 
 
 class Access(Enum):
@@ -29,8 +48,30 @@ class Access(Enum):
     DOWNLOAD = "the whole of it, into the cache"
 
 
-def parse(model: str) -> tuple[str, str]:
-    """`[hf://]org/name[@revision]` -> (id, revision); the revision is "main" where none is given.
+class Place(NamedTuple):
+    """What a user names on the Hub: a repo at a revision, and a folder of it, "" for all of it."""
+
+    repo: str
+    revision: str = "main"
+    folder: str = ""
+
+    @property
+    def name(self) -> str:
+        """Without the revision: what its spectra are stored under."""
+        return f"{self.repo}/{self.folder}" if self.folder else self.repo
+
+    def inside(self, file: str) -> str:
+        """A file of the folder as a file of the repo."""
+        return f"{self.folder}/{file}" if self.folder else file
+
+    def held(self, files: Iterable[str]) -> list[str]:
+        """Of a repo's files those in the folder or deeper in it, as files of the folder, sorted."""
+        prefix = self.inside("")
+        return sorted(file.removeprefix(prefix) for file in files if file.startswith(prefix))
+
+
+def parse(model: str) -> Place:
+    """`[hf://]org/name[/folder][@revision]`; the revision is "main" where none is given.
 
     Raises:
         InputError: no file, no folder and no possible Hub id.
@@ -38,39 +79,51 @@ def parse(model: str) -> tuple[str, str]:
     kind = model.removeprefix(SCHEME).partition("/")[0]
     if model.startswith(SCHEME) and kind in ("datasets", "spaces", "buckets"):
         raise InputError(f"hf://{kind}/ holds no models: name a model as org/name or org/name@revision")
-    name, at, revision = model.removeprefix(SCHEME).partition("@")
+    path, at, revision = model.removeprefix(SCHEME).partition("@")
+    org, _, rest = path.partition("/")
+    base, slash, folder = rest.partition("/")
+    name = f"{org}/{base}" if rest else path
     outside = revision.startswith("/") or ".." in revision
-    if not _ID.fullmatch(name) or (at and not revision) or outside or not revision.isprintable():
+    if (
+        not _ID.fullmatch(name)
+        or (slash and not _is_folder(folder.removesuffix("/")))
+        or (at and not revision)
+        or outside
+        or not revision.isprintable()
+    ):
         raise InputError(
             f"{printable(model)!r} is no file, no folder and no Hub id: name a path, org/name or org/name@revision"
         )
-    return name, revision or "main"
+    return Place(name, revision or "main", folder.removesuffix("/"))
 
 
-def whole(name: str, revision: str) -> tuple[Path | None, str]:
+def whole(place: Place) -> tuple[Path | None, str]:
     """The snapshot folder of a cached model that is whole, found without a request; else what the cache lacks of it,
     "" where it has nothing.
     """
-    snapshot = cached(name, revision)
+    snapshot = cached(place.repo, place.revision)
     if snapshot is None:
         return None, ""
     try:
-        weight_files(snapshot)
+        if place.folder and not (snapshot / place.folder).is_dir():
+            files = [str(path.relative_to(snapshot)) for path in snapshot.rglob("*")]
+            raise InputError(_no_folder(place, files, "in the local Hub cache"))
+        weight_files(snapshot / place.folder)
     except InputError as error:
         return None, str(error)
     return snapshot, ""
 
 
-def download(name: str, revision: str, incomplete: str) -> Path:
-    """The snapshot folder of a model, whose config.json and top-level weight files are now in the cache.
+def download(place: Place, incomplete: str) -> Path:
+    """The snapshot folder of a model, whose weight files, and config.json, are now in the cache.
 
     huggingface_hub shows progress bars on stderr. `incomplete` says what the cache lacked.
 
     Raises:
         InputError: not downloadable, with the reason.
     """
-    with explained(name, revision, incomplete):
-        return _download(name, revision)
+    with explained(place, incomplete):
+        return _download(place)
 
 
 def cache_folder() -> Path:
@@ -84,7 +137,7 @@ def cached_models() -> list[str]:
     """The ids of models with weights in the local cache, sorted."""
     found, suffixes = [], registry.suffixes()
     for folder in sorted(cache_folder().glob("models--*")):
-        if any(path.name.endswith(suffixes) for path in folder.glob("snapshots/*/*")):
+        if any(path.name.lower().endswith(suffixes) for path in folder.glob("snapshots/*/*")):
             found.append(folder.name.removeprefix("models--").replace("--", "/", 1))
     return found
 
@@ -117,61 +170,123 @@ def snapshot_in(folder: Path, revision: str) -> Path | None:
     return snapshot if _COMMIT.fullmatch(commit) and snapshot.is_dir() else None
 
 
-def _download(name: str, revision: str) -> Path:
+def _is_folder(folder: str) -> bool:
+    """Whether this may be a folder of a repo: a name with a suffix of weights is a file's."""
+    dots = {".", ".."} & set(folder.split("/"))
+    is_file = folder.lower().endswith(registry.suffixes())
+    return _FOLDER.fullmatch(folder) is not None and folder.isprintable() and not dots and not is_file
+
+
+def _download(place: Place) -> Path:
     from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 
     # Without a timeout, model_info waits for ever on a server that never answers.
-    info = HfApi().model_info(name, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    info = HfApi().model_info(place.repo, revision=place.revision, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     files = {s.rfilename for s in info.siblings or []}
-    weights = set(chosen(name, files))
+    link = Link(partial(explain, place=place), request_headers())
+    weights = set(chosen(place, files, partial(heads, place, link, UNWATCHED)))
     for index in [name for name in weights if registry.is_index(name)]:
-        weights |= set(read_weight_map(Path(hf_hub_download(name, index, revision=revision))).values())
+        named = read_weight_map(Path(hf_hub_download(place.repo, index, revision=place.revision)))
+        weights |= {place.inside(shard) for shard in named.values()}
         if absent := sorted(weights - files):
-            raise InputError(f"{name} names shard {printable(absent[0])} in its index but does not hold it")
-    wanted = sorted(weights | ({"config.json", PARAMS} & files))
-    return Path(snapshot_download(name, revision=revision, allow_patterns=[escape(file) for file in wanted]))
+            raise InputError(f"{place.name} names shard {printable(absent[0])} in its index but does not hold it")
+    settings = {CONFIG, PARAMS, *OWN_FILES}
+    wanted = sorted(weights | (settings | {place.inside(name) for name in settings}) & files)
+    allowed = [escape(file) for file in wanted]
+    return Path(snapshot_download(place.repo, revision=place.revision, allow_patterns=allowed))
 
 
-def chosen(name: str, files: Iterable[str], size: Callable[[str], int] = lambda _: 0) -> list[str]:
-    """Which of a repo's files are the model's weights, or their index. `size`: see choose.
+def request_headers() -> dict[str, str]:
+    """What goes along with a request to the Hub; the user's token, where there is one."""
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined] # documented there
+
+    headers: dict[str, str] = build_hf_headers()
+    return headers
+
+
+def heads(place: Place, link: Link, watch: Watch, files: Collection[str]) -> dict[str, bytes]:
+    """The first TELLING bytes of files of a repo; of none where there are so many that asking takes too long."""
+    from huggingface_hub import hf_hub_url
+
+    def begin(file: str) -> bytes:
+        url = hf_hub_url(place.repo, file, revision=place.revision)
+        return RemoteFile(link, url, printable(file)).begin(TELLING, watch)[0]
+
+    if len(files) > _MAX_HEADS:
+        return {}
+    with ThreadPoolExecutor(_MAX_HEADS) as pool:
+        return dict(zip(files, pool.map(begin, files), strict=True))
+
+
+def chosen(
+    place: Place,
+    files: Iterable[str],
+    heads: Callable[[Collection[str]], Mapping[str, bytes]],
+    size: Callable[[str], int] = lambda _: 0,
+) -> list[str]:
+    """Which of a repo's files are the weights of the model in a folder of it, or their index. `heads` fetches the first
+    bytes of files of the repo. `size`: see choose.
 
     Raises:
-        InputError: none, or several models.
+        InputError: none, several models, or a part of one.
     """
     files = sorted(files)
-    weights = choose({f for f in files if "/" not in f}, name, size)
+    held = place.held(files)
+    if not held and place.folder:
+        raise InputError(_no_folder(place, files, "on the Hub"))
+    _refuse_ranks(place, files)
+    names = [file for file in held if "/" not in file]
+    alone = [place.inside(file) for file in names if registry.stands_alone(file)]
+    begun = cache(lambda: heads(alone))
+    models = of_models(names, lambda file: begun().get(place.inside(file), b""))
+    weights = choose(models, place.name, lambda file: size(place.inside(file)))
     if not weights:
-        inside = [f.split("/") for f in files if f.count("/") == 1]
-        below = sorted({f for f, held in inside if any(kind.candidates([held]) for kind in registry.FORMATS)})
-        shown = ", ".join(printable(folder, 80) for folder in below[:5]) + ", ..." * (len(below) > 5)
-        cure = (
-            f" but in folders of it ({shown}): download one and name it" if below else ": choose a repo that has them"
-        )
-        others = registry.unread(files)
-        held = f" (it holds {', '.join(others)})" if others else ""
-        raise InputError(f"{name} has no weights on the Hub that can be read{held}{cure}")
-    return weights
+        below = folders_with_weights(held)
+        example = f"{place.name}/{printable(below[0], 80)}" if below else ""
+        cure = f" but in folders of it ({listed_folders(below)}): name one of them, as {example}" if below else ""
+        others = registry.unread(held)
+        instead = f" (it holds {', '.join(others)})" if others else ""
+        cure = cure or ": choose a repo that has them"
+        raise InputError(f"{place.name} has no weights on the Hub that can be read{instead}{cure}")
+    return [place.inside(file) for file in weights]
+
+
+def _no_folder(place: Place, files: Iterable[str], where: str) -> str:
+    """The line on a folder that a repo does not have among these files."""
+    below = folders_with_weights(files)
+    cure = f"its folders with weights are {listed_folders(below)}" if below else f"name the model as {place.repo}"
+    return f"{place.repo} has no folder {printable(place.folder)} {where}: {cure}"
+
+
+def _refuse_ranks(place: Place, files: Iterable[str]) -> None:
+    """Refuse a folder of Megatron's, or one that holds such folders, as refuse_ranks."""
+    parent, _, last = place.folder.rpartition("/")
+    for within, named in ((Place(place.repo, folder=parent), last), (place, "")):
+        held = within.held(files)
+        if named or not any("/" not in file and registry.holds_weights([file]) for file in held):
+            refuse_ranks({file.partition("/")[0] for file in held if "/" in file}, f"{within.name}/", named)
 
 
 @contextmanager
-def explained(name: str, revision: str, incomplete: str = "") -> Iterator[None]:
+def explained(place: Place, incomplete: str = "") -> Iterator[None]:
     """huggingface_hub's errors as one line each; `incomplete` says what the cache lacks."""
     try:
         yield
     except InputError:
         raise
     except Exception as error:  # noqa: BLE001 - httpx or requests, by the version of huggingface_hub
-        lacking = incomplete or f"{name} is neither a file or folder here nor in the local cache"
-        raise InputError(explain(error, name, revision, f"{lacking}; ")) from None
+        lacking = incomplete or f"{place.name} is neither a file or folder here nor in the local cache"
+        raise InputError(explain(error, place, f"{lacking}; ")) from None
 
 
-def explain(error: Exception, name: str, revision: str, lacking: str = "") -> str:
+def explain(error: Exception, place: Place, lacking: str = "") -> str:
     """Why the Hub did not answer as it should: one sentence, without URL or token.
 
     Where it cannot be reached, `lacking` stands before that.
     """
     from huggingface_hub import constants, errors
 
+    name = place.repo
     page = f"https://huggingface.co/{name}"
     match error:
         case FetchError():
@@ -179,9 +294,11 @@ def explain(error: Exception, name: str, revision: str, lacking: str = "") -> st
         case errors.GatedRepoError():
             return f"{name} is gated: ask for access at {page}, then log in with  hf auth login  or set HF_TOKEN"
         case errors.RevisionNotFoundError():
-            return f"{name} has no revision {printable(revision)}: see {page}/commits/main"
+            return f"{name} has no revision {printable(place.revision)}: see {page}/commits/main"
         case errors.RepositoryNotFoundError():
-            return f"no model {name} on the Hub, or it is private: check the name; if it is private, run  hf auth login"
+            here = f"no such file or folder: {printable(place.name)}, and " if place.folder else ""
+            cure = "check the name; if it is private, run  hf auth login"
+            return f"{here}no model {name} on the Hub, or it is private: {cure}"
         case errors.OfflineModeIsEnabled() | errors.LocalEntryNotFoundError():
             if isinstance(error.__cause__, errors.HfHubHTTPError):
                 return _refused(name, error.__cause__)

@@ -14,7 +14,7 @@ from ..formats.joined import AXES
 from ..formats.tensor import Tensor
 
 PARAMS = "params.json"
-_PART = re.compile(r"(consolidated\.)(\d+)(\.[a-z]+)")
+_PART = re.compile(r"(consolidated\.)(\d+)(\.[A-Za-z]+)")
 # What a module is called, and of what size its matrix is (out, in). All but the embeddings are cut along the
 # axis that is not `dim`: they by columns (LLaMA 1 and 2) or by rows (3).
 _MODULES = {

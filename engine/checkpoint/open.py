@@ -120,14 +120,15 @@ def open_checkpoint(model: str, access: Access = Access.RANGES, listings: Listin
         return _opened(remote.open_url(model))
     if not model.startswith(hub.SCHEME) and _looks_like_path(model):
         raise InputError(f"no such file or folder: {printable(model)}")
-    name, revision = hub.parse(model)
-    folder, lacking = hub.whole(name, revision)
-    if folder is None and access is Access.CACHE:
-        raise InputError(lacking or f"{printable(model)} is not in the local Hub cache")
-    if folder is None and access is Access.RANGES:
-        return _opened(remote.open_repo(name, revision, lacking))
-    folder = folder or hub.download(name, revision, lacking)
-    return _open_folder(folder, name, folder.name, None, listings)
+    place = hub.parse(model)
+    snapshot, lacking = hub.whole(place)
+    if snapshot is None and access is Access.CACHE:
+        here = f"no such file or folder: {printable(model)}, and " if place.folder else ""
+        raise InputError(lacking or f"{here}{place.repo} is not in the local Hub cache")
+    if snapshot is None and access is Access.RANGES:
+        return _opened(remote.open_repo(place, lacking))
+    snapshot = snapshot or hub.download(place, lacking)
+    return _open_folder(snapshot / place.folder, place.name, listings, snapshot)
 
 
 def demo_file() -> Path:
@@ -151,17 +152,20 @@ def _existing(model: str) -> Path | None:
 
 
 def _looks_like_path(model: str) -> bool:
-    is_file = model.lower().endswith(registry.suffixes())
-    return is_file or model.startswith((".", "/", "~")) or model.partition("@")[0].count("/") > 1
+    """Whether a name that is none of a file or folder here was meant to be: in a folder that is here, it was."""
+    if model.lower().endswith(registry.suffixes()) or model.startswith((".", "/", "~")):
+        return True
+    parts = model.partition("@")[0].split("/")
+    return len(parts) > 2 and _existing("/".join(parts[:2])) is not None
 
 
 def _open_path(path: Path, listings: Listings | None) -> Checkpoint:
     if path.is_dir() and (name := hub.cached_id(path.absolute())):
         if (snapshot := hub.snapshot_in(path, "main")) is None:
             raise InputError(f"{printable(str(path))} holds no snapshot of main: fetch {name} again")
-        return _open_folder(snapshot, name, snapshot.name, None, listings)
+        return _open_folder(snapshot, name, listings, snapshot)
     if path.is_dir():
-        return _open_folder(path, path.resolve().name, "", path, listings)
+        return _open_folder(path, path.resolve().name, listings)
     kind = registry.format_of(path)
     check_file(path)
     # A part of a split GGUF or of Meta's files is the model, which goes by its first part; a shard of another format is
@@ -173,13 +177,17 @@ def _open_path(path: Path, listings: Listings | None) -> Checkpoint:
     return _opened(found, files[0])
 
 
-def _open_folder(folder: Path, name: str, commit: str, location: Path | None, listings: Listings | None) -> Checkpoint:
+def _open_folder(folder: Path, name: str, listings: Listings | None, snapshot: Path | None = None) -> Checkpoint:
+    """The model in a folder: of the user's, or in a snapshot of a Hub cache, whose config.json counts where the folder
+    has none of its own.
+    """
     files, named, left_out = weight_files(folder)
     kind = registry.format_of(files[0])
-    config = {} if kind.stands_alone else _config(folder)
-    repo = name if location is None else str(folder.resolve())
+    about = snapshot if snapshot and not (folder / hub.CONFIG).is_file() else folder
+    config = {} if kind.stands_alone else _config(about)
+    repo, commit = (name, snapshot.name) if snapshot else (str(folder.resolve()), "")
     empty = remote.Opened(name, commit, config, kind, {}, named, (left_out,) if left_out else ())
-    return _opened(_listed(empty, files, repo, listings), location)
+    return _opened(_listed(empty, files, repo, listings), None if snapshot else folder)
 
 
 def _listed(empty: remote.Opened, files: list[Path], repo: str, listings: Listings | None) -> remote.Opened:
@@ -265,4 +273,4 @@ def _config(folder: Path) -> Mapping[str, Any]:
         check_inside(folder / name)
         return read_json(folder / name)
 
-    return settings.completed(read("config.json"), read)
+    return settings.completed(read(hub.CONFIG), read)

@@ -67,7 +67,7 @@ def is_url(model: str) -> bool:
 def stored_name(model: str) -> str:
     """The name under which what is computed of a Hub id or URL is stored."""
     if not is_url(model):
-        return model.removeprefix(hub.SCHEME).partition("@")[0]
+        return model.removeprefix(hub.SCHEME).partition("@")[0].removesuffix("/")
     if (found := _hub_file(model)) is not None:
         return found[0]
     if (parts := _split(model)) is None:
@@ -76,7 +76,7 @@ def stored_name(model: str) -> str:
     return name if len(name) <= 150 else f"{parts.hostname}/{digest(name)[:8]}/{PurePosixPath(name).name[-60:]}"
 
 
-def open_repo(name: str, revision: str, lacking: str = "", only: str = "") -> Opened:
+def open_repo(place: hub.Place, lacking: str = "", only: str = "") -> Opened:
     """A model on the Hub at the commit that a revision names now; `only` one of its files, where that is given.
     `lacking` says what the cache has not of it.
 
@@ -86,20 +86,19 @@ def open_repo(name: str, revision: str, lacking: str = "", only: str = "") -> Op
     Raises:
         InputError: it cannot be opened, with the reason.
     """
-    link = Link(partial(hub.explain, name=name, revision=revision), _hub_headers())
-    with hub.explained(name, revision, lacking), _Watched() as watch:
-        repo = _Repo.found(name, revision, link, watch)
+    link = Link(partial(hub.explain, place=place), hub.request_headers())
+    with hub.explained(place, lacking), _Watched() as watch:
+        repo = _Repo.found(place, link, watch)
         with ThreadPoolExecutor(CONNECTIONS) as pool:
             files, named, left_out = ([only], {}, "") if only else repo.weights(watch)
-            kind = _ranged(files[0], name)
-            config = pool.submit(
-                repo.json, str(PurePosixPath(only).with_name("config.json")) if only else "config.json", watch
-            )
+            kind = _ranged(files[0], place.name)
+            folder = only.rpartition("/")[0] if only else place.folder
+            config = pool.submit(repo.config, folder, watch)
             listed = dict(pool.map(partial(repo.listing, kind=kind, watch=watch), files))
-            found_config = settings.completed(config.result(), partial(repo.json, watch=watch))
-    renamed = (f"{name} has another name on the Hub now: {printable(repo.name)}",) if repo.name != name else ()
-    warnings = (*renamed, left_out) if left_out else renamed
-    return Opened(name, repo.commit, found_config, kind, listed, named, warnings)
+            found_config = config.result()
+    renamed = f"{place.repo} has another name on the Hub now: {printable(repo.name)}" if repo.name != place.repo else ""
+    warnings = tuple(filter(None, (renamed, left_out)))
+    return Opened(place.name, repo.commit, found_config, kind, listed, named, warnings)
 
 
 def open_url(url: str) -> Opened:
@@ -111,8 +110,7 @@ def open_url(url: str) -> Opened:
     """
     shown = printable(url)
     if (found := _hub_file(url)) is not None:
-        name, revision = hub.parse(f"{found[0]}@{found[1]}")
-        return open_repo(name, revision, only=found[2])
+        return open_repo(hub.parse(f"{found[0]}@{found[1]}"), only=found[2])
     parts = _checked(url, shown)
     file = Path(unquote(PurePosixPath(parts.path).name))
     kind = _ranged(file.name, shown)
@@ -151,46 +149,57 @@ class _Repo:
     """A repo at one commit, and what of it is in the cache."""
 
     name: str
-    asked: str
+    asked: hub.Place
     commit: str
     files: Mapping[str, _Blob]
     link: Link
 
     @classmethod
-    def found(cls, name: str, revision: str, link: Link, watch: Watch) -> _Repo:
+    def found(cls, place: hub.Place, link: Link, watch: Watch) -> _Repo:
         """Ask the Hub."""
         from huggingface_hub import HfApi, constants
 
         info = _retried(
             lambda: HfApi().model_info(
-                name, revision=revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
+                place.repo, revision=place.revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
             ),
             link,
             watch,
         )
         if not re.fullmatch("[0-9a-f]{40}", info.sha or ""):
-            raise InputError(f"the Hub names no commit of {name}: is HF_ENDPOINT a Hub?")
+            raise InputError(f"the Hub names no commit of {place.repo}: is HF_ENDPOINT a Hub?")
         files = {
             s.rfilename: _Blob((s.lfs.sha256 if s.lfs else s.blob_id) or "", s.lfs.size if s.lfs else s.size)
             for s in info.siblings or []
         }
-        return cls(info.id or name, name, str(info.sha), files, link)
+        return cls(info.id or place.repo, place, str(info.sha), files, link)
 
     def weights(self, watch: Watch) -> tuple[list[str], Mapping[str, str], str]:
         """The files that make up the model, where its index places each tensor, and the line on what is left out."""
-        chosen = hub.chosen(self.asked, self.files, lambda file: self.files[file].size or 0)
-        _ranged(chosen[0], self.asked)
+        asked = self.asked
+        at_commit = hub.Place(self.name, self.commit)
+        heads = partial(hub.heads, at_commit, self.link, watch)
+        chosen = hub.chosen(asked, self.files, heads, lambda file: self.files[file].size or 0)
+        _ranged(chosen[0], asked.name)
         if registry.is_index(chosen[0]):
             named: Mapping[str, str] = weight_map_of(self.json(chosen[0], watch), Path(chosen[0]))
-            files = set(named.values())
+            files = {asked.inside(shard) for shard in named.values()}
             absent = files - self.files.keys()
         else:
             files, named = set(chosen), {}
             absent = {name for file in files for name in siblings(file)} - self.files.keys()
         if absent:
             shard = printable(min(absent))
-            raise InputError(f"{self.asked} does not hold shard {shard}, which its index or another shard names")
-        return sorted(files), named, left_out([name for name in self.files if "/" not in name], files)
+            raise InputError(f"{asked.name} does not hold shard {shard}, which its index or another shard names")
+        beside = [file for file in asked.held(self.files) if "/" not in file]
+        return sorted(files), named, left_out(beside, asked.held(files))
+
+    def config(self, folder: str, watch: Watch) -> Mapping[str, Any]:
+        """What config.json of a folder says, else that of the repo; see settings.completed."""
+        within = folder if f"{folder}/{hub.CONFIG}" in self.files else ""
+        read = partial(self.json, watch=watch)
+        place = hub.Place(self.name, folder=within)
+        return settings.completed(read(place.inside(hub.CONFIG)), lambda name: read(place.inside(name)))
 
     def json(self, file: str, watch: Watch) -> dict[str, Any]:
         """A small file; {} where there is none."""
@@ -204,9 +213,9 @@ class _Repo:
     def listing(self, file: str, kind: Ranged, watch: Watch) -> tuple[Path, Listing]:
         """Where one file is, here or on the Hub, and its tensors."""
         if file not in self.files:
-            raise InputError(f"{self.asked} has no {printable(file)}")
+            raise InputError(f"{self.asked.repo} has no {printable(file)}")
         if (local := self._local(file)) is not None:
-            tensors, stamp, _ = kind.list_tensors(local, Origin(self.asked, self.commit))
+            tensors, stamp, _ = kind.list_tensors(local, Origin(self.asked.name, self.commit))
             return local, (tensors, stamp)
         remote = self._remote(file)
         header, answer = _header(remote, Path(file), kind, watch)
@@ -214,7 +223,7 @@ class _Repo:
         addressed = re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", identity) is not None
         if not addressed:
             identity = digest(self.name, self.commit, file)
-        source = Source(self.asked, self.commit, Path(file).name, identity, answer.size, addressed)
+        source = Source(self.asked.name, self.commit, Path(file).name, identity, answer.size, addressed)
         return Path(file), (kind.parse(header, Path(file), answer.size, source), remote)
 
     def _remote(self, file: str) -> RemoteFile:
@@ -225,7 +234,7 @@ class _Repo:
 
     def _local(self, file: str) -> Path | None:
         """Where a file is in the cache: of this commit, or of another with the same content."""
-        for name in dict.fromkeys((self.asked, self.name)):
+        for name in dict.fromkeys((self.asked.repo, self.name)):
             snapshots = hub.repo_folder(name) / "snapshots"
             if (snapshot := snapshots / self.commit / file).is_file():
                 return snapshot
@@ -262,13 +271,6 @@ def _header(file: RemoteFile, shown: Path, kind: Ranged, watch: Watch) -> tuple[
     return b"".join((data[begin:end], *file.chunks(len(data), end, OPENING, watch))), answer
 
 
-def _hub_headers() -> dict[str, str]:
-    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined] # documented there
-
-    headers: dict[str, str] = build_hf_headers()
-    return headers
-
-
 def _hub_file(url: str) -> tuple[str, str, str] | None:
     """(id, revision, file) of a URL of a file on the Hub, or on what HF_ENDPOINT names; None for any other."""
     from huggingface_hub import constants
@@ -278,7 +280,7 @@ def _hub_file(url: str) -> tuple[str, str, str] | None:
     if parts is None or parts.netloc not in (endpoint.netloc, *_HUB_HOSTS):
         return None
     found = _FILE.fullmatch(parts.path.removeprefix(endpoint.path.rstrip("/")))
-    if found is None or not found["file"].endswith(registry.ranged_suffixes()):
+    if found is None or not found["file"].lower().endswith(registry.ranged_suffixes()):
         return None
     return unquote(found["repo"]), unquote(found["revision"]), unquote(found["file"])
 
@@ -304,7 +306,7 @@ def _checked(url: str, shown: str) -> SplitResult:
     kinds = " or ".join(suffixes)
     if parts.scheme.lower() not in ("http", "https") or not parts.hostname or not url.isprintable():
         raise InputError(f"{shown} is no https:// URL of a {kinds} file")
-    if not parts.path.endswith(suffixes):
+    if not parts.path.lower().endswith(suffixes):
         raise InputError(f"{shown} is no URL of a {kinds} file: name a model on the Hub as org/name")
     return parts
 

@@ -27,23 +27,23 @@ _ORIGINAL = "open the model that they were made from"
 _KINDS = (
     _Kind(
         "DeepSpeed's ZeRO-3",
-        re.compile(r"(?:bf16_)?zero_pp_rank_(?P<rank>\d+)_mp_rank_\d+_model_states\.[a-z]+"),
+        re.compile(r"(?:bf16_)?zero_pp_rank_(?P<rank>\d+)_mp_rank_\d+_model_states\.[A-Za-z]+"),
         "join them with its zero_to_fp32.py",
         always=True,
     ),
     _Kind(
         "GPT-NeoX",
-        re.compile(r"layer_\d+-model_(?P<rank>\d+)-model_states\.[a-z]+"),
+        re.compile(r"layer_\d+-model_(?P<rank>\d+)-model_states\.[A-Za-z]+"),
         "join them with its tools/ckpts/convert_neox_to_hf.py",
         always=True,
     ),
     _Kind(
         "DeepSpeed",
-        re.compile(r"mp_rank_(?P<rank>\d+)_model_states\.[a-z]+"),
+        re.compile(r"mp_rank_(?P<rank>\d+)_model_states\.[A-Za-z]+"),
         "save the whole model with the program that trained it",
     ),
-    _Kind("vLLM", re.compile(r"model-rank-(?P<rank>\d+)-part-\d+\.[a-z]+"), _ORIGINAL),
-    _Kind("TensorRT-LLM", re.compile(r"rank(?P<rank>\d+)\.[a-z]+"), _ORIGINAL),
+    _Kind("vLLM", re.compile(r"model-rank-(?P<rank>\d+)-part-\d+\.[A-Za-z]+"), _ORIGINAL),
+    _Kind("TensorRT-LLM", re.compile(r"rank(?P<rank>\d+)\.[A-Za-z]+"), _ORIGINAL),
 )
 _MEGATRON = _Kind(
     "Megatron",
@@ -88,19 +88,25 @@ def check_folder(folder: Path) -> None:
 
 
 def refuse_folders(folder: Path, named: str = "") -> None:
-    """Refuse Megatron's folders, each of which holds a part: the one that was named, else the first.
+    """`refuse_ranks` of the folders in a folder."""
+    held = [name for name in _names(folder) if _MEGATRON.name.fullmatch(name) and (folder / name).is_dir()]
+    refuse_ranks(held, str(folder / "x").removesuffix("x"), named)
+
+
+def refuse_ranks(folders: Iterable[str], where: str, named: str = "") -> None:
+    """Refuse Megatron's folders, each of which holds a part: the one that was named, else the first. `where` they are
+    stands before their names.
 
     Tensors are cut by the first number of their names, layers are dealt out by the second.
 
     Raises:
-        InputError: there are several, or the one that was named is not the first of all.
+        InputError: there are several, or the one that is there is not the first of all.
     """
-    parts = sorted(name for name in _names(folder) if _MEGATRON.name.fullmatch(name) and (folder / name).is_dir())
-    ranks = {part: int(part.split("_")[2]) for part in parts}
-    if not ranks or (len(parts) == 1 and not ranks[parts[0]]):
+    ranks = {part: int(found["rank"]) for part in sorted(folders) if (found := _MEGATRON.name.fullmatch(part))}
+    if not ranks or (named and named not in ranks) or (len(ranks) == 1 and not any(ranks.values())):
         return
-    first = named or parts[0]
-    raise InputError(f"{printable(str(folder / first))} {_said(_MEGATRON, ranks[first], set(ranks.values()))}")
+    first = named or min(ranks)
+    raise InputError(f"{printable(where + first)} {_said(_MEGATRON, ranks[first], set(ranks.values()))}")
 
 
 def _names(folder: Path) -> list[str]:

@@ -17,9 +17,15 @@ _AGAIN = "download it again, logged in where its model asks for that"
 _CONTENT = tuple(
     (re.compile(pattern, re.DOTALL | re.IGNORECASE), phrase)
     for pattern, phrase in (
-        (rb"version https://git-lfs", "is a pointer of Git LFS, not the file itself: fetch that with  git lfs pull"),
         (
-            rb"(\xef\xbb\xbf)?\s*<(!doctype|html|head|body|\?xml|!--)",
+            rb"(\xef\xbb\xbf)?\s*version https://(git-lfs|hawser)\.",
+            "is a pointer of Git LFS, not the file itself: fetch that with  git lfs pull",
+        ),
+        (rb"# xet version", "is a pointer of Xet, not the file itself: download it again with  hf download"),
+        (rb"/annex/objects/", "is a pointer of git-annex, not the file itself: fetch that with  git annex get"),
+        (rb"\0{16}", "is filled with zeros, as downloads that were cut short are: download it again"),
+        (
+            rb"(\xef\xbb\xbf)?\s*<([!?]|[a-z]\w*[\s>])",
             f"is a web page or a server's error, not a file of a model: {_AGAIN}",
         ),
         (rb"GGUF", "is a GGUF file under another name: give it the suffix .gguf"),
@@ -56,6 +62,13 @@ _NAMES = tuple(
         (r".+\.(npy|npz)", "NumPy"),
         (r".+\.distcp", "torch.distributed"),
         (r".+\.gguf[.-](part|split).+", "a GGUF cut in pieces (join them with cat)"),
+        (r".+\.(incomplete|part|partial|crdownload|download|aria2|tmp)", "an unfinished download (fetch it again)"),
+        (r".+\.(pth?|ckpt|bin)\.tar", "a PyTorch file under another name (give it the suffix .pt)"),
+        (r".+\.(tar|tgz|zip|gz|bz2|xz|zst|7z|dduf)", "an archive (unpack it)"),
+        (r"openvino.*\.(xml|bin)", "OpenVINO"),
+        (r".+\.(pkl|pickle|joblib)", "Python's pickle"),
+        (r".+\.(ggml|ggmf|ggjt)", "a GGML file, older than GGUF (convert it with llama.cpp's scripts)"),
+        (r".+\.ot", "tch for Rust"),
     )
 )
 
@@ -85,7 +98,9 @@ def answer_of_a_server(found: Mapping[str, Any]) -> bool:
 
 
 def kind_by_name(name: str) -> str:
-    """What writes files of this name that hold weights, "" where that is a format that we read or no weights."""
+    """What writes files of this name that hold weights, or with an article what they are; "" where we read them, or
+    they hold none.
+    """
     return next((kind for pattern, kind in _NAMES if pattern.fullmatch(name)), "")
 
 

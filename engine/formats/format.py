@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
@@ -16,6 +16,9 @@ from .tensor import FileStamp, Stored, Tensor, read_plain
 
 if TYPE_CHECKING:
     from .gguf_blocks import BlockStack
+
+TELLING = 1 << 14
+"""As many first bytes of a file tell whether it goes along with a model."""
 
 
 class Listings(Protocol):
@@ -91,10 +94,11 @@ class Format(Protocol):
         """Those of `named` that may hold weights of a model, as far as names tell."""
         return self.named(names)
 
-    def goes_along(self, file: Path) -> bool:  # noqa: ARG002 - of most formats every file holds weights
+    def goes_along(self, name: str, head: Callable[[], bytes]) -> bool:  # noqa: ARG002 - most hold weights
         """Whether a file of this format goes with a model and is none: an adapter by its name, a table by its header.
 
-        Asked of the files of a folder; where nothing else is there, it is opened, or refused with what it is.
+        `head` fetches the first TELLING bytes, or the whole file where it is shorter. Asked of the files of a folder;
+        where nothing else is there, it is opened, or refused with what it is.
         """
         return False
 

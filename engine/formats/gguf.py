@@ -11,7 +11,7 @@ import mmap
 import struct
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from . import foreign
 from .format import Format, Listing, Origin
 from .gguf_blocks import BlockStack, gguf_matrix
 from .guarded import open_regular
+from .parts import is_part
 from .tensor import FileStamp, Stored, Tensor, identify, read_bytes, read_plain
 
 # ggml type number: (name, weights in a block, bytes of a block); held against the gguf package by a test.
@@ -61,7 +62,7 @@ _Head = tuple[str, tuple[int, ...], int, int]
 class _Walk:
     """A cursor over the header that never leaves the file."""
 
-    def __init__(self, data: mmap.mmap) -> None:
+    def __init__(self, data: mmap.mmap | bytes) -> None:
         self.data = data
         self.at = 0
 
@@ -113,16 +114,22 @@ class Gguf(Format):
         """See Format."""
         return head.startswith(_MAGIC)
 
-    def goes_along(self, file: Path) -> bool:
-        """See Format: an importance matrix, a control vector, a vocabulary."""
+    def goes_along(self, name: str, head: Callable[[], bytes]) -> bool:
+        """See Format: an importance matrix, a control vector, a vocabulary, an adapter."""
+        data = head()
+        if data[:4] != _MAGIC:
+            return bool(foreign.signature(data[: foreign.HEAD]))
+        metadata: dict[str, Any] = {}
+        first: list[str] | None = None
         try:
-            with open_regular(file) as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                if data[:4] != _MAGIC:
-                    return bool(foreign.signature(data[: foreign.HEAD]))
-                metadata, walk, count = _metadata(data, file)
-                return bool(_no_model(metadata, [name for name, *_ in _heads(walk, min(count, 1))]))
-        except (InputError, OSError, struct.error, OverflowError, ValueError):
-            return False  # whoever opens it says what is wrong
+            walk, tensors, entries = _opening(data, Path(name))
+            first = [] if not tensors and not is_part(name) else None
+            for key, value in _entries(walk, entries):
+                metadata[key] = value
+            first = [found for found, *_ in _heads(walk, min(tensors, 1))]
+        except (InputError, struct.error, OverflowError, ValueError):
+            pass  # the head ends in the metadata, or whoever opens the file says what is wrong
+        return metadata.get("general.type") == "adapter" or bool(_no_model(metadata, first))
 
     def list_tensors(self, file: Path, origin: Origin) -> Listing:
         """See Format: shapes in (out, in) order; InputError is raised too where the file is one of other parts."""
@@ -178,7 +185,8 @@ GGUF = Gguf()
 
 
 def _listing(data: mmap.mmap, stamp: FileStamp, file: Path, origin: Origin) -> Listing:
-    metadata, walk, count = _metadata(data, file)
+    walk, count, entries = _opening(data, file)
+    metadata = dict(_entries(walk, entries))
     heads = list(_heads(walk, count))
     if what := _no_model(metadata, [name for name, *_ in heads[:1]]):
         raise _bad(file, foreign.NO_MODEL.format(what))
@@ -196,8 +204,8 @@ def _listing(data: mmap.mmap, stamp: FileStamp, file: Path, origin: Origin) -> L
     return Listing(_tensors(heads, start, stamp.size, file, source), stamp, _config(metadata))
 
 
-def _metadata(data: mmap.mmap, file: Path) -> tuple[dict[str, Any], _Walk, int]:
-    """The metadata, a cursor behind it, and the number of tensors that follow.
+def _opening(data: mmap.mmap | bytes, file: Path) -> tuple[_Walk, int, int]:
+    """A cursor at the metadata, the number of tensors, and that of entries of metadata.
 
     Raises:
         InputError: another kind of file, version or order of bytes.
@@ -212,27 +220,32 @@ def _metadata(data: mmap.mmap, file: Path) -> tuple[dict[str, Any], _Walk, int]:
     if version not in _VERSIONS:
         todo = "convert the model again" if version < min(_VERSIONS) else "a newer RankScope may read it"
         raise _bad(file, f"is GGUF of version {version}, and versions 2 and 3 are read: {todo}")
-    tensors, entries = walk.take("Q"), walk.take("Q")
-    found = {}
-    for _ in range(entries):
+    return walk, walk.take("Q"), walk.take("Q")
+
+
+def _entries(walk: _Walk, count: int) -> Iterator[tuple[str, Any]]:
+    """What is kept of the metadata, of which a file may hold millions."""
+    for _ in range(count):
         name = walk.string()
         value = walk.value(walk.take("I"))
-        if name.startswith(("general.", "split.")) or name.endswith(tuple(_CONFIG_NAMES)):  # a file may hold millions
-            found[name] = value
-    return found, walk, tensors
+        if name.startswith(("general.", "split.")) or name.endswith(tuple(_CONFIG_NAMES)):
+            yield name, value
 
 
-def _no_model(metadata: dict[str, Any], first: Sequence[str]) -> str:
-    """What a file with this metadata and first tensor (none where it has none) is, "" where it may be a model.
+def _no_model(metadata: dict[str, Any], first: Sequence[str] | None) -> str:
+    """What a file with this metadata and first tensor (none where it has none, None where that is not known) is, ""
+    where it may be a model.
 
     The first file of a model in parts may hold its vocabulary alone.
     """
+    unnamed = first is None
+    first = first or ()
     kind = metadata.get("general.type")
     if kind == "imatrix" or any(name.endswith((".in_sum2", ".counts")) for name in first):
         return "an importance matrix of llama.cpp"
     if metadata.get("general.architecture") == "controlvector" or any(name.startswith("direction.") for name in first):
         return "a control vector"
-    if not first and not metadata.get("split.count"):
+    if not first and not unnamed and not metadata.get("split.count"):
         return "a vocabulary without weights"
     return ""
 

@@ -37,6 +37,15 @@ def open_regular(file: Path) -> BinaryIO:
     return open(file, "rb")
 
 
+def head_of(file: Path, count: int) -> bytes:
+    """The first bytes of a file, b"" where it cannot be read: whoever lists it says why."""
+    try:
+        with open_regular(file) as handle:
+            return handle.read(count)
+    except OSError:
+        return b""
+
+
 def check_inside(file: Path, within: Path | None = None) -> None:
     """Refuse a link out of its folder, or out of `within`: a model from elsewhere may not have other files read.
 
@@ -80,12 +89,16 @@ def parse_json(data: bytes, file: Path) -> dict[str, Any]:
         check_dense(data)
         found = json.loads(data)
     except json.JSONDecodeError as error:
+        if told := foreign.signature(data[: foreign.HEAD]):
+            raise InputError(f"{shown} {told}") from None
         if not error.doc.lstrip("\ufeff \t\r\n").startswith(("{", "[", "//", "/*", "#")):
             instead = foreign.content(data[: foreign.HEAD], "JSON") or "is not valid JSON: fetch it again"
             raise InputError(f"{shown} {instead}") from None
         place = f"line {error.lineno}, column {error.colno}: {_fault(error)}"
         raise InputError(f"{shown} is not valid JSON, {place}; mend it or fetch it again") from None
     except UnicodeDecodeError as error:
+        if told := foreign.signature(data[: foreign.HEAD]):
+            raise InputError(f"{shown} {told}") from None
         place = f"byte {error.start + 1} is no letter of {error.encoding.upper()}"
         raise InputError(f"{shown} is not valid JSON: {place}; save it as UTF-8") from None
     except (ValueError, RecursionError):

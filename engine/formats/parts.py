@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Iterable
 
 _NUMBERED = re.compile(r"(.*-)(\d+)-of-(\d+)(\.[A-Za-z]+)")
-_VARIANT = re.compile(r"(.+?)(?:-\d+-of-\d+)?\.\w+(?:-\d+-of-\d+)?(\.[a-z]+)")
-_NATIVE = re.compile(r"(consolidated\.)\d+(\.[a-z]+)")
+_VARIANT = re.compile(r"(.+?)(?:-\d+-of-\d+)?\.\w+(?:-\d+-of-\d+)?(\.[A-Za-z]+)")
+_NATIVE = re.compile(r"(consolidated\.)\d+(\.[A-Za-z]+)")
 _MAX_PARTS = 10_000
 
 

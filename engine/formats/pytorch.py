@@ -15,7 +15,7 @@ import mmap
 import re
 import struct
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from pickletools import genops
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -61,9 +61,10 @@ _DTYPES = {name: code for code, name in TORCH_NAMES.items()} | {
 
 _TRAINER_STATE = re.compile(
     r"(?:training_args|trainer_state|(?:optimizer|scheduler|scaler|rng_state|random_states|sampler|dl_state_dict)(?:_\d+)?"
-    r"|.*optim_states)\.(?:bin|pt|pth|ckpt)"
+    r"|.*optim_states)\.(?:bin|pt|pth|ckpt)",
+    re.IGNORECASE,
 )
-_ADAPTER = re.compile(r"adapter_model.*\.(?:bin|pt|pth)")
+_ADAPTER = re.compile(r"adapter_model.*\.(?:bin|pt|pth)", re.IGNORECASE)
 
 
 _OLMO = frozenset({"optim.pt", "train.pt"})  # beside its model.pt
@@ -95,9 +96,9 @@ class PyTorch(Format):
         shards = [name for name in self.candidates(names) if name.startswith("pytorch_model-") and is_part(name)]
         return [shards] if shards else []
 
-    def goes_along(self, file: Path) -> bool:
+    def goes_along(self, name: str, head: Callable[[], bytes]) -> bool:  # noqa: ARG002 - the name tells
         """See Format: an adapter."""
-        return _ADAPTER.fullmatch(file.name) is not None
+        return _ADAPTER.fullmatch(name) is not None
 
     def doubtful(self, names: Collection[str]) -> list[list[str]]:
         """See Format: torch.save writes everything to files of these suffixes."""
@@ -141,7 +142,7 @@ class PyTorch(Format):
 
     def candidates(self, names: Iterable[str]) -> list[str]:
         """See Format: not what trainers save beside a model."""
-        held = [name for name in self.named(names) if not _is_trainer_state(name)]
+        held = [name for name in self.named(names) if not (_is_trainer_state(name) or foreign.kind_by_name(name))]
         return [name for name in held if name not in _OLMO] or held
 
 
@@ -241,6 +242,10 @@ def _records(file: Path, archive: ZipFile) -> list[tuple[int, int]]:
         raise ValueError("it is a compressed or encrypted zip file")
     if "byteorder" in infos and archive.read(infos["byteorder"]) != b"little":
         raise _bad(file, "was saved on a big-endian machine: load it there and save it as safetensors")
+    if "data.pkl" not in infos:
+        raise _bad(
+            file, "is a zip archive that torch.save did not write: unpack it, and name the file with the weights"
+        )
     _check(file, archive.read(infos["data.pkl"]))
     found = []
     with open(file, "rb") as handle:

@@ -9,7 +9,7 @@ from ..errors import InputError, printable
 from . import foreign
 from .format import Format, Ranged
 from .gguf import GGUF
-from .guarded import open_regular
+from .guarded import head_of
 from .pytorch import PYTORCH
 from .safetensors import SAFETENSORS
 
@@ -17,6 +17,7 @@ FORMATS: tuple[Format, ...] = (SAFETENSORS, PYTORCH, GGUF)
 """In the order in which a folder that holds several is looked through; transformers prefers safetensors too."""
 
 _OF_INDEX = ".index.json"
+_ARTICLES = ("a ", "an ")
 
 
 def suffixes() -> tuple[str, ...]:
@@ -29,12 +30,23 @@ def ranged_suffixes() -> tuple[str, ...]:
     return tuple(suffix for kind in FORMATS if isinstance(kind, Ranged) for suffix in kind.suffixes)
 
 
+def holds_weights(names: Iterable[str]) -> bool:
+    """Whether files of these names may hold weights of a model."""
+    listed = list(names)
+    return any(kind.candidates(listed) for kind in FORMATS)
+
+
+def stands_alone(name: str) -> bool:
+    """Whether the file of this name is of a format that stands alone."""
+    return any(kind.stands_alone for kind in _named(name))
+
+
 def unread(names: Iterable[str]) -> list[str]:
     """One file among these names of each format of weights that is not read, with the format, sorted."""
     kinds: dict[str, str] = {}
     for name in sorted(names):
         if kind := foreign.kind_by_name(name):
-            kinds.setdefault(kind, f"{printable(name, 60)} of {kind}")
+            kinds.setdefault(kind, f"{printable(name, 60)}{', ' if kind.startswith(_ARTICLES) else ' of '}{kind}")
     return list(kinds.values())
 
 
@@ -49,14 +61,14 @@ def format_of(file: Path) -> Format:
         raise InputError(f"{printable(str(file))} {_foreign(file)}")
     if len(named) == 1:
         return named[0]
-    head = _head(file)
+    head = head_of(file, foreign.HEAD)
     return next((kind for kind in named if kind.recognises(head)), named[0])
 
 
 def is_index(name: str) -> bool:
     """Whether the file of this name is an index of a format that has one."""
-    shard = name.removesuffix(_OF_INDEX)
-    return shard != name and any(kind.index and shard.endswith(kind.suffixes) for kind in FORMATS)
+    shard = name.lower().removesuffix(_OF_INDEX)
+    return shard != name.lower() and any(kind.index and shard.endswith(kind.suffixes) for kind in FORMATS)
 
 
 def format_of_index(name: str) -> Format:
@@ -65,25 +77,18 @@ def format_of_index(name: str) -> Format:
     Raises:
         InputError: no format has its suffix.
     """
-    return format_of(Path(name.removesuffix(_OF_INDEX)))
+    return format_of(Path(name[: -len(_OF_INDEX)] if is_index(name) else name))
 
 
 def _foreign(file: Path) -> str:
     """What a file without a suffix of ours is."""
     kinds = ", ".join(suffixes())
     if kind := foreign.kind_by_name(file.name):
+        if kind.startswith(_ARTICLES):
+            return f"is {kind}"
         return f"is a file of {kind}, which is not read: name the model's {kinds}"
-    return foreign.signature(_head(file)) or f"is neither a folder nor a file of weights ({kinds})"
+    return foreign.signature(head_of(file, foreign.HEAD)) or f"is neither a folder nor a file of weights ({kinds})"
 
 
 def _named(name: str) -> list[Format]:
     return [kind for kind in FORMATS if name.lower().endswith(kind.suffixes)]
-
-
-def _head(file: Path) -> bytes:
-    """The first bytes of a file, b"" where it cannot be read: whoever lists it says why."""
-    try:
-        with open_regular(file) as handle:
-            return handle.read(foreign.HEAD)
-    except OSError:
-        return b""

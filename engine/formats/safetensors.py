@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import struct
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     import torch
 
 _OF_INDEX = ".safetensors.index.json"
-_BESIDE = re.compile(r"(adapter_model.*|adapters|optimizer(_\d+)?|optim)\.safetensors")
+_BESIDE = re.compile(
+    r"(adapter_model.*|(\d+_)?adapters|pytorch_lora_weights.*|optimizer(_\d+)?|optim)\.safetensors", re.IGNORECASE
+)
 INDEX = f"model{_OF_INDEX}"
 MAX_HEADER = 100_000_000  # the limit of the reference reader
 MAX_SIZE = 2**64  # as there
@@ -63,10 +65,10 @@ class Safetensors(Ranged):
         for name in (INDEX, "model.safetensors"):
             if name in names:
                 return [[name]]
-        held = [*self.named(names), *sorted(name for name in names if name.endswith(_OF_INDEX))]
+        held = [*self.named(names), *sorted(name for name in names if name.lower().endswith(_OF_INDEX))]
         held = [name for name in held if not _BESIDE.fullmatch(name)]
         whole = [name for name in held if not name.startswith("consolidated")] or held
-        indexes = [name for name in whole if name.endswith(_OF_INDEX)]
+        indexes = [name for name in whole if name.lower().endswith(_OF_INDEX)]
         return [[name] for name in indexes] or ([whole] if whole else [])
 
     def doubtful(self, names: Collection[str]) -> list[list[str]]:
@@ -74,9 +76,9 @@ class Safetensors(Ranged):
         held = self.named(names)
         return [held] if held else []
 
-    def goes_along(self, file: Path) -> bool:
+    def goes_along(self, name: str, head: Callable[[], bytes]) -> bool:  # noqa: ARG002 - the name tells
         """See Format: an adapter, the state of an optimiser."""
-        return _BESIDE.fullmatch(file.name) is not None
+        return _BESIDE.fullmatch(name) is not None
 
     def list_tensors(self, file: Path, origin: Origin) -> Listing:
         """See Format."""
@@ -134,6 +136,11 @@ def read_part(tensor: Tensor, stored: Stored, landing: Landing) -> tuple[torch.T
 
 
 def _entries(header: bytes, file: Path) -> dict[str, Any]:
+    if not header:
+        raise _bad(
+            file, "has an empty header that is not JSON, as downloads have that were cut short: download it again"
+        )
+
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         entries = dict(pairs)
         if len(entries) < len(pairs):

@@ -143,6 +143,27 @@ def _ternary(scheme: Scheme, shape: Shape, parts: Parts) -> Tensor:
     return out.div_(scale) if scheme.offset else out.mul_(scale)
 
 
+def _masked(_: Scheme, __: Shape, parts: Parts) -> Tensor:
+    """W = weight * mask; torch.nn.utils.prune."""
+    return parts["weight"].double() * parts["mask"].double()
+
+
+def _direction(_: Scheme, shape: Shape, parts: Parts) -> Tensor:
+    """W = g v / |v|, by rows, by columns or as a whole as there are lengths g; torch.nn.utils.weight_norm."""
+    weight, length = parts["weight"].double(), parts["length"].double()
+    if length.numel() == 1:
+        norm: Tensor = torch.linalg.vector_norm(weight)
+        return weight * (length.reshape(()) / norm)
+    norm = torch.linalg.vector_norm(weight, dim=int(length.shape[0] == shape[0]), keepdim=True)
+    return weight * (length / norm)
+
+
+def _over_its_norm(_: Scheme, __: Shape, parts: Parts) -> Tensor:
+    """W = weight / (u weight v); torch.nn.utils.spectral_norm."""
+    weight, u, v = (parts[name].double() for name in ("weight", "u", "v"))
+    return weight / (u.reshape(-1) @ weight @ v.reshape(-1))
+
+
 _FORMULAS: dict[str, Callable[[Scheme, Shape, Parts], Tensor]] = {
     "scaled": _scaled,
     "int8 rows": _int8_rows,
@@ -153,6 +174,9 @@ _FORMULAS: dict[str, Callable[[Scheme, Shape, Parts], Tensor]] = {
     "awq": _awq,
     "codebook": _codebook,
     "ternary": _ternary,
+    "masked": _masked,
+    "direction": _direction,
+    "over its norm": _over_its_norm,
 }
 
 

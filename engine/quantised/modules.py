@@ -20,7 +20,7 @@ from ..formats.tensor import Scheme, Stored, Tensor
 from ..landing import Landing
 from ..spectrum import digest
 from ..weights import host_array
-from . import schemes
+from . import effective, schemes
 from .schemes import BNB4, FLOATS, FP8, FP8_SCALES, Found, Parts
 from .settings import Settings
 
@@ -63,7 +63,7 @@ def assemble(tensors: Iterable[Tensor], config: Mapping[str, Any]) -> list[Tenso
 
     What cannot be read is there too, with the sentence that says why as its `problem`.
     """
-    listed = list(tensors)
+    listed = effective.effective(tensors)
     settings = Settings.of(config)
     found: dict[str, Tensor] = {}
     taken: set[str] = set()
@@ -80,7 +80,7 @@ def quantisation(tensors: Iterable[Tensor]) -> str:
     """The format of most quantised weights, "" where there are none."""
     names: Counter[str] = Counter()
     for tensor in tensors:
-        if tensor.scheme is not None:
+        if tensor.scheme is not None and tensor.scheme.formula not in effective.FORMULAS:
             names[tensor.scheme.name] += math.prod(tensor.shape)
     return max(names, key=names.__getitem__) if names else ""
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_OWN_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq", "hf_quant_config.json": "modelopt"}
+OWN_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq", "hf_quant_config.json": "modelopt"}
 """Where AutoGPTQ, the first AutoAWQ and modelopt write what others write into config.json."""
 
 
@@ -69,7 +69,7 @@ def completed(config: Mapping[str, Any], read: Callable[[str], Mapping[str, Any]
     """
     if Settings.of(config).config:
         return config
-    for name, method in _OWN_FILES.items():
+    for name, method in OWN_FILES.items():
         if found := read(name):
             inner = found.get("quantization")
             return {

@@ -45,6 +45,19 @@ async def test_a_failed_projection_shows_why_and_the_others_go_on(tmp_path: Path
         assert "NaN" not in view.foot
 
 
+async def test_a_part_of_a_cut_matrix_says_so_until_it_is_left(tmp_path: Path, root: Path) -> None:
+    weights = llama_weights(2)
+    query = "model.layers.0.self_attn.q_proj.weight"
+    rows, cols = weights[query].shape
+    weights[query] = weights[query][: rows // 2]
+    async with exploring(save_model(tmp_path / "cut", weights, LLAMA), root, WIDE) as view:
+        await view.press("3", "g")
+        assert view.job.startswith("layers.0.attention.query  24x48  not computed")
+        assert view.foot == f"half of the {rows} x {cols} that config.json says: a part of a cut model"
+        await view.press("L")
+        assert "a part of a cut model" not in view.foot
+
+
 async def test_packed_integers_are_a_question_mark(tmp_path: Path, root: Path) -> None:
     weights: dict[str, np.ndarray] = dict(llama_weights(1))
     weights["model.layers.0.self_attn.k_proj.weight"] = np.ones((24, 6), np.int32)
@@ -76,7 +89,7 @@ async def test_names_are_shown_and_never_interpreted(tmp_path: Path, root: Path)
             await view.press(*keys)
             assert _is_clean(view)
         await view.press("3", "h", "enter")
-        await view.until(lambda: "1/20" in view.lines[0], "one computed")
+        await view.until(lambda: "1/10" in view.lines[0], "one computed")
         await view.press("1")
         await view.chart("other.model.layers.0.", "k90")
         assert _is_clean(view)

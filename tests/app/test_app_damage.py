@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -52,16 +53,14 @@ async def test_damage_is_said_and_computed_again(llama: Path, root: Path, kind: 
 
 
 async def test_the_second_model_is_read_too(llama: Path, root: Path, tmp_path: Path) -> None:
-    model = fill(llama, root)
-    other = tmp_path / "other"
-    other.symlink_to(llama)
-    first = fill(Path(other), root, [BAD])
-    aside = damage(root, model.folder, segments.VOLUME)
+    other = shutil.copytree(llama, tmp_path / "other")
+    first, second = fill(llama, root), fill(other, root)
+    aside = damage(root, second.folder, segments.VOLUME)
     async with exploring(first, root, WIDE) as view:
         await view.press("colon")
-        await view.type(f"against {llama}")
-        await view.until(lambda: any(aside.name in n.message for n in view.app._notifications), "a sentence")
-        await view.sees("41/42")
+        await view.type(f"against {other}")
+        await view.until(lambda: view.foot.startswith(f"{aside.name}: {BAD}"), "file and address")
+        await view.sees("A 42/42 stored", "B 41/42")
 
 
 def test_the_picker_says_that_a_model_has_damage(llama: Path, root: Path) -> None:

@@ -14,9 +14,11 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from opening import KEY, QUERY, refusal, stored, tree_or_refusal, weights
+from hub_server import HubServer
+from opening import KEY, QUERY, refusal, refused, stored, tree_or_refusal, weights
 
 from rankscope.engine.catalogue.tree import Tree
+from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.checkpoint.open import open_checkpoint
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"7c" * 32 + b"\nsize 17\n"
@@ -110,21 +112,22 @@ def test_another_programs_file(tmp_path: Path, kind: str, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        ("tf_model.h5", "TensorFlow or Keras"),
-        ("saved_model.pb", "TensorFlow"),
-        ("bert.ckpt.data-00000-of-00001", "TensorFlow"),
-        ("bert.ckpt-1000.index", "TensorFlow"),
-        ("flax_model.msgpack", "Flax"),
-        ("model_q4.ONNX", "ONNX"),
-        ("model.onnx_data", "ONNX"),
-        ("llama.gguf.part2of3", "a GGUF cut in pieces (join them with cat)"),
+        ("tf_model.h5", " of TensorFlow or Keras"),
+        ("saved_model.pb", " of TensorFlow"),
+        ("bert.ckpt.data-00000-of-00001", " of TensorFlow"),
+        ("bert.ckpt-1000.index", " of TensorFlow"),
+        ("flax_model.msgpack", " of Flax"),
+        ("model_q4.ONNX", " of ONNX"),
+        ("model.onnx_data", " of ONNX"),
+        ("llama.gguf.part2of3", ", a GGUF cut in pieces (join them with cat)"),
     ],
 )
 def test_formats_that_are_named(tmp_path: Path, name: str, kind: str) -> None:
     (tmp_path / name).write_bytes(b"\x08\x07")
     (tmp_path / "config.json").write_text("{}")
-    assert f"it holds {name} of {kind}" in refusal(tmp_path)
-    assert f"{name} is a file of {kind}, which is not read: name the model's .safetensors" in refusal(tmp_path / name)
+    assert f"it holds {name}{kind}" in refusal(tmp_path)
+    alone = f" is{kind[1:]}" if kind.startswith(",") else f" is a file{kind}, which is not read: name the model's .safe"
+    assert f"{name}{alone}" in refusal(tmp_path / name)
     (tmp_path / "model.safetensors").write_bytes(weights(QUERY))
     assert isinstance(tree_or_refusal(tmp_path), Tree)
 
@@ -302,3 +305,35 @@ def test_what_goes_along_with_safetensors_is_not_merged_in(tmp_path: Path, name:
         (tmp_path / f"model-0000{number}-of-00002.safetensors").unlink()
     torch.save({KEY: torch.ones(3, 5)}, tmp_path / "pytorch_model.bin")
     assert [t.name for t in open_checkpoint(str(tmp_path)).tensors] == [KEY]
+
+
+def test_an_adapter_beside_a_gguf_is_none_of_the_models(tmp_path: Path) -> None:
+    _gguf(tmp_path / "a.gguf", "llama", {"blk.0.attn_q.weight.lora_a": ROW}, type="adapter")
+    assert [t.file.name for t in open_checkpoint(str(tmp_path)).tensors] == ["a.gguf"]
+    _gguf(tmp_path / "b.gguf", "llama", {"blk.0.attn_q.weight": ROW})
+    assert [t.file.name for t in open_checkpoint(str(tmp_path)).tensors] == ["b.gguf"]
+
+
+@pytest.mark.parametrize("kind", NO_MODELS)
+def test_what_goes_along_with_a_gguf_on_the_hub_is_no_model(tmp_path: Path, hub: HubServer, kind: str) -> None:
+    make, said = NO_MODELS[kind]
+    along = make(tmp_path / "a.gguf").read_bytes()
+    model = _gguf(tmp_path / "b.gguf", "llama", {"blk.0.attn_q.weight": ROW}).read_bytes()
+    hub.push("org/alone", {"a.gguf": along})
+    assert f"is {said}" in refusal("org/alone", download=True)
+    hub.push("org/model", {"a.gguf": along, "b.gguf": model})
+    assert refused("org/model", Access.RANGES) == (
+        "org/model has .gguf weights, which cannot be read in part: use --download"
+    )
+    assert [t.file.name for t in open_checkpoint("org/model", Access.DOWNLOAD).tensors] == ["b.gguf"]
+    hub.push("org/two", {"a.gguf": along, "b.gguf": model, "c.gguf": model})
+    for access in (Access.RANGES, Access.DOWNLOAD):
+        assert "holds 2 models (b.gguf, c.gguf)" in refused("org/two", access)
+
+
+@pytest.mark.parametrize("name", ["adapter_model.bin", "optimizer.bin", "training_args.bin", "ADAPTER_MODEL.BIN"])
+def test_what_goes_along_with_pytorch_files_on_the_hub(tmp_path: Path, hub: HubServer, name: str) -> None:
+    torch.save({QUERY: torch.ones(3, 5)}, tmp_path / "odd.bin")
+    hub.push("org/model", {name: b"not fetched", "odd.bin": (tmp_path / "odd.bin").read_bytes()})
+    assert [t.file.name for t in open_checkpoint("org/model", Access.DOWNLOAD).tensors] == ["odd.bin"]
+    assert hub.files() == ["odd.bin"]

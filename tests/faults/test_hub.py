@@ -277,7 +277,8 @@ def test_a_cache_that_cannot_be_written(hub: HubServer, tmp_path: Path, monkeypa
 
 
 NO_IDS = [
-    "", "a/b/c/d", "foo bar", "../x", "org/", "/nowhere", "@main", "org/tiny@", "org/tiny@../main",
+    "", "a/b//d", "a/b/../d", "a/b/./d", "a/b/c\\d", "a/b/c\x1b[2Jd", "a--b/c/d",
+    "foo bar", "../x", "org/", "/nowhere", "@main", "org/tiny@", "org/tiny@../main",
     "org/tiny@/dev/zero", "org/tiny@a\x1b[2Jb", "a--b", "-a", "a.", "org/tiny.git", "[red]x[/red]", "modèle",
     "~nobody-of-this-name/x", "a\0b", "a\nb", "\ud800", "\u202eorg/tiny", "https://huggingface.co/org/tiny",
     "x" * 97, f"{'x' * 300}@{'0' * 40}", "x" * 5000,

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 from hub_server import HubServer
-from opening import DOWN, QUERY, refusal, refused, weights
+from opening import DOWN, QUERY, index, refusal, refused, weights
 
-from rankscope.engine.checkpoint.hub import Access
+from rankscope.engine.checkpoint.hub import Access, cached_models
 from rankscope.engine.checkpoint.open import open_checkpoint
 
 
 def fill(folder: Path, **files: bytes) -> Path:
+    folder.mkdir(exist_ok=True)
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
@@ -49,7 +50,7 @@ def test_the_folders_of_a_repo_are_named(hub: HubServer) -> None:
     )
     for access in (Access.RANGES, Access.DOWNLOAD):
         line = refused("org/pipe", access)
-        folders = "in folders of it (unet, vae): download one and name it"
+        folders = "in folders of it (unet, vae, x/y): name one of them, as org/pipe/unet"
         assert line == f"org/pipe has no weights on the Hub that can be read but {folders}"
 
 
@@ -108,3 +109,36 @@ def test_the_files_that_olmo_saves(tmp_path: Path) -> None:
     for name, held in (("model.pt", {QUERY: T}), ("optim.pt", OPTIMISER), ("train.pt", {"epoch": 1})):
         torch.save(held, tmp_path / name)
     assert names(tmp_path) == [QUERY]
+
+
+CAPITALS = "MODEL-00001-of-00002.SAFETENSORS", "MODEL-00002-of-00002.SafeTensors"
+
+
+@pytest.mark.parametrize("index_name", ["model.safetensors.index.json", "MODEL.SAFETENSORS.INDEX.JSON"])
+def test_an_index_that_names_suffixes_in_capitals(tmp_path: Path, hub: HubServer, index_name: str) -> None:
+    files = {index_name: index({QUERY: CAPITALS[0], DOWN: CAPITALS[1]})}
+    files |= {CAPITALS[0]: weights(QUERY), CAPITALS[1]: weights(DOWN)}
+    fill(tmp_path / "here", **files)
+    assert names(tmp_path / "here") == [QUERY, DOWN]
+    hub.push("org/capitals", files)
+    for access in (Access.RANGES, Access.DOWNLOAD):
+        assert [t.name for t in open_checkpoint("org/capitals", access).tensors] == [QUERY, DOWN]
+    assert cached_models() == ["org/capitals"]
+
+
+def test_a_url_whose_suffix_is_in_capitals(hub: HubServer) -> None:
+    hub.push("org/capitals", {"Odd.SAFETENSORS": weights(QUERY)})
+    opened = open_checkpoint(f"{hub.url}/org/capitals/resolve/main/Odd.SAFETENSORS")
+    assert (opened.name, [t.name for t in opened.tensors]) == ("org/capitals", [QUERY])
+    hub.static["/Odd.SAFETENSORS"] = weights(DOWN)
+    assert [t.name for t in open_checkpoint(f"http://localhost:{hub.port}/Odd.SAFETENSORS").tensors] == [DOWN]
+
+
+@pytest.mark.parametrize("suffix", ["PTH", "Pt", "BIN"])
+def test_an_index_of_pytorch_files_and_parts_in_capitals(tmp_path: Path, suffix: str) -> None:
+    torch.save({QUERY: T}, tmp_path / f"odd.{suffix}")
+    fill(tmp_path, **{"pytorch_model.bin.index.json": index({QUERY: f"odd.{suffix}"})})
+    assert names(tmp_path) == [QUERY]
+    for rank in range(2):
+        torch.save({QUERY: T}, fill(tmp_path / "parts") / f"mp_rank_0{rank}_model_states.{suffix}")
+    assert "is part 1 of 2 of a tensor-parallel model" in refusal(tmp_path / "parts")

@@ -24,30 +24,35 @@ LIMIT = 240
 
 
 class Mutant(NamedTuple):
-    """What is broken, in which file, from which lines to which, and the names of the tests that see it."""
+    """What is broken, in which file, from which lines to which, and the names of the tests that see it; `until` is the
+    option that ends them at the first failure."""
 
     name: str
     file: str
     tests: list[str]
+    until: list[str]
     old: str
     new: str
 
 
 def mutants() -> list[Mutant]:
-    """Those of store.txt: `== name`, `file: tests`, lines that go behind a `-`, lines that come behind a `+`."""
+    """Those of store.txt: `== name`, `file: tests`, lines that go behind a `-`, lines that come behind a `+`. Where it
+    says `file: all of tests` these run to their end: each must fail or pass, and none may hang."""
     found = []
     for section in re.split(r"^== ", (HERE / "store.txt").read_text(), flags=re.MULTILINE)[1:]:
         name, where, *lines = section.splitlines()
         file, tests = where.split(": ")
         old, new = ("".join(f"{line[1:]}\n" for line in lines if line.startswith(sign)) for sign in "-+")
-        found.append(Mutant(name, file, tests.split(), old, new))
+        until = [] if tests.startswith("all of ") else ["-x"]
+        found.append(Mutant(name, file, tests.removeprefix("all of ").split(), until, old, new))
     return found
 
 
 def files_of(mutant: Mutant) -> list[str]:
-    """The files of its tests, as test_NAME.py or test_store_NAME.py."""
-    wanted = {f"test_{kind}{name}.py" for name in mutant.tests for kind in ("", "store_")}
-    return sorted(str(path.relative_to(TREE)) for path in (TREE / "tests").rglob("test_*.py") if path.name in wanted)
+    """The files of its tests: test_store_NAME.py, or else test_NAME.py."""
+    known = {path.name: str(path.relative_to(TREE)) for path in (TREE / "tests").rglob("test_*.py")}
+    found = (known.get(f"test_store_{name}.py", known.get(f"test_{name}.py")) for name in mutant.tests)
+    return [file for file in found if file is not None]
 
 
 def broken(mutant: Mutant, text: str) -> str:
@@ -66,7 +71,7 @@ def outcome(mutant: Mutant, tree: Path) -> str:
     path = tree / mutant.file
     before = path.read_text()
     path.write_text(broken(mutant, before))
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-n0", "-p", "no:cacheprovider", *files_of(mutant)]
+    command = [sys.executable, "-m", "pytest", "-q", *mutant.until, "-n0", "-p", "no:cacheprovider", *files_of(mutant)]
     settings = {"PYTHONPATH": str(tree / ".src"), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     try:
         ran = subprocess.run(

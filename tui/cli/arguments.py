@@ -10,7 +10,8 @@ from ..data.views import DEFAULT, named_for
 from ..settings.values import positive, reference_line, threshold, thresholds
 
 MODEL_HELP = (
-    "org/name[@revision] on the Hub, a folder, a file (.safetensors, .gguf, .bin, .pt, .ckpt), a URL of one, or demo"
+    "org/name[/folder][@revision] on the Hub, a folder, a file (.safetensors, .gguf, .bin, .pt, .ckpt), a URL of one, "
+    "or demo"
 )
 
 

@@ -32,7 +32,7 @@ from rankscope.store.spectra import remove_model, stored_models
 
 from ..data.pair import Lens, Pair
 from ..data.session import CLOSE_SECONDS, Session, State, open_model, open_stored
-from ..data.wording import byte_size, describe
+from ..data.wording import byte_size, describe, left_out
 from ..drawing.console_tables import add_columns, make_console, plain_table, print_tables
 from .doctor import is_writable
 from .ending import at_end
@@ -70,8 +70,8 @@ def scan(args: Namespace, root: Path) -> int:
         print_tables(make_console(), [Lens(Pair(session), threshold) for threshold in shown], shown_ones)
         if stored := sum(session.entry(p) is not None for p in twins):
             say(f"{stored} spectra with random signs are stored; see rankscope show {args.model} --unit k/kf")
-    if not args.filter and (extra := model.tree.left_out()):
-        say(f"left out: {len(extra)} matrices in layers that are no projections (--filter 'other.*' computes them)")
+    if not args.filter and (rest := left_out(model.tree)):
+        say(f"{rest}: --filter '*' takes them")
     failed: dict[str, list[Projection]] = {}
     for p in (*wanted, *twins):
         if session.state(p) is State.FAILED:
@@ -95,6 +95,8 @@ def tree(args: Namespace, root: Path) -> int:
     model = open_model(args.model, root, or_stored=False)
     session = Session(model, root, lambda _: None, Settings())
     session.load()
+    for warning in model.warnings:
+        say(warning)
     say_damage(session)
     if args.json:
         for projection in model.tree.projections:
@@ -115,11 +117,11 @@ def export(args: Namespace, root: Path) -> int:
     """One file of what is stored; 1 if that is a part of the model, 2 if nothing."""
     session = open_spectra(args.model, root)
     wanted = wanted_of(session.model.tree, args.filter)
-    verify(session, wanted)
+    values = session.read([p.key for p in wanted if session.entry(p) is not None])
+    say_damage(session)
     stored = stored_of(session, args.model, wanted)
     # Tied tensors share one entry, which names the projection that was computed.
     entries = [replace(entry, projection=p) for p in stored if (entry := session.entry(p)) is not None]
-    values = session.store.values([p.key for p in stored])
     try:
         write_export(entries, values, Path(args.output))
     except ValueError as error:

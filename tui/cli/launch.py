@@ -42,7 +42,7 @@ def run_app(args: Namespace, root: Path) -> int:
     models = _picked(root, config, opened) if args.model is None else opened(args.model)
     if not models:
         return 0
-    for warning in (w for model in models if model.checkpoint for w in model.checkpoint.warnings):
+    for warning in (warning for model in models for warning in model.warnings):
         print(warning, file=sys.stderr)
     from rankscope.engine.compute.engine import Settings
 

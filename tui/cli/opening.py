@@ -89,7 +89,7 @@ def stored_of(session: Session, name: str, wanted: list[Projection]) -> list[Pro
 def say_opened(model: Model, session: Session) -> None:
     """What a user should know of a model before its numbers."""
     checkpoint = model.checkpoint
-    for warning in checkpoint.warnings if checkpoint else ():
+    for warning in model.warnings:
         say(warning)
     if checkpoint and not checkpoint.config and not model.tree.known:
         say("there is no config.json: matrices that may fuse several projections are taken whole")

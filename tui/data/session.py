@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from rankscope.engine.catalogue.experts import sample
 from rankscope.engine.catalogue.tree import Tree, build_tree, model_order
+from rankscope.engine.catalogue.whole_factors import CUT
 from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
 from rankscope.engine.checkpoint.remote import stored_name
@@ -58,6 +59,21 @@ class Model:
     tree: Tree
     folder: str
     reason: str = ""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a user should know of it, a line each."""
+        if self.checkpoint is None:
+            return ()
+        cut = [p for p in self.tree.projections if p.note.endswith(CUT)]
+        parts = (f"{len(cut)} matrices are parts of whole ones: {cut[0].address} is {cut[0].note}",) if cut else ()
+        if not self.tree.by_shape:
+            return (*self.checkpoint.warnings, *parts)
+        kind = printable(str(self.checkpoint.config.get("model_type") or ""))
+        names = ", ".join(map(printable, self.tree.by_shape))
+        why = f"model_type {kind} is none that is known" if kind else "there is no model_type"
+        line = f"{why}: {names} split as the heads and the shape of the output matrix prove it"
+        return (*self.checkpoint.warnings, line, *parts)
 
 
 def open_model(model: str, root: Path, access: Access = Access.RANGES, *, or_stored: bool = True) -> Model:

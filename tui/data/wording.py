@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rankscope.engine.catalogue.tree import Tree, kinds_of
 from rankscope.engine.compute.events import Progress
 
 from .session import State
@@ -36,6 +37,12 @@ def describe(progress: Progress) -> str:
     if progress.to_fetch:
         parts.append(share(progress.fetched, progress.to_fetch))
     return "  ".join([*parts, f"{progress.failed} failed"])
+
+
+def left_out(tree: Tree) -> str:
+    """`left out: 30 matrices (embed_tokens, mlp.gate)`, what a scan without a filter does not compute; else ""."""
+    extra = tree.left_out()
+    return f"left out: {len(extra)} matri{'x' if len(extra) == 1 else 'ces'} ({kinds_of(extra)})" if extra else ""
 
 
 def duration(seconds: float) -> str:

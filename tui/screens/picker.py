@@ -73,7 +73,7 @@ class Picker(App[str]):
 
 def choices(root: Path) -> list[tuple[str, str]]:
     """Name and kind of what can be opened without a request: stored, then cached, then the demo."""
-    from rankscope.engine.checkpoint.hub import cached_models, whole
+    from rankscope.engine.checkpoint.hub import Place, cached_models, whole
     from rankscope.engine.checkpoint.open import demo_file
     from rankscope.engine.errors import InputError
     from rankscope.store.spectra import stored_models
@@ -84,7 +84,7 @@ def choices(root: Path) -> list[tuple[str, str]]:
             found["demo"] = f"SmolLM2-135M-Instruct, 4-bit, {kind}"
     for name in cached_models():
         if name not in found:
-            found[name] = "in the Hub cache" if whole(name, "main")[0] else "in the Hub cache, not whole"
+            found[name] = "in the Hub cache" if whole(Place(name))[0] else "in the Hub cache, not whole"
     found.setdefault("demo", "SmolLM2-135M-Instruct, 4-bit")
     return list(found.items())
 

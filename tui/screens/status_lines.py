@@ -13,7 +13,7 @@ from ..data.grid import Grid, Selection
 from ..data.pair import Lens, Pair
 from ..data.session import Session, State
 from ..data.views import BY_KEY, View
-from ..data.wording import byte_size, describe, duration, percent
+from ..data.wording import byte_size, describe, duration, left_out, percent
 
 KEY_HINTS = (
     (f"0-{max(BY_KEY)} view", ""), ("enter compute", "compute"), ("s scan", "scan"),
@@ -119,9 +119,11 @@ def trouble(lens: Lens, p: Projection) -> str:
 
 
 def troubles(lens: Lens, selected: Sequence[Projection]) -> str:
-    """Why what is selected has no spectrum any more, or none at all; of several that failed the first, by name."""
+    """Why what is selected has no spectrum, any more or at all, else what is to be said of it; of several that failed
+    the first, by name."""
     if len(selected) == 1:
-        return printable(trouble(lens, selected[0])) or loss(lens, selected[0])
+        only = selected[0]
+        return printable(trouble(lens, only) or loss(lens, only) or only.note)
     if not any(session.failures for session in lens.pair.sessions):
         return ""
     failed = ((p, lens.session(p)) for p in selected)
@@ -155,6 +157,8 @@ def estimate(session: Session, missing: Sequence[Projection], pattern: str) -> l
     if known:
         pace = sum(seconds for seconds, _ in known) / sum(cost for _, cost in known)
         lines.append(f"about {duration(pace * sum(p.cost for p in missing))}, as fast as what is stored")
+    if not pattern and (rest := left_out(session.model.tree)):
+        lines.append(f"{rest}: the filter * takes them")
     return [line for line in lines if line]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,8 +54,13 @@ _KINDS = (
 class Spec:
     """A family of families.jsonl.
 
-    `untraced` are the roles whose use tracing.py cannot see in this family ("*": it cannot run on one token);
-    `others` the tensors with two axes and more that are no projections, numbers as #, without `.weight`.
+    `untraced` are the roles and the towers whose use tracing.py cannot see in this family ("*": it cannot run on one
+    token); `others` the tensors with two axes and more that are no projections, numbers as #, without `.weight`;
+    `regrouped` says that towers or experts are counted otherwise in memory than on the Hub; `kind` is the class of
+    transformers that builds all of it, where the first that could builds its text alone; `left_out` is what a scan says
+    that it does not compute, "" where that is not tested. `roles`, where a family cannot be traced, is what its
+    modules' code says of the others: by the last two words of a name, `block.role`, with a plus between those of a
+    fused one.
     """
 
     name: str
@@ -62,13 +68,20 @@ class Spec:
     config: dict[str, Any]
     untraced: frozenset[str]
     others: frozenset[str]
+    regrouped: bool
+    kind: str
+    left_out: str
+    roles: Mapping[str, str]
 
 
 def _spec(line: str) -> Spec:
     data = json.loads(line)
     config = _BASES[data.get("base", "")] | data["config"]
     untraced = frozenset(data.get("untraced", "").split())
-    return Spec(data["name"], data["model_type"], config, untraced, frozenset(data["others"].split()))
+    others = frozenset(data["others"].split())
+    regrouped, kind, left_out = data.get("regrouped", False), data.get("kind", ""), data.get("left_out", "")
+    roles = dict(word.split("=") for word in data.get("roles", "").split())
+    return Spec(data["name"], data["model_type"], config, untraced, others, regrouped, kind, left_out, roles)
 
 
 SPECS = tuple(_spec(line) for line in Path(__file__).with_name("families.jsonl").read_text().splitlines())
@@ -90,18 +103,23 @@ class Build:
         return tuple((checkpoint, build_tree(checkpoint)) for checkpoint in checkpoints)
 
 
-def build(spec: Spec, folder: Path) -> Build:
-    """Build, save under both namings, and trace."""
+def model_of(spec: Spec) -> Running:
+    """The model, with random weights."""
     torch.manual_seed(7)
     config = AutoConfig.for_model(spec.model_type, **copy.deepcopy(spec.config))
-    kinds = ("AutoModel",) if spec.model_type == "whisper" else _KINDS
+    kinds = (spec.kind,) if spec.kind else _KINDS
     auto = next(a for a in (getattr(transformers, kind) for kind in kinds) if type(config) in a._model_mapping)
-    model = auto.from_config(config)
+    return auto.from_config(config)
+
+
+def build(spec: Spec, folder: Path) -> Build:
+    """Build, save under both namings, and trace."""
+    model = model_of(spec)
     hub = _saved(model, folder / "hub", True)
     in_file = {tensor.name for tensor in hub.tensors}
     same = in_file <= {name for name, _ in model.named_parameters()} | {name for name, _ in model.named_buffers()}
     memory = hub if same else _saved(model, folder / "memory", False)
-    config.use_cache, config._experts_implementation = False, "eager"
+    model.config.use_cache, model.config._experts_implementation = False, "eager"
     used = [] if "*" in spec.untraced else traced(model, lambda running: _run(spec.model_type, running))
     return Build(spec, hub, memory, used)
 

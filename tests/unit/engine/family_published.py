@@ -59,6 +59,11 @@ def every_second(w: Array) -> Parts:
     return {"mlp.gate": w[::2], "mlp.up": w[1::2]}
 
 
+def shared_pairs(w: Array) -> Parts:
+    """The same of a shared expert."""
+    return {f"shared_{role.replace('mlp', 'expert')}": part for role, part in every_second(w).items()}
+
+
 def columns(w: Array) -> Parts:
     """Conv1D: x @ w, then split(3, dim=-1)"""
     return thirds(w.T)
@@ -82,6 +87,7 @@ PLAIN: dict[str, Place] = {
     "self_attn.v_proj": ((NKV * HD, D), "attention.value"),
     "self_attn.o_proj": (DD, "attention.output"),
 }
+SHORT = {"q": "query", "k": "key", "v": "value", "o": "output"}
 HF = {"hidden_size": D, "num_attention_heads": NH, "num_key_value_heads": NKV, "num_hidden_layers": 2}
 
 
@@ -95,6 +101,7 @@ class Published:
     config: Mapping[str, Any] = field(default_factory=lambda: HF)
     others: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     name: str = ""
+    left_out: str = ""
 
 
 def _experts(path: str, names: str = "gate_proj up_proj down_proj") -> dict[str, Place]:
@@ -382,5 +389,89 @@ PUBLISHED = (
         {**PLAIN, "mlp.shared_experts.up_proj": ((F, D), "shared_expert.up")},
         {"text_config": {"model_type": "aria_text", **HF}},
         {"mlp.router": (3, D)},
+    ),
+    Published(
+        "kimi_k25",
+        "vision_tower.encoder.blocks",
+        {"wqkv": ((THREE, D), thirds), "wo": (DD, "attention.output"), **_mlp("", "mlp.fc0", "mlp.fc1")},
+        {"vision_config": {"vt_num_attention_heads": NH, "vt_hidden_size": D}, "text_config": HF},
+        name="kimi_k25-vision",
+    ),
+    Published(
+        "deepseek_vl_v2",
+        "model.vision_model.transformer.layers",
+        {
+            "self_attn.qkv_proj": ((THREE, D), thirds),
+            "self_attn.out_proj": (DD, "attention.output"),
+            **_mlp("", "mlp.fc1", "mlp.fc2"),
+        },
+        {"vision_config": {"model_type": "vision", "width": {"clip-l-14-224": {"heads": NH, "width": D}}}},
+    ),
+    Published(
+        "molmo",
+        "model.vision_backbone.image_vit.transformer.resblocks",
+        {
+            **{f"attention.w{name}": (DD, f"attention.{role}") for name, role in SHORT.items()},
+            "feed_forward.w1": ((F, D), "mlp.up"),
+            "feed_forward.w2": ((D, F), "mlp.down"),
+        },
+        HF,
+        name="molmo-vision",
+    ),
+    Published(
+        "gpt-sw3",
+        "h",
+        {
+            "attn.c_attn": ((D, THREE), columns),
+            "attn.c_proj": (DD, turned("attention.output")),
+            "mlp.c_fc": ((D, F), turned("mlp.up")),
+            "mlp.c_proj": ((F, D), turned("mlp.down")),
+        },
+        GPT,
+    ),
+    Published(
+        "exaone",
+        "transformer.h",
+        {
+            **{
+                f"attn.attention.{path.partition('.')[2]}": place
+                for path, place in PLAIN.items()
+                if "o_proj" not in path
+            },
+            "attn.attention.out_proj": (DD, "attention.output"),
+            **_mlp("mlp.c_fc_0", "mlp.c_fc_1", "mlp.c_proj"),
+        },
+        {**HF, "num_layers": 2},
+    ),
+    Published("dory", "model.layers", {**PLAIN, "self_attn.g_proj": ((NH, D), "attention.gate"), **MLP}),
+    Published(
+        "sarvam_moe",
+        "model.layers",
+        {
+            "attention.query_key_value": ((QKV, D), q_k_v),
+            "attention.dense": (DD, "attention.output"),
+            **_experts("mlp.experts.{}"),
+            "mlp.shared_experts.gate_proj": ((F, D), "shared_expert.gate"),
+        },
+        HF,
+        {"mlp.gate": (3, D)},
+        left_out="left out: 2 matrices (mlp.gate)",
+    ),
+    Published(
+        "ernie4_5_vl",
+        "model.layers",
+        {**PLAIN, **_experts("mlp.experts.{}"), "mlp.shared_experts.up_proj": ((F, D), "shared_expert.up")},
+        HF,
+        {"mlp.gate": (D, 3), "mlp.gate.weight_1": (D, 3)},
+        left_out="left out: 4 matrices (mlp.gate, mlp.gate.weight_1)",
+    ),
+    Published(
+        "inkling_mm_model",
+        "model.llm.layers",
+        {
+            "mlp.experts.shared_w13_weight": ((2 * F, D), shared_pairs),
+            "mlp.experts.shared_w2_weight": ((D, F), "shared_expert.down"),
+        },
+        {"text_config": {"model_type": "inkling_text", **HF}},
     ),
 )

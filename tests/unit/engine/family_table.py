@@ -71,11 +71,19 @@ def _split(rule: Rule) -> str:
     }
     words += [stacks[rule.stack]] if rule.stack else []
     words += (
-        [{"doubled": "where twice as wide as the MLP", "gated": "where twice as wide as the output"}[rule.when]]
+        [
+            {
+                "doubled": "where twice as wide as the MLP",
+                "gated": "where twice as wide as the output",
+                "latent gated": "as many rows as latent queries with an output gate need",
+            }[rule.when]
+        ]
         if rule.when
         else []
     )
-    return ", ".join(words)
+    if rule.proven:
+        words += ["where heads and output prove it"] if rule.layouts else ["whole: no type says its order"]
+    return ", ".join(filter(None, words))
 
 
 def _path(rule: Rule) -> str:
@@ -91,7 +99,7 @@ def _tested(family: str) -> str:
         return f"M, but by name alone: {', '.join(unseen)}" if unseen else "M"
     if family in {spec.model_type for spec in SPECS}:
         return "M, names"
-    assert family in {item.model_type for item in PUBLISHED} | {"openelm"}
+    assert family in {item.model_type for item in PUBLISHED} | {"openelm", "lara_mini"}
     return "S"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from family_builds import SPECS
-from family_published import HD, PUBLISHED, Array, D, F, Published
+from family_published import HD, NKV, PUBLISHED, Array, D, F, Published
 from family_specs import FAMILIES
 from lapack_reference import assert_same_spectrum, compute
 from safetensors.numpy import save_file
@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from rankscope.engine.catalogue.families import KNOWN_FAMILIES
 from rankscope.engine.catalogue.tree import build_tree
 from rankscope.engine.checkpoint.open import open_checkpoint
+from rankscope.tui.data.wording import left_out
 
 
 def _save(folder: Path, family: Published) -> dict[str, Array]:
@@ -53,6 +54,22 @@ def test_slices_are_the_published_split(tmp_path: Path, family: Published) -> No
         assert_same_spectrum(compute(checkpoint, p), wanted[address], 1e-9)
     assert tree.known
     assert not any(p.note for p in tree.projections)
+    assert left_out(tree) == family.left_out or not family.left_out
+
+
+def test_linear_attention_in_one_tensor_is_whole_with_a_line_where_no_type_says_its_order(tmp_path: Path) -> None:
+    """Lara-Mini: nothing published says in which order `linear_attn.in_proj` holds its parts."""
+    rng = np.random.default_rng(5)
+    shapes = {"in_proj": (4 * D, D), "out_proj": (D, D)}
+    arrays = {f"layers.0.linear_attn.{n}.weight": rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()}
+    save_file(arrays, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "lara_mini", "linear_num_key_heads": NKV}))
+    checkpoint = open_checkpoint(str(tmp_path))
+    output, fused = build_tree(checkpoint).scanned()
+    assert output.address == "layers.0.linear_attention.output"
+    assert (fused.block, fused.rows) == ("other", 4 * D)
+    assert fused.note == "no model_type says how it is fused: not split"
+    assert_same_spectrum(compute(checkpoint, fused), arrays[fused.tensor])
 
 
 def test_openelm_splits_every_layer_by_its_own_heads(tmp_path: Path) -> None:
@@ -84,5 +101,5 @@ def test_openelm_splits_every_layer_by_its_own_heads(tmp_path: Path) -> None:
 
 def test_every_known_family_is_under_test() -> None:
     run = {spec.model_type for spec in SPECS} | {family.model_type for family in FAMILIES}
-    published = {family.model_type for family in PUBLISHED} | {"openelm"}
+    published = {family.model_type for family in PUBLISHED} | {"openelm", "lara_mini"}
     assert KNOWN_FAMILIES - run - published == set()

@@ -5,21 +5,24 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from family_builds import SPECS, Build, build
+from family_builds import SPECS, Build, Spec, build, model_of
 from lapack_reference import Array, lapack
 from transformers import AutoConfig
 from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
 
-from rankscope.engine.catalogue.families import KNOWN_FAMILIES
+from rankscope.engine.catalogue.families import KNOWN_FAMILIES, NOT_PROJECTIONS
 from rankscope.engine.catalogue.layouts import INTERLEAVE
 from rankscope.engine.catalogue.rules import cut, split
-from rankscope.engine.catalogue.tree import Tree
-from rankscope.engine.checkpoint.open import Checkpoint
+from rankscope.engine.catalogue.tree import Tree, build_tree
+from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
 from rankscope.engine.spectrum import Projection
+from rankscope.engine.weights import Weights
+from rankscope.tui.data.wording import left_out
 
 USES = {
     **dict.fromkeys(("query", "query_b"), ("query", "part")),
@@ -48,8 +51,7 @@ def test_slices_are_what_the_running_model_uses(built: Build) -> None:
         unmatched = [
             p.address
             for p, values in _spectra(checkpoint, tree)
-            if "*" not in built.spec.untraced
-            and f"{p.block}.{p.role}" not in built.spec.untraced
+            if not built.spec.untraced & {"*", p.tower, f"{p.block}.{p.role}"}
             and not any(_take(pool[use, p.layer or 0], p.expert, values) for use in _uses(tree, p))
         ]
         assert not unmatched
@@ -104,26 +106,89 @@ def test_what_is_no_projection_is_shown_as_other(built: Build) -> None:
     assert not others & {p.tensor for p in tree.scanned()}
 
 
+def test_a_scan_says_what_it_leaves_out(built: Build) -> None:
+    (_, tree), *_ = built.trees
+    assert not built.spec.left_out or left_out(tree) == f"left out: {built.spec.left_out}"
+
+
+def test_what_cannot_run_has_the_roles_that_its_code_says(built: Build) -> None:
+    found: dict[str, set[str]] = defaultdict(set)
+    for p in (p for p in built.trees[0][1].projections if p.block != "other"):
+        words = re.sub(r"(?<=\.)\d+(?=\.|$)", "#", p.tensor).removesuffix(".weight").split(".")
+        found[".".join(words[-2:])].add(f"{p.block}.{p.role}")
+    if built.spec.roles:
+        assert {name: "+".join(sorted(roles)) for name, roles in found.items()} == built.spec.roles
+
+
 def test_the_family_is_known_under_both_namings_and_nothing_contradicts(built: Build) -> None:
     assert built.spec.model_type in KNOWN_FAMILIES
     for _, tree in built.trees:
         assert tree.known
-        assert not tree.left_out()
+        # A bare `gate` chooses among the experts beside it.
+        assert all(p.layer is None or p.role == "gate" or NOT_PROJECTIONS.search(p.role) for p in tree.left_out())
         assert not [p.note for p in tree.projections if p.note]
 
 
 def test_both_namings_hold_the_same_projections(built: Build) -> None:
-    roles = [sorted(map(_place, (p for p in tree.projections if p.block != "other"))) for _, tree in built.trees]
-    assert all(found == roles[0] for found in roles)
+    held = [_held(built.spec, *pair) for pair in built.trees]
+    assert all([place for place, _ in found] == [place for place, _ in held[0]] for found in held)
+    norms = [np.array([norm for _, norm in found]) for found in held]
+    assert all(np.allclose(found, norms[0], rtol=1e-9) for found in norms)
+
+
+def _held(spec: Spec, checkpoint: Checkpoint, tree: Tree) -> list[tuple[tuple[str | int, ...], float]]:
+    """Where each projection stands; and where tracing does not see it, its Frobenius norm: other rows have another."""
+    stored = {tensor.name: tensor for tensor in checkpoint.tensors}
+    named = [p for p in tree.projections if p.block != "other"]
+    weights = {name: checkpoint.read(stored[name])[0] for name in {p.tensor for p in named} if spec.untraced}
+    norms = [_norm(weights[p.tensor], p) if spec.untraced else 0.0 for p in named]
+    return sorted(zip((_place(p)[2 * spec.regrouped :] for p in named), norms, strict=True))
+
+
+def _norm(weights: Weights, p: Projection) -> float:
+    return float(np.linalg.norm(np.asarray(weights if p.slice is None else cut(weights, p.slice), dtype=np.float64)))
 
 
 def _place(p: Projection) -> tuple[str | int, ...]:
     expert = -1 if p.expert is None else p.expert
-    return (p.tower or "", p.layer or 0, p.block, expert, p.role, p.rows, p.cols)
+    return (p.tower or "", expert, p.layer or 0, p.block, p.role, p.rows, p.cols)
 
 
 def test_more_than_sixty_families() -> None:
     assert len({spec.model_type for spec in SPECS}) > 120
+
+
+@pytest.mark.parametrize(
+    ("family", "module", "fused"),
+    [
+        ("moonshine", "decoder.layers.0.mlp", "fc1"),
+        ("clvp", "text_encoder_model.layers.0.mlp.fc1", "proj"),
+        ("clvp", "speech_encoder_model.layers.0.mlp.fc1", "proj"),
+        ("phi4_multimodal", "model.embed_tokens_extend.audio_embed.encoder.encoders.0.feed_forward_in", "gate_up_proj"),
+        ("gemma4_audio", "layers.0.lconv1d", "linear_start"),
+    ],
+)
+def test_gate_and_up_of_one_matrix_are_told_apart_by_curvature(
+    tmp_path: Path, family: str, module: str, fused: str
+) -> None:
+    """A block is curved in every gate and linear in every up, where all else that it holds passes on what it gets."""
+    model = model_of(next(spec for spec in SPECS if spec.name == family))
+    model.save_pretrained(tmp_path)
+    name = f"{module}.{fused}"
+    parts = [p for p in build_tree(open_checkpoint(str(tmp_path))).projections if p.tensor.startswith(f"{name}.")]
+    rows = sum(p.rows for p in parts)
+    block = torch.nn.GLU() if fused == "linear_start" else model.get_submodule(module).double().eval()
+    for part, _ in list(block.named_children()):
+        if not part.startswith("act"):
+            setattr(block, part, torch.nn.Identity())
+    torch.manual_seed(3)
+    hessian = torch.autograd.functional.hessian(
+        lambda x: block(x[None, None]).sum(), torch.randn(rows, dtype=torch.float64)
+    )
+    curved = {i for i in range(rows) if hessian[i, i].abs() > 1e-9}
+    numbers = torch.arange(rows)[:, None]
+    found = {p.role: set(cut(numbers, p.slice).flatten().tolist()) for p in parts if p.slice}
+    assert found == {"gate": curved, "up": set(range(rows)) - curved}
 
 
 def test_gate_and_up_of_gpt_oss_are_told_apart_by_curvature() -> None:

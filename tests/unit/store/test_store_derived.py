@@ -100,9 +100,10 @@ def test_parsing_gives_what_building_promised(make: Make, tmp_path: Path) -> Non
 def test_what_is_pending_together_goes_into_a_file_of_each_version(
     make: Make, same: Same, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate, real = threading.Event(), spectra.build
+    began, gate, real = threading.Event(), threading.Event(), spectra.build
 
     def build(*args: Any) -> Any:
+        began.set()
         assert gate.wait(10)
         return real(*args)
 
@@ -110,8 +111,7 @@ def test_what_is_pending_together_goes_into_a_file_of_each_version(
     kept = mixture(make)
     with SpectraStore(tmp_path, "m") as store:
         first = store.put(make(9))
-        while not first.running():  # the others wait together
-            pass
+        assert began.wait(10)  # the others wait together
         futures = [store.put(spectrum) for spectrum in kept]
         gate.set()
         for future in (first, *futures):
@@ -123,9 +123,10 @@ def test_what_is_pending_together_goes_into_a_file_of_each_version(
 def test_a_disk_that_fails_one_version_says_so_of_that_one_alone(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, gate = segments.write, threading.Event()
+    real, began, gate = segments.write, threading.Event(), threading.Event()
 
     def write(folder: Path, kind: str, data: bytes) -> str:
+        began.set()
         assert gate.wait(10)
         if b"[K; V]" in data:
             raise OSError(5, "Input/output error")
@@ -133,9 +134,8 @@ def test_a_disk_that_fails_one_version_says_so_of_that_one_alone(
 
     monkeypatch.setattr(segments, "write", write)
     with SpectraStore(tmp_path, "m") as store:
-        first = store.put(make(9))
-        while not first.running():
-            pass
+        store.put(make(9))
+        assert began.wait(10)
         derived, plain = store.put(stack_of(make, 3, make(3), make(5))), store.put(make(3))
         gate.set()
         assert isinstance(derived.exception(), OSError)

@@ -13,6 +13,7 @@ from ...data.filter import find
 from ...data.pair import Side
 from ...data.session import Session
 from ...data.state import ExplorerState
+from ...data.wording import left_out
 from ..status_lines import estimate
 
 Missing: TypeAlias = dict[Session, list[Projection]]
@@ -49,7 +50,9 @@ class Scanner:
             wanted += [(second, p) for p in second.sampled(theirs)]
         missing = self._missing(wanted)
         if not missing:
-            state.say("everything that the filter leaves is computed" if state.pattern else "everything is computed")
+            rest = "" if state.pattern else left_out(state.session.model.tree)
+            whole = f"everything is computed; {rest}: the filter * takes them" if rest else "everything is computed"
+            state.say("everything that the filter leaves is computed" if state.pattern else whole)
             return
         lines = [line for session, found in missing.items() for line in estimate(session, found, state.pattern)]
         self._ask(lines, lambda: self._submit(missing, urgent=False))

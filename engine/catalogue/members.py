@@ -1,0 +1,74 @@
+"""What is judged of a layer as a whole: the tensors of its MLPs, and of each expert by itself where experts differ."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import NamedTuple, TypeAlias
+
+from ..formats.tensor import Tensor
+from .contradictions import Member, Verdict, judge
+from .layouts import Rule
+
+_SHARED = frozenset(("share_expert", "shared_expert", "shared_experts", "shared_mlp"))
+_INTEGERS = re.compile(r"[IU]\d+|BOOL")
+
+Group: TypeAlias = tuple[str, int, int | None]
+"""Prefix and layer, and the expert where those of the layer differ in their shapes."""
+
+
+class Held(NamedTuple):
+    """A tensor of an MLP, its path in the layer and the rule that holds for it; `turned`: its planes are (in, out)."""
+
+    path: str
+    tensor: Tensor
+    rule: Rule
+    turned: bool
+
+    @property
+    def module(self) -> str:
+        """What holds it, by its path in the layer."""
+        return self.path.rpartition(".")[0]
+
+    @property
+    def member(self) -> Member:
+        """What its shape tells: nothing where blocks of rows make a stack, where it is packed, or odd and fused."""
+        tensor, rule = self.tensor, self.rule
+        roles = (rule.role,) if rule.role else rule.layouts[0].roles
+        rows, cols = tensor.shape[-2:]
+        if rule.transposed or self.turned:
+            rows, cols = cols, rows
+        if rule.stack == "rows" or tensor.problem or _INTEGERS.fullmatch(tensor.dtype) or rows % len(roles):
+            rows = cols = 0
+        return Member(block_of(rule.block, self.path), self.path, roles, rows // len(roles), cols)
+
+
+@lru_cache(maxsize=65536)
+def block_of(block: str, path: str) -> str:
+    """A rule's block, but for the MLPs that all tokens share beside experts."""
+    shared = any(word in _SHARED for word in path.split("."))
+    return "shared_expert" if shared and block in ("mlp", "expert") else block
+
+
+def verdicts(
+    groups: Mapping[Group, Sequence[Held]], widths: Callable[[str, int], tuple[int, int]]
+) -> Iterator[tuple[tuple[Group, str], Verdict]]:
+    """Group and path of each tensor whose name the shapes of its layer contradict, and what follows.
+
+    `widths` gives those of a layer that `judge` asks for.
+    """
+    members = {group: [held.member for held in tensors] for group, tensors in groups.items()}
+    named: dict[tuple[str, str, str], set[str]] = defaultdict(set)
+    for (prefix, _, _), own in members.items():
+        for member in own:
+            named[prefix, member.block, member.parent].update(member.roles)
+    for group, own in members.items():
+        held: dict[tuple[str, str], set[str]] = defaultdict(set)
+        for member in own:
+            held[member.block, member.parent].update(member.roles)
+        # What other layers have there may be in another file: nothing follows from its absence.
+        whole = tuple(m for m in own if held[m.block, m.parent] == named[group[0], m.block, m.parent])
+        for path, verdict in judge(whole, *widths(group[0], group[1])).items():
+            yield (group, path), verdict
