@@ -92,7 +92,7 @@ async def test_a_scan_asks_for_what_nobody_has_stored(llama: Path, root: Path) -
         assert "28/42 stored" in view.lines[0]
         fill(llama, root)
         await view.press("s")
-        assert view.foot.startswith("everything is computed; left out: ")
+        assert view.foot.startswith("everything is computed")
         assert not view.has_engine
 
 
@@ -135,7 +135,7 @@ async def test_a_full_disk_is_said_and_the_scan_goes_on_when_there_is_room(
             patch.setattr(segments, "write", full)
             await view.press("s", "enter")
             await _is_paused(view)
-            assert str(root)[:60] in view.foot  # as much as fits
+            assert str(root) in view.foot
             assert "!" not in " ".join(view.cells(0))
             await view.press("j")
             await _is_paused(view)  # until it is over, whatever the user does

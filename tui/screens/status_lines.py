@@ -119,11 +119,11 @@ def trouble(lens: Lens, p: Projection) -> str:
 
 
 def troubles(lens: Lens, selected: Sequence[Projection]) -> str:
-    """Why what is selected has no spectrum any more, or none at all, or what to know of it; of several that failed
+    """Why what is selected has no spectrum, any more or at all, else what is to be said of it; of several that failed
     the first, by name."""
     if len(selected) == 1:
-        (only,) = selected
-        return printable(trouble(lens, only)) or loss(lens, only) or printable(only.note)
+        only = selected[0]
+        return printable(trouble(lens, only) or loss(lens, only) or only.note)
     if not any(session.failures for session in lens.pair.sessions):
         return ""
     failed = ((p, lens.session(p)) for p in selected)

@@ -114,12 +114,11 @@ def test_what_fits_is_saved_before_the_rest_waits(
     assert len(stored(tmp_path)) == 20
 
 
-@pytest.mark.parametrize("size", [400_000, 160_000])
 def test_merging_makes_room_as_far_as_it_can(
-    make: Make, same: Same, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heard: queue.Queue[str], size: int
+    make: Make, same: Same, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heard: queue.Queue[str]
 ) -> None:
     """36 spectra, each saved alone, take 600 kB as they are written and 60 kB merged."""
-    SmallDisk(tmp_path, size, monkeypatch)
+    SmallDisk(tmp_path, 160_000, monkeypatch)
     with SpectraStore(tmp_path, "m") as store:
         store.listen(heard.put)
         for n in range(36):

@@ -103,9 +103,10 @@ def test_putting_from_many_threads(make: Make, same: Same, tmp_path: Path) -> No
 
 
 def test_close_finishes_what_is_pending_and_merges(make: Make, same: Same, tmp_path: Path) -> None:
+    with SpectraStore(tmp_path, "m") as before:
+        for n in range(31):
+            before.put(make(n)).result()
     store = SpectraStore(tmp_path, "m")
-    for n in range(31):
-        store.put(make(n)).result()
     futures = [store.put(make(n)) for n in range(31, 40)]
     store.close()
     assert all(future.done() for future in futures)
