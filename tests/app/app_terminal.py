@@ -59,6 +59,13 @@ class Terminal:
     def press(self, keys: bytes) -> None:
         os.write(self.terminal, keys)
 
+    def until_stopped(self) -> None:
+        """Wait until it is suspended, reading: a program whose writing waits for us would never be."""
+        while not (found := os.waitpid(self.child, os.WUNTRACED | os.WNOHANG))[0]:
+            if select.select([self.terminal], [], [], 0.02)[0]:
+                assert self._read(), self.written[-2000:]
+        assert os.WIFSTOPPED(found[1])
+
     def end(self) -> int:
         """Wait for the end; returns the exit code."""
         while self._read():

@@ -121,8 +121,7 @@ def test_ctrl_z_gives_the_terminal_to_the_shell_and_fg_takes_it(
     terminal = Terminal(tmp_path, PLAIN, *words, "--store", root)
     terminal.until(shown)
     terminal.press(b"\x1a")
-    _, status = os.waitpid(terminal.child, os.WUNTRACED)
-    assert os.WIFSTOPPED(status)
+    terminal.until_stopped()
     terminal.until(OFF[-1])
     assert is_put_back(terminal)
     terminal.written = b""

@@ -112,10 +112,11 @@ class TerminalDriver(LinuxDriver):
         super().run_input_thread()
 
     def decode(self, data: bytes, final: bool = False) -> str:
-        """What was typed. Where the terminal is gone, and nobody was told (nohup), it ends the program: textual would
-        read nothing, again and again."""
+        """What was typed. Where the terminal is gone it ends the program, by another signal where that of a terminal
+        is ignored (nohup): textual would read nothing, again and again."""
         if not data and not final:
-            os.kill(os.getpid(), signal.SIGTERM)
+            is_told = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+            os.kill(os.getpid(), signal.SIGHUP if is_told else signal.SIGTERM)
             self.exit_event.wait()
         return self._decoder.decode(data, final)
 
