@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,22 +20,13 @@ from rankscope.engine.spectrum import Spectrum, Values
 from . import room, segments
 from .entry import Entry, entry_of, spectrum_of
 from .files import Files
-from .folders import is_model_folder
 from .index import Place
 from .layout import build
 from .segments import DamagedFile
 from .watch import FolderWatch
 from .writer import Writer
 
-__all__ = [
-    "DamagedFile",
-    "Entry",
-    "SpectraStore",
-    "StoredModel",
-    "entry_of",
-    "remove_model",
-    "stored_models",
-]
+__all__ = ["DamagedFile", "Entry", "SpectraStore", "entry_of"]
 
 _MERGE_AT = 32  # segments that are worth a merge: each costs about 2 ms to open
 _FILE_BYTES, _ROW_BYTES = 13_000, 450  # of a file, and of each spectrum in it beside its values
@@ -371,94 +362,6 @@ class SpectraStore:
                     place = self._files.index.place(key)
                     files.setdefault(place.file, []).append((entry, place))
         return files
-
-
-@dataclass(frozen=True, slots=True)
-class StoredModel:
-    """A folder of the store: `name` is the Hub id or path recorded in it, `size` is in bytes.
-
-    `spectra` counts those of the weights as they are: twins and whatever else is derived are no spectra of the model.
-    `damaged` are files that are not served as they stand, and those that were set aside, with a sentence each; the
-    folder itself where it cannot be read.
-    """
-
-    folder: str
-    name: str
-    spectra: int
-    size: int
-    computed_at: str
-    damaged: tuple[tuple[Path, str], ...] = ()
-
-    @property
-    def unread(self) -> str:
-        """Why nothing of the folder can be read, "" where it can: a line for the user."""
-        return next((f"{path}: {sentence}" for path, sentence in self.damaged if path.name == self.folder), "")
-
-
-@dataclass(frozen=True, slots=True)
-class Removed:
-    """What was deleted of a model: spectra, and files that are none of theirs."""
-
-    spectra: int
-    unread: int
-    """Files of a later version, or that could not be read."""
-    damaged: int
-    """Files that were set aside."""
-    temporary: int
-
-
-def stored_models(root: Path) -> list[StoredModel]:
-    """The models that have spectra under `root`, sorted by name; none where there is no such folder."""
-    if not Path(root).is_dir():
-        return []
-    found = (_stored_model(Path(root), path.name) for path in Path(root).iterdir() if _may_be_a_model(path))
-    return sorted((model for model in found if model is not None), key=lambda model: model.name)
-
-
-def _may_be_a_model(path: Path) -> bool:
-    with suppress(PermissionError):  # of the root: what stands in it is named, with that reason
-        return path.is_dir() and is_model_folder(path.name)
-    return is_model_folder(path.name)
-
-
-def _stored_model(root: Path, folder: str) -> StoredModel | None:
-    """None where nothing of ours is in the folder."""
-    store = SpectraStore(root, folder)
-    entries = store.entries()
-    damaged = dict(store.set_aside) | dict(store.damaged)
-    if not entries and not damaged:
-        return None
-    newest = max(entries, key=lambda entry: entry.computed_at, default=None)
-    return StoredModel(
-        folder=folder,
-        name=newest.projection.source.repo if newest else folder,
-        spectra=sum(entry.projection.counts() for entry in entries),
-        size=segments.size(root / folder),
-        computed_at=newest.computed_at if newest else "",
-        damaged=tuple(damaged.items()),
-    )
-
-
-def remove_model(root: Path, folder: str) -> Removed:
-    """Delete the spectra in `root`/`folder`, and the folder if nothing else is in it.
-
-    Raises:
-        ValueError: `folder` is not the name of a folder directly under `root`.
-        OSError: it is not there, or a file cannot be deleted.
-    """
-    path = Path(root) / folder
-    if folder in ("", ".", "..") or path.name != folder or path.is_symlink():
-        raise ValueError(f"{folder!r} is not the name of a stored model")
-    store = SpectraStore(root, folder)
-    spectra = len(store.entries())
-    unread = sum(found.suffix == ".h5" for found, _ in store.damaged)
-    names = [file.name for file in path.iterdir() if segments.is_ours(file.name)]
-    for name in names:
-        (path / name).unlink(missing_ok=True)
-    with suppress(OSError):  # it holds files of somebody else
-        path.rmdir()
-    damaged = sum(name.endswith(".damaged") for name in names)
-    return Removed(spectra, unread, damaged, sum(name.startswith(".tmp") for name in names))
 
 
 def _is_due(names: Iterable[str]) -> bool:

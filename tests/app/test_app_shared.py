@@ -13,7 +13,7 @@ from app_looking import View, exploring
 from app_models import fill
 
 from rankscope.store import segments, writer
-from rankscope.store.spectra import remove_model
+from rankscope.store.models import remove_model
 from rankscope.tui.data.state import Change
 from rankscope.tui.screens.explorer import screen
 

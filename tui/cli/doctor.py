@@ -14,7 +14,8 @@ from rankscope.engine.checkpoint import hub
 from rankscope.engine.checkpoint.open import demo_file
 from rankscope.engine.compute import devices
 from rankscope.engine.errors import InputError
-from rankscope.store.spectra import SpectraStore, stored_models
+from rankscope.store.models import stored_models
+from rankscope.store.spectra import SpectraStore
 
 _PACKAGES = ("torch", "numpy", "h5py", "safetensors", "gguf", "huggingface_hub", "textual", "plotext")
 

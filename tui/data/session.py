@@ -105,7 +105,8 @@ def open_stored(model: str, root: Path) -> Model | None:
         InputError: its folder in the store cannot be read.
     """
     from rankscope.store.folders import model_folder
-    from rankscope.store.spectra import SpectraStore, stored_models
+    from rankscope.store.models import stored_models
+    from rankscope.store.spectra import SpectraStore
 
     wanted = {model, model_folder(stored_name(model))}
     with suppress(RuntimeError):  # ~nobody

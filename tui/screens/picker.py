@@ -18,7 +18,7 @@ from ..settings import keys
 from .terminal import TerminalDriver, draw_after_fg, use_plain
 
 if TYPE_CHECKING:
-    from rankscope.store.spectra import StoredModel
+    from rankscope.store.models import StoredModel
 
 
 class Picker(App[str]):
@@ -76,7 +76,7 @@ def choices(root: Path) -> list[tuple[str, str]]:
     from rankscope.engine.checkpoint.hub import Place, cached_models, whole
     from rankscope.engine.checkpoint.open import demo_file
     from rankscope.engine.errors import InputError
-    from rankscope.store.spectra import stored_models
+    from rankscope.store.models import stored_models
 
     found = {model.name: _kind(model) for model in stored_models(root)}
     with suppress(InputError):  # the demo is not installed

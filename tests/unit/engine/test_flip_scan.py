@@ -17,7 +17,8 @@ from numpy.random import PCG64
 from safetensors.torch import load_file
 
 from rankscope.engine.compute.engine import Settings
-from rankscope.store.spectra import SpectraStore, stored_models
+from rankscope.store.models import stored_models
+from rankscope.store.spectra import SpectraStore
 from rankscope.tui.cli.main import main
 from rankscope.tui.data.session import Session, open_model, open_stored
 

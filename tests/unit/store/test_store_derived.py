@@ -21,7 +21,8 @@ from rankscope.engine.spectrum import Derived, Operand, Slice, Source, Spectrum
 from rankscope.store import layout, segments, spectra
 from rankscope.store.entry import entry_of
 from rankscope.store.export import export
-from rankscope.store.spectra import SpectraStore, stored_models
+from rankscope.store.models import stored_models
+from rankscope.store.spectra import SpectraStore
 from rankscope.tui.data.session import open_stored
 
 Make = Callable[..., Spectrum]

@@ -14,7 +14,8 @@ from rankscope.engine.atomic import HOST
 from rankscope.engine.spectrum import FLIPPED, Source, Spectrum
 from rankscope.store import segments
 from rankscope.store.folders import default_root, model_folder
-from rankscope.store.spectra import SpectraStore, remove_model, stored_models
+from rankscope.store.models import remove_model, stored_models
+from rankscope.store.spectra import SpectraStore
 
 Make = Callable[..., Spectrum]
 LOCAL = Source("/models/a", "", "a.safetensors", "identity", 10, False)

@@ -9,7 +9,8 @@ import pytest
 
 from rankscope.engine.spectrum import Spectrum
 from rankscope.store import segments, spectra, watch
-from rankscope.store.spectra import SpectraStore, remove_model
+from rankscope.store.models import remove_model
+from rankscope.store.spectra import SpectraStore
 
 Make = Callable[..., Spectrum]
 

@@ -19,7 +19,8 @@ from rankscope.engine.compute.engine import Settings
 from rankscope.engine.derive.flip import flipped
 from rankscope.engine.spectrum import Provenance, Slice, Source
 from rankscope.store import layout, segments
-from rankscope.store.spectra import SpectraStore, stored_models
+from rankscope.store.models import stored_models
+from rankscope.store.spectra import SpectraStore
 from rankscope.tui.data.session import Model, Session, State, open_stored
 
 WRITTEN = Path(__file__).parent / "version_1"
