@@ -135,7 +135,7 @@ async def test_a_full_disk_is_said_and_the_scan_goes_on_when_there_is_room(
             patch.setattr(segments, "write", full)
             await view.press("s", "enter")
             await _is_paused(view)
-            assert str(root) in view.foot
+            assert str(root)[:60] in view.foot  # as much as fits
             assert "!" not in " ".join(view.cells(0))
             await view.press("j")
             await _is_paused(view)  # until it is over, whatever the user does
