@@ -86,7 +86,9 @@ class Rule:
     latent queries with an output gate. `stack` says what stands beside one another: "planes" of a 3-D
     tensor, "rows" in equal blocks as many as the number named
     by `count`, "flat" for the axes behind the first of a 3-D tensor. A rule that is `proven` splits only where
-    the output matrix and the heads are known, and all its layouts that fit cut alike; without layouts, never.
+    the output matrix and the heads are known, and all its layouts that fit cut alike; without layouts, never. One
+    that is `by_output`, whose names always mean the same order, splits those of an unknown family only where the
+    output matrix is known: that tells how many rows are queries.
     """
 
     path: str
@@ -99,6 +101,7 @@ class Rule:
     stack: str = ""
     count: str = "experts"
     proven: bool = False
+    by_output: bool = False
 
     @property
     def holds(self) -> str:

@@ -17,7 +17,7 @@ from .contradictions import latent_query_rows
 from .layouts import NAMES, Layout, Rule
 from .members import Group, Held, block_of, verdicts
 from .names import Place, attention_of, inner_config, is_linear_part, locate, locate_in, tower_labels
-from .rules import NOT_PROJECTIONS, find_rules, split
+from .rules import KNOWN_FAMILIES, NOT_PROJECTIONS, find_rules, split
 from .sizes import Shapes, Sizes, family_of, resolve, sizes
 from .structure import layer_lists
 
@@ -209,6 +209,8 @@ class Layers:
         block = self._block(rule, place)
         if rule.role and not rule.layouts and not rule.stack:
             return [Found(tensor, place, tower, block, rule.role, None, place.expert, rule.transposed, note)]
+        if rule.by_output and "attention.output" not in shapes and not self._is_known(place):
+            raise ValueError("no known model_type says how it is fused, and there is no output matrix: not split")
         is_stack = rule.block == "expert" and rule.stack == "planes"
         turned = is_stack and self._input_first(place.prefix, place.layer, tensor, rule, shapes)
         slices = list(_slices(tensor.shape, rule, turned, partial(resolve, known, shapes, rule.block)))
@@ -222,6 +224,9 @@ class Layers:
             )
             for number, role, part in slices
         ]
+
+    def _is_known(self, place: Place) -> bool:
+        return self.family(place.prefix).partition("+")[0] in KNOWN_FAMILIES
 
     def is_router(self, place: Place) -> bool:
         """Whether it is the bare `gate` that chooses among the experts beside it (Mistral's own files)."""

@@ -89,11 +89,21 @@ async def press(pilot: Pilot[None], *keys: str) -> None:
     await pilot.pause()
 
 
+def _state(app: App[None]) -> str:
+    """The sheets of an app: what they show, and of how much."""
+    found = app.screen.query(Sheet)
+    return "\n".join(
+        f"{s}: {s.size} of {s.virtual_size} at {s.scroll_offset}, cursor {s.cursor}, {s.is_on_screen}:\n"
+        + "\n".join(lines(s))
+        for s in found
+    )
+
+
 async def until(pilot: Pilot[None], condition: Callable[[], bool]) -> None:
     """Wait until this is so."""
     deadline = time.monotonic() + DEADLINE
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, f"waited in vain; {_state(pilot.app)}"
         await pilot.pause(0.01)
 
 

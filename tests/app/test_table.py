@@ -20,6 +20,7 @@ from rankscope.tui.data.pair import Pair, Side
 from rankscope.tui.data.table_rows import Rows, fields_of, load
 from rankscope.tui.data.view_records import of_table
 from rankscope.tui.widgets.heatmap_table import shortened
+from rankscope.tui.widgets.table import MetricTable
 
 ADDRESSES = ("layers.1.attention.key", "layers.1.attention.value")
 
@@ -215,6 +216,19 @@ async def test_out_of_sight_nothing_is_worked_out(pair: Pair, monkeypatch: pytes
         app.table.display = True
         app.table.focus()
         await until(pilot, lambda: [">", "layers.2.attention.key"] in [row[:2] for row in words(app.table)])
+
+
+async def test_hidden_and_shown_between_two_layouts_it_is_up_to_date(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Textual then sends no Show."""
+    async with table_of(pair, (120, 20)) as (app, pilot):
+        with monkeypatch.context() as patch:
+            patch.setattr(MetricTable, "is_on_screen", False)
+            app.table.show_selection(Selection(app.grid.rows[5], app.grid.columns[1]))
+            app.table.update()
+        app.table.refresh(layout=True)  # as `display` does
+        await until(pilot, lambda: at_cursor(app) == "layers.5.attention.key")
 
 
 async def test_an_empty_table_answers_every_key(pair: Pair) -> None:

@@ -9,7 +9,9 @@ from typing import ClassVar
 from rich.style import Style
 from textual.binding import BindingType
 from textual.events import Resize, Show
+from textual.geometry import Region
 from textual.message import Message
+from textual.strip import Strip
 
 from rankscope.engine.spectrum import Projection
 
@@ -45,6 +47,7 @@ class MetricTable(Sheet, inherit_bindings=False):
         self._longest = 0
         self._at = ""  # address and field under the cursor: rows and columns may be others the next moment
         self._field = ""
+        self._is_behind = False  # something changed out of sight
         self.marked: frozenset[str] = frozenset()
 
     def set_rows(self, projections: Sequence[Projection], grid: Grid) -> None:
@@ -60,8 +63,8 @@ class MetricTable(Sheet, inherit_bindings=False):
         changed = None if keys is None else set(keys)
         self._rows.forget(changed)
         if not self.is_on_screen:
-            return
-        if changed is None or self._rows.sorted_by != ADDRESS or self._rows.fields is not self._fields:
+            self._is_behind = True
+        elif changed is None or self._rows.sorted_by != ADDRESS or self._rows.fields is not self._fields:
             self._settle()
         else:
             # A scan changes some rows ten times a second: the whole table would be 5 kB each time.
@@ -73,7 +76,9 @@ class MetricTable(Sheet, inherit_bindings=False):
         found = () if selection == Selection() else selection.projections(self._grid)
         if found and not any(p.address == self._at for p in found):
             self._at = found[0].address
-            if self._fields and self.is_on_screen:
+            if not self.is_on_screen:
+                self._is_behind = True
+            elif self._fields:
                 self.go(*self._place())
 
     def text_of_cell(self) -> str:
@@ -99,6 +104,12 @@ class MetricTable(Sheet, inherit_bindings=False):
         if self._fields:
             self._rows.sort(self._fields[self.cursor[1]].name)
             self._settle()
+
+    def render_lines(self, crop: Region) -> list[Strip]:
+        """Hidden and shown again between two layouts it gets no Show."""
+        if self._is_behind:
+            self.call_next(self._settle)
+        return super().render_lines(crop)
 
     def on_show(self, _: Show) -> None:
         self._settle()
@@ -152,7 +163,8 @@ class MetricTable(Sheet, inherit_bindings=False):
 
     def _settle(self) -> None:
         """Take in what changed, where anyone sees it; else when it is shown."""
-        if self.is_attached and self.is_on_screen:
+        self._is_behind = not (self.is_attached and self.is_on_screen)
+        if not self._is_behind:
             self._fields = self._rows.fields
             self.lay_out(*self._place())
 

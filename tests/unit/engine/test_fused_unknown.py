@@ -69,6 +69,17 @@ def test_without_an_output_matrix_nothing_is_proven(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["attn.Wqkv", "attn.qkv", "att_proj"])
+@pytest.mark.parametrize("model_type", ["mpt", "newcomer"])
+def test_without_an_output_matrix_only_a_known_type_says_where_queries_end(
+    tmp_path: Path, name: str, model_type: str
+) -> None:
+    _, found, _ = _fused(tmp_path, name, HEADS, {"model_type": model_type}, output="o_matrix")
+    line = "no known model_type says how it is fused, and there is no output matrix: not split"
+    wanted = [("query", ""), ("key", ""), ("value", "")] if model_type == "mpt" else [(name, line)]
+    assert [(p.role, p.note) for p in found if "o_matrix" not in p.tensor] == wanted
+
+
 def test_torchs_own_attention_is_thirds_under_any_parent(tmp_path: Path) -> None:
     module = nn.TransformerEncoder(nn.TransformerEncoderLayer(12, 3, 17, batch_first=True), 1)
     arrays = {name: value.detach().numpy() for name, value in module.state_dict().items()}
