@@ -203,6 +203,22 @@ def test_five_limits_at_even_distances_of_their_logarithms() -> None:
     assert told_sigmas(math.inf, 0.0, 2.0, 128.0).look.limits == pytest.approx((4, 8, 16, 32, 64))
 
 
+def test_the_key_of_break_even_shows_every_look_that_cells_have_and_no_other() -> None:
+    """1024 x 4096 breaks even at 819.2; of four experts half may lie above."""
+    ranks = range(20, 1024, 20)
+    gate, up = ({f"layers.0.expert.{e}.{role}": 400 if e < 2 else 900 for e in range(4)} for role in ("gate", "up"))
+    single = [projection(n, "attention", "key") for n in range(len(ranks))]
+    experts = [projection(0, "expert", role, e) for e in range(4) for role in ("gate", "up")]
+    seen = Seen([*single, *experts], "k/k*")
+    seen.told.tell({p.key: rank for p, rank in zip(single, ranks, strict=True)} | gate | up)
+    key = shade_key(seen.look)
+    shown = {str(span.style) for span in key.spans if not key.plain[span.start : span.end].strip(" \u2591")}
+    assert {str(seen.look.cell(*place).style) for place in seen.grid.cells} == shown
+    seen.against([*single, *experts], Side.RATIO)
+    seen.look.forget()
+    assert shade_key(seen.look).plain.split()[-2:] == ["1.25", "2"]  # of B/A nothing is grey
+
+
 def test_limits_stay_until_a_number_lies_outside() -> None:
     seen = told_sigmas(1.0, 64.0)
     rows = [Row("", n) for n in range(9)]
@@ -230,6 +246,7 @@ def test_the_key_shows_the_limits_between_the_shades() -> None:
         "\u2581.5\u2582.6\u2583.7\u2584.8\u2585.9\u25861\u25871.1\u2588"
     )
     assert shade_key(told_sigmas().look).plain == ""
+    assert shade_key(Seen(layers(1), "k/k*", Depth.MONO).look).plain.endswith("1\u2591\u2591")
     assert shade_key(told_sigmas(1e-9, 1e9).look).cell_len < 45
 
 

@@ -147,11 +147,15 @@ class Lens:
         name = self.measure.titled(self.threshold)
         return name if self.pair.second is None else f"{name} {'' if self.side is Side.RATIO else 'of '}{self.side}"
 
+    @property
+    def greyed_above(self) -> float | None:
+        """From where on a number says that factoring saves nothing; None: it says nothing of that."""
+        return self.measure.greyed_above if self.side is not Side.RATIO else None
+
     def is_greyed(self, p: Projection) -> bool:
         """Whether the number says that factoring saves nothing."""
-        number = self.number(p)
-        above = self.measure.greyed_above
-        return above is not None and number is not None and number > above and self.side is not Side.RATIO
+        number, above = self.number(p), self.greyed_above
+        return above is not None and number is not None and number > above
 
     def session(self, p: Projection) -> tuple[Session, Projection | None]:
         """Whose state a cell shows: the side's session and projection (None: it has none)."""

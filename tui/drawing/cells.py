@@ -27,6 +27,7 @@ LEAST_SPREAD = 4
 """Experts below which a spread says nothing."""
 
 PLAIN = Style.null()
+GREYED, GREY_FILL = Style(dim=True), "\u2591"
 Place = tuple[Row, Column]
 
 
@@ -77,7 +78,7 @@ class Cell:
     @property
     def fill(self) -> str:
         """What its background is drawn with."""
-        return "\u2591" if self.is_greyed else self.level or " "
+        return GREY_FILL if self.is_greyed else self.level or " "
 
     def fitting(self, width: int) -> str:
         """The fullest text that fits: a number that does not is left out, not cut."""
@@ -161,10 +162,10 @@ class Look:
             return "?" if there.rows else "-"
         return MARKS[session.state(there)]
 
-    def rank(self, projection: Projection) -> int | None:
-        """The threshold rank on the lens's side."""
-        session, there = self.lens.session(projection)
-        return None if there is None else session.rank(there, self.lens.threshold)
+    def number_text(self, projection: Projection) -> str:
+        """The number in at most `width` characters, "" where it is not known."""
+        number = self.lens.number(projection)
+        return "" if number is None else self.short(number, self.width)
 
     # Cells
 
@@ -193,7 +194,7 @@ class Look:
 
     def noise_ratio(self, row: Row, column: Column) -> float | None:
         """The median k/k0 of a cell, whatever the unit; of the first model where the lens compares two."""
-        if self.lens.measure.name in ("k", "k/k0") and self.lens.side is not Side.RATIO:
+        if self.lens.measure.name == "k" and self.lens.side is not Side.RATIO:
             return self.cell(row, column).tone
         place = (row, column)
         if place not in self._ratios:
@@ -306,9 +307,11 @@ class Look:
         else:
             whole = [f"{forms[0]}{_halved(numbers, self.lens.written)}", forms[0]]
             forms = (*(f"{form}{count}" for form in whole), *whole, *forms)
-        tones = [tone for p, _ in known if (tone := self.lens.tone(p)) is not None]
-        grey = sum(self.lens.is_greyed(p) for p, _ in known) if self.lens.measure.greyed_above is not None else 0
-        cell = self._shaded(forms, middle, median(tones) if tones else None, is_marked, 2 * grey > len(known))
+        grey = [p for p, _ in known if self.lens.is_greyed(p)] if self.lens.greyed_above is not None else []
+        is_greyed = 2 * len(grey) > len(known)
+        shaded = [p for p, _ in known if is_greyed or p not in grey]
+        tones = [tone for p in shaded if (tone := self.lens.tone(p)) is not None]
+        cell = self._shaded(forms, middle, median(tones) if tones else None, is_marked, is_greyed)
         return replace(cell, has_failed="!" in marks)
 
     def _lacking(self, p: Projection, mark: str) -> str:
@@ -323,7 +326,7 @@ class Look:
     ) -> Cell:
         style, level = self.shaded(tone) if tone is not None else (PLAIN, "")
         if is_greyed:
-            style = Style(dim=True)
+            style = GREYED
         if is_marked:
             style += Style(underline=True)
         return Cell(forms, style, number, tone, level, is_marked, is_greyed)

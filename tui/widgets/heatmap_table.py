@@ -88,7 +88,18 @@ class Layers:
         wider = [max(w, number + more) if more else w for w, more in zip(widths, beside, strict=True)]
         widths = wider if sum(wider) <= room else widths
         more = max(0, min(3, (room - sum(widths)) // max(1, len(widths))))
-        return [width + more for width in widths]
+        return self._named([width + more for width in widths], room)
+
+    def _named(self, widths: list[int], room: int) -> list[int]:
+        """The widths, the last of a block widened where the block's name is longer than its columns, if there is
+        room."""
+        columns = self._grid.columns
+        for block in dict.fromkeys(column.block for column in columns):
+            places = [n for n, column in enumerate(columns) if column.block == block]
+            lacking = cell_len(printable(block)) + 2 - sum(widths[n] for n in places)
+            if 0 < lacking <= room - sum(widths):
+                widths[places[-1]] += lacking
+        return widths
 
     def _begins(self, number: int) -> bool:
         """Whether a column is the first of its block."""
