@@ -95,10 +95,11 @@ class MetricTable(Sheet, inherit_bindings=False):
         return replace(content, projections=rows, fields=self._rows.fields)
 
     def action_sort(self) -> None:
-        """By the column under the cursor; again: the other way."""
+        """By the column under the cursor, and go to the first row; again: the other way."""
         if self._fields:
             self._rows.sort(self._fields[self.cursor[1]].name)
             self._settle()
+            self.action_jump(-1)
 
     def on_show(self, _: Show) -> None:
         self._settle()
