@@ -257,6 +257,15 @@ def test_an_svg_of_a_pane_has_its_lines_and_colours(pair: Pair) -> None:
     assert len(list(tree.iter(f"{SVG}clipPath"))) >= 21
 
 
+def test_the_title_of_an_svg_is_whole_and_not_beside_the_buttons_of_its_window() -> None:
+    title = "SmolLM2-135M-Instruct.Q4_1  3 heatmap  k90 = smallest k with energy(k) >= 90 %"
+    tree = ElementTree.fromstring(svg_of([Text("a line")], 36, title))
+    (below,) = (group for group in tree.iter(f"{SVG}g") if (group.get("class") or "").endswith("-matrix"))
+    shown = "".join(below.itertext()).replace("\xa0", " ")
+    assert "".join(shown.split()) == "".join(f"{title}a line".split())
+    assert len(list(tree.iter(f"{SVG}text"))) == len(list(below.iter(f"{SVG}text")))
+
+
 def test_an_svg_of_lines_that_are_too_long_is_cut_not_wrapped() -> None:
     picture = svg_of([Text("a" * 30), Text("b")], 10, "t")
     assert "a" * 10 in picture

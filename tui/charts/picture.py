@@ -97,13 +97,15 @@ def save_heatmap(lens: Lens, grid: Grid, path: Path) -> None:
 
 
 def svg_of(lines: Sequence[Text], width: int, title: str) -> str:
-    """Lines of a terminal as an SVG that looks like it."""
+    """Lines of a terminal as an SVG that looks like it, under a title of as many lines as it needs: beside the
+    buttons of its window there may be no room for one."""
     from rich.console import Console
 
     console = Console(record=True, width=width, file=io.StringIO(), force_terminal=True, color_system="256")
+    console.print(Text(printable(title), "bold"), overflow="fold")
     for line in lines:
         console.print(line, no_wrap=True, overflow="crop", crop=True)
-    return console.export_svg(title=printable(title))
+    return console.export_svg(title="")
 
 
 def _check(path: Path) -> None:
