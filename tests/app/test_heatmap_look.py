@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 from statistics import median
 from types import SimpleNamespace
@@ -281,6 +282,26 @@ def test_counts_follow_what_changes() -> None:
     assert seen.look.count(whole) == Count(2, 0, 9)
     seen.look.forget(["layers.0.expert.2.gate"])
     assert seen.look.count(whole) == Count(2, 1, 9)
+
+
+def test_a_ratio_of_two_shapes_has_a_sign_and_no_other_has() -> None:
+    wide = [projection(0, "expert", "up", e, (1024, 4096)) for e in range(2)]
+    seen = Seen([projection(0, "attention", "key"), projection(0, "attention", "value"), *wide])
+    narrow = [projection(0, "attention", "key", shape=(512, 4096)), projection(0, "attention", "value")]
+    other = seen.against([*narrow, wide[0], replace(wide[1], rows=2048)], Side.RATIO)
+    ranks = {p.key: 200 for p in [*narrow, *wide]}
+    seen.told.tell(ranks)
+    other.tell({key: 2 * rank for key, rank in ranks.items()})
+    seen.look.forget()
+    row, value, up = Row("", 0), Column("attention", "value"), Column("expert", "up")
+    assert seen.look.cell(row, KEY).forms == ("\u22602.000", "\u22602", "\u22602e+00", "#")
+    assert (seen.look.cell(row, KEY).sign, seen.look.cell(row, value).sign) == ("\u2260", " ")
+    assert (seen.look.cell(row, value).text, seen.look.cell(row, up).text) == ("2.000", "\u22602.000")
+    assert seen.look.number_text(narrow[0]) == "\u22602.000"
+    assert [seen.lens.shape(p) for p in narrow] == ["1024x4096 \u2260 512x4096", "1024x4096"]
+    seen.lens.side = Side.B
+    seen.look.forget()
+    assert (seen.look.cell(row, KEY).text, seen.lens.shape(narrow[0])) == ("400", "512x4096")
 
 
 def test_noise_ratios_of_a_cell_are_those_of_its_members_in_any_unit() -> None:

@@ -17,7 +17,7 @@ from rankscope.engine.spectrum import Projection
 
 from ..data.grid import Column, Grid, Row, Selection
 from ..data.measures import BY_NAME
-from ..data.pair import Lens, Side
+from ..data.pair import UNEQUAL, Lens, Side
 from ..data.session import State
 from ..data.wording import MARKS
 from ..settings.palette import Depth, Palette
@@ -70,9 +70,11 @@ class Cell:
 
     @property
     def sign(self) -> str:
-        """The cell in one character: mark, failure, state, else its shade."""
+        """The cell in one character: mark, failure, state, whether it is of two shapes, else its shade."""
         if self.is_marked or self.has_failed:
             return "+" if self.is_marked else "!"
+        if self.forms[0].startswith(UNEQUAL) and not self.level:
+            return UNEQUAL
         return self.fill if self.tone is not None else self.mark or MARKS[State.DONE]
 
     @property
@@ -100,6 +102,8 @@ class Look:
         self._places: dict[str, list[tuple[Place, Projection]]] = {}
         self._expert_places: dict[str, list[tuple[Place, Projection]]] = {}
         self._longest = 0
+        self.sign_width = 0
+        """Characters of the sign that ratios of two shapes have, 0 where there are none."""
         self._cells: dict[Place, Cell] = {}
         self._counts: dict[Place, Count] = {}
         self._ratios: dict[Place, float | None] = {}
@@ -112,7 +116,9 @@ class Look:
         """Look at another grid."""
         self._grid = grid
         self._places = _places(grid)
-        self._longest = max((p.count for members in grid.cells.values() for p in members), default=0)
+        shown = [p for members in grid.cells.values() for p in members]
+        self._longest = max((p.count for p in shown), default=0)
+        self.sign_width = int(any(map(self.lens.pair.differs_in_shape, shown)))
         self.show_experts(Grid((), (), {}))
         self.forget()
 
@@ -165,7 +171,10 @@ class Look:
     def number_text(self, projection: Projection) -> str:
         """The number in at most `width` characters, "" where it is not known."""
         number = self.lens.number(projection)
-        return "" if number is None else self.short(number, self.width)
+        if number is None:
+            return ""
+        sign = self.lens.sign(projection)
+        return sign + self.short(number, self.width - len(sign))
 
     # Cells
 
@@ -224,7 +233,7 @@ class Look:
         """Characters for a number of this unit: from shapes alone, so that columns never jump during a scan."""
         measure = self.lens.measure
         if self.lens.side is Side.RATIO:
-            return len("1.234")
+            return len("1.234") + self.sign_width
         if measure.digits is None:
             return len("0.1234")
         if measure.limits:
@@ -282,7 +291,8 @@ class Look:
         number, mark = self.lens.number(p), self.mark(p)
         if number is None or mark == MARKS[State.RUNNING]:
             return _state(self._lacking(p, mark), is_marked)
-        forms = _forms(self.lens.text(p), number)
+        forms = _signed(_forms(self.lens.written(number), number), self.lens.sign(p))
+        forms = (self.lens.text(p), *forms[1:])
         return self._shaded(forms, number, self.lens.tone(p), is_marked, self.lens.is_greyed(p))
 
     def _fold(self, members: Sequence[Projection]) -> Cell:
@@ -307,6 +317,7 @@ class Look:
         else:
             whole = [f"{forms[0]}{_halved(numbers, self.lens.written)}", forms[0]]
             forms = (*(f"{form}{count}" for form in whole), *whole, *forms)
+        forms = _signed(forms, next(filter(None, (self.lens.sign(p) for p, _ in known)), ""))
         grey = [p for p, _ in known if self.lens.is_greyed(p)] if self.lens.greyed_above is not None else []
         is_greyed = 2 * len(grey) > len(known)
         shaded = [p for p, _ in known if is_greyed or p not in grey]
@@ -335,6 +346,11 @@ class Look:
 def _forms(text: str, number: float) -> tuple[str, ...]:
     """A number with ever fewer digits, and at last the mark that there is one."""
     return text, f"{number:.2g}", f"{number:.0e}", MARKS[State.DONE]
+
+
+def _signed(forms: tuple[str, ...], sign: str) -> tuple[str, ...]:
+    """The same with a sign before every number; states have none."""
+    return tuple(f"{sign}{form}" if form[:1].isdigit() else form for form in forms)
 
 
 def _halved(numbers: Sequence[float], written: Callable[[float], str]) -> str:

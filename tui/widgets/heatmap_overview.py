@@ -77,7 +77,8 @@ class Overview:
             self._entries = list(range(len(grid.columns)))
         is_said = len(self._entries) > len(grid.columns) or len({column.block for column in grid.columns}) == 1
         self._names = [printable(column.role if is_said else column.heading) for column in grid.columns]
-        self._number = max(3, look.width)
+        is_ratio = look.lens.side is Side.RATIO
+        self._number = max(3, look.width - look.sign_width * is_ratio)
         self._ratio_head = _ratio_head(look)
         self._tail = 3 * (self._number + 1) + len(self._ratio_head) + 1
         self._name_width, room = self._divide(size.width)
