@@ -54,6 +54,23 @@ async def test_the_summary_is_of_the_layers() -> None:
         assert role(eyes, "value").split()[-4:] == ["0.3", "34.5", "68.7", f"{ratio:.2f}"]
 
 
+@pytest.mark.parametrize("layers_shown", [1, 12, 30, 126])
+@pytest.mark.parametrize("is_overview", [True, False])
+async def test_a_grey_cell_stays_grey_under_the_cursor(layers_shown: int, is_overview: bool) -> None:
+    """1000 x 1000 breaks even at 500."""
+    seen = Seen([projection(n, "attention", "key", shape=(1000, 1000)) for n in range(layers_shown)], "k/k*")
+    for rank in (499, 501):
+        seen.told.tell({p.key: rank for p in seen.told.model.tree.projections})
+        seen.look.forget()
+        async with showing(seen, overview=is_overview) as eyes:
+            await eyes.press("g", "l", "h")
+            eyes.heatmap.show_selection(Selection(Row("", 0), KEY))
+            header = 1 if is_overview else 2
+            lines = [eyes.heatmap.render_line(y) for y in range(header, eyes.heatmap.size.height)]
+            reverse = [s.style for line in lines for s in line if s.style and s.style.reverse and s.text.strip()]
+            assert [bool(style.dim) for style in reverse] == [rank > 500]
+
+
 async def test_a_summary_of_noise_ratios_has_their_median_once() -> None:
     seen = ranked(layers(8), "k/k0")
     async with showing(seen, overview=True) as eyes:

@@ -176,7 +176,7 @@ def cells(path: Path, rows: int, columns: int) -> NDArray[np.float64]:
     image = max(images, key=lambda i: i.width)
     y = ((np.arange(rows) + 0.5) / rows * image.height).astype(int)
     x = ((np.arange(columns) + 0.5) / columns * image.width).astype(int)
-    return np.asarray(image, np.float64)[y][:, x]
+    return np.asarray(image, np.float64)[y][::-1, x]  # matplotlib stores it upside down
 
 
 def ratios(pair: Pair, llama: Path) -> NDArray[np.float64]:
@@ -224,6 +224,19 @@ def test_other_units_and_two_models_have_their_formula(pair: Pair, two: Pair, tm
     a, b = (sigma_of(q) for q in (at(two, 4, "up", "mlp"), two.partner(at(two, 4, "up", "mlp"))) if q is not None)
     rank_a, rank_b = (int(np.searchsorted(np.cumsum(v**2) / (v**2).sum(), 0.9)) + 1 for v in (a, b))
     assert f"{rank_b / rank_a:.3f}" in found
+
+
+def test_above_break_even_a_cell_is_grey_and_below_it_blue(pair: Pair, llama: Path, tmp_path: Path) -> None:
+    grid = grid_of(pair)
+    save_heatmap(Lens(pair, 0.99, BY_NAME["k/k*"]), grid, tmp_path / "h.svg")
+    colours = cells(tmp_path / "h.svg", 6, 7)
+    for y, row in enumerate(grid.rows):
+        for x, column in enumerate(grid.columns):
+            (p,) = grid.cells[row, column]
+            is_dear = rank_in(llama, row.layer, column.role, 0.99) > p.rows * p.cols / (p.rows + p.cols)
+            red, _, blue = map(float, colours[y, x][:3])
+            assert abs(red - blue) < 2 if is_dear else blue >= red - 2
+            assert not is_dear or red == pytest.approx(0.75 * 255, abs=2)
 
 
 def test_cells_that_are_not_computed_are_empty(llama: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from ..data.measures import BY_NAME
 from ..data.pair import Side
 from ..drawing.cells import PLAIN, Cell, Look
 from ..settings.palette import LEVELS
-from .heatmap_table import CHOSEN, DIM, Pointer, banner, shortened
+from .heatmap_table import CHOSEN, DIM, Pointer, banner, chosen, shortened
 
 HERE = "\u2503"
 """The shade under the cursor: a white block alone could be a shade."""
@@ -226,7 +226,7 @@ class Overview:
             text = f"{plus}{cell.fitting(width - 1 - len(level))}{level}".rjust(width)
         elif is_chosen and cell.sign == cell.fill:
             text = "[".ljust(width - 1) + "]" if width > 1 else HERE
-        return Segment(text, CHOSEN if is_chosen else cell.style)
+        return Segment(text, chosen(cell) if is_chosen else cell.style)
 
     def _halves(self, pair: list[Cell], is_chosen: bool) -> Segment:
         """Two layers in one character."""
@@ -238,7 +238,7 @@ class Overview:
             text, style = HERE, PLAIN
         else:
             text, style = _braille(shaded) if self._look.is_mono else _half_block(shaded)
-        return Segment(text, CHOSEN if is_chosen else style)
+        return Segment(text, chosen(telling or pair[0]) if is_chosen else style)
 
     def _summary(self, column: int) -> list[Segment]:
         """Smallest, median and largest of what the cells of a role show, and their median k/k0."""
