@@ -39,8 +39,8 @@ class Counted(TopPane):
     def lines_needed(self) -> int:
         return 3
 
-    def title(self, filtered: str) -> str:
-        return f"projections counted{filtered}"
+    def title(self) -> str:
+        return "projections counted"
 
     def set_rows(self, projections: object, grid: object) -> None:  # noqa: ARG002
         self.count = len(projections)  # type: ignore[arg-type]

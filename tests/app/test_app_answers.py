@@ -196,6 +196,23 @@ def other(tmp_path: Path) -> Path:
     return save_model(tmp_path / "other-llama", other_weights(), LLAMA)
 
 
+async def test_a_ratio_of_two_shapes_is_marked_in_every_pane(llama: Path, root: Path, tmp_path: Path) -> None:
+    weights = other_weights() | {"model.layers.0.self_attn.k_proj.weight": matrix((12, 48), 5)}
+    narrow = save_model(tmp_path / "narrow", weights, LLAMA)
+    fill(narrow, root)
+    ratio = numpy_rank(matrix((12, 48), 5), 0.9) / rank_in(llama, 0, "key", 0.9)
+    async with exploring(fill(llama, root), root, HUGE) as view:
+        await view.press("colon")
+        await view.type(f"against {narrow}")
+        await view.until(lambda: view.cells(0)[1] == f"\u2260{ratio:.3f}", "the ratio")
+        await view.press("3", "l")
+        await view.rests()  # the tree follows then
+        assert view.job.startswith(f"layers.0.attention.key  24x48 \u2260 12x48  k90 B/A \u2260{ratio:.3f}")
+        assert any(label.startswith("# key") and label.endswith(f" \u2260{ratio:.3f}") for label in view.labels)
+        await view.press("5")
+        assert "24x48 \u2260 12x48" in view.pane("table")[2]
+
+
 async def test_two_models_are_matched_by_address(llama: Path, other: Path, root: Path) -> None:
     first, second = fill(llama, root), fill(other, root)
     async with exploring(first, root, HUGE, against=second) as view:

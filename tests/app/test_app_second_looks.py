@@ -13,6 +13,7 @@ from app_models import fill, rank_in
 
 from rankscope.engine.compute.events import Event, Started
 from rankscope.engine.compute.worker import Solver
+from rankscope.tui.data.measures import units
 from rankscope.tui.data.session import Session
 from rankscope.tui.screens import clipboard
 
@@ -205,21 +206,37 @@ async def test_keys_that_are_faster_than_the_table_act_in_it(llama: Path, root: 
 async def test_titles_say_what_is_filtered(llama: Path, root: Path) -> None:
     fill(llama, root)
     async with exploring(llama, root, (200, 60)) as view:
-        await view.sees("\u2500 0 tree \u2500")
+        await view.sees("\u2500 0 tree  ", " k90 \u2500")
         await view.press("slash")
         await view.type("*.mlp.up")
         await view.sees(
-            "0 tree  filter *.mlp.up \u2500",
-            "3 heatmap  k90 = smallest k with energy(k) >= 90 %  filter *.mlp.up \u2500",
+            "0 tree  filter *.mlp.up  ",
+            "3 heatmap  k90 = smallest k with energy(k) >= 90 % \u2500",
+            "1.1    filter *.mlp.up \u2500\u2518",
         )
         await view.press("5")
-        await view.sees("5 table  k90 = smallest k with energy(k) >= 90 %  filter *.mlp.up \u2500")
+        await view.sees(
+            "5 table  k90 = smallest k with energy(k) >= 90 % \u2500", "\u2500 filter *.mlp.up \u2500\u2518"
+        )
         await view.press("t", "4")
         await view.sees("k95 = smallest k with energy(k) >= 95 %", "4 layers  k95 by layer \u2500")
         await view.press("6")
         await view.sees("6 compare  marked projections, differences to the first", "of the marks  log x log")
         await view.press("3", "escape")
-        await view.sees("0 tree \u2500", "energy(k) >= 95 % \u2500")
+        await view.sees("0 tree   ", " k95 \u2500\u2510", "energy(k) >= 95 % \u2500")
+
+
+async def test_a_filter_cuts_no_formula(llama: Path, root: Path) -> None:
+    fill(llama, root)
+    async with exploring(llama, root, (80, 24)) as view:
+        await view.press("slash")
+        await view.type("layers.*.attention.[qkvo]*")
+        await view.press("3")
+        for unit in units():
+            view.app.explorer.state.set_unit(unit.name)
+            await view.pilot.pause()
+            assert f"{unit.titled(0.9)} = {unit.explained(0.9)} \u2500" in view.lines[1]
+            assert "filter layers" in view.text
 
 
 async def test_what_fails_in_the_background_is_said_and_the_next_key_works(

@@ -71,9 +71,28 @@ async def test_the_filter_narrows_tree_heatmap_and_chart(llama: Path, root: Path
         chart = await view.chart("k90 min/median/max", "\u2501 key")
         assert len(view.colours()) == 1
         assert "query" not in "".join(chart)
-        await view.press("escape")
+        await view.press("escape", "escape")  # to the tree, then the filter
         assert _shown(view) == _ranks(llama, 0.9)
         await view.chart("\u2501 query  \u2501 key")
+
+
+async def test_esc_goes_back_from_a_chart_to_where_it_was_opened(llama: Path, root: Path) -> None:
+    fill(llama, root)
+    async with exploring(llama, root) as view:
+        await view.press("slash")
+        await view.type("key")
+        for before in (5, 3, 0):
+            await view.press(str(before), "1", "2", "4", "escape")
+            assert view.app.explorer.state.pane == before
+            assert view.app.explorer.state.pattern == "key"
+        await view.press("3", "1")
+        await view.rests()
+        await view.press("l")
+        assert view.app.explorer.state.k is not None
+        await view.press("escape", "escape")
+        assert view.app.explorer.focused is view.app.explorer.heatmap
+        await view.press("escape", "escape")
+        assert (view.app.explorer.state.pane, view.app.explorer.state.pattern) == (0, "")
 
 
 async def test_undoing_the_filter_keeps_the_selection(llama: Path, root: Path) -> None:

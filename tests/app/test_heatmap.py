@@ -141,6 +141,17 @@ async def test_a_long_name_loses_its_middle_and_no_number() -> None:
         assert len({len(line) for line in eyes.lines}) == 1
 
 
+@pytest.mark.parametrize("block", ["attention", "linear_attention"])
+async def test_a_blocks_name_is_whole_over_one_column_beside_free_ones(block: str) -> None:
+    async with showing(ranked([projection(n, block, "up") for n in range(3)])) as eyes:
+        assert eyes.lines[0].split() == [block]
+        assert row_of(eyes, 2) == ["2", "201"]
+    roles = [f"role_number_{n}" for n in range(9)]
+    filled = [*(projection(0, "attention", role) for role in roles), projection(0, block, "up")]
+    async with showing(ranked(filled)) as eyes:
+        assert len({len(line) for line in eyes.lines}) == 1
+
+
 async def test_shades_are_bars_where_there_are_no_colours() -> None:
     seen = ranked(layers(3), depth=Depth.MONO)
     seen.told.tell({"layers.1.attention.key": 780, "layers.1.attention.value": 9})

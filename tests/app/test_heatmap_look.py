@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 from statistics import median
 from types import SimpleNamespace
@@ -203,6 +204,22 @@ def test_five_limits_at_even_distances_of_their_logarithms() -> None:
     assert told_sigmas(math.inf, 0.0, 2.0, 128.0).look.limits == pytest.approx((4, 8, 16, 32, 64))
 
 
+def test_the_key_of_break_even_shows_every_look_that_cells_have_and_no_other() -> None:
+    """1024 x 4096 breaks even at 819.2; of four experts half may lie above."""
+    ranks = range(20, 1024, 20)
+    gate, up = ({f"layers.0.expert.{e}.{role}": 400 if e < 2 else 900 for e in range(4)} for role in ("gate", "up"))
+    single = [projection(n, "attention", "key") for n in range(len(ranks))]
+    experts = [projection(0, "expert", role, e) for e in range(4) for role in ("gate", "up")]
+    seen = Seen([*single, *experts], "k/k*")
+    seen.told.tell({p.key: rank for p, rank in zip(single, ranks, strict=True)} | gate | up)
+    key = shade_key(seen.look)
+    shown = {str(span.style) for span in key.spans if not key.plain[span.start : span.end].strip(" \u2591")}
+    assert {str(seen.look.cell(*place).style) for place in seen.grid.cells} == shown
+    seen.against([*single, *experts], Side.RATIO)
+    seen.look.forget()
+    assert shade_key(seen.look).plain.split()[-2:] == ["1.25", "2"]  # of B/A nothing is grey
+
+
 def test_limits_stay_until_a_number_lies_outside() -> None:
     seen = told_sigmas(1.0, 64.0)
     rows = [Row("", n) for n in range(9)]
@@ -230,6 +247,7 @@ def test_the_key_shows_the_limits_between_the_shades() -> None:
         "\u2581.5\u2582.6\u2583.7\u2584.8\u2585.9\u25861\u25871.1\u2588"
     )
     assert shade_key(told_sigmas().look).plain == ""
+    assert shade_key(Seen(layers(1), "k/k*", Depth.MONO).look).plain.endswith("1\u2591\u2591")
     assert shade_key(told_sigmas(1e-9, 1e9).look).cell_len < 45
 
 
@@ -264,6 +282,26 @@ def test_counts_follow_what_changes() -> None:
     assert seen.look.count(whole) == Count(2, 0, 9)
     seen.look.forget(["layers.0.expert.2.gate"])
     assert seen.look.count(whole) == Count(2, 1, 9)
+
+
+def test_a_ratio_of_two_shapes_has_a_sign_and_no_other_has() -> None:
+    wide = [projection(0, "expert", "up", e, (1024, 4096)) for e in range(2)]
+    seen = Seen([projection(0, "attention", "key"), projection(0, "attention", "value"), *wide])
+    narrow = [projection(0, "attention", "key", shape=(512, 4096)), projection(0, "attention", "value")]
+    other = seen.against([*narrow, wide[0], replace(wide[1], rows=2048)], Side.RATIO)
+    ranks = {p.key: 200 for p in [*narrow, *wide]}
+    seen.told.tell(ranks)
+    other.tell({key: 2 * rank for key, rank in ranks.items()})
+    seen.look.forget()
+    row, value, up = Row("", 0), Column("attention", "value"), Column("expert", "up")
+    assert seen.look.cell(row, KEY).forms == ("\u22602.000", "\u22602", "\u22602e+00", "#")
+    assert (seen.look.cell(row, KEY).sign, seen.look.cell(row, value).sign) == ("\u2260", " ")
+    assert (seen.look.cell(row, value).text, seen.look.cell(row, up).text) == ("2.000", "\u22602.000")
+    assert seen.look.number_text(narrow[0]) == "\u22602.000"
+    assert [seen.lens.shape(p) for p in narrow] == ["1024x4096 \u2260 512x4096", "1024x4096"]
+    seen.lens.side = Side.B
+    seen.look.forget()
+    assert (seen.look.cell(row, KEY).text, seen.lens.shape(narrow[0])) == ("400", "512x4096")
 
 
 def test_noise_ratios_of_a_cell_are_those_of_its_members_in_any_unit() -> None:

@@ -54,6 +54,40 @@ async def test_the_summary_is_of_the_layers() -> None:
         assert role(eyes, "value").split()[-4:] == ["0.3", "34.5", "68.7", f"{ratio:.2f}"]
 
 
+@pytest.mark.parametrize("layers_shown", [1, 12, 30, 126])
+@pytest.mark.parametrize("is_overview", [True, False])
+async def test_a_grey_cell_stays_grey_under_the_cursor(layers_shown: int, is_overview: bool) -> None:
+    """1000 x 1000 breaks even at 500."""
+    seen = Seen([projection(n, "attention", "key", shape=(1000, 1000)) for n in range(layers_shown)], "k/k*")
+    for rank in (499, 501):
+        seen.told.tell({p.key: rank for p in seen.told.model.tree.projections})
+        seen.look.forget()
+        async with showing(seen, overview=is_overview) as eyes:
+            await eyes.press("g", "l", "h")
+            eyes.heatmap.show_selection(Selection(Row("", 0), KEY))
+            header = 1 if is_overview else 2
+            lines = [eyes.heatmap.render_line(y) for y in range(header, eyes.heatmap.size.height)]
+            reverse = [s.style for line in lines for s in line if s.style and s.style.reverse and s.text.strip()]
+            assert [bool(style.dim) for style in reverse] == [rank > 500]
+
+
+async def test_a_summary_of_noise_ratios_has_their_median_once() -> None:
+    seen = ranked(layers(8), "k/k0")
+    async with showing(seen, overview=True) as eyes:
+        ratios = [f"{k / null_rank(1024, 4096, 0.9):.2f}" for k in (3, 353, 703)]
+        assert eyes.lines[0].split()[-4:] == ["7", "min", "med", "max"]
+        assert role(eyes, "value").split()[-4:] == [role(eyes, "value").split()[8], *ratios]
+        seen.against(layers(8), Side.RATIO).tell(seen.told.ranks)
+        seen.look.forget()
+        eyes.heatmap.update()
+        assert role(eyes, "value").split()[-4:] == ["1.000"] * 3 + [ratios[1]]  # another number: that of A
+
+
+async def test_the_name_of_a_small_tower_is_whole_where_there_is_room() -> None:
+    async with showing(ranked([*layers(30), *layers(2, tower="vision_tower")]), overview=True) as eyes:
+        assert " vision_tower " in f"{eyes.lines[0]} "
+
+
 async def test_the_summary_of_two_models_says_whose_noise() -> None:
     seen = ranked(layers(4))
     other = seen.against(layers(4), Side.RATIO)
@@ -188,8 +222,9 @@ async def test_the_summary_is_in_view_at_eighty_columns_in_every_unit(unit: str)
     seen = ranked(layers(80))
     seen.unit(unit)
     async with showing(seen, overview=True) as eyes:
-        assert eyes.lines[0].split()[-4:] == ["min", "med", "max", "k:k0"]
-        assert eyes.lines[0].rstrip().endswith("k:k0")
+        heads = ["min", "med", "max", *["k:k0"] * (unit != "k/k0")]
+        assert eyes.lines[0].split()[-len(heads) :] == heads
+        assert eyes.lines[0].rstrip().endswith(heads[-1])
 
 
 async def test_a_low_pane_gives_headings_up_and_scrolls() -> None:

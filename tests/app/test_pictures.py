@@ -176,7 +176,7 @@ def cells(path: Path, rows: int, columns: int) -> NDArray[np.float64]:
     image = max(images, key=lambda i: i.width)
     y = ((np.arange(rows) + 0.5) / rows * image.height).astype(int)
     x = ((np.arange(columns) + 0.5) / columns * image.width).astype(int)
-    return np.asarray(image, np.float64)[y][:, x]
+    return np.asarray(image, np.float64)[y][::-1, x]  # matplotlib stores it upside down
 
 
 def ratios(pair: Pair, llama: Path) -> NDArray[np.float64]:
@@ -226,6 +226,19 @@ def test_other_units_and_two_models_have_their_formula(pair: Pair, two: Pair, tm
     assert f"{rank_b / rank_a:.3f}" in found
 
 
+def test_above_break_even_a_cell_is_grey_and_below_it_blue(pair: Pair, llama: Path, tmp_path: Path) -> None:
+    grid = grid_of(pair)
+    save_heatmap(Lens(pair, 0.99, BY_NAME["k/k*"]), grid, tmp_path / "h.svg")
+    colours = cells(tmp_path / "h.svg", 6, 7)
+    for y, row in enumerate(grid.rows):
+        for x, column in enumerate(grid.columns):
+            (p,) = grid.cells[row, column]
+            is_dear = rank_in(llama, row.layer, column.role, 0.99) > p.rows * p.cols / (p.rows + p.cols)
+            red, _, blue = map(float, colours[y, x][:3])
+            assert abs(red - blue) < 2 if is_dear else blue >= red - 2
+            assert not is_dear or red == pytest.approx(0.75 * 255, abs=2)
+
+
 def test_cells_that_are_not_computed_are_empty(llama: Path, tmp_path: Path) -> None:
     fill(llama, tmp_path / "store", [f"layers.{n}.attention.{r}" for n in range(6) for r in ("query", "key")])
     half = Pair(session_of(llama, tmp_path / "store"))
@@ -255,6 +268,15 @@ def test_an_svg_of_a_pane_has_its_lines_and_colours(pair: Pair) -> None:
     assert painting.readout.plain in texts
     assert "#ff8700" in picture  # 208 of the 256 colours: the second curve
     assert len(list(tree.iter(f"{SVG}clipPath"))) >= 21
+
+
+def test_the_title_of_an_svg_is_whole_and_not_beside_the_buttons_of_its_window() -> None:
+    title = "SmolLM2-135M-Instruct.Q4_1  3 heatmap  k90 = smallest k with energy(k) >= 90 %"
+    tree = ElementTree.fromstring(svg_of([Text("a line")], 36, title))
+    (below,) = (group for group in tree.iter(f"{SVG}g") if (group.get("class") or "").endswith("-matrix"))
+    shown = "".join(below.itertext()).replace("\xa0", " ")
+    assert "".join(shown.split()) == "".join(f"{title}a line".split())
+    assert len(list(tree.iter(f"{SVG}text"))) == len(list(below.iter(f"{SVG}text")))
 
 
 def test_an_svg_of_lines_that_are_too_long_is_cut_not_wrapped() -> None:

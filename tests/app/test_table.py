@@ -69,6 +69,16 @@ async def test_o_sorts_by_the_column_under_the_cursor_and_again_the_other_way(pa
         assert words(app.table)[0][:2] == ["address", "^"]
 
 
+async def test_sorting_goes_to_the_first_row_and_selects_it(pair: Pair) -> None:
+    async with table_of(pair) as (app, pilot):
+        await press(pilot, "G", *"l" * 4, "o")
+        assert app.table.cursor == (0, 4)
+        (first,) = app.moves[-1].projections(app.grid)
+        assert words(app.table)[1][:2] == [">", first.address]
+        await press(pilot, "j", "o")
+        assert app.table.cursor == (0, 4)
+
+
 async def test_moving_selects_the_projection(pair: Pair) -> None:
     async with table_of(pair) as (app, pilot):
         await press(pilot, "j", "l", "G", "ctrl+u", "g")
@@ -166,7 +176,9 @@ async def test_a_scan_draws_the_rows_that_changed_and_no_others(llama: Path, roo
 
 async def test_the_cursor_stays_on_its_projection_when_rows_move(pair: Pair) -> None:
     async with table_of(pair) as (app, pilot):
-        await press(pilot, "j", "j", *"l" * 4, "o")
+        await press(pilot, *"l" * 4, "o")
+        app.table.show_selection(Selection(app.grid.rows[0], Column("attention", "value")))
+        await pilot.pause()
         assert at_cursor(app) == "layers.0.attention.value"
         ahead = app.table.cursor[0]
         app.table.set_rows(app.shown[1:3], app.grid)

@@ -311,16 +311,25 @@ def test_no_more_spikes_than_the_numerical_rank(made: Made, tmp_path: Path, case
     assert all(float(row["spikes"]) <= float(row["numerical_rank"]) for row in rows)
 
 
-@pytest.mark.xfail(strict=True, reason="ratios of different shapes")
 def test_a_ratio_of_different_shapes_is_marked(made: Made, tmp_path: Path) -> None:
     one, other = (str(made("34") / name) for name in ("base", "tuned"))
     for model in (one, other):
         scanned(Path(model), tmp_path)
-    table = io.StringIO()
-    with contextlib.redirect_stdout(table), contextlib.redirect_stderr(io.StringIO()):
-        assert main(["show", one, "--against", other, "--view", "table", "--store", str(tmp_path)]) == 0
-    assert "32x32" in table.getvalue()
-    assert "16x32" in table.getvalue()
+
+    def shown(*options: str) -> str:
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
+            assert main(["show", one, "--against", other, "--store", str(tmp_path), *options]) == 0
+        return out.getvalue()
+
+    assert "32x32 \u2260 16x32  \u22600." in shown("--view", "table")
+    assert shown().count("\u2260") == 3  # the key of layer 1, at three thresholds
+    shape = next(line for line in shown("--view", "compare", "--filter", "layers.1").splitlines() if "shape" in line)
+    assert shape.split() == ["shape", "32x32", "32x32", "32x32", "16x32"]
+    rows = csv.DictReader(io.StringIO(shown("--view", "table", "--csv")))
+    differ = {row["address"]: (row["rows"], row["shapes_differ"]) for row in rows}
+    assert differ.pop("layers.1.attention.key") == ("32", "True")
+    assert set(differ.values()) == {("32", "False")}
 
 
 @pytest.mark.parametrize("model", ["notype", "typenull"])

@@ -97,13 +97,15 @@ def save_heatmap(lens: Lens, grid: Grid, path: Path) -> None:
 
 
 def svg_of(lines: Sequence[Text], width: int, title: str) -> str:
-    """Lines of a terminal as an SVG that looks like it."""
+    """Lines of a terminal as an SVG that looks like it, under a title of as many lines as it needs: beside the
+    buttons of its window there may be no room for one."""
     from rich.console import Console
 
     console = Console(record=True, width=width, file=io.StringIO(), force_terminal=True, color_system="256")
+    console.print(Text(printable(title), "bold"), overflow="fold")
     for line in lines:
         console.print(line, no_wrap=True, overflow="crop", crop=True)
-    return console.export_svg(title=printable(title))
+    return console.export_svg(title="")
 
 
 def _check(path: Path) -> None:
@@ -252,15 +254,18 @@ def _cells(lens: Lens, grid: Grid) -> tuple[Tones, dict[tuple[int, int], str]]:
             shades = [t for p in cell if (t := lens.tone(p)) is not None]
             if numbers and shades:
                 tones[y, x], middle = median(shades), median(numbers)
-                texts[y, x] = lens.written(middle)
+                texts[y, x] = next(filter(None, map(lens.sign, cell)), "") + lens.written(middle)
     return tones, texts
 
 
 def _heatmap(paper: Paper, lens: Lens, grid: Grid, tones: Tones, texts: dict[tuple[int, int], str]) -> None:
     import matplotlib as mpl
+    from matplotlib.colors import ListedColormap
 
-    norm, extend = _norm(tones, lens.diverges)
+    norm, extend = _norm(tones, lens)
     colours = mpl.colormaps["RdBu_r" if lens.diverges else "viridis"].with_extremes(bad="0.92")
+    if lens.greyed_above is not None:  # it is 1, the middle of the colours
+        colours = ListedColormap(colours(np.linspace(0.0, 0.5, 128))).with_extremes(bad="0.92", over="0.75")
     place = paper.subplots()
     image = place.imshow(tones, aspect="auto", cmap=colours, norm=norm)
     place.spines[:].set_visible(False)
@@ -281,13 +286,15 @@ def _heatmap(paper: Paper, lens: Lens, grid: Grid, tones: Tones, texts: dict[tup
         bar.ax.set_ylim(max(low, norm.vmin or low), min(high, norm.vmax or high))
 
 
-def _norm(tones: Tones, diverges: bool) -> tuple[Normalize, str]:
+def _norm(tones: Tones, lens: Lens) -> tuple[Normalize, str]:
     """The scale of the colours, and which of its ends are open: one cell in fifty may lie outside, so that a lone
-    odd layer does not make all others look the same."""
+    odd layer does not make all others look the same. What the lens greys lies outside."""
     from matplotlib.colors import Normalize
 
     known = tones[~np.isnan(tones)]
-    if diverges:
+    if lens.greyed_above is not None:
+        low, high = min(float(np.percentile(known, 1)), lens.greyed_above - 0.01), lens.greyed_above
+    elif lens.diverges:
         half = max(float(np.percentile(np.abs(known - 1.0), 98)), 0.01)
         low, high = 1.0 - half, 1.0 + half
     else:

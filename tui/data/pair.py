@@ -14,6 +14,7 @@ from rankscope.engine.spectrum import THRESHOLDS, Projection
 from .measures import BY_NAME, MODELS_LIMITS, Measure, from_values
 from .session import Session
 
+UNEQUAL = "\u2260"
 Curve: TypeAlias = tuple[str, Session, Projection]
 """Label, session and projection of a spectrum that is shown."""
 
@@ -53,6 +54,14 @@ class Pair:
     def ours(self, p: Projection) -> Projection | None:
         """The projection of the first model at the same address: `p` itself, unless only the second has it."""
         return p if self.second is None else self._ours.get(p.address)
+
+    def differs_in_shape(self, p: Projection) -> bool:
+        """Whether both models have the projection, and not in the same shape."""
+        if self.second is None:
+            return False
+        ours, partner = self.ours(p), self.partner(p)
+        both = ours is not None and partner is not None and ours.rows and partner.rows
+        return bool(both) and _shape(ours) != _shape(partner)
 
     @property
     def sessions(self) -> tuple[Session, ...]:
@@ -101,7 +110,18 @@ class Lens:
         if number is None:
             return ""
         is_bound = self.side is not Side.RATIO and self.is_bound(p)
-        return f"{'> ' if is_bound else ''}{self.written(number)}"
+        return f"{'> ' if is_bound else self.sign(p)}{self.written(number)}"
+
+    def sign(self, p: Projection) -> str:
+        """What stands before the number where it is a ratio of two shapes, else ""."""
+        return UNEQUAL if self.side is Side.RATIO and self.pair.differs_in_shape(p) else ""
+
+    def shape(self, p: Projection) -> str:
+        """The shape on the lens's side, where it has one there; of a ratio both where they are not the same."""
+        if self.sign(p):
+            return f"{_shape(self.pair.ours(p))} {UNEQUAL} {_shape(self.pair.partner(p))}"
+        _, there = self.session(p)
+        return _shape(there or p)
 
     def written(self, number: float) -> str:
         """A number of this measure and side as text: how much two models differ shows in the third digit."""
@@ -147,11 +167,15 @@ class Lens:
         name = self.measure.titled(self.threshold)
         return name if self.pair.second is None else f"{name} {'' if self.side is Side.RATIO else 'of '}{self.side}"
 
+    @property
+    def greyed_above(self) -> float | None:
+        """From where on a number says that factoring saves nothing; None: it says nothing of that."""
+        return self.measure.greyed_above if self.side is not Side.RATIO else None
+
     def is_greyed(self, p: Projection) -> bool:
         """Whether the number says that factoring saves nothing."""
-        number = self.number(p)
-        above = self.measure.greyed_above
-        return above is not None and number is not None and number > above and self.side is not Side.RATIO
+        number, above = self.number(p), self.greyed_above
+        return above is not None and number is not None and number > above
 
     def session(self, p: Projection) -> tuple[Session, Projection | None]:
         """Whose state a cell shows: the side's session and projection (None: it has none)."""
@@ -190,3 +214,8 @@ class Lens:
         if self.side is Side.B:
             return b
         return b / a if a and b is not None else None
+
+
+def _shape(p: Projection | None) -> str:
+    """`576x1536`, "-" of what has none."""
+    return f"{p.rows}x{p.cols}" if p is not None and p.rows else "-"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rankscope.engine.spectrum import Projection, Values
 
 from .grid import Grid
-from .pair import Lens
+from .pair import Lens, Side
 from .table_rows import Field
 from .wording import percent
 
@@ -86,6 +86,7 @@ _OF_EXPERTS: dict[str, Callable[[Sequence[float]], float]] = {"median": median, 
 def _place(lens: Lens, p: Projection) -> dict[str, object]:
     """Which projection of which model, and where it stands."""
     session, there = lens.session(p)
+    measured = p if lens.side is Side.RATIO else there or p  # of a ratio the first model's
     return {
         "address": p.address,
         "tower": p.tower,
@@ -93,10 +94,11 @@ def _place(lens: Lens, p: Projection) -> dict[str, object]:
         "block": p.block,
         "role": p.role,
         "expert": p.expert,
-        "rows": p.rows or None,
-        "cols": p.cols or None,
+        "rows": measured.rows or None,
+        "cols": measured.cols or None,
         "state": str(session.state(there)) if there is not None else None,
         **_model(lens),
+        **({"shapes_differ": lens.pair.differs_in_shape(p)} if lens.side is Side.RATIO else {}),
     }
 
 

@@ -67,7 +67,8 @@ def _nobody(_: Change, __: Keys) -> None:
 class ExplorerState:
     """`grid` and `shown` are what the filter `pattern` leaves, `others` what stands in no cell of the grid.
 
-    `pane` has the focus, `top` stands over the chart and `chart` is drawn (keys of data.views). `overview` is None for
+    `pane` has the focus, `top` stands over the chart and `chart` is drawn (keys of data.views); `came_from` is
+    the pane from which the focus came to the chart. `overview` is None for
     what suits the terminal. `small` shows small multiples by layer in charts of spectra, `panels` those by threshold in
     the view over layers. `relative`: singular values over sigma_1. `k` is the rank cursor, `origin` where a walk over
     layers or roles began, `note` a sentence for the user until the next move. `version` counts what changed the chart.
@@ -90,6 +91,7 @@ class ExplorerState:
     pane: int = View.TREE
     top: int = View.HEATMAP
     chart: int = View.SPECTRUM
+    came_from: int = View.TREE
     overview: bool | None = None
     axes: int = 0
     small: bool = False
@@ -332,7 +334,9 @@ class ExplorerState:
         """Go to the tree, to what stands over the chart or to a chart."""
         if self.pane != View.TREE and key == View.TREE:
             self.changed(Change.TREE)
-        view, self.pane = BY_KEY[key], key
+        view, before, self.pane = BY_KEY[key], self.pane, key
+        if view.place is Place.CHART and BY_KEY[before].place is not Place.CHART:
+            self.came_from = before
         if view.place is Place.CHART:
             self.chart = key
         elif view.place is Place.TOP:
@@ -342,6 +346,10 @@ class ExplorerState:
         self.changed(Change.PANE)
         if view.from_values and self.loaded:
             self.changed(Change.WANTED)
+
+    def go_back(self) -> None:
+        """From a chart to the pane from which it was opened, else to the tree."""
+        self.show(self.came_from if BY_KEY[self.pane].place is Place.CHART else View.TREE)
 
     def step_pane(self, step: int) -> None:
         """Tree, what stands over the chart, chart, and round."""

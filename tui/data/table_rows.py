@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from rankscope.engine.spectrum import Projection
 
 from .measures import BY_NAME
-from .pair import Lens, Side
+from .pair import UNEQUAL, Lens, Side
 from .session import Session
 from .wording import MARKS, percent
 
@@ -21,12 +21,13 @@ _SAMPLE = 512
 @dataclass(frozen=True, slots=True)
 class Field:
     """A column of the table or a row of the comparison: a name for commands and files, a heading, its formula, and
-    the lens that gives its numbers (None: the address or the shape)."""
+    the lens that gives its numbers (None: the address or the shape, by `words`)."""
 
     name: str
     title: str
     explained: str
     lens: Lens | None = None
+    words: Callable[[Projection], str] = lambda p: p.address
 
     @property
     def width(self) -> int:
@@ -45,7 +46,7 @@ class Field:
     def text(self, p: Projection) -> str:
         """What a cell shows; where there is no number, the mark of the projection's state."""
         if self.lens is None:
-            return p.address if self.name == ADDRESS else f"{p.rows}x{p.cols}" if p.rows else "-"
+            return self.words(p)
         if self.number(p) is not None:
             return self.lens.text(p)
         session, there = self.lens.session(p)
@@ -72,11 +73,16 @@ def fields_of(lens: Lens, with_twins: bool = False) -> tuple[Field, ...]:
     They are of the lens as it is now: another threshold or side needs other fields. `with_twins`: with those measures
     that need the spectrum with random signs.
     """
-    found = [Field(ADDRESS, ADDRESS, "in model order"), Field(SHAPE, SHAPE, "output x input features")]
+    found = [Field(ADDRESS, ADDRESS, "in model order"), _shape_field(lens)]
     for threshold in sorted({*lens.thresholds, lens.threshold}):
         found.append(field_of(f"k{percent(threshold)}", replace(lens, threshold=threshold, measure=BY_NAME["k"])))
     others = (m for m in BY_NAME.values() if m.name != "k" and (with_twins or not m.needs_twin))
     return (*found, *(field_of(m.name, replace(lens, measure=m)) for m in others))
+
+
+def _shape_field(lens: Lens) -> Field:
+    both = f"; where A and B differ: A {UNEQUAL} B" if lens.side is Side.RATIO else ""
+    return Field(SHAPE, SHAPE, f"output x input features{both}", words=lens.shape)
 
 
 def field_of(name: str, lens: Lens) -> Field:

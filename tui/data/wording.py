@@ -20,6 +20,7 @@ LEGEND = (
     ("?", "unsupported quantisation"),
     ("~", "behind a shape: dequantised weights"),
     ("-", "there is no such matrix"),
+    ("\u2260", "before B/A: A and B differ in shape"),
 )
 
 

@@ -17,7 +17,7 @@ from rankscope.engine.spectrum import Projection
 
 from ..data.grid import Column, Grid, Row, Selection
 from ..data.measures import BY_NAME
-from ..data.pair import Lens, Side
+from ..data.pair import UNEQUAL, Lens, Side
 from ..data.session import State
 from ..data.wording import MARKS
 from ..settings.palette import Depth, Palette
@@ -27,6 +27,7 @@ LEAST_SPREAD = 4
 """Experts below which a spread says nothing."""
 
 PLAIN = Style.null()
+GREYED, GREY_FILL = Style(dim=True), "\u2591"
 Place = tuple[Row, Column]
 
 
@@ -69,15 +70,17 @@ class Cell:
 
     @property
     def sign(self) -> str:
-        """The cell in one character: mark, failure, state, else its shade."""
+        """The cell in one character: mark, failure, state, whether it is of two shapes, else its shade."""
         if self.is_marked or self.has_failed:
             return "+" if self.is_marked else "!"
+        if self.forms[0].startswith(UNEQUAL) and not self.level:
+            return UNEQUAL
         return self.fill if self.tone is not None else self.mark or MARKS[State.DONE]
 
     @property
     def fill(self) -> str:
         """What its background is drawn with."""
-        return "\u2591" if self.is_greyed else self.level or " "
+        return GREY_FILL if self.is_greyed else self.level or " "
 
     def fitting(self, width: int) -> str:
         """The fullest text that fits: a number that does not is left out, not cut."""
@@ -99,6 +102,8 @@ class Look:
         self._places: dict[str, list[tuple[Place, Projection]]] = {}
         self._expert_places: dict[str, list[tuple[Place, Projection]]] = {}
         self._longest = 0
+        self.sign_width = 0
+        """Characters of the sign that ratios of two shapes have, 0 where there are none."""
         self._cells: dict[Place, Cell] = {}
         self._counts: dict[Place, Count] = {}
         self._ratios: dict[Place, float | None] = {}
@@ -111,7 +116,9 @@ class Look:
         """Look at another grid."""
         self._grid = grid
         self._places = _places(grid)
-        self._longest = max((p.count for members in grid.cells.values() for p in members), default=0)
+        shown = [p for members in grid.cells.values() for p in members]
+        self._longest = max((p.count for p in shown), default=0)
+        self.sign_width = int(any(map(self.lens.pair.differs_in_shape, shown)))
         self.show_experts(Grid((), (), {}))
         self.forget()
 
@@ -161,10 +168,13 @@ class Look:
             return "?" if there.rows else "-"
         return MARKS[session.state(there)]
 
-    def rank(self, projection: Projection) -> int | None:
-        """The threshold rank on the lens's side."""
-        session, there = self.lens.session(projection)
-        return None if there is None else session.rank(there, self.lens.threshold)
+    def number_text(self, projection: Projection) -> str:
+        """The number in at most `width` characters, "" where it is not known."""
+        number = self.lens.number(projection)
+        if number is None:
+            return ""
+        sign = self.lens.sign(projection)
+        return sign + self.short(number, self.width - len(sign))
 
     # Cells
 
@@ -193,7 +203,7 @@ class Look:
 
     def noise_ratio(self, row: Row, column: Column) -> float | None:
         """The median k/k0 of a cell, whatever the unit; of the first model where the lens compares two."""
-        if self.lens.measure.name in ("k", "k/k0") and self.lens.side is not Side.RATIO:
+        if self.lens.measure.name == "k" and self.lens.side is not Side.RATIO:
             return self.cell(row, column).tone
         place = (row, column)
         if place not in self._ratios:
@@ -223,7 +233,7 @@ class Look:
         """Characters for a number of this unit: from shapes alone, so that columns never jump during a scan."""
         measure = self.lens.measure
         if self.lens.side is Side.RATIO:
-            return len("1.234")
+            return len("1.234") + self.sign_width
         if measure.digits is None:
             return len("0.1234")
         if measure.limits:
@@ -281,7 +291,8 @@ class Look:
         number, mark = self.lens.number(p), self.mark(p)
         if number is None or mark == MARKS[State.RUNNING]:
             return _state(self._lacking(p, mark), is_marked)
-        forms = _forms(self.lens.text(p), number)
+        forms = _signed(_forms(self.lens.written(number), number), self.lens.sign(p))
+        forms = (self.lens.text(p), *forms[1:])
         return self._shaded(forms, number, self.lens.tone(p), is_marked, self.lens.is_greyed(p))
 
     def _fold(self, members: Sequence[Projection]) -> Cell:
@@ -306,9 +317,12 @@ class Look:
         else:
             whole = [f"{forms[0]}{_halved(numbers, self.lens.written)}", forms[0]]
             forms = (*(f"{form}{count}" for form in whole), *whole, *forms)
-        tones = [tone for p, _ in known if (tone := self.lens.tone(p)) is not None]
-        grey = sum(self.lens.is_greyed(p) for p, _ in known) if self.lens.measure.greyed_above is not None else 0
-        cell = self._shaded(forms, middle, median(tones) if tones else None, is_marked, 2 * grey > len(known))
+        forms = _signed(forms, next(filter(None, (self.lens.sign(p) for p, _ in known)), ""))
+        grey = [p for p, _ in known if self.lens.is_greyed(p)] if self.lens.greyed_above is not None else []
+        is_greyed = 2 * len(grey) > len(known)
+        shaded = [p for p, _ in known if is_greyed or p not in grey]
+        tones = [tone for p in shaded if (tone := self.lens.tone(p)) is not None]
+        cell = self._shaded(forms, middle, median(tones) if tones else None, is_marked, is_greyed)
         return replace(cell, has_failed="!" in marks)
 
     def _lacking(self, p: Projection, mark: str) -> str:
@@ -323,7 +337,7 @@ class Look:
     ) -> Cell:
         style, level = self.shaded(tone) if tone is not None else (PLAIN, "")
         if is_greyed:
-            style = Style(dim=True)
+            style = GREYED
         if is_marked:
             style += Style(underline=True)
         return Cell(forms, style, number, tone, level, is_marked, is_greyed)
@@ -332,6 +346,11 @@ class Look:
 def _forms(text: str, number: float) -> tuple[str, ...]:
     """A number with ever fewer digits, and at last the mark that there is one."""
     return text, f"{number:.2g}", f"{number:.0e}", MARKS[State.DONE]
+
+
+def _signed(forms: tuple[str, ...], sign: str) -> tuple[str, ...]:
+    """The same with a sign before every number; states have none."""
+    return tuple(f"{sign}{form}" if form[:1].isdigit() else form for form in forms)
 
 
 def _halved(numbers: Sequence[float], written: Callable[[float], str]) -> str:

@@ -70,7 +70,7 @@ def print_tables(console: Console, lenses: Sequence[Lens], projections: Sequence
         lens.load(projections)
     grid = make_grid(projections)
     for lens in lenses if grid.rows else ():
-        for table in layer_tables(console, grid, _numbered(lens), lens.written, _titled(lens)):
+        for table in layer_tables(console, grid, lens):
             console.print(table)
             console.print()
     loose = [p for p in projections if p.layer is None]
@@ -80,8 +80,8 @@ def print_tables(console: Console, lenses: Sequence[Lens], projections: Sequence
         for lens in lenses:
             table.add_column(lens.title, justify="right")
         for p in loose:
-            found = [(_numbered(lens)(p), lens.written) for lens in lenses]
-            table.add_row(Text(p.address), *(n if isinstance(n, str) else write(n) for n, write in found))
+            found = [(_numbered(lens)(p), lens) for lens in lenses]
+            table.add_row(Text(p.address), *(n if isinstance(n, str) else lens.text(p) for n, lens in found))
         console.print(table)
 
 
@@ -104,21 +104,14 @@ def _titled(lens: Lens) -> str:
     return f"{lens.title}: {lens.formula}"
 
 
-def layer_tables(
-    console: Console,
-    grid: Grid,
-    number: Callable[[Projection], float | str],
-    written: Callable[[float], str],
-    title: str,
-) -> Iterator[Table]:
+def layer_tables(console: Console, grid: Grid, lens: Lens) -> Iterator[Table]:
     """Layers x roles of numbers, with min, median and max over the layers below.
 
-    `number` gives the number or a mark. A cell of several experts shows their median, and of a part how many:
-    104 8/256; blank is absent.
+    A cell of several experts shows their median, and of a part how many: 104 8/256; blank is absent.
     """
     labels = ["layer", *(row.label for row in grid.rows), *_OVER_LAYERS]
-    columns = [[column.heading, *_cells(grid, column, number, written)] for column in grid.columns]
-    yield from wide_tables(console, labels, columns, Text(title), rule_after=len(grid.rows))
+    columns = [[column.heading, *_cells(grid, column, lens)] for column in grid.columns]
+    yield from wide_tables(console, labels, columns, Text(_titled(lens)), rule_after=len(grid.rows))
 
 
 def wide_tables(
@@ -146,15 +139,17 @@ def wide_tables(
 _OVER_LAYERS: dict[str, Callable[[Sequence[float]], float]] = {"min": min, "median": median, "max": max}
 
 
-def _cells(
-    grid: Grid, column: Column, number: Callable[[Projection], float | str], written: Callable[[float], str]
-) -> list[str]:
+def _cells(grid: Grid, column: Column, lens: Lens) -> list[str]:
     """A column's text, layer by layer, and over the layers."""
-    looks = [[number(p) for p in grid.cells.get((row, column), ())] for row in grid.rows]
+    members = [grid.cells.get((row, column), ()) for row in grid.rows]
+    number, written = _numbered(lens), lens.written
+    looks = [[number(p) for p in cell] for cell in members]
+    signs = [next(filter(None, map(lens.sign, cell)), "") for cell in members]
     known = [[k for k in look if not isinstance(k, str)] for look in looks]
     marks = [next((mark for mark in "!.-" if mark in look), "") for look in looks]
     counts = [f" {len(k)}/{len(look)}" if len(k) < len(look) else "" for k, look in zip(known, looks, strict=True)]
-    shown = [f"{written(median(k))}{n}" if k else mark for k, n, mark in zip(known, counts, marks, strict=True)]
+    cells = zip(known, counts, marks, signs, strict=True)
+    shown = [f"{sign}{written(median(k))}{count}" if k else mark for k, count, mark, sign in cells]
     found = list(chain.from_iterable(known))
     return [*shown, *(written(reduce(found)) if found else "" for reduce in _OVER_LAYERS.values())]
 

@@ -101,7 +101,7 @@ def job_text(session: Session, running: Projection | None, state: str) -> str:
 
 
 def _state(lens: Lens, p: Projection) -> Text:
-    shape = f"  {p.rows}x{p.cols}" if p.rows else ""
+    shape = f"  {lens.shape(p)}" if p.rows else ""
     if trouble(lens, p):
         return Text(f"{shape}  {'unsupported' if p.problem else 'failed'}", "red")
     if number := lens.text(p):

@@ -19,6 +19,7 @@ _PAIRS = {
     "\u2190\u2191\u2192\u2193\u25c0\u25b2\u25b6\u25bc\u25c4\u25b4\u25ba\u25be\u25b8": "<^>v<^>v<^>v>",  # arrows
     "\u2713\u2714\u2717\u2718\u00d7": "vvxxx",  # check marks
     "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588": ".:-=+*%#",  # bars of rising height
+    "\u2260": "/",  # two shapes
     "\u2580\u2594\u2591\u2592\u2593": "''.:#",
     "\u2550\u254c\u254d\u2504\u2505\u2508\u2509": "=~~~~::",  # double and broken lines
 }

@@ -55,7 +55,7 @@ EXPLORER = _keys(
     ("n", "match(1)", "next match", "filter.next", "Next projection that the filter leaves"),
     ("N", "match(-1)", "previous match", "filter.previous", "Previous projection that the filter leaves"),
     ("colon", "command", "command", "command", "Command line: :12  :t 97  :k 512  :filter key"),
-    ("escape,backspace", "back", "back", "back", "Undo: rank cursor, experts, filter; else to the tree"),
+    ("escape,backspace", "back", "back", "back", "Back: rank, experts, chart, filter; else to the tree"),
     ("question_mark", "help", "help", "help", "The keys of the focused pane"),
     ("q", "app.quit", "quit", "quit", "Quit; what is finished is saved"),
 )

@@ -33,7 +33,7 @@ class Compare(Sheet, inherit_bindings=False):
         self._comparison = Comparison(look.lens, ())
         self._widest: list[tuple[int, int]] = []  # of each mark's values and differences
 
-    def title(self, filtered: str) -> str:  # noqa: ARG002 - marks stay, whatever the filter leaves
+    def title(self) -> str:
         return "marked projections, differences to the first"
 
     def set_marks(self, marks: Sequence[Projection]) -> None:

@@ -6,9 +6,11 @@ and 4.4, and 83 ms against 1.2 s at 61 layers x 256 experts. Only the characters
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
+from rich.style import Style
 from rich.text import Text
 from textual.binding import BindingType
 from textual.events import Resize
@@ -19,7 +21,7 @@ from textual.strip import Strip
 from rankscope.engine.spectrum import Projection
 
 from ..data.grid import Column, Grid, Row, Selection, unfolded
-from ..drawing.cells import Look
+from ..drawing.cells import GREY_FILL, GREYED, Look
 from ..drawing.strips import difference
 from ..settings import keys
 from .heatmap_overview import Overview
@@ -28,14 +30,23 @@ from .top_pane import TopPane
 
 
 def shade_key(look: Look) -> Text:
-    """The shades with the limits between them; empty where there are no numbers to spread them over."""
-    limits = look.limits
+    """The shades with the limits between them; empty where there are no numbers to spread them over. Above the limit
+    from which cells are grey there is grey alone."""
+    above = look.lens.greyed_above
+    limits = [limit for limit in look.limits if above is None or limit <= above]
     text = Text()
-    for step, value in enumerate((*limits, float("inf")) if limits else ()):
-        style, level = look.shaded(value)
-        text.append(level or "  ", style)
-        text.append(_limit(value) if step < len(limits) else "")
+    for limit in limits:
+        _patch(text, *look.shaded(limit))
+        text.append(_limit(limit))
+    if limits and above is None:
+        _patch(text, *look.shaded(math.inf))
+    elif limits:
+        _patch(text, GREYED, 2 * GREY_FILL)
     return text
+
+
+def _patch(text: Text, style: Style, level: str) -> None:
+    text.append(level or "  ", style)
 
 
 def _limit(value: float) -> str:

@@ -22,7 +22,7 @@ from ..data.measures import BY_NAME
 from ..data.pair import Side
 from ..drawing.cells import PLAIN, Cell, Look
 from ..settings.palette import LEVELS
-from .heatmap_table import CHOSEN, DIM, Pointer, banner, shortened
+from .heatmap_table import CHOSEN, DIM, Pointer, banner, chosen, shortened
 
 HERE = "\u2503"
 """The shade under the cursor: a white block alone could be a shade."""
@@ -70,16 +70,17 @@ class Overview:
     """One grid at one size."""
 
     def __init__(self, look: Look, grid: Grid, size: Size) -> None:
-        self._look, self._grid = look, grid
+        self._look, self._grid, self._width = look, grid, size.width
         self.header = _header(grid)
         self._entries = _entries(grid)
         if len(self._entries) + self.header > size.height:  # the names say the blocks then
             self._entries = list(range(len(grid.columns)))
         is_said = len(self._entries) > len(grid.columns) or len({column.block for column in grid.columns}) == 1
         self._names = [printable(column.role if is_said else column.heading) for column in grid.columns]
-        self._number = max(3, look.width)
-        self._ratio_head = "A k:k0" if look.lens.side is Side.RATIO else "k:k0"
-        self._tail = 3 * (self._number + 1) + len(self._ratio_head) + 2
+        is_ratio = look.lens.side is Side.RATIO
+        self._number = max(3, look.width - look.sign_width * is_ratio)
+        self._ratio_head = _ratio_head(look)
+        self._tail = 3 * (self._number + 1) + len(self._ratio_head) + 1
         self._name_width, room = self._divide(size.width)
         if room < LEAST_BODY:
             self._tail = 0
@@ -137,7 +138,7 @@ class Overview:
     # The header
 
     def _groups(self) -> str:
-        """The names of the towers over their layers, or whose experts these are."""
+        """The names of the towers over their layers, or whose experts these are; beside the last there is room."""
         names = [
             f"experts of layer {replace(row, expert=None).label}" if row.expert is not None else row.tower or "layers"
             for row in self._grid.rows
@@ -146,7 +147,10 @@ class Overview:
         for name in dict.fromkeys(names):
             text = text.ljust(self._slots.left(names.index(name)))
             last = len(names) - 1 - names[::-1].index(name)
-            text += banner(name, max(0, self._slots.left(last) + max(1, self._slots.width) - len(text)))
+            end = self._slots.left(last) + max(1, self._slots.width)
+            if last == len(names) - 1:
+                end = max(end, min(len(text) + cell_len(printable(name)) + 2, self._width - self.label_width))
+            text += banner(name, max(0, end - len(text)))
         return text
 
     def _ticks(self, cursor: int) -> tuple[Segment, list[Segment]]:
@@ -162,7 +166,7 @@ class Overview:
         start, text = self._tick(cursor, numbers[cursor]) if numbers else (0, "")
         _clear(line, start - 1, start + len(text) + 1)
         heads = "".join(f"{head:>{self._number + 1}}" for head in ("min", "med", "max"))
-        rest = "".join(line[start + len(text) :]) + (f" {heads} {self._ratio_head}" if self._tail else "")
+        rest = "".join(line[start + len(text) :]) + (f" {heads}{self._ratio_head}" if self._tail else "")
         what = "expert" if numbers and self._grid.rows[0].expert is not None else "layer"
         label = Segment(f" {what:<{self._name_width}} ", DIM)
         return label, [Segment("".join(line[:start]), DIM), Segment(text, Style(bold=True)), Segment(rest, DIM)]
@@ -222,7 +226,7 @@ class Overview:
             text = f"{plus}{cell.fitting(width - 1 - len(level))}{level}".rjust(width)
         elif is_chosen and cell.sign == cell.fill:
             text = "[".ljust(width - 1) + "]" if width > 1 else HERE
-        return Segment(text, CHOSEN if is_chosen else cell.style)
+        return Segment(text, chosen(cell) if is_chosen else cell.style)
 
     def _halves(self, pair: list[Cell], is_chosen: bool) -> Segment:
         """Two layers in one character."""
@@ -234,7 +238,7 @@ class Overview:
             text, style = HERE, PLAIN
         else:
             text, style = _braille(shaded) if self._look.is_mono else _half_block(shaded)
-        return Segment(text, CHOSEN if is_chosen else style)
+        return Segment(text, chosen(telling or pair[0]) if is_chosen else style)
 
     def _summary(self, column: int) -> list[Segment]:
         """Smallest, median and largest of what the cells of a role show, and their median k/k0."""
@@ -244,13 +248,21 @@ class Overview:
         if found is None:
             role, rows = self._grid.columns[column], self._grid.rows
             numbers = [n for row in rows if (n := self._look.cell(row, role).number) is not None]
-            ratios = [r for row in rows if (r := self._look.noise_ratio(row, role)) is not None]
+            looked_at = rows if self._ratio_head else ()
+            ratios = [r for row in looked_at if (r := self._look.noise_ratio(row, role)) is not None]
             parts = [min(numbers), median(numbers), max(numbers)] if numbers else []
             text = "".join(f"{self._look.short(number, self._number):>{self._number + 1}}" for number in parts)
             ratio = BY_NAME["k/k0"].written(median(ratios)) if ratios else ""
             width = 3 * (self._number + 1)
-            found = self._summaries[column] = f" {text:>{width}} {ratio:>{len(self._ratio_head)}}"
+            found = self._summaries[column] = f" {text:>{width}}{ratio:>{len(self._ratio_head)}}"
         return [Segment(found)]
+
+
+def _ratio_head(look: Look) -> str:
+    """What stands over the median k/k0 of a role, "" where its smallest, median and largest are of k/k0 already."""
+    if look.lens.side is Side.RATIO:
+        return " A k:k0"
+    return "" if look.lens.measure.name == "k/k0" else " k:k0"
 
 
 def _header(grid: Grid) -> int:

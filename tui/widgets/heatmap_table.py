@@ -13,7 +13,7 @@ from textual.geometry import Size
 from rankscope.engine.errors import printable
 
 from ..data.grid import Column, Grid, Selection
-from ..drawing.cells import Cell, Look
+from ..drawing.cells import GREYED, Cell, Look
 
 HEADER = 2
 GAP = 2
@@ -21,6 +21,11 @@ LONGEST_NAME = 16
 """Columns of a role's name; a longer one loses its middle."""
 CHOSEN = Style(reverse=True, bold=True)
 DIM = Style(dim=True)
+
+
+def chosen(cell: Cell) -> Style:
+    """The style of a selected cell: a grey one stays grey."""
+    return CHOSEN + GREYED if cell.is_greyed else CHOSEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +93,18 @@ class Layers:
         wider = [max(w, number + more) if more else w for w, more in zip(widths, beside, strict=True)]
         widths = wider if sum(wider) <= room else widths
         more = max(0, min(3, (room - sum(widths)) // max(1, len(widths))))
-        return [width + more for width in widths]
+        return self._named([width + more for width in widths], room)
+
+    def _named(self, widths: list[int], room: int) -> list[int]:
+        """The widths, the last of a block widened where the block's name is longer than its columns, if there is
+        room."""
+        columns = self._grid.columns
+        for block in dict.fromkeys(column.block for column in columns):
+            places = [n for n, column in enumerate(columns) if column.block == block]
+            lacking = cell_len(printable(block)) + 2 - sum(widths[n] for n in places)
+            if 0 < lacking <= room - sum(widths):
+                widths[places[-1]] += lacking
+        return widths
 
     def _begins(self, number: int) -> bool:
         """Whether a column is the first of its block."""
@@ -160,6 +176,6 @@ class Layers:
         level = (cell.level or " ") if self._look.is_mono else ""
         text = ("+" if cell.is_marked else "") + cell.fitting(width - 3 - len(level)) + level
         text = f"[{text}]" if is_chosen else f"{text} "
-        style = CHOSEN + Style(underline=cell.is_marked) if is_one else cell.style
+        style = chosen(cell) + Style(underline=cell.is_marked) if is_one else cell.style
         blank = style + Style(underline=False) if cell.is_marked else style
         return [Segment(" " * (width - len(text)), blank), Segment(text, style)]

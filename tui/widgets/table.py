@@ -45,6 +45,7 @@ class MetricTable(Sheet, inherit_bindings=False):
         self._places: dict[str, tuple[Row, Column]] = {}
         self._grid = Grid((), (), {})
         self._longest = 0
+        self._kinds: dict[tuple[int, ...], Projection] = {}
         self._at = ""  # address and field under the cursor: rows and columns may be others the next moment
         self._field = ""
         self._is_behind = False  # something changed out of sight
@@ -56,6 +57,7 @@ class MetricTable(Sheet, inherit_bindings=False):
         self._places = {p.address: place for place, members in grid.cells.items() for p in members}
         self._rows.show(projections)
         self._longest = max((len(p.address) for p in projections), default=0)
+        self._kinds = {self._shapes(p): p for p in projections}
         self._settle()
 
     def update(self, keys: Iterable[str] | None = None) -> None:
@@ -100,10 +102,11 @@ class MetricTable(Sheet, inherit_bindings=False):
         return replace(content, projections=rows, fields=self._rows.fields)
 
     def action_sort(self) -> None:
-        """By the column under the cursor; again: the other way."""
+        """By the column under the cursor, and go to the first row; again: the other way."""
         if self._fields:
             self._rows.sort(self._fields[self.cursor[1]].name)
             self._settle()
+            self.action_jump(-1)
 
     def render_lines(self, crop: Region) -> list[Strip]:
         """Hidden and shown again between two layouts it gets no Show."""
@@ -123,7 +126,14 @@ class MetricTable(Sheet, inherit_bindings=False):
 
     def widths(self) -> list[int]:
         room = max(LEAST_ADDRESS, self._room.width // 2)
-        return [min(self._longest + 3, room), *(max(f.width, len(f.title) + 3) for f in self._fields[1:])]
+        shape = 2 + max((len(self._look.lens.shape(p)) for p in self._kinds.values()), default=0)
+        numbers = [max(f.width, len(f.title) + 3) for f in self._fields[1:]]
+        return [min(self._longest + 3, room), *(max(shape, width) for width in numbers[:1]), *numbers[1:]]
+
+    def _shapes(self, p: Projection) -> tuple[int, ...]:
+        """What tells how wide its shape is written, in either model: there are few in many projections."""
+        partner = self._look.lens.pair.partner(p)
+        return (p.rows, p.cols) if partner is None else (p.rows, p.cols, partner.rows, partner.cols)
 
     def heading(self, column: int) -> str:
         field = self._fields[column]

@@ -29,13 +29,13 @@ class TopPane(ScrollView, can_focus=True, inherit_bindings=False):
         """Lines that show all of it, with border."""
         raise NotImplementedError
 
-    def title(self, filtered: str) -> str:
-        """What its border says behind its name; `filtered` says which filter is on, "" for none."""
-        return f"{self._look.lens.title} = {self._look.lens.formula}{filtered}"
+    def title(self) -> str:
+        """What its border says behind its name."""
+        return f"{self._look.lens.title} = {self._look.lens.formula}"
 
-    def subtitle(self) -> Text | None:
-        """What its lower border says."""
-        return None
+    def subtitle(self) -> Text:
+        """What its lower border says, before the filter."""
+        return Text()
 
     def set_rows(self, projections: Sequence[Projection], grid: Grid) -> None:
         """Show other projections, in model order; `grid` says where they stand."""

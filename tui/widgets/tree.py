@@ -9,9 +9,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from rich.cells import cell_len
 from rich.style import Style
 from rich.text import Text
 from textual.binding import BindingType
+from textual.content import Content
+from textual.events import Resize
 from textual.scroll_view import ScrollView
 from textual.widgets import Tree
 from textual.widgets.tree import TreeNode
@@ -22,8 +25,14 @@ from rankscope.engine.spectrum import Projection
 from ..data.grid import Column, Grid, Row, Selection
 from ..drawing.cells import Look
 from ..settings import keys
+from .heatmap_table import shortened
 
 MARK_STYLES = {"#": "green", "*": "yellow bold", "!": "red bold", "?": "red"}
+WIDEST = 60
+"""Columns beyond which a number stands too far from its name."""
+LEAST_NAME = 8
+BEFORE_TITLE = 2
+"""Columns of the border before a title that the text below does not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +45,7 @@ class Item:
 
 
 class ProjectionTree(Tree[Item], inherit_bindings=False):
-    """`look` tells the state and rank of a projection, and how much of a group is done."""
+    """`look` tells the state and number of a projection, and how much of a group is done."""
 
     BINDINGS: ClassVar[list[BindingType]] = keys.TREE
     ICON_NODE = "> "
@@ -46,6 +55,7 @@ class ProjectionTree(Tree[Item], inherit_bindings=False):
         super().__init__(Text(printable(name)), Item(name, Selection()), **kwargs)  # type: ignore[arg-type]
         self._look = look
         self._opened: list[TreeNode[Item]] = []
+        self._title = ""
         self.grid = Grid((), (), {})
         self.guide_depth = 2
 
@@ -60,6 +70,25 @@ class ProjectionTree(Tree[Item], inherit_bindings=False):
         if self.root.children:
             self._fill(self.root.children[0])
             self.root.children[0].expand()
+
+    def show_title(self, title: str) -> None:
+        """Say this in the border, and at its end, over the numbers, what they are; a long title loses its middle."""
+        self._title = title
+        heading = self._look.lens.title
+        room = self._room - BEFORE_TITLE
+        text = shortened(title, max(LEAST_NAME, room - len(heading) - 2))
+        left = room - cell_len(text)
+        text += f"{heading:>{left}}" if left > len(heading) else ""
+        if self.border_title is None or text != Content.from_markup(str(self.border_title)).plain:
+            self.border_title = Text(text)  # Textual draws the pane again, whatever it is given
+
+    def on_resize(self, _: Resize) -> None:
+        self.show_title(self._title)
+
+    @property
+    def _room(self) -> int:
+        """Columns up to the end of a number: between it and the border are a gap and a scroll bar, there or not."""
+        return min(WIDEST, self.content_region.width - self.styles.scrollbar_size_vertical - 1)
 
     def follow(self, selection: Selection) -> None:
         """Move the cursor to a selection, opening what is on the way, without telling anyone.
@@ -88,36 +117,48 @@ class ProjectionTree(Tree[Item], inherit_bindings=False):
 
     def render_label(self, node: TreeNode[Item], base_style: Style, style: Style) -> Text:
         item = node.data
+        room = max(LEAST_NAME, self._room - self.guide_depth * (len(_path(node)) - 1))
         icon = "" if not node.allow_expand else self.ICON_NODE_EXPANDED if node.is_expanded else self.ICON_NODE
-        text = Text(icon, style=base_style) + Text(printable(item.name) if item else "", style=style)
+        name = printable(item.name) if item else ""
         if item is None or item.selection is None:
-            return text
+            return Text(icon, style=base_style) + Text(name, style=style)
         if node.allow_expand:
-            return self._group(text, item.selection)
+            signs = self._signs(item.selection)
+            left = room - len(icon) - signs.cell_len
+            if left < min(LEAST_NAME, cell_len(name)):
+                left, signs = left + signs.cell_len, Text()
+            return Text.assemble((icon, base_style), (shortened(name, max(LEAST_NAME, left)), style), signs)
         projections = item.selection.projections(self.grid)
-        return self._projection(text, projections[0], len(_path(node))) if projections else text
+        return self._projection(name, style, projections[0], room) if projections else Text(name, style=style)
 
-    def _group(self, text: Text, selection: Selection) -> Text:
-        """With how many of its projections are done, and whether some have failed."""
+    def _signs(self, selection: Selection) -> Text:
+        """How many of a group's projections are done, and whether some have failed."""
         count = self._look.count(selection)
+        text = Text()
         if count.done and count.done == count.total:
             text.append(" #", style=MARK_STYLES["#"])
         elif count.done:
             text.append(f"  {count.done} of {count.total}", style="dim")
         return text.append(" !", style=MARK_STYLES["!"]) if count.failed else text
 
-    def _projection(self, text: Text, p: Projection, depth: int) -> Text:
-        """With its state before it (and a sign where it is marked), its shape and its rank behind; ~ is dequantised."""
-        mark = self._look.mark(p)
-        rank = self._look.rank(p)
-        shape = f"{p.rows}x{p.cols}{'~' * bool(p.dequantisation)}" if p.rows else p.problem or ""
-        # Of a long name the middle gives way: shape and rank stay in view.
-        room = self.size.width - self.guide_depth * depth - len(shape) - 10
-        text = _shortened(text, max(8, room))
-        text.pad_right(max(0, 8 - text.cell_len))
+    def _projection(self, name: str, style: Style, p: Projection, room: int) -> Text:
+        """Its state (and a sign where it is marked), its name, its shape (~ is dequantised), and its number at the
+        end. Of a long name the middle gives way; what has no room behind a short one is left out, the shape first."""
+        mark, number = self._look.mark(p), self._look.number_text(p)
+        shape = f" {p.rows}x{p.cols}{'~' * bool(p.dequantisation)}" if p.rows else f" {p.problem}" if p.problem else ""
+        end = f"{number:>{self._look.width + 1}}" if number else ""
+        left = room - len("# ")
+        if left - len(end) < LEAST_NAME:
+            end = ""
+        if left - len(end) - cell_len(shape) < LEAST_NAME:
+            shape = ""
+        text = Text(shortened(name, max(LEAST_NAME, left - len(end) - cell_len(shape))), style=style)
+        text.pad_right(max(0, LEAST_NAME - text.cell_len))
+        text.append(shape, style="dim")
+        text.pad_right(max(0, left - len(end) - text.cell_len) if end else 0)
         sign = "+" if p.key in self._look.marked else " "
-        text = Text.assemble((f"{mark}{sign}", MARK_STYLES.get(mark, "dim")), text)
-        return text.append(f" {shape:<11}", style="dim").append("" if rank is None else f"{rank:>6}")
+        behind = (end, "dim" if self._look.lens.is_greyed(p) else "")
+        return Text.assemble((f"{mark}{sign}", MARK_STYLES.get(mark, "dim")), text, behind)
 
     def notify_style_update(self) -> None:
         # Tree lays everything out again, and with it the whole screen is drawn (44 kB at 120x40); only colours change.
@@ -230,14 +271,6 @@ class ProjectionTree(Tree[Item], inherit_bindings=False):
             if child.data is not None and wanted in (child.data.selection, child.data.name.rpartition(" (")[0]):
                 return child
         return None
-
-
-def _shortened(text: Text, most: int) -> Text:
-    """At most so many cells, the middle left out."""
-    if text.cell_len <= most:
-        return text
-    head = most // 2
-    return text[:head] + Text("\u2026") + text[len(text) - (most - head - 1) :]
 
 
 def _path(node: TreeNode[Item] | None) -> list[TreeNode[Item]]:

@@ -13,6 +13,7 @@ from textual.content import Content as Markup
 from rankscope.engine.atomic import write_atomically
 from rankscope.engine.errors import InputError, printable
 
+from ...data.comparison import headings_of
 from ...data.named import resolve
 from ...data.view_records import Content
 from ...data.views import BY_KEY, Place, View, ViewSpec
@@ -22,6 +23,10 @@ from ..messages import Done
 from .background import Background
 
 Writer = Callable[[Path], None]
+MOST_NAMED = 4
+"""Marks that the name of a file lists."""
+LONGEST_STEM = 200
+"""Bytes of a name before its suffix: file systems take 255 of them all."""
 KINDS = (
     (".csv", "the numbers of what is shown"),
     (".svg", "the picture as it is on the screen"),
@@ -40,6 +45,12 @@ class Exporter:
     def _view(self) -> ViewSpec:
         state = self._state
         return BY_KEY[state.top if state.pane == View.TREE else state.pane]
+
+    @property
+    def _models(self) -> str:
+        """The names of one model or two, as the first line has them."""
+        names = [session.model.name for session in self._state.pair.sessions]
+        return names[0] if len(names) == 1 else f"A {names[0]}   B {names[1]}"
 
     def choose(self) -> None:
         """Ask for the kind of file."""
@@ -105,7 +116,7 @@ class Exporter:
         pane = self._screen.tops.get(self._view.drawn_as, self._screen.chart)
         strips = [pane.render_line(y) for y in range(pane.size.height)]
         lines = [Text.assemble(*((s.text, s.style or "") for s in strip)) for strip in strips]
-        title = f"{self._state.session.model.name}  {Markup.from_markup(str(pane.border_title)).plain}"
+        title = f"{self._models}  {Markup.from_markup(str(pane.border_title)).plain}"
         return lambda path: _save(path, svg_of(lines, pane.size.width, title))
 
     def _picture(self) -> Writer:
@@ -119,11 +130,21 @@ class Exporter:
         """A name in this folder that no file has."""
         view, state = self._view, self._state
         parts = [Path(state.session.model.name).stem or "model", view.name]
-        if view.place is Place.CHART and not view.over_layers:
+        if view.key == View.COMPARE or (view.place is Place.CHART and state.compares):
+            parts += _named_marks(headings_of(tuple(state.marks.values())))
+        elif view.place is Place.CHART and not view.over_layers:
             parts.append(state.selection.label(state.grid))
         stem = "-".join("".join(c if c.isalnum() or c in "._-" else "_" for c in part) for part in parts)
+        stem = stem.encode()[:LONGEST_STEM].decode(errors="ignore")
         paths = [Path(f"{stem}{suffix}"), *(Path(f"{stem}-{n}{suffix}") for n in range(2, 1000))]
         return next(path for path in paths if not path.exists())
+
+
+def _named_marks(headings: list[str]) -> list[str]:
+    """All of a few marks, the first of many and how many more there are."""
+    if len(headings) <= MOST_NAMED:
+        return headings
+    return [*headings[: MOST_NAMED - 1], f"and {len(headings) - MOST_NAMED + 1} more"]
 
 
 def _save(path: Path, text: str) -> None:

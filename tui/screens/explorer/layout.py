@@ -155,9 +155,11 @@ class Layout(Screen[None]):
         """The borders of the panes."""
         state = self.state
         filtered = f"  filter {printable(state.pattern)}" if state.pattern else ""
-        self._title(self.tree_pane, Text(f"{View.TREE} tree{filtered}"))
+        self.tree_pane.show_title(f"{View.TREE} tree{filtered}")
         for key, pane in self.tops.items():
-            self._title(pane, Text(f"{key} {pane.id}  {pane.title(filtered)}"), pane.subtitle())
+            # Below, for it may be long: above it would cut the formula. Marks stay, whatever it leaves.
+            below = [pane.subtitle(), Text("" if pane.compares_marks else filtered.strip())]
+            self._title(pane, Text(f"{key} {pane.id}  {pane.title()}"), Text("  ").join(filter(None, below)))
         self.shown_limits = self.look.limits
         drawn = chart_title(state.chart, state.threshold, state.axes, state.small, state.relative, state.compares)
         self._title(self.chart, Text(drawn))

@@ -133,7 +133,7 @@ class Explorer(SelectionKeys):
         self.pair.hold(session)
         self.state.lens.side = Side.RATIO
         ours, theirs = self.pair.unmatched()
-        self.show_rows()
+        self.state.changed(Change.ROWS)
         self.state.lens_changed()
         self.verify(session)
         self.state.say(

@@ -57,7 +57,8 @@ class SelectionKeys(Background):
         self.state.set_marks({})
 
     def action_back(self) -> None:
-        """Undo what was done last of: the rank cursor, opened experts, facets, the filter; else go to the tree."""
+        """Undo the rank cursor, opened experts, facets; from a chart go back to where it was opened from; undo the
+        filter; else go to the tree."""
         state = self.state
         if state.k is not None and state.pane != View.TREE:
             state.set_rank(None)
@@ -65,10 +66,10 @@ class SelectionKeys(Background):
             state.changed(Change.LAYOUT)
         elif state.small and state.pane != View.TREE:
             state.leave_small()
-        elif state.pattern:
+        elif state.pattern and BY_KEY[state.pane].place is not Place.CHART:
             state.set_filter("")
         else:
-            state.show(View.TREE)
+            state.go_back()
 
     # Computing
 
