@@ -63,13 +63,14 @@ async def test_moving_never_computes(llama: Path, root: Path) -> None:
     assert not root.exists()
 
 
-async def test_s_asks_first_and_enter_scans(llama: Path, root: Path) -> None:
+async def test_s_asks_first_and_y_scans(llama: Path, root: Path) -> None:
     async with exploring(llama, root) as view:
         await view.press("s")
-        await view.sees("compute 42 projections", "reading", "enter  yes")
-        await view.press("escape")
+        await view.sees("compute 42 projections", "reading", "y or s  yes")
+        await view.answer("escape")
+        assert view.app.screen is view.app.explorer
         assert not view.has_engine
-        await view.press("s", "enter")
+        await view.scan()
         await view.sees("42/42 stored")
         await view.until(lambda: view.job.endswith("cpu"), "the job's end")
         for role, name in enumerate(("query", "key", "value", "output", "gate", "up", "down")):
@@ -87,7 +88,7 @@ async def test_the_scan_keeps_to_the_filter(llama: Path, root: Path) -> None:
         await view.type("layers.2.attention")
         await view.press("s")
         await view.sees("compute 4 projections that match layers.2.attention")
-        await view.press("enter")
+        await view.answer("y")
         await view.sees("4/42 stored")
     assert {a.rpartition(".")[0] for a in _stored(llama, root)} == {"layers.2.attention"}
 
@@ -111,7 +112,7 @@ async def test_x_stops_and_what_is_finished_is_kept(llama: Path, root: Path, gat
         await view.press("x")
         assert view.foot == "nothing is being computed"
         gate.let(2)
-        await view.press("s", "enter")
+        await view.scan()
         await view.sees("2/42 stored", "[*]")
         assert view.cells(5) == [":"] * 7
         await view.press("x")
@@ -127,7 +128,7 @@ async def test_x_stops_and_what_is_finished_is_kept(llama: Path, root: Path, gat
 
 async def test_the_job_line_tells_what_goes_on(llama: Path, root: Path, gate: Gate) -> None:
     async with exploring(llama, root, (80, 24)) as view:
-        await view.press("s", "enter")
+        await view.scan()
         assert view.job.startswith("layers.0.attention")
         gate.let(10)
         words = ["cpu", "layers.1.", "10/42", "/s", "ETA", "0 failed"]
@@ -137,7 +138,8 @@ async def test_the_job_line_tells_what_goes_on(llama: Path, root: Path, gate: Ga
 
 async def test_an_urgent_selection_overtakes_the_scan(llama: Path, root: Path, gate: Gate) -> None:
     async with exploring(llama, root) as view:
-        await view.press("s", "enter", "3", "G", "enter")
+        await view.scan()
+        await view.press("3", "G", "enter")
         order: list[str] = []
         apply = view.app.pair.first.apply
 
@@ -155,7 +157,7 @@ async def test_an_urgent_selection_overtakes_the_scan(llama: Path, root: Path, g
 async def test_ctrl_c_stops_and_twice_quits(llama: Path, root: Path, gate: Gate) -> None:
     async with exploring(llama, root) as view:
         gate.let(1)
-        await view.press("s", "enter")
+        await view.scan()
         await view.sees("1/42 stored")
         await view.press("ctrl+c")
         assert view.app.explorer.state.is_stopping

@@ -48,11 +48,11 @@ async def test_a_second_scan_comes_after_the_first_and_takes_the_rest(
     async with exploring(llama, root) as view:
         await view.press("slash")
         await view.type("layers.4")
-        await view.press("s", "enter")
+        await view.scan()
         await view.until(lambda: started[:1] == [_address(4, "query")], "the first")
         await view.press("escape", "s")
         await view.sees("compute 42 projections")
-        await view.press("enter")
+        await view.answer("y")
         gate.let(6)
         await view.sees("6/42 stored", "6/42  ")
         gate.open()
@@ -73,7 +73,7 @@ async def test_after_a_stop_a_second_scan_takes_up_what_is_left(
 ) -> None:
     async with exploring(llama, root) as view:
         gate.let(3)
-        await view.press("s", "enter")
+        await view.scan()
         await view.sees("3/42 stored")
         await view.press("x")
         gate.open()
@@ -82,7 +82,7 @@ async def test_after_a_stop_a_second_scan_takes_up_what_is_left(
         assert before == ALL[: len(before)]
         await view.press("s")
         await view.sees(f"compute {42 - len(before)} projections")
-        await view.press("enter")
+        await view.answer("y")
         await view.sees("42/42 stored")
         assert started == ALL
 
@@ -109,7 +109,7 @@ async def test_a_row_that_is_saved_moves_to_its_place_in_a_sorted_table(llama: P
         assert shown == known[: len(shown)]
         await view.press("G")
         await view.until(lambda: _rows(view)[-2:] == late, "what is not known at the end")
-        await view.press("s", "enter")
+        await view.scan()
         await view.sees("42/42 stored")
         await view.press("g")
         await view.until(lambda: _rows(view) == by_rank[: len(_rows(view))], "the rows in their places")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from time import monotonic
 from typing import ClassVar
 
 from rich.table import Table
@@ -10,27 +11,54 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
+from textual.events import Key
 from textual.screen import ModalScreen
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
 from ..settings import keys
 
+QUIET_SECONDS = 0.3
+"""An answer comes so long after the question was painted, and a yes so long after any other key: what is typed at
+what looks like a shell (`sudo su`, `yes`) is no answer."""
+
 
 class Confirm(ModalScreen[bool]):
-    """A question answered by enter or y, esc or n."""
+    """A question; y says yes, or the key that asked, pressed again (`again`: Textual's names of it), esc and n no."""
 
     BINDINGS: ClassVar[list[BindingType]] = keys.CONFIRM
 
-    def __init__(self, title: str, lines: Iterable[str]) -> None:
+    def __init__(self, title: str, lines: Iterable[str], again: Sequence[str], keymap: Mapping[str, str]) -> None:
         super().__init__()
         self._title = title
         self._text = "\n".join(lines)
+        self._again = again
+        self._yes = keys.keys_of(keys.CONFIRM, "confirm.yes", keymap)
+        self._painted: float | None = None
+        self._last_key = 0.0
 
     def compose(self) -> ComposeResult:
-        box = Static(Text(f"{self._text}\n\nenter  yes      esc  no"), id="box")
+        yes, again = (keys.NAMES.get(found[0], found[0]) for found in (self._yes, self._again))
+        box = Static(Text(f"{self._text}\n\n{yes} or {again}  yes      n or esc  no"), id="box")
         box.border_title = self._title
         yield box
+
+    def on_mount(self) -> None:
+        self.call_after_refresh(self._count_from_here)
+
+    def _count_from_here(self) -> None:
+        self._painted = monotonic()
+
+    def on_key(self, event: Key) -> None:
+        """Take away what was typed for something else. The time of a key is when it was read from the terminal."""
+        before, self._last_key = self._last_key, event.time
+        is_yes = event.key in (*self._yes, *self._again)
+        if self._painted is None or event.time - self._painted < QUIET_SECONDS:
+            event.stop()
+        elif is_yes:
+            event.stop()
+            if event.time - before >= QUIET_SECONDS:
+                self.action_answer(True)
 
     def action_answer(self, yes: bool) -> None:
         """Close with the answer."""

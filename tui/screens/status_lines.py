@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from rich.text import Text
 
@@ -15,14 +16,25 @@ from ..data.session import Session, State
 from ..data.views import BY_KEY, View
 from ..data.wording import byte_size, describe, duration, left_out, percent
 
-KEY_HINTS = (
-    (f"0-{max(BY_KEY)} view", ""), ("enter compute", "compute"), ("s scan", "scan"),
-    ("/ filter", "filter"), ("t threshold", "threshold.next"), ("u unit", "unit"), ("? help", "help"),
-    ("q quit", "quit"), ("JK layer", ""), ("HL role", ""), ("space mark", "mark"), ("z zoom", "zoom"),
-    (", . rank", ""), ("a axes", "axes"), ("e export", "export"), ("x stop", "stop"), ("tab pane", "pane.next"),
-    (": command", "command"), ("ctrl+p palette", ""),
+
+class Hint(NamedTuple):
+    """What the last line says of a key; `ident` is the binding's, "" where it is several."""
+
+    keys: str
+    word: str
+    ident: str = ""
+
+
+STOP, SIDE, SCAN = Hint("x", "stop", "stop"), Hint("d", "A, B, B/A", "side"), Hint("s", "scan", "scan")
+HINTS = (
+    Hint(f"0-{max(BY_KEY)}", "view"), Hint("enter", "compute", "compute"), SCAN, Hint("/", "filter", "filter"),
+    Hint("t", "threshold", "threshold.next"), Hint("u", "unit", "unit"), Hint("?", "help", "help"),
+    Hint("q", "quit", "quit"), Hint("JK", "layer"), Hint("HL", "role"), Hint("space", "mark", "mark"),
+    Hint("z", "zoom", "zoom"), Hint(", .", "rank"), Hint("a", "axes", "axes"), Hint("e", "export", "export"),
+    Hint("tab", "pane", "pane.next"), Hint(":", "command", "command"), Hint("ctrl+p", "palette"),
 )  # fmt: skip
-"""What the last line says, most wanted first, and the binding that each is of."""
+"""Most wanted first. While something is computed STOP comes first and SCAN is left out; where there are two models SIDE
+comes before these."""
 
 
 def chart_title(view: int, threshold: float, axes: int, facets: bool, relative: bool, compare: bool) -> str:
@@ -162,13 +174,21 @@ def estimate(session: Session, missing: Sequence[Projection], pattern: str) -> l
     return [line for line in lines if line]
 
 
-def key_hints(width: int, keymap: Mapping[str, str]) -> str:
-    """As many key hints as fit, with the keys that the user's keymap gives them."""
-    text = ""
-    for hint, ident in KEY_HINTS:
-        keys, _, word = hint.rpartition(" ")
-        shown = f"{keymap.get(ident, keys)} {word}"
-        if len(text) + len(shown) + 2 > width:
+def shown_hints(is_busy: bool, is_pair: bool) -> tuple[Hint, ...]:
+    """What the last line has to say, while something is computed (`is_busy`) or not, of one model or of two."""
+    rest = (hint for hint in HINTS if not (is_busy and hint is SCAN))
+    return (STOP,) * is_busy + (SIDE,) * is_pair + (*rest,)
+
+
+def key_line(width: int, hints: Sequence[Hint], keymap: Mapping[str, str], note: str = "") -> Text:
+    """As many of these as fit, with the keys that the user's keymap gives them; or a sentence, and how to stop."""
+    line = Text()
+    for hint in (hint for hint in hints if not note or hint is STOP):
+        shown = f" {keymap.get(hint.ident, hint.keys)} {hint.word} "
+        if line.cell_len + len(shown) > width:
             break
-        text += f" {shown} "
-    return text.rstrip()
+        line.append(shown)
+    if note:
+        return line.append(f" {note}", "bold yellow")
+    line.rstrip()
+    return line

@@ -19,8 +19,8 @@ class Config:
 
     `theme`: AUTO is Textual's own where there are 256 colours, else one of the terminal's colours. `depth`: None
     for as many colours as the terminal has. `keymap`: binding id -> keys, of the bindings that were changed.
-    `suspend`: whether a key leaves the terminal to the shell until fg. `warnings`: sentences on what a file says
-    that is no setting.
+    `suspend`: whether a key leaves the terminal to the shell until fg. `bell`: whether the terminal's bell rings when
+    a scan is through. `warnings`: sentences on what a file says that is no setting.
     """
 
     theme: str = AUTO
@@ -30,5 +30,6 @@ class Config:
     lines: tuple[ReferenceLine, ...] = MLA_LINES
     keymap: Mapping[str, str] = field(default_factory=dict)
     suspend: bool = True
+    bell: bool = True
     palette: Palette = field(default_factory=Palette)
     warnings: tuple[str, ...] = ()

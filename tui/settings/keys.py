@@ -11,17 +11,17 @@ from ..data.views import keyed
 SUSPEND = "suspend"
 AT_ANY_TIME = ("quit_at_once", SUSPEND)
 """The bindings that hold in questions and menus too: textual asks the app's bindings last, and not from a dialog."""
-PROMPTS = ("filter", "command")
-"""Actions that run before the next key is handed to a pane: ":12" may arrive in one packet. A change of panes need
-not: "jj3j" is worked off in order, each key by what has the focus by then."""
-NOT_IN_PROMPTS = (*PROMPTS, "pane", "next_pane")
+ASKING = ("filter", "command", "scan", "quit", "unit", "export", "help")
+"""Actions that run before the next key is handed to a pane: ":12" may arrive in one packet, and what follows an "s" is
+for its question. A change of panes need not: "jj3j" is worked off in order, each key by what has the focus by then."""
+NOT_IN_PROMPTS = (*ASKING, "pane", "next_pane")
 """Actions whose keys are characters, or do nothing, in an open prompt."""
 
 
 def _keys(*rows: tuple[str, str, str, str, str]) -> list[BindingType]:
     return [
         Binding(
-            key, action, name, id=ident, tooltip=tooltip, show=False, priority=action in PROMPTS or ident in AT_ANY_TIME
+            key, action, name, id=ident, tooltip=tooltip, show=False, priority=action in ASKING or ident in AT_ANY_TIME
         )
         for key, action, name, ident, tooltip in rows
     ]
@@ -57,7 +57,7 @@ EXPLORER = _keys(
     ("colon", "command", "command", "command", "Command line: :12  :t 97  :k 512  :filter key"),
     ("escape,backspace", "back", "back", "back", "Undo: rank cursor, experts, filter; else to the tree"),
     ("question_mark", "help", "help", "help", "The keys of the focused pane"),
-    ("q", "app.quit", "quit", "quit", "Quit; what is finished is saved"),
+    ("q", "quit", "quit", "quit", "Quit; asks while a scan runs; what is finished is saved"),
 )
 
 TREE = _keys(
@@ -142,7 +142,7 @@ CHOICE = _keys(
 )
 
 CONFIRM = _keys(
-    ("enter,y", "answer(True)", "yes", "confirm.yes", "Yes"),
+    ("y", "answer(True)", "yes", "confirm.yes", "Yes; the key that asked, pressed again, says so too"),
     ("escape,n,q", "answer(False)", "no", "confirm.no", "No"),
 )
 
@@ -166,6 +166,12 @@ NAMES = {
     "question_mark": "?", "slash": "/", "colon": ":", "full_stop": ".", "comma": ",", "escape": "esc",
     "pagedown": "pgdn", "pageup": "pgup",
 }  # fmt: skip
+
+
+def keys_of(table: list[BindingType], ident: str, keymap: Mapping[str, str]) -> list[str]:
+    """Textual's names of the keys of the binding with this id, as the user's keymap has them."""
+    binding = next(b for b in table if isinstance(b, Binding) and b.id == ident)
+    return [key.strip() for key in keymap.get(ident, binding.key).split(",")]
 
 
 def shown_keys(binding: Binding, keymap: Mapping[str, str]) -> str:

@@ -32,7 +32,16 @@ from ...widgets.table import MetricTable
 from ...widgets.top_pane import TopPane
 from ...widgets.tree import ProjectionTree
 from ..dialogs import Help
-from ..status_lines import chart_title, job_text, key_hints, model_text, selection_text, troubles, waiting_text
+from ..status_lines import (
+    chart_title,
+    job_text,
+    key_line,
+    model_text,
+    selection_text,
+    shown_hints,
+    troubles,
+    waiting_text,
+)
 
 WIDE, HUGE, HIGH = 120, 160, 30
 CHART_LINES = 26
@@ -139,8 +148,8 @@ class Layout(Screen[None]):
         left = selection_text(state.lens, state.selection, state.grid)
         self.query_one("#job", Line).set(left, "  ".join(filter(None, [marks, self._job(said)])))
         note = state.note or waiting_text(self.pair) or troubles(state.lens, state.selected)
-        hints = key_hints(self.size.width, self.config.keymap)
-        self.query_one("#keys", Line).set(Text(f" {note}", "bold yellow") if note else hints)
+        hints = shown_hints(state.is_busy and not state.is_stopping, self.pair.second is not None)
+        self.query_one("#keys", Line).set(key_line(self.size.width, hints, self.config.keymap, note))
 
     def _job(self, said: str) -> str:
         """What is being computed, or how much has failed."""
