@@ -48,14 +48,14 @@ async def test_what_is_typed_at_a_shell_starts_nothing(
                     await view.rush(key, later=number * pace)
             assert not view.app.explorer.state.is_busy, text
             while view.app.screen is not view.app.explorer:
-                await view.rush("escape", later=10.0)
+                await view.press("escape")
         assert not view.has_engine
 
 
 async def test_keys_in_one_packet_answer_no_question_that_they_asked(llama: Path, root: Path) -> None:
     async with exploring(llama, root) as view:
-        await view.rush("s", "y", "s", "enter", "n", "escape")
-        assert _asks(view)  # the n and the escape were not meant for it either
+        await view.rush("s", "y", "s", "enter", "n")
+        assert _asks(view)  # the n was not meant for it either
         await view.rush("x", later=1.0)
         await view.rush("y", later=1.2)  # too soon after another key
         assert _asks(view)

@@ -51,7 +51,7 @@ async def test_a_second_scan_comes_after_the_first_and_takes_the_rest(
         await view.scan()
         await view.until(lambda: started[:1] == [_address(4, "query")], "the first")
         await view.press("escape", "s")
-        await view.sees("compute 42 projections")
+        await view.sees("compute 35 projections")
         await view.answer("y")
         gate.let(6)
         await view.sees("6/42 stored", "6/42  ")
@@ -210,16 +210,16 @@ async def test_titles_say_what_is_filtered(llama: Path, root: Path) -> None:
         await view.type("*.mlp.up")
         await view.sees(
             "0 tree  filter *.mlp.up \u2500",
-            "3 heatmap  k90 = smallest k with energy(k) >= 90 %  filter *.mlp.up \u2500",
+            "3 heatmap  k90 = fewest singular values for 90 % of energy  filter *.mlp.up \u2500",
         )
         await view.press("5")
-        await view.sees("5 table  k90 = smallest k with energy(k) >= 90 %  filter *.mlp.up \u2500")
+        await view.sees("5 table  k90 = fewest singular values for 90 % of energy  filter *.mlp.up \u2500")
         await view.press("t", "4")
-        await view.sees("k95 = smallest k with energy(k) >= 95 %", "4 layers  k95 by layer \u2500")
+        await view.sees("k95 = fewest singular values for 95 % of energy", "4 layers  k95 by layer \u2500")
         await view.press("6")
         await view.sees("6 compare  marked projections, differences to the first", "of the marks  log x log")
         await view.press("3", "escape")
-        await view.sees("0 tree \u2500", "energy(k) >= 95 % \u2500")
+        await view.sees("0 tree \u2500", "for 95 % of energy \u2500")
 
 
 async def test_what_fails_in_the_background_is_said_and_the_next_key_works(

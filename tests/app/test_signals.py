@@ -28,7 +28,7 @@ from rankscope.tui.cli import ending
 from rankscope.tui.cli.main import main_tui
 from rankscope.tui.screens import dialogs
 
-dialogs.QUIET_SECONDS = 0
+dialogs.Confirm.on_key = lambda *_: None  # an answer counts at once
 solve, save, came = Solver._spectrum, SpectraStore._save, threading.Event()
 solved = []
 

@@ -20,7 +20,8 @@ from rankscope.tui.data.session import Session, open_model
 from rankscope.tui.data.wording import describe
 from rankscope.tui.screens import dialogs
 from rankscope.tui.screens.app import RankScopeApp
-from rankscope.tui.screens.status_lines import estimate, model_text
+from rankscope.tui.screens.estimate import estimate
+from rankscope.tui.screens.status_lines import model_text
 from rankscope.tui.settings.config import Config
 
 pytestmark = pytest.mark.usefixtures("short_first_range")

@@ -16,6 +16,7 @@ from textual.screen import ModalScreen
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
+from ..data.glossary import GLOSSARY
 from ..settings import keys
 
 QUIET_SECONDS = 0.3
@@ -50,8 +51,13 @@ class Confirm(ModalScreen[bool]):
         self._painted = monotonic()
 
     def on_key(self, event: Key) -> None:
-        """Take away what was typed for something else. The time of a key is when it was read from the terminal."""
+        """Take away what was typed for something else, but for esc, which nobody types at a shell.
+
+        The time of a key is when it was read from the terminal.
+        """
         before, self._last_key = self._last_key, event.time
+        if event.key == "escape":
+            return
         is_yes = event.key in (*self._yes, *self._again)
         if self._painted is None or event.time - self._painted < QUIET_SECONDS:
             event.stop()
@@ -101,7 +107,7 @@ class Choice(ModalScreen[int | None]):
 
 
 class Help(ModalScreen[None]):
-    """The keys of the explorer and of the pane that has the focus, and what the marks mean."""
+    """The keys of the explorer and of the pane that has the focus, what the marks mean, and the glossary."""
 
     BINDINGS: ClassVar[list[BindingType]] = keys.HELP
 
@@ -119,22 +125,37 @@ class Help(ModalScreen[None]):
             ),
             ("marks in tree and heatmap", list(legend)),
         ]
+        self._words = Static(self._table([("words", [(word, meaning) for word, meaning in GLOSSARY])]))
 
     def compose(self) -> ComposeResult:
-        table = Table.grid(padding=(0, 2))
-        for number, (title, rows) in enumerate(self._sections):
-            table.add_row(*(("", "") if number else ()))
-            table.add_row("", Text(title, style="bold"))
-            for key, text in rows:
-                table.add_row(Text(key), Text(text))
         with VerticalScroll(id="box") as box:
-            box.border_title = "keys"
-            box.border_subtitle = "j k scroll   esc closes"
-            yield Static(table)
+            box.border_title = "keys, marks, words"
+            box.border_subtitle = "j k scroll   G words   g keys   esc closes"
+            yield Static(self._table(self._sections))
+            yield self._words
 
     def action_close(self) -> None:
         """Back to the explorer."""
         self.dismiss(None)
+
+    @staticmethod
+    def _table(sections: Iterable[tuple[str, Iterable[tuple[str, str]]]]) -> Table:
+        """A heading and two columns each; between them a free line."""
+        table = Table.grid(padding=(0, 2))
+        for title, rows in sections:
+            table.add_row("", Text(title, style="bold"))
+            for key, text in rows:
+                table.add_row(Text(key), Text(text))
+            table.add_row()
+        return table
+
+    def action_words(self) -> None:
+        """To the first line of the glossary."""
+        self.query_one(VerticalScroll).scroll_to_widget(self._words, top=True, animate=False)
+
+    def action_top(self) -> None:
+        """To the first key."""
+        self.query_one(VerticalScroll).scroll_home(animate=False)
 
     def action_scroll(self, lines: int) -> None:
         """Lines up or down."""

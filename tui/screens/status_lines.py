@@ -14,7 +14,7 @@ from ..data.grid import Grid, Selection
 from ..data.pair import Lens, Pair
 from ..data.session import Session, State
 from ..data.views import BY_KEY, View
-from ..data.wording import byte_size, describe, duration, left_out, percent
+from ..data.wording import byte_size, describe, percent
 
 
 class Hint(NamedTuple):
@@ -148,30 +148,6 @@ def loss(lens: Lens, p: Projection) -> str:
     session, there = lens.session(p)
     is_lost = there is not None and there.key in session.lost and session.state(there) is State.NOT_COMPUTED
     return "what was stored of it is damaged; enter computes it again" if is_lost else ""
-
-
-def estimate(session: Session, missing: Sequence[Projection], pattern: str) -> list[str]:
-    """What a scan of a model will do: how many projections, how many bytes, how long, as far as is known."""
-    tensors = {p.tensor for p in missing}
-    checkpoint = session.model.checkpoint
-    size = sum(t.end - t.begin for t in checkpoint.tensors if t.name in tensors) if checkpoint else 0
-    twins = sum(bool(p.null) for p in missing)
-    what = f"{len(missing)} projections" if not twins else f"{len(missing)} spectra, {twins} of them with random signs"
-    lines = [f"{printable(session.model.name)}:" if len(session.model.name) < 60 else ""]
-    lines.append(f"compute {what}" + (f" that match {printable(pattern)}" if pattern else ""))
-    lines.append(f"reading {byte_size(size)} of weights")
-    if to_fetch := session.to_fetch(missing):
-        lines[-1] = f"fetching {byte_size(to_fetch)} of {byte_size(session.size)}"
-    if session.experts is not None and any(p.expert is not None for p in missing):
-        lines.append(f"at most {session.experts} experts of a layer")
-    stored = [entry for p in session.model.tree.projections if (entry := session.entry(p))]
-    known = [(entry.provenance.seconds, entry.projection.cost) for entry in stored]
-    if known:
-        pace = sum(seconds for seconds, _ in known) / sum(cost for _, cost in known)
-        lines.append(f"about {duration(pace * sum(p.cost for p in missing))}, as fast as what is stored")
-    if not pattern and (rest := left_out(session.model.tree)):
-        lines.append(f"{rest}: the filter * takes them")
-    return [line for line in lines if line]
 
 
 def shown_hints(is_busy: bool, is_pair: bool) -> tuple[Hint, ...]:

@@ -56,8 +56,8 @@ EXPLORER = _keys(
     ("N", "match(-1)", "previous match", "filter.previous", "Previous projection that the filter leaves"),
     ("colon", "command", "command", "command", "Command line: :12  :t 97  :k 512  :filter key"),
     ("escape,backspace", "back", "back", "back", "Undo: rank cursor, experts, filter; else to the tree"),
-    ("question_mark", "help", "help", "help", "The keys of the focused pane"),
-    ("q", "quit", "quit", "quit", "Quit; asks while a scan runs; what is finished is saved"),
+    ("question_mark", "help", "help", "help", "Keys of the focused pane, marks, and a glossary"),
+    ("q", "quit", "quit", "quit", "Quit; asks while a scan runs"),
 )
 
 TREE = _keys(
@@ -152,6 +152,8 @@ HELP = _keys(
     ("up,k", "scroll(-1)", "up", "help.up", "Line up"),
     ("pagedown,ctrl+d,space", "scroll(10)", "page down", "help.page_down", "Ten lines down"),
     ("pageup,ctrl+u", "scroll(-10)", "page up", "help.page_up", "Ten lines up"),
+    ("end,G", "words", "words", "help.words", "The glossary"),
+    ("home,g", "top", "keys", "help.top", "The first key"),
 )
 
 PICKER = _keys(
@@ -172,6 +174,12 @@ def keys_of(table: list[BindingType], ident: str, keymap: Mapping[str, str]) -> 
     """Textual's names of the keys of the binding with this id, as the user's keymap has them."""
     binding = next(b for b in table if isinstance(b, Binding) and b.id == ident)
     return [key.strip() for key in keymap.get(ident, binding.key).split(",")]
+
+
+def first_key(ident: str, keymap: Mapping[str, str]) -> str:
+    """The first key of one of the explorer's bindings, as a person writes it."""
+    key = keys_of(EXPLORER, ident, keymap)[0]
+    return NAMES.get(key, key)
 
 
 def shown_keys(binding: Binding, keymap: Mapping[str, str]) -> str:

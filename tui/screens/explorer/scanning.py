@@ -15,7 +15,7 @@ from ...data.pair import Side
 from ...data.session import Session, State
 from ...data.state import ExplorerState
 from ...data.wording import duration, left_out
-from ..status_lines import estimate
+from ..estimate import estimate
 
 Missing: TypeAlias = dict[Session, list[Projection]]
 Ask: TypeAlias = Callable[[list[str], Callable[[], None]], None]
