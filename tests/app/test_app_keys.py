@@ -20,7 +20,7 @@ TABLES: dict[str, list[BindingType]] = {
     "prompt": keys.PROMPT, "confirm": keys.CONFIRM, "help": keys.HELP, "picker": keys.PICKER,
 }  # fmt: skip
 FROM_DESIGN = {
-    *"0123456JKLHtTuaszxdeynNMq",
+    *"0123456JKLHtTuafszxdeynNMq",
     "space",
     "comma",
     "full_stop",

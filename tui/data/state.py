@@ -67,11 +67,11 @@ def _nobody(_: Change, __: Keys) -> None:
 class ExplorerState:
     """`grid` and `shown` are what the filter `pattern` leaves, `others` what stands in no cell of the grid.
 
-    `pane` has the focus, `top` stands over the chart and `chart` is drawn (keys of data.views). `overview` is None for
-    what suits the terminal. `small` shows small multiples by layer in charts of spectra, `panels` those by threshold in
-    the view over layers. `relative`: singular values over sigma_1. `k` is the rank cursor, `origin` where a walk over
-    layers or roles began, `note` a sentence for the user until the next move. `version` counts what changed the chart.
-    `solving` is what a device began last.
+    `pane` has the focus, `top` stands over the chart and `chart` is drawn (keys of data.views). `overview` is None
+    for what suits the terminal, `full` shows the focused pane alone. `small` shows small multiples by layer in
+    charts of spectra, `panels` those by threshold in the view over layers. `relative`: singular values over
+    sigma_1. `k` is the rank cursor, `origin` where a walk over layers or roles began, `note` a sentence for the
+    user until the next move. `version` counts what changed the chart. `solving` is what a device began last.
     """
 
     pair: Pair
@@ -91,6 +91,7 @@ class ExplorerState:
     top: int = View.HEATMAP
     chart: int = View.SPECTRUM
     overview: bool | None = None
+    full: bool = False
     axes: int = 0
     small: bool = False
     panels: bool = False
@@ -373,6 +374,11 @@ class ExplorerState:
             self.show(View.HEATMAP)
         self.changed(Change.LAYOUT)
         self.changed(Change.TITLES)
+
+    def toggle_full(self) -> None:
+        """The focused pane alone, or all of them."""
+        self.full = not self.full
+        self.changed(Change.LAYOUT)
 
     def leave_small(self) -> None:
         """One chart instead of small multiples by layer."""

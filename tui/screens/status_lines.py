@@ -30,7 +30,8 @@ HINTS = (
     Hint(f"0-{max(BY_KEY)}", "view"), Hint("enter", "compute", "compute"), SCAN, Hint("/", "filter", "filter"),
     Hint("t", "threshold", "threshold.next"), Hint("u", "unit", "unit"), Hint("?", "help", "help"),
     Hint("q", "quit", "quit"), Hint("JK", "layer"), Hint("HL", "role"), Hint("space", "mark", "mark"),
-    Hint("z", "zoom", "zoom"), Hint(", .", "rank"), Hint("a", "axes", "axes"), Hint("e", "export", "export"),
+    Hint("z", "zoom", "zoom"), Hint("f", "full screen", "full"),
+    Hint(", .", "rank"), Hint("a", "axes", "axes"), Hint("e", "export", "export"),
     Hint("tab", "pane", "pane.next"), Hint(":", "command", "command"), Hint("ctrl+p", "palette"),
 )  # fmt: skip
 """Most wanted first. While something is computed STOP comes first and SCAN is left out; where there are two models SIDE

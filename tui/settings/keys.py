@@ -39,6 +39,7 @@ EXPLORER = _keys(
     ("T", "threshold(-1)", "previous threshold", "threshold.previous", "Previous energy threshold"),
     ("u", "unit", "unit", "unit", "Unit of the heatmap: k, %, k/k0, k/kf, k/k* ..."),
     ("z", "zoom", "zoom", "zoom", "Heatmap: overview or table; charts: small multiples"),
+    ("f", "full", "full screen", "full", "The focused pane alone; again, or esc: all panes"),
     ("a", "axes", "axes", "axes", "Axes: log x log, log y, linear"),
     ("r", "relative", "relative", "relative", "Singular values relative to sigma_1, or as they are"),
     ("full_stop", "rank(1)", "rank +1", "rank.next", "The rank cursor one further; :k 512 sets it"),
@@ -55,7 +56,7 @@ EXPLORER = _keys(
     ("n", "match(1)", "next match", "filter.next", "Next projection that the filter leaves"),
     ("N", "match(-1)", "previous match", "filter.previous", "Previous projection that the filter leaves"),
     ("colon", "command", "command", "command", "Command line: :12  :t 97  :k 512  :filter key"),
-    ("escape,backspace", "back", "back", "back", "Undo: rank cursor, experts, filter; else to the tree"),
+    ("escape,backspace", "back", "back", "back", "Undo: full screen, rank, experts, filter; else tree"),
     ("question_mark", "help", "help", "help", "Keys of the focused pane, marks, and a glossary"),
     ("q", "quit", "quit", "quit", "Quit; asks while a scan runs"),
 )

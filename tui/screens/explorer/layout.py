@@ -183,10 +183,11 @@ class Layout(Screen[None]):
 
     def lay_out(self) -> None:
         """Wide and high: tree, heatmap over chart. Wide: tree and one. Narrow: one pane, and under the
-        overview, which is low, the chart of what is selected."""
-        wide, high = self.is_wide, self.size.height >= HIGH
+        overview, which is low, the chart of what is selected. Full screen: one."""
+        alone = self.state.full
+        wide, high = self.is_wide and not alone, self.size.height >= HIGH
         self.set_class(not wide, "one")
-        self.set_class(self.size.width >= HUGE, "huge")
+        self.set_class(wide and self.size.width >= HUGE, "huge")
         self.heatmap.set_overview(self.is_overview)
         pane, top = self.state.pane, self.state.top
         self.tree_pane.display = wide or pane == View.TREE
@@ -194,7 +195,7 @@ class Layout(Screen[None]):
         self.query_one("#right").display = wide or pane != View.TREE
         room = self.size.height - 3
         least, full = self.heatmap.overview_lines
-        below = on_right == View.HEATMAP and self.is_overview and room - least >= LEAST_CHART
+        below = on_right == View.HEATMAP and self.is_overview and room - least >= LEAST_CHART and not alone
         both = (wide and high) or below
         for key, widget in self.tops.items():
             widget.display = key == top and (both or on_right == key)
