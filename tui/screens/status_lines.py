@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from rich.text import Text
@@ -159,13 +159,29 @@ def shown_hints(is_busy: bool, is_pair: bool) -> tuple[Hint, ...]:
 
 def key_line(width: int, hints: Sequence[Hint], keymap: Mapping[str, str], note: str = "") -> Text:
     """As many of these as fit, with the keys that the user's keymap gives them; or a sentence, and how to stop."""
-    line = Text()
-    for hint in (hint for hint in hints if not note or hint is STOP):
-        shown = f" {keymap.get(hint.ident, hint.keys)} {hint.word} "
-        if line.cell_len + len(shown) > width:
-            break
-        line.append(shown)
+    line = Text("".join(shown for _, shown in _fitting(width, hints, keymap, note)))
     if note:
         return line.append(f" {note}", "bold yellow")
     line.rstrip()
     return line
+
+
+def hint_at(x: int, width: int, hints: Sequence[Hint], keymap: Mapping[str, str], note: str = "") -> Hint | None:
+    """What the line of keys says at a column."""
+    end = 0
+    for hint, shown in _fitting(width, hints, keymap, note):
+        end += len(shown)
+        if x < end:
+            return hint
+    return None
+
+
+def _fitting(width: int, hints: Sequence[Hint], keymap: Mapping[str, str], note: str) -> Iterator[tuple[Hint, str]]:
+    """The hints that fit, each with what is written of it."""
+    room = width
+    for hint in (hint for hint in hints if not note or hint is STOP):
+        shown = f" {keymap.get(hint.ident, hint.keys)} {hint.word} "
+        room -= len(shown)
+        if room < 0:
+            return
+        yield hint, shown

@@ -171,6 +171,11 @@ NAMES = {
 }  # fmt: skip
 
 
+def actions() -> dict[str, str]:
+    """What the explorer's bindings do, by their ids."""
+    return {b.id or "": b.action for b in EXPLORER if isinstance(b, Binding)}
+
+
 def keys_of(table: list[BindingType], ident: str, keymap: Mapping[str, str]) -> list[str]:
     """Textual's names of the keys of the binding with this id, as the user's keymap has them."""
     binding = next(b for b in table if isinstance(b, Binding) and b.id == ident)

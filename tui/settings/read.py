@@ -212,6 +212,7 @@ _READERS: dict[str, Callable[[Any], tuple[str, Any]]] = {
     "thresholds": _thresholds,
     "suspend": _switch("suspend"),
     "bell": _switch("bell"),
+    "mouse": _switch("mouse"),
     "lines": _lines,
     "keymap": _keymap,
     "colors": _colors,

@@ -100,6 +100,9 @@ class MetricTable(Sheet, inherit_bindings=False):
             self._rows.sort(self._fields[self.cursor[1]].name)
             self._settle()
 
+    def heading_clicked(self) -> None:
+        self.action_sort()
+
     def on_show(self, _: Show) -> None:
         self._settle()
 
