@@ -36,11 +36,23 @@ class View:
         await self.pilot.press(*keys)
         await self.pilot.pause()
 
-    async def rush(self, *keys: str) -> None:
-        """Press keys that are all in the queue before the first is answered."""
+    async def rush(self, *keys: str, later: float = 0.0) -> None:
+        """Press keys that are all in the queue before the first is answered, as if so many seconds later."""
         for key in keys:
-            self.app.post_message(Key(key, key if len(key) == 1 else None))
+            event = Key(key, key if len(key) == 1 else None)
+            event.time += later
+            self.app.post_message(event)
         await self.pilot.pause()
+
+    async def answer(self, key: str) -> None:
+        """Press a key a second later than it is: a question takes no answers at once."""
+        await self.pilot.pause()
+        await self.rush(key, later=1.0)
+
+    async def scan(self) -> None:
+        """Compute what the filter leaves."""
+        await self.press("s")
+        await self.answer("y")
 
     async def type(self, text: str) -> None:
         """Type a text and enter."""

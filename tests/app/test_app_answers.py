@@ -47,7 +47,7 @@ async def test_which_value_projection_needs_most_components(root: Path) -> None:
     async with exploring("demo", root, SMALL) as view:
         await view.press("slash")
         await view.type("value")
-        await view.press("s", "enter")
+        await view.scan()
         await view.sees("30/210 stored")
         await view.press("5", "l", "l", "l", "l")  # address, shape, k60, k80, k90
         await view.press("o", "g")
@@ -84,7 +84,7 @@ async def test_random_signs_are_computed_on_demand(llama: Path, root: Path) -> N
         await view.type("unit k/kf")
         await view.press("s")
         assert "2 spectra, 1 of them with random signs" in " ".join(view.box)
-        await view.press("enter")
+        await view.answer("y")
         await view.until(lambda: view.cells(0)[0] not in ("*", ":", ".", "#"), "the ratio")
         ratio = float(view.cells(0)[0])
         # Its own spread over draws is a component or two: the twin keeps |w|, and with it the norm.
@@ -251,5 +251,5 @@ async def test_both_models_are_scanned(llama: Path, other: Path, root: Path) -> 
         await view.type("*.0.attention.*")
         await view.press("s")
         assert sum("compute 4 projections" in line for line in view.box) == 2
-        await view.press("enter")
+        await view.answer("y")
         await view.sees("A 4/42 stored  B 4/36")

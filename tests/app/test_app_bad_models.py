@@ -32,7 +32,7 @@ async def test_a_failed_projection_shows_why_and_the_others_go_on(tmp_path: Path
     weights["model.layers.1.self_attn.k_proj.weight"][0, 0] = np.nan
     folder = save_model(tmp_path / "nan", weights, LLAMA)
     async with exploring(folder, root, WIDE) as view:
-        await view.press("s", "enter")
+        await view.scan()
         await view.sees("13/14 stored", "1 failed")
         await view.press("3", "j", "l")
         assert view.cells(1)[1] == "!"
@@ -70,7 +70,7 @@ async def test_packed_integers_are_a_question_mark(tmp_path: Path, root: Path) -
         assert not view.has_engine
         await view.press("s")
         await view.sees("compute 6 projections")
-        await view.press("enter")
+        await view.answer("y")
         await view.sees("6/7 stored")
         assert "failed" not in view.job
 
@@ -137,7 +137,7 @@ async def test_an_unknown_family_shows_its_own_names(tmp_path: Path, root: Path)
         assert view.pane("heatmap")[1].split() == ["layer", "mixer", "out"]
         await view.press("s")
         await view.sees("compute 6 projections")
-        await view.press("enter")
+        await view.answer("y")
         await view.sees("6/6 stored")
         assert view.cells(2) == [str(numpy_rank(weights["net.blocks.2.mixer.weight"], 0.9))] * 2
 

@@ -6,13 +6,16 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 
+import pytest
 from app_gate import Gate
-from app_looking import View, exploring
-from app_models import fill, rank_in
+from app_looking import SMALL, WIDE, View, exploring
+from app_models import fill, llama_weights, rank_in
 
 from rankscope.engine.compute.events import Event, Started
 from rankscope.store.spectra import SpectraStore
 from rankscope.tui.data.session import open_model
+from rankscope.tui.data.wording import byte_size, duration
+from rankscope.tui.screens import estimate
 
 
 def _stored(model: Path, root: Path) -> set[str]:
@@ -30,8 +33,32 @@ async def test_it_opens_with_nothing_computed(llama: Path, root: Path) -> None:
         assert [view.cells(row) for row in range(6)] == [["."] * 7] * 6
         assert view.labels[:5] == ["v tiny-llama", "v layers (6)", "v 0", "> attention", "> mlp"]
         assert view.job == "layers.0.attention"
-        assert "0 of 4 computed" in (await view.chart("not computed: enter computes it"))[-1]
+        await view.chart("0 of 4 computed")
     assert not root.exists()
+
+
+@pytest.mark.parametrize("size", [SMALL, WIDE])
+async def test_where_nothing_is_computed_the_chart_says_what_there_is_to_do(
+    llama: Path, root: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(estimate, "CORE_PACE", 1e4)
+    weights = llama_weights(6)
+    flops = {name: min(w.shape) ** 2 * max(w.shape) + 4 / 3 * min(w.shape) ** 3 for name, w in weights.items()}
+    matrices = [name for name in weights if "_proj" in name]
+    first = [name for name in matrices if "layers.0.self_attn" in name]
+    count = byte_size(sum(weights[name].nbytes for name in matrices))
+    seconds = sum(flops[name] for name in matrices) / 1e4
+    async with exploring(llama, root, size) as view:
+        await view.press("3", "0", "3")
+        shown = (await view.chart("k*     m n / (m + n)"))[:5]
+        assert f"asks, then computes 42: reads {count}, about {duration(seconds)} on 1 core" in shown[0]
+        seconds = sum(flops[name] for name in first) / 1e4
+        count = byte_size(sum(weights[name].nbytes for name in first))
+        assert f"computes the 4 selected: reads {count}, about {duration(seconds)} on 1 core" in shown[1]
+        assert [line.split()[0] for line in shown] == ["s", "enter", "k90", "k0", "k*"]
+        await view.press("enter")
+        await view.sees("4/42 stored")
+        await view.until(lambda: "asks, then" not in view.text, "the curves")
 
 
 async def test_enter_computes_the_selection_and_nothing_else(llama: Path, root: Path) -> None:
@@ -63,13 +90,14 @@ async def test_moving_never_computes(llama: Path, root: Path) -> None:
     assert not root.exists()
 
 
-async def test_s_asks_first_and_enter_scans(llama: Path, root: Path) -> None:
+async def test_s_asks_first_and_y_scans(llama: Path, root: Path) -> None:
     async with exploring(llama, root) as view:
         await view.press("s")
-        await view.sees("compute 42 projections", "reading", "enter  yes")
-        await view.press("escape")
+        await view.sees("compute 42 projections", "reading", "y or s  yes")
+        await view.answer("escape")
+        assert view.app.screen is view.app.explorer
         assert not view.has_engine
-        await view.press("s", "enter")
+        await view.scan()
         await view.sees("42/42 stored")
         await view.until(lambda: view.job.endswith("cpu"), "the job's end")
         for role, name in enumerate(("query", "key", "value", "output", "gate", "up", "down")):
@@ -87,7 +115,7 @@ async def test_the_scan_keeps_to_the_filter(llama: Path, root: Path) -> None:
         await view.type("layers.2.attention")
         await view.press("s")
         await view.sees("compute 4 projections that match layers.2.attention")
-        await view.press("enter")
+        await view.answer("y")
         await view.sees("4/42 stored")
     assert {a.rpartition(".")[0] for a in _stored(llama, root)} == {"layers.2.attention"}
 
@@ -111,7 +139,7 @@ async def test_x_stops_and_what_is_finished_is_kept(llama: Path, root: Path, gat
         await view.press("x")
         assert view.foot == "nothing is being computed"
         gate.let(2)
-        await view.press("s", "enter")
+        await view.scan()
         await view.sees("2/42 stored", "[*]")
         assert view.cells(5) == [":"] * 7
         await view.press("x")
@@ -127,7 +155,7 @@ async def test_x_stops_and_what_is_finished_is_kept(llama: Path, root: Path, gat
 
 async def test_the_job_line_tells_what_goes_on(llama: Path, root: Path, gate: Gate) -> None:
     async with exploring(llama, root, (80, 24)) as view:
-        await view.press("s", "enter")
+        await view.scan()
         assert view.job.startswith("layers.0.attention")
         gate.let(10)
         words = ["cpu", "layers.1.", "10/42", "/s", "ETA", "0 failed"]
@@ -137,7 +165,8 @@ async def test_the_job_line_tells_what_goes_on(llama: Path, root: Path, gate: Ga
 
 async def test_an_urgent_selection_overtakes_the_scan(llama: Path, root: Path, gate: Gate) -> None:
     async with exploring(llama, root) as view:
-        await view.press("s", "enter", "3", "G", "enter")
+        await view.scan()
+        await view.press("3", "G", "enter")
         order: list[str] = []
         apply = view.app.pair.first.apply
 
@@ -155,7 +184,7 @@ async def test_an_urgent_selection_overtakes_the_scan(llama: Path, root: Path, g
 async def test_ctrl_c_stops_and_twice_quits(llama: Path, root: Path, gate: Gate) -> None:
     async with exploring(llama, root) as view:
         gate.let(1)
-        await view.press("s", "enter")
+        await view.scan()
         await view.sees("1/42 stored")
         await view.press("ctrl+c")
         assert view.app.explorer.state.is_stopping

@@ -44,7 +44,7 @@ async def test_damage_is_said_and_computed_again(llama: Path, root: Path, kind: 
         await view.press("J", "L")
         assert view.selected == BAD
         await view.until(lambda: "what was stored of it is damaged" in view.foot, "the selection's state")
-        await view.press("s", "enter")
+        await view.scan()
         await view.sees("42/42 stored")
         assert "damaged" not in view.foot
     session = SpectraStore(root, model.folder)

@@ -10,6 +10,7 @@ from textual.binding import Binding, BindingType
 from textual.events import Key
 from textual.widgets import Input
 
+from rankscope.tui.data.glossary import GLOSSARY
 from rankscope.tui.screens.command_line import parse_command
 from rankscope.tui.settings import keys
 
@@ -19,7 +20,7 @@ TABLES: dict[str, list[BindingType]] = {
     "prompt": keys.PROMPT, "confirm": keys.CONFIRM, "help": keys.HELP, "picker": keys.PICKER,
 }  # fmt: skip
 FROM_DESIGN = {
-    *"0123456JKLHtTuaszxdeynNMq",
+    *"0123456JKLHtTuafszxdeynNMq",
     "space",
     "comma",
     "full_stop",
@@ -71,13 +72,15 @@ def test_every_action_can_be_typed(binding: Binding) -> None:
 
 @pytest.mark.parametrize(("key", "pane"), [("0", "tree"), ("3", "heatmap"), ("1", "chart")])
 async def test_help_lists_every_key_of_the_pane_and_every_mark(llama: Path, root: Path, key: str, pane: str) -> None:
-    async with exploring(llama, root, (100, 90)) as view:
+    async with exploring(llama, root, (100, 160)) as view:
         await view.press(key, "question_mark")
         lines = {" ".join(line.split()) for line in view.box}
         for binding in _bindings("explorer", "app", pane):
             assert " ".join(f"{keys.shown_keys(binding, {})} {binding.tooltip}".split()) in lines
         for mark in (". not computed", ": queued", "* running", "! failed", "? unsupported quantisation"):
             assert any(line.startswith(mark) for line in lines)
+        for word, meaning in GLOSSARY:
+            assert any(line.startswith(f"{word} {meaning[:30]}") for line in lines)
         await view.press("escape")
         assert view.app.screen is view.app.explorer
 
@@ -86,6 +89,12 @@ async def test_help_can_be_read_to_its_end_on_a_small_screen(llama: Path, root: 
     async with exploring(llama, root, SMALL) as view:
         await view.press("question_mark", *["ctrl+d"] * 6)
         assert "there is no such matrix" in view.text
+        await view.press("G")
+        assert view.box[2].strip() == "words"
+        await view.press(*["ctrl+d"] * 9)
+        assert GLOSSARY[-1][1].split()[-1] in view.text
+        await view.press("g")
+        assert "in the tree" in view.text
         await view.press("q")
         assert view.app.screen is view.app.explorer
 

@@ -83,6 +83,34 @@ async def test_a_resize_in_the_middle_keeps_selection_view_and_focus(llama: Path
         assert "heatmap" in _visible(view)
 
 
+@pytest.mark.parametrize("size", [SMALL, WIDE, HUGE])
+async def test_f_shows_the_focused_pane_alone_with_its_lines(llama: Path, root: Path, size: tuple[int, int]) -> None:
+    model = fill(llama, root)
+    async with exploring(model, root, size) as view:
+        await view.press("n")
+        explorer = view.app.explorer
+        for key, pane in (("0", "tree"), ("1", "chart"), ("3", "heatmap"), ("4", "chart"), ("5", "table")):
+            await view.press(key)
+            before, focused = _visible(view), explorer.focused
+            await view.press("f")
+            assert _visible(view) == {pane}
+            assert focused is explorer.focused is not None
+            assert focused.region.size == (size[0], size[1] - 3)
+            _fits(view)
+            assert view.job.startswith("layers.0.attention.query  48x48")
+            await view.press("f")
+            assert _visible(view) == before
+        await view.press("f", "2")  # another view has the whole screen too
+        await view.rests()
+        assert _visible(view) == {"chart"}
+        assert view.pane("chart")[-1].startswith("48x48")
+        await view.press("full_stop", "escape")
+        assert "tree" in _visible(view) or size == SMALL
+        assert explorer.state.k is not None  # that is undone by the next
+        await view.press("escape")
+        assert explorer.state.k is None
+
+
 async def test_a_read_out_leaves_out_whole_numbers_where_there_is_no_room(llama: Path, root: Path) -> None:
     model = fill(llama, root)
     async with exploring(model, root, SMALL) as view:

@@ -73,7 +73,7 @@ async def test_one_that_fails_and_one_that_is_missing_are_counted_apart(tmp_path
     async with exploring(save_odd_model(tmp_path / "odd"), root, WIDE_ENOUGH) as view:
         await view.press("s")
         await view.sees("compute 53 projections")
-        await view.press("enter")
+        await view.answer("y")
         await view.until(lambda: view.job.endswith("cpu  1 failed"), "the end of the scan")
         await view.sees("52/53 stored")
         assert view.labels[:7] == [

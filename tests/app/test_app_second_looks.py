@@ -49,11 +49,11 @@ async def test_a_second_scan_comes_after_the_first_and_takes_the_rest(
     async with exploring(llama, root) as view:
         await view.press("slash")
         await view.type("layers.4")
-        await view.press("s", "enter")
+        await view.scan()
         await view.until(lambda: started[:1] == [_address(4, "query")], "the first")
         await view.press("escape", "s")
-        await view.sees("compute 42 projections")
-        await view.press("enter")
+        await view.sees("compute 35 projections")
+        await view.answer("y")
         gate.let(6)
         await view.sees("6/42 stored", "6/42  ")
         gate.open()
@@ -74,7 +74,7 @@ async def test_after_a_stop_a_second_scan_takes_up_what_is_left(
 ) -> None:
     async with exploring(llama, root) as view:
         gate.let(3)
-        await view.press("s", "enter")
+        await view.scan()
         await view.sees("3/42 stored")
         await view.press("x")
         gate.open()
@@ -83,7 +83,7 @@ async def test_after_a_stop_a_second_scan_takes_up_what_is_left(
         assert before == ALL[: len(before)]
         await view.press("s")
         await view.sees(f"compute {42 - len(before)} projections")
-        await view.press("enter")
+        await view.answer("y")
         await view.sees("42/42 stored")
         assert started == ALL
 
@@ -110,7 +110,7 @@ async def test_a_row_that_is_saved_moves_to_its_place_in_a_sorted_table(llama: P
         assert shown == known[: len(shown)]
         await view.press("G")
         await view.until(lambda: _rows(view)[-2:] == late, "what is not known at the end")
-        await view.press("s", "enter")
+        await view.scan()
         await view.sees("42/42 stored")
         await view.press("g")
         await view.until(lambda: _rows(view) == by_rank[: len(_rows(view))], "the rows in their places")
@@ -211,19 +211,19 @@ async def test_titles_say_what_is_filtered(llama: Path, root: Path) -> None:
         await view.type("*.mlp.up")
         await view.sees(
             "0 tree  filter *.mlp.up  ",
-            "3 heatmap  k90 = smallest k with energy(k) >= 90 % \u2500",
+            "3 heatmap  k90 = fewest singular values for 90 % of energy \u2500",
             "1.1    filter *.mlp.up \u2500\u2518",
         )
         await view.press("5")
         await view.sees(
-            "5 table  k90 = smallest k with energy(k) >= 90 % \u2500", "\u2500 filter *.mlp.up \u2500\u2518"
+            "5 table  k90 = fewest singular values for 90 % of energy \u2500", "\u2500 filter *.mlp.up \u2500\u2518"
         )
         await view.press("t", "4")
-        await view.sees("k95 = smallest k with energy(k) >= 95 %", "4 layers  k95 by layer \u2500")
+        await view.sees("k95 = fewest singular values for 95 % of energy", "4 layers  k95 by layer \u2500")
         await view.press("6")
         await view.sees("6 compare  marked projections, differences to the first", "of the marks  log x log")
         await view.press("3", "escape")
-        await view.sees("0 tree   ", " k95 \u2500\u2510", "energy(k) >= 95 % \u2500")
+        await view.sees("0 tree   ", " k95 \u2500\u2510", "for 95 % of energy \u2500")
 
 
 async def test_a_filter_cuts_no_formula(llama: Path, root: Path) -> None:

@@ -88,7 +88,7 @@ async def test_a_scan_asks_for_what_nobody_has_stored(llama: Path, root: Path) -
         assert "0/42 stored" in view.lines[0]
         await view.press("s")
         assert "compute 14 projections" in " ".join(view.box)
-        await view.press("escape")
+        await view.answer("escape")
         assert "28/42 stored" in view.lines[0]
         fill(llama, root)
         await view.press("s")
@@ -108,7 +108,7 @@ async def test_enter_computes_nothing_that_another_process_has_stored(llama: Pat
 @only_when_asked
 async def test_a_running_scan_leaves_out_what_another_process_stores(llama: Path, root: Path, gate: Gate) -> None:
     async with exploring(llama, root) as view:
-        await view.press("s", "enter")
+        await view.scan()
         await view.sees("0/42  0/s")
         fill(llama, root, [address for layer in range(1, 6) for address in _roles(layer)])
         gate.let(7)
@@ -133,7 +133,7 @@ async def test_a_full_disk_is_said_and_the_scan_goes_on_when_there_is_room(
     async with exploring(llama, root) as view:
         with monkeypatch.context() as patch:
             patch.setattr(segments, "write", full)
-            await view.press("s", "enter")
+            await view.scan()
             await _is_paused(view)
             assert str(root)[:60] in view.foot  # as much as fits
             assert "!" not in " ".join(view.cells(0))

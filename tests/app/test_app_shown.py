@@ -35,12 +35,12 @@ async def test_thresholds_go_round_and_any_other_joins_them(llama: Path, root: P
         for key, threshold in (("t", 0.95), ("t", 0.99), ("t", 0.6), ("T", 0.99), ("t", 0.6)):
             await view.press(key)
             assert _shown(view) == _ranks(llama, threshold)
-            assert f"k{threshold * 100:.0f} = smallest k with energy(k) >= {threshold * 100:.0f} %" in view.text
+            assert f"k{threshold * 100:.0f} = fewest singular values for {threshold * 100:.0f} % of energy" in view.text
         for command, threshold, name in (("t 97", 0.97, "97"), ("t 0.5", 0.5, "50"), ("t 99.5%", 0.995, "99.5")):
             await view.press("colon")
             await view.type(command)
             await view.until(lambda t=threshold: _shown(view) == _ranks(llama, t), command)  # type: ignore[misc]
-            assert f"k{name} = smallest k with energy(k) >= {name} %" in view.text
+            assert f"k{name} = fewest singular values for {name} % of energy" in view.text
         await view.press("t", "t")  # 99.5, 50, 60
         assert _shown(view) == _ranks(llama, 0.6)
 

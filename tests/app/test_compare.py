@@ -120,7 +120,7 @@ async def test_keys_walk_over_metrics_and_marks(pair: Pair) -> None:
         foot = lines(app.compare)[-1]
         assert foot == " 2 key: layers.2.attention.key   shape: output x input features"
         await press(pilot, "l", "j", "j", "h", "l", "l", "l")
-        assert lines(app.compare)[-1].startswith(" 0 gate: layers.0.mlp.gate   k80: smallest k")
+        assert lines(app.compare)[-1].startswith(" 0 gate: layers.0.mlp.gate   k80: fewest singular values")
         assert app.compare.text_of_cell() == row(app, "k80")[-2]
         await press(pilot, "G", "h", "h", "h")
         assert lines(app.compare)[-1].startswith(" 2 key: layers.2.attention.key   k*: m n / (m + n)")

@@ -27,6 +27,8 @@ color = "16"
 threshold = "95%"
 thresholds = [90, 0.6, "80", 90.0]
 suspend = false
+bell = false
+mouse = true
 [lines]
 target = 256
 "q lora" = { rank = 1536.5, role = "query" }
@@ -78,6 +80,8 @@ def test_everything_that_a_file_may_say(file: Path) -> None:
         lines=(ReferenceLine("target", 256), ReferenceLine("q lora", 1536.5, "query")),
         keymap={"scan": "S,f5", "view.tree": "f1", "filter.next": ">"},
         suspend=False,
+        bell=False,
+        mouse=True,
         palette=replace(Palette(), series=(1, 2, 3, 4, 5, 6, 7, 255)),
     )
 
@@ -159,7 +163,7 @@ def test_a_mistake_is_one_line_with_the_file_and_the_key(file: Path, text: str, 
         (
             "zzz = 1\ntheme = 'nord'\n[0]\nx = 3",
             [
-                f"{name}: there are theme, color, threshold, thresholds, suspend, lines, keymap, colors"
+                f"{name}: there are theme, color, threshold, thresholds, suspend, bell, mouse, lines, keymap, colors"
                 for name in ("zzz", "0")
             ],
             Config(theme="nord"),
@@ -176,7 +180,7 @@ def test_a_mistake_is_one_line_with_the_file_and_the_key(file: Path, text: str, 
         ),
         (
             '"\\u001b[31m" = 1',
-            ["\\x1b[31m: there are theme, color, threshold, thresholds, suspend, lines, keymap, colors"],
+            ["\\x1b[31m: there are theme, color, threshold, thresholds, suspend, bell, mouse, lines, keymap, colors"],
             Config(),
         ),
     ],

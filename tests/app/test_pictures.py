@@ -198,8 +198,8 @@ def test_a_heatmap_has_the_ranks_as_numbers_and_the_noise_ratio_as_colour(
     assert [text for text in found if text in columns] == columns
     ranks = [str(rank_in(llama, layer, role, 0.9)) for layer in range(6) for role in columns]
     assert any(found[n : n + 42] == ranks for n in range(len(found)))
-    assert "k90 / k0: the same of iid noise of this shape" in found
-    assert "tiny-llama   k90: smallest k with energy(k) >= 90 %" in found
+    assert "k90 / k0, k0: k90 of noise of this shape" in found
+    assert "tiny-llama   k90: fewest singular values for 90 % of energy" in found
     colours = cells(tmp_path / "h.svg", 6, 7)
     warmth = colours[..., 0] - colours[..., 2]
     expected = ratios(pair, llama)
@@ -211,7 +211,7 @@ def test_a_heatmap_has_the_ranks_as_numbers_and_the_noise_ratio_as_colour(
 
 def test_other_units_and_two_models_have_their_formula(pair: Pair, two: Pair, tmp_path: Path) -> None:
     save_picture(pair, ask(pair, select(0), 3), tmp_path / "h.svg")
-    assert "k90 / k0: the same of iid noise of this shape" in written(tmp_path / "h.svg")
+    assert "k90 / k0, k0: k90 of noise of this shape" in written(tmp_path / "h.svg")
     lens = Lens(pair, 0.9, BY_NAME["effective_rank"])
     save_picture(pair, ask(pair, select(0), 3), tmp_path / "h.svg", lens)
     found = written(tmp_path / "h.svg")

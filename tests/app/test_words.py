@@ -26,7 +26,16 @@ from rankscope.tui.data.wording import byte_size, describe, duration, percent, s
 from rankscope.tui.drawing.cells import Count
 from rankscope.tui.screens.command_line import parse_command
 from rankscope.tui.screens.messages import BackgroundFailed
-from rankscope.tui.screens.status_lines import bits, job_text, key_hints, model_text, selection_text, trouble
+from rankscope.tui.screens.status_lines import (
+    HINTS,
+    bits,
+    job_text,
+    key_line,
+    model_text,
+    selection_text,
+    shown_hints,
+    trouble,
+)
 from rankscope.tui.settings.config import Config
 from rankscope.tui.settings.palette import Depth, Palette, luminance, palette
 from rankscope.tui.settings.terminal import set_up
@@ -259,8 +268,18 @@ def test_the_first_line_says_what_is_open() -> None:
 def test_as_many_key_hints_as_fit() -> None:
     two = " 0-6 view  enter compute"
     for width, said in ((9, ""), (10, " 0-6 view"), (24, " 0-6 view"), (25, two), (32, two), (33, f"{two}  s scan")):
-        assert key_hints(width, {}) == said
-    assert key_hints(25, {"compute": "c"}) == " 0-6 view  c compute"
+        assert key_line(width, HINTS, {}).plain == said
+    assert key_line(25, HINTS, {"compute": "c"}).plain == " 0-6 view  c compute"
+    assert key_line(25, HINTS, {}, "why").plain == " why"
+
+
+@pytest.mark.parametrize("width", [25, 80, 120, 200])
+def test_while_something_is_computed_the_line_of_keys_begins_with_how_to_stop_it(width: int) -> None:
+    hints = shown_hints(True, False)
+    assert key_line(width, hints, {}).plain.startswith(" x stop  0-6 view")
+    assert "scan" not in key_line(200, hints, {}).plain
+    assert key_line(width, hints, {"stop": "X"}, "a note").plain == " X stop  a note"
+    assert key_line(width, shown_hints(False, True), {}).plain.startswith(" d A, B, B/A  0-6 view")
 
 
 def test_a_rank_is_a_whole_number_from_one_on() -> None:

@@ -18,8 +18,10 @@ from rankscope.engine.compute.events import Progress
 from rankscope.tui.cli.main import main
 from rankscope.tui.data.session import Session, open_model
 from rankscope.tui.data.wording import describe
+from rankscope.tui.screens import dialogs
 from rankscope.tui.screens.app import RankScopeApp
-from rankscope.tui.screens.status_lines import estimate, model_text
+from rankscope.tui.screens.estimate import estimate
+from rankscope.tui.screens.status_lines import model_text
 from rankscope.tui.settings.config import Config
 
 pytestmark = pytest.mark.usefixtures("short_first_range")
@@ -156,9 +158,12 @@ def test_progress_in_bytes() -> None:
     )
 
 
-async def test_the_explorer_opens_scans_and_says_so(hub: HubServer, tmp_path: Path) -> None:
+async def test_the_explorer_opens_scans_and_says_so(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Moving fetches nothing; a scan after its question fetches the tensors, and the last line is done."""
     hub.push(NAME, SHARDED)
+    monkeypatch.setattr(dialogs, "QUIET_SECONDS", 0)
     app = RankScopeApp([open_model(NAME, tmp_path)], tmp_path, Settings("cpu", 1), Config())
     hub.requests.clear()
     async with app.run_test(size=(100, 30)) as pilot:
@@ -167,7 +172,7 @@ async def test_the_explorer_opens_scans_and_says_so(hub: HubServer, tmp_path: Pa
         assert hub.requests == []
         assert "245.8 kB, not downloaded" in model_text(app.pair, session.model.tree.scanned(), 2)[0]
         await pilot.press("s")
-        await pilot.press("enter")
+        await pilot.press("y")
         while session.progress is None or session.progress.busy:
             await pilot.pause(0.01)
         assert (session.progress.done, session.progress.fetched) == (14, session.progress.to_fetch)

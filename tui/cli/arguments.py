@@ -185,5 +185,6 @@ def explorer(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--color", choices=("auto", "256", "16", "mono"), help="how many colours (auto)")
     parser.add_argument("--theme", metavar="NAME", help="nord, textual-light, ansi-dark ...; a wrong name lists all")
+    parser.add_argument("--mouse", action="store_true", help="clicks select cells, rows and keys; text no longer")
     parser.add_argument("--print-config", action="store_true", help="print all settings as a settings file")
     add_version(parser)

@@ -55,7 +55,7 @@ def run_app(args: Namespace, root: Path) -> int:
     gc.freeze()
     gc.enable()
     with at_end(lambda: save(app.pair.sessions), partial(put_back, app)):
-        app.run(mouse=False)  # keyboard only: the mouse stays the terminal's, for selecting text
+        app.run(mouse=config.mouse)  # without, the mouse stays the terminal's, for selecting text
         ended = app.close(CLOSE_SECONDS)
     if lost := unsaved(app.pair.sessions):
         print(f"rankscope-tui: {lost}", file=sys.stderr)
@@ -112,6 +112,7 @@ def _settings(args: Namespace) -> Config:
         theme=args.theme or config.theme,
         depth=config.depth if args.color is None else None if args.color == AUTO else Depth(args.color),
         threshold=args.threshold or config.threshold,
+        mouse=args.mouse or config.mouse,
         lines=(*kept, *(args.line or ())),
     )
 

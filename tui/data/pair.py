@@ -159,7 +159,8 @@ class Lens:
     def formula(self) -> str:
         """What the number is, as a formula."""
         text = self.measure.explained(self.threshold)
-        return f"B/A of: {text}" if self.side is Side.RATIO else text
+        name = self.measure.titled(self.threshold)
+        return f"B's / A's; {name}: {text}" if self.side is Side.RATIO else text
 
     @property
     def title(self) -> str:

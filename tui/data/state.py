@@ -68,8 +68,8 @@ class ExplorerState:
     """`grid` and `shown` are what the filter `pattern` leaves, `others` what stands in no cell of the grid.
 
     `pane` has the focus, `top` stands over the chart and `chart` is drawn (keys of data.views); `came_from` is
-    the pane from which the focus came to the chart. `overview` is None for
-    what suits the terminal. `small` shows small multiples by layer in charts of spectra, `panels` those by threshold in
+    the pane from which the focus came to the chart. `overview` is None for what suits the terminal, `full` shows the
+    focused pane alone. `small` shows small multiples by layer in charts of spectra, `panels` those by threshold in
     the view over layers. `relative`: singular values over sigma_1. `k` is the rank cursor, `origin` where a walk over
     layers or roles began, `note` a sentence for the user until the next move. `version` counts what changed the chart.
     `solving` is what a device began last.
@@ -93,6 +93,7 @@ class ExplorerState:
     chart: int = View.SPECTRUM
     came_from: int = View.TREE
     overview: bool | None = None
+    full: bool = False
     axes: int = 0
     small: bool = False
     panels: bool = False
@@ -381,6 +382,11 @@ class ExplorerState:
             self.show(View.HEATMAP)
         self.changed(Change.LAYOUT)
         self.changed(Change.TITLES)
+
+    def toggle_full(self) -> None:
+        """The focused pane alone, or all of them."""
+        self.full = not self.full
+        self.changed(Change.LAYOUT)
 
     def leave_small(self) -> None:
         """One chart instead of small multiples by layer."""

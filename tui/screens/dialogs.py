@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from time import monotonic
 from typing import ClassVar
 
 from rich.table import Table
@@ -10,27 +11,60 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
+from textual.events import Key
 from textual.screen import ModalScreen
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
+from ..data.glossary import GLOSSARY
 from ..settings import keys
+
+QUIET_SECONDS = 0.3
+"""An answer comes so long after the question was painted, and a yes so long after any other key: what is typed at
+what looks like a shell (`sudo su`, `yes`) is no answer."""
 
 
 class Confirm(ModalScreen[bool]):
-    """A question answered by enter or y, esc or n."""
+    """A question; y says yes, or the key that asked, pressed again (`again`: Textual's names of it), esc and n no."""
 
     BINDINGS: ClassVar[list[BindingType]] = keys.CONFIRM
 
-    def __init__(self, title: str, lines: Iterable[str]) -> None:
+    def __init__(self, title: str, lines: Iterable[str], again: Sequence[str], keymap: Mapping[str, str]) -> None:
         super().__init__()
         self._title = title
         self._text = "\n".join(lines)
+        self._again = again
+        self._yes = keys.keys_of(keys.CONFIRM, "confirm.yes", keymap)
+        self._painted: float | None = None
+        self._last_key = 0.0
 
     def compose(self) -> ComposeResult:
-        box = Static(Text(f"{self._text}\n\nenter  yes      esc  no"), id="box")
+        yes, again = (keys.NAMES.get(found[0], found[0]) for found in (self._yes, self._again))
+        box = Static(Text(f"{self._text}\n\n{yes} or {again}  yes      n or esc  no"), id="box")
         box.border_title = self._title
         yield box
+
+    def on_mount(self) -> None:
+        self.call_after_refresh(self._count_from_here)
+
+    def _count_from_here(self) -> None:
+        self._painted = monotonic()
+
+    def on_key(self, event: Key) -> None:
+        """Take away what was typed for something else, but for esc, which nobody types at a shell.
+
+        The time of a key is when it was read from the terminal.
+        """
+        before, self._last_key = self._last_key, event.time
+        if event.key == "escape":
+            return
+        is_yes = event.key in (*self._yes, *self._again)
+        if self._painted is None or event.time - self._painted < QUIET_SECONDS:
+            event.stop()
+        elif is_yes:
+            event.stop()
+            if event.time - before >= QUIET_SECONDS:
+                self.action_answer(True)
 
     def action_answer(self, yes: bool) -> None:
         """Close with the answer."""
@@ -73,7 +107,7 @@ class Choice(ModalScreen[int | None]):
 
 
 class Help(ModalScreen[None]):
-    """The keys of the explorer and of the pane that has the focus, and what the marks mean."""
+    """The keys of the explorer and of the pane that has the focus, what the marks mean, and the glossary."""
 
     BINDINGS: ClassVar[list[BindingType]] = keys.HELP
 
@@ -91,22 +125,37 @@ class Help(ModalScreen[None]):
             ),
             ("marks in tree and heatmap", list(legend)),
         ]
+        self._words = Static(self._table([("words", [(word, meaning) for word, meaning in GLOSSARY])]))
 
     def compose(self) -> ComposeResult:
-        table = Table.grid(padding=(0, 2))
-        for number, (title, rows) in enumerate(self._sections):
-            table.add_row(*(("", "") if number else ()))
-            table.add_row("", Text(title, style="bold"))
-            for key, text in rows:
-                table.add_row(Text(key), Text(text))
         with VerticalScroll(id="box") as box:
-            box.border_title = "keys"
-            box.border_subtitle = "j k scroll   esc closes"
-            yield Static(table)
+            box.border_title = "keys, marks, words"
+            box.border_subtitle = "j k scroll   G words   g keys   esc closes"
+            yield Static(self._table(self._sections))
+            yield self._words
 
     def action_close(self) -> None:
         """Back to the explorer."""
         self.dismiss(None)
+
+    @staticmethod
+    def _table(sections: Iterable[tuple[str, Iterable[tuple[str, str]]]]) -> Table:
+        """A heading and two columns each; between them a free line."""
+        table = Table.grid(padding=(0, 2))
+        for title, rows in sections:
+            table.add_row("", Text(title, style="bold"))
+            for key, text in rows:
+                table.add_row(Text(key), Text(text))
+            table.add_row()
+        return table
+
+    def action_words(self) -> None:
+        """To the first line of the glossary."""
+        self.query_one(VerticalScroll).scroll_to_widget(self._words, top=True, animate=False)
+
+    def action_top(self) -> None:
+        """To the first key."""
+        self.query_one(VerticalScroll).scroll_home(animate=False)
 
     def action_scroll(self, lines: int) -> None:
         """Lines up or down."""

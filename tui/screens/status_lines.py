@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from rich.text import Text
 
@@ -13,16 +14,28 @@ from ..data.grid import Grid, Selection
 from ..data.pair import Lens, Pair
 from ..data.session import Session, State
 from ..data.views import BY_KEY, View
-from ..data.wording import byte_size, describe, duration, left_out, percent
+from ..data.wording import byte_size, describe, percent
 
-KEY_HINTS = (
-    (f"0-{max(BY_KEY)} view", ""), ("enter compute", "compute"), ("s scan", "scan"),
-    ("/ filter", "filter"), ("t threshold", "threshold.next"), ("u unit", "unit"), ("? help", "help"),
-    ("q quit", "quit"), ("JK layer", ""), ("HL role", ""), ("space mark", "mark"), ("z zoom", "zoom"),
-    (", . rank", ""), ("a axes", "axes"), ("e export", "export"), ("x stop", "stop"), ("tab pane", "pane.next"),
-    (": command", "command"), ("ctrl+p palette", ""),
+
+class Hint(NamedTuple):
+    """What the last line says of a key; `ident` is the binding's, "" where it is several."""
+
+    keys: str
+    word: str
+    ident: str = ""
+
+
+STOP, SIDE, SCAN = Hint("x", "stop", "stop"), Hint("d", "A, B, B/A", "side"), Hint("s", "scan", "scan")
+HINTS = (
+    Hint(f"0-{max(BY_KEY)}", "view"), Hint("enter", "compute", "compute"), SCAN, Hint("/", "filter", "filter"),
+    Hint("t", "threshold", "threshold.next"), Hint("u", "unit", "unit"), Hint("?", "help", "help"),
+    Hint("q", "quit", "quit"), Hint("JK", "layer"), Hint("HL", "role"), Hint("space", "mark", "mark"),
+    Hint("z", "zoom", "zoom"), Hint("f", "full screen", "full"),
+    Hint(", .", "rank"), Hint("a", "axes", "axes"), Hint("e", "export", "export"),
+    Hint("tab", "pane", "pane.next"), Hint(":", "command", "command"), Hint("ctrl+p", "palette"),
 )  # fmt: skip
-"""What the last line says, most wanted first, and the binding that each is of."""
+"""Most wanted first. While something is computed STOP comes first and SCAN is left out; where there are two models SIDE
+comes before these."""
 
 
 def chart_title(view: int, threshold: float, axes: int, facets: bool, relative: bool, compare: bool) -> str:
@@ -138,37 +151,37 @@ def loss(lens: Lens, p: Projection) -> str:
     return "what was stored of it is damaged; enter computes it again" if is_lost else ""
 
 
-def estimate(session: Session, missing: Sequence[Projection], pattern: str) -> list[str]:
-    """What a scan of a model will do: how many projections, how many bytes, how long, as far as is known."""
-    tensors = {p.tensor for p in missing}
-    checkpoint = session.model.checkpoint
-    size = sum(t.end - t.begin for t in checkpoint.tensors if t.name in tensors) if checkpoint else 0
-    twins = sum(bool(p.null) for p in missing)
-    what = f"{len(missing)} projections" if not twins else f"{len(missing)} spectra, {twins} of them with random signs"
-    lines = [f"{printable(session.model.name)}:" if len(session.model.name) < 60 else ""]
-    lines.append(f"compute {what}" + (f" that match {printable(pattern)}" if pattern else ""))
-    lines.append(f"reading {byte_size(size)} of weights")
-    if to_fetch := session.to_fetch(missing):
-        lines[-1] = f"fetching {byte_size(to_fetch)} of {byte_size(session.size)}"
-    if session.experts is not None and any(p.expert is not None for p in missing):
-        lines.append(f"at most {session.experts} experts of a layer")
-    stored = [entry for p in session.model.tree.projections if (entry := session.entry(p))]
-    known = [(entry.provenance.seconds, entry.projection.cost) for entry in stored]
-    if known:
-        pace = sum(seconds for seconds, _ in known) / sum(cost for _, cost in known)
-        lines.append(f"about {duration(pace * sum(p.cost for p in missing))}, as fast as what is stored")
-    if not pattern and (rest := left_out(session.model.tree)):
-        lines.append(f"{rest}: the filter * takes them")
-    return [line for line in lines if line]
+def shown_hints(is_busy: bool, is_pair: bool) -> tuple[Hint, ...]:
+    """What the last line has to say, while something is computed (`is_busy`) or not, of one model or of two."""
+    rest = (hint for hint in HINTS if not (is_busy and hint is SCAN))
+    return (STOP,) * is_busy + (SIDE,) * is_pair + (*rest,)
 
 
-def key_hints(width: int, keymap: Mapping[str, str]) -> str:
-    """As many key hints as fit, with the keys that the user's keymap gives them."""
-    text = ""
-    for hint, ident in KEY_HINTS:
-        keys, _, word = hint.rpartition(" ")
-        shown = f"{keymap.get(ident, keys)} {word}"
-        if len(text) + len(shown) + 2 > width:
-            break
-        text += f" {shown} "
-    return text.rstrip()
+def key_line(width: int, hints: Sequence[Hint], keymap: Mapping[str, str], note: str = "") -> Text:
+    """As many of these as fit, with the keys that the user's keymap gives them; or a sentence, and how to stop."""
+    line = Text("".join(shown for _, shown in _fitting(width, hints, keymap, note)))
+    if note:
+        return line.append(f" {note}", "bold yellow")
+    line.rstrip()
+    return line
+
+
+def hint_at(x: int, width: int, hints: Sequence[Hint], keymap: Mapping[str, str], note: str = "") -> Hint | None:
+    """What the line of keys says at a column."""
+    end = 0
+    for hint, shown in _fitting(width, hints, keymap, note):
+        end += len(shown)
+        if x < end:
+            return hint
+    return None
+
+
+def _fitting(width: int, hints: Sequence[Hint], keymap: Mapping[str, str], note: str) -> Iterator[tuple[Hint, str]]:
+    """The hints that fit, each with what is written of it."""
+    room = width
+    for hint in (hint for hint in hints if not note or hint is STOP):
+        shown = f" {keymap.get(hint.ident, hint.keys)} {hint.word} "
+        room -= len(shown)
+        if room < 0:
+            return
+        yield hint, shown

@@ -19,8 +19,9 @@ class Config:
 
     `theme`: AUTO is Textual's own where there are 256 colours, else one of the terminal's colours. `depth`: None
     for as many colours as the terminal has. `keymap`: binding id -> keys, of the bindings that were changed.
-    `suspend`: whether a key leaves the terminal to the shell until fg. `warnings`: sentences on what a file says
-    that is no setting.
+    `suspend`: whether a key leaves the terminal to the shell until fg. `bell`: whether the terminal's bell rings when
+    a scan is through. `mouse`: whether clicks come to the explorer, and not to the terminal for selecting text.
+    `warnings`: sentences on what a file says that is no setting.
     """
 
     theme: str = AUTO
@@ -30,5 +31,7 @@ class Config:
     lines: tuple[ReferenceLine, ...] = MLA_LINES
     keymap: Mapping[str, str] = field(default_factory=dict)
     suspend: bool = True
+    bell: bool = True
+    mouse: bool = False
     palette: Palette = field(default_factory=Palette)
     warnings: tuple[str, ...] = ()

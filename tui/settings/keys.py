@@ -11,17 +11,17 @@ from ..data.views import keyed
 SUSPEND = "suspend"
 AT_ANY_TIME = ("quit_at_once", SUSPEND)
 """The bindings that hold in questions and menus too: textual asks the app's bindings last, and not from a dialog."""
-PROMPTS = ("filter", "command")
-"""Actions that run before the next key is handed to a pane: ":12" may arrive in one packet. A change of panes need
-not: "jj3j" is worked off in order, each key by what has the focus by then."""
-NOT_IN_PROMPTS = (*PROMPTS, "pane", "next_pane")
+ASKING = ("filter", "command", "scan", "quit", "unit", "export", "help")
+"""Actions that run before the next key is handed to a pane: ":12" may arrive in one packet, and what follows an "s" is
+for its question. A change of panes need not: "jj3j" is worked off in order, each key by what has the focus by then."""
+NOT_IN_PROMPTS = (*ASKING, "pane", "next_pane")
 """Actions whose keys are characters, or do nothing, in an open prompt."""
 
 
 def _keys(*rows: tuple[str, str, str, str, str]) -> list[BindingType]:
     return [
         Binding(
-            key, action, name, id=ident, tooltip=tooltip, show=False, priority=action in PROMPTS or ident in AT_ANY_TIME
+            key, action, name, id=ident, tooltip=tooltip, show=False, priority=action in ASKING or ident in AT_ANY_TIME
         )
         for key, action, name, ident, tooltip in rows
     ]
@@ -39,6 +39,7 @@ EXPLORER = _keys(
     ("T", "threshold(-1)", "previous threshold", "threshold.previous", "Previous energy threshold"),
     ("u", "unit", "unit", "unit", "Unit of the heatmap: k, %, k/k0, k/kf, k/k* ..."),
     ("z", "zoom", "zoom", "zoom", "Heatmap: overview or table; charts: small multiples"),
+    ("f", "full", "full screen", "full", "The focused pane alone; again, or esc: all panes"),
     ("a", "axes", "axes", "axes", "Axes: log x log, log y, linear"),
     ("r", "relative", "relative", "relative", "Singular values relative to sigma_1, or as they are"),
     ("full_stop", "rank(1)", "rank +1", "rank.next", "The rank cursor one further; :k 512 sets it"),
@@ -55,9 +56,9 @@ EXPLORER = _keys(
     ("n", "match(1)", "next match", "filter.next", "Next projection that the filter leaves"),
     ("N", "match(-1)", "previous match", "filter.previous", "Previous projection that the filter leaves"),
     ("colon", "command", "command", "command", "Command line: :12  :t 97  :k 512  :filter key"),
-    ("escape,backspace", "back", "back", "back", "Back: rank, experts, chart, filter; else to the tree"),
-    ("question_mark", "help", "help", "help", "The keys of the focused pane"),
-    ("q", "app.quit", "quit", "quit", "Quit; what is finished is saved"),
+    ("escape,backspace", "back", "back", "back", "Back: full screen, rank, experts, chart, filter; else tree"),
+    ("question_mark", "help", "help", "help", "Keys of the focused pane, marks, and a glossary"),
+    ("q", "quit", "quit", "quit", "Quit; asks while a scan runs"),
 )
 
 TREE = _keys(
@@ -142,7 +143,7 @@ CHOICE = _keys(
 )
 
 CONFIRM = _keys(
-    ("enter,y", "answer(True)", "yes", "confirm.yes", "Yes"),
+    ("y", "answer(True)", "yes", "confirm.yes", "Yes; the key that asked, pressed again, says so too"),
     ("escape,n,q", "answer(False)", "no", "confirm.no", "No"),
 )
 
@@ -152,6 +153,8 @@ HELP = _keys(
     ("up,k", "scroll(-1)", "up", "help.up", "Line up"),
     ("pagedown,ctrl+d,space", "scroll(10)", "page down", "help.page_down", "Ten lines down"),
     ("pageup,ctrl+u", "scroll(-10)", "page up", "help.page_up", "Ten lines up"),
+    ("end,G", "words", "words", "help.words", "The glossary"),
+    ("home,g", "top", "keys", "help.top", "The first key"),
 )
 
 PICKER = _keys(
@@ -166,6 +169,23 @@ NAMES = {
     "question_mark": "?", "slash": "/", "colon": ":", "full_stop": ".", "comma": ",", "escape": "esc",
     "pagedown": "pgdn", "pageup": "pgup",
 }  # fmt: skip
+
+
+def actions() -> dict[str, str]:
+    """What the explorer's bindings do, by their ids."""
+    return {b.id or "": b.action for b in EXPLORER if isinstance(b, Binding)}
+
+
+def keys_of(table: list[BindingType], ident: str, keymap: Mapping[str, str]) -> list[str]:
+    """Textual's names of the keys of the binding with this id, as the user's keymap has them."""
+    binding = next(b for b in table if isinstance(b, Binding) and b.id == ident)
+    return [key.strip() for key in keymap.get(ident, binding.key).split(",")]
+
+
+def first_key(ident: str, keymap: Mapping[str, str]) -> str:
+    """The first key of one of the explorer's bindings, as a person writes it."""
+    key = keys_of(EXPLORER, ident, keymap)[0]
+    return NAMES.get(key, key)
 
 
 def shown_keys(binding: Binding, keymap: Mapping[str, str]) -> str:

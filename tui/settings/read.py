@@ -163,10 +163,15 @@ def _flat(table: dict[str, Any], prefix: str, hint: str) -> Iterable[tuple[str, 
             yield f"{prefix}{key}", _text(value, f"keymap.{prefix}{key}", hint)
 
 
-def _suspend(value: Any) -> tuple[str, bool]:
-    if not isinstance(value, bool):
-        raise _WrongError(f"suspend is {value!r}: write true or false")
-    return "suspend", value
+def _switch(key: str) -> Callable[[Any], tuple[str, bool]]:
+    """The reader of a setting that is on or off."""
+
+    def read(value: Any) -> tuple[str, bool]:
+        if not isinstance(value, bool):
+            raise _WrongError(f"{key} is {value!r}: write true or false")
+        return key, value
+
+    return read
 
 
 def _colors(value: Any) -> tuple[str, Palette]:
@@ -205,7 +210,9 @@ _READERS: dict[str, Callable[[Any], tuple[str, Any]]] = {
     "color": _color,
     "threshold": _threshold,
     "thresholds": _thresholds,
-    "suspend": _suspend,
+    "suspend": _switch("suspend"),
+    "bell": _switch("bell"),
+    "mouse": _switch("mouse"),
     "lines": _lines,
     "keymap": _keymap,
     "colors": _colors,

@@ -13,7 +13,7 @@ from typing import ClassVar
 from rich.style import Style
 from rich.text import Text
 from textual.binding import BindingType
-from textual.events import Resize
+from textual.events import Click, Resize
 from textual.geometry import Region, Size
 from textual.message import Message
 from textual.strip import Strip
@@ -214,6 +214,15 @@ class Heatmap(TopPane, inherit_bindings=False):
             selection = Selection(self.unfolded, place[1], single=next(iter(self.shown.cells.get(place, ())), None))
         self._point(selection, (at_row, at_column))
         self.post_message(self.Moved(selection))
+
+    def on_click(self, event: Click) -> None:
+        """Go to the cell under the mouse."""
+        at = event.get_content_offset(self)
+        if at is None or at.y < self._form.header or at.x < self._form.label_width:
+            return
+        line = at.y - self._form.header + self.scroll_offset.y
+        if (cell := self._form.cell_at(line, at.x - self._form.label_width + self.scroll_offset.x)) is not None:
+            self._travel(*cell)
 
     def _inside(self, row: int, column: int) -> tuple[int, int]:
         return (

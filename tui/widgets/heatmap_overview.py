@@ -109,6 +109,15 @@ class Overview:
         """Lines that show every role, blocks as part of the names."""
         return _header(grid) + len(grid.columns)
 
+    def cell_at(self, line: int, x: int) -> tuple[int, int] | None:
+        """The cell in a line below the header and a column behind the labels, if there is one; of layers that share a
+        character the first."""
+        entry = self._entries[line] if line < len(self._entries) else ""
+        layers = range(len(self._grid.rows))
+        width = max(1, self._slots.width)
+        layer = next((n for n in layers if self._slots.left(n) <= x < self._slots.left(n) + width), None)
+        return (layer, entry) if layer is not None and isinstance(entry, int) else None
+
     def line_of(self, cursor: tuple[int, int]) -> int:
         """The line below the header in which a cell stands."""
         return self._entries.index(cursor[1]) if self._grid.columns else 0

@@ -110,6 +110,12 @@ class Layers:
         """Whether a column is the first of its block."""
         return number == 0 or self._grid.columns[number].block != self._grid.columns[number - 1].block
 
+    def cell_at(self, line: int, x: int) -> tuple[int, int] | None:
+        """The cell in a line below the header and a column behind the labels, if there is one."""
+        spans = [self.span_of((line, column)) for column in range(len(self._lefts))]
+        column = next((n for n, (start, end) in enumerate(spans) if start <= x < end), None)
+        return (line, column) if column is not None and line < len(self._grid.rows) else None
+
     def line_of(self, cursor: tuple[int, int]) -> int:
         """The line below the header in which a cell stands."""
         return cursor[0]

@@ -11,6 +11,7 @@ from itertools import accumulate
 from rich.cells import cell_len, set_cell_size
 from rich.segment import Segment
 from rich.style import Style
+from textual.events import Click
 from textual.geometry import Region, Size
 from textual.strip import Strip
 
@@ -104,6 +105,23 @@ class Sheet(TopPane, inherit_bindings=False):
     def action_half(self, direction: int) -> None:
         """Half a page."""
         self._travel(self.cursor[0] + direction * max(1, self._page // 2), self.cursor[1])
+
+    def on_click(self, event: Click) -> None:
+        """Go to the cell under the mouse; on a heading, to its column, and sort by that where rows can be sorted."""
+        at = event.get_content_offset(self)
+        if at is None or not self._widths:
+            return
+        x = at.x if at.x < self._widths[0] else at.x + self.scroll_offset.x
+        column = next((n for n, end in enumerate(accumulate(self._widths)) if x < end), None)
+        row = at.y - HEADER + self.scroll_offset.y
+        if column is None or at.y > self._page or row >= self.row_count:
+            return
+        self._travel(self.cursor[0] if at.y < HEADER else row, column)
+        if at.y < HEADER:
+            self.heading_clicked()
+
+    def heading_clicked(self) -> None:
+        """The cursor went to a column by a click on its heading."""
 
     def render_line(self, y: int) -> Strip:
         width, height = self._room

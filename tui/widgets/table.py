@@ -114,6 +114,9 @@ class MetricTable(Sheet, inherit_bindings=False):
             self.call_next(self._settle)
         return super().render_lines(crop)
 
+    def heading_clicked(self) -> None:
+        self.action_sort()
+
     def on_show(self, _: Show) -> None:
         self._settle()
 

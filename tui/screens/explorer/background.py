@@ -15,6 +15,7 @@ from ...data.pair import Pair
 from ...data.session import Session
 from ...data.state import Change
 from ...data.views import BY_KEY
+from ...settings import keys
 from ...settings.config import Config
 from .. import error_log
 from ..dialogs import Confirm
@@ -47,7 +48,7 @@ class Background(Charting):
 
     def __init__(self, pair: Pair, config: Config) -> None:
         super().__init__(pair, config)
-        self.scanner = Scanner(self.state, self._ask)
+        self.scanner = Scanner(self.state, self._ask_scan)
         for session in pair.sessions:
             self.hear_losses(session)
 
@@ -83,9 +84,14 @@ class Background(Charting):
             text = error_log.report(message.error, message.doing)
             self.notify(text, title="rankscope", severity="error", markup=False)
 
-    def _ask(self, lines: list[str], go: Callable[[], None]) -> None:
-        """A question; `go` where the answer is yes."""
-        self.app.push_screen(Confirm("scan", lines), lambda yes: go() if yes else None)
+    def _ask_scan(self, lines: list[str], go: Callable[[], None]) -> None:
+        self.ask("scan", "scan", lines, go)
+
+    def ask(self, title: str, ident: str, lines: list[str], go: Callable[[], None]) -> None:
+        """A question, asked by the key of the binding `ident`; `go` where the answer is yes."""
+        keymap = self.config.keymap
+        again = keys.keys_of(keys.EXPLORER, ident, keymap)
+        self.app.push_screen(Confirm(title, lines, again, keymap), lambda yes: go() if yes else None)
 
     # The store
 
@@ -207,8 +213,8 @@ class Background(Charting):
                 state.solving = message.session, event.projection
             elif isinstance(event, Failed) and not state.note and event.projection not in state.selected:
                 state.note = printable(f"{event.projection.label}: {event.reason}")
-        if not state.is_busy:
-            self.scanner.ended()
+        if not state.is_busy and self.scanner.ended() and self.config.bell:
+            self.app.bell()
         self._notices(message.events)
         if changed:
             self._changed_in(message.session, changed)

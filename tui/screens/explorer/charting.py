@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from rich.text import Text
 from textual import on
 from textual.timer import Timer
 
@@ -10,8 +13,10 @@ from ...charts.request import Painting, Request
 from ...data.pair import Pair
 from ...data.state import Change
 from ...data.views import View
+from ...settings import keys
 from ...settings.config import Config
 from ...widgets.chart import ChartPane
+from ..estimate import beginning
 from ..messages import ChartReady
 from .layout import Layout
 
@@ -35,8 +40,21 @@ class Charting(Layout):
     def _chart_ready(self, message: ChartReady) -> None:
         if message.painting.request == self.request():
             self.painting = message.painting
-            self.chart.show(message.painting)
+            lines = self._beginning() or message.painting.lines
+            self.chart.show(replace(message.painting, lines=lines))
             self.chart.set_rank(self.state.k)
+
+    def _beginning(self) -> tuple[Text, ...]:
+        """What to do and what there will be to see, where nothing is computed yet; else nothing."""
+        state = self.state
+        session, is_one = state.session, self.pair.second is None
+        if not is_one or state.is_busy or session.stored_keys or session.model.checkpoint is None or state.compares:
+            return ()
+        every, selected = (
+            [p for p in session.sampled(found) if not p.problem] for found in (state.shown, state.selected)
+        )
+        names = (keys.first_key(ident, self.config.keymap) for ident in ("scan", "compute"))
+        return beginning(session, every, selected, *names) if every and not session.failures else ()
 
     @on(ChartPane.Resized)
     def _resized(self) -> None:

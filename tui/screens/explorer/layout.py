@@ -9,7 +9,8 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
-from textual.events import Resize
+from textual.dom import DOMNode
+from textual.events import Click, Resize
 from textual.screen import Screen
 from textual.widget import Widget
 
@@ -32,7 +33,18 @@ from ...widgets.table import MetricTable
 from ...widgets.top_pane import TopPane
 from ...widgets.tree import ProjectionTree
 from ..dialogs import Help
-from ..status_lines import chart_title, job_text, key_hints, model_text, selection_text, troubles, waiting_text
+from ..status_lines import (
+    Hint,
+    chart_title,
+    hint_at,
+    job_text,
+    key_line,
+    model_text,
+    selection_text,
+    shown_hints,
+    troubles,
+    waiting_text,
+)
 
 WIDE, HUGE, HIGH = 120, 160, 30
 CHART_LINES = 26
@@ -138,9 +150,28 @@ class Layout(Screen[None]):
         marks = f"{len(state.marks)} marked" if state.marks else ""
         left = selection_text(state.lens, state.selection, state.grid)
         self.query_one("#job", Line).set(left, "  ".join(filter(None, [marks, self._job(said)])))
-        note = state.note or waiting_text(self.pair) or troubles(state.lens, state.selected)
-        hints = key_hints(self.size.width, self.config.keymap)
-        self.query_one("#keys", Line).set(Text(f" {note}", "bold yellow") if note else hints)
+        self.query_one("#keys", Line).set(key_line(self.size.width, self._hints, self.config.keymap, self._note))
+
+    @property
+    def _note(self) -> str:
+        """The sentence in place of the keys, if there is one."""
+        return self.state.note or waiting_text(self.pair) or troubles(self.state.lens, self.state.selected)
+
+    @property
+    def _hints(self) -> tuple[Hint, ...]:
+        return shown_hints(self.state.is_busy and not self.state.is_stopping, self.pair.second is not None)
+
+    async def on_click(self, event: Click) -> None:
+        """A click goes to its pane, as the pane's key does; on the line of keys it does what that says."""
+        panes: dict[DOMNode, int | None] = {self.tree_pane: View.TREE, self.chart: self.state.chart}
+        panes |= {pane: key for key, pane in self.tops.items()}
+        within = event.widget.ancestors_with_self if event.widget is not None else ()
+        if (key := next((panes[node] for node in within if node in panes), None)) is not None:
+            self.state.show(key)
+        elif event.widget is self.query_one("#keys"):
+            hint = hint_at(event.screen_x, self.size.width, self._hints, self.config.keymap, self._note)
+            if hint is not None and hint.ident:
+                await self.run_action(keys.actions()[hint.ident])
 
     def _job(self, said: str) -> str:
         """What is being computed, or how much has failed."""
@@ -176,10 +207,11 @@ class Layout(Screen[None]):
 
     def lay_out(self) -> None:
         """Wide and high: tree, heatmap over chart. Wide: tree and one. Narrow: one pane, and under the
-        overview, which is low, the chart of what is selected."""
-        wide, high = self.is_wide, self.size.height >= HIGH
+        overview, which is low, the chart of what is selected. Full screen: one."""
+        alone = self.state.full
+        wide, high = self.is_wide and not alone, self.size.height >= HIGH
         self.set_class(not wide, "one")
-        self.set_class(self.size.width >= HUGE, "huge")
+        self.set_class(wide and self.size.width >= HUGE, "huge")
         self.heatmap.set_overview(self.is_overview)
         pane, top = self.state.pane, self.state.top
         self.tree_pane.display = wide or pane == View.TREE
@@ -187,7 +219,7 @@ class Layout(Screen[None]):
         self.query_one("#right").display = wide or pane != View.TREE
         room = self.size.height - 3
         least, full = self.heatmap.overview_lines
-        below = on_right == View.HEATMAP and self.is_overview and room - least >= LEAST_CHART
+        below = on_right == View.HEATMAP and self.is_overview and room - least >= LEAST_CHART and not alone
         both = (wide and high) or below
         for key, widget in self.tops.items():
             widget.display = key == top and (both or on_right == key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
@@ -11,10 +12,10 @@ from rankscope.engine.spectrum import Projection
 
 from ...data.filter import find
 from ...data.pair import Side
-from ...data.session import Session
+from ...data.session import Session, State
 from ...data.state import ExplorerState
-from ...data.wording import left_out
-from ..status_lines import estimate
+from ...data.wording import duration, left_out
+from ..estimate import estimate
 
 Missing: TypeAlias = dict[Session, list[Projection]]
 Ask: TypeAlias = Callable[[list[str], Callable[[], None]], None]
@@ -23,13 +24,17 @@ Ask: TypeAlias = Callable[[list[str], Callable[[], None]], None]
 class Scanner:
     """Asks the engines. Of two models the second waits until the first is done: they may share a device.
 
-    `ask` puts a question of some lines to the user, and calls what it is given where the answer is yes.
+    `ask` puts a question of some lines to the user, and calls what it is given where the answer is yes; `clock` tells
+    seconds.
     """
 
-    def __init__(self, state: ExplorerState, ask: Ask) -> None:
+    def __init__(self, state: ExplorerState, ask: Ask, clock: Callable[[], float] = time.monotonic) -> None:
         self._state = state
         self._ask = ask
+        self._clock = clock
         self._waiting: Missing = {}
+        self._scanned: Missing = {}
+        self._began = 0.0
 
     def missing(self, projections: Iterable[Projection], side: Side) -> Missing:
         """What of these is not stored, on a side of the pair."""
@@ -38,7 +43,10 @@ class Scanner:
     def compute(self, missing: Missing) -> None:
         """Compute these before whatever waits."""
         if missing:
-            self._submit(missing, urgent=True)
+            self._forget_notes()
+            (session, projections), *rest = missing.items()
+            self._wait(dict(rest))
+            self._start(session, projections, urgent=True)
 
     def scan(self) -> None:
         """Ask, then compute all that the filter leaves, in both models where there are two."""
@@ -48,14 +56,18 @@ class Scanner:
             tree = second.model.tree
             theirs = find(tree.projections, state.pattern) if state.pattern else tree.scanned()
             wanted += [(second, p) for p in second.sampled(theirs)]
-        missing = self._missing(wanted)
+        every = self._missing(wanted)
+        missing = {session: new for session, found in every.items() if (new := self._not_coming(session, found))}
+        if every and not missing:
+            state.say("all that is missing is queued already; x stops")
+            return
         if not missing:
             rest = "" if state.pattern else left_out(state.session.model.tree)
             whole = f"everything is computed; {rest}: the filter * takes them" if rest else "everything is computed"
             state.say("everything that the filter leaves is computed" if state.pattern else whole)
             return
         lines = [line for session, found in missing.items() for line in estimate(session, found, state.pattern)]
-        self._ask(lines, lambda: self._submit(missing, urgent=False))
+        self._ask(lines, lambda: self._begin(missing))
 
     def stop(self) -> None:
         """Stop after the running batch."""
@@ -65,17 +77,38 @@ class Scanner:
             return
         state.is_stopping = True
         self._waiting = {}
+        self._scanned = {}
         for session in state.pair.sessions:
             session.stop()
         state.say("stopping after the running projection; ctrl+c quits")
 
-    def ended(self) -> None:
-        """Nothing is queued or running any more: the second model's turn, or the end."""
-        if self._waiting and not self._state.is_stopping:
-            self._next(urgent=False)
-        elif self._state.is_stopping:
-            self._state.is_stopping = False
-            self._state.note = "stopped; what is finished is saved"
+    def ended(self) -> bool:
+        """Nothing is queued or running any more: the second model's turn, or the end. Whether a scan is through."""
+        state = self._state
+        if state.is_stopping:
+            state.is_stopping = False
+            state.note = "stopped; what is finished is saved"
+            return False
+        self._go_on()
+        if self._scanned and not state.is_busy:
+            state.note = self._summary()
+            self._scanned = {}
+            return True
+        return False
+
+    def _summary(self) -> str:
+        """What came of a scan: `210 computed in 14 s, 0 failed, saved`."""
+        every = [(session, p) for session, found in self._scanned.items() for p in found]
+        stored = sum(session.entry(p) is not None for session, p in every)
+        failed = sum(p.key in session.failures for session, p in every)
+        saved = ", saved" if stored else ""
+        return f"{stored} computed in {duration(self._clock() - self._began)}, {failed} failed{saved}"
+
+    def _not_coming(self, session: Session, projections: list[Projection]) -> list[Projection]:
+        """Those of them that were not asked for already."""
+        waiting = {p.key for p in self._waiting.get(session, ())}
+        under_way = (State.QUEUED, State.RUNNING)
+        return [p for p in projections if session.state(p) not in under_way and p.key not in waiting]
 
     def _missing(self, wanted: Iterable[tuple[Session, Projection]]) -> Missing:
         """What of these is not stored, with random signs too where the unit needs them."""
@@ -88,21 +121,44 @@ class Scanner:
                 missing.setdefault(session, []).extend(found)
         return missing
 
-    def _submit(self, missing: Missing, urgent: bool) -> None:
-        """Submit to one engine; what the other model lacks waits for its turn."""
-        self._waiting = dict(missing)
+    def _begin(self, missing: Missing) -> None:
+        """Compute all of these, one model after the other."""
+        self._forget_notes()
+        if not self._scanned:
+            self._began = self._clock()
+        for session, projections in missing.items():
+            self._scanned[session] = [*self._scanned.get(session, ()), *projections]
+        self._wait(missing)
+        for session in self._state.pair.sessions:
+            if session.progress is not None and session.progress.busy and session in self._waiting:
+                self._start(session, self._waiting.pop(session), urgent=False)
+        self._go_on()
+
+    def _forget_notes(self) -> None:
         self._state.is_stopping = False
         self._state.note = ""
-        self._next(urgent)
 
-    def _next(self, urgent: bool) -> None:
+    def _wait(self, missing: Missing) -> None:
+        """Until the model that is being computed is done."""
+        for session, projections in missing.items():
+            self._waiting[session] = [*self._waiting.get(session, ()), *projections]
+
+    def _go_on(self) -> None:
+        """The turn of the next model, where none is being computed."""
+        while self._waiting and not self._state.is_busy:
+            session = next(iter(self._waiting))
+            self._start(session, self._waiting.pop(session), urgent=False)
+
+    def _start(self, session: Session, projections: list[Projection], urgent: bool) -> None:
+        """Hand over to an engine."""
         state = self._state
-        session, projections = next(iter(self._waiting.items()))
-        del self._waiting[session]
         try:
             accepted = session.compute(projections, urgent=urgent)
         except InputError as error:
+            accepted = []
             state.say(str(error))
+        if not accepted:
+            self._scanned.pop(session, None)
             return
-        state.is_starting = bool(accepted) and not state.is_busy
+        state.is_starting = not state.is_busy
         state.numbers_changed(state.known_as(session, {p.key for p in accepted}))

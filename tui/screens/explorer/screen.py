@@ -58,6 +58,17 @@ class Explorer(SelectionKeys):
         """Copy the number, or the line, that the focused pane stands on."""
         self.exporter.yank()
 
+    def action_quit(self) -> None:
+        """Leave; while something is computed only after a question."""
+        if not self.state.is_busy or self.state.is_stopping:
+            self.app.exit()
+            return
+        found = [session.progress for session in self.pair.sessions if session.progress and session.progress.busy]
+        done, total = sum(p.done for p in found), sum(p.total for p in found)
+        lines = [f"{done} of {total} are computed and saved." if found else "The computation is starting."]
+        lines.append("Quit now? What is saved stays; s goes on with the rest another time.")
+        self.ask("quit", "quit", lines, self.app.exit)
+
     # The command line
 
     def action_filter(self) -> None:

@@ -57,10 +57,12 @@ class SelectionKeys(Background):
         self.state.set_marks({})
 
     def action_back(self) -> None:
-        """Undo the rank cursor, opened experts, facets; from a chart go back to where it was opened from; undo the
-        filter; else go to the tree."""
+        """Undo full screen, the rank cursor, opened experts, facets; from a chart go back to where it was opened from;
+        undo the filter; else go to the tree."""
         state = self.state
-        if state.k is not None and state.pane != View.TREE:
+        if state.full:
+            state.toggle_full()
+        elif state.k is not None and state.pane != View.TREE:
             state.set_rank(None)
         elif self.heatmap.has_focus and self.heatmap.fold():
             state.changed(Change.LAYOUT)
@@ -158,6 +160,10 @@ class SelectionKeys(Background):
     def action_relative(self) -> None:
         """Singular values over sigma_1, or as they are."""
         self.state.toggle_relative()
+
+    def action_full(self) -> None:
+        """The focused pane alone, or all of them."""
+        self.state.toggle_full()
 
     def action_zoom(self) -> None:
         """In a chart: facets or one. Else: the overview or the table of the heatmap."""

@@ -1,0 +1,69 @@
+"""The words of the explorer, each in a sentence or two. `?` shows them; docs/GLOSSARY.md is written of them."""
+
+from __future__ import annotations
+
+GLOSSARY = (
+    ("projection", "One weight matrix of a layer, m rows by n columns. Its full rank is min(m, n)."),
+    ("role", "What a projection is for: query, key, value, output, gate, up, down ..."),
+    ("block", "The part of a layer that it belongs to: attention, mlp, expert ..."),
+    ("address", "Its name here, unique in the model: layers.12.attention.key. Filters are parts of it, or globs."),
+    (
+        "singular values",
+        "sigma_1 >= sigma_2 >= ...: the matrix is a sum of as many matrices of rank 1, of these sizes.",
+    ),
+    ("spectrum", "All singular values of a projection. Computing one takes its weights, looking at it does not."),
+    (
+        "energy",
+        "sigma^2. The k largest hold a share of the sum, energy(k). Keep k and drop the rest: no other rank k "
+        "comes closer, and the relative error is sqrt(1 - energy(k)).",
+    ),
+    (
+        "k90",
+        "The fewest singular values that hold 90 % of the energy; k80, k95 ... the same at 80, 95 % (t, T, :t 97).",
+    ),
+    (
+        "k0",
+        "The k90 of noise of this shape: independent Gaussian numbers of one variance (Marchenko-Pastur). Shape "
+        "alone moves k90: 51 % of a square matrix of noise, 76 % of one at 1:4.",
+    ),
+    (
+        "k/k0",
+        "Below 1: fewer than noise needs, so the weights have structure. It compares projections of several shapes.",
+    ),
+    (
+        "kf, k/kf",
+        "The k90 of the same absolute weights with random signs. Below 1: structure that is not in their sizes "
+        "alone. s computes these spectra while the unit is k/kf.",
+    ),
+    (
+        "k*, k/k*",
+        "m n / (m + n), the break-even rank: two factors of rank k (m x k and k x n) have fewer numbers than the "
+        "matrix only below it. Above 1 factoring at that energy saves nothing.",
+    ),
+    (
+        "effective rank",
+        "exp(-sum p ln p) with p = sigma / sum sigma (Roy & Vetterli): how many singular values there seem to be, "
+        "small ones counting less.",
+    ),
+    ("entropy rank", "The same with p = sigma^2 / sum sigma^2."),
+    ("stable rank", "sum sigma^2 / sigma_1^2: 1 where the largest holds all energy."),
+    ("particip.", "Participation ratio, (sum sigma^2)^2 / sum sigma^4: how many share the energy evenly."),
+    ("nuc/spec", "sum sigma / sigma_1."),
+    ("cond", "Condition number, the largest over the smallest singular value; > where that is below the noise floor."),
+    ("noise floor", "What the solver can tell: smaller values are known only to be smaller."),
+    ("num.rank", "Numerical rank: how many values are larger than the noise floor and than rounding."),
+    ("edge, spikes", "The largest singular value of noise that fits the median; spikes are the values above it."),
+    (
+        "rank cursor",
+        "A rank on the chart (h l, comma and full stop, :k 512): what keeping so many would keep and cost.",
+    ),
+    ("scan", "Computing what the filter leaves and what is not stored yet."),
+    ("mark", "A projection chosen for comparison, by space."),
+    ("experts", "MLPs of which a token takes a few. Their cell shows median~half the interquartile range."),
+    ("A, B, B/A", "The first model, the second, and the second's number over the first's (d)."),
+    (
+        "lines in 4",
+        "Ranks to hold others against: at first those of DeepSeek-V2's MLA (kv_lora_rank 512, q_lora_rank 1536).",
+    ),
+)
+"""A word and what it means."""
