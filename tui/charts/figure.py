@@ -29,13 +29,15 @@ class Stroke(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Series:
     """One curve: `x` and `y` float64 of one length. `number` picks its colour and marker; None: it is a dim
-    curve to hold the others against. Those of one label have one place in the legend, those without none."""
+    curve to hold the others against. Those of one label have one place in the legend, those without none.
+    `is_selected`: it is the one that the user looks at."""
 
     label: str
     x: Points = field(repr=False)
     y: Points = field(repr=False)
     number: int | None = None
     stroke: Stroke = Stroke.SOLID
+    is_selected: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,17 @@ class Axis:
     unit: str = ""
     log: bool = False
     span: Span | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Where the canvas of a chart is, and what it spans."""
+
+    left: int
+    columns: int
+    rows: int
+    x: Span
+    y: Span
 
 
 @dataclass(frozen=True, slots=True)
