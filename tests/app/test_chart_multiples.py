@@ -229,7 +229,7 @@ def test_facets_are_the_first_and_last_four_layers_of_the_block(tall: Pair) -> N
     assert (found.columns, found.shared) == (4, True)
     assert found.title == "mlp, 8 of 11 layers"
     for chart, layer in zip(found.charts, (0, 1, 2, 3, 7, 8, 9, 10), strict=True):
-        assert [(s.label, s.number) for s in chart.series] == [("gate", 0), ("up", 1), ("down", 2)]
+        assert [(s.label, s.number) for s in chart.series] == [("gate", 4), ("up", 5), ("down", 6)]
         for series in chart.series:
             np.testing.assert_allclose(series.y, sigma_of(at(tall, layer, series.label, "mlp")), rtol=1e-6)
 
@@ -304,5 +304,8 @@ def test_a_role_keeps_its_colour_where_another_is_missing(llama: Path, tmp_path:
 
 def test_two_models_share_the_facets(two: Pair) -> None:
     charts = figure(two, ask(two, select(0, "mlp"), facets=True, side=Side.RATIO)).charts
-    names = [f"{role} {letter}" for role in ("gate", "up", "down") for letter in "AB"]
-    assert [(s.label, s.number) for s in charts[0].series] == [(name, n) for n, name in enumerate(names)]
+    assert [(s.label, s.number, s.stroke) for s in charts[0].series] == [
+        (f"{role} {letter}", number, stroke)
+        for number, role in ((4, "gate"), (5, "up"), (6, "down"))
+        for letter, stroke in (("A", Stroke.SOLID), ("B", Stroke.DASHED))
+    ]

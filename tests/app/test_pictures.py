@@ -82,7 +82,7 @@ def test_a_picture_is_whole_and_the_same_each_time(pair: Pair, tmp_path: Path, s
 @pytest.mark.parametrize("axes", [0, 1, 2])
 def test_the_curve_is_the_spectrum(pair: Pair, tmp_path: Path, axes: int) -> None:
     save_picture(pair, ask(pair, select(2, "attention", "key"), axes=axes), tmp_path / "p.svg")
-    points = line_of(tmp_path / "p.svg", INKS[0])
+    points = line_of(tmp_path / "p.svg", INKS[1])
     values = sigma_of(at(pair, 2, "key"))[: len(points)]
     ranks = np.arange(1.0, len(points) + 1)
     assert len(points) >= 20

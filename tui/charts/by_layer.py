@@ -18,6 +18,7 @@ from ..data.pair import Lens, Pair, Side
 from ..data.reference_lines import ReferenceLine
 from ..data.wording import percent
 from .figure import Axis, Chart, Figure, Level, Series, Span, Stroke
+from .hues import of_columns
 from .spectra import MAX_SERIES, hint
 
 if TYPE_CHECKING:
@@ -45,11 +46,14 @@ def _figure(pair: Pair, request: Request) -> Figure:
     charts: list[Chart] = []
     above: dict[str, None] = {}
     labels, has_room = _labels(pair, request, columns)
+    numbers = of_columns(columns, request.grid.columns)
     thresholds, across = _panels(request)
     for threshold in thresholds:
         lens = Lens(pair, threshold, BY_NAME["k"], request.side)
         lens.load(p for column in columns for p in request.grid.column(column))
-        series = tuple(_role(lens, request.grid, c, n, labels[n]) for n, c in enumerate(columns))
+        series = tuple(
+            _role(lens, request.grid, c, numbers[c], label) for c, label in zip(columns, labels, strict=True)
+        )
         levels, names = _references(series, columns, request)
         above |= dict.fromkeys(names)
         if not has_room:  # a line is drawn with its number still
@@ -59,8 +63,8 @@ def _figure(pair: Pair, request: Request) -> Figure:
     if not any(len(s.x) for chart in charts for s in chart.series):
         wanted = [p for column in columns for p in request.grid.column(column)]
         return Figure(title, empty=hint(pair, request, wanted, SCAN_HINT) if columns else "no layers")
-    drawn = {level.name for chart in charts for level in chart.levels}
-    notes = tuple(f"{name} (above)" for name in above if has_room and name not in drawn)
+    named = {level.name for chart in charts for level in chart.levels}
+    notes = tuple(f"{name} (above)" for name in above if has_room and name not in named)
     return Figure(title, tuple(charts), columns=across, notes=notes)
 
 
@@ -139,7 +143,7 @@ def _role(lens: Lens, grid: Grid, column: Column, number: int, label: str) -> Se
         if found:
             points.append((float(index if row.tower else row.layer), float(median(found))))
     x, y = (np.array(axis) for axis in zip(*points, strict=True)) if points else (np.zeros(0), np.zeros(0))
-    return Series(label, x, y, number)
+    return Series(label, x, y, number, Stroke.DASHED if lens.side is Side.B else Stroke.SOLID)
 
 
 def _by_layer(lens: Lens, series: tuple[Series, ...], levels: tuple[Level, ...]) -> Chart:

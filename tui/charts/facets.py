@@ -15,6 +15,7 @@ from ..data.pair import Pair, Side
 from ..data.views import View
 from .by_layer import FACET, SCAN_HINT, block_of
 from .figure import ONLY_ZEROS, Chart, Figure, Series, drawable, spans
+from .hues import of_columns, stroke_of
 from .spectra import MAX_SERIES, curves_of, energy_axes, hint, measured, ranks_of, spectrum_axes, threshold_level
 
 if TYPE_CHECKING:
@@ -91,16 +92,16 @@ def _facet(pair: Pair, request: Request, row: Row, columns: Sequence[Column], wi
     both = pair.second is not None and request.side is Side.RATIO
     members = [p for c in columns if (p := _member(request, row, c)) is not None]
     curves, arrays = curves_of(pair, members[: MAX_SERIES // (1 + both)], request.side)
-    roles = [(c.block, c.role) for c in columns]
+    numbers = of_columns(columns, request.grid.columns)
     series = []
     for curve, values in zip(curves, arrays, strict=True):
         name, session, p = curve
-        number = roles.index((p.block, p.role)) * (1 + both) + (both and session is pair.second)
+        look = numbers[Column(p.block, p.role)], stroke_of(session, pair)
         if request.view == View.ENERGY:
-            series.append(Series(name, ranks_of(values), 100.0 * metrics.energy(values), number))
+            series.append(Series(name, ranks_of(values), 100.0 * metrics.energy(values), *look))
         else:
             drawn = measured(curve, values, request, width)
-            series.append(Series(name, ranks_of(values)[: drawn.kept], drawn.values[: drawn.kept], number))
+            series.append(Series(name, ranks_of(values)[: drawn.kept], drawn.values[: drawn.kept], *look))
     title = f"layer {row.label}"
     if request.view == View.ENERGY:
         return Chart(title, *energy_axes(request), tuple(series), (threshold_level(request.threshold, request),))
