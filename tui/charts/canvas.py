@@ -30,11 +30,13 @@ class Layer(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Ink:
-    """How one thing is drawn: its style; `turns` is how often a curve has its turn where others have theirs once."""
+    """How one thing is drawn: its style; `turns` is how often a curve has its turn where others have theirs once;
+    `sign` is put in the place of what plotext draws, which rounds whole cells otherwise than their dots."""
 
     style: str
     layer: Layer = Layer.DIM
     turns: int = 1
+    sign: str = ""
 
 
 class Canvas(matrix_class):
@@ -90,7 +92,8 @@ class Canvas(matrix_class):
                 shared[cell] = owners
             else:
                 number, marker = owners.popitem()
-                found[cell] = marker, self._inks[number].style
+                ink = self._inks[number]
+                found[cell] = ink.sign or marker, ink.style
         run = max(1, min(RUN, RUN * self.cols // _WIDE))
         owned = {cell: tuple(owners) for cell, owners in shared.items()}
         for cell, number in in_turn(owned, self._needs(shared), run):

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _POINT = "\u28ff"
 """A curve of one point is one dot in eight: a whole cell can be seen."""
 
+_DOT = "\u25cf"
+"""Where a curve has its value."""
+
 
 def build(
     chart: Chart, palette: Palette, frame: Frame, names: dict[float, str], size: tuple[int, int], under: bool
@@ -50,8 +53,16 @@ def build(
         _draw_level(figure, canvas, level, palette, frame)
     for series in sorted(chart.series, key=lambda s: s.number is not None):
         _draw_series(figure, canvas, series, chart, palette, frame)
+    for series in chart.series:
+        if series.dot is not None and _is_inside(series.dot, frame):
+            ink = Ink(marker_of(series, palette)[1], Layer.DOT, sign=_DOT)
+            figure.scatter([series.dot[0]], [series.dot[1]], marker="braille", color=canvas.colour(ink))
     figure.build()
     return canvas.lines()
+
+
+def _is_inside(dot: tuple[float, float], frame: Frame) -> bool:
+    return all(low <= at <= high for at, (low, high) in zip(dot, (frame.x, frame.y), strict=True))
 
 
 def _draw_level(figure: Any, canvas: Canvas, level: Level, palette: Palette, frame: Frame) -> None:

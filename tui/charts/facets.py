@@ -16,7 +16,17 @@ from ..data.views import View
 from .by_layer import FACET, SCAN_HINT, block_of
 from .figure import ONLY_ZEROS, Chart, Figure, Series, drawable, spans
 from .hues import of_columns, stroke_of
-from .spectra import MAX_SERIES, curves_of, energy_axes, hint, measured, ranks_of, spectrum_axes, threshold_level
+from .spectra import (
+    MAX_SERIES,
+    crossing,
+    curves_of,
+    energy_axes,
+    hint,
+    measured,
+    ranks_of,
+    spectrum_axes,
+    threshold_level,
+)
 
 if TYPE_CHECKING:
     from .request import Request
@@ -98,10 +108,11 @@ def _facet(pair: Pair, request: Request, row: Row, columns: Sequence[Column], wi
         name, session, p = curve
         look = numbers[Column(p.block, p.role)], stroke_of(session, pair)
         if request.view == View.ENERGY:
-            series.append(Series(name, ranks_of(values), 100.0 * metrics.energy(values), *look))
+            drawn = Series(name, ranks_of(values), 100.0 * metrics.energy(values), *look)
         else:
-            drawn = measured(curve, values, request, width)
-            series.append(Series(name, ranks_of(values)[: drawn.kept], drawn.values[: drawn.kept], *look))
+            one = measured(curve, values, request, width)
+            drawn = Series(name, ranks_of(values)[: one.kept], one.values[: one.kept], *look)
+        series.append(replace(crossing(drawn, values, request), value=""))  # it is another in every layer
     title = f"layer {row.label}"
     if request.view == View.ENERGY:
         return Chart(title, *energy_axes(request), tuple(series), (threshold_level(request.threshold, request),))

@@ -30,7 +30,8 @@ class Stroke(StrEnum):
 class Series:
     """One curve: `x` and `y` float64 of one length. `number` picks its colour and marker; None: it is a dim
     curve to hold the others against. Those of one label have one place in the legend, those without none.
-    `is_selected`: it is the one that the user looks at."""
+    `value` stands behind the label, `dot` is the point of the curve that it belongs to. `is_selected`: it is the one
+    that the user looks at."""
 
     label: str
     x: Points = field(repr=False)
@@ -38,6 +39,8 @@ class Series:
     number: int | None = None
     stroke: Stroke = Stroke.SOLID
     is_selected: bool = False
+    value: str = ""
+    dot: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,8 @@ class Chart:
 @dataclass(frozen=True, slots=True)
 class Figure:
     """One chart, or several in rows of `columns` with one legend. Where their axes are `shared`, only the charts
-    at the edges need numbers. `notes` end the legend; `empty` says what to do where there is nothing to draw."""
+    at the edges need numbers. `notes` end the legend; `empty` says what to do where there is nothing to draw. `at` is a
+    place on the x axes that is marked, and its name."""
 
     title: str
     charts: tuple[Chart, ...] = ()
@@ -94,6 +98,7 @@ class Figure:
     shared: bool = False
     notes: tuple[str, ...] = ()
     empty: str = ""
+    at: tuple[float, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +109,18 @@ class Sign:
     number: int | None
     stroke: Stroke
     is_level: bool = False
+    value: str = ""
+    is_selected: bool = False
 
 
 def signs(figure: Figure) -> list[Sign]:
     """The legend of a figure: the curves that have points, then what is dim, each label once."""
-    curves = [Sign(s.label, s.number, s.stroke) for chart in figure.charts for s in chart.series if len(s.x)]
+    curves = [
+        Sign(s.label, s.number, s.stroke, value=s.value, is_selected=s.is_selected)
+        for chart in figure.charts
+        for s in chart.series
+        if len(s.x)
+    ]
     levels = [Sign(v.name, None, v.stroke, True) for chart in figure.charts for v in chart.levels]
     found = {sign.label: sign for sign in [*curves, *levels] if sign.label}
     return sorted(found.values(), key=lambda sign: sign.number is None)

@@ -12,23 +12,29 @@ from .markers import sign_of
 
 
 def legend(figure: Figure, palette: Palette, width: int, most: int) -> list[Text]:
-    """Title, curves and notes in one line, thinner ones if need be, else in `most`; then without the title, which
-    is selected anyway; what does not fit then is counted."""
+    """Title, curves with their values, and notes in one line, with thinner marks if need be, else in `most`; then
+    without the values, then without the title, which is selected anyway; what does not fit then is counted."""
     title = [Text(figure.title, "bold")] if figure.title else []
-    thick, thin = (_entries(figure, palette, is_thin) for is_thin in (False, True))
-    for lines in range(1, most + 1):
-        for parts in ([*title, *thick], [*title, *thin]):
-            if len(found := _flow(parts, width)) <= lines:
-                return found
-    found = _flow(thin, width)
-    return found if len(found) <= most else _cut(thin, width, most)
+    thick = _entries(figure, palette, thin=False, valued=True)
+    thin = _entries(figure, palette, thin=True, valued=True)
+    bare = _entries(figure, palette, thin=True, valued=False)
+    ways = [([*title, *entries], lines) for lines in range(1, most + 1) for entries in (thick, thin)]
+    for parts, lines in (*ways, ([*title, *bare], most), (thin, most), (bare, most)):
+        if len(found := _flow(parts, width)) <= lines:
+            return found
+    return _cut(bare, width, most)
 
 
-def _entries(figure: Figure, palette: Palette, thin: bool) -> list[Text]:
+def _entries(figure: Figure, palette: Palette, *, thin: bool, valued: bool) -> list[Text]:
     entries = []
     for sign in signs(figure):
         mark, colour = sign_of(sign, palette)
-        entries.append(Text.assemble((mark[0] if thin else mark, colour), " ", sign.label))
+        entry = Text.assemble(
+            (mark[0] if thin else mark, colour), " ", (sign.label, "bold" if sign.is_selected else "")
+        )
+        if valued and sign.value:
+            entry.append(f" {sign.value}", colour or None)
+        entries.append(entry)
     return [*entries, *(Text(note, "dim") for note in figure.notes)]
 
 

@@ -14,7 +14,7 @@ def marker_of(series: Series, palette: Palette) -> tuple[str, str]:
     is_mono = palette.depth is Depth.MONO
     if series.number is None:
         dim = "." if is_mono and series.stroke is Stroke.SOLID else "braille"
-        return dim, "" if is_mono else f"color({palette.dim})"
+        return dim, palette.dim_style
     return MARKERS[_kind(series.number, palette) % len(MARKERS)], _colour(series.number, palette)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.text import Text
 
@@ -23,10 +23,15 @@ _TALL = 14
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """A figure as lines; `ruler` where it is one chart: its x axis, taken for one of ranks."""
+    """A figure as lines, and where the x axis of each of its charts lies, taken for one of ranks."""
 
     lines: tuple[Text, ...]
-    ruler: Ruler | None = None
+    rulers: tuple[Ruler, ...] = ()
+
+    @property
+    def ruler(self) -> Ruler | None:
+        """That of a chart that stands alone."""
+        return self.rulers[0] if len(self.rulers) == 1 else None
 
 
 def draw(figure: Figure, palette: Palette, width: int, height: int) -> Drawing:
@@ -40,11 +45,12 @@ def draw(figure: Figure, palette: Palette, width: int, height: int) -> Drawing:
     if reason:
         return Drawing(tuple([*above, *_centred(reason, width, room)][:height]))
     if len(charts) > 1:
-        lines = _rows(figure, charts, palette, width, room)
-        return Drawing(tuple([*above, *lines, *(Text() for _ in range(room - len(lines)))][:height]))
+        lines, rulers = _rows(figure, charts, palette, width, room)
+        below = (Text() for _ in range(room - len(lines)))
+        moved = (replace(ruler, top=ruler.top + len(above)) for ruler in rulers)
+        return Drawing(tuple([*above, *lines, *below][:height]), tuple(moved))
     lines, frame = _panel(charts[0], palette, width, room)
-    ruler = Ruler(frame.left, frame.columns, frame.x, charts[0].x.log, max(1, int(frame.x[1])))
-    return Drawing(tuple([*above, *lines][:height]), ruler)
+    return Drawing(tuple([*above, *lines][:height]), (_ruler(charts[0], frame, 0, len(above)),))
 
 
 def _title(figure: Figure, width: int) -> Text:
@@ -65,25 +71,35 @@ def _centred(sentence: str, width: int, height: int) -> list[Text]:
 # Several charts
 
 
-def _rows(figure: Figure, charts: Sequence[Chart], palette: Palette, width: int, height: int) -> list[Text]:
-    """Charts in rows, each under its title."""
+def _ruler(chart: Chart, frame: Frame, left: int, top: int) -> Ruler:
+    """The x axis of a chart that stands right of and below so many others."""
+    count = max(1, int(frame.x[1]))
+    return Ruler(left + frame.left, frame.columns, frame.x, chart.x.log, count, top, frame.rows)
+
+
+def _rows(
+    figure: Figure, charts: Sequence[Chart], palette: Palette, width: int, height: int
+) -> tuple[list[Text], list[Ruler]]:
+    """Charts in rows, each under its title, and their x axes."""
     count = -(-len(charts) // figure.columns)
     numbers = 1 if figure.shared else count  # lines of numbers under the rows
     canvas = max(1, (height - 2 * count - numbers) // count)
     left = max(_margin(chart, canvas) for chart in charts) if figure.shared else 0
     lines: list[Text] = []
+    rulers: list[Ruler] = []
     for row in range(count):
         under = not figure.shared or row == count - 1
         members = charts[row * figure.columns : (row + 1) * figure.columns]
-        panels = []
+        panels: list[tuple[int, list[Text]]] = []
         for place, chart in enumerate(members):
             each = (width - left) // figure.columns
             labelled = place == 0 or not figure.shared
             each += left if labelled else 0
             found, frame = _panel(chart, palette, each - 1, canvas + 1 + under, labelled, under)
+            rulers.append(_ruler(chart, frame, sum(wide for wide, _ in panels), len(lines) + 1))
             panels.append((each, [_heading(chart.title, frame.left), *found]))
         lines += _joined(panels)
-    return lines
+    return lines, rulers
 
 
 def _heading(title: str, left: int) -> Text:

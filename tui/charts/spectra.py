@@ -174,7 +174,7 @@ def _spectrum(request: Request, found: Shown) -> Figure:
     high = max(float(one.values[0]) for one in drawn)
     low = min(one.low for one in drawn)
     near, far = ((low / 3, 3 * high), (low / 10, 10 * high)) if log else ((0.0, 1.5 * high), (0.0, 2 * high))
-    series = [s for one, look in zip(drawn, found.looks, strict=True) for s in _split(one, look, log)]
+    series = [s for one, look in zip(drawn, found.looks, strict=True) for s in _split(one, look, log, request)]
     series += [_within(Series(name, ranks_of(v), _scaled(v, request.normalised)), far) for name, v in found.origin]
     noise, levels = _noise(drawn, near, request)
     most = max(len(v) for v in (*found.values, *(v for _, v in found.origin)))
@@ -199,6 +199,13 @@ def measured(curve: Curve, values: Values, request: Request, columns: int) -> Dr
     return Drawn(name, _shape(p), _scaled(values, request.normalised), known, kept)
 
 
+def crossing(series: Series, values: Values, request: Request) -> Series:
+    """A curve over the ranks of a spectrum, with its threshold rank and a dot there, if it is drawn so far."""
+    rank = metrics.threshold_rank(values, request.threshold)
+    dot = (float(rank), float(series.y[rank - 1])) if 0 < rank <= len(series.y) else None
+    return replace(series, value=str(rank), dot=dot)
+
+
 def ranks_of(values: Values) -> Values:
     """1 ... r, shape (r,)."""
     return np.arange(1.0, len(values) + 1)
@@ -220,11 +227,11 @@ def _drawn_down(values: Values, request: Request, columns: int) -> int:
     return int((values >= values[int(share * (len(values) - 1))] / 3).sum())
 
 
-def _split(one: Drawn, look: tuple[int, Stroke], log: bool) -> list[Series]:
+def _split(one: Drawn, look: tuple[int, Stroke], log: bool, request: Request) -> list[Series]:
     """The values that are known, and dim the others: on a log axis at most a decade lower, for they may be
     anything down to 0."""
     ranks, known = ranks_of(one.values), one.known
-    found = [Series(one.name, ranks[: one.kept], one.values[: one.kept], *look)]
+    found = [crossing(Series(one.name, ranks[: one.kept], one.values[: one.kept], *look), one.values, request)]
     if known < len(ranks):
         below = np.maximum(one.values[known:], one.low / 10) if log else one.values[known:]
         found.append(Series("below floor", ranks[known:], below))
@@ -273,7 +280,7 @@ def _energy(request: Request, found: Shown) -> Figure:
     if not found.curves:
         return Figure(found.title, empty=found.empty)
     series = [
-        Series(name, ranks_of(values), 100.0 * metrics.energy(values), *look)
+        crossing(Series(name, ranks_of(values), 100.0 * metrics.energy(values), *look), values, request)
         for (name, _, _), values, look in zip(found.curves, found.values, found.looks, strict=True)
     ]
     series += [Series(name, ranks_of(v), 100.0 * metrics.energy(v)) for name, v in found.origin]
