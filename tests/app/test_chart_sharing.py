@@ -52,7 +52,7 @@ def cells(chart: Chart, width: int, height: int, kept: Sequence[Series]) -> dict
     """The cells of these curves of a chart, by their numbers, on the axes of all of them."""
     x, y = spans(drawable(chart))
     alike = replace(chart, x=replace(chart.x, span=x), y=replace(chart.y, span=y), series=tuple(kept), levels=())
-    named = (replace(s, label="") for s in kept)
+    named = (replace(s, label="", dot=None) for s in kept)
     lines = draw(Figure("t", (replace(alike, series=tuple(named)),)), MANY, width, height).lines
     found: dict[int, set[tuple[int, int]]] = {s.number: set() for s in kept if s.number is not None}
     for x_dot, y_dot in dots(lines):

@@ -98,7 +98,7 @@ def test_noise_of_the_same_shape_and_strength_lies_on_the_noise_curve(tmp_path: 
     strength = np.median(curves(found)["query"].y) / np.median(sampled)
     np.testing.assert_allclose(curve.y, strength * sampled, atol=0.015 * strength * sampled[0] + 0.01)
     (edge,) = found.levels
-    assert (edge.label, edge.name, edge.stroke) == ("edge", "edge", Stroke.DASHED)
+    assert (edge.label, edge.name, edge.stroke) == ("edge", f"edge {edge.value:.3g}", Stroke.DASHED)
     assert edge.value == pytest.approx(strength * 2 * np.sqrt(48), rel=0.03)
 
 
@@ -325,3 +325,21 @@ def test_values_give_way_before_the_names_of_curves(pair: Pair) -> None:
     lines = texts(paint(pair, ask(pair, select(0, "attention"), 2, width=44, height=12)).lines)
     assert all(role in lines[0] for role in ("query", "key", "value", "output"))
     assert not re.search("[0-9]", lines[0].replace("layers.0", ""))
+
+
+def test_energy_above_noise_is_the_difference_of_the_two(pair: Pair) -> None:
+    found = chart(pair, ask(pair, select(2, "attention"), 2, axes=3))
+    for role, series in curves(found).items():
+        p = at(pair, 2, role)
+        squares = sigma_of(p) ** 2
+        rng = np.random.default_rng(5)
+        noise = np.mean(
+            [np.linalg.svd(rng.standard_normal((p.rows, p.cols)), compute_uv=False) ** 2 for _ in range(60)], axis=0
+        )
+        expected = 100 * (np.cumsum(squares) / squares.sum() - np.cumsum(noise) / noise.sum())
+        np.testing.assert_allclose(series.y, expected, atol=2.0)
+        assert series.y[-1] == pytest.approx(0.0, abs=1e-9)
+    assert [(level.value, level.label) for level in found.levels] == [(0.0, "noise")]
+    assert not dim(found)
+    lines = texts(paint(pair, ask(pair, select(2, "attention"), 2, axes=3, facets=True)).lines)
+    assert any(line.lstrip().startswith("noise") for line in lines)

@@ -7,6 +7,7 @@ the terminal), and its legend box would cover the leading singular values, so le
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -79,6 +80,9 @@ def _draw_series(figure: Any, canvas: Canvas, series: Series, chart: Chart, pale
     marker, style = marker_of(series, palette)
     ink = Ink(style) if series.number is None else Ink(style, Layer.CURVE, 2 if series.is_selected else 1)
     colour = canvas.colour(ink)
+    for edge in series.band or ():
+        x, y = _pieces(replace(series, y=edge, stroke=Stroke.DOTTED), chart, frame)
+        figure.scatter(list(x), list(y), marker=marker, color=colour)
     if series.stroke is not Stroke.SOLID and len(series.x) > 1:
         x, y = _pieces(series, chart, frame)
         figure.scatter(list(x), list(y), marker=marker, color=colour)

@@ -31,7 +31,7 @@ class Series:
     """One curve: `x` and `y` float64 of one length. `number` picks its colour and marker; None: it is a dim
     curve to hold the others against. Those of one label have one place in the legend, those without none.
     `value` stands behind the label, `dot` is the point of the curve that it belongs to. `is_selected`: it is the one
-    that the user looks at."""
+    that the user looks at. `band` are the lowest and the highest of what the curve is the middle of."""
 
     label: str
     x: Points = field(repr=False)
@@ -41,6 +41,7 @@ class Series:
     is_selected: bool = False
     value: str = ""
     dot: tuple[float, float] | None = None
+    band: tuple[Points, Points] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ class Chart:
 class Figure:
     """One chart, or several in rows of `columns` with one legend. Where their axes are `shared`, only the charts
     at the edges need numbers. `notes` end the legend; `empty` says what to do where there is nothing to draw. `at` is a
-    place on the x axes that is marked, and its name."""
+    place on the x axes that is marked, and its name; `values` says what the values in the legend are."""
 
     title: str
     charts: tuple[Chart, ...] = ()
@@ -99,6 +100,7 @@ class Figure:
     notes: tuple[str, ...] = ()
     empty: str = ""
     at: tuple[float, str] | None = None
+    values: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,14 +136,16 @@ def drawable(chart: Chart) -> Chart:
         keep = (series.x > 0) | (not chart.x.log)
         keep &= (series.y > 0) | (not chart.y.log)
         if keep.any():
-            kept.append(replace(series, x=series.x[keep], y=series.y[keep]))
+            band = series.band and (series.band[0][keep], series.band[1][keep])
+            kept.append(replace(series, x=series.x[keep], y=series.y[keep], band=band))
     return replace(chart, series=tuple(kept))
 
 
 def spans(chart: Chart) -> tuple[Span, Span]:
     """Where the axes of a drawable chart begin and end; never the same number twice."""
     x = chart.x.span or _span([s.x for s in chart.series])
-    y = chart.y.span or _span([s.y for s in chart.series], [level.value for level in chart.levels])
+    heights = [y for s in chart.series for y in (s.y, *(s.band or ()))]
+    y = chart.y.span or _span(heights, [level.value for level in chart.levels])
     if not (chart.y.log or chart.y.span):
         y = min(0.0, y[0]), y[1]
     return _apart(x, chart.x.log), _apart(y, chart.y.log)

@@ -13,29 +13,33 @@ from .markers import sign_of
 
 def legend(figure: Figure, palette: Palette, width: int, most: int) -> list[Text]:
     """Title, curves with their values, and notes in one line, with thinner marks if need be, else in `most`; then
-    without the values, then without the title, which is selected anyway; what does not fit then is counted."""
+    without the values, then without the title, which is selected anyway; what does not fit then is counted. Values
+    that need an explanation are worth more than the title, and than that."""
     title = [Text(figure.title, "bold")] if figure.title else []
-    thick = _entries(figure, palette, thin=False, valued=True)
-    thin = _entries(figure, palette, thin=True, valued=True)
+    notes = [Text(note, "dim") for note in figure.notes]
+    thick, thin = (_entries(figure, palette, thin=thin, valued=True) for thin in (False, True))
     bare = _entries(figure, palette, thin=True, valued=False)
-    ways = [([*title, *entries], lines) for lines in range(1, most + 1) for entries in (thick, thin)]
-    for parts, lines in (*ways, ([*title, *bare], most), (thin, most), (bare, most)):
+    said = [Text(figure.values, "dim")] if figure.values else []
+    ways = [([*title, *found, *said, *notes], n) for n in range(1, most + 1) for found in (thick, thin)]
+    if said:
+        ways += [([*thin, *said, *notes], most), ([*thin, *notes], most)]
+    ways += [([*title, *bare, *notes], most), ([*thin, *notes], most), ([*bare, *notes], most)]
+    for parts, lines in ways:
         if len(found := _flow(parts, width)) <= lines:
             return found
-    return _cut(bare, width, most)
+    return _cut([*bare, *notes], width, most)
 
 
 def _entries(figure: Figure, palette: Palette, *, thin: bool, valued: bool) -> list[Text]:
     entries = []
     for sign in signs(figure):
         mark, colour = sign_of(sign, palette)
-        entry = Text.assemble(
-            (mark[0] if thin else mark, colour), " ", (sign.label, "bold" if sign.is_selected else "")
-        )
+        label = sign.label, "bold" if sign.is_selected else ""
+        entry = Text.assemble((mark[0] if thin else mark, colour), " ", label)
         if valued and sign.value:
-            entry.append(f" {sign.value}", colour or None)
+            entry.append(f"{':' * sign.label[-1:].isdigit()} {sign.value}", colour or None)  # of a layer: `3: 107`
         entries.append(entry)
-    return [*entries, *(Text(note, "dim") for note in figure.notes)]
+    return entries
 
 
 def _flow(parts: Sequence[Text], width: int) -> list[Text]:

@@ -22,6 +22,8 @@ class Axes(IntEnum):
     LOG_LOG = 0
     LOG_Y = 1
     LINEAR = 2
+    ABOVE_NOISE = 3
+    """Of energy: what is more than that of noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,8 @@ class Request:
     """Everything a chart depends on; `version` counts the events that changed a shown projection.
 
     `compare`: the curves are those of `marks`, not of the selection. `origin` is where a walk over layers or
-    roles began. `normalised`: singular values over the largest. `lines` are those of the layers view.
+    roles began. `normalised`: singular values over the largest. `lines` are those of the layers view, `unit`
+    is its number.
     """
 
     selection: Selection
@@ -48,6 +51,7 @@ class Request:
     marks: tuple[Projection, ...] = ()
     compare: bool = False
     lines: tuple[ReferenceLine, ...] = ()
+    unit: str = "k"
     palette: Palette = field(default_factory=Palette)
 
 

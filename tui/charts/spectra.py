@@ -258,7 +258,7 @@ def _noise(drawn: Sequence[Drawn], span: Span, request: Request) -> tuple[list[S
         values = values[: _drawn_down(values, request, request.width)]
         series.append(_within(Series("noise", ranks_of(values), values, stroke=Stroke.DOTTED), span))
     edges = [null.noise_edge(*shape, found[0]) for shape, found in scales.items()] if len(drawn) == 1 else []
-    return series, tuple(Level(e, "edge", "edge", Stroke.DASHED) for e in edges if span[0] <= e <= span[1])
+    return series, tuple(Level(e, "edge", f"edge {e:.3g}", Stroke.DASHED) for e in edges if span[0] <= e <= span[1])
 
 
 def _shape(p: Projection) -> tuple[int, int]:
@@ -280,22 +280,39 @@ def _energy(request: Request, found: Shown) -> Figure:
     if not found.curves:
         return Figure(found.title, empty=found.empty)
     series = [
-        crossing(Series(name, ranks_of(values), 100.0 * metrics.energy(values), *look), values, request)
-        for (name, _, _), values, look in zip(found.curves, found.values, found.looks, strict=True)
+        crossing(Series(name, ranks_of(values), energy_of(values, p, request), *look), values, request)
+        for (name, _, p), values, look in zip(found.curves, found.values, found.looks, strict=True)
     ]
-    series += [Series(name, ranks_of(v), 100.0 * metrics.energy(v)) for name, v in found.origin]
-    for shape in list(dict.fromkeys(_shape(p) for _, _, p in found.curves if p.count))[:MAX_SHAPES]:
-        below = 100.0 * null.noise_energy(*shape)
-        series.append(Series("noise", ranks_of(below), below, stroke=Stroke.DOTTED))
-    levels = tuple(threshold_level(t, request) for t in sorted({*request.thresholds, request.threshold}))
+    if Axes(request.axes) is not Axes.ABOVE_NOISE:
+        series += [Series(name, ranks_of(v), 100.0 * metrics.energy(v)) for name, v in found.origin]
+        for shape in list(dict.fromkeys(_shape(p) for _, _, p in found.curves if p.count))[:MAX_SHAPES]:
+            below = 100.0 * null.noise_energy(*shape)
+            series.append(Series("noise", ranks_of(below), below, stroke=Stroke.DOTTED))
+    levels = energy_levels(request, sorted({*request.thresholds, request.threshold}))
     chart = Chart(found.title, *energy_axes(request), tuple(series), levels)
     return Figure(found.title, (chart,), notes=found.notes)
 
 
+def energy_of(values: Values, p: Projection, request: Request) -> Values:
+    """Cumulative energy in %, shape (r,), or by how much it is more than that of noise of the same shape."""
+    noise = null.noise_energy(p.rows, p.cols) if Axes(request.axes) is Axes.ABOVE_NOISE else 0.0
+    return 100.0 * (metrics.energy(values) - noise)
+
+
 def energy_axes(request: Request) -> tuple[Axis, Axis]:
     """Of energy against components."""
-    log = Axes(request.axes) is Axes.LOG_LOG
-    return Axis("components k", log=log), Axis("cumulative energy (%)", unit=" %", span=(0.0, 100.0))
+    axes = Axes(request.axes)
+    x = Axis("components k", log=axes is Axes.LOG_LOG)
+    if axes is Axes.ABOVE_NOISE:
+        return x, Axis("cumulative energy - that of noise (%)", unit=" %")
+    return x, Axis("cumulative energy (%)", unit=" %", span=(0.0, 100.0))
+
+
+def energy_levels(request: Request, thresholds: Iterable[float]) -> tuple[Level, ...]:
+    """The lines of these thresholds, or that of noise."""
+    if Axes(request.axes) is Axes.ABOVE_NOISE:
+        return (Level(0.0, "noise"),)
+    return tuple(threshold_level(threshold, request) for threshold in thresholds)
 
 
 def threshold_level(threshold: float, request: Request) -> Level:
