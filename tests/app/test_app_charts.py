@@ -91,7 +91,7 @@ async def test_energy_has_a_line_for_every_threshold(view: View) -> None:
 
 async def test_components_by_layer_are_the_ranks(view: View, llama: Path) -> None:
     await view.press("4")
-    lines = await view.chart("layer 0: k90  query ", "\u2501 query", "\u2501 down")
+    lines = await view.chart("layer 0: query ", "\u2501 query", "\u2501 down")
     assert _x_labels(lines) == ["0", "1", "2", "3", "4", "5"]
     assert len(view.colours()) == 7
     most = max(rank_in(llama, n, r, 0.9) for n in range(6) for r in ("query", "key", "value", "output", "gate", "up"))
@@ -99,6 +99,14 @@ async def test_components_by_layer_are_the_ranks(view: View, llama: Path) -> Non
     assert labels == sorted(labels, reverse=True)
     assert labels[-1] == 0
     assert most - 10 <= labels[0] <= most
+
+
+async def test_the_cursor_walks_over_the_layers_and_the_title_follows_the_unit(view: View, llama: Path) -> None:
+    await view.press("4", "l", "l", "h")
+    await view.chart("^ layer 1", f"layer 1: query {rank_in(llama, 1, 'query', 0.9)}  key ")
+    await view.press("u", "j", "j", "enter")
+    await view.chart("layer 1: query .")
+    assert "k90/k0 by layer" in str(view.app.explorer.chart.border_title)
 
 
 async def test_components_by_layer_at_every_threshold_on_a_huge_screen(llama: Path, root: Path) -> None:

@@ -87,17 +87,18 @@ def selected_column(selection: Selection) -> Column | None:
 
 
 def at_layer(pair: Pair, request: Request, row: Row) -> list[str]:
-    """`layer 3`, then the number of each role there, the selected one first; parts of a line. Reads files."""
+    """`layer 3: query 224`, `key 115` ..., the selected role first: parts of a line, none where nothing is known. Reads
+    files."""
     lens = _lens(pair, request)
     columns = layer_columns(request.grid, request.selection)
     lens.load(p for column in columns for p in request.grid.cells.get((row, column), ()))
     selected = selected_column(request.selection)
-    parts = [f"layer {row.label}: {lens.title}"]
+    parts = [f"layer {row.label}:"]
     for column in sorted(columns, key=lambda c: c != selected):
         found = [n for p in request.grid.cells.get((row, column), ()) if (n := lens.number(p)) is not None]
         if found:
             parts.append(f"{column.heading} {_short(lens, median(found))}")
-    return parts
+    return [" ".join(parts[:2]), *parts[2:]] if len(parts) > 1 else []
 
 
 def _short(lens: Lens, number: float) -> str:

@@ -62,7 +62,7 @@ def over_layers(pair: Pair, request: Request) -> Text:
     """The number of each role in the selected layer; without one the smallest, middle and largest over the layers.
     Reads files."""
     row = selected_row(request)
-    if row is not None and len(parts := at_layer(pair, request, row)) > 1:
+    if row is not None and (parts := at_layer(pair, request, row)):
         return _whole(parts, request.width)
     return _ranges(pair, request, layer_columns(request.grid, request.selection))
 

@@ -36,8 +36,8 @@ class ViewSpec:
     """One view.
 
     `key` is the digit that leads to it, None for one that only the command line has. `help` is its line among the
-    keys. Of a chart, `title` is what its border says is drawn ("{t}" for the threshold in percent), `axes` the kinds
-    of axes, as charts.request.Axes counts them; of what stands over it the widget has its own.
+    keys. Of a chart, `title` is what its border says is drawn ("{unit}" for the number that is chosen), `axes` the
+    kinds of axes, as charts.request.Axes counts them; of what stands over it the widget has its own.
 
     `draw` is the drawer of a chart, (pair, request) -> (Figure, Shown | None); `small` that of its small multiples;
     `readout` the line below it, (pair, request) -> Text. `widget` is a widgets.top_pane.TopPane. The twins: `csv`,
@@ -115,9 +115,9 @@ VIEWS: tuple[ViewSpec, ...] = (
     ViewSpec(
         "layers",
         View.LAYERS,
-        "Components needed by layer, one line a role",
+        "The number that u chooses by layer, one line a role",
         Place.CHART,
-        title="k{t} by layer",
+        title="{unit} by layer",
         draw="charts.by_layer:draw",
         readout="charts.readout:over_layers",
         csv="data.view_records:of_layers_view",

@@ -13,7 +13,7 @@ from ..data.grid import Grid, Selection
 from ..data.pair import Lens, Pair
 from ..data.session import Session, State
 from ..data.views import BY_KEY, View
-from ..data.wording import byte_size, describe, duration, left_out, percent
+from ..data.wording import byte_size, describe, duration, left_out
 
 KEY_HINTS = (
     (f"0-{max(BY_KEY)} view", ""), ("enter compute", "compute"), ("s scan", "scan"),
@@ -25,10 +25,10 @@ KEY_HINTS = (
 """What the last line says, most wanted first, and the binding that each is of."""
 
 
-def chart_title(view: int, threshold: float, axes: int, facets: bool, relative: bool, compare: bool) -> str:
+def chart_title(view: int, unit: str, axes: int, facets: bool, relative: bool, compare: bool) -> str:
     """What is drawn of what, against what, and on which axes."""
     spec = BY_KEY[view]
-    what = spec.title.replace("{t}", percent(threshold))
+    what = spec.title.replace("{unit}", unit)
     if view == View.SPECTRUM and relative:
         what = "sigma / sigma_1 by index"
     shown = "" if spec.over_layers else "facets" if facets else "of the marks" if compare else ""

@@ -159,7 +159,9 @@ class Layout(Screen[None]):
         for key, pane in self.tops.items():
             self._title(pane, Text(f"{key} {pane.id}  {pane.title(filtered)}"), pane.subtitle())
         self.shown_limits = self.look.limits
-        drawn = chart_title(state.chart, state.threshold, state.shown_axes, state.small, state.relative, state.compares)
+        drawn = chart_title(
+            state.chart, state.lens.title, state.shown_axes, state.small, state.relative, state.compares
+        )
         self._title(self.chart, Text(drawn))
 
     def _title(self, pane: Widget, title: Text, subtitle: Text | None = None) -> None:
