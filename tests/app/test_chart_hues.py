@@ -37,8 +37,8 @@ def pair(two: Pair) -> Pair:
 
 def legend(pair: Pair, selection: Selection, view: int, **more: object) -> dict[str, int | None]:
     """The colour of every mark in a legend, by the word behind it."""
-    first = paint(pair, ask(pair, selection, view, width=140, **more)).lines[0]
-    marks = re.finditer("(\u2501\u2501|\u254d\u254d) (\\S+(?: [AB]\\b)?)", first.plain)
+    first = paint(pair, ask(pair, selection, view, width=300, **more)).lines[0]
+    marks = re.finditer("(\u2501+|\u254d+) (\\S+(?: [AB]\\b)?)", first.plain)
     return {mark[2]: colour_at(first, mark.start()) for mark in marks}
 
 
