@@ -73,7 +73,7 @@ async def test_the_filter_narrows_tree_heatmap_and_chart(llama: Path, root: Path
         assert "query" not in "".join(chart)
         await view.press("escape")
         assert _shown(view) == _ranks(llama, 0.9)
-        await view.chart("\u2501 query  \u2501 key")
+        await view.chart("\u2501 query ", "\u2501 key ")
 
 
 async def test_undoing_the_filter_keeps_the_selection(llama: Path, root: Path) -> None:
