@@ -125,7 +125,7 @@ async def test_a_model_of_one_layer(tmp_path: Path, root: Path) -> None:
     async with exploring(fill(folder, root), root, SMALL) as view:
         assert "1 layer  " in view.lines[0]
         await view.press("4")
-        await view.chart("k90 min/median/max")
+        await view.chart("layer 0: query ")
         await view.press(*"JKHL3jkhlgG")
         assert view.cells(0)[0].isdigit()
 

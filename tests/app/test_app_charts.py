@@ -30,13 +30,11 @@ def _x_labels(lines: list[str]) -> list[str]:
 
 
 async def test_a_block_is_one_chart_of_its_projections(view: View) -> None:
-    lines = await view.chart(
-        "layers.0.attention  \u2501\u2501 query  \u2501\u2501 key  \u2501\u2501 value  \u2501\u2501 output"
-    )
+    lines = await view.chart("layers.0.attention  ", "\u2501 query ", "\u2501 key ", "\u2501 value ", "\u2501 output ")
     assert len(view.colours()) == 4
     assert "4 of 4 computed  k90" in lines[-1]
     await view.press("j")  # the MLP of the layer
-    await view.chart("layers.0.mlp  \u2501\u2501 gate  \u2501\u2501 up  \u2501\u2501 down")
+    await view.chart("layers.0.mlp  ", "\u2501 gate ", "\u2501 up ", "\u2501 down ")
     assert len(view.colours()) == 3
     await view.press("k", "k")  # the layer
     await view.chart("layers.0  ", "\u2501 query", "\u2501 output", "\u2501 gate", "\u2501 down")
@@ -46,7 +44,7 @@ async def test_a_block_is_one_chart_of_its_projections(view: View) -> None:
 async def test_a_role_over_the_layers_is_one_chart(view: View) -> None:
     await view.press("g", "j", "h", "j", "l", "j", "j")
     assert view.selected == "attention.key over 6 layers"
-    lines = await view.chart("attention.key over 6 layers  \u2501\u2501 0  \u2501\u2501 1", "\u2501\u2501 5")
+    lines = await view.chart("attention.key over 6 layers  ", "\u2501 0: ", "\u2501 5: ", "colours by curve")
     assert len(view.colours()) == 6
     assert "6 of 6 computed" in lines[-1]
 
@@ -68,6 +66,19 @@ async def test_the_axes_go_round_between_logarithmic_and_linear(view: View) -> N
     assert drawn[3] == drawn[0]
 
 
+async def test_energy_has_one_kind_of_axes_more(view: View) -> None:
+    await view.press("n", "2")
+    titles = []
+    for _ in range(4):
+        await view.chart("layers.0.attention.query")
+        titles.append(str(view.app.explorer.chart.border_title).rpartition("  ")[2])
+        await view.press("a")
+    assert titles == ["log x", "linear", "minus noise", "log x"]
+    await view.press("a")
+    await view.press("1")
+    assert str(view.app.explorer.chart.border_title).endswith("linear")
+
+
 async def test_energy_has_a_line_for_every_threshold(view: View) -> None:
     await view.press("n", "2")
     lines = await view.chart("layers.0.attention.query", "90 %")
@@ -80,7 +91,7 @@ async def test_energy_has_a_line_for_every_threshold(view: View) -> None:
 
 async def test_components_by_layer_are_the_ranks(view: View, llama: Path) -> None:
     await view.press("4")
-    lines = await view.chart("k90 min/median/max", "\u2501 query", "\u2501 down")
+    lines = await view.chart("layer 0: query ", "\u2501 query", "\u2501 down")
     assert _x_labels(lines) == ["0", "1", "2", "3", "4", "5"]
     assert len(view.colours()) == 7
     most = max(rank_in(llama, n, r, 0.9) for n in range(6) for r in ("query", "key", "value", "output", "gate", "up"))
@@ -90,11 +101,29 @@ async def test_components_by_layer_are_the_ranks(view: View, llama: Path) -> Non
     assert most - 10 <= labels[0] <= most
 
 
+async def test_the_cursor_walks_over_the_layers_and_the_title_follows_the_unit(view: View, llama: Path) -> None:
+    await view.press("4", "l", "l", "h")
+    await view.chart("^ layer 1", f"layer 1: query {rank_in(llama, 1, 'query', 0.9)}  key ")
+    await view.press("u", "j", "j", "enter")
+    await view.chart("layer 1: query .")
+    assert "k90/k0 by layer" in str(view.app.explorer.chart.border_title)
+
+
 async def test_components_by_layer_at_every_threshold_on_a_huge_screen(llama: Path, root: Path) -> None:
     async with exploring(fill(llama, root), root, HUGE) as view:
         await view.press("4")
         lines = await view.chart("k60 by layer", "k80 by layer", "k90 by layer")
-        assert lines[1].split() == ["k60", "by", "layer", "k80", "by", "layer", "k90", "by", "layer"]
+        assert next(line for line in lines if "by" in line).split() == [
+            "k60",
+            "by",
+            "layer",
+            "k80",
+            "by",
+            "layer",
+            "k90",
+            "by",
+            "layer",
+        ]
         assert _x_labels(lines) == ["0", "1", "2", "3", "4", "5"] * 3
 
 
@@ -123,7 +152,7 @@ async def test_only_the_values_that_are_drawn_are_loaded(view: View) -> None:
 async def test_what_is_half_computed_draws_what_there_is(llama: Path, root: Path) -> None:
     model = fill(llama, root, ["layers.0.attention.key", "layers.0.attention.output"])
     async with exploring(model, root) as view:
-        lines = await view.chart("\u2501\u2501 key  \u2501\u2501 output")
+        lines = await view.chart("\u2501 key ", "\u2501 output ")
         assert "query" not in lines[0]
         assert "2 of 4 computed" in lines[-1]
         assert len(view.colours()) == 2

@@ -48,7 +48,7 @@ async def test_all_panes_on_a_wide_screen(llama: Path, root: Path, size: tuple[i
     async with exploring(model, root, size) as view:
         assert _visible(view) == {"tree", "heatmap", "chart"}
         await view.press("4")
-        await view.chart("k90 min/median/max")
+        await view.chart("layer 0: query ")
         assert sum(f"k{t} by layer" in view.text for t in (60, 80, 90)) == panels
         assert all(str(row) in view.pane("heatmap")[2 + row] for row in range(6))
         _fits(view)

@@ -68,12 +68,12 @@ async def test_the_filter_narrows_tree_heatmap_and_chart(llama: Path, root: Path
         assert [view.cells(row) for row in range(6)] == [[str(rank_in(llama, n, "key", 0.9))] for n in range(6)]
         assert not any(label.startswith(("> mlp", "> other")) for label in view.labels)
         await view.press("4")
-        chart = await view.chart("k90 min/median/max", "\u2501 key")
+        chart = await view.chart("layer 0: ", "\u2501 key")
         assert len(view.colours()) == 1
         assert "query" not in "".join(chart)
         await view.press("escape", "escape")  # to the tree, then the filter
         assert _shown(view) == _ranks(llama, 0.9)
-        await view.chart("\u2501 query  \u2501 key")
+        await view.chart("\u2501 query ", "\u2501 key ")
 
 
 async def test_esc_goes_back_from_a_chart_to_where_it_was_opened(llama: Path, root: Path) -> None:

@@ -241,3 +241,11 @@ def test_a_long_curve_is_thinned_without_losing_its_shape() -> None:
         assert column is not None
         expected = first + (last - first) * math.log(k) / math.log(4096)
         assert min(abs(row - expected) for row in rows[column]) <= 1.5
+
+
+def test_a_log_axis_of_less_than_a_decade_has_ticks_between() -> None:
+    assert ticks((1.1, 8.0), True, 6) == [1.5, 2, 3, 5, 7]
+    assert ticks((60.0, 400.0), True, 6) == pytest.approx([70, 100, 150, 200, 300])
+    assert ticks((1.0, 8.0), True, 9, whole=True) == [1, 2, 3, 5, 7]
+    assert ticks((1.0, 8.0), True, 4) == [1, 2, 5]
+    assert ticks((1.0, 500.0), True, 9) == [1, 2, 5, 10, 20, 50, 100, 200, 500]

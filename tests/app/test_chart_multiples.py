@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
-from app_models import fill, llama_weights, matrix, rank_in
+from app_models import LLAMA, fill, llama_weights, matrix, numpy_rank, rank_in, save_model
 from chart_looking import ask, at, colours_of, saved, select, session_of, sigma_of, texts
 
-from rankscope.tui.charts.by_layer import layer_columns
-from rankscope.tui.charts.figure import Figure, Stroke
+from rankscope.tui.charts.by_layer import _lines_of, layer_columns
+from rankscope.tui.charts.figure import Figure, Stroke, spans
 from rankscope.tui.charts.painter import figure_of, paint
 from rankscope.tui.charts.request import Request
 from rankscope.tui.data.grid import Column, Grid, Selection
-from rankscope.tui.data.pair import Lens, Pair, Side
-from rankscope.tui.data.reference_lines import ReferenceLine
+from rankscope.tui.data.pair import Pair, Side
+from rankscope.tui.data.reference_lines import KEY_VALUE, ReferenceLine
 
 FIVE = (0.6, 0.8, 0.9, 0.95, 0.99)
 SPECTRUM, ENERGY, LAYERS = 1, 2, 4
@@ -93,7 +94,7 @@ def test_small_multiples_of_thresholds_need_little_room(pair: Pair, size: tuple[
 
 def test_a_threshold_that_is_not_stored_is_worked_out(pair: Pair, llama: Path) -> None:
     (chart,) = figure(pair, ask(pair, Selection(), LAYERS, width=60, threshold=0.73)).charts
-    assert [s.y[2] for s in chart.series if s.label.startswith("up ")] == [rank_in(llama, 2, "up", 0.73)]
+    assert [s.y[2] for s in chart.series if s.label == "up"] == [rank_in(llama, 2, "up", 0.73)]
 
 
 def test_reference_lines_are_drawn_for_their_role_or_named_where_they_lie_too_far_above(pair: Pair) -> None:
@@ -108,13 +109,28 @@ def test_reference_lines_are_drawn_for_their_role_or_named_where_they_lie_too_fa
         (round(1.4 * top), f"{1.4 * top:.0f}", f"near {1.4 * top:.0f}", Stroke.DASHED),
         (7, "7", "mine 7", Stroke.DASHED),
     ]
-    assert found.notes == (f"far {1.6 * top:.0f} (above)",)
-    painted = texts(paint(pair, ask(pair, Selection(), LAYERS, width=79, lines=lines)).lines)
-    assert "\u254c\u254c mine 7" in painted[0] + painted[1]
-    assert [line.split("\u2524")[0].strip() for line in painted if line.count("\u254c") > 20] == [
-        f"{1.4 * top:.0f}",
-        "7",
-    ]
+    painted = texts(paint(pair, ask(pair, Selection(), LAYERS, width=150, height=24, lines=lines[2:])).lines)
+    assert "\u254c mine 7" in painted[0] + painted[1]
+    assert not any("far" in line or "router" in line for line in painted)
+
+
+KV = ReferenceLine("kv_lora_rank", 9, KEY_VALUE)
+
+
+@pytest.mark.parametrize(
+    ("roles", "drawn"),
+    [("query key", False), ("kv_a kv_b", True), ("key_value kv_a", True), ("kv", True), ("key value", False)],
+)
+def test_the_rank_of_keys_and_values_is_drawn_where_they_are_one_matrix_else_named(roles: str, drawn: bool) -> None:
+    columns = [Column("attention", role) for role in roles.split()]
+    request = Request(Selection(), LAYERS, 0.9, (0.9,), 0, 80, 20, 0, Grid((), (), {}), lines=(KV,))
+    assert _lines_of(columns, request) == (([KV], []) if drawn else ([], ["kv_lora_rank 9"]))
+
+
+def test_a_line_of_no_role_is_one_of_every_role(pair: Pair) -> None:
+    found = figure(pair, ask(pair, Selection(), LAYERS, width=60, lines=(ReferenceLine("kv_lora_rank", 9), KV)))
+    assert [v.name for v in found.charts[0].levels] == ["kv_lora_rank 9"]
+    assert found.notes == ("kv_lora_rank 9",)
 
 
 def test_a_line_that_one_of_the_charts_has_room_for_is_not_called_above(pair: Pair) -> None:
@@ -178,22 +194,71 @@ def test_the_readout_has_smallest_median_and_largest(pair: Pair, llama: Path) ->
     assert line[len(short) :].startswith("  ")  # a part that does not fit is left out whole
 
 
-@pytest.mark.parametrize("scale", [10, 300])
-def test_on_a_small_screen_the_legend_has_the_ranks_that_the_line_has_no_room_for(
-    pair: Pair, llama: Path, monkeypatch: pytest.MonkeyPatch, scale: int
-) -> None:
-    monkeypatch.setattr(Lens, "number", lambda lens, p: scale * (lens.pair.first.rank(p, lens.threshold) or 0))
-    roles = ("query", "key", "value", "output", "gate", "up", "down")
-    lines = (ReferenceLine("q_lora_rank", 1536), ReferenceLine("kv_lora_rank", 512))  # they give way
-    painting = paint(pair, ask(pair, Selection(column=Column("mlp", "up")), LAYERS, width=76, height=16, lines=lines))
-    assert painting.readout.plain.startswith("k90 min/median/max  up ")
-    seen = "  ".join([*texts(painting.lines)[:2], painting.readout.plain])
-    for role in roles:
-        ranks = sorted(rank_in(llama, n, role, 0.9) for n in range(6))
-        low, middle, high = (scale * r for r in (ranks[0], (ranks[2] + ranks[3]) / 2, ranks[5]))
-        assert seen.count(f"{role} {low}/{middle:.0f}/{high}") == 1
-    assert all(f"\u2501 {role}" in seen for role in roles)
-    assert any("1536" in line for line in texts(painting.lines)[2:]) == (scale == 300)  # drawn, if not named
+def test_the_legend_has_smallest_median_and_largest_on_a_small_screen_too(pair: Pair, llama: Path) -> None:
+    for width in (70, 200):
+        painting = paint(pair, ask(pair, Selection(), LAYERS, width=width, height=16, facets=True))
+        seen = "  ".join(texts(painting.lines)[:2]) + "  "
+        for role in ("query", "key", "value", "output", "gate", "up", "down"):
+            ranks = sorted(rank_in(llama, n, role, 0.9) for n in range(6))
+            assert seen.count(f"{role} {ranks[0]}/{(ranks[2] + ranks[3]) / 2:.0f}/{ranks[5]}  ") == 1
+        assert "k90 min/median/max" in seen
+
+
+@pytest.mark.parametrize(
+    ("unit", "form", "panels"), [("k", ".0f", 3), ("k/k*", ".2f", 3), ("percent", ".1f", 3), ("stable_rank", ".2f", 1)]
+)
+def test_the_view_follows_the_unit(pair: Pair, unit: str, form: str, panels: int) -> None:
+    found = figure(pair, ask(pair, Selection(), LAYERS, width=200, unit=unit, lines=(ReferenceLine("r", 7),)))
+    assert len(found.charts) == panels
+    chart = next(c for c in found.charts if panels == 1 or c.title.startswith("k90"))
+    for series in chart.series:
+        block = "mlp" if series.label in ("gate", "up", "down") else "attention"
+        for layer, y in zip(series.x, series.y, strict=True):
+            sigma = sigma_of(p := at(pair, int(layer), series.label, block))
+            squares = sigma**2
+            k = int(np.searchsorted(np.cumsum(squares) / squares.sum(), 0.9) + 1)
+            expected = {
+                "k": k, "k/k*": k * (p.rows + p.cols) / (p.rows * p.cols), "percent": 100 * k / min(p.rows, p.cols),
+                "stable_rank": squares.sum() / squares[0],
+            }  # fmt: skip
+            assert y == pytest.approx(expected[unit], rel=1e-5)
+    assert [level.value for level in chart.levels] == {"k": [7], "k/k*": [1.0]}.get(unit, [])
+    line = paint(pair, ask(pair, select(2), LAYERS, width=200, unit=unit)).readout.plain
+    value = next(s.y[2] for s in chart.series if s.label == "key")
+    assert f"key {value:{form}}".replace(" 0.", " .") in line
+
+
+def test_the_selected_layer_is_read_out_and_stands_in_every_chart(pair: Pair, llama: Path) -> None:
+    painting = paint(pair, ask(pair, select(2, "attention"), LAYERS, width=130))
+    ranks = {role: rank_in(llama, 2, role, 0.9) for role in ("query", "key", "value", "output", "gate", "up", "down")}
+    assert painting.readout.plain == "layer 2: " + "  ".join(f"{role} {k}" for role, k in ranks.items())
+    columns = painting.columns(None)
+    assert painting.at is not None
+    assert painting.at[:2] == (2.0, "layer 2")
+    assert {len(found) for found in columns.values()} == {3}  # one in each of the three charts
+    axis = painting.lines[-1].plain
+    assert [axis[x] for x in sorted(columns.popitem()[1])] == ["2", "2", "2"]
+    assert paint(pair, ask(pair, Selection(), LAYERS, width=130)).at is None
+
+
+def test_a_folded_row_of_experts_is_a_band(tmp_path: Path) -> None:
+    experts = "model.layers.{}.block_sparse_moe.experts.{}.{}.weight"
+    weights = {name: w for name, w in llama_weights(3).items() if ".mlp." not in name}
+    for layer, expert, (n, shape) in product(range(3), range(4), enumerate([(80, 48), (48, 80), (80, 48)])):
+        weights[experts.format(layer, expert, f"w{n + 1}")] = matrix(shape, 12 * layer + 3 * expert + n)
+    config = {**LLAMA, "model_type": "mixtral", "num_local_experts": 4}
+    model = save_model(tmp_path / "moe", weights, config)
+    fill(model, tmp_path / "store")
+    moe = Pair(session_of(model, tmp_path / "store"))
+    chart = figure(moe, ask(moe, Selection(), LAYERS, width=60)).charts[0]
+    (up,) = (s for s in chart.series if s.label.endswith("up"))
+    assert up.band is not None
+    for layer in range(3):
+        ranks = [numpy_rank(weights[experts.format(layer, expert, "w3")], 0.9) for expert in range(4)]
+        assert (up.band[0][layer], up.y[layer], up.band[1][layer]) == (min(ranks), np.median(ranks), max(ranks))
+    assert all(s.band is None for s in chart.series if s.label in ("query", "key"))
+    y = spans(chart)[1]
+    assert y[1] >= up.band[1].max()
 
 
 def test_a_legend_that_cannot_hold_the_ranks_keeps_the_roles(pair: Pair) -> None:
@@ -229,7 +294,7 @@ def test_facets_are_the_first_and_last_four_layers_of_the_block(tall: Pair) -> N
     assert (found.columns, found.shared) == (4, True)
     assert found.title == "mlp, 8 of 11 layers"
     for chart, layer in zip(found.charts, (0, 1, 2, 3, 7, 8, 9, 10), strict=True):
-        assert [(s.label, s.number) for s in chart.series] == [("gate", 0), ("up", 1), ("down", 2)]
+        assert [(s.label, s.number) for s in chart.series] == [("gate", 4), ("up", 5), ("down", 6)]
         for series in chart.series:
             np.testing.assert_allclose(series.y, sigma_of(at(tall, layer, series.label, "mlp")), rtol=1e-6)
 
@@ -302,7 +367,22 @@ def test_a_role_keeps_its_colour_where_another_is_missing(llama: Path, tmp_path:
     assert [[(s.label, s.number) for s in c.series] for c in charts] == [[("key", 1)], [("query", 0), ("key", 1)]]
 
 
+def test_the_title_counts_what_is_drawn_and_what_is_lacking(llama: Path, tmp_path: Path) -> None:
+    fill(llama, tmp_path, [f"layers.{n}.attention.{role}" for n in (1, 4) for role in ("query", "key", "value")])
+    half = Pair(session_of(llama, tmp_path))
+    for view in (SPECTRUM, ENERGY):
+        found = figure(half, ask(half, select(0, "attention"), view, facets=True))
+        assert [c.title for c in found.charts] == ["layer 1", "layer 4"]
+        assert found.title == "attention, 2 of 6 layers, 18 of 24 curves not computed"
+    assert figure(half, ask(half, select(0, "mlp"), facets=True)).title == (
+        "mlp, 0 of 6 layers, 18 of 18 curves not computed"
+    )
+
+
 def test_two_models_share_the_facets(two: Pair) -> None:
     charts = figure(two, ask(two, select(0, "mlp"), facets=True, side=Side.RATIO)).charts
-    names = [f"{role} {letter}" for role in ("gate", "up", "down") for letter in "AB"]
-    assert [(s.label, s.number) for s in charts[0].series] == [(name, n) for n, name in enumerate(names)]
+    assert [(s.label, s.number, s.stroke) for s in charts[0].series] == [
+        (f"{role} {letter}", number, stroke)
+        for number, role in ((4, "gate"), (5, "up"), (6, "down"))
+        for letter, stroke in (("A", Stroke.SOLID), ("B", Stroke.DASHED))
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from chart_looking import ask, select, session_of, texts
 from textual.app import App, ComposeResult
 from textual.geometry import Region
 from textual.message import Message
+from textual.pilot import Pilot
 
 from rankscope.tui.charts.painter import Painter, paint
 from rankscope.tui.charts.readout import rank_readout
@@ -92,6 +94,51 @@ async def test_a_moved_cursor_redraws_only_its_two_lines(painting: Painting, mon
         assert drawn == [(Region(0, 20, 80, 1),), (Region(0, 21, 80, 1),)]
         pane.show(replace(painting, lines=painting.lines[::-1]))
         assert drawn[2:] == [()]
+
+
+def ruled(pane: ChartPane, column: int | None) -> set[int]:
+    """The lines of the canvas with a rule in a column."""
+    assert column is not None
+    return {y for y, line in enumerate(shown(pane)[:18]) if line.ljust(80)[column] == "\u2502"}
+
+
+async def comes(pilot: Pilot[None], seen: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        if seen():
+            return
+        await pilot.pause(0.01)
+    pytest.fail("it did not come")
+
+
+async def test_a_rule_goes_through_the_chart_where_the_cursor_rests(painting: Painting) -> None:
+    app = Alone()
+    async with app.run_test(size=SIZE) as pilot:
+        pane = app.chart
+        pane.show(painting)
+        await pilot.pause()
+        assert painting.ruler is not None
+        bare = [line.ljust(80) for line in texts(painting.lines)]
+        before: int | None = None
+        for k in (7, 20):
+            column = painting.ruler.column(k)
+            pane.set_rank(k)
+            await comes(pilot, lambda column=column: len(ruled(pane, column)) > 10)  # type: ignore[misc]
+            assert ruled(pane, column) == {y for y in range(1, 18) if bare[y][column or 0] == " "}
+            assert before is None or not ruled(pane, before)
+            before = column
+        pane.set_rank(None)
+        await comes(pilot, lambda: shown(pane)[:20] == [line.rstrip() for line in bare])
+
+
+async def test_a_moving_cursor_moves_no_rule(painting: Painting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rankscope.tui.widgets.chart.REST", 60.0)
+    app = Alone()
+    async with app.run_test(size=SIZE) as pilot:
+        app.chart.show(painting)
+        for k in (3, 4, 5):
+            app.chart.set_rank(k)
+            await pilot.pause()
+            assert shown(app.chart)[:20] == [line.rstrip() for line in texts(painting.lines)]
 
 
 async def test_the_cursor_stays_over_charts_and_hides_where_there_are_no_ranks(pair: Pair) -> None:

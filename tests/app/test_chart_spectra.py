@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from app_models import LLAMA, fill, llama_weights, matrix, save_model
-from chart_looking import ask, at, grid_of, saved, select, session_of, sigma_of, texts
+from app_models import LLAMA, fill, llama_weights, matrix, rank_in, save_model
+from chart_looking import ask, at, colour_at, grid_of, saved, select, session_of, sigma_of, texts
 from numpy.typing import NDArray
 
 from rankscope.tui.charts.figure import Chart, Series, Stroke
@@ -97,7 +98,7 @@ def test_noise_of_the_same_shape_and_strength_lies_on_the_noise_curve(tmp_path: 
     strength = np.median(curves(found)["query"].y) / np.median(sampled)
     np.testing.assert_allclose(curve.y, strength * sampled, atol=0.015 * strength * sampled[0] + 0.01)
     (edge,) = found.levels
-    assert (edge.label, edge.name, edge.stroke) == ("edge", "edge", Stroke.DASHED)
+    assert (edge.label, edge.name, edge.stroke) == ("edge", f"edge {edge.value:.3g}", Stroke.DASHED)
     assert edge.value == pytest.approx(strength * 2 * np.sqrt(48), rel=0.03)
 
 
@@ -143,7 +144,7 @@ def test_values_below_the_floor_are_dim_and_squash_nothing(low_rank: Pair) -> No
         np.testing.assert_allclose(below.y, known.y[-1] / 10)
         assert "noise" not in dim(found)  # its scale would be made of values that nobody knows
     lines = texts(paint(low_rank, ask(low_rank, in_layer(0, "key"))).lines)
-    assert lines[0].endswith("\u2501\u2501 key  \u2500\u2500 below floor")
+    assert lines[0].endswith("\u2501\u2501 key 6  \u2500\u2500 below floor")
     linear = dim(chart(low_rank, ask(low_rank, in_layer(0, "key"), axes=LINEAR)))["below floor"][0]
     assert linear.y.max() < 1e-3
 
@@ -294,3 +295,51 @@ def test_half_computed_models_and_saved_stores_agree(tmp_path: Path) -> None:
     painting = paint(half, ask(half, select(0, "attention"), 2))
     assert [name for name, _, _ in painting.curves] == ["key", "output"]
     assert painting.readout.plain.startswith("2 of 4 computed  k90 ")
+
+
+@pytest.mark.parametrize("threshold", [0.6, 0.9])
+@pytest.mark.parametrize("view", [1, 2])
+def test_the_legend_has_the_rank_of_every_curve_and_a_dot_stands_at_it(
+    pair: Pair, llama: Path, view: int, threshold: float
+) -> None:
+    found = paint(pair, ask(pair, select(2, "attention"), view, threshold=threshold))
+    ranks = {role: rank_in(llama, 2, role, threshold) for role in ("query", "key", "value", "output")}
+    for role, rank in ranks.items():
+        assert f" {role} {rank}  " in found.lines[0].plain + "  "
+        at = found.lines[0].plain.index(f"{role} {rank}") + len(role) + 1
+        assert colour_at(found.lines[0], at) == colour_at(found.lines[0], at - len(role) - 4)
+    assert found.ruler is not None
+    dots_at = {x for line in found.lines for x, char in enumerate(line.plain) if char == "\u25cf"}
+    assert dots_at <= {found.ruler.column(rank) for rank in ranks.values()}
+    assert len(dots_at) >= len({found.ruler.column(rank) for rank in ranks.values()}) - 1
+
+
+def test_the_dot_of_an_energy_curve_lies_on_the_threshold(pair: Pair, llama: Path) -> None:
+    (series,) = curves(chart(pair, ask(pair, in_layer(1, "key"), 2, threshold=0.8))).values()
+    rank = rank_in(llama, 1, "key", 0.8)
+    assert (series.value, series.dot) == (str(rank), (rank, series.y[rank - 1]))
+    assert series.y[rank - 2] < 80 <= series.y[rank - 1]
+
+
+def test_values_give_way_before_the_names_of_curves(pair: Pair) -> None:
+    lines = texts(paint(pair, ask(pair, select(0, "attention"), 2, width=44, height=12)).lines)
+    assert all(role in lines[0] for role in ("query", "key", "value", "output"))
+    assert not re.search("[0-9]", lines[0].replace("layers.0", ""))
+
+
+def test_energy_above_noise_is_the_difference_of_the_two(pair: Pair) -> None:
+    found = chart(pair, ask(pair, select(2, "attention"), 2, axes=3))
+    for role, series in curves(found).items():
+        p = at(pair, 2, role)
+        squares = sigma_of(p) ** 2
+        rng = np.random.default_rng(5)
+        noise = np.mean(
+            [np.linalg.svd(rng.standard_normal((p.rows, p.cols)), compute_uv=False) ** 2 for _ in range(60)], axis=0
+        )
+        expected = 100 * (np.cumsum(squares) / squares.sum() - np.cumsum(noise) / noise.sum())
+        np.testing.assert_allclose(series.y, expected, atol=2.0)
+        assert series.y[-1] == pytest.approx(0.0, abs=1e-9)
+    assert [(level.value, level.label) for level in found.levels] == [(0.0, "noise")]
+    assert not dim(found)
+    lines = texts(paint(pair, ask(pair, select(2, "attention"), 2, axes=3, facets=True)).lines)
+    assert any(line.lstrip().startswith("noise") for line in lines)

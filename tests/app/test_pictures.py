@@ -82,7 +82,7 @@ def test_a_picture_is_whole_and_the_same_each_time(pair: Pair, tmp_path: Path, s
 @pytest.mark.parametrize("axes", [0, 1, 2])
 def test_the_curve_is_the_spectrum(pair: Pair, tmp_path: Path, axes: int) -> None:
     save_picture(pair, ask(pair, select(2, "attention", "key"), axes=axes), tmp_path / "p.svg")
-    points = line_of(tmp_path / "p.svg", INKS[0])
+    points = line_of(tmp_path / "p.svg", INKS[1])
     values = sigma_of(at(pair, 2, "key"))[: len(points)]
     ranks = np.arange(1.0, len(points) + 1)
     assert len(points) >= 20
@@ -100,9 +100,9 @@ def test_axes_legend_and_levels_are_named(pair: Pair, tmp_path: Path) -> None:
           "edge"]),
         (ask(pair, select(0, "attention"), 2),
          ["components k", "cumulative energy (%)", "60 %", "80 %", "90 %", "query", "output", "noise"]),
-        (ask(pair, select(0), 4, lines=(ReferenceLine("mine", 7), ReferenceLine("far", 999))),
+        (ask(pair, select(0), 4, lines=(ReferenceLine("mine", 7), ReferenceLine("joint", 9, "key_value"))),
          ["layer", "components for 60 % of the energy", "components for 90 % of the energy", "k80 by layer", "mine 7",
-          "far 999 (above)", "gate", "7"]),
+          "joint 9", "gate", "7"]),
         (ask(pair, select(0), 1, facets=True, normalised=True),
          [*(f"layer {n}" for n in range(6)), "singular value / largest", f"{name}   attention, 6 of 6 layers"]),
         (ask(pair, select(3, "attention", "key"), origin=select(0, "attention", "key")),

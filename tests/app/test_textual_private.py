@@ -23,7 +23,7 @@ OF_OTHERS = {
     ("cli/ending.py", "_exit"),
     ("cli/launch.py", "_exit"),
     ("cli/main.py", "_exit"),
-    ("charts/plot.py", "_limit_size"),
+    ("charts/curves.py", "_limit_size"),
 }
 """Of os and of plotext."""
 

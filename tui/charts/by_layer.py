@@ -12,12 +12,13 @@ import numpy as np
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import DEFAULT_THRESHOLDS
 
-from ..data.grid import Column, Grid, Selection
+from ..data.grid import Column, Grid, Row, Selection
 from ..data.measures import BY_NAME
 from ..data.pair import Lens, Pair, Side
-from ..data.reference_lines import ReferenceLine
+from ..data.reference_lines import STANDS_FOR, ReferenceLine
 from ..data.wording import percent
 from .figure import Axis, Chart, Figure, Level, Series, Span, Stroke
+from .hues import of_columns
 from .spectra import MAX_SERIES, hint
 
 if TYPE_CHECKING:
@@ -29,39 +30,81 @@ MOST_PANELS = 3
 FACET = (18, 6)
 """Columns and lines that a small multiple needs."""
 SCAN_HINT = "s scans the model"
-_TALL = 14
-"""Lines from which charts give their legend two."""
 _ABOVE = 1.5
 """How far a reference line may widen the y axis."""
 
 
 def draw(pair: Pair, request: Request) -> tuple[Figure, None]:
-    """Components needed against layer, one line a role; experts by their median. Reads files."""
+    """The number that is chosen against layer, one line a role; experts by their median, in a band from the least to
+    the largest. Reads files."""
     return _figure(pair, request), None
 
 
 def _figure(pair: Pair, request: Request) -> Figure:
     columns = layer_columns(request.grid, request.selection)
-    charts: list[Chart] = []
-    above: dict[str, None] = {}
-    labels, has_room = _labels(pair, request, columns)
+    values = spreads(pair, request, columns)
+    numbers = of_columns(columns, request.grid.columns)
     thresholds, across = _panels(request)
+    lines, named = _lines_of(columns, request)
+    selected = selected_column(request.selection)
+    charts = []
     for threshold in thresholds:
-        lens = Lens(pair, threshold, BY_NAME["k"], request.side)
+        lens = Lens(pair, threshold, BY_NAME[request.unit], request.side)
         lens.load(p for column in columns for p in request.grid.column(column))
-        series = tuple(_role(lens, request.grid, c, n, labels[n]) for n, c in enumerate(columns))
-        levels, names = _references(series, columns, request)
-        above |= dict.fromkeys(names)
-        if not has_room:  # a line is drawn with its number still
-            levels = tuple(replace(level, name="") for level in levels)
-        charts.append(_by_layer(lens, series, levels))
+        series = tuple(
+            replace(_role(lens, request.grid, c, numbers[c]), value=values.get(c, ""), is_selected=c == selected)
+            for c in columns
+        )
+        charts.append(_by_layer(lens, series, _levels(series, lines, lens)))
     title = charts[0].title if len(charts) == 1 else ""
     if not any(len(s.x) for chart in charts for s in chart.series):
         wanted = [p for column in columns for p in request.grid.column(column)]
         return Figure(title, empty=hint(pair, request, wanted, SCAN_HINT) if columns else "no layers")
-    drawn = {level.name for chart in charts for level in chart.levels}
-    notes = tuple(f"{name} (above)" for name in above if has_room and name not in drawn)
-    return Figure(title, tuple(charts), columns=across, notes=notes)
+    what = f"{_lens(pair, request).title} min/median/max"
+    return Figure(title, tuple(charts), columns=across, notes=tuple(named), at=_at(request), values=what)
+
+
+def _lens(pair: Pair, request: Request) -> Lens:
+    return Lens(pair, request.threshold, BY_NAME[request.unit], request.side)
+
+
+def _at(request: Request) -> tuple[float, str] | None:
+    """Where the selected layer stands, and its name."""
+    row = selected_row(request)
+    return None if row is None else (_place(request.grid.rows.index(row), row), f"layer {row.label}")
+
+
+def selected_row(request: Request) -> Row | None:
+    """The layer that is selected, or that an expert which is selected belongs to."""
+    row = request.selection.row
+    return next((r for r in request.grid.rows if row and (r.tower, r.layer) == (row.tower, row.layer)), None)
+
+
+def selected_column(selection: Selection) -> Column | None:
+    """The role that is selected."""
+    single = selection.single
+    return Column(single.block, single.role) if single is not None else selection.column
+
+
+def at_layer(pair: Pair, request: Request, row: Row) -> list[str]:
+    """`layer 3: query 224`, `key 115` ..., the selected role first: parts of a line, none where nothing is known. Reads
+    files."""
+    lens = _lens(pair, request)
+    columns = layer_columns(request.grid, request.selection)
+    lens.load(p for column in columns for p in request.grid.cells.get((row, column), ()))
+    selected = selected_column(request.selection)
+    parts = [f"layer {row.label}:"]
+    for column in sorted(columns, key=lambda c: c != selected):
+        found = [n for p in request.grid.cells.get((row, column), ()) if (n := lens.number(p)) is not None]
+        if found:
+            parts.append(f"{column.heading} {_short(lens, median(found))}")
+    return [" ".join(parts[:2]), *parts[2:]] if len(parts) > 1 else []
+
+
+def _short(lens: Lens, number: float) -> str:
+    """A number without the 0 before its point."""
+    text = lens.written(number)
+    return text[1:] if text.startswith("0.") else text
 
 
 def layer_columns(grid: Grid, selection: Selection) -> list[Column]:
@@ -79,47 +122,31 @@ def block_of(selection: Selection) -> str | None:
     return selection.block or (selection.column.block if selection.column else None)
 
 
-def ranges(pair: Pair, request: Request, columns: Sequence[Column]) -> tuple[list[str], dict[Column, str]]:
-    """Smallest, middle and largest of each role at the current threshold, the selected role first: parts of a line
-    as far as they fit, and those that do not, which the legend says. Reads files."""
-    lens = Lens(pair, request.threshold, BY_NAME["k"], request.side)
+def ranges(pair: Pair, request: Request, columns: Sequence[Column]) -> list[str]:
+    """Smallest, middle and largest of each role at the current threshold, the selected role first: parts of a line.
+    Reads files."""
+    selected = selected_column(request.selection)
+    found = spreads(pair, request, sorted(columns, key=lambda c: c != selected))
+    return [f"{_lens(pair, request).title} min/median/max", *(f"{c.heading} {text}" for c, text in found.items())]
+
+
+def spreads(pair: Pair, request: Request, columns: Sequence[Column]) -> dict[Column, str]:
+    """`68/206/246`, the smallest, middle and largest number of each role that has any. Reads files."""
+    lens = _lens(pair, request)
     lens.load(p for column in columns for p in request.grid.column(column))
-    form = ".2f" if request.side is Side.RATIO else ".0f"
-    single = request.selection.single
-    selected = Column(single.block, single.role) if single is not None else request.selection.column
-    parts = [f"{lens.title} min/median/max"]
-    rest: dict[Column, str] = {}
-    for column in sorted(columns, key=lambda c: c != selected):
-        found = [k for p in request.grid.column(column) if (k := lens.number(p)) is not None]
-        if not found:
-            continue
-        part = f"{column.heading} {min(found):{form}}/{median(found):{form}}/{max(found):{form}}"
-        if rest or len("  ".join([*parts, part])) > request.width:
-            rest[column] = part
-        else:
-            parts.append(part)
-    return parts, rest
-
-
-def _labels(pair: Pair, request: Request, columns: Sequence[Column]) -> tuple[list[str], bool]:
-    """The roles in the legend, with the numbers that the line below has no room for; without them where that would
-    cost the legend a role. And whether there is room for more, at least for a count of what does not fit."""
-    _, rest = ranges(pair, request, columns)
-    labels = [rest.get(column, column.heading) for column in columns]
-    left, lines = request.width, 1
-    for name in labels:
-        needed = len(name) + 4  # a thin mark before it, a gap behind it
-        if needed - 2 > left:
-            left, lines = request.width, lines + 1
-        left -= needed
-    if request.height >= _TALL and (lines < 2 or (lines == 2 and left >= -2)):  # the last gap need not fit
-        return labels, lines < 2 or left >= len("+2")
-    return [column.heading for column in columns], True
+    texts = {}
+    for column in columns:
+        found = [n for p in request.grid.column(column) if (n := lens.number(p)) is not None]
+        if found:
+            texts[column] = "/".join(_short(lens, n) for n in (min(found), median(found), max(found)))
+    return texts
 
 
 def _panels(request: Request) -> tuple[list[float], int]:
     """As many thresholds as there is room for, and how many beside each other: the current one, then the nearest of
     the user's, the notebook's where they are among those. As small multiples they may be small and in rows."""
+    if not BY_NAME[request.unit].depends_on_threshold:
+        return [request.threshold], 1
     near = [t for t in DEFAULT_THRESHOLDS if t in request.thresholds] or list(request.thresholds)
     near.sort(key=lambda t: (abs(t - request.threshold), t))
     found = list(dict.fromkeys([request.threshold, *near]))[:MOST_PANELS]
@@ -132,22 +159,31 @@ def _panels(request: Request) -> tuple[list[float], int]:
     return sorted(found), across
 
 
-def _role(lens: Lens, grid: Grid, column: Column, number: int, label: str) -> Series:
+def _role(lens: Lens, grid: Grid, column: Column, number: int) -> Series:
     points = []
     for index, row in enumerate(grid.rows):
-        found = [k for p in grid.cells.get((row, column), ()) if (k := lens.number(p)) is not None]
+        found = [n for p in grid.cells.get((row, column), ()) if (n := lens.number(p)) is not None]
         if found:
-            points.append((float(index if row.tower else row.layer), float(median(found))))
-    x, y = (np.array(axis) for axis in zip(*points, strict=True)) if points else (np.zeros(0), np.zeros(0))
-    return Series(label, x, y, number)
+            points.append((_place(index, row), min(found), float(median(found)), max(found)))
+    x, low, y, high = np.array(points, dtype=np.float64).T if points else np.zeros((4, 0))
+    band = (low, high) if (low < high).any() else None
+    stroke = Stroke.DASHED if lens.side is Side.B else Stroke.SOLID
+    return Series(column.heading, x, y, number, stroke, band=band)
+
+
+def _place(index: int, row: Row) -> float:
+    """Where a layer stands: at its number, or one after the other where towers count anew."""
+    return float(index if row.tower or row.layer is None else row.layer)
 
 
 def _by_layer(lens: Lens, series: tuple[Series, ...], levels: tuple[Level, ...]) -> Chart:
-    share = percent(lens.threshold)
+    title = lens.measure.titled(lens.threshold)
     if lens.side is Side.RATIO:
-        y = Axis(f"k{share} of B / k{share} of A", span=_around_one(series))
+        y = Axis(f"{title} of B / {title} of A", span=_around_one(series))
+    elif lens.measure.name == "k":
+        y = Axis(f"components for {percent(lens.threshold)} % of the energy")
     else:
-        y = Axis(f"components for {share} % of the energy")
+        y = Axis(title, span=_around_one(series) if lens.measure.diverges else None)
     return Chart(f"{lens.title} by layer", Axis("layer"), y, series, levels)
 
 
@@ -159,24 +195,26 @@ def _around_one(series: Sequence[Series]) -> Span:
     return low - room, high + room
 
 
-def _references(
-    series: Sequence[Series], columns: Sequence[Column], request: Request
-) -> tuple[tuple[Level, ...], list[str]]:
-    """The reference lines of what is drawn, and the names of those that lie too far above it."""
-    if request.side is Side.RATIO:
-        return (Level(1.0, "1"),), []
+def _levels(series: Sequence[Series], lines: Sequence[ReferenceLine], lens: Lens) -> tuple[Level, ...]:
+    """The reference lines that do not lie too far above what is drawn; of ratios the line at 1."""
+    if lens.side is Side.RATIO or lens.measure.diverges:
+        return (Level(1.0, "1"),)
+    if lens.measure.name != "k":
+        return ()
     top = max((float(s.y.max()) for s in series if len(s.y)), default=0.0)
-    levels, above = [], []
-    for line in _lines_of(columns, request):
-        name = f"{printable(line.name)} {line.rank:g}"
-        if line.rank <= _ABOVE * top:
-            levels.append(Level(line.rank, f"{line.rank:g}", name, Stroke.DASHED))
-        else:
-            above.append(name)
-    return tuple(levels), above
+    kept = (line for line in lines if line.rank <= _ABOVE * top)
+    return tuple(Level(line.rank, f"{line.rank:g}", _name(line), Stroke.DASHED) for line in kept)
 
 
-def _lines_of(columns: Sequence[Column], request: Request) -> list[ReferenceLine]:
-    """The reference lines of these roles, and those of every role."""
+def _name(line: ReferenceLine) -> str:
+    return f"{printable(line.name)} {line.rank:g}"
+
+
+def _lines_of(columns: Sequence[Column], request: Request) -> tuple[list[ReferenceLine], list[str]]:
+    """The reference lines of these roles and those of every role; and the names of those of a role that others may
+    stand for, where none of them is drawn."""
+    if request.side is Side.RATIO or request.unit != "k":
+        return [], []
     roles = {column.role for column in columns}
-    return [line for line in request.lines if not line.role or line.role in roles]
+    drawn = [line for line in request.lines if not line.role or roles & {line.role, *STANDS_FOR.get(line.role, ())}]
+    return drawn, [_name(line) for line in request.lines if line.role in STANDS_FOR and line not in drawn]

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from rankscope.engine import metrics
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection
 
@@ -15,7 +14,20 @@ from ..data.pair import Pair, Side
 from ..data.views import View
 from .by_layer import FACET, SCAN_HINT, block_of
 from .figure import ONLY_ZEROS, Chart, Figure, Series, drawable, spans
-from .spectra import MAX_SERIES, curves_of, energy_axes, hint, measured, ranks_of, spectrum_axes, threshold_level
+from .hues import of_columns, stroke_of
+from .spectra import (
+    MAX_SERIES,
+    crossing,
+    curves_of,
+    energy_axes,
+    energy_levels,
+    energy_of,
+    hint,
+    is_stored,
+    measured,
+    ranks_of,
+    spectrum_axes,
+)
 
 if TYPE_CHECKING:
     from .request import Request
@@ -37,15 +49,24 @@ def _figure(pair: Pair, request: Request) -> Figure:
     across, down = _arrangement(request, len(rows))
     fitting = _spread(rows, across * down)
     made = [_facet(pair, request, row, columns, request.width // across) for row in fitting]
-    block = columns[0].block if columns else "layers"
-    title = f"{printable(block)}, {len(fitting)} of {len(request.grid.rows)} layers"
     charts = [drawn for chart in made if (drawn := drawable(chart)).series]
+    title = _title(pair, request, fitting, columns, len(charts))
     if not charts:
         wanted = [p for row in fitting for c in columns for p in request.grid.cells.get((row, c), ())]
         why = hint(pair, request, wanted, SCAN_HINT) if wanted else "no layers"
         return Figure(title, empty=ONLY_ZEROS if any(chart.series for chart in made) else why)
     notes = (f"{len(fitting)} of {len(rows)} fit",) if len(fitting) < len(rows) else ()
     return Figure(title, tuple(_alike(charts)), columns=min(across, len(charts)), shared=True, notes=notes)
+
+
+def _title(pair: Pair, request: Request, rows: Sequence[Row], columns: Sequence[Column], drawn: int) -> str:
+    """`attention, 8 of 30 layers`: the layers that are drawn, and how many curves of those asked for are lacking."""
+    block = columns[0].block if columns else "layers"
+    members = [p for row in rows for c in columns if (p := _member(request, row, c)) is not None]
+    curves = [(session, q) for p in members for _, session, q in pair.curves(p, request.side)]
+    lacking = sum(not is_stored(session, q) for session, q in curves)
+    rest = f", {lacking} of {len(curves)} curves not computed" if lacking else ""
+    return f"{printable(block)}, {drawn} of {len(request.grid.rows)} layers{rest}"
 
 
 def _facet_rows(request: Request) -> list[Row]:
@@ -91,19 +112,20 @@ def _facet(pair: Pair, request: Request, row: Row, columns: Sequence[Column], wi
     both = pair.second is not None and request.side is Side.RATIO
     members = [p for c in columns if (p := _member(request, row, c)) is not None]
     curves, arrays = curves_of(pair, members[: MAX_SERIES // (1 + both)], request.side)
-    roles = [(c.block, c.role) for c in columns]
+    numbers = of_columns(columns, request.grid.columns)
     series = []
     for curve, values in zip(curves, arrays, strict=True):
         name, session, p = curve
-        number = roles.index((p.block, p.role)) * (1 + both) + (both and session is pair.second)
+        look = numbers[Column(p.block, p.role)], stroke_of(session, pair)
         if request.view == View.ENERGY:
-            series.append(Series(name, ranks_of(values), 100.0 * metrics.energy(values), number))
+            drawn = Series(name, ranks_of(values), energy_of(values, p, request), *look)
         else:
-            drawn = measured(curve, values, request, width)
-            series.append(Series(name, ranks_of(values)[: drawn.kept], drawn.values[: drawn.kept], number))
+            one = measured(curve, values, request, width)
+            drawn = Series(name, ranks_of(values)[: one.kept], one.values[: one.kept], *look)
+        series.append(replace(crossing(drawn, values, request), value=""))  # it is another in every layer
     title = f"layer {row.label}"
     if request.view == View.ENERGY:
-        return Chart(title, *energy_axes(request), tuple(series), (threshold_level(request.threshold, request),))
+        return Chart(title, *energy_axes(request), tuple(series), energy_levels(request, (request.threshold,)))
     return Chart(title, *spectrum_axes(request, max(map(len, arrays), default=1)), tuple(series))
 
 

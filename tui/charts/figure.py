@@ -29,13 +29,19 @@ class Stroke(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Series:
     """One curve: `x` and `y` float64 of one length. `number` picks its colour and marker; None: it is a dim
-    curve to hold the others against. Those of one label have one place in the legend, those without none."""
+    curve to hold the others against. Those of one label have one place in the legend, those without none.
+    `value` stands behind the label, `dot` is the point of the curve that it belongs to. `is_selected`: it is the one
+    that the user looks at. `band` are the lowest and the highest of what the curve is the middle of."""
 
     label: str
     x: Points = field(repr=False)
     y: Points = field(repr=False)
     number: int | None = None
     stroke: Stroke = Stroke.SOLID
+    is_selected: bool = False
+    value: str = ""
+    dot: tuple[float, float] | None = None
+    band: tuple[Points, Points] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,17 @@ class Axis:
 
 
 @dataclass(frozen=True, slots=True)
+class Frame:
+    """Where the canvas of a chart is, and what it spans."""
+
+    left: int
+    columns: int
+    rows: int
+    x: Span
+    y: Span
+
+
+@dataclass(frozen=True, slots=True)
 class Chart:
     """Curves on common axes; x counts something, from whole number to whole number."""
 
@@ -73,7 +90,8 @@ class Chart:
 @dataclass(frozen=True, slots=True)
 class Figure:
     """One chart, or several in rows of `columns` with one legend. Where their axes are `shared`, only the charts
-    at the edges need numbers. `notes` end the legend; `empty` says what to do where there is nothing to draw."""
+    at the edges need numbers. `notes` end the legend; `empty` says what to do where there is nothing to draw. `at` is a
+    place on the x axes that is marked, and its name; `values` says what the values in the legend are."""
 
     title: str
     charts: tuple[Chart, ...] = ()
@@ -81,6 +99,8 @@ class Figure:
     shared: bool = False
     notes: tuple[str, ...] = ()
     empty: str = ""
+    at: tuple[float, str] | None = None
+    values: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +111,18 @@ class Sign:
     number: int | None
     stroke: Stroke
     is_level: bool = False
+    value: str = ""
+    is_selected: bool = False
 
 
 def signs(figure: Figure) -> list[Sign]:
     """The legend of a figure: the curves that have points, then what is dim, each label once."""
-    curves = [Sign(s.label, s.number, s.stroke) for chart in figure.charts for s in chart.series if len(s.x)]
+    curves = [
+        Sign(s.label, s.number, s.stroke, value=s.value, is_selected=s.is_selected)
+        for chart in figure.charts
+        for s in chart.series
+        if len(s.x)
+    ]
     levels = [Sign(v.name, None, v.stroke, True) for chart in figure.charts for v in chart.levels]
     found = {sign.label: sign for sign in [*curves, *levels] if sign.label}
     return sorted(found.values(), key=lambda sign: sign.number is None)
@@ -109,14 +136,16 @@ def drawable(chart: Chart) -> Chart:
         keep = (series.x > 0) | (not chart.x.log)
         keep &= (series.y > 0) | (not chart.y.log)
         if keep.any():
-            kept.append(replace(series, x=series.x[keep], y=series.y[keep]))
+            band = series.band and (series.band[0][keep], series.band[1][keep])
+            kept.append(replace(series, x=series.x[keep], y=series.y[keep], band=band))
     return replace(chart, series=tuple(kept))
 
 
 def spans(chart: Chart) -> tuple[Span, Span]:
     """Where the axes of a drawable chart begin and end; never the same number twice."""
     x = chart.x.span or _span([s.x for s in chart.series])
-    y = chart.y.span or _span([s.y for s in chart.series], [level.value for level in chart.levels])
+    heights = [y for s in chart.series for y in (s.y, *(s.band or ()))]
+    y = chart.y.span or _span(heights, [level.value for level in chart.levels])
     if not (chart.y.log or chart.y.span):
         y = min(0.0, y[0]), y[1]
     return _apart(x, chart.x.log), _apart(y, chart.y.log)

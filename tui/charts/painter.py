@@ -85,6 +85,8 @@ def paint(pair: Pair, request: Request) -> Painting:
     figure, found = figure_of(pair, request)
     drawing = plot.draw(figure, request.palette, request.width, request.height)
     line: Text = resolve(BY_KEY[request.view].readout)(pair, request)
+    if figure.at is not None and drawing.rulers:
+        return Painting(request, drawing.lines, line, at=(*figure.at, drawing.rulers))
     if found is None or drawing.ruler is None or not found.values:
         return Painting(request, drawing.lines, line)
     ruler = replace(drawing.ruler, count=max(map(len, found.values)))  # a dim curve may go further

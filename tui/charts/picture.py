@@ -193,6 +193,8 @@ def _chart(place: Axes, chart: Chart, *, alone: bool) -> None:
             )  # fmt: skip
     for series in chart.series:
         marker = "o" if len(series.x) <= MOST_NUMBERS and series.number is not None else ""
+        if series.band is not None:
+            place.fill_between(series.x, *series.band, color=_ink(series)["color"], alpha=0.15, linewidth=0)
         place.plot(series.x, series.y, marker=marker, markersize=2.5, **_ink(series))
     place.set_xlim(*x)
     place.set_ylim(*_roomy(y, chart.y))

@@ -18,7 +18,7 @@ from ..data.pair import Lens, Pair, Side
 from ..data.session import Session, State
 from ..data.views import View
 from ..data.wording import percent
-from .by_layer import layer_columns, ranges
+from .by_layer import at_layer, layer_columns, ranges, selected_row
 from .facets import facet_columns
 from .spectra import label
 
@@ -59,7 +59,11 @@ def readout(pair: Pair, request: Request) -> Text:
 
 
 def over_layers(pair: Pair, request: Request) -> Text:
-    """Smallest, middle and largest rank of each role that is drawn by layer. Reads files."""
+    """The number of each role in the selected layer; without one the smallest, middle and largest over the layers.
+    Reads files."""
+    row = selected_row(request)
+    if row is not None and (parts := at_layer(pair, request, row)):
+        return _whole(parts, request.width)
     return _ranges(pair, request, layer_columns(request.grid, request.selection))
 
 
@@ -132,8 +136,8 @@ def _count(number: int) -> str:
 
 def _ranges(pair: Pair, request: Request, columns: Sequence[Column]) -> Text:
     """Smallest, middle and largest of the roles that are drawn; experts one by one."""
-    parts, rest = ranges(pair, request, columns)
-    if len(parts) > 1 or rest:
+    parts = ranges(pair, request, columns)
+    if len(parts) > 1:
         return _whole(parts, request.width)
     return _why(pair, request, [p for column in columns for p in request.grid.column(column)])
 

@@ -22,6 +22,8 @@ class Axes(IntEnum):
     LOG_LOG = 0
     LOG_Y = 1
     LINEAR = 2
+    ABOVE_NOISE = 3
+    """Of energy: what is more than that of noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,8 @@ class Request:
     """Everything a chart depends on; `version` counts the events that changed a shown projection.
 
     `compare`: the curves are those of `marks`, not of the selection. `origin` is where a walk over layers or
-    roles began. `normalised`: singular values over the largest. `lines` are those of the layers view.
+    roles began. `normalised`: singular values over the largest. `lines` are those of the layers view, `unit`
+    is its number.
     """
 
     selection: Selection
@@ -48,13 +51,15 @@ class Request:
     marks: tuple[Projection, ...] = ()
     compare: bool = False
     lines: tuple[ReferenceLine, ...] = ()
+    unit: str = "k"
     palette: Palette = field(default_factory=Palette)
 
 
 @dataclass(frozen=True, slots=True)
 class Painting:
     """The lines of a chart and its read-out; for a cursor on ranks, how they lie under the chart, and the curves
-    (label, session, projection) with their values. There is no `ruler` where there are no ranks to walk on."""
+    (label, session, projection) with their values. There is no `ruler` where there are no ranks to walk on. Over
+    layers, `at` is the selected one's place on the axes, its name, and where these axes lie."""
 
     request: Request
     lines: tuple[Text, ...]
@@ -62,3 +67,19 @@ class Painting:
     ruler: Ruler | None = None
     curves: tuple[Curve, ...] = ()
     values: tuple[Values, ...] = field(default=(), compare=False, repr=False)
+    at: tuple[float, str, tuple[Ruler, ...]] | None = None
+
+    def columns(self, k: int | None) -> dict[int, list[int]]:
+        """By line of the chart, the columns through which a rule goes: at rank `k`, or at the layer."""
+        if self.at is not None:
+            found = [(ruler, ruler.place(self.at[0])) for ruler in self.at[2]]
+        elif self.ruler is not None and k is not None:
+            column = self.ruler.column(min(k, self.ruler.count))
+            found = [] if column is None else [(self.ruler, column)]
+        else:
+            return {}
+        lines: dict[int, list[int]] = {}
+        for ruler, column in found:
+            for y in range(ruler.top, ruler.top + ruler.rows):
+                lines.setdefault(y, []).append(column)
+        return lines

@@ -1,8 +1,9 @@
-"""Where a rank stands under a chart, and which rank stands some columns further."""
+"""Where a rank or a layer stands in a chart, and which rank stands some columns further."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rich.text import Text
@@ -10,16 +11,35 @@ from rich.text import Text
 from .figure import Span
 
 
+def pointer(column: int, name: str, width: int) -> Text:
+    """A line of `width` columns that points at a column above it, with a name on the side that has room."""
+    if column + 2 + len(name) <= width:
+        return Text(" " * column + f"^ {name}", "bold", no_wrap=True)
+    return Text(f"{name} ^".rjust(column + 1), "bold", no_wrap=True)
+
+
+def ruled(line: Text, columns: Iterable[int], style: str) -> Text:
+    """A line of a chart with a vertical rule in these columns, where nothing is drawn."""
+    for column in columns:
+        line = line.copy()
+        line.pad_right(max(0, column + 1 - len(line)))
+        if line.plain[column] == " ":
+            line = Text.assemble(line[:column], ("\u2502", style), line[column + 1 :], no_wrap=True)
+    return line
+
+
 @dataclass(frozen=True, slots=True)
 class Ruler:
     """The x axis as drawn: a canvas of `columns` with two dots each, right of `left` others, that shows `span` of
-    the ranks 1 ... `count`."""
+    the ranks 1 ... `count`. Its `rows` begin below `top` other lines."""
 
     left: int
     columns: int
     span: Span
     log: bool
     count: int
+    top: int = 0
+    rows: int = 0
 
     def column(self, k: int) -> int | None:
         """The column in the chart's lines of a rank, None where the axis does not show it."""
@@ -31,12 +51,11 @@ class Ruler:
         empty where that is not shown."""
         k = min(k, self.count)
         at = self.column(k)
-        if at is None:
-            return Text()
-        name = f" k {k}"
-        if at + 1 + len(name) <= width:
-            return Text(" " * at + "^" + name, "bold", no_wrap=True)
-        return Text(f"{name[1:]} ^".rjust(at + 1), "bold", no_wrap=True)
+        return Text() if at is None else pointer(at, f"k {k}", width)
+
+    def place(self, x: float) -> int:
+        """The column in the chart's lines of a place on the axis, at its ends of one beyond."""
+        return self.left + self._column(x)
 
     def step(self, k: int, columns: int) -> int:
         """The rank so many columns further, at least one rank further where there is one."""
@@ -47,7 +66,7 @@ class Ruler:
         there = max(there, k + 1) if columns > 0 else min(there, k - 1)
         return max(1, min(self.count, there))
 
-    def _column(self, k: int) -> int:
+    def _column(self, k: float) -> int:
         low, high = self.span
         k_inside = max(low, min(high, k))
         place = math.log(k_inside / low) / math.log(high / low) if self.log else (k_inside - low) / (high - low)

@@ -17,6 +17,7 @@ from ..data.pair import Curve, Pair, Side
 from ..data.session import Session, State
 from ..data.wording import percent
 from .figure import Axis, Chart, Figure, Level, Series, Span, Stroke
+from .hues import BY_CURVE, of_curves, stroke_of
 from .request import Axes
 
 if TYPE_CHECKING:
@@ -29,11 +30,14 @@ MAX_SHAPES = 2
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """The curves of a chart, their values, a title for them, and dim ones to hold them against."""
+    """The curves of a chart, their values, colours and strokes, a title for them, and dim ones to hold them against.
+    `notes` end the legend."""
 
     title: str
     curves: tuple[Curve, ...]
     values: tuple[Values, ...]
+    looks: tuple[tuple[int, Stroke], ...] = ()
+    notes: tuple[str, ...] = ()
     origin: tuple[tuple[str, Values], ...] = ()
     empty: str = ""
 
@@ -60,7 +64,10 @@ def shown(pair: Pair, request: Request) -> Shown:
     curves, values = curves_of(pair, kept, side)
     how = "s scans what is marked" if request.compare else "enter computes it"
     empty = "" if curves else hint(pair, request, wanted, how)
-    return Shown(title, curves, values, _origin(pair, request, MAX_SERIES - len(curves)), empty)
+    numbers, by_role = of_curves(curves, request.grid.columns)
+    looks = tuple((number, stroke_of(session, pair)) for number, (_, session, _) in zip(numbers, curves, strict=True))
+    notes = () if by_role else (BY_CURVE,)
+    return Shown(title, curves, values, looks, notes, _origin(pair, request, MAX_SERIES - len(curves)), empty)
 
 
 def _marked(marks: Sequence[Projection]) -> str:
@@ -167,12 +174,13 @@ def _spectrum(request: Request, found: Shown) -> Figure:
     high = max(float(one.values[0]) for one in drawn)
     low = min(one.low for one in drawn)
     near, far = ((low / 3, 3 * high), (low / 10, 10 * high)) if log else ((0.0, 1.5 * high), (0.0, 2 * high))
-    series = [s for number, one in enumerate(drawn) for s in _split(one, number, log)]
+    series = [s for one, look in zip(drawn, found.looks, strict=True) for s in _split(one, look, log, request)]
     series += [_within(Series(name, ranks_of(v), _scaled(v, request.normalised)), far) for name, v in found.origin]
     noise, levels = _noise(drawn, near, request)
     most = max(len(v) for v in (*found.values, *(v for _, v in found.origin)))
     chart = Chart(found.title, *spectrum_axes(request, most), (*series, *noise), levels)
-    return Figure(found.title, (chart,), notes=("each over its largest",) if request.normalised else ())
+    relative = ("each over its largest",) if request.normalised else ()
+    return Figure(found.title, (chart,), notes=(*found.notes, *relative))
 
 
 def spectrum_axes(request: Request, most: int) -> tuple[Axis, Axis]:
@@ -189,6 +197,13 @@ def measured(curve: Curve, values: Values, request: Request, columns: int) -> Dr
     known = int((values > (entry.provenance.noise_floor if entry else 0.0)).sum()) or len(values)
     kept = _drawn_down(values[:known], request, columns)
     return Drawn(name, _shape(p), _scaled(values, request.normalised), known, kept)
+
+
+def crossing(series: Series, values: Values, request: Request) -> Series:
+    """A curve over the ranks of a spectrum, with its threshold rank and a dot there, if it is drawn so far."""
+    rank = metrics.threshold_rank(values, request.threshold)
+    dot = (float(rank), float(series.y[rank - 1])) if 0 < rank <= len(series.y) else None
+    return replace(series, value=str(rank), dot=dot)
 
 
 def ranks_of(values: Values) -> Values:
@@ -212,11 +227,11 @@ def _drawn_down(values: Values, request: Request, columns: int) -> int:
     return int((values >= values[int(share * (len(values) - 1))] / 3).sum())
 
 
-def _split(one: Drawn, number: int, log: bool) -> list[Series]:
+def _split(one: Drawn, look: tuple[int, Stroke], log: bool, request: Request) -> list[Series]:
     """The values that are known, and dim the others: on a log axis at most a decade lower, for they may be
     anything down to 0."""
     ranks, known = ranks_of(one.values), one.known
-    found = [Series(one.name, ranks[: one.kept], one.values[: one.kept], number)]
+    found = [crossing(Series(one.name, ranks[: one.kept], one.values[: one.kept], *look), one.values, request)]
     if known < len(ranks):
         below = np.maximum(one.values[known:], one.low / 10) if log else one.values[known:]
         found.append(Series("below floor", ranks[known:], below))
@@ -243,7 +258,7 @@ def _noise(drawn: Sequence[Drawn], span: Span, request: Request) -> tuple[list[S
         values = values[: _drawn_down(values, request, request.width)]
         series.append(_within(Series("noise", ranks_of(values), values, stroke=Stroke.DOTTED), span))
     edges = [null.noise_edge(*shape, found[0]) for shape, found in scales.items()] if len(drawn) == 1 else []
-    return series, tuple(Level(e, "edge", "edge", Stroke.DASHED) for e in edges if span[0] <= e <= span[1])
+    return series, tuple(Level(e, "edge", f"edge {e:.3g}", Stroke.DASHED) for e in edges if span[0] <= e <= span[1])
 
 
 def _shape(p: Projection) -> tuple[int, int]:
@@ -265,21 +280,39 @@ def _energy(request: Request, found: Shown) -> Figure:
     if not found.curves:
         return Figure(found.title, empty=found.empty)
     series = [
-        Series(name, ranks_of(values), 100.0 * metrics.energy(values), number)
-        for number, ((name, _, _), values) in enumerate(zip(found.curves, found.values, strict=True))
+        crossing(Series(name, ranks_of(values), energy_of(values, p, request), *look), values, request)
+        for (name, _, p), values, look in zip(found.curves, found.values, found.looks, strict=True)
     ]
-    series += [Series(name, ranks_of(v), 100.0 * metrics.energy(v)) for name, v in found.origin]
-    for shape in list(dict.fromkeys(_shape(p) for _, _, p in found.curves if p.count))[:MAX_SHAPES]:
-        below = 100.0 * null.noise_energy(*shape)
-        series.append(Series("noise", ranks_of(below), below, stroke=Stroke.DOTTED))
-    levels = tuple(threshold_level(t, request) for t in sorted({*request.thresholds, request.threshold}))
-    return Figure(found.title, (Chart(found.title, *energy_axes(request), tuple(series), levels),))
+    if Axes(request.axes) is not Axes.ABOVE_NOISE:
+        series += [Series(name, ranks_of(v), 100.0 * metrics.energy(v)) for name, v in found.origin]
+        for shape in list(dict.fromkeys(_shape(p) for _, _, p in found.curves if p.count))[:MAX_SHAPES]:
+            below = 100.0 * null.noise_energy(*shape)
+            series.append(Series("noise", ranks_of(below), below, stroke=Stroke.DOTTED))
+    levels = energy_levels(request, sorted({*request.thresholds, request.threshold}))
+    chart = Chart(found.title, *energy_axes(request), tuple(series), levels)
+    return Figure(found.title, (chart,), notes=found.notes)
+
+
+def energy_of(values: Values, p: Projection, request: Request) -> Values:
+    """Cumulative energy in %, shape (r,), or by how much it is more than that of noise of the same shape."""
+    noise = null.noise_energy(p.rows, p.cols) if Axes(request.axes) is Axes.ABOVE_NOISE else 0.0
+    return 100.0 * (metrics.energy(values) - noise)
 
 
 def energy_axes(request: Request) -> tuple[Axis, Axis]:
     """Of energy against components."""
-    log = Axes(request.axes) is Axes.LOG_LOG
-    return Axis("components k", log=log), Axis("cumulative energy (%)", unit=" %", span=(0.0, 100.0))
+    axes = Axes(request.axes)
+    x = Axis("components k", log=axes is Axes.LOG_LOG)
+    if axes is Axes.ABOVE_NOISE:
+        return x, Axis("cumulative energy - that of noise (%)", unit=" %")
+    return x, Axis("cumulative energy (%)", unit=" %", span=(0.0, 100.0))
+
+
+def energy_levels(request: Request, thresholds: Iterable[float]) -> tuple[Level, ...]:
+    """The lines of these thresholds, or that of noise."""
+    if Axes(request.axes) is Axes.ABOVE_NOISE:
+        return (Level(0.0, "noise"),)
+    return tuple(threshold_level(threshold, request) for threshold in thresholds)
 
 
 def threshold_level(threshold: float, request: Request) -> Level:

@@ -10,7 +10,7 @@ from .figure import Span
 
 def ticks(span: Span, log: bool, most: int, *, whole: bool = False) -> list[float]:
     """At most about `most` round numbers within the span; `whole`: of a count, never between two whole numbers."""
-    return _log_ticks(*span, most) if log else _linear_ticks(*span, most, whole)
+    return _log_ticks(*span, most, whole) if log else _linear_ticks(*span, most, whole)
 
 
 def tick_text(value: float) -> str:
@@ -27,9 +27,13 @@ def _linear_ticks(low: float, high: float, most: int, whole: bool) -> list[float
     return [step * i for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def _log_ticks(low: float, high: float, most: int) -> list[float]:
-    """1 2 5 10 ..., else powers of ten, else every second, third ... of them."""
+def _log_ticks(low: float, high: float, most: int, whole: bool) -> list[float]:
+    """1 2 5 10 ..., else powers of ten, else every second, third ... of them; over less than a decade 1 1.5 2 3 5 7."""
     fine, tens = _between(low, high, (1, 2, 5)), _between(low, high, (1,))
+    finer = _between(low, high, (1, 1.5, 2, 3, 5, 7)) if high < 10 * low else []
+    finer = [value for value in finer if not whole or value == round(value)]
+    if max(1, len(fine)) < len(finer) <= most:
+        return finer
     if len(fine) < 2:
         return [low, high]
     if len(fine) <= most or len(tens) < 2:
@@ -37,7 +41,7 @@ def _log_ticks(low: float, high: float, most: int) -> list[float]:
     return tens[:: -(-len(tens) // most)]
 
 
-def _between(low: float, high: float, digits: Sequence[int]) -> list[float]:
+def _between(low: float, high: float, digits: Sequence[float]) -> list[float]:
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     found = (digit * 10.0**decade for decade in decades for digit in digits)
     return [value for value in found if low <= value * 1.000001 and value <= high * 1.000001]

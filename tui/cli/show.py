@@ -19,6 +19,7 @@ from rankscope.store.export import csv_text
 from ..charts.painter import paint
 from ..charts.readout import rank_readout
 from ..charts.request import Painting, Request
+from ..charts.ruler import ruled
 from ..data.comparison import Comparison
 from ..data.grid import Selection
 from ..data.named import resolve
@@ -128,8 +129,9 @@ def print_chart(console: Console, asked: Asked, args: Namespace) -> None:
     if console.is_terminal:
         width, height = console.width, max(12, min(HEIGHT, console.height - 2))
     painting = paint(asked.lens.pair, _request(asked, args, _palette(console, args.color), width, height))
-    for line in painting.lines:
-        console.print(line)
+    rules = painting.columns(args.rank)
+    for y, line in enumerate(painting.lines):
+        console.print(ruled(line, rules.get(y, ()), painting.request.palette.dim_style))
     if args.rank and painting.ruler is not None:
         console.print(painting.ruler.mark(args.rank, width))
         for line in _at_rank(painting, args.rank):

@@ -24,9 +24,6 @@ from .reference_lines import ReferenceLine
 from .session import Session
 from .views import BY_KEY, Place, View, ViewSpec
 
-AXES = 3
-"""Kinds of axes of a chart."""
-
 
 class Change(Enum):
     """What is other than before."""
@@ -135,6 +132,11 @@ class ExplorerState:
     def chart_view(self) -> ViewSpec:
         """The view that is drawn."""
         return BY_KEY[self.chart]
+
+    @property
+    def shown_axes(self) -> int:
+        """The kind of axes of the chart: the last that it has, where another view has more."""
+        return min(self.axes, len(self.chart_view.axes) - 1)
 
     @property
     def selected(self) -> tuple[Projection, ...]:
@@ -358,8 +360,10 @@ class ExplorerState:
         self.show(order[(order.index(self.pane) + step) % len(order)])
 
     def next_axes(self) -> None:
-        """The next kind of axes."""
-        self.axes = (self.axes + 1) % AXES
+        """The next kind of axes that the chart has."""
+        names, before = self.chart_view.axes, self.shown_axes
+        later = [(before + step) % len(names) for step in range(1, len(names))]
+        self.axes = next((axes for axes in later if names[axes] != names[before]), before)
         self.changed(Change.AXES)
 
     def toggle_relative(self) -> None:
@@ -373,9 +377,14 @@ class ExplorerState:
         if view.place is Place.CHART:
             if view.over_layers:
                 self.panels = not self.panels
+                several = "small charts, a threshold each, as many as fit: z goes back to large ones"
+                one = "large charts, as many thresholds as fit beside each other: z makes them small"
             else:
                 self.small = not self.small
+                several = "a chart a layer: z goes back to one chart of the selection"
+                one = "one chart of the selection: z shows a chart a layer"
             self.changed(Change.AXES)
+            self.say(several if (self.panels and view.over_layers) or (self.small and not view.over_layers) else one)
             return
         self.overview = not is_overview
         if self.top != View.HEATMAP:

@@ -36,8 +36,8 @@ class ViewSpec:
     """One view.
 
     `key` is the digit that leads to it, None for one that only the command line has. `help` is its line among the
-    keys. Of a chart, `title` is what its border says is drawn ("{t}" for the threshold in percent), `axes` the three
-    kinds of axes; of what stands over it the widget has its own.
+    keys. Of a chart, `title` is what its border says is drawn ("{unit}" for the number that is chosen), `axes` the
+    kinds of axes, as charts.request.Axes counts them; of what stands over it the widget has its own.
 
     `draw` is the drawer of a chart, (pair, request) -> (Figure, Shown | None); `small` that of its small multiples;
     `readout` the line below it, (pair, request) -> Text. `widget` is a widgets.top_pane.TopPane. The twins: `csv`,
@@ -54,7 +54,7 @@ class ViewSpec:
     help: str
     place: Place
     title: str = ""
-    axes: tuple[str, str, str] = ("", "", "")
+    axes: tuple[str, ...] = ("", "", "")
     widget: str = ""
     draw: str = ""
     small: str = ""
@@ -115,9 +115,9 @@ VIEWS: tuple[ViewSpec, ...] = (
     ViewSpec(
         "layers",
         View.LAYERS,
-        "Components needed by layer, one line a role",
+        "The number that u chooses by layer, one line a role",
         Place.CHART,
-        title="k{t} by layer",
+        title="{unit} by layer",
         draw="charts.by_layer:draw",
         readout="charts.readout:over_layers",
         csv="data.view_records:of_layers_view",
@@ -146,7 +146,7 @@ VIEWS: tuple[ViewSpec, ...] = (
         "Cumulative energy of the selection",
         Place.CHART,
         title="% of sum sigma^2 by components",
-        axes=("log x", "linear", "linear"),
+        axes=("log x", "linear", "linear", "minus noise"),
         draw="charts.spectra:draw_energy",
         small="charts.facets:draw",
         csv="data.view_records:of_curves_view",

@@ -14,7 +14,7 @@ from ..data.grid import Grid, Selection
 from ..data.pair import Lens, Pair
 from ..data.session import Session, State
 from ..data.views import BY_KEY, View
-from ..data.wording import byte_size, describe, percent
+from ..data.wording import byte_size, describe
 
 
 class Hint(NamedTuple):
@@ -38,10 +38,10 @@ HINTS = (
 comes before these."""
 
 
-def chart_title(view: int, threshold: float, axes: int, facets: bool, relative: bool, compare: bool) -> str:
+def chart_title(view: int, unit: str, axes: int, facets: bool, relative: bool, compare: bool) -> str:
     """What is drawn of what, against what, and on which axes."""
     spec = BY_KEY[view]
-    what = spec.title.replace("{t}", percent(threshold))
+    what = spec.title.replace("{unit}", unit)
     if view == View.SPECTRUM and relative:
         what = "sigma / sigma_1 by index"
     shown = "" if spec.over_layers else "facets" if facets else "of the marks" if compare else ""

@@ -48,6 +48,11 @@ class Palette:
     series: tuple[int, ...] = SERIES
     dim: int = DIM
 
+    @property
+    def dim_style(self) -> str:
+        """Of what curves are held against."""
+        return "" if self.depth is Depth.MONO else f"color({self.dim})"
+
     def shade(self, value: float, limits: Sequence[float], diverges: bool) -> Style:
         """The style of a value: which of the len(limits) + 1 steps it falls in. Empty without colours."""
         if self.depth is Depth.MONO:

@@ -9,19 +9,24 @@ from textual.binding import BindingType
 from textual.geometry import Region
 from textual.message import Message
 from textual.strip import Strip
+from textual.timer import Timer
 from textual.widget import Widget
 
 from ..charts.request import Painting
+from ..charts.ruler import pointer, ruled
 from ..settings import keys
 
 FOOT = 2
 """Lines below the chart: the cursor's, kept free where there is none so that nothing jumps, and the read-out."""
+REST = 0.1
+"""Seconds after the cursor's last move before the rule through the chart follows it."""
 
 
 class ChartPane(Widget, can_focus=True):
     """Shows what `show` was given, and a rank on it; asks for other layers by `Step`, for other ranks by `Walk`.
 
-    It draws no chart itself, and a cursor on another rank redraws two lines (362 bytes), not the chart (20 kB).
+    It draws no chart itself, and a cursor on another rank redraws two lines (362 bytes), not the chart (20 kB); the
+    rule through the chart follows once it rests.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = keys.CHART
@@ -48,6 +53,8 @@ class ChartPane(Widget, can_focus=True):
         self._painting: Painting | None = None
         self._rank: int | None = None
         self._foot = (Text(), Text())
+        self._rule: dict[int, list[int]] = {}
+        self._rule_timer: Timer | None = None
 
     @property
     def canvas(self) -> tuple[int, int]:
@@ -64,14 +71,17 @@ class ChartPane(Widget, can_focus=True):
         before, self._painting = self._painting, painting
         if before is None or before.lines != painting.lines:
             self._foot = self._feet()
+            self._rule = painting.columns(self._rank)
             self.refresh()
         else:
             self._refresh_foot()
+            self._want_rule()
 
     def set_rank(self, k: int | None) -> None:
         """Put the cursor on a rank, None: take it away. Where the chart has no ranks it is not seen."""
         self._rank = k
         self._refresh_foot()
+        self._want_rule()
 
     def action_step(self, layers: int) -> None:
         """Another layer."""
@@ -88,8 +98,22 @@ class ChartPane(Widget, can_focus=True):
         lines = self._painting.lines if self._painting is not None else ()
         from_foot = y - (self.size.height - FOOT)
         text = self._foot[from_foot] if from_foot >= 0 else lines[y] if y < len(lines) else Text()
+        if from_foot < 0 and y in self._rule and self._painting is not None:
+            text = ruled(text, self._rule[y], self._painting.request.palette.dim_style)
         strip = Strip(text.render(self.app.console)).adjust_cell_length(self.size.width)
         return strip.apply_style(self.rich_style)
+
+    def _want_rule(self) -> None:
+        """Draw the rule where the cursor is once that has rested: in every line it costs as much as the two below."""
+        if self._rule_timer is not None:
+            self._rule_timer.stop()
+        self._rule_timer = self.set_timer(REST, self._move_rule)
+
+    def _move_rule(self) -> None:
+        before, self._rule = self._rule, self._painting.columns(self._rank) if self._painting is not None else {}
+        for lines in (before, self._rule) if before != self._rule else ():
+            for y, columns in lines.items():
+                self.refresh(*(Region(column, y, 1, 1) for column in columns))
 
     def _refresh_foot(self) -> None:
         foot = self._feet()
@@ -103,6 +127,9 @@ class ChartPane(Widget, can_focus=True):
         painting, k = self._painting, self._rank
         if painting is None:
             return Text(), Text()
+        if painting.at is not None:
+            x, name, rulers = painting.at
+            return pointer(rulers[0].place(x), name, self.size.width), painting.readout
         if k is None or painting.ruler is None:
             return Text(), painting.readout
         from ..charts.readout import rank_readout

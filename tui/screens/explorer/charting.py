@@ -84,7 +84,7 @@ class Charting(Layout):
             view=state.chart,
             threshold=state.threshold,
             thresholds=state.thresholds,
-            axes=state.axes,
+            axes=state.shown_axes,
             width=width,
             height=height,
             version=state.version,
@@ -95,6 +95,7 @@ class Charting(Layout):
             marks=tuple(state.marks.values()) if state.top == View.COMPARE or state.small else (),
             compare=state.compares,
             lines=state.lines,
+            unit=state.lens.measure.name,
             palette=self.config.palette,
             grid=state.grid,
         )
@@ -109,7 +110,9 @@ class Charting(Layout):
 
     @on(ChartPane.Walk)
     def _chart_walked(self, event: ChartPane.Walk) -> None:
-        if self.can_walk() and self.painting is not None and self.painting.ruler is not None:
+        if self.state.chart_view.over_layers:
+            self.state.step_layer(event.columns)
+        elif self.can_walk() and self.painting is not None and self.painting.ruler is not None:
             k = self.state.k
             self.state.set_rank(self._first_rank() if k is None else self.painting.ruler.step(k, event.columns))
 

@@ -192,7 +192,9 @@ class Layout(Screen[None]):
             below = [pane.subtitle(), Text("" if pane.compares_marks else filtered.strip())]
             self._title(pane, Text(f"{key} {pane.id}  {pane.title()}"), Text("  ").join(filter(None, below)))
         self.shown_limits = self.look.limits
-        drawn = chart_title(state.chart, state.threshold, state.axes, state.small, state.relative, state.compares)
+        drawn = chart_title(
+            state.chart, state.lens.title, state.shown_axes, state.small, state.relative, state.compares
+        )
         self._title(self.chart, Text(drawn))
 
     def _title(self, pane: Widget, title: Text, subtitle: Text | None = None) -> None:

@@ -1,0 +1,126 @@
+"""plotext's canvas with what plotext forgets: whose a cell is. Cells that curves share go to each of them in turn."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, TypeAlias
+
+from plotext._matrix import matrix_class
+from rich.text import Text
+
+RUN = 3
+"""Neighbouring cells that one curve keeps before the next has its turn: fewer look like dots, more like an end."""
+_WIDE = 60
+"""Columns from which runs are so long; small multiples have shorter ones, so that every curve has its turn."""
+
+Cell: TypeAlias = "tuple[int, int]"
+"""Column from the left, row from below, as plotext counts."""
+
+
+class Layer(IntEnum):
+    """What covers what in a cell: curves the dim things, dots the curves. Curves do not cover each other."""
+
+    DIM = 0
+    CURVE = 1
+    DOT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Ink:
+    """How one thing is drawn: its style; `turns` is how often a curve has its turn where others have theirs once;
+    `sign` is put in the place of what plotext draws, which rounds whole cells otherwise than their dots."""
+
+    style: str
+    layer: Layer = Layer.DIM
+    turns: int = 1
+    sign: str = ""
+
+
+class Canvas(matrix_class):
+    """The matrix of a plotext figure. What is plotted in the colour that `colour` gives for an ink is kept apart,
+    cell by cell; axes and their numbers lie in the matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._inks: list[Ink] = []
+        self._claims: dict[Cell, list[tuple[int, str]]] = {}
+
+    def colour(self, ink: Ink) -> tuple[int, int, int]:
+        """What to hand to plotext as the colour of a thing that is drawn in this ink, a new one for each thing."""
+        self._inks.append(ink)
+        return 0, *divmod(len(self._inks) - 1, 256)
+
+    def insert_element(self, col: int, row: int, marker: str, fullground: Any = None, *rest: Any, **more: Any) -> None:
+        """Called by plotext for every character."""
+        if isinstance(fullground, tuple):
+            self._claims.setdefault((col, row), []).append((256 * fullground[1] + fullground[2], marker))
+        else:
+            super().insert_element(col, row, marker, fullground, *rest, **more)  # type: ignore[no-untyped-call]
+
+    def set_canvas(self) -> str:
+        """Called by plotext to make one string of it all, which nobody needs."""
+        self.canvas = ""
+        return self.canvas
+
+    def lines(self) -> list[Text]:
+        """The canvas as it is seen, from the top; once plotext has built it."""
+        seen = self._seen()
+        return [self._line(row, seen) for row in reversed(self.Rows)]
+
+    def _line(self, row: int, seen: dict[Cell, tuple[str, str]]) -> Text:
+        line = Text(no_wrap=True)
+        text, style = "", ""
+        for col, below in enumerate(self.marker[row]):
+            marker, ink = seen.get((col, row), (below, ""))
+            if ink != style:
+                line.append(text, style or None)
+                text, style = "", ink
+            text += marker
+        return line.append(text, style or None)
+
+    def _seen(self) -> dict[Cell, tuple[str, str]]:
+        """Character and style of every cell that something is drawn in."""
+        found: dict[Cell, tuple[str, str]] = {}
+        shared: dict[Cell, dict[int, str]] = {}
+        for cell, claims in self._claims.items():
+            top = max(self._inks[number].layer for number, _ in claims)
+            owners = {number: marker for number, marker in claims if self._inks[number].layer is top}
+            if top is Layer.CURVE and len(owners) > 1:
+                shared[cell] = owners
+            else:
+                number, marker = owners.popitem()
+                ink = self._inks[number]
+                found[cell] = ink.sign or marker, ink.style
+        run = max(1, min(RUN, RUN * self.cols // _WIDE))
+        owned = {cell: tuple(owners) for cell, owners in shared.items()}
+        for cell, number in in_turn(owned, self._needs(shared), run):
+            found[cell] = shared[cell][number], self._inks[number].style
+        return found
+
+    def _needs(self, shared: Iterable[Cell]) -> list[float]:
+        """How large a part of what it shares each curve is due: the more, the less of it lies elsewhere."""
+        among = set(shared)
+        count = Counter(number for claims in self._claims.values() for number, _ in claims)
+        common = Counter(number for cell in among for number, _ in self._claims[cell])
+        return [ink.turns * common[number] / max(1, count[number]) for number, ink in enumerate(self._inks)]
+
+
+def in_turn(shared: Mapping[Cell, Sequence[int]], needs: Sequence[float], run: int) -> Iterator[tuple[Cell, int]]:
+    """Which of its owners has each shared cell, from left to right and down. Among the same owners it goes round in
+    runs; each run goes to the one that has waited longest, in other company too."""
+    waited = [0.0] * len(needs)
+    runs: dict[tuple[int, ...], tuple[int, int]] = {}
+    for cell in sorted(shared, key=lambda cell: (cell[0], -cell[1])):
+        owners = tuple(shared[cell])
+        due = sum(needs[owner] for owner in owners)
+        for owner in owners:
+            waited[owner] += needs[owner] / due
+        owner, left = runs.get(owners, (0, 0))
+        if not left:
+            owner, left = max(owners, key=waited.__getitem__), run
+        waited[owner] -= 1.0
+        runs[owners] = owner, left - 1
+        yield cell, owner

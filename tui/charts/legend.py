@@ -1,0 +1,67 @@
+"""The legend of a figure, in one line or two above it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.text import Text
+
+from ..settings.palette import Palette
+from .figure import Figure, signs
+from .markers import sign_of
+
+
+def legend(figure: Figure, palette: Palette, width: int, most: int) -> list[Text]:
+    """Title, curves with their values, and notes in one line, with thinner marks if need be, else in `most`; then
+    without the values, then without the title, which is selected anyway; what does not fit then is counted. Values
+    that need an explanation are worth more than the title, and than that."""
+    title = [Text(figure.title, "bold")] if figure.title else []
+    notes = [Text(note, "dim") for note in figure.notes]
+    thick, thin = (_entries(figure, palette, thin=thin, valued=True) for thin in (False, True))
+    bare = _entries(figure, palette, thin=True, valued=False)
+    said = [Text(figure.values, "dim")] if figure.values else []
+    ways = [([*title, *found, *said, *notes], n) for n in range(1, most + 1) for found in (thick, thin)]
+    if said:
+        ways += [([*thin, *said, *notes], most), ([*thin, *notes], most)]
+    ways += [([*title, *bare, *notes], most), ([*thin, *notes], most), ([*bare, *notes], most)]
+    for parts, lines in ways:
+        if len(found := _flow(parts, width)) <= lines:
+            return found
+    return _cut([*bare, *notes], width, most)
+
+
+def _entries(figure: Figure, palette: Palette, *, thin: bool, valued: bool) -> list[Text]:
+    entries = []
+    for sign in signs(figure):
+        mark, colour = sign_of(sign, palette)
+        label = sign.label, "bold" if sign.is_selected else ""
+        entry = Text.assemble((mark[0] if thin else mark, colour), " ", label)
+        if valued and sign.value:
+            entry.append(f"{':' * sign.label[-1:].isdigit()} {sign.value}", colour or None)  # of a layer: `3: 107`
+        entries.append(entry)
+    return entries
+
+
+def _flow(parts: Sequence[Text], width: int) -> list[Text]:
+    """The parts in as many lines as they take."""
+    lines = [Text(no_wrap=True)]
+    for part in parts:
+        if lines[-1].cell_len and lines[-1].cell_len + 2 + part.cell_len > width:
+            lines.append(Text(no_wrap=True))
+        if lines[-1].cell_len:
+            lines[-1].append("  ")
+        lines[-1].append_text(part)
+    for line in lines:
+        line.truncate(width, overflow="ellipsis")
+    return lines
+
+
+def _cut(parts: Sequence[Text], width: int, most: int) -> list[Text]:
+    """As many parts as fit into so many lines, and how many are left out."""
+    kept = len(parts)
+    while kept > 1:
+        kept -= 1
+        lines = _flow([*parts[:kept], Text(f"+{len(parts) - kept}", "dim")], width)
+        if len(lines) <= most:
+            break
+    return lines
