@@ -172,6 +172,8 @@ async def test_the_explorer_opens_scans_and_says_so(
         assert hub.requests == []
         assert "245.8 kB, not downloaded" in model_text(app.pair, session.model.tree.scanned(), 2)[0]
         await pilot.press("s")
+        while getattr(app.screen, "_painted", None) is None:  # the question takes no key before it can be read
+            await pilot.pause(0.01)
         await pilot.press("y")
         while session.progress is None or session.progress.busy:
             await pilot.pause(0.01)
