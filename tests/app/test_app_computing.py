@@ -74,7 +74,7 @@ async def test_enter_computes_the_selection_and_nothing_else(llama: Path, root: 
 async def test_enter_on_a_block_in_the_tree_computes_the_block(llama: Path, root: Path) -> None:
     async with exploring(llama, root) as view:
         await view.press("enter")
-        await view.sees("4/42 stored", "> attention #", "layers.0.attention  \u2501\u2501 query  \u2501\u2501 key")
+        await view.sees("4/42 stored", "> attention #", "layers.0.attention  \u2501 query 23  \u2501 key 13")
         await view.press("enter", "j")  # computed: enter opens it
         assert view.labels[4].startswith("# query    48x48")
     assert _stored(llama, root) == {f"layers.0.attention.{role}" for role in ("query", "key", "value", "output")}

@@ -151,7 +151,7 @@ MEASURES = (
             limits=RATIO_LIMITS, diverges=True, needs_twin=True, is_unit=True),
     Measure("k/k*", "k{t}/k*", "k{t} / k*, k* = m n / (m + n); grey: factors cost more", 2, _over(_break_even),
             limits=RATIO_LIMITS, diverges=True, greyed_above=1.0, is_unit=True),
-    Measure("effective_rank", "eff.rank", "exp(-sum p ln p), p = singular value / sum (Roy 2007)", 1,
+    Measure("effective_rank", "eff.rank", "exp(-sum p ln p), p = sing. value / sum (Roy 2007)", 1,
             _stored("effective_rank"), is_unit=True),
     Measure("entropy_rank", "entr.rank", "exp(-sum p ln p), p = singular value^2 / the sum of those", 1,
             from_values=lambda values, *_: _metrics().entropy_rank(values)),

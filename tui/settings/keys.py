@@ -56,7 +56,7 @@ EXPLORER = _keys(
     ("n", "match(1)", "next match", "filter.next", "Next projection that the filter leaves"),
     ("N", "match(-1)", "previous match", "filter.previous", "Previous projection that the filter leaves"),
     ("colon", "command", "command", "command", "Command line: :12  :t 97  :k 512  :filter key"),
-    ("escape,backspace", "back", "back", "back", "Back: full screen, rank, experts, chart, filter; else tree"),
+    ("escape,backspace", "back", "back", "back", "Undo: pane, rank, experts, chart, filter; else tree"),
     ("question_mark", "help", "help", "help", "Keys of the focused pane, marks, and a glossary"),
     ("q", "quit", "quit", "quit", "Quit; asks while a scan runs"),
 )
