@@ -96,7 +96,7 @@ FUSED = (
     Rule(r"(?:self_attn|attn|attention)\.qkv", "attention", "", (THIRDS, CAT), by_output=True),
     _attention(r"(?:attn|attention)\.in_proj_weight", THIRDS),
     Rule(r"(?:multihead_attn|\w*cross_?att(?:n|ention)\w*)\.in_proj_weight", "cross_attention", "", (THIRDS,)),
-    _attention(rf"{_ANY}\.(?:qkv|w_qkv)", THIRDS, CAT),
+    Rule(rf"{_ANY}\.(?:qkv|w_qkv)", "attention", "", (THIRDS, CAT), by_output=True),
     _attention(rf"{_ANY}\.to_kv", KV_CAT),
     Rule(rf"{_ANY}\.qkv_proj", "attention", "", (CAT, THIRDS, HEAD, TP4), proven=True),
     Rule(rf"{_ANY}\.(?:query_key_value|wqkv)", "attention", "", (CAT, GROUP, HEAD, MULTI_QUERY), proven=True),

@@ -209,7 +209,7 @@ class Layers:
         block = self._block(rule, place)
         if rule.role and not rule.layouts and not rule.stack:
             return [Found(tensor, place, tower, block, rule.role, None, place.expert, rule.transposed, note)]
-        if rule.by_output and "attention.output" not in shapes and not self._is_known(place):
+        if rule.by_output and not shapes.get("attention.output") and not self._is_known(place):
             raise ValueError("no known model_type says how it is fused, and there is no output matrix: not split")
         is_stack = rule.block == "expert" and rule.stack == "planes"
         turned = is_stack and self._input_first(place.prefix, place.layer, tensor, rule, shapes)

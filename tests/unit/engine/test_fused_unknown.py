@@ -69,7 +69,7 @@ def test_without_an_output_matrix_nothing_is_proven(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["attn.Wqkv", "attn.qkv", "att_proj"])
+@pytest.mark.parametrize("name", ["attn.Wqkv", "attn.qkv", "window_attn.qkv", "att_proj"])
 @pytest.mark.parametrize("model_type", ["mpt", "newcomer"])
 def test_without_an_output_matrix_only_a_known_type_says_where_queries_end(
     tmp_path: Path, name: str, model_type: str
