@@ -108,7 +108,7 @@ def _flipped_rank(session: Session, p: Projection, threshold: float) -> float | 
     return session.rank(flipped(p), threshold)
 
 
-def _break_even(_: Session, p: Projection, __: float) -> float | None:
+def _break_even(_: Session, p: Projection, __: float) -> int | None:
     from rankscope.engine.metrics import break_even_rank  # numpy
 
     return break_even_rank(p.rows, p.cols) if p.count else None
@@ -135,10 +135,10 @@ def _metrics() -> ModuleType:
     return metrics
 
 
-def _spikes(values: Values, p: Projection, _: float) -> int:
-    from rankscope.engine.null import spikes  # numpy
+def _null() -> ModuleType:
+    from rankscope.engine import null  # numpy
 
-    return spikes(values, p.rows, p.cols)
+    return null
 
 
 MEASURES = (
@@ -149,7 +149,7 @@ MEASURES = (
             limits=RATIO_LIMITS, diverges=True, is_unit=True),
     Measure("k/kf", "k{t}/kf", "k{t} / kf, kf: k{t} with random signs", 2, _over(_flipped_rank),
             limits=RATIO_LIMITS, diverges=True, needs_twin=True, is_unit=True),
-    Measure("k/k*", "k{t}/k*", "k{t} / k*, k* = m n / (m + n); grey: factors cost more", 2, _over(_break_even),
+    Measure("k/k*", "k{t}/k*", "k{t} / k*, k* = floor(m n / (m + n)); grey: factors cost more", 2, _over(_break_even),
             limits=RATIO_LIMITS, diverges=True, greyed_above=1.0, is_unit=True),
     Measure("effective_rank", "eff.rank", "exp(-sum p ln p), p = sing. value / sum (Roy 2007)", 1,
             _stored("effective_rank"), is_unit=True),
@@ -166,10 +166,11 @@ MEASURES = (
     Measure("numerical_rank", "num.rank", "singular values larger than the errors of solver and rounding", 0,
             from_values=lambda values, p, floor: _metrics().numerical_rank(values, p.rows, p.cols, floor)),
     Measure("spikes", "spikes", "singular values larger than any of noise of this shape (Marchenko-Pastur edge)", 0,
-            from_values=_spikes),
+            from_values=lambda values, p, floor: _null().spikes(values, p.rows, p.cols, floor)),
     Measure("sigma_1", "sigma_1", "largest singular value", None, _stored("sigma_max"), is_unit=True),
-    Measure("k0", "k0", "k{t} of noise of this shape: independent Gaussian numbers (Marchenko-Pastur)", 0, _noise_rank),
-    Measure("k*", "k*", "m n / (m + n): above it two factors cost more than the matrix", 0, _break_even),
+    Measure("k0", "k0", "k{t} of noise of this shape in the mean: independent Gaussian numbers (Marchenko-Pastur)", 0,
+            _noise_rank),
+    Measure("k*", "k*", "m n / (m + n), rounded down: above it two factors cost more than the matrix", 0, _break_even),
 )  # fmt: skip
 """In the order of the table's columns, and of the menu of units."""
 BY_NAME = {measure.name: measure for measure in MEASURES}
