@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 from types import ModuleType
 
 from rankscope.engine.derive.flip import flipped
@@ -119,14 +120,22 @@ def _percent_of(_: Session, p: Projection, __: float) -> float | None:
 
 
 def _stored(name: str) -> Value:
-    """A number of the stored table."""
+    """A number of the stored table, by the name that its `Entry` has it under."""
+    of = attrgetter(name)
 
     def read(session: Session, p: Projection, _: float) -> float | None:
         entry = session.entry(p)
-        found: float | None = getattr(entry, name) if entry is not None else None
+        found: float | None = of(entry) if entry is not None else None
         return found
 
     return read
+
+
+def _smallest(session: Session, p: Projection, _: float) -> float | None:
+    entry = session.entry(p)
+    if entry is None or entry.sigma_min is None or entry.sigma_min <= entry.provenance.noise_floor:
+        return None
+    return entry.sigma_min
 
 
 def _metrics() -> ModuleType:
@@ -139,6 +148,14 @@ def _null() -> ModuleType:
     from rankscope.engine import null  # numpy
 
     return null
+
+
+def _edge(values: Values, p: Projection, floor: float) -> float | None:
+    """None where the median, of which it is made, is not known."""
+    if not values.size or float(values[values.size // 2]) <= floor:
+        return None
+    edge: float = _null().noise_edge(p.rows, p.cols, _null().noise_scale(values, p.rows, p.cols))
+    return edge
 
 
 MEASURES = (
@@ -173,6 +190,18 @@ MEASURES = (
     Measure("k*", "k*", "m n / (m + n), rounded down: above it two factors cost more than the matrix", 0, _break_even),
 )  # fmt: skip
 """In the order of the table's columns, and of the menu of units."""
+FILE_MEASURES = (
+    Measure("edge", "edge", "s (sqrt m + sqrt n): no singular value of noise like the median lies above", None,
+            from_values=_edge),
+    Measure("sigma_r", "sigma_r", "smallest singular value; none below the noise floor", None, _smallest),
+    Measure("frobenius_norm", "Frobenius", "sqrt of the sum of all weights^2", None,
+            _stored("provenance.frobenius_norm")),
+    Measure("error_bound", "error", "no value above the noise floor is further off", None,
+            _stored("provenance.error_bound")),
+    Measure("noise_floor", "floor", "values below it are known only to be below", None,
+            _stored("provenance.noise_floor")),
+)  # fmt: skip
+"""What files have of the metric table beyond its columns: in the units of the weights, and of use to a program."""
 BY_NAME = {measure.name: measure for measure in MEASURES}
 
 
@@ -195,4 +224,5 @@ def unit_of(name: str) -> Measure:
 
 def from_values() -> dict[str, FromValues]:
     """What Session.load_facts works out, by the names of the measures."""
-    return {measure.name: measure.from_values for measure in BY_NAME.values() if measure.from_values is not None}
+    measures = (*BY_NAME.values(), *FILE_MEASURES)
+    return {measure.name: measure.from_values for measure in measures if measure.from_values is not None}
