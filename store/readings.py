@@ -59,9 +59,10 @@ class LastRead:
         found = dict(zip(read.tensors, read.digests, strict=True))
         if not all(map(eq, map(found.__getitem__, read.tensors), read.digests)):
             return False
-        if any(self._digests[tensor] != found[tensor] for tensor in self._digests.keys() & found.keys()):
+        again = () if self._digests.keys().isdisjoint(found) else self._digests.keys() & found.keys()
+        if any(self._digests[tensor] != found[tensor] for tensor in again):
             return False
-        self._digests |= found
+        self._digests.update(found)
         return True
 
 
