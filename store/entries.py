@@ -70,7 +70,6 @@ class Entries:
         self._index = Columns(kinds, tables.index)
         self._parents = None if tables.parents is None else Columns(PARENT, tables.parents)
         self._generations = self._index.stored("generation")
-        self._computed = self._index.stored("computed_at")
 
     def __len__(self) -> int:
         return len(self._index)
@@ -108,6 +107,11 @@ class Entries:
         return self._index.list_of("key")
 
     @cached_property
+    def computed_at(self) -> list[str]:
+        """When each was computed, row by row."""
+        return self._index.list_of("computed_at")
+
+    @cached_property
     def derived(self) -> list[int]:
         """The rows that are no matrix of a checkpoint."""
         made = self._index.stored("null") != b""
@@ -118,7 +122,7 @@ class Entries:
 
     def order(self, row: int) -> tuple[int, str]:
         """What says which of two results of a key counts, the larger: its generation, and when it was computed."""
-        return int(self._generations[row]), self._computed[row].decode()
+        return int(self._generations[row]), self.computed_at[row]
 
     def rank(self, row: int, threshold: float) -> int | None:
         """The threshold rank, None where those at this threshold are not stored."""

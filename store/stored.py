@@ -15,7 +15,7 @@ _MASK = (1 << ROW_BITS) - 1
 
 
 class Stored(Mapping[str, Entry]):
-    """The entries that count, one a key. An entry is made of its row when it is asked for, and anew each time.
+    """The entries that count, one a key. An entry is made of its row when it is asked for first.
 
     Numbers of all of them come without: 45,000 entries take a second to make, a number of each some 10 ms. What is
     saved or removed later changes nothing here. From any thread.
@@ -25,6 +25,7 @@ class Stored(Mapping[str, Entry]):
         """`rows`: key -> file and row, as ROW_BITS says."""
         self._rows = dict(rows)
         self._files = files
+        self._made: dict[str, Entry] = {}
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -36,8 +37,11 @@ class Stored(Mapping[str, Entry]):
         return key in self._rows
 
     def __getitem__(self, key: str) -> Entry:
-        entries, row = self._place(key)
-        return entries[row]
+        made = self._made.get(key)
+        if made is None:
+            entries, row = self._place(key)
+            made = self._made[key] = entries[row]
+        return made
 
     def projection(self, key: str) -> Projection:
         """The projection of an entry alone.
@@ -47,6 +51,15 @@ class Stored(Mapping[str, Entry]):
         """
         entries, row = self._place(key)
         return entries.projection(row)
+
+    def computed_at(self, key: str) -> str:
+        """When an entry was computed.
+
+        Raises:
+            KeyError: nothing is stored of the key.
+        """
+        entries, row = self._place(key)
+        return entries.computed_at[row]
 
     def rank(self, key: str, threshold: float) -> int | None:
         """A threshold rank; None where those at this threshold are not stored.

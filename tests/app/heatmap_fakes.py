@@ -72,6 +72,13 @@ class Told:
     def entry(self, p: Projection) -> SimpleNamespace | None:
         return self.entries.get(p.key)
 
+    def has(self, p: Projection) -> bool:
+        return p.key in self.entries
+
+    def number(self, p: Projection, name: str) -> float | None:
+        found: float | None = getattr(self.entries.get(p.key), name, None)
+        return found
+
     def facts(self, _: Projection) -> None:
         return None
 

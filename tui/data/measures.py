@@ -122,9 +122,7 @@ def _stored(name: str) -> Value:
     """A number of the stored table."""
 
     def read(session: Session, p: Projection, _: float) -> float | None:
-        entry = session.entry(p)
-        found: float | None = getattr(entry, name) if entry is not None else None
-        return found
+        return session.number(p, name)
 
     return read
 

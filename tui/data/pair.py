@@ -203,7 +203,7 @@ class Lens:
         assert self.pair.second is not None
         if ours is None or partner is None:
             return self.pair.first, None
-        is_here = self.pair.first.entry(ours) is not None
+        is_here = self.pair.first.has(ours)
         return (self.pair.second, partner) if is_here else (self.pair.first, ours)
 
     def _value(self, measure: Measure, p: Projection) -> float | None:

@@ -23,8 +23,11 @@ from rankscope.engine.derive.flip import flipped
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection, Values
 
+from .phrases import UNREAD_ADVICE
+
 if TYPE_CHECKING:
     from rankscope.store.spectra import Entry, SpectraStore
+    from rankscope.store.stored import Stored
 
 CLOSE_SECONDS = 0.6
 """How long leaving waits for the running projection before it is left."""
@@ -32,7 +35,6 @@ Fact: TypeAlias = float | tuple[float, bool] | None
 """A number that is worked out from a spectrum: with whether it is only a lower bound, where that can be."""
 FromValues: TypeAlias = Callable[[Values, Projection, float], Fact]
 """Works one out from the singular values, float64, shape (r,), descending, of a projection, and their noise floor."""
-UNREAD_ADVICE = "Its owner can mend that, or name another store with --store DIR"
 _BATCH = 256
 _MAX_VALUES = 1024
 """Spectra kept in memory: at 4096 values each 32 MB. A chart shows 8."""
@@ -104,21 +106,18 @@ def open_stored(model: str, root: Path) -> Model | None:
     Raises:
         InputError: its folder in the store cannot be read.
     """
-    from rankscope.store.folders import model_folder
-    from rankscope.store.models import stored_models
+    from rankscope.store.models import find_model
     from rankscope.store.spectra import SpectraStore
 
-    wanted = {model, model_folder(stored_name(model))}
-    with suppress(RuntimeError):  # ~nobody
-        wanted.add(model_folder(Path(model).expanduser()))
-    for stored in stored_models(root):
-        if stored.folder in wanted or stored.name == model:
-            if stored.unread:
-                raise InputError(f"{stored.unread} {UNREAD_ADVICE}")
-            entries = sorted(SpectraStore(root, stored.folder).entries(), key=lambda e: e.computed_at)
-            newest = {e.projection.address: e.projection for e in entries if e.projection.counts()}
-            return Model(stored.name, None, Tree(tuple(sorted(newest.values(), key=model_order)), True), stored.folder)
-    return None
+    found = find_model(root, {model, stored_name(model)})
+    if found is None:
+        return None
+    if found.unread:
+        raise InputError(f"{found.unread} {UNREAD_ADVICE}")
+    stored = SpectraStore(root, found.folder).stored()
+    projections = map(stored.projection, sorted(stored, key=stored.computed_at))
+    newest = {p.address: p for p in projections if p.counts()}
+    return Model(found.name, None, Tree(tuple(sorted(newest.values(), key=model_order)), True), found.folder)
 
 
 def _nobody(_: set[str]) -> None:
@@ -151,7 +150,8 @@ class Session:
         self.when_lost: Callable[[set[str]], None] = _nobody
         self._named: list[tuple[Path, str]] = []
         self._states: dict[str, State] = {}
-        self._entries: dict[str, Entry] = {}
+        self._index: Stored | None = None
+        self._entries: dict[str, Entry | None] = {}  # None: the one of the index
         self._values: dict[str, Values] = {}
         self._ranks: dict[str, dict[float, int]] = {}
         self._facts: dict[str, dict[str, Fact]] = {}
@@ -173,9 +173,11 @@ class Session:
 
     def load(self) -> None:
         """Read the store's index: what is there counts as stored. Imports h5py."""
-        for entry in self.store.entries():
-            if entry.projection.key in self._keys or entry.projection.derived is not None:
-                self._entries.setdefault(entry.projection.key, entry)  # what `apply` has put there is newer
+        self._index = self.store.stored()
+        derived = self._index.derived()
+        for key in self._index:
+            if key in self._keys or key in derived:
+                self._entries.setdefault(key)  # what `apply` has put there is newer
         self.lost |= {entry.projection.key for entry in self.store.lost()} - self._entries.keys()
 
     def look(self) -> dict[str, Entry | None]:
@@ -269,8 +271,9 @@ class Session:
             batch = missing[start : start + _BATCH]
             values = self.read([p.key for p in batch])
             for p in (p for p in batch if p.key in values):
-                floor = self._entries[p.key].provenance.noise_floor
-                self._facts[p.key] = {name: of(values[p.key], p, floor) for name, of in wanted.items()}
+                if (entry := self.entry(p)) is not None:
+                    floor = entry.provenance.noise_floor
+                    self._facts[p.key] = {name: of(values[p.key], p, floor) for name, of in wanted.items()}
 
     def state(self, projection: Projection) -> State:
         """Where a projection stands."""
@@ -281,7 +284,11 @@ class Session:
 
     def entry(self, projection: Projection) -> Entry | None:
         """What is stored of a projection."""
-        return self._entries.get(projection.key)
+        return self._entry(projection.key)
+
+    def has(self, projection: Projection) -> bool:
+        """Whether anything is stored of a projection."""
+        return projection.key in self._entries
 
     def stored(self, projections: Iterable[Projection]) -> int:
         """How many of them are stored."""
@@ -299,12 +306,24 @@ class Session:
         """What load_facts has found, by name."""
         return self._facts.get(projection.key)
 
+    def number(self, projection: Projection, name: str) -> float | None:
+        """A number of the stored table by its name: effective_rank, stable_rank, sigma_max, sigma_min."""
+        key = projection.key
+        entry = self._entries.get(key)
+        if entry is None and self._index is not None and key in self._entries:
+            return self._index.number(key, name)
+        found: float | None = getattr(entry, name, None)
+        return found
+
     def rank(self, projection: Projection, threshold: float) -> int | None:
         """Its threshold rank: from the stored table, or as known since load_ranks; else None."""
-        entry = self._entries.get(projection.key)
-        if entry is not None and threshold in entry.ranks:
-            return entry.ranks[threshold]
-        return self._ranks.get(projection.key, {}).get(threshold)
+        key = projection.key
+        entry = self._entries.get(key)
+        if entry is not None:
+            found = entry.ranks.get(threshold)
+        else:
+            found = self._index.rank(key, threshold) if self._index is not None and key in self._entries else None
+        return self._ranks.get(key, {}).get(threshold) if found is None else found
 
     def compute(
         self, projections: Iterable[Projection], *, urgent: bool = False, recompute: bool = False
@@ -360,7 +379,8 @@ class Session:
 
     def _take(self, key: str, entry: Entry | None) -> bool:
         """What another process has left of a key; whether that is other than before."""
-        held = self._entries.pop(key, None)
+        held = self._entry(key)
+        self._entries.pop(key, None)
         if entry is not None:
             self._entries[key] = entry
             self.lost.discard(key)
@@ -371,6 +391,12 @@ class Session:
             del self._states[key]
             self.failures.pop(key, None)
         return True
+
+    def _entry(self, key: str) -> Entry | None:
+        """What is stored of a key. That of the index is made when it is asked for: a screen shows fifty of 45,000."""
+        if key not in self._entries:
+            return None
+        return self._entries.get(key) or (self._index[key] if self._index is not None else None)
 
     def _forget_numbers(self, key: str) -> None:
         """Another spectrum is stored of a key."""

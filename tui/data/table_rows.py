@@ -54,7 +54,7 @@ class Field:
             return "-"
         if there.problem:
             return "?"
-        if session.entry(there) is None:
+        if not session.has(there):
             return MARKS[session.state(there)]
         return "-" if self._is_void(session, there) else "."
 
@@ -98,7 +98,7 @@ def find_field(fields: Sequence[Field], name: str) -> Field | None:
 def has_twins(lens: Lens, projections: Iterable[Projection]) -> bool:
     """Whether of any of these a spectrum with random signs is stored, in either model."""
     places = (place for p in projections for place in lens.pair.curves(p, Side.RATIO))
-    return any(session.entry(session.twin(there)) is not None for _, session, there in places)
+    return any(session.has(session.twin(there)) for _, session, there in places)
 
 
 def load(fields: Iterable[Field], projections: Collection[Projection]) -> None:
