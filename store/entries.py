@@ -7,7 +7,7 @@ its store.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from math import isnan
@@ -124,15 +124,13 @@ class Entries:
         """What says which of two results of a key counts, the larger: its generation, and when it was computed."""
         return int(self._generations[row]), self.computed_at[row]
 
-    def rank(self, row: int, threshold: float) -> int | None:
-        """The threshold rank, None where those at this threshold are not stored."""
-        column = self._ranks.get(threshold)
-        return None if column is None else column[row]
+    def ranks(self, threshold: float) -> Sequence[int | None]:
+        """The threshold ranks, row by row; None where those at this threshold are not stored."""
+        return self._ranks.get(threshold) or self._no_ranks
 
-    def number(self, row: int, name: str) -> float | None:
-        """A number of columns.METRICS, None where there is none."""
-        found = self._metrics[name][row]
-        return None if isnan(found) else found
+    def numbers(self, name: str) -> Sequence[float | None]:
+        """A column of columns.METRICS, row by row; None where there is no number."""
+        return self._metrics[name]
 
     def place(self, row: int) -> tuple[int, int, int]:
         """Of its values: which of those in the file is the first, how many they are, the checksum of their bytes."""
@@ -198,5 +196,10 @@ class Entries:
         return dict(zip(self._thresholds, self._tables.ranks.T.tolist(), strict=True))
 
     @cached_property
-    def _metrics(self) -> dict[str, list[float]]:
-        return {name: self._index.list_of(name) for name in METRICS}
+    def _no_ranks(self) -> list[None]:
+        return [None] * len(self)
+
+    @cached_property
+    def _metrics(self) -> dict[str, list[float | None]]:
+        columns = {name: self._index.list_of(name) for name in METRICS}
+        return {name: [None if isnan(number) else number for number in column] for name, column in columns.items()}

@@ -68,7 +68,7 @@ class Stored(Mapping[str, Entry]):
             KeyError: nothing is stored of the key.
         """
         entries, row = self._place(key)
-        return entries.rank(row, threshold)
+        return entries.ranks(threshold)[row]
 
     def number(self, key: str, name: str) -> float | None:
         """A number of an entry by its name: effective_rank, stable_rank, sigma_max, sigma_min.
@@ -77,7 +77,17 @@ class Stored(Mapping[str, Entry]):
             KeyError: nothing is stored of the key, or there is no such number.
         """
         entries, row = self._place(key)
-        return entries.number(row, name)
+        return entries.numbers(name)[row]
+
+    def ranks(self, threshold: float) -> dict[str, int | None]:
+        """`rank` of every key."""
+        columns = [entries.ranks(threshold) for entries in self._files]
+        return {key: columns[at >> ROW_BITS][at & _MASK] for key, at in self._rows.items()}
+
+    def numbers(self, name: str) -> dict[str, float | None]:
+        """`number` of every key."""
+        columns = [entries.numbers(name) for entries in self._files]
+        return {key: columns[at >> ROW_BITS][at & _MASK] for key, at in self._rows.items()}
 
     def derived(self) -> set[str]:
         """The keys of what is no matrix of a checkpoint: sign-flipped twins, and whatever else is made of others."""
