@@ -102,5 +102,5 @@ def _unmatched(pair: Pair, second: Session, wanted: list[Projection], args: Name
         yield from (f"only in {letter}: {p.address}" for letter, p in alone[:_MOST_LISTED])
         if len(alone) > _MOST_LISTED:
             yield f"and {len(alone) - _MOST_LISTED} more"
-    if missing := sum(second.entry(q) is None for q in partners):
+    if missing := sum(not second.has(q) for q in partners):
         yield f"{missing} of {len(partners)} are not computed yet in B"

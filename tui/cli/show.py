@@ -30,11 +30,11 @@ from ..data.reference_lines import MLA_LINES
 from ..data.table_rows import ADDRESS, Field, fields_of, find_field, has_twins, load, sort_order
 from ..data.view_records import Content
 from ..data.views import BY_NAME, Place
-from ..drawing.console_tables import make_console, print_tables, wide_tables
+from ..drawing.console import make_console, say
+from ..drawing.console_tables import print_tables, wide_tables
 from ..settings.config import Config
 from ..settings.palette import Depth, Palette, palette
 from ..settings.terminal import depth_of
-from .opening import say
 from .query import Asked, understand
 
 WIDTH, HEIGHT = 100, 30
