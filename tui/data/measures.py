@@ -112,6 +112,12 @@ def _break_even(_: Session, p: Projection, __: float) -> int | None:
 
 
 @by_shape
+def _break_even_divisor(session: Session, p: Projection, threshold: float) -> float | None:
+    """k*; of a single row or column, whose k* is 0, m n / (m + n), so that k/k* is above 1 there too."""
+    return _break_even(session, p, threshold) or (p.rows * p.cols / (p.rows + p.cols) if p.count else None)
+
+
+@by_shape
 def _percent_of(_: Session, p: Projection, __: float) -> float | None:
     return p.count / 100.0 if p.count else None
 
@@ -165,7 +171,8 @@ MEASURES = (
             limits=RATIO_LIMITS, diverges=True, is_unit=True),
     Measure("k/kf", "k{t}/kf", "k{t} / kf, kf: k{t} with random signs", 2, rank_over(FLIPPED_RANK),
             limits=RATIO_LIMITS, diverges=True, needs_twin=True, is_unit=True),
-    Measure("k/k*", "k{t}/k*", "k{t} / k*, k* = floor(m n / (m + n)); grey: costs more", 2, rank_over(_break_even),
+    Measure("k/k*", "k{t}/k*", "k{t} / k*, k* = floor(m n / (m + n)); grey: costs more", 2,
+            rank_over(_break_even_divisor),
             limits=RATIO_LIMITS, diverges=True, greyed_above=1.0, is_unit=True),
     Measure("effective_rank", "eff.rank", "exp(-sum p ln p), p = sing. value / sum (Roy 2007)", 1,
             stored("effective_rank"), is_unit=True),
