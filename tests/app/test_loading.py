@@ -79,6 +79,8 @@ def test_everything_is_read_and_told_of_once_what_is_in_view_first(session: Sess
     pane.view = (keys[30], keys[31], keys[32])
     desk.loader.load(pane, None)  # type: ignore[arg-type]
     desk.jobs.popleft()()
+    assert desk.told == []
+    desk.jobs.popleft()()
     assert desk.told[0].keys == set(pane.view)
     desk.jobs.popleft()()
     desk.loader.in_view = (keys[40],)  # the user has gone on

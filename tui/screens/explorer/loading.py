@@ -81,12 +81,13 @@ class Loader:
             load.rest.clear()
         seen = [load.rest[key] for key in self.in_view if key in load.rest]
         try:
-            self._read(load, seen or list(islice(load.rest.values(), CHUNK)))
+            self._read(load, seen[:CHUNK] or list(islice(load.rest.values(), CHUNK)))
         except OSError:
             load.rest.clear()
             raise
         finally:
-            if load.done and (seen or len(load.done) >= load.each or not load.rest):
+            is_seen = 0 < len(seen) <= CHUNK  # all that is in view is there
+            if load.done and (is_seen or len(load.done) >= load.each or not load.rest):
                 self._tell(NumbersLoaded(load.done, load.of_lens))
                 load.done = set()
         if load.rest:
