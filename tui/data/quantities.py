@@ -93,7 +93,7 @@ FLIPPED_RANK = Quantity(
 """That of the twin with random signs, for the projection."""
 IS_STORED = Quantity(
     lambda session, p, _: None if session.entry(p) is None else 1.0,
-    lambda session, _: session.columns.of_keys(dict.fromkeys(session.all_entries(), 1.0)),
+    lambda session, _: session.columns.of_keys(dict.fromkeys(session.stored_keys, 1.0)),
 )
 """1 of what has a stored spectrum."""
 
