@@ -332,8 +332,8 @@ class Session:
 
     def all_numbers(self, name: str) -> dict[str, float | None]:
         """`number` of all that is stored, by key."""
+        known = self._entries.copy().items()  # before the index, which `load` sets first
         held = self._index.numbers(name) if self._index is not None else {}
-        known = self._entries.copy().items()
         return {key: held[key] if entry is None else getattr(entry, name) for key, entry in known}
 
     def rank(self, projection: Projection, threshold: float) -> int | None:
@@ -348,8 +348,8 @@ class Session:
 
     def all_ranks(self, threshold: float) -> dict[str, int | None]:
         """`rank` of all that is stored, by key."""
+        known = self._entries.copy().items()  # before the index, which `load` sets first
         held = self._index.ranks(threshold) if self._index is not None else {}
-        known = self._entries.copy().items()
         found = {key: held[key] if entry is None else entry.ranks.get(threshold) for key, entry in known}
         return found | {key: ranks[threshold] for key, ranks in self._ranks.copy().items() if threshold in ranks}
 
