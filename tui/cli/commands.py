@@ -28,6 +28,7 @@ from rankscope.engine.spectrum import DEFAULT_THRESHOLDS, Projection
 from rankscope.store.export import export as write_export
 from rankscope.store.export import row
 
+from ..data.grid import make_grid
 from ..data.pair import Lens, Pair
 from ..data.phrases import byte_size
 from ..data.session import CLOSE_SECONDS, Session, State, open_model
@@ -67,7 +68,8 @@ def scan(args: Namespace, root: Path) -> int:
         session.close(CLOSE_SECONDS)
     if not args.json:
         shown = dict.fromkeys(args.threshold or DEFAULT_THRESHOLDS)
-        print_tables(make_console(), [Lens(Pair(session), threshold) for threshold in shown], shown_ones)
+        lenses = [Lens(Pair(session), threshold) for threshold in shown]
+        print_tables(make_console(), lenses, shown_ones, make_grid(shown_ones))
         if stored := sum(session.has(p) for p in twins):
             say(f"{stored} spectra with random signs are stored; see rankscope show {args.model} --unit k/kf")
     if not args.filter and (rest := left_out(model.tree)):

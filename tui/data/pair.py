@@ -12,7 +12,7 @@ from rankscope.engine.derive.flip import flipped
 from rankscope.engine.spectrum import THRESHOLDS, Projection, Values
 
 from .measures import BY_NAME, MODELS_LIMITS, Measure, from_values
-from .quantities import divided
+from .quantities import divided, unread_ranks
 from .session import Session
 
 if TYPE_CHECKING:
@@ -267,8 +267,11 @@ class Lens:
         """Content keys, in the first model, of what `load` has something to read for."""
         found: set[str] = set()
         for session in self.pair.sessions:
-            measure = self.measure
-            unread = session.unread(self.threshold, facts=measure.from_values is not None, twins=measure.needs_twin)
+            unread = unread_ranks(session, self.threshold)
+            if self.measure.needs_twin:
+                unread |= session.twins_without_rank(self.threshold)
+            if self.measure.from_values is not None:
+                unread |= session.without_facts() & session.columns.rows.keys()
             found |= self.pair.known_as(session, unread)
         return found
 
