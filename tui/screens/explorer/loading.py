@@ -55,11 +55,13 @@ class Loader:
         of_pane = BY_KEY[self._state.top].from_values and not pane.compares_marks
         if pane.compares_marks:
             self._run(partial(self._load_marks, pane))
+        of_lens = lens.needs_values
         if keys is None:
             self._turn += 1
-        if lens.needs_values or of_pane:
+            of_lens = of_lens or bool(lens.unread())  # an older file may lack a threshold
+        if of_lens or of_pane:
             self.in_view = pane.keys_in_view()
-            self._run(partial(self._begin, Load(self._turn, pane if of_pane else None, lens.needs_values), keys))
+            self._run(partial(self._begin, Load(self._turn, pane if of_pane else None, of_lens), keys))
 
     def _begin(self, load: Load, keys: Keys) -> None:
         """See what there is to read."""
