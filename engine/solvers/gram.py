@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from .. import bounds
 from ..spectrum import Values
 from ..weights import HostArray, Weights
 
 if TYPE_CHECKING:
     import torch
 
-NAME = "gram-eigvalsh"
-VERSION = 1
+NAME = bounds.GRAM
+VERSION = 2
 _CHUNK_BYTES = 1 << 28
 _BLOCKS = {"cuda": 512, "cpu": 256}
 
@@ -89,20 +90,5 @@ def slabs(matrix: Matrix) -> Iterator[Matrix]:
 
 
 def accuracy(shape: tuple[int, ...], sigma: Values) -> tuple[float, float]:
-    """(error bound, noise floor) of the values above, of a matrix of this shape, in their units.
-
-    Measured, the d of `bounds` stays below 1e-15 (n <= 256) and grows no faster than sqrt(n).
-    """
-    return bounds(1e-15 * max(1.0, min(shape) ** 0.5 / 16), sigma)
-
-
-def bounds(d: float, sigma: Values) -> tuple[float, float]:
-    """(error bound, noise floor) of square roots of eigenvalues that carry an error of d * sigma_1^2.
-
-    Then sigma carries d * sigma_1^2 / (2 sigma). The floor stands where that error is a twentieth of the
-    value, some 1e-7 sigma_1; the bound is the error at the smallest value above it.
-    """
-    top = float(sigma[0])
-    floor = (10 * d) ** 0.5 * top
-    above = sigma[sigma > floor]
-    return (d * top * top / (2 * float(above[-1])) if len(above) else 0.0), floor
+    """(error bound, noise floor) of the values above, of a matrix of this shape, in their units."""
+    return bounds.of(NAME, shape, sigma)

@@ -251,6 +251,6 @@ def test_the_bound_holds_on_ill_conditioned_matrices(decade: int) -> None:
 def test_the_bound_is_tight_enough(n: int) -> None:
     """At most max(1e-14, 1e-17 n) sigma_1^2 / sigma is promised of any value above the floor."""
     for least in (1.0, 1e-3, 1e-6):
-        bound, floor = two_stage.accuracy(n, torch.tensor([1.0, least], dtype=torch.float64))
+        bound, floor = two_stage.accuracy((n, n), np.array([1.0, least]))
         assert bound <= max(1e-14, 1e-17 * n) / least
         assert floor <= 1e-6
