@@ -59,9 +59,11 @@ def anew(
     if not top > 0:
         return 0.0, 0.0
     if solver == SVD:
-        return rescaled((_svd(shape) * top,) * 2, 1.0)
-    spread = _spread(version, shape, low / top, (norm / top) ** 2)
-    return rescaled((spread.error(max(low / top, spread.floor)) * top, spread.floor * top), 1.0)
+        error = floor = _svd(shape)
+    else:
+        spread = _spread(version, shape, low / top, norm / top * (norm / top))
+        error, floor = spread.error(max(low / top, spread.floor)), spread.floor
+    return error * top + _SMALLEST, floor * top + _SMALLEST
 
 
 def rescaled(accuracy: tuple[float, float], scale: float) -> tuple[float, float]:
