@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .. import bounds
 from ..errors import WeightsError
 from ..spectrum import Provenance, Values
 from ..weights import Weights, host_array
@@ -142,7 +143,7 @@ def solution(
     if not math.isfinite(norm / scale):
         raise WeightsError("the singular values exceed the range of float64")
     values = np.ascontiguousarray(sigma / scale)
-    bound, floor = (x / scale for x in accuracy)
+    bound, floor = bounds.rescaled(accuracy, scale)
     name, version, device = by
     return Solution(values, Provenance(norm / scale, name, version, COMPUTE_DTYPE, bound, floor, device, seconds))
 
