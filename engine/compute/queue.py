@@ -14,7 +14,8 @@ from ..checkpoint.open import Checkpoint
 from ..formats.tensor import Tensor
 from ..spectrum import Projection
 
-URGENT, SCAN = 0, 1
+URGENT, SCAN, SECOND = 0, 1, 2
+"""What goes before what; SECOND is a second time, after all else."""
 _MAX_READY = 64
 MOST_UNSAVED = 64 * 2**20
 """Bytes of spectra that may wait to be saved. With more, none are solved: the disk is full, or slow."""
@@ -118,6 +119,8 @@ class JobQueue:
         self._ready: list[Job] = []
         self._reading: list[Job] = []
         self._solving: list[Job] = []
+        self._second: list[tuple[float, int, Job]] = []  # the least to do first
+        self._takes_second = True
         self._owner: dict[str, Job] = {}
         self._numbers = itertools.count()
         self._unsaved = 0
@@ -140,6 +143,7 @@ class JobQueue:
         wanted: list[Projection] = []
         fresh: list[Projection] = []
         with self._changed:
+            self._takes_second = True
             for projection in projections:
                 owner = self._owner.get(projection.key)
                 if owner is None:
@@ -158,6 +162,34 @@ class JobQueue:
             self._changed.notify_all()
         return fresh
 
+    def add_second(self, solved: Job, projection: Projection) -> bool:
+        """Queue a projection of a job that was solved once more, for when nothing else is queued or under way; False
+        since `clear_second`, until more is added."""
+        opened = [(job.checkpoint, {job.tensor.name: job.tensor}) for job in (solved, *solved.beside)]
+        with self._changed:
+            if not self._takes_second:
+                return False
+            ((places, members),) = _grouped([projection])
+            job = Job(SECOND, next(self._numbers), *_find(places[0], opened), members)
+            job.beside = tuple(_beside(job, *_find(place, opened)) for place in places[1:])
+            heapq.heappush(self._second, (job.cost, job.number, job))
+            self._changed.notify_all()
+            return True
+
+    def clear_second(self) -> list[Projection]:
+        """Withdraw what was to be solved a second time and is not yet being solved; returns it."""
+        with self._changed:
+            self._takes_second = False
+            begun = [job for job in (*self._reading, *self._ready) if job.priority == SECOND]
+            dropped = [p for job in (*begun, *(job for _, _, job in self._second)) for p in job.projections]
+            for job in begun:
+                job.projections = []
+                job.withdrawn.set()
+            self._ready = [job for job in self._ready if job.priority != SECOND]
+            self._second.clear()
+            self._changed.notify_all()
+        return dropped
+
     def holds(self, key: str) -> bool:
         """Whether a key waits, is being read, or is ready."""
         with self._changed:
@@ -173,20 +205,24 @@ class JobQueue:
         """The most urgent waiting job, once a device has room for its bytes: the one with the least to do.
 
         The first urgent job does not wait for room, nor does any job while nothing else is in a device's memory.
-        None when closed.
+        What is solved a second time comes when there is nothing else to do, one after the other. None when closed.
         """
         with self._changed:
             while not self._closed:
                 if roomy := [device for device in self._budgets if self._can_read(device)]:
-                    job = heapq.heappop(self._waiting)[1]
                     device = min(roomy, key=lambda device: sum(j.cost for j in self._held(device)))
-                    job.withdrawn = threading.Event()
-                    for part in (job, *job.beside):
-                        part.device = device
-                    self._reading.append(job)
-                    return job
+                    return self._begin_reading(heapq.heappop(self._waiting)[1], device)
+                if self._second and self._budgets and not (self._ready or self._reading or self._solving):
+                    return self._begin_reading(heapq.heappop(self._second)[2], next(iter(self._budgets)))
                 self._changed.wait()
         return None
+
+    def _begin_reading(self, job: Job, device: str) -> Job:
+        job.withdrawn = threading.Event()
+        for part in (job, *job.beside):
+            part.device = device
+        self._reading.append(job)
+        return job
 
     def loaded(self, job: Job, weights: object, seen: str) -> None:
         """What the job's projections need is in memory; a job that has none left is let go."""
@@ -204,8 +240,7 @@ class JobQueue:
         with self._changed:
             lost = [p for p in job.projections if job.fault_of(p)]
             job.projections = [p for p in job.projections if not job.fault_of(p)]
-            for projection in lost:
-                self._owner.pop(projection.key, None)
+            self._forget(job, lost)
             return lost
 
     def next_batch(self, device: str, limit_of: Callable[[int], int]) -> list[Job]:
@@ -221,7 +256,7 @@ class JobQueue:
                     for job in batch:
                         self._ready.remove(job)
                         self._solving.append(job)
-                        self._forget(job)
+                        self._forget(job, job.projections)
                     self._changed.notify_all()
                     return batch
                 self._changed.wait()
@@ -285,7 +320,7 @@ class JobQueue:
         """A job that could not be read; returns its projections."""
         with self._changed:
             self._reading.remove(job)
-            self._forget(job)
+            self._forget(job, job.projections)
             self._changed.notify_all()
             return job.projections
 
@@ -337,9 +372,11 @@ class JobQueue:
         owner.projections = [p for p in owner.projections if p.key != projection.key]
         return True
 
-    def _forget(self, job: Job) -> None:
-        for projection in job.projections:
-            self._owner.pop(projection.key, None)
+    def _forget(self, job: Job, projections: Iterable[Projection]) -> None:
+        """These of its projections are no longer queued: asked for again they make another job."""
+        for projection in projections:
+            if self._owner.get(projection.key) is job:
+                del self._owner[projection.key]
 
 
 def _place(projection: Projection) -> Place:

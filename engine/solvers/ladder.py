@@ -61,12 +61,14 @@ def choose(device: str) -> list[Rung]:
     def by_gram(reach: float) -> Rung:
         return Rung(gram.NAME, gram.VERSION, device, gram.singular_values, reach, gram.accuracy)
 
-    def by_svd(where: str) -> Rung:
-        return Rung(svd.NAME, svd.VERSION, where, svd.singular_values, math.inf, svd.accuracy)
-
     if device == "cpu":
         return [by_gram(math.sqrt(2 * MAX_RELATIVE_ERROR / _GRAM_ERROR)), by_svd("cpu")]
     return [by_gram(math.inf), by_svd(device), by_svd("cpu")]
+
+
+def by_svd(device: str) -> Rung:
+    """The SVD on a device, whatever the condition number."""
+    return Rung(svd.NAME, svd.VERSION, device, svd.singular_values, math.inf, svd.accuracy)
 
 
 def solve(matrix: Weights, rungs: list[Rung]) -> Solution:

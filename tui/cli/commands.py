@@ -32,7 +32,7 @@ from rankscope.store.models import remove_model, stored_models
 
 from ..data.pair import Lens, Pair
 from ..data.session import CLOSE_SECONDS, Session, State, open_model, open_stored
-from ..data.wording import byte_size, describe, left_out
+from ..data.wording import byte_size, describe, left_out, solved_again
 from ..drawing.console_tables import add_columns, make_console, plain_table, print_tables
 from .doctor import is_writable
 from .ending import at_end
@@ -70,6 +70,9 @@ def scan(args: Namespace, root: Path) -> int:
         print_tables(make_console(), [Lens(Pair(session), threshold) for threshold in shown], shown_ones)
         if stored := sum(session.entry(p) is not None for p in twins):
             say(f"{stored} spectra with random signs are stored; see rankscope show {args.model} --unit k/kf")
+    if session.progress is not None and (again := session.progress.again).found:
+        stay = again.found - again.solved
+        say(solved_again(again) + (f"; {stay} ill-conditioned stay bounds, > in tables" if stay else ""))
     if not args.filter and (rest := left_out(model.tree)):
         say(f"{rest}: --filter '*' takes them")
     failed: dict[str, list[Projection]] = {}
