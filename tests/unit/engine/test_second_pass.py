@@ -19,7 +19,16 @@ from lapack_reference import lapack
 from rankscope.engine import bounds, metrics
 from rankscope.engine.compute import second_pass
 from rankscope.engine.compute.engine import Engine, Settings
-from rankscope.engine.compute.events import Failed, Progress, Saved, SavedAgain, SolvingAgain, StayBounds, Stopped
+from rankscope.engine.compute.events import (
+    Computed,
+    Failed,
+    Progress,
+    Saved,
+    SavedAgain,
+    SolvingAgain,
+    StayBounds,
+    Stopped,
+)
 from rankscope.engine.compute.second_pass import Budget
 from rankscope.engine.solvers import gram, ladder, svd
 from rankscope.engine.spectrum import Spectrum
@@ -123,7 +132,7 @@ def test_a_bound_is_saved_at_once_and_replaced_by_the_svds_rank(
     at_first = {e.spectrum.projection.layer: (e.spectrum.provenance.solver, _rank(e.spectrum)) for e in heard.of(Saved)}
     assert at_first == {layer: (first, SIDE - (layer in ILL)) for layer in range(4)}
     events = heard.events()
-    assert max(map(events.index, heard.of(Saved))) < min(map(events.index, heard.of(SolvingAgain)))
+    assert max(map(events.index, heard.of(Computed))) < min(map(events.index, heard.of(SolvingAgain)))
     with SpectraStore(tmp_path / "store", "model") as store:
         for p in projections:
             spectrum, wanted = store.get(p.key), lapack(WEIGHTS[f"l{p.layer}"])
