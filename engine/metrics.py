@@ -119,10 +119,9 @@ def numerical_rank(values: Values, rows: int, cols: int, noise_floor: float) -> 
 
 def rank_is_bound(values: Values, rows: int, cols: int, noise_floor: float) -> bool:
     """Whether the numerical rank is only a lower bound: a value is hidden below a noise floor that lies above rounding,
-    as a Gram matrix's does."""
-    if not values.size or not noise_floor > float(values[0]) * max(rows, cols) * _EPS:
-        return False
-    return float(values[-1]) <= noise_floor
+    as a Gram matrix's does. False for a zero matrix."""
+    top, low = (float(values[0]), float(values[-1])) if values.size else (0.0, 0.0)
+    return top > 0 and low <= noise_floor and noise_floor > top * max(rows, cols) * _EPS
 
 
 def condition_number(values: Values, noise_floor: float) -> tuple[float, bool] | None:
@@ -138,9 +137,10 @@ def condition_number(values: Values, noise_floor: float) -> tuple[float, bool] |
     return (top / noise_floor if noise_floor > 0 else math.inf), True
 
 
-def break_even_rank(rows: int, cols: int) -> float:
-    """m n / (m + n): above it two factors of rank k hold more parameters than the matrix; 0 for an empty one."""
-    return rows * cols / max(rows + cols, 1)
+def break_even_rank(rows: int, cols: int) -> int:
+    """k*: the largest whole k with k (m + n) <= m n, the floor of m n / (m + n). From k* + 1 on two factors hold more
+    parameters than the matrix; 0 for an empty one, and for one with a single row or column."""
+    return rows * cols // max(rows + cols, 1)
 
 
 def factor_parameters(rows: int, cols: int, k: int) -> int:

@@ -247,7 +247,10 @@ def test_columns_are_as_wide_as_their_numbers_may_get() -> None:
     widths = {field.name: field.width for field in fields_of(Seen(layers(1)).lens)}
     assert widths["sigma_1"] == len("1.234e-05") + 2
     assert widths["condition_number"] == len("> 2.581e+10") + 2
-    assert {width for name, width in widths.items() if name not in ("sigma_1", "condition_number")} == {8}
+    assert widths["numerical_rank"] == len(">= 14336") + 2
+    assert {
+        width for name, width in widths.items() if name not in ("sigma_1", "condition_number", "numerical_rank")
+    } == {8}
 
 
 def test_the_first_line_says_what_is_open() -> None:

@@ -294,8 +294,8 @@ def _energy(request: Request, found: Shown) -> Figure:
 
 
 def energy_of(values: Values, p: Projection, request: Request) -> Values:
-    """Cumulative energy in %, shape (r,), or by how much it is more than that of noise of the same shape."""
-    noise = null.noise_energy(p.rows, p.cols) if Axes(request.axes) is Axes.ABOVE_NOISE else 0.0
+    """Cumulative energy in %, shape (r,), or how much more it is than that of noise of the same shape in the mean."""
+    noise = null.mean_energy(p.rows, p.cols) if Axes(request.axes) is Axes.ABOVE_NOISE else 0.0
     return 100.0 * (metrics.energy(values) - noise)
 
 

@@ -76,6 +76,8 @@ def _check(args: Namespace) -> None:
     for option in options.keys() - set(BY_NAME[args.view].options):
         if getattr(args, option, None):
             raise InputError(f"--{option} goes with --view {' or '.join(taking(option))}, not with {args.view}")
+    if getattr(args, "csv", False) and args.rank and args.view != "table":
+        raise InputError("--rank with --csv goes with --view table: the CSV of a chart has a line for every rank")
     if args.side and not args.against:
         raise InputError("--side is for two models: name the second with --against MODEL")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 from types import ModuleType
 
 from rankscope.engine.derive.flip import flipped
@@ -108,7 +109,7 @@ def _flipped_rank(session: Session, p: Projection, threshold: float) -> float | 
     return session.rank(flipped(p), threshold)
 
 
-def _break_even(_: Session, p: Projection, __: float) -> float | None:
+def _break_even(_: Session, p: Projection, __: float) -> int | None:
     from rankscope.engine.metrics import break_even_rank  # numpy
 
     return break_even_rank(p.rows, p.cols) if p.count else None
@@ -119,14 +120,22 @@ def _percent_of(_: Session, p: Projection, __: float) -> float | None:
 
 
 def _stored(name: str) -> Value:
-    """A number of the stored table."""
+    """A number of the stored table, by the name that its `Entry` has it under."""
+    of = attrgetter(name)
 
     def read(session: Session, p: Projection, _: float) -> float | None:
         entry = session.entry(p)
-        found: float | None = getattr(entry, name) if entry is not None else None
+        found: float | None = of(entry) if entry is not None else None
         return found
 
     return read
+
+
+def _smallest(session: Session, p: Projection, _: float) -> float | None:
+    entry = session.entry(p)
+    if entry is None or entry.sigma_min is None or entry.sigma_min <= entry.provenance.noise_floor:
+        return None
+    return entry.sigma_min
 
 
 def _metrics() -> ModuleType:
@@ -140,10 +149,18 @@ def _numerical_rank(values: Values, p: Projection, floor: float) -> tuple[float,
     return metrics.numerical_rank(*of), metrics.rank_is_bound(*of)
 
 
-def _spikes(values: Values, p: Projection, _: float) -> int:
-    from rankscope.engine.null import spikes  # numpy
+def _null() -> ModuleType:
+    from rankscope.engine import null  # numpy
 
-    return spikes(values, p.rows, p.cols)
+    return null
+
+
+def _edge(values: Values, p: Projection, floor: float) -> float | None:
+    """None where the median, of which it is made, is not known."""
+    if not values.size or float(values[values.size // 2]) <= floor:
+        return None
+    edge: float = _null().noise_edge(p.rows, p.cols, _null().noise_scale(values, p.rows, p.cols))
+    return edge
 
 
 MEASURES = (
@@ -154,7 +171,7 @@ MEASURES = (
             limits=RATIO_LIMITS, diverges=True, is_unit=True),
     Measure("k/kf", "k{t}/kf", "k{t} / kf, kf: k{t} with random signs", 2, _over(_flipped_rank),
             limits=RATIO_LIMITS, diverges=True, needs_twin=True, is_unit=True),
-    Measure("k/k*", "k{t}/k*", "k{t} / k*, k* = m n / (m + n); grey: factors cost more", 2, _over(_break_even),
+    Measure("k/k*", "k{t}/k*", "k{t} / k*, k* = floor(m n / (m + n)); grey: factors cost more", 2, _over(_break_even),
             limits=RATIO_LIMITS, diverges=True, greyed_above=1.0, is_unit=True),
     Measure("effective_rank", "eff.rank", "exp(-sum p ln p), p = sing. value / sum (Roy 2007)", 1,
             _stored("effective_rank"), is_unit=True),
@@ -171,12 +188,25 @@ MEASURES = (
     Measure("numerical_rank", "num.rank", "singular values above the errors of solver and rounding; >=: or more", 0,
             from_values=_numerical_rank, may_be_bound=True),
     Measure("spikes", "spikes", "singular values larger than any of noise of this shape (Marchenko-Pastur edge)", 0,
-            from_values=_spikes),
+            from_values=lambda values, p, floor: _null().spikes(values, p.rows, p.cols, floor)),
     Measure("sigma_1", "sigma_1", "largest singular value", None, _stored("sigma_max"), is_unit=True),
-    Measure("k0", "k0", "k{t} of noise of this shape: independent Gaussian numbers (Marchenko-Pastur)", 0, _noise_rank),
-    Measure("k*", "k*", "m n / (m + n): above it two factors cost more than the matrix", 0, _break_even),
+    Measure("k0", "k0", "k{t} of noise of this shape in the mean: independent Gaussian numbers (Marchenko-Pastur)", 0,
+            _noise_rank),
+    Measure("k*", "k*", "m n / (m + n), rounded down: above it two factors cost more than the matrix", 0, _break_even),
 )  # fmt: skip
 """In the order of the table's columns, and of the menu of units."""
+FILE_MEASURES = (
+    Measure("edge", "edge", "s (sqrt m + sqrt n): no singular value of noise like the median lies above", None,
+            from_values=_edge),
+    Measure("sigma_r", "sigma_r", "smallest singular value; none below the noise floor", None, _smallest),
+    Measure("frobenius_norm", "Frobenius", "sqrt of the sum of all weights^2", None,
+            _stored("provenance.frobenius_norm")),
+    Measure("error_bound", "error", "no value above the noise floor is further off", None,
+            _stored("provenance.error_bound")),
+    Measure("noise_floor", "floor", "values below it are known only to be below", None,
+            _stored("provenance.noise_floor")),
+)  # fmt: skip
+"""What files have of the metric table beyond its columns: in the units of the weights, and of use to a program."""
 BY_NAME = {measure.name: measure for measure in MEASURES}
 
 
@@ -199,4 +229,5 @@ def unit_of(name: str) -> Measure:
 
 def from_values() -> dict[str, FromValues]:
     """What Session.load_facts works out, by the names of the measures."""
-    return {measure.name: measure.from_values for measure in BY_NAME.values() if measure.from_values is not None}
+    measures = (*BY_NAME.values(), *FILE_MEASURES)
+    return {measure.name: measure.from_values for measure in measures if measure.from_values is not None}

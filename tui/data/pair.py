@@ -15,6 +15,10 @@ from .measures import BY_NAME, MODELS_LIMITS, Measure, from_values
 from .session import Session
 
 UNEQUAL = "\u2260"
+UNKNOWN = "-"
+"""The bound of a number of which nothing is known."""
+_FAR = 1000.0
+"""From this factor on between two models its digits after the point say nothing."""
 Curve: TypeAlias = tuple[str, Session, Projection]
 """Label, session and projection of a spectrum that is shown."""
 
@@ -101,16 +105,16 @@ class Lens:
     thresholds: tuple[float, ...] = THRESHOLDS
 
     def number(self, p: Projection) -> float | None:
-        """The number, None where it is not known (yet)."""
-        return self._value(self.measure, p)
+        """The number, None where it is not known (yet), or nothing is known of it."""
+        return None if self.bound(p) == UNKNOWN else self._value(self.measure, p)
 
     def text(self, p: Projection) -> str:
-        """The number as text, "" where it is not known; `>` before what is only a lower bound."""
-        number = self.number(p)
+        """The number as text, "" where it is not known (yet), with its `sign` and its `bound`: `> 1.2e+06`; the bound
+        alone where nothing is known of it."""
+        number, bound = self.number(p), self.bound(p)
         if number is None:
-            return ""
-        is_bound = self.side is not Side.RATIO and self.is_bound(p)
-        return f"{'> ' if is_bound else self.sign(p)}{self.written(number)}"
+            return bound if bound == UNKNOWN else ""
+        return f"{self.sign(p)}{bound}{' ' if bound else ''}{self.written(number)}"
 
     def sign(self, p: Projection) -> str:
         """What stands before the number where it is a ratio of two shapes, else ""."""
@@ -124,13 +128,35 @@ class Lens:
         return _shape(there or p)
 
     def written(self, number: float) -> str:
-        """A number of this measure and side as text: how much two models differ shows in the third digit."""
-        return f"{number:.3f}" if self.side is Side.RATIO else self.measure.written(number)
+        """A number of this measure and side as text: how much two models differ shows in the third digit, unless
+        they are far apart."""
+        if self.side is not Side.RATIO:
+            return self.measure.written(number)
+        return f"{number:.3f}" if abs(number) < _FAR else f"{number:#.4g}"
+
+    def bound(self, p: Projection) -> str:
+        """`>` where the number is only known to be larger than the one given, `<` where smaller, of counts `>=` and
+        `<=`, UNKNOWN where either may be, else "".
+
+        A's and B's are lower bounds. So is B/A where B's is one; where A's is one, B/A is an upper bound; of both
+        nothing follows.
+        """
+        if not self.measure.may_be_bound:
+            return ""
+        second = self.pair.second
+        ours = None if self.side is Side.B else self.pair.ours(p)
+        partner = None if self.side is Side.A else self.pair.partner(p)
+        a = ours is not None and self.measure.is_bound(self.pair.first, ours)
+        b = second is not None and partner is not None and self.measure.is_bound(second, partner)
+        if self.side is Side.RATIO:
+            found = UNKNOWN if a and b else "<" if a else ">" if b else ""
+        else:
+            found = ">" if a or b else ""
+        return f"{found}=" if found in ("<", ">") and self.measure.digits == 0 else found
 
     def is_bound(self, p: Projection) -> bool:
-        """Whether the number is only a lower bound; of a ratio, that of the side whose state is shown."""
-        session, there = self.session(p)
-        return there is not None and self.measure.is_bound(session, there)
+        """Whether the number is only a bound; of a ratio, whether either of its two is one."""
+        return bool(self.bound(p))
 
     def tone(self, p: Projection) -> float | None:
         """What the shade is of: the number itself, or that of another measure."""

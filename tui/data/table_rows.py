@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from rankscope.engine.spectrum import Projection
 
 from .measures import BY_NAME
-from .pair import UNEQUAL, Lens, Side
+from .pair import UNEQUAL, UNKNOWN, Lens, Side
 from .session import Session
 from .wording import MARKS, percent
 
@@ -31,10 +31,14 @@ class Field:
 
     @property
     def width(self) -> int:
-        """Characters that its numbers may need, with two before them: `> 2.581e+10`, `1.234e-05`, `1536`."""
-        if self.lens is None or self.lens.measure.digits is not None:
+        """Characters that its numbers may need, with two before them: `1536`, `1.234e-05`; where they may be bounds
+        `>= 1023`, `> 2.581e+10`, and one more for the sign of a ratio."""
+        if self.lens is None:
             return 8
-        return 13 if self.lens.measure.may_be_bound else 11
+        plain = 11 if self.lens.measure.digits is None else 8
+        if not self.lens.measure.may_be_bound:
+            return plain
+        return plain + (3 if self.lens.side is Side.RATIO else 2)
 
     def number(self, p: Projection) -> float | None:
         """What rows are sorted by and files hold; None where it is not known, or does not exist."""
@@ -59,10 +63,13 @@ class Field:
         return "-" if self._is_void(session, there) else "."
 
     def _is_void(self, session: Session, p: Projection) -> bool:
-        """Whether a number is missing for good: ratios of a zero matrix do not exist, however much is computed."""
+        """Whether a number is missing for good: ratios of a zero matrix do not exist, however much is computed, and of
+        the ratio of two bounds nothing is known."""
         lens = self.lens
-        if lens is None or lens.side is Side.RATIO or lens.measure.needs_twin:
+        if lens is None or lens.measure.needs_twin:
             return False
+        if lens.side is Side.RATIO:
+            return lens.bound(p) == UNKNOWN
         known = session.facts(p) if lens.measure.from_values is not None else session.rank(p, lens.threshold)
         return known is not None
 

@@ -22,6 +22,7 @@ from rankscope.engine.metrics import (
     factor_parameters,
     nuclear_ratio,
     numerical_rank,
+    rank_is_bound,
     participation_ratio,
     relative_error,
     stable_rank,
@@ -178,7 +179,18 @@ def test_a_deficient_matrix_by_gram_has_the_rank_that_it_was_made_with() -> None
     assert numerical_rank(by_gram.values, 40, 40, by_gram.provenance.noise_floor) == 8
     condition, is_bound = condition_number(by_gram.values, by_gram.provenance.noise_floor) or (0.0, False)
     assert is_bound
+    assert rank_is_bound(by_gram.values, 40, 40, by_gram.provenance.noise_floor)
     assert condition == by_gram.values[0] / by_gram.provenance.noise_floor
+
+
+def test_a_numerical_rank_is_a_bound_where_the_solver_hides_a_value_that_rounding_does_not() -> None:
+    rounding = 50 * np.finfo(float).eps
+    hidden = np.array([1.0, 0.5, 1e-9])
+    assert rank_is_bound(hidden, 20, 50, 1e-7)
+    assert not rank_is_bound(hidden, 20, 50, 1e-10)
+    assert not rank_is_bound(np.array([1.0, 0.5, 1e-17]), 20, 50, rounding)  # an SVD's floor: the rank is what it is
+    assert not rank_is_bound(np.zeros(3), 20, 50, 1e-7)
+    assert not rank_is_bound(np.zeros(0), 0, 50, 0.0)
 
 
 def test_the_condition_number_is_numpys_or_a_bound() -> None:
@@ -190,16 +202,19 @@ def test_the_condition_number_is_numpys_or_a_bound() -> None:
     assert condition_number(np.array([8.0, 0.0]), 0.0) == (math.inf, True)
 
 
-def test_two_factors_break_even_where_they_hold_as_much_as_the_matrix() -> None:
-    assert break_even_rank(4096, 4096) == 2048
-    assert round(break_even_rank(1024, 4096)) == 819
-    assert int(break_even_rank(14336, 4096)) == 3185
-    for rows, cols in ((12, 4), (6, 3), (10, 10)):
+def test_up_to_the_break_even_rank_two_factors_hold_no_more_than_the_matrix() -> None:
+    """At most as many numbers; one component more would be more: 576 x 1536 is 418.9."""
+    assert [break_even_rank(*s) for s in ((4096, 4096), (1024, 4096), (14336, 4096), (576, 1536))] == [
+        2048, 819, 3185, 418,
+    ]  # fmt: skip
+    for rows, cols in ((12, 4), (6, 3), (10, 10), (7, 5), (1, 9), (1, 1), (2**40, 3 * 2**40 + 1)):
         k = break_even_rank(rows, cols)
-        assert factor_parameters(rows, cols, int(k)) == rows * cols == k * (rows + cols)
-        left, right = np.ones((rows, int(k))), np.ones((int(k), cols))
-        assert factor_parameters(rows, cols, int(k)) == left.size + right.size
-    assert (break_even_rank(0, 0), factor_parameters(3, 5, 0)) == (0.0, 0)
+        assert isinstance(k, int)
+        assert k * (rows + cols) <= rows * cols < (k + 1) * (rows + cols)
+    for k in range(4):
+        left, right = np.ones((7, k)), np.ones((k, 5))
+        assert factor_parameters(7, 5, k) == left.size + right.size
+    assert (break_even_rank(0, 0), break_even_rank(0, 4)) == (0, 0)
 
 
 def _integers(seed: int) -> NDArray[np.int64]:
