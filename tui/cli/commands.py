@@ -71,8 +71,7 @@ def scan(args: Namespace, root: Path) -> int:
         if stored := sum(session.entry(p) is not None for p in twins):
             say(f"{stored} spectra with random signs are stored; see rankscope show {args.model} --unit k/kf")
     if session.progress is not None and (again := session.progress.again).found:
-        stay = again.found - again.solved
-        say(solved_again(again) + (f"; {stay} ill-conditioned stay bounds, > in tables" if stay else ""))
+        say(solved_again(again))
     if not args.filter and (rest := left_out(model.tree)):
         say(f"{rest}: --filter '*' takes them")
     failed: dict[str, list[Projection]] = {}

@@ -44,7 +44,7 @@ def describe(progress: Progress) -> str:
 
 
 def solved_again(again: Again) -> str:
-    """`1 of 4 bounds solved again in 2 s`."""
+    """`1 of 4 bounds solved again in 2 s`; the others stay what they are."""
     return f"{again.solved} of {again.found} bounds solved again in {duration(again.seconds)}"
 
 
