@@ -28,7 +28,8 @@ from .events import (
     StayBounds,
     Stopped,
 )
-from .queue import SECOND, Job, JobQueue
+from .job import SECOND, Job
+from .queue import JobQueue
 from .reader import Reader
 from .reporter import Reporter
 from .second_pass import Budget, is_ill_conditioned

@@ -10,7 +10,7 @@ from ..catalogue.rules import cut
 from ..errors import WeightsError, printable
 from ..spectrum import Projection, Run, Spectrum
 from . import devices
-from .queue import Job
+from .job import Job
 
 if TYPE_CHECKING:
     from ..solvers.batch import Outcome

@@ -42,7 +42,7 @@ from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
 from rankscope.engine.compute import devices
 from rankscope.engine.compute.engine import Engine, Settings
 from rankscope.engine.compute.events import Again, Event, Failed, Notice, Progress, Saved
-from rankscope.engine.compute.queue import SCAN, Job
+from rankscope.engine.compute.job import SCAN, Job
 from rankscope.engine.compute.reader import Reader
 from rankscope.engine.formats.tensor import Tensor
 from rankscope.engine.solvers.batch import limits, solve_batch
