@@ -171,7 +171,7 @@ MEASURES = (
             limits=RATIO_LIMITS, diverges=True, is_unit=True),
     Measure("k/kf", "k{t}/kf", "k{t} / kf, kf: k{t} with random signs", 2, _over(_flipped_rank),
             limits=RATIO_LIMITS, diverges=True, needs_twin=True, is_unit=True),
-    Measure("k/k*", "k{t}/k*", "k{t} / k*, k* = floor(m n / (m + n)); grey: factors cost more", 2, _over(_break_even),
+    Measure("k/k*", "k{t}/k*", "k{t} / k*, k* = floor(m n / (m + n)); grey: costs more", 2, _over(_break_even),
             limits=RATIO_LIMITS, diverges=True, greyed_above=1.0, is_unit=True),
     Measure("effective_rank", "eff.rank", "exp(-sum p ln p), p = sing. value / sum (Roy 2007)", 1,
             _stored("effective_rank"), is_unit=True),
