@@ -232,8 +232,8 @@ class Engine:
         if not self._budget.take(job.cost):
             self._reporter.tell(StayBounds(tuple(self._queue.drop(job))))
             return
-        if job.checkpoint.is_remote:
-            self._reporter.expect_bytes(sum(part.checkpoint.bytes_to_fetch({part.tensor.name}) for part in job.parts))
+        remote = [part for part in job.parts if part.checkpoint.is_remote]
+        self._reporter.expect_bytes(sum(part.checkpoint.bytes_to_fetch({part.tensor.name}) for part in remote))
         if lost := self._load(reader, job):
             self._reporter.tell(StayBounds(tuple(lost)))
 
