@@ -7,7 +7,7 @@ a store that reads them works theirs out anew. The figures are measured: tests/b
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from typing import NamedTuple
 
 from .spectrum import Values
 
@@ -18,15 +18,18 @@ SVD = "svdvals"
 HOLD_SINCE = {GRAM: 2, TWO_STAGE: 2, SVD: 2}
 """The first version of each solver whose results were stored with the bounds of this file."""
 
+GRAM_COLUMNS = 2048
+"""So many columns of the longer side are summed into a Gram matrix without a break, by BLAS in an order of its own."""
+
 _SMALLEST = math.ulp(0.0)
 _EPS = math.ulp(1.0)
+_VERSION_1_COLUMNS = 16384  # as measured on an H100, where a slab of 256 MiB was summed without a break
 
 
 def of(solver: str, shape: tuple[int, ...], values: Values) -> tuple[float, float]:
     """(error bound, noise floor) of the singular values of a matrix of this shape by this solver, in their units.
 
-    `values`: float64, descending, not empty. The bound is the error of the smallest value above the floor, and so of
-    every one. Both are 0 for a zero matrix, NaN where the largest value is.
+    `values`: float64, descending, not empty. Both are 0 for a zero matrix, NaN where the largest value is.
 
     Raises:
         KeyError: no solver has that name.
@@ -34,23 +37,31 @@ def of(solver: str, shape: tuple[int, ...], values: Values) -> tuple[float, floa
     top = float(values[0])
     if top == 0:
         return 0.0, 0.0
-    floor = _floor(solver, shape) * top
-    above = values[values > floor]
-    return _error(solver, shape, top, float(above[-1]) if len(above) else top), floor
+    if solver == SVD:
+        return (_svd(shape) * top,) * 2
+    relative = values / top
+    spread = _spread(HOLD_SINCE[solver], shape, float(relative[-1]), float(relative @ relative))
+    above = relative[relative > spread.floor]
+    return spread.error(float(above[-1]) if len(above) else 1.0) * top, spread.floor * top
 
 
-def anew(solver: str, version: int, shape: tuple[int, ...], top: float, low: float) -> tuple[float, float] | None:
+def anew(
+    solver: str, version: int, shape: tuple[int, ...], ends: tuple[float, float], norm: float
+) -> tuple[float, float] | None:
     """(error bound, noise floor) of a stored result whose own do not hold, None where they do or the solver is unknown.
 
-    `top` and `low` are its largest and smallest singular value; in their units. Where `low` is not above the floor
-    the bound is the error at the floor: which value is the smallest above it cannot be told of these two.
+    `ends` are its largest and smallest singular value, NaN where there is none, and `norm` is the Frobenius norm; in
+    their units. Where the smallest is not above the floor the bound is the error at the floor.
     """
     if version >= HOLD_SINCE.get(solver, version):
         return None
-    if top == 0:
+    top, low = ends
+    if not top > 0:
         return 0.0, 0.0
-    floor = _floor(solver, shape) * top
-    return rescaled((_error(solver, shape, top, max(low, floor)), floor), 1.0)
+    if solver == SVD:
+        return rescaled((_svd(shape) * top,) * 2, 1.0)
+    spread = _spread(version, shape, low / top, (norm / top) ** 2)
+    return rescaled((spread.error(max(low / top, spread.floor)) * top, spread.floor * top), 1.0)
 
 
 def rescaled(accuracy: tuple[float, float], scale: float) -> tuple[float, float]:
@@ -62,34 +73,43 @@ def rescaled(accuracy: tuple[float, float], scale: float) -> tuple[float, float]
     return bound, floor
 
 
-def _floor(solver: str, shape: tuple[int, ...]) -> float:
-    """Noise floor / sigma_1.
+def _svd(shape: tuple[int, ...]) -> float:
+    """Error of a singular value / sigma_1: the backward error of LAPACK and cuSOLVER, with room."""
+    return max(shape) * _EPS
 
-    Of a Gram matrix it stands where the error is a twentieth of the value, some 1e-7.
+
+class _Spread(NamedTuple):
+    """Errors of the eigenvalues of a Gram matrix / sigma_1^2: of each, and `alike` times the larger of `share` and its
+    own size.
+
+    Roundings that differ, as those of random weights do, and the eigensolver's add up to `each`. Those of equal terms
+    are alike: in the second half of a sum all of them go one way, by up to eps / 8 of it a term. Matrices of few values
+    have such sums, those of 0.1 and -0.1 on the diagonal alone: its mean is `share`. Where blocks of a matrix are
+    constant more of the sums are, and the smaller eigenvalues are off as the largest is; but such a matrix is singular.
     """
-    if solver == SVD:
-        return max(shape) * _EPS
-    return math.sqrt(10 * _EIGENVALUES[solver](shape))
+
+    each: float
+    alike: float
+    share: float
+
+    @property
+    def floor(self) -> float:
+        """Where the error is a twentieth of the value, some 5e-7."""
+        return math.sqrt(10 * (self.each + self.alike * self.share))
+
+    def error(self, low: float) -> float:
+        """The largest error of singular values / sigma_1 from 1 down to `low`, which is not below the floor.
+
+        A square root of an eigenvalue that is off by d is off by value - sqrt(value^2 - d) at most. That is convex.
+        """
+        pairs = ((x, self.each + self.alike * max(self.share, x * x)) for x in (1.0, low))
+        return max(d / (x + math.sqrt(x * x - d)) for x, d in pairs)
 
 
-def _error(solver: str, shape: tuple[int, ...], top: float, value: float) -> float:
-    """The error of a value that is not below the floor, where the largest is `top`.
-
-    A square root of an eigenvalue that is off by d sigma_1^2 at most is off by value - sqrt(value^2 - d sigma_1^2).
-    """
-    if solver == SVD:
-        return _floor(solver, shape) * top
-    d, ratio = _EIGENVALUES[solver](shape), value / top
-    return top * d / (ratio + math.sqrt(ratio * ratio - d))
-
-
-def _gram(shape: tuple[int, ...]) -> float:
-    return max(1e-15, 4e-16 * math.sqrt(min(shape))) + 1e-18 * max(shape)
-
-
-def _two_stage(shape: tuple[int, ...]) -> float:
-    return 4e-16 * max(10.0, math.sqrt(min(shape))) + 1e-18 * max(shape)
-
-
-_EIGENVALUES: dict[str, Callable[[tuple[int, ...]], float]] = {GRAM: _gram, TWO_STAGE: _two_stage}
-"""The largest error of an eigenvalue / sigma_1^2."""
+def _spread(version: int, shape: tuple[int, ...], low: float, squares: float) -> _Spread:
+    """`low` is the smallest singular value / sigma_1, `squares` the sum of squares of all of them so divided."""
+    small, long = max(1, min(shape)), max(shape)
+    columns = GRAM_COLUMNS if version >= 2 else _VERSION_1_COLUMNS
+    alike = _EPS / 8 * (min(long, columns) + long / columns)
+    spread = _Spread(1e-15 + 4e-16 * math.sqrt(small), alike, min(1.0, squares / small))
+    return spread if low > spread.floor else spread._replace(share=1.0)

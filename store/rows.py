@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import repeat
 from math import isnan
 from typing import Any
 
 import numpy as np
 
+from rankscope.engine import bounds
 from rankscope.engine.spectrum import FLIPPED, Derived, Operand, Projection, Provenance, Run, Slice, Source
 
 from .columns import (
@@ -79,12 +81,13 @@ def entries_of(index: Table, file: Any) -> list[Entry]:
         derived = _with_parents(columns, digests, unpack(PARENT, file["parents"][()]), sources)
     else:
         derived = [_TWINS[null] for null in columns["null"]]
+    made = map(Provenance, *(columns[name] for name in PROVENANCE))
     thresholds = file["rank_threshold"][()].tolist()
     return list(
         map(
             Entry,
             _projections(columns, sources, derived),
-            map(Provenance, *(columns[name] for name in PROVENANCE)),
+            map(_with_bounds_that_hold, made, *(columns[name] for name in ("rows", "cols", "sigma_max", "sigma_min"))),
             columns["computed_at"],
             digests,
             map(runs.__getitem__, columns["run_id"]),
@@ -93,6 +96,12 @@ def entries_of(index: Table, file: Any) -> list[Entry]:
             columns["generation"],
         )
     )
+
+
+def _with_bounds_that_hold(made: Provenance, rows: int, cols: int, top: float, low: float) -> Provenance:
+    """What an old solver stated of its error is replaced where it does not hold; `top` and `low` are as in METRICS."""
+    accuracy = bounds.anew(made.solver, made.solver_version, (rows, cols), (top, low), made.frobenius_norm)
+    return made if accuracy is None else replace(made, error_bound=accuracy[0], noise_floor=accuracy[1])
 
 
 _TWINS = {"": None, FLIPPED.formula: FLIPPED}

@@ -63,11 +63,19 @@ def add_gram(matrix: torch.Tensor, scale: float | torch.Tensor, gram: torch.Tens
     for slab in slabs(matrix):
         slab = slab.to(gram.device, torch.float64) * scale
         for rows in _blocks(gram):
-            gram[rows, : rows.stop].addmm_(slab[rows], slab[: rows.stop].T)
+            _add_product(slab[rows], slab[: rows.stop].T, gram[rows, : rows.stop])
         squares += torch.linalg.vector_norm(slab).square()
     for rows in _blocks(gram):
         gram[: rows.start, rows] = gram[rows, : rows.start].T
     return squares
+
+
+def _add_product(left: torch.Tensor, right: torch.Tensor, to: torch.Tensor) -> None:
+    """Add a product to a matrix, as a sum of its own: small ones MKL goes on summing where the matrix stands."""
+    if to.is_cuda:
+        to.addmm_(left, right)
+    else:
+        to += left @ right
 
 
 def _blocks(gram: torch.Tensor) -> Iterator[slice]:
@@ -82,9 +90,12 @@ def _blocks(gram: torch.Tensor) -> Iterator[slice]:
 
 
 def slabs(matrix: Matrix) -> Iterator[Matrix]:
-    """The matrix as wide slabs (small side, at most 256 MiB of float64 at a time)."""
+    """The matrix as wide slabs: the small side, and so many columns that sums over them keep what engine/bounds says.
+
+    Equal terms all round alike: 0.5 for 16384 of them, on an H100, is off by 3e-13.
+    """
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    step = max(1, _CHUNK_BYTES // (8 * wide.shape[0]))
+    step = max(1, min(bounds.GRAM_COLUMNS, _CHUNK_BYTES // (8 * wide.shape[0])))
     for start in range(0, wide.shape[1], step):
         yield wide[:, start : start + step]
 
