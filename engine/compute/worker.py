@@ -10,11 +10,11 @@ from ..catalogue.rules import cut
 from ..errors import WeightsError, printable
 from ..spectrum import Projection, Run, Spectrum
 from . import devices
-from .queue import Job
+from .job import Job
 
 if TYPE_CHECKING:
     from ..solvers.batch import Outcome
-    from ..solvers.ladder import Solution
+    from ..solvers.ladder import Rung, Solution
     from ..weights import Weights
 
 Item: TypeAlias = tuple[Projection, Job]
@@ -61,18 +61,27 @@ class Solver:
         self._run = run
         self._tell = tell
 
-    def solve(self, group: list[Item]) -> Iterator[tuple[Projection, Spectrum | str]]:
-        """Each projection of one smaller side with its spectrum, or the sentence that says why it has none.
+    def solve(self, group: list[Item]) -> Iterator[Spectrum | str]:
+        """Of each projection of one smaller side, in order, its spectrum, or the sentence that says why it has none.
 
         What a batch does not prove climbs the ladder alone, as a single matrix does.
         """
         for (projection, job), outcome in zip(group, self._together(group), strict=True):
             try:
-                yield projection, self._spectrum(projection, job, outcome)
+                yield self._spectrum(projection, job, outcome, self._rungs)
             except WeightsError as error:
-                yield projection, str(error)
+                yield str(error)
             except Exception as error:  # noqa: BLE001 - one matrix must not end the scan
-                yield projection, f"cannot be computed: {type(error).__name__}: {error}"
+                yield f"cannot be computed: {type(error).__name__}: {error}"
+
+    def solve_again(self, projection: Projection, job: Job) -> Spectrum | None:
+        """Its spectrum by the device's SVD, whose smallest values are right too; None where that gives none."""
+        from ..solvers.ladder import by_svd
+
+        try:
+            return self._spectrum(projection, job, None, [by_svd(self.device)])
+        except Exception:  # noqa: BLE001 - no room, not converged: the first result stands
+            return None
 
     def _together(self, group: list[Item]) -> list[Outcome]:
         count, small = len(group), group[0][0].count
@@ -90,12 +99,12 @@ class Solver:
         line = printable(reason.splitlines()[0], 120)
         self._tell(f"{self.device} solves its matrices one by one, some ten times slower: {line}")
 
-    def _spectrum(self, projection: Projection, job: Job, outcome: Outcome) -> Spectrum:
+    def _spectrum(self, projection: Projection, job: Job, outcome: Outcome, rungs: list[Rung]) -> Spectrum:
         from ..solvers.ladder import solve
 
         if isinstance(outcome, WeightsError):
             raise outcome
-        found: Solution = outcome or solve(_matrix(projection, job), self._rungs)
+        found: Solution = outcome or solve(_matrix(projection, job), rungs)
         return Spectrum(
             projection=projection,
             values=found.values,

@@ -131,7 +131,7 @@ def _outcome(row: Tensor, shape: tuple[int, ...], device: str, seconds: float) -
         return WeightsError(NOT_FINITE)
     sigma = row[4:].numpy()
     accuracy = two_stage.accuracy(shape, sigma)
-    if not passed or fault_of(sigma, norm, accuracy, math.inf):
+    if not passed or fault_of(sigma, norm, accuracy[1], math.inf):
         return None
     try:
         return solution(sigma, scale, norm, accuracy, (two_stage.NAME, two_stage.VERSION, device), seconds)

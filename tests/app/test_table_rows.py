@@ -281,6 +281,21 @@ def test_of_bounds_the_ratio_is_a_bound_or_nothing(singular: Pair, tmp_path: Pat
         assert [shown.text(p).startswith("> ") for p in wanted] == [p.role[0] in bounded for p in wanted]
 
 
+def test_of_counts_that_are_bounds_the_least_is_shown(singular: Pair) -> None:
+    wanted = find(singular.first, *(f"layers.0.attention.{role}" for role in BOUNDS))
+    ranks = {"A": ["48", "24", ">= 5", ">= 5"], "B": ["48", ">= 5", "24", ">= 5"]}
+    ratios = {"B/A": ["1.000", f">= {5 / 24:.3f}", f"<= {24 / 5:.3f}", "-"]}
+    for side, shown in (ranks | ratios).items():
+        fields = fields_of(Lens(singular, 0.9, side=Side(side)))
+        load(fields, wanted)
+        field = find_field(fields, "num.rank")
+        assert field is not None
+        assert [field.text(p) for p in wanted] == shown
+        assert max(map(len, shown)) + 2 <= field.width
+        flags = [row["numerical_rank_is_bound"] for row in of_rows(fields, wanted)]
+        assert flags == ["=" in text or text == "-" for text in shown]
+
+
 def test_a_bound_of_two_shapes_has_both_signs(singular: Pair, root: Path, tmp_path: Path) -> None:
     weights = llama_weights(1)
     weights["model.layers.0.self_attn.k_proj.weight"] = np.eye(12, 48, dtype=np.float32)

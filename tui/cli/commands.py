@@ -32,7 +32,7 @@ from ..data.grid import make_grid
 from ..data.pair import Lens, Pair
 from ..data.phrases import byte_size
 from ..data.session import CLOSE_SECONDS, Session, State, open_model
-from ..data.wording import describe, left_out
+from ..data.wording import describe, left_out, solved_again
 from ..drawing.console import add_columns, make_console, plain_table, say
 from ..drawing.console_tables import print_tables
 from .doctor import is_writable
@@ -72,6 +72,8 @@ def scan(args: Namespace, root: Path) -> int:
         print_tables(make_console(), lenses, shown_ones, make_grid(shown_ones))
         if stored := sum(session.has(p) for p in twins):
             say(f"{stored} spectra with random signs are stored; see rankscope show {args.model} --unit k/kf")
+    if session.progress is not None and (again := session.progress.again).found:
+        say(solved_again(again))
     if not args.filter and (rest := left_out(model.tree)):
         say(f"{rest}: --filter '*' takes them")
     failed: dict[str, list[Projection]] = {}

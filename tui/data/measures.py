@@ -149,6 +149,11 @@ def _metrics() -> ModuleType:
     return metrics
 
 
+def _numerical_rank(values: Values, p: Projection, floor: float) -> tuple[float, bool]:
+    metrics, of = _metrics(), (values, p.rows, p.cols, floor)
+    return metrics.numerical_rank(*of), metrics.rank_is_bound(*of)
+
+
 def _null() -> ModuleType:
     from rankscope.engine import null  # numpy
 
@@ -186,8 +191,8 @@ MEASURES = (
             from_values=lambda values, *_: _metrics().nuclear_ratio(values)),
     Measure("condition_number", "cond", "largest / smallest singular value; >: that is below the noise floor", None,
             from_values=lambda values, _, floor: _metrics().condition_number(values, floor), may_be_bound=True),
-    Measure("numerical_rank", "num.rank", "singular values larger than the errors of solver and rounding", 0,
-            from_values=lambda values, p, floor: _metrics().numerical_rank(values, p.rows, p.cols, floor)),
+    Measure("numerical_rank", "num.rank", "singular values above the errors of solver and rounding; >=: or more", 0,
+            from_values=_numerical_rank, may_be_bound=True),
     Measure("spikes", "spikes", "singular values larger than any of noise of this shape (Marchenko-Pastur edge)", 0,
             from_values=lambda values, p, floor: _null().spikes(values, p.rows, p.cols, floor)),
     Measure("sigma_1", "sigma_1", "largest singular value", None, stored("sigma_max"), is_unit=True),

@@ -183,8 +183,8 @@ class Lens:
         return f"{number:.3f}" if self.side is Side.RATIO and is_near else self.measure.written(number)
 
     def bound(self, p: Projection) -> str:
-        """`>` where the number is only known to be larger than the one given, `<` where smaller, UNKNOWN where either
-        may be, else "".
+        """`>` where the number is only known to be larger than the one given, `<` where smaller, of counts `>=` and
+        `<=`, UNKNOWN where either may be, else "".
 
         A's and B's are lower bounds. So is B/A where B's is one; where A's is one, B/A is an upper bound; of both
         nothing follows.
@@ -197,8 +197,10 @@ class Lens:
         a = ours is not None and self.measure.is_bound(self.pair.first, ours)
         b = second is not None and partner is not None and self.measure.is_bound(second, partner)
         if self.side is Side.RATIO:
-            return UNKNOWN if a and b else "<" if a else ">" if b else ""
-        return ">" if a or b else ""
+            found = UNKNOWN if a and b else "<" if a else ">" if b else ""
+        else:
+            found = ">" if a or b else ""
+        return f"{found}=" if found in ("<", ">") and self.measure.digits == 0 else found
 
     def is_bound(self, p: Projection) -> bool:
         """Whether the number is only a bound; of a ratio, whether either of its two is one."""

@@ -18,7 +18,17 @@ from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
 from rankscope.engine.checkpoint.remote import stored_name
 from rankscope.engine.compute.engine import Engine, Settings
-from rankscope.engine.compute.events import Event, Failed, Found, Listener, Progress, Saved, Started, Stopped
+from rankscope.engine.compute.events import (
+    Event,
+    Failed,
+    Found,
+    Listener,
+    Progress,
+    Saved,
+    SavedAgain,
+    Started,
+    Stopped,
+)
 from rankscope.engine.derive.flip import flipped
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection, Values
@@ -406,7 +416,7 @@ class Session:
                 case Started(projection):
                     self._states[projection.key] = State.RUNNING
                     changed.append(projection.key)
-                case Saved(spectrum):
+                case Saved(spectrum) | SavedAgain(spectrum):
                     key = spectrum.projection.key
                     self._states[key] = State.DONE
                     self._entries[key] = entry_of(spectrum)
