@@ -19,7 +19,10 @@ HOLD_SINCE = {GRAM: 2, TWO_STAGE: 2, SVD: 2}
 """The first version of each solver whose results were stored with the bounds of this file."""
 
 GRAM_COLUMNS = 2048
-"""So many columns of the longer side are summed into a Gram matrix without a break, by BLAS in an order of its own."""
+"""So many columns of the longer side are summed into a Gram matrix without a break, at most.
+
+A GPU sums all that it is given in one go: of 16384 equal terms, on an H100, the sum was off by up to 3.5e-13 of itself.
+"""
 
 _SMALLEST = math.ulp(0.0)
 _EPS = math.ulp(1.0)
@@ -59,9 +62,11 @@ def anew(
     if not top > 0:
         return 0.0, 0.0
     if solver == SVD:
-        return rescaled((_svd(shape) * top,) * 2, 1.0)
-    spread = _spread(version, shape, low / top, (norm / top) ** 2)
-    return rescaled((spread.error(max(low / top, spread.floor)) * top, spread.floor * top), 1.0)
+        error = floor = _svd(shape)
+    else:
+        spread = _spread(version, shape, low / top, norm / top * (norm / top))
+        error, floor = spread.error(max(low / top, spread.floor)), spread.floor
+    return error * top + _SMALLEST, floor * top + _SMALLEST
 
 
 def rescaled(accuracy: tuple[float, float], scale: float) -> tuple[float, float]:

@@ -97,6 +97,25 @@ def test_a_value_of_a_denormal_has_an_error() -> None:
         assert_bounds_hold(solution, matrix)
 
 
+@pytest.mark.parametrize("solver", list(bounds.HOLD_SINCE))
+def test_what_an_old_solver_stated_is_worked_out_anew(solver: str) -> None:
+    """Of the ends of a spectrum and its norm: as of all values where the smallest is above the floor, else not less."""
+    for shape, low in (((9, 40), 0.2), ((40, 3000), 1e-3), ((40, 60), 1e-12)):
+        values = 1e-3 * np.geomspace(1, low, min(shape))
+        of_all = bounds.of(solver, shape, values)
+        ends, norm = (float(values[0]), float(values[-1])), float(np.linalg.norm(values))
+        bound, floor = bounds.anew(solver, 1, shape, ends, norm) or (0.0, 0.0)
+        assert bound >= of_all[0] * 0.999
+        assert floor >= of_all[1] * 0.999
+        assert bound <= max(1.1 * of_all[0], floor / 18)
+        assert floor <= 1.3 * of_all[1]
+        assert bounds.anew(solver, bounds.HOLD_SINCE[solver], shape, ends, norm) is None
+    assert bounds.anew(solver, 1, (3, 4), (0.0, 0.0), 0.0) == (0.0, 0.0)
+    assert bounds.anew(solver, 1, (0, 4), (math.nan, math.nan), 0.0) == (0.0, 0.0)
+    assert min(bounds.anew(solver, 1, (3, 4), (2e-318, 1e-320), 2e-318) or ()) >= 5e-324
+    assert bounds.anew("another", 1, (3, 4), (1.0, 0.5), 1.2) is None
+
+
 def _closed(*values: Any) -> Extended:
     return np.array(sorted((np.longdouble(mpmath.nstr(value, 25)) for value in values), reverse=True))
 
