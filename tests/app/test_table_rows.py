@@ -86,6 +86,19 @@ def test_noise_is_what_a_sampled_matrix_needs(llama: Path, root: Path) -> None:
     assert fields["k/k0"].number(key) == pytest.approx(ratio, rel=0.06)
 
 
+def test_break_even_is_a_whole_rank_and_a_vector_is_above_it(tmp_path: Path, root: Path) -> None:
+    """7 x 48 break even at 6.1, a row of 48 below 1: even rank 1 costs more."""
+    weights = {"model.layers.0.self_attn.q_proj.weight": np.eye(7, 48, dtype=np.float32)}
+    weights["model.layers.0.self_attn.k_proj.weight"] = np.ones((1, 48), np.float32)
+    session = session_of(tmp_path / "m", root, weights)
+    wanted = find(session, "layers.0.attention.query", "layers.0.attention.key")
+    fields = by_name(Lens(Pair(session), 0.9))
+    load(fields.values(), wanted)
+    assert [fields["k*"].number(p) for p in wanted] == [6, 0]
+    assert [fields["k/k*"].number(p) for p in wanted] == [7 / 6, pytest.approx(49 / 48)]
+    assert all(lens.is_greyed(p) for p in wanted if (lens := fields["k/k*"].lens) is not None)
+
+
 def test_numbers_that_are_not_loaded_are_not_known(llama: Path, root: Path) -> None:
     session = session_of(llama, root)
     (key,) = find(session, KEY)
@@ -252,7 +265,7 @@ def test_of_bounds_the_ratio_is_a_bound_or_nothing(singular: Pair, tmp_path: Pat
     for p, (role, bound) in zip(wanted, BOUNDS.items(), strict=True):
         sigma = [np.linalg.svd(matrix_of(tmp_path / name, p.address), compute_uv=False) for name in "ab"]
         a, b = (s[0] / max(s[-1], 1e-12) for s in sigma)
-        text = "-" if role == "output" else f"{bound}{b / a:.3f}" if b / a < 1000 else f"{bound}{b / a:#.4g}"
+        text = "-" if role == "output" else f"{bound}{b / a:.3f}" if role == "query" else f"{bound}{b / a:#.4g}"
         assert (role, field.text(p)) == (role, text)
         assert field.number(p) == (None if role == "output" else pytest.approx(b / a, rel=1e-6))
         assert len(text) + 2 <= field.width

@@ -115,6 +115,11 @@ def _break_even(_: Session, p: Projection, __: float) -> int | None:
     return break_even_rank(p.rows, p.cols) if p.count else None
 
 
+def _break_even_divisor(session: Session, p: Projection, threshold: float) -> float | None:
+    """k*; of a single row or column, whose k* is 0, m n / (m + n), so that k/k* is above 1 there too."""
+    return _break_even(session, p, threshold) or (p.rows * p.cols / (p.rows + p.cols) if p.count else None)
+
+
 def _percent_of(_: Session, p: Projection, __: float) -> float | None:
     return p.count / 100.0 if p.count else None
 
@@ -171,7 +176,8 @@ MEASURES = (
             limits=RATIO_LIMITS, diverges=True, is_unit=True),
     Measure("k/kf", "k{t}/kf", "k{t} / kf, kf: k{t} with random signs", 2, _over(_flipped_rank),
             limits=RATIO_LIMITS, diverges=True, needs_twin=True, is_unit=True),
-    Measure("k/k*", "k{t}/k*", "k{t} / k*, k* = floor(m n / (m + n)); grey: costs more", 2, _over(_break_even),
+    Measure("k/k*", "k{t}/k*", "k{t} / k*, k* = floor(m n / (m + n)); grey: costs more", 2,
+            _over(_break_even_divisor),
             limits=RATIO_LIMITS, diverges=True, greyed_above=1.0, is_unit=True),
     Measure("effective_rank", "eff.rank", "exp(-sum p ln p), p = sing. value / sum (Roy 2007)", 1,
             _stored("effective_rank"), is_unit=True),

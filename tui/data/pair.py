@@ -18,7 +18,7 @@ UNEQUAL = "\u2260"
 UNKNOWN = "-"
 """The bound of a number of which nothing is known."""
 _FAR = 1000.0
-"""From this factor on between two models its digits after the point say nothing."""
+"""From this factor on between two models three digits after the point are too many, or too few."""
 Curve: TypeAlias = tuple[str, Session, Projection]
 """Label, session and projection of a spectrum that is shown."""
 
@@ -129,10 +129,9 @@ class Lens:
 
     def written(self, number: float) -> str:
         """A number of this measure and side as text: how much two models differ shows in the third digit, unless
-        they are far apart."""
-        if self.side is not Side.RATIO:
-            return self.measure.written(number)
-        return f"{number:.3f}" if abs(number) < _FAR else f"{number:#.4g}"
+        they are far apart in what spans many decades."""
+        is_near = self.measure.digits is not None or 1 / _FAR <= number < _FAR
+        return f"{number:.3f}" if self.side is Side.RATIO and is_near else self.measure.written(number)
 
     def bound(self, p: Projection) -> str:
         """`>` where the number is only known to be larger than the one given, `<` where smaller, of counts `>=` and
