@@ -23,11 +23,15 @@ KEY, QUERY, DOWN = "layers.0.attention.key", "layers.2.attention.query", "layers
 
 @pytest.fixture
 def pair(tmp_path: Path, root: Path) -> Pair:
-    """A of five layers, one of its matrices zero, one not stored, one failed; B of four others, one not stored. Of both
-    some facts, some ranks at 97 % and a twin with random signs are known."""
+    """A of five layers, one of its matrices zero, one not stored, one failed; B of four others, one not stored. One
+    matrix of both is singular: its condition number is a bound in A and in B. Of both some facts, some ranks at 97 % and
+    a twin with random signs are known."""
     weights = llama_weights(5)
     weights["model.layers.1.mlp.up_proj.weight"][:] = 0
     others = llama_weights(9)
+    for found, layer in ((weights, 0), (others, 5)):
+        query = found[f"model.layers.{layer}.self_attn.q_proj.weight"]
+        query[:] = np.diag(np.arange(len(query)))  # its smallest singular value is 0 to the bit
     shifted = {name.replace(f"layers.{n + 5}.", f"layers.{n}."): w for name, w in others.items() for n in range(4)}
     sessions = []
     for name, found, lacking in (("a", weights, QUERY), ("b", shifted, DOWN)):

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
+from math import nan
 from typing import TYPE_CHECKING, TypeAlias
 
 from rankscope.engine.derive.flip import flipped
@@ -150,7 +151,10 @@ class Lens:
 
     def numbers(self, group: Group) -> Values:
         """The numbers of a group as an array, NaN where one is not known (yet)."""
-        return self._values(self.measure, group)
+        found = self._values(self.measure, group)
+        if self.side is Side.RATIO and self.measure.may_be_bound:
+            found[[self.bound(p) == UNKNOWN for p in group.members]] = nan
+        return found
 
     def tones(self, group: Group) -> Values:
         """The same of what the shades are of."""
