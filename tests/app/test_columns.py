@@ -24,8 +24,8 @@ KEY, QUERY, DOWN = "layers.0.attention.key", "layers.2.attention.query", "layers
 @pytest.fixture
 def pair(tmp_path: Path, root: Path) -> Pair:
     """A of five layers, one of its matrices zero, one not stored, one failed; B of four others, one not stored. One
-    matrix of both is singular: its condition number is a bound in A and in B. Of both some facts, some ranks at 97 % and
-    a twin with random signs are known."""
+    matrix of both is singular: its condition number is a bound in A and in B. Of both some facts, some ranks at 97 %
+    and a twin with random signs are known."""
     weights = llama_weights(5)
     weights["model.layers.1.mlp.up_proj.weight"][:] = 0
     others = llama_weights(9)
