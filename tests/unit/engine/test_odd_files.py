@@ -50,14 +50,6 @@ def test_a_gram_matrix_of_another_size_is_refused() -> None:
         gram.add_gram(torch.ones(4, 7), 1.0, torch.zeros(7, 7, dtype=torch.float64))
 
 
-def test_the_bound_and_the_floor_of_a_gram_matrix_are_their_formulas() -> None:
-    """d sigma_1^2 / (2 sigma) at the smallest value above the floor, sqrt(10 d) sigma_1."""
-    bound, floor = gram.bounds(1e-15, np.array([2.0, 1.0, 1.9e-7]))
-    assert floor == pytest.approx(2e-7)
-    assert bound == pytest.approx(2e-15, rel=1e-12, abs=0.0)
-    assert gram.bounds(1e-15, np.zeros(3)) == (0.0, 0.0)
-
-
 # GGUF
 
 
