@@ -28,6 +28,7 @@ from rankscope.tui.cli import ending
 from rankscope.tui.cli.main import main_tui
 from rankscope.tui.screens import dialogs
 
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)  # a shell's & has it ignored, and then it stays so
 dialogs.Confirm.on_key = lambda *_: None  # an answer counts at once
 solve, save, came = Solver._spectrum, SpectraStore._save, threading.Event()
 solved = []
