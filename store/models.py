@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from rankscope.engine.spectrum import Derived, Projection
+
 from . import segments
+from .entry import Entry
 from .folders import is_model_folder
 from .spectra import SpectraStore
 
@@ -15,7 +20,8 @@ from .spectra import SpectraStore
 class StoredModel:
     """A folder of the store: `name` is the Hub id or path recorded in it, `size` is in bytes.
 
-    `spectra` counts those of the weights as they are: twins and whatever else is derived are no spectra of the model.
+    `spectra` counts those of the weights as they are, `weighted` those under weightings, by the name of the weighting:
+    twins, noise and whatever else is made of them are no spectra of the model.
     `damaged` are files that are not served as they stand, and those that were set aside, with a sentence each; the
     folder itself where it cannot be read.
     """
@@ -26,6 +32,7 @@ class StoredModel:
     size: int
     computed_at: str
     damaged: tuple[tuple[Path, str], ...] = ()
+    weighted: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def unread(self) -> str:
@@ -74,7 +81,14 @@ def _stored_model(root: Path, folder: str) -> StoredModel | None:
         size=segments.size(root / folder),
         computed_at=newest.computed_at if newest else "",
         damaged=tuple(damaged.items()),
+        weighted=Counter(sorted(made.weighting for e in entries if (made := _state(e)) is not None)),
     )
+
+
+def _state(entry: Entry) -> Derived | None:
+    """How the matrix of a spectrum under a weighting is made, None for every other spectrum."""
+    made = entry.projection.derived
+    return made if made and made.weighting and entry.projection.counts(made.weighting, made.gauge) else None
 
 
 def remove_model(root: Path, folder: str) -> Removed:
@@ -97,3 +111,16 @@ def remove_model(root: Path, folder: str) -> Removed:
         path.rmdir()
     damaged = sum(name.endswith(".damaged") for name in names)
     return Removed(spectra, unread, damaged, sum(name.startswith(".tmp") for name in names))
+
+
+def remove_spectra(root: Path, folder: str, is_meant: Callable[[Projection], bool]) -> int:
+    """Delete those spectra in `root`/`folder` that are meant; how many there were. The others stay.
+
+    Raises:
+        OSError: a file cannot be read, written or deleted.
+    """
+    store = SpectraStore(root, folder)
+    keys = {entry.projection.key for entry in store.entries() if is_meant(entry.projection)}
+    if keys:
+        store.remove(keys)
+    return len(keys)

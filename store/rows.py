@@ -43,12 +43,14 @@ def index_row(entry: Entry) -> Row:
     )
 
 
-def derived_row(made: Derived | None) -> Row:
+def derived_row(entry: Entry) -> Row:
     """The columns of DERIVED, in order."""
+    made = entry.projection.derived
     if made is None:
-        return "", 0, "", 0, "", "", ""
+        return "", 0, "", 0, "", "", "", 0.0
     digests = " ".join(operand.digest for operand in made.operands)
-    return made.formula, made.version, made.label, made.is_further, digests, made.weighting, made.gauge
+    clipped = entry.provenance.clipped
+    return made.formula, made.version, made.label, made.is_further, digests, made.weighting, made.gauge, clipped
 
 
 def parent_rows(entries: Sequence[Entry], sources: Mapping[Source, int]) -> list[Row]:
@@ -75,6 +77,7 @@ def entries_of(index: Table, file: Any) -> list[Entry]:
     runs = [Run(*row) for row in unpack_rows(RUN, file["runs"][()])]
     columns = unpack((DERIVED_INDEX if "parents" in file else INDEX) | GENERATION, index)
     digests: list[tuple[str, ...]] = [(digest,) for digest in columns["weights_digest"]]
+    clipped = columns.get("clipped", repeat(0.0))
     if "parents" in file:
         derived = _with_parents(columns, digests, unpack(PARENT, file["parents"][()]), sources)
     else:
@@ -84,7 +87,7 @@ def entries_of(index: Table, file: Any) -> list[Entry]:
         map(
             Entry,
             _projections(columns, sources, derived),
-            map(Provenance, *(columns[name] for name in PROVENANCE)),
+            map(Provenance, *(columns[name] for name in PROVENANCE), clipped),
             columns["computed_at"],
             digests,
             map(runs.__getitem__, columns["run_id"]),
@@ -113,7 +116,7 @@ def _with_parents(
         digests[row] = tuple(read[row])
     made: list[Derived | None] = []
     for row, columns_of in enumerate(zip(*(columns[name] for name in DERIVED), strict=True)):
-        formula, version, label, further, operands, weighting, gauge = columns_of
+        formula, version, label, further, operands, weighting, gauge, _ = columns_of
         taken = tuple(map(Operand, operands.split()))
         one = Derived(formula, version, label, bool(further), tuple(parents[row]), taken, weighting, gauge)
         made.append(one if formula else None)

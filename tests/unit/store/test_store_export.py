@@ -24,7 +24,7 @@ Make = Callable[..., Spectrum]
 KEYS = [
     *("address", "tensor", "slice", "tower", "layer", "block", "role", "expert", "rows", "cols", "dtype"),
     *("state", "error", "ranks", "effective_rank", "stable_rank", "sigma_max", "sigma_min", "frobenius_norm"),
-    *("solver", "error_bound", "noise_floor", "device", "seconds", "null"),
+    *("solver", "error_bound", "noise_floor", "device", "seconds", "null", "weighting", "gauge", "derived"),
 ]
 
 
