@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from .metrics import energy
 from .spectrum import Values
 
 _POINTS = 4096
@@ -67,6 +68,16 @@ def spikes(values: Values, rows: int, cols: int) -> int:
     The largest value of noise alone passes its edge in about one matrix of five: one spike may be chance.
     """
     return int((values > noise_edge(rows, cols, noise_scale(values, rows, cols))).sum())
+
+
+def null_rank_of(values: Values, threshold: float) -> float:
+    """k0(t) of noise that was drawn, of its singular values `values`, shape (r,): as a real number of components.
+
+    The running energy, linear between whole k from (0, 0) on, reaches t half a component before the k that it needs on
+    average: that half is added. 0 for a zero matrix.
+    """
+    running = np.concatenate([[0.0], energy(values)])
+    return float(np.interp(threshold, running, np.arange(len(running)))) + 0.5 if running[-1] > 0 else 0.0
 
 
 @lru_cache(maxsize=64)

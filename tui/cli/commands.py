@@ -24,19 +24,21 @@ from rankscope.engine.checkpoint.open import demo_file
 from rankscope.engine.compute.engine import Settings
 from rankscope.engine.compute.events import Event, Notice, Progress
 from rankscope.engine.derive.flip import flipped
+from rankscope.engine.derive.weighting import is_weighted, noise_of
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import DEFAULT_THRESHOLDS, Projection
 from rankscope.store.export import export as write_export
 from rankscope.store.export import row
-from rankscope.store.models import remove_model, stored_models
+from rankscope.store.models import remove_model, remove_spectra, stored_models
 
 from ..data.pair import Lens, Pair
 from ..data.session import CLOSE_SECONDS, Session, State, open_model, open_stored
+from ..data.weighting import NONE, meant
 from ..data.wording import byte_size, describe, left_out
 from ..drawing.console_tables import add_columns, make_console, plain_table, print_tables
 from .doctor import is_writable
 from .ending import at_end
-from .opening import open_spectra, save, say, say_damage, say_opened, stored_of, verify, wanted_of
+from .opening import open_spectra, save, say, say_damage, say_opened, stored_of, under, verify, wanted_of
 
 _LINE_SECONDS = 5.0
 """Between two progress lines where stderr is no terminal."""
@@ -49,9 +51,14 @@ _BAR = 16
 def scan(args: Namespace, root: Path) -> int:
     """Compute what is missing; 0 all done, 1 some failed."""
     model = open_model(args.model, root, Access.DOWNLOAD if args.download else Access.RANGES, or_stored=False)
-    shown_ones = wanted_of(model.tree, args.filter)
-    wanted = sample(shown_ones, args.experts)
-    twins = [flipped(p) for p in wanted if p.problem is None] if args.null else []
+    weights = list(dict.fromkeys(args.weight or [NONE]))
+    if args.null and NONE not in weights:
+        raise InputError("--null flip is of the weights as they are: add --weight none")
+    shown = [wanted_of(under(model, root, weight, args.filter).tree, args.filter) for weight in weights]
+    wanted = [p for found in shown for p in sample(found, args.experts)]
+    sound = [p for p in wanted if p.problem is None]
+    twins = [flipped(p) for p in sound if not is_weighted(p)] if args.null else []
+    noise = [noise_of(p) for p in sound if is_weighted(p)]
     thresholds = tuple(dict.fromkeys((*DEFAULT_THRESHOLDS, *(args.threshold or ()))))
     events: queue.SimpleQueue[tuple[Event, ...]] = queue.SimpleQueue()
     session = Session(model, root, events.put, Settings(args.device, args.threads))
@@ -59,21 +66,28 @@ def scan(args: Namespace, root: Path) -> int:
     session.tidy()
     say_opened(model, session)
     if not args.recompute:
-        verify(session, [*wanted, *twins])
+        verify(session, [*wanted, *twins, *noise])
     try:
         with at_end(partial(save, [session])):
-            _compute(session, [*wanted, *twins], events, args.recompute, thresholds if args.json else None)
+            rows = thresholds if args.json else None
+            _compute(session, [*wanted, *twins], events, args.recompute, rows, noise)
     finally:
         session.close(CLOSE_SECONDS)
     if not args.json:
-        shown = dict.fromkeys(args.threshold or DEFAULT_THRESHOLDS)
-        print_tables(make_console(), [Lens(Pair(session), threshold) for threshold in shown], shown_ones)
+        for found in shown:
+            lenses = [Lens(Pair(session), t) for t in dict.fromkeys(args.threshold or DEFAULT_THRESHOLDS)]
+            print_tables(make_console(), lenses, found)
         if stored := sum(session.entry(p) is not None for p in twins):
             say(f"{stored} spectra with random signs are stored; see rankscope show {args.model} --unit k/kf")
     if not args.filter and (rest := left_out(model.tree)):
         say(f"{rest}: --filter '*' takes them")
+    return _say_failures(session, [*wanted, *twins, *noise])
+
+
+def _say_failures(session: Session, asked: Sequence[Projection]) -> int:
+    """Say which of these failed, and why; the exit code."""
     failed: dict[str, list[Projection]] = {}
-    for p in (*wanted, *twins):
+    for p in asked:
         if session.state(p) is State.FAILED:
             failed.setdefault(session.failures[p.key], []).append(p)
     for reason, found in failed.items():
@@ -115,11 +129,11 @@ def tree(args: Namespace, root: Path) -> int:
 
 def export(args: Namespace, root: Path) -> int:
     """One file of what is stored; 1 if that is a part of the model, 2 if nothing."""
-    session = open_spectra(args.model, root)
+    session = open_spectra(args.model, root, args.weight, args.filter)
     wanted = wanted_of(session.model.tree, args.filter)
     values = session.read([p.key for p in wanted if session.entry(p) is not None])
     say_damage(session)
-    stored = stored_of(session, args.model, wanted)
+    stored = stored_of(session, args.model, wanted, args.weight)
     # Tied tensors share one entry, which names the projection that was computed.
     entries = [replace(entry, projection=p) for p in stored if (entry := session.entry(p)) is not None]
     try:
@@ -139,7 +153,7 @@ def ls(args: Namespace, root: Path) -> int:
         for found in stored_models(root):
             made = {"model": found.name, "folder": found.folder, "spectra": found.spectra, "bytes": found.size}
             damaged = [{"file": str(path), "reason": sentence} for path, sentence in found.damaged]
-            print(json.dumps(made | {"computed_at": found.computed_at, "damaged": damaged}))
+            print(json.dumps(made | {"computed_at": found.computed_at, "damaged": damaged, "weighted": found.weighted}))
         return 0
     console = make_console()
     table = plain_table(console)
@@ -149,7 +163,8 @@ def ls(args: Namespace, root: Path) -> int:
         if found.unread:
             continue  # named below
         when = found.computed_at[:16].replace("T", " ")
-        table.add_row(Text(printable(found.name)), str(found.spectra), byte_size(found.size), when)
+        counts = [str(found.spectra), *(f"{count} {printable(name)}" for name, count in found.weighted.items())]
+        table.add_row(Text(printable(found.name)), Text(" + ".join(counts)), byte_size(found.size), when)
     if table.row_count:
         console.print(table)
     elif not models:
@@ -160,10 +175,16 @@ def ls(args: Namespace, root: Path) -> int:
 
 
 def rm(args: Namespace, root: Path) -> int:
-    """Remove the spectra of one model."""
+    """Remove the spectra of one model, or those under one weighting."""
     found = open_stored(str(demo_file()) if args.model == "demo" else args.model, root)
     if found is None:
         raise InputError(f"nothing is stored of {printable(args.model)}: see  rankscope ls")
+    if args.weight:
+        count = remove_spectra(root, found.folder, meant(args.weight, found, root, say))
+        if not count:
+            raise InputError(f"nothing is stored of {printable(args.model)} under {printable(args.weight)}")
+        say(f"removed {count} spectra of {found.name}: {printable(args.weight)}")
+        return 0
     try:
         removed = remove_model(root, found.folder)
     except ValueError as error:
@@ -196,8 +217,10 @@ def _compute(
     events: queue.SimpleQueue[tuple[Event, ...]],
     recompute: bool,
     json_thresholds: Sequence[float] | None,
+    beside: Sequence[Projection],
 ) -> None:
-    """Run the engine to the end, printing rows as they are saved and progress on stderr."""
+    """Run the engine to the end, printing rows as they are saved and progress on stderr. What is computed `beside`
+    what is wanted has no rows."""
     stored = [] if recompute else [p for p in wanted if session.entry(p) is not None]
     for threshold in json_thresholds or ():
         session.load_ranks(stored, threshold)
@@ -206,7 +229,7 @@ def _compute(
     by_key: dict[str, list[Projection]] = {}
     for p in wanted:
         by_key.setdefault(p.key, []).append(p)  # several where tensors are tied
-    missing = [p for p in wanted if recompute or session.entry(p) is None]
+    missing = [p for p in (*wanted, *beside) if recompute or session.entry(p) is None]
     if not missing:
         return
     if not is_writable(session.store.folder):
@@ -229,7 +252,7 @@ def _compute(
                 waiting = session.progress.waiting
                 display.update(session.progress)
             for key in changed:
-                for p in by_key[key] if json_thresholds else ():
+                for p in by_key.get(key, ()) if json_thresholds else ():
                     if session.state(p) in (State.STORED, State.DONE, State.FAILED):
                         _print_row(session, p, json_thresholds or ())
 

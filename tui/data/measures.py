@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import ModuleType
 
 from rankscope.engine.derive.flip import flipped
+from rankscope.engine.derive.weighting import is_weighted
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection, Values
 
@@ -98,7 +99,9 @@ def _over(below: Value) -> Value:
     return ratio
 
 
-def _noise_rank(_: Session, p: Projection, threshold: float) -> float | None:
+def _noise_rank(session: Session, p: Projection, threshold: float) -> float | None:
+    if is_weighted(p):
+        return session.null_rank(p, threshold)
     from rankscope.engine.null import null_rank  # numpy
 
     return null_rank(p.rows, p.cols, threshold) if p.count else None
@@ -135,7 +138,9 @@ def _metrics() -> ModuleType:
     return metrics
 
 
-def _spikes(values: Values, p: Projection, _: float) -> int:
+def _spikes(values: Values, p: Projection, _: float) -> int | None:
+    if is_weighted(p):
+        return None
     from rankscope.engine.null import spikes  # numpy
 
     return spikes(values, p.rows, p.cols)

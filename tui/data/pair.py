@@ -192,6 +192,7 @@ class Lens:
         partners = [q for p in wanted if (q := self.pair.partner(p)) is not None]
         for session, found in zip(self.pair.sessions, (wanted, partners), strict=False):
             session.load_ranks(found, self.threshold)
+            session.load_null_ranks(found, self.threshold)
             if self.measure.needs_twin:
                 session.load_ranks([flipped(p) for p in found], self.threshold)
             if self.measure.from_values is not None:

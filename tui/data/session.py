@@ -20,6 +20,7 @@ from rankscope.engine.checkpoint.remote import stored_name
 from rankscope.engine.compute.engine import Engine, Settings
 from rankscope.engine.compute.events import Event, Failed, Found, Listener, Progress, Saved, Started, Stopped
 from rankscope.engine.derive.flip import flipped
+from rankscope.engine.derive.weighting import is_weighted, noise_of
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection, Values
 
@@ -116,9 +117,17 @@ def open_stored(model: str, root: Path) -> Model | None:
             if stored.unread:
                 raise InputError(f"{stored.unread} {UNREAD_ADVICE}")
             entries = sorted(SpectraStore(root, stored.folder).entries(), key=lambda e: e.computed_at)
-            newest = {e.projection.address: e.projection for e in entries if e.projection.counts()}
+            newest = {p.address: p for e in entries if (p := _own(e.projection)) is not None}
             return Model(stored.name, None, Tree(tuple(sorted(newest.values(), key=model_order)), True), stored.folder)
     return None
+
+
+def _own(projection: Projection) -> Projection | None:
+    """The matrix of the checkpoint that is stored, as it is or under a weighting; None of what else is derived."""
+    made = projection.derived
+    if made is None:
+        return projection
+    return projection.parents[0] if not made.is_further and made.parents else None
 
 
 def _nobody(_: set[str]) -> None:
@@ -154,6 +163,7 @@ class Session:
         self._entries: dict[str, Entry] = {}
         self._values: dict[str, Values] = {}
         self._ranks: dict[str, dict[float, int]] = {}
+        self._null_ranks: dict[str, dict[float, float]] = {}
         self._facts: dict[str, dict[str, Fact]] = {}
 
     @property
@@ -226,7 +236,7 @@ class Session:
         values = self.store.values(keys)
         lost = {key for key in keys if key not in values and self.store.entry(key) is None} & self._entries.keys()
         for key in lost:
-            for known in (self._entries, self._states, self._ranks, self._facts):
+            for known in (self._entries, self._states, self._ranks, self._null_ranks, self._facts):
                 known.pop(key, None)
         if lost:
             self.lost |= lost
@@ -246,10 +256,12 @@ class Session:
         return found
 
     def load_values(self, projections: Sequence[Projection]) -> None:
-        """Bring the singular values of some stored projections into memory. Reads files."""
+        """Bring the singular values of some stored projections into memory, and of the noise under their weighting.
+        Reads files."""
         if len(self._values) > _MAX_VALUES:
             self._values.clear()
-        missing = [p.key for p in projections if p.key in self._entries and p.key not in self._values]
+        wanted = [*projections, *(noise_of(p) for p in projections if is_weighted(p))]
+        missing = [p.key for p in wanted if p.key in self._entries and p.key not in self._values]
         if missing:
             self._values.update(self.read(missing))
 
@@ -261,6 +273,19 @@ class Session:
         for start in range(0, len(missing), _BATCH):
             for key, values in self.read(missing[start : start + _BATCH]).items():
                 self._ranks.setdefault(key, {})[threshold] = metrics.threshold_rank(values, threshold)
+
+    def load_null_ranks(self, projections: Iterable[Projection], threshold: float) -> None:
+        """Know the null ranks of those of the projections that are under a weighting. Reads files."""
+        weighted = [p for p in projections if is_weighted(p) and p.problem is None]
+        if not weighted:
+            return
+        from rankscope.engine.null import null_rank_of  # numpy
+
+        keys = dict.fromkeys(noise_of(p).key for p in weighted)
+        missing = [k for k in keys if k in self._entries and threshold not in self._null_ranks.get(k, {})]
+        for start in range(0, len(missing), _BATCH):
+            for key, values in self.read(missing[start : start + _BATCH]).items():
+                self._null_ranks.setdefault(key, {})[threshold] = null_rank_of(values, threshold)
 
     def load_facts(self, projections: Sequence[Projection], wanted: Mapping[str, FromValues]) -> None:
         """Know these facts of stored projections, by name; all those of a spectrum come together. Reads files."""
@@ -305,6 +330,10 @@ class Session:
         if entry is not None and threshold in entry.ranks:
             return entry.ranks[threshold]
         return self._ranks.get(projection.key, {}).get(threshold)
+
+    def null_rank(self, projection: Projection, threshold: float) -> float | None:
+        """The null rank of a projection under a weighting, as known since load_null_ranks."""
+        return self._null_ranks.get(noise_of(projection).key, {}).get(threshold)
 
     def compute(
         self, projections: Iterable[Projection], *, urgent: bool = False, recompute: bool = False
@@ -374,7 +403,7 @@ class Session:
 
     def _forget_numbers(self, key: str) -> None:
         """Another spectrum is stored of a key."""
-        for known in (self._values, self._ranks, self._facts):
+        for known in (self._values, self._ranks, self._null_ranks, self._facts):
             known.pop(key, None)
 
     def stop(self) -> None:

@@ -17,6 +17,7 @@ from rankscope.engine.spectrum import Projection
 from ..data.grid import Column, Grid, make_grid
 from ..data.pair import Lens, Side
 from ..data.session import State
+from ..data.weighting import weighted_by
 from ..data.wording import percent
 from ..settings.encoding import shows_unicode
 from ..settings.palette import Depth
@@ -111,7 +112,9 @@ def layer_tables(console: Console, grid: Grid, lens: Lens) -> Iterator[Table]:
     """
     labels = ["layer", *(row.label for row in grid.rows), *_OVER_LAYERS]
     columns = [[column.heading, *_cells(grid, column, lens)] for column in grid.columns]
-    yield from wide_tables(console, labels, columns, Text(_titled(lens)), rule_after=len(grid.rows))
+    by = weighted_by(p for cell in grid.cells.values() for p in cell)
+    title = "; ".join(filter(None, [_titled(lens), by]))
+    yield from wide_tables(console, labels, columns, Text(title), rule_after=len(grid.rows))
 
 
 def wide_tables(
