@@ -151,14 +151,14 @@ class Factors:
         self._making: defaultdict[tuple[str, ...], threading.Lock] = defaultdict(threading.Lock)
         self._kept: OrderedDict[tuple[str, ...], Factor] = OrderedDict()
 
-    def get(self, form: str, operands: Sequence[Operand], device: str, place: Place) -> Factor:
-        """The factor of a moment of this form, its numbers where `place` brings them.
+    def get(self, form: str, operands: Sequence[Operand], held: str, place: Place) -> Factor:
+        """The factor of a moment of this form, its numbers where `place` brings them; `held` names that place.
 
         Raises:
             WeightsError: the numbers cannot be had, or are no second moments.
             RuntimeError: no room on the device.
         """
-        key = (form, device, *(operand.digest for operand in operands))
+        key = (form, held, *(operand.digest for operand in operands))
         with self._lock:
             making = self._making[key]
         with making:

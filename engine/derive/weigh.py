@@ -96,13 +96,14 @@ def _weighed(projection: Projection, kind: str, matrix: Weights) -> Weighed:
     assert made is not None
     form = made.formula.removeprefix(kind)
     if isinstance(matrix, np.ndarray):
-        factor = _factors.get(form, made.operands, "cpu", np.asarray)
+        factor = _factors.get(form, made.operands, "numpy", np.asarray)
         return _product(matrix, factor)
     import torch
 
     try:
         device = matrix.device
-        factor = _factors.get(form, made.operands, str(device), lambda numbers: torch.as_tensor(numbers, device=device))
+        held = f"torch on {device}"
+        factor = _factors.get(form, made.operands, held, lambda numbers: torch.as_tensor(numbers, device=device))
         return _product(matrix, factor)
     except RuntimeError:
         return _weighed(projection, kind, host_array(matrix))
