@@ -176,15 +176,16 @@ def ls(args: Namespace, root: Path) -> int:
 
 def rm(args: Namespace, root: Path) -> int:
     """Remove the spectra of one model, or those under one weighting."""
+    if args.weight:
+        model = open_model(args.model, root, Access.CACHE)  # its config tells how a file's numbers are meant
+        count = remove_spectra(root, model.folder, meant(args.weight, model, root, say))
+        if not count:
+            raise InputError(f"nothing is stored of {printable(args.model)} under {printable(args.weight)}")
+        say(f"removed {count} spectra of {model.name}: {printable(args.weight)}")
+        return 0
     found = open_stored(str(demo_file()) if args.model == "demo" else args.model, root)
     if found is None:
         raise InputError(f"nothing is stored of {printable(args.model)}: see  rankscope ls")
-    if args.weight:
-        count = remove_spectra(root, found.folder, meant(args.weight, found, root, say))
-        if not count:
-            raise InputError(f"nothing is stored of {printable(args.model)} under {printable(args.weight)}")
-        say(f"removed {count} spectra of {found.name}: {printable(args.weight)}")
-        return 0
     try:
         removed = remove_model(root, found.folder)
     except ValueError as error:
