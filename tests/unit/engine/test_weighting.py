@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from weighted_examples import MATRICES, MOMENTS, Array, Given, eigen, projection, reference, rotation
+from weighted_examples import MATRICES, MOMENTS, Array, Given, eigen, projection, reference, root, rotation
 
 from rankscope.engine import moment
 from rankscope.engine.derive import factors
@@ -53,8 +53,8 @@ def moments(form: str, n: int, seed: int = 0) -> tuple[Moment, Array]:
 def explicit(w: Array, c: Array) -> Array:
     """Singular values of W C^1/2 by scipy, the root the symmetric one."""
     values, vectors = scipy.linalg.eigh(c)
-    root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
-    return np.asarray(scipy.linalg.svd(w.astype(np.float64) @ root, compute_uv=False))
+    half = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+    return np.asarray(scipy.linalg.svd(w.astype(np.float64) @ half, compute_uv=False))
 
 
 @pytest.mark.parametrize("form", ["diagonal", "full", "layer_norm"])
@@ -79,7 +79,7 @@ def test_the_stated_bounds_hold_against_eighty_bits(under: str, kind: str) -> No
         c = MOMENTS[under](rng, n)
         w = MATRICES[kind](rng, m, c)
         values, provenance = solved(w, moment.full(c))
-        true = reference(w, c)
+        true = reference(w, root(c))
         known = values > provenance.noise_floor
         assert known.any() or values[0] <= provenance.noise_floor
         assert (np.abs(values - true)[known] <= provenance.error_bound).all()
@@ -99,7 +99,7 @@ def test_the_reference_is_right() -> None:
         np.testing.assert_allclose(np.sort(values.astype(float)), exact, rtol=1e-14)
         np.testing.assert_allclose((vectors.T @ vectors).astype(float), np.eye(n), atol=1e-17)
     w, (_, c) = rng.standard_normal((6, 9)), moments("full", 9)
-    np.testing.assert_allclose(reference(w, c).astype(float), explicit(w, c), rtol=1e-12)
+    np.testing.assert_allclose(reference(w, root(c)).astype(float), explicit(w, c), rtol=1e-12)
 
 
 def test_a_diagonal_keeps_the_bounds_of_the_solver() -> None:
@@ -138,7 +138,7 @@ def test_what_is_negative_by_rounding_counts_as_nothing_and_is_stated() -> None:
     q, values = rotation(rng, 8), np.array([4.0, 3.0, 2.0, 1.0, 0.5, 0.1, 1e-3, -2e-5])
     c, w = (q * values) @ q.T, rng.standard_normal((5, 8))
     found, provenance = solved(w, moment.full((c + c.T) / 2))
-    np.testing.assert_allclose(found, reference(w, (c + c.T) / 2).astype(float), rtol=1e-9)
+    np.testing.assert_allclose(found, reference(w, root((c + c.T) / 2)).astype(float), rtol=1e-9)
     assert provenance.clipped == pytest.approx(2e-5 / np.abs(values).sum(), rel=1e-6)
 
 
@@ -268,8 +268,8 @@ def test_other_draws_of_noise_read_one(rows: int, cols: int, decades: float) -> 
     under = weighted(projection(rows, cols), Given(moment.full((c + c.T) / 2)))
     drawn = np.linalg.svd(np.asarray(noise(noise_of(under), [np.zeros((rows, cols))]).matrix), compute_uv=False)
     rng = np.random.default_rng(4)
-    root = scipy.linalg.sqrtm(c).real
-    others = [np.linalg.svd(rng.standard_normal((rows, cols)) @ root, compute_uv=False) for _ in range(24)]
+    half = scipy.linalg.sqrtm(c).real
+    others = [np.linalg.svd(rng.standard_normal((rows, cols)) @ half, compute_uv=False) for _ in range(24)]
     for threshold in (0.8, 0.9, 0.95):
         k0 = null_rank_of(drawn, threshold)
         ratios = [threshold_rank(sigma, threshold) / k0 for sigma in others]

@@ -80,13 +80,18 @@ def _rotate(a: Long, v: Long, p: Any, q: Any) -> None:
         m[p], m[q] = c[:, None] * x - s[:, None] * y, s[:, None] * x + c[:, None] * y
 
 
-def reference(matrix: Array, moments: Array) -> Long:
-    """Singular values of W C^1/2, descending, shape (min(m, n),), in extended precision.
-
-    Negative eigenvalues of C count as 0. The squares have errors of some 1e-19 |W|^2 |C|.
-    """
+def root(moments: Array) -> Long:
+    """S with S S^T = C in extended precision, the negative eigenvalues of C as 0."""
     values, vectors = eigen(moments)
-    product = matrix.astype(np.longdouble) @ (vectors * np.sqrt(values.clip(min=0)))
+    return np.asarray(vectors * np.sqrt(values.clip(min=0)))
+
+
+def reference(matrix: Array, factor: Long) -> Long:
+    """Singular values of W S, descending, shape (min(m, n),), in extended precision.
+
+    Their squares have errors of some 1e-19 |W|^2 |C|.
+    """
+    product = matrix.astype(np.longdouble) @ factor
     gram = product @ product.T if len(product) <= product.shape[1] else product.T @ product
     return np.asarray(np.sqrt(np.sort(eigen(gram)[0])[::-1].clip(min=0)))
 
