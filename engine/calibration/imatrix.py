@@ -54,7 +54,7 @@ class Imatrix:
     data_sets: tuple[str, ...] = ()
     chunks: int = 0
     chunk_size: int = 0
-    said: tuple[str, ...] = ()
+    said: tuple[str, str] = ("", "")
     _counted: dict[str, Values] = field(default_factory=dict, repr=False, compare=False)
 
     kind = "imatrix"
@@ -163,13 +163,14 @@ def read_gguf(file: Path) -> Imatrix | None:
         return None
     sums = {name: _checked(file, name, found) for name in names}
     data_sets = metadata.get("imatrix.datasets")
+    architecture, name = (metadata.get(f"general.{key}") for key in ("architecture", "name"))
     return Imatrix(
         sums,
         stamp,
         tuple(data_sets) if isinstance(data_sets, list) else (),
         _positive(metadata.get("imatrix.chunk_count")),
         _positive(metadata.get("imatrix.chunk_size")),
-        tuple(text for key in ("general.architecture", "general.name") if type(text := metadata.get(key)) is str),
+        (architecture if type(architecture) is str else "", name if type(name) is str else ""),
     )
 
 
