@@ -288,3 +288,21 @@ def test_moments_under_names_with_another_prefix(tmp_path: Path) -> None:
                 np.testing.assert_array_equal(mean_squares(weighting, p), x2 / 2)
             else:
                 assert "has no moments in the file" in refused(weighting, [p], p.address)
+
+
+def test_experts_that_stand_alone_in_the_file(tmp_path: Path) -> None:
+    held = {f"blk.0.ffn_{role}.{e}.weight": stats(24, (512,), seed=e) for e in range(2) for role in ("gate", "up")}
+    weighting, projections = opened(saved(tmp_path / "m", "qwen2_moe"), write_gguf(tmp_path / "a", held))
+    for p in projections:
+        if p.layer == 0 and p.expert in (0, 1) and p.role != "down":
+            expected = held[f"blk.0.ffn_{p.role}.{p.expert}.weight"].sums[0].astype(float) / 512
+            np.testing.assert_array_equal(mean_squares(weighting, p), expected)
+        else:
+            assert "has no moments in the file" in refused(weighting, [p], p.address)
+
+
+def test_moments_of_another_tower_are_not_those_of_the_text(tmp_path: Path) -> None:
+    names = [f"{tower}.layers.0.self_attn.q_proj.weight" for tower in ("vision_tower.encoder", "audio_tower", "mtp")]
+    sums = {f"{name}.{kind}": np.ones(24 if kind == "x2" else 1) for name in names for kind in ("x2", "count")}
+    weighting, projections = opened(saved(tmp_path / "m", "llama"), write_moments(tmp_path / "m.safetensors", sums))
+    assert "has no moments in the file" in refused(weighting, projections, "layers.0.attention.query")
