@@ -238,7 +238,7 @@ class _Walk:
         begin = self._handle.tell()
         end = begin + 4 * values
         if end > self._size:
-            raise InputError(f"{_damaged(self._file)}: {end - self._size} bytes are missing; download it again")
+            raise self._cut_off()
         self._handle.seek(end)
         return name, Sums(Tensor(name, "F32", (values,), self._file, begin, end, self._source), calls=calls)
 
@@ -253,8 +253,11 @@ class _Walk:
     def _take(self, count: int) -> bytes:
         data = self._handle.read(count)
         if len(data) < count:
-            raise InputError(f"{_damaged(self._file)}: it ends inside its entries; download it again")
+            raise self._cut_off()
         return data
+
+    def _cut_off(self) -> InputError:
+        return InputError(f"{_damaged(self._file)}: it ends inside its entries; download it again")
 
 
 def _damaged(file: Path) -> str:

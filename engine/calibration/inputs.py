@@ -60,7 +60,7 @@ class Inputs:
         """The tensor that has the projection's input.
 
         Raises:
-            WeightsError: none has, or it is not known which; the sentence names the projection.
+            WeightsError: none has, or it is not known which; the sentence names its tensor.
         """
         p = projection
         if p.tensor.endswith(tuple(f".{stem}.weight" for stem in _ABSORBED.values())):
@@ -73,7 +73,7 @@ class Inputs:
             return found
         if f"blk.{p.layer}.{_ABSORBED.get(p.role)}.weight" in self._names:
             raise _absorbed(p)
-        raise WeightsError(f"{p.address} ({printable(p.tensor)}) has no moments in the file")
+        raise WeightsError(f"{printable(p.tensor)} has no moments in the file")
 
     def _placed_as(self, p: Projection) -> Input | None:
         """The tensor that the catalogue gives the same layer, block and role; none where the model has several such
@@ -94,8 +94,8 @@ class Inputs:
 
 def _absorbed(p: Projection) -> WeightsError:
     return WeightsError(
-        f"{p.address} ({printable(p.tensor)}) is not weighted: an imatrix has attn_k_b and attn_v_b as llama.cpp "
-        "multiplies by them, which is not proven to be the input of the model's own matrix"
+        f"{printable(p.tensor)} is not weighted: an imatrix has attn_k_b and attn_v_b as llama.cpp multiplies by them, "
+        "which is not proven to be the input of the model's own matrix"
     )
 
 
