@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..catalogue.names import inner_config
@@ -19,46 +19,45 @@ _TUNED = frozenset(
 _NO_NAMES = _TUNED | {"base", "imatrix", "imat", "moments", "gguf", "dat", "safetensors", "calibration", "hf"}
 
 
-def doubts(named: str, said: Sequence[str], layers: int, model: str, config: Mapping[str, Any]) -> Iterator[str]:
+def doubts(
+    file: str, architecture: str, name: str, layers: int, model: str, config: Mapping[str, Any]
+) -> Iterator[str]:
     """Lines on what points to another model than `model`, whose config.json is `config` ({} where it is not known).
 
-    `named` is what the user calls the file, `said` the architecture and name that stand in it, `layers` is the number
-    of layers that it is of.
+    `file` is what the user calls the file; `architecture` and `name` of a model stand in it, "" where they do not;
+    `layers` is how many it has moments of.
     """
     inner = inner_config(config, "")
-    kinds = str(inner.get("model_type") or ""), said[0] if said else ""
-    short, long = sorted((re.sub(r"[^a-z0-9]|text", "", kind.lower()) for kind in kinds), key=len)
+    kind = str(inner.get("model_type") or "")
+    short, long = sorted((re.sub(r"[^a-z0-9]|text", "", word.lower()) for word in (architecture, kind)), key=len)
     if short and not long.startswith(short):
-        yield f"it says that it is of {printable(kinds[1], 40)}, and this model is of {printable(kinds[0], 40)}"
-    for name in (named, *said[1:]):
-        if other := _contradiction(name.lower(), model.lower()):
-            yield f"{printable(name, 80)} names {other}, and this model is {printable(model, 80)}"
+        yield f"it says that it is of {printable(architecture, 40)}, and this model is of {printable(kind, 40)}"
+    for said in (file, name):
+        if other := _contradiction(said.lower(), model.lower()):
+            yield f"{printable(said, 80)} names {other}, and this model is {printable(model, 80)}"
             break
     if layers > sizes(inner).get("layers", layers):
         yield f"it is of {layers} layers, and this model has {sizes(inner)['layers']}"
 
 
 def _contradiction(name: str, model: str) -> str:
-    """What a file's name says of its model that another model's name contradicts, "" where they agree.
+    """What a name says of a model that another model's name contradicts, "" where they agree.
 
     A name without a number of parameters may be of anything, and tells nothing.
     """
-    said, ours = set(_SIZE.findall(name)), set(_SIZE.findall(model))
-    if not said or not ours:
+    said, own = set(_SIZE.findall(name)), set(_SIZE.findall(model))
+    if not said or not own:
         return ""
-    if said.isdisjoint(ours):
+    if said.isdisjoint(own):
         return f"a model of {' and '.join(sorted(said)).upper()}"
-    if tuned := {word for word in _TUNED if (word in name) != (word in model)}:
-        word = min(tuned)
-        return f"a model that is {'' if word in name else 'not '}{word}"
-    versions, own = _versions(name), _versions(model)
-    shared = versions.keys() & own.keys()
-    if versions and own and not shared:
-        return " ".join(versions)
-    return next(
-        (f"{word} {' '.join(filter(None, versions[word]))}" for word in shared if versions[word].isdisjoint(own[word])),
-        "",
-    )
+    if tuned := [word for word in sorted(_TUNED) if (word in name) != (word in model)]:
+        return f"a model that is {'' if tuned[0] in name else 'not '}{tuned[0]}"
+    versions, ours = _versions(name), _versions(model)
+    shared = versions.keys() & ours.keys()
+    others = [
+        word for word in versions if ours and (not shared or (word in shared and versions[word].isdisjoint(ours[word])))
+    ]
+    return ", ".join(" ".join(filter(None, (word, *sorted(versions[word])))) for word in others)
 
 
 def _versions(name: str) -> dict[str, set[str]]:

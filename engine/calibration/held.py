@@ -42,8 +42,8 @@ class Held(Protocol):
         ...
 
     @property
-    def said(self) -> tuple[str, ...]:
-        """The names of models and architectures that stand in the file."""
+    def said(self) -> tuple[str, str]:
+        """Architecture and name of the model as they stand in the file, each "" where they do not."""
         ...
 
     def moment(self, name: str, cols: int, matrix: int | None, order: Order | None) -> Moment:

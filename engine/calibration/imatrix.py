@@ -54,7 +54,7 @@ class Imatrix:
     data_sets: tuple[str, ...] = ()
     chunks: int = 0
     chunk_size: int = 0
-    said: tuple[str, ...] = ()
+    said: tuple[str, str] = ("", "")
     _counted: dict[str, Values] = field(default_factory=dict, repr=False, compare=False)
 
     kind = "imatrix"
@@ -163,13 +163,14 @@ def read_gguf(file: Path) -> Imatrix | None:
         return None
     sums = {name: _checked(file, name, found) for name in names}
     data_sets = metadata.get("imatrix.datasets")
+    architecture, name = (metadata.get(f"general.{key}") for key in ("architecture", "name"))
     return Imatrix(
         sums,
         stamp,
         tuple(data_sets) if isinstance(data_sets, list) else (),
         _positive(metadata.get("imatrix.chunk_count")),
         _positive(metadata.get("imatrix.chunk_size")),
-        tuple(text for key in ("general.architecture", "general.name") if type(text := metadata.get(key)) is str),
+        (architecture if type(architecture) is str else "", name if type(name) is str else ""),
     )
 
 
@@ -237,7 +238,7 @@ class _Walk:
         begin = self._handle.tell()
         end = begin + 4 * values
         if end > self._size:
-            raise InputError(f"{_damaged(self._file)}: {end - self._size} bytes are missing; download it again")
+            raise self._cut_off()
         self._handle.seek(end)
         return name, Sums(Tensor(name, "F32", (values,), self._file, begin, end, self._source), calls=calls)
 
@@ -252,8 +253,11 @@ class _Walk:
     def _take(self, count: int) -> bytes:
         data = self._handle.read(count)
         if len(data) < count:
-            raise InputError(f"{_damaged(self._file)}: it ends inside its entries; download it again")
+            raise self._cut_off()
         return data
+
+    def _cut_off(self) -> InputError:
+        return InputError(f"{_damaged(self._file)}: it ends inside its entries; download it again")
 
 
 def _damaged(file: Path) -> str:

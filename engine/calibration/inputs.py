@@ -14,10 +14,10 @@ from ..spectrum import Projection
 
 _Key = tuple[int, str, int | None, str]
 _LINEAR = {
-    "query": ("attn_qkv", "attn_q"),
-    "key": ("attn_qkv", "attn_k"),
-    "value": ("attn_qkv", "attn_v"),
-    "z": ("attn_gate",),
+    "query": ("attn_qkv", "attn_q", "ssm_in"),
+    "key": ("attn_qkv", "attn_k", "ssm_in"),
+    "value": ("attn_qkv", "attn_v", "ssm_in"),
+    "z": ("attn_gate", "ssm_in"),
     "a": ("ssm_alpha", "ssm_ba"),
     "b": ("ssm_beta", "ssm_ba"),
     "f_a": ("ssm_f_a",),
@@ -60,7 +60,7 @@ class Inputs:
         """The tensor that has the projection's input.
 
         Raises:
-            WeightsError: none has, or it is not known which; the sentence names the projection.
+            WeightsError: none has, or it is not known which; the sentence names its tensor.
         """
         p = projection
         if p.tensor.endswith(tuple(f".{stem}.weight" for stem in _ABSORBED.values())):
@@ -69,23 +69,33 @@ class Inputs:
             return Input(p.tensor, _matrix(p))
         if p.layer is None and p.tensor.endswith(_HEAD) and _HEAD_IN_GGUF in self._names:
             return Input(_HEAD_IN_GGUF, None)
-        words = ("layers", p.layer, p.block, p.expert, p.role)
-        if p.layer is not None and p.address == ".".join(str(word) for word in words if word is not None):
-            for name in (f"blk.{p.layer}.{stem}.weight" for stem in _LINEAR.get(p.role, ())):
-                if p.block == "linear_attention" and name in self._names:
-                    return Input(name, None)
-            for expert, matrix in ((p.expert, None), (None, _matrix(p))):
-                if name := _first(self._placed.get((p.layer, p.block, expert, p.role), ())):
-                    return Input(name, matrix)
+        if found := self._placed_as(p):
+            return found
         if f"blk.{p.layer}.{_ABSORBED.get(p.role)}.weight" in self._names:
             raise _absorbed(p)
-        raise WeightsError(f"{p.address} ({printable(p.tensor)}) has no moments in the file")
+        raise WeightsError(f"{printable(p.tensor)} has no moments in the file")
+
+    def _placed_as(self, p: Projection) -> Input | None:
+        """The tensor that the catalogue gives the same layer, block and role; none where the model has several such
+        projections, which a name with these alone does not tell apart.
+        """
+        words = ("layers", p.layer, p.block, p.expert, p.role)
+        if p.layer is None or p.address != ".".join(str(word) for word in words if word is not None):
+            return None
+        stems = _LINEAR.get(p.role, ()) if p.block == "linear_attention" else ()
+        for name in (f"blk.{p.layer}.{stem}.weight" for stem in stems):
+            if name in self._names:
+                return Input(name, None)
+        if p.expert is not None and (name := _first(self._placed.get((p.layer, p.block, p.expert, p.role), ()))):
+            return Input(name, None)
+        name = _first(self._placed.get((p.layer, p.block, None, p.role), ()))
+        return Input(name, _matrix(p)) if name else None
 
 
 def _absorbed(p: Projection) -> WeightsError:
     return WeightsError(
-        f"{p.address} ({printable(p.tensor)}) is not weighted: an imatrix has attn_k_b and attn_v_b as llama.cpp "
-        "multiplies by them, which is not proven to be the input of the model's own matrix"
+        f"{printable(p.tensor)} is not weighted: an imatrix has attn_k_b and attn_v_b as llama.cpp multiplies by them, "
+        "which is not proven to be the input of the model's own matrix"
     )
 
 

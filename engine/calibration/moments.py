@@ -52,7 +52,7 @@ class Moments:
     stamp: FileStamp
     data_sets: str = ""
     tokens: float = 0
-    said: tuple[str, ...] = ()
+    said: tuple[str, str] = ("", "")
     _digests: dict[tuple[str, str], str] = field(default_factory=dict, repr=False, compare=False)
 
     kind = "moments"
@@ -153,8 +153,8 @@ def read_moments(file: Path) -> Moments | None:
     metadata = SAFETENSORS.metadata(file)
     inputs = dict(_shared(metadata, {name for name, _ in sums}))
     tokens = max((_tokens(held, stamp) or 0 for (_, part), held in sums.items() if not part), default=0)
-    said = tuple(filter(None, map(metadata.get, ("architecture", "model"))))
-    return Moments(sums, inputs, stamp, metadata.get("datasets", ""), tokens, said)
+    data_sets, architecture, name = (metadata.get(key, "") for key in ("datasets", "architecture", "model"))
+    return Moments(sums, inputs, stamp, data_sets, tokens, (architecture, name))
 
 
 def _shared(metadata: Mapping[str, str], held: Collection[str]) -> Iterator[tuple[str, str]]:

@@ -22,8 +22,7 @@ from .inputs import Inputs
 from .moments import read_moments
 
 _WANTED = "an imatrix of llama.cpp or a file of moments"
-_MODELS = (b"GGUF", b"PK\x03\x04")
-"""How files begin of which foreign.content would say what to do to open them as a model."""
+_ZIP = b"PK\x03\x04"  # of which foreign.content says how to open it as a model
 
 
 class FileWeighting:
@@ -37,7 +36,7 @@ class FileWeighting:
     def __init__(self, named: str, held: Held, model: str, config: Mapping[str, Any]) -> None:
         self._named, self._held, self._config = printable(named, 100), held, config
         self._inputs = Inputs(held.names, family_of(inner_config(config, "")))
-        lines = doubts(named, held.said, self._inputs.layers, model, config)
+        lines = doubts(named, *held.said, self._inputs.layers, model, config)
         self.warnings = tuple(f"{self._named} may be of another model: {line}" for line in lines)
 
     @property
@@ -81,9 +80,10 @@ def open_weighting(text: str, model: str, config: Mapping[str, Any]) -> FileWeig
         held = read_legacy(file)
     elif head[8:9] == b"{":
         held = read_moments(file)
+    elif not head.startswith(_ZIP) and (told := foreign.content(head, _WANTED)):
+        raise InputError(f"{printable(text)} {told}")
     if held is None:
-        told = "" if head.startswith(_MODELS) else foreign.content(head, _WANTED)
-        raise InputError(f"{printable(text)} {told or f'holds no second moments: name {_WANTED}'}")
+        raise InputError(f"{printable(text)} holds no second moments: name {_WANTED}")
     return FileWeighting(path.name if path else text.removeprefix(hub.SCHEME), held, model, config)
 
 
