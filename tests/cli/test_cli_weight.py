@@ -255,3 +255,38 @@ def test_a_picture_says_the_weighting(tmp_path: Path, cli: Run, moments: Path) -
     cli("scan", tmp_path / "m", "--weight", moments)
     assert cli("plot", tmp_path / "m", "--weight", moments, "--view", "energy", "-o", tmp_path / "f.svg").code == 0
     assert "weighted by moments a.moments" in (tmp_path / "f.svg").read_text()
+
+
+def test_norm_takes_the_gains_of_the_model(tmp_path: Path, cli: Run) -> None:
+    gains = {
+        f"model.layers.0.{name}.weight": np.random.default_rng(n).random(HIDDEN).astype(np.float32) * 3
+        for n, name in enumerate(("input_layernorm", "post_attention_layernorm"))
+    }
+    arrays = write_llama(tmp_path / "m", 1, changes=gains)
+    rows = {row["address"]: row for row in cli("scan", tmp_path / "m", "--weight", "norm", "--json").rows}
+    attention, mlp = gains.values()
+    for address, row in rows.items():
+        fed = mlp if "mlp" in address else attention
+        gain = np.ones(columns(address)) if address.endswith(("output", "down")) else fed.astype(np.float64)
+        sigma = lapack(arrays[tensor_name(address)].astype(np.float64) * gain)
+        assert row["weighting"] == "norm"
+        assert row["sigma_max"] == pytest.approx(sigma[0], rel=1e-12)
+        assert row["ranks"]["0.9"] == threshold_rank(sigma, 0.9)
+    before = cli("show", tmp_path / "m", "--weight", "norm", "--unit", "k/k0")
+    shutil.rmtree(tmp_path / "m")  # the gains are gone too: their digests tell
+    after = cli("show", tmp_path / "m", "--weight", "norm", "--unit", "k/k0")
+    assert (after.code, after.out) == (0, before.out)
+    assert "weighted by norm gains" in after.out
+
+
+def test_a_file_named_as_a_weighting_is_named_with_its_folder(
+    tmp_path: Path, cli: Run, moments: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_llama(tmp_path / "m", 1)
+    monkeypatch.chdir(tmp_path)
+    for name in ("none", "norm"):
+        shutil.copy(moments, tmp_path / name)
+    cli("scan", "m", "--weight", "./none")
+    assert json.loads(cli("ls", "--json").out)["weighted"] == {"moments": 7}
+    assert cli("show", "m").code == 2
+    assert cli("show", "m", "--weight", "./norm").code == 0  # the same numbers

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rankscope.engine.derive.weighting import is_weighted
-from rankscope.engine.errors import InputError, WeightsError
+from rankscope.engine.errors import WeightsError
 from rankscope.engine.spectrum import Projection
 
 from .session import Model
@@ -96,4 +96,6 @@ class StoredNorms:
 def _norm(model: Model, root: Path) -> Weighting:
     if model.checkpoint is None:
         return StoredNorms(model, root)
-    raise InputError("--weight norm is not known yet")
+    from rankscope.engine.derive.norm_weighting import NormWeighting
+
+    return NormWeighting(model.checkpoint)
