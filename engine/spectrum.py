@@ -194,10 +194,10 @@ class Run:
 class Provenance:
     """How singular values came about, and how far they can be trusted.
 
-    `frobenius_norm` is summed from the weights apart from the values. `error_bound` bounds the absolute
-    error of every value above `noise_floor`; a value below the floor is known only to be below it; all
-    three in the units of the weights. `seconds` is solving time. `clipped` is the share of the trace of the second
-    moments that lay in negative eigenvalues, which count as 0.
+    `frobenius_norm` is summed from the weights apart from the values (of W C^1/2: sqrt(tr W C W^T)).
+    `error_bound` bounds the absolute error of every value above `noise_floor`; a value below the floor is
+    known only to be below it; all three in the units of the weights. `seconds` is solving time. `clipped` is the
+    share of the trace of the second moments that lay in negative eigenvalues, which count as 0.
     """
 
     frobenius_norm: float

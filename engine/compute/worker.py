@@ -99,7 +99,11 @@ class Solver:
 
         if isinstance(outcome, WeightsError):
             raise outcome
-        found: Solution = outcome or solve(self._matrix(projection, job), self._rungs_for(projection))
+        if outcome is None:
+            matrix = self._matrix(projection, job)
+            found: Solution = solve(matrix, self._rungs_for(projection))
+        else:
+            found = outcome
         check = self._checks.pop(projection.key, None)
         return Spectrum(
             projection=projection,
@@ -138,8 +142,9 @@ class Solver:
             return matrix
 
     def _rungs_for(self, projection: Projection) -> list[Rung]:
-        """Under a weighting small values carry the errors of the second moments: no solver makes them better."""
-        if projection.derived is None or not projection.derived.weighting:
+        """Small values that carry the errors of second moments are made no better by another solver."""
+        check = self._checks.get(projection.key)
+        if check is None or check.is_exact:
             return self._rungs
         return [replace(rung, reach=math.inf) for rung in self._rungs]
 

@@ -30,7 +30,7 @@ def weighted(projection: Projection, weighting: Weighting) -> Projection:
         if moment.cols != projection.cols:
             raise WeightsError(f"the second moments are of {moment.cols} inputs, the matrix has {projection.cols}")
     except WeightsError as error:
-        refused = Derived(WEIGHED, _VERSION, weighting.label, False, (projection,), (), weighting.name)
+        refused = Derived("weigh", _VERSION, weighting.label, False, (projection,), (), weighting.name)
         return replace(derive(projection, refused), problem=projection.problem or str(error))
     formula = WEIGHED + moment.form
     made = Derived(formula, _VERSION, weighting.label, False, (projection,), moment.operands, weighting.name)

@@ -290,3 +290,22 @@ def test_a_file_named_as_a_weighting_is_named_with_its_folder(
     assert json.loads(cli("ls", "--json").out)["weighted"] == {"moments": 7}
     assert cli("show", "m").code == 2
     assert cli("show", "m", "--weight", "./norm").code == 0  # the same numbers
+
+
+def test_fused_and_transposed_tensors_are_turned_and_cut_first(tmp_path: Path, cli: Run) -> None:
+    folder = tmp_path / "gpt2"
+    folder.mkdir()
+    rng = np.random.default_rng(2)
+    fused = rng.standard_normal((8, 24)).astype(np.float32)  # Conv1D: (input, output)
+    save_file({"h.0.attn.c_attn.weight": fused}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"model_type": "gpt2", "n_head": 2, "n_embd": 8}))
+    x = rng.standard_normal((40, 8))
+    moments = {"h.0.attn.c_attn.weight.xx": x.T @ x, "h.0.attn.c_attn.weight.count": np.array([40.0])}
+    save_file(moments | {"h.0.attn.c_attn.weight.x": x.sum(0)}, tmp_path / "gpt2.moments")
+    ran = cli("scan", folder, "--weight", tmp_path / "gpt2.moments", "--json")
+    rows = {row["role"]: row for row in ran.rows}
+    assert set(rows) == {"query", "key", "value"}
+    for n, role in enumerate(("query", "key", "value")):
+        sigma = lapack(fused[:, 8 * n : 8 * n + 8].T.astype(np.float64) @ x.T) / np.sqrt(40)  # of all outputs W x
+        assert rows[role]["sigma_max"] == pytest.approx(sigma[0], rel=1e-12)
+        assert rows[role]["sigma_min"] == pytest.approx(sigma[-1], rel=1e-6)

@@ -63,6 +63,8 @@ def understand(args: Namespace, root: Path) -> Asked:
     stored = stored_of(first, args.model, wanted, args.weight)
     pair = Pair(first, _second(args, root))
     notes = [f"{missing} of {len(wanted)} are not computed yet"] if (missing := len(wanted) - len(stored)) else []
+    if args.weight != NONE and (refused := [p for p in wanted if p.problem]):
+        notes.append(f"{len(refused)} of them have no second moments there: {refused[0].problem}")
     if pair.second is not None:
         notes += _unmatched(pair, pair.second, wanted, args)
     side = Side(args.side) if args.side else Side.RATIO if args.against else Side.A
