@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from ..errors import WeightsError
 from ..moment import Moment
+from ..spectrum import Values
+from ..weights import HostArray
 
 Order: TypeAlias = NDArray[np.intp]
 """For each input feature of the model's matrix, where the file has it."""
@@ -54,3 +56,11 @@ class Held(Protocol):
             WeightsError: there is none, or it cannot be used; the sentence names the tensor.
         """
         ...
+
+
+def mean(sums: HostArray, count: float) -> Values:
+    """Sums over so many tokens -> means in float64, without a word on what is not finite: it is refused by name."""
+    with np.errstate(all="ignore"):
+        means: Values = sums.astype(np.float64)
+        means /= count
+    return means

@@ -25,7 +25,7 @@ from ..landing import HOST
 from ..moment import Moment
 from ..spectrum import Operand, Source, Values, digest
 from ..weights import host_array
-from .held import Order, UnseenError
+from .held import Order, UnseenError, mean
 
 SUMS, COUNTS = ".in_sum2", ".counts"
 _MAX_ENTRIES = 1_000_000
@@ -93,7 +93,7 @@ class Imatrix:
             raise WeightsError(f"{_of(name, matrix)} has no usable moments: {fault}")
         if matrices > len(counts) and (means == 1.0).all():  # what llama.cpp writes where it has no count of its own
             raise UnseenError.of(_of(name, matrix))
-        calls = sums.calls or (-(-int(counts.max()) // self.chunk_size) if self.chunk_size else 1)
+        calls = sums.calls or (math.ceil(counts.max() / self.chunk_size) if self.chunk_size else 1)
         seen = digest(means.shape, _settled(means, calls).astype("<f4").tobytes())
         return Moment("diagonal", cols, (Operand(seen, partial(self._means, squares, count, order)),))
 
@@ -122,7 +122,7 @@ class Imatrix:
         sums = self.sums[name]
         counts = np.array([sums.calls], np.float64)
         if sums.counts is not None:
-            counts = host_array(read_plain(sums.counts, self.stamp, HOST)[0]).astype(np.float64)
+            counts = mean(host_array(read_plain(sums.counts, self.stamp, HOST)[0]), 1)
         if not np.isfinite(counts).all() or counts.min() < 0:
             raise WeightsError(f"{printable(name)} has no usable moments: it states {counts.min():g} tokens")
         self._counted[name] = counts
@@ -130,7 +130,7 @@ class Imatrix:
 
     def _means(self, squares: Tensor, count: float, order: Order | None) -> Values:
         """Sums of squares -> E[x^2], in the model's order of input features."""
-        means = host_array(read_plain(squares, self.stamp, HOST)[0]).astype(np.float64) / count
+        means = mean(host_array(read_plain(squares, self.stamp, HOST)[0]), count)
         return means if order is None else means[order]
 
 

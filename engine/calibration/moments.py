@@ -29,7 +29,7 @@ from ..landing import CHUNK, HOST
 from ..moment import Moment, diagonal
 from ..spectrum import Operand, Values, digest
 from ..weights import HostArray, host_array
-from .held import Order, UnseenError
+from .held import Order, UnseenError, mean
 
 Part: TypeAlias = Literal["", "first", "held"]
 """Whose sums: of all tokens but those held out, of position 0 alone, or of those held out."""
@@ -103,14 +103,14 @@ class Moments:
 
     def _squares(self, shown: str, sums: Tensor, count: float, order: Order | None) -> Values:
         """Sums of x^2 -> E[x^2], in the model's order of input features."""
-        means: Values = _read(sums, self.stamp).astype(np.float64) / count
+        means = mean(_read(sums, self.stamp), count)
         if not np.isfinite(means).all() or means.min(initial=0) < 0:
             raise WeightsError(f"{shown} has no usable moments: a sum of squares is negative or not finite")
         return means if order is None else means[order]
 
     def _products(self, shown: str, sums: Tensor, count: float, order: Order | None) -> Values:
         """Sums of x x^T -> E[x x^T], symmetric to the last bit, in the model's order of input features."""
-        means: Values = _read(sums, self.stamp).astype(np.float64)
+        means = mean(_read(sums, self.stamp), count)
         largest = float(max(means.max(initial=0), -means.min(initial=0)))
         if not np.isfinite(largest):
             raise WeightsError(f"{shown} has no usable moments: a sum of products is not finite")
@@ -118,9 +118,9 @@ class Moments:
             raise WeightsError(f"{shown} has no usable moments: a sum of squares is negative")
         for start in range(0, len(means), _ROWS):  # a transpose of all would take the room of another matrix
             rows, columns = means[start : start + _ROWS, start:], means[start:, start : start + _ROWS].T
-            if np.abs(rows - columns).max(initial=0) > _TOLERANCE * largest:
+            if np.abs(rows / 2 - columns / 2).max(initial=0) > _TOLERANCE / 2 * largest:
                 raise WeightsError(f"{shown} has no usable moments: its sums of products are not symmetric")
-            rows[:] = columns[:] = (rows + columns) / (2 * count)
+            rows[:] = columns[:] = rows / 2 + columns / 2
         return means if order is None else means[np.ix_(order, order)]
 
     def _seen(self, name: str, part: Part, sums: Tensor) -> str:

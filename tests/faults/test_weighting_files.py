@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,10 @@ from opening import QUERY, checked, weights
 
 from rankscope.engine.calibration.imatrix import read_legacy
 from rankscope.engine.calibration.weighting import FileWeighting, open_weighting
-from rankscope.engine.checkpoint.open import demo_file
+from rankscope.engine.catalogue.tree import build_tree
+from rankscope.engine.checkpoint.open import demo_file, open_checkpoint
 from rankscope.engine.errors import InputError, WeightsError
+from rankscope.engine.spectrum import Projection
 
 HELD = {"blk.0.attn_q.weight": stats(8, (512,)), "blk.1.attn_q.weight": stats(8, (512,))}
 REPO = "org/tiny-135M-i1-GGUF"
@@ -171,3 +176,52 @@ def test_a_file_that_changes_is_noticed(tmp_path: Path) -> None:
     file.write_bytes(legacy(HELD) + b"x")
     with pytest.raises(WeightsError, match=r"imatrix\.dat changed since it was opened"):
         found.moment("blk.0.attn_q.weight", 8, None, None)
+
+
+WRITTEN = {
+    "gguf": lambda folder: write_gguf(folder / "w", HELD | {"blk.0.ffn_up_exps.weight": stats(8, (512, 0, 3))}),
+    "dat": lambda folder: _with_bytes(folder / "w", legacy(HELD)),
+    "moments": lambda folder: write_moments(
+        folder / "w",
+        {"blk.0.attn_q.weight.xx": np.eye(8), "blk.0.attn_q.weight.count": np.array(3.0)},
+        inputs=json.dumps({"blk.1.attn_q.weight": "blk.0.attn_q.weight"}),
+    ),
+}
+
+
+def _with_bytes(file: Path, data: bytes) -> Path:
+    file.write_bytes(data)
+    return file
+
+
+@cache
+def queries() -> list[Projection]:
+    """Two projections of the demo's names, with 8 input features."""
+    projections = build_tree(open_checkpoint("demo")).projections
+    return [replace(p, cols=8) for p in projections if p.role == "query" and p.layer in (0, 1)]
+
+
+@pytest.mark.parametrize("layout", WRITTEN)
+@pytest.mark.filterwarnings("error")
+def test_a_file_with_any_bytes_changed_is_refused_in_one_line_or_gives_numbers(tmp_path: Path, layout: str) -> None:
+    whole = WRITTEN[layout](tmp_path).read_bytes()
+    rng = np.random.default_rng(4)
+    given = 0
+    for _ in range(80):
+        data = bytearray(whole)
+        for at in rng.integers(0, min(len(data) - 4, 700), 1):
+            data[at : at + 4] = rng.choice(
+                [rng.bytes(4), b"\0\0\0\0", b"\xff\xff\xff\x7f", b"\xff\xff\xff\xff", b"\1\0\x80\x7f"]
+            )
+        try:
+            found = opened(_with_bytes(tmp_path / "x", bytes(data)))
+        except InputError as error:
+            checked(error)
+            continue
+        for p in queries():
+            with contextlib.suppress(WeightsError):
+                (operand,) = found.moment(p).operands
+                assert operand.load is not None
+                assert np.isfinite(operand.load()).all()
+                given += 1
+    assert given > 0

@@ -108,6 +108,12 @@ def test_an_expert_that_no_token_reached_is_unseen(tmp_path: Path, layout: str) 
         found.moment(EXPERTS, 40, 1, None)
 
 
+@pytest.mark.filterwarnings("error")
+def test_counts_that_are_no_whole_numbers(tmp_path: Path) -> None:
+    held = {QUERY: Stats(np.array([[1, 3e38]], np.float32), (0.25,))}
+    assert numbers(opened_gguf(write_gguf(tmp_path / "a.gguf", held)).moment(QUERY, 2, None, None))[0] == 4
+
+
 def test_ones_are_unseen_only_where_a_count_is_not_known(tmp_path: Path) -> None:
     ones = np.ones((2, 8), np.float32)
     held = {"blk.0.ffn_up_exps.weight": Stats(ones * 7, (7, 7)), "blk.0.ffn_up.weight": Stats(ones[:1] * 7, (7,))}
