@@ -347,8 +347,6 @@ def test_one_imatrix_in_two_layouts_is_one_for_two_formats_of_the_model(
             root = np.sqrt(sums.reshape(-1).astype(np.float64) / count)
             sigma = lapack(arrays[tensor_name(row["address"])] * root)
             assert row["ranks"]["0.9"] == threshold_rank(sigma, 0.9)
-            assert row["sigma_max"] == pytest.approx(
-                sigma[0], rel=1e-6
-            )
+            assert row["sigma_max"] == pytest.approx(sigma[0], rel=1e-6)
         again = cli("scan", opened, "--weight", tmp_path / "old.dat", "--json").rows
         assert [row["state"] for row in again] == ["stored"] * 7
