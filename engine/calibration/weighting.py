@@ -9,7 +9,7 @@ from typing import Any
 from ..catalogue.names import inner_config
 from ..catalogue.sizes import family_of
 from ..checkpoint import hub
-from ..errors import InputError, printable
+from ..errors import InputError, WeightsError, printable
 from ..formats import foreign
 from ..formats.guarded import head_of, open_regular
 from ..moment import Moment
@@ -57,6 +57,8 @@ class FileWeighting:
             UnseenError: no token of the calibration reached it.
             WeightsError: there is none that can be used.
         """
+        if not projection.cols:
+            raise WeightsError(f"{printable(projection.tensor)} is no matrix")
         name, matrix = self._inputs.of(projection)
         order = order_of(projection, self._config, name)
         return self._held.moment(name, projection.cols, matrix, order)

@@ -228,6 +228,13 @@ def test_what_is_not_in_the_file_is_told_by_name(tmp_path: Path) -> None:
     assert "blk.1.ffn_down.weight is unseen" in refused(weighting, projections, "layers.1.mlp.down")
 
 
+def test_a_vector_has_no_moments(tmp_path: Path) -> None:
+    file = write_gguf(tmp_path / "a", {"blk.0.attn_norm.weight": stats(24)})
+    weighting, projections = opened(saved(tmp_path / "m", "llama"), file)
+    vector = replace(projections[0], tensor="blk.0.attn_norm.weight", rows=0, cols=0)
+    assert refused(weighting, [vector], vector.address) == "blk.0.attn_norm.weight is no matrix"
+
+
 def test_the_absorbed_halves_of_latent_attention_are_not_used(tmp_path: Path) -> None:
     held = {f"blk.{layer}.attn_{half}_b.weight": stats(11, (512,), matrices=6) for layer in range(2) for half in "kv"}
     file = write_gguf(tmp_path / "a", held)
