@@ -130,9 +130,10 @@ def condition_number(values: Values, noise_floor: float) -> tuple[float, bool] |
     return (top / noise_floor if noise_floor > 0 else math.inf), True
 
 
-def break_even_rank(rows: int, cols: int) -> float:
-    """m n / (m + n): above it two factors of rank k hold more parameters than the matrix; 0 for an empty one."""
-    return rows * cols / max(rows + cols, 1)
+def break_even_rank(rows: int, cols: int) -> int:
+    """k*: the largest whole k with k (m + n) <= m n, the floor of m n / (m + n). From k* + 1 on two factors hold more
+    parameters than the matrix; 0 for an empty one, and for one with a single row or column."""
+    return rows * cols // max(rows + cols, 1)
 
 
 def factor_parameters(rows: int, cols: int, k: int) -> int:

@@ -7,7 +7,7 @@ MATLAB read it as text.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import h5py
@@ -115,24 +115,42 @@ def pack(kinds: Mapping[str, str], rows: Sequence[Row]) -> Table:
     return table
 
 
-def unpack(kinds: Mapping[str, str], table: Table) -> dict[str, list[Any]]:
-    """The columns as lists of int, float and str; those that may be missing (ADDED) by what that means."""
-    missing = ADDED.keys() - set(table.dtype.names or ())
-    return {
-        name: [ADDED[name]] * len(table) if name in missing else _column(kind, table[name])
-        for name, kind in kinds.items()
-    }
+class Columns:
+    """The rows of a table as they are stored: a column is unpacked, or a row, when it is asked for.
+
+    A column that is missing because the file is older (ADDED) holds what that means.
+    """
+
+    def __init__(self, kinds: Mapping[str, str], table: Table) -> None:
+        self._table = table
+        there = table.dtype.names or ()
+        self._missing = {name: meant for name, meant in ADDED.items() if name in kinds and name not in there}
+        self._places = [(name, there.index(name)) for name in kinds if name not in self._missing]
+        self._text = [name for name, kind in kinds.items() if kind == "text" and name not in self._missing]
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def row(self, number: int) -> dict[str, Any]:
+        """A row by the names of its columns, as int, float and str."""
+        values = self._table[number].item()
+        found = {name: values[place] for name, place in self._places} | self._missing
+        for name in self._text:
+            found[name] = _text(found[name])
+        return found
+
+    def stored(self, name: str) -> NDArray[Any]:
+        """A column as it is stored: text as bytes."""
+        if name in self._missing:
+            meant = self._missing[name]
+            return np.full(len(self), meant.encode() if isinstance(meant, str) else meant)
+        return self._table[name]
+
+    def list_of(self, name: str) -> list[Any]:
+        """A column as a list of int, float or str."""
+        items: list[Any] = self.stored(name).tolist()
+        return list(map(_text, items)) if name in self._text else items
 
 
-def unpack_rows(kinds: Mapping[str, str], table: Table) -> Iterator[Row]:
-    """The rows as tuples of int, float and str."""
-    return zip(*unpack(kinds, table).values(), strict=True)
-
-
-def _column(kind: str, array: NDArray[Any]) -> list[Any]:
-    items: list[Any] = array.tolist()
-    if kind != "text":
-        return items
-    # Most columns repeat a few strings: decode each once, and keep one object of it.
-    text = {item: item.decode("utf-8", "surrogatepass") for item in set(items)}
-    return [text[item] for item in items]
+def _text(item: bytes) -> str:
+    return item.decode("utf-8", "surrogatepass")

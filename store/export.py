@@ -8,7 +8,7 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +105,23 @@ def csv_text(rows: Iterable[Mapping[str, object]]) -> str:
     writer.writeheader()
     writer.writerows(flat)
     return out.getvalue()
+
+
+def csv_lines(rows: Iterable[Mapping[str, object]]) -> Iterator[str]:
+    """csv_text a line at a time, for any number of rows, which must all have the columns of the first."""
+    writer: csv.DictWriter[str] | None = None
+    for flat in map(_flatten, rows):
+        if writer is None:
+            writer = csv.DictWriter(_Echo(), list(flat), lineterminator="\n")
+            yield writer.writeheader()
+        yield writer.writerow(flat)
+
+
+class _Echo:
+    """A file that hands back what is written to it."""
+
+    def write(self, text: str) -> str:
+        return text
 
 
 def json_text(rows: Iterable[Mapping[str, object]]) -> str:

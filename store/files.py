@@ -8,7 +8,7 @@ from pathlib import Path
 
 from . import rescue, segments
 from .index import Index
-from .layout import UnknownFormatError
+from .layout import Place, UnknownFormatError
 from .segments import DamagedFile
 
 
@@ -95,7 +95,7 @@ class Files:
             self._asides.add(where.name)
         self._refused[name] = where, rescue.sentence(part, self.index.lost(where.name) if part else ())
 
-    def give_up(self, path: Path, places: Iterable[tuple[int, int, int]], error: OSError) -> None:
+    def give_up(self, path: Path, places: Iterable[Place], error: OSError) -> None:
         """Count what the disk does not give back of these places in a file as not computed; the file stays.
 
         Raises:
@@ -121,7 +121,7 @@ class Files:
         self._list_asides()
         listed = segments.names(self.folder)
         went = self.index.parts.keys() - set(listed) - self._asides
-        self._went.update(entry.projection.key for name in went for entry in self.index.parts[name].entries)
+        self._went.update(key for name in went for key in self.index.parts[name].entries.keys)
         self._news |= self._went
         self.index.forget(went)
         for name in listed:
@@ -154,8 +154,8 @@ class Files:
             self.rescue(path)
             return
         if self._is_listed:
-            keys = {entry.projection.key for entry in part.entries} - self.saving
+            keys = set(part.entries.keys) - self.saving
             self._news |= keys
-            unknown = (key for key in keys - self._went if self.index.entry(key) is None)
+            unknown = (key for key in keys - self._went if not self.index.has(key))
             self.has_company = self.has_company or any(unknown)
         self.index.add(path.name, part)

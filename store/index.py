@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Set
 from typing import NamedTuple
 
+from .entries import Entries, tensor_name
 from .entry import Entry
-from .layout import Part
+from .layout import Part, Place
+from .readings import LastRead
+from .stored import ROW_BITS, Stored
 
 _NONE: frozenset[int] = frozenset()
 
 
-class Place(NamedTuple):
-    """Where the values of an entry are: a file, the first byte in it, the checksum of the bytes."""
+class Found(NamedTuple):
+    """The row of a key that counts: the file that it is in, and where its values are."""
 
+    key: str
     file: str
-    start: int
-    crc32: int
+    place: Place
+    entries: Entries
+    row: int
+
+    @property
+    def entry(self) -> Entry:
+        """The row as an object."""
+        return self.entries[self.row]
 
 
 class Index:
@@ -35,37 +45,44 @@ class Index:
     def __init__(self) -> None:
         self.parts: dict[str, Part] = {}
         self._lost: dict[str, frozenset[int]] = {}  # file -> rows without values
-        self._rows: dict[str, tuple[str, int]] = {}  # key -> file, row in it
-        self._weights: dict[tuple[str, str], tuple[int, str, str]] = {}  # tensor -> of its newest row, and the digest
+        self._files: list[str] = []  # by their number
+        self._rows: dict[str, int] = {}  # key -> number of the file and of the row in it, see stored.ROW_BITS
+        self._read = LastRead()
 
     def add(self, name: str, part: Part, lost: frozenset[int] = _NONE) -> None:
         """Take in the rows of a file that is not known yet; the values of those in `lost` are damaged."""
         self.parts[name] = part
         if lost:
             self._lost[name] = lost
-        for row, entry in enumerate(part.entries):
-            key = entry.projection.key
-            held = self._rows.get(key)
-            if held is None or self._order(held) <= (entry.generation, entry.computed_at, row not in lost):
-                self._rows[key] = name, row
-            for tensor, digest in _read(entry):
-                found = entry.generation, entry.computed_at, digest
-                self._weights[tensor] = max(found, self._weights.get(tensor, found))
+        first = len(self._files) << ROW_BITS
+        self._files.append(name)
+        keys = part.entries.keys
+        found = dict(zip(keys, range(first, first + len(keys)), strict=True))
+        if len(found) == len(keys) and self._rows.keys().isdisjoint(keys):
+            self._rows.update(found)
+        else:
+            for at, key in enumerate(keys, first):
+                held = self._rows.get(key)
+                if held is None or self._order(held) <= self._order(at):
+                    self._rows[key] = at
+        self._read.add(part.entries)
 
     def forget(self, names: Iterable[str]) -> None:
         """Drop the rows of these files; what they hid comes into view."""
         gone = self.parts.keys() & set(names)
         if gone:
             left = [(name, part, self._lost.get(name, _NONE)) for name, part in self.parts.items() if name not in gone]
-            for held in (self.parts, self._lost, self._rows, self._weights):
+            for held in (self.parts, self._lost, self._files, self._rows):
                 held.clear()
+            self._read = LastRead()
             for name, part, lost in left:
                 self.add(name, part, lost)
 
     def lose(self, name: str, starts: Set[int]) -> None:
         """Count the values that start there in a file as lost."""
         part = self.parts[name]
-        lost = {row for row, start in enumerate(part.start) if start in starts} | self._lost.get(name, _NONE)
+        rows = range(len(part.entries))
+        lost = {row for row in rows if part.place(row).start in starts} | self._lost.get(name, _NONE)
         self.forget([name])
         self.add(name, part, frozenset(lost))
 
@@ -76,31 +93,39 @@ class Index:
         """
         held = self._rows.get(entry.projection.key)
         replaced = [(0, "")] if held is None else [self._order(held)[:2]]
-        for tensor, digest in _read(entry):
-            generation, computed_at, known = self._weights.get(tensor, (0, "", digest))
-            if known != digest:
-                replaced.append((generation, computed_at))
+        for parent, digest in zip(entry.projection.parents, entry.weights_digests, strict=True):
+            known = self._read.replaced(tensor_name(parent.source.identity, parent.tensor), digest.encode())
+            if digest and known is not None:
+                replaced.append(known)
         generation, computed_at = max(replaced)
         return generation + (entry.computed_at <= computed_at)
 
+    def has(self, key: str) -> bool:
+        """Whether anything counts of a key."""
+        held = self._rows.get(key)
+        return held is not None and self._is_valid(held)
+
     def entry(self, key: str) -> Entry | None:
         """The entry that counts, None if there is none."""
-        held = self._rows.get(key)
-        return None if held is None else self._valid(held)
+        found = self.find(key)
+        return None if found is None else found.entry
 
-    def entries(self) -> list[Entry]:
-        """All entries that count, one a key."""
-        valid = (self._valid(held) for held in self._rows.values())
-        return [entry for entry in valid if entry is not None]
+    def stored(self) -> Stored:
+        """All that counts, by key."""
+        rows = self._rows
+        if self._lost or not self._read.agree:
+            rows = {key: held for key, held in rows.items() if self._is_valid(held)}
+        return Stored(rows, [self.parts[name].entries for name in self._files])
 
     def lost(self, name: str) -> list[Entry]:
         """Of the rows of a file those whose values are damaged and stand in no other file, nor newer ones."""
-        entries = [self.parts[name].entries[row] for row in sorted(self._lost.get(name, _NONE))]
-        return [entry for entry in entries if self._is_lost(self._rows[entry.projection.key])]
+        return list(self._lost_in(name).values())
 
     def all_lost(self) -> list[Entry]:
         """`lost` of every file, one a key."""
-        found = {entry.projection.key: entry for name in self._lost for entry in self.lost(name)}
+        found: dict[str, Entry] = {}
+        for name in self._lost:
+            found |= self._lost_in(name)
         return list(found.values())
 
     def by_version(self) -> list[list[str]]:
@@ -111,31 +136,35 @@ class Index:
                 files.setdefault(self.parts[name].version, []).append(name)
         return list(files.values())
 
-    def place(self, key: str) -> Place:
-        """Where the values of `entry(key)` are."""
-        name, row = self._rows[key]
+    def find(self, key: str) -> Found | None:
+        """The row that counts, None if there is none."""
+        if not self.has(key):
+            return None
+        name, row = self._split(self._rows[key])
         part = self.parts[name]
-        return Place(name, part.start[row], part.crc32[row])
+        return Found(key, name, part.place(row), part.entries, row)
 
-    def _order(self, held: tuple[str, int]) -> tuple[int, str, bool]:
-        name, row = held
-        entry = self.parts[name].entries[row]
-        return entry.generation, entry.computed_at, not self._is_lost(held)
+    def _split(self, held: int) -> tuple[str, int]:
+        """The file and the row in it."""
+        return self._files[held >> ROW_BITS], held & (1 << ROW_BITS) - 1
 
-    def _is_lost(self, held: tuple[str, int]) -> bool:
-        name, row = held
+    def _lost_in(self, name: str) -> dict[str, Entry]:
+        entries = self.parts[name].entries
+        rows = {entries.keys[row]: row for row in sorted(self._lost.get(name, _NONE))}
+        return {key: entries[row] for key, row in rows.items() if self._is_lost(self._rows[key])}
+
+    def _order(self, held: int) -> tuple[int, str, bool]:
+        name, row = self._split(held)
+        return *self.parts[name].entries.order(row), not self._is_lost(held)
+
+    def _is_lost(self, held: int) -> bool:
+        name, row = self._split(held)
         return row in self._lost.get(name, _NONE)
 
-    def _valid(self, held: tuple[str, int]) -> Entry | None:
+    def _is_valid(self, held: int) -> bool:
         if self._lost and self._is_lost(held):
-            return None
-        name, row = held
-        entry = self.parts[name].entries[row]
-        return entry if all(self._weights[tensor][2] == digest for tensor, digest in _read(entry)) else None
-
-
-def _read(entry: Entry) -> Iterator[tuple[tuple[str, str], str]]:
-    """The tensors that an entry was read from and whose file does not vouch for its bytes, with the digest of these."""
-    for parent, digest in zip(entry.projection.parents, entry.weights_digests, strict=True):
-        if digest:
-            yield (parent.source.identity, parent.tensor), digest
+            return False
+        if self._read.agree:
+            return True
+        name, row = self._split(held)
+        return self._read.is_current(self.parts[name].entries.readings_of(row))

@@ -19,16 +19,18 @@ from hashlib import blake2b
 from importlib.metadata import version
 from itertools import accumulate, count
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from rankscope.engine.spectrum import THRESHOLDS, Projection, Values
 
-from .columns import DERIVED, GENERATION, INDEX, PARENT, RUN, SOURCE, Table, pack
+from .columns import DERIVED, GENERATION, INDEX, PARENT, RUN, SOURCE, pack
+from .entries import Entries, Tables
 from .entry import Entry
-from .rows import derived_row, entries_of, fields, index_row, parent_rows
+from .rows import derived_row, fields, index_row, parent_rows
 
 h5: Any = h5py  # it has no types
 
@@ -93,14 +95,26 @@ class UnknownFormatError(Exception):
     """The file is intact and not ours to read; the message is a sentence for the user."""
 
 
+class Place(NamedTuple):
+    """Where the values of an entry are in its file: the first byte, how many values, the checksum of their bytes."""
+
+    start: int
+    number: int
+    crc32: int
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The contents of one file. `start` is where in the file, in bytes, the values of an entry begin."""
+    """The contents of one file. `first` is where in it, in bytes, the values of all entries begin."""
 
-    entries: list[Entry]
-    start: list[int]
-    crc32: list[int]
+    entries: Entries
+    first: int
     version: int
+
+    def place(self, row: int) -> Place:
+        """Where the values of a row are."""
+        offset, count, crc32 = self.entries.place(row)
+        return Place(self.first + 8 * offset, count, crc32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +133,7 @@ def version_of(projection: Projection) -> int:
 def build(entries: Sequence[Entry], values: Sequence[Values]) -> Image:
     """One file of the store, of one format version. `values[i]`: float64, shape (entries[i].projection.count,)."""
     with h5.File(f"image-{next(_number)}", "w", driver="core", backing_store=False, userblock_size=HEAD) as file:
-        crc32 = _fill(file, entries, values, {})
+        tables = _fill(file, entries, values, {})
         file.flush()
         # The image leaves out the user block that its addresses count in.
         body: bytes = file.id.get_file_image()
@@ -127,8 +141,7 @@ def build(entries: Sequence[Entry], values: Sequence[Values]) -> Image:
         size: int = file["values"].id.get_storage_size()
     rest = _digest(body[: first - HEAD], body[first - HEAD + size :])
     head = f"{FORMAT} {first} {size} {rest}\n".encode().ljust(HEAD, b"\0")
-    start = [first + 8 * offset for offset in _offsets(values)]
-    return Image(head + body, Part(list(entries), start, crc32, _version(entries)))
+    return Image(head + body, Part(Entries(tables), first, _version(entries)))
 
 
 def build_compressed(entries: Sequence[Entry], values: Sequence[Values]) -> bytes:
@@ -200,8 +213,8 @@ def _without_values(raw: BinaryIO | io.FileIO) -> Part | None:
         return _part(file)
 
 
-def _fill(file: Any, entries: Sequence[Entry], values: Sequence[Values], packed: Mapping[str, object]) -> list[int]:
-    """Write every dataset and attribute; the checksum of each entry's values."""
+def _fill(file: Any, entries: Sequence[Entry], values: Sequence[Values], packed: Mapping[str, object]) -> Tables:
+    """Write every dataset and attribute; the tables among them."""
     flat = np.concatenate([np.zeros(0), *values]).astype("<f8", copy=False)
     file.create_dataset("values", data=flat, **packed).attrs["units"] = "1"
     crc32 = [zlib.crc32(v.astype("<f8").tobytes()) for v in values]
@@ -221,15 +234,22 @@ def _fill(file: Any, entries: Sequence[Entry], values: Sequence[Values], packed:
     if has_generations := any(entry.generation for entry in entries):
         columns = columns | GENERATION
         rows = [(*row, entry.generation) for row, entry in zip(rows, entries, strict=True)]
-    index = file.create_dataset("index", data=pack(columns, rows))
-    if version != FORMAT_VERSION:
-        file.create_dataset("parents", data=pack(PARENT, parent_rows(entries, sources)))
-    file.create_dataset("sources", data=pack(SOURCE, [fields(source, SOURCE) for source in sources]))
-    file.create_dataset("runs", data=pack(RUN, [fields(run, RUN) for run in runs]))
-
     ranks = [[entry.ranks[threshold] for threshold in THRESHOLDS] for entry in entries]
-    table = file.create_dataset("rank_table", data=np.array(ranks, "<u4").reshape(-1, len(THRESHOLDS)))
-    axis = file.create_dataset("rank_threshold", data=np.array(THRESHOLDS, "<f8"))
+    tables = Tables(
+        index=pack(columns, rows),
+        sources=pack(SOURCE, [fields(source, SOURCE) for source in sources]),
+        runs=pack(RUN, [fields(run, RUN) for run in runs]),
+        ranks=np.array(ranks, "<u4").reshape(-1, len(THRESHOLDS)),
+        thresholds=np.array(THRESHOLDS, "<f8"),
+        parents=None if version == FORMAT_VERSION else pack(PARENT, parent_rows(entries, sources)),
+    )
+    index = file.create_dataset("index", data=tables.index)
+    if tables.parents is not None:
+        file.create_dataset("parents", data=tables.parents)
+    file.create_dataset("sources", data=tables.sources)
+    file.create_dataset("runs", data=tables.runs)
+    table = file.create_dataset("rank_table", data=tables.ranks)
+    axis = file.create_dataset("rank_threshold", data=tables.thresholds)
     for dimension, scale, label in ((table.dims[0], index, "projection"), (table.dims[1], axis, "threshold")):
         scale.make_scale(label)
         dimension.attach_scale(scale)
@@ -241,7 +261,7 @@ def _fill(file: Any, entries: Sequence[Entry], values: Sequence[Values], packed:
     # To the microsecond: every file has a name of its own, so no merge can write one of its inputs.
     file.attrs["created_at"] = datetime.now(UTC).isoformat(timespec="microseconds")
     file.attrs["description"] = _description(version, has_generations)
-    return crc32
+    return tables
 
 
 def _description(version: int, has_generations: bool) -> str:
@@ -259,14 +279,23 @@ def _part(file: Any) -> Part:
     if found not in READABLE:
         known = " and ".join(map(str, READABLE))
         raise UnknownFormatError(f"It has format version {found}; this version of rankscope reads {known}.")
-    index: Table = file["index"][()]
-    first = file["values"].id.get_offset() or HEAD
-    return Part(
-        entries=entries_of(index, file),
-        start=(first + 8 * index["offset"]).tolist(),
-        crc32=index["crc32"].tolist(),
-        version=found,
+    tables = Tables(
+        index=_table(file, b"index"),
+        sources=_table(file, b"sources"),
+        runs=_table(file, b"runs"),
+        ranks=_table(file, b"rank_table"),
+        thresholds=_table(file, b"rank_threshold"),
+        parents=_table(file, b"parents") if found != FORMAT_VERSION else None,
     )
+    return Part(Entries(tables), h5.h5d.open(file.id, b"values").get_offset() or HEAD, found)
+
+
+def _table(file: Any, name: bytes) -> NDArray[Any]:
+    """A dataset as it is stored: `file[name][()]` would work out its type three times, 2 ms for the index."""
+    dataset = h5.h5d.open(file.id, name)
+    table = np.empty(dataset.shape, dataset.dtype)
+    dataset.read(h5.h5s.ALL, h5.h5s.ALL, table, dataset.get_type())
+    return table
 
 
 def _version(entries: Sequence[Entry]) -> int:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rankscope.engine.spectrum import Derived, Projection
+from rankscope.engine.spectrum import Projection
 
 from . import segments
-from .entry import Entry
-from .folders import is_model_folder
+from .folders import is_model_folder, model_folder
 from .spectra import SpectraStore
 
 
@@ -60,6 +59,15 @@ def stored_models(root: Path) -> list[StoredModel]:
     return sorted((model for model in found if model is not None), key=lambda model: model.name)
 
 
+def find_model(root: Path, names: Set[str]) -> StoredModel | None:
+    """The model of one of these names: a Hub id or path, or that of its folder under `root`; None if there is none."""
+    folders = {*names, *map(model_folder, names)}
+    for name in names:
+        with suppress(RuntimeError):  # ~nobody
+            folders.add(model_folder(Path(name).expanduser()))
+    return next((model for model in stored_models(root) if model.folder in folders or model.name in names), None)
+
+
 def _may_be_a_model(path: Path) -> bool:
     with suppress(PermissionError):  # of the root: what stands in it is named, with that reason
         return path.is_dir() and is_model_folder(path.name)
@@ -69,26 +77,26 @@ def _may_be_a_model(path: Path) -> bool:
 def _stored_model(root: Path, folder: str) -> StoredModel | None:
     """None where nothing of ours is in the folder."""
     store = SpectraStore(root, folder)
-    entries = store.entries()
+    stored = store.stored()
     damaged = dict(store.set_aside) | dict(store.damaged)
-    if not entries and not damaged:
+    if not stored and not damaged:
         return None
-    newest = max(entries, key=lambda entry: entry.computed_at, default=None)
+    newest = max(stored, key=stored.computed_at, default=None)
     return StoredModel(
         folder=folder,
-        name=newest.projection.source.repo if newest else folder,
-        spectra=sum(entry.projection.counts() for entry in entries),
+        name=folder if newest is None else stored.projection(newest).source.repo,
+        spectra=len(stored) - sum(not stored.projection(key).counts() for key in stored.derived()),
         size=segments.size(root / folder),
-        computed_at=newest.computed_at if newest else "",
+        computed_at="" if newest is None else stored.computed_at(newest),
         damaged=tuple(damaged.items()),
-        weighted=Counter(sorted(made.weighting for e in entries if (made := _state(e)) is not None)),
+        weighted=Counter(sorted(filter(None, (_weighting(stored.projection(key)) for key in stored.derived())))),
     )
 
 
-def _state(entry: Entry) -> Derived | None:
-    """How the matrix of a spectrum under a weighting is made, None for every other spectrum."""
-    made = entry.projection.derived
-    return made if made and made.weighting and entry.projection.counts(made.weighting, made.gauge) else None
+def _weighting(projection: Projection) -> str:
+    """The name of the weighting that a spectrum of the model is under, "" for every other spectrum."""
+    made = projection.derived
+    return made.weighting if made and projection.counts(made.weighting, made.gauge) else ""
 
 
 def remove_model(root: Path, folder: str) -> Removed:
@@ -102,7 +110,7 @@ def remove_model(root: Path, folder: str) -> Removed:
     if folder in ("", ".", "..") or path.name != folder or path.is_symlink():
         raise ValueError(f"{folder!r} is not the name of a stored model")
     store = SpectraStore(root, folder)
-    spectra = len(store.entries())
+    spectra = len(store.stored())
     unread = sum(found.suffix == ".h5" for found, _ in store.damaged)
     names = [file.name for file in path.iterdir() if segments.is_ours(file.name)]
     for name in names:
@@ -120,7 +128,8 @@ def remove_spectra(root: Path, folder: str, is_meant: Callable[[Projection], boo
         OSError: a file cannot be read, written or deleted.
     """
     store = SpectraStore(root, folder)
-    keys = {entry.projection.key for entry in store.entries() if is_meant(entry.projection)}
+    stored = store.stored()
+    keys = {key for key in stored if is_meant(stored.projection(key))}
     if keys:
         store.remove(keys)
     return len(keys)

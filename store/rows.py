@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import repeat
+from collections.abc import Mapping, Sequence
 from math import isnan
 from typing import Any
 
@@ -12,24 +10,8 @@ import numpy as np
 
 from rankscope.engine.spectrum import FLIPPED, Derived, Operand, Projection, Provenance, Run, Slice, Source
 
-from .columns import (
-    DERIVED,
-    DERIVED_INDEX,
-    GENERATION,
-    INDEX,
-    METRICS,
-    PARENT,
-    PROVENANCE,
-    RUN,
-    SOURCE,
-    Row,
-    Table,
-    unpack,
-    unpack_rows,
-)
+from .columns import METRICS, PROVENANCE, Row
 from .entry import Entry
-
-Columns = Mapping[str, Sequence[Any]]
 
 
 def index_row(entry: Entry) -> Row:
@@ -68,90 +50,53 @@ def fields(item: object, names: Mapping[str, str]) -> Row:
     return tuple(getattr(item, name) for name in names)
 
 
-def entries_of(index: Table, file: Any) -> list[Entry]:
-    """The rows of the index of an open file as objects, made column by column."""
-    sources = [
-        Source(repo, commit, name, identity, size, bool(addressed))
-        for repo, commit, name, identity, size, addressed in unpack_rows(SOURCE, file["sources"][()])
-    ]
-    runs = [Run(*row) for row in unpack_rows(RUN, file["runs"][()])]
-    columns = unpack((DERIVED_INDEX if "parents" in file else INDEX) | GENERATION, index)
-    digests: list[tuple[str, ...]] = [(digest,) for digest in columns["weights_digest"]]
-    clipped = columns.get("clipped", repeat(0.0))
-    if "parents" in file:
-        derived = _with_parents(columns, digests, unpack(PARENT, file["parents"][()]), sources)
-    else:
-        derived = [_TWINS[null] for null in columns["null"]]
-    thresholds = file["rank_threshold"][()].tolist()
-    return list(
-        map(
-            Entry,
-            _projections(columns, sources, derived),
-            map(Provenance, *(columns[name] for name in PROVENANCE), clipped),
-            columns["computed_at"],
-            digests,
-            map(runs.__getitem__, columns["run_id"]),
-            (dict(zip(thresholds, ranks, strict=True)) for ranks in file["rank_table"][()].tolist()),
-            *((None if isnan(v) else v for v in columns[name]) for name in METRICS),
-            columns["generation"],
-        )
+def entry_at(
+    row: Mapping[str, Any], projection: Projection, run: Run, digests: tuple[str, ...], ranks: Mapping[float, int]
+) -> Entry:
+    """The entry of a row of the index, by the names of its columns."""
+    provenance = Provenance(**{name: row[name] for name in PROVENANCE}, clipped=row.get("clipped", 0.0))
+    numbers = {name: None if isnan(row[name]) else row[name] for name in METRICS}
+    return Entry(
+        projection, provenance, row["computed_at"], digests, run, ranks, generation=row["generation"], **numbers
     )
 
 
-_TWINS = {"": None, FLIPPED.formula: FLIPPED}
-"""By the column `null`, which tells all that is derived in files of format version 1."""
-
-
-def _with_parents(
-    columns: Columns, digests: list[tuple[str, ...]], table: Columns, sources: Sequence[Source]
-) -> list[Derived | None]:
-    """How the matrix of each row is made; in `digests` those of its parents take the place of its own."""
-    parents: dict[int, list[Projection]] = defaultdict(list)
-    read: dict[int, list[str]] = defaultdict(list)
-    plain = _projections(table, sources, repeat(None, len(table["row"])))
-    for row, parent, digest in zip(table["row"], plain, table["weights_digest"], strict=True):
-        parents[row].append(parent)
-        read[row].append(digest)
-    for row in parents:
-        digests[row] = tuple(read[row])
-    made: list[Derived | None] = []
-    for row, columns_of in enumerate(zip(*(columns[name] for name in DERIVED), strict=True)):
-        formula, version, label, further, operands, weighting, gauge, _ = columns_of
-        taken = tuple(map(Operand, operands.split()))
-        one = Derived(formula, version, label, bool(further), tuple(parents[row]), taken, weighting, gauge)
-        made.append(one if formula else None)
-    return made
-
-
-def _projections(
-    columns: Columns, sources: Sequence[Source], derived: Sequence[Derived | None] | repeat[None]
-) -> Iterator[Projection]:
-    places = zip(*(columns[f"slice_{name}"] for name in ("axis", "groups", "offset", "width", "index")), strict=True)
-    slices = (
-        None if axis < 0 else Slice(axis, groups, offset, width, None if index < 0 else index)
-        for axis, groups, offset, width, index in places
+def projection_at(row: Mapping[str, Any], sources: Sequence[Source], made: Derived | None) -> Projection:
+    """The projection that the columns of PROJECTION tell of, and `source_id`."""
+    axis, index = row["slice_axis"], row["slice_index"]
+    places = row["slice_groups"], row["slice_offset"], row["slice_width"]
+    return Projection(
+        address=row["address"],
+        tensor=row["tensor"],
+        slice=None if axis < 0 else Slice(axis, *places, None if index < 0 else index),
+        tower=row["tower"] or None,
+        layer=None if row["layer"] < 0 else row["layer"],
+        block=row["block"],
+        role=row["role"],
+        expert=None if row["expert"] < 0 else row["expert"],
+        rows=row["rows"],
+        cols=row["cols"],
+        dtype=row["dtype"],
+        dequantisation=row["dequantisation"],
+        transposed=bool(row["transposed"]),
+        source=sources[row["source_id"]],
+        key=row["key"],
+        derived=made,
     )
-    return map(
-        Projection,
-        columns["address"],
-        columns["tensor"],
-        slices,
-        (tower or None for tower in columns["tower"]),
-        (None if layer < 0 else layer for layer in columns["layer"]),
-        columns["block"],
-        columns["role"],
-        (None if expert < 0 else expert for expert in columns["expert"]),
-        columns["rows"],
-        columns["cols"],
-        columns["dtype"],
-        columns["dequantisation"],
-        map(bool, columns["transposed"]),
-        map(sources.__getitem__, columns["source_id"]),
-        columns["key"],
-        repeat(None),
-        repeat(""),
-        derived,
-    )
+
+
+def derived_at(row: Mapping[str, Any], parents: tuple[Projection, ...]) -> Derived | None:
+    """How the matrix of a row is made of these parents, None where it is one of a checkpoint.
+
+    Rows of format version 1 tell all that is derived in the column `null`.
+    """
+    if "formula" not in row:
+        return FLIPPED if row["null"] == FLIPPED.formula else None
+    if not row["formula"]:
+        return None
+    taken = tuple(map(Operand, row["operands"].split()))
+    version, label, further = row["formula_version"], row["label"], bool(row["further"])
+    return Derived(row["formula"], version, label, further, parents, taken, row["weighting"], row["gauge"])
 
 
 def _projection_row(p: Projection) -> Row:

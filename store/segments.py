@@ -20,7 +20,7 @@ from rankscope.engine.atomic import TEMPORARY, sweep, sync_folder, write_atomica
 from rankscope.engine.spectrum import Values
 
 from .entry import Entry
-from .layout import Image, Part, build, decode, parse, parse_volume
+from .layout import Image, Part, Place, build, decode, parse, parse_volume
 from .room import free, is_full
 
 SEGMENT = "seg"
@@ -127,8 +127,8 @@ def is_whole(path: Path, data: bytes) -> bool:
 
 def spectra_in(data: bytes, part: Part) -> Iterator[tuple[Entry, int, Values | None]]:
     """Each entry of a whole file with the checksum of its values and these, None where they are damaged."""
-    for entry, start, crc32 in zip(part.entries, part.start, part.crc32, strict=True):
-        count = entry.projection.count
+    for row, entry in enumerate(part.entries):
+        start, count, crc32 = part.place(row)
         yield entry, crc32, decode(memoryview(data)[start : start + 8 * count], count, crc32)
 
 
@@ -154,8 +154,8 @@ def load_part(path: Path) -> Part:
     return parse(load(path)) if part is None else part
 
 
-def load_values(path: Path, places: Iterable[tuple[int, int, int]]) -> list[Values]:
-    """The values at each (start in bytes, count, crc32), float64 and read-only, verified.
+def load_values(path: Path, places: Iterable[Place]) -> list[Values]:
+    """The values at each place, float64 and read-only, verified.
 
     Raises:
         DamagedFile, FileNotFoundError, OSError: as `load`.
@@ -179,8 +179,8 @@ def is_tight(folder: Path, more: int) -> bool:
     return len(found) > 1 and left - more < sum(found)
 
 
-def unreadable(path: Path, places: Iterable[tuple[int, int, int]]) -> set[int]:
-    """Where those of these places (as `load_values`) start whose bytes the disk does not give back.
+def unreadable(path: Path, places: Iterable[Place]) -> set[int]:
+    """Where those of these places start whose bytes the disk does not give back.
 
     Raises:
         OSError: it gives back nothing of the file.
@@ -207,7 +207,7 @@ def write_verified(folder: Path, kind: str, image: Image) -> str:
         OSError: the disk is full or fails; or the file reads as other spectra, and was deleted again.
     """
     name = write(folder, kind, image.data)
-    if _contents(parse(load(folder / name))) != _contents(image.part):
+    if parse(load(folder / name)) != image.part:
         (folder / name).unlink()
         raise OSError(errno.EIO, "What was written reads as something else", str(folder / name))
     return name
@@ -313,11 +313,6 @@ def _list(folder: Path) -> list[str]:
         return sorted(path.name for path in folder.iterdir() if _NAME.fullmatch(path.name))
     except FileNotFoundError:
         return []
-
-
-def _contents(part: Part) -> list[tuple[str, int, str, int, int]]:
-    rows = zip(part.entries, part.start, part.crc32, strict=True)
-    return [(entry.projection.key, entry.generation, entry.computed_at, start, crc32) for entry, start, crc32 in rows]
 
 
 @contextmanager

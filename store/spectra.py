@@ -20,9 +20,10 @@ from rankscope.engine.spectrum import Spectrum, Values
 from . import room, segments
 from .entry import Entry, entry_of, spectrum_of
 from .files import Files
-from .index import Place
+from .index import Found
 from .layout import build
 from .segments import DamagedFile
+from .stored import Stored
 from .watch import FolderWatch
 from .writer import Writer
 
@@ -94,7 +95,9 @@ class SpectraStore:
 
     def has(self, key: str) -> bool:
         """Whether a valid spectrum of this key is saved."""
-        return self.entry(key) is not None
+        with self._lock:
+            self._load()
+            return self._files.index.has(key)
 
     def entry(self, key: str) -> Entry | None:
         """The entry of a key, None if it is not saved. Reads no values."""
@@ -102,11 +105,15 @@ class SpectraStore:
             self._load()
             return self._files.index.entry(key)
 
-    def entries(self) -> list[Entry]:
-        """One entry per key, in no particular order. Reads no values."""
+    def stored(self) -> Stored:
+        """All that is saved, by key, as it is now: entries are made of it when they are asked for. Reads no values."""
         with self._lock:
             self._load()
-            return self._files.index.entries()
+            return self._files.index.stored()
+
+    def entries(self) -> list[Entry]:
+        """One entry per key, in no particular order. Reads no values. 45,000 take a second: see `stored`."""
+        return list(self.stored().values())
 
     def values(self, keys: Iterable[str]) -> dict[str, Values]:
         """Singular values by key: float64, read-only, descending, shape (projection.count,).
@@ -126,7 +133,8 @@ class SpectraStore:
             KeyError: it is not saved, or turns out to be damaged.
             OSError: its file cannot be read.
         """
-        return spectrum_of(*self._read([key])[key])
+        found, values = self._read([key])[key]
+        return spectrum_of(found.entry, values)
 
     def put(self, spectrum: Spectrum) -> Future[None]:
         """Save a spectrum. The future is done when file and folder are synced to the disk.
@@ -234,7 +242,7 @@ class SpectraStore:
                 self.refresh()
                 for name in segments.names(self.folder):
                     part = self._files.index.parts.get(name)
-                    if part is not None and keys & {entry.projection.key for entry in part.entries}:
+                    if part is not None and not keys.isdisjoint(part.entries.keys):
                         try:
                             segments.remove(self.folder, name, keys)
                         except DamagedFile as damage:
@@ -336,19 +344,19 @@ class SpectraStore:
                 self._files.index.forget([path.name])
                 self.refresh()
 
-    def _read(self, keys: Iterable[str]) -> dict[str, tuple[Entry, Values]]:
-        """Entry and values of the keys that are saved, a file at a time."""
+    def _read(self, keys: Iterable[str]) -> dict[str, tuple[Found, Values]]:
+        """Row and values of the keys that are saved, a file at a time."""
         wanted = set(keys)
-        found: dict[str, tuple[Entry, Values]] = {}
-        while files := self._places(wanted - found.keys()):
+        read: dict[str, tuple[Found, Values]] = {}
+        while files := self._places(wanted - read.keys()):
             for name, rows in files.items():
-                for (entry, _), values in zip(rows, self._values_in(name, rows), strict=False):
-                    found[entry.projection.key] = entry, values
-        return found
+                for found, values in zip(rows, self._values_in(name, rows), strict=False):
+                    read[found.key] = found, values
+        return read
 
-    def _values_in(self, name: str, rows: list[tuple[Entry, Place]]) -> list[Values]:
+    def _values_in(self, name: str, rows: list[Found]) -> list[Values]:
         """The values of some rows of a file; none where it is damaged or gone: the index then tells where they are."""
-        places = [(place.start, entry.projection.count, place.crc32) for entry, place in rows]
+        places = [found.place for found in rows]
         try:
             return segments.load_values(self.folder / name, places)
         except FileNotFoundError:  # merged by another process: a newer file has these spectra
@@ -367,18 +375,16 @@ class SpectraStore:
     def _keys_in(self, name: str) -> list[str]:
         with self._lock:
             part = self._files.index.parts.get(name)
-        return [entry.projection.key for entry in part.entries] if part else []
+        return part.entries.keys if part else []
 
-    def _places(self, keys: Iterable[str]) -> dict[str, list[tuple[Entry, Place]]]:
-        """The entries of these keys, and where their values are, by file."""
-        files: dict[str, list[tuple[Entry, Place]]] = {}
+    def _places(self, keys: Iterable[str]) -> dict[str, list[Found]]:
+        """The rows of these keys that count, by file."""
+        files: dict[str, list[Found]] = {}
         with self._lock:
             self._load()
             for key in keys:
-                entry = self._files.index.entry(key)
-                if entry is not None:
-                    place = self._files.index.place(key)
-                    files.setdefault(place.file, []).append((entry, place))
+                if (found := self._files.index.find(key)) is not None:
+                    files.setdefault(found.file, []).append(found)
         return files
 
 

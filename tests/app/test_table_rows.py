@@ -228,6 +228,83 @@ def test_a_column_that_goes_leaves_model_order(llama: Path, root: Path) -> None:
 
 
 @pytest.fixture
+def singular(tmp_path: Path, root: Path) -> Pair:
+    """Two models; of the key B is singular, of the value A, of the output both, of the query neither."""
+    sessions = []
+    for name, short in (("a", "vo"), ("b", "ko")):
+        weights = llama_weights(1)
+        weights["model.layers.0.self_attn.q_proj.weight"] *= 1 if name == "a" else np.linspace(1, 2, 48)[:, None]
+        for letter in short:
+            weights[f"model.layers.0.self_attn.{letter}_proj.weight"][5:] = 0
+        sessions.append(session_of(tmp_path / name, root, weights))
+    return Pair(*sessions)
+
+
+BOUNDS = {"query": "", "key": "> ", "value": "< ", "output": "-"}
+
+
+def test_of_bounds_the_ratio_is_a_bound_or_nothing(singular: Pair, tmp_path: Path) -> None:
+    """sigma_1 over the floor, 1e-12, is less than sigma_1 / sigma_r."""
+    lens = Lens(singular, 0.9, side=Side.RATIO)
+    field = by_name(lens)["condition_number"]
+    wanted = find(singular.first, *(f"layers.0.attention.{role}" for role in BOUNDS))
+    load(by_name(lens).values(), wanted)
+    for p, (role, bound) in zip(wanted, BOUNDS.items(), strict=True):
+        sigma = [np.linalg.svd(matrix_of(tmp_path / name, p.address), compute_uv=False) for name in "ab"]
+        a, b = (s[0] / max(s[-1], 1e-12) for s in sigma)
+        text = "-" if role == "output" else f"{bound}{b / a:.3f}" if role == "query" else f"{bound}{b / a:#.4g}"
+        assert (role, field.text(p)) == (role, text)
+        assert field.number(p) == (None if role == "output" else pytest.approx(b / a, rel=1e-6))
+        assert len(text) + 2 <= field.width
+        (row,) = csv.DictReader(io.StringIO(csv_text(of_rows(fields_of(lens), [p]))))
+        assert row["condition_number_is_bound"] == str(bool(bound))
+        assert (row["condition_number"] == "") is (role == "output")
+        if bound:
+            assert row["sigma_r"] == ""
+        else:
+            assert float(row["sigma_r"]) == pytest.approx(sigma[1][-1] / sigma[0][-1], rel=1e-6)
+    for side, bounded in ((Side.A, "vo"), (Side.B, "ko")):
+        shown = by_name(Lens(singular, 0.9, side=side))["condition_number"]
+        assert [shown.text(p).startswith("> ") for p in wanted] == [p.role[0] in bounded for p in wanted]
+
+
+def test_a_bound_of_two_shapes_has_both_signs(singular: Pair, root: Path, tmp_path: Path) -> None:
+    weights = llama_weights(1)
+    weights["model.layers.0.self_attn.k_proj.weight"] = np.eye(12, 48, dtype=np.float32)
+    weights["model.layers.0.self_attn.k_proj.weight"][5:] = 0
+    lens = Lens(Pair(singular.first, session_of(tmp_path / "c", root, weights)), 0.9, side=Side.RATIO)
+    field = by_name(lens)["condition_number"]
+    wanted = find(singular.first, "layers.0.attention.key")
+    load([field], wanted)
+    sigma = np.linalg.svd(matrix_of(tmp_path / "a", wanted[0].address), compute_uv=False)
+    text = field.text(wanted[0])
+    assert text == f"\u2260> {1e12 * sigma[-1] / sigma[0]:#.4g}"
+    assert len(text) + 2 <= field.width
+
+
+def test_files_have_the_numbers_that_a_program_wants(singular: Pair, tmp_path: Path) -> None:
+    """On each side those of its model, by numpy; none below the floor, and no edge of a median below it."""
+    wanted = find(singular.first, "layers.0.attention.query", "layers.0.attention.key")
+    for side, name in ((Side.A, "a"), (Side.B, "b")):
+        fields = fields_of(Lens(singular, 0.9, side=side))
+        load(fields, wanted)
+        for p, row in zip(wanted, csv.DictReader(io.StringIO(csv_text(of_rows(fields, wanted)))), strict=True):
+            weights = matrix_of(tmp_path / name, p.address)
+            sigma = np.linalg.svd(weights, compute_uv=False)
+            assert float(row["frobenius_norm"]) == pytest.approx(np.sqrt((weights**2).sum()), rel=1e-9)
+            assert (row["error_bound"], row["noise_floor"]) == ("1e-12", "1e-12")
+            if (name, p.role) == ("b", "key"):
+                assert (row["sigma_r"], row["edge"], row["spikes"]) == ("", "", "5")
+                continue
+            assert float(row["sigma_r"]) == pytest.approx(sigma[-1], rel=1e-9)
+            rng = np.random.default_rng(1)
+            noise = [np.median(np.linalg.svd(rng.standard_normal(weights.shape), compute_uv=False)) for _ in range(40)]
+            edge = np.median(sigma) / np.mean(noise) * (48**0.5 + p.rows**0.5)
+            assert float(row["edge"]) == pytest.approx(edge, rel=0.02)
+            assert int(row["spikes"]) == (sigma > float(row["edge"])).sum()
+
+
+@pytest.fixture
 def pair(llama: Path, tmp_path: Path, root: Path) -> Pair:
     """A llama and one of other weights that has a layer less; of the second one key is not stored."""
     other = llama_weights(12)

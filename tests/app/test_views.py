@@ -59,7 +59,7 @@ model, store = sys.argv[2], ("--store", sys.argv[3])
 assert rankscope(["show", model, *store, "--view", "squares", "--csv"]) == 0
 assert rankscope(["plot", model, *store, "--view", "squares", "-o", "squares.svg"]) == 0
 assert rankscope(["show", model, *store, "--view", "squares", "--sort", "k90"]) == 2
-assert rankscope(["show", model, *store, "--view", "energy", "--csv"]) == 2
+assert rankscope(["show", model, *store, "--view", "facets", "--csv"]) == 2
 """
 
 
@@ -77,7 +77,8 @@ def test_a_new_view_is_a_row_and_a_file(llama: Path, root: Path, tmp_path: Path)
     assert "squares" in (tmp_path / "squares.svg").read_text()
     assert done.stderr.splitlines()[-2:] == [
         "rankscope: --sort goes with --view table, not with squares",
-        "rankscope: --csv goes with --view heatmap or table or compare or layers or squares, not with energy",
+        "rankscope: --csv goes with --view heatmap or table or compare or layers or spectrum or energy or squares, "
+        "not with facets",
     ]
 
 
@@ -92,7 +93,7 @@ def test_what_the_command_line_offers() -> None:
     assert named_for("text") == ["heatmap", "spectrum", "energy", "layers", "table", "compare", "facets"]
     assert named_for("picture") == ["heatmap", "spectrum", "energy", "layers", "facets"]
     assert taking("rank") == ["table", "spectrum", "energy"]
-    assert taking("csv") == ["heatmap", "table", "compare", "layers"]
+    assert taking("csv") == ["heatmap", "table", "compare", "layers", "spectrum", "energy"]
 
 
 @pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)

@@ -20,9 +20,10 @@ from rankscope.tui.data.comparison import difference, headings_of
 from rankscope.tui.data.grid import Column, Row, Selection
 from rankscope.tui.data.measures import MEASURES, units
 from rankscope.tui.data.pair import Side
+from rankscope.tui.data.phrases import byte_size, share
 from rankscope.tui.data.session import State
 from rankscope.tui.data.table_rows import fields_of
-from rankscope.tui.data.wording import byte_size, describe, duration, percent, share
+from rankscope.tui.data.wording import describe, duration, percent
 from rankscope.tui.drawing.cells import Count
 from rankscope.tui.screens.command_line import parse_command
 from rankscope.tui.screens.messages import BackgroundFailed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -18,6 +19,7 @@ REPORT = (
     "import sys, atexit; atexit.register(lambda: print(*sorted({'torch', 'numpy', 'rich', 'textual', 'h5py', "
     "'plotext', 'gguf', 'huggingface_hub', 'safetensors'} & set(sys.modules)), file=sys.stderr)); "
 )
+VERSION_1 = Path(__file__).parents[1] / "unit/store/version_1/seg-6179995df259f2056fe27491e8e45b9f.h5"
 LIGHT = REPORT + "from rankscope.tui.cli import main as cli; sys.exit(cli.{main}())"
 
 
@@ -128,6 +130,22 @@ def test_help_and_version_import_nothing_heavy(main: str, word: str) -> None:
     assert (ran.code, ran.err) == (0, "\n")
     assert ran.out.startswith("usage: " if word == "--help" else "rankscope")
     assert ran.out.isascii()
+
+
+def test_what_lists_and_removes_stored_models_imports_nothing_that_opens_one(store: Path) -> None:
+    (store / "org--tiny").mkdir(parents=True)
+    shutil.copy(VERSION_1, store / "org--tiny")
+    names = {"spectrum", "errors", "metrics", "bounds", "atomic"}
+    modules = "*(name for name in sys.modules if name.startswith('rankscope.engine.'))"
+    program = (
+        f"import sys, atexit; atexit.register(lambda: print({modules}, file=sys.stderr)); "
+        "from rankscope.tui.cli.main import main; sys.exit(main())"
+    )
+    for words in (["--version"], ["ls"], ["rm", "org/tiny"]):
+        ran = spawn(*words, program=program)
+        assert ran.code == 0
+        assert {module.split(".")[2] for module in ran.err.splitlines()[-1].split()} <= names
+    assert list(store.iterdir()) == []
 
 
 def test_the_explorer_without_a_terminal_is_wrong_use() -> None:

@@ -262,6 +262,41 @@ def test_the_heatmap_as_csv(model: Path, arrays: Arrays, cli: Run) -> None:
     assert float(row["percent_97"]) == pytest.approx(100 * k / 12)
 
 
+@pytest.mark.parametrize("view", ["spectrum", "energy"])
+def test_every_value_as_csv(model: Path, arrays: Arrays, cli: Run, view: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all projections, more than a chart draws, read in batches."""
+    monkeypatch.setattr("rankscope.tui.cli.show._BATCH", 5)
+    rows = list(csv.DictReader(io.StringIO(cli("show", model, "--view", view, "--csv").out)))
+    assert list(dict.fromkeys(row["address"] for row in rows)) == addresses()
+    for address in addresses():
+        mine, sigma = [row for row in rows if row["address"] == address], values_of(arrays, address)
+        assert {row["curve"] for row in mine} == {address}
+        assert [int(row["k"]) for row in mine] == list(range(1, len(sigma) + 1))
+        np.testing.assert_allclose([float(row["sigma"]) for row in mine], sigma, atol=1e-10)
+        shares = [float(row["energy"]) for row in mine]
+        np.testing.assert_allclose(shares, np.cumsum(sigma**2) / (sigma**2).sum(), rtol=1e-9)
+    assert {row["is_below_noise_floor"] for row in rows} == {"False"}
+
+
+def test_csv_of_a_chart_has_what_is_stored_of_both_models(
+    model: Path, arrays: Arrays, other: tuple[Path, Arrays], cli: Run
+) -> None:
+    path, theirs = other
+    words = ("show", model, "--against", path, "--view", "spectrum", "--filter", "layers.1.mlp", "--csv")
+    sides = {"B/A": "AB", "A": "A", "B": "B"}
+    for side, letters in sides.items():
+        ran = cli(*words, "--side", side)
+        found: dict[str, list[float]] = {}
+        for row in csv.DictReader(io.StringIO(ran.out)):
+            found.setdefault(row["curve"], []).append(float(row["sigma"]))
+        gate = "layers.1.mlp.gate"
+        named = [f"{a} {x}" for a in addresses() if "1.mlp" in a for x in (letters if a != gate else "A")]
+        assert list(found) == named
+        for curve, values in found.items():
+            address, letter = curve.split()
+            np.testing.assert_allclose(values, values_of(arrays if letter == "A" else theirs, address), rtol=1e-9)
+
+
 # Two models
 
 
@@ -321,7 +356,8 @@ def test_compare_and_charts_show_both_models(model: Path, other: tuple[Path, Arr
         (("--view", "table", "--rank", "0"), "no whole number above zero"),
         (("--sort", "k90"), "--sort goes with --view table"),
         (("--line", "a=5"), "--line goes with --view layers"),
-        (("--view", "energy", "--csv"), "--csv goes with"),
+        (("--view", "facets", "--csv"), "--csv goes with"),
+        (("--view", "energy", "--csv", "--rank", "5"), "--rank with --csv goes with --view table"),
         (("--side", "A"), "--against"),
         (("--unit", "zzz"), "k/k0"),
         (("--unit", "\x1b[31m"), "no unit"),

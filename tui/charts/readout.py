@@ -124,7 +124,7 @@ def _factors(p: Projection, k: int) -> list[str]:
     whole, parts = p.rows * p.cols, metrics.factor_parameters(p.rows, p.cols, k)
     most = metrics.break_even_rank(p.rows, p.cols)
     name = "factors cost more:" if k > most else "factors"
-    return [f"{name} {_count(parts)} of {_count(whole)} ({100 * parts / whole:.0f} %)", f"break-even {int(most)}"]
+    return [f"{name} {_count(parts)} of {_count(whole)} ({100 * parts / whole:.0f} %)", f"break-even {most}"]
 
 
 def _count(number: int) -> str:
@@ -212,7 +212,7 @@ def _single(session: Session, p: Projection, request: Request) -> Text:
         parts.append(f"stable rank {BY_NAME['stable_rank'].written(entry.stable_rank)}")
     values = session.values(p)
     if request.view == View.SPECTRUM and values is not None and len(values) and not is_weighted(p):
-        parts.append(f"{null.spikes(values, p.rows, p.cols)} above the edge")
+        parts.append(f"{null.spikes(values, p.rows, p.cols, entry.provenance.noise_floor)} above the edge")
     if p.dequantisation:
         parts.append(f"from {p.dequantisation}")
     made = entry.provenance

@@ -301,15 +301,23 @@ def energy_of(values: Values, session: Session, p: Projection, request: Request)
     """Cumulative energy in %, shape (r,), or how much more it is than that of noise: None where that is not known."""
     if Axes(request.axes) is not Axes.ABOVE_NOISE:
         return 100.0 * metrics.energy(values)
-    noise = noise_energy(session, p)
+    noise = mean_energy(session, p)
     return None if noise is None else 100.0 * (metrics.energy(values) - noise)
 
 
 def noise_energy(session: Session, p: Projection) -> Values | None:
-    """Cumulative energy of noise of the same shape, shape (r,); under a weighting of noise that was drawn under the
-    same, None where that is not in memory."""
+    """null.noise_energy of the shape; under a weighting that of the noise that was drawn under the same, None where
+    that is not in memory."""
     if not is_weighted(p):
         return null.noise_energy(p.rows, p.cols)
+    values = session.values(noise_of(p))
+    return None if values is None else null.drawn_energy(values)
+
+
+def mean_energy(session: Session, p: Projection) -> Values | None:
+    """null.mean_energy likewise."""
+    if not is_weighted(p):
+        return null.mean_energy(p.rows, p.cols)
     values = session.values(noise_of(p))
     return None if values is None else metrics.energy(values)
 

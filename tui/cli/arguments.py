@@ -100,7 +100,7 @@ def _add_view(parser: argparse.ArgumentParser, views: Sequence[str]) -> None:
 def _add_show(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rank", type=positive, metavar="K", help="table, spectrum: also what keeping K values means")
     parser.add_argument("--sort", metavar="COLUMN", help="table: by k90, k/k0, stable_rank ..., largest first")
-    parser.add_argument("--csv", action="store_true", help="heatmap, table, compare, layers: as CSV")
+    parser.add_argument("--csv", action="store_true", help="all views but facets: as CSV, of every projection")
     parser.add_argument(
         "--color", choices=("auto", "256", "16", "mono"), default="auto", help="how many colours (auto)"
     )

@@ -20,7 +20,6 @@ from rich.text import Text
 
 from rankscope.engine.catalogue.experts import sample
 from rankscope.engine.checkpoint.hub import Access
-from rankscope.engine.checkpoint.open import demo_file
 from rankscope.engine.compute.engine import Settings
 from rankscope.engine.compute.events import Event, Notice, Progress
 from rankscope.engine.derive.flip import flipped
@@ -29,16 +28,17 @@ from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import DEFAULT_THRESHOLDS, Projection
 from rankscope.store.export import export as write_export
 from rankscope.store.export import row
-from rankscope.store.models import remove_model, remove_spectra, stored_models
 
 from ..data.pair import Lens, Pair
-from ..data.session import CLOSE_SECONDS, Session, State, open_model, open_stored
-from ..data.weighting import NONE, meant
-from ..data.wording import byte_size, describe, left_out
-from ..drawing.console_tables import add_columns, make_console, plain_table, print_tables
+from ..data.phrases import byte_size
+from ..data.session import CLOSE_SECONDS, Session, State, open_model
+from ..data.weighting import NONE
+from ..data.wording import describe, left_out
+from ..drawing.console import add_columns, make_console, plain_table, say
+from ..drawing.console_tables import print_tables
 from .doctor import is_writable
 from .ending import at_end
-from .opening import open_spectra, save, say, say_damage, say_opened, stored_of, under, verify, wanted_of
+from .opening import open_spectra, save, say_damage, say_opened, stored_of, under, verify, wanted_of
 
 _LINE_SECONDS = 5.0
 """Between two progress lines where stderr is no terminal."""
@@ -75,9 +75,9 @@ def scan(args: Namespace, root: Path) -> int:
         session.close(CLOSE_SECONDS)
     if not args.json:
         for found in shown:
-            lenses = [Lens(Pair(session), t) for t in dict.fromkeys(args.threshold or DEFAULT_THRESHOLDS)]
+            lenses = [Lens(Pair(session.of(found)), t) for t in dict.fromkeys(args.threshold or DEFAULT_THRESHOLDS)]
             print_tables(make_console(), lenses, found)
-        if stored := sum(session.entry(p) is not None for p in twins):
+        if stored := sum(session.has(p) for p in twins):
             say(f"{stored} spectra with random signs are stored; see rankscope show {args.model} --unit k/kf")
     if not args.filter and (rest := left_out(model.tree)):
         say(f"{rest}: --filter '*' takes them")
@@ -131,7 +131,7 @@ def export(args: Namespace, root: Path) -> int:
     """One file of what is stored; 1 if that is a part of the model, 2 if nothing."""
     session = open_spectra(args.model, root, args.weight, args.filter)
     wanted = wanted_of(session.model.tree, args.filter)
-    values = session.read([p.key for p in wanted if session.entry(p) is not None])
+    values = session.read([p.key for p in wanted if session.has(p)])
     say_damage(session)
     stored = stored_of(session, args.model, wanted, args.weight)
     # Tied tensors share one entry, which names the projection that was computed.
@@ -145,55 +145,6 @@ def export(args: Namespace, root: Path) -> int:
     missing = len(wanted) - len(stored)
     say(f"{len(stored)} spectra in {args.output}" + (f"; {missing} are not computed yet" if missing else ""))
     return 1 if missing else 0
-
-
-def ls(args: Namespace, root: Path) -> int:
-    """The models that have spectra."""
-    if args.json:
-        for found in stored_models(root):
-            made = {"model": found.name, "folder": found.folder, "spectra": found.spectra, "bytes": found.size}
-            damaged = [{"file": str(path), "reason": sentence} for path, sentence in found.damaged]
-            print(json.dumps(made | {"computed_at": found.computed_at, "damaged": damaged, "weighted": found.weighted}))
-        return 0
-    console = make_console()
-    table = plain_table(console)
-    add_columns(table, "model", "spectra", "size", "last computed", right=("spectra", "size"))
-    models = stored_models(root)
-    for found in models:
-        if found.unread:
-            continue  # named below
-        when = found.computed_at[:16].replace("T", " ")
-        counts = [str(found.spectra), *(f"{count} {printable(name)}" for name, count in found.weighted.items())]
-        table.add_row(Text(printable(found.name)), Text(" + ".join(counts)), byte_size(found.size), when)
-    if table.row_count:
-        console.print(table)
-    elif not models:
-        say(f"nothing is stored in {root} yet: try  rankscope scan demo")
-    for path, sentence in (damaged for found in models for damaged in found.damaged):
-        say(f"{path}: {sentence}")
-    return 0
-
-
-def rm(args: Namespace, root: Path) -> int:
-    """Remove the spectra of one model, or those under one weighting."""
-    if args.weight:
-        model = open_model(args.model, root, Access.CACHE)  # its config tells how a file's numbers are meant
-        count = remove_spectra(root, model.folder, meant(args.weight, model, root, say))
-        if not count:
-            raise InputError(f"nothing is stored of {printable(args.model)} under {printable(args.weight)}")
-        say(f"removed {count} spectra of {model.name}: {printable(args.weight)}")
-        return 0
-    found = open_stored(str(demo_file()) if args.model == "demo" else args.model, root)
-    if found is None:
-        raise InputError(f"nothing is stored of {printable(args.model)}: see  rankscope ls")
-    try:
-        removed = remove_model(root, found.folder)
-    except ValueError as error:
-        raise InputError(f"{error}: remove it by hand") from None
-    files = ((removed.unread, "unreadable"), (removed.damaged, "damaged"), (removed.temporary, "half-written"))
-    others = "".join(f", {count} {what} file{'s' * (count > 1)}" for count, what in files if count)
-    say(f"removed {removed.spectra} spectra of {found.name}{others}")
-    return 0
 
 
 def doctor(args: Namespace, root: Path) -> int:
@@ -222,7 +173,7 @@ def _compute(
 ) -> None:
     """Run the engine to the end, printing rows as they are saved and progress on stderr. What is computed `beside`
     what is wanted has no rows."""
-    stored = [] if recompute else [p for p in wanted if session.entry(p) is not None]
+    stored = [] if recompute else [p for p in wanted if session.has(p)]
     for threshold in json_thresholds or ():
         session.load_ranks(stored, threshold)
     for projection in stored if json_thresholds else []:
@@ -230,7 +181,7 @@ def _compute(
     by_key: dict[str, list[Projection]] = {}
     for p in wanted:
         by_key.setdefault(p.key, []).append(p)  # several where tensors are tied
-    missing = [p for p in (*wanted, *beside) if recompute or session.entry(p) is None]
+    missing = [p for p in (*wanted, *beside) if recompute or not session.has(p)]
     if not missing:
         return
     if not is_writable(session.store.folder):

@@ -41,7 +41,7 @@ def verify_store(root: Path, say: Callable[[str], None]) -> bool:
         store = SpectraStore(root, folder.name)
         store.verify()
         damaged += store.damaged
-        count, lost = count + len(store.entries()), lost + len(store.lost())
+        count, lost = count + len(store.stored()), lost + len(store.lost())
     for path, sentence in damaged:
         say(f"{path}: {sentence}")
     say(f"verified: {count} spectra are as they were written, {lost} are damaged and not computed again")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,8 +40,8 @@ COMMANDS = (
     Command("plot", "save a view of what is stored as a picture", "cli.show:plot", arguments.plot),
     Command("tree", "list layers and projections, from the files' headers only", "cli.commands:tree", arguments.tree),
     Command("export", "write what is stored to one file", "cli.commands:export", arguments.export),
-    Command("ls", "list the models that have stored spectra", "cli.commands:ls", arguments.ls, has_model=False),
-    Command("rm", "remove the stored spectra of a model", "cli.commands:rm", arguments.rm),
+    Command("ls", "list the models that have stored spectra", "cli.stored:ls", arguments.ls, has_model=False),
+    Command("rm", "remove the stored spectra of a model", "cli.stored:rm", arguments.rm),
     Command(
         "doctor",
         "say what devices, versions, store and cache are seen",
@@ -125,16 +126,28 @@ def _guarded(prog: str, run: Callable[[argparse.Namespace], int], args: argparse
     """Bad input is one line and exit code 2; a closed pipe is no error of ours, and a signal ends as ending.py says."""
     # numpy is only used for light work here: its BLAS need not start a thread per core.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from rankscope.engine.formats.guarded import LINKS
-
     from ..settings.encoding import set_up_streams
     from .ending import Ending
 
     _replace_closed_streams()
     set_up_streams()
-    LINKS.followed = getattr(args, "follow_links", False)
-    with Ending(prog):
+    with Ending(prog), _links_followed(getattr(args, "follow_links", False)):
         return _run(prog, run, args)
+
+
+@contextmanager
+def _links_followed(wanted: bool) -> Iterator[None]:
+    """Follow links out of a model's folder, where that is wanted."""
+    if not wanted:
+        yield
+        return
+    from rankscope.engine.formats.guarded import LINKS
+
+    LINKS.followed = True
+    try:
+        yield
+    finally:
+        LINKS.followed = False
 
 
 def _replace_closed_streams() -> None:

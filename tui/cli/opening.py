@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -15,14 +14,10 @@ from rankscope.engine.derive.weighting import weighted
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection
 
-from ..data.session import CLOSE_SECONDS, UNREAD_ADVICE, Model, Session, open_model
+from ..data.phrases import UNREAD_ADVICE
+from ..data.session import CLOSE_SECONDS, Model, Session, open_model
 from ..data.weighting import NONE, choose
-
-
-def say(text: str) -> None:
-    """A line for the user, on stderr: stdout is for what was asked for."""
-    sys.stderr.write(f"{printable(text, 1000)}\n")
-    sys.stderr.flush()
+from ..drawing.console import say
 
 
 def save(sessions: Iterable[Session]) -> str:
@@ -96,9 +91,9 @@ def stored_of(session: Session, name: str, wanted: list[Projection], weight: str
     Raises:
         InputError: nothing.
     """
-    stored = [p for p in wanted if session.entry(p) is not None]
+    stored = [p for p in wanted if session.has(p)]
     if not stored:
-        others = len(session.store.entries())
+        others = len(session.store.stored())
         found = f"{others} spectra are stored of other states or parts of" if others else "nothing is stored of"
         read = " that can be read" if session.store.damaged else ""
         option = "" if weight == NONE else f" --weight {printable(weight)}"

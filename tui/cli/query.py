@@ -81,6 +81,8 @@ def _check(args: Namespace) -> None:
     for option in options.keys() - set(BY_NAME[args.view].options):
         if getattr(args, option, None):
             raise InputError(f"--{option} goes with --view {' or '.join(taking(option))}, not with {args.view}")
+    if getattr(args, "csv", False) and args.rank and args.view != "table":
+        raise InputError("--rank with --csv goes with --view table: the CSV of a chart has a line for every rank")
     if args.side and not args.against:
         raise InputError("--side is for two models: name the second with --against MODEL")
 
@@ -105,5 +107,5 @@ def _unmatched(pair: Pair, second: Session, wanted: list[Projection], args: Name
         yield from (f"only in {letter}: {p.address}" for letter, p in alone[:_MOST_LISTED])
         if len(alone) > _MOST_LISTED:
             yield f"and {len(alone) - _MOST_LISTED} more"
-    if missing := sum(second.entry(q) is None for q in partners):
+    if missing := sum(not second.has(q) for q in partners):
         yield f"{missing} of {len(partners)} are not computed yet in B"

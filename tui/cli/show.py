@@ -9,12 +9,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.text import Text
 
 from rankscope.engine.errors import InputError, printable
-from rankscope.engine.spectrum import Projection
-from rankscope.store.export import csv_text
+from rankscope.engine.spectrum import Projection, Values
+from rankscope.store.export import csv_lines
 
 from ..charts.painter import paint
 from ..charts.readout import rank_readout
@@ -23,29 +24,32 @@ from ..charts.ruler import ruled
 from ..data.comparison import Comparison
 from ..data.grid import Selection
 from ..data.named import resolve
+from ..data.pair import Curve
 from ..data.rank_columns import fields_at
 from ..data.reference_lines import MLA_LINES
 from ..data.table_rows import ADDRESS, Field, fields_of, find_field, has_twins, load, sort_order
 from ..data.view_records import Content
 from ..data.views import BY_NAME, Place
 from ..data.weighting import weighted_by
-from ..drawing.console_tables import make_console, print_tables, wide_tables
+from ..drawing.console import make_console, say
+from ..drawing.console_tables import print_tables, wide_tables
 from ..settings.config import Config
 from ..settings.palette import Depth, Palette, palette
 from ..settings.terminal import depth_of
-from .opening import say
 from .query import Asked, understand
 
 WIDTH, HEIGHT = 100, 30
 """Of a chart that is piped, or in a picture; on a terminal it is as wide as that, and at most so high."""
 _LOG_LOG = 0
+_BATCH = 256
+"""Spectra that are read at once."""
 
 
 def show(args: Namespace, root: Path) -> int:
     """Print a view of what is stored; 2 where nothing is."""
     asked = understand(args, root)
     if args.csv:
-        sys.stdout.write(csv_text(resolve(BY_NAME[args.view].csv)(_content(asked, args))))
+        sys.stdout.writelines(csv_lines(resolve(BY_NAME[args.view].csv)(_content(asked, args))))
     else:
         console = make_console(depth=None if args.color == "auto" else Depth(args.color))
         if args.view != "heatmap" and (by := weighted_by(asked.projections)):  # there every table says it
@@ -185,11 +189,35 @@ def _request(asked: Asked, args: Namespace, colours: Palette, width: int, height
 
 
 def _content(asked: Asked, args: Namespace) -> Content:
-    """What is written as CSV; a view that can be sorted has columns."""
-    if "sort" not in BY_NAME[args.view].options:
-        return Content(asked.lenses, asked.projections, asked.grid)
+    """What is written as CSV; a view that can be sorted has columns, one of curves those of every projection."""
+    view, content = BY_NAME[args.view], Content(asked.lenses, asked.projections, asked.grid)
+    if view.place is Place.CHART and not view.over_layers:
+        curves = _curves(asked)
+        return replace(content, curves=curves, values=_values(curves))
+    if "sort" not in view.options:
+        return content
     fields = _fields(asked, args)
     return Content(asked.lenses, _sorted(fields, asked.projections, args.sort), asked.grid, fields)
+
+
+def _curves(asked: Asked) -> list[Curve]:
+    """What is stored of every projection, by its address, and its model where there are two."""
+    places = ((p, place) for p in asked.projections for place in asked.lens.pair.curves(p, asked.lens.side))
+    return [
+        (f"{p.address} {letter}".rstrip(), session, there)
+        for p, (letter, session, there) in places
+        if session.entry(there) is not None
+    ]
+
+
+def _values(curves: Sequence[Curve]) -> Iterator[Values]:
+    """The values of each, read a batch at a time; none of what another process has removed meanwhile."""
+    for start in range(0, len(curves), _BATCH):
+        batch = curves[start : start + _BATCH]
+        found: dict[str, Values] = {}
+        for asked in dict.fromkeys(session for _, session, _ in batch):
+            found |= asked.read([p.key for _, session, p in batch if session is asked])
+        yield from (found.get(p.key, np.empty(0)) for _, _, p in batch)
 
 
 def _fields(asked: Asked, args: Namespace) -> tuple[Field, ...]:

@@ -23,8 +23,8 @@ GLOSSARY = (
     ),
     (
         "k0",
-        "The k90 of noise of this shape: independent Gaussian numbers of one variance (Marchenko-Pastur). Shape "
-        "alone moves k90: 51 % of a square matrix of noise, 76 % of one at 1:4.",
+        "The mean k90 of noise of this shape: independent Gaussian numbers of one variance (Marchenko-Pastur, + 1/2 "
+        "because a rank is whole). Shape alone moves k90: 51 % of a square matrix of noise, 76 % of one at 1:4.",
     ),
     (
         "k/k0",
@@ -37,8 +37,8 @@ GLOSSARY = (
     ),
     (
         "k*, k/k*",
-        "m n / (m + n), the break-even rank: two factors of rank k (m x k and k x n) have fewer numbers than the "
-        "matrix only below it. Above 1 factoring at that energy saves nothing.",
+        "m n / (m + n) rounded down, the break-even rank: above it two factors of rank k (m x k and k x n) have more "
+        "numbers than the matrix. Where k/k* is above 1, factoring at that energy saves nothing.",
     ),
     (
         "effective rank",
@@ -52,7 +52,11 @@ GLOSSARY = (
     ("cond", "Condition number, the largest over the smallest singular value; > where that is below the noise floor."),
     ("noise floor", "What the solver can tell: smaller values are known only to be smaller."),
     ("num.rank", "Numerical rank: how many values are larger than the noise floor and than rounding."),
-    ("edge, spikes", "The largest singular value of noise that fits the median; spikes are the values above it."),
+    (
+        "edge, spikes",
+        "The largest singular value of noise that fits the median; spikes are the values above it, at most num.rank "
+        "and at most half of all: where more stand out, the median is one of theirs, and some are missed.",
+    ),
     (
         "rank cursor",
         "A rank on the chart (h l, comma and full stop, :k 512): what keeping so many would keep and cost.",
@@ -60,7 +64,11 @@ GLOSSARY = (
     ("scan", "Computing what the filter leaves and what is not stored yet."),
     ("mark", "A projection chosen for comparison, by space."),
     ("experts", "MLPs of which a token takes a few. Their cell shows median~half the interquartile range."),
-    ("A, B, B/A", "The first model, the second, and the second's number over the first's (d)."),
+    (
+        "A, B, B/A",
+        "The first model, the second, and the second's number over the first's (d). B/A of a bound: > where B's number "
+        "is one, < where A's is, - where both are.",
+    ),
     (
         "lines in 4",
         "Ranks to hold others against: at first those of DeepSeek-V2's MLA (kv_lora_rank 512, q_lora_rank 1536).",

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from rankscope.engine.derive.flip import flipped
-from rankscope.engine.spectrum import THRESHOLDS, Projection
+from rankscope.engine.spectrum import THRESHOLDS, Projection, Values
 
 from .measures import BY_NAME, MODELS_LIMITS, Measure, from_values
+from .quantities import divided
 from .session import Session
 
+if TYPE_CHECKING:
+    from .columns import Rows
+
 UNEQUAL = "\u2260"
+UNKNOWN = "-"
+"""The bound of a number of which nothing is known."""
+_FAR = 1000.0
+"""From this factor on between two models three digits after the point are too many, or too few."""
 Curve: TypeAlias = tuple[str, Session, Projection]
 """Label, session and projection of a spectrum that is shown."""
 
@@ -25,6 +33,14 @@ class Side(StrEnum):
     A = "A"
     B = "B"
     RATIO = "B/A"
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Projections whose numbers are asked for together, with their rows in the columns of each model."""
+
+    members: Sequence[Projection]
+    rows: tuple[Rows, ...]
 
 
 class Pair:
@@ -38,10 +54,20 @@ class Pair:
         """Hold another model against the first."""
         self.second = second
         self.__dict__.pop("_partners", None)
+        self.__dict__.pop("_held_against", None)
 
     @cached_property
     def _partners(self) -> dict[str, Projection]:
         return {p.address: p for p in self.second.model.tree.projections} if self.second else {}
+
+    @cached_property
+    def _held_against(self) -> dict[str, set[str]]:
+        """By the keys of the second model, the keys of the first at the same addresses."""
+        found: dict[str, set[str]] = {}
+        for p in self.first.model.tree.projections:
+            if (partner := self.partner(p)) is not None:
+                found.setdefault(partner.key, set()).add(p.key)
+        return found
 
     @cached_property
     def _ours(self) -> dict[str, Projection]:
@@ -55,6 +81,19 @@ class Pair:
         """The projection of the first model at the same address: `p` itself, unless only the second has it."""
         return p if self.second is None else self._ours.get(p.address)
 
+    def known_as(self, session: Session, keys: set[str]) -> set[str]:
+        """The keys, in the first model, of what is other than before in a session."""
+        if session is self.first:
+            return keys
+        return keys.union(*(self._held_against[key] for key in keys & self._held_against.keys()))
+
+    def group(self, members: Sequence[Projection]) -> Group:
+        """Some of the first model's projections, to ask for their numbers together. Of the pair as it is now."""
+        if self.second is None:
+            return Group(members, (self.first.columns.rows_of(members),))
+        ours, theirs = map(self.ours, members), map(self.partner, members)
+        return Group(members, (self.first.columns.rows_of(ours), self.second.columns.rows_of(theirs)))
+
     def differs_in_shape(self, p: Projection) -> bool:
         """Whether both models have the projection, and not in the same shape."""
         if self.second is None:
@@ -67,6 +106,11 @@ class Pair:
     def sessions(self) -> tuple[Session, ...]:
         """One or two."""
         return (self.first, self.second) if self.second else (self.first,)
+
+    @property
+    def has_spectra(self) -> bool:
+        """Whether anything is stored of either model, as far as is known: before that there are no numbers."""
+        return any(session.has_spectra for session in self.sessions)
 
     def unmatched(self) -> tuple[list[Projection], list[Projection]]:
         """What a scan of either would compute and the other has no address for: of the first, of the second."""
@@ -101,16 +145,25 @@ class Lens:
     thresholds: tuple[float, ...] = THRESHOLDS
 
     def number(self, p: Projection) -> float | None:
-        """The number, None where it is not known (yet)."""
-        return self._value(self.measure, p)
+        """The number, None where it is not known (yet), or nothing is known of it."""
+        return None if self.bound(p) == UNKNOWN else self._value(self.measure, p)
+
+    def numbers(self, group: Group) -> Values:
+        """The numbers of a group as an array, NaN where one is not known (yet)."""
+        return self._values(self.measure, group)
+
+    def tones(self, group: Group) -> Values:
+        """The same of what the shades are of."""
+        by = self.measure.shaded_by
+        return self._values(BY_NAME[by], group) if by and self.side is not Side.RATIO else self.numbers(group)
 
     def text(self, p: Projection) -> str:
-        """The number as text, "" where it is not known; `>` before what is only a lower bound."""
-        number = self.number(p)
+        """The number as text, "" where it is not known (yet), with its `sign` and its `bound`: `> 1.2e+06`; the bound
+        alone where nothing is known of it."""
+        number, bound = self.number(p), self.bound(p)
         if number is None:
-            return ""
-        is_bound = self.side is not Side.RATIO and self.is_bound(p)
-        return f"{'> ' if is_bound else self.sign(p)}{self.written(number)}"
+            return bound if bound == UNKNOWN else ""
+        return f"{self.sign(p)}{bound}{' ' if bound else ''}{self.written(number)}"
 
     def sign(self, p: Projection) -> str:
         """What stands before the number where it is a ratio of two shapes, else ""."""
@@ -124,13 +177,32 @@ class Lens:
         return _shape(there or p)
 
     def written(self, number: float) -> str:
-        """A number of this measure and side as text: how much two models differ shows in the third digit."""
-        return f"{number:.3f}" if self.side is Side.RATIO else self.measure.written(number)
+        """A number of this measure and side as text: how much two models differ shows in the third digit, unless
+        they are far apart in what spans many decades."""
+        is_near = self.measure.digits is not None or 1 / _FAR <= number < _FAR
+        return f"{number:.3f}" if self.side is Side.RATIO and is_near else self.measure.written(number)
+
+    def bound(self, p: Projection) -> str:
+        """`>` where the number is only known to be larger than the one given, `<` where smaller, UNKNOWN where either
+        may be, else "".
+
+        A's and B's are lower bounds. So is B/A where B's is one; where A's is one, B/A is an upper bound; of both
+        nothing follows.
+        """
+        if not self.measure.may_be_bound:
+            return ""
+        second = self.pair.second
+        ours = None if self.side is Side.B else self.pair.ours(p)
+        partner = None if self.side is Side.A else self.pair.partner(p)
+        a = ours is not None and self.measure.is_bound(self.pair.first, ours)
+        b = second is not None and partner is not None and self.measure.is_bound(second, partner)
+        if self.side is Side.RATIO:
+            return UNKNOWN if a and b else "<" if a else ">" if b else ""
+        return ">" if a or b else ""
 
     def is_bound(self, p: Projection) -> bool:
-        """Whether the number is only a lower bound; of a ratio, that of the side whose state is shown."""
-        session, there = self.session(p)
-        return there is not None and self.measure.is_bound(session, there)
+        """Whether the number is only a bound; of a ratio, whether either of its two is one."""
+        return bool(self.bound(p))
 
     def tone(self, p: Projection) -> float | None:
         """What the shade is of: the number itself, or that of another measure."""
@@ -186,6 +258,27 @@ class Lens:
             return self._behind(p)
         return self.pair.first, self.pair.ours(p)
 
+    @property
+    def needs_values(self) -> bool:
+        """Whether its numbers are worked out from values that the store's tables do not keep."""
+        return self.threshold not in THRESHOLDS or self.measure.from_values is not None
+
+    def unread(self) -> set[str]:
+        """Content keys, in the first model, of what `load` has something to read for."""
+        found: set[str] = set()
+        for session in self.pair.sessions:
+            measure = self.measure
+            unread = session.unread(self.threshold, facts=measure.from_values is not None, twins=measure.needs_twin)
+            found |= self.pair.known_as(session, unread)
+        return found
+
+    def look_up(self) -> None:
+        """Have the ranks at every threshold of the tables looked up, so that the next one is shown at once: of 45,000
+        each takes some 15 ms."""
+        for session in self.pair.sessions:
+            for threshold in self.thresholds:
+                BY_NAME["k"].numbers(session, threshold)
+
     def load(self, projections: Iterable[Projection]) -> None:
         """Bring into memory what the numbers need. Reads files."""
         wanted = list(projections)
@@ -204,7 +297,7 @@ class Lens:
         assert self.pair.second is not None
         if ours is None or partner is None:
             return self.pair.first, None
-        is_here = self.pair.first.entry(ours) is not None
+        is_here = self.pair.first.has(ours)
         return (self.pair.second, partner) if is_here else (self.pair.first, ours)
 
     def _value(self, measure: Measure, p: Projection) -> float | None:
@@ -216,6 +309,15 @@ class Lens:
         if self.side is Side.B:
             return b
         return b / a if a and b is not None else None
+
+    def _values(self, measure: Measure, group: Group) -> Values:
+        found = [
+            measure.numbers(session, self.threshold)[rows]
+            for session, rows in zip(self.pair.sessions, group.rows, strict=True)
+        ]
+        if len(found) == 1 or self.side is Side.A:
+            return found[0]
+        return found[1] if self.side is Side.B else divided(found[1], found[0])
 
 
 def _shape(p: Projection | None) -> str:

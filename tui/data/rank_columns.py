@@ -25,7 +25,7 @@ def fields_at(lens: Lens, k: int, projections: Iterable[Projection]) -> tuple[Fi
     known: Numbers = {}
     wanted = [(session, p) for q in projections for _, session, p in lens.pair.curves(q, lens.side)]
     for session in lens.pair.sessions:
-        stored = {p.key: p for s, p in wanted if s is session and s.entry(p) is not None}
+        stored = {p.key: p for s, p in wanted if s is session and s.has(p)}
         keys = list(stored)
         for start in range(0, len(keys), _BATCH):
             for key, values in session.store.values(keys[start : start + _BATCH]).items():

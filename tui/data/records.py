@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING
 
 from rankscope.engine.spectrum import Projection, Values
 
 from .grid import Grid
+from .measures import FILE_MEASURES
 from .pair import Lens, Side
 from .table_rows import Field
 from .wording import percent
@@ -19,15 +21,17 @@ if TYPE_CHECKING:
 
 
 def of_rows(fields: Sequence[Field], projections: Iterable[Projection]) -> Iterator[dict[str, object]]:
-    """The metric table: a record a projection. Measures that depend on a threshold are at `threshold`; what is only
-    a lower bound is marked as one."""
+    """The metric table and FILE_MEASURES: a record a projection. Measures that depend on a threshold are at
+    `threshold`; what is only a bound is marked as one, a ratio if either of its two is."""
     lens = next(field.lens for field in reversed(fields) if field.lens is not None)
     numbers = [field for field in fields if field.lens is not None]
     bounds = {f.name: f.lens for f in numbers if f.lens is not None and f.lens.measure.may_be_bound}
+    extra = [replace(lens, measure=measure) for measure in FILE_MEASURES]
     for p in projections:
         _, there = lens.session(p)
         yield {
             **_place(lens, p),
+            **{of.measure.name: _plain(of.number(p)) for of in extra},
             "threshold": lens.threshold,
             **{field.name: _plain(field.number(p)) for field in numbers},
             **{f"{name}_is_bound": of.is_bound(p) if there is not None else None for name, of in bounds.items()},
@@ -63,7 +67,7 @@ def of_layers(lenses: Sequence[Lens], grid: Grid) -> Iterator[dict[str, object]]
 
 
 def of_curves(curves: Iterable[Curve], values: Iterable[Values]) -> Iterator[dict[str, object]]:
-    """Spectra and their energy: a record a singular value; `curve` is what the legend calls it."""
+    """Spectra and their energy: a record a singular value; `curve` is the label of its curve."""
     from rankscope.engine import metrics  # numpy: the explorer's first paint does without
 
     for (label, session, p), sigmas in zip(curves, values, strict=True):

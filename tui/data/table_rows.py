@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from rankscope.engine.spectrum import Projection
+from rankscope.engine.spectrum import Projection, Values
 
 from .measures import BY_NAME
-from .pair import UNEQUAL, Lens, Side
+from .pair import UNEQUAL, UNKNOWN, Group, Lens, Side
 from .session import Session
 from .wording import MARKS, percent
 
@@ -31,10 +31,13 @@ class Field:
 
     @property
     def width(self) -> int:
-        """Characters that its numbers may need, with two before them: `> 2.581e+10`, `1.234e-05`, `1536`."""
+        """Characters that its numbers may need, with two before them: `> 2.581e+10`, `1.234e-05`, `1536`; one more for
+        the sign of a ratio."""
         if self.lens is None or self.lens.measure.digits is not None:
             return 8
-        return 13 if self.lens.measure.may_be_bound else 11
+        if not self.lens.measure.may_be_bound:
+            return 11
+        return 14 if self.lens.side is Side.RATIO else 13
 
     def number(self, p: Projection) -> float | None:
         """What rows are sorted by and files hold; None where it is not known, or does not exist."""
@@ -42,6 +45,14 @@ class Field:
             return float(p.rows * p.cols) if self.name == SHAPE and p.rows else None
         number = self.lens.number(p)
         return None if number is None or math.isnan(number) else number
+
+    def numbers(self, group: Group) -> Values:
+        """`number` of each of a group, NaN for None."""
+        if self.lens is not None:
+            return self.lens.numbers(group)
+        import numpy as np  # the first screen does without
+
+        return np.array([self.number(p) for p in group.members], dtype=np.float64)
 
     def text(self, p: Projection) -> str:
         """What a cell shows; where there is no number, the mark of the projection's state."""
@@ -54,15 +65,18 @@ class Field:
             return "-"
         if there.problem:
             return "?"
-        if session.entry(there) is None:
+        if not session.has(there):
             return MARKS[session.state(there)]
         return "-" if self._is_void(session, there) else "."
 
     def _is_void(self, session: Session, p: Projection) -> bool:
-        """Whether a number is missing for good: ratios of a zero matrix do not exist, however much is computed."""
+        """Whether a number is missing for good: ratios of a zero matrix do not exist, however much is computed, and of
+        the ratio of two bounds nothing is known."""
         lens = self.lens
-        if lens is None or lens.side is Side.RATIO or lens.measure.needs_twin:
+        if lens is None or lens.measure.needs_twin:
             return False
+        if lens.side is Side.RATIO:
+            return lens.bound(p) == UNKNOWN
         known = session.facts(p) if lens.measure.from_values is not None else session.rank(p, lens.threshold)
         return known is not None
 
@@ -98,25 +112,37 @@ def find_field(fields: Sequence[Field], name: str) -> Field | None:
 def has_twins(lens: Lens, projections: Iterable[Projection]) -> bool:
     """Whether of any of these a spectrum with random signs is stored, in either model."""
     places = (place for p in projections for place in lens.pair.curves(p, Side.RATIO))
-    return any(session.entry(session.twin(there)) is not None for _, session, there in places)
+    return any(session.has(session.twin(there)) for _, session, there in places)
 
 
 def load(fields: Iterable[Field], projections: Collection[Projection]) -> None:
     """Bring into memory what the fields need. Reads files."""
+    for lens in _reading(fields):
+        lens.load(projections)
+
+
+def unread(fields: Iterable[Field]) -> set[str]:
+    """Content keys, in the first model, of what `load` has something to read for."""
+    return set().union(*(lens.unread() for lens in _reading(fields)))
+
+
+def _reading(fields: Iterable[Field]) -> Iterator[Lens]:
+    """Those whose `load` brings what all fields need: the facts of a spectrum come together; every other measure needs
+    at most the rank that k is."""
     lenses = [field.lens for field in fields if field.lens is not None]
     of_values = next((lens for lens in lenses if lens.measure.from_values is not None), None)
     for lens in lenses:
-        # The facts of a spectrum come together; every other measure needs at most the rank that k is.
         if lens.measure.name == "k" or lens.measure.needs_twin or lens is of_values:
-            lens.load(projections)
+            yield lens
 
 
-def sort_order(numbers: Sequence[float | None], descending: bool) -> list[int]:
-    """The rows by their numbers; equal ones as they stood, unknown ones last whichever way it goes."""
-    known = [(number, row) for row, number in enumerate(numbers) if number is not None]
-    # Python's sort keeps the order of equals in reverse too; the row is not compared.
-    known.sort(key=lambda item: item[0], reverse=descending)
-    return [row for _, row in known] + [row for row, number in enumerate(numbers) if number is None]
+def sort_order(numbers: Values | Sequence[float | None], descending: bool) -> list[int]:
+    """The rows by their numbers; equal ones as they stood, unknown ones (None, NaN) last whichever way it goes."""
+    import numpy as np  # the first screen does without
+
+    found = np.asarray(numbers, dtype=np.float64)
+    order: list[int] = np.argsort(-found if descending else found, kind="stable").tolist()
+    return order
 
 
 class Rows:
@@ -133,9 +159,9 @@ class Rows:
         self._changed: set[str] | None = None  # keys whose numbers are others now; None: all
         self._with_twins = False
         self._fields: tuple[Field, ...] = ()
-        self._numbers: list[float | None] = []
-        self._order: list[int] = []
-        self._places: list[int] = []
+        self._group: Group | None = None
+        self._order: Sequence[int] = ()
+        self._places: Sequence[int] = ()
 
     def show(self, projections: Sequence[Projection]) -> None:
         """Other rows, in model order."""
@@ -143,6 +169,7 @@ class Rows:
         self._by_address = {p.address: number for number, p in enumerate(projections)}
         self._by_key = {p.key: number for number, p in enumerate(projections)}
         self._with_twins = False
+        self._group = None
         self._changed = None
 
     def forget(self, keys: Iterable[str] | None = None) -> None:
@@ -190,21 +217,18 @@ class Rows:
         field = find_field(self._fields, self.sorted_by)
         if field is None:  # k97, and the threshold is another now
             self.sorted_by, self.descending, field = ADDRESS, False, self._fields[0]
-        if changed is None:
-            self._numbers = [field.number(p) for p in self._projections] if field.name != ADDRESS else []
-        elif field.name != ADDRESS:
-            for p in touched:
-                self._numbers[self._by_key[p.key]] = field.number(p)
-        else:
-            return
-        self._arrange(field)
+        if changed is None or field.name != ADDRESS:
+            self._arrange(field)
 
     def _arrange(self, field: Field) -> None:
+        in_order = range(len(self._projections))
         if field.name == ADDRESS:
-            order = list(range(len(self._projections)))
-            self._order = order[::-1] if self.descending else order
-        else:
-            self._order = sort_order(self._numbers, self.descending)
-        self._places = [0] * len(self._order)
+            self._order = self._places = in_order[::-1] if self.descending else in_order
+            return
+        if self._group is None:
+            self._group = self._lens.pair.group(self._projections)
+        self._order = sort_order(field.numbers(self._group), self.descending)
+        places = list(in_order)
         for place, row in enumerate(self._order):
-            self._places[row] = place
+            places[row] = place
+        self._places = places

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rankscope.engine.spectrum import Projection, Values
@@ -17,14 +17,14 @@ from .table_rows import Field
 @dataclass(frozen=True, slots=True)
 class Content:
     """What a view shows: the lens at every threshold, the projections in the view's order, and the grid they stand in;
-    of a table its columns, of a chart the curves that are drawn and their values."""
+    of a table its columns, of a chart its curves and the values of each, which may be read as they are written."""
 
     lenses: Sequence[Lens]
     projections: Sequence[Projection]
     grid: Grid
     fields: Sequence[Field] = ()
-    curves: Sequence[Curve] = ()
-    values: Sequence[Values] = ()
+    curves: Iterable[Curve] = ()
+    values: Iterable[Values] = ()
 
 
 Records = Iterator[dict[str, object]]

@@ -138,7 +138,7 @@ VIEWS: tuple[ViewSpec, ...] = (
         csv="data.view_records:of_curves_view",
         text=_CHART_TEXT,
         picture=_CHART_PICTURE,
-        options=("rank", "normalised"),
+        options=("rank", "normalised", "csv"),
     ),
     ViewSpec(
         "energy",
@@ -152,7 +152,7 @@ VIEWS: tuple[ViewSpec, ...] = (
         csv="data.view_records:of_curves_view",
         text=_CHART_TEXT,
         picture=_CHART_PICTURE,
-        options=("rank",),
+        options=("rank", "csv"),
     ),
     ViewSpec(
         "facets",

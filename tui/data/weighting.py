@@ -76,11 +76,12 @@ class StoredNorms:
     def __init__(self, model: Model, root: Path) -> None:
         from rankscope.store.spectra import SpectraStore
 
-        entries = sorted(SpectraStore(root, model.folder).entries(), key=lambda entry: entry.computed_at)
+        stored = SpectraStore(root, model.folder).stored()
+        projections = map(stored.projection, sorted(stored.derived(), key=stored.computed_at))
         self._made = {
-            entry.projection.parents[0].key: made
-            for entry in entries
-            if is_weighted(entry.projection) and (made := entry.projection.derived) and made.weighting == NORM
+            p.parents[0].key: made
+            for p in projections
+            if is_weighted(p) and (made := p.derived) and made.weighting == NORM
         }
 
     def moment(self, projection: Projection) -> Moment:

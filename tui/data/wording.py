@@ -5,6 +5,7 @@ from __future__ import annotations
 from rankscope.engine.catalogue.tree import Tree, kinds_of
 from rankscope.engine.compute.events import Progress
 
+from .phrases import share
 from .session import State
 
 MARKS = {
@@ -54,20 +55,3 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def byte_size(count: int) -> str:
-    """`85.2 MB`, decimal units."""
-    unit, scale = _unit(count)
-    return f"{count / scale:.1f} {unit}" if scale > 1 else f"{count} B"
-
-
-def share(count: int, total: int) -> str:
-    """`1.2/3.2 GB`, in the unit of the total."""
-    unit, scale = _unit(total)
-    return f"{count / scale:.1f}/{total / scale:.1f} {unit}" if scale > 1 else f"{count}/{total} B"
-
-
-def _unit(count: int) -> tuple[str, float]:
-    units = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
-    return next(((unit, scale) for unit, scale in units if count >= scale), ("B", 1))

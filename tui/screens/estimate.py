@@ -10,11 +10,14 @@ from rankscope.engine.compute.devices import thread_count
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection
 
+from ..data.phrases import byte_size
 from ..data.session import Session
-from ..data.wording import byte_size, duration, left_out
+from ..data.wording import duration, left_out
 
 CORE_PACE = 1e10
 """Floating-point operations a second of one core, in float64: the 210 projections of SmolLM2-135M took two 4.5 s."""
+_PACED = 1024
+"""Spectra, evenly spread, whose time tells how long others take."""
 LESSON = (
     ("k90", "fewest singular values with 90 % of the energy, the sum of sigma^2"),
     ("k0", "k90 of noise of this shape; k90/k0 below 1: the weights have structure"),
@@ -73,8 +76,9 @@ def _size(session: Session, missing: Sequence[Projection]) -> int:
 def _time(session: Session, missing: Sequence[Projection]) -> str:
     """How long it takes, by what is stored of the model, else by what a core can do."""
     cost = sum(p.cost for p in missing)
-    stored = [entry for p in session.model.tree.projections if (entry := session.entry(p))]
-    if known := [(entry.provenance.seconds, entry.projection.cost) for entry in stored]:
+    stored = [p for p in session.model.tree.projections if session.has(p)]
+    every = stored[:: 1 + len(stored) // _PACED]
+    if known := [(entry.provenance.seconds, p.cost) for p in every if (entry := session.entry(p)) is not None]:
         pace = sum(seconds for seconds, _ in known) / sum(cost for _, cost in known)
         return f"about {duration(pace * cost)}, as fast as what is stored"
     cores = thread_count(session.settings.threads)

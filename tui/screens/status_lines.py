@@ -12,9 +12,10 @@ from rankscope.engine.spectrum import Projection
 
 from ..data.grid import Grid, Selection
 from ..data.pair import Lens, Pair
+from ..data.phrases import byte_size
 from ..data.session import Session, State
 from ..data.views import BY_KEY, View
-from ..data.wording import byte_size, describe
+from ..data.wording import describe
 
 
 class Hint(NamedTuple):

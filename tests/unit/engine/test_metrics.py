@@ -190,16 +190,19 @@ def test_the_condition_number_is_numpys_or_a_bound() -> None:
     assert condition_number(np.array([8.0, 0.0]), 0.0) == (math.inf, True)
 
 
-def test_two_factors_break_even_where_they_hold_as_much_as_the_matrix() -> None:
-    assert break_even_rank(4096, 4096) == 2048
-    assert round(break_even_rank(1024, 4096)) == 819
-    assert int(break_even_rank(14336, 4096)) == 3185
-    for rows, cols in ((12, 4), (6, 3), (10, 10)):
+def test_up_to_the_break_even_rank_two_factors_hold_no_more_than_the_matrix() -> None:
+    """At most as many numbers; one component more would be more: 576 x 1536 is 418.9."""
+    assert [break_even_rank(*s) for s in ((4096, 4096), (1024, 4096), (14336, 4096), (576, 1536))] == [
+        2048, 819, 3185, 418,
+    ]  # fmt: skip
+    for rows, cols in ((12, 4), (6, 3), (10, 10), (7, 5), (1, 9), (1, 1), (2**40, 3 * 2**40 + 1)):
         k = break_even_rank(rows, cols)
-        assert factor_parameters(rows, cols, int(k)) == rows * cols == k * (rows + cols)
-        left, right = np.ones((rows, int(k))), np.ones((int(k), cols))
-        assert factor_parameters(rows, cols, int(k)) == left.size + right.size
-    assert (break_even_rank(0, 0), factor_parameters(3, 5, 0)) == (0.0, 0)
+        assert isinstance(k, int)
+        assert k * (rows + cols) <= rows * cols < (k + 1) * (rows + cols)
+    for k in range(4):
+        left, right = np.ones((7, k)), np.ones((k, 5))
+        assert factor_parameters(7, 5, k) == left.size + right.size
+    assert (break_even_rank(0, 0), break_even_rank(0, 4)) == (0, 0)
 
 
 def _integers(seed: int) -> NDArray[np.int64]:

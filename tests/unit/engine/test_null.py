@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rankscope.engine.metrics import energy, threshold_ranks
-from rankscope.engine.null import noise_edge, noise_energy, noise_scale, noise_values, null_rank, spikes
+from rankscope.engine.null import mean_energy, noise_edge, noise_energy, noise_scale, noise_values, null_rank, spikes
 from rankscope.engine.spectrum import Values
 
 THRESHOLDS = (0.6, 0.8, 0.9, 0.95, 0.99)
@@ -48,10 +48,40 @@ def test_null_ranks_of_small_matrices_are_those_of_drawn_ones_within_one(shape: 
     np.testing.assert_allclose(null_ranks(*shape), sampled_ranks(*shape), rtol=0.0, atol=1.0)
 
 
+@pytest.mark.parametrize(("side", "draws", "within"), [(8, 1000, 0.05), (16, 500, 0.05), (32, 1000, 0.01)])
+@pytest.mark.parametrize("flat", [1, 2, 4])
+def test_noise_needs_as_many_components_as_noise(side: int, draws: int, within: float, flat: int) -> None:
+    """k / k0 of pure noise is 1 in the mean. Of so many draws the mean is right to .004 at side 8, .001 at side 32;
+    without the half component k0 would be 7 to 13 % and 2 to 3 % too small."""
+    shape, wanted = (side, flat * side), (0.8, 0.9, 0.95)
+    noise = np.random.default_rng(side).standard_normal((draws, *shape))
+    squares = np.linalg.eigvalsh(noise @ noise.transpose(0, 2, 1))[:, ::-1]
+    shares = np.cumsum(squares, axis=1) / squares.sum(axis=1, keepdims=True)
+    ranks = [(shares < t).sum(axis=1).mean() + 1 for t in wanted]  # the first k whose share reaches t
+    np.testing.assert_allclose(ranks, [null_rank(*shape, t) for t in wanted], rtol=within)
+    reached = np.interp(wanted, noise_energy(*shape), np.arange(1, side + 1))
+    np.testing.assert_allclose(ranks, reached, rtol=within)
+
+
 def test_null_ranks_of_the_field_notes() -> None:
     for shape, shares in (((4096, 4096), (0.236, 0.387, 0.510)), ((1024, 4096), (0.392, 0.609, 0.761))):
-        found = [null_rank(*shape, t) / min(shape) for t in THRESHOLDS[:3]]
+        found = [(null_rank(*shape, t) - 0.5) / min(shape) for t in THRESHOLDS[:3]]
         np.testing.assert_allclose(found, shares, atol=6e-4)
+
+
+def test_the_null_rank_is_half_a_component_more_than_the_law_says() -> None:
+    """Of a square in closed form: above x = 2 + 2 cos a lies the share (a - sin a) / pi of the count, and
+    (a - sin(2 a) / 2) / pi of the sum."""
+    for side in (64, 576):
+        for a in (0.8, 1.5, 2.3, 2.9):
+            share, count = (a - np.sin(2 * a) / 2) / np.pi, (a - np.sin(a)) / np.pi
+            assert null_rank(side, side, share) - side * count == pytest.approx(0.5, abs=side * 1e-6)
+
+
+def test_a_null_rank_is_one_at_least_and_the_full_rank_at_most() -> None:
+    for shape in ((1, 1), (4, 4), (3, 9)):
+        assert [null_rank(*shape, t) for t in (1e-9, 1.0)] == [1.0, min(shape)]
+    assert null_rank(0, 7, 0.9) == 0.0
 
 
 @pytest.mark.parametrize("shape", [*LARGE, (128, 512), (255, 300)], ids=str)
@@ -63,23 +93,24 @@ def test_noise_values_are_those_of_drawn_matrices(shape: tuple[int, int]) -> Non
 
 
 @pytest.mark.parametrize("shape", [*LARGE, (128, 512), (255, 300)], ids=str)
-def test_noise_energy_is_that_of_drawn_matrices(shape: tuple[int, int]) -> None:
-    curve = noise_energy(*shape)
+def test_the_mean_energy_is_that_of_drawn_matrices(shape: tuple[int, int]) -> None:
+    curve = mean_energy(*shape)
     sampled = np.mean([energy(values) for values in drawn(*shape)], axis=0)
     np.testing.assert_allclose(curve, sampled, atol=0.004)
     np.testing.assert_allclose(curve, energy(noise_values(*shape, 1.0)), atol=1e-4)
     assert curve[-1] == 1.0
 
 
-@pytest.mark.parametrize("shape", [(17, 40), (64, 64), (512, 1792)], ids=str)
+@pytest.mark.parametrize("shape", [(1, 5), (17, 40), (64, 64), (512, 1792)], ids=str)
 def test_noise_energy_reaches_a_threshold_at_its_null_rank(shape: tuple[int, int]) -> None:
-    for k in range(1, min(shape)):
+    for k in range(1, min(shape) + 1):
         assert null_rank(*shape, float(noise_energy(*shape)[k - 1])) == pytest.approx(k, abs=1e-6)
 
 
 def test_noise_does_not_ask_which_side_is_which() -> None:
     np.testing.assert_array_equal(noise_values(40, 17, 1.0), noise_values(17, 40, 1.0))
     np.testing.assert_array_equal(noise_energy(40, 17), noise_energy(17, 40))
+    np.testing.assert_array_equal(mean_energy(40, 17), mean_energy(17, 40))
     assert null_rank(40, 17, 0.9) == null_rank(17, 40, 0.9)
     assert noise_edge(40, 17, 2.0) == noise_edge(17, 40, 2.0)
 
@@ -135,15 +166,37 @@ def test_spikes_are_the_directions_that_were_planted(planted: int) -> None:
 def test_the_smallest_shapes_divide_by_nothing(shape: tuple[int, int]) -> None:
     small = min(shape)
     with np.errstate(all="raise"):
-        values, curve = noise_values(*shape, 0.5), noise_energy(*shape)
-        assert values.shape == curve.shape == (small,)
+        values, curve, mean = noise_values(*shape, 0.5), noise_energy(*shape), mean_energy(*shape)
+        assert values.shape == curve.shape == mean.shape == (small,)
         assert np.isfinite(values).all()
         assert spikes(values, *shape) == 0
         assert noise_scale(values, *shape) == pytest.approx(0.5 if small else 0.0)
         assert noise_edge(*shape, 0.0) == 0.0
         assert 0 <= null_rank(*shape, 0.9) <= small
     if small:
-        assert curve[-1] == 1.0
+        assert curve[-1] == mean[-1] == 1.0
+
+
+def test_spikes_are_never_more_than_the_numerical_rank() -> None:
+    """Of rank 1: LAPACK's other values are rounding, and most lie above the edge that their median makes."""
+    rng = np.random.default_rng(3)
+    values = np.linalg.svd(np.outer(rng.standard_normal(60), rng.standard_normal(90)), compute_uv=False)
+    assert (values > noise_edge(60, 90, noise_scale(values, 60, 90))).sum() > 1
+    assert spikes(values, 60, 90) == 1
+    by_gram = np.concatenate([[1.0], np.linspace(2e-8, 1e-9, 20), np.linspace(1e-10, 1e-11, 39)])
+    assert [spikes(by_gram, 60, 90, floor) for floor in (3e-8, 1.5e-8)] == [1, 1 + int((by_gram[1:] > 1.5e-8).sum())]
+
+
+def test_of_more_spikes_than_half_the_values_some_are_missed() -> None:
+    """The median is then one of theirs: the definition says 26 of 100 among 192."""
+    shape, rng = (192, 576), np.random.default_rng(0)
+    left, right = (np.linalg.qr(rng.standard_normal((side, 100)))[0] for side in shape)
+    strength = noise_edge(*shape, 1.0) * np.linspace(4.0, 2.0, 100)
+    values = np.linalg.svd(rng.standard_normal(shape) + (left * strength) @ right.T, compute_uv=False)
+    assert (values > noise_edge(*shape, 1.0)).sum() == 100
+    assert spikes(values, *shape) == pytest.approx(26, abs=2)
+    for count in (1, 2, 9, 10):
+        assert spikes(10.0 ** -np.arange(count), count, 12) <= count // 2
 
 
 def test_a_zero_matrix_has_neither_scale_nor_spikes() -> None:

@@ -19,7 +19,7 @@ from rankscope.engine.derive.weighting import is_weighted, noise_of, weighted
 from rankscope.engine.errors import WeightsError
 from rankscope.engine.metrics import threshold_rank
 from rankscope.engine.moment import Moment
-from rankscope.engine.null import null_rank_of
+from rankscope.engine.null import drawn_energy, null_rank_of
 from rankscope.engine.solvers.ladder import choose, solve
 from rankscope.engine.spectrum import Operand, Projection, Provenance, Values
 
@@ -281,4 +281,8 @@ def test_a_null_rank_of_drawn_values_is_half_above_the_interpolated_one() -> Non
     assert null_rank_of(values, 0.4) == pytest.approx(1.5)
     assert null_rank_of(values, 0.55) == pytest.approx(2.0)
     assert null_rank_of(values, 0.2) == pytest.approx(1.0)
+    assert null_rank_of(values, 0.05) == 1.0  # at least 1, at most r, as that of a shape
+    assert null_rank_of(values, 0.999) == 4.0
     assert null_rank_of(np.zeros(3), 0.9) == 0.0
+    for k, threshold in enumerate(drawn_energy(values)[:3], 1):
+        assert null_rank_of(values, threshold) == pytest.approx(k)

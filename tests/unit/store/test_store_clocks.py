@@ -10,7 +10,7 @@ import h5py
 import pytest
 
 from rankscope.engine.spectrum import Derived, Projection, Source, Spectrum
-from rankscope.store import rows, segments, spectra
+from rankscope.store import entries, segments, spectra
 from rankscope.store.spectra import SpectraStore
 
 Make = Callable[..., Spectrum]
@@ -102,13 +102,12 @@ def test_a_program_that_does_not_know_the_column_reads_the_file(
     put(tmp_path, make(1, computed_at=TIMES[25], solver="old"), make(2))
     put(tmp_path, make(1, computed_at=TIMES[24], solver="new"), make(3))
     assert "generation" in columns(tmp_path)
-    real = rows.unpack
+    real = entries.Columns
 
-    def unpack(kinds: dict[str, str], table: rows.Table) -> dict[str, list[object]]:
-        found = real(kinds, table)
-        return found | {"generation": [0] * len(table)} if "generation" in found else found
+    def known(kinds: dict[str, str], table: entries.Table) -> entries.Columns:
+        return real(kinds, table[[name for name in table.dtype.names or () if name != "generation"]])
 
-    monkeypatch.setattr(rows, "unpack", unpack)
+    monkeypatch.setattr(entries, "Columns", known)
     store = SpectraStore(tmp_path, "m")
     assert {e.projection.layer for e in store.entries()} == {1, 2, 3}
     assert store.damaged == []

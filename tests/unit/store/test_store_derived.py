@@ -299,7 +299,7 @@ def test_a_stranger_follows_the_description(make: Make, tmp_path: Path, kind: st
         path.write_bytes(layout.build([entry_of(s) for s in kept], [s.values for s in kept]).data)
     else:
         export([entry_of(s) for s in kept], {key(s): s.values for s in kept}, path)
-        assert layout.parse(path.read_bytes()).entries == [entry_of(s) for s in kept]
+        assert list(layout.parse(path.read_bytes()).entries) == [entry_of(s) for s in kept]
     with h5py.File(path) as file:
         assert file.attrs["format_version"] == 2
         recipe = file.attrs["description"].split("Python:\n")[1].split("MATLAB:")[0]
@@ -356,7 +356,7 @@ def test_removing_from_a_damaged_file_keeps_what_is_intact(make: Make, same: Sam
     spectra_ = [state_of(make, n) for n in range(3)]
     image = layout.build([entry_of(s) for s in spectra_], [s.values for s in spectra_])
     data = bytearray(image.data)
-    data[image.part.start[0]] ^= 1
+    data[image.part.place(0)[0]] ^= 1
     (tmp_path / "m").mkdir()
     path = tmp_path / "m" / segments.write(tmp_path / "m", segments.VOLUME, image.data)
     path.write_bytes(data)

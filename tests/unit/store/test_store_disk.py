@@ -130,7 +130,7 @@ def test_a_bad_sector_costs_the_spectra_in_it(
     image = layout.build([entry_of(s) for s in kept], [s.values for s in kept])
     (tmp_path / "m").mkdir()
     name = segments.write(tmp_path / "m", kind, image.data)
-    bad = image.part.start[2] + 40
+    bad = image.part.place(2).start + 40
     real = Path.read_bytes
     hit = failing(errno.EIO, os.pread, lambda _, count, start: start <= bad < start + count)
     with monkeypatch.context() as patch:

@@ -77,7 +77,7 @@ def test_parsing_gives_what_building_promised(make: Make, tmp_path: Path) -> Non
 def test_images_are_built_by_several_threads_at_once(make: Make) -> None:
     with ThreadPoolExecutor(8) as pool:
         images = list(pool.map(lambda n: build([make(n)]), range(64)))
-    assert [layout.parse(image.data).entries for image in images] == [[entry_of(make(n))] for n in range(64)]
+    assert [list(layout.parse(image.data).entries) for image in images] == [[entry_of(make(n))] for n in range(64)]
 
 
 @pytest.mark.parametrize("kind", ["segment", "export"])

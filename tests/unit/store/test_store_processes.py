@@ -123,7 +123,7 @@ def test_a_kill_at_every_call_while_damage_is_dealt_with_costs_nothing_more(
     kept = [make(n) for n in range(4)]
     image = layout.build([entry_of(s) for s in kept], [s.values for s in kept])
     data = bytearray(image.data)
-    data[image.part.start[2] + 5] ^= 1
+    data[image.part.place(2).start + 5] ^= 1
     point, killed = 0, True
     while killed:
         root = tmp_path / str(point)

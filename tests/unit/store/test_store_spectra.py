@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from rankscope.engine.spectrum import Source, Spectrum
+from rankscope.engine.spectrum import FLIPPED, Source, Spectrum
 from rankscope.store import segments, spectra
+from rankscope.store.columns import METRICS
+from rankscope.store.entries import Entries
 from rankscope.store.entry import entry_of
 from rankscope.store.spectra import SpectraStore
 
@@ -183,3 +185,40 @@ def test_what_is_stale_depends_on_time_and_not_on_the_order_of_files(
             store.put(make(n, tensor="qkv", source=LOCAL, weights_digests=(digests[n],))).result()
         for reader in (store, SpectraStore(tmp_path, "m")):
             assert [entry.projection.layer for entry in reader.entries()] == [2]
+
+
+def test_opening_a_store_makes_no_entries(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spectra = [make(n) for n in range(4)] + [make(1, derived=FLIPPED, key="twin")]
+    with SpectraStore(tmp_path, "m") as store:
+        for spectrum in spectra:
+            store.put(spectrum).result()
+    made: list[int] = []
+    real = Entries.__getitem__
+    monkeypatch.setattr(Entries, "__getitem__", lambda self, row: made.append(row) or real(self, row))
+    store = SpectraStore(tmp_path, "m")
+    stored = store.stored()
+    keys = {s.projection.key for s in spectra}
+    assert set(stored) == keys
+    assert store.values(keys).keys() == keys
+    assert all(store.has(key) for key in keys)
+    assert stored.derived() == {"twin"}
+    assert max(stored, key=stored.computed_at) == spectra[3].projection.key
+    for spectrum in spectra:
+        key, entry = spectrum.projection.key, entry_of(spectrum)
+        assert stored.rank(key, 0.9) == entry.ranks[0.9]
+        assert stored.rank(key, 0.123) is None
+        assert [stored.number(key, name) for name in METRICS] == [getattr(entry, name) for name in METRICS]
+        assert stored.projection(key) == spectrum.projection
+    assert made == []
+    assert dict(stored) == {s.projection.key: entry_of(s) for s in spectra}
+    assert len(made) == len(spectra)
+
+
+def test_what_was_stored_stays_as_it_was_when_it_was_asked_for(make: Make, tmp_path: Path) -> None:
+    with SpectraStore(tmp_path, "m") as store:
+        store.put(make(1)).result()
+        stored = store.stored()
+        store.put(make(1, solver="newer", computed_at="2030-01-01T00:00:00Z")).result()
+        store.put(make(2)).result()
+        assert list(stored.values()) == [entry_of(make(1))]
+        assert len(store.stored()) == 2

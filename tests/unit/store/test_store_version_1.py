@@ -114,7 +114,7 @@ def test_the_same_spectra_are_written_as_they_were(root: Path, tmp_path: Path) -
     store = SpectraStore(root, "m")
     before = segments.load_part(WRITTEN / NAME)
     values = store.values(e.projection.key for e in before.entries)
-    image = layout.build(before.entries, [values[e.projection.key] for e in before.entries])
+    image = layout.build(list(before.entries), [values[e.projection.key] for e in before.entries])
     (tmp_path / "now.h5").write_bytes(image.data)
     with h5py.File(WRITTEN / NAME) as old, h5py.File(tmp_path / "now.h5") as new:
         assert set(old) == set(new)

@@ -99,7 +99,7 @@ class Scanner:
     def _summary(self) -> str:
         """What came of a scan: `210 computed in 14 s, 0 failed, saved`."""
         every = [(session, p) for session, found in self._scanned.items() for p in found]
-        stored = sum(session.entry(p) is not None for session, p in every)
+        stored = sum(session.has(p) for session, p in every)
         failed = sum(p.key in session.failures for session, p in every)
         saved = ", saved" if stored else ""
         return f"{stored} computed in {duration(self._clock() - self._began)}, {failed} failed{saved}"
@@ -116,7 +116,7 @@ class Scanner:
         missing: Missing = {}
         for session, p in wanted:
             needed = [p, flipped(p)] if with_twins and p.rows else [p]
-            found = [q for q in needed if q.problem is None and session.entry(q) is None]
+            found = [q for q in needed if q.problem is None and not session.has(q)]
             if found:
                 missing.setdefault(session, []).extend(found)
         return missing

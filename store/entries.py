@@ -1,0 +1,205 @@
+"""The rows of a file: kept as the columns that are stored, and made into objects when they are asked for.
+
+Of the 46,000 spectra of a large model a screen shows fifty: an object for each would take most of the time of opening
+its store.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from math import isnan
+from operator import add
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rankscope.engine.spectrum import Projection, Run, Source
+
+from .columns import DERIVED_INDEX, GENERATION, INDEX, METRICS, PARENT, RUN, SOURCE, Columns, Table
+from .entry import Entry
+from .rows import derived_at, entry_at, projection_at
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """The tables of a file (columns.py). `ranks` has a row for each of the index, a column for each of `thresholds`;
+    `parents` is None in files of format version 1."""
+
+    index: Table
+    sources: Table
+    runs: Table
+    ranks: NDArray[Any]
+    thresholds: NDArray[Any]
+    parents: Table | None = None
+
+    def same(self, other: Tables) -> bool:
+        """Whether all are equal, to the bit."""
+        pairs = [(getattr(self, field.name), getattr(other, field.name)) for field in fields(self)]
+        return all(
+            one is two
+            or (one is not None and two is not None and one.dtype == two.dtype and one.tobytes() == two.tobytes())
+            for one, two in pairs
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """What rows were read from, and their files do not vouch for: `tensors` are names of file and tensor
+    (`tensor_name`), `digests` those of their bytes, `rows` who read them. Lists of one length."""
+
+    rows: list[int]
+    tensors: list[bytes]
+    digests: list[bytes]
+
+
+def tensor_name(identity: str, tensor: str) -> bytes:
+    """A tensor of the source file with this identity."""
+    return f"{identity}\0{tensor}".encode("utf-8", "surrogatepass")
+
+
+class Entries:
+    """The entries of a file, by the number of their row."""
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        kinds = (INDEX if tables.parents is None else DERIVED_INDEX) | GENERATION
+        self._index = Columns(kinds, tables.index)
+        self._parents = None if tables.parents is None else Columns(PARENT, tables.parents)
+        self._generations = self._index.stored("generation")
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return map(self.__getitem__, range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both are of the same rows, to the bit."""
+        return isinstance(other, Entries) and self._tables.same(other._tables)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __getitem__(self, row: int) -> Entry:
+        """The entry of a row, made anew each time.
+
+        Raises:
+            IndexError: there is no such row.
+        """
+        columns = self._index.row(row)
+        parents, digests = self._made_of.get(row, ((), (columns["weights_digest"],)))
+        ranks = dict(zip(self._thresholds, self._tables.ranks[row].tolist(), strict=True))
+        projection = projection_at(columns, self._sources, derived_at(columns, parents))
+        return entry_at(columns, projection, self._runs[columns["run_id"]], digests, ranks)
+
+    def projection(self, row: int) -> Projection:
+        """The projection of an entry alone."""
+        columns = self._index.row(row)
+        parents, _ = self._made_of.get(row, ((), ()))
+        return projection_at(columns, self._sources, derived_at(columns, parents))
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """The content keys, row by row."""
+        return self._index.list_of("key")
+
+    @cached_property
+    def computed_at(self) -> list[str]:
+        """When each was computed, row by row."""
+        return self._index.list_of("computed_at")
+
+    @cached_property
+    def derived(self) -> list[int]:
+        """The rows that are no matrix of a checkpoint."""
+        made = self._index.stored("null") != b""
+        if self._tables.parents is not None:
+            made = made | (self._index.stored("formula") != b"")
+        found: list[int] = np.flatnonzero(made).tolist()
+        return found
+
+    def order(self, row: int) -> tuple[int, str]:
+        """What says which of two results of a key counts, the larger: its generation, and when it was computed."""
+        return int(self._generations[row]), self.computed_at[row]
+
+    def ranks(self, threshold: float) -> Sequence[int | None]:
+        """The threshold ranks, row by row; None where those at this threshold are not stored."""
+        return self._ranks.get(threshold) or self._no_ranks
+
+    def numbers(self, name: str) -> Sequence[float | None]:
+        """A column of columns.METRICS, row by row; None where there is no number."""
+        return self._metrics[name]
+
+    def place(self, row: int) -> tuple[int, int, int]:
+        """Of its values: which of those in the file is the first, how many they are, the checksum of their bytes."""
+        offsets, counts, checksums = self._places
+        return offsets[row], counts[row], checksums[row]
+
+    def readings_of(self, row: int) -> list[tuple[bytes, bytes]]:
+        """Tensor and digest of the readings of a row."""
+        return self._readings_by_row.get(row, [])
+
+    @cached_property
+    def readings(self) -> Readings:
+        """Those of all rows."""
+        found = Readings([], [], [])
+        identities = [tensor_name(source.identity, "") for source in self._sources]
+        for columns in filter(None, (self._index, self._parents)):
+            digests = columns.stored("weights_digest")
+            rows = np.flatnonzero(digests != b"")
+            found.rows.extend((rows if columns is self._index else columns.stored("row")[rows]).tolist())
+            sources = map(identities.__getitem__, columns.stored("source_id")[rows].tolist())
+            found.tensors.extend(map(add, sources, columns.stored("tensor")[rows].tolist()))
+            found.digests.extend(digests[rows].tolist())
+        return found
+
+    @cached_property
+    def _readings_by_row(self) -> dict[int, list[tuple[bytes, bytes]]]:
+        found: dict[int, list[tuple[bytes, bytes]]] = defaultdict(list)
+        read = self.readings
+        for row, tensor, digest in zip(read.rows, read.tensors, read.digests, strict=True):
+            found[row].append((tensor, digest))
+        return found
+
+    @cached_property
+    def _made_of(self) -> dict[int, tuple[tuple[Projection, ...], tuple[str, ...]]]:
+        """By row what its matrix is made of, and the digests of the bytes of that."""
+        found: dict[int, list[tuple[Projection, str]]] = defaultdict(list)
+        for parent in () if self._parents is None else map(self._parents.row, range(len(self._parents))):
+            found[parent["row"]].append((projection_at(parent, self._sources, None), parent["weights_digest"]))
+        return {row: (tuple(p for p, _ in made), tuple(digest for _, digest in made)) for row, made in found.items()}
+
+    @cached_property
+    def _sources(self) -> list[Source]:
+        columns = Columns(SOURCE, self._tables.sources)
+        rows = map(columns.row, range(len(columns)))
+        return [Source(**row | {"content_addressed": bool(row["content_addressed"])}) for row in rows]
+
+    @cached_property
+    def _runs(self) -> list[Run]:
+        columns = Columns(RUN, self._tables.runs)
+        return [Run(**columns.row(number)) for number in range(len(columns))]
+
+    @cached_property
+    def _places(self) -> tuple[list[int], list[int], list[int]]:
+        return self._index.list_of("offset"), self._index.list_of("count"), self._index.list_of("crc32")
+
+    @cached_property
+    def _thresholds(self) -> list[float]:
+        found: list[float] = self._tables.thresholds.tolist()
+        return found
+
+    @cached_property
+    def _ranks(self) -> dict[float, list[int]]:
+        return dict(zip(self._thresholds, self._tables.ranks.T.tolist(), strict=True))
+
+    @cached_property
+    def _no_ranks(self) -> list[None]:
+        return [None] * len(self)
+
+    @cached_property
+    def _metrics(self) -> dict[str, list[float | None]]:
+        columns = {name: self._index.list_of(name) for name in METRICS}
+        return {name: [None if isnan(number) else number for number in column] for name, column in columns.items()}
