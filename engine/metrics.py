@@ -117,6 +117,13 @@ def numerical_rank(values: Values, rows: int, cols: int, noise_floor: float) -> 
     return int((values > max(noise_floor, top * max(rows, cols) * _EPS)).sum())
 
 
+def rank_is_bound(values: Values, rows: int, cols: int, noise_floor: float) -> bool:
+    """Whether the numerical rank is only a lower bound: a value is hidden below a noise floor that lies above rounding,
+    as a Gram matrix's does. False for a zero matrix."""
+    top, low = (float(values[0]), float(values[-1])) if values.size else (0.0, 0.0)
+    return top > 0 and low <= noise_floor and noise_floor > top * max(rows, cols) * _EPS
+
+
 def condition_number(values: Values, noise_floor: float) -> tuple[float, bool] | None:
     """(sigma_1 / sigma_r, False), or (sigma_1 / noise_floor, True), a lower bound, where sigma_r is below the floor.
 

@@ -38,8 +38,9 @@ def row(
 ) -> dict[str, object]:
     """One projection as a flat object of JSON values; what does not exist, or is no number, is None.
 
-    `null` is "flip" in the row of a sign-flipped twin, which has its projection's address. Last come `weighting`,
-    `gauge` and `derived`, the formula of a matrix that no checkpoint holds.
+    `sigma_min_is_bound` says whether it is below the noise floor. `null` is "flip" in the row of a sign-flipped twin,
+    which has its projection's address. Last come `weighting`, `gauge` and `derived`, the formula of a matrix that no
+    checkpoint holds.
     """
     part, made = projection.slice, projection.derived
     return {
@@ -59,11 +60,19 @@ def row(
         "ranks": None if ranks is None else {f"{threshold:.12g}": rank for threshold, rank in ranks.items()},
         **{name: None if entry is None else _finite(getattr(entry, name)) for name in _METRICS},
         **{name: None if entry is None else _finite(getattr(entry.provenance, name)) for name in _PROVENANCE},
+        "sigma_min_is_bound": None if entry is None else _is_bound(entry),
         "null": projection.null or None,
         "weighting": (made and made.weighting) or None,
         "gauge": (made and made.gauge) or None,
         "derived": made and made.formula,
     }
+
+
+def _is_bound(entry: Entry) -> bool | None:
+    """Whether the smallest value is known only to be no larger than the noise floor; None where there is none."""
+    if entry.sigma_min is None or entry.sigma_max is None:
+        return None
+    return entry.sigma_max > 0 and entry.sigma_min <= entry.provenance.noise_floor
 
 
 def export(entries: Sequence[Entry], values: Mapping[str, Values], path: Path) -> None:

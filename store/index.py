@@ -138,9 +138,10 @@ class Index:
 
     def find(self, key: str) -> Found | None:
         """The row that counts, None if there is none."""
-        if not self.has(key):
+        held = self._rows.get(key)
+        if held is None or not self._is_valid(held):
             return None
-        name, row = self._split(self._rows[key])
+        name, row = self._split(held)
         part = self.parts[name]
         return Found(key, name, part.place(row), part.entries, row)
 

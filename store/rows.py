@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import isnan
 from typing import Any
 
 import numpy as np
 
+from rankscope.engine import bounds
 from rankscope.engine.spectrum import FLIPPED, Derived, Operand, Projection, Provenance, Run, Slice, Source
 
 from .columns import METRICS, PROVENANCE, Row
@@ -54,11 +56,20 @@ def entry_at(
     row: Mapping[str, Any], projection: Projection, run: Run, digests: tuple[str, ...], ranks: Mapping[float, int]
 ) -> Entry:
     """The entry of a row of the index, by the names of its columns."""
-    provenance = Provenance(**{name: row[name] for name in PROVENANCE}, clipped=row.get("clipped", 0.0))
+    made = Provenance(**{name: row[name] for name in PROVENANCE}, clipped=row.get("clipped", 0.0))
+    provenance = made
+    if not row.get("weighting"):  # which states bounds that no shape tells
+        provenance = _with_bounds_that_hold(made, *[row[name] for name in ("rows", "cols", "sigma_max", "sigma_min")])
     numbers = {name: None if isnan(row[name]) else row[name] for name in METRICS}
     return Entry(
         projection, provenance, row["computed_at"], digests, run, ranks, generation=row["generation"], **numbers
     )
+
+
+def _with_bounds_that_hold(made: Provenance, rows: int, cols: int, top: float, low: float) -> Provenance:
+    """What an old solver stated of its error is replaced where it does not hold; `top` and `low` are as in METRICS."""
+    accuracy = bounds.anew(made.solver, made.solver_version, (rows, cols), (top, low), made.frobenius_norm)
+    return made if accuracy is None else replace(made, error_bound=accuracy[0], noise_floor=accuracy[1])
 
 
 def projection_at(row: Mapping[str, Any], sources: Sequence[Source], made: Derived | None) -> Projection:

@@ -15,10 +15,24 @@ from ..errors import WeightsError
 from ..spectrum import Projection, Run, Spectrum
 from . import devices
 from .devices import Device
-from .events import Computed, Failed, Found, Listener, Notice, Saved, Started, Stopped
-from .queue import Job, JobQueue
+from .events import (
+    Computed,
+    Failed,
+    Found,
+    Listener,
+    Notice,
+    Saved,
+    SavedAgain,
+    SolvingAgain,
+    Started,
+    StayBounds,
+    Stopped,
+)
+from .job import SECOND, Job
+from .queue import JobQueue
 from .reader import Reader
 from .reporter import Reporter
+from .second_pass import Budget, is_ill_conditioned
 from .worker import Solver, groups, own_stream
 
 _BESIDE_VALUES = 2048
@@ -60,6 +74,9 @@ class Settings:
 class Engine:
     """Computes spectra in worker threads (devices.workers), fed by reader threads (devices.readers).
 
+    A GPU's ill-conditioned matrices are saved as they are and, when all else is done, solved again by the SVD, as far
+    as the Budget goes.
+
     `listener` is called from a thread of the engine, never twice at once. Nothing starts, and torch
     is not imported, before the first `submit`.
     """
@@ -69,6 +86,7 @@ class Engine:
         self._settings = settings or Settings()
         self._queue = JobQueue()
         self._reporter = Reporter(listener)
+        self._budget = Budget()
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
         self._noted: set[str] = set()
@@ -94,7 +112,10 @@ class Engine:
         sound = [p for p in wanted if p.problem is None and not self._is_under_way(p.key)]
         refused = [Failed(p, p.problem) for p in wanted if p.problem is not None]
         to_fetch = sum(held.bytes_to_fetch(_tensors_in(held, sound)) for held in opened if held.is_remote)
-        self._reporter.expect([*sound, *(f.projection for f in refused)], to_fetch)  # before a worker can finish one
+        expected = [*sound, *(f.projection for f in refused)]
+        if self._reporter.expect(expected, to_fetch):  # before a worker can finish one
+            self._budget.reset()
+            self._reporter.seconds_again = 0.0
         if recompute:
             self._again.update(p.key for p in sound)
         accepted = self._queue.add(checkpoint, sound, urgent, others)
@@ -110,8 +131,9 @@ class Engine:
 
     def stop(self) -> None:
         """Drop what waits; the running batch is finished and saved."""
-        dropped = self._queue.clear()
-        if dropped:
+        if bounds := self._queue.clear_second():
+            self._reporter.tell(StayBounds(tuple(bounds)))
+        if dropped := self._queue.clear():
             self._reporter.tell(Stopped(tuple(dropped)))
 
     def close(self, timeout: float | None = None) -> bool:
@@ -171,7 +193,11 @@ class Engine:
     def _read(self) -> None:
         reader = Reader()
         while (job := self._queue.next_to_read()) is not None:
-            self._read_one(reader, job)  # a call of its own: nothing here keeps the weights while it waits
+            # A call of its own: nothing here keeps the weights while it waits.
+            if job.priority == SECOND:
+                self._read_again(reader, job)
+            else:
+                self._read_one(reader, job)
 
     def _is_found(self, projection: Projection) -> bool:
         """Whether another process has saved it since it was asked for."""
@@ -182,6 +208,11 @@ class Engine:
             for projection in self._queue.drop(job):
                 self._reporter.tell(Found(projection))
             return
+        for projection in self._load(reader, job):
+            self._fail([projection], job.fault_of(projection))
+
+    def _load(self, reader: Reader, job: Job) -> list[Projection]:
+        """Read what a job needs; returns its projections for which that cannot be read."""
         watch = Watch(self._reporter.fetched, lambda text: self._reporter.tell(Notice(text)), job.withdrawn)
         parts = job.parts
         for part in parts:
@@ -192,12 +223,19 @@ class Engine:
             except Exception as error:  # noqa: BLE001 - whatever a file holds, the scan goes on
                 part.fault = f"cannot be read: {type(error).__name__}: {error}"
         if all(part.fault for part in parts):
-            lost = self._queue.drop(job)
-        else:
-            lost = self._queue.drop_faulty(job)
-            self._queue.loaded(job, job.weights, job.seen)
-        for projection in lost:
-            self._fail([projection], job.fault_of(projection))
+            return self._queue.drop(job)
+        lost = self._queue.drop_faulty(job)
+        self._queue.loaded(job, job.weights, job.seen)
+        return lost
+
+    def _read_again(self, reader: Reader, job: Job) -> None:
+        if not self._budget.take(job.cost):
+            self._reporter.tell(StayBounds(tuple(self._queue.drop(job))))
+            return
+        remote = [part for part in job.parts if part.checkpoint.is_remote]
+        self._reporter.expect_bytes(sum(part.checkpoint.bytes_to_fetch({part.tensor.name}) for part in remote))
+        if lost := self._load(reader, job):
+            self._reporter.tell(StayBounds(tuple(lost)))
 
     def _work(self, device: Device, threads: int, run: Run) -> None:
         with own_stream(device.name):
@@ -205,8 +243,12 @@ class Engine:
             while jobs := self._queue.next_batch(device.name, solver.limit_of):
                 cost, alone = sum(job.cost for job in jobs), self._queue.is_all(jobs)
                 devices.set_blas_threads(device, devices.blas_threads(device, threads, cost, alone))
+                if jobs[0].priority == SECOND:
+                    self._solve_again(solver, jobs[0])
+                    continue
                 self._look(jobs)
-                self._solve(solver, jobs)
+                with self._budget.scanning(device.name):
+                    self._solve(solver, jobs)
 
     def _look(self, jobs: list[Job]) -> None:
         """Leave out what other processes have saved; where there are any, go on in another order than they."""
@@ -222,25 +264,54 @@ class Engine:
         for group in groups(jobs, solver.limit_of):
             for projection, _ in group:
                 self._reporter.tell(Started(projection, solver.device))
-            for projection, found in solver.solve(group):
+            for (projection, job), found in zip(group, solver.solve(group), strict=True):
                 if isinstance(found, str):
                     self._fail([projection], found)
                 else:
-                    self._keep(found)
+                    self._keep(found, job)
         for job in jobs:
             self._queue.solved(job)
 
-    def _keep(self, spectrum: Spectrum) -> None:
+    def _solve_again(self, solver: Solver, job: Job) -> None:
+        (projection,) = job.projections
+        self._reporter.tell(SolvingAgain(projection, solver.device))
+        start = time.monotonic()
+        found = solver.solve_again(projection, job)
+        self._budget.spend(job.cost, time.monotonic() - start)
+        self._reporter.seconds_again = self._budget.spent
+        if found is None:
+            self._reporter.tell(StayBounds((projection,)))
+        else:
+            self._put(
+                found,
+                lambda: self._reporter.tell(SavedAgain(found)),
+                lambda _error: self._reporter.tell(StayBounds((projection,))),
+            )
+        self._queue.solved(job)
+
+    def _keep(self, spectrum: Spectrum, job: Job) -> None:
+        projection = spectrum.projection
         self._reporter.tell(Computed(spectrum))
-        self._again.discard(spectrum.projection.key)
+        self._again.discard(projection.key)
+
+        def saved() -> None:
+            again = is_ill_conditioned(spectrum)
+            self._reporter.tell(Saved(spectrum, again))
+            if again and not self._queue.add_second(job, projection):
+                self._reporter.tell(StayBounds((projection,)))
+
+        self._put(spectrum, saved, lambda error: self._fail([projection], _unsaved(error)))
+
+    def _put(self, spectrum: Spectrum, saved: Callable[[], None], unsaved: Callable[[BaseException], None]) -> None:
+        """Hand to the sink; one of the two is called when it is on the disk, or cannot be."""
         size = spectrum.values.nbytes + _BESIDE_VALUES
 
-        def saved(future: Future[None]) -> None:
+        def done(future: Future[None]) -> None:
             error = future.exception()
             if error is None:
-                self._reporter.tell(Saved(spectrum))
+                saved()
             else:
-                self._fail([spectrum.projection], _unsaved(error))
+                unsaved(error)
             self._queue.count_unsaved(-size)
 
         self._queue.count_unsaved(size)
@@ -248,9 +319,9 @@ class Engine:
             future = self._sink.put(spectrum)
         except Exception as error:  # noqa: BLE001 - a sink that refuses must not end the scan
             self._queue.count_unsaved(-size)
-            self._fail([spectrum.projection], _unsaved(error))
+            unsaved(error)
         else:
-            future.add_done_callback(saved)
+            future.add_done_callback(done)
 
     def _fail(self, projections: Iterable[Projection], reason: str) -> None:
         for projection in projections:

@@ -26,9 +26,33 @@ class Computed:
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """A spectrum is on the disk: done."""
+    """A spectrum is on the disk: done. With `again` it is ill-conditioned, and will be solved a second time."""
 
     spectrum: Spectrum
+    again: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SolvingAgain:
+    """A device began to solve a projection a second time, whose spectrum is saved."""
+
+    projection: Projection
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class SavedAgain:
+    """The result of the second time is on the disk: it has replaced the first."""
+
+    spectrum: Spectrum
+
+
+@dataclass(frozen=True, slots=True)
+class StayBounds:
+    """These were to be solved a second time and are not: there is no time left, or no result. The first result counts,
+    whose smallest values are bounds."""
+
+    projections: tuple[Projection, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +86,18 @@ class Notice:
 
 
 @dataclass(frozen=True, slots=True)
+class Again:
+    """Of the projections that are done: `found` were ill-conditioned, the solving of `begun` of them has begun a second
+    time, and `solved` are saved anew. `seconds` went into that, and are in no other number.
+    """
+
+    found: int = 0
+    begun: int = 0
+    solved: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """The job as a whole: projections done (saved), failed and in all; `rate` in projections per second.
 
@@ -81,7 +117,10 @@ class Progress:
     fetched: int = 0
     to_fetch: int = 0
     waiting: str = ""
+    again: Again = Again()
 
 
-Event: TypeAlias = Started | Computed | Saved | Found | Failed | Stopped | Notice | Progress
+Event: TypeAlias = (
+    Started | Computed | Saved | Found | Failed | Stopped | SolvingAgain | SavedAgain | StayBounds | Notice | Progress
+)
 Listener: TypeAlias = Callable[[tuple[Event, ...]], None]

@@ -6,100 +6,15 @@ import heapq
 import itertools
 import random
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ..checkpoint.open import Checkpoint
-from ..formats.tensor import Tensor
 from ..spectrum import Projection
+from .job import SCAN, SECOND, URGENT, Job, beside_of, find, grouped
 
-URGENT, SCAN = 0, 1
 _MAX_READY = 64
 MOST_UNSAVED = 64 * 2**20
 """Bytes of spectra that may wait to be saved. With more, none are solved: the disk is full, or slow."""
-
-_NOT_READ = threading.Event()
-"""Of a job that nobody reads yet: one for each of 45,000 jobs would be a third of what queueing them takes."""
-
-Place: TypeAlias = tuple[str, str]
-"""Where a tensor lies: the identity of the file, its name there."""
-
-
-@dataclass(slots=True)
-class Job:
-    """The wanted projections of one stored tensor, which is read once for all of them, to one device.
-
-    Derived ones may need more tensors, of this checkpoint or of others. Each of these is a job `beside` this one: its
-    projections are the parents in it, and it is read and let go with this one. `seen` is the digest of the tensor's
-    bytes, `fault` the sentence that says why it could not be read. `withdrawn` tells whoever reads it that none is
-    wanted any more.
-    """
-
-    priority: int
-    number: int
-    checkpoint: Checkpoint
-    tensor: Tensor
-    projections: list[Projection]
-    device: str = ""
-    weights: Any = field(default=None, repr=False)
-    seen: str = ""
-    withdrawn: threading.Event = field(default=_NOT_READ, repr=False)
-    beside: tuple[Job, ...] = ()
-    fault: str = ""
-
-    @property
-    def rank(self) -> tuple[int, int]:
-        return self.priority, self.number
-
-    @property
-    def place(self) -> Place:
-        """Where its tensor lies."""
-        return self.tensor.source.identity, self.tensor.name
-
-    @property
-    def parts(self) -> tuple[Job, ...]:
-        """Itself and those beside it that its projections need: an urgent job may have taken some of them over."""
-        if not self.beside:
-            return (self,)
-        needed = {place for p in self.projections for place in _places(p)}
-        return tuple(job for job in (self, *self.beside) if job.place in needed)
-
-    def part(self, parent: Projection) -> Job:
-        """Of itself and those beside it, the job of the tensor in which this parent of its projections lies."""
-        if not self.beside:
-            return self
-        return next(job for job in (self, *self.beside) if job.place == _place(parent))
-
-    def fault_of(self, projection: Projection) -> str:
-        """Why a projection's weights could not be read, with the parent of a derived one named; "" where they were."""
-        for parent in projection.parents:
-            if fault := self.part(parent).fault:
-                return fault if parent is projection else f"{parent.label}: {fault}"
-        return ""
-
-    def let_go(self) -> None:
-        """Free the memory."""
-        for job in (self, *self.beside):
-            job.weights = None
-
-    def room_on(self, device: str) -> int:
-        """Bytes of the weights of all its tensors in a device's memory."""
-        return sum(job.bytes_on(device) for job in self.parts)
-
-    def bytes_on(self, device: str) -> int:
-        """What its weights take in a device's memory."""
-        return self.checkpoint.bytes_on(device, self.tensor)
-
-    @property
-    def cost(self) -> float:
-        """Of its projections, see Projection.cost."""
-        return sum(p.cost for p in self.projections)
-
-    @property
-    def sides(self) -> tuple[int, ...]:
-        """The smaller side of each projection, in ascending order: jobs of equal ones fit into one batch."""
-        return tuple(sorted(p.count for p in self.projections))
 
 
 class JobQueue:
@@ -118,6 +33,8 @@ class JobQueue:
         self._ready: list[Job] = []
         self._reading: list[Job] = []
         self._solving: list[Job] = []
+        self._second: list[tuple[float, int, Job]] = []  # the least to do first
+        self._takes_second = True
         self._owner: dict[str, Job] = {}
         self._numbers = itertools.count()
         self._unsaved = 0
@@ -140,6 +57,7 @@ class JobQueue:
         wanted: list[Projection] = []
         fresh: list[Projection] = []
         with self._changed:
+            self._takes_second = True
             for projection in projections:
                 owner = self._owner.get(projection.key)
                 if owner is None:
@@ -148,15 +66,43 @@ class JobQueue:
                     continue
                 wanted.append(projection)
                 self._owner[projection.key] = _RESERVED
-            for places, members in _grouped(wanted):
-                job = Job(URGENT if urgent else SCAN, next(self._numbers), *_find(places[0], opened), members)
-                job.beside = tuple(_beside(job, *_find(place, opened)) for place in places[1:])
+            for places, members in grouped(wanted):
+                job = Job(URGENT if urgent else SCAN, next(self._numbers), *find(places[0], opened), members)
+                job.beside = tuple(beside_of(job, *find(place, opened)) for place in places[1:])
                 for projection in members:
                     self._owner[projection.key] = job
                 heapq.heappush(self._waiting, (job.rank, job))
                 self._is_ordered = True
             self._changed.notify_all()
         return fresh
+
+    def add_second(self, solved: Job, projection: Projection) -> bool:
+        """Queue a projection of a job that was solved once more, for when nothing else is queued or under way; False
+        since `clear_second`, until more is added."""
+        opened = [(job.checkpoint, {job.tensor.name: job.tensor}) for job in (solved, *solved.beside)]
+        with self._changed:
+            if not self._takes_second:
+                return False
+            ((places, members),) = grouped([projection])
+            job = Job(SECOND, next(self._numbers), *find(places[0], opened), members)
+            job.beside = tuple(beside_of(job, *find(place, opened)) for place in places[1:])
+            heapq.heappush(self._second, (job.cost, job.number, job))
+            self._changed.notify_all()
+            return True
+
+    def clear_second(self) -> list[Projection]:
+        """Withdraw what was to be solved a second time and is not yet being solved; returns it."""
+        with self._changed:
+            self._takes_second = False
+            begun = [job for job in (*self._reading, *self._ready) if job.priority == SECOND]
+            dropped = [p for job in (*begun, *(job for _, _, job in self._second)) for p in job.projections]
+            for job in begun:
+                job.projections = []
+                job.withdrawn.set()
+            self._ready = [job for job in self._ready if job.priority != SECOND]
+            self._second.clear()
+            self._changed.notify_all()
+        return dropped
 
     def holds(self, key: str) -> bool:
         """Whether a key waits, is being read, or is ready."""
@@ -173,20 +119,24 @@ class JobQueue:
         """The most urgent waiting job, once a device has room for its bytes: the one with the least to do.
 
         The first urgent job does not wait for room, nor does any job while nothing else is in a device's memory.
-        None when closed.
+        What is solved a second time comes when there is nothing else to do, one after the other. None when closed.
         """
         with self._changed:
             while not self._closed:
                 if roomy := [device for device in self._budgets if self._can_read(device)]:
-                    job = heapq.heappop(self._waiting)[1]
                     device = min(roomy, key=lambda device: sum(j.cost for j in self._held(device)))
-                    job.withdrawn = threading.Event()
-                    for part in (job, *job.beside):
-                        part.device = device
-                    self._reading.append(job)
-                    return job
+                    return self._begin_reading(heapq.heappop(self._waiting)[1], device)
+                if self._second and self._budgets and not (self._ready or self._reading or self._solving):
+                    return self._begin_reading(heapq.heappop(self._second)[2], next(iter(self._budgets)))
                 self._changed.wait()
         return None
+
+    def _begin_reading(self, job: Job, device: str) -> Job:
+        job.withdrawn = threading.Event()
+        for part in (job, *job.beside):
+            part.device = device
+        self._reading.append(job)
+        return job
 
     def loaded(self, job: Job, weights: object, seen: str) -> None:
         """What the job's projections need is in memory; a job that has none left is let go."""
@@ -204,8 +154,7 @@ class JobQueue:
         with self._changed:
             lost = [p for p in job.projections if job.fault_of(p)]
             job.projections = [p for p in job.projections if not job.fault_of(p)]
-            for projection in lost:
-                self._owner.pop(projection.key, None)
+            self._forget(job, lost)
             return lost
 
     def next_batch(self, device: str, limit_of: Callable[[int], int]) -> list[Job]:
@@ -221,7 +170,7 @@ class JobQueue:
                     for job in batch:
                         self._ready.remove(job)
                         self._solving.append(job)
-                        self._forget(job)
+                        self._forget(job, job.projections)
                     self._changed.notify_all()
                     return batch
                 self._changed.wait()
@@ -285,7 +234,7 @@ class JobQueue:
         """A job that could not be read; returns its projections."""
         with self._changed:
             self._reading.remove(job)
-            self._forget(job)
+            self._forget(job, job.projections)
             self._changed.notify_all()
             return job.projections
 
@@ -337,56 +286,11 @@ class JobQueue:
         owner.projections = [p for p in owner.projections if p.key != projection.key]
         return True
 
-    def _forget(self, job: Job) -> None:
-        for projection in job.projections:
-            self._owner.pop(projection.key, None)
-
-
-def _place(projection: Projection) -> Place:
-    return projection.source.identity, projection.tensor
-
-
-def _places(projection: Projection) -> tuple[Place, ...]:
-    """Of the tensors that are read for it, each once."""
-    return tuple(dict.fromkeys(map(_place, projection.parents)))
-
-
-def _grouped(projections: Iterable[Projection]) -> Iterator[tuple[tuple[Place, ...], list[Projection]]]:
-    """The projections by the tensor that is read for them; tensors that one of them joins are one group."""
-    groups: dict[Place, list[Projection]] = {}
-    joined: dict[Place, tuple[Place, ...]] = {}  # each place of a group of several -> all of them
-    for projection in projections:
-        first, *more = (_place(projection),) if projection.derived is None else _places(projection)
-        members = groups.setdefault(first, [])
-        for place in more:
-            if groups.get(place) is not members:
-                members.extend(groups.get(place, ()))
-                together = joined.get(first, (first,)) + joined.get(place, (place,))
-                joined.update(dict.fromkeys(together, together))
-                groups.update(dict.fromkeys(together, members))
-        members.append(projection)
-    done: set[Place] = set()
-    for place, members in groups.items():
-        if place not in joined:
-            yield (place,), members
-        elif place not in done:
-            done.update(joined[place])
-            yield joined[place], members
-
-
-def _find(place: Place, opened: Sequence[tuple[Checkpoint, Mapping[str, Tensor]]]) -> tuple[Checkpoint, Tensor]:
-    identity, name = place
-    for checkpoint, tensors in opened:
-        if name in tensors and tensors[name].source.identity == identity:
-            return checkpoint, tensors[name]
-    raise KeyError(place)
-
-
-def _beside(job: Job, checkpoint: Checkpoint, tensor: Tensor) -> Job:
-    """The job of one more tensor that the projections of this one need."""
-    parents = {parent.key: parent for p in job.projections for parent in p.parents}
-    here = tensor.source.identity, tensor.name
-    return Job(job.priority, job.number, checkpoint, tensor, [p for p in parents.values() if _place(p) == here])
+    def _forget(self, job: Job, projections: Iterable[Projection]) -> None:
+        """These of its projections are no longer queued: asked for again they make another job."""
+        for projection in projections:
+            if self._owner.get(projection.key) is job:
+                del self._owner[projection.key]
 
 
 def _jobs_of(sides: tuple[int, ...], limit_of: Callable[[int], int]) -> int:

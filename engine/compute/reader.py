@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ..checkpoint.ranges import UNWATCHED, Watch
 from ..errors import WeightsError
 from ..landing import HOST, GpuLanding, Landing
-from .queue import Job
+from .job import Job
 
 if TYPE_CHECKING:
     from ..formats.gguf_blocks import BlockStack

@@ -7,7 +7,20 @@ import time
 from collections.abc import Iterable
 
 from ..spectrum import Projection
-from .events import Event, Failed, Found, Listener, Progress, Saved, Started, Stopped
+from .events import (
+    Again,
+    Event,
+    Failed,
+    Found,
+    Listener,
+    Progress,
+    Saved,
+    SavedAgain,
+    SolvingAgain,
+    Started,
+    StayBounds,
+    Stopped,
+)
 
 INTERVAL = 0.1
 """Seconds between two batches: a message per step made an interface of 2,000 steps take 10 s, this 1.4 s."""
@@ -18,6 +31,7 @@ class Reporter:
 
     def __init__(self, listener: Listener) -> None:
         self.devices: tuple[str, ...] = ()
+        self.seconds_again = 0.0
         self._listener = listener
         self._changed = threading.Condition()
         self._pending: list[Event] = []
@@ -31,15 +45,19 @@ class Reporter:
         self._done = self._failed = self._total = 0
         self._cost_done = 0.0
         self._first_start: float | None = None
+        self._last_done: float | None = None
+        self._open_again: set[str] = set()
+        self._found_again = self._begun_again = self._solved_again = 0
         self._first_byte: float | None = None
         self._fetched = self._to_fetch = 0
         self._is_stale = False
 
-    def expect(self, projections: Iterable[Projection], to_fetch: int = 0) -> None:
+    def expect(self, projections: Iterable[Projection], to_fetch: int = 0) -> bool:
         """These will be saved, fail or be stopped, after so many bytes from a server. A new job begins when none was
-        open."""
+        open, or to be solved again; returns whether it did."""
         with self._changed:
-            if not self._open:
+            is_new = not self._open and not self._open_again
+            if is_new:
                 self._reset()
             fresh = {p.key: p.cost for p in projections if p.key not in self._open}
             self._open.update(fresh)
@@ -48,6 +66,12 @@ class Reporter:
             if self._thread is None and fresh:
                 self._thread = threading.Thread(target=self._deliver, name="rankscope-events", daemon=True)
                 self._thread.start()
+            return is_new
+
+    def expect_bytes(self, count: int) -> None:
+        """So many bytes more are to come from a server."""
+        with self._changed:
+            self._to_fetch += count
 
     def is_open(self, key: str) -> bool:
         """Whether a projection was expected and is neither saved, failed nor stopped."""
@@ -89,7 +113,10 @@ class Reporter:
         match event:
             case Started() if self._first_start is None:
                 self._first_start = time.monotonic()
-            case Saved(spectrum):
+            case Saved(spectrum, again):
+                if again and spectrum.projection.key not in self._open_again:
+                    self._open_again.add(spectrum.projection.key)
+                    self._found_again += 1
                 self._count_done(spectrum.projection)
             case Found(projection):
                 self._count_done(projection)
@@ -100,22 +127,33 @@ class Reporter:
                 for projection in projections:
                     self._open.pop(projection.key, None)
                 self._total -= len(projections)
+            case SolvingAgain():
+                self._begun_again += 1
+            case SavedAgain(spectrum):
+                self._solved_again += 1
+                self._open_again.discard(spectrum.projection.key)
+            case StayBounds(projections):
+                self._open_again.difference_update(p.key for p in projections)
 
     def _count_done(self, projection: Projection) -> None:
         self._cost_done += self._open.pop(projection.key, 0.0)
         self._done += 1
+        self._last_done = time.monotonic()
 
     def _progress(self) -> Progress:
-        elapsed = time.monotonic() - self._first_start if self._first_start else 0.0
+        until = self._last_done if self._last_done and not self._open else time.monotonic()
+        elapsed = until - self._first_start if self._first_start else 0.0
         rate = self._done / elapsed if elapsed > 0 else 0.0
         left = sum(self._open.values())
-        eta = left * elapsed / self._cost_done if self._cost_done > 0 else None
+        is_second = self._open_again and not self._open
+        eta = left * elapsed / self._cost_done if self._cost_done > 0 and not is_second else None
         if self._first_byte is not None and eta is not None:
             to_come = max(0, self._to_fetch - self._fetched)
             eta = max(eta, to_come * (time.monotonic() - self._first_byte) / self._fetched)
-        busy = bool(self._open)
+        busy = bool(self._open or self._open_again)
+        again = Again(self._found_again, self._begun_again, self._solved_again, self.seconds_again)
         counts = self._done, self._failed, self._total
-        return Progress(*counts, rate, eta, self.devices, busy, self._fetched, self._to_fetch, self._waiting)
+        return Progress(*counts, rate, eta, self.devices, busy, self._fetched, self._to_fetch, self._waiting, again)
 
     def _deliver(self) -> None:
         while True:

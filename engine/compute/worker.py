@@ -12,7 +12,7 @@ from ..catalogue.rules import cut
 from ..errors import WeightsError, printable
 from ..spectrum import Projection, Run, Spectrum
 from . import devices
-from .queue import Job
+from .job import Job
 
 if TYPE_CHECKING:
     from ..derive.weigh import Check
@@ -65,18 +65,27 @@ class Solver:
         self._run = run
         self._tell = tell
 
-    def solve(self, group: list[Item]) -> Iterator[tuple[Projection, Spectrum | str]]:
-        """Each projection of one smaller side with its spectrum, or the sentence that says why it has none.
+    def solve(self, group: list[Item]) -> Iterator[Spectrum | str]:
+        """Of each projection of one smaller side, in order, its spectrum, or the sentence that says why it has none.
 
         What a batch does not prove climbs the ladder alone, as a single matrix does.
         """
         for (projection, job), outcome in zip(group, self._together(group), strict=True):
             try:
-                yield projection, self._spectrum(projection, job, outcome)
+                yield self._spectrum(projection, job, outcome, self._rungs)
             except WeightsError as error:
-                yield projection, str(error)
+                yield str(error)
             except Exception as error:  # noqa: BLE001 - one matrix must not end the scan
-                yield projection, f"cannot be computed: {type(error).__name__}: {error}"
+                yield f"cannot be computed: {type(error).__name__}: {error}"
+
+    def solve_again(self, projection: Projection, job: Job) -> Spectrum | None:
+        """Its spectrum by the device's SVD, whose smallest values are right too; None where that gives none."""
+        from ..solvers.ladder import by_svd
+
+        try:
+            return self._spectrum(projection, job, None, [by_svd(self.device)])
+        except Exception:  # noqa: BLE001 - no room, not converged: the first result stands
+            return None
 
     def _together(self, group: list[Item]) -> list[Outcome]:
         count, small = len(group), group[0][0].count
@@ -94,14 +103,14 @@ class Solver:
         line = printable(reason.splitlines()[0], 120)
         self._tell(f"{self.device} solves its matrices one by one, some ten times slower: {line}")
 
-    def _spectrum(self, projection: Projection, job: Job, outcome: Outcome) -> Spectrum:
+    def _spectrum(self, projection: Projection, job: Job, outcome: Outcome, rungs: list[Rung]) -> Spectrum:
         from ..solvers.ladder import solve
 
         if isinstance(outcome, WeightsError):
             raise outcome
         if outcome is None:
             matrix = self._matrix(projection, job)
-            found: Solution = solve(matrix, self._rungs_for(projection))
+            found: Solution = solve(matrix, self._accepting(projection, rungs))
         else:
             found = outcome
         check = self._checks.pop(projection.key, None)
@@ -141,12 +150,12 @@ class Solver:
         except RuntimeError:
             return matrix
 
-    def _rungs_for(self, projection: Projection) -> list[Rung]:
+    def _accepting(self, projection: Projection, rungs: list[Rung]) -> list[Rung]:
         """Small values that carry the errors of second moments are made no better by another solver."""
         check = self._checks.get(projection.key)
         if check is None or check.is_exact:
-            return self._rungs
-        return [replace(rung, reach=math.inf) for rung in self._rungs]
+            return rungs
+        return [replace(rung, reach=math.inf) for rung in rungs]
 
 
 def _alone(_small: int) -> int:

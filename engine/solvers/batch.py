@@ -93,7 +93,8 @@ def solve_batch(
     try:
         grams = torch.zeros(count, small, small, dtype=torch.float64, device=device)
         taken = iter(matrices)
-        sizes = torch.stack([_add(next(taken), gram) for gram in grams])
+        shapes: list[tuple[int, ...]] = []
+        sizes = torch.stack([_add(next(taken), gram, shapes) for gram in grams])
         grams.masked_fill_(~sizes[:, 0].isfinite().view(-1, 1, 1), 0.0)
         seconds = time.perf_counter() - start
         with _TURNS[device]:
@@ -107,11 +108,15 @@ def solve_batch(
     except Exception as error:  # noqa: BLE001 - a lost device, kernels that do not compile there
         tell(str(error) or type(error).__name__)
         return [None] * count
-    return [_outcome(row, device, seconds / count) for row in host]
+    return [_outcome(row, shape, device, seconds / count) for row, shape in zip(host, shapes, strict=True)]
 
 
-def _add(matrix: Weights, gram: Tensor) -> Tensor:
-    """Its Gram matrix into `gram`: largest entry, scale and scaled norm, float64, shape (3,), on the device."""
+def _add(matrix: Weights, gram: Tensor, shapes: list[tuple[int, ...]]) -> Tensor:
+    """Its Gram matrix into `gram`, its shape into `shapes`.
+
+    Returns its largest entry, scale and scaled norm, float64, shape (3,), on the device.
+    """
+    shapes.append(tuple(matrix.shape))
     placed = torch.as_tensor(moved(matrix, str(gram.device)))
     low, high = torch.aminmax(placed)
     top = torch.maximum(-low, high).to(torch.float64)
@@ -119,14 +124,14 @@ def _add(matrix: Weights, gram: Tensor) -> Tensor:
     return torch.stack([top, scale, grams_of.add_gram(placed, scale, gram).sqrt()])
 
 
-def _outcome(row: Tensor, device: str, seconds: float) -> Outcome:
+def _outcome(row: Tensor, shape: tuple[int, ...], device: str, seconds: float) -> Outcome:
     """What came back of one matrix, checked: `row` is _add's three, whether it passed, and the values."""
     top, scale, norm, passed = row[:4].tolist()
     if not math.isfinite(top):
         return WeightsError(NOT_FINITE)
     sigma = row[4:].numpy()
-    accuracy = two_stage.accuracy(len(sigma), sigma)
-    if not passed or fault_of(sigma, norm, accuracy, math.inf):
+    accuracy = two_stage.accuracy(shape, sigma)
+    if not passed or fault_of(sigma, norm, accuracy[1], math.inf):
         return None
     try:
         return solution(sigma, scale, norm, accuracy, (two_stage.NAME, two_stage.VERSION, device), seconds)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from .. import bounds
 from ..spectrum import Values
 from ..weights import Weights
 
-NAME = "svdvals"
-VERSION = 1
+NAME = bounds.SVD
+VERSION = 2
 
 
 def singular_values(matrix: Weights, scale: float) -> Weights:
@@ -27,6 +28,5 @@ def singular_values(matrix: Weights, scale: float) -> Weights:
 
 
 def accuracy(shape: tuple[int, ...], sigma: Values) -> tuple[float, float]:
-    """(error bound, noise floor) = max(m, n) eps sigma_1: LAPACK's backward error, with room."""
-    bound = max(shape) * float(np.finfo(np.float64).eps) * float(sigma[0])
-    return bound, bound
+    """(error bound, noise floor) of the values above, of a matrix of this shape, in their units."""
+    return bounds.of(NAME, shape, sigma)

@@ -13,15 +13,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .. import bounds
 from ..spectrum import Values
-from . import gram as grams
 from .band import to_band
 from .chase import to_tridiagonal
 from .panel import TILE
 from .sturm import tridiagonal_eigenvalues
 
-NAME = "gram-two-stage"
-VERSION = 1
+NAME = bounds.TWO_STAGE
+VERSION = 2
 _CHANGE = 1e-12  # of trace and Frobenius norm, relative
 _ZERO = 1e-290  # and of those of a zero matrix, whose largest entry else lies in [0.5, 1)
 
@@ -58,13 +58,9 @@ def room(n: int) -> int:
     return 8 * n * (n + 8 * plan(n).width)
 
 
-def accuracy(small: int, sigma: Values) -> tuple[float, float]:
-    """(error bound, noise floor) of square roots of the eigenvalues below, in their units; see gram.bounds.
-
-    Against the library on hard matrices the eigenvalues were off by 2e-15 of the largest at n = 257, 5e-15 at
-    1000 and 6.5e-15 at 4096; the product adds what gram.accuracy allows it. With room: 4e-16 sqrt(n).
-    """
-    return grams.bounds(4e-16 * max(10.0, small**0.5), sigma)
+def accuracy(shape: tuple[int, ...], sigma: Values) -> tuple[float, float]:
+    """(error bound, noise floor) of square roots of the eigenvalues of a matrix of this shape, in their units."""
+    return bounds.of(NAME, shape, sigma)
 
 
 def eigenvalues(gram: Tensor, by: Plan | None = None, kernels: bool | None = None) -> tuple[Tensor, Tensor]:

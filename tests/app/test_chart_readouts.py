@@ -66,8 +66,8 @@ def test_a_value_below_the_floor_is_only_known_to_be_below(tmp_path: Path) -> No
     weights["model.layers.0.self_attn.k_proj.weight"][8:] = 0
     low = Pair(saved(tmp_path / "m", tmp_path / "store", weights, floor=2e-3))
     painting = one(low, 0, "key")
-    assert "sigma < 0.002" in rank_readout(painting, 9, WIDE).plain
-    assert "sigma <" not in rank_readout(painting, 8, WIDE).plain
+    assert "sigma <= 0.002" in rank_readout(painting, 9, WIDE).plain
+    assert "sigma <=" not in rank_readout(painting, 8, WIDE).plain
 
 
 def test_several_curves_have_their_energy_and_factors_where_shapes_agree(pair: Pair) -> None:

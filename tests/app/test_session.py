@@ -9,8 +9,9 @@ import pytest
 from app_models import fill, matrix, rank_in, spectrum_of
 
 from rankscope.engine.compute.engine import Settings
-from rankscope.engine.compute.events import Event, Saved
+from rankscope.engine.compute.events import Event, Saved, SavedAgain, SolvingAgain, StayBounds
 from rankscope.engine.metrics import threshold_rank
+from rankscope.store.spectra import entry_of
 from rankscope.tui.data import session as module
 from rankscope.tui.data.session import Session, State
 
@@ -52,6 +53,19 @@ def test_a_new_spectrum_replaces_what_was_worked_out_of_the_old(session: Session
     assert session.values(query) is not None
     assert (session.values(query) == other.values).all()  # type: ignore[union-attr]
     session.close()
+
+
+def test_a_second_result_takes_the_place_of_the_first(session: Session) -> None:
+    session.load()
+    query = session.model.tree.scanned()[0]
+    session.load_values([query])
+    other = spectrum_of(query, matrix((query.rows, query.cols), 99))
+    assert session.apply([SavedAgain(other)]) == [query.key]
+    assert session.entry(query) == entry_of(other)
+    assert session.values(query) is None  # to be read anew
+    assert session.state(query) is State.DONE
+    assert session.apply([SolvingAgain(query, "cuda:0"), StayBounds((query,))]) == []
+    assert session.state(query) is State.DONE
 
 
 def test_what_is_saved_while_the_store_is_read_is_not_lost(session: Session) -> None:

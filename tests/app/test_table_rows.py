@@ -86,6 +86,19 @@ def test_noise_is_what_a_sampled_matrix_needs(llama: Path, root: Path) -> None:
     assert fields["k/k0"].number(key) == pytest.approx(ratio, rel=0.06)
 
 
+def test_break_even_is_a_whole_rank_and_a_vector_is_above_it(tmp_path: Path, root: Path) -> None:
+    """7 x 48 break even at 6.1, a row of 48 below 1: even rank 1 costs more."""
+    weights = {"model.layers.0.self_attn.q_proj.weight": np.eye(7, 48, dtype=np.float32)}
+    weights["model.layers.0.self_attn.k_proj.weight"] = np.ones((1, 48), np.float32)
+    session = session_of(tmp_path / "m", root, weights)
+    wanted = find(session, "layers.0.attention.query", "layers.0.attention.key")
+    fields = by_name(Lens(Pair(session), 0.9))
+    load(fields.values(), wanted)
+    assert [fields["k*"].number(p) for p in wanted] == [6, 0]
+    assert [fields["k/k*"].number(p) for p in wanted] == [7 / 6, pytest.approx(49 / 48)]
+    assert all(lens.is_greyed(p) for p in wanted if (lens := fields["k/k*"].lens) is not None)
+
+
 def test_numbers_that_are_not_loaded_are_not_known(llama: Path, root: Path) -> None:
     session = session_of(llama, root)
     (key,) = find(session, KEY)
@@ -266,6 +279,21 @@ def test_of_bounds_the_ratio_is_a_bound_or_nothing(singular: Pair, tmp_path: Pat
     for side, bounded in ((Side.A, "vo"), (Side.B, "ko")):
         shown = by_name(Lens(singular, 0.9, side=side))["condition_number"]
         assert [shown.text(p).startswith("> ") for p in wanted] == [p.role[0] in bounded for p in wanted]
+
+
+def test_of_counts_that_are_bounds_the_least_is_shown(singular: Pair) -> None:
+    wanted = find(singular.first, *(f"layers.0.attention.{role}" for role in BOUNDS))
+    ranks = {"A": ["48", "24", ">= 5", ">= 5"], "B": ["48", ">= 5", "24", ">= 5"]}
+    ratios = {"B/A": ["1.000", f">= {5 / 24:.3f}", f"<= {24 / 5:.3f}", "-"]}
+    for side, shown in (ranks | ratios).items():
+        fields = fields_of(Lens(singular, 0.9, side=Side(side)))
+        load(fields, wanted)
+        field = find_field(fields, "num.rank")
+        assert field is not None
+        assert [field.text(p) for p in wanted] == shown
+        assert max(map(len, shown)) + 2 <= field.width
+        flags = [row["numerical_rank_is_bound"] for row in of_rows(fields, wanted)]
+        assert flags == ["=" in text or text == "-" for text in shown]
 
 
 def test_a_bound_of_two_shapes_has_both_signs(singular: Pair, root: Path, tmp_path: Path) -> None:

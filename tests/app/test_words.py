@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 from heatmap_fakes import Seen, layers, moe, projection, ranked
 
-from rankscope.engine.compute.events import Progress
+from rankscope.engine.compute.events import Again, Progress
 from rankscope.engine.derive.flip import flipped
 from rankscope.engine.errors import InputError
 from rankscope.tui.charts.request import Request
@@ -23,7 +23,7 @@ from rankscope.tui.data.pair import Side
 from rankscope.tui.data.phrases import byte_size, share
 from rankscope.tui.data.session import State
 from rankscope.tui.data.table_rows import fields_of
-from rankscope.tui.data.wording import describe, duration, percent
+from rankscope.tui.data.wording import describe, duration, percent, solved_again
 from rankscope.tui.drawing.cells import Count
 from rankscope.tui.screens.command_line import parse_command
 from rankscope.tui.screens.messages import BackgroundFailed
@@ -88,6 +88,14 @@ def test_progress_says_what_is_left_only_while_there_is_work() -> None:
     assert describe(busy) == "143/210  31.3/s  ETA 1 h 00 min  1.2/3.2 GB  2 failed"
     assert describe(replace(busy, busy=False)) == "143/210  31.3/s  1.2/3.2 GB  2 failed"
     assert describe(replace(busy, eta=0.0, to_fetch=0)) == "143/210  31.3/s  ETA 0 s  2 failed"
+
+
+def test_progress_names_what_is_solved_again() -> None:
+    second = Progress(210, 0, 210, 31.26, None, ("cuda:0",), True, again=Again(4, 2, 1, 0.7))
+    assert describe(second) == "210/210  solving 2 of 4 again, ill-conditioned  0 failed"
+    assert describe(replace(second, done=209, eta=1.0)) == "209/210  31.3/s  ETA 1 s  0 failed"
+    assert describe(replace(second, busy=False)) == "210/210  31.3/s  0 failed"
+    assert solved_again(Again(4, 2, 1, 61.0)) == "1 of 4 bounds solved again in 1 min 01 s"
 
 
 def test_the_job_line_says_what_runs_and_what_failed() -> None:
@@ -248,7 +256,10 @@ def test_columns_are_as_wide_as_their_numbers_may_get() -> None:
     widths = {field.name: field.width for field in fields_of(Seen(layers(1)).lens)}
     assert widths["sigma_1"] == len("1.234e-05") + 2
     assert widths["condition_number"] == len("> 2.581e+10") + 2
-    assert {width for name, width in widths.items() if name not in ("sigma_1", "condition_number")} == {8}
+    assert widths["numerical_rank"] == len(">= 14336") + 2
+    assert {
+        width for name, width in widths.items() if name not in ("sigma_1", "condition_number", "numerical_rank")
+    } == {8}
 
 
 def test_the_first_line_says_what_is_open() -> None:

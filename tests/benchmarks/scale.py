@@ -48,8 +48,9 @@ CONFIG = {
 }  # fmt: skip
 WAITING = 1024
 """Spectra that wait for the writer at most: of 2048 values each 16 MB."""
-SLOWEST, QUIET, SILENCE = 30.0, 0.05, 1.0
-"""Seconds until the first byte that a key brings; between two bytes of one paint; and until nothing more is coming."""
+SLOWEST, QUIET, SILENCE, IDLE = 30.0, 0.05, 1.0, 0.05
+"""Seconds until the first byte that a key brings; between two bytes of one paint; and in which nothing more is coming
+while less than this share of a processor is used."""
 Entry = tuple[str, str, tuple[int, ...]]
 Programs = dict[str, Path]
 
@@ -181,22 +182,17 @@ class Figures:
 
 
 def press(terminal: Terminal, keys: str) -> Press:
-    """Press keys, and wait for everything that they bring."""
+    """Press keys, and wait for everything that they bring: nothing is written for a while, nor worked at."""
     terminal.press(keys)
     start = time.perf_counter()
     paint, size = terminal.burst(QUIET, first=SLOWEST)
-    _, more = terminal.burst(SILENCE)
-    settled = time.perf_counter() - start - SILENCE if more else paint
-    return Press(1000 * paint, 1000 * settled, size + more)
-
-
-def rest(terminal: Terminal) -> None:
-    """Wait until the explorer has nothing to do: 1 % of a processor's time or less, and nothing is written."""
-    busy = 1.0
-    while busy > 0.01 or terminal.burst(0.1)[1]:
-        before = terminal.cpu_seconds()
-        terminal.burst(2.0)
-        busy = (terminal.cpu_seconds() - before) / 2.0
+    settled, busy = paint, 1.0
+    while busy > IDLE:
+        begun, before = time.perf_counter() - start, terminal.cpu_seconds()
+        last, more = terminal.burst(SILENCE)
+        busy = (terminal.cpu_seconds() - before) / (time.perf_counter() - start - begun)
+        settled, size, busy = (begun + last, size + more, 1.0) if more else (settled, size, busy)
+    return Press(1000 * paint, 1000 * settled, size)
 
 
 def opening(figures: Figures, programs: Programs, model: str, columns: int, lines: int) -> None:
@@ -235,18 +231,18 @@ def keys(figures: Figures, name: str, folder: Path, model: str, count: int, colu
     """What each kind of key brings, and what idling does; all of one explorer."""
     terminal = Terminal(model, columns, lines, folder)
     terminal.until(FILLED)
-    rest(terminal)
+    press(terminal, "j")
     figures.brought("5: table, the first time", name, press(terminal, "5"))
-    rest(terminal)
     for what, before, pressed in STEPS:
         for key in before:
             press(terminal, key)
-        rest(terminal)
         press(terminal, pressed[0])  # warm
         for number in range(1, count + 1):
-            figures.brought(what, name, press(terminal, pressed[number % len(pressed)]))
+            *typed, last = pressed[number % len(pressed)]
+            if typed:
+                press(terminal, "".join(typed))
+            figures.brought(what, name, press(terminal, last))
     press(terminal, "3")
-    rest(terminal)
     figures.brought("idle for 10 s", name, Press(0, 0, terminal.burst(10.0)[1]))
     terminal.close()
 

@@ -55,7 +55,7 @@ def test_the_table_and_its_files_have_a_column_more(tmp_path: Path, arrays: Arra
     assert found == {address: f"{number:.3f}" for address, number in expected.items()}
     assert ran.out.splitlines()[-1] == "head: sum of the first m / 4 sigma / sum sigma"
     rows = list(csv.DictReader(io.StringIO(cli("show", tmp_path / "m", "--view", "table", "--csv").out)))
-    assert list(rows[0])[-2:] == ["head_share", "condition_number_is_bound"]
+    assert list(rows[0])[-3:] == ["head_share", "condition_number_is_bound", "numerical_rank_is_bound"]
     np.testing.assert_allclose([float(row["head_share"]) for row in rows], list(expected.values()), rtol=1e-9)
 
 

@@ -31,6 +31,8 @@ from rankscope.engine.catalogue.tree import build_tree
 from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.checkpoint.open import open_checkpoint
 from rankscope.engine.checkpoint.ranges import RemoteFile
+from rankscope.engine.compute import devices
+from rankscope.engine.solvers import batch
 
 pytestmark = pytest.mark.usefixtures("short_first_range")
 
@@ -154,6 +156,21 @@ def test_a_renamed_repo_says_so_and_keeps_its_stored_name(hub: HubServer) -> Non
 
 def replaced(status: int) -> Odd:
     return Odd(lambda _, body, headers: (status, body, headers))
+
+
+def test_what_is_solved_again_is_fetched_again_and_counted(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights are not kept; the CPU is worked as a GPU, in batches by the two-stage solver's twins."""
+    monkeypatch.setattr(devices, "is_gpu", lambda _name: True)
+    monkeypatch.setattr(devices, "workers", lambda *_: (1, 1))
+    monkeypatch.setattr(batch, "limits", lambda _device: lambda _side: 8)
+    monkeypatch.setattr(batch, "faster_together", lambda _device, _small: True)
+    left, sigma, right = np.linalg.svd(FIRST[QUERY].astype(np.float64))
+    ill = (left * np.append(sigma[:-1], 1e-9)) @ right
+    hub.push(NAME, {**ONE_FILE, "model.safetensors": save(FIRST | SECOND | {QUERY: ill})})
+    far = open_checkpoint(NAME)
+    done = scan(far, build_tree(far).scanned())
+    assert (done.failed, done.progress.again.found, done.progress.again.solved) == ({}, 1, 1)
+    assert done.progress.fetched == done.progress.to_fetch == far.bytes + ill.nbytes
 
 
 def test_many_headers_are_fetched_side_by_side(hub: HubServer) -> None:

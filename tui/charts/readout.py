@@ -90,7 +90,7 @@ def rank_readout(painting: Painting, k: int, width: int) -> Text:
 def _one_rank(head: str, p: Projection, values: Values, k: int, floor: float, width: int) -> Text:
     sigma = float(values[k - 1])
     parts = [head]
-    parts.append(f"sigma < {floor:.1g}" if sigma <= floor else f"sigma {sigma:.3g}")
+    parts.append(f"sigma <= {floor:.1g}" if sigma <= floor else f"sigma {sigma:.3g}")
     parts.append(f"energy {_share(metrics.energy_at(values, k))}")
     parts.append(f"rel.error {_error(metrics.relative_error(values, k))}")
     line = "  ".join([*parts, *_factors(p, k)])

@@ -29,11 +29,12 @@ from rankscope.engine.spectrum import DEFAULT_THRESHOLDS, Projection
 from rankscope.store.export import export as write_export
 from rankscope.store.export import row
 
+from ..data.grid import make_grid
 from ..data.pair import Lens, Pair
 from ..data.phrases import byte_size
 from ..data.session import CLOSE_SECONDS, Session, State, open_model
 from ..data.weighting import NONE
-from ..data.wording import describe, left_out
+from ..data.wording import describe, left_out, solved_again
 from ..drawing.console import add_columns, make_console, plain_table, say
 from ..drawing.console_tables import print_tables
 from .doctor import is_writable
@@ -76,9 +77,11 @@ def scan(args: Namespace, root: Path) -> int:
     if not args.json:
         for found in shown:
             lenses = [Lens(Pair(session.of(found)), t) for t in dict.fromkeys(args.threshold or DEFAULT_THRESHOLDS)]
-            print_tables(make_console(), lenses, found)
+            print_tables(make_console(), lenses, found, make_grid(found))
         if stored := sum(session.has(p) for p in twins):
             say(f"{stored} spectra with random signs are stored; see rankscope show {args.model} --unit k/kf")
+    if session.progress is not None and (again := session.progress.again).found:
+        say(solved_again(again))
     if not args.filter and (rest := left_out(model.tree)):
         say(f"{rest}: --filter '*' takes them")
     return _say_failures(session, [*wanted, *twins, *noise])

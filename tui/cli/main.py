@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,8 @@ from . import arguments
 from .arguments import Parser
 
 PROG = "rankscope"
+_COLLECT_AFTER = 100_000
+"""Objects that are new until Python looks for circles among them; its own number is 700."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,8 @@ def _run_tui(args: argparse.Namespace) -> int:
 
 
 def _run_headless(args: argparse.Namespace) -> int:
+    # Of the 500,000 objects of a large model none is garbage: looking through them takes a third of opening it.
+    gc.set_threshold(_COLLECT_AFTER, 20, 100)
     command: Callable[[argparse.Namespace, Path], int] = resolve(args.run)
     return command(args, _store_root(args))
 

@@ -84,7 +84,7 @@ def plot(args: Namespace, root: Path) -> int:
 
 def print_heatmap(console: Console, asked: Asked, _: Namespace) -> None:
     """Threshold ranks, layers x roles, a table a threshold."""
-    print_tables(console, asked.lenses, asked.projections)
+    print_tables(console, asked.lenses, asked.projections, asked.grid)
 
 
 def print_table(console: Console, asked: Asked, args: Namespace) -> None:

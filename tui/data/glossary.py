@@ -51,7 +51,10 @@ GLOSSARY = (
     ("nuc/spec", "sum sigma / sigma_1."),
     ("cond", "Condition number, the largest over the smallest singular value; > where that is below the noise floor."),
     ("noise floor", "What the solver can tell: smaller values are known only to be smaller."),
-    ("num.rank", "Numerical rank: how many values are larger than the noise floor and than rounding."),
+    (
+        "num.rank",
+        "Numerical rank: how many values are larger than the noise floor and than rounding; >= where others may be.",
+    ),
     (
         "edge, spikes",
         "The largest singular value of noise that fits the median; spikes are the values above it, at most num.rank "

@@ -125,6 +125,12 @@ def _break_even(_: Session, p: Projection, __: float) -> int | None:
 
 
 @by_shape
+def _break_even_divisor(session: Session, p: Projection, threshold: float) -> float | None:
+    """k*; of a single row or column, whose k* is 0, m n / (m + n), so that k/k* is above 1 there too."""
+    return _break_even(session, p, threshold) or (p.rows * p.cols / (p.rows + p.cols) if p.count else None)
+
+
+@by_shape
 def _percent_of(_: Session, p: Projection, __: float) -> float | None:
     return p.count / 100.0 if p.count else None
 
@@ -154,6 +160,11 @@ def _metrics() -> ModuleType:
     from rankscope.engine import metrics  # numpy
 
     return metrics
+
+
+def _numerical_rank(values: Values, p: Projection, floor: float) -> tuple[float, bool]:
+    metrics, of = _metrics(), (values, p.rows, p.cols, floor)
+    return metrics.numerical_rank(*of), metrics.rank_is_bound(*of)
 
 
 def _null() -> ModuleType:
@@ -186,7 +197,8 @@ MEASURES = (
             limits=RATIO_LIMITS, diverges=True, is_unit=True),
     Measure("k/kf", "k{t}/kf", "k{t} / kf, kf: k{t} with random signs", 2, rank_over(FLIPPED_RANK),
             limits=RATIO_LIMITS, diverges=True, needs_twin=True, is_unit=True),
-    Measure("k/k*", "k{t}/k*", "k{t} / k*, k* = floor(m n / (m + n)); grey: costs more", 2, rank_over(_break_even),
+    Measure("k/k*", "k{t}/k*", "k{t} / k*, k* = floor(m n / (m + n)); grey: costs more", 2,
+            rank_over(_break_even_divisor),
             limits=RATIO_LIMITS, diverges=True, greyed_above=1.0, is_unit=True),
     Measure("effective_rank", "eff.rank", "exp(-sum p ln p), p = sing. value / sum (Roy 2007)", 1,
             stored("effective_rank"), is_unit=True),
@@ -200,8 +212,8 @@ MEASURES = (
             from_values=lambda values, *_: _metrics().nuclear_ratio(values)),
     Measure("condition_number", "cond", "largest / smallest singular value; >: that is below the noise floor", None,
             from_values=lambda values, _, floor: _metrics().condition_number(values, floor), may_be_bound=True),
-    Measure("numerical_rank", "num.rank", "singular values larger than the errors of solver and rounding", 0,
-            from_values=lambda values, p, floor: _metrics().numerical_rank(values, p.rows, p.cols, floor)),
+    Measure("numerical_rank", "num.rank", "singular values above the errors of solver and rounding; >=: or more", 0,
+            from_values=_numerical_rank, may_be_bound=True),
     Measure("spikes", "spikes", "singular values larger than any of noise of this shape (Marchenko-Pastur edge)", 0,
             from_values=_spikes),
     Measure("sigma_1", "sigma_1", "largest singular value", None, stored("sigma_max"), is_unit=True),

@@ -12,7 +12,7 @@ from rankscope.engine.derive.flip import flipped
 from rankscope.engine.spectrum import THRESHOLDS, Projection, Values
 
 from .measures import BY_NAME, MODELS_LIMITS, Measure, from_values
-from .quantities import divided
+from .quantities import divided, unread_ranks
 from .session import Session
 
 if TYPE_CHECKING:
@@ -183,8 +183,8 @@ class Lens:
         return f"{number:.3f}" if self.side is Side.RATIO and is_near else self.measure.written(number)
 
     def bound(self, p: Projection) -> str:
-        """`>` where the number is only known to be larger than the one given, `<` where smaller, UNKNOWN where either
-        may be, else "".
+        """`>` where the number is only known to be larger than the one given, `<` where smaller, of counts `>=` and
+        `<=`, UNKNOWN where either may be, else "".
 
         A's and B's are lower bounds. So is B/A where B's is one; where A's is one, B/A is an upper bound; of both
         nothing follows.
@@ -197,8 +197,10 @@ class Lens:
         a = ours is not None and self.measure.is_bound(self.pair.first, ours)
         b = second is not None and partner is not None and self.measure.is_bound(second, partner)
         if self.side is Side.RATIO:
-            return UNKNOWN if a and b else "<" if a else ">" if b else ""
-        return ">" if a or b else ""
+            found = UNKNOWN if a and b else "<" if a else ">" if b else ""
+        else:
+            found = ">" if a or b else ""
+        return f"{found}=" if found in ("<", ">") and self.measure.digits == 0 else found
 
     def is_bound(self, p: Projection) -> bool:
         """Whether the number is only a bound; of a ratio, whether either of its two is one."""
@@ -267,8 +269,11 @@ class Lens:
         """Content keys, in the first model, of what `load` has something to read for."""
         found: set[str] = set()
         for session in self.pair.sessions:
-            measure = self.measure
-            unread = session.unread(self.threshold, facts=measure.from_values is not None, twins=measure.needs_twin)
+            unread = unread_ranks(session, self.threshold)
+            if self.measure.needs_twin:
+                unread |= session.twins_without_rank(self.threshold)
+            if self.measure.from_values is not None:
+                unread |= session.without_facts() & session.columns.rows.keys()
             found |= self.pair.known_as(session, unread)
         return found
 

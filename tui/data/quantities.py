@@ -86,3 +86,16 @@ FLIPPED_RANK = Quantity(
     twins=True,
 )
 """That of the twin with random signs, for the projection."""
+IS_STORED = Quantity(
+    lambda session, p, _: None if session.entry(p) is None else 1.0,
+    lambda session, _: session.columns.of_keys(dict.fromkeys(session.stored_keys, 1.0)),
+)
+"""1 of what has a stored spectrum."""
+
+
+def unread_ranks(session: Session, threshold: float) -> set[str]:
+    """The keys of the projections whose rank at a threshold only the stored values tell so far."""
+    import numpy as np  # the first screen does without
+
+    lacking = np.isnan(RANK.numbers(session, threshold)) & ~np.isnan(IS_STORED.numbers(session, 0.0))
+    return {session.columns.projections[row].key for row in np.flatnonzero(lacking)}

@@ -18,7 +18,17 @@ from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
 from rankscope.engine.checkpoint.remote import stored_name
 from rankscope.engine.compute.engine import Engine, Settings
-from rankscope.engine.compute.events import Event, Failed, Found, Listener, Progress, Saved, Started, Stopped
+from rankscope.engine.compute.events import (
+    Event,
+    Failed,
+    Found,
+    Listener,
+    Progress,
+    Saved,
+    SavedAgain,
+    Started,
+    Stopped,
+)
 from rankscope.engine.derive.flip import flipped
 from rankscope.engine.derive.weighting import is_weighted, noise_of
 from rankscope.engine.errors import InputError, printable
@@ -370,8 +380,8 @@ class Session:
 
     def all_numbers(self, name: str) -> dict[str, float | None]:
         """`number` of all that is stored, by key."""
+        known = self._entries.copy().items()  # before the index, which `load` sets first
         held = self._index.numbers(name) if self._index is not None else {}
-        known = self._entries.copy().items()
         return {key: held[key] if entry is None else getattr(entry, name) for key, entry in known}
 
     def rank(self, projection: Projection, threshold: float) -> int | None:
@@ -386,8 +396,8 @@ class Session:
 
     def all_ranks(self, threshold: float) -> dict[str, int | None]:
         """`rank` of all that is stored, by key."""
+        known = self._entries.copy().items()  # before the index, which `load` sets first
         held = self._index.ranks(threshold) if self._index is not None else {}
-        known = self._entries.copy().items()
         found = {key: held[key] if entry is None else entry.ranks.get(threshold) for key, entry in known}
         return found | {key: ranks[threshold] for key, ranks in self._ranks.copy().items() if threshold in ranks}
 
@@ -396,17 +406,17 @@ class Session:
         found = self.all_ranks(threshold) if self._twins else {}
         return {self._twins[key]: found[key] for key in found.keys() & self._twins.keys()}
 
+    def twins_without_rank(self, threshold: float) -> set[str]:
+        """The keys of projections whose twins are stored, and their ranks not known."""
+        return {key for key, rank in self.ranks_of_twins(threshold).items() if rank is None}
+
     def all_facts(self) -> dict[str, dict[str, Fact]]:
         """What load_facts has found, by key."""
         return self._facts.copy()
 
-    def unread(self, threshold: float, *, facts: bool, twins: bool) -> set[str]:
-        """The keys of projections whose rank at a threshold, or whose facts, only the stored values tell so far; with
-        `twins` also of those of whose twins with random signs that is so."""
-        found = {key for key, rank in self.all_ranks(threshold).items() if rank is None}
-        if facts:
-            found |= self._entries.keys() - self._facts.keys()
-        return (self.with_parents(found) if twins else found) & self.columns.rows.keys()
+    def without_facts(self) -> set[str]:
+        """The keys of what is stored and has no facts yet, derived spectra among them, which get none."""
+        return self._entries.keys() - self._facts.keys()
 
     def with_parents(self, keys: set[str]) -> set[str]:
         """These keys, and those of the projections whose twins with random signs are among them."""
@@ -448,7 +458,7 @@ class Session:
                 case Started(projection):
                     self._states[projection.key] = State.RUNNING
                     changed.append(projection.key)
-                case Saved(spectrum):
+                case Saved(spectrum) | SavedAgain(spectrum):
                     key = spectrum.projection.key
                     self._states[key] = State.DONE
                     self._entries[key] = entry_of(spectrum)

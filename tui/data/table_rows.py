@@ -31,13 +31,14 @@ class Field:
 
     @property
     def width(self) -> int:
-        """Characters that its numbers may need, with two before them: `> 2.581e+10`, `1.234e-05`, `1536`; one more for
-        the sign of a ratio."""
-        if self.lens is None or self.lens.measure.digits is not None:
+        """Characters that its numbers may need, with two before them: `1536`, `1.234e-05`; where they may be bounds
+        `>= 1023`, `> 2.581e+10`, and one more for the sign of a ratio."""
+        if self.lens is None:
             return 8
+        plain = 11 if self.lens.measure.digits is None else 8
         if not self.lens.measure.may_be_bound:
-            return 11
-        return 14 if self.lens.side is Side.RATIO else 13
+            return plain
+        return plain + (3 if self.lens.side is Side.RATIO else 2)
 
     def number(self, p: Projection) -> float | None:
         """What rows are sorted by and files hold; None where it is not known, or does not exist."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rankscope.engine.catalogue.tree import Tree, kinds_of
-from rankscope.engine.compute.events import Progress
+from rankscope.engine.compute.events import Again, Progress
 
 from .phrases import share
 from .session import State
@@ -31,14 +31,22 @@ def percent(threshold: float) -> str:
 
 
 def describe(progress: Progress) -> str:
-    """`143/210  31/s  ETA 2 s  1.2/3.2 GB  0 failed`."""
+    """`143/210  31/s  ETA 2 s  1.2/3.2 GB  0 failed`; at last `210/210  solving 2 of 4 again, ill-conditioned`."""
     rate = float(f"{progress.rate:.3g}")
     parts = [f"{progress.done}/{progress.total}", f"{rate:g}/s"]
-    if progress.busy and progress.eta is not None:
+    again = progress.again
+    if progress.busy and again.begun and progress.done + progress.failed == progress.total:
+        parts[1] = f"solving {again.begun} of {again.found} again, ill-conditioned"
+    elif progress.busy and progress.eta is not None:
         parts.append(f"ETA {duration(progress.eta)}")
     if progress.to_fetch:
         parts.append(share(progress.fetched, progress.to_fetch))
     return "  ".join([*parts, f"{progress.failed} failed"])
+
+
+def solved_again(again: Again) -> str:
+    """`1 of 4 bounds solved again in 2 s`; the others stay what they are."""
+    return f"{again.solved} of {again.found} bounds solved again in {duration(again.seconds)}"
 
 
 def left_out(tree: Tree) -> str:

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
-from statistics import median
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, chain
 
 from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from rankscope.engine.spectrum import Projection
+from rankscope.engine.spectrum import Projection, Values
 
-from ..data.grid import Column, Grid, make_grid
+from ..data.grid import Column, Grid
 from ..data.pair import Lens, Side
 from ..data.session import State
+from ..data.spread import known, middle_of
 from ..data.weighting import weighted_by
 from ..data.wording import percent
 from .console import add_columns, plain_table
 
 
-def print_tables(console: Console, lenses: Sequence[Lens], projections: Sequence[Projection]) -> None:
+def print_tables(console: Console, lenses: Sequence[Lens], projections: Sequence[Projection], grid: Grid) -> None:
     """Layers x roles, a table a lens; then what stands in no layer, a column a lens."""
     for lens in lenses:
-        lens.load(projections)
-    grid = make_grid(projections)
+        if lens.unread():
+            lens.load(projections)
     for lens in lenses if grid.rows else ():
         for table in layer_tables(console, grid, lens):
             console.print(table)
@@ -36,22 +36,15 @@ def print_tables(console: Console, lenses: Sequence[Lens], projections: Sequence
         for lens in lenses:
             table.add_column(lens.title, justify="right")
         for p in loose:
-            found = [(_numbered(lens)(p), lens) for lens in lenses]
-            table.add_row(Text(p.address), *(n if isinstance(n, str) else lens.text(p) for n, lens in found))
+            table.add_row(Text(p.address), *(lens.text(p) or _mark(lens, p) for lens in lenses))
         console.print(table)
 
 
-def _numbered(lens: Lens) -> Callable[[Projection], float | str]:
-    """The number; else "-" where there is no such projection, "!" where computing failed, "." where it is not done."""
-
-    def number(p: Projection) -> float | str:
-        found = lens.number(p)
-        if found is not None:
-            return found
-        session, there = lens.session(p)
-        return "-" if there is None else "!" if session.state(there) is State.FAILED else "."
-
-    return number
+def _mark(lens: Lens, p: Projection) -> str:
+    """In place of a number: "-" where there is no such projection, "!" where computing failed, "." where it is not
+    done."""
+    session, there = lens.session(p)
+    return "-" if there is None else "!" if session.state(there) is State.FAILED else "."
 
 
 def _titled(lens: Lens) -> str:
@@ -94,22 +87,28 @@ def wide_tables(
         title = None
 
 
-_OVER_LAYERS: dict[str, Callable[[Sequence[float]], float]] = {"min": min, "median": median, "max": max}
+_OVER_LAYERS = ("min", "median", "max")
 
 
 def _cells(grid: Grid, column: Column, lens: Lens) -> list[str]:
     """A column's text, layer by layer, and over the layers."""
     members = [grid.cells.get((row, column), ()) for row in grid.rows]
-    number, written = _numbered(lens), lens.written
-    looks = [[number(p) for p in cell] for cell in members]
-    signs = [next(filter(None, map(lens.sign, cell)), "") for cell in members]
-    known = [[k for k in look if not isinstance(k, str)] for look in looks]
-    marks = [next((mark for mark in "!.-" if mark in look), "") for look in looks]
-    counts = [f" {len(k)}/{len(look)}" if len(k) < len(look) else "" for k, look in zip(known, looks, strict=True)]
-    cells = zip(known, counts, marks, signs, strict=True)
-    shown = [f"{sign}{written(median(k))}{count}" if k else mark for k, count, mark, sign in cells]
-    found = list(chain.from_iterable(known))
-    return [*shown, *(written(reduce(found)) if found else "" for reduce in _OVER_LAYERS.values())]
+    numbers = lens.numbers(lens.pair.group(list(chain.from_iterable(members))))
+    ends = list(accumulate(map(len, members)))
+    shown = [_cell(lens, cell, known(numbers[end - len(cell) : end])) for cell, end in zip(members, ends, strict=True)]
+    found = known(numbers)
+    over = [found[0], middle_of(found), found[-1]] if len(found) else []
+    return [*shown, *(lens.written(number) for number in over)] if over else [*shown, "", "", ""]
+
+
+def _cell(lens: Lens, members: Sequence[Projection], found: Values) -> str:
+    """The median of the numbers that are known, sorted; without any a mark."""
+    middle = middle_of(found)
+    if middle is None:
+        marks = {_mark(lens, p) for p in members}
+        return next((mark for mark in "!.-" if mark in marks), "")
+    sign = next(filter(None, map(lens.sign, members)), "") if lens.side is Side.RATIO else ""
+    return f"{sign}{lens.written(middle)}{f' {len(found)}/{len(members)}' if len(found) < len(members) else ''}"
 
 
 def _fitting(columns: Sequence[Sequence[str]], width: int) -> Iterator[list[Sequence[str]]]:

@@ -10,12 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
 from rankscope.engine.catalogue.tree import build_tree
 from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
+from rankscope.engine.compute import devices
 from rankscope.engine.compute.events import Event, Progress
+from rankscope.engine.solvers import batch
 from rankscope.engine.solvers.ladder import Rung, choose
 from rankscope.engine.spectrum import Projection, Spectrum
 
@@ -113,6 +116,15 @@ class Gate:
 
     def open(self, matrices: int = 10_000) -> None:
         self._open.release(matrices)
+
+
+def pretend_gpu(monkeypatch: pytest.MonkeyPatch, limit: int = 4, workers: int = 1, faster: bool = True) -> None:
+    """Have engines work the CPU as they work a GPU: in batches of `limit`, by the two-stage solver's twins."""
+    monkeypatch.setattr(devices, "workers", lambda *_: (workers, 1))
+    monkeypatch.setattr(devices, "readers", lambda _found: 4)
+    monkeypatch.setattr(devices, "is_gpu", lambda _name: True)
+    monkeypatch.setattr(batch, "limits", lambda _device: lambda _side: limit)
+    monkeypatch.setattr(batch, "faster_together", lambda _device, _small: faster)
 
 
 def llama(folder: Path, layers: int, **tensors: torch.Tensor) -> tuple[Checkpoint, list[Projection]]:

@@ -18,7 +18,8 @@ from lapack_reference import lapack
 from rankscope.engine.checkpoint.open import Checkpoint
 from rankscope.engine.compute.engine import Engine, Settings, _tensors_in
 from rankscope.engine.compute.events import Failed
-from rankscope.engine.compute.queue import Job, JobQueue
+from rankscope.engine.compute.job import Job
+from rankscope.engine.compute.queue import JobQueue
 from rankscope.engine.derive import formulas
 from rankscope.engine.derive.derived import derive
 from rankscope.engine.derive.flip import flipped

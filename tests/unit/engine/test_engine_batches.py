@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from engine_fakes import PATIENCE, MemorySink, Recorder, addresses, llama, saved
+from engine_fakes import PATIENCE, MemorySink, Recorder, addresses, llama, pretend_gpu, saved
 from lapack_reference import lapack
 from safetensors.torch import load_file
 from weighted_examples import Given
 
 from rankscope.engine import moment
-from rankscope.engine.compute import devices
 from rankscope.engine.compute.engine import Engine, Settings
 from rankscope.engine.compute.events import Computed, Failed, Notice, Saved, Started, Stopped
 from rankscope.engine.derive import factors
@@ -80,11 +79,7 @@ def make(
     made: list[Engine] = []
 
     def build(workers: int = 1, faster: bool = True, **settings: Any) -> Engine:
-        monkeypatch.setattr(devices, "workers", lambda *_: (workers, 1))
-        monkeypatch.setattr(devices, "readers", lambda _found: 4)
-        monkeypatch.setattr(devices, "is_gpu", lambda _name: True)
-        monkeypatch.setattr(batch, "limits", lambda _device: lambda _side: LIMIT)
-        monkeypatch.setattr(batch, "faster_together", lambda _device, _small: faster)
+        pretend_gpu(monkeypatch, LIMIT, workers, faster)
         made.append(Engine(sink, heard, Settings(**{"device": "cpu", **settings})))
         return made[-1]
 

@@ -23,6 +23,7 @@ from rankscope.engine.metrics import (
     nuclear_ratio,
     numerical_rank,
     participation_ratio,
+    rank_is_bound,
     relative_error,
     stable_rank,
     threshold_rank,
@@ -178,7 +179,18 @@ def test_a_deficient_matrix_by_gram_has_the_rank_that_it_was_made_with() -> None
     assert numerical_rank(by_gram.values, 40, 40, by_gram.provenance.noise_floor) == 8
     condition, is_bound = condition_number(by_gram.values, by_gram.provenance.noise_floor) or (0.0, False)
     assert is_bound
+    assert rank_is_bound(by_gram.values, 40, 40, by_gram.provenance.noise_floor)
     assert condition == by_gram.values[0] / by_gram.provenance.noise_floor
+
+
+def test_a_numerical_rank_is_a_bound_where_the_solver_hides_a_value_that_rounding_does_not() -> None:
+    rounding = 50 * np.finfo(float).eps
+    hidden = np.array([1.0, 0.5, 1e-9])
+    assert rank_is_bound(hidden, 20, 50, 1e-7)
+    assert not rank_is_bound(hidden, 20, 50, 1e-10)
+    assert not rank_is_bound(np.array([1.0, 0.5, 1e-17]), 20, 50, rounding)  # an SVD's floor: the rank is what it is
+    assert not rank_is_bound(np.zeros(3), 20, 50, 1e-7)
+    assert not rank_is_bound(np.zeros(0), 0, 50, 0.0)
 
 
 def test_the_condition_number_is_numpys_or_a_bound() -> None:

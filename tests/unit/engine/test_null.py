@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 
+from rankscope.engine import null
 from rankscope.engine.metrics import energy, threshold_ranks
 from rankscope.engine.null import mean_energy, noise_edge, noise_energy, noise_scale, noise_values, null_rank, spikes
 from rankscope.engine.spectrum import Values
@@ -202,3 +203,19 @@ def test_of_more_spikes_than_half_the_values_some_are_missed() -> None:
 def test_a_zero_matrix_has_neither_scale_nor_spikes() -> None:
     assert noise_scale(np.zeros(5), 5, 9) == 0.0
     assert spikes(np.zeros(5), 5, 9) == 0
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (2, 2), (7, 9), (8, 30)])
+def test_the_scale_is_a_ratio_of_medians_that_of_noise_worked_out_once_a_shape(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]
+) -> None:
+    rng = np.random.default_rng(sum(shape))
+    unit = noise_values(*shape, 1.0)
+    asked: list[tuple[int, int]] = []
+    real = null._unit_values.__wrapped__
+    monkeypatch.setattr(null, "_unit_values", lambda *of: asked.append(of) or real(*of))
+    null._unit_median.cache_clear()
+    for _ in range(3):
+        values = np.sort(rng.exponential(size=min(shape)))[::-1]
+        assert noise_scale(values, *shape) == pytest.approx(np.median(values) / np.median(unit), rel=1e-15)
+    assert asked == [shape]

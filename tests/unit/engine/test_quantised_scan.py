@@ -22,7 +22,7 @@ from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 from rankscope.engine.catalogue.tree import build_tree
 from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
 from rankscope.engine.compute.engine import Engine, Settings
-from rankscope.engine.compute.queue import SCAN, Job
+from rankscope.engine.compute.job import SCAN, Job
 from rankscope.engine.formats.safetensors import DTYPE_BITS
 from rankscope.engine.formats.tensor import Tensor
 from rankscope.engine.spectrum import Projection, Spectrum

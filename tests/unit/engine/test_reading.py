@@ -14,7 +14,7 @@ from engine_fakes import llama, saved
 from rankscope.engine import landing
 from rankscope.engine.checkpoint.open import Checkpoint
 from rankscope.engine.compute import reader as reading
-from rankscope.engine.compute.queue import SCAN, Job
+from rankscope.engine.compute.job import SCAN, Job
 from rankscope.engine.compute.reader import Reader
 from rankscope.engine.errors import WeightsError
 from rankscope.engine.landing import CHUNK, HOST, Fill, GpuLanding, Landing

@@ -14,7 +14,8 @@ from engine_fakes import PATIENCE, Recorder, addresses, llama
 from rankscope.engine.checkpoint.open import Checkpoint
 from rankscope.engine.compute import reporter
 from rankscope.engine.compute.events import Failed, Progress, Saved, Started
-from rankscope.engine.compute.queue import Job, JobQueue
+from rankscope.engine.compute.job import Job
+from rankscope.engine.compute.queue import JobQueue
 from rankscope.engine.compute.reporter import Reporter
 from rankscope.engine.spectrum import Projection, Spectrum
 

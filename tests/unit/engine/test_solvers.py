@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from extended_reference import assert_bounds_hold
 from lapack_reference import EXTENDED_EPS, Array, jacobi, lapack
 
 from rankscope.engine.errors import WeightsError
@@ -74,7 +75,7 @@ KINDS: tuple[Make, ...] = (_random, _decaying, _clustered, _deficient, _zero, _o
 
 
 def _assert_proven(solution: Solution, matrix: torch.Tensor) -> None:
-    """float64, descending, not negative; within 1e-10 sigma_1 of LAPACK; the norm is that of the weights."""
+    """float64, descending, not negative; as near to the exact values as stated, and to LAPACK's; the norm is right."""
     exact = matrix.double().numpy()
     wanted = lapack(exact)
     top = float(wanted[0])
@@ -84,8 +85,7 @@ def _assert_proven(solution: Solution, matrix: torch.Tensor) -> None:
     assert solution.values[-1] >= 0
     errors = np.abs(solution.values - wanted)
     assert errors.max() <= 1e-10 * top
-    lapacks_own = max(exact.shape) * np.finfo(np.float64).eps * top
-    assert errors.max() <= max(solution.provenance.error_bound, solution.provenance.noise_floor) + lapacks_own
+    assert_bounds_hold(solution, exact)
     scale = top or 1.0
     assert solution.provenance.frobenius_norm / scale == pytest.approx(
         math.sqrt(((exact / scale) ** 2).sum()), rel=1e-13
@@ -194,11 +194,15 @@ def test_when_all_fail_each_is_named() -> None:
     )
 
 
-def test_a_gram_that_does_not_reach_is_followed_by_lapack() -> None:
-    """Condition 1e6 leaves a Gram matrix too little for 1e-10 on a CPU; well-conditioned weights it solves."""
-    rng = np.random.default_rng(6)
-    assert solve(torch.from_numpy(_decaying(40, 60, rng)), choose("cpu")).provenance.solver == svd.NAME
-    assert solve(torch.from_numpy(_random(40, 60, rng)), choose("cpu")).provenance.solver == gram.NAME
+@pytest.mark.parametrize(
+    ("condition", "solver"), [(1e3, gram.NAME), (4e5, gram.NAME), (5e5, svd.NAME), (1e9, svd.NAME)]
+)
+def test_a_cpu_takes_gram_while_the_smallest_value_is_known_by_it(condition: float, solver: str) -> None:
+    matrix = _with_spectrum(np.geomspace(1, 1 / condition, 150), 150, 200, np.random.default_rng(6))
+    solution, wanted = solve(torch.from_numpy(matrix), choose("cpu")), lapack(matrix)
+    assert solution.provenance.solver == solver
+    assert abs(solution.values[-1] - wanted[-1]) <= 1e-5 * wanted[-1]
+    assert np.abs(solution.values - wanted).max() <= 1e-10 * wanted[0]
 
 
 @pytest.mark.parametrize("shape", [(31, 53), (53, 31), (5, 1000)], ids=str)

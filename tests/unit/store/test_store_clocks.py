@@ -80,6 +80,18 @@ def test_changed_weights_count_whatever_the_clocks_say(make: Make, tmp_path: Pat
     assert {e.projection.layer for e in SpectraStore(tmp_path, "m").entries()} == {1, 3}
 
 
+def test_weights_that_changed_between_two_rows_of_a_file_count_as_changed(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, weights in ((1, "old"), (2, "old"), (3, "new")):
+        read = {"tensor": "qkv", "source": LOCAL, "weights_digests": (weights,)}
+        put(tmp_path, make(number, computed_at=TIMES[20 + number], **read))
+    monkeypatch.setattr(spectra, "_MERGE_AT", 2)
+    SpectraStore(tmp_path, "m").merge()
+    assert len(segments.names(tmp_path / "m")) == 1
+    assert [entry.projection.layer for entry in SpectraStore(tmp_path, "m").entries()] == [3]
+
+
 def test_results_that_did_not_know_of_each_other_go_by_time(make: Make, tmp_path: Path) -> None:
     with SpectraStore(tmp_path, "m") as one, SpectraStore(tmp_path, "m") as other:
         assert one.entries() == other.entries() == []

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -24,7 +25,8 @@ Make = Callable[..., Spectrum]
 KEYS = [
     *("address", "tensor", "slice", "tower", "layer", "block", "role", "expert", "rows", "cols", "dtype"),
     *("state", "error", "ranks", "effective_rank", "stable_rank", "sigma_max", "sigma_min", "frobenius_norm"),
-    *("solver", "error_bound", "noise_floor", "device", "seconds", "null", "weighting", "gauge", "derived"),
+    *("solver", "error_bound", "noise_floor", "device", "seconds", "sigma_min_is_bound", "null"),
+    *("weighting", "gauge", "derived"),
 ]
 
 
@@ -63,6 +65,15 @@ def test_json_is_strict_and_has_no_nan(make: Make, tmp_path: Path) -> None:
     assert list(one) == KEYS
     assert [two[name] for name in ("effective_rank", "stable_rank", "error_bound", "noise_floor")] == [None] * 4
     assert json.loads(json_text([])) == []
+
+
+@pytest.mark.parametrize(("smallest", "is_bound"), [(1e-9, True), (1e-7, True), (1e-6, False)])
+def test_a_smallest_value_below_the_noise_floor_is_named_a_bound(make: Make, smallest: float, is_bound: bool) -> None:
+    entry = entry_of(make(0, values=np.append(np.ones(11), smallest)))
+    entry = replace(entry, provenance=replace(entry.provenance, noise_floor=1e-7))
+    assert row(entry.projection, entry, "stored", None, None)["sigma_min_is_bound"] is is_bound
+    zero = replace(entry, sigma_max=0.0, sigma_min=0.0)
+    assert row(zero.projection, zero, "stored", None, None)["sigma_min_is_bound"] is False
 
 
 def test_csv_is_one_row_a_projection(make: Make, tmp_path: Path) -> None:

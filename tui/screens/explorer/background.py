@@ -102,7 +102,8 @@ class Background(Charting):
         try:
             for session in self.pair.sessions:
                 session.load()
-            self.state.lens.load(self.pair.first.model.tree.projections)
+            if self.state.lens.unread():
+                self.state.lens.load(self.pair.first.model.tree.projections)
         finally:
             self.post_message(StoreLoaded())
         self.state.lens.look_up()

@@ -55,19 +55,19 @@ class Loader:
         of_pane = BY_KEY[self._state.top].from_values and not pane.compares_marks
         if pane.compares_marks:
             self._run(partial(self._load_marks, pane))
+        of_lens = lens.needs_values
         if keys is None:
             self._turn += 1
-        if lens.needs_values or of_pane:
+            of_lens = of_lens or bool(lens.unread())  # an older file may lack a threshold
+        if of_lens or of_pane:
             self.in_view = pane.keys_in_view()
-            self._run(partial(self._begin, Load(self._turn, pane if of_pane else None, lens.needs_values), keys))
+            self._run(partial(self._begin, Load(self._turn, pane if of_pane else None, of_lens), keys))
 
     def _begin(self, load: Load, keys: Keys) -> None:
         """See what there is to read."""
-        if keys is None:
-            keys = self._unread(load.pane)
-        if keys is None or keys:
-            shown = (p for p in self._state.shown if keys is None or p.key in keys)
-            load.rest = {p.key: p for p in shown if self._is_stored(p)}
+        wanted = self._unread(load.pane) if keys is None else keys
+        if wanted is None or wanted:
+            load.rest = {p.key: p for p in self._state.shown if wanted is None or p.key in wanted}
         load.each = max(CHUNK, -(-len(load.rest) // MOST_TOLD))
         self._next(load)
 
@@ -81,12 +81,13 @@ class Loader:
             load.rest.clear()
         seen = [load.rest[key] for key in self.in_view if key in load.rest]
         try:
-            self._read(load, seen or list(islice(load.rest.values(), CHUNK)))
+            self._read(load, seen[:CHUNK] or list(islice(load.rest.values(), CHUNK)))
         except OSError:
             load.rest.clear()
             raise
         finally:
-            if load.done and (seen or len(load.done) >= load.each or not load.rest):
+            is_seen = 0 < len(seen) <= CHUNK  # all that is in view is there
+            if load.done and (is_seen or len(load.done) >= load.each or not load.rest):
                 self._tell(NumbersLoaded(load.done, load.of_lens))
                 load.done = set()
         if load.rest:
@@ -100,13 +101,6 @@ class Loader:
         for p in wanted:
             del load.rest[p.key]
             load.done.add(p.key)
-
-    def _is_stored(self, p: Projection) -> bool:
-        """Whether there is a spectrum of it, in either model: of 45,000 experts there are often few."""
-        pair = self._state.pair
-        second, partner = pair.second, pair.partner(p)
-        there = second is not None and partner is not None and second.entry(partner) is not None
-        return there or pair.first.entry(p) is not None
 
     def _load_marks(self, pane: TopPane) -> None:
         marks = self._state.marks

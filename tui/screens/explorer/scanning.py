@@ -14,7 +14,7 @@ from ...data.filter import find
 from ...data.pair import Side
 from ...data.session import Session, State
 from ...data.state import ExplorerState
-from ...data.wording import duration, left_out
+from ...data.wording import duration, left_out, solved_again
 from ..estimate import estimate
 
 Missing: TypeAlias = dict[Session, list[Projection]]
@@ -97,12 +97,15 @@ class Scanner:
         return False
 
     def _summary(self) -> str:
-        """What came of a scan: `210 computed in 14 s, 0 failed, saved`."""
+        """What came of a scan: `210 computed in 14 s, 0 failed, saved`; and what was solved again."""
         every = [(session, p) for session, found in self._scanned.items() for p in found]
         stored = sum(session.has(p) for session, p in every)
         failed = sum(p.key in session.failures for session, p in every)
         saved = ", saved" if stored else ""
-        return f"{stored} computed in {duration(self._clock() - self._began)}, {failed} failed{saved}"
+        again = [session.progress.again for session in self._scanned if session.progress is not None]
+        seconds = self._clock() - self._began - sum(a.seconds for a in again)
+        second = "".join(f"; {solved_again(a)}" for a in again if a.found)
+        return f"{stored} computed in {duration(seconds)}, {failed} failed{saved}{second}"
 
     def _not_coming(self, session: Session, projections: list[Projection]) -> list[Projection]:
         """Those of them that were not asked for already."""

@@ -1,0 +1,144 @@
+"""A stored tensor that is to be read, with what is wanted of it: the jobs that the queue orders."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from ..checkpoint.open import Checkpoint
+from ..formats.tensor import Tensor
+from ..spectrum import Projection
+
+URGENT, SCAN, SECOND = 0, 1, 2
+"""What goes before what; SECOND is a second time, after all else."""
+
+_NOT_READ = threading.Event()
+"""Of a job that nobody reads yet: one for each of 45,000 jobs would be a third of what queueing them takes."""
+
+Place: TypeAlias = tuple[str, str]
+"""Where a tensor lies: the identity of the file, its name there."""
+
+
+@dataclass(slots=True)
+class Job:
+    """The wanted projections of one stored tensor, which is read once for all of them, to one device.
+
+    Derived ones may need more tensors, of this checkpoint or of others. Each of these is a job `beside` this one: its
+    projections are the parents in it, and it is read and let go with this one. `seen` is the digest of the tensor's
+    bytes, `fault` the sentence that says why it could not be read. `withdrawn` tells whoever reads it that none is
+    wanted any more.
+    """
+
+    priority: int
+    number: int
+    checkpoint: Checkpoint
+    tensor: Tensor
+    projections: list[Projection]
+    device: str = ""
+    weights: Any = field(default=None, repr=False)
+    seen: str = ""
+    withdrawn: threading.Event = field(default=_NOT_READ, repr=False)
+    beside: tuple[Job, ...] = ()
+    fault: str = ""
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        return self.priority, self.number
+
+    @property
+    def place(self) -> Place:
+        """Where its tensor lies."""
+        return self.tensor.source.identity, self.tensor.name
+
+    @property
+    def parts(self) -> tuple[Job, ...]:
+        """Itself and those beside it that its projections need: an urgent job may have taken some of them over."""
+        if not self.beside:
+            return (self,)
+        needed = {place for p in self.projections for place in places_of(p)}
+        return tuple(job for job in (self, *self.beside) if job.place in needed)
+
+    def part(self, parent: Projection) -> Job:
+        """Of itself and those beside it, the job of the tensor in which this parent of its projections lies."""
+        if not self.beside:
+            return self
+        return next(job for job in (self, *self.beside) if job.place == place_of(parent))
+
+    def fault_of(self, projection: Projection) -> str:
+        """Why a projection's weights could not be read, with the parent of a derived one named; "" where they were."""
+        for parent in projection.parents:
+            if fault := self.part(parent).fault:
+                return fault if parent is projection else f"{parent.label}: {fault}"
+        return ""
+
+    def let_go(self) -> None:
+        """Free the memory."""
+        for job in (self, *self.beside):
+            job.weights = None
+
+    def room_on(self, device: str) -> int:
+        """Bytes of the weights of all its tensors in a device's memory."""
+        return sum(job.bytes_on(device) for job in self.parts)
+
+    def bytes_on(self, device: str) -> int:
+        """What its weights take in a device's memory."""
+        return self.checkpoint.bytes_on(device, self.tensor)
+
+    @property
+    def cost(self) -> float:
+        """Of its projections, see Projection.cost."""
+        return sum(p.cost for p in self.projections)
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """The smaller side of each projection, in ascending order: jobs of equal ones fit into one batch."""
+        return tuple(sorted(p.count for p in self.projections))
+
+
+def place_of(projection: Projection) -> Place:
+    return projection.source.identity, projection.tensor
+
+
+def places_of(projection: Projection) -> tuple[Place, ...]:
+    """Of the tensors that are read for it, each once."""
+    return tuple(dict.fromkeys(map(place_of, projection.parents)))
+
+
+def grouped(projections: Iterable[Projection]) -> Iterator[tuple[tuple[Place, ...], list[Projection]]]:
+    """The projections by the tensor that is read for them; tensors that one of them joins are one group."""
+    groups: dict[Place, list[Projection]] = {}
+    joined: dict[Place, tuple[Place, ...]] = {}  # each place of a group of several -> all of them
+    for projection in projections:
+        first, *more = (place_of(projection),) if projection.derived is None else places_of(projection)
+        members = groups.setdefault(first, [])
+        for place in more:
+            if groups.get(place) is not members:
+                members.extend(groups.get(place, ()))
+                together = joined.get(first, (first,)) + joined.get(place, (place,))
+                joined.update(dict.fromkeys(together, together))
+                groups.update(dict.fromkeys(together, members))
+        members.append(projection)
+    done: set[Place] = set()
+    for place, members in groups.items():
+        if place not in joined:
+            yield (place,), members
+        elif place not in done:
+            done.update(joined[place])
+            yield joined[place], members
+
+
+def find(place: Place, opened: Sequence[tuple[Checkpoint, Mapping[str, Tensor]]]) -> tuple[Checkpoint, Tensor]:
+    identity, name = place
+    for checkpoint, tensors in opened:
+        if name in tensors and tensors[name].source.identity == identity:
+            return checkpoint, tensors[name]
+    raise KeyError(place)
+
+
+def beside_of(job: Job, checkpoint: Checkpoint, tensor: Tensor) -> Job:
+    """The job of one more tensor that the projections of this one need."""
+    parents = {parent.key: parent for p in job.projections for parent in p.parents}
+    here = tensor.source.identity, tensor.name
+    return Job(job.priority, job.number, checkpoint, tensor, [p for p in parents.values() if place_of(p) == here])
