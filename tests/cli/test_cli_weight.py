@@ -21,6 +21,7 @@ from safetensors.numpy import save_file
 
 from rankscope.engine.derive import factors
 from rankscope.engine.formats.safetensors import SAFETENSORS as safetensors  # noqa: N811
+from rankscope.engine.null import null_rank
 
 Array = NDArray[np.float64]
 GGUF = {
@@ -73,6 +74,15 @@ def under_moments(arrays: Arrays, address: str, seed: int = 0) -> Array:
     values, vectors = np.linalg.eigh(sums.astype(np.float64) / count)
     root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
     return lapack(arrays[tensor_name(address)].astype(np.float64) @ root)
+
+
+def noise_rank(address: str, rows: int) -> float:
+    """Mean k90 of Gaussian noise of so many rows under the moments of an address."""
+    sums, _ = second_moments(address)
+    root = np.linalg.cholesky(sums.astype(np.float64) + 1e-9 * np.eye(len(sums)))
+    rng = np.random.default_rng(1)
+    drawn = [threshold_rank(lapack(rng.standard_normal((rows, len(sums))) @ root), 0.9) for _ in range(20)]
+    return float(np.mean(drawn))
 
 
 def under_imatrix(arrays: Arrays, address: str) -> Array:
@@ -147,8 +157,13 @@ def test_show_says_and_shows_the_weighting(tmp_path: Path, cli: Run, arrays: Arr
         assert "k/kf" not in row
         assert row["spikes"] == ""
         assert float(row["k/k0"]) == pytest.approx(float(row["k90"]) / float(row["k0"]))
-        assert 0.5 < float(row["k/k0"]) < 1.2  # by shape alone less than half
-        assert float(row["k0"]) < 12
+        k0 = float(row["k0"])
+        assert k0 == pytest.approx(
+            noise_rank(address, arrays[tensor_name(address)].shape[0]), rel=0.35
+        )  # one draw, of few components
+        assert k0 < 0.8 * null_rank(*arrays[tensor_name(address)].shape, 0.9)
+    ratios = cli("show", tmp_path / "m", "--weight", moments, "--unit", "k/k0", "-t", "90").out.splitlines()[2].split()
+    assert ratios == ["0", *(f"{float(rows[address]['k/k0']):.2f}" for address in addresses(1))]
     energy = cli("show", tmp_path / "m", "--weight", moments, "--view", "energy", "--filter", "attention.key")
     assert "weighted by moments a.moments" in energy.out
     assert "noise" in energy.out

@@ -269,7 +269,7 @@ class Lens:
         """Content keys, in the first model, of what `load` has something to read for."""
         found: set[str] = set()
         for session in self.pair.sessions:
-            unread = unread_ranks(session, self.threshold)
+            unread = unread_ranks(session, self.threshold) | session.without_null_rank(self.threshold)
             if self.measure.needs_twin:
                 unread |= session.twins_without_rank(self.threshold)
             if self.measure.from_values is not None:

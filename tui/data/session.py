@@ -193,6 +193,12 @@ class Session:
     def _by_address(self) -> dict[str, Projection]:
         return {p.address: p for p in self.model.tree.projections}
 
+    @cached_property
+    def _noises(self) -> dict[str, str]:
+        """By the keys of projections under a weighting, those of the noise that they compare with."""
+        weighted = (p for p in self.model.tree.projections if is_weighted(p) and p.problem is None)
+        return {p.key: noise_of(p).key for p in weighted}
+
     def load(self) -> None:
         """Read the store's index: what is there counts as stored. Imports h5py."""
         self._index = self.store.stored()
@@ -310,6 +316,11 @@ class Session:
             for key, values in found.items():
                 self._ranks.setdefault(key, {})[threshold] = metrics.threshold_rank(values, threshold)
             self.columns.changed(found)
+
+    def without_null_rank(self, threshold: float) -> set[str]:
+        """The keys of projections under a weighting whose null rank only the values of their noise tell so far."""
+        known = self._null_ranks
+        return {k for k, n in self._noises.items() if n in self._entries and threshold not in known.get(n, {})}
 
     def load_null_ranks(self, projections: Iterable[Projection], threshold: float) -> None:
         """Know the null ranks of those of the projections that are under a weighting. Reads files."""
