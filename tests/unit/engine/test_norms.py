@@ -122,6 +122,19 @@ def test_what_is_not_known_is_refused_by_name(
     assert str(raised.value) == f"{address}: {said}"
 
 
+def test_metas_own_files_in_parts_give_the_gain_that_each_of_them_holds(tmp_path: Path) -> None:
+    """Beside them params.json alone says what the model is."""
+    gain = torch.linspace(0.5, 2, 8)
+    for part in range(2):
+        tensors = {"layers.0.attention.wq.weight": torch.ones(4, 8) + part, "layers.0.attention_norm.weight": gain}
+        torch.save(tensors, tmp_path / f"consolidated.0{part}.pth")
+    (tmp_path / "params.json").write_text(json.dumps({"dim": 8, "n_layers": 1, "n_heads": 2}))
+    weighting, named = _opened(tmp_path)
+    query = named["layers.0.attention.query"]
+    assert (query.rows, query.cols) == (8, 8)
+    assert np.array_equal(_loaded(weighting.moment(query))[0], gain.double().numpy() ** 2)
+
+
 def test_gains_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     tensors = _folder(tmp_path, {"model_type": "llama"}, LAYER)
     tensors["model.layers.0.input_layernorm.weight"][3] = np.inf
