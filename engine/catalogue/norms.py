@@ -63,6 +63,7 @@ class Norms:
         self._alone = checkpoint.format.stands_alone
         self._tensors = {".".join(words_of(tensor.name)): tensor for tensor in checkpoint.tensors}
         self._modules = {name.rpartition(".")[0] for name in self._tensors}
+        self._found: dict[tuple[Place, str, str], Norm | None] = {}
         self._family = lru_cache(maxsize=None)(self._family_of)
 
     def feeding(self, projection: Projection) -> Norm | None:
@@ -74,13 +75,21 @@ class Norms:
         Raises:
             WeightsError: it is not known which norm feeds it, or that norm is not in the checkpoint.
         """
-        stands = _Stand.of(projection)
-        block = projection.block
-        if stands and block == "other" and _ROUTER.search(stands.place.path):
-            block = "expert"
-        if stands is None or block in ("other", "lora"):
+        name = projection.tensor
+        place = None if projection.layer is None else locate(name) or locate_in(name, frozenset(numbered(name)))
+        if place is None:
             raise _refusal(projection, "no norm is known to feed it")
-        family = self._family(stands.place.prefix) or ("llama" if _META.search(stands.place.path) else "")
+        key = (place._replace(expert=None), projection.block, projection.role)  # one answer for all experts of a layer
+        if key not in self._found:
+            self._found[key] = self._looked_up(_Stand.of(projection, place))
+        return self._found[key]
+
+    def _looked_up(self, stands: _Stand) -> Norm | None:
+        projection, place = stands.projection, stands.place
+        block = "expert" if projection.block == "other" and _ROUTER.search(place.path) else projection.block
+        if block in ("other", "lora"):
+            raise _refusal(projection, "no norm is known to feed it")
+        family = self._family(place.prefix) or ("llama" if _META.search(place.path) else "")
         row = _row_of(family, self._alone)
         if row is None:
             raise _refusal(projection, f"no norms are known for {printable(family) or 'a model without model_type'}")
@@ -122,8 +131,7 @@ class Norms:
         gain, bias = (self._vector(module, words) for words in (("weight", "gamma"), ("bias", "beta")))
         if gain is None:
             return None
-        # Converters to GGUF have added the 1.
-        return Norm(module, gain, bias, kind.startswith("1+") and not self._alone, kind.endswith("layer"))
+        return Norm(module, gain, bias, kind.startswith("1+"), kind.endswith("layer"))
 
     def _last(self, module: str) -> str:
         """The module of the last layer, where {last} stands for its number."""
@@ -149,21 +157,16 @@ class _Stand:
     head: int
 
     @classmethod
-    def of(cls, projection: Projection) -> _Stand | None:
-        """None outside of layers."""
-        name = projection.tensor
-        lists = frozenset(numbered(name))
-        place = None if projection.layer is None else locate(name) or (locate_in(name, lists) if lists else None)
-        if place is None:
-            return None
-        words = words_of(name)
+    def of(cls, projection: Projection, place: Place) -> _Stand:
+        words = words_of(projection.tensor)
         if words[-1] == "weight":
             words.pop()
         prefix = place.prefix.split(".") if place.prefix else []
         same = next((i for i, pair in enumerate(zip(words, prefix, strict=False)) if pair[0] != pair[1]), len(prefix))
         if prefix[same:] and prefix[same].startswith("stage"):
             same += 2  # Swin and its like: the number of a stage, then that of the layer
-        head = words.index(str(place.layer), same) + 1
+        numbers = (i for i, word in enumerate(words) if i >= same and word.isdigit() and int(word) == place.layer)
+        head = next(numbers, len(words) - 1) + 1
         return cls(projection, place, tuple(words), head)
 
     def modules(self, where: str, path: str) -> Iterator[str]:
