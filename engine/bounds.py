@@ -19,7 +19,10 @@ HOLD_SINCE = {GRAM: 2, TWO_STAGE: 2, SVD: 2}
 """The first version of each solver whose results were stored with the bounds of this file."""
 
 GRAM_COLUMNS = 2048
-"""So many columns of the longer side are summed into a Gram matrix without a break, by BLAS in an order of its own."""
+"""So many columns of the longer side are summed into a Gram matrix without a break, at most.
+
+A GPU sums all that it is given in one go: of 16384 equal terms, on an H100, the sum was off by up to 3.5e-13 of itself.
+"""
 
 _SMALLEST = math.ulp(0.0)
 _EPS = math.ulp(1.0)

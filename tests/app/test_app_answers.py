@@ -239,7 +239,9 @@ async def test_a_second_model_joins_while_the_first_is_open(llama: Path, other: 
         await view.press("d")
         assert view.foot.startswith("there is one model")
         view.app.explorer.hold_against(str(other))
-        await view.sees("7 addresses only in A, 1 only in B")
+        await view.sees(
+            "7 addresses only in A, 1 only in B", "A tiny-llama", "B other-llama", "A 42/42 stored  B 36/36"
+        )
         await view.press("colon")
         await view.type("against nosuch")
         await view.sees("nosuch")

@@ -66,7 +66,7 @@ async def test_the_line_says_what_is_solved_again_and_the_table_follows(ill: Pat
         await view.until(lambda: "solving 2 of 2 again, ill-conditioned" in view.job, "the second of them")
         svd_gate.open()
         await view.until(lambda: view.foot.startswith("14 computed in "), "the last word")
-        assert view.foot.endswith(", 0 failed, saved; 2 of 2 bounds solved again in 0 s")
+        assert ", 0 failed, saved; 2 of 2 bounds solved again in " in view.foot
         await view.until(lambda: all(text[:1].isdecimal() for text in _conditions(view)), "the condition numbers")
 
 

@@ -75,7 +75,7 @@ def _before(solver: str, values: Array) -> float:
     """The error bound that version 1 of a solver stated of the Gram matrix's values."""
     top, side = float(values[0]), math.sqrt(len(values))
     d = 1e-15 * max(1.0, side / 16) if solver == gram.NAME else 4e-16 * max(10.0, side)
-    return d * top * top / (2 * float(values[values > math.sqrt(10 * d) * top][-1]))
+    return d * top / (2 * float(values[values > math.sqrt(10 * d) * top][-1]) / top)
 
 
 def _row(case: Case, name: str, matrix: Array, found: Solution, exact: Any) -> Row:
@@ -89,7 +89,7 @@ def _row(case: Case, name: str, matrix: Array, found: Solution, exact: Any) -> R
         "shape": matrix.shape,
         "routine": name,
         "ratio": float(error / np.longdouble(made.error_bound)),
-        "before": float(error / np.longdouble(max(before, sys.float_info.min))),
+        "before": float(error / np.longdouble(before)) if before else math.inf,
         "below": float(exact[~above].max(initial=0) / np.longdouble(made.noise_floor)),
         "condition": float(exact[0] / max(exact[-1], exact[0] * 1e-18)),
         "error": float(error / exact[0]),
@@ -106,7 +106,7 @@ def report(rows: Iterable[Row]) -> None:
         for which, below in (("ratio", 1.05), ("before", math.inf)):
             violated = sum(row[which] > 1 or row["below"] > below for row in group)
             well = [row for row in group if row["condition"] < WELL]
-            worst = max(row[which] for row in group)
+            worst = max(row[which] for row in group if row[which] < math.inf)
             loose, looser = (float(np.median([1 / max(row[which], 1e-9) for row in some])) for some in (well, group))
             print(
                 f"  {TITLES[which]}: {violated} violations, by up to {worst:.2f}; median looseness {loose:.1f}, ",

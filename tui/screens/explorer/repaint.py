@@ -94,7 +94,7 @@ def _load(screen: Background, keys: Keys) -> None:
 TABLE: Mapping[Change, tuple[Painter, ...]] = {
     Change.SELECTION: (_selection, _chart, _lines),
     Change.TREE: (_tree,),
-    Change.ROWS: (_rows, _layout, _titles),
+    Change.ROWS: (_rows, _layout, _titles, _model),
     Change.NUMBERS: (_numbers, _model, _lines),
     Change.LOADED: (_loaded,),
     Change.LENS: (_lens, _titles, _lines),
