@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 import pytest
 
+from rankscope.engine import bounds
 from rankscope.engine.derive.derived import derive
 from rankscope.engine.derive.flip import flipped
 from rankscope.engine.spectrum import Derived, Operand, Slice, Source, Spectrum
@@ -389,3 +390,13 @@ def test_spectra_under_weightings_are_counted_by_name(make: Make, tmp_path: Path
     put_all(tmp_path, [*mixture(make), state_of(make, 3, "imatrix"), state_of(make, 4, "imatrix")])
     (found,) = stored_models(tmp_path)
     assert (found.spectra, found.weighted) == (2, {"imatrix": 2, "x.imatrix": 1})
+
+
+def test_stated_bounds_under_a_weighting_are_not_worked_out_anew(make: Make, same: Same, tmp_path: Path) -> None:
+    old = {"solver": bounds.GRAM, "solver_version": 1, "error_bound": 0.25, "noise_floor": 0.5}
+    plain, under = make(1), state_of(make, 2)
+    kept = [replace(s, provenance=replace(s.provenance, **old)) for s in (plain, under)]
+    put_all(tmp_path, kept)
+    store = SpectraStore(tmp_path, "m")
+    assert same(store.get(key(kept[1])), kept[1])
+    assert not same(store.get(key(kept[0])), kept[0])  # whose bounds a shape tells
