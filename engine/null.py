@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from .metrics import numerical_rank
+from .metrics import energy, numerical_rank
 from .spectrum import Values
 
 _POINTS = 4096
@@ -84,6 +84,27 @@ def spikes(values: Values, rows: int, cols: int, noise_floor: float = 0.0) -> in
     """
     above = int((values > noise_edge(rows, cols, noise_scale(values, rows, cols))).sum())
     return min(above, numerical_rank(values, rows, cols, noise_floor))
+
+
+def null_rank_of(values: Values, threshold: float) -> float:
+    """k0(t) of noise that was drawn, of its singular values `values`, shape (r,): as a real number of components.
+
+    The running energy, linear between whole k from (0, 0) on, reaches t half a component before the k that it needs on
+    average: that half is added; so it is at least 1 and at most r, as null_rank. 0 for a zero matrix.
+    """
+    running = np.concatenate([[0.0], energy(values)])
+    if not running[-1] > 0:
+        return 0.0
+    return float(np.clip(np.interp(threshold, running, np.arange(len(running))) + 0.5, 1, len(values)))
+
+
+def drawn_energy(values: Values) -> Values:
+    """The inverse of null_rank_of, shape (r,): entry k-1 is the threshold at which it is k; the last is 1."""
+    found: Values = np.interp(
+        np.arange(0.5, len(values)), np.arange(len(values) + 1), np.concatenate([[0.0], energy(values)])
+    )
+    found[-1:] = 1.0
+    return found
 
 
 def _middle(values: Values) -> float:

@@ -105,8 +105,13 @@ class Projection:
 
     @property
     def label(self) -> str:
-        """The address, and behind it what a derived matrix is."""
-        return self.address if self.derived is None else f"{self.address} {self.derived.label}"
+        """The address, and behind it what a derived matrix is: `layers.3.mlp.up@norm` under a weighting."""
+        made = self.derived
+        if made is None:
+            return self.address
+        if made.weighting and not made.is_further:
+            return f"{self.address}@{made.weighting}"
+        return f"{self.address} {made.label}"
 
     def counts(self, weighting: str = "", gauge: str = "") -> bool:
         """Whether it is a spectrum of its model, to be listed, scanned and added up, under a weighting and a gauge.
@@ -189,9 +194,10 @@ class Run:
 class Provenance:
     """How singular values came about, and how far they can be trusted.
 
-    `frobenius_norm` is summed from the weights apart from the values. `error_bound` bounds the absolute
-    error of every value above `noise_floor`; a value below the floor is known only to be below it; all
-    three in the units of the weights. `seconds` is solving time.
+    `frobenius_norm` is summed from the weights apart from the values (of W C^1/2: sqrt(tr W C W^T)).
+    `error_bound` bounds the absolute error of every value above `noise_floor`; a value below the floor is
+    known only to be below it; all three in the units of the weights. `seconds` is solving time. `clipped` is the
+    share of the trace of the second moments that lay in negative eigenvalues, which count as 0.
     """
 
     frobenius_norm: float
@@ -202,6 +208,7 @@ class Provenance:
     noise_floor: float
     device: str
     seconds: float
+    clipped: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,7 @@ DERIVED = {
     "operands": "text",
     "weighting": "text",
     "gauge": "text",
+    "clipped": "<f8",
 }
 DERIVED_INDEX = INDEX | DERIVED
 """Of format version 2, for every other derived matrix."""
@@ -90,7 +91,7 @@ PARENT = {"row": "<u4"} | PROJECTION | {"weights_digest": "text", "source_id": "
 GENERATION = {"generation": "<i4"}
 """Only in the index of files that need it: of results of the same matrix the one of the highest generation counts, and
 of these the newest. So a new result replaces what it was computed to replace when the clock went back meanwhile."""
-ADDED: dict[str, str | int] = {"null": "", "slice_index": -1, "generation": 0}
+ADDED: dict[str, str | int | float] = {"null": "", "slice_index": -1, "generation": 0, "clipped": 0.0}
 """Columns that older files do not have, and what every row of such a file means."""
 
 

@@ -38,10 +38,11 @@ def row(
 ) -> dict[str, object]:
     """One projection as a flat object of JSON values; what does not exist, or is no number, is None.
 
-    `sigma_min_is_bound` says whether it is below the noise floor. `null` comes last: "flip" in the row of a
-    sign-flipped twin, which has its projection's address.
+    `sigma_min_is_bound` says whether it is below the noise floor. `null` is "flip" in the row of a sign-flipped twin,
+    which has its projection's address. Last come `weighting`, `gauge` and `derived`, the formula of a matrix that no
+    checkpoint holds.
     """
-    part = projection.slice
+    part, made = projection.slice, projection.derived
     return {
         "address": projection.address,
         "tensor": projection.tensor,
@@ -61,6 +62,9 @@ def row(
         **{name: None if entry is None else _finite(getattr(entry.provenance, name)) for name in _PROVENANCE},
         "sigma_min_is_bound": None if entry is None else _is_bound(entry),
         "null": projection.null or None,
+        "weighting": (made and made.weighting) or None,
+        "gauge": (made and made.gauge) or None,
+        "derived": made and made.formula,
     }
 
 
@@ -75,7 +79,7 @@ def export(entries: Sequence[Entry], values: Mapping[str, Values], path: Path) -
     """Write `entries` to `path` in one step, in the format that its suffix names.
 
     `.h5`: the layout of the store, compressed; the description in it says how to read it.
-    `.npz`: one float64 array an address, under `escape_name(address)`.
+    `.npz`: one float64 array an address, under `escape_name(address)`, or `address@weighting` so escaped.
     `.csv` and `.json`: one `row` a projection; they need no `values` (by content key) at all.
 
     Raises:
@@ -163,16 +167,21 @@ def _npz(entries: Sequence[Entry], arrays: Sequence[Values]) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         for entry, array in zip(entries, arrays, strict=True):
-            name = f"{escape_name(entry.projection.address)}.npy"
+            name = f"{escape_name(_name(entry.projection))}.npy"
             if name in archive.NameToInfo:
                 raise ValueError(
-                    f"Two spectra have the address {entry.projection.address} (its weights changed between "
+                    f"Two spectra have the address {_name(entry.projection)} (its weights changed between "
                     "revisions): export one of them, or to .h5, .csv or .json."
                 )
             member = io.BytesIO()
             np.lib.format.write_array(member, np.ascontiguousarray(array, np.float64), allow_pickle=False)
             archive.writestr(zipfile.ZipInfo(name), member.getvalue())
     return out.getvalue()
+
+
+def _name(projection: Projection) -> str:
+    made = projection.derived
+    return f"{projection.address}@{made.weighting}" if made and made.weighting else projection.address
 
 
 def _slice(part: Slice) -> dict[str, int]:

@@ -67,7 +67,9 @@ formula: what makes the matrix of others, which are the rows of /parents whose `
 row of /index, in that order; "": the matrix itself. weights_digest is then theirs. Each parent is turned
 to (output, input) before. label: what that is, in words; operands: digests of the other numbers it takes.
 further 1: a matrix beside those of the model; 0: another state of the matrix at that address, under a
-weighting, in a gauge, "" for none.
+weighting, in a gauge, "" for none. Under a weighting the values are those of W C^1/2, C the second moment of
+the input; clipped: the share of its trace in negative eigenvalues, which count as 0; formula noise_...: of
+Gaussian noise of the shape (rows, cols) in the place of W.
 """
 _GENERATION_PROSE = """\
 generation: of several rows of one key the highest generation counts, and of these the newest computed_at.
@@ -228,7 +230,7 @@ def _fill(file: Any, entries: Sequence[Entry], values: Sequence[Values], packed:
     columns = INDEX
     if version != FORMAT_VERSION:
         columns = columns | DERIVED
-        rows = [row + derived_row(entry.projection.derived) for row, entry in zip(rows, entries, strict=True)]
+        rows = [row + derived_row(entry) for row, entry in zip(rows, entries, strict=True)]
     if has_generations := any(entry.generation for entry in entries):
         columns = columns | GENERATION
         rows = [(*row, entry.generation) for row, entry in zip(rows, entries, strict=True)]

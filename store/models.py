@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections import Counter
+from collections.abc import Callable, Mapping, Set
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from rankscope.engine.spectrum import Projection
 
 from . import segments
 from .folders import is_model_folder, model_folder
@@ -16,7 +19,8 @@ from .spectra import SpectraStore
 class StoredModel:
     """A folder of the store: `name` is the Hub id or path recorded in it, `size` is in bytes.
 
-    `spectra` counts those of the weights as they are: twins and whatever else is derived are no spectra of the model.
+    `spectra` counts those of the weights as they are, `weighted` those under weightings, by the name of the weighting:
+    twins, noise and whatever else is made of them are no spectra of the model.
     `damaged` are files that are not served as they stand, and those that were set aside, with a sentence each; the
     folder itself where it cannot be read.
     """
@@ -27,6 +31,7 @@ class StoredModel:
     size: int
     computed_at: str
     damaged: tuple[tuple[Path, str], ...] = ()
+    weighted: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def unread(self) -> str:
@@ -84,7 +89,14 @@ def _stored_model(root: Path, folder: str) -> StoredModel | None:
         size=segments.size(root / folder),
         computed_at="" if newest is None else stored.computed_at(newest),
         damaged=tuple(damaged.items()),
+        weighted=Counter(sorted(filter(None, (_weighting(stored.projection(key)) for key in stored.derived())))),
     )
+
+
+def _weighting(projection: Projection) -> str:
+    """The name of the weighting that a spectrum of the model is under, "" for every other spectrum."""
+    made = projection.derived
+    return made.weighting if made and projection.counts(made.weighting, made.gauge) else ""
 
 
 def remove_model(root: Path, folder: str) -> Removed:
@@ -107,3 +119,17 @@ def remove_model(root: Path, folder: str) -> Removed:
         path.rmdir()
     damaged = sum(name.endswith(".damaged") for name in names)
     return Removed(spectra, unread, damaged, sum(name.startswith(".tmp") for name in names))
+
+
+def remove_spectra(root: Path, folder: str, is_meant: Callable[[Projection], bool]) -> int:
+    """Delete those spectra in `root`/`folder` that are meant; how many there were. The others stay.
+
+    Raises:
+        OSError: a file cannot be read, written or deleted.
+    """
+    store = SpectraStore(root, folder)
+    stored = store.stored()
+    keys = {key for key in stored if is_meant(stored.projection(key))}
+    if keys:
+        store.remove(keys)
+    return len(keys)

@@ -27,12 +27,14 @@ def index_row(entry: Entry) -> Row:
     )
 
 
-def derived_row(made: Derived | None) -> Row:
+def derived_row(entry: Entry) -> Row:
     """The columns of DERIVED, in order."""
+    made = entry.projection.derived
     if made is None:
-        return "", 0, "", 0, "", "", ""
+        return "", 0, "", 0, "", "", "", 0.0
     digests = " ".join(operand.digest for operand in made.operands)
-    return made.formula, made.version, made.label, made.is_further, digests, made.weighting, made.gauge
+    clipped = entry.provenance.clipped
+    return made.formula, made.version, made.label, made.is_further, digests, made.weighting, made.gauge, clipped
 
 
 def parent_rows(entries: Sequence[Entry], sources: Mapping[Source, int]) -> list[Row]:
@@ -54,8 +56,10 @@ def entry_at(
     row: Mapping[str, Any], projection: Projection, run: Run, digests: tuple[str, ...], ranks: Mapping[float, int]
 ) -> Entry:
     """The entry of a row of the index, by the names of its columns."""
-    made = Provenance(*[row[name] for name in PROVENANCE])
-    provenance = _with_bounds_that_hold(made, *[row[name] for name in ("rows", "cols", "sigma_max", "sigma_min")])
+    made = Provenance(**{name: row[name] for name in PROVENANCE}, clipped=row.get("clipped", 0.0))
+    provenance = made
+    if not row.get("weighting"):  # which states bounds that no shape tells
+        provenance = _with_bounds_that_hold(made, *[row[name] for name in ("rows", "cols", "sigma_max", "sigma_min")])
     numbers = {name: None if isnan(row[name]) else row[name] for name in METRICS}
     return Entry(
         projection, provenance, row["computed_at"], digests, run, ranks, generation=row["generation"], **numbers

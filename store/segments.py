@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -261,6 +261,24 @@ def merge(folder: Path, inputs: list[str]) -> None:
     for name in inputs:
         with suppress(OSError):  # another merger was faster; or it stays, and is a duplicate
             (folder / name).unlink()
+
+
+def remove(folder: Path, name: str, keys: Set[str]) -> None:
+    """Write the spectra of a file but those of these keys into a new one; once that is verified, unlink it.
+
+    Raises:
+        As `merge`.
+    """
+    data = load(folder / name)
+    kept: list[tuple[Entry, Values]] = []
+    for entry, _, values in spectra_in(data, parse(data)):
+        if entry.projection.key not in keys:
+            if values is None:
+                raise DamagedFile(folder / name)
+            kept.append((entry, values))
+    if kept:
+        write_verified(folder, name[: len(SEGMENT)], build(*zip(*kept, strict=True)))
+    (folder / name).unlink(missing_ok=True)
 
 
 def merge_as_fits(folder: Path, inputs: list[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
@@ -230,6 +230,24 @@ class SpectraStore:
             for names in groups:
                 if _is_due(names):  # or another thread or process was faster
                     self._merge(names)
+
+    def remove(self, keys: Set[str]) -> None:
+        """Delete the spectra of these keys, older ones of them too; nothing else is lost.
+
+        Raises:
+            OSError: a file cannot be read, written or deleted.
+        """
+        with self._merging, self._lock:
+            for _ in range(2):  # what is intact in a damaged file is written again, and removed there
+                self.refresh()
+                for name in segments.names(self.folder):
+                    part = self._files.index.parts.get(name)
+                    if part is not None and not keys.isdisjoint(part.entries.keys):
+                        try:
+                            segments.remove(self.folder, name, keys)
+                        except DamagedFile as damage:
+                            self._rescue(damage.path)
+            self.refresh()
 
     def close(self) -> int:
         """Finish what is pending, merge if it is due, end the thread. Reading goes on working.

@@ -55,7 +55,7 @@ def locate(name: str) -> Place | None:
 
 @lru_cache(maxsize=4096)  # one place for all experts of a layer: 1 us instead of 6
 def _locate(name: str) -> Place | None:
-    words = _words(name)
+    words = words_of(name)
     # `layers.0.weight` is a step of a head: nothing stands in it.
     last = len(words) - (3 if words[-1] in ("weight", "bias") else 2)
     start = next((i for i in range(last) if words[i] in _LISTS and _number(words[i + 1]) is not None), None)
@@ -64,7 +64,7 @@ def _locate(name: str) -> Place | None:
 
 def locate_in(name: str, lists: Collection[str]) -> Place | None:
     """The place of a tensor in one of these lists of layers, of the first that its name has; None outside of them."""
-    words = _words(name)
+    words = words_of(name)
     for start in _starts(words):
         if ".".join(words[: start + 1]) in lists:
             place = _standing(words, start)
@@ -78,11 +78,12 @@ def locate_in(name: str, lists: Collection[str]) -> Place | None:
 
 def numbered(name: str) -> list[str]:
     """What of a name has a number behind it, and a module behind that: `a.b` of `a.b.3.c.weight`."""
-    words = _words(name)
+    words = words_of(name)
     return [".".join(words[: start + 1]) for start in _starts(words)]
 
 
-def _words(name: str) -> list[str]:
+def words_of(name: str) -> list[str]:
+    """A name in its words, without the wrappers that training puts around modules."""
     return (_WRAPPERS.sub("", name) if _might_be_wrapped(name) else name).split(".")
 
 

@@ -36,6 +36,9 @@ _ID = re.compile(rf"(?!.*(?:--|\.\.)|.*\.git$){_PART}(?:/{_PART})?", re.ASCII)
 _FOLDER = re.compile(r"[^/\\@]+(?:/[^/\\@]+)*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 SCHEME = "hf://"
+_IN_REPO = re.compile(
+    rf"(?P<repo>{_PART}/{_PART})(?:@(?P<revision>refs/[^/]+/[^/]+|[^/]+))?/(?P<file>[^/]+(?:/[^/]+)*)", re.ASCII
+)
 CONFIG = "config.json"
 _MAX_HEADS = 32
 
@@ -95,6 +98,32 @@ def parse(model: str) -> Place:
             f"{printable(model)!r} is no file, no folder and no Hub id: name a path, org/name or org/name@revision"
         )
     return Place(name, revision or "main", folder.removesuffix("/"))
+
+
+def file_of(text: str) -> Path:
+    """A file that is no model, named `[hf://]org/name[@revision]/file`: of the local cache, without a request, or
+    downloaded into it.
+
+    Raises:
+        InputError: no such file, or it cannot be had, with the reason.
+    """
+    found = _IN_REPO.fullmatch(text.removeprefix(SCHEME))
+    if found is None or not text.isprintable() or {".", ".."} & set(text.split("/")):
+        raise InputError(f"no such file: {printable(text)}; one on the Hub is named as org/name/file")
+    file, place = found["file"], Place(found["repo"], found["revision"] or "main")
+    snapshot = cached(place.repo, place.revision)
+    if snapshot is not None and (snapshot / file).is_file():
+        return snapshot / file
+    with explained(place, f"no such file: {printable(text)}, and it is not in the local Hub cache"):
+        from huggingface_hub import errors, hf_hub_download
+
+        try:
+            return Path(hf_hub_download(place.repo, file, revision=place.revision))
+        except errors.LocalEntryNotFoundError:  # not reached
+            raise
+        except errors.EntryNotFoundError:
+            where = f"https://huggingface.co/{place.repo}/tree/{printable(place.revision)}"
+            raise InputError(f"{place.repo} has no file {printable(file)}: see {where}") from None
 
 
 def whole(place: Place) -> tuple[Path | None, str]:

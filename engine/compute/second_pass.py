@@ -18,8 +18,11 @@ SHARE = 0.1
 
 def is_ill_conditioned(spectrum: Spectrum) -> bool:
     """Whether a GPU's Gram matrix left its smallest value, and so rank and condition number, as a bound that the SVD
-    can replace. On a CPU the ladder has gone on to the SVD at once."""
-    made, values = spectrum.provenance, spectrum.values
+    can replace. On a CPU the ladder has gone on to the SVD at once. Not so under second moments that are not diagonal:
+    their own errors make it one."""
+    made, values, derived = spectrum.provenance, spectrum.values, spectrum.projection.derived
+    if derived is not None and derived.weighting and not derived.formula.endswith("diagonal"):
+        return False
     is_bound = float(values[0]) > 0 and float(values[-1]) <= made.noise_floor
     return is_bound and made.solver != bounds.SVD and devices.is_gpu(made.device)
 

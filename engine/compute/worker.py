@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from ..catalogue.rules import cut
@@ -13,6 +15,7 @@ from . import devices
 from .job import Job
 
 if TYPE_CHECKING:
+    from ..derive.weigh import Check
     from ..solvers.batch import Outcome
     from ..solvers.ladder import Rung, Solution
     from ..weights import Weights
@@ -58,6 +61,7 @@ class Solver:
         self.device = device
         self.limit_of = _limits(device) if devices.is_gpu(device) else _alone
         self._rungs = choose(device)
+        self._checks: dict[str, Check] = {}  # of the weighted matrices that were made, until they are solved
         self._run = run
         self._tell = tell
 
@@ -91,7 +95,7 @@ class Solver:
 
         if not faster_together(self.device, small):
             return [None] * count
-        return solve_batch((_matrix(*item) for item in group), count, small, self.device, self._apart)
+        return solve_batch((self._matrix(*item) for item in group), count, small, self.device, self._apart)
 
     def _apart(self, reason: str) -> None:
         """No batches from now on."""
@@ -104,15 +108,54 @@ class Solver:
 
         if isinstance(outcome, WeightsError):
             raise outcome
-        found: Solution = outcome or solve(_matrix(projection, job), rungs)
+        if outcome is None:
+            matrix = self._matrix(projection, job)
+            found: Solution = solve(matrix, self._accepting(projection, rungs))
+        else:
+            found = outcome
+        check = self._checks.pop(projection.key, None)
         return Spectrum(
             projection=projection,
             values=found.values,
-            provenance=found.provenance,
+            provenance=check.proven(found.values, found.provenance) if check else found.provenance,
             computed_at=devices.utc_now(),
             weights_digests=tuple(job.part(parent).seen for parent in projection.parents),
             run=self._run,
         )
+
+    def _matrix(self, projection: Projection, job: Job) -> Weights:
+        """The projection's own part of its tensor as stored, or what a formula makes of its parents."""
+        matrices = [_part(parent, job.part(parent).weights) for parent in projection.parents]
+        made = projection.derived
+        if made is None:
+            return matrices[0]
+        from ..derive.formulas import FORMULAS  # numpy
+        from ..derive.weigh import Weighed
+
+        turned = [m.T if parent.transposed else m for parent, m in zip(made.parents, matrices, strict=False)]
+        if made.weighting:
+            turned = [self._moved(m) for m in turned or matrices]
+        found = FORMULAS[made.formula](projection, turned or matrices)
+        if not isinstance(found, Weighed):
+            return found
+        self._checks[projection.key] = found.check
+        return found.matrix
+
+    def _moved(self, matrix: Weights) -> Weights:
+        """The matrix where it is solved and where its second moments are taken in, as far as there is room."""
+        from ..solvers.ladder import moved
+
+        try:
+            return moved(matrix, self.device)
+        except RuntimeError:
+            return matrix
+
+    def _accepting(self, projection: Projection, rungs: list[Rung]) -> list[Rung]:
+        """Small values that carry the errors of second moments are made no better by another solver."""
+        check = self._checks.get(projection.key)
+        if check is None or check.is_exact:
+            return rungs
+        return [replace(rung, reach=math.inf) for rung in rungs]
 
 
 def _alone(_small: int) -> int:
@@ -123,18 +166,6 @@ def _limits(device: str) -> Callable[[int], int]:
     from ..solvers.batch import limits
 
     return limits(device)
-
-
-def _matrix(projection: Projection, job: Job) -> Weights:
-    """The projection's own part of its tensor as stored, or what a formula makes of its parents."""
-    matrices = [_part(parent, job.part(parent).weights) for parent in projection.parents]
-    made = projection.derived
-    if made is None:
-        return matrices[0]
-    from ..derive.formulas import FORMULAS  # numpy
-
-    turned = [m.T if parent.transposed else m for parent, m in zip(made.parents, matrices, strict=False)]
-    return FORMULAS[made.formula](projection, turned or matrices)
 
 
 def _part(projection: Projection, weights: Weights) -> Weights:

@@ -87,7 +87,7 @@ def content(head: bytes, wanted: str = "weights") -> str:
 
 def signature(head: bytes) -> str:
     """As content, of files that begin as no other kind does."""
-    if _is_imatrix(head):
+    if is_imatrix(head):
         return NO_MODEL.format("an importance matrix of llama.cpp")
     return next((phrase for pattern, phrase in _CONTENT if pattern.match(head)), "")
 
@@ -116,7 +116,7 @@ def _text(head: bytes) -> str:
     return text if all(c.isprintable() or c.isspace() for c in text) else ""
 
 
-def _is_imatrix(head: bytes) -> bool:
+def is_imatrix(head: bytes) -> bool:
     """Whether this is what llama.cpp wrote before such files became GGUF: a count, then name by name its numbers."""
     if len(head) < 8:
         return False

@@ -12,6 +12,7 @@ import struct
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,7 @@ _CONFIG_NAMES = {
     "attention.head_count": "num_attention_heads",
     "attention.head_count_kv": "num_key_value_heads",
     "attention.key_length": "head_dim",
+    "expert_count": "num_experts",
 }
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -82,8 +84,8 @@ class _Walk:
         start = self.skip(self.take("Q"))
         return self.data[start : self.at].decode("utf-8", "replace")
 
-    def value(self, kind: int, depth: int = 0) -> Any:
-        """A scalar or string; arrays are stepped over (None)."""
+    def value(self, kind: int, depth: int = 0, *, texts: bool = False) -> Any:
+        """A scalar or string, with `texts` a list of strings; any other array is stepped over (None)."""
         if kind == _STRING:
             return self.string()
         if kind in _SCALARS:
@@ -95,6 +97,8 @@ class _Walk:
         inner, count = self.take("I"), self.take("Q")
         if inner in _SCALARS:
             self.skip(count * struct.calcsize("<" + _SCALARS[inner]))
+        elif inner == _STRING and texts:
+            return [self.string() for _ in range(count)]
         elif inner == _STRING:
             for _ in range(count):
                 self.skip(self.take("Q"))
@@ -133,17 +137,13 @@ class Gguf(Format):
 
     def list_tensors(self, file: Path, origin: Origin) -> Listing:
         """See Format: shapes in (out, in) order; InputError is raised too where the file is one of other parts."""
-        try:
-            with open_regular(file) as handle:
-                stamp = FileStamp.of(file.stat())
-                if not stamp.size:
-                    raise _bad(file, foreign.content(b""))
-                with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                    return _listing(data, stamp, file, origin)
-        except OSError as error:
-            raise InputError(f"cannot read {printable(str(file))}: {error.strerror}") from None
-        except (struct.error, OverflowError, ValueError) as error:
-            raise _bad(file, f"has a malformed header ({printable(str(error), 80)}); download it again") from None
+        with _mapped(file) as (data, stamp):
+            metadata, heads, end = _described(data, file)
+            if what := _no_model(metadata, [name for name, *_ in heads[:1]]):
+                raise _bad(file, foreign.NO_MODEL.format(what))
+            source = identify(file, origin.repo, origin.commit, data[:end])
+            _check_parts(metadata, origin.parts, file)
+            return Listing(_laid_out(metadata, heads, end, stamp, source, file), stamp, _config(metadata))
 
     def read_matrix(self, tensor: Tensor, stored: Stored, landing: Landing) -> tuple[Weights | BlockStack, str]:
         """See Format; what is not stored as floats is dequantised on the CPU.
@@ -184,24 +184,60 @@ class Gguf(Format):
 GGUF = Gguf()
 
 
-def _listing(data: mmap.mmap, stamp: FileStamp, file: Path, origin: Origin) -> Listing:
+def list_any(file: Path) -> tuple[dict[str, Any], Listing]:
+    """What is kept of the metadata of a GGUF file, and its tensors, be it a model or not.
+
+    Raises:
+        InputError: the file cannot be read, is truncated or malformed.
+    """
+    with _mapped(file) as (data, stamp):
+        metadata, heads, end = _described(data, file)
+        source = identify(file, str(file.resolve()), "", data[:end])
+        return metadata, Listing(_laid_out(metadata, heads, end, stamp, source, file), stamp)
+
+
+@contextmanager
+def _mapped(file: Path) -> Iterator[tuple[mmap.mmap, FileStamp]]:
+    """A file's bytes; what goes wrong with them as one line."""
+    try:
+        with open_regular(file) as handle:
+            stamp = FileStamp.of(file.stat())
+            if not stamp.size:
+                raise _bad(file, foreign.content(b""))
+            with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                yield data, stamp
+    except OSError as error:
+        raise InputError(f"cannot read {printable(str(file))}: {error.strerror}") from None
+    except (struct.error, OverflowError, ValueError) as error:
+        raise _bad(file, f"has a malformed header ({printable(str(error), 80)}); download it again") from None
+
+
+def _described(data: mmap.mmap, file: Path) -> tuple[dict[str, Any], list[_Head], int]:
+    """Metadata and tensors as the header states them, and where it ends."""
     walk, count, entries = _opening(data, file)
     metadata = dict(_entries(walk, entries))
     heads = list(_heads(walk, count))
-    if what := _no_model(metadata, [name for name, *_ in heads[:1]]):
-        raise _bad(file, foreign.NO_MODEL.format(what))
-    source = identify(file, origin.repo, origin.commit, data[: walk.at])
-    stated = metadata.get("split.count") or origin.parts
-    if type(stated) is not int or stated != origin.parts:
-        number = printable(str(stated), 20)
-        raise _bad(file, f"is one of {number} parts, which must be named NAME-00001-of-{number:0>5}.gguf and so on")
     if len({name for name, *_ in heads}) < len(heads):
         raise ValueError("a tensor name stands twice")
+    return metadata, heads, walk.at
+
+
+def _check_parts(metadata: dict[str, Any], parts: int, file: Path) -> None:
+    """Refuse a file that is one of another number of parts than there are."""
+    stated = metadata.get("split.count") or parts
+    if type(stated) is not int or stated != parts:
+        number = printable(str(stated), 20)
+        raise _bad(file, f"is one of {number} parts, which must be named NAME-00001-of-{number:0>5}.gguf and so on")
+
+
+def _laid_out(
+    metadata: dict[str, Any], heads: Sequence[_Head], end: int, stamp: FileStamp, source: Source, file: Path
+) -> list[Tensor]:
+    """The tensors behind a header that ends there."""
     align = metadata.get("general.alignment", 32)
     if type(align) is not int or align <= 0:
         raise ValueError(f"the alignment {align} is no positive number")
-    start = -(-walk.at // align) * align
-    return Listing(_tensors(heads, start, stamp.size, file, source), stamp, _config(metadata))
+    return _tensors(heads, -(-end // align) * align, stamp.size, file, source)
 
 
 def _opening(data: mmap.mmap | bytes, file: Path) -> tuple[_Walk, int, int]:
@@ -227,8 +263,8 @@ def _entries(walk: _Walk, count: int) -> Iterator[tuple[str, Any]]:
     """What is kept of the metadata, of which a file may hold millions."""
     for _ in range(count):
         name = walk.string()
-        value = walk.value(walk.take("I"))
-        if name.startswith(("general.", "split.")) or name.endswith(tuple(_CONFIG_NAMES)):
+        value = walk.value(walk.take("I"), texts=name.startswith("imatrix."))
+        if name.startswith(("general.", "split.", "imatrix.")) or name.endswith(tuple(_CONFIG_NAMES)):
             yield name, value
 
 

@@ -82,6 +82,20 @@ class Safetensors(Ranged):
 
     def list_tensors(self, file: Path, origin: Origin) -> Listing:
         """See Format."""
+        header, stamp = self._header(file)
+        source = identify(file, origin.repo, origin.commit, header)
+        return Listing(self.parse(header, file, stamp.size, source), stamp)
+
+    def metadata(self, file: Path) -> dict[str, str]:
+        """The texts that the header of a file holds beside its tensors, by name.
+
+        Raises:
+            InputError: the file cannot be read, is truncated or malformed.
+        """
+        found = _entries(self._header(file)[0], file).get("__metadata__")
+        return {name: text for name, text in found.items() if type(text) is str} if isinstance(found, dict) else {}
+
+    def _header(self, file: Path) -> tuple[bytes, FileStamp]:
         try:
             with open_regular(file) as handle:
                 stamp = FileStamp.of(file.stat())
@@ -92,8 +106,7 @@ class Safetensors(Ranged):
             raise InputError(f"cannot read {printable(str(file))}: {error.strerror}") from None
         if len(header) < end - begin:
             raise _bad(file, "ends inside its header; download it again")
-        source = identify(file, origin.repo, origin.commit, header)
-        return Listing(self.parse(header, file, stamp.size, source), stamp)
+        return header, stamp
 
     def header_span(self, head: bytes, size: int, file: Path) -> tuple[int, int]:
         """See Ranged; the first 8 bytes state how long the header is."""

@@ -29,6 +29,7 @@ KEYS = [
     *("address", "tensor", "slice", "tower", "layer", "block", "role", "expert", "rows", "cols", "dtype"),
     *("state", "error", "ranks", "effective_rank", "stable_rank", "sigma_max", "sigma_min", "frobenius_norm"),
     *("solver", "error_bound", "noise_floor", "device", "seconds", "sigma_min_is_bound", "null"),
+    *("weighting", "gauge", "derived"),
 ]
 CONFIG = {"model_type": "llama", "hidden_size": HIDDEN, "num_attention_heads": 4, "num_key_value_heads": 2}
 

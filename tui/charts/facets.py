@@ -118,7 +118,10 @@ def _facet(pair: Pair, request: Request, row: Row, columns: Sequence[Column], wi
         name, session, p = curve
         look = numbers[Column(p.block, p.role)], stroke_of(session, pair)
         if request.view == View.ENERGY:
-            drawn = Series(name, ranks_of(values), energy_of(values, p, request), *look)
+            energy = energy_of(values, session, p, request)
+            if energy is None:
+                continue
+            drawn = Series(name, ranks_of(values), energy, *look)
         else:
             one = measured(curve, values, request, width)
             drawn = Series(name, ranks_of(values)[: one.kept], one.values[: one.kept], *look)

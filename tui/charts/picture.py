@@ -21,6 +21,7 @@ from ..data.measures import BY_NAME
 from ..data.named import resolve
 from ..data.pair import Lens, Pair, Side
 from ..data.views import BY_KEY
+from ..data.weighting import weighted_by
 from .figure import ONLY_ZEROS, Axis, Chart, Figure, Series, Sign, Stroke, drawable, signs, spans
 from .painter import figure_of
 from .request import Request
@@ -76,7 +77,7 @@ def save_chart(pair: Pair, request: Request, path: Path, _lens: Lens | None) -> 
     charts = [drawable(chart) for chart in figure.charts]
     if figure.empty or not any(chart.series for chart in charts):
         raise InputError(f"there is nothing to draw: {figure.empty or ONLY_ZEROS}")
-    with _paper(path, _size(figure, len(charts)), f"{_models(pair)}   {figure.title}".rstrip()) as paper:
+    with _paper(path, _size(figure, len(charts)), f"{_models(pair, request.grid)}   {figure.title}".rstrip()) as paper:
         _draw(paper, figure, charts)
 
 
@@ -92,7 +93,7 @@ def save_heatmap(lens: Lens, grid: Grid, path: Path) -> None:
     if not texts:
         raise InputError("there is nothing to draw: not computed, s scans the model")
     size = (2.4 + 0.75 * len(grid.columns), 1.6 + 0.2 * min(len(grid.rows), 60))
-    with _paper(path, size, f"{_models(lens.pair)}   {lens.title}: {lens.formula}") as paper:
+    with _paper(path, size, f"{_models(lens.pair, grid)}   {lens.title}: {lens.formula}") as paper:
         _heatmap(paper, lens, grid, tones, texts)
 
 
@@ -149,9 +150,10 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def _models(pair: Pair) -> str:
+def _models(pair: Pair, grid: Grid) -> str:
     names = [printable(session.model.name) for session in pair.sessions]
-    return names[0] if len(names) == 1 else f"A: {names[0]}   B: {names[1]}"
+    named = names[0] if len(names) == 1 else f"A: {names[0]}   B: {names[1]}"
+    return "   ".join(filter(None, [named, weighted_by(p for cell in grid.cells.values() for p in cell)]))
 
 
 # Charts

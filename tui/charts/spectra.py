@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rankscope.engine import metrics, null
+from rankscope.engine.derive.weighting import is_weighted, noise_of
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection, Values
 
@@ -176,7 +177,8 @@ def _spectrum(request: Request, found: Shown) -> Figure:
     near, far = ((low / 3, 3 * high), (low / 10, 10 * high)) if log else ((0.0, 1.5 * high), (0.0, 2 * high))
     series = [s for one, look in zip(drawn, found.looks, strict=True) for s in _split(one, look, log, request)]
     series += [_within(Series(name, ranks_of(v), _scaled(v, request.normalised)), far) for name, v in found.origin]
-    noise, levels = _noise(drawn, near, request)
+    raw = [one for one, (_, _, p) in zip(drawn, found.curves, strict=True) if not is_weighted(p)]
+    noise, levels = _noise(raw, near, request)
     most = max(len(v) for v in (*found.values, *(v for _, v in found.origin)))
     chart = Chart(found.title, *spectrum_axes(request, most), (*series, *noise), levels)
     relative = ("each over its largest",) if request.normalised else ()
@@ -280,23 +282,44 @@ def _energy(request: Request, found: Shown) -> Figure:
     if not found.curves:
         return Figure(found.title, empty=found.empty)
     series = [
-        crossing(Series(name, ranks_of(values), energy_of(values, p, request), *look), values, request)
-        for (name, _, p), values, look in zip(found.curves, found.values, found.looks, strict=True)
+        crossing(Series(name, ranks_of(values), energy, *look), values, request)
+        for (name, session, p), values, look in zip(found.curves, found.values, found.looks, strict=True)
+        if (energy := energy_of(values, session, p, request)) is not None
     ]
     if Axes(request.axes) is not Axes.ABOVE_NOISE:
         series += [Series(name, ranks_of(v), 100.0 * metrics.energy(v)) for name, v in found.origin]
-        for shape in list(dict.fromkeys(_shape(p) for _, _, p in found.curves if p.count))[:MAX_SHAPES]:
-            below = 100.0 * null.noise_energy(*shape)
-            series.append(Series("noise", ranks_of(below), below, stroke=Stroke.DOTTED))
+        noises = {noise_of(p).key if is_weighted(p) else _shape(p): (s, p) for _, s, p in found.curves if p.count}
+        for below in [noise_energy(*place) for place in noises.values()][:MAX_SHAPES]:
+            if below is not None:
+                series.append(Series("noise", ranks_of(below), 100.0 * below, stroke=Stroke.DOTTED))
     levels = energy_levels(request, sorted({*request.thresholds, request.threshold}))
     chart = Chart(found.title, *energy_axes(request), tuple(series), levels)
     return Figure(found.title, (chart,), notes=found.notes)
 
 
-def energy_of(values: Values, p: Projection, request: Request) -> Values:
-    """Cumulative energy in %, shape (r,), or how much more it is than that of noise of the same shape in the mean."""
-    noise = null.mean_energy(p.rows, p.cols) if Axes(request.axes) is Axes.ABOVE_NOISE else 0.0
-    return 100.0 * (metrics.energy(values) - noise)
+def energy_of(values: Values, session: Session, p: Projection, request: Request) -> Values | None:
+    """Cumulative energy in %, shape (r,), or how much more it is than that of noise: None where that is not known."""
+    if Axes(request.axes) is not Axes.ABOVE_NOISE:
+        return 100.0 * metrics.energy(values)
+    noise = mean_energy(session, p)
+    return None if noise is None else 100.0 * (metrics.energy(values) - noise)
+
+
+def noise_energy(session: Session, p: Projection) -> Values | None:
+    """null.noise_energy of the shape; under a weighting that of the noise that was drawn under the same, None where
+    that is not in memory."""
+    if not is_weighted(p):
+        return null.noise_energy(p.rows, p.cols)
+    values = session.values(noise_of(p))
+    return None if values is None else null.drawn_energy(values)
+
+
+def mean_energy(session: Session, p: Projection) -> Values | None:
+    """null.mean_energy likewise."""
+    if not is_weighted(p):
+        return null.mean_energy(p.rows, p.cols)
+    values = session.values(noise_of(p))
+    return None if values is None else metrics.energy(values)
 
 
 def energy_axes(request: Request) -> tuple[Axis, Axis]:

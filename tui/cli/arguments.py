@@ -106,6 +106,15 @@ def _add_show(parser: argparse.ArgumentParser) -> None:
     )
 
 
+_WEIGHTS = "as they are (none), by the gains of their norms (norm), or by an imatrix or moments FILE"
+
+
+def _add_weight(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--weight", default="none", metavar="W", help=f"spectra of the weights {_WEIGHTS}; ./none is a file (none)"
+    )
+
+
 def _add_filter(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--filter", metavar="GLOB", help="addresses: '*.attention.key', 'layers.3', 'mlp'")
 
@@ -129,6 +138,9 @@ def scan(parser: argparse.ArgumentParser) -> None:
     _add_filter(parser)
     add_computing(parser)
     _add_thresholds(parser)
+    parser.add_argument(
+        "--weight", action="append", metavar="W", help=f"spectra of the weights {_WEIGHTS}; may be repeated (none)"
+    )
     parser.add_argument("--null", choices=("flip",), help="also compute the weights under random signs, for k/kf")
     parser.add_argument("--recompute", action="store_true", help="compute again what is stored")
     parser.add_argument("--json", action="store_true", help="one JSON object a line and projection, once it is saved")
@@ -137,12 +149,14 @@ def scan(parser: argparse.ArgumentParser) -> None:
 def show(parser: argparse.ArgumentParser) -> None:
     """Of `rankscope show`."""
     _add_view(parser, named_for("text"))
+    _add_weight(parser)
     _add_show(parser)
 
 
 def plot(parser: argparse.ArgumentParser) -> None:
     """Of `rankscope plot`."""
     _add_view(parser, named_for("picture"))
+    _add_weight(parser)
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="FILE.png, .pdf or .svg")
     parser.add_argument("--normalised", action="store_true", help="spectrum, facets: sigma over sigma_1")
 
@@ -156,11 +170,21 @@ def export(parser: argparse.ArgumentParser) -> None:
     """Of `rankscope export`."""
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="FILE.h5, .npz, .csv or .json")
     _add_filter(parser)
+    _add_weight(parser)
 
 
 def ls(parser: argparse.ArgumentParser) -> None:
     """Of `rankscope ls`."""
     parser.add_argument("--json", action="store_true", help="one JSON object a line and model")
+
+
+def rm(parser: argparse.ArgumentParser) -> None:
+    """Of `rankscope rm`."""
+    parser.add_argument(
+        "--weight",
+        metavar="W",
+        help="only the spectra under a weighting: none, norm, imatrix, moments, or an imatrix or moments FILE",
+    )
 
 
 def doctor(parser: argparse.ArgumentParser) -> None:

@@ -23,6 +23,7 @@ from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.compute.engine import Settings
 from rankscope.engine.compute.events import Event, Notice, Progress
 from rankscope.engine.derive.flip import flipped
+from rankscope.engine.derive.weighting import is_weighted, noise_of
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import DEFAULT_THRESHOLDS, Projection
 from rankscope.store.export import export as write_export
@@ -32,12 +33,13 @@ from ..data.grid import make_grid
 from ..data.pair import Lens, Pair
 from ..data.phrases import byte_size
 from ..data.session import CLOSE_SECONDS, Session, State, open_model
+from ..data.weighting import NONE
 from ..data.wording import describe, left_out, solved_again
 from ..drawing.console import add_columns, make_console, plain_table, say
 from ..drawing.console_tables import print_tables
 from .doctor import is_writable
 from .ending import at_end
-from .opening import open_spectra, save, say_damage, say_opened, stored_of, verify, wanted_of
+from .opening import open_spectra, save, say_damage, say_opened, stored_of, under, verify, wanted_of
 
 _LINE_SECONDS = 5.0
 """Between two progress lines where stderr is no terminal."""
@@ -50,9 +52,14 @@ _BAR = 16
 def scan(args: Namespace, root: Path) -> int:
     """Compute what is missing; 0 all done, 1 some failed."""
     model = open_model(args.model, root, Access.DOWNLOAD if args.download else Access.RANGES, or_stored=False)
-    shown_ones = wanted_of(model.tree, args.filter)
-    wanted = sample(shown_ones, args.experts)
-    twins = [flipped(p) for p in wanted if p.problem is None] if args.null else []
+    weights = list(dict.fromkeys(args.weight or [NONE]))
+    if args.null and NONE not in weights:
+        raise InputError("--null flip is of the weights as they are: add --weight none")
+    shown = [wanted_of(under(model, root, weight, args.filter).tree, args.filter) for weight in weights]
+    wanted = [p for found in shown for p in sample(found, args.experts)]
+    sound = [p for p in wanted if p.problem is None]
+    twins = [flipped(p) for p in sound if not is_weighted(p)] if args.null else []
+    noise = [noise_of(p) for p in sound if is_weighted(p)]
     thresholds = tuple(dict.fromkeys((*DEFAULT_THRESHOLDS, *(args.threshold or ()))))
     events: queue.SimpleQueue[tuple[Event, ...]] = queue.SimpleQueue()
     session = Session(model, root, events.put, Settings(args.device, args.threads))
@@ -60,24 +67,30 @@ def scan(args: Namespace, root: Path) -> int:
     session.tidy()
     say_opened(model, session)
     if not args.recompute:
-        verify(session, [*wanted, *twins])
+        verify(session, [*wanted, *twins, *noise])
     try:
         with at_end(partial(save, [session])):
-            _compute(session, [*wanted, *twins], events, args.recompute, thresholds if args.json else None)
+            rows = thresholds if args.json else None
+            _compute(session, [*wanted, *twins], events, args.recompute, rows, noise)
     finally:
         session.close(CLOSE_SECONDS)
     if not args.json:
-        shown = dict.fromkeys(args.threshold or DEFAULT_THRESHOLDS)
-        lenses = [Lens(Pair(session), threshold) for threshold in shown]
-        print_tables(make_console(), lenses, shown_ones, make_grid(shown_ones))
+        for found in shown:
+            lenses = [Lens(Pair(session.of(found)), t) for t in dict.fromkeys(args.threshold or DEFAULT_THRESHOLDS)]
+            print_tables(make_console(), lenses, found, make_grid(found))
         if stored := sum(session.has(p) for p in twins):
             say(f"{stored} spectra with random signs are stored; see rankscope show {args.model} --unit k/kf")
     if session.progress is not None and (again := session.progress.again).found:
         say(solved_again(again))
     if not args.filter and (rest := left_out(model.tree)):
         say(f"{rest}: --filter '*' takes them")
+    return _say_failures(session, [*wanted, *twins, *noise])
+
+
+def _say_failures(session: Session, asked: Sequence[Projection]) -> int:
+    """Say which of these failed, and why; the exit code."""
     failed: dict[str, list[Projection]] = {}
-    for p in (*wanted, *twins):
+    for p in asked:
         if session.state(p) is State.FAILED:
             failed.setdefault(session.failures[p.key], []).append(p)
     for reason, found in failed.items():
@@ -119,11 +132,11 @@ def tree(args: Namespace, root: Path) -> int:
 
 def export(args: Namespace, root: Path) -> int:
     """One file of what is stored; 1 if that is a part of the model, 2 if nothing."""
-    session = open_spectra(args.model, root)
+    session = open_spectra(args.model, root, args.weight, args.filter)
     wanted = wanted_of(session.model.tree, args.filter)
     values = session.read([p.key for p in wanted if session.has(p)])
     say_damage(session)
-    stored = stored_of(session, args.model, wanted)
+    stored = stored_of(session, args.model, wanted, args.weight)
     # Tied tensors share one entry, which names the projection that was computed.
     entries = [replace(entry, projection=p) for p in stored if (entry := session.entry(p)) is not None]
     try:
@@ -159,8 +172,10 @@ def _compute(
     events: queue.SimpleQueue[tuple[Event, ...]],
     recompute: bool,
     json_thresholds: Sequence[float] | None,
+    beside: Sequence[Projection],
 ) -> None:
-    """Run the engine to the end, printing rows as they are saved and progress on stderr."""
+    """Run the engine to the end, printing rows as they are saved and progress on stderr. What is computed `beside`
+    what is wanted has no rows."""
     stored = [] if recompute else [p for p in wanted if session.has(p)]
     for threshold in json_thresholds or ():
         session.load_ranks(stored, threshold)
@@ -169,7 +184,7 @@ def _compute(
     by_key: dict[str, list[Projection]] = {}
     for p in wanted:
         by_key.setdefault(p.key, []).append(p)  # several where tensors are tied
-    missing = [p for p in wanted if recompute or not session.has(p)]
+    missing = [p for p in (*wanted, *beside) if recompute or not session.has(p)]
     if not missing:
         return
     if not is_writable(session.store.folder):
@@ -192,7 +207,7 @@ def _compute(
                 waiting = session.progress.waiting
                 display.update(session.progress)
             for key in changed:
-                for p in by_key[key] if json_thresholds else ():
+                for p in by_key.get(key, ()) if json_thresholds else ():
                     if session.state(p) in (State.STORED, State.DONE, State.FAILED):
                         _print_row(session, p, json_thresholds or ())
 

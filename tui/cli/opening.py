@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from rankscope.engine.catalogue.tree import Tree
 from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.compute.engine import Settings
+from rankscope.engine.derive.weighting import weighted
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection
 
 from ..data.phrases import UNREAD_ADVICE
 from ..data.session import CLOSE_SECONDS, Model, Session, open_model
+from ..data.weighting import NONE, choose
 from ..drawing.console import say
 
 
@@ -50,13 +53,29 @@ def wanted_of(tree: Tree, pattern: str | None) -> list[Projection]:
     return wanted
 
 
-def open_spectra(name: str, root: Path) -> Session:
-    """A session that has read the store, without a download.
+def under(model: Model, root: Path, weight: str, pattern: str | None) -> Model:
+    """A model with what a filter names of it under the weighting that a user names; the model itself for `none`.
 
     Raises:
-        InputError: there is no such model, or its folder in the store cannot be read.
+        InputError: the weighting cannot be had, or has second moments of no projection.
     """
-    model = open_model(name, root, Access.CACHE)
+    weighting = choose(weight, model, root, say)
+    if weighting is None:
+        return model
+    found = tuple(weighted(p, weighting) for p in wanted_of(model.tree, pattern))
+    if all(p.problem for p in found):
+        raise InputError(f"--weight {printable(weight)}: {found[0].address}: {found[0].problem}")
+    return replace(model, tree=Tree(found, known=True))
+
+
+def open_spectra(name: str, root: Path, weight: str = NONE, pattern: str | None = None) -> Session:
+    """A session that has read the store, without a download: of the weights as they are, or of what a filter names of
+    them under a weighting.
+
+    Raises:
+        InputError: there is no such model, its folder in the store cannot be read, or as `under`.
+    """
+    model = under(open_model(name, root, Access.CACHE), root, weight, pattern)
     session = Session(model, root, lambda _: None, Settings())
     session.load()
     for path, sentence in session.store.damaged:
@@ -66,7 +85,7 @@ def open_spectra(name: str, root: Path) -> Session:
     return session
 
 
-def stored_of(session: Session, name: str, wanted: list[Projection]) -> list[Projection]:
+def stored_of(session: Session, name: str, wanted: list[Projection], weight: str = NONE) -> list[Projection]:
     """What of it is stored.
 
     Raises:
@@ -77,7 +96,8 @@ def stored_of(session: Session, name: str, wanted: list[Projection]) -> list[Pro
         others = len(session.store.stored())
         found = f"{others} spectra are stored of other states or parts of" if others else "nothing is stored of"
         read = " that can be read" if session.store.damaged else ""
-        raise InputError(f"{found} {printable(name)}{read}: run  rankscope scan {printable(name)}")
+        option = "" if weight == NONE else f" --weight {printable(weight)}"
+        raise InputError(f"{found} {printable(name)}{read}: run  rankscope scan {printable(name)}{option}")
     return stored
 
 

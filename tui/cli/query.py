@@ -18,6 +18,7 @@ from ..data.pair import Lens, Pair, Side
 from ..data.session import Session
 from ..data.table_rows import has_twins
 from ..data.views import BY_NAME, VIEWS, taking
+from ..data.weighting import NONE
 from .opening import open_spectra, stored_of, verify, wanted_of
 
 _MOST_LISTED = 20
@@ -52,14 +53,18 @@ def understand(args: Namespace, root: Path) -> Asked:
     """
     _check(args)
     measure = unit_of(getattr(args, "unit", None) or "k")
-    first = open_spectra(args.model, root)
+    first = open_spectra(args.model, root, args.weight, args.filter)
     wanted = wanted_of(first.model.tree, args.filter)
     if args.view == "compare" and len(wanted) > MOST_MARKS:
         raise InputError(f"{len(wanted)} projections: name at most {MOST_MARKS} to compare with --filter GLOB")
+    if measure.needs_twin and args.weight != NONE:
+        raise InputError(f"{measure.name} is of the weights as they are: leave out --weight")
     verify(first, [*wanted, *(flipped(p) for p in wanted if measure.needs_twin)])
-    stored = stored_of(first, args.model, wanted)
+    stored = stored_of(first, args.model, wanted, args.weight)
     pair = Pair(first, _second(args, root))
     notes = [f"{missing} of {len(wanted)} are not computed yet"] if (missing := len(wanted) - len(stored)) else []
+    if args.weight != NONE and (refused := [p for p in wanted if p.problem]):
+        notes.append(f"{len(refused)} of them have no second moments there: {refused[0].problem}")
     if pair.second is not None:
         notes += _unmatched(pair, pair.second, wanted, args)
     side = Side(args.side) if args.side else Side.RATIO if args.against else Side.A
@@ -85,10 +90,10 @@ def _check(args: Namespace) -> None:
 def _second(args: Namespace, root: Path) -> Session | None:
     if not args.against:
         return None
-    second = open_spectra(args.against, root)
+    second = open_spectra(args.against, root, args.weight)
     theirs = second.model.tree.scanned()
     verify(second, theirs)
-    stored_of(second, args.against, theirs)
+    stored_of(second, args.against, theirs, args.weight)
     return second
 
 

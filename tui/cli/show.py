@@ -30,6 +30,7 @@ from ..data.reference_lines import MLA_LINES
 from ..data.table_rows import ADDRESS, Field, fields_of, find_field, has_twins, load, sort_order
 from ..data.view_records import Content
 from ..data.views import BY_NAME, Place
+from ..data.weighting import weighted_by
 from ..drawing.console import make_console, say
 from ..drawing.console_tables import print_tables, wide_tables
 from ..settings.config import Config
@@ -51,6 +52,9 @@ def show(args: Namespace, root: Path) -> int:
         sys.stdout.writelines(csv_lines(resolve(BY_NAME[args.view].csv)(_content(asked, args))))
     else:
         console = make_console(depth=None if args.color == "auto" else Depth(args.color))
+        if args.view != "heatmap" and (by := weighted_by(asked.projections)):  # there every table says it
+            console.print(Text(by))
+            console.print()
         resolve(BY_NAME[args.view].text)(console, asked, args)
     for note in asked.notes:
         say(note)

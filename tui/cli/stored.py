@@ -8,8 +8,9 @@ from pathlib import Path
 
 from rich.text import Text
 
+from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.errors import InputError, printable
-from rankscope.store.models import StoredModel, find_model, remove_model, stored_models
+from rankscope.store.models import StoredModel, find_model, remove_model, remove_spectra, stored_models
 
 from ..data.phrases import UNREAD_ADVICE, byte_size
 from ..drawing.console import add_columns, make_console, plain_table, say
@@ -21,7 +22,7 @@ def ls(args: Namespace, root: Path) -> int:
         for found in stored_models(root):
             made = {"model": found.name, "folder": found.folder, "spectra": found.spectra, "bytes": found.size}
             damaged = [{"file": str(path), "reason": sentence} for path, sentence in found.damaged]
-            print(json.dumps(made | {"computed_at": found.computed_at, "damaged": damaged}))
+            print(json.dumps(made | {"computed_at": found.computed_at, "damaged": damaged, "weighted": found.weighted}))
         return 0
     console = make_console()
     table = plain_table(console)
@@ -31,7 +32,8 @@ def ls(args: Namespace, root: Path) -> int:
         if found.unread:
             continue  # named below
         when = found.computed_at[:16].replace("T", " ")
-        table.add_row(Text(printable(found.name)), str(found.spectra), byte_size(found.size), when)
+        counts = [str(found.spectra), *(f"{count} {printable(name)}" for name, count in found.weighted.items())]
+        table.add_row(Text(printable(found.name)), Text(" + ".join(counts)), byte_size(found.size), when)
     if table.row_count:
         console.print(table)
     elif not models:
@@ -42,7 +44,9 @@ def ls(args: Namespace, root: Path) -> int:
 
 
 def rm(args: Namespace, root: Path) -> int:
-    """Remove the spectra of one model."""
+    """Remove the spectra of one model, or those under one weighting."""
+    if args.weight:
+        return _remove_weighted(args.model, args.weight, root)
     found = _find(args.model, root)
     if found is None:
         raise InputError(f"nothing is stored of {printable(args.model)}: see  rankscope ls")
@@ -55,6 +59,18 @@ def rm(args: Namespace, root: Path) -> int:
     files = ((removed.unread, "unreadable"), (removed.damaged, "damaged"), (removed.temporary, "half-written"))
     others = "".join(f", {count} {what} file{'s' * (count > 1)}" for count, what in files if count)
     say(f"removed {removed.spectra} spectra of {found.name}{others}")
+    return 0
+
+
+def _remove_weighted(name: str, weight: str, root: Path) -> int:
+    from ..data.session import open_model
+    from ..data.weighting import meant
+
+    model = open_model(name, root, Access.CACHE)  # its config tells how a file's numbers are meant
+    count = remove_spectra(root, model.folder, meant(weight, model, root, say))
+    if not count:
+        raise InputError(f"nothing is stored of {printable(name)} under {printable(weight)}")
+    say(f"removed {count} spectra of {model.name}: {printable(weight)}")
     return 0
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
 
+from rankscope.engine.derive.weighting import is_weighted
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection, Values
 
@@ -97,11 +98,23 @@ class Measure:
         return None if facts is None else facts.get(self.name)
 
 
-@by_shape
-def _noise_rank(_: Session, p: Projection, threshold: float) -> float | None:
+def _noise_rank(session: Session, p: Projection, threshold: float) -> float | None:
+    if is_weighted(p):
+        return session.null_rank(p, threshold)
     from rankscope.engine.null import null_rank  # numpy
 
     return null_rank(p.rows, p.cols, threshold) if p.count else None
+
+
+def _noise_ranks(session: Session, threshold: float) -> Values:
+    """Under a weighting each has noise of its own, else each shape."""
+    columns = session.columns
+    if not any(map(is_weighted, columns.projections)):
+        return columns.by_shape(lambda p: _noise_rank(session, p, threshold))
+    return columns.of_keys({p.key: _noise_rank(session, p, threshold) for p in columns.projections})
+
+
+_NOISE_RANK = Quantity(_noise_rank, _noise_ranks)
 
 
 @by_shape
@@ -160,9 +173,17 @@ def _null() -> ModuleType:
     return null
 
 
+def _spikes(values: Values, p: Projection, floor: float) -> int | None:
+    """None under a weighting: there is no edge of noise."""
+    if is_weighted(p):
+        return None
+    found: int = _null().spikes(values, p.rows, p.cols, floor)
+    return found
+
+
 def _edge(values: Values, p: Projection, floor: float) -> float | None:
-    """None where the median, of which it is made, is not known."""
-    if not values.size or float(values[values.size // 2]) <= floor:
+    """None where the median, of which it is made, is not known, and under a weighting."""
+    if is_weighted(p) or not values.size or float(values[values.size // 2]) <= floor:
         return None
     edge: float = _null().noise_edge(p.rows, p.cols, _null().noise_scale(values, p.rows, p.cols))
     return edge
@@ -172,7 +193,7 @@ MEASURES = (
     Measure("k", "k{t}", "fewest singular values for {t} % of energy", 0, RANK, shaded_by="k/k0", is_unit=True),
     Measure("percent", "k{t} %", "k{t} in % of the full rank, min(rows, columns)", 1, rank_over(_percent_of),
             limits=SHARE_LIMITS, is_unit=True),
-    Measure("k/k0", "k{t}/k0", "k{t} / k0, k0: k{t} of noise of this shape", 2, rank_over(_noise_rank),
+    Measure("k/k0", "k{t}/k0", "k{t} / k0, k0: k{t} of noise of this shape", 2, rank_over(_NOISE_RANK),
             limits=RATIO_LIMITS, diverges=True, is_unit=True),
     Measure("k/kf", "k{t}/kf", "k{t} / kf, kf: k{t} with random signs", 2, rank_over(FLIPPED_RANK),
             limits=RATIO_LIMITS, diverges=True, needs_twin=True, is_unit=True),
@@ -194,10 +215,10 @@ MEASURES = (
     Measure("numerical_rank", "num.rank", "singular values above the errors of solver and rounding; >=: or more", 0,
             from_values=_numerical_rank, may_be_bound=True),
     Measure("spikes", "spikes", "singular values larger than any of noise of this shape (Marchenko-Pastur edge)", 0,
-            from_values=lambda values, p, floor: _null().spikes(values, p.rows, p.cols, floor)),
+            from_values=_spikes),
     Measure("sigma_1", "sigma_1", "largest singular value", None, stored("sigma_max"), is_unit=True),
     Measure("k0", "k0", "k{t} of noise of this shape in the mean: independent Gaussian numbers (Marchenko-Pastur)", 0,
-            _noise_rank),
+            _NOISE_RANK),
     Measure("k*", "k*", "m n / (m + n), rounded down: above it two factors cost more than the matrix", 0, _break_even),
 )  # fmt: skip
 """In the order of the table's columns, and of the menu of units."""

@@ -273,7 +273,7 @@ class Lens:
         """Content keys, in the first model, of what `load` has something to read for."""
         found: set[str] = set()
         for session in self.pair.sessions:
-            unread = unread_ranks(session, self.threshold)
+            unread = unread_ranks(session, self.threshold) | session.without_null_rank(self.threshold)
             if self.measure.needs_twin:
                 unread |= session.twins_without_rank(self.threshold)
             if self.measure.from_values is not None:
@@ -294,6 +294,7 @@ class Lens:
         partners = [q for p in wanted if (q := self.pair.partner(p)) is not None]
         for session, found in zip(self.pair.sessions, (wanted, partners), strict=False):
             session.load_ranks(found, self.threshold)
+            session.load_null_ranks(found, self.threshold)
             if self.measure.needs_twin:
                 session.load_ranks([flipped(p) for p in found], self.threshold)
             if self.measure.from_values is not None:

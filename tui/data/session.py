@@ -30,6 +30,7 @@ from rankscope.engine.compute.events import (
     Stopped,
 )
 from rankscope.engine.derive.flip import flipped
+from rankscope.engine.derive.weighting import is_weighted, noise_of
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection, Values
 
@@ -127,8 +128,16 @@ def open_stored(model: str, root: Path) -> Model | None:
         raise InputError(f"{found.unread} {UNREAD_ADVICE}")
     stored = SpectraStore(root, found.folder).stored()
     projections = map(stored.projection, sorted(stored, key=stored.computed_at))
-    newest = {p.address: p for p in projections if p.counts()}
+    newest = {p.address: p for p in map(_own, projections) if p is not None}
     return Model(found.name, None, Tree(tuple(sorted(newest.values(), key=model_order)), True), found.folder)
+
+
+def _own(projection: Projection) -> Projection | None:
+    """The matrix of the checkpoint that is stored, as it is or under a weighting; None of what else is derived."""
+    made = projection.derived
+    if made is None:
+        return projection
+    return projection.parents[0] if not made.is_further and made.parents else None
 
 
 def _nobody(_: set[str]) -> None:
@@ -165,6 +174,7 @@ class Session:
         self._entries: dict[str, Entry | None] = {}  # None: the one of the index
         self._values: dict[str, Values] = {}
         self._ranks: dict[str, dict[float, int]] = {}
+        self._null_ranks: dict[str, dict[float, float]] = {}
         self._facts: dict[str, dict[str, Fact]] = {}
         self._twins: dict[str, str] = {}  # key of a twin with random signs -> that of its projection
         self.columns = Columns(model.tree.projections)
@@ -182,6 +192,12 @@ class Session:
     @cached_property
     def _by_address(self) -> dict[str, Projection]:
         return {p.address: p for p in self.model.tree.projections}
+
+    @cached_property
+    def _noises(self) -> dict[str, str]:
+        """By the keys of projections under a weighting, those of the noise that they compare with."""
+        weighted = (p for p in self.model.tree.projections if is_weighted(p) and p.problem is None)
+        return {p.key: noise_of(p).key for p in weighted}
 
     def load(self) -> None:
         """Read the store's index: what is there counts as stored. Imports h5py."""
@@ -225,6 +241,17 @@ class Session:
         """Which of these are to be computed: of the experts of a layer only some may be."""
         return sample(projections, self.experts)
 
+    def of(self, projections: Sequence[Projection]) -> Session:
+        """A session of these projections under a weighting, with what is stored now and the states of this one; itself
+        for those of its model."""
+        if not any(map(is_weighted, projections)):
+            return self
+        tree = replace(self.model.tree, projections=tuple(projections))
+        made = Session(replace(self.model, tree=tree), self.root, self._listener, self.settings, self.experts)
+        made._store, made._states, made.failures = self._store, self._states, self.failures
+        made.load()
+        return made
+
     def tidy(self) -> None:
         """Sweep what killed processes left half written, and merge what they left as many small files; a full disk only
         postpones that."""
@@ -249,7 +276,7 @@ class Session:
         values = self.store.values(keys)
         lost = {key for key in keys if key not in values and self.store.entry(key) is None} & self._entries.keys()
         for key in lost:
-            for known in (self._entries, self._states, self._ranks, self._facts):
+            for known in (self._entries, self._states, self._ranks, self._null_ranks, self._facts):
                 known.pop(key, None)
         if lost:
             self.lost |= lost
@@ -270,10 +297,12 @@ class Session:
         return found
 
     def load_values(self, projections: Sequence[Projection]) -> None:
-        """Bring the singular values of some stored projections into memory. Reads files."""
+        """Bring the singular values of some stored projections into memory, and of the noise under their weighting.
+        Reads files."""
         if len(self._values) > _MAX_VALUES:
             self._values.clear()
-        missing = [p.key for p in projections if p.key in self._entries and p.key not in self._values]
+        wanted = [*projections, *(noise_of(p) for p in projections if is_weighted(p))]
+        missing = [p.key for p in wanted if p.key in self._entries and p.key not in self._values]
         if missing:
             self._values.update(self.read(missing))
 
@@ -287,6 +316,26 @@ class Session:
             for key, values in found.items():
                 self._ranks.setdefault(key, {})[threshold] = metrics.threshold_rank(values, threshold)
             self.columns.changed(found)
+
+    def without_null_rank(self, threshold: float) -> set[str]:
+        """The keys of projections under a weighting whose null rank only the values of their noise tell so far."""
+        known = self._null_ranks
+        return {k for k, n in self._noises.items() if n in self._entries and threshold not in known.get(n, {})}
+
+    def load_null_ranks(self, projections: Iterable[Projection], threshold: float) -> None:
+        """Know the null ranks of those of the projections that are under a weighting. Reads files."""
+        weighted = [p for p in projections if is_weighted(p) and p.problem is None]
+        if not weighted:
+            return
+        from rankscope.engine.null import null_rank_of  # numpy
+
+        keys = dict.fromkeys(noise_of(p).key for p in weighted)
+        missing = [k for k in keys if k in self._entries and threshold not in self._null_ranks.get(k, {})]
+        for start in range(0, len(missing), _BATCH):
+            for key, values in self.read(missing[start : start + _BATCH]).items():
+                self._null_ranks.setdefault(key, {})[threshold] = null_rank_of(values, threshold)
+        if missing:
+            self.columns.changed(p.key for p in weighted)
 
     def load_facts(self, projections: Sequence[Projection], wanted: Mapping[str, FromValues]) -> None:
         """Know these facts of stored projections, by name; all those of a spectrum come together. Reads files."""
@@ -384,6 +433,10 @@ class Session:
         """These keys, and those of the projections whose twins with random signs are among them."""
         return keys | {self._twins[key] for key in keys & self._twins.keys()}
 
+    def null_rank(self, projection: Projection, threshold: float) -> float | None:
+        """The null rank of a projection under a weighting, as known since load_null_ranks."""
+        return self._null_ranks.get(noise_of(projection).key, {}).get(threshold)
+
     def compute(
         self, projections: Iterable[Projection], *, urgent: bool = False, recompute: bool = False
     ) -> list[Projection]:
@@ -462,7 +515,7 @@ class Session:
 
     def _forget_numbers(self, key: str) -> None:
         """Another spectrum is stored of a key."""
-        for known in (self._values, self._ranks, self._facts):
+        for known in (self._values, self._ranks, self._null_ranks, self._facts):
             known.pop(key, None)
         self.columns.changed((key,))
 

@@ -15,6 +15,7 @@ from ..data.grid import Column, Grid
 from ..data.pair import Lens, Side
 from ..data.session import State
 from ..data.spread import known, middle_of
+from ..data.weighting import weighted_by
 from ..data.wording import percent
 from .console import add_columns, plain_table
 
@@ -59,7 +60,9 @@ def layer_tables(console: Console, grid: Grid, lens: Lens) -> Iterator[Table]:
     """
     labels = ["layer", *(row.label for row in grid.rows), *_OVER_LAYERS]
     columns = [[column.heading, *_cells(grid, column, lens)] for column in grid.columns]
-    yield from wide_tables(console, labels, columns, Text(_titled(lens)), rule_after=len(grid.rows))
+    by = weighted_by(p for cell in grid.cells.values() for p in cell)
+    title = "; ".join(filter(None, [_titled(lens), by]))
+    yield from wide_tables(console, labels, columns, Text(title), rule_after=len(grid.rows))
 
 
 def wide_tables(

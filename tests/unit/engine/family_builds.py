@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import transformers
+from family_towers import ENDS_EARLY, TOWERS
+from norm_tracing import Input, scattered, watched
 from tracing import Running, Used, traced
 from transformers import AutoConfig
 
@@ -89,12 +92,15 @@ SPECS = tuple(_spec(line) for line in Path(__file__).with_name("families.jsonl")
 
 @dataclass(frozen=True)
 class Build:
-    """A model's checkpoint under its names on the Hub, under those in memory, and what its weights are used for."""
+    """A model's checkpoint under its names on the Hub, under those in memory; what its weights are used for, and what
+    they are multiplied with, by their names in memory.
+    """
 
     spec: Spec
     hub: Checkpoint
     memory: Checkpoint
     used: list[Used]
+    inputs: dict[str, Input]
 
     @property
     def trees(self) -> tuple[tuple[Checkpoint, Tree], ...]:
@@ -114,14 +120,15 @@ def model_of(spec: Spec) -> Running:
 
 def build(spec: Spec, folder: Path) -> Build:
     """Build, save under both namings, and trace."""
-    model = model_of(spec)
+    model = scattered(model_of(spec))
     hub = _saved(model, folder / "hub", True)
     in_file = {tensor.name for tensor in hub.tensors}
     same = in_file <= {name for name, _ in model.named_parameters()} | {name for name, _ in model.named_buffers()}
     memory = hub if same else _saved(model, folder / "memory", False)
     model.config.use_cache, model.config._experts_implementation = False, "eager"
-    used = [] if "*" in spec.untraced else traced(model, lambda running: _run(spec.model_type, running))
-    return Build(spec, hub, memory, used)
+    inputs = _watched(spec, model)
+    used = [] if "*" in spec.untraced else traced(model, lambda running: _run(spec.model_type, running, _ONE))
+    return Build(spec, hub, memory, used, inputs)
 
 
 def _saved(model: Running, folder: Path, original: bool) -> Checkpoint:
@@ -129,40 +136,72 @@ def _saved(model: Running, folder: Path, original: bool) -> Checkpoint:
     return open_checkpoint(str(folder))
 
 
-def _run(kind: str, model: Running) -> None:
-    """One token, one image of the first position, or one sound, through every tower."""
-    token = torch.ones(1, 1, dtype=torch.long)
+class _Given(NamedTuple):
+    """What a model is run on: tokens, and what fills images and sounds."""
+
+    token: torch.Tensor
+    filled: Callable[..., torch.Tensor]
+
+
+_ONE = _Given(torch.ones(1, 1, dtype=torch.long), torch.zeros)
+_SOME = _Given(torch.tensor([[1, 5, 3, 7]]), torch.randn)
+_SINGLE = frozenset(("gemma4_audio", "inkling2", "xglm"))
+"""Models whose code runs in single precision alone."""
+
+
+def _watched(spec: Spec, model: Running) -> dict[str, Input]:
+    """What feeds the weights; of a model or a tower that cannot run to its end, of those up to there."""
+    dtype = torch.float32 if spec.name in _SINGLE else torch.float64
+
+    def filled(*shape: int) -> torch.Tensor:
+        return _SOME.filled(*shape).to(dtype)
+
+    def run(running: Running) -> None:
+        with suppress(*((Exception,) if "*" in spec.untraced else ())):
+            _run(spec.model_type, running, _SOME)
+        if tower := TOWERS.get(spec.name):
+            with suppress(*((Exception,) if spec.name in ENDS_EARLY else ())):
+                tower(running, filled)
+
+    return watched(model.to(dtype).eval(), run)
+
+
+def _run(kind: str, model: Running, given: _Given) -> None:
+    """Tokens, one image, or one sound, through every tower."""
+    token, dtype = given.token, next(model.parameters()).dtype
     side = 32 if kind == "swin" else 8
-    image = torch.zeros(1, 3, side, side).double()
+
+    def filled(*shape: int) -> torch.Tensor:
+        return given.filled(*shape).to(dtype)
+
     if kind == "minimax":
         for module in model.modules():
             if type(module).__name__ == "MiniMaxLightningAttention":
                 module.act_fn = torch.nn.Identity()  # it would stand between the projection and its split
     if model.main_input_name == "pixel_values" and kind != "blip-2":
-        model(pixel_values=image)
+        model(pixel_values=filled(1, 3, side, side))
     elif model.main_input_name == "input_values":
-        model(input_values=torch.zeros(1, 40).double())
+        model(input_values=filled(1, 40))
     elif kind == "whisper":
-        model(input_features=torch.zeros(1, 8, 32).double(), decoder_input_ids=token)
+        model(input_features=filled(1, 8, 32), decoder_input_ids=token)
     elif model.config.is_encoder_decoder:
         model(input_ids=token, decoder_input_ids=token)
     elif kind in ("clip", "siglip"):
-        model(input_ids=token, pixel_values=image)
+        model(input_ids=token, pixel_values=filled(1, 3, side, side))
     elif kind == "blip-2":
-        model.vision_model(image)
-        query, seen = torch.zeros(1, 1, 36).double(), torch.zeros(1, 1, 24).double()
-        model.qformer(query_embeds=query, encoder_hidden_states=seen)
+        model.vision_model(filled(1, 3, side, side))
+        model.qformer(query_embeds=filled(1, 1, 36), encoder_hidden_states=filled(1, 1, 24))
         model.language_model(input_ids=token)
     else:
-        _run_text(kind, model, token, image)
+        _run_text(kind, model, token, filled)
 
 
-def _run_text(kind: str, model: Running, token: torch.Tensor, image: torch.Tensor) -> None:
+def _run_text(kind: str, model: Running, token: torch.Tensor, filled: Callable[..., torch.Tensor]) -> None:
     if kind in ("llava", "paligemma", "gemma3"):
-        model.model.vision_tower(image)
+        model.model.vision_tower(filled(1, 3, 8, 8))
     elif kind == "idefics3":
-        model.model.vision_model(image)
+        model.model.vision_model(filled(1, 3, 8, 8))
     elif kind in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl"):
         size = model.config.vision_config.patch_size
-        model.model.visual(torch.zeros(4, 6 * size * size).double(), grid_thw=torch.tensor([[1, 2, 2]]))
+        model.model.visual(filled(4, 6 * size * size), grid_thw=torch.tensor([[1, 2, 2]]))
     model(input_ids=token)

@@ -11,15 +11,20 @@ import numpy as np
 import pytest
 import torch
 from family_builds import SPECS, Build, Spec, build, model_of
+from family_norms import UNKNOWN
 from lapack_reference import Array, lapack
+from norm_tracing import fits
 from transformers import AutoConfig
 from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
 
 from rankscope.engine.catalogue.families import KNOWN_FAMILIES, NOT_PROJECTIONS
 from rankscope.engine.catalogue.layouts import INTERLEAVE
+from rankscope.engine.catalogue.norms import Norms
 from rankscope.engine.catalogue.rules import cut, split
 from rankscope.engine.catalogue.tree import Tree, build_tree
 from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
+from rankscope.engine.derive.norm_weighting import NormWeighting
+from rankscope.engine.errors import WeightsError
 from rankscope.engine.spectrum import Projection
 from rankscope.engine.weights import Weights
 from rankscope.tui.data.wording import left_out
@@ -152,6 +157,40 @@ def _norm(weights: Weights, p: Projection) -> float:
 def _place(p: Projection) -> tuple[str | int, ...]:
     expert = -1 if p.expert is None else p.expert
     return (p.tower or "", expert, p.layer or 0, p.block, p.role, p.rows, p.cols)
+
+
+def test_the_norm_that_feeds_a_projection_is_the_one_that_the_running_model_uses(built: Build) -> None:
+    """Folding it into the matrix gives what the model's own layer answers; where the table says none, there is none."""
+    in_memory = {p.address: p for p in built.trees[-1][1].projections}
+    refused: set[str] = set()
+    for checkpoint, tree in built.trees:
+        weighting, norms = NormWeighting(checkpoint), Norms(checkpoint)
+        stored = {tensor.name: tensor for tensor in checkpoint.tensors}
+        # Of a stack, the first expert of each role; and routers.
+        shown = [p for p in tree.projections if p.block != "other" or ROUTER.search(p.role)]
+        named = {(p.tensor, p.role): p for p in reversed(shown)}
+        for p in named.values():
+            own = in_memory.get(p.address)
+            given = built.inputs.get(own.tensor) if own else None
+            if own is None or given is None or f"{built.spec.model_type} {p.block}.{p.role}" in GATED_BEHIND:
+                continue
+            try:
+                norm = norms.feeding(p)
+            except WeightsError:
+                refused |= {f"{p.block}.{p.role}"} if p.block != "other" else set()
+                continue
+            assert (norm is None) == (given.bare is None), p.address
+            if norm is not None:
+                matrix = checkpoint.read(stored[p.tensor])[0]
+                matrix = np.asarray(matrix if p.slice is None else cut(matrix, p.slice), np.float64)
+                matrix = matrix.T if p.transposed else matrix
+                assert fits(given, weighting.moment(p), matrix, own.slice), p.address
+    assert refused == set(UNKNOWN.get(built.spec.name, "").split())
+
+
+ROUTER = re.compile(r"(?:mlp|block_sparse_moe|feed_forward|ffn)\.(?:shared_expert_)?(?:gate|router)(?:\.wg|\.layer)?$")
+GATED_BEHIND = frozenset(("minimax attention.output",))
+"""Where the model multiplies the norm's output with a gate (test_norms.py)."""
 
 
 def test_more_than_sixty_families() -> None:

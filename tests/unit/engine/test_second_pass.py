@@ -15,8 +15,9 @@ import pytest
 import torch
 from engine_fakes import PATIENCE, MemorySink, Recorder, llama, pretend_gpu
 from lapack_reference import lapack
+from weighted_examples import Given
 
-from rankscope.engine import bounds, metrics
+from rankscope.engine import bounds, metrics, moment
 from rankscope.engine.compute import second_pass
 from rankscope.engine.compute.engine import Engine, Settings
 from rankscope.engine.compute.events import (
@@ -30,6 +31,7 @@ from rankscope.engine.compute.events import (
     Stopped,
 )
 from rankscope.engine.compute.second_pass import Budget
+from rankscope.engine.derive.weighting import weighted
 from rankscope.engine.solvers import gram, ladder, svd
 from rankscope.engine.spectrum import Spectrum
 from rankscope.store.spectra import SpectraStore
@@ -170,6 +172,16 @@ def test_well_conditioned_deficient_and_zero_matrices(tmp_path: Path, make: Make
     assert solved.spectrum.projection.layer == 1
     assert _rank(solved.spectrum) == SIDE - 1
     assert metrics.condition_number(solved.spectrum.values, solved.spectrum.provenance.noise_floor)[1]  # type: ignore[index]
+
+
+def test_what_only_second_moments_leave_open_is_not_solved_again(tmp_path: Path, make: Make, heard: Recorder) -> None:
+    checkpoint, projections = llama(tmp_path, 4, **WEIGHTS)
+    x = np.random.default_rng(0).standard_normal((5, SIDE))  # of fewer tokens than inputs
+    full, diagonal = Given(moment.full(x.T @ x)), Given(moment.diagonal(np.ones(SIDE)), "imatrix")
+    make(MemorySink()).submit(checkpoint, [weighted(p, under) for p in projections for under in (full, diagonal)])
+    assert heard.wait_until_idle().done == 8
+    again = [e.spectrum.projection for e in heard.of(SavedAgain)]
+    assert sorted((p.layer, p.label.partition("@")[2]) for p in again) == [(layer, "imatrix") for layer in sorted(ILL)]
 
 
 def test_stopping_drops_what_waits_and_keeps_the_bounds(

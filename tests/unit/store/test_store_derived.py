@@ -15,13 +15,14 @@ import h5py
 import numpy as np
 import pytest
 
+from rankscope.engine import bounds
 from rankscope.engine.derive.derived import derive
 from rankscope.engine.derive.flip import flipped
 from rankscope.engine.spectrum import Derived, Operand, Slice, Source, Spectrum
 from rankscope.store import layout, segments, spectra
 from rankscope.store.entry import entry_of
 from rankscope.store.export import export
-from rankscope.store.models import stored_models
+from rankscope.store.models import remove_spectra, stored_models
 from rankscope.store.spectra import SpectraStore
 from rankscope.tui.data.session import open_stored
 
@@ -325,3 +326,77 @@ def test_a_stranger_follows_the_description(make: Make, tmp_path: Path, kind: st
         (b"x.imatrix", b"", 0),
         (b"", b"folded", 0),
     ]
+
+
+def test_the_share_that_was_clipped_comes_back(make: Make, same: Same, tmp_path: Path) -> None:
+    made = state_of(make, 1)
+    clipped = replace(made, provenance=replace(made.provenance, clipped=3e-7))
+    put_all(tmp_path, [clipped, state_of(make, 2), make(3)])
+    store = SpectraStore(tmp_path, "m")
+    assert same(store.get(key(clipped)), clipped)
+    assert sorted(e.provenance.clipped for e in store.entries()) == [0.0, 0.0, 3e-7]
+
+
+def test_what_is_removed_is_gone_for_good_and_nothing_else(make: Make, same: Same, tmp_path: Path) -> None:
+    older = state_of(make, 1)
+    newer = replace(older, computed_at="2027-01-01T00:00:00.000000Z")
+    kept = [make(1), twin_of(make, 1), state_of(make, 2), stack_of(make, 1, make(1), make(2))]
+    put_all(tmp_path, [older])
+    put_all(tmp_path, [newer, *kept])
+    image = layout.build([entry_of(s) for s in (older, kept[2])], [older.values, kept[2].values])
+    segments.write(tmp_path / "m", segments.VOLUME, image.data)  # of both, as a merge leaves them
+    assert remove_spectra(tmp_path, "m", lambda p: p.key == key(older)) == 1
+    store = SpectraStore(tmp_path, "m")
+    assert store.entry(key(older)) is None
+    assert {e.projection.key for e in store.entries()} == {key(s) for s in kept}
+    assert all(same(store.get(key(s)), s) for s in kept)
+    assert store.damaged == []
+
+
+def test_removing_from_a_damaged_file_keeps_what_is_intact(make: Make, same: Same, tmp_path: Path) -> None:
+    spectra_ = [state_of(make, n) for n in range(3)]
+    image = layout.build([entry_of(s) for s in spectra_], [s.values for s in spectra_])
+    data = bytearray(image.data)
+    data[image.part.place(0)[0]] ^= 1
+    (tmp_path / "m").mkdir()
+    path = tmp_path / "m" / segments.write(tmp_path / "m", segments.VOLUME, image.data)
+    path.write_bytes(data)
+    assert remove_spectra(tmp_path, "m", lambda p: p.layer == 1) == 1
+    store = SpectraStore(tmp_path, "m")
+    assert {e.projection.key for e in store.entries()} == {key(spectra_[2])}
+    assert same(store.get(key(spectra_[2])), spectra_[2])
+
+
+def test_a_disk_that_fails_while_spectra_are_removed_loses_nothing(
+    make: Make, same: Same, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = [state_of(make, n) for n in range(3)]
+    put_all(tmp_path, kept)
+    image = layout.build([entry_of(s) for s in kept], [s.values for s in kept])
+    segments.write(tmp_path / "m", segments.VOLUME, image.data)
+
+    def fail(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", fail)
+        with pytest.raises(OSError, match="No space"):
+            remove_spectra(tmp_path, "m", lambda p: p.layer == 1)
+    store = SpectraStore(tmp_path, "m")
+    assert all(same(store.get(key(s)), s) for s in (kept[0], kept[2]))
+
+
+def test_spectra_under_weightings_are_counted_by_name(make: Make, tmp_path: Path) -> None:
+    put_all(tmp_path, [*mixture(make), state_of(make, 3, "imatrix"), state_of(make, 4, "imatrix")])
+    (found,) = stored_models(tmp_path)
+    assert (found.spectra, found.weighted) == (2, {"imatrix": 2, "x.imatrix": 1})
+
+
+def test_stated_bounds_under_a_weighting_are_not_worked_out_anew(make: Make, same: Same, tmp_path: Path) -> None:
+    old = {"solver": bounds.GRAM, "solver_version": 1, "error_bound": 0.25, "noise_floor": 0.5}
+    plain, under = make(1), state_of(make, 2)
+    kept = [replace(s, provenance=replace(s.provenance, **old)) for s in (plain, under)]
+    put_all(tmp_path, kept)
+    store = SpectraStore(tmp_path, "m")
+    assert same(store.get(key(kept[1])), kept[1])
+    assert not same(store.get(key(kept[0])), kept[0])  # whose bounds a shape tells

@@ -26,6 +26,7 @@ KEYS = [
     *("address", "tensor", "slice", "tower", "layer", "block", "role", "expert", "rows", "cols", "dtype"),
     *("state", "error", "ranks", "effective_rank", "stable_rank", "sigma_max", "sigma_min", "frobenius_norm"),
     *("solver", "error_bound", "noise_floor", "device", "seconds", "sigma_min_is_bound", "null"),
+    *("weighting", "gauge", "derived"),
 ]
 
 

@@ -1,0 +1,1 @@
+"""Second moments of what flows into projections, from files: imatrix and moments."""

@@ -1,0 +1,71 @@
+"""The input features that llama.cpp's converter puts in another order than they have in a model's own files.
+
+It permutes rows of many queries and keys, which leaves their input as it is; of these few matrices it permutes the
+columns, so that heads which share a key stand where ggml repeats it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..catalogue.names import inner_config
+from ..errors import WeightsError, printable
+from ..spectrum import Projection
+from .held import Order
+
+
+class Shuffled(NamedTuple):
+    """Matrices of a `block` and `role`, in these model types, whose columns change places.
+
+    They belong to as many heads as the number `heads` of config.json says, in as many groups as `groups` says. A
+    model's own files hold group after group; GGUF the first head of every group, then the second of every group ...
+    """
+
+    model_types: tuple[str, ...]
+    block: str
+    role: str
+    groups: str
+    heads: str
+
+
+# llama.cpp, conversion/plamo.py (shuffle_attn_output_weight) and conversion/qwen.py (_reorder_v_heads).
+SHUFFLED = (
+    Shuffled(("plamo",), "attention", "output", "n_shared_head", "num_attention_heads"),
+    Shuffled(
+        ("qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text", "qwen4_exp", "qwen4_exp_text"),
+        *("linear_attention", "output", "linear_num_key_heads", "linear_num_value_heads"),
+    ),
+)
+
+
+def order_of(projection: Projection, config: Mapping[str, Any], name: str) -> Order | None:
+    """Where a file, which calls a tensor `name`, has each input feature of a projection; None where order is the same.
+
+    Raises:
+        WeightsError: it is another, and config.json does not say which.
+    """
+    model_is_gguf, file_is_gguf = is_gguf(projection.tensor), is_gguf(name)
+    if model_is_gguf == file_is_gguf:
+        return None
+    inner = inner_config(config, "")
+    place = inner.get("model_type"), projection.block, projection.role
+    found = next((row for row in SHUFFLED if place in [(kind, row.block, row.role) for kind in row.model_types]), None)
+    if found is None:
+        return None
+    groups, heads = inner.get(found.groups), inner.get(found.heads)
+    if type(groups) is not int or type(heads) is not int or groups < 1 or heads % groups or projection.cols % heads:
+        raise WeightsError(
+            f"{printable(projection.tensor)} has its input features in another order in GGUF, and config.json does not "
+            f"say in which by {found.groups} and {found.heads}"
+        )
+    sizes = (groups, heads // groups) if model_is_gguf else (heads // groups, groups)
+    places = np.arange(projection.cols, dtype=np.intp).reshape(*sizes, projection.cols // heads)
+    return places.transpose(1, 0, 2).reshape(-1)
+
+
+def is_gguf(name: str) -> bool:
+    """Whether a tensor is called as in GGUF files."""
+    return name.startswith("blk.")

@@ -1,0 +1,70 @@
+"""Whether a file of second moments is of another model, as far as names and layers tell: widths may be the same."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..catalogue.names import inner_config
+from ..catalogue.sizes import sizes
+from ..errors import printable
+
+_SIZE = re.compile(r"(?<![a-z0-9.])\d+(?:x\d+)?(?:\.\d+)?[bm](?![a-z0-9])")
+_WORD = re.compile(r"([a-z]{3,})(?:[-_ ]?v?(\d+(?:\.\d+)?)(?![\d.]*[a-z0-9]))?")
+_TUNED = frozenset(
+    ("instruct", "it", "chat", "coder", "code", "math", "vision", "omni", "audio", "thinking", "reasoning", "distill")
+) | {"abliterated", "embedding", "reranker", "guard"}
+_NO_NAMES = _TUNED | {"base", "imatrix", "imat", "moments", "gguf", "dat", "safetensors", "calibration", "hf"}
+
+
+def doubts(
+    file: str, architecture: str, name: str, layers: int, model: str, config: Mapping[str, Any]
+) -> Iterator[str]:
+    """Lines on what points to another model than `model`, whose config.json is `config` ({} where it is not known).
+
+    `file` is what the user calls the file; `architecture` and `name` of a model stand in it, "" where they do not;
+    `layers` is how many it has moments of.
+    """
+    inner = inner_config(config, "")
+    kind = str(inner.get("model_type") or "")
+    # Of a GGUF file the same word; config.json has others: Mistral's are of the architecture llama in GGUF.
+    if "architectures" not in config and kind and architecture not in ("", kind, "imatrix"):
+        yield f"it says that it is of {printable(architecture, 40)}, and this model is of {printable(kind, 40)}"
+    for said in (file, name):
+        if other := _contradiction(said.lower(), model.lower()):
+            yield f"{printable(said, 80)} names {other}, and this model is {printable(model, 80)}"
+            break
+    if layers > sizes(inner).get("layers", layers):
+        yield f"it is of {layers} layers, and this model has {sizes(inner)['layers']}"
+
+
+def _contradiction(name: str, model: str) -> str:
+    """What a name says of a model that another model's name contradicts, "" where they agree.
+
+    A name without a number of parameters may be of anything, and tells nothing.
+    """
+    said, own = set(_SIZE.findall(name)), set(_SIZE.findall(model))
+    if not said or not own:
+        return ""
+    if said.isdisjoint(own):
+        return f"a model of {' and '.join(sorted(said)).upper()}"
+    words, ours = (_TUNED.intersection(re.split(r"[^a-z0-9]+", text)) for text in (name, model))
+    if tuned := sorted(words ^ ours):
+        return f"a model that is {'' if tuned[0] in words else 'not '}{tuned[0]}"
+    versions, own_versions = _versions(name), _versions(model)
+    shared = versions.keys() & own_versions.keys()
+    others = [word for word in shared if versions[word].isdisjoint(own_versions[word])]
+    if own_versions and not shared:
+        others = list(versions)
+    return ", ".join(" ".join(filter(None, (word, *sorted(versions[word])))) for word in others)
+
+
+def _versions(name: str) -> dict[str, set[str]]:
+    """The words of a name that may be of a family of models, with the numbers behind them, "" for none."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for word, number in _WORD.findall(name):
+        if word not in _NO_NAMES:
+            found[word].add(number)
+    return found

@@ -1,0 +1,73 @@
+"""What a file of second moments answers, whatever its layout."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import WeightsError
+from ..moment import Moment
+from ..spectrum import Values
+from ..weights import HostArray
+
+Order: TypeAlias = NDArray[np.intp]
+"""For each input feature of the model's matrix, where the file has it."""
+
+
+class Matrix(NamedTuple):
+    """One matrix of a stack, by its number, of as many as the model has: `of`, 0 where that is not known."""
+
+    number: int
+    of: int = 0
+
+
+class UnseenError(WeightsError):
+    """No token of the calibration reached a matrix, so nothing is known of its input."""
+
+    @classmethod
+    def of(cls, shown: str) -> UnseenError:
+        """The error on what is called so."""
+        return cls(f"{shown} is unseen: no token of the calibration reached it")
+
+
+class Held(Protocol):
+    """Second moments by the names of tensors, as they lie in a file."""
+
+    @property
+    def kind(self) -> str:
+        """ "imatrix" or "moments"."""
+        ...
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tensors whose inputs it has moments of."""
+        ...
+
+    @property
+    def about(self) -> str:
+        """Data sets, tokens or chunks, "" where the file does not say."""
+        ...
+
+    @property
+    def said(self) -> tuple[str, str]:
+        """Architecture and name of the model as they stand in the file, each "" where they do not."""
+        ...
+
+    def moment(self, name: str, cols: int, matrix: Matrix | None, order: Order | None) -> Moment:
+        """That of the input of a tensor of `cols` input features, or of one `matrix` of a stack, in an `order`.
+
+        Raises:
+            UnseenError: no token reached it.
+            WeightsError: there is none, or it cannot be used; the sentence names the tensor.
+        """
+        ...
+
+
+def mean(sums: HostArray, count: float) -> Values:
+    """Sums over so many tokens -> means in float64, without a word on what is not finite: it is refused by name."""
+    with np.errstate(all="ignore"):
+        means: Values = sums.astype(np.float64)
+        means /= count
+    return means

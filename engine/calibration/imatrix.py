@@ -1,0 +1,268 @@
+"""Importance matrices of llama.cpp: the mean square of each input feature of a tensor, E[x^2].
+
+Both layouts are those of llama.cpp's tools/imatrix/imatrix.cpp: a GGUF file with `<tensor>.in_sum2` and
+`<tensor>.counts`, and the older .dat, names with their numbers one behind the other.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path, PureWindowsPath
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError, WeightsError, printable
+from ..formats import gguf
+from ..formats.guarded import open_regular
+from ..formats.tensor import FileStamp, Tensor, identify, read_plain
+from ..landing import HOST
+from ..moment import Moment
+from ..spectrum import Operand, Source, Values, digest
+from ..weights import host_array
+from .held import Matrix, Order, UnseenError, mean
+
+SUMS, COUNTS = ".in_sum2", ".counts"
+_MAX_ENTRIES = 1_000_000
+_MAX_NAME = 1024
+_SHOWN = 3
+
+
+class Sums(NamedTuple):
+    """Where the sums of squares of a tensor's input lie, one matrix of a stack behind the other, and the tokens they
+    go over: `counts` for each matrix, or where it is None `calls`, the number of chunks, for all of them alike.
+    """
+
+    squares: Tensor
+    counts: Tensor | None = None
+    calls: int = 0
+
+
+@dataclass(frozen=True)
+class Imatrix:
+    """An importance matrix; `sums` by the name of the tensor whose input they are of. `chunks` is how many chunks of
+    `chunk_size` tokens it was made of, each 0 where the file does not say. `said`: see Held.
+    """
+
+    sums: Mapping[str, Sums]
+    stamp: FileStamp
+    data_sets: tuple[str, ...] = ()
+    chunks: int = 0
+    chunk_size: int = 0
+    said: tuple[str, str] = ("", "")
+    _counted: dict[str, Values] = field(default_factory=dict, repr=False, compare=False)
+
+    kind = "imatrix"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """See Held."""
+        return tuple(self.sums)
+
+    @property
+    def about(self) -> str:
+        """See Held: data sets and chunks."""
+        shown = [printable(PureWindowsPath(path).name or path, 40) for path in self.data_sets]
+        words = [*shown[:_SHOWN], *["..."] * (len(shown) > _SHOWN)]
+        if self.chunks:
+            size = f" of {self.chunk_size:,}" if self.chunk_size else ""
+            words.append(f"{self.chunks:,} chunk{'s' * (self.chunks != 1)}{size}")
+        return ", ".join(words)
+
+    def moment(self, name: str, cols: int, matrix: Matrix | None, order: Order | None) -> Moment:
+        """See Held: E[x^2].
+
+        Its digest is that of what both layouts hold of the numbers (see `_settled`): spectra under the two files of
+        one run are the same.
+        """
+        sums, counts = self.sums[name], self._counts(name)
+        matrices, index = self._matrices(name, cols, matrix), matrix.number if matrix else 0
+        count = float(counts[index if len(counts) > 1 else 0])
+        if count == 0:
+            raise UnseenError.of(_of(name, matrix))
+        begin = sums.squares.begin + 4 * cols * index
+        squares = sums.squares._replace(shape=(cols,), begin=begin, end=begin + 4 * cols)
+        means = self._means(squares, count, order)
+        if not np.isfinite(means).all() or means.min() < 0:
+            fault = "a sum of squares is negative" if np.isfinite(means).all() else "a sum of squares is not finite"
+            raise WeightsError(f"{_of(name, matrix)} has no usable moments: {fault}")
+        if matrices > len(counts) and (means == 1.0).all():  # what llama.cpp writes where it has no count of its own
+            raise UnseenError.of(_of(name, matrix))
+        calls = sums.calls or (math.ceil(counts.max() / self.chunk_size) if self.chunk_size else 1)
+        seen = digest(means.shape, _settled(means, calls).astype("<f4").tobytes())
+        return Moment("diagonal", cols, (Operand(seen, partial(self._means, squares, count, order)),))
+
+    def _matrices(self, name: str, cols: int, matrix: Matrix | None) -> int:
+        """How many matrices of so many columns the sums of a tensor are of, of which `matrix` is one.
+
+        Raises:
+            WeightsError: none, or not that one.
+        """
+        total, stated = self.sums[name].squares.shape[0], len(self._counts(name))
+        matrices, rest = divmod(total, cols)
+        if stated == 1 and matrix is not None and matrix.of and total % matrix.of == 0:
+            stated = matrix.of  # one count for all of them does not say how many they are
+        if rest or not matrices or stated not in (1, matrices) or (matrices > 1 and matrix is None):
+            raise WeightsError(f"{printable(name)} takes {total // stated} input features in the file, not {cols}")
+        if matrix is not None and matrix.number >= matrices:
+            raise WeightsError(
+                f"{printable(name)} is a stack of {matrices} in the file, without number {matrix.number}"
+            )
+        return matrices
+
+    def _counts(self, name: str) -> Values:
+        """Over how many tokens, or chunks, the sums of each matrix of a tensor go; one number may stand for all.
+
+        Raises:
+            WeightsError: they cannot be read, or are no counts.
+        """
+        if (known := self._counted.get(name)) is not None:
+            return known
+        sums = self.sums[name]
+        counts = np.array([sums.calls], np.float64)
+        if sums.counts is not None:
+            counts = mean(host_array(read_plain(sums.counts, self.stamp, HOST)[0]), 1)
+        if not np.isfinite(counts).all() or counts.min() < 0:
+            raise WeightsError(f"{printable(name)} has no usable moments: it states {counts.min():g} tokens")
+        self._counted[name] = counts
+        return counts
+
+    def _means(self, squares: Tensor, count: float, order: Order | None) -> Values:
+        """Sums of squares -> E[x^2], in the model's order of input features."""
+        means = mean(host_array(read_plain(squares, self.stamp, HOST)[0]), count)
+        return means if order is None else means[order]
+
+
+def _settled(means: Values, calls: int) -> NDArray[np.float32]:
+    """E[x^2] as both layouts of one run give it, to the last bit.
+
+    The .dat holds E[x^2] rounded to float32, times the number of chunks, rounded again. Dividing that and rounding
+    once more need not give what went in, but what comes out stays the same when it goes through again. So the numbers
+    of a GGUF file, too, are sent through it once; they change by less than 2e-7 of themselves.
+    """
+    with np.errstate(over="ignore"):  # one that overflows is infinite in both
+        rounded = means.astype(np.float32) * np.float32(calls)
+    return (rounded.astype(np.float64) / calls).astype(np.float32)
+
+
+def _of(name: str, matrix: Matrix | None) -> str:
+    return printable(name) if matrix is None else f"expert {matrix.number} of {printable(name)}"
+
+
+def read_gguf(file: Path) -> Imatrix | None:
+    """The importance matrix in a GGUF file, None where it holds something else.
+
+    Raises:
+        InputError: it cannot be read, is truncated or damaged.
+    """
+    metadata, (tensors, stamp, _) = gguf.list_any(file)
+    found = {tensor.name: tensor for tensor in tensors}
+    names = [name.removesuffix(SUMS) for name in found if name.endswith(SUMS)]
+    if not names:
+        return None
+    sums = {name: _checked(file, name, found) for name in names}
+    data_sets = metadata.get("imatrix.datasets")
+    architecture, name = (metadata.get(f"general.{key}") for key in ("architecture", "name"))
+    return Imatrix(
+        sums,
+        stamp,
+        tuple(data_sets) if isinstance(data_sets, list) else (),
+        _positive(metadata.get("imatrix.chunk_count")),
+        _positive(metadata.get("imatrix.chunk_size")),
+        (architecture if type(architecture) is str else "", name if type(name) is str else ""),
+    )
+
+
+def _checked(file: Path, name: str, found: Mapping[str, Tensor]) -> Sums:
+    """The sums of a tensor with their counts, both flat."""
+    squares, counts = found[name + SUMS], found.get(name + COUNTS)
+    if counts is None:
+        raise InputError(f"{_damaged(file)}: it has sums of {printable(name)} and no counts")
+    if {squares.dtype, counts.dtype} != {"F32"} or 0 in (*squares.shape, *counts.shape):
+        raise InputError(f"{_damaged(file)}: the sums of {printable(name)} are not float32, or empty")
+    return Sums(_flat(squares), _flat(counts))
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    return tensor._replace(shape=(math.prod(tensor.shape),))
+
+
+def _positive(value: Any) -> int:
+    return value if type(value) is int and value > 0 else 0
+
+
+def read_legacy(file: Path) -> Imatrix:
+    """The importance matrix in a file of the older layout; only where its numbers lie is noted.
+
+    Little-endian: int32 entries; of each int32 length, name, int32 chunks, int32 values, float32 values. What may
+    follow: int32 chunks, int32 length, name of the data set.
+
+    Raises:
+        InputError: it cannot be read, is truncated or damaged.
+    """
+    try:
+        with open_regular(file) as handle:
+            stamp = FileStamp.of(file.stat())
+            walk = _Walk(file, handle, stamp.size, identify(file, str(file.resolve()), "", b""))
+            sums: dict[str, Sums] = {}
+            for number in range(walk.count("entries", _MAX_ENTRIES)):
+                name, entry = walk.entry()
+                if name in sums:
+                    raise InputError(f"{_damaged(file)}: entry {number + 1} has the name of another")
+                sums[name] = entry
+            chunks, data_set = walk.trailer()
+    except OSError as error:
+        raise InputError(f"cannot read {printable(str(file))}: {error.strerror}") from None
+    return Imatrix(sums, stamp, (data_set,) if data_set else (), max(chunks, 0))
+
+
+class _Walk:
+    """A cursor over a file of the older layout that never leaves it, nor reads the values."""
+
+    def __init__(self, file: Path, handle: BinaryIO, size: int, source: Source) -> None:
+        self._file, self._handle, self._size, self._source = file, handle, size, source
+
+    def count(self, what: str, limit: int) -> int:
+        """The next number, which says how many there are of something."""
+        (number,) = struct.unpack("<i", self._take(4))
+        if not 0 < number <= limit:
+            raise InputError(f"{_damaged(self._file)}: it states {number} {what}")
+        return int(number)
+
+    def entry(self) -> tuple[str, Sums]:
+        """The name of a tensor, and where its sums lie."""
+        name = self._take(self.count("letters of a name", _MAX_NAME)).decode("utf-8", "replace")
+        (calls,) = struct.unpack("<i", self._take(4))
+        values = self.count(f"values of {printable(name)}", (1 << 31) - 1)
+        begin = self._handle.tell()
+        end = begin + 4 * values
+        if end > self._size:
+            raise self._cut_off()
+        self._handle.seek(end)
+        return name, Sums(Tensor(name, "F32", (values,), self._file, begin, end, self._source), calls=calls)
+
+    def trailer(self) -> tuple[int, str]:
+        """The number of chunks and the data set, 0 and "" where they are not there or cut off."""
+        rest = self._handle.read(8 + 4096)
+        if len(rest) < 8:
+            return 0, ""
+        chunks, length = struct.unpack_from("<ii", rest)
+        return chunks, rest[8 : 8 + max(length, 0)].decode("utf-8", "replace")
+
+    def _take(self, count: int) -> bytes:
+        data = self._handle.read(count)
+        if len(data) < count:
+            raise self._cut_off()
+        return data
+
+    def _cut_off(self) -> InputError:
+        return InputError(f"{_damaged(self._file)}: it ends inside its entries; download it again")
+
+
+def _damaged(file: Path) -> str:
+    return f"{printable(str(file))} is a damaged imatrix"

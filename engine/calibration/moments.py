@@ -1,0 +1,185 @@
+"""Files of second moments: sums of x x^T, or of x^2, over the tokens of a calibration, in safetensors.
+
+Of the input of a tensor `<tensor>.xx` (n, n) or `<tensor>.x2` (n,), `<tensor>.x` (n,) and `<tensor>.count`: sums over
+all tokens, in float32 or float64, and how many those are, so that E = sum / count. Behind `<tensor>.first` the same of
+position 0 alone, which the former contain; behind `<tensor>.held` of sequences held out, which they do not. An input
+that several tensors share stands once; the metadata map the others to its tensor, as JSON under `inputs`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+from xxhash import xxh3_128
+
+from ..errors import WeightsError, printable
+from ..formats.format import Origin
+from ..formats.safetensors import SAFETENSORS
+from ..formats.tensor import FileStamp, Tensor, read_bytes
+from ..landing import CHUNK, HOST
+from ..moment import Moment, diagonal
+from ..spectrum import Operand, Values, digest
+from ..weights import HostArray, host_array
+from .held import Matrix, Order, UnseenError, mean
+
+Part: TypeAlias = Literal["", "first", "held"]
+"""Whose sums: of all tokens but those held out, of position 0 alone, or of those held out."""
+
+_NUMBERS = {"F32": "<f4", "F64": "<f8", "I32": "<i4", "U32": "<u4", "I64": "<i8", "U64": "<u8"}
+_TOLERANCE = 1e-5
+"""How far a matrix of sums may be from symmetric, and below 0 on its diagonal, in parts of its largest entry."""
+_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Moments:
+    """A file of second moments: its tensors by the tensor and the part of the tokens that they are of, then by what
+    they hold (xx, x2, x, count). `inputs` gives for tensors that share the input of another the name of that one.
+    `tokens` is how many reached the input that most of them did. `said`: see Held.
+    """
+
+    sums: Mapping[tuple[str, str], Mapping[str, Tensor]]
+    inputs: Mapping[str, str]
+    stamp: FileStamp
+    data_sets: str = ""
+    tokens: float = 0
+    said: tuple[str, str] = ("", "")
+    _digests: dict[tuple[str, str], str] = field(default_factory=dict, repr=False, compare=False)
+
+    kind = "moments"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """See Held."""
+        return (*(name for name, part in self.sums if not part), *self.inputs)
+
+    @property
+    def about(self) -> str:
+        """See Held: data sets and tokens."""
+        return ", ".join(filter(None, [printable(self.data_sets, 60), f"{self.tokens:,.0f} tokens"]))
+
+    def moment(self, name: str, cols: int, matrix: Matrix | None, order: Order | None, part: Part = "") -> Moment:
+        """See Held: E[x x^T], or E[x^2] where the file has no more, of one part of the tokens.
+
+        The digest of a matrix needs all of it to be read, once; `load` of its operand says whether it can be used.
+        """
+        name = self.inputs.get(name, name)
+        held, shown = self.sums.get((name, part), {}), printable(f"{name}.{part}" if part else name)
+        sums = held.get("xx", held.get("x2"))
+        if sums is None:
+            raise WeightsError(f"{shown} has no second moments in the file")
+        if matrix is not None:
+            raise WeightsError(f"{shown} is a stack, and moments of its whole input are not those of one matrix of it")
+        if sums.dtype not in ("F32", "F64"):
+            raise WeightsError(f"{shown} has moments of type {sums.dtype}: they must be F32 or F64")
+        if sums.shape != ((cols, cols) if "xx" in held else (cols,)):
+            sizes = " x ".join(map(str, sums.shape)) or "scalar"
+            raise WeightsError(f"{shown} has moments of {sizes} in the file, and {cols} input features in the model")
+        count = self._count(shown, held)
+        if "xx" not in held:
+            return diagonal(self._squares(shown, sums, count, order))
+        seen = digest(self._seen(name, part, sums), repr(count), b"" if order is None else order.tobytes())
+        return Moment("full", cols, (Operand(seen, partial(self._products, shown, sums, count, order)),))
+
+    def _count(self, shown: str, held: Mapping[str, Tensor]) -> float:
+        """Over how many tokens sums go."""
+        tokens = _tokens(held, self.stamp)
+        if tokens is None:
+            raise WeightsError(f"{shown} has no usable moments: the file does not say of how many tokens they are")
+        if tokens == 0:
+            raise UnseenError.of(shown)
+        if not 0 < tokens < np.inf:
+            raise WeightsError(f"{shown} has no usable moments: the file states {tokens:g} tokens")
+        return tokens
+
+    def _squares(self, shown: str, sums: Tensor, count: float, order: Order | None) -> Values:
+        """Sums of x^2 -> E[x^2], in the model's order of input features."""
+        means = mean(_read(sums, self.stamp), count)
+        if not np.isfinite(means).all() or means.min(initial=0) < 0:
+            raise WeightsError(f"{shown} has no usable moments: a sum of squares is negative or not finite")
+        return means if order is None else means[order]
+
+    def _products(self, shown: str, sums: Tensor, count: float, order: Order | None) -> Values:
+        """Sums of x x^T -> E[x x^T], symmetric to the last bit, in the model's order of input features."""
+        means = mean(_read(sums, self.stamp), count)
+        largest = float(max(means.max(initial=0), -means.min(initial=0)))
+        if not np.isfinite(largest):
+            raise WeightsError(f"{shown} has no usable moments: a sum of products is not finite")
+        if means.diagonal().min(initial=0) < -_TOLERANCE * largest:
+            raise WeightsError(f"{shown} has no usable moments: a sum of squares is negative")
+        for start in range(0, len(means), _ROWS):  # a transpose of all would take the room of another matrix
+            rows, columns = means[start : start + _ROWS, start:], means[start:, start : start + _ROWS].T
+            if np.abs(rows / 2 - columns / 2).max(initial=0) > _TOLERANCE / 2 * largest:
+                raise WeightsError(f"{shown} has no usable moments: its sums of products are not symmetric")
+            rows[:] = columns[:] = rows / 2 + columns / 2
+        return means if order is None else means[np.ix_(order, order)]
+
+    def _seen(self, name: str, part: Part, sums: Tensor) -> str:
+        """The digest of a matrix of sums, read in chunks, and once however many tensors share it."""
+        if (known := self._digests.get((name, part))) is not None:
+            return known
+        state = xxh3_128()
+        for begin in range(sums.begin, sums.end, CHUNK):
+            piece = sums._replace(begin=begin, end=min(begin + CHUNK, sums.end))
+            state.update(host_array(read_bytes(piece, self.stamp, HOST)[0]).data)
+        self._digests[name, part] = seen = digest(sums.dtype, sums.shape, state.hexdigest())
+        return seen
+
+
+def read_moments(file: Path) -> Moments | None:
+    """The second moments in a safetensors file, None where it holds something else.
+
+    Raises:
+        InputError: it cannot be read, is truncated or damaged.
+    """
+    tensors, stamp, _ = SAFETENSORS.list_tensors(file, Origin(str(file.resolve()), ""))
+    sums: dict[tuple[str, str], dict[str, Tensor]] = defaultdict(dict)
+    for tensor in tensors:
+        name, _, kind = tensor.name.rpartition(".")
+        if name and kind in ("xx", "x2", "x", "count"):
+            whole, _, part = name.rpartition(".")
+            sums[(whole, part) if whole and part in ("first", "held") else (name, "")][kind] = tensor
+    if not any(held.keys() & {"xx", "x2"} for held in sums.values()):
+        return None
+    metadata = SAFETENSORS.metadata(file)
+    inputs = dict(_shared(metadata, {name for name, _ in sums}))
+    tokens = max((_tokens(held, stamp) or 0 for (_, part), held in sums.items() if not part), default=0)
+    data_sets, architecture, name = (metadata.get(key, "") for key in ("datasets", "architecture", "model"))
+    return Moments(sums, inputs, stamp, data_sets, tokens, (architecture, name))
+
+
+def _shared(metadata: Mapping[str, str], held: Collection[str]) -> Iterator[tuple[str, str]]:
+    """The tensors that share the input of another, and that one.
+
+    The map may stand under any name, or be the metadata themselves.
+    """
+    for key, text in metadata.items():
+        if text in held:
+            yield key, text
+        elif text.startswith("{"):
+            with suppress(ValueError, RecursionError):
+                for name, other in json.loads(text).items():
+                    if type(other) is str and other in held and name not in held:
+                        yield name, other
+
+
+def _tokens(held: Mapping[str, Tensor], stamp: FileStamp) -> float | None:
+    """What a count says, None where there is none."""
+    count = held.get("count")
+    if count is None or count.dtype not in _NUMBERS or math.prod(count.shape) != 1:
+        return None
+    return float(_read(count, stamp).item())
+
+
+def _read(tensor: Tensor, stamp: FileStamp) -> HostArray:
+    numbers, _ = read_bytes(tensor, stamp, HOST)
+    return host_array(numbers).view(_NUMBERS[tensor.dtype]).reshape(tensor.shape)

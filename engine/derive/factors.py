@@ -1,0 +1,211 @@
+"""Second moments as factors: S with S S^T = C, so that the singular values of W S are those of W C^1/2."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+
+from ..errors import WeightsError
+from ..spectrum import Operand, Values
+
+Array: TypeAlias = Any
+"""A numpy array, or a torch tensor on any device, of float64."""
+Place: TypeAlias = Callable[[Values], Array]
+
+MOST_NEGATIVE = 1e-5
+"""How far the smallest eigenvalue of a second moment may lie below 0, over the largest: rounding of float32 sums."""
+_KEPT_BYTES = 1 << 30
+
+
+class Factor(Protocol):
+    """S, shape (n, n). C is held in units of 4^`exponent`, S in 2^`exponent`: their largest entries lie near 1.
+
+    `norm` is an upper bound of the spectral norm of C, `clipped` the share of its trace that lay in negative
+    eigenvalues, which count as 0. `is_exact`: W S has an error of an eps in each entry and no other.
+    """
+
+    exponent: int
+    norm: float
+    clipped: float
+    is_exact: bool
+
+    def times(self, rows: Array) -> Array:
+        """w S for rows w of a matrix, shape (k, n), in a new array of that shape."""
+        ...
+
+    def energy(self, rows: Array) -> float:
+        """The trace of w C w^T, of C and not by way of `times`."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Bytes that it holds."""
+        ...
+
+
+class Diagonal:
+    """Of C = diag(d)."""
+
+    clipped, is_exact = 0.0, True
+
+    def __init__(self, numbers: Sequence[Values], place: Place) -> None:
+        (diagonal,) = numbers
+        if (diagonal < 0).any():
+            raise WeightsError(f"a mean square cannot be negative: {float(diagonal.min()):.3g} among the moments")
+        self.exponent = _exponent(math.sqrt(float(diagonal.max(initial=0.0))))
+        self._root = place(_scaled(np.sqrt(diagonal), self.exponent))
+        self._squares = place(_scaled(diagonal, 2 * self.exponent))
+        self.norm = float(self._squares.max()) if len(diagonal) else 0.0
+        self.size = 16 * len(diagonal)
+
+    def times(self, rows: Array) -> Array:
+        return rows * self._root
+
+    def energy(self, rows: Array) -> float:
+        return float(((rows * rows) @ self._squares).sum())
+
+
+class LayerNorm:
+    """Of C = diag(g) (I - u u^T) diag(g) + b b^T, u = 1 / sqrt n.
+
+    W C W^T = A (I - u u^T) A^T + (W b) (W b)^T, A = W diag(g). The reflection H that takes u to -e_1 turns
+    A (I - u u^T) into A H without its first column, which makes room for W b: n columns hold it all.
+    """
+
+    clipped, is_exact = 0.0, False
+
+    def __init__(self, numbers: Sequence[Values], place: Place) -> None:
+        gain, bias = numbers
+        n = len(gain)
+        self.exponent = _exponent(float(np.abs(numbers).max(initial=0.0)))
+        gain, bias = (_scaled(v, self.exponent) for v in (gain, bias))
+        mirror = np.full(n, n**-0.5 if n else 0.0)
+        mirror[:1] += 1.0
+        self._gain, self._bias = place(gain), place(bias)
+        self._mirror = place(mirror)
+        self._double = place(mirror * (2.0 / max(float(mirror @ mirror), 1.0)))
+        self.norm = float((gain**2).max(initial=0.0) + bias @ bias)
+        self.size = 32 * n
+
+    def times(self, rows: Array) -> Array:
+        made = rows * self._gain
+        made -= (made @ self._mirror)[:, None] * self._double
+        made[:, 0] = rows @ self._bias
+        return made
+
+    def energy(self, rows: Array) -> float:
+        centred = rows * self._gain
+        centred -= centred.mean(1)[:, None]
+        return float((centred**2).sum() + ((rows @ self._bias) ** 2).sum())
+
+
+class Full:
+    """Of C = Q L Q^T: S = Q L^1/2, its negative eigenvalues set to 0."""
+
+    is_exact = False
+
+    def __init__(self, numbers: Sequence[Values], place: Place) -> None:
+        (moments,) = numbers
+        self.exponent = _exponent(math.sqrt(float(np.abs(moments).max(initial=0.0))))
+        self._moments = place(_scaled(moments, 2 * self.exponent))
+        values, vectors = _eigh(self._moments)
+        low, top = (float(values[0]), float(values[-1])) if len(moments) else (0.0, 0.0)
+        if low < -MOST_NEGATIVE * max(top, 0.0):
+            over = f"{low / top:.1e} of the largest" if top > 0 else "and the largest is not positive"
+            raise WeightsError(f"no second moments: their smallest eigenvalue is negative, {over}")
+        below = values < 0
+        self._factor = vectors * values.clip(min=0) ** 0.5
+        # What rounding leaves below 0 of a singular matrix is lost in the tolerance of the trace.
+        gone = values < -len(moments) * _EPS * top
+        self._gone = vectors[:, gone] * (-values[gone]) ** 0.5
+        trace = float(values.abs().sum() if hasattr(values, "abs") else np.abs(values).sum())
+        self.norm, self.clipped = max(top, 0.0), float(-values[below].sum()) / trace if trace > 0 else 0.0
+        self.size = 16 * moments.size
+
+    def times(self, rows: Array) -> Array:
+        return rows @ self._factor
+
+    def energy(self, rows: Array) -> float:
+        return float(((rows @ self._moments) * rows).sum() + ((rows @ self._gone) ** 2).sum())
+
+
+_EPS = float(np.finfo(np.float64).eps)
+_FORMS: dict[str, Callable[[Sequence[Values], Place], Factor]] = {
+    "diagonal": Diagonal,
+    "layer_norm": LayerNorm,
+    "full": Full,
+}
+
+
+class Factors:
+    """The factors that were asked for last, on their devices: the projections of a block share one, which costs more
+    than all of their spectra. Any number of threads may ask; they wait for the same one, not for others."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._making: defaultdict[tuple[str, ...], threading.Lock] = defaultdict(threading.Lock)
+        self._kept: OrderedDict[tuple[str, ...], Factor] = OrderedDict()
+
+    def get(self, form: str, operands: Sequence[Operand], held: str, place: Place) -> Factor:
+        """The factor of a moment of this form, its numbers where `place` brings them; `held` names that place.
+
+        Raises:
+            WeightsError: the numbers cannot be had, or are no second moments.
+            RuntimeError: no room on the device.
+        """
+        key = (form, held, *(operand.digest for operand in operands))
+        with self._lock:
+            making = self._making[key]
+        with making:
+            with self._lock:
+                found = self._kept.get(key)
+                if found is not None:
+                    self._kept.move_to_end(key)
+                    return found
+            made = _FORMS[form](_numbers(operands), place)
+            with self._lock:
+                self._kept[key] = made
+                while len(self._kept) > 1 and sum(factor.size for factor in self._kept.values()) > _KEPT_BYTES:
+                    self._kept.popitem(last=False)
+                self._making.pop(key, None)
+            return made
+
+
+def _numbers(operands: Sequence[Operand]) -> list[Values]:
+    found = []
+    for operand in operands:
+        if operand.load is None:
+            raise WeightsError("its second moments are known by their digest alone: name their file with --weight FILE")
+        numbers = np.asarray(operand.load(), np.float64)
+        if not np.isfinite(numbers).all():
+            raise WeightsError("the second moments hold NaN or infinite values")
+        found.append(numbers)
+    return found
+
+
+def _eigh(moments: Array) -> tuple[Array, Array]:
+    """Ascending eigenvalues and eigenvectors."""
+    if isinstance(moments, np.ndarray):
+        try:
+            return np.linalg.eigh(moments)
+        except np.linalg.LinAlgError as error:
+            raise WeightsError(f"the eigenvalues of the second moments cannot be had: {error}") from None
+    import torch
+
+    values, vectors = torch.linalg.eigh(moments)
+    return values, vectors
+
+
+def _exponent(top: float) -> int:
+    """Of the power of two that is next above it; 0 for 0."""
+    return math.frexp(top)[1] if top > 0 else 0
+
+
+def _scaled(values: Values, exponent: int) -> Values:
+    """values / 2^exponent, which rounds nothing but what falls below the normal numbers."""
+    return np.ldexp(values, -exponent)

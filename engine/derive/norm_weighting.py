@@ -1,0 +1,90 @@
+"""The weighting `norm`: the second moment that the norm before a projection gives its input."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from ..catalogue.norms import Norm, Norms
+from ..errors import WeightsError, printable
+from ..moment import Moment, diagonal, layer_norm
+from ..spectrum import Projection, Values
+from ..weights import host_array
+
+if TYPE_CHECKING:
+    from ..checkpoint.open import Checkpoint
+    from ..formats.tensor import Tensor
+    from ..weights import Weights
+
+
+class NormWeighting:
+    """C of an input whose normalised values are uncorrelated and of variance 1: what the gains of a model say alone.
+
+    diag(gain^2) behind an RMS norm, diag(gain) (I - 1 1^T / n) diag(gain) + bias bias^T behind a LayerNorm. Where it is
+    known that no norm feeds a projection C is I, and its spectrum the raw one: `says` tells them apart. Constant
+    factors are left aside.
+    """
+
+    name = "norm"
+    label = "norm gains"
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._norms = Norms(checkpoint)
+        self._moments: dict[tuple[str, int], Moment] = {}
+        self._lock = threading.Lock()
+
+    def moment(self, projection: Projection) -> Moment:
+        """See Weighting.
+
+        Raises:
+            WeightsError: it is not known which norm feeds the projection, or its numbers cannot be had.
+        """
+        norm, cols = self._norms.feeding(projection), projection.cols
+        if norm is None:
+            return diagonal(np.ones(cols))
+        key = (norm.path, cols)
+        with self._lock:
+            if key not in self._moments:
+                self._moments[key] = self._made(norm, projection)
+            return self._moments[key]
+
+    def says(self, projection: Projection) -> str:
+        """What a title says of this projection: which norm feeds it, or that none does.
+
+        Raises:
+            WeightsError: it is not known which.
+        """
+        norm = self._norms.feeding(projection)
+        if norm is None:
+            return "no norm feeds it: as raw"
+        return f"gain of {printable(norm.path)}" if norm.path else "a norm without gains"
+
+    def _made(self, norm: Norm, projection: Projection) -> Moment:
+        gain = self._read(norm.gain, projection, 1.0)
+        if norm.centred and norm.gain and norm.gain.shape != (projection.cols,):
+            # The mean of each head is subtracted, and C is no longer of the form that a Moment has.
+            raise WeightsError(f"{projection.address}: {printable(norm.path)} is a LayerNorm of each head")
+        if norm.plus_one:
+            gain = gain + 1.0
+        return layer_norm(gain, self._read(norm.bias, projection, 0.0)) if norm.centred else diagonal(gain * gain)
+
+    def _read(self, tensor: Tensor | None, projection: Projection, absent: float) -> Values:
+        """The numbers of a norm as float64, shape (cols,), repeated where there are those of one head.
+
+        Raises:
+            WeightsError: they cannot be read, are not finite, or do not fit the projection.
+        """
+        cols = projection.cols
+        if tensor is None:
+            return np.full(cols, absent)
+        read, _ = self._checkpoint.read(tensor)
+        values = host_array(cast("Weights", read)).astype(np.float64)
+        name = printable(tensor.name)
+        if not len(values) or cols % len(values):
+            raise WeightsError(f"{projection.address}: {name} has {len(values)} numbers for {cols} inputs")
+        if not np.isfinite(values).all():
+            raise WeightsError(f"{projection.address}: {name} has values that are not finite")
+        return np.tile(values, cols // len(values))

@@ -1,0 +1,57 @@
+"""Projections under a weighting, and the noise that they compare with: what these are called and known by.
+
+Under a weighting the energy of W is that of W C W^T, C the second moment of the input: the spectrum is that of W C^1/2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ..errors import WeightsError
+from ..spectrum import Derived, Projection, digest
+from .derived import derive
+
+if TYPE_CHECKING:
+    from ..moment import Weighting
+
+WEIGHED, NOISE = "weigh_", "noise_"
+"""What the names of the formulas begin with; the form of the moment follows."""
+_VERSION = 1
+
+
+def weighted(projection: Projection, weighting: Weighting) -> Projection:
+    """A projection of a checkpoint under a weighting, with its address, and a key of its key and the moment's numbers.
+
+    Where the weighting has no moment for it, its `problem` says why, and it takes no numbers.
+    """
+    try:
+        moment = weighting.moment(projection)
+        if moment.cols != projection.cols:
+            raise WeightsError(f"the second moments are of {moment.cols} inputs, the matrix has {projection.cols}")
+    except WeightsError as error:
+        refused = Derived("weigh", _VERSION, weighting.label, False, (projection,), (), weighting.name)
+        return replace(derive(projection, refused), problem=projection.problem or str(error))
+    formula = WEIGHED + moment.form
+    made = Derived(formula, _VERSION, weighting.label, False, (projection,), moment.operands, weighting.name)
+    return replace(derive(projection, made), problem=projection.problem)
+
+
+def noise_of(projection: Projection) -> Projection:
+    """Of a projection under a weighting Gaussian noise of its shape under the same: a further row at its address.
+
+    Its key is that of the shape and the moment's numbers: projections that share these share it.
+    """
+    made = projection.derived
+    assert made is not None
+    formula = made.formula.replace(WEIGHED, NOISE)
+    noise = Derived(formula, _VERSION, f"noise under {made.weighting}", True, (), made.operands, made.weighting)
+    shape = projection.rows, projection.cols
+    key = digest(formula, _VERSION, *shape, *(operand.digest for operand in made.operands))
+    return replace(projection, derived=noise, key=key)
+
+
+def is_weighted(projection: Projection) -> bool:
+    """Whether it is a projection under a weighting, and so compares with the noise of noise_of."""
+    made = projection.derived
+    return made is not None and bool(made.weighting) and not made.is_further

@@ -1,0 +1,75 @@
+"""Second moments of what flows into projections, and what a source of them answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+import numpy as np
+
+from .spectrum import Operand, Projection, Values, digest
+
+Form: TypeAlias = Literal["diagonal", "full", "layer_norm"]
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """C = E[x x^T], the second moment of the input x of a projection with n = `cols` input features.
+
+    By `form`, what the `operands` load, all float64:
+    "diagonal": one of shape (n,), the diagonal of C, whose other entries are 0;
+    "full": one of shape (n, n), C itself;
+    "layer_norm": gain and bias of shape (n,) each: C = diag(gain) (I - 1 1^T / n) diag(gain) + bias bias^T, of an x
+    that left a LayerNorm whose normalised values are uncorrelated but for their mean, which is 0.
+    """
+
+    form: Form
+    cols: int
+    operands: tuple[Operand, ...]
+
+    @property
+    def digest(self) -> str:
+        """Of form and numbers: equal for equal C, wherever it was read."""
+        return digest(self.form, *(operand.digest for operand in self.operands))
+
+
+class Weighting(Protocol):
+    """A source of second moments: the gains of a model's norms, an imatrix, a file of moments."""
+
+    @property
+    def name(self) -> str:
+        """What stands in `Derived.weighting`: "norm", "imatrix" or "moments"."""
+        ...
+
+    @property
+    def label(self) -> str:
+        """What a title says of it: kind, file, data sets, tokens or chunks."""
+        ...
+
+    def moment(self, projection: Projection) -> Moment:
+        """The second moment of a projection's input. Called for one after another, also from another thread.
+
+        Raises:
+            WeightsError: there is none; the sentence says why and names the projection or the tensor.
+        """
+        ...
+
+
+def diagonal(values: Values) -> Moment:
+    """The moment whose diagonal is `values`, shape (n,): E[x^2], or the squared gain of an RMS norm."""
+    return Moment("diagonal", len(values), (operand(values),))
+
+
+def full(values: Values) -> Moment:
+    """The moment that is `values`, shape (n, n). For one too large to keep, give Moment an Operand that loads it."""
+    return Moment("full", len(values), (operand(values),))
+
+
+def layer_norm(gain: Values, bias: Values) -> Moment:
+    """The moment of what leaves a LayerNorm with this gain and bias, each of shape (n,)."""
+    return Moment("layer_norm", len(gain), (operand(gain), operand(bias)))
+
+
+def operand(values: Values) -> Operand:
+    """Numbers that are at hand, known by the digest of their shape and of their bytes as little-endian float64."""
+    return Operand(digest(values.shape, np.ascontiguousarray(values, "<f8").tobytes()), lambda: values)
