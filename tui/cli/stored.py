@@ -8,7 +8,6 @@ from pathlib import Path
 
 from rich.text import Text
 
-from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.errors import InputError, printable
 from rankscope.store.models import StoredModel, find_model, remove_model, remove_spectra, stored_models
 
@@ -63,6 +62,8 @@ def rm(args: Namespace, root: Path) -> int:
 
 
 def _remove_weighted(name: str, weight: str, root: Path) -> int:
+    from rankscope.engine.checkpoint.hub import Access
+
     from ..data.session import open_model
     from ..data.weighting import meant
 
