@@ -8,7 +8,7 @@ UV := UV_FIND_LINKS="$$PIP_FIND_LINKS" VIRTUAL_ENV= $(BIN)/uv
 INSTALL = $(UV) pip install --quiet --compile-bytecode -c constraints.txt --overrides overrides.txt
 INPUTS := pyproject.toml constraints.txt overrides.txt
 
-.PHONY: demo test quick faults mutants dev lint package constraints clean
+.PHONY: demo test quick faults mutants pictures dev lint package constraints clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -38,6 +38,10 @@ faults: $(VENV)/.test
 
 mutants: $(VENV)/.test
 	$(BIN)/python tests/mutants/run.py $(if $(NAME),'$(NAME)')
+
+# The pictures that README and docs show: the explorer on the demo.
+pictures: $(VENV)/.test $(VENV)/.demo
+	$(BIN)/python tests/app/screenshot.py docs
 
 dev: $(VENV)/.dev
 

@@ -1,4 +1,4 @@
-"""Makes the README's pictures, the explorer on the demo:   python tests/app/screenshot.py docs"""
+"""Makes the README's pictures, the explorer on the demo:   make pictures"""
 
 from __future__ import annotations
 

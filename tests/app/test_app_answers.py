@@ -227,8 +227,9 @@ async def test_two_models_are_matched_by_address(llama: Path, other: Path, root:
         await view.press("d")
         assert view.cells(5) == ["-"] * 7  # B has no such layer
         await view.press("d", "n", "1")
-        await view.chart("query A", "query B")
-        assert len(view.colours()) == 2
+        legend = " ".join(await view.chart("\u2501\u2501 query A", "\u254d\u254d query B"))  # one role has one colour:
+        assert legend.count("\u2501\u2501 query A") == legend.count("\u254d\u254d query B") == 1  # B is dashed
+        assert len(view.colours()) == 1
 
 
 async def test_a_second_model_joins_while_the_first_is_open(llama: Path, other: Path, root: Path) -> None:

@@ -39,8 +39,10 @@ async def test_damage_is_said_and_computed_again(llama: Path, root: Path, kind: 
     async with exploring(model, root, size) as view:
         await view.sees("41/42 stored")
         await view.until(lambda: view.foot.startswith(f"{aside.name}: {BAD}"[: size[0] - 3]), "file and address")
-        ((_, toast),) = ((n.title, n.message) for n in view.app._notifications)
-        assert f"{aside.name}: {BAD} is damaged" in toast
+        toasts = view.app._notifications
+        await view.until(
+            lambda: [f"{aside.name}: {BAD} is damaged" in n.message for n in toasts] == [True], "the toast"
+        )
         await view.press("J", "L")
         assert view.selected == BAD
         await view.until(lambda: "what was stored of it is damaged" in view.foot, "the selection's state")

@@ -10,7 +10,7 @@ import pytest
 from app_models import LLAMA, fill, llama_weights, matrix, numpy_rank, rank_in, save_model
 from chart_looking import ask, at, colours_of, saved, select, session_of, sigma_of, texts
 
-from rankscope.tui.charts.by_layer import _lines_of, layer_columns
+from rankscope.tui.charts.by_layer import layer_columns, lines_of_roles
 from rankscope.tui.charts.figure import Figure, Stroke, spans
 from rankscope.tui.charts.painter import figure_of, paint
 from rankscope.tui.charts.request import Request
@@ -124,7 +124,7 @@ KV = ReferenceLine("kv_lora_rank", 9, KEY_VALUE)
 def test_the_rank_of_keys_and_values_is_drawn_where_they_are_one_matrix_else_named(roles: str, drawn: bool) -> None:
     columns = [Column("attention", role) for role in roles.split()]
     request = Request(Selection(), LAYERS, 0.9, (0.9,), 0, 80, 20, 0, Grid((), (), {}), lines=(KV,))
-    assert _lines_of(columns, request) == (([KV], []) if drawn else ([], ["kv_lora_rank 9"]))
+    assert lines_of_roles(columns, request) == (([KV], []) if drawn else ([], ["kv_lora_rank 9"]))
 
 
 def test_a_line_of_no_role_is_one_of_every_role(pair: Pair) -> None:

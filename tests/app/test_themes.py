@@ -152,6 +152,17 @@ async def _loaded(pilot: Pilot[None], app: RankScopeApp) -> None:
     raise AssertionError("the store was not read")
 
 
+async def _drawn(pilot: Pilot[None], app: RankScopeApp) -> None:
+    """Once the chart has the colours of the theme."""
+    explorer = app.explorer
+    for _ in range(DEADLINE):
+        await pilot.pause()
+        if explorer.painting is not None and explorer.painting.request == explorer.request():
+            return
+        await pilot.pause(0.005)
+    raise AssertionError("the chart was not drawn")
+
+
 async def test_every_word_can_be_read_in_every_theme(llama: Path, root: Path) -> None:
     app = RankScopeApp([fill(llama, root)], root, Settings("cpu", 1), Config())
     async with app.run_test(size=(130, 40)) as pilot:
@@ -160,7 +171,7 @@ async def test_every_word_can_be_read_in_every_theme(llama: Path, root: Path) ->
             await pilot.press("escape", *({":": "colon"}.get(key, key) for key in keys))
             for name, theme in BUILTIN_THEMES.items():
                 app.theme = name
-                await pilot.pause()
+                await _drawn(pilot, app)
                 if not theme.ansi:  # there the terminal's user chooses
                     dim = {word: round(ratio, 1) for word, ratio in _words(app) if ratio < 2.5}
                     assert not dim, (name, keys)

@@ -45,7 +45,7 @@ def _figure(pair: Pair, request: Request) -> Figure:
     values = spreads(pair, request, columns)
     numbers = of_columns(columns, request.grid.columns)
     thresholds, across = _panels(request)
-    lines, named = _lines_of(columns, request)
+    lines, named = lines_of_roles(columns, request)
     selected = selected_column(request.selection)
     charts = []
     for threshold in thresholds:
@@ -210,7 +210,7 @@ def _name(line: ReferenceLine) -> str:
     return f"{printable(line.name)} {line.rank:g}"
 
 
-def _lines_of(columns: Sequence[Column], request: Request) -> tuple[list[ReferenceLine], list[str]]:
+def lines_of_roles(columns: Sequence[Column], request: Request) -> tuple[list[ReferenceLine], list[str]]:
     """The reference lines of these roles and those of every role; and the names of those of a role that others may
     stand for, where none of them is drawn."""
     if request.side is Side.RATIO or request.unit != "k":

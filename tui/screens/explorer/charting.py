@@ -77,7 +77,7 @@ class Charting(Layout):
 
     def request(self) -> Request:
         """What the chart is to show now."""
-        state = self.state
+        state, palette = self.state, self.config.palette
         width, height = self.chart.canvas
         return Request(
             selection=state.selection,
@@ -96,7 +96,7 @@ class Charting(Layout):
             compare=state.compares,
             lines=state.lines,
             unit=state.lens.measure.name,
-            palette=self.config.palette,
+            palette=palette if self.app.current_theme.dark else palette.on_light(),
             grid=state.grid,
         )
 

@@ -44,6 +44,7 @@ class Explorer(SelectionKeys):
         self.call_after_refresh(self.in_background, self.load_store)
         self.call_after_refresh(self._greet)
         self.set_interval(LOOK_SECONDS, self.look_at_store)
+        self.app.theme_changed_signal.subscribe(self, lambda _: self.want_chart())  # its colours go by the background
 
     def _greet(self) -> None:
         if is_first_run():
