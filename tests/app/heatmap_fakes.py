@@ -14,7 +14,9 @@ from textual.pilot import Pilot
 from textual.widget import Widget
 
 from rankscope.engine.catalogue.experts import sample
+from rankscope.engine.derive.flip import flipped
 from rankscope.engine.spectrum import Projection, Source
+from rankscope.tui.data.columns import Columns
 from rankscope.tui.data.grid import Grid, Selection, make_grid
 from rankscope.tui.data.measures import BY_NAME
 from rankscope.tui.data.pair import Lens, Pair, Side
@@ -62,6 +64,12 @@ class Told:
         self.entries: dict[str, SimpleNamespace] = {}
         self.states: dict[str, State] = {}
         self.experts: int | None = None
+        self.has_spectra = True
+
+    @property
+    def columns(self) -> Columns:
+        """Made anew each time: nobody says what has changed here."""
+        return Columns(self.model.tree.projections)
 
     def sampled(self, projections: Iterable[Projection]) -> list[Projection]:
         return sample(projections, self.experts)
@@ -71,6 +79,15 @@ class Told:
 
     def entry(self, p: Projection) -> SimpleNamespace | None:
         return self.entries.get(p.key)
+
+    def all_ranks(self, _: float) -> dict[str, int]:
+        return self.ranks
+
+    def ranks_of_twins(self, _: float) -> dict[str, int | None]:
+        return {p.key: self.ranks.get(flipped(p).key) for p in self.model.tree.projections}
+
+    def all_entries(self) -> dict[str, SimpleNamespace]:
+        return self.entries
 
     def facts(self, _: Projection) -> None:
         return None

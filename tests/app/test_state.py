@@ -170,10 +170,10 @@ def test_thresholds_go_round_and_a_new_one_joins_them(state: ExplorerState, llam
 
 def test_another_unit_tells_that_numbers_are_wanted_once_the_store_is_read(state: ExplorerState, heard: Heard) -> None:
     state.set_unit("k/k0")
-    assert heard.kinds() == [Change.NUMBERS, Change.CHART, Change.LENS, Change.WANTED]
+    assert heard.kinds() == [Change.LENS, Change.CHART, Change.WANTED]
     state.loaded = False
     state.set_unit("k/kf")
-    assert heard.kinds() == [Change.NUMBERS, Change.CHART, Change.LENS, Change.LINES]
+    assert heard.kinds() == [Change.LENS, Change.CHART, Change.LINES]
     assert state.note == "kf is the rank of the same weights with random signs: s computes these spectra"
 
 

@@ -48,13 +48,13 @@ SHAPES = {
 
 
 class Terminal:
-    """The explorer on a pseudo-terminal."""
+    """The explorer on a pseudo-terminal; `folder` is where the program lies."""
 
-    def __init__(self, model: str, columns: int, lines: int) -> None:
+    def __init__(self, model: str, columns: int, lines: int, folder: Path = BIN) -> None:
         self.started = time.perf_counter()
         self._child, self._terminal = pty.fork()
         if self._child == 0:
-            os.execvp(BIN / "rankscope-tui", ["rankscope-tui", model])
+            os.execvp(folder / "rankscope-tui", ["rankscope-tui", model])
         fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
     def until(self, pattern: re.Pattern[bytes]) -> float:
@@ -75,6 +75,11 @@ class Terminal:
             count += len(os.read(self._terminal, 1 << 16))
             last, wait = time.perf_counter(), quiet
         return last - start, count
+
+    def cpu_seconds(self) -> float:
+        """Processor time that the explorer has taken."""
+        fields = Path(f"/proc/{self._child}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def press(self, keys: str) -> None:
         """As if typed."""

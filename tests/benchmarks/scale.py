@@ -1,10 +1,15 @@
-"""The largest models: seconds until the tree of 91,000 tensors in 160 shards is on screen, and ms of every key press.
+"""The largest models, computed: what opening, every key and every command costs with 45,154 stored spectra.
 
-    python tests/benchmarks/scale.py [--runs 5] [--keys 20] [--size 160x50]
+    python tests/benchmarks/scale.py [--against BIN] [--rounds 3] [--keys 6] [--size 160x50] [--expert 2048]
 
-The model has DeepSeek-V3's names and shapes, headers only: its shards are sparse files of their full size, and take
-no room on the disk. Budgets: 1.5 s until the tree is on screen, 100 ms a key. Measured on a pseudo-terminal, as in
-explorer.py.
+The model has DeepSeek-V3's names and shapes. Its shards are sparse files of their full size; its spectra are made up
+by numpy, one for each of its matrices, and written by the store's own writer: 45,000 of them have as many values as an
+expert has hidden columns (`--expert`; 2048 as in the model, 750 MB in all), so a smaller number makes a smaller store.
+Budgets are those of a process that is warm: everything that is stored has been verified, and each key was pressed
+once. Measured on a pseudo-terminal, as in explorer.py.
+
+`--against` is the `bin` folder of another environment, a work tree's `.venv/bin`: both are measured in turn, round by
+round, on one store.
 """
 
 from __future__ import annotations
@@ -15,13 +20,19 @@ import os
 import statistics
 import struct
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from explorer import TREE, Terminal
+import numpy as np
+from explorer import BIN, FILLED, RUN, TREE, Terminal
+
+from rankscope.engine.null import noise_values
+from rankscope.engine.spectrum import Projection, Provenance, Spectrum, Values
+from rankscope.store.spectra import SpectraStore
+from rankscope.tui.data.session import Model, open_model
 
 LAYERS, DENSE, EXPERTS, SHARDS = 61, 3, 256, 160
 HIDDEN, EXPERT, MLP = 7168, 2048, 18432
@@ -35,34 +46,31 @@ CONFIG = {
     "qk_nope_head_dim": 128, "v_head_dim": 128, "n_routed_experts": EXPERTS, "num_experts_per_tok": 8,
     "quantization_config": {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]},
 }  # fmt: skip
-OPENED = """
-import sys, time
-start = time.perf_counter()
-from rankscope.engine.checkpoint.open import open_checkpoint
-from rankscope.engine.catalogue.tree import build_tree
-begun = time.perf_counter()
-opened = open_checkpoint(sys.argv[1])
-listed = time.perf_counter()
-tree = build_tree(opened)
-print(begun - start, listed - begun, time.perf_counter() - listed, len(opened.tensors), len(tree.projections))
-"""
+WAITING = 1024
+"""Spectra that wait for the writer at most: of 2048 values each 16 MB."""
+SLOWEST, QUIET, SILENCE = 30.0, 0.05, 1.0
+"""Seconds until the first byte that a key brings; between two bytes of one paint; and until nothing more is coming."""
 Entry = tuple[str, str, tuple[int, ...]]
+Programs = dict[str, Path]
 
 
-def matrices() -> Iterator[tuple[str, tuple[int, int]]]:
-    """Every quantised matrix: its name without `.weight`, and its shape."""
+# The model
+
+
+def matrices(expert: int) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Every quantised matrix: its name without `.weight`, and its shape; `expert` is the width of an expert."""
     for layer in range(LAYERS):
         start = f"model.layers.{layer}."
         yield from ((f"{start}self_attn.{name}", shape) for name, shape in ATTENTION.items())
-        held = {"mlp": MLP} if layer < DENSE else {f"mlp.experts.{n}": EXPERT for n in range(EXPERTS)}
-        for block, width in (held | ({} if layer < DENSE else {"mlp.shared_experts": EXPERT})).items():
+        held = {"mlp": MLP} if layer < DENSE else {f"mlp.experts.{n}": expert for n in range(EXPERTS)}
+        for block, width in (held | ({} if layer < DENSE else {"mlp.shared_experts": expert})).items():
             yield from ((f"{start}{block}.{role}_proj", (width, HIDDEN)) for role in ("gate", "up"))
             yield f"{start}{block}.down_proj", (HIDDEN, width)
 
 
-def tensors() -> Iterator[Entry]:
+def tensors(expert: int) -> Iterator[Entry]:
     """Name, dtype and shape of every tensor: each matrix has the scales of its blocks beside it."""
-    for name, (rows, cols) in matrices():
+    for name, (rows, cols) in matrices(expert):
         yield f"{name}.weight", "F8_E4M3", (rows, cols)
         yield f"{name}.weight_scale_inv", "F32", (-(-rows // 128), -(-cols // 128))
     for layer in range(LAYERS):
@@ -74,10 +82,10 @@ def tensors() -> Iterator[Entry]:
     yield "lm_head.weight", "BF16", (129280, HIDDEN)
 
 
-def write(folder: Path) -> str:
+def write(folder: Path, expert: int) -> str:
     """The model's index, configuration and shards; its path."""
     folder.mkdir()
-    everything = list(tensors())
+    everything = list(tensors(expert))
     each = -(-len(everything) // SHARDS)
     weight_map = {}
     for number in range(SHARDS):
@@ -104,78 +112,174 @@ def _shard(file: Path, part: list[Entry]) -> None:
         shard.truncate(8 + len(text) + offset)
 
 
-def _line(name: str, values: list[float], unit: str, budget: float) -> None:
-    median, most = statistics.median(values), max(values)
-    verdict = "" if most <= budget else "over" if median > budget else "over at worst"
-    print(f"  {name:34} median {median:7.2f} {unit}   max {most:7.2f} {unit}   budget {budget:6.1f}   {verdict}")
+# What is stored of it
 
 
-def engine(model: str, runs: int) -> None:
-    """Print what the engine takes of it, each in a process of its own."""
-    found = []
-    for _ in range(runs):
-        command = [sys.executable, "-c", OPENED, model]
-        found.append([float(word) for word in subprocess.check_output(command, text=True).split()])
-    columns = list(zip(*found, strict=True))
-    print(f"{columns[3][0]:.0f} tensors in {SHARDS} shards, {columns[4][0]:.0f} lines of the tree")
-    for name, column in zip(("imports", "headers", "tree"), columns, strict=False):
-        print(f"  {name:34} median {statistics.median(column):7.2f} s    max {max(column):7.2f} s")
+def compute(model: Model, root: Path) -> int:
+    """Spectra of everything that a scan would compute, written as a scan writes them; how many."""
+    rng = np.random.default_rng(0)
+    wanted = [p for p in model.tree.scanned() if not p.problem]
+    with SpectraStore(root, model.folder) as store:
+        for start in range(0, len(wanted), WAITING):
+            saved = [store.put(_spectrum(p, rng)) for p in wanted[start : start + WAITING]]
+            for future in saved:
+                future.result()
+    return len(wanted)
 
 
-def first_screen(model: str, runs: int, columns: int, lines: int) -> None:
-    """Print the seconds from Enter to the tree."""
-    seconds = []
-    for _ in range(runs):
-        terminal = Terminal(model, columns, lines)
-        seconds.append(terminal.until(TREE))
+def _spectrum(p: Projection, rng: np.random.Generator) -> Spectrum:
+    """Noise of its shape, bent so that less of it carries the energy, by another power in each matrix."""
+    noise = noise_values(p.rows, p.cols, 0.02)
+    values: Values = noise * np.maximum(noise / noise[0], 1e-3) ** rng.uniform(0.2, 1.5)
+    norm = float(np.linalg.norm(values))
+    provenance = Provenance(norm, "-", 1, "float64", 1e-12 * values[0], 1e-12 * values[0], "cpu", 0.01)
+    return Spectrum(p, values, provenance, "2026-01-01T00:00:00Z", ("",), RUN)
+
+
+# The figures
+
+
+@dataclass(frozen=True)
+class Press:
+    """What keys brought: milliseconds until their paint was over, and until nothing more came; bytes in all."""
+
+    paint: float
+    settled: float
+    size: int
+
+
+class Figures:
+    """What was measured, by what was done and of which program."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, dict[str, list[float]]] = {}
+        self._presses: dict[str, dict[str, list[Press]]] = {}
+
+    def took(self, what: str, program: str, seconds: float) -> None:
+        """One run of a program."""
+        self._seconds.setdefault(what, {}).setdefault(program, []).append(seconds)
+
+    def brought(self, what: str, program: str, press: Press) -> None:
+        """One press."""
+        self._presses.setdefault(what, {}).setdefault(program, []).append(press)
+
+    def print(self) -> None:
+        """A table of Markdown: a line for each thing that was done and each program."""
+        print("| | program | seconds, median | at worst |\n|---|---|---|---|")
+        for what, by_program in self._seconds.items():
+            for program, seconds in by_program.items():
+                print(f"| {what} | {program} | {statistics.median(seconds):.2f} | {max(seconds):.2f} |")
+        print("\n| keys | program | ms to the paint, median | at worst | ms to the last byte, median | bytes, mean |")
+        print("|---|---|---|---|---|---|")
+        for what, presses_of in self._presses.items():
+            for program, presses in presses_of.items():
+                paints = [press.paint for press in presses]
+                paint, worst = statistics.median(paints), max(paints)
+                settled = statistics.median(press.settled for press in presses)
+                size = statistics.fmean(press.size for press in presses)
+                print(f"| {what} | {program} | {paint:.0f} | {worst:.0f} | {settled:.0f} | {size:.0f} |")
+
+
+def press(terminal: Terminal, keys: str) -> Press:
+    """Press keys, and wait for everything that they bring."""
+    terminal.press(keys)
+    start = time.perf_counter()
+    paint, size = terminal.burst(QUIET, first=SLOWEST)
+    _, more = terminal.burst(SILENCE)
+    settled = time.perf_counter() - start - SILENCE if more else paint
+    return Press(1000 * paint, 1000 * settled, size + more)
+
+
+def rest(terminal: Terminal) -> None:
+    """Wait until the explorer has nothing to do: 1 % of a processor's time or less, and nothing is written."""
+    busy = 1.0
+    while busy > 0.01 or terminal.burst(0.1)[1]:
+        before = terminal.cpu_seconds()
+        terminal.burst(2.0)
+        busy = (terminal.cpu_seconds() - before) / 2.0
+
+
+def opening(figures: Figures, programs: Programs, model: str, columns: int, lines: int) -> None:
+    """Seconds from Enter to the tree and to the filled heatmap, and of two commands."""
+    for name, folder in programs.items():
+        terminal = Terminal(model, columns, lines, folder)
+        figures.took("tree on screen", name, terminal.until(TREE))
+        figures.took("all stored, heatmap filled", name, terminal.until(FILLED))
         terminal.close()
-    _line("tree on screen", seconds, "s ", 1.5)
+        for command in (["ls"], ["show", model, "-t", "90"]):
+            start = time.perf_counter()
+            subprocess.run([folder / "rankscope", *command], check=True, stdout=subprocess.DEVNULL)
+            figures.took(f"rankscope {command[0]}", name, time.perf_counter() - start)
 
 
-def keys(model: str, count: int, columns: int, lines: int) -> None:
-    """Print the milliseconds of each kind of key press."""
-    terminal = Terminal(model, columns, lines)
-    terminal.until(TREE)
-    terminal.burst(2.0)
-    steps = (
-        ("tree: down a line", "0g", ["j"] * count),
-        ("tree: open and close a layer", "0gj", ["\r", "\r"] * (count // 2)),
-        ("tree: next layer", "0g", ["J"] * count),
-        ("tree: to its end and back", "0", ["G", "g"] * (count // 2)),
-        ("heatmap: down a layer", "3g", ["j"] * count),
-        ("heatmap: along the roles", "g", ["l"] * count),
-        ("heatmap: overview and back", "g", ["z", "z"] * (count // 4)),
-        ("table: down a row", "5g", ["j"] * count),
-        ("table: to its end and back", "", ["G", "g"] * (count // 2)),
-        ("filter: a letter", "0/", list("experts.17")),
-        ("filter: next match", "\r", ["n"] * count),
-        ("next threshold", "\x1b3", ["t"] * (count // 2)),
-    )
-    for name, before, pressed in steps:
+STEPS = (
+    ("t: next threshold, heatmap", "3g", ["t"]),
+    ("u: unit, heatmap", "", [":unit k/k0\r", ":unit stable_rank\r", ":unit k\r"]),
+    ("heatmap: down a layer", "g", ["j"]),
+    ("heatmap: along the roles", "g", ["l", "h"]),
+    ("heatmap: overview and back", "", ["z", "z"]),
+    ("tree: down a line", "0g", ["j"]),
+    ("tree: next layer", "", ["J"]),
+    ("tree: t", "", ["t"]),
+    ("5: table", "3", ["5", "3"]),
+    ("table: down a row", "5", ["j"]),
+    ("table: to its end and back", "", ["G", "g"]),
+    ("table: t", "", ["t"]),
+    ("table: sort by k90", "llll", ["o"]),
+    ("4: layers, t", "34", ["t"]),
+)
+"""What is done, the keys that lead there, and those that are measured in turn."""
+
+
+def keys(figures: Figures, name: str, folder: Path, model: str, count: int, columns: int, lines: int) -> None:
+    """What each kind of key brings, and what idling does; all of one explorer."""
+    terminal = Terminal(model, columns, lines, folder)
+    terminal.until(FILLED)
+    rest(terminal)
+    figures.brought("5: table, the first time", name, press(terminal, "5"))
+    rest(terminal)
+    for what, before, pressed in STEPS:
         for key in before:
-            terminal.press(key)
-            terminal.burst(0.5)
-        _line(name, [terminal.key(key)[0] for key in pressed], "ms", 100)
+            press(terminal, key)
+        rest(terminal)
+        press(terminal, pressed[0])  # warm
+        for number in range(1, count + 1):
+            figures.brought(what, name, press(terminal, pressed[number % len(pressed)]))
+    press(terminal, "3")
+    rest(terminal)
+    figures.brought("idle for 10 s", name, Press(0, 0, terminal.burst(10.0)[1]))
     terminal.close()
 
 
 def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--keys", type=int, default=20)
+    parser.add_argument("--against", type=Path, help="bin folder of another environment, measured in turn")
+    parser.add_argument("--rounds", type=int, default=3, help="explorers of each program")
+    parser.add_argument("--keys", type=int, default=6, help="presses of each kind in each of them")
     parser.add_argument("--size", default="160x50")
+    parser.add_argument("--expert", type=int, default=EXPERT, help="hidden columns of an expert")
+    parser.add_argument("--folder", type=Path, help="where model and store are kept for the next time")
     args = parser.parse_args()
     os.environ.setdefault("TERM", "xterm-256color")
     columns, lines = map(int, args.size.split("x"))
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["RANKSCOPE_STORE"] = str(Path(folder) / "store")
-        start = time.perf_counter()
-        model = write(Path(folder) / "DeepSeek-V3-shaped")
-        print(f"written in {time.perf_counter() - start:.1f} s")
-        engine(model, args.runs)
-        first_screen(model, args.runs, columns, lines)
-        keys(model, args.keys, columns, lines)
+    programs = ({"before": args.against} if args.against else {}) | {"now": BIN}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = args.folder or Path(scratch)
+        root = folder / "store"
+        os.environ["RANKSCOPE_STORE"] = str(root)
+        model = folder / "DeepSeek-V3-shaped"
+        if not root.exists():
+            start = time.perf_counter()
+            count = compute(open_model(write(model, args.expert), root), root)
+            size = sum(file.stat().st_size for file in root.rglob("*"))
+            print(f"{count} spectra, {size / 1e6:.0f} MB, written in {time.perf_counter() - start:.0f} s")
+        figures = Figures()
+        for _ in range(args.rounds):
+            opening(figures, programs, str(model), columns, lines)
+            for name, bin_folder in programs.items():
+                keys(figures, name, bin_folder, str(model), args.keys, columns, lines)
+        figures.print()
 
 
 if __name__ == "__main__":

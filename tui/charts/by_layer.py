@@ -16,6 +16,7 @@ from ..data.grid import Column, Grid, Row, Selection
 from ..data.measures import BY_NAME
 from ..data.pair import Lens, Pair, Side
 from ..data.reference_lines import STANDS_FOR, ReferenceLine
+from ..data.spread import known, middle_of
 from ..data.wording import percent
 from .figure import Axis, Chart, Figure, Level, Series, Span, Stroke
 from .hues import of_columns
@@ -50,7 +51,7 @@ def _figure(pair: Pair, request: Request) -> Figure:
     charts = []
     for threshold in thresholds:
         lens = Lens(pair, threshold, BY_NAME[request.unit], request.side)
-        lens.load(p for column in columns for p in request.grid.column(column))
+        _load(lens, request.grid, columns)
         series = tuple(
             replace(_role(lens, request.grid, c, numbers[c]), value=values.get(c, ""), is_selected=c == selected)
             for c in columns
@@ -133,13 +134,19 @@ def ranges(pair: Pair, request: Request, columns: Sequence[Column]) -> list[str]
 def spreads(pair: Pair, request: Request, columns: Sequence[Column]) -> dict[Column, str]:
     """`68/206/246`, the smallest, middle and largest number of each role that has any. Reads files."""
     lens = _lens(pair, request)
-    lens.load(p for column in columns for p in request.grid.column(column))
+    _load(lens, request.grid, columns)
     texts = {}
     for column in columns:
-        found = [n for p in request.grid.column(column) if (n := lens.number(p)) is not None]
-        if found:
-            texts[column] = "/".join(_short(lens, n) for n in (min(found), median(found), max(found)))
+        found = known(lens.numbers(pair.group(request.grid.column(column))))
+        if (middle := middle_of(found)) is not None:
+            texts[column] = "/".join(_short(lens, n) for n in (float(found[0]), middle, float(found[-1])))
     return texts
+
+
+def _load(lens: Lens, grid: Grid, columns: Sequence[Column]) -> None:
+    """What the numbers of these roles need: mostly nothing, and then 45,000 projections are not asked one by one."""
+    if lens.unread():
+        lens.load(p for column in columns for p in grid.column(column))
 
 
 def _panels(request: Request) -> tuple[list[float], int]:
@@ -160,11 +167,13 @@ def _panels(request: Request) -> tuple[list[float], int]:
 
 
 def _role(lens: Lens, grid: Grid, column: Column, number: int) -> Series:
+    numbers = lens.numbers(lens.pair.group(grid.column(column)))
+    ends = np.cumsum([len(grid.cells.get((row, column), ())) for row in grid.rows])
     points = []
-    for index, row in enumerate(grid.rows):
-        found = [n for p in grid.cells.get((row, column), ()) if (n := lens.number(p)) is not None]
-        if found:
-            points.append((_place(index, row), min(found), float(median(found)), max(found)))
+    for index, (row, cell) in enumerate(zip(grid.rows, np.split(numbers, ends[:-1]), strict=True)):
+        found = known(cell)
+        if (middle := middle_of(found)) is not None:
+            points.append((_place(index, row), found[0], middle, found[-1]))
     x, low, y, high = np.array(points, dtype=np.float64).T if points else np.zeros((4, 0))
     band = (low, high) if (low < high).any() else None
     stroke = Stroke.DASHED if lens.side is Side.B else Stroke.SOLID

@@ -5,19 +5,17 @@ Heatmap units, table columns, the compare table, `show`, CSV and plots all read 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 
-from rankscope.engine.derive.flip import flipped
 from rankscope.engine.derive.weighting import is_weighted
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection, Values
 
+from .quantities import FLIPPED_RANK, RANK, Quantity, Value, by_shape, rank_over, stored
 from .session import Fact, FromValues, Session
 from .wording import percent
-
-Value = Callable[[Session, Projection, float], float | None]
 
 RATIO_LIMITS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1)
 """Where the shade of a ratio changes. Trained weights lie mostly between .6 and 1 of noise of their shape."""
@@ -72,8 +70,23 @@ class Measure:
         """The number of a projection; None where it is not known (yet), or does not exist."""
         if self.value is not None:
             return self.value(session, p, threshold)
-        fact = self._fact(session, p)
-        return fact[0] if isinstance(fact, tuple) else fact
+        return _without_bound(self._fact(session, p))
+
+    def numbers(self, session: Session, threshold: float) -> Values:
+        """The numbers of all projections of a session, as its columns keep them."""
+        at = threshold if self.depends_on_threshold else 0.0
+        if isinstance(self.value, Quantity):
+            return self.value.numbers(session, at)
+        every, one = partial(self._all, session, threshold), lambda p: self.number(session, p, threshold)
+        return session.columns.kept((self.value or self.name, at), every, one, twins=self.needs_twin)
+
+    def _all(self, session: Session, threshold: float) -> Values:
+        if self.value is not None:
+            return session.columns.of_keys(
+                {p.key: self.value(session, p, threshold) for p in session.columns.projections}
+            )
+        facts = session.all_facts()
+        return session.columns.of_keys({key: _without_bound(found.get(self.name)) for key, found in facts.items()})
 
     def is_bound(self, session: Session, p: Projection) -> bool:
         """Whether the value is only known to be larger than what is given."""
@@ -85,21 +98,7 @@ class Measure:
         return None if facts is None else facts.get(self.name)
 
 
-def _rank(session: Session, p: Projection, threshold: float) -> float | None:
-    return session.rank(p, threshold)
-
-
-def _over(below: Value) -> Value:
-    """k over something else."""
-
-    def ratio(session: Session, p: Projection, threshold: float) -> float | None:
-        above, under = session.rank(p, threshold), below(session, p, threshold)
-        return None if above is None or not under else above / under
-
-    return ratio
-
-
-def _noise_rank(session: Session, p: Projection, threshold: float) -> float | None:
+def _noise_rank_of(session: Session, p: Projection, threshold: float) -> float | None:
     if is_weighted(p):
         return session.null_rank(p, threshold)
     from rankscope.engine.null import null_rank  # numpy
@@ -107,29 +106,29 @@ def _noise_rank(session: Session, p: Projection, threshold: float) -> float | No
     return null_rank(p.rows, p.cols, threshold) if p.count else None
 
 
-def _flipped_rank(session: Session, p: Projection, threshold: float) -> float | None:
-    return session.rank(flipped(p), threshold)
+def _noise_ranks(session: Session, threshold: float) -> Values:
+    if not any(map(is_weighted, session.columns.projections)):
+        return session.columns.by_shape(lambda p: _noise_rank_of(session, p, threshold))
+    return session.columns.of_keys({p.key: _noise_rank_of(session, p, threshold) for p in session.columns.projections})
 
 
+_noise_rank = Quantity(_noise_rank_of, _noise_ranks)
+
+
+@by_shape
 def _break_even(_: Session, p: Projection, __: float) -> float | None:
     from rankscope.engine.metrics import break_even_rank  # numpy
 
     return break_even_rank(p.rows, p.cols) if p.count else None
 
 
+@by_shape
 def _percent_of(_: Session, p: Projection, __: float) -> float | None:
     return p.count / 100.0 if p.count else None
 
 
-def _stored(name: str) -> Value:
-    """A number of the stored table."""
-
-    def read(session: Session, p: Projection, _: float) -> float | None:
-        entry = session.entry(p)
-        found: float | None = getattr(entry, name) if entry is not None else None
-        return found
-
-    return read
+def _without_bound(fact: Fact) -> float | None:
+    return fact[0] if isinstance(fact, tuple) else fact
 
 
 def _metrics() -> ModuleType:
@@ -147,20 +146,20 @@ def _spikes(values: Values, p: Projection, _: float) -> int | None:
 
 
 MEASURES = (
-    Measure("k", "k{t}", "fewest singular values for {t} % of energy", 0, _rank, shaded_by="k/k0", is_unit=True),
-    Measure("percent", "k{t} %", "k{t} in % of the full rank, min(rows, columns)", 1, _over(_percent_of),
+    Measure("k", "k{t}", "fewest singular values for {t} % of energy", 0, RANK, shaded_by="k/k0", is_unit=True),
+    Measure("percent", "k{t} %", "k{t} in % of the full rank, min(rows, columns)", 1, rank_over(_percent_of),
             limits=SHARE_LIMITS, is_unit=True),
-    Measure("k/k0", "k{t}/k0", "k{t} / k0, k0: k{t} of noise of this shape", 2, _over(_noise_rank),
+    Measure("k/k0", "k{t}/k0", "k{t} / k0, k0: k{t} of noise of this shape", 2, rank_over(_noise_rank),
             limits=RATIO_LIMITS, diverges=True, is_unit=True),
-    Measure("k/kf", "k{t}/kf", "k{t} / kf, kf: k{t} with random signs", 2, _over(_flipped_rank),
+    Measure("k/kf", "k{t}/kf", "k{t} / kf, kf: k{t} with random signs", 2, rank_over(FLIPPED_RANK),
             limits=RATIO_LIMITS, diverges=True, needs_twin=True, is_unit=True),
-    Measure("k/k*", "k{t}/k*", "k{t} / k*, k* = m n / (m + n); grey: factors cost more", 2, _over(_break_even),
+    Measure("k/k*", "k{t}/k*", "k{t} / k*, k* = m n / (m + n); grey: factors cost more", 2, rank_over(_break_even),
             limits=RATIO_LIMITS, diverges=True, greyed_above=1.0, is_unit=True),
     Measure("effective_rank", "eff.rank", "exp(-sum p ln p), p = sing. value / sum (Roy 2007)", 1,
-            _stored("effective_rank"), is_unit=True),
+            stored("effective_rank"), is_unit=True),
     Measure("entropy_rank", "entr.rank", "exp(-sum p ln p), p = singular value^2 / the sum of those", 1,
             from_values=lambda values, *_: _metrics().entropy_rank(values)),
-    Measure("stable_rank", "stable", "sum of the singular values^2 / the largest^2", 2, _stored("stable_rank"),
+    Measure("stable_rank", "stable", "sum of the singular values^2 / the largest^2", 2, stored("stable_rank"),
             is_unit=True),
     Measure("participation_ratio", "particip.", "(sum sigma^2)^2 / sum sigma^4, sigma: singular values", 1,
             from_values=lambda values, *_: _metrics().participation_ratio(values)),
@@ -172,7 +171,7 @@ MEASURES = (
             from_values=lambda values, p, floor: _metrics().numerical_rank(values, p.rows, p.cols, floor)),
     Measure("spikes", "spikes", "singular values larger than any of noise of this shape (Marchenko-Pastur edge)", 0,
             from_values=_spikes),
-    Measure("sigma_1", "sigma_1", "largest singular value", None, _stored("sigma_max"), is_unit=True),
+    Measure("sigma_1", "sigma_1", "largest singular value", None, stored("sigma_max"), is_unit=True),
     Measure("k0", "k0", "k{t} of noise of this shape: independent Gaussian numbers (Marchenko-Pastur)", 0, _noise_rank),
     Measure("k*", "k*", "m n / (m + n): above it two factors cost more than the matrix", 0, _break_even),
 )  # fmt: skip

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from rankscope.engine.derive.flip import flipped
-from rankscope.engine.spectrum import THRESHOLDS, Projection
+from rankscope.engine.spectrum import THRESHOLDS, Projection, Values
 
 from .measures import BY_NAME, MODELS_LIMITS, Measure, from_values
+from .quantities import divided, unread_ranks
 from .session import Session
+
+if TYPE_CHECKING:
+    from .columns import Rows
 
 UNEQUAL = "\u2260"
 Curve: TypeAlias = tuple[str, Session, Projection]
@@ -27,6 +31,14 @@ class Side(StrEnum):
     RATIO = "B/A"
 
 
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Projections whose numbers are asked for together, with their rows in the columns of each model."""
+
+    members: Sequence[Projection]
+    rows: tuple[Rows, ...]
+
+
 class Pair:
     """`first` is the model that tree and grid show; `second`, where there is one, is held against it."""
 
@@ -38,10 +50,20 @@ class Pair:
         """Hold another model against the first."""
         self.second = second
         self.__dict__.pop("_partners", None)
+        self.__dict__.pop("_held_against", None)
 
     @cached_property
     def _partners(self) -> dict[str, Projection]:
         return {p.address: p for p in self.second.model.tree.projections} if self.second else {}
+
+    @cached_property
+    def _held_against(self) -> dict[str, set[str]]:
+        """By the keys of the second model, the keys of the first at the same addresses."""
+        found: dict[str, set[str]] = {}
+        for p in self.first.model.tree.projections:
+            if (partner := self.partner(p)) is not None:
+                found.setdefault(partner.key, set()).add(p.key)
+        return found
 
     @cached_property
     def _ours(self) -> dict[str, Projection]:
@@ -55,6 +77,19 @@ class Pair:
         """The projection of the first model at the same address: `p` itself, unless only the second has it."""
         return p if self.second is None else self._ours.get(p.address)
 
+    def known_as(self, session: Session, keys: set[str]) -> set[str]:
+        """The keys, in the first model, of what is other than before in a session."""
+        if session is self.first:
+            return keys
+        return keys.union(*(self._held_against[key] for key in keys & self._held_against.keys()))
+
+    def group(self, members: Sequence[Projection]) -> Group:
+        """Some of the first model's projections, to ask for their numbers together. Of the pair as it is now."""
+        if self.second is None:
+            return Group(members, (self.first.columns.rows_of(members),))
+        ours, theirs = map(self.ours, members), map(self.partner, members)
+        return Group(members, (self.first.columns.rows_of(ours), self.second.columns.rows_of(theirs)))
+
     def differs_in_shape(self, p: Projection) -> bool:
         """Whether both models have the projection, and not in the same shape."""
         if self.second is None:
@@ -67,6 +102,11 @@ class Pair:
     def sessions(self) -> tuple[Session, ...]:
         """One or two."""
         return (self.first, self.second) if self.second else (self.first,)
+
+    @property
+    def has_spectra(self) -> bool:
+        """Whether anything is stored of either model, as far as is known: before that there are no numbers."""
+        return any(session.has_spectra for session in self.sessions)
 
     def unmatched(self) -> tuple[list[Projection], list[Projection]]:
         """What a scan of either would compute and the other has no address for: of the first, of the second."""
@@ -103,6 +143,15 @@ class Lens:
     def number(self, p: Projection) -> float | None:
         """The number, None where it is not known (yet)."""
         return self._value(self.measure, p)
+
+    def numbers(self, group: Group) -> Values:
+        """The numbers of a group as an array, NaN where one is not known (yet)."""
+        return self._values(self.measure, group)
+
+    def tones(self, group: Group) -> Values:
+        """The same of what the shades are of."""
+        by = self.measure.shaded_by
+        return self._values(BY_NAME[by], group) if by and self.side is not Side.RATIO else self.numbers(group)
 
     def text(self, p: Projection) -> str:
         """The number as text, "" where it is not known; `>` before what is only a lower bound."""
@@ -186,6 +235,30 @@ class Lens:
             return self._behind(p)
         return self.pair.first, self.pair.ours(p)
 
+    @property
+    def needs_values(self) -> bool:
+        """Whether its numbers are worked out from values that the store's tables do not keep."""
+        return self.threshold not in THRESHOLDS or self.measure.from_values is not None
+
+    def unread(self) -> set[str]:
+        """Content keys, in the first model, of what `load` has something to read for."""
+        found: set[str] = set()
+        for session in self.pair.sessions:
+            unread = unread_ranks(session, self.threshold)
+            if self.measure.needs_twin:
+                unread |= session.twins_without_rank(self.threshold)
+            if self.measure.from_values is not None:
+                unread |= session.without_facts() & session.columns.rows.keys()
+            found |= self.pair.known_as(session, unread)
+        return found
+
+    def look_up(self) -> None:
+        """Have the ranks at every threshold of the tables looked up, so that the next one is shown at once: of 45,000
+        each takes some 15 ms."""
+        for session in self.pair.sessions:
+            for threshold in self.thresholds:
+                BY_NAME["k"].numbers(session, threshold)
+
     def load(self, projections: Iterable[Projection]) -> None:
         """Bring into memory what the numbers need. Reads files."""
         wanted = list(projections)
@@ -216,6 +289,15 @@ class Lens:
         if self.side is Side.B:
             return b
         return b / a if a and b is not None else None
+
+    def _values(self, measure: Measure, group: Group) -> Values:
+        found = [
+            measure.numbers(session, self.threshold)[rows]
+            for session, rows in zip(self.pair.sessions, group.rows, strict=True)
+        ]
+        if len(found) == 1 or self.side is Side.A:
+            return found[0]
+        return found[1] if self.side is Side.B else divided(found[1], found[0])
 
 
 def _shape(p: Projection | None) -> str:

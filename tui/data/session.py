@@ -24,6 +24,8 @@ from rankscope.engine.derive.weighting import is_weighted, noise_of
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection, Values
 
+from .columns import Columns
+
 if TYPE_CHECKING:
     from rankscope.store.spectra import Entry, SpectraStore
 
@@ -165,6 +167,8 @@ class Session:
         self._ranks: dict[str, dict[float, int]] = {}
         self._null_ranks: dict[str, dict[float, float]] = {}
         self._facts: dict[str, dict[str, Fact]] = {}
+        self._twins: dict[str, str] = {}  # key of a twin with random signs -> that of its projection
+        self.columns = Columns(model.tree.projections)
 
     @property
     def store(self) -> SpectraStore:
@@ -177,22 +181,26 @@ class Session:
             return self._store
 
     @cached_property
-    def _keys(self) -> frozenset[str]:
-        """Of all projections of the model: 45,000 take some 20 ms."""
-        return frozenset(p.key for p in self.model.tree.projections)
+    def _by_address(self) -> dict[str, Projection]:
+        return {p.address: p for p in self.model.tree.projections}
 
     def load(self) -> None:
         """Read the store's index: what is there counts as stored. Imports h5py."""
+        ours = self.columns.rows
         for entry in self.store.entries():
-            if entry.projection.key in self._keys or entry.projection.derived is not None:
+            if entry.projection.key in ours or entry.projection.derived is not None:
                 self._entries.setdefault(entry.projection.key, entry)  # what `apply` has put there is newer
+            if entry.projection.derived is not None:
+                self._know_twin(entry.projection)
+        self.columns.changed(None)
         self.lost |= {entry.projection.key for entry in self.store.lost()} - self._entries.keys()
 
     def look(self) -> dict[str, Entry | None]:
         """What other processes have stored, or removed, since the last look, by key. Reads files."""
         self.store.look()
         found = {key: self.store.entry(key) for key in self.store.news()}
-        return {k: e for k, e in found.items() if k in self._keys or e is None or e.projection.derived is not None}
+        ours = self.columns.rows
+        return {k: e for k, e in found.items() if k in ours or e is None or e.projection.derived is not None}
 
     def take(self, found: Mapping[str, Entry | None]) -> set[str]:
         """Take in what `look` has found; the keys of which something else is stored than before."""
@@ -224,6 +232,11 @@ class Session:
             self.store.tidy()
 
     @property
+    def has_spectra(self) -> bool:
+        """Whether anything is stored, as far as is known."""
+        return bool(self._entries)
+
+    @property
     def stored_keys(self) -> list[str]:
         """The keys of what is stored, derived spectra among them."""
         return list(self._entries)
@@ -240,6 +253,7 @@ class Session:
                 known.pop(key, None)
         if lost:
             self.lost |= lost
+            self.columns.changed(lost)
             self.when_lost(lost)
         return values
 
@@ -271,8 +285,10 @@ class Session:
 
         missing = [p.key for p in projections if p.key in self._entries and self.rank(p, threshold) is None]
         for start in range(0, len(missing), _BATCH):
-            for key, values in self.read(missing[start : start + _BATCH]).items():
+            found = self.read(missing[start : start + _BATCH])
+            for key, values in found.items():
                 self._ranks.setdefault(key, {})[threshold] = metrics.threshold_rank(values, threshold)
+            self.columns.changed(found)
 
     def load_null_ranks(self, projections: Iterable[Projection], threshold: float) -> None:
         """Know the null ranks of those of the projections that are under a weighting. Reads files."""
@@ -296,6 +312,7 @@ class Session:
             for p in (p for p in batch if p.key in values):
                 floor = self._entries[p.key].provenance.noise_floor
                 self._facts[p.key] = {name: of(values[p.key], p, floor) for name, of in wanted.items()}
+            self.columns.changed(values)
 
     def state(self, projection: Projection) -> State:
         """Where a projection stands."""
@@ -307,6 +324,10 @@ class Session:
     def entry(self, projection: Projection) -> Entry | None:
         """What is stored of a projection."""
         return self._entries.get(projection.key)
+
+    def all_entries(self) -> dict[str, Entry]:
+        """What is stored now, by key; derived spectra among it."""
+        return self._entries.copy()
 
     def stored(self, projections: Iterable[Projection]) -> int:
         """How many of them are stored."""
@@ -335,6 +356,32 @@ class Session:
         """The null rank of a projection under a weighting, as known since load_null_ranks."""
         return self._null_ranks.get(noise_of(projection).key, {}).get(threshold)
 
+    def all_ranks(self, threshold: float) -> dict[str, int | None]:
+        """`rank` of all that is stored, by key."""
+        found = {key: entry.ranks.get(threshold) for key, entry in self.all_entries().items()}
+        return found | {key: ranks[threshold] for key, ranks in self._ranks.copy().items() if threshold in ranks}
+
+    def ranks_of_twins(self, threshold: float) -> dict[str, int | None]:
+        """The same of the twins with random signs, by the keys of their projections."""
+        found = self.all_ranks(threshold) if self._twins else {}
+        return {self._twins[key]: found[key] for key in found.keys() & self._twins.keys()}
+
+    def twins_without_rank(self, threshold: float) -> set[str]:
+        """The keys of projections whose twins are stored, and their ranks not known."""
+        return {key for key, rank in self.ranks_of_twins(threshold).items() if rank is None}
+
+    def all_facts(self) -> dict[str, dict[str, Fact]]:
+        """What load_facts has found, by key."""
+        return self._facts.copy()
+
+    def without_facts(self) -> set[str]:
+        """The keys of what is stored and has no facts yet, derived spectra among them, which get none."""
+        return self._entries.keys() - self._facts.keys()
+
+    def with_parents(self, keys: set[str]) -> set[str]:
+        """These keys, and those of the projections whose twins with random signs are among them."""
+        return keys | {self._twins[key] for key in keys & self._twins.keys()}
+
     def compute(
         self, projections: Iterable[Projection], *, urgent: bool = False, recompute: bool = False
     ) -> list[Projection]:
@@ -349,6 +396,7 @@ class Session:
             self._engine = Engine(self.store, self._listener, self.settings)
         accepted = self._engine.submit(self.model.checkpoint, projections, urgent=urgent, recompute=recompute)
         for projection in accepted:
+            self._know_twin(projection)
             self._states[projection.key] = State.QUEUED
             self.failures.pop(projection.key, None)
         return accepted
@@ -370,6 +418,7 @@ class Session:
                     key = spectrum.projection.key
                     self._states[key] = State.DONE
                     self._entries[key] = entry_of(spectrum)
+                    self._know_twin(spectrum.projection)
                     self.lost.discard(key)
                     self._forget_numbers(key)
                     changed.append(key)
@@ -392,6 +441,7 @@ class Session:
         held = self._entries.pop(key, None)
         if entry is not None:
             self._entries[key] = entry
+            self._know_twin(entry.projection)
             self.lost.discard(key)
         if entry is held or (entry and held and (entry.computed_at, entry.run) == (held.computed_at, held.run)):
             return False
@@ -405,6 +455,13 @@ class Session:
         """Another spectrum is stored of a key."""
         for known in (self._values, self._ranks, self._null_ranks, self._facts):
             known.pop(key, None)
+        self.columns.changed((key,))
+
+    def _know_twin(self, p: Projection) -> None:
+        """Where this is the twin of one of the model's projections: whose. Naming every twin of 45,000 takes 0.4 s."""
+        parent = self._by_address.get(p.address) if p.null else None
+        if parent is not None and flipped(parent).key == p.key:
+            self._twins[p.key] = parent.key
 
     def stop(self) -> None:
         """Drop what waits; what runs is finished and saved."""

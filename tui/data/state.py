@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import TypeAlias
 
-from rankscope.engine.derive.flip import flipped
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection
 
@@ -35,7 +34,10 @@ class Change(Enum):
     """Other projections are shown: another filter, or a second model."""
     NUMBERS = auto()
     """States or numbers of some projections, by their keys; None: of any."""
+    LOADED = auto()
+    """Numbers that were worked out from values; nothing else is known of what is computed."""
     LENS = auto()
+    """Another number stands for every projection."""
     MARKS = auto()
     PANE = auto()
     """Another view is shown, or has the focus."""
@@ -160,15 +162,7 @@ class ExplorerState:
 
     def known_as(self, session: Session, keys: set[str]) -> set[str]:
         """The keys, in the first model, of what changed in a session; a twin changes its projection."""
-        found = keys | self._with_twin(session, keys) if self.lens.measure.needs_twin else keys
-        if session is self.session:
-            return found
-        partners = ((p, self.pair.partner(p)) for p in self.shown)
-        return {p.key for p, q in partners if q is not None and q.key in found} | found
-
-    def _with_twin(self, session: Session, keys: set[str]) -> set[str]:
-        """Of the projections whose twin with random signs is among these keys."""
-        return {p.key for p in session.model.tree.projections if p.rows and flipped(p).key in keys}
+        return self.pair.known_as(session, session.with_parents(keys) if self.lens.measure.needs_twin else keys)
 
     def say(self, text: str) -> None:
         """A sentence in place of the key hints, until the next move."""
@@ -303,8 +297,16 @@ class ExplorerState:
         """Show another number."""
         self.lens.measure = BY_NAME[name]
         self.lens_changed()
-        if self.lens.measure.needs_twin and not any(self.lens.number(p) is not None for p in self.shown):
+        if self.lens.measure.needs_twin and not self._has_numbers():
             self.say("kf is the rank of the same weights with random signs: s computes these spectra")
+
+    def _has_numbers(self) -> bool:
+        """Whether the number of anything that is shown is known."""
+        if not self.pair.has_spectra:
+            return False
+        from numpy import isnan  # the first screen does without
+
+        return not isnan(self.lens.numbers(self.pair.group(self.shown))).all()
 
     def next_side(self) -> None:
         """A, B, B/A."""
@@ -316,10 +318,11 @@ class ExplorerState:
         self.lens_changed()
 
     def lens_changed(self) -> None:
-        """Every number is another one."""
+        """Every number is another one; what is computed is as it was."""
         self.note = ""
-        self.numbers_changed()
         self.changed(Change.LENS)
+        self.version += 1
+        self.changed(Change.CHART)
         if self.loaded:
             self.changed(Change.WANTED)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from rankscope.engine.spectrum import Projection
+from rankscope.engine.spectrum import Projection, Values
 
 from .measures import BY_NAME
-from .pair import UNEQUAL, Lens, Side
+from .pair import UNEQUAL, Group, Lens, Side
 from .session import Session
 from .wording import MARKS, percent
 
@@ -42,6 +42,14 @@ class Field:
             return float(p.rows * p.cols) if self.name == SHAPE and p.rows else None
         number = self.lens.number(p)
         return None if number is None or math.isnan(number) else number
+
+    def numbers(self, group: Group) -> Values:
+        """`number` of each of a group, NaN for None."""
+        if self.lens is not None:
+            return self.lens.numbers(group)
+        import numpy as np  # the first screen does without
+
+        return np.array([self.number(p) for p in group.members], dtype=np.float64)
 
     def text(self, p: Projection) -> str:
         """What a cell shows; where there is no number, the mark of the projection's state."""
@@ -103,20 +111,32 @@ def has_twins(lens: Lens, projections: Iterable[Projection]) -> bool:
 
 def load(fields: Iterable[Field], projections: Collection[Projection]) -> None:
     """Bring into memory what the fields need. Reads files."""
+    for lens in _reading(fields):
+        lens.load(projections)
+
+
+def unread(fields: Iterable[Field]) -> set[str]:
+    """Content keys, in the first model, of what `load` has something to read for."""
+    return set().union(*(lens.unread() for lens in _reading(fields)))
+
+
+def _reading(fields: Iterable[Field]) -> Iterator[Lens]:
+    """Those whose `load` brings what all fields need: the facts of a spectrum come together; every other measure needs
+    at most the rank that k is."""
     lenses = [field.lens for field in fields if field.lens is not None]
     of_values = next((lens for lens in lenses if lens.measure.from_values is not None), None)
     for lens in lenses:
-        # The facts of a spectrum come together; every other measure needs at most the rank that k is.
         if lens.measure.name == "k" or lens.measure.needs_twin or lens is of_values:
-            lens.load(projections)
+            yield lens
 
 
-def sort_order(numbers: Sequence[float | None], descending: bool) -> list[int]:
-    """The rows by their numbers; equal ones as they stood, unknown ones last whichever way it goes."""
-    known = [(number, row) for row, number in enumerate(numbers) if number is not None]
-    # Python's sort keeps the order of equals in reverse too; the row is not compared.
-    known.sort(key=lambda item: item[0], reverse=descending)
-    return [row for _, row in known] + [row for row, number in enumerate(numbers) if number is None]
+def sort_order(numbers: Values | Sequence[float | None], descending: bool) -> list[int]:
+    """The rows by their numbers; equal ones as they stood, unknown ones (None, NaN) last whichever way it goes."""
+    import numpy as np  # the first screen does without
+
+    found = np.asarray(numbers, dtype=np.float64)
+    order: list[int] = np.argsort(-found if descending else found, kind="stable").tolist()
+    return order
 
 
 class Rows:
@@ -133,9 +153,9 @@ class Rows:
         self._changed: set[str] | None = None  # keys whose numbers are others now; None: all
         self._with_twins = False
         self._fields: tuple[Field, ...] = ()
-        self._numbers: list[float | None] = []
-        self._order: list[int] = []
-        self._places: list[int] = []
+        self._group: Group | None = None
+        self._order: Sequence[int] = ()
+        self._places: Sequence[int] = ()
 
     def show(self, projections: Sequence[Projection]) -> None:
         """Other rows, in model order."""
@@ -143,6 +163,7 @@ class Rows:
         self._by_address = {p.address: number for number, p in enumerate(projections)}
         self._by_key = {p.key: number for number, p in enumerate(projections)}
         self._with_twins = False
+        self._group = None
         self._changed = None
 
     def forget(self, keys: Iterable[str] | None = None) -> None:
@@ -190,21 +211,18 @@ class Rows:
         field = find_field(self._fields, self.sorted_by)
         if field is None:  # k97, and the threshold is another now
             self.sorted_by, self.descending, field = ADDRESS, False, self._fields[0]
-        if changed is None:
-            self._numbers = [field.number(p) for p in self._projections] if field.name != ADDRESS else []
-        elif field.name != ADDRESS:
-            for p in touched:
-                self._numbers[self._by_key[p.key]] = field.number(p)
-        else:
-            return
-        self._arrange(field)
+        if changed is None or field.name != ADDRESS:
+            self._arrange(field)
 
     def _arrange(self, field: Field) -> None:
+        in_order = range(len(self._projections))
         if field.name == ADDRESS:
-            order = list(range(len(self._projections)))
-            self._order = order[::-1] if self.descending else order
-        else:
-            self._order = sort_order(self._numbers, self.descending)
-        self._places = [0] * len(self._order)
+            self._order = self._places = in_order[::-1] if self.descending else in_order
+            return
+        if self._group is None:
+            self._group = self._lens.pair.group(self._projections)
+        self._order = sort_order(field.numbers(self._group), self.descending)
+        places = list(in_order)
         for place, row in enumerate(self._order):
-            self._places[row] = place
+            places[row] = place
+        self._places = places

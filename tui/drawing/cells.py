@@ -6,25 +6,22 @@ A model of 61 layers x 256 experts has 47,000 projections: counting them afresh 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from statistics import median, quantiles
+from statistics import median
 
 from rich.style import Style
 
 from rankscope.engine.derive.flip import flipped
-from rankscope.engine.spectrum import Projection
+from rankscope.engine.spectrum import Projection, Values
 
 from ..data.grid import Column, Grid, Row, Selection
 from ..data.measures import BY_NAME
-from ..data.pair import UNEQUAL, Lens, Side
+from ..data.pair import UNEQUAL, Group, Lens, Side
 from ..data.session import State
+from ..data.spread import even_limits, extent, half_range, known, middle_of
 from ..data.wording import MARKS
 from ..settings.palette import Depth, Palette
-
-SPREAD_LIMITS = 5
-LEAST_SPREAD = 4
-"""Experts below which a spread says nothing."""
 
 PLAIN = Style.null()
 GREYED, GREY_FILL = Style(dim=True), "\u2591"
@@ -90,7 +87,7 @@ class Cell:
 class Look:
     """The looks of projections through a lens, in the grid that is shown.
 
-    Whoever turns the lens calls `forget` after it.
+    Whoever turns the lens calls `turn` after it.
     """
 
     def __init__(self, lens: Lens, palette: Palette) -> None:
@@ -106,6 +103,9 @@ class Look:
         """Characters of the sign that ratios of two shapes have, 0 where there are none."""
         self._cells: dict[Place, Cell] = {}
         self._counts: dict[Place, Count] = {}
+        self._counted = lens.side
+        self._groups: dict[Place, Group] = {}
+        self._whole: Group | None = None
         self._ratios: dict[Place, float | None] = {}
         self._range: tuple[float, float] | None = None
         self._limits: tuple[float, ...] | None = None
@@ -115,6 +115,8 @@ class Look:
     def show(self, grid: Grid) -> None:
         """Look at another grid."""
         self._grid = grid
+        self._groups.clear()
+        self._whole = None
         self._places = _places(grid)
         shown = [p for members in grid.cells.values() for p in members]
         self._longest = max((p.count for p in shown), default=0)
@@ -125,18 +127,16 @@ class Look:
     def show_experts(self, grid: Grid) -> None:
         """Look at the experts of one layer too, a row each."""
         for place in self._experts.cells:
-            self._cells.pop(place, None)
-            self._ratios.pop(place, None)
+            for held in (self._cells, self._ratios, self._groups):
+                held.pop(place, None)
         self._experts = grid
         self._expert_places = _places(grid)
 
     def forget(self, keys: Iterable[str] | None = None) -> None:
         """States or numbers changed: of these keys, None: of any."""
         if keys is None:
-            self._cells.clear()
             self._counts.clear()
-            self._ratios.clear()
-            self._limits = None
+            self.turn()
             return
         tones = []
         for places in (self._places, self._expert_places):
@@ -146,6 +146,16 @@ class Look:
                 self._ratios.pop(place, None)
                 tones.append(p)
         self._widen(tones)
+
+    def turn(self) -> None:
+        """The lens gives another number; how many projections of a group are done stands, unless it is of another
+        model."""
+        if self.lens.side is not self._counted:
+            self._counts.clear()
+        self._counted = self.lens.side
+        self._cells.clear()
+        self._ratios.clear()
+        self._limits = None
 
     @property
     def marked(self) -> frozenset[str]:
@@ -184,7 +194,7 @@ class Look:
         found = self._cells.get(place)
         if found is None:
             members = self._members(place)
-            found = self._single(members[0]) if len(members) == 1 else self._fold(members)
+            found = self._single(members[0]) if len(members) == 1 else self._fold(self._group(place))
             self._cells[place] = found
         return found
 
@@ -206,11 +216,12 @@ class Look:
         if self.lens.measure.name == "k" and self.lens.side is not Side.RATIO:
             return self.cell(row, column).tone
         place = (row, column)
+        if not self.lens.pair.has_spectra:
+            return None
         if place not in self._ratios:
             side = Side.A if self.lens.side is Side.RATIO else self.lens.side
             lens = replace(self.lens, measure=BY_NAME["k/k0"], side=side)
-            found = [ratio for p in self._members(place) if (ratio := lens.number(p)) is not None]
-            self._ratios[place] = median(found) if found else None
+            self._ratios[place] = middle_of(known(lens.numbers(self._group(place))))
         return self._ratios[place]
 
     def count(self, selection: Selection) -> Count:
@@ -255,9 +266,14 @@ class Look:
         """Where the shade changes: the unit's own, else spread over the numbers there are; () without any."""
         if self.lens.limits is not None:
             return self.lens.limits
+        if not self.lens.pair.has_spectra:
+            return ()
         if self._limits is None:
-            self._range = _extent(self.lens.tone(p) for members in self._grid.cells.values() for p in members)
-            self._limits = _spread(self._range)
+            if self._whole is None:
+                shown = [p for members in self._grid.cells.values() for p in members]
+                self._whole = self.lens.pair.group(shown)
+            self._range = extent(self.lens.tones(self._whole))
+            self._limits = even_limits(self._range)
         return self._limits
 
     def shaded(self, tone: float) -> tuple[Style, str]:
@@ -269,14 +285,22 @@ class Look:
         """Let the shades reach as far as what has changed."""
         if self._limits is None or self.lens.limits is not None:
             return
-        wider = _extent([*(self._range or ()), *(self.lens.tone(p) for p in changed)])
+        found = extent(self.lens.tones(self.lens.pair.group(changed)))
+        ends = [end for reach in (self._range, found) if reach is not None for end in reach]
+        wider = (min(ends), max(ends)) if ends else None
         if wider != self._range:
             self._range = wider
-            self._limits = _spread(wider)
+            self._limits = even_limits(wider)
             self._cells.clear()
 
     def _members(self, place: Place) -> tuple[Projection, ...]:
         return (self._grid if place[0].expert is None else self._experts).cells.get(place, ())
+
+    def _group(self, place: Place) -> Group:
+        found = self._groups.get(place)
+        if found is None:
+            found = self._groups[place] = self.lens.pair.group(self._members(place))
+        return found
 
     def _count(self, place: Place) -> Count:
         found = self._counts.get(place)
@@ -295,35 +319,52 @@ class Look:
         forms = (self.lens.text(p), *forms[1:])
         return self._shaded(forms, number, self.lens.tone(p), is_marked, self.lens.is_greyed(p))
 
-    def _fold(self, members: Sequence[Projection]) -> Cell:
+    def _fold(self, group: Group) -> Cell:
         """Several projections in one place (experts): the median, and after "~" half of the interquartile range,
         104~9: half of the experts lie about within 9 of 104. Of a part how many are there, 104 8/256; as long as some
         are missing that were asked for, and where that does not fit, the state of the rest: a few do not stand for all.
         """
-        known = [(p, number) for p in members if (number := self.lens.number(p)) is not None]
+        members = group.members
         is_marked = bool(self._marked) and any(p.key in self._marked for p in members)
-        there = {id(p) for p, _ in known}
-        asked = {id(p) for p in self.lens.pair.first.sampled(members)}
-        lacking = [(p, self._lacking(p, self.mark(p))) for p in members if id(p) not in there]
-        marks = {mark for p, mark in lacking if id(p) in asked or mark != MARKS[State.NOT_COMPUTED]}
-        if not known:
+        if not self.lens.pair.has_spectra:
+            return _state(_telling(self._marks_of_lacking(members, members)), is_marked)
+        every = self.lens.numbers(group)
+        numbers = known(every)
+        is_part = len(numbers) < len(members)
+        lacking = (p for p, number in zip(members, every.tolist(), strict=True) if math.isnan(number))
+        marks = self._marks_of_lacking(members, lacking) if is_part else set()
+        middle = middle_of(numbers)
+        if middle is None:
             return _state(_telling(marks), is_marked)
-        numbers = [number for _, number in known]
-        middle = median(numbers)
         forms = _forms(self.lens.written(middle), middle)
-        count = f" {len(known)}/{len(members)}" if lacking else ""
+        count = f" {len(numbers)}/{len(members)}" if is_part else ""
         if marks:
             forms = (f"{forms[0]}{count}", _telling(marks))
         else:
-            whole = [f"{forms[0]}{_halved(numbers, self.lens.written)}", forms[0]]
+            half = half_range(numbers)
+            whole = [forms[0] if half is None else f"{forms[0]}~{self.lens.written(half)}", forms[0]]
             forms = (*(f"{form}{count}" for form in whole), *whole, *forms)
-        forms = _signed(forms, next(filter(None, (self.lens.sign(p) for p, _ in known)), ""))
-        grey = [p for p, _ in known if self.lens.is_greyed(p)] if self.lens.greyed_above is not None else []
-        is_greyed = 2 * len(grey) > len(known)
-        shaded = [p for p, _ in known if is_greyed or p not in grey]
-        tones = [tone for p in shaded if (tone := self.lens.tone(p)) is not None]
-        cell = self._shaded(forms, middle, median(tones) if tones else None, is_marked, is_greyed)
+        forms = _signed(forms, self._sign_of(members, every))
+        above = self.lens.greyed_above
+        is_greyed = above is not None and bool(2 * (numbers > above).sum() > len(numbers))
+        tones = self.lens.tones(group)
+        if above is not None and not is_greyed:
+            tones = tones[every <= above]
+        cell = self._shaded(forms, middle, middle_of(known(tones)), is_marked, is_greyed)
         return replace(cell, has_failed="!" in marks)
+
+    def _marks_of_lacking(self, members: Sequence[Projection], lacking: Iterable[Projection]) -> set[str]:
+        """The states of those of some experts that have no number, but for those that were not asked for."""
+        asked = {id(p) for p in self.lens.pair.first.sampled(members)}
+        marks = [(p, self._lacking(p, self.mark(p))) for p in lacking]
+        return {mark for p, mark in marks if id(p) in asked or mark != MARKS[State.NOT_COMPUTED]}
+
+    def _sign_of(self, members: Sequence[Projection], numbers: Values) -> str:
+        """That of the first of them that has one and a number."""
+        if not self.sign_width:
+            return ""
+        found = (p for p, number in zip(members, numbers.tolist(), strict=True) if not math.isnan(number))
+        return next(filter(None, map(self.lens.sign, found)), "")
 
     def _lacking(self, p: Projection, mark: str) -> str:
         """The state of what a number lacks: of the twin with random signs where the projection itself is done."""
@@ -353,14 +394,6 @@ def _signed(forms: tuple[str, ...], sign: str) -> tuple[str, ...]:
     return tuple(f"{sign}{form}" if form[:1].isdigit() else form for form in forms)
 
 
-def _halved(numbers: Sequence[float], written: Callable[[float], str]) -> str:
-    """Half of the interquartile range, "" of so few that it says nothing."""
-    if len(numbers) < LEAST_SPREAD:
-        return ""
-    low, _, high = quantiles(numbers, n=4, method="inclusive")
-    return f"~{written((high - low) / 2)}"
-
-
 def _state(mark: str, is_marked: bool) -> Cell:
     style = Style(color="red", bold=True) if mark == "!" else Style(dim=mark in ".-", underline=is_marked or None)
     return Cell((mark,), style, is_marked=is_marked)
@@ -379,19 +412,3 @@ def _places(grid: Grid) -> dict[str, list[tuple[Place, Projection]]]:
         for p in members:
             found.setdefault(p.key, []).append((place, p))
     return found
-
-
-def _extent(tones: Iterable[float | None]) -> tuple[float, float] | None:
-    """The smallest and the largest that have a logarithm."""
-    found = [tone for tone in tones if tone is not None and 0 < tone < math.inf]
-    return (min(found), max(found)) if found else None
-
-
-def _spread(extent: tuple[float, float] | None) -> tuple[float, ...]:
-    """Limits of shades at even distances of their logarithms."""
-    if extent is None:
-        return ()
-    low, high = extent
-    if low == high:
-        return (low,)
-    return tuple(low * (high / low) ** (step / (SPREAD_LIMITS + 1)) for step in range(1, SPREAD_LIMITS + 1))

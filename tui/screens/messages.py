@@ -48,11 +48,13 @@ class SpectraLost(Message):
 
 
 class NumbersLoaded(Message):
-    """Numbers that the store's table does not keep are in memory (of these keys, None: of all)."""
+    """Numbers that the store's table does not keep are in memory, of these keys: those of the lens (`of_lens`), which
+    every pane shows, or others that only what stands over the chart shows."""
 
-    def __init__(self, keys: set[str] | None) -> None:
+    def __init__(self, keys: set[str], of_lens: bool) -> None:
         super().__init__()
         self.keys = keys
+        self.of_lens = of_lens
 
 
 class Done(Message):

@@ -110,6 +110,14 @@ class Heatmap(TopPane, inherit_bindings=False):
         self._build()
         self._repaint(self._in_view)
 
+    def keys_in_view(self) -> tuple[str, ...]:
+        """Of the rows of the table; in the overview everything is in view."""
+        if self.overview:
+            return ()
+        top = self.scroll_offset.y
+        rows = self.shown.rows[top : top + self.size.height - self._form.header]
+        return tuple(p.key for row in rows for p in self.shown.row(row))
+
     # Experts
 
     def unfold(self) -> bool:

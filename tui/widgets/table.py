@@ -16,7 +16,7 @@ from textual.strip import Strip
 from rankscope.engine.spectrum import Projection
 
 from ..data.grid import Column, Grid, Row, Selection
-from ..data.table_rows import ADDRESS, Field, Rows, fields_of, load
+from ..data.table_rows import ADDRESS, Field, Rows, fields_of, load, unread
 from ..data.view_records import Content
 from ..drawing.cells import Look
 from ..settings import keys
@@ -70,8 +70,7 @@ class MetricTable(Sheet, inherit_bindings=False):
             self._settle()
         else:
             # A scan changes some rows ten times a second: the whole table would be 5 kB each time.
-            shown = range(*slice(self.scroll_offset.y, self.scroll_offset.y + self._page).indices(self.row_count))
-            self.refresh_rows(row for row in shown if self._rows[row].key in changed)
+            self.refresh_rows(row for row in self._rows_in_view if self._rows[row].key in changed)
 
     def show_selection(self, selection: Selection) -> None:
         """Go to a selection, or to the first of several, without telling anyone."""
@@ -95,6 +94,16 @@ class MetricTable(Sheet, inherit_bindings=False):
 
     def load(self, projections: Sequence[Projection]) -> None:
         load(fields_of(self._look.lens, with_twins=True), projections)
+
+    def unread(self) -> set[str]:
+        return unread(fields_of(self._look.lens, with_twins=True))
+
+    def keys_in_view(self) -> tuple[str, ...]:
+        return tuple(self._rows[row].key for row in self._rows_in_view)
+
+    @property
+    def _rows_in_view(self) -> range:
+        return range(*slice(self.scroll_offset.y, self.scroll_offset.y + self._page).indices(self.row_count))
 
     def content(self, content: Content) -> Content:
         """The table as it is sorted."""

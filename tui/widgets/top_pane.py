@@ -52,6 +52,15 @@ class TopPane(ScrollView, can_focus=True, inherit_bindings=False):
     def load(self, projections: Sequence[Projection]) -> None:
         """Bring into memory what it shows of these beside the lens's number. Reads files: for a thread."""
 
+    def unread(self) -> set[str] | None:
+        """Content keys, in the first model, of what `load` has something to read for; None: perhaps of any. For a
+        thread."""
+        return None
+
+    def keys_in_view(self) -> tuple[str, ...]:
+        """Content keys of what stands in view, to be loaded first."""
+        return ()
+
     def text_of_cell(self) -> str | None:
         """What the cursor stands on, "" where there is no number; None where that is what is selected."""
         return None

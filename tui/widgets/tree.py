@@ -55,6 +55,7 @@ class ProjectionTree(Tree[Item], inherit_bindings=False):
         super().__init__(Text(printable(name)), Item(name, Selection()), **kwargs)  # type: ignore[arg-type]
         self._look = look
         self._opened: list[TreeNode[Item]] = []
+        self._said: dict[int, tuple[object, ...]] = {}
         self._title = ""
         self.grid = Grid((), (), {})
         self.guide_depth = 2
@@ -63,6 +64,7 @@ class ProjectionTree(Tree[Item], inherit_bindings=False):
         """Show these layers, and below them groups of projections: tensors that are none, what one model lacks."""
         self.grid = grid
         self._opened = []
+        self._said.clear()
         self.root.remove_children()
         for item in self._top(groups):
             self._add(self.root, item)
@@ -109,13 +111,26 @@ class ProjectionTree(Tree[Item], inherit_bindings=False):
                 self.move_cursor(node)
 
     def update_marks(self) -> None:
-        """States changed: draw the nodes that are in view again."""
+        """States or numbers changed: draw those nodes in view again that say something else now."""
         for line in range(self.scroll_offset.y, min(self.last_line + 1, self.scroll_offset.y + self.size.height)):
             node = self.get_node_at_line(line)
-            if node is not None:
+            if node is not None and self._said.get(node.id) != self._says(node):
                 node.refresh()
 
+    def _says(self, node: TreeNode[Item]) -> tuple[object, ...]:
+        """What a node tells of states and numbers."""
+        item, look = node.data, self._look
+        if item is None or item.selection is None:
+            return ()
+        if node.allow_expand:
+            return (look.count(item.selection),)
+        found = item.selection.projections(self.grid)[:1]
+        return tuple(
+            (look.mark(p), look.number_text(p), look.width, look.lens.is_greyed(p), p.key in look.marked) for p in found
+        )
+
     def render_label(self, node: TreeNode[Item], base_style: Style, style: Style) -> Text:
+        self._said[node.id] = self._says(node)
         item = node.data
         room = max(LEAST_NAME, self._room - self.guide_depth * (len(_path(node)) - 1))
         icon = "" if not node.allow_expand else self.ICON_NODE_EXPANDED if node.is_expanded else self.ICON_NODE

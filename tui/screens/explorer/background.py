@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
@@ -9,12 +10,10 @@ from typing import TYPE_CHECKING
 from textual import on
 
 from rankscope.engine.errors import InputError, printable
-from rankscope.engine.spectrum import THRESHOLDS, Projection
 
 from ...data.pair import Pair
 from ...data.session import Session
 from ...data.state import Change
-from ...data.views import BY_KEY
 from ...settings import keys
 from ...settings.config import Config
 from .. import error_log
@@ -29,6 +28,7 @@ from ..messages import (
     StoreLoaded,
 )
 from .charting import Charting
+from .loading import Loader
 from .scanning import Scanner
 
 if TYPE_CHECKING:
@@ -37,8 +37,9 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS = 3.0
 """Between two looks at what other processes have stored: while nothing changes each asks for the time of a folder."""
-_CHUNK = 512
-"""Spectra whose numbers are worked out between two charts."""
+_MANY = 10_000
+"""Stored spectra from which on a garbage collection in the middle of a key is felt: of 45,000 it takes 0.3 s. What has
+been read of them is left out of it."""
 _VERIFIED = 128
 """Spectra that are read between two charts to see whether they are damaged: some 7 MB."""
 
@@ -49,6 +50,7 @@ class Background(Charting):
     def __init__(self, pair: Pair, config: Config) -> None:
         super().__init__(pair, config)
         self.scanner = Scanner(self.state, self._ask_scan)
+        self.loader = Loader(self.state, self.in_background, self.post_message)
         for session in pair.sessions:
             self.hear_losses(session)
 
@@ -100,9 +102,13 @@ class Background(Charting):
         try:
             for session in self.pair.sessions:
                 session.load()
-            self.state.lens.load(self.pair.first.model.tree.projections)
+            if self.state.lens.unread():
+                self.state.lens.load(self.pair.first.model.tree.projections)
         finally:
             self.post_message(StoreLoaded())
+        self.state.lens.look_up()
+        if sum(len(session.stored_keys) for session in self.pair.sessions) > _MANY:
+            gc.freeze()
         for session in self.pair.sessions:
             session.tidy()
 
@@ -166,38 +172,18 @@ class Background(Charting):
         """States or spectra of a session changed."""
         changed = self.state.known_as(session, keys)
         self.state.numbers_changed(changed)
-        if self._needs_values:
-            self.state.changed(Change.WANTED, changed)
+        self.state.changed(Change.WANTED, changed)
 
     def load_numbers(self, keys: set[str] | None = None) -> None:
-        """The numbers on screen (of these keys, None: of all), a chunk at a time: charts come in between."""
-        if self.tops[self.state.top].compares_marks:
-            self.in_background(self._load_marks)
-        wanted = [p for p in self.state.shown if (keys is None or p.key in keys) and self._is_stored(p)]
-        for start in range(0, len(wanted), _CHUNK):
-            self.in_background(partial(self._load_chunk, wanted[start : start + _CHUNK]))
-
-    def _is_stored(self, p: Projection) -> bool:
-        """Whether there is a spectrum of it, in either model: of 45,000 experts there are often few."""
-        second, partner = self.pair.second, self.pair.partner(p)
-        there = second is not None and partner is not None and second.entry(partner) is not None
-        return there or self.pair.first.entry(p) is not None
-
-    def _load_chunk(self, projections: list[Projection]) -> None:
-        self.state.lens.load(projections)
-        pane = self.tops[self.state.top]
-        if not pane.compares_marks:
-            pane.load(projections)
-        self.post_message(NumbersLoaded({p.key for p in projections}))
-
-    def _load_marks(self) -> None:
-        marks = self.state.marks
-        self.tops[self.state.top].load(tuple(marks.values()))
-        self.post_message(NumbersLoaded(set(marks)))
+        """The numbers on screen (of these keys, None: of all)."""
+        self.loader.load(self.tops[self.state.top], keys)
 
     @on(NumbersLoaded)
     def _numbers_loaded(self, message: NumbersLoaded) -> None:
-        self.state.numbers_changed(message.keys)
+        if message.of_lens:
+            self.state.numbers_changed(message.keys)
+        else:
+            self.state.changed(Change.LOADED, message.keys)
 
     # The engines
 
@@ -219,13 +205,6 @@ class Background(Charting):
         if changed:
             self._changed_in(message.session, changed)
         state.changed(Change.LINES)
-
-    @property
-    def _needs_values(self) -> bool:
-        """Whether numbers on the screen have to be worked out from values."""
-        state = self.state
-        is_from_values = state.lens.measure.from_values is not None
-        return state.threshold not in THRESHOLDS or is_from_values or BY_KEY[state.top].from_values
 
     def _notices(self, events: tuple[Event, ...]) -> None:
         from rankscope.engine.compute.events import Notice

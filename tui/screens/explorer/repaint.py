@@ -36,9 +36,20 @@ def _numbers(screen: Background, keys: Keys) -> None:
     if screen.look.limits != screen.shown_limits:  # shades are spread over what there is, and there is more now
         screen.show_titles()
     screen.tree_pane.update_marks()
+    _loaded(screen, keys)
+
+
+def _loaded(screen: Background, keys: Keys) -> None:
     for pane in screen.tops.values():
         if pane is not screen.heatmap:
             pane.update(keys)
+
+
+def _lens(screen: Background, _: Keys) -> None:
+    screen.look.turn()
+    screen.heatmap.update()
+    screen.tree_pane.update_marks()
+    _loaded(screen, None)
 
 
 def _marks(screen: Background, _: Keys) -> None:
@@ -85,7 +96,8 @@ TABLE: Mapping[Change, tuple[Painter, ...]] = {
     Change.TREE: (_tree,),
     Change.ROWS: (_rows, _layout, _titles),
     Change.NUMBERS: (_numbers, _model, _lines),
-    Change.LENS: (_titles,),
+    Change.LOADED: (_loaded,),
+    Change.LENS: (_lens, _titles, _lines),
     Change.MARKS: (_marks,),
     Change.PANE: (_layout, _focus, _titles, _chart),
     Change.LAYOUT: (_layout,),

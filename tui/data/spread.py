@@ -1,0 +1,56 @@
+"""What many numbers come to: their median, half of the interquartile range, and how far they reach."""
+
+from __future__ import annotations
+
+import math
+
+from rankscope.engine.spectrum import Values
+
+SPREAD_LIMITS = 5
+LEAST_SPREAD = 4
+"""Numbers below which a spread says nothing."""
+
+
+def known(numbers: Values) -> Values:
+    """Those that are known, from the smallest up."""
+    import numpy as np  # the first screen does without
+
+    return np.sort(numbers[~np.isnan(numbers)])
+
+
+def middle_of(numbers: Values) -> float | None:
+    """The median of sorted numbers, None of none."""
+    half = len(numbers) // 2
+    if not len(numbers):
+        return None
+    return float(numbers[half] if len(numbers) % 2 else (numbers[half - 1] + numbers[half]) / 2)
+
+
+def half_range(numbers: Values) -> float | None:
+    """Half of the interquartile range of sorted numbers, None of so few that it says nothing."""
+    if len(numbers) < LEAST_SPREAD:
+        return None
+    return (_quarter(numbers, 3) - _quarter(numbers, 1)) / 2
+
+
+def _quarter(numbers: Values, quarters: int) -> float:
+    """The quartile of sorted numbers, the least and the largest among them being 0 and 4 (Hyndman & Fan 1996, 7)."""
+    at, rest = divmod(quarters * (len(numbers) - 1), 4)
+    after = numbers[min(at + 1, len(numbers) - 1)]
+    return float(numbers[at] * (4 - rest) + after * rest) / 4
+
+
+def extent(numbers: Values) -> tuple[float, float] | None:
+    """The smallest and the largest that have a logarithm."""
+    found = numbers[(numbers > 0) & (numbers < math.inf)]
+    return (float(found.min()), float(found.max())) if len(found) else None
+
+
+def even_limits(extent: tuple[float, float] | None) -> tuple[float, ...]:
+    """Limits of shades at even distances of their logarithms."""
+    if extent is None:
+        return ()
+    low, high = extent
+    if low == high:
+        return (low,)
+    return tuple(low * (high / low) ** (step / (SPREAD_LIMITS + 1)) for step in range(1, SPREAD_LIMITS + 1))
