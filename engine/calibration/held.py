@@ -7,22 +7,12 @@ from typing import Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import WeightsError
 from ..moment import Moment
 from ..spectrum import Values
 from ..weights import HostArray
 
 Order: TypeAlias = NDArray[np.intp]
 """For each input feature of the model's matrix, where the file has it."""
-
-
-class UnseenError(WeightsError):
-    """No token of the calibration reached a matrix, so nothing is known of its input."""
-
-    @classmethod
-    def of(cls, shown: str) -> UnseenError:
-        """The error on what is called so."""
-        return cls(f"{shown} is unseen: no token of the calibration reached it")
 
 
 class Held(Protocol):

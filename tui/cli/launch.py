@@ -6,7 +6,7 @@ import gc
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,10 +20,11 @@ from ..settings.palette import Depth
 from ..settings.read import config_path, load
 from ..settings.terminal import set_up
 from .ending import at_end
-from .opening import save, unsaved
+from .opening import save, say, unsaved
 
 if TYPE_CHECKING:
     from ..data.session import Model
+    from ..data.weighting import Offer
 
 
 def run_app(args: Namespace, root: Path) -> int:
@@ -49,7 +50,8 @@ def run_app(args: Namespace, root: Path) -> int:
     from ..screens.app import RankScopeApp
     from ..screens.terminal import put_back
 
-    app = RankScopeApp(models, root, Settings(args.device, args.threads), config, args.experts)
+    under = _under(args.weight, models, root)
+    app = RankScopeApp(models, root, Settings(args.device, args.threads), config, args.experts, under)
     # A model of 91,000 tensors is a million objects that live as long as the explorer: looking through them for
     # garbage takes 0.3 s until the first screen, and 0.1 s under some key presses.
     gc.freeze()
@@ -66,6 +68,27 @@ def run_app(args: Namespace, root: Path) -> int:
         sys.stdout.flush()
         os._exit(app.return_code or 0)
     return app.return_code or 0
+
+
+def _under(weight: str, models: Sequence[Model], root: Path) -> tuple[Offer, Sequence[Model]] | None:
+    """The weighting that is asked for, and the models under it; None for `none`.
+
+    Raises:
+        InputError: it cannot be had, or has second moments of no projection.
+    """
+    from ..data.weighting import Offer, weighed
+
+    offer = Offer(weight, "")
+    shown: list[Model] = []
+    for model in models:
+        weighting = offer.weighting(model, root, say)
+        if weighting is None:
+            return None
+        try:
+            shown.append(weighed(model, weighting))
+        except InputError as error:
+            raise InputError(f"--weight {printable(weight)}: {error}") from None
+    return offer, shown
 
 
 def _picked(root: Path, config: Config, opened: Callable[[str], list[Model]]) -> list[Model]:

@@ -1,0 +1,87 @@
+"""Which weighting is shown: asked for, made in the background, and put in the place of what was shown before."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from ...data.session import Model, Session
+from ...data.weighting import NONE, Offer, offers, weighed
+from ..dialogs import Choice
+from ..messages import Done
+from .background import Background
+
+
+class Weigher:
+    """Puts the models of a screen under a weighting. `given` is the one under which they are shown at first."""
+
+    def __init__(self, screen: Background, given: Offer | None = None) -> None:
+        self._screen = screen
+        self._state = screen.state
+        self._shown = given or Offer(NONE, "")
+        self._wanted = self._shown
+        self._files: dict[str, str] = {}  # named by the user, and their labels
+        self._know(self._shown)
+
+    def choose(self) -> None:
+        """Ask for one of those that there are."""
+        found = offers(self._state.session, self._files)
+        rows = [(offer.text, offer.about) for offer in found]
+
+        def chosen(number: int | None) -> None:
+            if number is not None:
+                self.use(found[number])
+
+        at = found.index(self._shown) if self._shown in found else self._place([text for text, _ in rows])
+        self._screen.app.push_screen(Choice("weighting", rows, at), chosen)
+
+    def use_named(self, text: str) -> None:
+        """Show what a user names."""
+        self.use(Offer(text, ""))
+
+    def use(self, offer: Offer) -> None:
+        """Show another weighting, once it has been read."""
+        self._wanted = offer
+        self._state.say("" if offer.text == NONE else f"reading {offer.text}")
+        self._screen.in_background(partial(self._make, offer), f"reading {offer.text}")
+
+    def weighed(self, model: Model, offer: Offer | None = None) -> Model:
+        """A model under a weighting, by default the one that is shown. Reads files.
+
+        Raises:
+            InputError: the weighting cannot be had, or has second moments of no projection.
+        """
+        used, said = offer or self._shown, list[str]()
+        weighting = used.weighting(model, self._state.session.root, said.append)
+        if said:
+            self._screen.post_message(Done(partial(self._warn, said)))
+        return model if weighting is None else weighed(model, weighting)
+
+    def _make(self, offer: Offer) -> None:
+        """For a thread."""
+        made = {session: self.weighed(session.raw, offer) for session in self._state.pair.sessions}
+        for session, model in made.items():
+            session.know(model)
+        self._screen.post_message(Done(partial(self._show, offer, made)))
+
+    def _show(self, offer: Offer, made: dict[Session, Model]) -> None:
+        if offer is not self._wanted:
+            return
+        if set(made) != set(self._state.pair.sessions):  # a second model joined meanwhile
+            self.use(offer)
+            return
+        self._shown = offer
+        self._state.show_under(made)
+        self._know(offer)
+
+    def _know(self, offer: Offer) -> None:
+        """Remember a file, which the next menu offers."""
+        name, label = self._state.session.weighting
+        if label and offer.stored is None and offer.text != name:
+            self._files[offer.text] = label
+
+    def _place(self, texts: list[str]) -> int:
+        return texts.index(self._shown.text) if self._shown.text in texts else 0
+
+    def _warn(self, lines: list[str]) -> None:
+        for line in lines:
+            self._screen.notify(line, title="weighting", severity="warning", markup=False)
