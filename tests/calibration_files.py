@@ -88,5 +88,5 @@ def converted(held: Mapping[str, Stats], *, chunk_size: int = 512) -> dict[str, 
 
 def write_moments(file: Path, sums: Mapping[str, Any], **metadata: str) -> Path:
     """A file of moments."""
-    save_file({name: np.ascontiguousarray(array) for name, array in sums.items()}, file, metadata or None)
+    save_file({name: np.asarray(array, order="C") for name, array in sums.items()}, file, metadata or None)
     return file

@@ -14,7 +14,7 @@ from ..errors import printable
 _SIZE = re.compile(r"(?<![a-z0-9.])\d+(?:x\d+)?(?:\.\d+)?[bm](?![a-z0-9])")
 _WORD = re.compile(r"([a-z]{3,})(?:[-_ ]?v?(\d+(?:\.\d+)?)(?![\d.]*[a-z0-9]))?")
 _TUNED = frozenset(
-    ("instruct", "chat", "coder", "code", "math", "vision", "omni", "audio", "thinking", "reasoning", "distill")
+    ("instruct", "it", "chat", "coder", "code", "math", "vision", "omni", "audio", "thinking", "reasoning", "distill")
 ) | {"abliterated", "embedding", "reranker", "guard"}
 _NO_NAMES = _TUNED | {"base", "imatrix", "imat", "moments", "gguf", "dat", "safetensors", "calibration", "hf"}
 
@@ -29,8 +29,8 @@ def doubts(
     """
     inner = inner_config(config, "")
     kind = str(inner.get("model_type") or "")
-    short, long = sorted((re.sub(r"[^a-z0-9]|text", "", word.lower()) for word in (architecture, kind)), key=len)
-    if short and not long.startswith(short):
+    # Of a GGUF file the same word; config.json has others: Mistral's are of the architecture llama in GGUF.
+    if "architectures" not in config and kind and architecture not in ("", kind, "imatrix"):
         yield f"it says that it is of {printable(architecture, 40)}, and this model is of {printable(kind, 40)}"
     for said in (file, name):
         if other := _contradiction(said.lower(), model.lower()):
@@ -50,13 +50,14 @@ def _contradiction(name: str, model: str) -> str:
         return ""
     if said.isdisjoint(own):
         return f"a model of {' and '.join(sorted(said)).upper()}"
-    if tuned := [word for word in sorted(_TUNED) if (word in name) != (word in model)]:
-        return f"a model that is {'' if tuned[0] in name else 'not '}{tuned[0]}"
-    versions, ours = _versions(name), _versions(model)
-    shared = versions.keys() & ours.keys()
-    others = [
-        word for word in versions if ours and (not shared or (word in shared and versions[word].isdisjoint(ours[word])))
-    ]
+    words, ours = (_TUNED.intersection(re.split(r"[^a-z0-9]+", text)) for text in (name, model))
+    if tuned := sorted(words ^ ours):
+        return f"a model that is {'' if tuned[0] in words else 'not '}{tuned[0]}"
+    versions, own_versions = _versions(name), _versions(model)
+    shared = versions.keys() & own_versions.keys()
+    others = [word for word in shared if versions[word].isdisjoint(own_versions[word])]
+    if own_versions and not shared:
+        others = list(versions)
     return ", ".join(" ".join(filter(None, (word, *sorted(versions[word])))) for word in others)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,13 @@ from ..weights import HostArray
 
 Order: TypeAlias = NDArray[np.intp]
 """For each input feature of the model's matrix, where the file has it."""
+
+
+class Matrix(NamedTuple):
+    """One matrix of a stack, by its number, of as many as the model has: `of`, 0 where that is not known."""
+
+    number: int
+    of: int = 0
 
 
 class Held(Protocol):
@@ -38,7 +45,7 @@ class Held(Protocol):
         """Architecture and name of the model as they stand in the file, each "" where they do not."""
         ...
 
-    def moment(self, name: str, cols: int, matrix: int | None, order: Order | None) -> Moment:
+    def moment(self, name: str, cols: int, matrix: Matrix | None, order: Order | None) -> Moment:
         """That of the input of a tensor of `cols` input features, or of one `matrix` of a stack, in an `order`.
 
         Raises:

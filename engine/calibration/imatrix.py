@@ -25,7 +25,7 @@ from ..landing import HOST
 from ..moment import Moment
 from ..spectrum import Operand, Source, Values, digest
 from ..weights import host_array
-from .held import Order, mean
+from .held import Matrix, Order, mean
 
 SUMS, COUNTS = ".in_sum2", ".counts"
 _MAX_ENTRIES = 1_000_000
@@ -74,14 +74,14 @@ class Imatrix:
             words.append(f"{self.chunks:,} chunk{'s' * (self.chunks != 1)}{size}")
         return ", ".join(words)
 
-    def moment(self, name: str, cols: int, matrix: int | None, order: Order | None) -> Moment:
+    def moment(self, name: str, cols: int, matrix: Matrix | None, order: Order | None) -> Moment:
         """See Held: E[x^2].
 
         Its digest is that of what both layouts hold of the numbers (see `_settled`): spectra under the two files of
         one run are the same.
         """
         sums, counts = self.sums[name], self._counts(name)
-        matrices, index = self._matrices(name, cols, matrix), matrix or 0
+        matrices, index = self._matrices(name, cols, matrix), matrix.number if matrix else 0
         count = float(counts[index if len(counts) > 1 else 0])
         if count == 0:
             raise UnseenError.of(_of(name, matrix))
@@ -97,7 +97,7 @@ class Imatrix:
         seen = digest(means.shape, _settled(means, calls).astype("<f4").tobytes())
         return Moment("diagonal", cols, (Operand(seen, partial(self._means, squares, count, order)),))
 
-    def _matrices(self, name: str, cols: int, matrix: int | None) -> int:
+    def _matrices(self, name: str, cols: int, matrix: Matrix | None) -> int:
         """How many matrices of so many columns the sums of a tensor are of, of which `matrix` is one.
 
         Raises:
@@ -105,10 +105,14 @@ class Imatrix:
         """
         total, stated = self.sums[name].squares.shape[0], len(self._counts(name))
         matrices, rest = divmod(total, cols)
+        if stated == 1 and matrix is not None and matrix.of and total % matrix.of == 0:
+            stated = matrix.of  # one count for all of them does not say how many they are
         if rest or not matrices or stated not in (1, matrices) or (matrices > 1 and matrix is None):
             raise WeightsError(f"{printable(name)} takes {total // stated} input features in the file, not {cols}")
-        if matrix is not None and matrix >= matrices:
-            raise WeightsError(f"{printable(name)} is a stack of {matrices} in the file, without number {matrix}")
+        if matrix is not None and matrix.number >= matrices:
+            raise WeightsError(
+                f"{printable(name)} is a stack of {matrices} in the file, without number {matrix.number}"
+            )
         return matrices
 
     def _counts(self, name: str) -> Values:
@@ -146,8 +150,8 @@ def _settled(means: Values, calls: int) -> NDArray[np.float32]:
     return (rounded.astype(np.float64) / calls).astype(np.float32)
 
 
-def _of(name: str, matrix: int | None) -> str:
-    return printable(name) if matrix is None else f"expert {matrix} of {printable(name)}"
+def _of(name: str, matrix: Matrix | None) -> str:
+    return printable(name) if matrix is None else f"expert {matrix.number} of {printable(name)}"
 
 
 def read_gguf(file: Path) -> Imatrix | None:

@@ -29,7 +29,7 @@ from ..landing import CHUNK, HOST
 from ..moment import Moment, diagonal
 from ..spectrum import Operand, Values, digest
 from ..weights import HostArray, host_array
-from .held import Order, mean
+from .held import Matrix, Order, mean
 
 Part: TypeAlias = Literal["", "first", "held"]
 """Whose sums: of all tokens but those held out, of position 0 alone, or of those held out."""
@@ -67,7 +67,7 @@ class Moments:
         """See Held: data sets and tokens."""
         return ", ".join(filter(None, [printable(self.data_sets, 60), f"{self.tokens:,.0f} tokens"]))
 
-    def moment(self, name: str, cols: int, matrix: int | None, order: Order | None, part: Part = "") -> Moment:
+    def moment(self, name: str, cols: int, matrix: Matrix | None, order: Order | None, part: Part = "") -> Moment:
         """See Held: E[x x^T], or E[x^2] where the file has no more, of one part of the tokens.
 
         The digest of a matrix needs all of it to be read, once; `load` of its operand says whether it can be used.

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from ..catalogue.names import inner_config
-from ..catalogue.sizes import family_of
+from ..catalogue.sizes import family_of, sizes
 from ..checkpoint import hub
-from ..errors import InputError, printable
+from ..errors import InputError, WeightsError, printable
 from ..formats import foreign
 from ..formats.guarded import head_of, open_regular
 from ..moment import Moment
 from ..spectrum import Projection
 from .channels import order_of
 from .doubts import doubts
-from .held import Held
+from .held import Held, Matrix
 from .imatrix import read_gguf, read_legacy
 from .inputs import Inputs
 from .moments import read_moments
@@ -35,7 +35,8 @@ class FileWeighting:
 
     def __init__(self, named: str, held: Held, model: str, config: Mapping[str, Any]) -> None:
         self._named, self._held, self._config = printable(named, 100), held, config
-        self._inputs = Inputs(held.names, family_of(inner_config(config, "")))
+        self._inner = inner_config(config, "")
+        self._inputs = Inputs(held.names, family_of(self._inner))
         lines = doubts(named, *held.said, self._inputs.layers, model, config)
         self.warnings = tuple(f"{self._named} may be of another model: {line}" for line in lines)
 
@@ -57,7 +58,11 @@ class FileWeighting:
             UnseenError: no token of the calibration reached it.
             WeightsError: there is none that can be used.
         """
-        name, matrix = self._inputs.of(projection)
+        if not projection.cols:
+            raise WeightsError(f"{printable(projection.tensor)} is no matrix")
+        name, number = self._inputs.of(projection)
+        experts = sizes(self._inner, projection.layer or 0).get("experts", 0) if projection.block == "expert" else 0
+        matrix = None if number is None else Matrix(number, experts)
         order = order_of(projection, self._config, name)
         return self._held.moment(name, projection.cols, matrix, order)
 

@@ -34,7 +34,7 @@ GGUF_ROWS: tuple[Row, ...] = (
     row("mamba mamba2 nemotron_h nemotron_h_moe", RMS, {**_SSM, "mlp": "attn_norm"}),
     row("olmo2 exaone4", RMS, {"in": "-", "mlp": "-"}),
     row("olmo", LAYER, {"in": BARE, "mlp": BARE}),
-    row("gpt2 gptneox starcoder starcoder2 bloom mpt codeshell jais phimoe nemotron orion persimmon", LAYER, _TWO),
+    row("gpt2 gptneox starcoder starcoder2 bloom mpt codeshell jais phimoe nemotron orion", LAYER, _TWO),
     row("phi2 gptj stablelm command-r cohere2", LAYER, _ONE),
     row("falcon", LAYER, {"in": "attn_norm_2 attn_norm", "mlp": "ffn_norm attn_norm"}),
     row("dbrx", LAYER, {"in": "attn_norm", "mlp": "attn_output_norm"}),

@@ -98,15 +98,17 @@ ROWS = (
     row(
         "llama mistral ministral3 mixtral qwen2 qwen3 qwen2_moe qwen3_moe qwen3_vl_moe_text qwen2_vl qwen2_vl_text "
         "qwen2_5_vl qwen2_5_vl_text qwen3_vl_text smollm3 seed_oss granite helium hunyuan_v1_dense hunyuan_v1_moe "
-        "ernie4_5 ernie4_5_moe ernie4_5_vl_moe_text arcee glm glm4 eurobert phi3 phi4_multimodal phi4mm "
+        "ernie4_5 ernie4_5_moe ernie4_5_vl ernie4_5_vl_moe_text arcee glm glm4 eurobert phi3 phi4_multimodal phi4mm "
         "minimax_m2 olmoe dots1 granitemoe granitemoeshared granitemoe_swa jetmoe gpt_oss glm4_moe deepseek_v2 "
         "deepseek_v3 deepseek_v32 kimi_k2 glm4_moe_lite glm_moe_dsa llama4 llama4_text aria_text exaone_moe solar_open "
         "hy_v3 hy_v4 axk1 mellum kolibri1 cwm internlm3 iquestcoder flint laguna dots3_note_text unlimited_ocr_text "
-        "deepseek_ocr2_text zaya moshi mllama_text_model idefics baichuan telechat bailing_moe "
+        "deepseek_ocr2_text zaya moshi baichuan telechat bailing_moe "
         "chatglm+multi_query_attention",
         RMS,
         {**_LLAMA, **_LATENT},
     ),
+    # Keys and values of what is seen come from another tower.
+    row("idefics mllama_text_model", RMS, {**_LLAMA, "cross": "input_layernorm"}),
     row("gemma step3p5 minimax_m3_vl_text", RMS_1, _LLAMA),
     row("gemma2 gemma3_text vaultgemma", RMS_1, _GEMMA2),
     row("gemma3n_text gemma4_vision", RMS, _GEMMA2),
@@ -221,9 +223,9 @@ ROWS = (
     row("mamba falcon_mamba", RMS, _MAMBA),
     row("mamba2 nemotron_h", RMS, {**_MAMBA, "ssm.output": "mixer.norm"}),
     row("xlstm", RMS, {"in": "norm_mlstm", "mlp": "norm_ffn", "output": UNKNOWN}),
-    row("stablelm phi gpt_neox gpt_neox_japanese", LAYER, _PARALLEL),
+    row("stablelm phi", LAYER, _PARALLEL),
     row("cohere cohere2 cohere2_moe", LAYER, _PARALLEL),
-    row("persimmon fuyu starcoder2 phimoe bloom phi3small", LAYER, _LLAMA),
+    row("gpt_neox gpt_neox_japanese persimmon fuyu starcoder2 phimoe bloom phi3small", LAYER, _LLAMA),
     row("chatglm", LAYER, _LLAMA),
     row("nemotron", LAYER_1, _LLAMA),
     row("falcon RefinedWeb RefinedWebModel", LAYER, _FALCON),
@@ -236,7 +238,7 @@ ROWS = (
     row("mpt", LAYER, {"in": "norm_1", "mlp": "norm_2"}),
     row("dbrx", LAYER, {"in": "norm_1", "mlp": "norm_attn_norm.norm_2"}),
     row("opt biogpt xglm", LAYER, _MBART),
-    row("bert roberta xlm-roberta camembert deberta deberta-v2 bridgetower_text_model", LAYER, _BERT),
+    row("bert roberta xlm-roberta camembert deberta deberta-v2", LAYER, _BERT),
     row("electra", LAYER, {**_BERT, "in": "<output.LayerNorm ^embeddings.LayerNorm!embeddings_project ^-"}),
     row("blip_2_qformer", LAYER, {**_BERT, "in": "<output_query.LayerNorm ^layernorm"}),
     row("esm", LAYER, {"in": "attention.LayerNorm", "mlp": "LayerNorm"}),
@@ -272,7 +274,7 @@ ROWS = (
     ),
     row("bart led", LAYER, _BART),
     row("marian", LAYER, {**_BART, "in": "<final_layer_norm ^-"}),
-    row("opt+do_layer_norm_before", LAYER, {"mlp": "self_attn_layer_norm"}),
+    row("opt+do_layer_norm_before", LAYER, {"in": "<final_layer_norm ^-", "mlp": "self_attn_layer_norm"}),
     row(
         "prophetnet",
         LAYER,
@@ -286,13 +288,61 @@ ROWS = (
     row("wav2vec2 hubert", LAYER, {"in": "<final_layer_norm ^layer_norm", "mlp": "layer_norm"}),
     row("wav2vec2+do_stable_layer_norm hubert+do_stable_layer_norm", LAYER, _STABLE),
     row("wav2vec2-conformer wav2vec2-bert", LAYER, _CONFORMER),
+    row(
+        "gemma4_audio",
+        RMS,
+        {
+            "in": "norm_pre_attn",
+            "mlp": "feed_forward{n}.pre_layer_norm",
+            "conv.in": "lconv1d.pre_layer_norm",
+        },
+    ),
     row("parakeet_encoder", LAYER, {"in": "norm_self_att", "mlp": "norm_feed_forward{n}"}),
-    row("vit deit swin videomae internvl_vision mobilevit step3p5_vision", LAYER, _VIT),
+    row("vit deit swin videomae internvl_vision mobilevit", LAYER, _VIT),
     row("cvt", LAYER, {"mlp": "layernorm_after"}),
     row("swinv2", LAYER, {"mlp": "-"}),
     row("convnext", LAYER, {"mlp": "layernorm"}),
-    row("dinov2 qwen2_vl_vision qwen3_vl_vision", LAYER, _NORM1),
-    row("qwen2_5_vl_vision", RMS, _NORM1),
+    row("step3p5_vision", LAYER, {"in": "layernorm_before ln_1", "mlp": "layernorm_after ln_2"}),
+    row("videoprism videoprism_text_model videoprism_vision_model", LAYER_1, _VIT),
+    row("dinov2 qwen2_vl_vision qwen3_vl_vision qwen3_5_moe_vision qwen4_exp_vision", LAYER, _NORM1),
+    row("ernie4_5_vl_moe_vision", LAYER, _NORM1),
+    # Under their names on the Hub its norms are numbered from 0.
+    row("kimi_k25_vision", LAYER, {"in": "norm0 norm1", "mlp": "norm2 norm1"}),
+    row("qwen2_5_vl_vision glm5_next_vision", RMS, _NORM1),
+    row("dots3_note_vision_encoder", RMS, {"in": "norm1 norm_1", "mlp": "norm2 norm_2"}),
+    row("molmo2_vision", LAYER, {"in": "layer_norm1 attention_norm", "mlp": "layer_norm2 ffn_norm"}),
+    row(
+        "deepseek_ocr2_vision",
+        LAYER,
+        {"in": "layer_norm1 rms:input_layernorm", "mlp": "layer_norm2 rms:post_attention_layernorm"},
+    ),
+    row("bridgetower_vision_model", LAYER, _GPT2),
+    # Link towers stand between some of its layers.
+    row("bridgetower bridgetower_text_model", LAYER, {key: _BERT[key] for key in ("mlp", "cross")}),
+    # The first visual layer is fed by the mean of two norms.
+    row("lxmert", LAYER, {"mlp": "attention.output.LayerNorm"}),
+    row(
+        "clvp clvp_encoder",
+        RMS,
+        {
+            "in": "input_rmsnorm layer:input_layernorm",
+            "mlp": "post_attention_rmsnorm layer:post_attention_layernorm",
+        },
+    ),
+    row(
+        "moonshine",
+        LAYER,
+        {
+            "in": "input_layernorm",
+            "mlp": "final_layernorm post_attention_layernorm",
+            "cross": "post_attention_layernorm",
+            "cross key": "/encoder.layer_norm",
+        },
+    ),
+    row("perceiver", LAYER, {"in": "attention.self.layernorm1", "mlp": "layernorm"}),
+    row("granite_speech_encoder", LAYER, {"in": "attn.pre_norm", "mlp": "ff{n}.pre_norm"}),
+    row("cpmant", RMS, {"in": "self_att.layernorm_before_attention", "mlp": "ffn.layernorm_before_ffn"}),
     row("clip clip_text_model clip_vision_model siglip siglip_text_model siglip_vision_model", LAYER, _CLIP),
-    row("idefics3_vision blip_2_vision_model idefics_vision", LAYER, _CLIP),
+    row("idefics3_vision blip_2_vision_model idefics_vision sam_vision_model phi4_multimodal_vision", LAYER, _CLIP),
+    row("unlimited_ocr_vision", LAYER, _CLIP),
 )

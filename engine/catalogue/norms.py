@@ -95,12 +95,16 @@ class Norms:
                 return None
             if path == BARE:
                 return Norm("", None, None, False, "layer" in (own or kind))
-            for module in stands.modules(where, path):
-                if other and f"{module.removesuffix(path)}{other}" in self._modules:
-                    continue
-                looked.append(module)
-                if found := self._norm(self._last(module), own or kind):
-                    return found
+            modules = [
+                self._last(module)
+                for module in stands.modules(where, path)
+                if not other or f"{module.removesuffix(path)}{other}" not in self._modules
+            ]
+            looked += modules
+            if found := next(filter(None, (self._norm(module, own or kind) for module in modules)), None):
+                if found.bias and not found.centred:  # of a tower that config.json does not tell apart
+                    raise _refusal(stands.projection, f"{printable(found.path)} has a bias, as no RMS norm has")
+                return found
         missing = f"{min(looked, key=len)}, which feeds it, is" if looked else "the norm that feeds it is"
         raise _refusal(stands.projection, f"{printable(missing)} not in the checkpoint")
 

@@ -3,8 +3,9 @@
     python tests/benchmarks/weighted_bounds.py [--sizes 24x24 16x256 ...]
 
 Every kind of matrix under every kind of full second moment, of tests/unit/engine/weighted_examples.py. `c` is the
-largest error of sigma^2 over n eps |W|^2 |C|, which weigh.C must exceed; a violation is a value above the noise floor
-whose error exceeds the error bound, or one below it whose true value lies above.
+largest error of the squared singular values of W S as it was formed, over n eps |W|^2 |C|: weigh.C must exceed it. A
+violation is a value of the solver above the noise floor whose error exceeds the error bound, or one below the floor
+whose true value lies above.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ def main() -> None:
                 true = reference(w, factor)
                 off = np.abs(found.values - true)
                 reach = np.linalg.norm(w, 2) * np.sqrt(np.linalg.norm(c, 2))
-                squares = np.abs((found.values / reach) ** 2 - (true / reach) ** 2) if reach else np.zeros(1)
+                formed = reference(np.asarray(made.matrix) / (reach or 1.0), np.eye(n, dtype=np.longdouble))
+                squares = np.abs(formed**2 - (true / (reach or 1.0)) ** 2)
                 known = found.values > proven.noise_floor
                 wrong = (off > proven.error_bound) & known | (true > proven.noise_floor + proven.error_bound) & ~known
                 constants.append((float(squares.max()) / (n * EPS), size, under, kind))

@@ -10,8 +10,10 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
+from calibration_files import legacy, stats, write_gguf
 from cli_models import HIDDEN, INNER, KEYS, Arrays, addresses, lapack, tensor_name, threshold_rank, write_llama
 from cli_process import Run
 from numpy.typing import NDArray
@@ -309,3 +311,42 @@ def test_fused_and_transposed_tensors_are_turned_and_cut_first(tmp_path: Path, c
         sigma = lapack(fused[:, 8 * n : 8 * n + 8].T.astype(np.float64) @ x.T) / np.sqrt(40)  # of all outputs W x
         assert rows[role]["sigma_max"] == pytest.approx(sigma[0], rel=1e-12)
         assert rows[role]["sigma_min"] == pytest.approx(sigma[-1], rel=1e-6)
+
+
+def write_gguf_model(file: Path, arrays: Arrays) -> Path:
+    """The model of write_llama, one layer, as GGUF has it."""
+    writer = gguf.GGUFWriter(str(file), "llama")
+    writer.add_block_count(1)
+    writer.add_embedding_length(HIDDEN)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    for address in addresses(1):
+        writer.add_tensor(f"blk.0.{GGUF[address.split('.', 2)[2]]}.weight", arrays[tensor_name(address)])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
+def test_one_imatrix_in_two_layouts_is_one_for_two_formats_of_the_model(
+    tmp_path: Path, cli: Run, arrays: Arrays
+) -> None:
+    held = {
+        f"blk.0.{leaf}.weight": stats(INNER if leaf == "ffn_down" else HIDDEN, seed=n)
+        for n, leaf in enumerate(GGUF.values())
+    }
+    (tmp_path / "old.dat").write_bytes(legacy(held))
+    write_gguf(tmp_path / "new.gguf", held)
+    model = write_gguf_model(tmp_path / "m.gguf", arrays)
+    for opened in (tmp_path / "m", model):
+        rows = cli("scan", opened, "--weight", tmp_path / "new.gguf", "--json").rows
+        assert len(rows) == 7
+        for row in rows:
+            sums, (count,) = held[f"blk.0.{GGUF[row['address'].split('.', 2)[2]]}.weight"]
+            root = np.sqrt(sums.reshape(-1).astype(np.float64) / count)
+            sigma = lapack(arrays[tensor_name(row["address"])] * root)
+            assert row["ranks"]["0.9"] == threshold_rank(sigma, 0.9)
+            assert row["sigma_max"] == pytest.approx(sigma[0], rel=1e-6)
+        again = cli("scan", opened, "--weight", tmp_path / "old.dat", "--json").rows
+        assert [row["state"] for row in again] == ["stored"] * 7

@@ -139,6 +139,7 @@ def test_the_weights_of_a_model_are_none() -> None:
         ("SmolLM2-135M-Instruct.imatrix", "SmolLM2-135M", "names a model that is instruct"),
         ("SmolLM-135M-Instruct.imatrix", "SmolLM2-135M-Instruct", "names smollm"),
         ("Llama-3.1-8B.imatrix", "Llama-3-8B", "names llama 3.1"),
+        ("gemma-2-2b.imatrix", "google/gemma-2-2b-it", "names a model that is not it"),
         ("Mistral-7B.imatrix", "Qwen-7B", "names mistral"),
     ],
 )
@@ -161,6 +162,12 @@ def test_what_a_file_says_of_itself_is_told(tmp_path: Path, hub: HubServer) -> N
     assert opened(says_other, "Qwen/Qwen2.5-7B", config).warnings == (
         "b may be of another model: it says that it is of llama, and this model is of qwen2",
         "b may be of another model: Llama 2 7B names llama 2, and this model is Qwen/Qwen2.5-7B",
+    )
+    of_the_hub = {"model_type": "mistral", "architectures": ["MistralForCausalLM"]}
+    assert opened(write_gguf(tmp_path / "c", HELD, architecture="llama"), "Mistral", of_the_hub).warnings == ()
+    assert (
+        opened(write_gguf(tmp_path / "d", HELD, architecture="imatrix"), "Mistral", {"model_type": "llama"}).warnings
+        == ()
     )
     (line,) = opened(says_same, "Qwen2.5-7B", {**config, "num_hidden_layers": 1}).warnings
     assert line == "a may be of another model: it is of 2 layers, and this model has 1"

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 import transformers
+from family_towers import ENDS_EARLY, TOWERS
 from norm_tracing import Input, scattered, watched
 from tracing import Running, Used, traced
 from transformers import AutoConfig
@@ -144,18 +145,23 @@ class _Given(NamedTuple):
 
 _ONE = _Given(torch.ones(1, 1, dtype=torch.long), torch.zeros)
 _SOME = _Given(torch.tensor([[1, 5, 3, 7]]), torch.randn)
-_SINGLE = frozenset(("inkling2",))
+_SINGLE = frozenset(("gemma4_audio", "inkling2", "xglm"))
 """Models whose code runs in single precision alone."""
 
 
 def _watched(spec: Spec, model: Running) -> dict[str, Input]:
-    """What feeds the weights; of a model that cannot run to its end, of those up to there."""
-    ends = (Exception,) if "*" in spec.untraced else ()
+    """What feeds the weights; of a model or a tower that cannot run to its end, of those up to there."""
     dtype = torch.float32 if spec.name in _SINGLE else torch.float64
 
+    def filled(*shape: int) -> torch.Tensor:
+        return _SOME.filled(*shape).to(dtype)
+
     def run(running: Running) -> None:
-        with suppress(*ends):
+        with suppress(*((Exception,) if "*" in spec.untraced else ())):
             _run(spec.model_type, running, _SOME)
+        if tower := TOWERS.get(spec.name):
+            with suppress(*((Exception,) if spec.name in ENDS_EARLY else ())):
+                tower(running, filled)
 
     return watched(model.to(dtype).eval(), run)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from family_builds import SPECS
+from family_norms import norms_of
 from family_published import PUBLISHED
 from family_specs import FAMILIES
 
@@ -24,6 +25,9 @@ token: its addresses, blocks and what is no projection are tested. S: against th
 (`test_families_published.py`). The parts of one split that a state-space layer, a short convolution or linear
 attention takes are compared as a set: that each is one of them, not which. mllama and llama4 are run without vision.
 
+**Norms** which norm feeds each projection is known (`engine/catalogue/norm_families.py`). M: folding its gain and bias
+into the matrix gives what the running module answers, of every projection that runs. S: as the published modules say.
+
 A family without a split of its own has names that mean the same in every family; tensors that are fused in any family
 that has them stand in the second table. A model of another family is opened all the same: what has a known name gets
 its role, and every other matrix is computed under its own name. A fused tensor that its layer's shapes or config.json
@@ -34,11 +38,13 @@ contradict is shown whole, with what was expected.
 
 def page() -> str:
     """The page, with a row for every family that the catalogue knows."""
-    own = [f"| `{family}` | {_own(family)} | {_tested(family)} |" for family in sorted(KNOWN_FAMILIES)]
+    own = [
+        f"| `{family}` | {_own(family)} | {_tested(family)} | {norms_of(family)} |" for family in sorted(KNOWN_FAMILIES)
+    ]
     shared = [f"| `{_path(rule)}` | {rule.block} | {_split(rule)} |" for rule in FUSED if not rule.models]
     return "\n".join(
         [
-            f"{_HEAD}## Families\n\n| model_type | split of its own | tested |\n|---|---|---|",
+            f"{_HEAD}## Families\n\n| model_type | split of its own | tested | norms |\n|---|---|---|---|",
             *own,
             "\n## Names that are split wherever they stand\n\n| name in the layer | block | split |\n|---|---|---|",
             *dict.fromkeys(shared),

@@ -168,6 +168,7 @@ def _in_gguf(folder: Path, kind: str) -> Path:
     writer = gguf.GGUFWriter(str(file), gguf.MODEL_ARCH_NAMES[architecture])
     writer.add_head_count(6)
     writer.add_head_count_kv(2)
+    writer.add_expert_count(3)
     for name, arrays in stacks.items():
         writer.add_tensor(name, np.stack(arrays) if "_exps" in name else arrays[0])
     writer.write_header_to_file()
@@ -192,6 +193,21 @@ def test_one_imatrix_for_a_model_and_for_its_gguf(tmp_path: Path, kind: str) -> 
         digests.append({p.address: weighting.moment(p).digest for p in projections})
     assert digests[0] == digests[1]
     assert len(digests[0]) == {"llama": 14, "phi3": 14, "qwen2_moe": 32}[kind]
+
+
+@pytest.mark.parametrize("as_gguf", [False, True])
+def test_experts_of_another_width_in_a_file_of_old(tmp_path: Path, as_gguf: bool) -> None:
+    """Its one count for all experts does not say how many there are: the model does."""
+    name = "blk.0.ffn_gate_exps.weight"
+    model = saved(tmp_path / "m", "qwen2_moe")
+    for cols, said in ((24, ""), (12, f"{name} takes 12 input features in the file, not 24"), (48, "takes 48 input")):
+        (tmp_path / "a.dat").write_bytes(legacy({name: stats(cols, (512, 99, 7))}))
+        weighting, projections = opened(_in_gguf(model, "qwen2_moe") if as_gguf else model, tmp_path / "a.dat")
+        expert = next(p for p in projections if p.address == "layers.0.expert.1.gate")
+        if said:
+            assert said in refused(weighting, [expert], expert.address)
+        else:
+            assert weighting.moment(expert).cols == cols
 
 
 def test_the_demo_is_weighted_whole(tmp_path: Path) -> None:
@@ -226,6 +242,13 @@ def test_what_is_not_in_the_file_is_told_by_name(tmp_path: Path) -> None:
         weighting, projections, "layers.1.mlp.gate"
     )
     assert "blk.1.ffn_down.weight is unseen" in refused(weighting, projections, "layers.1.mlp.down")
+
+
+def test_a_vector_has_no_moments(tmp_path: Path) -> None:
+    file = write_gguf(tmp_path / "a", {"blk.0.attn_norm.weight": stats(24)})
+    weighting, projections = opened(saved(tmp_path / "m", "llama"), file)
+    vector = replace(projections[0], tensor="blk.0.attn_norm.weight", rows=0, cols=0)
+    assert refused(weighting, [vector], vector.address) == "blk.0.attn_norm.weight is no matrix"
 
 
 def test_the_absorbed_halves_of_latent_attention_are_not_used(tmp_path: Path) -> None:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from engine_fakes import PATIENCE, MemorySink, Recorder, addresses, llama, saved
 from lapack_reference import lapack
 from safetensors.torch import load_file
+from weighted_examples import Given
 
+from rankscope.engine import moment
 from rankscope.engine.compute import devices
 from rankscope.engine.compute.engine import Engine, Settings
 from rankscope.engine.compute.events import Computed, Failed, Notice, Saved, Started, Stopped
+from rankscope.engine.derive import factors
 from rankscope.engine.derive.flip import flipped
 from rankscope.engine.derive.signs import flip_signs
+from rankscope.engine.derive.weighting import noise_of, weighted
 from rankscope.engine.solvers import batch, ladder, two_stage
 from rankscope.engine.solvers.batch import Outcome
 from rankscope.engine.spectrum import Projection, Spectrum
@@ -272,6 +278,40 @@ def test_twins_and_parts_of_one_side_go_together(
 def _part(named: dict[str, torch.Tensor], projection: Projection) -> torch.Tensor:
     start = {"query": 0, "key": 6, "value": 8}[projection.role]
     return named[projection.tensor][start : start + projection.rows]
+
+
+def test_weighted_matrices_and_their_noise_are_solved_in_batches(
+    tmp_path: Path, make: Make, heard: Recorder, sink: MemorySink, batches: Batches
+) -> None:
+    checkpoint, projections = llama(tmp_path, 4)
+    x = np.random.default_rng(0).standard_normal((30, 9))
+    under = [weighted(p, Given(moment.full(x.T @ x / 30))) for p in projections]
+    engine = make()
+    engine.submit(checkpoint, [*projections, *under, noise_of(under[0])])
+    assert heard.wait_until_idle().done == 9
+    assert max(batches.counts) == LIMIT
+    named = load_file(tmp_path / "model.safetensors")
+    for plain, p in zip(projections, under, strict=True):
+        _assert_right(sink.kept[plain.key], named[plain.tensor])
+        made = sink.kept[p.key]
+        true = np.linalg.svd(named[plain.tensor].double().numpy() @ x.T / math.sqrt(30), compute_uv=False)
+        np.testing.assert_allclose(made.values, true, rtol=1e-10)
+        assert made.provenance.solver == two_stage.NAME
+        assert made.provenance.frobenius_norm == pytest.approx(np.linalg.norm(true), rel=1e-12)
+        reach = np.linalg.norm(named[plain.tensor].double().numpy(), 2) * np.linalg.norm(x, 2) / math.sqrt(30)
+        assert made.provenance.noise_floor >= math.sqrt(9 * 2.2e-16) * reach
+    assert len(sink.kept[noise_of(under[0]).key].values) == 7
+
+
+def test_a_batch_whose_trace_is_wrong_gives_no_spectrum(
+    tmp_path: Path, make: Make, heard: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint, projections = llama(tmp_path, 4)
+    monkeypatch.setattr(factors.Full, "times", lambda self, rows: 1.01 * (rows @ self._factor))
+    engine = make()
+    engine.submit(checkpoint, [weighted(p, Given(moment.full(np.eye(9)))) for p in projections])
+    assert heard.wait_until_idle().failed == 4
+    assert {failed.reason for failed in heard.of(Failed)} == {"sum sigma^2 is not the trace of W C W^T"}
 
 
 def test_no_weights_are_kept_after_a_batch(tmp_path: Path, make: Make, heard: Recorder) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from family_builds import SPECS, Build, Spec, build, model_of
+from family_norms import UNKNOWN
 from lapack_reference import Array, lapack
 from norm_tracing import fits
 from transformers import AutoConfig
@@ -186,23 +187,6 @@ def test_the_norm_that_feeds_a_projection_is_the_one_that_the_running_model_uses
     assert refused == set(UNKNOWN.get(built.spec.name, "").split())
 
 
-_ATTENDED = "attention.query attention.key attention.value"
-UNKNOWN = {
-    "albert": _ATTENDED,
-    "cvt": _ATTENDED,
-    "swinv2": _ATTENDED,
-    "xlnet": "attention.pos_key",
-    "wav2vec2-conformer": "attention.pos_key",
-    "blip-2": "cross_attention.key cross_attention.value",
-    "xlstm": "linear_attention.output",
-    "qwen4_exp": f"{_ATTENDED} attention.gate attention.indexer_query attention.indexer_key expert.gate expert.up "
-    "shared_expert.gate shared_expert.up linear_attention.a linear_attention.b linear_attention.key "
-    "linear_attention.query linear_attention.value linear_attention.z",
-    "axk2": "attention.gate attention.indexer_key attention.indexer_weights attention.key_rope attention.kv_a "
-    "attention.query_a attention.query_b expert.gate expert.up shared_expert.gate shared_expert.up",
-}
-"""What feeds these in a family that runs here the table does not know: norms of several streams or of each head, gains
-that change with the token, weights that several layers share, positions, other towers."""
 GATED_BEHIND = frozenset(("minimax attention.output",))
 """Where the model multiplies the norm's output with a gate (test_norms.py)."""
 
