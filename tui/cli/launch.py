@@ -6,7 +6,7 @@ import gc
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,6 @@ from .opening import save, say, unsaved
 
 if TYPE_CHECKING:
     from ..data.session import Model
-    from ..data.weighting import Offer
 
 
 def run_app(args: Namespace, root: Path) -> int:
@@ -47,10 +46,11 @@ def run_app(args: Namespace, root: Path) -> int:
         print(warning, file=sys.stderr)
     from rankscope.engine.compute.engine import Settings
 
+    from ..data.weighting import opened_under
     from ..screens.app import RankScopeApp
     from ..screens.terminal import put_back
 
-    under = _under(args.weight, models, root)
+    under = opened_under(args.weight, models, root, say)
     app = RankScopeApp(models, root, Settings(args.device, args.threads), config, args.experts, under)
     # A model of 91,000 tensors is a million objects that live as long as the explorer: looking through them for
     # garbage takes 0.3 s until the first screen, and 0.1 s under some key presses.
@@ -68,27 +68,6 @@ def run_app(args: Namespace, root: Path) -> int:
         sys.stdout.flush()
         os._exit(app.return_code or 0)
     return app.return_code or 0
-
-
-def _under(weight: str, models: Sequence[Model], root: Path) -> tuple[Offer, Sequence[Model]] | None:
-    """The weighting that is asked for, and the models under it; None for `none`.
-
-    Raises:
-        InputError: it cannot be had, or has second moments of no projection.
-    """
-    from ..data.weighting import Offer, weighed
-
-    offer = Offer(weight, "")
-    shown: list[Model] = []
-    for model in models:
-        weighting = offer.weighting(model, root, say)
-        if weighting is None:
-            return None
-        try:
-            shown.append(weighed(model, weighting))
-        except InputError as error:
-            raise InputError(f"--weight {printable(weight)}: {error}") from None
-    return offer, shown
 
 
 def _picked(root: Path, config: Config, opened: Callable[[str], list[Model]]) -> list[Model]:

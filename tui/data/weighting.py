@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from rankscope.engine.derive.weighting import WEIGHED, is_weighted, weighted
-from rankscope.engine.errors import InputError, WeightsError
+from rankscope.engine.errors import InputError, WeightsError, printable
 from rankscope.engine.formats.foreign import is_imatrix
 from rankscope.engine.formats.guarded import head_of
 from rankscope.engine.spectrum import Projection
@@ -108,7 +108,7 @@ class StoredWeighting:
 @dataclass(frozen=True, slots=True)
 class Offer:
     """A weighting that can be chosen: `text` is what a user would name it by, `about` says what it is. `stored` is name
-    and label of one whose spectra are stored and whose file is not known."""
+    and label of one whose spectra are stored and whose file is not at hand."""
 
     text: str
     about: str
@@ -136,7 +136,8 @@ def offers(session: Session, given: Mapping[str, str]) -> list[Offer]:
         if is_weighted(entry.projection) and (made := entry.projection.derived)
         if made.weighting != NORM and made.label not in given.values()
     )
-    return [*found, *(Offer(label, f"{count} stored", (name, label)) for (name, label), count in stored.items())]
+    found += [Offer(name, f"{count} stored: {label}", (name, label)) for (name, label), count in stored.items()]
+    return found
 
 
 def weighed(model: Model, weighting: Weighting) -> Model:
@@ -151,6 +152,27 @@ def weighed(model: Model, weighting: Weighting) -> Model:
     if every and all(p.problem for p in every):
         raise InputError(f"{weighting.label}: {every[0].address}: {every[0].problem}")
     return replace(model, tree=made)
+
+
+def opened_under(
+    text: str, models: Sequence[Model], root: Path, tell: Callable[[str], None]
+) -> tuple[Offer, list[Model]] | None:
+    """The weighting that a user names at the start, and the models under it; None for `none`. `tell`: see `choose`.
+
+    Raises:
+        InputError: it cannot be had, or has second moments of no projection.
+    """
+    offer = Offer(text, "")
+    shown: list[Model] = []
+    for model in models:
+        weighting = offer.weighting(model, root, tell)
+        if weighting is None:
+            return None
+        try:
+            shown.append(weighed(model, weighting))
+        except InputError as error:
+            raise InputError(f"--weight {printable(text)}: {error}") from None
+    return offer, shown
 
 
 def _beside(model: Model) -> list[tuple[Path, str]]:

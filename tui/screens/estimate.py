@@ -28,7 +28,10 @@ LESSON = (
 def estimate(session: Session, missing: Sequence[Projection], pattern: str) -> list[str]:
     """What a scan of a model will do: how many projections, how many bytes, how long, as far as is known."""
     lines = [f"{printable(session.model.name)}:" if len(session.model.name) < 60 else ""]
-    lines.append(f"compute {_what(missing)}" + (f" that match {printable(pattern)}" if pattern else ""))
+    lines.append(
+        f"compute {_what(missing, bool(session.weighting[0]))}"
+        + (f" that match {printable(pattern)}" if pattern else "")
+    )
     lines.append(_weights(session, missing))
     if session.experts is not None and any(p.expert is not None for p in missing):
         lines.append(f"at most {session.experts} experts of a layer")
@@ -38,14 +41,14 @@ def estimate(session: Session, missing: Sequence[Projection], pattern: str) -> l
     return [line for line in lines if line]
 
 
-def _what(missing: Sequence[Projection]) -> str:
-    """`210 projections`; what else there is among them is counted apart."""
+def _what(missing: Sequence[Projection], weighs: bool) -> str:
+    """`210 projections`; what else there is among them is counted apart. `weighs`: they are shown under a weighting."""
     twins, noises = sum(bool(p.null) for p in missing), sum(map(is_noise, missing))
     if twins:
         return f"{len(missing)} spectra, {twins} of them with random signs"
     found = Counter(p.derived.weighting if p.derived else "" for p in missing if not is_noise(p))
     parts = [
-        f"{count} projections{f' by {name}' if name else ' as they are' if noises else ''}"
+        f"{count} projections{f' by {name}' if name else ' as they are' if weighs else ''}"
         for name, count in found.items()
     ]
     return " and ".join([*parts, *([f"{noises} of noise under the same, for k0"] if noises else [])])

@@ -10,6 +10,9 @@ from ..dialogs import Choice
 from ..messages import Done
 from .background import Background
 
+LONGEST = 32
+"""Characters of the name of a file in the menu: of a longer one the end."""
+
 
 class Weigher:
     """Puts the models of a screen under a weighting. `given` is the one under which they are shown at first."""
@@ -25,13 +28,16 @@ class Weigher:
     def choose(self) -> None:
         """Ask for one of those that there are."""
         found = offers(self._state.session, self._files)
-        rows = [(offer.text, offer.about) for offer in found]
+        rows = [
+            (offer.text if len(offer.text) <= LONGEST else f"...{offer.text[3 - LONGEST :]}", offer.about)
+            for offer in found
+        ]
 
         def chosen(number: int | None) -> None:
             if number is not None:
                 self.use(found[number])
 
-        at = found.index(self._shown) if self._shown in found else self._place([text for text, _ in rows])
+        at = next((n for n, offer in enumerate(found) if self._is_shown(offer)), 0)
         self._screen.app.push_screen(Choice("weighting", rows, at), chosen)
 
     def use_named(self, text: str) -> None:
@@ -79,8 +85,8 @@ class Weigher:
         if label and offer.stored is None and offer.text != name:
             self._files[offer.text] = label
 
-    def _place(self, texts: list[str]) -> int:
-        return texts.index(self._shown.text) if self._shown.text in texts else 0
+    def _is_shown(self, offer: Offer) -> bool:
+        return (offer.text, offer.stored) == (self._shown.text, self._shown.stored)
 
     def _warn(self, lines: list[str]) -> None:
         for line in lines:
