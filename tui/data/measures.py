@@ -125,7 +125,7 @@ def _noise_rank_of(session: Session, p: Projection, threshold: float) -> float |
 
 
 def _noise_ranks(session: Session, threshold: float) -> Values:
-    if not any(map(is_weighted, session.columns.projections)):
+    if not session.weighting[0]:
         return session.columns.by_shape(lambda p: _noise_rank_of(session, p, threshold))
     return session.columns.of_keys({p.key: _noise_rank_of(session, p, threshold) for p in session.columns.projections})
 
@@ -214,7 +214,7 @@ def unit_of(name: str) -> Measure:
     """
     found = BY_NAME.get(name)
     if found is None or not found.is_unit:
-        raise InputError(f"no unit {printable(name)!r}: {' '.join(unit.name for unit in units())}")
+        raise InputError(f"no unit {printable(name)!r}: {' '.join(m.name for m in BY_NAME.values() if m.is_unit)}")
     return found
 
 

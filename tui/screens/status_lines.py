@@ -27,17 +27,18 @@ class Hint(NamedTuple):
 
 
 STOP, SIDE, SCAN = Hint("x", "stop", "stop"), Hint("d", "A, B, B/A", "side"), Hint("s", "scan", "scan")
-WEIGHT = Hint("w", "weighting", "weight")
+THRESHOLD, WEIGHT = Hint("t", "threshold", "threshold.next"), Hint("w", "weighting", "weight")
+QUIT = Hint("q", "quit", "quit")
 HINTS = (
     Hint(f"0-{max(BY_KEY)}", "view"), Hint("enter", "compute", "compute"), SCAN, Hint("/", "filter", "filter"),
-    Hint("t", "threshold", "threshold.next"), Hint("u", "unit", "unit"), Hint("?", "help", "help"),
-    Hint("q", "quit", "quit"), Hint("JK", "layer"), Hint("HL", "role"), Hint("space", "mark", "mark"),
+    THRESHOLD, Hint("u", "unit", "unit"), Hint("?", "help", "help"),
+    QUIT, Hint("JK", "layer"), Hint("HL", "role"), Hint("space", "mark", "mark"),
     Hint("z", "zoom", "zoom"), Hint("f", "full screen", "full"),
     Hint(", .", "rank"), Hint("a", "axes", "axes"), Hint("e", "export", "export"),
     Hint("tab", "pane", "pane.next"), Hint(":", "command", "command"), Hint("ctrl+p", "palette"), WEIGHT,
 )  # fmt: skip
 """Most wanted first. While something is computed STOP comes first and SCAN is left out; where there are two models SIDE
-comes before these, and under a weighting WEIGHT."""
+comes before these; under a weighting WEIGHT stands for THRESHOLD, and that behind QUIT."""
 
 
 def chart_title(
@@ -171,8 +172,9 @@ def loss(lens: Lens, p: Projection) -> str:
 def shown_hints(is_busy: bool, is_pair: bool, is_weighted: bool = False) -> tuple[Hint, ...]:
     """What the last line has to say, while something is computed (`is_busy`) or not, of one model or of two, under a
     weighting or not."""
-    first = (STOP,) * is_busy + (SIDE,) * is_pair + (WEIGHT,) * is_weighted
-    return (*first, *(hint for hint in HINTS if hint not in first and not (is_busy and hint is SCAN)))
+    moved = {THRESHOLD: (WEIGHT,), QUIT: (QUIT, THRESHOLD), WEIGHT: ()} if is_weighted else {}
+    rest = (shown for hint in HINTS for shown in moved.get(hint, (hint,)) if not (is_busy and hint is SCAN))
+    return (STOP,) * is_busy + (SIDE,) * is_pair + (*rest,)
 
 
 def key_line(width: int, hints: Sequence[Hint], keymap: Mapping[str, str], note: str = "") -> Text:

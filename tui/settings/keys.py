@@ -38,7 +38,7 @@ EXPLORER = _keys(
     ("t", "threshold(1)", "next threshold", "threshold.next", "Next energy threshold; :t 97 for any"),
     ("T", "threshold(-1)", "previous threshold", "threshold.previous", "Previous energy threshold"),
     ("u", "unit", "unit", "unit", "Unit of the heatmap: k, %, k/k0, k/kf, k/k* ..."),
-    ("w", "weight", "weighting", "weight", "Weighting: none, norm, a file of second moments; :weight FILE"),
+    ("w", "weight", "weighting", "weight", "Weighting: none, norm or a file; :weight FILE"),
     ("z", "zoom", "zoom", "zoom", "Heatmap: overview or table; charts: small multiples"),
     ("f", "full", "full screen", "full", "The focused pane alone; again, or esc: all panes"),
     ("a", "axes", "axes", "axes", "Axes: log x log, log y, linear"),

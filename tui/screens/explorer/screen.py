@@ -156,6 +156,8 @@ class Explorer(SelectionKeys):
             self.pair.second.close(0)
         self.pair.hold(session)
         self.state.lens.side = Side.RATIO
+        if session.weighting != self.pair.first.weighting:  # another one was chosen meanwhile
+            self.weigher.use_again()
         ours, theirs = self.pair.unmatched()
         self.state.changed(Change.ROWS)
         self.state.lens_changed()

@@ -44,6 +44,10 @@ class Weigher:
         """Show what a user names."""
         self.use(Offer(text, ""))
 
+    def use_again(self) -> None:
+        """Show what was wanted last in all models: one has joined meanwhile."""
+        self.use(self._wanted)
+
     def use(self, offer: Offer) -> None:
         """Show another weighting, once it has been read."""
         self._wanted = offer
@@ -72,8 +76,8 @@ class Weigher:
     def _show(self, offer: Offer, made: dict[Session, Model]) -> None:
         if offer is not self._wanted:
             return
-        if set(made) != set(self._state.pair.sessions):  # a second model joined meanwhile
-            self.use(offer)
+        if set(made) != set(self._state.pair.sessions):
+            self.use_again()
             return
         self._shown = offer
         self._state.show_under(made)
