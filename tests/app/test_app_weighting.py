@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 from app_looking import HUGE, SMALL, WIDE, View, exploring
 from app_models import Weights, matrix, numpy_rank, save_model
+from calibration_files import legacy, stats, write_gguf
 from safetensors.numpy import save_file
 
+from rankscope.engine.compute.engine import Settings
 from rankscope.engine.errors import InputError
 from rankscope.engine.formats.safetensors import SAFETENSORS
-from rankscope.tui.data.session import open_model
-from rankscope.tui.data.weighting import opened_under
+from rankscope.tui.data.session import Session, open_model
+from rankscope.tui.data.weighting import offers, opened_under
 
 LAYERS, EXPERTS = 2, 3
 CONFIG = {"model_type": "qwen3_moe", "hidden_size": 24, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -116,6 +118,28 @@ async def test_a_weighting_is_chosen_computed_and_told_apart(
         assert set(reads.values()) == {1}
         assert len(reads) == COMPUTED
         assert "spectrum  singular values by index, moments" in seen.text
+
+
+def test_files_beside_the_model_are_told_by_name_and_content(root: Path, tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "moe", moe_weights(), CONFIG)
+    held = {"blk.0.attn_q.weight": stats(24)}
+    write_gguf(folder / "a.IMatrix.gguf", held)
+    (folder / "b-imatrix.dat").write_bytes(legacy(held))
+    write_moments(folder / "c-moments.safetensors", moe_weights())
+    write_gguf(folder / "plain.gguf", held)
+    save_file({"x": np.ones(3)}, folder / "d-moments.safetensors")
+    (folder / "imatrix.txt").write_text("notes on blk.0.attn_q.weight")
+    (folder / "imatrix").mkdir()
+    session = Session(open_model(str(folder / "model.safetensors"), root), root, print, Settings("cpu", 1))
+    found = {Path(offer.text).name: offer.about for offer in offers(session, {})}
+    assert {name: about for name, about in found.items() if name not in ("none", "norm")} == {
+        "a.IMatrix.gguf": "imatrix, beside the model",
+        "b-imatrix.dat": "imatrix, beside the model",
+        "c-moments.safetensors": "moments, beside the model",
+    }
+    given = str(folder / "b-imatrix.dat")
+    again = [offer.text for offer in offers(session, {given: "imatrix b"})]
+    assert again.count(given) == 1
 
 
 async def test_what_is_refused_says_why(moe: Path, root: Path) -> None:

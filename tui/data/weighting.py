@@ -14,6 +14,7 @@ from rankscope.engine.derive.weighting import WEIGHED, is_weighted, weighted
 from rankscope.engine.errors import InputError, WeightsError, printable
 from rankscope.engine.formats.foreign import is_imatrix
 from rankscope.engine.formats.guarded import head_of
+from rankscope.engine.formats.tensor import FileStamp
 from rankscope.engine.spectrum import Projection
 
 from .session import Model, Session
@@ -176,16 +177,14 @@ def opened_under(
 
 
 def _beside(model: Model) -> list[tuple[Path, str]]:
-    """Files in the folder of a model that by their names and first bytes hold second moments, and their kinds."""
-    where = model.checkpoint.location if model.checkpoint is not None else None
-    if where is None:
-        return []
-    folder = (where if where.is_dir() else where.parent).absolute()
-    try:
-        named = sorted(path for path in folder.iterdir() if _NAMES.search(path.name))[:_MOST_FILES]
-    except OSError:
-        return []
-    return [(path, kind) for path in named if (kind := _kind_of(head_of(path, _HEAD)))]
+    """Files beside those of a model that by their names and first bytes hold second moments, and their kinds."""
+    stamps = model.checkpoint.stamps if model.checkpoint is not None else {}
+    folders = dict.fromkeys(file.parent.absolute() for file, stamp in stamps.items() if isinstance(stamp, FileStamp))
+    named: list[Path] = []
+    for folder in folders:
+        with suppress(OSError):
+            named += (path for path in folder.iterdir() if _NAMES.search(path.name))
+    return [(path, kind) for path in sorted(named)[:_MOST_FILES] if (kind := _kind_of(head_of(path, _HEAD)))]
 
 
 def _kind_of(head: bytes) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import partial
 
 from ...data.session import Model, Session
@@ -10,6 +11,8 @@ from ..dialogs import Choice
 from ..messages import Done
 from .background import Background
 
+EXCHANGE_SECONDS = 1.0
+"""How long the thread that draws waits for the event loop, which may be about to quit."""
 LONGEST = 32
 """Characters of the name of a file in the menu: of a longer one the end."""
 
@@ -71,7 +74,15 @@ class Weigher:
         made = {session: self.weighed(session.raw, offer) for session in self._state.pair.sessions}
         for session, model in made.items():
             session.know(model)
-        self._screen.post_message(Done(partial(self._show, offer, made)))
+        done = threading.Event()
+        self._screen.post_message(Done(partial(self._exchange, offer, made, done)))
+        done.wait(EXCHANGE_SECONDS)  # or a chart would be drawn half of this and half of what was shown before
+
+    def _exchange(self, offer: Offer, made: dict[Session, Model], done: threading.Event) -> None:
+        try:
+            self._show(offer, made)
+        finally:
+            done.set()
 
     def _show(self, offer: Offer, made: dict[Session, Model]) -> None:
         if offer is not self._wanted:
