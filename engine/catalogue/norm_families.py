@@ -96,7 +96,7 @@ _NATIVE: Fed = {"in": "attention_norm", "mlp": "ffn_norm"}
 
 ROWS = (
     row(
-        "llama mistral ministral3 mixtral qwen2 qwen3 qwen2_moe qwen3_moe qwen3_vl_moe_text qwen2_vl qwen2_vl_text "
+        "qwen2 qwen3 qwen2_moe qwen3_moe qwen3_vl_moe_text qwen2_vl qwen2_vl_text "
         "qwen2_5_vl qwen2_5_vl_text qwen3_vl_text smollm3 seed_oss granite helium hunyuan_v1_dense hunyuan_v1_moe "
         "ernie4_5 ernie4_5_moe ernie4_5_vl ernie4_5_vl_moe_text arcee glm glm4 eurobert phi3 phi4_multimodal phi4mm "
         "minimax_m2 olmoe dots1 granitemoe granitemoeshared granitemoe_swa jetmoe gpt_oss glm4_moe deepseek_v2 "
@@ -106,6 +106,11 @@ ROWS = (
         "chatglm+multi_query_attention",
         RMS,
         {**_LLAMA, **_LATENT},
+    ),
+    row(
+        "llama mistral ministral3 mixtral",
+        RMS,
+        {"in": "input_layernorm attention_norm", "mlp": "post_attention_layernorm ffn_norm"},
     ),
     # Keys and values of what is seen come from another tower.
     row("idefics mllama_text_model", RMS, {**_LLAMA, "cross": "input_layernorm"}),

@@ -28,6 +28,13 @@ _LATENT = {"query_b": "query_b", "indexer_query_b": "query_b", "key_b": "kv_b", 
 _POSITIONS = frozenset(("pos_key", "pos_query"))
 _SCANNED = frozenset(("x_proj", "ssm_x"))  # Mamba-1: what stands behind its convolution
 _UNFED = frozenset(("output", "down", "inner", "dt_b"))
+# Routers take what the experts take: those that stand in the MLP, and in a GGUF file.
+_ROUTER = re.compile(
+    r"(?:^|\.)(?:mlp|block_sparse_moe|feed_forward|ffn|mixer)\.(?:shared_expert_)?(?:gate|router)"
+    r"(?:\.wg|\.layer|\.gate|\.classifier)?$|^ffn_gate_inp(?:_shexp)?$"
+)
+# The names of Meta's own files, beside which no config.json says a model_type.
+_META = re.compile(r"^(?:attention\.w[qkvo]|feed_forward\.(?:experts\.)?w[123])$")
 _MLPS = frozenset(("mlp", "expert", "shared_expert"))
 
 
@@ -56,6 +63,7 @@ class Norms:
         self._alone = checkpoint.format.stands_alone
         self._tensors = {".".join(words_of(tensor.name)): tensor for tensor in checkpoint.tensors}
         self._modules = {name.rpartition(".")[0] for name in self._tensors}
+        self._found: dict[tuple[Place, str, str], Norm | None] = {}
         self._family = lru_cache(maxsize=None)(self._family_of)
 
     def feeding(self, projection: Projection) -> Norm | None:
@@ -67,14 +75,25 @@ class Norms:
         Raises:
             WeightsError: it is not known which norm feeds it, or that norm is not in the checkpoint.
         """
-        stands = _Stand.of(projection)
-        if stands is None or projection.block in ("other", "lora"):
+        name = projection.tensor
+        place = None if projection.layer is None else locate(name) or locate_in(name, frozenset(numbered(name)))
+        if place is None:
             raise _refusal(projection, "no norm is known to feed it")
-        family = self._family(stands.place.prefix)
+        key = (place._replace(expert=None), projection.block, projection.role)  # one answer for all experts of a layer
+        if key not in self._found:
+            self._found[key] = self._looked_up(_Stand.of(projection, place))
+        return self._found[key]
+
+    def _looked_up(self, stands: _Stand) -> Norm | None:
+        projection, place = stands.projection, stands.place
+        block = "expert" if projection.block == "other" and _ROUTER.search(place.path) else projection.block
+        if block in ("other", "lora"):
+            raise _refusal(projection, "no norm is known to feed it")
+        family = self._family(place.prefix) or ("llama" if _META.search(place.path) else "")
         row = _row_of(family, self._alone)
         if row is None:
             raise _refusal(projection, f"no norms are known for {printable(family) or 'a model without model_type'}")
-        if (written := _written(row, projection)) == UNKNOWN:
+        if (written := _written(row, block, projection.role, stands.words[-1])) == UNKNOWN:
             raise _refusal(projection, f"no norm is known to feed it in {printable(family)}")
         return self._first(stands, row.kind, written)
 
@@ -87,7 +106,7 @@ class Norms:
 
     def _first(self, stands: _Stand, kind: str, written: str) -> Norm | None:
         """The norm in the first place of a row that holds one, None where the row says that there is none."""
-        looked: list[str] = []
+        missing = ""
         for own, where, path, other in _SITE.findall(written):
             if (where == "^" and stands.place.layer) or (where == "<" and not stands.place.layer):
                 continue
@@ -100,20 +119,19 @@ class Norms:
                 for module in stands.modules(where, path)
                 if not other or f"{module.removesuffix(path)}{other}" not in self._modules
             ]
-            looked += modules
+            missing = missing or "".join(modules[-1:])
             if found := next(filter(None, (self._norm(module, own or kind) for module in modules)), None):
                 if found.bias and not found.centred:  # of a tower that config.json does not tell apart
                     raise _refusal(stands.projection, f"{printable(found.path)} has a bias, as no RMS norm has")
                 return found
-        missing = f"{min(looked, key=len)}, which feeds it, is" if looked else "the norm that feeds it is"
-        raise _refusal(stands.projection, f"{printable(missing)} not in the checkpoint")
+        name = f"{printable(missing)}, which feeds it," if missing else "the norm that feeds it"
+        raise _refusal(stands.projection, f"{name} is not in the checkpoint")
 
     def _norm(self, module: str, kind: str) -> Norm | None:
         gain, bias = (self._vector(module, words) for words in (("weight", "gamma"), ("bias", "beta")))
         if gain is None:
             return None
-        # Converters to GGUF have added the 1.
-        return Norm(module, gain, bias, kind.startswith("1+") and not self._alone, kind.endswith("layer"))
+        return Norm(module, gain, bias, kind.startswith("1+"), kind.endswith("layer"))
 
     def _last(self, module: str) -> str:
         """The module of the last layer, where {last} stands for its number."""
@@ -139,21 +157,16 @@ class _Stand:
     head: int
 
     @classmethod
-    def of(cls, projection: Projection) -> _Stand | None:
-        """None outside of layers."""
-        name = projection.tensor
-        lists = frozenset(numbered(name))
-        place = None if projection.layer is None else locate(name) or (locate_in(name, lists) if lists else None)
-        if place is None:
-            return None
-        words = words_of(name)
+    def of(cls, projection: Projection, place: Place) -> _Stand:
+        words = words_of(projection.tensor)
         if words[-1] == "weight":
             words.pop()
         prefix = place.prefix.split(".") if place.prefix else []
         same = next((i for i, pair in enumerate(zip(words, prefix, strict=False)) if pair[0] != pair[1]), len(prefix))
         if prefix[same:] and prefix[same].startswith("stage"):
             same += 2  # Swin and its like: the number of a stage, then that of the layer
-        head = words.index(str(place.layer), same) + 1
+        numbers = (i for i, word in enumerate(words) if i >= same and word.isdigit() and int(word) == place.layer)
+        head = next(numbers, len(words) - 1) + 1
         return cls(projection, place, tuple(words), head)
 
     def modules(self, where: str, path: str) -> Iterator[str]:
@@ -175,10 +188,9 @@ class _Stand:
             yield from (".".join((*self.words[:count], path)) for count in range(start, self.head - 1, -1))
 
 
-def _written(row: Row, projection: Projection) -> str:
-    """The places of the norm that feeds a projection, as the row has them."""
-    block, role = projection.block, projection.role
-    fed = _fed(block, role, projection.tensor.removesuffix(".weight").rpartition(".")[2])
+def _written(row: Row, block: str, role: str, leaf: str) -> str:
+    """The places of the norm that feeds a projection, as the row has them; `leaf` is the last word of its module."""
+    fed = _fed(block, role, leaf)
     found = (row.fed.get(key) for key in (f"{block}.{role}", role, f"{block}.{fed}", fed))
     return next(filter(None, found), NONE if fed in _UNFED else UNKNOWN)
 

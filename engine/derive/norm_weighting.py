@@ -64,6 +64,9 @@ class NormWeighting:
 
     def _made(self, norm: Norm, projection: Projection) -> Moment:
         gain = self._read(norm.gain, projection, 1.0)
+        if norm.centred and norm.gain and norm.gain.shape != (projection.cols,):
+            # The mean of each head is subtracted, and C is no longer of the form that a Moment has.
+            raise WeightsError(f"{projection.address}: {printable(norm.path)} is a LayerNorm of each head")
         if norm.plus_one:
             gain = gain + 1.0
         return layer_norm(gain, self._read(norm.bias, projection, 0.0)) if norm.centred else diagonal(gain * gain)

@@ -166,8 +166,9 @@ def test_the_norm_that_feeds_a_projection_is_the_one_that_the_running_model_uses
     for checkpoint, tree in built.trees:
         weighting, norms = NormWeighting(checkpoint), Norms(checkpoint)
         stored = {tensor.name: tensor for tensor in checkpoint.tensors}
-        # Of a stack, the first expert of each role.
-        named = {(p.tensor, p.role): p for p in reversed(tree.projections) if p.block not in ("other", "lora")}
+        # Of a stack, the first expert of each role; and routers.
+        shown = [p for p in tree.projections if p.block != "other" or ROUTER.search(p.role)]
+        named = {(p.tensor, p.role): p for p in reversed(shown)}
         for p in named.values():
             own = in_memory.get(p.address)
             given = built.inputs.get(own.tensor) if own else None
@@ -176,7 +177,7 @@ def test_the_norm_that_feeds_a_projection_is_the_one_that_the_running_model_uses
             try:
                 norm = norms.feeding(p)
             except WeightsError:
-                refused.add(f"{p.block}.{p.role}")
+                refused |= {f"{p.block}.{p.role}"} if p.block != "other" else set()
                 continue
             assert (norm is None) == (given.bare is None), p.address
             if norm is not None:
@@ -187,6 +188,7 @@ def test_the_norm_that_feeds_a_projection_is_the_one_that_the_running_model_uses
     assert refused == set(UNKNOWN.get(built.spec.name, "").split())
 
 
+ROUTER = re.compile(r"(?:mlp|block_sparse_moe|feed_forward|ffn)\.(?:shared_expert_)?(?:gate|router)(?:\.wg|\.layer)?$")
 GATED_BEHIND = frozenset(("minimax attention.output",))
 """Where the model multiplies the norm's output with a gate (test_norms.py)."""
 

@@ -22,7 +22,7 @@ from rankscope.engine.catalogue.tree import build_tree
 from rankscope.engine.checkpoint.open import open_checkpoint
 from rankscope.engine.derive.norm_weighting import NormWeighting
 from rankscope.engine.errors import WeightsError
-from rankscope.engine.moment import Moment
+from rankscope.engine.moment import Moment, Weighting
 from rankscope.engine.spectrum import Projection, Values
 
 RNG = np.random.default_rng(5)
@@ -79,6 +79,8 @@ def test_where_no_norm_feeds_a_projection_its_moment_is_the_identity_and_it_says
     down = named["layers.0.mlp.down"]
     assert np.array_equal(_loaded(weighting.moment(down))[0], np.ones(12))
     assert weighting.says(down) == "no norm feeds it: as raw"
+    source: Weighting = weighting
+    assert (source.name, source.label) == ("norm", "norm gains")
 
 
 @pytest.mark.parametrize(
@@ -110,6 +112,12 @@ def test_where_no_norm_feeds_a_projection_its_moment_is_the_identity_and_it_says
             "layers.0.attention.query",
             "model.layers.0.input_layernorm.weight has 5 numbers for 8 inputs",
         ),
+        (
+            {"model_type": "cohere"},
+            {**LAYER, "model.layers.0.input_layernorm.weight": (4,)},
+            "layers.0.attention.query",
+            "model.layers.0.input_layernorm is a LayerNorm of each head",
+        ),
     ],
 )
 def test_what_is_not_known_is_refused_by_name(
@@ -120,6 +128,26 @@ def test_what_is_not_known_is_refused_by_name(
     with pytest.raises(WeightsError) as raised:
         weighting.moment(named[address])
     assert str(raised.value) == f"{address}: {said}"
+
+
+def test_metas_own_files_in_parts_give_the_gain_that_each_of_them_holds(tmp_path: Path) -> None:
+    """Beside them params.json alone says what the model is."""
+    gain = torch.linspace(0.5, 2, 8)
+    for part in range(2):
+        tensors = {"layers.0.attention.wq.weight": torch.ones(4, 8) + part, "layers.0.attention_norm.weight": gain}
+        torch.save(tensors, tmp_path / f"consolidated.0{part}.pth")
+    (tmp_path / "params.json").write_text(json.dumps({"dim": 8, "n_layers": 1, "n_heads": 2}))
+    weighting, named = _opened(tmp_path)
+    query = named["layers.0.attention.query"]
+    assert (query.rows, query.cols) == (8, 8)
+    assert np.array_equal(_loaded(weighting.moment(query))[0], gain.double().numpy() ** 2)
+
+
+def test_a_wrapped_name_and_a_number_with_zeros_stand_where_others_do(tmp_path: Path) -> None:
+    shapes = {name.replace("model.layers.0", "module.model.layers.00"): shape for name, shape in LAYER.items()}
+    _folder(tmp_path, {"model_type": "llama"}, shapes)
+    weighting, named = _opened(tmp_path)
+    assert weighting.says(named["layers.0.attention.query"]) == "gain of model.layers.00.input_layernorm"
 
 
 def test_gains_that_are_not_finite_are_refused(tmp_path: Path) -> None:
