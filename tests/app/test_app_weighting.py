@@ -87,8 +87,7 @@ async def choose(seen: View, word: str) -> None:
     await seen.press("w")
     line = next(n for n, line in enumerate(line for line in seen.box[1:-1] if line.strip()) if word in line)
     await seen.press("home", *["j"] * line, "enter")
-    await seen.until(lambda: "reading" not in seen.foot, "the weighting")
-    await seen.rests()
+    await seen.until(lambda: ("weighted by" in seen.lines[0]) is (word != "none"), "the weighting")
 
 
 async def test_a_weighting_is_chosen_computed_and_told_apart(
@@ -113,7 +112,6 @@ async def test_a_weighting_is_chosen_computed_and_told_apart(
         assert f"compute {COMPUTED} projections by moments and {COMPUTED} of noise under the same, for k0" in seen.text
         await seen.answer("y")
         await seen.sees(f"{COMPUTED} computed in ")
-        await seen.rests()
         assert seen.cells(0)[:4] == ranks(list(ATTENTION))
         assert set(reads.values()) == {1}
         assert len(reads) == COMPUTED
@@ -147,13 +145,11 @@ async def test_what_is_refused_says_why(moe: Path, root: Path) -> None:
         await seen.press("3", "j")
         assert seen.job.endswith("24x24  not weighted by moments")
         assert f"{REFUSED}.weight has moments of 20 in the file, and 24 input features in the model" in seen.foot
-        await seen.press("slash")
-        await seen.type("expert.1.gate")
+        seen.app.explorer.state.set_filter("expert.1.gate")
         await seen.press("5")
         assert "unseen" in seen.pane("table")[1]
         assert f"{UNSEEN}.weight is unseen: no token of the calibration reached it" in seen.foot
         await seen.press("enter")
-        await seen.rests()
         assert not seen.has_engine
 
 
@@ -162,9 +158,9 @@ async def test_switching_there_and_back_keeps_what_was_looked_at(moe: Path, root
         await seen.press("3", "enter")
         await seen.until(lambda: seen.cells(0)[0] == ranks(["q_proj"])[0], "the query")
         await seen.press("l", "space", "6")
-        await seen.rests()
         assert "marked projections, moments, differences to the first" in seen.text
         await choose(seen, "none")
+        await seen.rests()
         assert (seen.selected, seen.lines[0].split("  ")[1]) == ("layers.0.attention.key", "2 layers")
         assert [p.derived for p in seen.app.explorer.state.marks.values()] == [None]
         assert "marked projections, differences" in seen.text
@@ -194,19 +190,17 @@ async def test_stored_spectra_outlive_their_file(moe: Path, root: Path, tmp_path
 
 async def test_the_ratio_to_the_weights_as_they_are(moe: Path, root: Path) -> None:
     async with exploring(moe, root, WIDE) as seen:
-        await seen.press("colon")
-        await seen.type("unit k/raw")
+        seen.app.explorer.state.set_unit("k/raw")
+        await seen.pilot.pause()
         assert "there is no k/raw without a weighting" in seen.foot
         await choose(seen, "wiki.moments")
         await seen.press("colon")
         await seen.type("unit k/raw")
         await seen.scan()
         await seen.sees("0 failed, saved")
-        await seen.rests()
         pairs = zip(ranks(list(ATTENTION)), ranks(list(ATTENTION), weighted=False), strict=True)
         assert seen.cells(0)[:4] == [f"{int(k) / int(raw):.2f}" for k, raw in pairs]
         await seen.press("3", "l", "h", "2")
-        await seen.rests()
         await seen.chart("query", "raw", "noise")
         await choose(seen, "none")
         assert seen.cells(0)[:4] == ranks(list(ATTENTION), weighted=False)
@@ -222,9 +216,8 @@ async def test_the_gains_of_the_norms(moe: Path, root: Path) -> None:
         await seen.sees("0 failed, saved")
         gain = np.logspace(1, -2, 24).astype(np.float32).astype(np.float64)
         query = moe_weights()["model.layers.0.self_attn.q_proj.weight"]
-        await seen.press("K")
+        await seen.press("l", "h")
         state = seen.app.explorer.state
-        await seen.press("H", "H", "H", "H")
         assert state.lens.number(state.selected[0]) == numpy_rank(query * gain, 0.9)
         assert "k90 norm" in seen.text
 
