@@ -15,6 +15,15 @@ class WeightsError(Exception):
     """The weights of one projection cannot be used: one sentence. The others go on."""
 
 
+class UnseenError(WeightsError):
+    """No token of a calibration reached a matrix, so nothing is known of its input."""
+
+    @classmethod
+    def of(cls, shown: str) -> UnseenError:
+        """The error on what is called so."""
+        return cls(f"{shown} is unseen: no token of the calibration reached it")
+
+
 def without_secrets(text: str) -> str:
     """Text whose URLs have no user, password, query or fragment: the query of a signed URL is a key to the file."""
     if "://" not in text:

@@ -120,6 +120,20 @@ class Entries:
         found: list[int] = np.flatnonzero(made).tolist()
         return found
 
+    @cached_property
+    def twins(self) -> list[int]:
+        """The rows of sign-flipped twins."""
+        found: list[int] = np.flatnonzero(self._index.stored("null") != b"").tolist()
+        return found
+
+    @cached_property
+    def weightings(self) -> dict[int, tuple[str, str]]:
+        """Name and label of the weighting by the rows of spectra that are a projection's under one."""
+        if self._tables.parents is None:
+            return {}
+        further, names, labels = (self._index.list_of(name) for name in ("further", "weighting", "label"))
+        return {row: (names[row], labels[row]) for row in self.derived if names[row] and not further[row]}
+
     def order(self, row: int) -> tuple[int, str]:
         """What says which of two results of a key counts, the larger: its generation, and when it was computed."""
         return int(self._generations[row]), self.computed_at[row]

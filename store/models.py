@@ -85,18 +85,12 @@ def _stored_model(root: Path, folder: str) -> StoredModel | None:
     return StoredModel(
         folder=folder,
         name=folder if newest is None else stored.projection(newest).source.repo,
-        spectra=len(stored) - sum(not stored.projection(key).counts() for key in stored.derived()),
+        spectra=len(stored) - len(stored.derived()),
         size=segments.size(root / folder),
         computed_at="" if newest is None else stored.computed_at(newest),
         damaged=tuple(damaged.items()),
-        weighted=Counter(sorted(filter(None, (_weighting(stored.projection(key)) for key in stored.derived())))),
+        weighted=Counter(sorted(name for name, _ in stored.weightings().values())),
     )
-
-
-def _weighting(projection: Projection) -> str:
-    """The name of the weighting that a spectrum of the model is under, "" for every other spectrum."""
-    made = projection.derived
-    return made.weighting if made and projection.counts(made.weighting, made.gauge) else ""
 
 
 def remove_model(root: Path, folder: str) -> Removed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from rankscope.engine.spectrum import Projection
 
@@ -91,10 +91,23 @@ class Stored(Mapping[str, Entry]):
 
     def derived(self) -> set[str]:
         """The keys of what is no matrix of a checkpoint: sign-flipped twins, and whatever else is made of others."""
-        found = (
-            (number, entries.keys[row], row) for number, entries in enumerate(self._files) for row in entries.derived
-        )
-        return {key for number, key, row in found if self._rows.get(key) == number << ROW_BITS | row}
+        return {key for key, _, _ in self._counting(entries.derived for entries in self._files)}
+
+    def twins(self) -> set[str]:
+        """The keys of sign-flipped twins."""
+        return {key for key, _, _ in self._counting(entries.twins for entries in self._files)}
+
+    def weightings(self) -> dict[str, tuple[str, str]]:
+        """By the keys of projections under a weighting its name and label."""
+        found = self._counting(entries.weightings for entries in self._files)
+        return {key: entries.weightings[row] for key, entries, row in found}
+
+    def _counting(self, rows: Iterable[Iterable[int]]) -> Iterator[tuple[str, Entries, int]]:
+        """Of these rows of each file those that count, with key and file."""
+        for number, (entries, of_file) in enumerate(zip(self._files, rows, strict=True)):
+            for row in of_file:
+                if self._rows.get(entries.keys[row]) == number << ROW_BITS | row:
+                    yield entries.keys[row], entries, row
 
     def _place(self, key: str) -> tuple[Entries, int]:
         at = self._rows[key]

@@ -7,7 +7,6 @@ from typing import NamedTuple, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import WeightsError
 from ..moment import Moment
 from ..spectrum import Values
 from ..weights import HostArray
@@ -21,15 +20,6 @@ class Matrix(NamedTuple):
 
     number: int
     of: int = 0
-
-
-class UnseenError(WeightsError):
-    """No token of the calibration reached a matrix, so nothing is known of its input."""
-
-    @classmethod
-    def of(cls, shown: str) -> UnseenError:
-        """The error on what is called so."""
-        return cls(f"{shown} is unseen: no token of the calibration reached it")
 
 
 class Held(Protocol):

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, WeightsError, printable
+from ..errors import InputError, UnseenError, WeightsError, printable
 from ..formats import gguf
 from ..formats.guarded import open_regular
 from ..formats.tensor import FileStamp, Tensor, identify, read_plain
@@ -25,7 +25,7 @@ from ..landing import HOST
 from ..moment import Moment
 from ..spectrum import Operand, Source, Values, digest
 from ..weights import host_array
-from .held import Matrix, Order, UnseenError, mean
+from .held import Matrix, Order, mean
 
 SUMS, COUNTS = ".in_sum2", ".counts"
 _MAX_ENTRIES = 1_000_000

@@ -66,7 +66,7 @@ class Inputs:
         if p.tensor.endswith(tuple(f".{stem}.weight" for stem in _ABSORBED.values())):
             raise _absorbed(p)
         if p.tensor in self._names:
-            return Input(p.tensor, _matrix(p))
+            return Input(p.tensor, _matrix(p) if p.slice is not None and p.slice.index is not None else None)
         if p.layer is None and p.tensor.endswith(_HEAD) and _HEAD_IN_GGUF in self._names:
             return Input(_HEAD_IN_GGUF, None)
         if found := self._placed_as(p):

@@ -21,7 +21,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from xxhash import xxh3_128
 
-from ..errors import WeightsError, printable
+from ..errors import UnseenError, WeightsError, printable
 from ..formats.format import Origin
 from ..formats.safetensors import SAFETENSORS
 from ..formats.tensor import FileStamp, Tensor, read_bytes
@@ -29,7 +29,7 @@ from ..landing import CHUNK, HOST
 from ..moment import Moment, diagonal
 from ..spectrum import Operand, Values, digest
 from ..weights import HostArray, host_array
-from .held import Matrix, Order, UnseenError, mean
+from .held import Matrix, Order, mean
 
 Part: TypeAlias = Literal["", "first", "held"]
 """Whose sums: of all tokens but those held out, of position 0 alone, or of those held out."""

@@ -81,8 +81,8 @@ class Tree:
 
     def _is_taken(self, p: Projection, inside: bool) -> bool:
         """Whether a scan computes a matrix that has no role; `inside` says that some matrices lie in layers."""
-        # A fused tensor that could not be split: whole, it still belongs to a scan. So does what was chosen before.
-        if p.note or p.derived is not None:
+        # A fused tensor that could not be split: whole, it still belongs to a scan.
+        if p.note:
             return True
         # In an unknown family any matrix of a layer may be a projection; embeddings and heads are none.
         return not self.known and _may_stand_in(p) and (p.layer is not None or not inside)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..errors import WeightsError
+from ..errors import UnseenError, WeightsError
 from ..spectrum import Derived, Projection, digest
 from .derived import derive
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 WEIGHED, NOISE = "weigh_", "noise_"
 """What the names of the formulas begin with; the form of the moment follows."""
+REFUSED, UNSEEN = "refused", "unseen"
+"""What stands there of a projection that the weighting has no moment for: UNSEEN where no token of the calibration
+reached it."""
 _VERSION = 1
 
 
@@ -30,7 +33,8 @@ def weighted(projection: Projection, weighting: Weighting) -> Projection:
         if moment.cols != projection.cols:
             raise WeightsError(f"the second moments are of {moment.cols} inputs, the matrix has {projection.cols}")
     except WeightsError as error:
-        refused = Derived("weigh", _VERSION, weighting.label, False, (projection,), (), weighting.name)
+        formula = UNSEEN if isinstance(error, UnseenError) and not projection.problem else REFUSED
+        refused = Derived(formula, _VERSION, weighting.label, False, (projection,), (), weighting.name)
         return replace(derive(projection, refused), problem=projection.problem or str(error))
     formula = WEIGHED + moment.form
     made = Derived(formula, _VERSION, weighting.label, False, (projection,), moment.operands, weighting.name)
@@ -49,6 +53,22 @@ def noise_of(projection: Projection) -> Projection:
     shape = projection.rows, projection.cols
     key = digest(formula, _VERSION, *shape, *(operand.digest for operand in made.operands))
     return replace(projection, derived=noise, key=key)
+
+
+def can_be_made(projection: Projection) -> bool:
+    """Whether the numbers that it takes beside matrices are at hand, not only known by their digests."""
+    return projection.derived is None or all(operand.load is not None for operand in projection.derived.operands)
+
+
+def is_noise(projection: Projection) -> bool:
+    """Whether it is what noise_of gives."""
+    made = projection.derived
+    return made is not None and made.formula.startswith(NOISE)
+
+
+def is_unseen(projection: Projection) -> bool:
+    """Whether its weighting has no moment for it because no token of the calibration reached it."""
+    return projection.derived is not None and projection.derived.formula == UNSEEN
 
 
 def is_weighted(projection: Projection) -> bool:

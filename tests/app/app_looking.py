@@ -15,6 +15,7 @@ from textual.widgets import Tree
 
 from rankscope.engine.compute.engine import Settings
 from rankscope.tui.data.session import Model, open_model
+from rankscope.tui.data.weighting import opened_under
 from rankscope.tui.screens.app import RankScopeApp
 from rankscope.tui.settings.config import Config
 from rankscope.tui.settings.palette import DIM
@@ -161,11 +162,13 @@ async def exploring(
     *,
     against: Model | Path | str | None = None,
     config: Config | None = None,
+    weight: str = "none",
 ) -> AsyncIterator[View]:
     """The explorer of a model, or of two, its store read; closed and saved at the end."""
     names = [each for each in (model, against) if each is not None]
     opened = [each if isinstance(each, Model) else open_model(str(each), root) for each in names]
-    app = RankScopeApp(opened, root, Settings("cpu", 1), config or Config(threshold=threshold))
+    under = opened_under(weight, opened, root, print)
+    app = RankScopeApp(opened, root, Settings("cpu", 1), config or Config(threshold=threshold), under=under)
     try:
         async with app.run_test(size=size) as pilot:
             view = View(app, pilot)

@@ -65,6 +65,7 @@ class Told:
         self.states: dict[str, State] = {}
         self.experts: int | None = None
         self.has_spectra = True
+        self.weighting = ("", "")
 
     @property
     def columns(self) -> Columns:

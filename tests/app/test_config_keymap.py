@@ -106,10 +106,10 @@ async def test_textual_follows_the_keymap() -> None:
     """As it is set before the screen is pushed: the app does that in on_mount."""
     app: App[None] = App()
     async with app.run_test() as pilot:
-        app.set_keymap(checked({"scan": "x", "stop": "s", "pane.next": "w,tab", "back": "!"}))
+        app.set_keymap(checked({"scan": "x", "stop": "s", "pane.next": "f6,tab", "back": "!"}))
         screen = Told()
         await app.push_screen(screen)
-        await pilot.press("x", "s", "w", "tab", "shift+tab", "escape", "!")
+        await pilot.press("x", "s", "f6", "tab", "shift+tab", "escape", "!")
         assert screen.ran == ["scan", "stop", "pane 1", "pane 1", "pane -1", "back"]
 
 

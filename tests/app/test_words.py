@@ -263,7 +263,7 @@ def test_columns_are_as_wide_as_their_numbers_may_get() -> None:
 
 
 def test_the_first_line_says_what_is_open() -> None:
-    session = SimpleNamespace(stored=lambda found: len(found) - 1)
+    session = SimpleNamespace(stored=lambda found: len(found) - 1, weighting=("", ""))
     pair = cast(Any, SimpleNamespace(first=session, second=None))
     for count, said in ((1, "1 layer"), (2, "2 layers"), (0, "0 layers")):
         session.model = SimpleNamespace(name="org/m\x1b", checkpoint=None, tree=None)
@@ -314,8 +314,9 @@ def test_marks_are_told_apart_in_the_fewest_words() -> None:
 
 
 def test_no_measure_but_those_of_the_menu_is_a_unit() -> None:
-    names = "k percent k/k0 k/kf k/k* effective_rank stable_rank sigma_1"
-    assert [unit.name for unit in units()] == names.split()
+    names = "k percent k/k0 k/kf k/k* k/raw effective_rank stable_rank sigma_1"
+    assert [unit.name for unit in units()] == [name for name in names.split() if name != "k/raw"]
+    assert [unit.name for unit in units("norm")] == [name for name in names.split() if name != "k/kf"]
     for name in {measure.name for measure in MEASURES} - set(names.split()) | {"zzz"}:
         with pytest.raises(InputError) as refused:
             parse_command(f"unit {name}")

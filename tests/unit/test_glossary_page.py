@@ -15,7 +15,7 @@ def test_the_page_is_that_of_the_help() -> None:
 
 def test_every_number_has_its_word() -> None:
     words = ", ".join(word for word, _ in GLOSSARY).split(", ")
-    short = {"k90 %": "k90", "k90/k0": "k/k0", "k90/kf": "k/kf", "k90/k*": "k/k*"}
+    short = {"k90 %": "k90", "k90/k0": "k/k0", "k90/kf": "k/kf", "k90/k*": "k/k*", "k90/raw": "k/raw"}
     short |= {
         "eff.rank": "effective rank",
         "entr.rank": "entropy rank",

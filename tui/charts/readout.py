@@ -205,7 +205,8 @@ def _single(session: Session, p: Projection, request: Request) -> Text:
         hint = ": enter computes it" if session.state(p) is State.NOT_COMPUTED else ""
         return Text(f"{p.rows}x{p.cols}  {p.dequantisation or p.dtype}  {session.state(p)}{hint}", "dim")
     session.load_ranks([p], request.threshold)
-    parts = [f"{p.rows}x{p.cols}"]
+    parts = [session.weighting[0]] if is_weighted(p) else []
+    parts.append(f"{p.rows}x{p.cols}")
     parts += [f"k{percent(t)} {k}" for t in request.thresholds if (k := session.rank(p, t)) is not None]
     if entry.effective_rank is not None and entry.stable_rank is not None:
         parts.append(f"effective rank {BY_NAME['effective_rank'].written(entry.effective_rank)}")

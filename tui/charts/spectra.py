@@ -68,7 +68,8 @@ def shown(pair: Pair, request: Request) -> Shown:
     numbers, by_role = of_curves(curves, request.grid.columns)
     looks = tuple((number, stroke_of(session, pair)) for number, (_, session, _) in zip(numbers, curves, strict=True))
     notes = () if by_role else (BY_CURVE,)
-    return Shown(title, curves, values, looks, notes, _origin(pair, request, MAX_SERIES - len(curves)), empty)
+    dim = (*_raw(curves), *_origin(pair, request, MAX_SERIES - len(curves)))
+    return Shown(title, curves, values, looks, notes, dim, empty)
 
 
 def _marked(marks: Sequence[Projection]) -> str:
@@ -111,6 +112,16 @@ def label(p: Projection, among: Sequence[Projection]) -> str:
     if p.expert is not None:
         parts.append(f"e{p.expert}")
     return " ".join(parts)
+
+
+def _raw(curves: Sequence[Curve]) -> tuple[tuple[str, Values], ...]:
+    """The spectrum of the matrix as it is, of a lone one under a weighting."""
+    if len(curves) != 1 or not is_weighted(curves[0][2]):
+        return ()
+    _, session, p = curves[0]
+    session.load_values(p.parents)
+    values = session.values(p.parents[0])
+    return () if values is None or not len(values) else (("raw", values),)
 
 
 def _origin(pair: Pair, request: Request, room: int) -> tuple[tuple[str, Values], ...]:

@@ -199,6 +199,7 @@ def explorer(parser: argparse.ArgumentParser) -> None:
     add_links(parser)
     add_computing(parser)
     parser.add_argument("--against", metavar="MODEL", help="a second model: the same projections of both, and B/A")
+    _add_weight(parser)
     parser.add_argument("-t", "--threshold", type=threshold, help="energy threshold to start with (90%%)")
     parser.add_argument(
         "--line",

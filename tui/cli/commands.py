@@ -55,7 +55,8 @@ def scan(args: Namespace, root: Path) -> int:
     weights = list(dict.fromkeys(args.weight or [NONE]))
     if args.null and NONE not in weights:
         raise InputError("--null flip is of the weights as they are: add --weight none")
-    shown = [wanted_of(under(model, root, weight, args.filter).tree, args.filter) for weight in weights]
+    models = [under(model, root, weight, args.filter) for weight in weights]
+    shown = [wanted_of(each.tree, args.filter) for each in models]
     wanted = [p for found in shown for p in sample(found, args.experts)]
     sound = [p for p in wanted if p.problem is None]
     twins = [flipped(p) for p in sound if not is_weighted(p)] if args.null else []
@@ -75,8 +76,9 @@ def scan(args: Namespace, root: Path) -> int:
     finally:
         session.close(CLOSE_SECONDS)
     if not args.json:
-        for found in shown:
-            lenses = [Lens(Pair(session.of(found)), t) for t in dict.fromkeys(args.threshold or DEFAULT_THRESHOLDS)]
+        for each, found in zip(models, shown, strict=True):
+            session.show(each)
+            lenses = [Lens(Pair(session), t) for t in dict.fromkeys(args.threshold or DEFAULT_THRESHOLDS)]
             print_tables(make_console(), lenses, found, make_grid(found))
         if stored := sum(session.has(p) for p in twins):
             say(f"{stored} spectra with random signs are stored; see rankscope show {args.model} --unit k/kf")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.errors import InputError, printable
 
+from ..drawing.console import say
 from ..settings.config import AUTO, Config
 from ..settings.palette import Depth
 from ..settings.read import config_path, load
@@ -46,10 +47,12 @@ def run_app(args: Namespace, root: Path) -> int:
         print(warning, file=sys.stderr)
     from rankscope.engine.compute.engine import Settings
 
+    from ..data.weighting import opened_under
     from ..screens.app import RankScopeApp
     from ..screens.terminal import put_back
 
-    app = RankScopeApp(models, root, Settings(args.device, args.threads), config, args.experts)
+    under = opened_under(args.weight, models, root, say)
+    app = RankScopeApp(models, root, Settings(args.device, args.threads), config, args.experts, under)
     # A model of 91,000 tensors is a million objects that live as long as the explorer: looking through them for
     # garbage takes 0.3 s until the first screen, and 0.1 s under some key presses.
     gc.freeze()

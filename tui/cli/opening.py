@@ -10,13 +10,12 @@ from pathlib import Path
 from rankscope.engine.catalogue.tree import Tree
 from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.compute.engine import Settings
-from rankscope.engine.derive.weighting import weighted
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection
 
 from ..data.phrases import UNREAD_ADVICE
 from ..data.session import CLOSE_SECONDS, Model, Session, open_model
-from ..data.weighting import NONE, choose
+from ..data.weighting import NONE, choose, weighed
 from ..drawing.console import say
 
 
@@ -62,10 +61,11 @@ def under(model: Model, root: Path, weight: str, pattern: str | None) -> Model:
     weighting = choose(weight, model, root, say)
     if weighting is None:
         return model
-    found = tuple(weighted(p, weighting) for p in wanted_of(model.tree, pattern))
-    if all(p.problem for p in found):
-        raise InputError(f"--weight {printable(weight)}: {found[0].address}: {found[0].problem}")
-    return replace(model, tree=Tree(found, known=True))
+    tree = replace(model.tree, projections=tuple(wanted_of(model.tree, pattern)))
+    try:
+        return weighed(replace(model, tree=tree), weighting)
+    except InputError as error:
+        raise InputError(f"--weight {printable(weight)}: {error}") from None
 
 
 def open_spectra(name: str, root: Path, weight: str = NONE, pattern: str | None = None) -> Session:

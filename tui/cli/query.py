@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rankscope.engine.derive.flip import flipped
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import DEFAULT_THRESHOLDS, Projection
 
@@ -59,7 +58,9 @@ def understand(args: Namespace, root: Path) -> Asked:
         raise InputError(f"{len(wanted)} projections: name at most {MOST_MARKS} to compare with --filter GLOB")
     if measure.needs_twin and args.weight != NONE:
         raise InputError(f"{measure.name} is of the weights as they are: leave out --weight")
-    verify(first, [*wanted, *(flipped(p) for p in wanted if measure.needs_twin)])
+    if measure.needs_raw and args.weight == NONE:
+        raise InputError(f"{measure.name} compares with the weights as they are: name a weighting with --weight")
+    verify(first, [*wanted, *(other for p in wanted if (other := measure.beside(p)) is not None)])
     stored = stored_of(first, args.model, wanted, args.weight)
     pair = Pair(first, _second(args, root))
     notes = [f"{missing} of {len(wanted)} are not computed yet"] if (missing := len(wanted) - len(stored)) else []

@@ -50,6 +50,13 @@ GLOSSARY = (
     ("particip.", "Participation ratio, (sum sigma^2)^2 / sum sigma^4: how many share the energy evenly."),
     ("nuc/spec", "sum sigma / sigma_1."),
     ("cond", "Condition number, the largest over the smallest singular value; > where that is below the noise floor."),
+    (
+        "weighting",
+        "Energy as it counts for the inputs that occur: the spectrum of W C^1/2, C = E[x x^T] the second moment of the "
+        "input, by the gains of the norms or a file (w, :weight FILE). k0 is then of noise weighted alike, kf and "
+        "spikes are blank. A chart of one projection shows the raw curve dim, the weights as they are.",
+    ),
+    ("k/raw", "k90 under the weighting over the k90 of the weights as they are; s computes both while it is the unit."),
     ("noise floor", "What the solver can tell: smaller values are known only to be smaller."),
     (
         "num.rank",

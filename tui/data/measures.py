@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
 
-from rankscope.engine.derive.weighting import is_weighted
+from rankscope.engine.derive.flip import flipped
+from rankscope.engine.derive.weighting import is_weighted, noise_of
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection, Values
 
-from .quantities import FLIPPED_RANK, RANK, Quantity, Value, by_shape, rank_over, stored
+from .quantities import FLIPPED_RANK, RANK, RAW_RANK, Quantity, Value, by_shape, rank_over, stored
 from .session import Fact, FromValues, Session
 from .wording import percent
 
@@ -29,10 +30,13 @@ class Measure:
     """One row of the table below. `heading` and `formula` have "{t}" for the threshold in percent. `digits`: see
     `written`. The number is that of `value`; or that of `from_values`, once Session.load_facts has worked it out.
 
+    `weighted_formula` stands in place of `formula` under a weighting, "" where that is the same.
     `limits` are where the shade changes, None for shades spread over what there is; `diverges` at 1. `shaded_by`
     names another measure that gives the shade. `greyed_above`: larger values mean that factoring saves nothing.
-    `needs_twin`: it needs the spectrum with random signs too. `may_be_bound`: `from_values` may tell that its number
-    is only a lower bound. `is_unit`: the heatmap can show it.
+    `needs_twin`: it needs the spectrum with random signs too, and there is none under a weighting. `needs_noise`: under
+    a weighting it needs that of noise. `needs_raw`: there is one under a weighting alone, and it needs that of the
+    matrix as it is. `may_be_bound`: `from_values` may tell that its number is only a lower bound. `is_unit`: the
+    heatmap can show it.
     """
 
     name: str
@@ -46,8 +50,21 @@ class Measure:
     shaded_by: str = ""
     greyed_above: float | None = None
     needs_twin: bool = False
+    needs_noise: bool = False
+    needs_raw: bool = False
+    weighted_formula: str = ""
     may_be_bound: bool = False
     is_unit: bool = False
+
+    def beside(self, p: Projection) -> Projection | None:
+        """Whose spectrum its number needs beside that of a projection."""
+        if is_weighted(p):
+            return noise_of(p) if self.needs_noise else p.parents[0] if self.needs_raw else None
+        return flipped(p) if self.needs_twin else None
+
+    def exists(self, weighting: str) -> bool:
+        """Whether there is such a number under a weighting, "" for none."""
+        return not (self.needs_twin if weighting else self.needs_raw)
 
     @property
     def depends_on_threshold(self) -> bool:
@@ -58,9 +75,10 @@ class Measure:
         """The heading at a threshold: `k90/k0`."""
         return self.heading.replace("{t}", percent(threshold))
 
-    def explained(self, threshold: float) -> str:
-        """The formula at a threshold."""
-        return self.formula.replace("{t}", percent(threshold))
+    def explained(self, threshold: float, weighting: str = "") -> str:
+        """The formula at a threshold, under a weighting ("": none)."""
+        formula = self.weighted_formula if weighting and self.weighted_formula else self.formula
+        return formula.replace("{t}", percent(threshold))
 
     def written(self, value: float) -> str:
         """A value as text: counts whole, the rest by `digits` after the point, None: 4 significant digits."""
@@ -107,11 +125,9 @@ def _noise_rank(session: Session, p: Projection, threshold: float) -> float | No
 
 
 def _noise_ranks(session: Session, threshold: float) -> Values:
-    """Under a weighting each has noise of its own, else each shape."""
-    columns = session.columns
-    if not any(map(is_weighted, columns.projections)):
-        return columns.by_shape(lambda p: _noise_rank(session, p, threshold))
-    return columns.of_keys({p.key: _noise_rank(session, p, threshold) for p in columns.projections})
+    if not session.weighting[0]:
+        return session.columns.by_shape(lambda p: _noise_rank(session, p, threshold))
+    return session.columns.of_keys({p.key: _noise_rank(session, p, threshold) for p in session.columns.projections})
 
 
 _NOISE_RANK = Quantity(_noise_rank, _noise_ranks)
@@ -194,12 +210,15 @@ MEASURES = (
     Measure("percent", "k{t} %", "k{t} in % of the full rank, min(rows, columns)", 1, rank_over(_percent_of),
             limits=SHARE_LIMITS, is_unit=True),
     Measure("k/k0", "k{t}/k0", "k{t} / k0, k0: k{t} of noise of this shape", 2, rank_over(_NOISE_RANK),
-            limits=RATIO_LIMITS, diverges=True, is_unit=True),
+            limits=RATIO_LIMITS, diverges=True, needs_noise=True, is_unit=True,
+            weighted_formula="k{t} / k0, k0: k{t} of noise weighted alike"),
     Measure("k/kf", "k{t}/kf", "k{t} / kf, kf: k{t} with random signs", 2, rank_over(FLIPPED_RANK),
             limits=RATIO_LIMITS, diverges=True, needs_twin=True, is_unit=True),
     Measure("k/k*", "k{t}/k*", "k{t} / k*, k* = floor(m n / (m + n)); grey: costs more", 2,
             rank_over(_break_even_divisor),
             limits=RATIO_LIMITS, diverges=True, greyed_above=1.0, is_unit=True),
+    Measure("k/raw", "k{t}/raw", "k{t} weighted / k{t} of the weights as they are", 2, rank_over(RAW_RANK),
+            limits=RATIO_LIMITS, diverges=True, needs_raw=True, is_unit=True),
     Measure("effective_rank", "eff.rank", "exp(-sum p ln p), p = sing. value / sum (Roy 2007)", 1,
             stored("effective_rank"), is_unit=True),
     Measure("entropy_rank", "entr.rank", "exp(-sum p ln p), p = singular value^2 / the sum of those", 1,
@@ -218,7 +237,7 @@ MEASURES = (
             from_values=_spikes),
     Measure("sigma_1", "sigma_1", "largest singular value", None, stored("sigma_max"), is_unit=True),
     Measure("k0", "k0", "k{t} of noise of this shape in the mean: independent Gaussian numbers (Marchenko-Pastur)", 0,
-            _NOISE_RANK),
+            _NOISE_RANK, needs_noise=True, weighted_formula="k{t} of noise of this shape, weighted alike"),
     Measure("k*", "k*", "m n / (m + n), rounded down: above it two factors cost more than the matrix", 0, _break_even),
 )  # fmt: skip
 """In the order of the table's columns, and of the menu of units."""
@@ -237,9 +256,9 @@ FILE_MEASURES = (
 BY_NAME = {measure.name: measure for measure in MEASURES}
 
 
-def units() -> list[Measure]:
-    """What the heatmap can show, in the order of its menu."""
-    return [measure for measure in BY_NAME.values() if measure.is_unit]
+def units(weighting: str = "") -> list[Measure]:
+    """What the heatmap can show under a weighting ("": none), in the order of its menu."""
+    return [measure for measure in BY_NAME.values() if measure.is_unit and measure.exists(weighting)]
 
 
 def unit_of(name: str) -> Measure:
@@ -250,7 +269,7 @@ def unit_of(name: str) -> Measure:
     """
     found = BY_NAME.get(name)
     if found is None or not found.is_unit:
-        raise InputError(f"no unit {printable(name)!r}: {' '.join(unit.name for unit in units())}")
+        raise InputError(f"no unit {printable(name)!r}: {' '.join(m.name for m in BY_NAME.values() if m.is_unit)}")
     return found
 
 

@@ -54,8 +54,12 @@ class Pair:
     def hold(self, second: Session) -> None:
         """Hold another model against the first."""
         self.second = second
-        self.__dict__.pop("_partners", None)
-        self.__dict__.pop("_held_against", None)
+        self.renew()
+
+    def renew(self) -> None:
+        """A session shows other projections."""
+        for name in ("_partners", "_held_against", "_ours"):
+            self.__dict__.pop(name, None)
 
     @cached_property
     def _partners(self) -> dict[str, Projection]:
@@ -107,6 +111,11 @@ class Pair:
     def sessions(self) -> tuple[Session, ...]:
         """One or two."""
         return (self.first, self.second) if self.second else (self.first,)
+
+    @property
+    def weighting(self) -> str:
+        """The name of the weighting under which both are shown, "" for none."""
+        return self.first.weighting[0]
 
     @property
     def has_spectra(self) -> bool:
@@ -236,14 +245,14 @@ class Lens:
     @property
     def formula(self) -> str:
         """What the number is, as a formula."""
-        text = self.measure.explained(self.threshold)
+        text = self.measure.explained(self.threshold, self.pair.weighting)
         name = self.measure.titled(self.threshold)
         return f"B's / A's; {name}: {text}" if self.side is Side.RATIO else text
 
     @property
     def title(self) -> str:
-        """`k90`, `k90/k0 of B`, `stable B/A`."""
-        name = self.measure.titled(self.threshold)
+        """`k90`, `k90/k0 of B`, `stable B/A`; under a weighting `k90 norm`, `k90/k0 imatrix of B`."""
+        name = " ".join(filter(None, [self.measure.titled(self.threshold), self.pair.weighting]))
         return name if self.pair.second is None else f"{name} {'' if self.side is Side.RATIO else 'of '}{self.side}"
 
     @property
@@ -267,7 +276,8 @@ class Lens:
     @property
     def needs_values(self) -> bool:
         """Whether its numbers are worked out from values that the store's tables do not keep."""
-        return self.threshold not in THRESHOLDS or self.measure.from_values is not None
+        is_kept = self.threshold in THRESHOLDS and not self.pair.weighting
+        return not is_kept or self.measure.from_values is not None
 
     def unread(self) -> set[str]:
         """Content keys, in the first model, of what `load` has something to read for."""
@@ -276,6 +286,10 @@ class Lens:
             unread = unread_ranks(session, self.threshold) | session.without_null_rank(self.threshold)
             if self.measure.needs_twin:
                 unread |= session.twins_without_rank(self.threshold)
+            if session.weighting[0]:
+                unread |= session.without_null_rank(self.threshold)
+            if self.measure.needs_raw and self.threshold not in THRESHOLDS:
+                unread |= session.without_raw_rank(self.threshold)
             if self.measure.from_values is not None:
                 unread |= session.without_facts() & session.columns.rows.keys()
             found |= self.pair.known_as(session, unread)
@@ -295,6 +309,8 @@ class Lens:
         for session, found in zip(self.pair.sessions, (wanted, partners), strict=False):
             session.load_ranks(found, self.threshold)
             session.load_null_ranks(found, self.threshold)
+            if self.measure.needs_raw:
+                session.load_ranks([p.parents[0] for p in found], self.threshold)
             if self.measure.needs_twin:
                 session.load_ranks([flipped(p) for p in found], self.threshold)
             if self.measure.from_values is not None:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from rankscope.engine.derive.flip import flipped
+from rankscope.engine.derive.weighting import is_weighted
 from rankscope.engine.spectrum import Projection, Values
 
 if TYPE_CHECKING:
@@ -81,11 +82,24 @@ RANK = Quantity(
 )
 """The threshold rank."""
 FLIPPED_RANK = Quantity(
-    lambda session, p, threshold: session.rank(flipped(p), threshold),
+    lambda session, p, threshold: None if is_weighted(p) else session.rank(flipped(p), threshold),
     lambda session, threshold: session.columns.of_keys(session.ranks_of_twins(threshold)),
     twins=True,
 )
 """That of the twin with random signs, for the projection."""
+
+
+def _raw_rank(session: Session, p: Projection, threshold: float) -> float | None:
+    return session.rank(p.parents[0], threshold) if is_weighted(p) else None
+
+
+RAW_RANK = Quantity(
+    _raw_rank,
+    lambda session, threshold: session.columns.of_keys(
+        {p.key: _raw_rank(session, p, threshold) for p in session.columns.projections}
+    ),
+)
+"""That of the matrix as it is, of a projection under a weighting."""
 IS_STORED = Quantity(
     lambda session, p, _: None if session.entry(p) is None else 1.0,
     lambda session, _: session.columns.of_keys(dict.fromkeys(session.stored_keys, 1.0)),

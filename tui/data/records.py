@@ -102,6 +102,7 @@ def _place(lens: Lens, p: Projection) -> dict[str, object]:
         "cols": measured.cols or None,
         "state": str(session.state(there)) if there is not None else None,
         **_model(lens),
+        **({"weighting": there.derived.weighting} if there is not None and there.derived is not None else {}),
         **({"shapes_differ": lens.pair.differs_in_shape(p)} if lens.side is Side.RATIO else {}),
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -32,7 +32,7 @@ from rankscope.engine.compute.events import (
 from rankscope.engine.derive.flip import flipped
 from rankscope.engine.derive.weighting import is_weighted, noise_of
 from rankscope.engine.errors import InputError, printable
-from rankscope.engine.spectrum import Projection, Values
+from rankscope.engine.spectrum import THRESHOLDS, Projection, Values
 
 from .columns import Columns
 from .phrases import UNREAD_ADVICE
@@ -147,6 +147,9 @@ def _nobody(_: set[str]) -> None:
 class Session:
     """The states of one model's projections, what is stored of them, and the engine that computes them.
 
+    `raw` is the model as it was opened, `model` the same or what `show` has put in its place: its projections under a
+    weighting, whose name and label are `weighting`.
+
     `apply` takes the engine's events; the caller decides on which thread, and it must be one only. `experts` of each
     layer are computed, None: all. `lost` are keys whose values turned out to be damaged and that are not computed
     again; `when_lost` is called with those that reading has found, in the thread that read.
@@ -155,7 +158,7 @@ class Session:
     def __init__(
         self, model: Model, root: Path, listener: Listener, settings: Settings, experts: int | None = None
     ) -> None:
-        self.model = model
+        self.raw = self.model = model
         self.experts = experts
         self.root = root
         self._listener = listener
@@ -177,7 +180,38 @@ class Session:
         self._null_ranks: dict[str, dict[float, float]] = {}
         self._facts: dict[str, dict[str, Fact]] = {}
         self._twins: dict[str, str] = {}  # key of a twin with random signs -> that of its projection
+        self._noises: dict[str, Projection] = {}  # by the key of a projection under a weighting
+        self._beside: dict[str, set[str]] = {}  # by the key of what numbers need beside their own: theirs
+        self.show(model)
+
+    def show(self, model: Model) -> None:
+        """Show other states of the model's projections from now on: those of `weighed`, or `raw`."""
+        self.model = model
+        first = next((p.derived for p in model.tree.projections if p.rows), None)
+        self.weighting = ("", "") if first is None else (first.weighting, first.label)
+        self._beside = self._needed_beside(model) if first is not None else {}
         self.columns = Columns(model.tree.projections)
+
+    def know(self, model: Model) -> None:
+        """Have all that `show` needs of a model under a weighting worked out: of 45,000 projections it takes a second.
+        For a thread."""
+        self._needed_beside(model)
+
+    def _needed_beside(self, model: Model) -> dict[str, set[str]]:
+        """By the keys of noise and of matrices as they are, the keys of the projections that compare with them."""
+        found: dict[str, set[str]] = {}
+        for p in model.tree.projections:
+            if p.problem is None and is_weighted(p):
+                for other in (self.noise(p), *p.parents):
+                    found.setdefault(other.key, set()).add(p.key)
+        return found
+
+    def noise(self, projection: Projection) -> Projection:
+        """What a projection under a weighting compares with (see noise_of), made once."""
+        found = self._noises.get(projection.key)
+        if found is None:
+            found = self._noises[projection.key] = noise_of(projection)
+        return found
 
     @property
     def store(self) -> SpectraStore:
@@ -191,22 +225,21 @@ class Session:
 
     @cached_property
     def _by_address(self) -> dict[str, Projection]:
-        return {p.address: p for p in self.model.tree.projections}
+        return {p.address: p for p in self.raw.tree.projections}
 
     @cached_property
-    def _noises(self) -> dict[str, str]:
-        """By the keys of projections under a weighting, those of the noise that they compare with."""
-        weighted = (p for p in self.model.tree.projections if is_weighted(p) and p.problem is None)
-        return {p.key: noise_of(p).key for p in weighted}
+    def _raw_keys(self) -> Collection[str]:
+        """Of the model's matrices as they are, also where it was opened under a weighting."""
+        return {q.key for p in self.raw.tree.projections for q in p.parents}
 
     def load(self) -> None:
         """Read the store's index: what is there counts as stored. Imports h5py."""
         self._index = self.store.stored()
-        ours, derived = self.columns.rows, self._index.derived()
+        ours, derived = self._raw_keys, self._index.derived()
         for key in self._index:
             if key in ours or key in derived:
                 self._entries.setdefault(key)  # what `apply` has put there is newer
-        for key in derived:
+        for key in self._index.twins():
             self._know_twin(self._index.projection(key))
         self.columns.changed(None)
         self.lost |= {entry.projection.key for entry in self.store.lost()} - self._entries.keys()
@@ -215,7 +248,7 @@ class Session:
         """What other processes have stored, or removed, since the last look, by key. Reads files."""
         self.store.look()
         found = {key: self.store.entry(key) for key in self.store.news()}
-        ours = self.columns.rows
+        ours = self._raw_keys
         return {k: e for k, e in found.items() if k in ours or e is None or e.projection.derived is not None}
 
     def take(self, found: Mapping[str, Entry | None]) -> set[str]:
@@ -241,17 +274,6 @@ class Session:
         """Which of these are to be computed: of the experts of a layer only some may be."""
         return sample(projections, self.experts)
 
-    def of(self, projections: Sequence[Projection]) -> Session:
-        """A session of these projections under a weighting, with what is stored now and the states of this one; itself
-        for those of its model."""
-        if not any(map(is_weighted, projections)):
-            return self
-        tree = replace(self.model.tree, projections=tuple(projections))
-        made = Session(replace(self.model, tree=tree), self.root, self._listener, self.settings, self.experts)
-        made._store, made._states, made.failures = self._store, self._states, self.failures
-        made.load()
-        return made
-
     def tidy(self) -> None:
         """Sweep what killed processes left half written, and merge what they left as many small files; a full disk only
         postpones that."""
@@ -268,6 +290,16 @@ class Session:
         """The keys of what is stored, derived spectra among them."""
         return list(self._entries)
 
+    def weightings(self) -> Iterator[tuple[str, str]]:
+        """Name and label of the weighting of every stored spectrum that is under one."""
+        held = self._index.weightings() if self._index is not None else {}
+        for key, entry in self._entries.copy().items():
+            made = None if entry is None else entry.projection.derived
+            if entry is None and key in held:
+                yield held[key]
+            elif made is not None and made.weighting and not made.is_further:
+                yield made.weighting, made.label
+
     def read(self, keys: Sequence[str]) -> dict[str, Values]:
         """The values of stored keys, which are not kept in memory. Reads files.
 
@@ -280,7 +312,7 @@ class Session:
                 known.pop(key, None)
         if lost:
             self.lost |= lost
-            self.columns.changed(lost)
+            self._tell(lost)
             self.when_lost(lost)
         return values
 
@@ -301,7 +333,7 @@ class Session:
         Reads files."""
         if len(self._values) > _MAX_VALUES:
             self._values.clear()
-        wanted = [*projections, *(noise_of(p) for p in projections if is_weighted(p))]
+        wanted = [*projections, *(self.noise(p) for p in projections if is_weighted(p))]
         missing = [p.key for p in wanted if p.key in self._entries and p.key not in self._values]
         if missing:
             self._values.update(self.read(missing))
@@ -315,27 +347,37 @@ class Session:
             found = self.read(missing[start : start + _BATCH])
             for key, values in found.items():
                 self._ranks.setdefault(key, {})[threshold] = metrics.threshold_rank(values, threshold)
-            self.columns.changed(found)
-
-    def without_null_rank(self, threshold: float) -> set[str]:
-        """The keys of projections under a weighting whose null rank only the values of their noise tell so far."""
-        known = self._null_ranks
-        return {k for k, n in self._noises.items() if n in self._entries and threshold not in known.get(n, {})}
+            self._tell(found)
 
     def load_null_ranks(self, projections: Iterable[Projection], threshold: float) -> None:
-        """Know the null ranks of those of the projections that are under a weighting. Reads files."""
-        weighted = [p for p in projections if is_weighted(p) and p.problem is None]
-        if not weighted:
+        """Know the null ranks of those of the projections that are under a weighting, at this threshold and at those of
+        the stored table. Reads files."""
+        missing = list(dict.fromkeys(self.noise(p).key for p in projections if self._lacks_null_rank(p, threshold)))
+        if not missing:
             return
         from rankscope.engine.null import null_rank_of  # numpy
 
-        keys = dict.fromkeys(noise_of(p).key for p in weighted)
-        missing = [k for k in keys if k in self._entries and threshold not in self._null_ranks.get(k, {})]
         for start in range(0, len(missing), _BATCH):
-            for key, values in self.read(missing[start : start + _BATCH]).items():
-                self._null_ranks.setdefault(key, {})[threshold] = null_rank_of(values, threshold)
-        if missing:
-            self.columns.changed(p.key for p in weighted)
+            found = self.read(missing[start : start + _BATCH])
+            for key, values in found.items():
+                wanted = {threshold, *THRESHOLDS} - self._null_ranks.setdefault(key, {}).keys()
+                self._null_ranks[key] |= {t: null_rank_of(values, t) for t in wanted}
+            self._tell(found)
+
+    def without_null_rank(self, threshold: float) -> set[str]:
+        """The keys of projections under a weighting whose null rank is not known and can be read."""
+        return {p.key for p in self.columns.projections if self._lacks_null_rank(p, threshold)}
+
+    def without_raw_rank(self, threshold: float) -> set[str]:
+        """The same where it is the rank of the matrix as it is."""
+        every = ((p, p.parents[0]) for p in self.columns.projections if is_weighted(p))
+        return {p.key for p, raw in every if raw.key in self._entries and self.rank(raw, threshold) is None}
+
+    def _lacks_null_rank(self, p: Projection, threshold: float) -> bool:
+        if p.problem is not None or not is_weighted(p):
+            return False
+        key = self.noise(p).key
+        return key in self._entries and threshold not in self._null_ranks.get(key, ())
 
     def load_facts(self, projections: Sequence[Projection], wanted: Mapping[str, FromValues]) -> None:
         """Know these facts of stored projections, by name; all those of a spectrum come together. Reads files."""
@@ -405,6 +447,10 @@ class Session:
             found = self._index.rank(key, threshold) if self._index is not None and key in self._entries else None
         return self._ranks.get(key, {}).get(threshold) if found is None else found
 
+    def null_rank(self, projection: Projection, threshold: float) -> float | None:
+        """The null rank of a projection under a weighting, as known since load_null_ranks."""
+        return self._null_ranks.get(self.noise(projection).key, {}).get(threshold)
+
     def all_ranks(self, threshold: float) -> dict[str, int | None]:
         """`rank` of all that is stored, by key."""
         known = self._entries.copy().items()  # before the index, which `load` sets first
@@ -429,13 +475,13 @@ class Session:
         """The keys of what is stored and has no facts yet, derived spectra among them, which get none."""
         return self._entries.keys() - self._facts.keys()
 
+    def with_weighted(self, keys: set[str]) -> set[str]:
+        """These keys, and those of the projections under the weighting shown that compare with what is among them."""
+        return keys.union(*(self._beside[key] for key in keys & self._beside.keys()))
+
     def with_parents(self, keys: set[str]) -> set[str]:
         """These keys, and those of the projections whose twins with random signs are among them."""
         return keys | {self._twins[key] for key in keys & self._twins.keys()}
-
-    def null_rank(self, projection: Projection, threshold: float) -> float | None:
-        """The null rank of a projection under a weighting, as known since load_null_ranks."""
-        return self._null_ranks.get(noise_of(projection).key, {}).get(threshold)
 
     def compute(
         self, projections: Iterable[Projection], *, urgent: bool = False, recompute: bool = False
@@ -517,7 +563,11 @@ class Session:
         """Another spectrum is stored of a key."""
         for known in (self._values, self._ranks, self._null_ranks, self._facts):
             known.pop(key, None)
-        self.columns.changed((key,))
+        self._tell((key,))
+
+    def _tell(self, keys: Iterable[str]) -> None:
+        """Something else is known of these keys: so it may be of the numbers that they are in."""
+        self.columns.changed(self.with_weighted(set(keys)))
 
     def _know_twin(self, p: Projection) -> None:
         """Where this is the twin of one of the model's projections: whose. Naming every twin of 45,000 takes 0.4 s."""

@@ -6,7 +6,7 @@ who draws again for what. So a state can be built, changed and asked without a t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import TypeAlias
@@ -20,7 +20,7 @@ from .grid import Grid, Row, Selection, make_grid
 from .measures import BY_NAME
 from .pair import Lens, Pair, Side
 from .reference_lines import ReferenceLine
-from .session import Session
+from .session import Model, Session
 from .views import BY_KEY, Place, View, ViewSpec
 
 
@@ -56,6 +56,12 @@ class Change(Enum):
 
 Keys: TypeAlias = "set[str] | None"
 Listener: TypeAlias = Callable[[Change, Keys], None]
+
+
+def _found_in(projections: Mapping[str, Projection], selection: Selection) -> Selection:
+    """The same selection among other states of the projections, which are given by address."""
+    single = selection.single
+    return selection if single is None else replace(selection, single=projections.get(single.address))
 
 
 def _nobody(_: Change, __: Keys) -> None:
@@ -162,6 +168,7 @@ class ExplorerState:
 
     def known_as(self, session: Session, keys: set[str]) -> set[str]:
         """The keys, in the first model, of what changed in a session; a twin changes its projection."""
+        keys = session.with_weighted(keys)
         return self.pair.known_as(session, session.with_parents(keys) if self.lens.measure.needs_twin else keys)
 
     def say(self, text: str) -> None:
@@ -294,7 +301,11 @@ class ExplorerState:
         self.lens_changed()
 
     def set_unit(self, name: str) -> None:
-        """Show another number."""
+        """Show another number, if there is such a one under the weighting."""
+        if not BY_NAME[name].exists(self.pair.weighting):
+            how = "w chooses one" if BY_NAME[name].needs_raw else "w, none: the weights as they are"
+            self.say(f"there is no {name} {'under a' if self.pair.weighting else 'without a'} weighting: {how}")
+            return
         self.lens.measure = BY_NAME[name]
         self.lens_changed()
         if self.lens.measure.needs_twin and not self._has_numbers():
@@ -307,6 +318,26 @@ class ExplorerState:
         from numpy import isnan  # the first screen does without
 
         return not isnan(self.lens.numbers(self.pair.group(self.shown))).all()
+
+    def show_under(self, models: Mapping[Session, Model]) -> None:
+        """Show other states of the projections, those of `models`: under a weighting, or as they are. What is selected
+        and marked stays so."""
+        for session, model in models.items():
+            session.show(model)
+        self.pair.renew()
+        if not self.lens.measure.exists(self.pair.weighting):
+            self.lens.measure = BY_NAME["k"]
+        now = {p.address: p for p in self.session.model.tree.projections}
+        if self.pair.second is not None:
+            now = {p.address: p for p in self.pair.second.model.tree.projections} | now
+        self.marks = {p.key: p for q in self.marks.values() if (p := now.get(q.address)) is not None}
+        origin = None if self.origin is None else _found_in(now, self.origin)
+        self._show(self.pattern)
+        self.changed(Change.ROWS)
+        self.changed(Change.MARKS)
+        self.select(_found_in(now, self.selection), origin)
+        self.lens_changed()
+        self.numbers_changed()
 
     def next_side(self) -> None:
         """A, B, B/A."""

@@ -11,7 +11,7 @@ from rankscope.engine.spectrum import Projection, Values
 from .measures import BY_NAME
 from .pair import UNEQUAL, UNKNOWN, Group, Lens, Side
 from .session import Session
-from .wording import MARKS, percent
+from .wording import MARKS, percent, refusal
 
 ADDRESS, SHAPE = "address", "shape"
 _SAMPLE = 512
@@ -65,7 +65,7 @@ class Field:
         if there is None or not there.rows:
             return "-"
         if there.problem:
-            return "?"
+            return refusal(there)
         if not session.has(there):
             return MARKS[session.state(there)]
         return "-" if self._is_void(session, there) else "."
@@ -74,10 +74,14 @@ class Field:
         """Whether a number is missing for good: ratios of a zero matrix do not exist, however much is computed, and of
         the ratio of two bounds nothing is known."""
         lens = self.lens
-        if lens is None or lens.measure.needs_twin:
+        if lens is None:
             return False
         if lens.side is Side.RATIO:
             return lens.bound(p) == UNKNOWN
+        if not lens.measure.exists(session.weighting[0]):
+            return True
+        if (other := lens.measure.beside(p)) is not None:
+            return lens.measure.needs_noise and session.has(other)
         known = session.facts(p) if lens.measure.from_values is not None else session.rank(p, lens.threshold)
         return known is not None
 
@@ -91,7 +95,8 @@ def fields_of(lens: Lens, with_twins: bool = False) -> tuple[Field, ...]:
     found = [Field(ADDRESS, ADDRESS, "in model order"), _shape_field(lens)]
     for threshold in sorted({*lens.thresholds, lens.threshold}):
         found.append(field_of(f"k{percent(threshold)}", replace(lens, threshold=threshold, measure=BY_NAME["k"])))
-    others = (m for m in BY_NAME.values() if m.name != "k" and (with_twins or not m.needs_twin))
+    found_ones = (m for m in BY_NAME.values() if m.exists(lens.pair.weighting))
+    others = (m for m in found_ones if m.name != "k" and (with_twins or not m.needs_twin))
     return (*found, *(field_of(m.name, replace(lens, measure=m)) for m in others))
 
 
@@ -133,7 +138,7 @@ def _reading(fields: Iterable[Field]) -> Iterator[Lens]:
     lenses = [field.lens for field in fields if field.lens is not None]
     of_values = next((lens for lens in lenses if lens.measure.from_values is not None), None)
     for lens in lenses:
-        if lens.measure.name == "k" or lens.measure.needs_twin or lens is of_values:
+        if lens.measure.name == "k" or lens.measure.needs_twin or lens.measure.needs_raw or lens is of_values:
             yield lens
 
 

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from rankscope.engine.derive.weighting import is_weighted
-from rankscope.engine.errors import WeightsError
+from rankscope.engine.derive.weighting import WEIGHED, is_weighted, weighted
+from rankscope.engine.errors import InputError, WeightsError, printable
+from rankscope.engine.formats.foreign import is_imatrix
+from rankscope.engine.formats.guarded import head_of
+from rankscope.engine.formats.tensor import FileStamp
 from rankscope.engine.spectrum import Projection
 
-from .session import Model
+from .session import Model, Session
 
 if TYPE_CHECKING:
-    from rankscope.engine.moment import Moment, Weighting
+    from rankscope.engine.moment import Form, Moment, Weighting
 
 NONE, NORM = "none", "norm"
+_NAMES = re.compile(r"imatrix|moments", re.IGNORECASE)
+_SUMS = re.compile(rb'\.(xx|x2|count)"')
+_HEAD = 4096
+_MOST_FILES = 16
+"""Files whose first bytes are looked at."""
 
 
 def choose(text: str, model: Model, root: Path, tell: Callable[[str], None]) -> Weighting | None:
@@ -66,22 +77,23 @@ def meant(text: str, model: Model, root: Path, tell: Callable[[str], None]) -> C
     return lambda p: p.derived is not None and p.derived.operands in taken
 
 
-class StoredNorms:
-    """The weighting `norm` of a model whose weights are gone: the moments that its stored spectra were computed with,
-    known by their digests alone."""
+class StoredWeighting:
+    """A weighting whose source is not at hand: the moments that stored spectra were computed with, known by their
+    digests alone. Spectra of it can be shown, and none computed."""
 
-    name = NORM
-    label = "norm gains"
-
-    def __init__(self, model: Model, root: Path) -> None:
+    def __init__(self, model: Model, root: Path, name: str, label: str = "") -> None:
+        """`label` of what was stored under this name; "" for all of it."""
         from rankscope.store.spectra import SpectraStore
 
+        self.name = name
+        self.label = label or "norm gains"
         stored = SpectraStore(root, model.folder).stored()
         projections = map(stored.projection, sorted(stored.derived(), key=stored.computed_at))
         self._made = {
             p.parents[0].key: made
             for p in projections
-            if is_weighted(p) and (made := p.derived) and made.weighting == NORM
+            if is_weighted(p) and (made := p.derived)
+            if made.weighting == name and label in ("", made.label)
         }
 
     def moment(self, projection: Projection) -> Moment:
@@ -90,13 +102,98 @@ class StoredNorms:
 
         made = self._made.get(projection.key)
         if made is None:
-            raise WeightsError("it is not stored under the gains of the norms, and its weights cannot be opened")
-        return Moment("layer_norm" if len(made.operands) > 1 else "diagonal", projection.cols, made.operands)
+            raise WeightsError(f"it is not stored under {self.label}, which is not at hand to compute it")
+        form = cast("Form", made.formula.removeprefix(WEIGHED))
+        return Moment(form, projection.cols, made.operands)
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A weighting that can be chosen: `text` is what a user would name it by, `about` says what it is. `stored` is name
+    and label of one whose spectra are stored and whose file is not at hand."""
+
+    text: str
+    about: str
+    stored: tuple[str, str] | None = None
+
+    def weighting(self, model: Model, root: Path, tell: Callable[[str], None]) -> Weighting | None:
+        """What it stands for; see `choose`."""
+        return (
+            choose(self.text, model, root, tell) if self.stored is None else StoredWeighting(model, root, *self.stored)
+        )
+
+
+def offers(session: Session, given: Mapping[str, str]) -> list[Offer]:
+    """What a user can choose: none, norm, the files that were `given`, with their labels ("" where one has not been
+    opened), those that lie beside the model, and what is stored of others."""
+    found = [Offer(NONE, "the weights as they are"), Offer(NORM, "by the gains of the norms that feed the projections")]
+    files = {str(Path(text).expanduser().absolute()) for text in given}
+    found += [Offer(text, label or "a file") for text, label in given.items()]
+    found += [
+        Offer(str(path), f"{kind}, beside the model") for path, kind in _beside(session.raw) if str(path) not in files
+    ]
+    others = ((name, label) for name, label in session.weightings() if name != NORM and label not in given.values())
+    stored = Counter(others)
+    found += [Offer(name, f"{count} stored: {label}", (name, label)) for (name, label), count in stored.items()]
+    return found
+
+
+def weighed(model: Model, weighting: Weighting) -> Model:
+    """A model with its matrices under a weighting. Reads what the weighting needs for that.
+
+    Raises:
+        InputError: it has second moments of none of them.
+    """
+    tree = model.tree
+    made = replace(tree, projections=tuple(weighted(p, weighting) if p.rows else p for p in tree.projections))
+    every = [p for p in made.projections if p.rows]
+    if every and all(p.problem for p in every):
+        raise InputError(f"{weighting.label}: {every[0].address}: {every[0].problem}")
+    return replace(model, tree=made)
+
+
+def opened_under(
+    text: str, models: Sequence[Model], root: Path, tell: Callable[[str], None]
+) -> tuple[Offer, list[Model]] | None:
+    """The weighting that a user names at the start, and the models under it; None for `none`. `tell`: see `choose`.
+
+    Raises:
+        InputError: it cannot be had, or has second moments of no projection.
+    """
+    offer = Offer(text, "")
+    shown: list[Model] = []
+    for model in models:
+        weighting = offer.weighting(model, root, tell)
+        if weighting is None:
+            return None
+        try:
+            shown.append(weighed(model, weighting))
+        except InputError as error:
+            raise InputError(f"--weight {printable(text)}: {error}") from None
+    return offer, shown
+
+
+def _beside(model: Model) -> list[tuple[Path, str]]:
+    """Files beside those of a model that by their names and first bytes hold second moments, and their kinds."""
+    stamps = model.checkpoint.stamps if model.checkpoint is not None else {}
+    folders = dict.fromkeys(file.parent.absolute() for file, stamp in stamps.items() if isinstance(stamp, FileStamp))
+    named: list[Path] = []
+    for folder in folders:
+        with suppress(OSError):
+            named += (path for path in folder.iterdir() if _NAMES.search(path.name))
+    return [(path, kind) for path in sorted(named)[:_MOST_FILES] if (kind := _kind_of(head_of(path, _HEAD)))]
+
+
+def _kind_of(head: bytes) -> str:
+    """What the first bytes of a file say that it is: "imatrix", "moments", or "" for anything else."""
+    if is_imatrix(head) or (head.startswith(b"GGUF") and b"imatrix" in head):
+        return "imatrix"
+    return "moments" if head[8:9] == b"{" and _SUMS.search(head) else ""
 
 
 def _norm(model: Model, root: Path) -> Weighting:
     if model.checkpoint is None:
-        return StoredNorms(model, root)
+        return StoredWeighting(model, root, NORM)
     from rankscope.engine.derive.norm_weighting import NormWeighting
 
     return NormWeighting(model.checkpoint)

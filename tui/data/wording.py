@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from rankscope.engine.catalogue.tree import Tree, kinds_of
 from rankscope.engine.compute.events import Again, Progress
+from rankscope.engine.derive.weighting import is_unseen
+from rankscope.engine.spectrum import Projection
 
 from .phrases import share
 from .session import State
@@ -12,17 +14,24 @@ MARKS = {
     State.NOT_COMPUTED: ".",
     State.QUEUED: ":", State.RUNNING: "*", State.STORED: "#", State.DONE: "#", State.FAILED: "!",
 }  # fmt: skip
+UNSEEN = "u"
 LEGEND = (
     (".", "not computed"),
     (":", "queued"),
     ("*", "running"),
     ("#", "done: computed and saved"),
     ("!", "failed: select it to see why"),
-    ("?", "unsupported quantisation"),
+    ("?", "unsupported quantisation; under a weighting: refused"),
+    (UNSEEN, "unseen: no token of the calibration reached it"),
     ("~", "behind a shape: dequantised weights"),
     ("-", "there is no such matrix"),
     ("\u2260", "before B/A: A and B differ in shape"),
 )
+
+
+def refusal(p: Projection) -> str:
+    """What stands for the number of a projection that has a `problem`."""
+    return "unseen" if is_unseen(p) else "?"
 
 
 def percent(threshold: float) -> str:

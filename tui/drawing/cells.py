@@ -12,7 +12,7 @@ from statistics import median
 
 from rich.style import Style
 
-from rankscope.engine.derive.flip import flipped
+from rankscope.engine.derive.weighting import is_unseen
 from rankscope.engine.spectrum import Projection, Values
 
 from ..data.grid import Column, Grid, Row, Selection
@@ -20,7 +20,7 @@ from ..data.measures import BY_NAME
 from ..data.pair import UNEQUAL, Group, Lens, Side
 from ..data.session import State
 from ..data.spread import even_limits, extent, half_range, known, middle_of
-from ..data.wording import MARKS
+from ..data.wording import MARKS, UNSEEN
 from ..settings.palette import Depth, Palette
 
 PLAIN = Style.null()
@@ -175,7 +175,7 @@ class Look:
         if there is None:
             return "-"
         if there.problem:
-            return "?" if there.rows else "-"
+            return UNSEEN if is_unseen(there) else "?" if there.rows else "-"
         return MARKS[session.state(there)]
 
     def number_text(self, projection: Projection) -> str:
@@ -367,11 +367,14 @@ class Look:
         return next(filter(None, map(self.lens.sign, found)), "")
 
     def _lacking(self, p: Projection, mark: str) -> str:
-        """The state of what a number lacks: of the twin with random signs where the projection itself is done."""
+        """The state of what a number lacks: where the projection itself is done, of what else the number needs."""
         session, there = self.lens.session(p)
-        if self.lens.measure.needs_twin and mark == MARKS[State.DONE] and there is not None:
-            return MARKS[session.state(flipped(there))]
-        return mark
+        if mark != MARKS[State.DONE] or there is None:
+            return mark
+        if not self.lens.measure.exists(session.weighting[0]):
+            return "-"
+        other = self.lens.measure.beside(there)
+        return mark if other is None else MARKS[session.state(other)]
 
     def _shaded(
         self, forms: tuple[str, ...], number: float | None, tone: float | None, is_marked: bool, is_greyed: bool = False
@@ -395,14 +398,16 @@ def _signed(forms: tuple[str, ...], sign: str) -> tuple[str, ...]:
 
 
 def _state(mark: str, is_marked: bool) -> Cell:
-    style = Style(color="red", bold=True) if mark == "!" else Style(dim=mark in ".-", underline=is_marked or None)
+    style = (
+        Style(color="red", bold=True) if mark == "!" else Style(dim=mark in f".-{UNSEEN}", underline=is_marked or None)
+    )
     return Cell((mark,), style, is_marked=is_marked)
 
 
 def _telling(marks: Iterable[str]) -> str:
     """What is most worth knowing of several states; "-" without any."""
     found = set(marks)
-    return next((mark for mark in "*!:?.#" if mark in found), "-")
+    return next((mark for mark in f"*!:?{UNSEEN}.#" if mark in found), "-")
 
 
 def _places(grid: Grid) -> dict[str, list[tuple[Place, Projection]]]:

@@ -15,6 +15,7 @@ from textual.screen import Screen
 
 from ..data.pair import Pair
 from ..data.session import Model, Session
+from ..data.weighting import Offer
 from ..drawing.nearest_colour import use_nearest
 from ..settings import keys
 from ..settings.config import Config
@@ -37,14 +38,24 @@ class RankScopeApp(Surviving[None], inherit_bindings=False):
     BINDINGS: ClassVar[list[BindingType]] = keys.APP
 
     def __init__(
-        self, models: Sequence[Model], root: Path, settings: Settings, config: Config, experts: int | None = None
+        self,
+        models: Sequence[Model],
+        root: Path,
+        settings: Settings,
+        config: Config,
+        experts: int | None = None,
+        under: tuple[Offer, Sequence[Model]] | None = None,
     ) -> None:
+        """`under`: the weighting under which the models are shown at first, and what they are then."""
         super().__init__(driver_class=TerminalDriver)
         use_nearest(self)
         use_plain(self)
         self._config = config
         self.pair = Pair(*(self._session(model, root, settings, experts) for model in models))
-        self.explorer = Explorer(self.pair, config)
+        if under is not None:
+            for session, shown in zip(self.pair.sessions, under[1], strict=True):
+                session.show(shown)
+        self.explorer = Explorer(self.pair, config, None if under is None else under[0])
 
     def _session(self, model: Model, root: Path, settings: Settings, experts: int | None) -> Session:
         def listen(events: tuple[Event, ...]) -> None:

@@ -75,6 +75,7 @@ _WITH_ARGUMENT: dict[str, Callable[[str], str]] = {
     "against": str,
     "export": str,
     "mark": str,
+    "weight": str,
 }
 _EXAMPLES = {
     "threshold": ":t 97",
@@ -85,4 +86,5 @@ _EXAMPLES = {
     "against": ":against org/name",
     "export": ":export spectra.csv",
     "mark": ":mark layers.0.*.key",
+    "weight": ":weight norm",
 }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from rich.text import Text
 
 from rankscope.engine.compute.devices import thread_count
+from rankscope.engine.derive.weighting import is_noise
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection
 
@@ -28,10 +30,11 @@ LESSON = (
 
 def estimate(session: Session, missing: Sequence[Projection], pattern: str) -> list[str]:
     """What a scan of a model will do: how many projections, how many bytes, how long, as far as is known."""
-    twins = sum(bool(p.null) for p in missing)
-    what = f"{len(missing)} projections" if not twins else f"{len(missing)} spectra, {twins} of them with random signs"
     lines = [f"{printable(session.model.name)}:" if len(session.model.name) < 60 else ""]
-    lines.append(f"compute {what}" + (f" that match {printable(pattern)}" if pattern else ""))
+    lines.append(
+        f"compute {_what(missing, bool(session.weighting[0]))}"
+        + (f" that match {printable(pattern)}" if pattern else "")
+    )
     lines.append(_weights(session, missing))
     if session.experts is not None and any(p.expert is not None for p in missing):
         lines.append(f"at most {session.experts} experts of a layer")
@@ -39,6 +42,19 @@ def estimate(session: Session, missing: Sequence[Projection], pattern: str) -> l
     if not pattern and (rest := left_out(session.model.tree)):
         lines.append(f"{rest}: the filter * takes them")
     return [line for line in lines if line]
+
+
+def _what(missing: Sequence[Projection], weighs: bool) -> str:
+    """`210 projections`; what else there is among them is counted apart. `weighs`: they are shown under a weighting."""
+    twins, noises = sum(bool(p.null) for p in missing), sum(map(is_noise, missing))
+    if twins:
+        return f"{len(missing)} spectra, {twins} of them with random signs"
+    found = Counter(p.derived.weighting if p.derived else "" for p in missing if not is_noise(p))
+    parts = [
+        f"{count} projections{f' by {name}' if name else ' as they are' if weighs else ''}"
+        for name, count in found.items()
+    ]
+    return " and ".join([*parts, *([f"{noises} of noise under the same, for k0"] if noises else [])])
 
 
 def beginning(

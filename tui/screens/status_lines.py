@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from rich.text import Text
 
+from rankscope.engine.derive.weighting import is_unseen, is_weighted
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection
 
@@ -27,25 +28,31 @@ class Hint(NamedTuple):
 
 
 STOP, SIDE, SCAN = Hint("x", "stop", "stop"), Hint("d", "A, B, B/A", "side"), Hint("s", "scan", "scan")
+THRESHOLD, WEIGHT = Hint("t", "threshold", "threshold.next"), Hint("w", "weighting", "weight")
+QUIT = Hint("q", "quit", "quit")
 HINTS = (
     Hint(f"0-{max(BY_KEY)}", "view"), Hint("enter", "compute", "compute"), SCAN, Hint("/", "filter", "filter"),
-    Hint("t", "threshold", "threshold.next"), Hint("u", "unit", "unit"), Hint("?", "help", "help"),
-    Hint("q", "quit", "quit"), Hint("JK", "layer"), Hint("HL", "role"), Hint("space", "mark", "mark"),
+    THRESHOLD, Hint("u", "unit", "unit"), Hint("?", "help", "help"),
+    QUIT, Hint("JK", "layer"), Hint("HL", "role"), Hint("space", "mark", "mark"),
     Hint("z", "zoom", "zoom"), Hint("f", "full screen", "full"),
     Hint(", .", "rank"), Hint("a", "axes", "axes"), Hint("e", "export", "export"),
-    Hint("tab", "pane", "pane.next"), Hint(":", "command", "command"), Hint("ctrl+p", "palette"),
+    Hint("tab", "pane", "pane.next"), Hint(":", "command", "command"), Hint("ctrl+p", "palette"), WEIGHT,
 )  # fmt: skip
 """Most wanted first. While something is computed STOP comes first and SCAN is left out; where there are two models SIDE
-comes before these."""
+comes before these; under a weighting WEIGHT stands for THRESHOLD, and that behind QUIT."""
 
 
-def chart_title(view: int, unit: str, axes: int, facets: bool, relative: bool, compare: bool) -> str:
-    """What is drawn of what, against what, and on which axes."""
+def chart_title(
+    view: int, unit: str, axes: int, facets: bool, relative: bool, compare: bool, weighting: str = ""
+) -> str:
+    """What is drawn of what, under which weighting, against what, and on which axes."""
     spec = BY_KEY[view]
     what = spec.title.replace("{unit}", unit)
     if view == View.SPECTRUM and relative:
         what = "sigma / sigma_1 by index"
     shown = "" if spec.over_layers else "facets" if facets else "of the marks" if compare else ""
+    if weighting and "{unit}" not in spec.title:
+        what = f"{what}, {weighting}"
     return "  ".join(filter(None, [f"{view} {spec.name}", what, shown, spec.axes[axes]]))
 
 
@@ -63,6 +70,8 @@ def model_text(pair: Pair, projections: Sequence[Projection], layers: int) -> tu
 def _model_parts(session: Session) -> list[str]:
     model = session.model
     parts = [printable(model.name)]
+    if label := session.weighting[1]:
+        parts.append(f"weighted by {printable(label)}")
     if model.checkpoint is None:
         parts.append("stored spectra only, no weights")
     elif model.checkpoint.commit:
@@ -117,13 +126,22 @@ def job_text(session: Session, running: Projection | None, state: str) -> str:
 def _state(lens: Lens, p: Projection) -> Text:
     shape = f"  {lens.shape(p)}" if p.rows else ""
     if trouble(lens, p):
-        return Text(f"{shape}  {'unsupported' if p.problem else 'failed'}", "red")
+        return Text(f"{shape}  {_refused(p)}", "red")
     if number := lens.text(p):
         return Text(f"{shape}  {lens.title} {number}", "not bold")
     session, there = lens.session(p)
     state = session.state(there) if there is not None else f"not in {lens.side}"
     is_stored = there is not None and session.entry(there) is not None
     return Text(f"{shape}  {lens.title} not known" if is_stored else f"{shape}  {state}", "not bold")
+
+
+def _refused(p: Projection) -> str:
+    """In a word or two why there is no spectrum."""
+    if p.problem is None:
+        return "failed"
+    if is_weighted(p) and not p.parents[0].problem:
+        return f"{'unseen' if is_unseen(p) else 'not weighted'} by {p.derived.weighting if p.derived else ''}"
+    return "unsupported"
 
 
 def trouble(lens: Lens, p: Projection) -> str:
@@ -152,9 +170,11 @@ def loss(lens: Lens, p: Projection) -> str:
     return "what was stored of it is damaged; enter computes it again" if is_lost else ""
 
 
-def shown_hints(is_busy: bool, is_pair: bool) -> tuple[Hint, ...]:
-    """What the last line has to say, while something is computed (`is_busy`) or not, of one model or of two."""
-    rest = (hint for hint in HINTS if not (is_busy and hint is SCAN))
+def shown_hints(is_busy: bool, is_pair: bool, is_weighted: bool = False) -> tuple[Hint, ...]:
+    """What the last line has to say, while something is computed (`is_busy`) or not, of one model or of two, under a
+    weighting or not."""
+    moved = {THRESHOLD: (WEIGHT,), QUIT: (QUIT, THRESHOLD), WEIGHT: ()} if is_weighted else {}
+    rest = (shown for hint in HINTS for shown in moved.get(hint, (hint,)) if not (is_busy and hint is SCAN))
     return (STOP,) * is_busy + (SIDE,) * is_pair + (*rest,)
 
 

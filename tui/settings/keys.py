@@ -11,7 +11,7 @@ from ..data.views import keyed
 SUSPEND = "suspend"
 AT_ANY_TIME = ("quit_at_once", SUSPEND)
 """The bindings that hold in questions and menus too: textual asks the app's bindings last, and not from a dialog."""
-ASKING = ("filter", "command", "scan", "quit", "unit", "export", "help")
+ASKING = ("filter", "command", "scan", "quit", "unit", "weight", "export", "help")
 """Actions that run before the next key is handed to a pane: ":12" may arrive in one packet, and what follows an "s" is
 for its question. A change of panes need not: "jj3j" is worked off in order, each key by what has the focus by then."""
 NOT_IN_PROMPTS = (*ASKING, "pane", "next_pane")
@@ -38,6 +38,7 @@ EXPLORER = _keys(
     ("t", "threshold(1)", "next threshold", "threshold.next", "Next energy threshold; :t 97 for any"),
     ("T", "threshold(-1)", "previous threshold", "threshold.previous", "Previous energy threshold"),
     ("u", "unit", "unit", "unit", "Unit of the heatmap: k, %, k/k0, k/kf, k/k* ..."),
+    ("w", "weight", "weighting", "weight", "Weighting: none, norm or a file; :weight FILE"),
     ("z", "zoom", "zoom", "zoom", "Heatmap: overview or table; charts: small multiples"),
     ("f", "full", "full screen", "full", "The focused pane alone; again, or esc: all panes"),
     ("a", "axes", "axes", "axes", "Axes: log x log, log y, linear"),

@@ -34,7 +34,8 @@ class Compare(Sheet, inherit_bindings=False):
         self._widest: list[tuple[int, int]] = []  # of each mark's values and differences
 
     def title(self) -> str:
-        return "marked projections, differences to the first"
+        weighting = self._look.lens.pair.weighting
+        return f"marked projections{f', {weighting}' if weighting else ''}, differences to the first"
 
     def set_marks(self, marks: Sequence[Projection]) -> None:
         """Compare these, in the order in which they were marked."""

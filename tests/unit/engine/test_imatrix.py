@@ -12,9 +12,9 @@ import pytest
 from calibration_files import Stats, converted, legacy, stats, write_gguf
 from numpy.typing import NDArray
 
-from rankscope.engine.calibration.held import Matrix, UnseenError
+from rankscope.engine.calibration.held import Matrix
 from rankscope.engine.calibration.imatrix import Imatrix, read_gguf, read_legacy
-from rankscope.engine.errors import InputError, WeightsError
+from rankscope.engine.errors import InputError, UnseenError, WeightsError
 from rankscope.engine.moment import Moment
 
 QUERY, EXPERTS, STACK = "blk.0.attn_q.weight", "blk.1.ffn_gate_exps.weight", "blk.0.stack.weight"

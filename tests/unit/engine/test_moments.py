@@ -12,9 +12,9 @@ from calibration_files import write_moments
 from numpy.typing import NDArray
 
 from rankscope.engine.calibration import moments
-from rankscope.engine.calibration.held import Matrix, UnseenError
+from rankscope.engine.calibration.held import Matrix
 from rankscope.engine.calibration.moments import Moments, read_moments
-from rankscope.engine.errors import WeightsError
+from rankscope.engine.errors import UnseenError, WeightsError
 from rankscope.engine.moment import Moment
 
 RNG = np.random.default_rng(15)

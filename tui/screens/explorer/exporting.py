@@ -50,7 +50,9 @@ class Exporter:
     def _models(self) -> str:
         """The names of one model or two, as the first line has them."""
         names = [session.model.name for session in self._state.pair.sessions]
-        return names[0] if len(names) == 1 else f"A {names[0]}   B {names[1]}"
+        named = names[0] if len(names) == 1 else f"A {names[0]}   B {names[1]}"
+        label = self._state.session.weighting[1]
+        return f"{named}  weighted by {label}" if label else named
 
     def choose(self) -> None:
         """Ask for the kind of file."""
@@ -73,6 +75,8 @@ class Exporter:
         if not text:
             state.say("there is no number here yet")
             return
+        if (name := state.pair.weighting) and BY_KEY[state.pane].place is not Place.CHART:
+            text = f"{text} @{name}"
         self._screen.in_background(partial(self._copy, text), "copying")
 
     def _copy(self, text: str) -> None:
@@ -134,6 +138,8 @@ class Exporter:
             parts += _named_marks(headings_of(tuple(state.marks.values())))
         elif view.place is Place.CHART and not view.over_layers:
             parts.append(state.selection.label(state.grid))
+        if name := state.pair.weighting:
+            parts.append(f"by {name}")
         stem = "-".join("".join(c if c.isalnum() or c in "._-" else "_" for c in part) for part in parts)
         stem = stem.encode()[:LONGEST_STEM].decode(errors="ignore")
         paths = [Path(f"{stem}{suffix}"), *(Path(f"{stem}-{n}{suffix}") for n in range(2, 1000))]

@@ -67,7 +67,6 @@ class Layout(Screen[None]):
         self.look.show(self.state.grid)
         self.shown_limits: tuple[float, ...] = ()
         self._titles_of: dict[str, tuple[str, str | None]] = {}
-        self._scanned = pair.first.model.tree.scanned()
         self._layers = len({(row.tower, row.layer) for row in self.state.grid.rows})
 
     def compose(self) -> ComposeResult:
@@ -131,6 +130,7 @@ class Layout(Screen[None]):
     def show_rows(self) -> None:
         """Other projections."""
         state = self.state
+        self._scanned = self.pair.first.model.tree.scanned()
         for pane in self.tops.values():
             pane.set_rows(state.shown, state.grid)
         ours, theirs = self.pair.unmatched()
@@ -159,7 +159,8 @@ class Layout(Screen[None]):
 
     @property
     def _hints(self) -> tuple[Hint, ...]:
-        return shown_hints(self.state.is_busy and not self.state.is_stopping, self.pair.second is not None)
+        is_busy = self.state.is_busy and not self.state.is_stopping
+        return shown_hints(is_busy, self.pair.second is not None, bool(self.pair.weighting))
 
     async def on_click(self, event: Click) -> None:
         """A click goes to its pane, as the pane's key does; on the line of keys it does what that says."""
@@ -193,7 +194,13 @@ class Layout(Screen[None]):
             self._title(pane, Text(f"{key} {pane.id}  {pane.title()}"), Text("  ").join(filter(None, below)))
         self.shown_limits = self.look.limits
         drawn = chart_title(
-            state.chart, state.lens.title, state.shown_axes, state.small, state.relative, state.compares
+            state.chart,
+            state.lens.title,
+            state.shown_axes,
+            state.small,
+            state.relative,
+            state.compares,
+            self.pair.weighting,
         )
         self._title(self.chart, Text(drawn))
 

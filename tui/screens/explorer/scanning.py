@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
 
-from rankscope.engine.derive.flip import flipped
+from rankscope.engine.derive.weighting import can_be_made, is_noise, is_weighted
 from rankscope.engine.errors import InputError
 from rankscope.engine.spectrum import Projection
 
@@ -98,7 +98,7 @@ class Scanner:
 
     def _summary(self) -> str:
         """What came of a scan: `210 computed in 14 s, 0 failed, saved`; and what was solved again."""
-        every = [(session, p) for session, found in self._scanned.items() for p in found]
+        every = [(session, p) for session, found in self._scanned.items() for p in found if not is_noise(p)]
         stored = sum(session.has(p) for session, p in every)
         failed = sum(p.key in session.failures for session, p in every)
         saved = ", saved" if stored else ""
@@ -114,15 +114,24 @@ class Scanner:
         return [p for p in projections if session.state(p) not in under_way and p.key not in waiting]
 
     def _missing(self, wanted: Iterable[tuple[Session, Projection]]) -> Missing:
-        """What of these is not stored, with random signs too where the unit needs them."""
-        with_twins = self._state.lens.measure.needs_twin
-        missing: Missing = {}
+        """What of these is not stored, each once, with what else their numbers need."""
+        missing: dict[Session, dict[str, Projection]] = {}
         for session, p in wanted:
-            needed = [p, flipped(p)] if with_twins and p.rows else [p]
-            found = [q for q in needed if q.problem is None and not session.has(q)]
-            if found:
-                missing.setdefault(session, []).extend(found)
-        return missing
+            for q in self._needed(session, p):
+                if q.problem is None and not session.has(q) and can_be_made(q):
+                    missing.setdefault(session, {})[q.key] = q
+        return {session: list(found.values()) for session, found in missing.items()}
+
+    def _needed(self, session: Session, p: Projection) -> Iterator[Projection]:
+        """Whose spectra the numbers of a projection need: its own, under a weighting that of noise, and what else the
+        unit does."""
+        yield p
+        if not p.rows or p.problem is not None:
+            return
+        if is_weighted(p):
+            yield session.noise(p)
+        if (other := self._state.lens.measure.beside(p)) is not None:
+            yield other
 
     def _begin(self, missing: Missing) -> None:
         """Compute all of these, one model after the other."""

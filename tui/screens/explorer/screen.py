@@ -12,6 +12,7 @@ from rankscope.engine.errors import InputError
 from ...data.pair import Pair, Side
 from ...data.session import Session, open_model
 from ...data.state import Change
+from ...data.weighting import Offer
 from ...settings.config import Config
 from ...settings.values import reference_line
 from ...widgets.prompt import Prompt
@@ -22,6 +23,7 @@ from .background import LOOK_SECONDS
 from .exporting import Exporter
 from .repaint import repaint
 from .selection import SelectionKeys
+from .weighing import Weigher
 
 if TYPE_CHECKING:
     from rankscope.engine.compute.events import Event
@@ -32,9 +34,11 @@ FIRST_KEYS = "five keys to begin with:  s scan   3 heatmap   / filter   u unit  
 class Explorer(SelectionKeys):
     """Shows one or two models and does what the keys ask."""
 
-    def __init__(self, pair: Pair, config: Config) -> None:
+    def __init__(self, pair: Pair, config: Config, given: Offer | None = None) -> None:
+        """`given`: the weighting under which the sessions show their models from the beginning."""
         super().__init__(pair, config)
         self.exporter = Exporter(self)
+        self.weigher = Weigher(self, given)
         self.state.listen = partial(repaint, self)
 
     def on_mount(self) -> None:
@@ -54,6 +58,10 @@ class Explorer(SelectionKeys):
     def action_export(self) -> None:
         """Ask for the kind of file."""
         self.exporter.choose()
+
+    def action_weight(self) -> None:
+        """Ask for the weighting."""
+        self.weigher.choose()
 
     def action_yank(self) -> None:
         """Copy the number, or the line, that the focused pane stands on."""
@@ -115,6 +123,8 @@ class Explorer(SelectionKeys):
                 state.add_line(reference_line(argument))
             case "export":
                 self.exporter.write(argument)
+            case "weight":
+                self.weigher.use_named(argument)
             case "against":
                 self.hold_against(argument)
             case _:
@@ -130,11 +140,13 @@ class Explorer(SelectionKeys):
     def _open_second(self, name: str) -> None:
         first = self.pair.first
         model = open_model(name, first.root)
+        shown = self.weigher.weighed(model)
 
         def listen(events: tuple[Event, ...]) -> None:
             self.post_message(EngineEvents(session, events))
 
         session = Session(model, first.root, listen, first.settings, first.experts)
+        session.show(shown)
         session.load()
         self.hear_losses(session)
         self.post_message(Done(partial(self._opened_second, session)))
@@ -144,6 +156,8 @@ class Explorer(SelectionKeys):
             self.pair.second.close(0)
         self.pair.hold(session)
         self.state.lens.side = Side.RATIO
+        if session.weighting != self.pair.first.weighting:  # another one was chosen meanwhile
+            self.weigher.use_again()
         ours, theirs = self.pair.unmatched()
         self.state.changed(Change.ROWS)
         self.state.lens_changed()

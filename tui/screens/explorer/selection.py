@@ -131,8 +131,8 @@ class SelectionKeys(Background):
     def action_unit(self) -> None:
         """Ask for the unit of the heatmap."""
         lens = self.state.lens
-        found = units()
-        rows = [(m.titled(lens.threshold), m.explained(lens.threshold)) for m in found]
+        found = units(self.pair.weighting)
+        rows = [(m.titled(lens.threshold), m.explained(lens.threshold, self.pair.weighting)) for m in found]
 
         def chosen(number: int | None) -> None:
             if number is not None:
