@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from functools import partial
 
+from rankscope.engine.errors import InputError, printable
+
 from ...data.session import Model, Session
 from ...data.weighting import NONE, Offer, offers, weighed
 from ..dialogs import Choice
@@ -31,10 +33,7 @@ class Weigher:
     def choose(self) -> None:
         """Ask for one of those that there are."""
         found = offers(self._state.session, self._files)
-        rows = [
-            (offer.text if len(offer.text) <= LONGEST else f"...{offer.text[3 - LONGEST :]}", offer.about)
-            for offer in found
-        ]
+        rows = [(_end_of(printable(offer.text, 1000)), printable(offer.about)) for offer in found]
 
         def chosen(number: int | None) -> None:
             if number is not None:
@@ -71,12 +70,20 @@ class Weigher:
 
     def _make(self, offer: Offer) -> None:
         """For a thread."""
-        made = {session: self.weighed(session.raw, offer) for session in self._state.pair.sessions}
+        try:
+            made = {session: self.weighed(session.raw, offer) for session in self._state.pair.sessions}
+        except InputError:
+            self._screen.post_message(Done(partial(self._give_up, offer)))
+            raise
         for session, model in made.items():
             session.know(model)
         done = threading.Event()
         self._screen.post_message(Done(partial(self._exchange, offer, made, done)))
         done.wait(EXCHANGE_SECONDS)  # or a chart would be drawn half of this and half of what was shown before
+
+    def _give_up(self, offer: Offer) -> None:
+        if offer is self._wanted:
+            self._wanted = self._shown
 
     def _exchange(self, offer: Offer, made: dict[Session, Model], done: threading.Event) -> None:
         try:
@@ -106,3 +113,7 @@ class Weigher:
     def _warn(self, lines: list[str]) -> None:
         for line in lines:
             self._screen.notify(line, title="weighting", severity="warning", markup=False)
+
+
+def _end_of(name: str) -> str:
+    return name if len(name) <= LONGEST else f"...{name[3 - LONGEST :]}"
