@@ -72,7 +72,7 @@ def test_every_action_can_be_typed(binding: Binding) -> None:
 
 @pytest.mark.parametrize(("key", "pane"), [("0", "tree"), ("3", "heatmap"), ("1", "chart")])
 async def test_help_lists_every_key_of_the_pane_and_every_mark(llama: Path, root: Path, key: str, pane: str) -> None:
-    async with exploring(llama, root, (100, 160)) as view:
+    async with exploring(llama, root, (100, 240)) as view:
         await view.press(key, "question_mark")
         lines = {" ".join(line.split()) for line in view.box}
         for binding in _bindings("explorer", "app", pane):

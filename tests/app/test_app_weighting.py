@@ -147,7 +147,7 @@ async def test_what_is_refused_says_why(moe: Path, root: Path) -> None:
         assert f"{REFUSED}.weight has moments of 20 in the file, and 24 input features in the model" in seen.foot
         seen.app.explorer.state.set_filter("expert.1.gate")
         await seen.press("5")
-        assert "unseen" in seen.pane("table")[1]
+        await seen.until(lambda: "unseen" in seen.pane("table")[1], "the table")
         assert f"{UNSEEN}.weight is unseen: no token of the calibration reached it" in seen.foot
         await seen.press("enter")
         assert not seen.has_engine

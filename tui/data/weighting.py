@@ -12,9 +12,6 @@ from typing import TYPE_CHECKING, cast
 
 from rankscope.engine.derive.weighting import WEIGHED, is_weighted, weighted
 from rankscope.engine.errors import InputError, WeightsError, printable
-from rankscope.engine.formats.foreign import is_imatrix
-from rankscope.engine.formats.guarded import head_of
-from rankscope.engine.formats.tensor import FileStamp
 from rankscope.engine.spectrum import Projection
 
 from .session import Model, Session
@@ -175,6 +172,9 @@ def opened_under(
 
 def _beside(model: Model) -> list[tuple[Path, str]]:
     """Files beside those of a model that by their names and first bytes hold second moments, and their kinds."""
+    from rankscope.engine.formats.guarded import head_of  # what lists and removes spectra opens no weights
+    from rankscope.engine.formats.tensor import FileStamp
+
     stamps = model.checkpoint.stamps if model.checkpoint is not None else {}
     folders = dict.fromkeys(file.parent.absolute() for file, stamp in stamps.items() if isinstance(stamp, FileStamp))
     named: list[Path] = []
@@ -186,6 +186,8 @@ def _beside(model: Model) -> list[tuple[Path, str]]:
 
 def _kind_of(head: bytes) -> str:
     """What the first bytes of a file say that it is: "imatrix", "moments", or "" for anything else."""
+    from rankscope.engine.formats.foreign import is_imatrix
+
     if is_imatrix(head) or (head.startswith(b"GGUF") and b"imatrix" in head):
         return "imatrix"
     return "moments" if head[8:9] == b"{" and _SUMS.search(head) else ""
