@@ -14,7 +14,7 @@ from textual.widget import Widget
 from textual.widgets import Tree
 
 from rankscope.engine.compute.engine import Settings
-from rankscope.tui.data.session import Model, open_model
+from rankscope.tui.data.model import Model, open_model
 from rankscope.tui.data.weighting import opened_under
 from rankscope.tui.screens.app import RankScopeApp
 from rankscope.tui.settings.config import Config

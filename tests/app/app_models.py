@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from rankscope.engine.spectrum import Projection, Provenance, Run, Spectrum
 from rankscope.store.spectra import SpectraStore
-from rankscope.tui.data.session import Model, open_model
+from rankscope.tui.data.model import Model, open_model
 
 Weights = dict[str, NDArray[np.float32]]
 

@@ -18,8 +18,9 @@ from rankscope.engine.spectrum import Projection
 from rankscope.store.spectra import SpectraStore
 from rankscope.tui.charts.request import Request
 from rankscope.tui.data.grid import Column, Grid, Row, Selection, make_grid
+from rankscope.tui.data.model import open_model
 from rankscope.tui.data.pair import Pair
-from rankscope.tui.data.session import Session, open_model
+from rankscope.tui.data.session import Session
 
 BRAILLE = 0x2800
 # The bits of a braille character, by dot column and dot row from the top.

@@ -13,7 +13,7 @@ from textual.widgets import Static
 
 from rankscope.engine.errors import InputError
 from rankscope.tui.cli import launch
-from rankscope.tui.data.session import open_model
+from rankscope.tui.data.model import open_model
 from rankscope.tui.screens.picker import Picker, choices
 from rankscope.tui.settings.config import Config
 

@@ -13,8 +13,8 @@ from app_models import fill, llama_weights, rank_in
 
 from rankscope.engine.compute.events import Event, Started
 from rankscope.store.spectra import SpectraStore
+from rankscope.tui.data.model import open_model
 from rankscope.tui.data.phrases import byte_size
-from rankscope.tui.data.session import open_model
 from rankscope.tui.data.wording import duration
 from rankscope.tui.screens import estimate
 

@@ -10,7 +10,7 @@ from app_models import numpy_rank
 from odd_model import LAYERS, odd_weights, save_odd_model
 
 from rankscope.tui.data.grid import make_grid
-from rankscope.tui.data.session import open_model
+from rankscope.tui.data.model import open_model
 
 ATTENTION = ("query", "key", "value", "output")
 LINEAR = ("query", "key", "value", "z", "a", "b", "output")

@@ -15,7 +15,7 @@ from app_models import LLAMA, fill, llama_weights, save_model
 from textual.pilot import Pilot
 
 from rankscope.engine.compute.engine import Settings
-from rankscope.tui.data.session import open_model
+from rankscope.tui.data.model import open_model
 from rankscope.tui.screens.app import RankScopeApp
 from rankscope.tui.settings.config import Config
 

@@ -17,7 +17,8 @@ from safetensors.numpy import save_file
 from rankscope.engine.compute.engine import Settings
 from rankscope.engine.errors import InputError
 from rankscope.engine.formats.safetensors import SAFETENSORS
-from rankscope.tui.data.session import Session, open_model
+from rankscope.tui.data.model import open_model
+from rankscope.tui.data.session import Session
 from rankscope.tui.data.weighting import offers, opened_under
 
 LAYERS, EXPERTS = 2, 3

@@ -9,7 +9,7 @@ import pytest
 from app_models import LLAMA, llama_weights, save_model
 
 from rankscope.tui.data.filter import find
-from rankscope.tui.data.session import open_model
+from rankscope.tui.data.model import open_model
 
 Found = Callable[[str], list[str]]
 

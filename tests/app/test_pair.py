@@ -13,8 +13,9 @@ from rankscope.engine.compute.engine import Settings
 from rankscope.engine.null import null_rank
 from rankscope.engine.spectrum import Projection
 from rankscope.tui.data.measures import BY_NAME, from_values
+from rankscope.tui.data.model import open_model
 from rankscope.tui.data.pair import Lens, Pair, Side
-from rankscope.tui.data.session import Session, open_model
+from rankscope.tui.data.session import Session
 
 THRESHOLD = 0.9
 

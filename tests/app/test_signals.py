@@ -15,7 +15,7 @@ from textual.widgets import Static
 
 from rankscope.engine.compute.engine import Settings
 from rankscope.store.models import stored_models
-from rankscope.tui.data.session import open_model
+from rankscope.tui.data.model import open_model
 from rankscope.tui.screens.app import RankScopeApp
 from rankscope.tui.settings.config import Config
 

@@ -12,7 +12,8 @@ from app_terminal import Terminal
 
 from rankscope.engine.compute.engine import Settings
 from rankscope.tui.cli.main import main_tui
-from rankscope.tui.data.session import Session, State, open_model
+from rankscope.tui.data.model import open_model
+from rankscope.tui.data.session import Session, State
 from rankscope.tui.screens import app as app_module
 from rankscope.tui.screens.app import RankScopeApp
 from rankscope.tui.settings.config import Config

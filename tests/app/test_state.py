@@ -12,9 +12,10 @@ from rankscope.engine.compute.engine import Settings
 from rankscope.engine.compute.events import Saved
 from rankscope.engine.derive.flip import flipped
 from rankscope.tui.data.grid import Column, Row, Selection
+from rankscope.tui.data.model import open_model
 from rankscope.tui.data.pair import Pair, Side
 from rankscope.tui.data.reference_lines import ReferenceLine
-from rankscope.tui.data.session import Session, open_model
+from rankscope.tui.data.session import Session
 from rankscope.tui.data.state import Change, ExplorerState, Keys
 from rankscope.tui.data.views import View
 from rankscope.tui.screens.explorer.repaint import TABLE

@@ -188,7 +188,7 @@ from rankscope.tui.settings.terminal import set_up
 config = set_up(Config(depth=Depth(sys.argv[4])), os.environ)
 from rankscope.engine.compute.engine import Settings
 from rankscope.tui.screens.app import RankScopeApp
-from rankscope.tui.data.session import open_model
+from rankscope.tui.data.model import open_model
 
 async def main():
     root = Path(sys.argv[3])

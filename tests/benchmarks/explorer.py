@@ -31,7 +31,7 @@ import numpy as np
 
 from rankscope.engine.spectrum import Provenance, Run, Spectrum
 from rankscope.store.spectra import SpectraStore
-from rankscope.tui.data.session import open_model
+from rankscope.tui.data.model import open_model
 
 BIN = Path(sys.executable).parent
 TREE = re.compile(rb"0 tree")

@@ -32,7 +32,7 @@ from explorer import BIN, FILLED, RUN, TREE, Terminal
 from rankscope.engine.null import noise_values
 from rankscope.engine.spectrum import Projection, Provenance, Spectrum, Values
 from rankscope.store.spectra import SpectraStore
-from rankscope.tui.data.session import Model, open_model
+from rankscope.tui.data.model import Model, open_model
 
 LAYERS, DENSE, EXPERTS, SHARDS = 61, 3, 256, 160
 HIDDEN, EXPERT, MLP = 7168, 2048, 18432

@@ -28,7 +28,7 @@ from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.checkpoint.open import open_checkpoint
 from rankscope.engine.errors import InputError
 from rankscope.tui.cli.main import main
-from rankscope.tui.data.session import open_model
+from rankscope.tui.data.model import open_model
 from rankscope.tui.screens.picker import choices
 
 HERE = Path(__file__).parent

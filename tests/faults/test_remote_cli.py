@@ -16,7 +16,8 @@ from safetensors.numpy import save
 from rankscope.engine.compute.engine import Settings
 from rankscope.engine.compute.events import Progress
 from rankscope.tui.cli.main import main
-from rankscope.tui.data.session import Session, open_model
+from rankscope.tui.data.model import open_model
+from rankscope.tui.data.session import Session
 from rankscope.tui.data.wording import describe
 from rankscope.tui.screens import dialogs
 from rankscope.tui.screens.app import RankScopeApp

@@ -30,9 +30,10 @@ from rankscope.store.export import export as write_export
 from rankscope.store.export import row
 
 from ..data.grid import make_grid
+from ..data.model import open_model
 from ..data.pair import Lens, Pair
 from ..data.phrases import byte_size
-from ..data.session import CLOSE_SECONDS, Session, State, open_model
+from ..data.session import CLOSE_SECONDS, Session, State
 from ..data.weighting import NONE
 from ..data.wording import describe, left_out, solved_again
 from ..drawing.console import add_columns, make_console, plain_table, say

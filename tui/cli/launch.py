@@ -24,12 +24,13 @@ from .ending import at_end
 from .opening import save, unsaved
 
 if TYPE_CHECKING:
-    from ..data.session import Model
+    from ..data.model import Model
 
 
 def run_app(args: Namespace, root: Path) -> int:
     """Open the models (where asked downloading them first, with a progress bar), show them until the user quits."""
-    from ..data.session import CLOSE_SECONDS, open_model
+    from ..data.model import open_model
+    from ..data.session import CLOSE_SECONDS
 
     if os.environ.get("RANKSCOPE_CONFIG") and not config_path().exists():
         raise InputError(f"there is no {printable(str(config_path()))}, which RANKSCOPE_CONFIG names")

@@ -13,8 +13,9 @@ from rankscope.engine.compute.engine import Settings
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection
 
+from ..data.model import Model, open_model
 from ..data.phrases import UNREAD_ADVICE
-from ..data.session import CLOSE_SECONDS, Model, Session, open_model
+from ..data.session import CLOSE_SECONDS, Session
 from ..data.weighting import NONE, choose, weighed
 from ..drawing.console import say
 

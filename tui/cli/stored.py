@@ -64,7 +64,7 @@ def rm(args: Namespace, root: Path) -> int:
 def _remove_weighted(name: str, weight: str, root: Path) -> int:
     from rankscope.engine.checkpoint.hub import Access
 
-    from ..data.session import open_model
+    from ..data.model import open_model
     from ..data.weighting import meant
 
     model = open_model(name, root, Access.CACHE)  # its config tells how a file's numbers are meant

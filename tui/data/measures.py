@@ -14,8 +14,9 @@ from rankscope.engine.derive.weighting import is_weighted, noise_of
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection, Values
 
+from .known import Fact, FromValues
 from .quantities import FLIPPED_RANK, RANK, RAW_RANK, Quantity, Value, by_shape, rank_over, stored
-from .session import Fact, FromValues, Session
+from .session import Session
 from .wording import percent
 
 RATIO_LIMITS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1)

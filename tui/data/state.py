@@ -18,9 +18,10 @@ from .comparison import MOST_MARKS
 from .filter import find
 from .grid import Grid, Row, Selection, make_grid
 from .measures import BY_NAME
+from .model import Model
 from .pair import Lens, Pair, Side
 from .reference_lines import ReferenceLine
-from .session import Model, Session
+from .session import Session
 from .views import BY_KEY, Place, View, ViewSpec
 
 

@@ -14,7 +14,8 @@ from rankscope.engine.derive.weighting import WEIGHED, is_weighted, weighted
 from rankscope.engine.errors import InputError, WeightsError, printable
 from rankscope.engine.spectrum import Projection
 
-from .session import Model, Session
+from .model import Model
+from .session import Session
 
 if TYPE_CHECKING:
     from rankscope.engine.moment import Form, Moment, Weighting

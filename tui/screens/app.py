@@ -13,8 +13,9 @@ from textual.binding import Binding, BindingType
 from textual.dom import DOMNode
 from textual.screen import Screen
 
+from ..data.model import Model
 from ..data.pair import Pair
-from ..data.session import Model, Session
+from ..data.session import Session
 from ..data.weighting import Offer
 from ..drawing.nearest_colour import use_nearest
 from ..settings import keys

@@ -20,7 +20,8 @@ from rankscope.engine.compute.engine import Settings
 from rankscope.store.models import stored_models
 from rankscope.store.spectra import SpectraStore
 from rankscope.tui.cli.main import main
-from rankscope.tui.data.session import Session, open_model, open_stored
+from rankscope.tui.data.model import open_model, open_stored
+from rankscope.tui.data.session import Session
 
 Row = dict[str, Any]
 Scan = Callable[..., list[Row]]

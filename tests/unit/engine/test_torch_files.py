@@ -234,7 +234,7 @@ def test_which_files_of_a_folder_are_the_model(tmp_path: Path, state: State) -> 
 SECOND = """
 import sys
 from pathlib import Path
-from rankscope.tui.data.session import open_model
+from rankscope.tui.data.model import open_model
 model = open_model(sys.argv[1], Path(sys.argv[2]))
 print(*(p.key for p in model.tree.projections))
 print("torch" in sys.modules or "numpy" in sys.modules)

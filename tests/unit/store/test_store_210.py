@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from rankscope.store.spectra import SpectraStore
 from rankscope.tui.cli.main import main
-from rankscope.tui.data.session import open_model
+from rankscope.tui.data.model import open_model
 
 HERE = Path(__file__).parent
 SHAPES = {

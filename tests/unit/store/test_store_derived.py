@@ -24,7 +24,7 @@ from rankscope.store.entry import entry_of
 from rankscope.store.export import export
 from rankscope.store.models import remove_spectra, stored_models
 from rankscope.store.spectra import SpectraStore
-from rankscope.tui.data.session import open_stored
+from rankscope.tui.data.model import open_stored
 
 Make = Callable[..., Spectrum]
 Same = Callable[[Spectrum, Spectrum], bool]

@@ -22,7 +22,8 @@ from rankscope.engine.spectrum import Provenance, Slice, Source
 from rankscope.store import layout, segments
 from rankscope.store.models import stored_models
 from rankscope.store.spectra import SpectraStore
-from rankscope.tui.data.session import Model, Session, State, open_stored
+from rankscope.tui.data.model import Model, open_stored
+from rankscope.tui.data.session import Session, State
 
 WRITTEN = Path(__file__).parent / "version_1"
 NAME = "seg-6179995df259f2056fe27491e8e45b9f.h5"

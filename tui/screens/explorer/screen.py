@@ -9,8 +9,9 @@ from textual import on
 
 from rankscope.engine.errors import InputError
 
+from ...data.model import open_model
 from ...data.pair import Pair, Side
-from ...data.session import Session, open_model
+from ...data.session import Session
 from ...data.state import Change
 from ...data.weighting import Offer
 from ...settings.config import Config

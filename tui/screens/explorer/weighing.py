@@ -7,7 +7,8 @@ from functools import partial
 
 from rankscope.engine.errors import InputError, printable
 
-from ...data.session import Model, Session
+from ...data.model import Model
+from ...data.session import Session
 from ...data.weighting import NONE, Offer, offers, weighed
 from ..dialogs import Choice
 from ..messages import Done

@@ -1,0 +1,93 @@
+"""A model as it was opened: its checkpoint with the tree of its projections, or what is stored of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rankscope.engine.catalogue.tree import Tree, build_tree, model_order
+from rankscope.engine.catalogue.whole_factors import CUT
+from rankscope.engine.checkpoint.hub import Access
+from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
+from rankscope.engine.checkpoint.remote import stored_name
+from rankscope.engine.errors import InputError, printable
+from rankscope.engine.spectrum import Projection
+
+from .phrases import UNREAD_ADVICE
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """An opened model. Where its weights could not be opened but spectra of it are stored, `checkpoint` is
+    None and `reason` says why."""
+
+    name: str
+    checkpoint: Checkpoint | None
+    tree: Tree
+    folder: str
+    reason: str = ""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a user should know of it, a line each."""
+        if self.checkpoint is None:
+            return ()
+        cut = [p for p in self.tree.projections if p.note.endswith(CUT)]
+        parts = (f"{len(cut)} matrices are parts of whole ones: {cut[0].address} is {cut[0].note}",) if cut else ()
+        if not self.tree.by_shape:
+            return (*self.checkpoint.warnings, *parts)
+        kind = printable(str(self.checkpoint.config.get("model_type") or ""))
+        names = ", ".join(map(printable, self.tree.by_shape))
+        why = f"model_type {kind} is none that is known" if kind else "there is no model_type"
+        line = f"{why}: {names} split as the heads and the shape of the output matrix prove it"
+        return (*self.checkpoint.warnings, line, *parts)
+
+
+def open_model(model: str, root: Path, access: Access = Access.RANGES, *, or_stored: bool = True) -> Model:
+    """Open a checkpoint by name, or, where that fails and `or_stored`, what the store holds of it.
+
+    Raises:
+        InputError: neither can be had.
+    """
+    from rankscope.store.folders import model_folder
+    from rankscope.store.listings import FileListings
+
+    try:
+        checkpoint = open_checkpoint(model, access, FileListings(root))
+    except InputError as error:
+        if not or_stored or (stored := open_stored(model, root)) is None:
+            raise
+        if not stored.tree.projections:
+            raise InputError(
+                f"no spectra of {printable(model)} are stored that can be read: see  rankscope ls"
+            ) from None
+        return replace(stored, reason=str(error))
+    return Model(checkpoint.name, checkpoint, build_tree(checkpoint), model_folder(checkpoint.identity))
+
+
+def open_stored(model: str, root: Path) -> Model | None:
+    """The stored spectra of a model by its name, path or folder in the store; the newest per address.
+
+    Raises:
+        InputError: its folder in the store cannot be read.
+    """
+    from rankscope.store.models import find_model
+    from rankscope.store.spectra import SpectraStore
+
+    found = find_model(root, {model, stored_name(model)})
+    if found is None:
+        return None
+    if found.unread:
+        raise InputError(f"{found.unread} {UNREAD_ADVICE}")
+    stored = SpectraStore(root, found.folder).stored()
+    projections = map(stored.projection, sorted(stored, key=stored.computed_at))
+    newest = {p.address: p for p in map(_own, projections) if p is not None}
+    return Model(found.name, None, Tree(tuple(sorted(newest.values(), key=model_order)), True), found.folder)
+
+
+def _own(projection: Projection) -> Projection | None:
+    """The matrix of the checkpoint that is stored, as it is or under a weighting; None of what else is derived."""
+    made = projection.derived
+    if made is None:
+        return projection
+    return projection.parents[0] if not made.is_further and made.parents else None
