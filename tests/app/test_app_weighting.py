@@ -83,6 +83,19 @@ def ranks(names: list[str], threshold: float = 0.9, *, weighted: bool = True) ->
     return found
 
 
+def count_reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each tensor is read from now on."""
+    reads: Counter[str] = Counter()
+    read = SAFETENSORS.read_matrix
+
+    def reading(tensor: Any, *args: Any) -> Any:
+        reads[tensor.name] += 1
+        return read(tensor, *args)
+
+    monkeypatch.setattr(SAFETENSORS, "read_matrix", reading)
+    return reads
+
+
 async def choose(seen: View, word: str) -> None:
     """Choose the line of the menu that has a word."""
     await seen.press("w")
@@ -94,16 +107,9 @@ async def choose(seen: View, word: str) -> None:
 async def test_a_weighting_is_chosen_computed_and_told_apart(
     moe: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reads: Counter[str] = Counter()
-    read = SAFETENSORS.read_matrix
-
-    def reading(tensor: Any, *args: Any) -> Any:
-        reads[tensor.name] += 1
-        return read(tensor, *args)
-
     async with exploring(moe, root, WIDE) as seen:
         await choose(seen, "wiki.moments")
-        monkeypatch.setattr(SAFETENSORS, "read_matrix", reading)
+        reads = count_reads(monkeypatch)
         assert "moe  weighted by moments wiki.moments (wiki, 100 tokens)" in seen.lines[0]
         assert f"0/{COMPUTED + 2} stored" in seen.lines[0]
         assert "k90 moments" in seen.lines[1]
@@ -189,7 +195,7 @@ async def test_stored_spectra_outlive_their_file(moe: Path, root: Path, tmp_path
         assert "it is not stored under moments gone.moments (wiki, 100 tokens), which is not at hand" in seen.foot
 
 
-async def test_the_ratio_to_the_weights_as_they_are(moe: Path, root: Path) -> None:
+async def test_the_ratio_to_the_weights_as_they_are(moe: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with exploring(moe, root, WIDE) as seen:
         seen.app.explorer.state.set_unit("k/raw")
         await seen.pilot.pause()
@@ -197,8 +203,10 @@ async def test_the_ratio_to_the_weights_as_they_are(moe: Path, root: Path) -> No
         await choose(seen, "wiki.moments")
         await seen.press("colon")
         await seen.type("unit k/raw")
+        reads = count_reads(monkeypatch)
         await seen.scan()
         await seen.sees("0 failed, saved")
+        assert (len(reads), set(reads.values())) == (COMPUTED, {1})  # for both
         pairs = zip(ranks(list(ATTENTION)), ranks(list(ATTENTION), weighted=False), strict=True)
         assert seen.cells(0)[:4] == [f"{int(k) / int(raw):.2f}" for k, raw in pairs]
         await seen.press("3", "l", "h", "2")
