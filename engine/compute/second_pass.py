@@ -35,14 +35,15 @@ class Budget:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._running: defaultdict[str, int] = defaultdict(int)
+        self._since: dict[str, float] = {}
         self.reset()
 
     def reset(self) -> None:
-        """Another scan begins."""
+        """Another scan begins. The last batch of the one before may have been told of and not have left `scanning`."""
         with self._lock:
             self._taken: defaultdict[str, float] = defaultdict(float)
-            self._running: defaultdict[str, int] = defaultdict(int)
-            self._since: dict[str, float] = {}
+            self._since = dict.fromkeys(self._since, time.monotonic())
             self._begun = 0
             self._spent = self._cost = 0.0
 

@@ -12,7 +12,7 @@ from rankscope.engine.compute.engine import Settings
 from rankscope.engine.compute.events import Event, Saved, SavedAgain, SolvingAgain, StayBounds
 from rankscope.engine.metrics import threshold_rank
 from rankscope.store.spectra import entry_of
-from rankscope.tui.data import session as module
+from rankscope.tui.data import known as module
 from rankscope.tui.data.session import Session, State
 
 

@@ -310,3 +310,14 @@ def test_the_budget_is_of_the_busiest_device_and_of_threads_at_once_counts_one(
     assert budget.take(1e9)
     budget.spend(1e9, 60.0)
     assert not budget.take(1.0)
+
+
+def test_a_scan_that_begins_while_the_last_batch_is_left_stops_no_thread() -> None:
+    """A batch is told of before its thread leaves: the first submit of another scan may come between."""
+    budget = Budget()
+    with budget.scanning("cpu"):
+        budget.reset()
+    for _ in range(2):
+        with budget.scanning("cpu"):
+            pass
+    assert budget.take(1.0)
