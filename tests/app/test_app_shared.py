@@ -14,7 +14,7 @@ from app_models import fill
 
 from rankscope.store import segments, writer
 from rankscope.store.models import remove_model
-from rankscope.tui.data.state import Change
+from rankscope.tui.data.changes import Change
 from rankscope.tui.screens.explorer import screen
 
 NEVER = 10_000.0

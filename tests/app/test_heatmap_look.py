@@ -16,7 +16,7 @@ from rankscope.tui.data.grid import Column, Row, Selection, unfolded
 from rankscope.tui.data.measures import MODELS_LIMITS, RATIO_LIMITS
 from rankscope.tui.data.pair import Side
 from rankscope.tui.data.session import State
-from rankscope.tui.drawing.cells import Count
+from rankscope.tui.drawing.cell import Count
 from rankscope.tui.settings.palette import LEVELS, Depth, luminance, palette
 from rankscope.tui.widgets.heatmap import shade_key
 

@@ -11,12 +11,13 @@ from app_models import LLAMA, fill, llama_weights, matrix, rank_in, save_model, 
 from rankscope.engine.compute.engine import Settings
 from rankscope.engine.compute.events import Saved
 from rankscope.engine.derive.flip import flipped
+from rankscope.tui.data.changes import Change, Keys
 from rankscope.tui.data.grid import Column, Row, Selection
 from rankscope.tui.data.model import open_model
 from rankscope.tui.data.pair import Pair, Side
 from rankscope.tui.data.reference_lines import ReferenceLine
 from rankscope.tui.data.session import Session
-from rankscope.tui.data.state import Change, ExplorerState, Keys
+from rankscope.tui.data.state import ExplorerState
 from rankscope.tui.data.views import View
 from rankscope.tui.screens.explorer.repaint import TABLE
 

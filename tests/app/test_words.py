@@ -24,7 +24,7 @@ from rankscope.tui.data.phrases import byte_size, share
 from rankscope.tui.data.session import State
 from rankscope.tui.data.table_rows import fields_of
 from rankscope.tui.data.wording import describe, duration, percent, solved_again
-from rankscope.tui.drawing.cells import Count
+from rankscope.tui.drawing.cell import Count
 from rankscope.tui.screens.command_line import parse_command
 from rankscope.tui.screens.messages import BackgroundFailed
 from rankscope.tui.screens.status_lines import (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -164,3 +164,18 @@ class Selection:
             return replace(self, column=grid.columns[0], block=None, single=None)
         index = max(0, min(len(grid.columns) - 1, grid.columns.index(self.column) + step))
         return replace(self, column=grid.columns[index], block=None, single=None)
+
+    def step_cell(self, grid: Grid, step: int) -> Selection | None:
+        """The cell `step` further, row by row and round; None: the grid has none."""
+        cells = [Selection(r, c) for r in grid.rows for c in grid.columns if (r, c) in grid.cells]
+        if not cells:
+            return None
+        here = replace(self, single=None)
+        at = next((i for i, cell in enumerate(cells) if cell == here), None)
+        if at is None:  # between the cells: from the first of this layer
+            at = next((i for i, cell in enumerate(cells) if cell.row == here.row), 0) - (step > 0)
+        return cells[(at + step) % len(cells)]
+
+    def found_in(self, projections: Mapping[str, Projection]) -> Selection:
+        """The same among other states of the projections, which are given by address."""
+        return self if self.single is None else replace(self, single=projections.get(self.single.address))

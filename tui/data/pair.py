@@ -165,6 +165,14 @@ class Lens:
             found[[self.bound(p) == UNKNOWN for p in group.members]] = nan
         return found
 
+    def knows_any(self, projections: Sequence[Projection]) -> bool:
+        """Whether the number of any of them is known."""
+        if not self.pair.has_spectra:
+            return False
+        from numpy import isnan  # the first screen does without
+
+        return not isnan(self.numbers(self.pair.group(projections))).all()
+
     def tones(self, group: Group) -> Values:
         """The same of what the shades are of."""
         by = self.measure.shaded_by

@@ -6,14 +6,13 @@ who draws again for what. So a state can be built, changed and asked without a t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from enum import Enum, auto
-from typing import TypeAlias
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection
 
+from .changes import Change, Keys, Listener
 from .comparison import MOST_MARKS
 from .filter import find
 from .grid import Grid, Row, Selection, make_grid
@@ -23,46 +22,6 @@ from .pair import Lens, Pair, Side
 from .reference_lines import ReferenceLine
 from .session import Session
 from .views import BY_KEY, Place, View, ViewSpec
-
-
-class Change(Enum):
-    """What is other than before."""
-
-    SELECTION = auto()
-    TREE = auto()
-    """The tree's cursor should stand on what is selected: in other panes that waits until the user rests."""
-    ROWS = auto()
-    """Other projections are shown: another filter, or a second model."""
-    NUMBERS = auto()
-    """States or numbers of some projections, by their keys; None: of any."""
-    LOADED = auto()
-    """Numbers that were worked out from values; nothing else is known of what is computed."""
-    LENS = auto()
-    """Another number stands for every projection."""
-    MARKS = auto()
-    PANE = auto()
-    """Another view is shown, or has the focus."""
-    LAYOUT = auto()
-    TITLES = auto()
-    CHART = auto()
-    """The chart would show something else."""
-    AXES = auto()
-    """So does its title."""
-    RANK = auto()
-    LINES = auto()
-    """What the single lines say of the job, or to the user."""
-    WANTED = auto()
-    """Numbers on the screen have to be worked out from values; of these keys, None: all."""
-
-
-Keys: TypeAlias = "set[str] | None"
-Listener: TypeAlias = Callable[[Change, Keys], None]
-
-
-def _found_in(projections: Mapping[str, Projection], selection: Selection) -> Selection:
-    """The same selection among other states of the projections, which are given by address."""
-    single = selection.single
-    return selection if single is None else replace(selection, single=projections.get(single.address))
 
 
 def _nobody(_: Change, __: Keys) -> None:
@@ -215,13 +174,9 @@ class ExplorerState:
 
     def step_match(self, step: int) -> None:
         """The next projection in the grid."""
-        cells = [Selection(r, c) for r in self.grid.rows for c in self.grid.columns if (r, c) in self.grid.cells]
-        here = replace(self.selection, single=None)
-        at = next((i for i, cell in enumerate(cells) if cell == here), None)
-        if at is None:  # between the cells: from the first of this layer
-            at = next((i for i, cell in enumerate(cells) if cell.row == here.row), 0) - (step > 0)
-        if cells:
-            self.select(cells[(at + step) % len(cells)])
+        there = self.selection.step_cell(self.grid, step)
+        if there is not None:
+            self.select(there)
 
     def go_to_layer(self, layer: int) -> None:
         """The same in the layer of this number."""
@@ -309,16 +264,8 @@ class ExplorerState:
             return
         self.lens.measure = BY_NAME[name]
         self.lens_changed()
-        if self.lens.measure.needs_twin and not self._has_numbers():
+        if self.lens.measure.needs_twin and not self.lens.knows_any(self.shown):
             self.say("kf is the rank of the same weights with random signs: s computes these spectra")
-
-    def _has_numbers(self) -> bool:
-        """Whether the number of anything that is shown is known."""
-        if not self.pair.has_spectra:
-            return False
-        from numpy import isnan  # the first screen does without
-
-        return not isnan(self.lens.numbers(self.pair.group(self.shown))).all()
 
     def show_under(self, models: Mapping[Session, Model]) -> None:
         """Show other states of the projections, those of `models`: under a weighting, or as they are. What is selected
@@ -332,11 +279,11 @@ class ExplorerState:
         if self.pair.second is not None:
             now = {p.address: p for p in self.pair.second.model.tree.projections} | now
         self.marks = {p.key: p for q in self.marks.values() if (p := now.get(q.address)) is not None}
-        origin = None if self.origin is None else _found_in(now, self.origin)
+        origin = self.origin and self.origin.found_in(now)
         self._show(self.pattern)
         self.changed(Change.ROWS)
         self.changed(Change.MARKS)
-        self.select(_found_in(now, self.selection), origin)
+        self.select(self.selection.found_in(now), origin)
         self.lens_changed()
         self.numbers_changed()
 

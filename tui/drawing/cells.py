@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import median
 
 from rich.style import Style
@@ -17,71 +17,14 @@ from rankscope.engine.spectrum import Projection, Values
 
 from ..data.grid import Column, Grid, Row, Selection
 from ..data.measures import BY_NAME
-from ..data.pair import UNEQUAL, Group, Lens, Side
+from ..data.pair import Group, Lens, Side
 from ..data.session import State
 from ..data.spread import even_limits, extent, half_range, known, middle_of
 from ..data.wording import MARKS, UNSEEN
 from ..settings.palette import Depth, Palette
+from .cell import GREYED, PLAIN, Cell, Count, most_telling, of_state, signed, written_forms
 
-PLAIN = Style.null()
-GREYED, GREY_FILL = Style(dim=True), "\u2591"
 Place = tuple[Row, Column]
-
-
-@dataclass(frozen=True, slots=True)
-class Count:
-    """How many projections of a group are done, have failed, and are there in all."""
-
-    done: int = 0
-    failed: int = 0
-    total: int = 0
-
-    def __add__(self, other: Count) -> Count:
-        return Count(self.done + other.done, self.failed + other.failed, self.total + other.total)
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """What a cell shows. `forms` are its texts, the fullest first; of one whose number is not known, a mark for
-    its state. `tone` is what the shade is of, `level` the shade as a character where there are no colours.
-    """
-
-    forms: tuple[str, ...]
-    style: Style = PLAIN
-    number: float | None = None
-    tone: float | None = None
-    level: str = ""
-    is_marked: bool = False
-    is_greyed: bool = False
-    has_failed: bool = False
-
-    @property
-    def text(self) -> str:
-        """The fullest text."""
-        return self.forms[0]
-
-    @property
-    def mark(self) -> str:
-        """The state, "" of a number."""
-        return self.forms[0] if self.number is None else ""
-
-    @property
-    def sign(self) -> str:
-        """The cell in one character: mark, failure, state, whether it is of two shapes, else its shade."""
-        if self.is_marked or self.has_failed:
-            return "+" if self.is_marked else "!"
-        if self.forms[0].startswith(UNEQUAL) and not self.level:
-            return UNEQUAL
-        return self.fill if self.tone is not None else self.mark or MARKS[State.DONE]
-
-    @property
-    def fill(self) -> str:
-        """What its background is drawn with."""
-        return GREY_FILL if self.is_greyed else self.level or " "
-
-    def fitting(self, width: int) -> str:
-        """The fullest text that fits: a number that does not is left out, not cut."""
-        return next((form for form in self.forms if len(form) <= width), self.forms[-1])
 
 
 class Look:
@@ -209,7 +152,7 @@ class Look:
             blend = self._shaded((MARKS[State.DONE],), None, median(tones), is_marked)
             return replace(blend, has_failed="!" in marks or any(cell.has_failed for cell in cells))
         grey = next((cell for cell in cells if cell.is_greyed), None)
-        return _state(_telling(marks), is_marked) if grey is None else replace(grey, is_marked=is_marked)
+        return of_state(most_telling(marks), is_marked) if grey is None else replace(grey, is_marked=is_marked)
 
     def noise_ratio(self, row: Row, column: Column) -> float | None:
         """The median k/k0 of a cell, whatever the unit; of the first model where the lens compares two."""
@@ -237,7 +180,7 @@ class Look:
 
     def short(self, number: float, width: int) -> str:
         """A number in so many characters, with fewer digits where it needs more."""
-        return next(form for form in _forms(self.lens.written(number), number) if len(form) <= width)
+        return next(form for form in written_forms(self.lens.written(number), number) if len(form) <= width)
 
     @property
     def width(self) -> int:
@@ -314,8 +257,8 @@ class Look:
         is_marked = p.key in self._marked
         number, mark = self.lens.number(p), self.mark(p)
         if number is None or mark == MARKS[State.RUNNING]:
-            return _state(self._lacking(p, mark), is_marked)
-        forms = _signed(_forms(self.lens.written(number), number), self.lens.sign(p))
+            return of_state(self._lacking(p, mark), is_marked)
+        forms = signed(written_forms(self.lens.written(number), number), self.lens.sign(p))
         forms = (self.lens.text(p), *forms[1:])
         return self._shaded(forms, number, self.lens.tone(p), is_marked, self.lens.is_greyed(p))
 
@@ -327,7 +270,7 @@ class Look:
         members = group.members
         is_marked = bool(self._marked) and any(p.key in self._marked for p in members)
         if not self.lens.pair.has_spectra:
-            return _state(_telling(self._marks_of_lacking(members, members)), is_marked)
+            return of_state(most_telling(self._marks_of_lacking(members, members)), is_marked)
         every = self.lens.numbers(group)
         numbers = known(every)
         is_part = len(numbers) < len(members)
@@ -335,16 +278,16 @@ class Look:
         marks = self._marks_of_lacking(members, lacking) if is_part else set()
         middle = middle_of(numbers)
         if middle is None:
-            return _state(_telling(marks), is_marked)
-        forms = _forms(self.lens.written(middle), middle)
+            return of_state(most_telling(marks), is_marked)
+        forms = written_forms(self.lens.written(middle), middle)
         count = f" {len(numbers)}/{len(members)}" if is_part else ""
         if marks:
-            forms = (f"{forms[0]}{count}", _telling(marks))
+            forms = (f"{forms[0]}{count}", most_telling(marks))
         else:
             half = half_range(numbers)
             whole = [forms[0] if half is None else f"{forms[0]}~{self.lens.written(half)}", forms[0]]
             forms = (*(f"{form}{count}" for form in whole), *whole, *forms)
-        forms = _signed(forms, self._sign_of(members, every))
+        forms = signed(forms, self._sign_of(members, every))
         above = self.lens.greyed_above
         is_greyed = above is not None and bool(2 * (numbers > above).sum() > len(numbers))
         tones = self.lens.tones(group)
@@ -385,29 +328,6 @@ class Look:
         if is_marked:
             style += Style(underline=True)
         return Cell(forms, style, number, tone, level, is_marked, is_greyed)
-
-
-def _forms(text: str, number: float) -> tuple[str, ...]:
-    """A number with ever fewer digits, and at last the mark that there is one."""
-    return text, f"{number:.2g}", f"{number:.0e}", MARKS[State.DONE]
-
-
-def _signed(forms: tuple[str, ...], sign: str) -> tuple[str, ...]:
-    """The same with a sign before every number; states have none."""
-    return tuple(f"{sign}{form}" if form[:1].isdigit() else form for form in forms)
-
-
-def _state(mark: str, is_marked: bool) -> Cell:
-    style = (
-        Style(color="red", bold=True) if mark == "!" else Style(dim=mark in f".-{UNSEEN}", underline=is_marked or None)
-    )
-    return Cell((mark,), style, is_marked=is_marked)
-
-
-def _telling(marks: Iterable[str]) -> str:
-    """What is most worth knowing of several states; "-" without any."""
-    found = set(marks)
-    return next((mark for mark in f"*!:?{UNSEEN}.#" if mark in found), "-")
 
 
 def _places(grid: Grid) -> dict[str, list[tuple[Place, Projection]]]:

@@ -21,7 +21,8 @@ from textual.strip import Strip
 from rankscope.engine.spectrum import Projection
 
 from ..data.grid import Column, Grid, Row, Selection, unfolded
-from ..drawing.cells import GREY_FILL, GREYED, Look
+from ..drawing.cell import GREY_FILL, GREYED
+from ..drawing.cells import Look
 from ..drawing.strips import difference
 from ..settings import keys
 from .heatmap_overview import Overview

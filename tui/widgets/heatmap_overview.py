@@ -20,7 +20,8 @@ from rankscope.engine.errors import printable
 from ..data.grid import Grid, Selection
 from ..data.measures import BY_NAME
 from ..data.pair import Side
-from ..drawing.cells import PLAIN, Cell, Look
+from ..drawing.cell import PLAIN, Cell
+from ..drawing.cells import Look
 from ..settings.palette import LEVELS
 from .heatmap_table import CHOSEN, DIM, Pointer, banner, chosen, shortened
 

@@ -13,7 +13,8 @@ from textual.geometry import Size
 from rankscope.engine.errors import printable
 
 from ..data.grid import Column, Grid, Selection
-from ..drawing.cells import GREYED, Cell, Look
+from ..drawing.cell import GREYED, Cell
+from ..drawing.cells import Look
 
 HEADER = 2
 GAP = 2

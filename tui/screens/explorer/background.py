@@ -11,9 +11,9 @@ from textual import on
 
 from rankscope.engine.errors import InputError, printable
 
+from ...data.changes import Change
 from ...data.pair import Pair
 from ...data.session import Session
-from ...data.state import Change
 from ...settings import keys
 from ...settings.config import Config
 from .. import error_log

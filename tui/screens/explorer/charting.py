@@ -10,8 +10,8 @@ from textual.timer import Timer
 
 from ...charts.painter import Painter
 from ...charts.request import Painting, Request
+from ...data.changes import Change
 from ...data.pair import Pair
-from ...data.state import Change
 from ...data.views import View
 from ...settings import keys
 from ...settings.config import Config

@@ -16,9 +16,10 @@ from textual.widget import Widget
 
 from rankscope.engine.errors import printable
 
+from ...data.changes import Change
 from ...data.named import resolve
 from ...data.pair import Pair
-from ...data.state import Change, ExplorerState
+from ...data.state import ExplorerState
 from ...data.views import BY_KEY, Place, View, placed
 from ...data.wording import LEGEND
 from ...drawing.cells import Look

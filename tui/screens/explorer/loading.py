@@ -9,7 +9,8 @@ from itertools import islice
 
 from rankscope.engine.spectrum import Projection
 
-from ...data.state import ExplorerState, Keys
+from ...data.changes import Keys
+from ...data.state import ExplorerState
 from ...data.views import BY_KEY
 from ...widgets.top_pane import TopPane
 from ..messages import NumbersLoaded

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from ...data.state import Change, Keys
+from ...data.changes import Change, Keys
 from .background import Background
 
 Painter = Callable[[Background, Keys], None]

@@ -9,10 +9,10 @@ from textual import on
 
 from rankscope.engine.errors import InputError
 
+from ...data.changes import Change
 from ...data.model import open_model
 from ...data.pair import Pair, Side
 from ...data.session import Session
-from ...data.state import Change
 from ...data.weighting import Offer
 from ...settings.config import Config
 from ...settings.values import reference_line

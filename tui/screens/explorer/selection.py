@@ -5,10 +5,10 @@ from __future__ import annotations
 from textual import on
 from textual.widgets import Tree
 
+from ...data.changes import Change
 from ...data.grid import Selection
 from ...data.measures import units
 from ...data.pair import Side
-from ...data.state import Change
 from ...data.views import BY_KEY, Place, View
 from ...widgets.chart import ChartPane
 from ...widgets.heatmap import Heatmap
