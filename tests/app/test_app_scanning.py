@@ -66,7 +66,9 @@ async def test_keys_in_one_packet_answer_no_question_that_they_asked(llama: Path
 
 
 @pytest.mark.parametrize(("key", "is_yes"), [("y", True), ("s", True), ("n", False), ("escape", False), ("q", False)])
-async def test_the_answers_to_the_question_before_a_scan(llama: Path, root: Path, key: str, is_yes: bool) -> None:
+async def test_the_answers_to_the_question_before_a_scan(
+    llama: Path, root: Path, gate: Gate, key: str, is_yes: bool
+) -> None:
     async with exploring(llama, root, SMALL) as view:
         await view.press("s")
         assert "y or s  yes" in " ".join(view.box)
@@ -75,9 +77,10 @@ async def test_the_answers_to_the_question_before_a_scan(llama: Path, root: Path
         await view.rush(key, later=2.0)
         assert not _asks(view)
         assert view.app.explorer.state.is_busy is is_yes
+        gate.open()
 
 
-async def test_a_key_of_the_users_own_that_asked_answers_too(llama: Path, root: Path) -> None:
+async def test_a_key_of_the_users_own_that_asked_answers_too(llama: Path, root: Path, gate: Gate) -> None:
     async with exploring(llama, root, config=Config(keymap={"scan": "f5", "confirm.yes": "z"})) as view:
         await view.press("f5")
         assert "z or f5  yes" in " ".join(view.box)
@@ -86,6 +89,7 @@ async def test_a_key_of_the_users_own_that_asked_answers_too(llama: Path, root: 
         assert _asks(view)
         await view.rush("f5", later=2.0)
         assert view.app.explorer.state.is_busy
+        gate.open()
 
 
 async def test_q_asks_while_something_is_computed(llama: Path, root: Path, gate: Gate) -> None:
