@@ -217,7 +217,8 @@ async def test_a_threshold_that_is_not_in_the_table_arrives_in_parts_and_is_righ
         await view.rests()
         await view.until(lambda: not state.lens.unread(), "all ranks")
         await view.pilot.pause()
-        assert 1 < watched.take().count("NumbersLoaded.__init__") <= MOST_TOLD + 4
+        # Of 60 chunks. The first load may have come far before it was overtaken.
+        assert 1 < watched.take().count("NumbersLoaded.__init__") <= 2 * MOST_TOLD + 4
         await checked(view, moe, 0.97)
 
 
