@@ -166,7 +166,7 @@ class Solver:
 def _noted(projection: Projection, zero: int) -> Projection:
     """With the number of neurons in its label whose row of up or column of down is zero."""
     made = projection.derived
-    if made is None or not zero:
+    if made is None or made.weighting or not zero:  # under one the label is the weighting's
         return projection
     return replace(projection, derived=replace(made, label=f"{made.label}; {zero} zero neuron{'s' * (zero != 1)}"))
 

@@ -12,6 +12,7 @@ from ..errors import WeightsError, printable
 from ..moment import Moment, diagonal, layer_norm
 from ..spectrum import Projection, Values
 from ..weights import host_array
+from .weighting import NORM, NORM_LABEL
 
 if TYPE_CHECKING:
     from ..checkpoint.open import Checkpoint
@@ -27,8 +28,7 @@ class NormWeighting:
     factors are left aside.
     """
 
-    name = "norm"
-    label = "norm gains"
+    name, label = NORM, NORM_LABEL
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint

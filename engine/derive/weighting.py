@@ -15,6 +15,8 @@ from .derived import derive
 if TYPE_CHECKING:
     from ..moment import Weighting
 
+NORM, NORM_LABEL = "norm", "norm gains"
+"""Name and label of the weighting by the gains of the norms."""
 WEIGHED, NOISE = "weigh_", "noise_"
 """What the names of the formulas begin with; the form of the moment follows."""
 REFUSED, UNSEEN = "refused", "unseen"

@@ -23,8 +23,9 @@ from rankscope.engine.catalogue.tree import Tree, build_tree
 from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
 from rankscope.engine.compute.engine import Engine, Settings
 from rankscope.engine.derive.balance import Balanced, neuron_scales
+from rankscope.engine.derive.fixing import Gauge
 from rankscope.engine.derive.formulas import FORMULAS
-from rankscope.engine.derive.gauge import Gauge, as_stored, is_fixed, what_is_fixed
+from rankscope.engine.derive.gauge import as_stored, is_fixed, what_is_fixed
 from rankscope.engine.derive.norm_weighting import NormWeighting
 from rankscope.engine.derive.weigh import Weighed
 from rankscope.engine.derive.weighting import noise_of, weighted
