@@ -63,8 +63,8 @@ GLOSSARY = (
     ),
     (
         "k/raw",
-        "k90 under the weighting, or in the fixed gauge, over that of the weights as they are; s computes both while it "
-        "is the unit.",
+        "k90 under the weighting, or in the fixed gauge, over that of the weights as they are; s computes both while "
+        "it is the unit.",
     ),
     ("noise floor", "What the solver can tell: smaller values are known only to be smaller."),
     (
