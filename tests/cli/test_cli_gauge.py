@@ -67,6 +67,7 @@ def test_scan_show_and_export_of_the_fixed_gauge(model: tuple[Path, Arrays], cli
     assert {line[heading.index("gauge")] for line in lines[1:]} == {"fixed"}
     assert "gauge-fixed: gains folded, neurons balanced" in cli("show", folder, "--gauge", "fixed").out
     assert "gauge-fixed" not in cli("show", folder).out
+    assert f"{7 * LAYERS} + {4 * LAYERS} norm + {2 * LAYERS} fixed" in cli("ls").out
     assert cli("export", folder, "--gauge", "fixed", "-o", tmp_path / "f.npz").code == 0
     with np.load(tmp_path / "f.npz") as arrays:
         assert "layers.0.mlp.up@fixed" in arrays.files

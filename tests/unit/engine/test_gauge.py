@@ -29,6 +29,7 @@ from rankscope.engine.derive.gauge import as_stored, is_fixed, what_is_fixed
 from rankscope.engine.derive.norm_weighting import NormWeighting
 from rankscope.engine.derive.weigh import Weighed
 from rankscope.engine.derive.weighting import noise_of, weighted
+from rankscope.engine.errors import WeightsError
 from rankscope.engine.metrics import threshold_rank
 from rankscope.engine.moment import Weighting
 from rankscope.engine.spectrum import Derived, Projection
@@ -353,3 +354,44 @@ def ratio(matrix: Array) -> float:
     """sigma_1 / sigma_2."""
     found = np.linalg.eigvalsh(matrix.T @ matrix)
     return float(np.sqrt(found[-1] / found[-2]))
+
+
+@pytest.mark.parametrize("family", ["llama", "nemotron", "opt"])
+def test_tensors_of_torch_give_the_same_as_arrays(family: str, tmp_path: Path) -> None:
+    """As on a GPU, in whatever type they are stored; one of them on the host, as where a device has no room."""
+    build(family, tmp_path)
+    checkpoint, tree, gauge = opened(tmp_path)
+    for fixed in (gauge.fixed(p) for p in tree.scanned()):
+        if made(fixed).formula.startswith(("balance_", "fold_")):
+            parents = [matrix_of(checkpoint, p).astype(np.float32) for p in fixed.parents]
+            mixed = [torch.tensor(parents[0]), *parents[1:]]
+            results = []
+            for given in (parents, mixed, [torch.tensor(p) for p in parents]):
+                found = FORMULAS[made(fixed).formula](fixed, given)
+                found = found.matrix if isinstance(found, Balanced) else found
+                assert not isinstance(found, Weighed)
+                results.append(host_array(found))
+            assert results[0].dtype == results[2].dtype == np.float64
+            np.testing.assert_allclose(results[1], results[0], rtol=1e-13, atol=1e-14)
+            np.testing.assert_allclose(results[2], results[0], rtol=1e-13, atol=1e-14)
+
+
+@pytest.mark.parametrize("size", [1e-150, 1e150])
+def test_sizes_whose_squares_leave_the_numbers_balance_too(size: float, tmp_path: Path) -> None:
+    checkpoint, tree, gauge = small(tmp_path, {"model_type": "llama"}, gated=True)
+    fixed = by_role(tree, gauge)["up"]
+    up, down = (matrix_of(checkpoint, p) for p in fixed.parents)
+    plain = FORMULAS[made(fixed).formula](fixed, [up, down])
+    large = FORMULAS[made(fixed).formula](fixed, [up * size, down / size])
+    assert isinstance(plain, Balanced)
+    assert isinstance(large, Balanced)
+    np.testing.assert_allclose(np.asarray(large.matrix), np.asarray(plain.matrix), rtol=1e-12)
+
+
+def test_a_matrix_that_is_not_finite_is_named(tmp_path: Path) -> None:
+    checkpoint, tree, gauge = small(tmp_path, {"model_type": "llama"}, gated=True)
+    fixed = by_role(tree, gauge)["up"]
+    up, down = (matrix_of(checkpoint, p) for p in fixed.parents)
+    down[0, 0] = np.nan
+    with pytest.raises(WeightsError, match=r"layers\.0\.mlp\.down: the weights hold NaN"):
+        FORMULAS[made(fixed).formula](fixed, [up, down])
