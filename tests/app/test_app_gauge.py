@@ -97,3 +97,15 @@ async def test_of_a_model_that_is_not_known_no_gauge_is_fixed(root: Path, tmp_pa
         assert "gauge-fixed" not in seen.lines[0]
         await seen.press("j")
         assert seen.app.is_running
+
+
+async def test_under_a_weighting_the_gauge_changes_up_alone(model: Path, root: Path) -> None:
+    async with exploring(model, root, WIDE, weight="norm") as seen:
+        await seen.press("s")
+        await seen.answer("y")
+        await seen.sees("14 computed in ")
+        by_norm = seen.cells(0)
+        await turn(seen, fixed=True)
+        assert "weighted by norm gains" in seen.lines[0]
+        assert "k90 norm fixed" in seen.text
+        assert seen.cells(0)[:7] == [*by_norm[:5], ".", by_norm[6]]

@@ -220,7 +220,7 @@ MEASURES = (
     Measure("k/k*", "k{t}/k*", "k{t} / k*, k* = floor(m n / (m + n)); grey: costs more", 2,
             rank_over(_break_even_divisor),
             limits=RATIO_LIMITS, diverges=True, greyed_above=1.0, is_unit=True),
-    Measure("k/raw", "k{t}/raw", "k{t} weighted / k{t} of the weights as they are", 2, rank_over(RAW_RANK),
+    Measure("k/raw", "k{t}/raw", "k{t} as shown / k{t} of the weights as they are", 2, rank_over(RAW_RANK),
             limits=RATIO_LIMITS, diverges=True, needs_raw=True, is_unit=True),
     Measure("effective_rank", "eff.rank", "exp(-sum p ln p), p = sing. value / sum (Roy 2007)", 1,
             stored("effective_rank"), is_unit=True),
