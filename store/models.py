@@ -19,8 +19,9 @@ from .spectra import SpectraStore
 class StoredModel:
     """A folder of the store: `name` is the Hub id or path recorded in it, `size` is in bytes.
 
-    `spectra` counts those of the weights as they are, `weighted` those under weightings, by the name of the weighting:
-    twins, noise and whatever else is made of them are no spectra of the model.
+    `spectra` counts those of the weights as they are, `weighted` those under weightings, by the name of the weighting,
+    `fixed` those in the fixed gauge and under none: twins, noise and whatever else is made of them are no spectra of
+    the model.
     `damaged` are files that are not served as they stand, and those that were set aside, with a sentence each; the
     folder itself where it cannot be read.
     """
@@ -32,6 +33,7 @@ class StoredModel:
     computed_at: str
     damaged: tuple[tuple[Path, str], ...] = ()
     weighted: Mapping[str, int] = field(default_factory=dict)
+    fixed: int = 0
 
     @property
     def unread(self) -> str:
@@ -90,6 +92,7 @@ def _stored_model(root: Path, folder: str) -> StoredModel | None:
         computed_at="" if newest is None else stored.computed_at(newest),
         damaged=tuple(damaged.items()),
         weighted=Counter(sorted(name for name, _ in stored.weightings().values())),
+        fixed=len(stored.fixed()),
     )
 
 

@@ -21,7 +21,17 @@ def ls(args: Namespace, root: Path) -> int:
         for found in stored_models(root):
             made = {"model": found.name, "folder": found.folder, "spectra": found.spectra, "bytes": found.size}
             damaged = [{"file": str(path), "reason": sentence} for path, sentence in found.damaged]
-            print(json.dumps(made | {"computed_at": found.computed_at, "damaged": damaged, "weighted": found.weighted}))
+            print(
+                json.dumps(
+                    made
+                    | {
+                        "computed_at": found.computed_at,
+                        "damaged": damaged,
+                        "weighted": found.weighted,
+                        "fixed": found.fixed,
+                    }
+                )
+            )
         return 0
     console = make_console()
     table = plain_table(console)
@@ -32,6 +42,7 @@ def ls(args: Namespace, root: Path) -> int:
             continue  # named below
         when = found.computed_at[:16].replace("T", " ")
         counts = [str(found.spectra), *(f"{count} {printable(name)}" for name, count in found.weighted.items())]
+        counts += [f"{found.fixed} fixed"] if found.fixed else []
         table.add_row(Text(printable(found.name)), Text(" + ".join(counts)), byte_size(found.size), when)
     if table.row_count:
         console.print(table)

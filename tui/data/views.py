@@ -164,6 +164,15 @@ VIEWS: tuple[ViewSpec, ...] = (
         options=("normalised",),
         small_of=View.SPECTRUM,
     ),
+    ViewSpec(
+        "gauge",
+        None,
+        "By role, whether the order of the layers outlives fixing the gauge",
+        Place.TOP,
+        csv="data.view_records:of_gauge",
+        text="cli.show:print_gauge",
+        options=("unit", "csv"),
+    ),
 )
 """As they stand on the screen: the tree, what stands over the chart, the charts."""
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from rich.text import Text
 
+from rankscope.engine.derive.gauge import is_fixed
 from rankscope.engine.derive.weighting import is_unseen, is_weighted
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection
@@ -72,6 +73,8 @@ def _model_parts(session: Session) -> list[str]:
     parts = [printable(model.name)]
     if label := session.weighting[1]:
         parts.append(f"weighted by {printable(label)}")
+    if session.gauge:
+        parts.append(f"gauge-fixed: {session.fixed}")
     if model.checkpoint is None:
         parts.append("stored spectra only, no weights")
     elif model.checkpoint.commit:
@@ -141,7 +144,7 @@ def _refused(p: Projection) -> str:
         return "failed"
     if is_weighted(p) and not p.parents[0].problem:
         return f"{'unseen' if is_unseen(p) else 'not weighted'} by {p.derived.weighting if p.derived else ''}"
-    return "unsupported"
+    return "gauge not known" if is_fixed(p) and not p.parents[0].problem else "unsupported"
 
 
 def trouble(lens: Lens, p: Projection) -> str:

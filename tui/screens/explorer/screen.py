@@ -64,6 +64,10 @@ class Explorer(SelectionKeys):
         """Ask for the weighting."""
         self.weigher.choose()
 
+    def action_gauge(self) -> None:
+        """Show the fixed gauge, or again the weights as they are."""
+        self.weigher.turn_gauge()
+
     def action_yank(self) -> None:
         """Copy the number, or the line, that the focused pane stands on."""
         self.exporter.yank()
@@ -157,8 +161,8 @@ class Explorer(SelectionKeys):
             self.pair.second.close(0)
         self.pair.hold(session)
         self.state.lens.side = Side.RATIO
-        if session.weighting != self.pair.first.weighting:  # another one was chosen meanwhile
-            self.weigher.use_again()
+        if session.shown_as != self.pair.first.shown_as or session.weighting != self.pair.first.weighting:
+            self.weigher.use_again()  # another one was chosen meanwhile
         ours, theirs = self.pair.unmatched()
         self.state.changed(Change.ROWS)
         self.state.lens_changed()
