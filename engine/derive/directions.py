@@ -50,7 +50,7 @@ def packed(found: Triplets) -> Stored:
     return np.concatenate([part.ravel() for part in parts]).astype(np.float32)
 
 
-def unpacked(projection: Projection, numbers: Stored) -> Directions:
+def unpacked(projection: Projection, numbers: Stored | Values) -> Directions:
     """What `packed` packed, of a projection of this shape."""
     rows, cols = projection.rows, projection.cols
     k = min(LEADING, rows, cols)

@@ -60,8 +60,10 @@ def understand(args: Namespace, root: Path) -> Asked:
         raise InputError(f"{measure.name} is of the weights as they are: leave out --weight")
     if measure.needs_raw and args.weight == NONE:
         raise InputError(f"{measure.name} compares with the weights as they are: name a weighting with --weight")
-    verify(first, [*wanted, *(other for p in wanted if (other := measure.beside(p)) is not None)])
-    stored = stored_of(first, args.model, wanted, args.weight)
+    stored = wanted
+    if BY_NAME[args.view].of_spectra:
+        verify(first, [*wanted, *(other for p in wanted if (other := measure.beside(p)) is not None)])
+        stored = stored_of(first, args.model, wanted, args.weight)
     pair = Pair(first, _second(args, root))
     notes = [f"{missing} of {len(wanted)} are not computed yet"] if (missing := len(wanted) - len(stored)) else []
     if args.weight != NONE and (refused := [p for p in wanted if p.problem]):
