@@ -90,7 +90,7 @@ def test_the_keys_are_those_of_the_table_and_no_two_share_one() -> None:
 
 
 def test_what_the_command_line_offers() -> None:
-    assert named_for("text") == ["heatmap", "spectrum", "energy", "layers", "table", "compare", "facets"]
+    assert named_for("text") == ["heatmap", "spectrum", "energy", "layers", "table", "compare", "facets", "directions"]
     assert named_for("picture") == ["heatmap", "spectrum", "energy", "layers", "facets"]
     assert taking("rank") == ["table", "spectrum", "energy"]
     assert taking("csv") == ["heatmap", "table", "compare", "layers", "spectrum", "energy"]
@@ -104,5 +104,5 @@ def test_every_name_in_the_table_is_code(view: object) -> None:
 
 
 def test_what_is_shown_small_is_drawn_by_the_view_that_it_belongs_to() -> None:
-    (facets,) = [view for view in VIEWS if view.key is None]
+    (facets,) = [view for view in VIEWS if view.small_of is not None]
     assert BY_KEY[facets.drawn_as].name == "spectrum"

@@ -234,7 +234,7 @@ def sentence(known: Facts) -> str:
         share = sum(known.energies[: 2 if known.is_plane else 1])
         under = f" under {known.weighting}" if known.weighting else ""
         energy = f", {_percent(share)} of the output energy{under}"
-    return f"{what} {':' if known.is_plane else '='} {_carried(known)}{energy}"
+    return f"{what}{':' if known.is_plane else ' ='} {_carried(known)}{energy}"
 
 
 def _carried(known: Facts) -> str:
@@ -261,7 +261,7 @@ def _called(p: Projection, name: str) -> str:
 
 
 def lines(known: Facts) -> Iterator[str]:
-    """All of it in lines of at most 76 characters, but for a sentence or an address that is longer."""
+    """All of it in lines of at most 74 characters, but for a sentence or an address that is longer."""
     p = known.projection
     yield f"{printable(p.address)}  {p.rows} x {p.cols}"
     yield sentence(known)
@@ -273,19 +273,19 @@ def lines(known: Facts) -> Iterator[str]:
         held = f"  {_percent(known.energies[number]):>8} {_bar(known.energies[number])}" if known.energies else ""
         yield f" {number + 1} {value:>10.4g}   {share:5.3f} {_bar(share):<10}{held}".rstrip()
     yield ""
-    left = list(_side_lines(known.outputs, "outputs", "row"))
-    right = list(_side_lines(known.inputs, "inputs", "column"))
+    left = list(_side_lines(known.outputs, "outputs"))
+    right = list(_side_lines(known.inputs, "inputs"))
     for row in range(max(len(left), len(right))):
-        yield f"{left[row] if row < len(left) else '':<39}{right[row] if row < len(right) else ''}".rstrip()
+        yield f"{left[row] if row < len(left) else '':<37}{right[row] if row < len(right) else ''}".rstrip()
     for near in known.neighbours:
         degrees = float(np.degrees(np.arccos(near.cosine)))
         yield f"{printable(near.address)}: cosine {near.cosine:.2f}, {degrees:.0f} degrees (chance {near.chance:.2f})"
 
 
-def _side_lines(side: Side, name: str, line: str) -> Iterator[str]:
+def _side_lines(side: Side, name: str) -> Iterator[str]:
     yield f"{name}: {side.participation:.1f} of {side.size} carry it"
     for carrier in side.carriers:
-        times = "" if carrier.over_median is None else f" {carrier.over_median:.1f} x median {line}"
+        times = "" if carrier.over_median is None else f"  {carrier.over_median:.1f} x median"
         yield f"{carrier.channel:>6} {_percent(carrier.share):>6} {_bar(carrier.share, 5):<5}{times}"
 
 
