@@ -109,12 +109,12 @@ class Projection:
 
     @property
     def label(self) -> str:
-        """The address, and behind it what a derived matrix is: `layers.3.mlp.up@norm` under a weighting."""
+        """The address, and behind it what a derived matrix is: `layers.3.mlp.up@norm` under a weighting, `@fixed`."""
         made = self.derived
         if made is None:
             return self.address
-        if made.weighting and not made.is_further:
-            return f"{self.address}@{made.weighting}"
+        if not made.is_further and (made.weighting or made.gauge):
+            return "@".join(filter(None, (self.address, made.weighting, made.gauge)))
         return f"{self.address} {made.label}"
 
     def counts(self, weighting: str = "", gauge: str = "") -> bool:

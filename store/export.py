@@ -79,7 +79,7 @@ def export(entries: Sequence[Entry], values: Mapping[str, Values], path: Path) -
     """Write `entries` to `path` in one step, in the format that its suffix names.
 
     `.h5`: the layout of the store, compressed; the description in it says how to read it.
-    `.npz`: one float64 array an address, under `escape_name(address)`, or `address@weighting` so escaped.
+    `.npz`: one float64 array an address, under `escape_name(address)`, or `address@weighting`, `address@gauge`.
     `.csv` and `.json`: one `row` a projection; they need no `values` (by content key) at all.
 
     Raises:
@@ -181,7 +181,8 @@ def _npz(entries: Sequence[Entry], arrays: Sequence[Values]) -> bytes:
 
 def _name(projection: Projection) -> str:
     made = projection.derived
-    return f"{projection.address}@{made.weighting}" if made and made.weighting else projection.address
+    state = (made.weighting, made.gauge) if made is not None else ()
+    return "@".join(filter(None, (projection.address, *state)))
 
 
 def _slice(part: Slice) -> dict[str, int]:

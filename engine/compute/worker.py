@@ -66,6 +66,7 @@ class Solver:
         self.limit_of = _limits(device) if devices.is_gpu(device) else _alone
         self._rungs = choose(device)
         self._checks: dict[str, Check] = {}  # of the weighted matrices that were made, until they are solved
+        self._zeros: dict[str, int] = {}  # of the balanced ones: neurons without a scale
         self._run = run
         self._tell = tell
 
@@ -119,9 +120,9 @@ class Solver:
             found: Solution = solve(matrix, self._accepting(projection, rungs))
         else:
             found = outcome
-        check = self._checks.pop(projection.key, None)
+        check, zero = self._checks.pop(projection.key, None), self._zeros.pop(projection.key, 0)
         proven = check.proven(found.values, found.provenance) if check else found.provenance
-        return self._made(projection, job, found.values, proven)
+        return self._made(_noted(projection, zero), job, found.values, proven)
 
     def _directions(self, projection: Projection, job: Job) -> Spectrum:
         """Its leading directions, packed."""
@@ -149,6 +150,7 @@ class Solver:
         made = projection.derived
         if made is None:
             return matrices[0]
+        from ..derive.balance import Balanced
         from ..derive.formulas import FORMULAS  # numpy
         from ..derive.weigh import Weighed
 
@@ -156,6 +158,9 @@ class Solver:
         if made.weighting:
             turned = [self._moved(m) for m in turned or matrices]
         found = FORMULAS[made.formula](projection, turned or matrices)
+        if isinstance(found, Balanced):
+            self._zeros[projection.key] = found.zero
+            found = found.matrix
         if not isinstance(found, Weighed):
             return found
         self._checks[projection.key] = found.check
@@ -176,6 +181,14 @@ class Solver:
         if check is None or check.is_exact:
             return rungs
         return [replace(rung, reach=math.inf) for rung in rungs]
+
+
+def _noted(projection: Projection, zero: int) -> Projection:
+    """With the number of neurons in its label whose row of up or column of down is zero."""
+    made = projection.derived
+    if made is None or made.weighting or not zero:  # under one the label is the weighting's
+        return projection
+    return replace(projection, derived=replace(made, label=f"{made.label}; {zero} zero neuron{'s' * (zero != 1)}"))
 
 
 def _alone(_small: int) -> int:

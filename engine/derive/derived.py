@@ -7,6 +7,11 @@ from dataclasses import replace
 from ..spectrum import Derived, Projection, digest
 
 
+def is_state(projection: Projection) -> bool:
+    """Whether it is a matrix of the checkpoint in another state: under a weighting, in the fixed gauge."""
+    return projection.derived is not None and not projection.derived.is_further
+
+
 def derive(projection: Projection, made: Derived) -> Projection:
     """The matrix that `made` describes, named and placed like `projection`: address, layer, role, shape, source.
 

@@ -6,15 +6,14 @@ import math
 import threading
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
 from ..errors import WeightsError
 from ..spectrum import Operand, Values
+from .slabs import Array
 
-Array: TypeAlias = Any
-"""A numpy array, or a torch tensor on any device, of float64."""
 Place: TypeAlias = Callable[[Values], Array]
 
 MOST_NEGATIVE = 1e-5
@@ -167,7 +166,7 @@ class Factors:
                 if found is not None:
                     self._kept.move_to_end(key)
                     return found
-            made = _FORMS[form](_numbers(operands), place)
+            made = _FORMS[form](numbers_of(operands), place)
             with self._lock:
                 self._kept[key] = made
                 while len(self._kept) > 1 and sum(factor.size for factor in self._kept.values()) > _KEPT_BYTES:
@@ -176,7 +175,12 @@ class Factors:
             return made
 
 
-def _numbers(operands: Sequence[Operand]) -> list[Values]:
+def numbers_of(operands: Sequence[Operand]) -> list[Values]:
+    """What operands load.
+
+    Raises:
+        WeightsError: they cannot be had, or hold NaN or infinite values.
+    """
     found = []
     for operand in operands:
         if operand.load is None:

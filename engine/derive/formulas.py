@@ -7,11 +7,13 @@ from typing import TypeAlias
 
 from ..spectrum import FLIPPED, Projection
 from ..weights import Weights
+from .balance import Balanced, balance, centre
+from .gauge import BALANCED, CENTRED, NOTHING
 from .signs import flip
 from .weigh import Weighed, noise, weigh
 from .weighting import NOISE, WEIGHED
 
-Formula: TypeAlias = "Callable[[Projection, Sequence[Weights]], Weights | Weighed]"
+Formula: TypeAlias = "Callable[[Projection, Sequence[Weights]], Weights | Weighed | Balanced]"
 """Takes the derived projection and its parents' matrices, each of shape (rows, cols) as its parent says, or, where
 `derived` names no parents, the one matrix as it is stored. It returns a new matrix of any float type, on any device.
 
@@ -19,8 +21,14 @@ Raises:
     WeightsError: there is no such matrix; the sentence is the user's.
 """
 
+_FORMS = ("diagonal", "full", "layer_norm")
+_SCALED = [f"_{degree}_{fold}" for degree in (1, 2) for fold in (NOTHING, "diagonal", "layer_norm")]
+
 FORMULAS: dict[str, Formula] = {
     FLIPPED.formula: flip,
-    **{WEIGHED + form: weigh for form in ("diagonal", "full", "layer_norm")},
-    **{NOISE + form: noise for form in ("diagonal", "full", "layer_norm")},
+    **{WEIGHED + form: weigh for form in _FORMS},
+    **{NOISE + form: noise for form in _FORMS},
+    CENTRED: centre,
+    **{f"{BALANCED}{role}{scaled}": balance for role in ("up", "down") for scaled in _SCALED},
+    **{f"{BALANCED}up{scaled}_{WEIGHED}{form}": balance for scaled in _SCALED for form in _FORMS},
 }

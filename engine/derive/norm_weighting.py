@@ -12,6 +12,7 @@ from ..errors import WeightsError, printable
 from ..moment import Moment, diagonal, layer_norm
 from ..spectrum import Projection, Values
 from ..weights import host_array
+from .weighting import NORM, NORM_LABEL
 
 if TYPE_CHECKING:
     from ..checkpoint.open import Checkpoint
@@ -27,12 +28,11 @@ class NormWeighting:
     factors are left aside.
     """
 
-    name = "norm"
-    label = "norm gains"
+    name, label = NORM, NORM_LABEL
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
-        self._norms = Norms(checkpoint)
+        self.norms = Norms(checkpoint)
         self._moments: dict[tuple[str, int], Moment] = {}
         self._lock = threading.Lock()
 
@@ -42,7 +42,7 @@ class NormWeighting:
         Raises:
             WeightsError: it is not known which norm feeds the projection, or its numbers cannot be had.
         """
-        norm, cols = self._norms.feeding(projection), projection.cols
+        norm, cols = self.norms.feeding(projection), projection.cols
         if norm is None:
             return diagonal(np.ones(cols))
         key = (norm.path, cols)
@@ -57,7 +57,7 @@ class NormWeighting:
         Raises:
             WeightsError: it is not known which.
         """
-        norm = self._norms.feeding(projection)
+        norm = self.norms.feeding(projection)
         if norm is None:
             return "no norm feeds it: as raw"
         return f"gain of {printable(norm.path)}" if norm.path else "a norm without gains"
@@ -69,11 +69,11 @@ class NormWeighting:
         Raises:
             WeightsError: as `moment`.
         """
-        norm = self._norms.feeding(projection)
+        norm = self.norms.feeding(projection)
         if norm is None:
             return inputs
         gain = self._read(norm.gain, projection, 1.0) + norm.plus_one * (norm.gain is not None)
-        through = gain[:, None] * inputs
+        through: Values = gain[:, None] * inputs
         return through - through.mean(axis=0) if norm.centred else through
 
     def _made(self, norm: Norm, projection: Projection) -> Moment:

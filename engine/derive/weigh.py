@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..errors import WeightsError
-from ..solvers.ladder import NOT_FINITE
 from ..spectrum import Projection, Provenance, Values
 from ..weights import Weights, host_array
-from .factors import Array, Factor, Factors
+from .factors import Factor, Factors
+from .slabs import Array, exponent_of, joined, slabs, times_two_to
 from .weighting import NOISE, WEIGHED
 
 C = 2.0
@@ -21,7 +21,6 @@ found .95 at n = 1, .72 at n = 8 and .08 from n = 24 on."""
 _LEAST_FLOOR = 1e-8
 _TOLERANCE = 1e-10
 _EPS = float(np.finfo(np.float64).eps)
-_SLAB_BYTES = 1 << 28
 _STEPS, _CHANCE = 20, 1e-6
 
 _factors = Factors()
@@ -113,12 +112,9 @@ def _weighed(projection: Projection, kind: str, matrix: Weights) -> Weighed:
 def _product(matrix: Weights, factor: Factor) -> Weighed:
     if 0 in matrix.shape:
         return Weighed(matrix, Check(0.0, 0.0, 0.0, matrix.shape[1], factor.clipped, factor.is_exact))
-    top = max(float(matrix.max()), -float(matrix.min()))
-    if not math.isfinite(top):
-        raise WeightsError(NOT_FINITE)
-    exponent = math.frexp(top)[1] if top > 0 else 0
+    exponent = exponent_of(matrix)
     parts, energy, squares = [], 0.0, 0.0
-    for slab in _slabs(matrix, exponent):
+    for slab in slabs(matrix, exponent):
         parts.append(factor.times(slab))
         energy += factor.energy(slab)
         squares += float((slab * slab).sum())
@@ -133,30 +129,7 @@ def _product(matrix: Weights, factor: Factor) -> Weighed:
         clipped=factor.clipped,
         is_exact=factor.is_exact,
     )
-    return Weighed(_times_two_to(_joined(parts), back), check)
-
-
-def _slabs(matrix: Weights, exponent: int) -> Iterator[Array]:
-    """Some rows at a time, in float64, over 2^exponent."""
-    step = max(1, _SLAB_BYTES // (8 * matrix.shape[1]))
-    for start in range(0, matrix.shape[0], step):
-        rows = matrix[start : start + step]
-        yield _times_two_to(rows.astype(np.float64) if isinstance(rows, np.ndarray) else rows.double(), -exponent)
-
-
-def _times_two_to(matrix: Array, exponent: int) -> Array:
-    """Rounds nothing but what leaves the normal numbers."""
-    return np.ldexp(matrix, exponent) if isinstance(matrix, np.ndarray) else matrix.ldexp(matrix.new_tensor(exponent))
-
-
-def _joined(parts: list[Array]) -> Array:
-    if len(parts) == 1:
-        return parts[0]
-    if isinstance(parts[0], np.ndarray):
-        return np.concatenate(parts)
-    import torch
-
-    return torch.cat(parts)
+    return Weighed(times_two_to(joined(parts), back), check)
 
 
 def _spectral_norm(matrix: Weights, exponent: int) -> float:
@@ -167,10 +140,10 @@ def _spectral_norm(matrix: Weights, exponent: int) -> float:
     """
     start = np.random.default_rng(0).standard_normal(matrix.shape[1])
     if isinstance(matrix, np.ndarray):
-        wide = _times_two_to(matrix if matrix.dtype == np.float64 else matrix.astype(np.float32), -exponent)
+        wide = times_two_to(matrix if matrix.dtype == np.float64 else matrix.astype(np.float32), -exponent)
         x: Array = start.astype(wide.dtype)
     else:
-        wide = _times_two_to(matrix if matrix.element_size() == 8 else matrix.float(), -exponent)
+        wide = times_two_to(matrix if matrix.element_size() == 8 else matrix.float(), -exponent)
         x = wide.new_tensor(start)
     log = 0.0
     for _ in range(_STEPS):

@@ -15,11 +15,15 @@ from .derived import derive
 if TYPE_CHECKING:
     from ..moment import Weighting
 
+NORM, NORM_LABEL = "norm", "norm gains"
+"""Name and label of the weighting by the gains of the norms."""
 WEIGHED, NOISE = "weigh_", "noise_"
 """What the names of the formulas begin with; the form of the moment follows."""
 REFUSED, UNSEEN = "refused", "unseen"
 """What stands there of a projection that the weighting has no moment for: UNSEEN where no token of the calibration
 reached it."""
+_OPERANDS = {"layer_norm": 2}
+"""How many operands a moment of this form has, 1 of the others."""
 _VERSION = 1
 
 
@@ -46,13 +50,22 @@ def noise_of(projection: Projection) -> Projection:
 
     Its key is that of the shape and the moment's numbers: projections that share these share it.
     """
+    made = by_moment(projection).derived
+    assert made is not None
+    formula, operands = made.formula.replace(WEIGHED, NOISE), made.operands
+    noise = Derived(formula, _VERSION, f"noise under {made.weighting}", True, (), operands, made.weighting)
+    shape = projection.rows, projection.cols
+    key = digest(formula, _VERSION, *shape, *(operand.digest for operand in operands))
+    return replace(projection, derived=noise, key=key)
+
+
+def by_moment(projection: Projection) -> Projection:
+    """A projection under a weighting without what a gauge adds: what its moment alone makes of a matrix."""
     made = projection.derived
     assert made is not None
-    formula = made.formula.replace(WEIGHED, NOISE)
-    noise = Derived(formula, _VERSION, f"noise under {made.weighting}", True, (), made.operands, made.weighting)
-    shape = projection.rows, projection.cols
-    key = digest(formula, _VERSION, *shape, *(operand.digest for operand in made.operands))
-    return replace(projection, derived=noise, key=key)
+    form = made.formula.rpartition(WEIGHED)[2]
+    operands = made.operands[-_OPERANDS.get(form, 1) :]
+    return replace(projection, derived=replace(made, formula=WEIGHED + form, operands=operands))
 
 
 def can_be_made(projection: Projection) -> bool:

@@ -66,6 +66,7 @@ class Told:
         self.experts: int | None = None
         self.has_spectra = True
         self.weighting = ("", "")
+        self.shown_as = self.gauge = ""
 
     @property
     def columns(self) -> Columns:

@@ -77,8 +77,8 @@ def test_a_new_view_is_a_row_and_a_file(llama: Path, root: Path, tmp_path: Path)
     assert "squares" in (tmp_path / "squares.svg").read_text()
     assert done.stderr.splitlines()[-2:] == [
         "rankscope: --sort goes with --view table, not with squares",
-        "rankscope: --csv goes with --view heatmap or table or compare or layers or spectrum or energy or squares, "
-        "not with facets",
+        "rankscope: --csv goes with --view heatmap or table or compare or layers or spectrum or energy or gauge "
+        "or squares, not with facets",
     ]
 
 
@@ -90,10 +90,20 @@ def test_the_keys_are_those_of_the_table_and_no_two_share_one() -> None:
 
 
 def test_what_the_command_line_offers() -> None:
-    assert named_for("text") == ["heatmap", "spectrum", "energy", "layers", "table", "compare", "facets", "directions"]
+    assert named_for("text") == [
+        "heatmap",
+        "spectrum",
+        "energy",
+        "layers",
+        "table",
+        "compare",
+        "facets",
+        "directions",
+        "gauge",
+    ]
     assert named_for("picture") == ["heatmap", "spectrum", "energy", "layers", "facets"]
     assert taking("rank") == ["table", "spectrum", "energy"]
-    assert taking("csv") == ["heatmap", "table", "compare", "layers", "spectrum", "energy"]
+    assert taking("csv") == ["heatmap", "table", "compare", "layers", "spectrum", "energy", "gauge"]
 
 
 @pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)

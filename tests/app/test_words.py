@@ -263,7 +263,7 @@ def test_columns_are_as_wide_as_their_numbers_may_get() -> None:
 
 
 def test_the_first_line_says_what_is_open() -> None:
-    session = SimpleNamespace(stored=lambda found: len(found) - 1, weighting=("", ""))
+    session = SimpleNamespace(stored=lambda found: len(found) - 1, weighting=("", ""), gauge="")
     pair = cast(Any, SimpleNamespace(first=session, second=None))
     for count, said in ((1, "1 layer"), (2, "2 layers"), (0, "0 layers")):
         session.model = SimpleNamespace(name="org/m\x1b", checkpoint=None, tree=None)

@@ -152,7 +152,9 @@ def test_what_is_stored_is_not_computed_again_and_needs_no_weights(cli: Run, tmp
     assert "failed" not in again.err  # no progress: nothing was computed
     assert cli("scan", tmp_path / "m").code == 0
     shutil.rmtree(tmp_path / "m")
-    assert record(cli, tmp_path / "m", UP) == first | {"neighbours": []}
+    silent = {"neighbours": [], "fixed_sigma_1_over_sigma_2": None, "survives_gauge": None}
+    silent["sentence"] = first["sentence"].partition(";")[0]
+    assert record(cli, tmp_path / "m", UP) == first | silent
     gone = cli("inspect", tmp_path / "m", KEY)
     assert gone.code == 2
     assert "only what is stored can be shown" in gone.err
@@ -190,10 +192,13 @@ def test_the_late_up_projections_of_the_demo(cli: Run) -> None:
     """The question of the notebook: two of the three are one neuron each, the third is not."""
     found = {layer: record(cli, "demo", f"layers.{layer}.mlp.up") for layer in (27, 28, 29)}
     assert found[28]["sentence"] == (
-        "sigma_1 = one neuron: output 678, 9.7 x the median row, 6.0 % of the output energy"
+        "sigma_1 = one neuron: output 678, 9.7 x the median row, 6.0 % of the output energy; "
+        "its excess is gauge (2.88 -> 1.09)"
     )
     assert found[27]["sentence"].startswith("sigma_1 = one neuron: output 903, 7.3 x the median row, ")
+    assert found[27]["sentence"].endswith("; its excess is gauge (2.21 -> 1.19)")
     assert found[29]["sentence"].startswith("sigma_1 = spread over 222 of 1536 outputs, ")
+    assert found[29]["sentence"].endswith("; not gauge (1.41 -> 1.68)")
     ratios = [round(found[layer]["sigma_1_over_sigma_2"], 2) for layer in (27, 28, 29)]
     assert ratios == [2.21, 2.88, 1.41]
     assert round(found[28]["outputs"]["participation"], 1) == 1.1

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from rankscope.engine import metrics, null
+from rankscope.engine.derive.derived import is_state
 from rankscope.engine.derive.weighting import is_weighted
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection, Values
@@ -205,7 +206,7 @@ def _single(session: Session, p: Projection, request: Request) -> Text:
         hint = ": enter computes it" if session.state(p) is State.NOT_COMPUTED else ""
         return Text(f"{p.rows}x{p.cols}  {p.dequantisation or p.dtype}  {session.state(p)}{hint}", "dim")
     session.load_ranks([p], request.threshold)
-    parts = [session.weighting[0]] if is_weighted(p) else []
+    parts = [session.shown_as] if is_state(p) else []
     parts.append(f"{p.rows}x{p.cols}")
     parts += [f"k{percent(t)} {k}" for t in request.thresholds if (k := session.rank(p, t)) is not None]
     if entry.effective_rank is not None and entry.stable_rank is not None:

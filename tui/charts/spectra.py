@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rankscope.engine import metrics, null
+from rankscope.engine.derive.derived import is_state
 from rankscope.engine.derive.weighting import is_weighted, noise_of
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection, Values
@@ -115,11 +116,13 @@ def label(p: Projection, among: Sequence[Projection]) -> str:
 
 
 def _raw(curves: Sequence[Curve]) -> tuple[tuple[str, Values], ...]:
-    """The spectrum of the matrix as it is, of a lone one under a weighting."""
-    if len(curves) != 1 or not is_weighted(curves[0][2]):
+    """The spectrum of the matrix as it is, of a lone one in another state."""
+    if len(curves) != 1 or not is_state(curves[0][2]):
         return ()
     _, session, p = curves[0]
-    session.load_values(p.parents)
+    if p.key == p.parents[0].key:  # there was nothing to fix
+        return ()
+    session.load_values(p.parents[:1])
     values = session.values(p.parents[0])
     return () if values is None or not len(values) else (("raw", values),)
 

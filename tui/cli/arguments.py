@@ -119,6 +119,13 @@ def _add_weight(parser: argparse.ArgumentParser) -> None:
     )
 
 
+_GAUGE = "the weights as they are (raw), or gains of norms folded in and neurons of MLPs balanced (fixed)"
+
+
+def _add_gauge(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--gauge", choices=("raw", "fixed"), default="raw", help=f"{_GAUGE} (raw)")
+
+
 def _add_filter(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--filter", metavar="GLOB", help="addresses: '*.attention.key', 'layers.3', 'mlp'")
 
@@ -145,6 +152,7 @@ def scan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weight", action="append", metavar="W", help=f"spectra of the weights {_WEIGHTS}; may be repeated (none)"
     )
+    parser.add_argument("--gauge", choices=("raw", "fixed"), action="append", help=f"{_GAUGE}; may be repeated (raw)")
     parser.add_argument("--null", choices=("flip",), help="also compute the weights under random signs, for k/kf")
     parser.add_argument("--recompute", action="store_true", help="compute again what is stored")
     parser.add_argument("--json", action="store_true", help="one JSON object a line and projection, once it is saved")
@@ -154,6 +162,7 @@ def show(parser: argparse.ArgumentParser) -> None:
     """Of `rankscope show`."""
     _add_view(parser, named_for("text"))
     _add_weight(parser)
+    _add_gauge(parser)
     _add_show(parser)
 
 
@@ -161,6 +170,7 @@ def plot(parser: argparse.ArgumentParser) -> None:
     """Of `rankscope plot`."""
     _add_view(parser, named_for("picture"))
     _add_weight(parser)
+    _add_gauge(parser)
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="FILE.png, .pdf or .svg")
     parser.add_argument("--normalised", action="store_true", help="spectrum, facets: sigma over sigma_1")
 
@@ -183,6 +193,7 @@ def export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="FILE.h5, .npz, .csv or .json")
     _add_filter(parser)
     _add_weight(parser)
+    _add_gauge(parser)
 
 
 def ls(parser: argparse.ArgumentParser) -> None:
@@ -212,6 +223,7 @@ def explorer(parser: argparse.ArgumentParser) -> None:
     add_computing(parser)
     parser.add_argument("--against", metavar="MODEL", help="a second model: the same projections of both, and B/A")
     _add_weight(parser)
+    _add_gauge(parser)
     parser.add_argument("-t", "--threshold", type=threshold, help="energy threshold to start with (90%%)")
     parser.add_argument(
         "--line",

@@ -22,6 +22,7 @@ from rankscope.engine.catalogue.experts import sample
 from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.compute.engine import Settings
 from rankscope.engine.compute.events import Event, Notice, Progress
+from rankscope.engine.derive.derived import is_state
 from rankscope.engine.derive.flip import flipped
 from rankscope.engine.derive.weighting import is_weighted, noise_of
 from rankscope.engine.errors import InputError, printable
@@ -29,6 +30,7 @@ from rankscope.engine.spectrum import DEFAULT_THRESHOLDS, Projection
 from rankscope.store.export import export as write_export
 from rankscope.store.export import row
 
+from ..data.gauge import RAW
 from ..data.grid import make_grid
 from ..data.model import open_model
 from ..data.pair import Lens, Pair
@@ -54,13 +56,15 @@ def scan(args: Namespace, root: Path) -> int:
     """Compute what is missing; 0 all done, 1 some failed."""
     model = open_model(args.model, root, Access.DOWNLOAD if args.download else Access.RANGES, or_stored=False)
     weights = list(dict.fromkeys(args.weight or [NONE]))
-    if args.null and NONE not in weights:
-        raise InputError("--null flip is of the weights as they are: add --weight none")
-    models = [under(model, root, weight, args.filter) for weight in weights]
+    gauges = list(dict.fromkeys(args.gauge or [RAW]))
+    if args.null and (NONE not in weights or RAW not in gauges):
+        lacking = "--weight none" if NONE not in weights else "--gauge raw"
+        raise InputError(f"--null flip is of the weights as they are: add {lacking}")
+    models = [under(model, root, weight, args.filter, gauge) for weight in weights for gauge in gauges]
     shown = [wanted_of(each.tree, args.filter) for each in models]
     wanted = [p for found in shown for p in sample(found, args.experts)]
     sound = [p for p in wanted if p.problem is None]
-    twins = [flipped(p) for p in sound if not is_weighted(p)] if args.null else []
+    twins = [flipped(p) for p in sound if not is_state(p)] if args.null else []
     noise = [noise_of(p) for p in sound if is_weighted(p)]
     thresholds = tuple(dict.fromkeys((*DEFAULT_THRESHOLDS, *(args.threshold or ()))))
     events: queue.SimpleQueue[tuple[Event, ...]] = queue.SimpleQueue()
@@ -135,11 +139,11 @@ def tree(args: Namespace, root: Path) -> int:
 
 def export(args: Namespace, root: Path) -> int:
     """One file of what is stored; 1 if that is a part of the model, 2 if nothing."""
-    session = open_spectra(args.model, root, args.weight, args.filter)
+    session = open_spectra(args.model, root, args.weight, args.filter, args.gauge)
     wanted = wanted_of(session.model.tree, args.filter)
     values = session.read([p.key for p in wanted if session.has(p)])
     say_damage(session)
-    stored = stored_of(session, args.model, wanted, args.weight)
+    stored = stored_of(session, args.model, wanted, args.weight, args.gauge)
     # Tied tensors share one entry, which names the projection that was computed.
     entries = [replace(entry, projection=p) for p in stored if (entry := session.entry(p)) is not None]
     try:

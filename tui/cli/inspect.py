@@ -17,7 +17,7 @@ from rankscope.engine.compute.events import Event
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection
 
-from ..data.directions import Facts, facts, gains_of, lines, record, sentence, wanted_for
+from ..data.directions import Facts, facts, frame_of, lines, record, sentence, wanted_for
 from ..data.model import Model, open_model
 from ..data.session import CLOSE_SECONDS, Session
 from ..drawing.console import add_columns, make_console, plain_table
@@ -37,14 +37,15 @@ def inspect(args: Namespace, root: Path) -> int:
     session = Session(model, root, events.put, Settings(args.device, args.threads))
     session.load()
     say_opened(model, session)
-    wanted = wanted_for(session, chosen)
+    frame = frame_of(model)
+    wanted = wanted_for(session, chosen, frame)
     try:
         if not session.has(wanted[0]) or model.checkpoint is not None:
             with at_end(partial(save, [session])):
                 compute(session, wanted, events, recompute=False, json_thresholds=None, beside=())
     finally:
         session.close(CLOSE_SECONDS)
-    found = facts(session, shown, gains_of(model))
+    found = facts(session, shown, frame)
     if found is None:
         say_failures(session, wanted[:1])
         return 1
@@ -77,8 +78,8 @@ def _named(model: Model, address: str) -> Projection:
 def _known(asked: Asked) -> list[Facts]:
     """Of what the filter leaves, in model order, where directions are stored."""
     session = asked.lens.pair.first
-    gains = gains_of(session.model)
-    found = [facts(session, p, gains) for p in asked.projections]
+    frame = frame_of(session.raw)
+    found = [facts(session, p, frame) for p in asked.projections]
     known = [each for each in found if each is not None]
     if not known:
         raise InputError("no directions are computed of these: run  rankscope inspect MODEL ADDRESS")

@@ -13,6 +13,7 @@ from rankscope.engine.compute.engine import Settings
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection
 
+from ..data.gauge import RAW, fixed
 from ..data.model import Model, open_model
 from ..data.phrases import UNREAD_ADVICE
 from ..data.session import CLOSE_SECONDS, Session
@@ -53,30 +54,40 @@ def wanted_of(tree: Tree, pattern: str | None) -> list[Projection]:
     return wanted
 
 
-def under(model: Model, root: Path, weight: str, pattern: str | None) -> Model:
-    """A model with what a filter names of it under the weighting that a user names; the model itself for `none`.
+def under(model: Model, root: Path, weight: str, pattern: str | None, gauge: str = RAW) -> Model:
+    """A model with what a filter names of it under the weighting and in the gauge that a user names; the model itself
+    for `none` and RAW.
 
     Raises:
-        InputError: the weighting cannot be had, or has second moments of no projection.
+        InputError: the weighting cannot be had, or has second moments of no projection; no gauge can be fixed.
     """
     weighting = choose(weight, model, root, say)
-    if weighting is None:
+    if weighting is None and gauge == RAW:
         return model
-    tree = replace(model.tree, projections=tuple(wanted_of(model.tree, pattern)))
+    wanted = wanted_of(model.tree, pattern)
     try:
-        return weighed(replace(model, tree=tree), weighting)
+        if gauge != RAW:
+            return fixed(model, weighting, wanted)
+        assert weighting is not None
+        return weighed(replace(model, tree=replace(model.tree, projections=tuple(wanted))), weighting)
     except InputError as error:
-        raise InputError(f"--weight {printable(weight)}: {error}") from None
+        raise InputError(f"{_options(weight, gauge)}: {error}") from None
 
 
-def open_spectra(name: str, root: Path, weight: str = NONE, pattern: str | None = None) -> Session:
+def _options(weight: str, gauge: str) -> str:
+    """What a user wrote for them, "" for nothing."""
+    weighting = f"--weight {printable(weight)}" if weight != NONE else ""
+    return " ".join(filter(None, (weighting, f"--gauge {gauge}" if gauge != RAW else "")))
+
+
+def open_spectra(name: str, root: Path, weight: str, pattern: str | None, gauge: str) -> Session:
     """A session that has read the store, without a download: of the weights as they are, or of what a filter names of
-    them under a weighting.
+    them under a weighting, in a gauge.
 
     Raises:
         InputError: there is no such model, its folder in the store cannot be read, or as `under`.
     """
-    model = under(open_model(name, root, Access.CACHE), root, weight, pattern)
+    model = under(open_model(name, root, Access.CACHE), root, weight, pattern, gauge)
     session = Session(model, root, lambda _: None, Settings())
     session.load()
     for path, sentence in session.store.damaged:
@@ -86,7 +97,7 @@ def open_spectra(name: str, root: Path, weight: str = NONE, pattern: str | None 
     return session
 
 
-def stored_of(session: Session, name: str, wanted: list[Projection], weight: str = NONE) -> list[Projection]:
+def stored_of(session: Session, name: str, wanted: list[Projection], weight: str, gauge: str) -> list[Projection]:
     """What of it is stored.
 
     Raises:
@@ -97,8 +108,8 @@ def stored_of(session: Session, name: str, wanted: list[Projection], weight: str
         others = len(session.store.stored())
         found = f"{others} spectra are stored of other states or parts of" if others else "nothing is stored of"
         read = " that can be read" if session.store.damaged else ""
-        option = "" if weight == NONE else f" --weight {printable(weight)}"
-        raise InputError(f"{found} {printable(name)}{read}: run  rankscope scan {printable(name)}{option}")
+        command = f"rankscope scan {printable(name)} {_options(weight, gauge)}".rstrip()
+        raise InputError(f"{found} {printable(name)}{read}: run  {command}")
     return stored
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from rankscope.engine.derive.gauge import FIXED
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import DEFAULT_THRESHOLDS, Projection
 
@@ -51,23 +52,29 @@ def understand(args: Namespace, root: Path) -> Asked:
         InputError: options that do not go together, or nothing that could be shown.
     """
     _check(args)
+    gauge = FIXED if args.view == "gauge" else args.gauge
     measure = unit_of(getattr(args, "unit", None) or "k")
-    first = open_spectra(args.model, root, args.weight, args.filter)
+    first = open_spectra(args.model, root, args.weight, args.filter, gauge)
     wanted = wanted_of(first.model.tree, args.filter)
     if args.view == "compare" and len(wanted) > MOST_MARKS:
         raise InputError(f"{len(wanted)} projections: name at most {MOST_MARKS} to compare with --filter GLOB")
-    if measure.needs_twin and args.weight != NONE:
-        raise InputError(f"{measure.name} is of the weights as they are: leave out --weight")
-    if measure.needs_raw and args.weight == NONE:
+    if measure.needs_twin and first.shown_as:
+        option = "--weight" if args.weight != NONE else "--gauge"
+        raise InputError(f"{measure.name} is of the weights as they are: leave out {option}")
+    if measure.needs_raw and not first.shown_as:
         raise InputError(f"{measure.name} compares with the weights as they are: name a weighting with --weight")
     stored = wanted
     if BY_NAME[args.view].of_spectra:
         verify(first, [*wanted, *(other for p in wanted if (other := measure.beside(p)) is not None)])
-        stored = stored_of(first, args.model, wanted, args.weight)
+        stored = stored_of(first, args.model, wanted, args.weight, gauge)
+    if args.view == "gauge" and not any(first.has(p.parents[0]) for p in wanted):
+        name = printable(args.model)
+        raise InputError(f"the weights as they are, to compare with, are not stored: run  rankscope scan {name}")
     pair = Pair(first, _second(args, root))
     notes = [f"{missing} of {len(wanted)} are not computed yet"] if (missing := len(wanted) - len(stored)) else []
-    if args.weight != NONE and (refused := [p for p in wanted if p.problem]):
-        notes.append(f"{len(refused)} of them have no second moments there: {refused[0].problem}")
+    if first.shown_as and (refused := [p for p in wanted if p.problem]):
+        lacks = "no second moments there" if args.weight != NONE else "no gauge that is known"
+        notes.append(f"{len(refused)} of them have {lacks}: {refused[0].problem}")
     if pair.second is not None:
         notes += _unmatched(pair, pair.second, wanted, args)
     side = Side(args.side) if args.side else Side.RATIO if args.against else Side.A
@@ -86,6 +93,8 @@ def _check(args: Namespace) -> None:
             raise InputError(f"--{option} goes with --view {' or '.join(taking(option))}, not with {args.view}")
     if getattr(args, "csv", False) and args.rank and args.view != "table":
         raise InputError("--rank with --csv goes with --view table: the CSV of a chart has a line for every rank")
+    if args.view == "gauge" and (args.against or args.weight != NONE):
+        raise InputError("--view gauge is of one model and of its weights alone: leave out --against and --weight")
     if args.side and not args.against:
         raise InputError("--side is for two models: name the second with --against MODEL")
 
@@ -93,10 +102,10 @@ def _check(args: Namespace) -> None:
 def _second(args: Namespace, root: Path) -> Session | None:
     if not args.against:
         return None
-    second = open_spectra(args.against, root, args.weight)
+    second = open_spectra(args.against, root, args.weight, None, args.gauge)
     theirs = second.model.tree.scanned()
     verify(second, theirs)
-    stored_of(second, args.against, theirs, args.weight)
+    stored_of(second, args.against, theirs, args.weight, args.gauge)
     return second
 
 

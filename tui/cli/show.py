@@ -22,6 +22,7 @@ from ..charts.readout import rank_readout
 from ..charts.request import Painting, Request
 from ..charts.ruler import ruled
 from ..data.comparison import Comparison
+from ..data.gauge import orders
 from ..data.grid import Selection
 from ..data.named import resolve
 from ..data.pair import Curve
@@ -85,6 +86,23 @@ def plot(args: Namespace, root: Path) -> int:
 def print_heatmap(console: Console, asked: Asked, _: Namespace) -> None:
     """Threshold ranks, layers x roles, a table a threshold."""
     print_tables(console, asked.lenses, asked.projections, asked.grid)
+
+
+def print_gauge(console: Console, asked: Asked, _: Namespace) -> None:
+    """By role, the Spearman correlation of the layers' order as it is with that in the fixed gauge."""
+    for lens in asked.lenses:
+        found = list(orders(lens, asked.grid))
+        name = lens.measure.titled(lens.threshold)
+        columns = [
+            ["layers", *(str(order.layers) for order in found)],
+            [f"{name} raw", *("" if o.raw is None else lens.written(o.raw) for o in found)],
+            [f"{name} fixed", *("" if o.fixed is None else lens.written(o.fixed) for o in found)],
+            ["Spearman", *("" if o.correlation is None else f"{o.correlation:.2f}" for o in found)],
+        ]
+        title = Text(f"{name} by layer: medians, and the correlation of the layers' order, raw against fixed")
+        for table in wide_tables(console, ["role", *(o.column.heading for o in found)], columns, title):
+            console.print(table)
+            console.print()
 
 
 def print_table(console: Console, asked: Asked, args: Namespace) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rankscope.engine.derive.directions import Directions, directions_of, unpacked
-from rankscope.engine.derive.weighting import can_be_made, is_weighted
+from rankscope.engine.derive.weighting import WEIGHED, can_be_made, is_weighted
 from rankscope.engine.errors import WeightsError, printable
 from rankscope.engine.spectrum import Projection, Values
 
@@ -17,6 +17,7 @@ from .model import Model
 from .session import Session
 
 if TYPE_CHECKING:
+    from rankscope.engine.derive.fixing import Gauge
     from rankscope.engine.derive.norm_weighting import NormWeighting
 
 PLANE = 1.05
@@ -65,7 +66,8 @@ class Facts:
 
     `energies` are the shares sigma_i^2 v_i^T C v_i / tr(W C W^T) of the output energy, C = I unless `weighting` says
     under which; empty where tr(W C W^T) is not known. Shares and participation are of the first direction, and of both
-    of the plane where that is one (`is_plane`).
+    of the plane where that is one (`is_plane`). `ratio_fixed` is sigma_1 / sigma_2 in the fixed gauge, None where that
+    is not known, or the same matrix.
     """
 
     projection: Projection
@@ -76,6 +78,15 @@ class Facts:
     outputs: Side
     inputs: Side
     neighbours: tuple[Neighbour, ...] = ()
+    ratio_fixed: float | None = None
+
+    @property
+    def survives(self) -> bool | None:
+        """Whether the first value stands out in the fixed gauge by at least half of what it does in the raw one; None
+        where that is not known, or of a plane."""
+        if self.ratio is None or self.ratio_fixed is None or self.is_plane:
+            return None
+        return self.ratio_fixed - 1 >= (self.ratio - 1) / 2
 
     @property
     def ratio(self) -> float | None:
@@ -83,13 +94,27 @@ class Facts:
         return self.values[0] / self.values[1] if len(self.values) > 1 and self.values[1] else None
 
 
-def gains_of(model: Model) -> NormWeighting | None:
-    """The gains of a model's norms; None of one of which only what is stored is known."""
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What a model says of the directions of its projections: the gains of its norms, and what its fixed gauge is."""
+
+    gains: NormWeighting
+    gauge: Gauge
+
+    def fixed(self, projection: Projection) -> Projection | None:
+        """A projection in the fixed gauge, None where that is not known, or it is the projection itself."""
+        found = self.gauge.fixed(projection)
+        return None if found.problem is not None or found.key == projection.key else found
+
+
+def frame_of(model: Model) -> Frame | None:
+    """None of a model of which only what is stored is known. What is asked of it reads the gains of norms."""
     if model.checkpoint is None:
         return None
+    from rankscope.engine.derive.fixing import Gauge
     from rankscope.engine.derive.norm_weighting import NormWeighting
 
-    return NormWeighting(model.checkpoint)
+    return Frame(NormWeighting(model.checkpoint), Gauge(model.checkpoint, model.tree.projections))
 
 
 def neighbours_of(session: Session, projection: Projection) -> list[Projection]:
@@ -103,18 +128,24 @@ def neighbours_of(session: Session, projection: Projection) -> list[Projection]:
     return [layers[layer] for layer in (*found[:at][-1:], *found[at + 1 :][:1])] if at >= 0 else []
 
 
-def wanted_for(session: Session, projection: Projection) -> list[Projection]:
-    """What has to be stored for the facts of a projection as it is: its directions and those of its neighbours."""
+def wanted_for(session: Session, projection: Projection, frame: Frame | None) -> list[Projection]:
+    """What has to be stored for the facts of a projection as it is: its directions, first, those of its neighbours, and
+    its spectrum in the fixed gauge. Reads the gains of norms."""
+    fixed = None if frame is None else frame.fixed(projection)
+    return [*_rows(session, projection), *([] if fixed is None else [fixed])]
+
+
+def _rows(session: Session, projection: Projection) -> list[Projection]:
     return list(map(directions_of, (projection, *neighbours_of(session, projection))))
 
 
-def facts(session: Session, shown: Projection, gains: NormWeighting | None) -> Facts | None:
-    """The facts of a projection, as it is or under a weighting; None where its directions are not stored. `gains` are
-    those of the model's norms: where they are not at hand there are no angles. Reads files."""
+def facts(session: Session, shown: Projection, frame: Frame | None) -> Facts | None:
+    """The facts of a projection, in whatever state; None where its directions are not stored. Where there is no frame
+    there are no angles, and nothing is said of the gauge. Reads files."""
     projection = shown.parents[0]
     if not session.has(directions_of(projection)):
         return None
-    rows = wanted_for(session, projection)
+    rows = _rows(session, projection)
     read = session.read([row.key for row in rows if session.has(row)])
     own = read.get(rows[0].key)
     if own is None:
@@ -123,8 +154,8 @@ def facts(session: Session, shown: Projection, gains: NormWeighting | None) -> F
     size = 2 if _is_plane(found) else 1
     angles = []
     for row in rows[1:]:
-        if row.key in read and gains is not None:
-            near = _cosine(gains, (projection, found), (row.parents[0], unpacked(row, read[row.key])))
+        if row.key in read and frame is not None:
+            near = _cosine(frame.gains, (projection, found), (row.parents[0], unpacked(row, read[row.key])))
             angles += [] if near is None else [near]
     return Facts(
         projection=projection,
@@ -135,7 +166,16 @@ def facts(session: Session, shown: Projection, gains: NormWeighting | None) -> F
         outputs=_side(found.left[:, :size], found.row_norms),
         inputs=_side(found.right[:, :size], found.column_norms),
         neighbours=tuple(angles),
+        ratio_fixed=None if frame is None else _ratio_fixed(session, frame.fixed(projection)),
     )
+
+
+def _ratio_fixed(session: Session, fixed: Projection | None) -> float | None:
+    """sigma_1 / sigma_2 of a stored spectrum in the fixed gauge."""
+    if fixed is None or not session.has(fixed):
+        return None
+    values = session.read([fixed.key]).get(fixed.key)
+    return float(values[0] / values[1]) if values is not None and len(values) > 1 and values[1] else None
 
 
 def _kind(p: Projection) -> tuple[object, ...]:
@@ -180,10 +220,10 @@ def _energies(session: Session, shown: Projection, found: Directions) -> Iterato
 def _moment(shown: Projection) -> tuple[str, list[Values]] | None:
     """Form and numbers of the second moment of what flows into a projection under a weighting."""
     made = shown.derived
-    if made is None or shown.problem is not None or not can_be_made(shown):
+    if made is None or shown.problem is not None or not made.formula.startswith(WEIGHED) or not can_be_made(shown):
         return None
     numbers = [operand.load() for operand in made.operands if operand.load is not None]
-    return made.formula.partition("_")[2], numbers
+    return made.formula.removeprefix(WEIGHED), numbers
 
 
 def _through(form: str, numbers: Sequence[Values], v: Values) -> float:
@@ -234,7 +274,11 @@ def sentence(known: Facts) -> str:
         share = sum(known.energies[: 2 if known.is_plane else 1])
         under = f" under {known.weighting}" if known.weighting else ""
         energy = f", {_percent(share)} of the output energy{under}"
-    return f"{what}{':' if known.is_plane else ' ='} {_carried(known)}{energy}"
+    gauge = ""
+    if known.survives is not None:
+        change = f"({known.ratio:.2f} -> {known.ratio_fixed:.2f})"
+        gauge = f"; not gauge {change}" if known.survives else f"; its excess is gauge {change}"
+    return f"{what}{':' if known.is_plane else ' ='} {_carried(known)}{energy}{gauge}"
 
 
 def _carried(known: Facts) -> str:
@@ -307,6 +351,8 @@ def record(known: Facts) -> dict[str, object]:
         "sentence": sentence(known),
         "singular_values": list(known.values),
         "sigma_1_over_sigma_2": ratio,
+        "fixed_sigma_1_over_sigma_2": known.ratio_fixed,
+        "survives_gauge": known.survives,
         "plane": known.is_plane,
         "weighting": known.weighting,
         "output_energy": list(known.energies),

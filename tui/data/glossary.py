@@ -65,7 +65,16 @@ GLOSSARY = (
         "input, by the gains of the norms or a file (w, :weight FILE). k0 is then of noise weighted alike, kf and "
         "spikes are blank. A chart of one projection shows the raw curve dim, the weights as they are.",
     ),
-    ("k/raw", "k90 under the weighting over the k90 of the weights as they are; s computes both while it is the unit."),
+    (
+        "gauge",
+        "The same function written by other weights (v): gains of norms folded into what they feed, and the neurons of "
+        "an MLP scaled so that the row of up is as long as the column of down.",
+    ),
+    (
+        "k/raw",
+        "k90 under the weighting, or in the fixed gauge, over that of the weights as they are; s computes both while "
+        "it is the unit.",
+    ),
     ("noise floor", "What the solver can tell: smaller values are known only to be smaller."),
     (
         "num.rank",

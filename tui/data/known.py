@@ -9,7 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from rankscope.engine.derive.derived import is_state
 from rankscope.engine.derive.flip import flipped
+from rankscope.engine.derive.gauge import what_is_fixed
 from rankscope.engine.derive.weighting import is_weighted, noise_of
 from rankscope.engine.spectrum import THRESHOLDS, Projection, Values
 
@@ -37,8 +39,9 @@ class Known:
     """The stored spectra of one model, its numbers, and which of the model's states are shown.
 
     `raw` is the model as it was opened, `model` the same or what `show` has put in its place: its projections under a
-    weighting, whose name and label are `weighting`. `lost` are keys whose values turned out to be damaged and that are
-    not computed again; `when_lost` is called with those that reading has found, in the thread that read.
+    weighting, whose name and label are `weighting`, or in the fixed gauge, of which `fixed` says what was, or both.
+    `lost` are keys whose values turned out to be damaged and that are not computed again; `when_lost` is called with
+    those that reading has found, in the thread that read.
     """
 
     def __init__(self, model: Model, root: Path) -> None:
@@ -64,9 +67,16 @@ class Known:
         """Show other states of the model's projections from now on: those of `weighed`, or `raw`."""
         self.model = model
         first = next((p.derived for p in model.tree.projections if p.rows), None)
-        self.weighting = ("", "") if first is None else (first.weighting, first.label)
+        self.weighting = ("", "") if first is None or not first.weighting else (first.weighting, first.label)
+        self.gauge = first.gauge if first is not None else ""
+        self.fixed = what_is_fixed(model.tree.projections) if self.gauge else ""
         self._beside = self._needed_beside(model) if first is not None else {}
         self.columns = Columns(model.tree.projections)
+
+    @property
+    def shown_as(self) -> str:
+        """The name of the weighting, of the gauge, or of both: `norm`, `fixed`, `imatrix fixed`; "" for neither."""
+        return " ".join(filter(None, (self.weighting[0], self.gauge)))
 
     def know(self, model: Model) -> None:
         """Have all that `show` needs of a model under a weighting worked out: of 45,000 projections it takes a second.
@@ -77,8 +87,8 @@ class Known:
         """By the keys of noise and of matrices as they are, the keys of the projections that compare with them."""
         found: dict[str, set[str]] = {}
         for p in model.tree.projections:
-            if p.problem is None and is_weighted(p):
-                for other in (self.noise(p), *p.parents):
+            if p.problem is None and is_state(p):
+                for other in ((self.noise(p),) if is_weighted(p) else ()) + p.parents[:1]:
                     found.setdefault(other.key, set()).add(p.key)
         return found
 
@@ -232,7 +242,7 @@ class Known:
 
     def without_raw_rank(self, threshold: float) -> set[str]:
         """The same where it is the rank of the matrix as it is."""
-        every = ((p, p.parents[0]) for p in self.columns.projections if is_weighted(p))
+        every = ((p, p.parents[0]) for p in self.columns.projections if is_state(p))
         return {p.key for p, raw in every if raw.key in self._entries and self.rank(raw, threshold) is None}
 
     def _lacks_null_rank(self, p: Projection, threshold: float) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
 
+from rankscope.engine.derive.derived import is_state
 from rankscope.engine.derive.flip import flipped
 from rankscope.engine.derive.weighting import is_weighted, noise_of
 from rankscope.engine.errors import InputError, printable
@@ -59,13 +60,14 @@ class Measure:
 
     def beside(self, p: Projection) -> Projection | None:
         """Whose spectrum its number needs beside that of a projection."""
-        if is_weighted(p):
-            return noise_of(p) if self.needs_noise else p.parents[0] if self.needs_raw else None
+        if is_state(p):
+            noise = noise_of(p) if self.needs_noise and is_weighted(p) else None
+            return p.parents[0] if self.needs_raw else noise
         return flipped(p) if self.needs_twin else None
 
-    def exists(self, weighting: str) -> bool:
-        """Whether there is such a number under a weighting, "" for none."""
-        return not (self.needs_twin if weighting else self.needs_raw)
+    def exists(self, shown_as: str) -> bool:
+        """Whether there is such a number in a state: see Known.shown_as."""
+        return not (self.needs_twin if shown_as else self.needs_raw)
 
     @property
     def depends_on_threshold(self) -> bool:
@@ -257,9 +259,9 @@ FILE_MEASURES = (
 BY_NAME = {measure.name: measure for measure in MEASURES}
 
 
-def units(weighting: str = "") -> list[Measure]:
-    """What the heatmap can show under a weighting ("": none), in the order of its menu."""
-    return [measure for measure in BY_NAME.values() if measure.is_unit and measure.exists(weighting)]
+def units(shown_as: str = "") -> list[Measure]:
+    """What the heatmap can show in a state (see Known.shown_as), in the order of its menu."""
+    return [measure for measure in BY_NAME.values() if measure.is_unit and measure.exists(shown_as)]
 
 
 def unit_of(name: str) -> Measure:

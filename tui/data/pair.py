@@ -118,6 +118,11 @@ class Pair:
         return self.first.weighting[0]
 
     @property
+    def shown_as(self) -> str:
+        """The state in which both are shown: see Known.shown_as."""
+        return self.first.shown_as
+
+    @property
     def has_spectra(self) -> bool:
         """Whether anything is stored of either model, as far as is known: before that there are no numbers."""
         return any(session.has_spectra for session in self.sessions)
@@ -252,7 +257,7 @@ class Lens:
     @property
     def title(self) -> str:
         """`k90`, `k90/k0 of B`, `stable B/A`; under a weighting `k90 norm`, `k90/k0 imatrix of B`."""
-        name = " ".join(filter(None, [self.measure.titled(self.threshold), self.pair.weighting]))
+        name = " ".join(filter(None, [self.measure.titled(self.threshold), self.pair.shown_as]))
         return name if self.pair.second is None else f"{name} {'' if self.side is Side.RATIO else 'of '}{self.side}"
 
     @property

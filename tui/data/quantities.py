@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from rankscope.engine.derive.derived import is_state
 from rankscope.engine.derive.flip import flipped
-from rankscope.engine.derive.weighting import is_weighted
 from rankscope.engine.spectrum import Projection, Values
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ RANK = Quantity(
 )
 """The threshold rank."""
 FLIPPED_RANK = Quantity(
-    lambda session, p, threshold: None if is_weighted(p) else session.rank(flipped(p), threshold),
+    lambda session, p, threshold: None if is_state(p) else session.rank(flipped(p), threshold),
     lambda session, threshold: session.columns.of_keys(session.ranks_of_twins(threshold)),
     twins=True,
 )
@@ -90,7 +90,7 @@ FLIPPED_RANK = Quantity(
 
 
 def _raw_rank(session: Session, p: Projection, threshold: float) -> float | None:
-    return session.rank(p.parents[0], threshold) if is_weighted(p) else None
+    return session.rank(p.parents[0], threshold) if is_state(p) else None
 
 
 RAW_RANK = Quantity(
@@ -99,7 +99,7 @@ RAW_RANK = Quantity(
         {p.key: _raw_rank(session, p, threshold) for p in session.columns.projections}
     ),
 )
-"""That of the matrix as it is, of a projection under a weighting."""
+"""That of the matrix as it is, of a projection under a weighting or in the fixed gauge."""
 IS_STORED = Quantity(
     lambda session, p, _: None if session.entry(p) is None else 1.0,
     lambda session, _: session.columns.of_keys(dict.fromkeys(session.stored_keys, 1.0)),

@@ -8,8 +8,9 @@ from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING
 
-from rankscope.engine.spectrum import Projection, Values
+from rankscope.engine.spectrum import Derived, Projection, Values
 
+from .gauge import orders
 from .grid import Grid
 from .measures import FILE_MEASURES
 from .pair import Lens, Side
@@ -66,6 +67,21 @@ def of_layers(lenses: Sequence[Lens], grid: Grid) -> Iterator[dict[str, object]]
                     }
 
 
+def of_orders(lens: Lens, grid: Grid) -> Iterator[dict[str, object]]:
+    """How far the order of the layers outlives fixing the gauge: a record a role. Reads files."""
+    for order in orders(lens, grid):
+        yield {
+            "block": order.column.block,
+            "role": order.column.role,
+            "threshold": lens.threshold,
+            "unit": lens.measure.name,
+            "layers": order.layers,
+            "raw_median": order.raw,
+            "fixed_median": order.fixed,
+            "spearman": order.correlation,
+        }
+
+
 def of_curves(curves: Iterable[Curve], values: Iterable[Values]) -> Iterator[dict[str, object]]:
     """Spectra and their energy: a record a singular value; `curve` is the label of its curve."""
     from rankscope.engine import metrics  # numpy: the explorer's first paint does without
@@ -102,9 +118,15 @@ def _place(lens: Lens, p: Projection) -> dict[str, object]:
         "cols": measured.cols or None,
         "state": str(session.state(there)) if there is not None else None,
         **_model(lens),
-        **({"weighting": there.derived.weighting} if there is not None and there.derived is not None else {}),
+        **(_state(there.derived) if there is not None and there.derived is not None else {}),
         **({"shapes_differ": lens.pair.differs_in_shape(p)} if lens.side is Side.RATIO else {}),
     }
+
+
+def _state(made: Derived) -> dict[str, object]:
+    """The weighting, the gauge, or both."""
+    found: dict[str, object] = {"weighting": made.weighting} if made.weighting else {}
+    return found | ({"gauge": made.gauge} if made.gauge else {})
 
 
 def _model(lens: Lens) -> dict[str, object]:

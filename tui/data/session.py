@@ -20,6 +20,7 @@ from rankscope.engine.compute.events import (
     Started,
     Stopped,
 )
+from rankscope.engine.derive.gauge import as_stored
 from rankscope.engine.errors import InputError
 from rankscope.engine.spectrum import Projection
 
@@ -97,7 +98,8 @@ class Session(Known):
             raise InputError(f"only what is stored can be shown: {self.model.reason}")
         if self._engine is None:
             self._engine = Engine(self.store, self._listener, self.settings)
-        accepted = self._engine.submit(self.model.checkpoint, projections, urgent=urgent, recompute=recompute)
+        wanted = map(as_stored, projections)
+        accepted = self._engine.submit(self.model.checkpoint, wanted, urgent=urgent, recompute=recompute)
         for projection in accepted:
             self._know_twin(projection)
             self._states[projection.key] = State.QUEUED

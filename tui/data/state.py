@@ -303,14 +303,21 @@ class ExplorerState:
 
     def set_unit(self, name: str) -> None:
         """Show another number, if there is such a one under the weighting."""
-        if not BY_NAME[name].exists(self.pair.weighting):
-            how = "w chooses one" if BY_NAME[name].needs_raw else "w, none: the weights as they are"
-            self.say(f"there is no {name} {'under a' if self.pair.weighting else 'without a'} weighting: {how}")
+        if not BY_NAME[name].exists(self.pair.shown_as):
+            self.say(f"there is no {name} {self._without(BY_NAME[name].needs_raw)}")
             return
         self.lens.measure = BY_NAME[name]
         self.lens_changed()
         if self.lens.measure.needs_twin and not self._has_numbers():
             self.say("kf is the rank of the same weights with random signs: s computes these spectra")
+
+    def _without(self, needs_raw: bool) -> str:
+        """In which state there is no such number, and the key to one where there is."""
+        if needs_raw:
+            return "without a weighting: w chooses one"
+        if self.pair.weighting:
+            return "under a weighting: w, none: the weights as they are"
+        return "in the fixed gauge: v shows the weights as they are"
 
     def _has_numbers(self) -> bool:
         """Whether the number of anything that is shown is known."""
@@ -326,7 +333,7 @@ class ExplorerState:
         for session, model in models.items():
             session.show(model)
         self.pair.renew()
-        if not self.lens.measure.exists(self.pair.weighting):
+        if not self.lens.measure.exists(self.pair.shown_as):
             self.lens.measure = BY_NAME["k"]
         now = {p.address: p for p in self.session.model.tree.projections}
         if self.pair.second is not None:

@@ -78,7 +78,7 @@ class Field:
             return False
         if lens.side is Side.RATIO:
             return lens.bound(p) == UNKNOWN
-        if not lens.measure.exists(session.weighting[0]):
+        if not lens.measure.exists(session.shown_as):
             return True
         if (other := lens.measure.beside(p)) is not None:
             return lens.measure.needs_noise and session.has(other)
@@ -95,7 +95,7 @@ def fields_of(lens: Lens, with_twins: bool = False) -> tuple[Field, ...]:
     found = [Field(ADDRESS, ADDRESS, "in model order"), _shape_field(lens)]
     for threshold in sorted({*lens.thresholds, lens.threshold}):
         found.append(field_of(f"k{percent(threshold)}", replace(lens, threshold=threshold, measure=BY_NAME["k"])))
-    found_ones = (m for m in BY_NAME.values() if m.exists(lens.pair.weighting))
+    found_ones = (m for m in BY_NAME.values() if m.exists(lens.pair.shown_as))
     others = (m for m in found_ones if m.name != "k" and (with_twins or not m.needs_twin))
     return (*found, *(field_of(m.name, replace(lens, measure=m)) for m in others))
 

@@ -48,6 +48,12 @@ def of_compare(content: Content) -> Records:
     return comparison.records()
 
 
+def of_gauge(content: Content) -> Records:
+    """A record a role and a lens. Reads files."""
+    for lens in content.lenses:
+        yield from records.of_orders(lens, content.grid)
+
+
 def of_layers_view(content: Content) -> Records:
     """A record a point. Reads files."""
     _load(content)

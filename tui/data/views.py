@@ -174,6 +174,15 @@ VIEWS: tuple[ViewSpec, ...] = (
         text="cli.inspect:print_directions",
         of_spectra=False,
     ),
+    ViewSpec(
+        "gauge",
+        None,
+        "By role, whether the order of the layers outlives fixing the gauge",
+        Place.TOP,
+        csv="data.view_records:of_gauge",
+        text="cli.show:print_gauge",
+        options=("unit", "csv"),
+    ),
 )
 """As they stand on the screen: the tree, what stands over the chart, the charts."""
 

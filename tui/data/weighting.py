@@ -10,10 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from rankscope.engine.derive.weighting import WEIGHED, is_weighted, weighted
+from rankscope.engine.derive.gauge import what_is_fixed
+from rankscope.engine.derive.weighting import WEIGHED, by_moment, is_weighted, weighted
 from rankscope.engine.errors import InputError, WeightsError, printable
-from rankscope.engine.spectrum import Projection
+from rankscope.engine.spectrum import Operand, Projection
 
+from .gauge import RAW, fixed
 from .model import Model
 from .session import Session
 
@@ -49,10 +51,12 @@ def choose(text: str, model: Model, root: Path, tell: Callable[[str], None]) -> 
 
 
 def weighted_by(projections: Iterable[Projection]) -> str:
-    """`weighted by imatrix a.gguf (wiki.txt, 128 chunks)`, for titles; "" of the weights as they are."""
-    found = (p.derived.label for p in projections if p.derived is not None and is_weighted(p))
-    label = next(found, "")
-    return label and f"weighted by {label}"
+    """`weighted by imatrix a.gguf (wiki.txt, 128 chunks)`, `gauge-fixed: gains folded`, for titles; "" of the weights
+    as they are."""
+    shown = list(projections)
+    label = next((p.derived.label for p in shown if p.derived is not None and is_weighted(p)), "")
+    gauge = what_is_fixed(shown)
+    return "; ".join([*([f"weighted by {label}"] if label else []), *([f"gauge-fixed: {gauge}"] if gauge else [])])
 
 
 def meant(text: str, model: Model, root: Path, tell: Callable[[str], None]) -> Callable[[Projection], bool]:
@@ -72,7 +76,15 @@ def meant(text: str, model: Model, root: Path, tell: Callable[[str], None]) -> C
     for p in model.tree.projections:
         with suppress(WeightsError):
             taken.add(weighting.moment(p).operands)
-    return lambda p: p.derived is not None and p.derived.operands in taken
+    return lambda p: p.derived is not None and _of_moment(p) in taken
+
+
+def _of_moment(projection: Projection) -> tuple[Operand, ...]:
+    """The operands of the moment alone, of what is derived."""
+    made = projection.derived
+    assert made is not None
+    balanced = by_moment(projection).derived if made.gauge and made.weighting else made
+    return balanced.operands if balanced is not None else ()
 
 
 class StoredWeighting:
@@ -90,7 +102,7 @@ class StoredWeighting:
         self._made = {
             p.parents[0].key: made
             for p in projections
-            if is_weighted(p) and (made := p.derived)
+            if is_weighted(p) and (made := p.derived) and not made.gauge
             if made.weighting == name and label in ("", made.label)
         }
 
@@ -108,11 +120,22 @@ class StoredWeighting:
 @dataclass(frozen=True, slots=True)
 class Offer:
     """A weighting that can be chosen: `text` is what a user would name it by, `about` says what it is. `stored` is name
-    and label of one whose spectra are stored and whose file is not at hand."""
+    and label of one whose spectra are stored and whose file is not at hand. `fixed`: in the fixed gauge."""
 
     text: str
     about: str
     stored: tuple[str, str] | None = None
+    fixed: bool = False
+
+    def shown(self, model: Model, root: Path, tell: Callable[[str], None]) -> Model:
+        """A model in this state.
+
+        Raises:
+            InputError: see `choose`, `weighed` and gauge.fixed.
+        """
+        weighting = self.weighting(model, root, tell)
+        shown = model if weighting is None else weighed(model, weighting)
+        return fixed(model, weighting) if self.fixed else shown
 
     def weighting(self, model: Model, root: Path, tell: Callable[[str], None]) -> Weighting | None:
         """What it stands for; see `choose`."""
@@ -151,24 +174,22 @@ def weighed(model: Model, weighting: Weighting) -> Model:
 
 
 def opened_under(
-    text: str, models: Sequence[Model], root: Path, tell: Callable[[str], None]
+    text: str, models: Sequence[Model], root: Path, tell: Callable[[str], None], gauge: str = RAW
 ) -> tuple[Offer, list[Model]] | None:
-    """The weighting that a user names at the start, and the models under it; None for `none`. `tell`: see `choose`.
+    """The weighting and the gauge that a user names at the start, and the models so; None for the weights as they are.
+    `tell`: see `choose`.
 
     Raises:
         InputError: it cannot be had, or has second moments of no projection.
     """
-    offer = Offer(text, "")
-    shown: list[Model] = []
-    for model in models:
-        weighting = offer.weighting(model, root, tell)
-        if weighting is None:
-            return None
-        try:
-            shown.append(weighed(model, weighting))
-        except InputError as error:
-            raise InputError(f"--weight {printable(text)}: {error}") from None
-    return offer, shown
+    offer = Offer(text, "", fixed=gauge != RAW)
+    if text == NONE and not offer.fixed:
+        return None
+    try:
+        return offer, [offer.shown(model, root, tell) for model in models]
+    except InputError as error:
+        option = f"--weight {printable(text)}" if text != NONE else f"--gauge {gauge}"
+        raise InputError(f"{option}: {error}") from None
 
 
 def _beside(model: Model) -> list[tuple[Path, str]]:

@@ -32,8 +32,7 @@ def estimate(session: Session, missing: Sequence[Projection], pattern: str) -> l
     """What a scan of a model will do: how many projections, how many bytes, how long, as far as is known."""
     lines = [f"{printable(session.model.name)}:" if len(session.model.name) < 60 else ""]
     lines.append(
-        f"compute {_what(missing, bool(session.weighting[0]))}"
-        + (f" that match {printable(pattern)}" if pattern else "")
+        f"compute {_what(missing, bool(session.shown_as))}" + (f" that match {printable(pattern)}" if pattern else "")
     )
     lines.append(_weights(session, missing))
     if session.experts is not None and any(p.expert is not None for p in missing):
@@ -45,16 +44,20 @@ def estimate(session: Session, missing: Sequence[Projection], pattern: str) -> l
 
 
 def _what(missing: Sequence[Projection], weighs: bool) -> str:
-    """`210 projections`; what else there is among them is counted apart. `weighs`: they are shown under a weighting."""
+    """`210 projections`; what else there is among them is counted apart. `weighs`: another state is shown."""
     twins, noises = sum(bool(p.null) for p in missing), sum(map(is_noise, missing))
     if twins:
         return f"{len(missing)} spectra, {twins} of them with random signs"
-    found = Counter(p.derived.weighting if p.derived else "" for p in missing if not is_noise(p))
-    parts = [
-        f"{count} projections{f' by {name}' if name else ' as they are' if weighs else ''}"
-        for name, count in found.items()
-    ]
+    found = Counter(_state(p, weighs) for p in missing if not is_noise(p))
+    parts = [f"{count} projections{state}" for state, count in found.items()]
     return " and ".join([*parts, *([f"{noises} of noise under the same, for k0"] if noises else [])])
+
+
+def _state(p: Projection, weighs: bool) -> str:
+    made = p.derived
+    by = f" by {made.weighting}" if made is not None and made.weighting else ""
+    gauge = " in the fixed gauge" if made is not None and made.gauge else ""
+    return by + gauge or (" as they are" if weighs else "")
 
 
 def beginning(

@@ -72,6 +72,8 @@ def _model_parts(session: Session) -> list[str]:
     parts = [printable(model.name)]
     if label := session.weighting[1]:
         parts.append(f"weighted by {printable(label)}")
+    if session.gauge:
+        parts.append(f"gauge-fixed: {session.fixed}")
     if model.checkpoint is None:
         parts.append("stored spectra only, no weights")
     elif model.checkpoint.commit:

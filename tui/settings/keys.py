@@ -39,6 +39,7 @@ EXPLORER = _keys(
     ("T", "threshold(-1)", "previous threshold", "threshold.previous", "Previous energy threshold"),
     ("u", "unit", "unit", "unit", "Unit of the heatmap: k, %, k/k0, k/kf, k/k* ..."),
     ("w", "weight", "weighting", "weight", "Weighting: none, norm or a file; :weight FILE"),
+    ("v", "gauge", "gauge", "gauge", "Gauge: raw, or gains folded and neurons balanced"),
     ("z", "zoom", "zoom", "zoom", "Heatmap: overview or table; charts: small multiples"),
     ("f", "full", "full screen", "full", "The focused pane alone; again, or esc: all panes"),
     ("a", "axes", "axes", "axes", "Axes: log x log, log y, linear"),

@@ -34,7 +34,7 @@ class Compare(Sheet, inherit_bindings=False):
         self._widest: list[tuple[int, int]] = []  # of each mark's values and differences
 
     def title(self) -> str:
-        weighting = self._look.lens.pair.weighting
+        weighting = self._look.lens.pair.shown_as
         return f"marked projections{f', {weighting}' if weighting else ''}, differences to the first"
 
     def set_marks(self, marks: Sequence[Projection]) -> None:

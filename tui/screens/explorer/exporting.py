@@ -17,6 +17,7 @@ from ...data.comparison import headings_of
 from ...data.named import resolve
 from ...data.view_records import Content
 from ...data.views import BY_KEY, Place, View, ViewSpec
+from ...data.weighting import weighted_by
 from .. import clipboard
 from ..dialogs import Choice
 from ..messages import Done
@@ -51,8 +52,7 @@ class Exporter:
         """The names of one model or two, as the first line has them."""
         names = [session.model.name for session in self._state.pair.sessions]
         named = names[0] if len(names) == 1 else f"A {names[0]}   B {names[1]}"
-        label = self._state.session.weighting[1]
-        return f"{named}  weighted by {label}" if label else named
+        return "  ".join(filter(None, [named, weighted_by(self._state.session.model.tree.projections)]))
 
     def choose(self) -> None:
         """Ask for the kind of file."""
@@ -75,8 +75,8 @@ class Exporter:
         if not text:
             state.say("there is no number here yet")
             return
-        if (name := state.pair.weighting) and BY_KEY[state.pane].place is not Place.CHART:
-            text = f"{text} @{name}"
+        if (name := state.pair.shown_as) and BY_KEY[state.pane].place is not Place.CHART:
+            text = f"{text} @{name.replace(' ', '@')}"
         self._screen.in_background(partial(self._copy, text), "copying")
 
     def _copy(self, text: str) -> None:
@@ -138,7 +138,7 @@ class Exporter:
             parts += _named_marks(headings_of(tuple(state.marks.values())))
         elif view.place is Place.CHART and not view.over_layers:
             parts.append(state.selection.label(state.grid))
-        if name := state.pair.weighting:
+        if name := state.pair.shown_as:
             parts.append(f"by {name}")
         stem = "-".join("".join(c if c.isalnum() or c in "._-" else "_" for c in part) for part in parts)
         stem = stem.encode()[:LONGEST_STEM].decode(errors="ignore")

@@ -6,16 +6,16 @@ from functools import partial
 
 from rankscope.engine.compute.events import Event, Failed, Found, Saved
 from rankscope.engine.derive.directions import directions_of
-from rankscope.engine.derive.weighting import is_weighted
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection
 
-from ...data.directions import Facts, facts, gains_of, lines, wanted_for
+from ...data.directions import Facts, facts, frame_of, lines, wanted_for
 from ...data.session import Session
 from ..dialogs import Reading
 from ..messages import Done
 from .background import Background
 
+READING = "reading what is stored"
 COMPUTING = "computing the leading directions of it and of its neighbours"
 
 
@@ -35,20 +35,32 @@ class Inspector:
             state.say("i is of one projection: select one")
             return
         session, projection = state.session, found[0]
-        if projection.problem is not None and not is_weighted(projection):
-            state.say(projection.problem)
-            return
         raw = projection.parents[0]
-        try:
-            missing = [p for p in wanted_for(session, raw) if not session.has(p)]
-            if missing and (session.model.checkpoint is not None or not session.has(directions_of(raw))):
-                session.compute(missing, urgent=True)
-        except InputError as error:
-            state.say(str(error))
+        if raw.problem is not None:
+            state.say(raw.problem)
             return
         self._shown = session, projection
-        self._open = Reading(printable(projection.label), COMPUTING if missing else "reading")
+        self._open = Reading(printable(raw.address), READING)
         self._screen.app.push_screen(self._open, self._closed)
+        self._screen.in_background(partial(self._prepare, session, projection), "reading directions")
+
+    def _prepare(self, session: Session, projection: Projection) -> None:
+        """Find out what is wanted; for a thread: of a model on the Hub the gains of its norms are fetched."""
+        wanted = wanted_for(session, projection.parents[0], frame_of(session.raw))
+        self._screen.post_message(Done(partial(self._compute, session, projection, wanted)))
+
+    def _compute(self, session: Session, projection: Projection, wanted: list[Projection]) -> None:
+        missing = [p for p in wanted if not session.has(p)]
+        if self._open is None or self._shown != (session, projection):
+            return
+        if missing and (session.model.checkpoint is not None or not session.has(wanted[0])):
+            try:
+                session.compute(missing, urgent=True)
+            except InputError as error:
+                self._open.write([printable(str(error), 1000)])
+                return
+            if not session.has(wanted[0]):
+                self._open.write([COMPUTING])
         self._read()
 
     def take(self, session: Session, events: tuple[Event, ...]) -> None:
@@ -59,7 +71,7 @@ class Inspector:
         for event in events:
             if isinstance(event, Failed) and event.projection.key == own:
                 self._open.write([printable(event.reason, 1000)])
-            elif (isinstance(event, Saved) and event.spectrum.projection.is_directions) or isinstance(event, Found):
+            elif isinstance(event, Saved | Found):
                 self._read()
 
     def _read(self) -> None:
@@ -68,7 +80,7 @@ class Inspector:
 
     def _load(self, session: Session, projection: Projection) -> None:
         """For a thread."""
-        found = facts(session, projection, gains_of(session.raw))
+        found = facts(session, projection, frame_of(session.raw))
         if found is not None:
             self._screen.post_message(Done(partial(self._write, projection, found)))
 

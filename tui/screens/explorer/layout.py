@@ -200,7 +200,7 @@ class Layout(Screen[None]):
             state.small,
             state.relative,
             state.compares,
-            self.pair.weighting,
+            self.pair.shown_as,
         )
         self._title(self.chart, Text(drawn))
 

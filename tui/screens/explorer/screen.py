@@ -74,6 +74,10 @@ class Explorer(SelectionKeys):
     def _directions_computed(self, message: EngineEvents) -> None:
         self.inspector.take(message.session, message.events)
 
+    def action_gauge(self) -> None:
+        """Show the fixed gauge, or again the weights as they are."""
+        self.weigher.turn_gauge()
+
     def action_yank(self) -> None:
         """Copy the number, or the line, that the focused pane stands on."""
         self.exporter.yank()
@@ -167,8 +171,8 @@ class Explorer(SelectionKeys):
             self.pair.second.close(0)
         self.pair.hold(session)
         self.state.lens.side = Side.RATIO
-        if session.weighting != self.pair.first.weighting:  # another one was chosen meanwhile
-            self.weigher.use_again()
+        if session.shown_as != self.pair.first.shown_as or session.weighting != self.pair.first.weighting:
+            self.weigher.use_again()  # another one was chosen meanwhile
         ours, theirs = self.pair.unmatched()
         self.state.changed(Change.ROWS)
         self.state.lens_changed()

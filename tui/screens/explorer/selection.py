@@ -131,7 +131,7 @@ class SelectionKeys(Background):
     def action_unit(self) -> None:
         """Ask for the unit of the heatmap."""
         lens = self.state.lens
-        found = units(self.pair.weighting)
+        found = units(self.pair.shown_as)
         rows = [(m.titled(lens.threshold), m.explained(lens.threshold, self.pair.weighting)) for m in found]
 
         def chosen(number: int | None) -> None:

@@ -1,15 +1,16 @@
-"""Which weighting is shown: asked for, made in the background, and put in the place of what was shown before."""
+"""Which weighting and gauge are shown: asked for, made in the background, put in the place of what was shown."""
 
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from functools import partial
 
 from rankscope.engine.errors import InputError, printable
 
 from ...data.model import Model
 from ...data.session import Session
-from ...data.weighting import NONE, Offer, offers, weighed
+from ...data.weighting import NONE, Offer, offers
 from ..dialogs import Choice
 from ..messages import Done
 from .background import Background
@@ -21,7 +22,7 @@ LONGEST = 32
 
 
 class Weigher:
-    """Puts the models of a screen under a weighting. `given` is the one under which they are shown at first."""
+    """Puts the models of a screen under a weighting, or in the fixed gauge. `given` is what is shown at first."""
 
     def __init__(self, screen: Background, given: Offer | None = None) -> None:
         self._screen = screen
@@ -38,14 +39,18 @@ class Weigher:
 
         def chosen(number: int | None) -> None:
             if number is not None:
-                self.use(found[number])
+                self.use(replace(found[number], fixed=self._wanted.fixed))
 
         at = next((n for n, offer in enumerate(found) if self._is_shown(offer)), 0)
         self._screen.app.push_screen(Choice("weighting", rows, at), chosen)
 
     def use_named(self, text: str) -> None:
         """Show what a user names."""
-        self.use(Offer(text, ""))
+        self.use(Offer(text, "", fixed=self._wanted.fixed))
+
+    def turn_gauge(self) -> None:
+        """Show the fixed gauge, or again the weights as they are, under the same weighting."""
+        self.use(replace(self._wanted, fixed=not self._wanted.fixed))
 
     def use_again(self) -> None:
         """Show what was wanted last in all models: one has joined meanwhile."""
@@ -54,20 +59,21 @@ class Weigher:
     def use(self, offer: Offer) -> None:
         """Show another weighting, once it has been read."""
         self._wanted = offer
-        self._state.say("" if offer.text == NONE else f"reading {offer.text}")
-        self._screen.in_background(partial(self._make, offer), f"reading {offer.text}")
+        what = offer.text if offer.text != NONE else "the gains of the norms"
+        self._state.say("" if offer.text == NONE and not offer.fixed else f"reading {what}")
+        self._screen.in_background(partial(self._make, offer), f"reading {what}")
 
     def weighed(self, model: Model, offer: Offer | None = None) -> Model:
-        """A model under a weighting, by default the one that is shown. Reads files.
+        """A model under a weighting and in a gauge, by default those that are shown. Reads files.
 
         Raises:
-            InputError: the weighting cannot be had, or has second moments of no projection.
+            InputError: see Offer.shown.
         """
         used, said = offer or self._shown, list[str]()
-        weighting = used.weighting(model, self._state.session.root, said.append)
+        shown = used.shown(model, self._state.session.root, said.append)
         if said:
             self._screen.post_message(Done(partial(self._warn, said)))
-        return model if weighting is None else weighed(model, weighting)
+        return shown
 
     def _make(self, offer: Offer) -> None:
         """For a thread."""

@@ -1,0 +1,90 @@
+"""A model in the fixed gauge, and how far the order of its layers is the same as in the raw one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import TYPE_CHECKING
+
+from rankscope.engine.errors import InputError
+from rankscope.engine.spectrum import Projection
+
+from .grid import Column, Grid
+from .model import Model
+from .pair import Lens
+
+if TYPE_CHECKING:
+    from rankscope.engine.moment import Weighting
+
+RAW = "raw"
+"""The gauge of the weights as they are."""
+
+
+def fixed(model: Model, under: Weighting | None = None, wanted: Sequence[Projection] | None = None) -> Model:
+    """A model with its matrices, or the `wanted` ones of them, in the fixed gauge, also under a weighting. Reads the
+    gains of its norms.
+
+    Raises:
+        InputError: its weights are not at hand, or it is known of none of them what is to be fixed.
+    """
+    if model.checkpoint is None:
+        raise InputError("the gauge is fixed by the gains of the norms, and the weights are not at hand")
+    from rankscope.engine.derive.fixing import Gauge  # numpy
+
+    gauge = Gauge(model.checkpoint, model.tree.projections)
+    shown = model.tree.projections if wanted is None else wanted
+    made = tuple(gauge.fixed(p, under) if p.rows else p for p in shown)
+    every = [p for p in made if p.rows]
+    if every and all(p.problem for p in every):
+        raise InputError(f"no gauge can be fixed: {every[0].address}: {every[0].problem}")
+    return replace(model, tree=replace(model.tree, projections=made))
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """How the layers of a role are ordered by a number: `correlation` is Spearman's of raw against fixed over `layers`
+    that have both, None where either is the same in all of them; `raw` and `fixed` are the medians over these."""
+
+    column: Column
+    layers: int
+    raw: float | None
+    fixed: float | None
+    correlation: float | None
+
+
+def orders(lens: Lens, grid: Grid) -> Iterator[Order]:
+    """By role, the numbers of the layers of the grid in the fixed gauge, which the lens shows of its first model, and
+    those of the matrices as they are; experts of a layer count as their median. Reads files."""
+    raw = [p.parents[0] for cell in grid.cells.values() for p in cell]
+    lens.load([p for cell in grid.cells.values() for p in cell])
+    lens.load(raw)
+    session, measure = lens.pair.first, lens.measure
+    for column in grid.columns:
+        pairs = []
+        for row in grid.rows:
+            cell = grid.cells.get((row, column), ())
+            both = [[measure.number(session, q, lens.threshold) for q in (p.parents[0], p)] for p in cell]
+            found = [(a, b) for a, b in both if a is not None and b is not None]
+            if found:
+                pairs.append((median(a for a, _ in found), median(b for _, b in found)))
+        ours, theirs = [a for a, _ in pairs], [b for _, b in pairs]
+        yield Order(column, len(pairs), _middle(ours), _middle(theirs), spearman(ours, theirs))
+
+
+def _middle(numbers: Sequence[float]) -> float | None:
+    return median(numbers) if numbers else None
+
+
+def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """The correlation of the ranks of two rows of numbers, equal ones at their mean; None where one is constant."""
+    import numpy as np
+
+    ranks = []
+    for numbers in (first, second):
+        _, at, counts = np.unique(np.asarray(numbers, np.float64), return_inverse=True, return_counts=True)
+        middles = np.cumsum(counts) - (counts - 1) / 2 if len(counts) else counts
+        ranks.append(middles[at] - (len(numbers) + 1) / 2)
+    a, b = ranks
+    size = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / size if size > 0 else None
