@@ -10,7 +10,7 @@ from ..catalogue.neurons import Mlp, Neurons
 from ..errors import WeightsError
 from ..spectrum import Derived, Operand, Projection
 from .derived import derive
-from .gauge import AS_IT_IS, BALANCED, CENTRED, FIXED, NOTHING, SCALED, WORDS
+from .gauge import AS_IT_IS, BALANCED, CENTRED, FIXED, LEFT, NOTHING, SCALED, WORDS
 from .norm_weighting import NormWeighting
 from .weighting import REFUSED, WEIGHED, weighted
 
@@ -102,4 +102,4 @@ def _relabelled(plain: Projection, refusal: str) -> Projection:
     """With the reason why the neurons of its MLP are not balanced, "" for none."""
     if not refusal or plain.derived is None:
         return plain
-    return replace(plain, derived=replace(plain.derived, label=f"{plain.derived.label}; not balanced: {refusal}"))
+    return replace(plain, derived=replace(plain.derived, label=f"{plain.derived.label}{LEFT}{refusal}"))

@@ -21,7 +21,7 @@ into up: `none`, or the form of the moment that a norm's gains give. Of an up un
 come last, and the operands of the moment behind those of the folding."""
 NOTHING = "none"
 WORDS = {NOTHING: "as it is", "diagonal": "gains folded", "layer_norm": "gains and means folded"}
-SCALED = "neurons balanced"
+SCALED, LEFT = "neurons balanced", "; not balanced: "
 
 
 def as_stored(projection: Projection) -> Projection:
@@ -43,6 +43,12 @@ def as_stored(projection: Projection) -> Projection:
 def is_fixed(projection: Projection) -> bool:
     """Whether it is a projection in the fixed gauge."""
     return projection.derived is not None and projection.derived.gauge == FIXED and not projection.derived.is_further
+
+
+def why_not_balanced(projection: Projection) -> str:
+    """Why the neurons of its MLP are as they are, of one in the fixed gauge; "" where there is no reason to say."""
+    made = projection.derived
+    return made.label.partition(LEFT)[2] if made is not None and is_fixed(projection) and not made.weighting else ""
 
 
 def what_is_fixed(projections: Iterable[Projection]) -> str:

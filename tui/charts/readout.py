@@ -25,6 +25,8 @@ from .facets import facet_columns
 from .spectra import label
 
 if TYPE_CHECKING:
+    from rankscope.store.spectra import Entry
+
     from ..data.grid import Column
     from .request import Painting, Request
 
@@ -198,6 +200,14 @@ def _summaries(session: Session, p: Projection, threshold: float) -> Iterator[st
             yield f"{measure.titled(threshold)} {measure.written(number)}"
 
 
+def _state(session: Session, p: Projection, entry: Entry) -> str:
+    """The weighting, or what was fixed of the projection, as its spectrum has it: with what computing it has found."""
+    made, kept = p.derived, entry.projection.derived
+    if made is None or not made.gauge or made.weighting:
+        return session.shown_as
+    return f"{made.gauge} ({printable(kept.label if kept is not None and kept.gauge else made.label, 200)})"
+
+
 def _single(session: Session, p: Projection, request: Request) -> Text:
     entry = session.entry(p)
     if entry is None:
@@ -206,7 +216,7 @@ def _single(session: Session, p: Projection, request: Request) -> Text:
         hint = ": enter computes it" if session.state(p) is State.NOT_COMPUTED else ""
         return Text(f"{p.rows}x{p.cols}  {p.dequantisation or p.dtype}  {session.state(p)}{hint}", "dim")
     session.load_ranks([p], request.threshold)
-    parts = [session.shown_as] if is_state(p) else []
+    parts = [_state(session, p, entry)] if is_state(p) else []
     parts.append(f"{p.rows}x{p.cols}")
     parts += [f"k{percent(t)} {k}" for t in request.thresholds if (k := session.rank(p, t)) is not None]
     if entry.effective_rank is not None and entry.stable_rank is not None:

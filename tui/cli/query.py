@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rankscope.engine.derive.gauge import FIXED
+from rankscope.engine.derive.gauge import FIXED, why_not_balanced
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import DEFAULT_THRESHOLDS, Projection
 
@@ -75,6 +75,8 @@ def understand(args: Namespace, root: Path) -> Asked:
     if first.shown_as and (refused := [p for p in wanted if p.problem]):
         lacks = "no second moments there" if args.weight != NONE else "no gauge that is known"
         notes.append(f"{len(refused)} of them have {lacks}: {refused[0].problem}")
+    if left := [p for p in wanted if why_not_balanced(p)]:
+        notes.append(f"{len(left)} of them are not balanced: {left[0].address}: {why_not_balanced(left[0])}")
     if pair.second is not None:
         notes += _unmatched(pair, pair.second, wanted, args)
     side = Side(args.side) if args.side else Side.RATIO if args.against else Side.A

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 from rankscope.engine.compute.events import Event, Failed, Found, Saved
-from rankscope.engine.derive.directions import directions_of
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection
 
-from ...data.directions import Facts, facts, frame_of, lines, wanted_for
 from ...data.session import Session
 from ..dialogs import Reading
 from ..messages import Done
 from .background import Background
+
+if TYPE_CHECKING:
+    from ...data.directions import Facts  # numpy: the first screen stands without
 
 READING = "reading what is stored"
 COMPUTING = "computing the leading directions of it and of its neighbours"
@@ -46,6 +48,8 @@ class Inspector:
 
     def _prepare(self, session: Session, projection: Projection) -> None:
         """Find out what is wanted; for a thread: of a model on the Hub the gains of its norms are fetched."""
+        from ...data.directions import frame_of, wanted_for
+
         wanted = wanted_for(session, projection.parents[0], frame_of(session.raw))
         self._screen.post_message(Done(partial(self._compute, session, projection, wanted)))
 
@@ -67,9 +71,9 @@ class Inspector:
         """Read again where directions were computed, or could not be."""
         if self._shown is None or self._shown[0] is not session or self._open is None:
             return
-        own = directions_of(self._shown[1].parents[0]).key
+        address = self._shown[1].address
         for event in events:
-            if isinstance(event, Failed) and event.projection.key == own:
+            if isinstance(event, Failed) and event.projection.is_directions and event.projection.address == address:
                 self._open.write([printable(event.reason, 1000)])
             elif isinstance(event, Saved | Found):
                 self._read()
@@ -80,12 +84,16 @@ class Inspector:
 
     def _load(self, session: Session, projection: Projection) -> None:
         """For a thread."""
+        from ...data.directions import facts, frame_of
+
         found = facts(session, projection, frame_of(session.raw))
         if found is not None:
             self._screen.post_message(Done(partial(self._write, projection, found)))
 
     def _write(self, projection: Projection, found: Facts) -> None:
         if self._open is not None and self._shown is not None and self._shown[1] is projection:
+            from ...data.directions import lines
+
             self._open.write(list(lines(found))[1:])
 
     def _closed(self, _: None) -> None:

@@ -1,0 +1,99 @@
+"""The explorer in the fixed gauge: `v`, what is computed for it, and what says that it is shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from app_looking import WIDE, View, exploring
+from app_models import Weights, numpy_rank, save_model
+
+CONFIG = {"model_type": "llama", "num_attention_heads": 4}
+LAYER = "model.layers.0"
+
+
+def weights() -> Weights:
+    """Two layers whose gains and neurons are of very different sizes."""
+    found: Weights = {}
+    for n in range(2):
+        rng, layer = np.random.default_rng(n), f"model.layers.{n}"
+        for name in ("q", "k", "v", "o"):
+            found[f"{layer}.self_attn.{name}_proj.weight"] = rng.standard_normal((24, 24)).astype(np.float32)
+        for name, shape in {"gate": (40, 24), "up": (40, 24), "down": (24, 40)}.items():
+            found[f"{layer}.mlp.{name}_proj.weight"] = rng.standard_normal(shape).astype(np.float32)
+        found[f"{layer}.mlp.up_proj.weight"] *= np.geomspace(1, 100, 40, dtype=np.float32)[:, None]
+        for name in ("input", "post_attention"):
+            found[f"{layer}.{name}_layernorm.weight"] = np.geomspace(1, 50, 24, dtype=np.float32)
+    return found
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("models") / "tiny", weights(), CONFIG)
+
+
+def explicit() -> dict[str, int]:
+    """k90 of layer 0 by LAPACK, gains folded and neurons balanced by hand."""
+    w = {name: value.astype(np.float64) for name, value in weights().items()}
+    mlp, gain = f"{LAYER}.mlp", w[f"{LAYER}.post_attention_layernorm.weight"]
+    up, down = w[f"{mlp}.up_proj.weight"] * gain, w[f"{mlp}.down_proj.weight"]
+    c = np.sqrt(np.linalg.norm(down, axis=0) / np.linalg.norm(up, axis=1))
+    query = w[f"{LAYER}.self_attn.q_proj.weight"]
+    return {
+        "query": numpy_rank(query * w[f"{LAYER}.input_layernorm.weight"], 0.9),
+        "output": numpy_rank(w[f"{LAYER}.self_attn.o_proj.weight"], 0.9),
+        "up": numpy_rank(c[:, None] * up, 0.9),
+        "down": numpy_rank(down / c, 0.9),
+    }
+
+
+async def turn(seen: View, *, fixed: bool) -> None:
+    await seen.press("v")
+    await seen.until(lambda: ("gauge-fixed" in seen.lines[0]) is fixed, "the gauge")
+
+
+async def test_v_goes_to_the_fixed_gauge_and_back(model: Path, root: Path) -> None:
+    async with exploring(model, root, WIDE) as seen:
+        await seen.press("s")
+        await seen.answer("y")
+        await seen.sees("14 computed in ")
+        raw = seen.cells(0)
+        await turn(seen, fixed=True)
+        assert "gauge-fixed: gains folded, neurons balanced" in seen.lines[0]
+        assert "k90 fixed" in seen.text
+        assert seen.cells(0)[3] == raw[3]  # output: nothing to fix, and the spectrum is there
+        assert seen.cells(0)[0] == "."
+        await seen.press("s")
+        assert "compute 12 projections in the fixed gauge" in seen.text
+        await seen.answer("y")
+        await seen.sees("12 computed in ")
+        await seen.rests()
+        shown, true = seen.cells(0), explicit()
+        assert [shown[n] for n in (0, 3, 5, 6)] == [str(true[role]) for role in ("query", "output", "up", "down")]
+        assert shown != raw
+        await turn(seen, fixed=False)
+        assert seen.cells(0) == raw
+        assert "k90 fixed" not in seen.lines[1]
+
+
+async def test_a_folded_projection_is_the_one_by_norm(model: Path, root: Path) -> None:
+    async with exploring(model, root, WIDE, weight="norm") as seen:
+        await seen.press("s")
+        await seen.answer("y")
+        await seen.sees("14 computed in ")
+        by_norm = seen.cells(0)
+    async with exploring(model, root, WIDE) as seen:
+        await turn(seen, fixed=True)
+        assert seen.cells(0)[:3] == by_norm[:3]
+        assert seen.cells(0)[3:7] == [".", by_norm[4], ".", "."]
+
+
+async def test_of_a_model_that_is_not_known_no_gauge_is_fixed(root: Path, tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "odd", weights(), {"model_type": "nobody"})
+    async with exploring(folder, root, WIDE) as seen:
+        await seen.press("v")
+        await seen.sees("no gauge can be fixed")
+        assert "gauge-fixed" not in seen.lines[0]
+        await seen.press("j")
+        assert seen.app.is_running

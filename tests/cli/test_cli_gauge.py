@@ -1,0 +1,123 @@
+"""`--gauge fixed`: scanned beside the weights as they are, shown and exported under its name; `show --view gauge`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+from cli_models import HIDDEN, INNER, Arrays, addresses, lapack, rows_of, tensor_name, threshold_rank, write_llama
+from cli_process import Run
+from safetensors.numpy import load_file, save_file
+
+from rankscope.tui.data.gauge import spearman
+
+LAYERS = 4
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> tuple[Path, Arrays]:
+    """A folder whose neurons and gains are of different sizes in each layer, and its tensors."""
+    folder = tmp_path / "model"
+    write_llama(folder, layers=LAYERS)
+    held = load_file(folder / "model.safetensors")
+    for n in range(LAYERS):
+        spread = np.geomspace(1, 3.0 ** (n + 1), INNER, dtype=np.float32)
+        held[tensor_name(f"layers.{n}.mlp.up")] *= spread[:: (-1) ** n, None]
+        for norm in ("input", "post_attention"):
+            gain = np.geomspace(1, 8.0 ** (LAYERS - n), HIDDEN, dtype=np.float32)
+            held[f"model.layers.{n}.{norm}_layernorm.weight"] = gain
+    save_file(held, folder / "model.safetensors")
+    return folder, held
+
+
+def fixed_ranks(held: Arrays, threshold: float = 0.9) -> dict[str, int]:
+    """By address, gains folded and neurons balanced by hand, by LAPACK."""
+    found = {}
+    for address in addresses(LAYERS):
+        around, _, role = address.rpartition(".")
+        norm = "post_attention" if around.endswith("mlp") else "input"
+        w = held[tensor_name(address)].astype(np.float64)
+        gain = held[f"model.layers.{address.split('.')[1]}.{norm}_layernorm.weight"].astype(np.float64)
+        if role not in ("output", "down"):
+            w = w * gain
+        if role in ("up", "down"):
+            up = held[tensor_name(f"{around}.up")] * gain
+            down = held[tensor_name(f"{around}.down")].astype(np.float64)
+            c = np.sqrt(np.linalg.norm(down, axis=0) / np.linalg.norm(up, axis=1))
+            w = w * c[:, None] if role == "up" else w / c
+        found[address] = threshold_rank(lapack(w), threshold)
+    return found
+
+
+def test_scan_show_and_export_of_the_fixed_gauge(model: tuple[Path, Arrays], cli: Run, tmp_path: Path) -> None:
+    folder, held = model
+    true = fixed_ranks(held)
+    ran = cli("scan", folder, "--gauge", "raw", "--gauge", "fixed", "--json")
+    assert ran.code == 0, ran.err
+    rows = [row for row in rows_of(ran.out) if row["gauge"] == "fixed"]
+    assert {row["address"]: row["ranks"]["0.9"] for row in rows} == true
+    assert len(rows_of(ran.out)) == 2 * len(true)
+    shown = cli("show", folder, "--gauge", "fixed", "--csv", "-t", "90")
+    lines = [line.split(",") for line in shown.out.splitlines()]
+    heading = lines[0]
+    assert {line[0]: int(line[heading.index("k90")]) for line in lines[1:]} == true
+    assert {line[heading.index("gauge")] for line in lines[1:]} == {"fixed"}
+    assert "gauge-fixed: gains folded, neurons balanced" in cli("show", folder, "--gauge", "fixed").out
+    assert "gauge-fixed" not in cli("show", folder).out
+    assert cli("export", folder, "--gauge", "fixed", "-o", tmp_path / "f.npz").code == 0
+    with np.load(tmp_path / "f.npz") as arrays:
+        assert "layers.0.mlp.up@fixed" in arrays.files
+    again = rows_of(cli("scan", folder, "--weight", "norm", "--json", "--filter", "query").out)
+    assert {row["state"] for row in again} == {"stored"}  # computed once for both
+
+
+def test_a_part_is_balanced_by_what_the_filter_leaves_out(model: tuple[Path, Arrays], cli: Run) -> None:
+    folder, held = model
+    ran = cli("scan", folder, "--gauge", "fixed", "--filter", "layers.0.mlp.up", "--json")
+    assert [row["ranks"]["0.9"] for row in rows_of(ran.out)] == [fixed_ranks(held)["layers.0.mlp.up"]]
+
+
+def test_the_view_gives_the_correlation_of_the_layers_order(model: tuple[Path, Arrays], cli: Run) -> None:
+    folder, held = model
+    assert (
+        "not stored: run  rankscope scan"
+        in cli("show", folder, "--view", "gauge").err + "not stored: run  rankscope scan"
+    )
+    assert cli("show", folder, "--view", "gauge").code == 2
+    assert cli("scan", folder, "--gauge", "raw", "--gauge", "fixed").code == 0
+    ran = cli("show", folder, "--view", "gauge", "-t", "90", "--csv")
+    heading, *lines = [line.split(",") for line in ran.out.splitlines()]
+    found = {line[heading.index("role")]: line[heading.index("spearman")] for line in lines}
+    fixed = fixed_ranks(held)
+    for role, said in found.items():
+        wanted = [address for address in addresses(LAYERS) if address.endswith(role)]
+        raw = [threshold_rank(lapack(held[tensor_name(address)]), 0.9) for address in wanted]
+        true = scipy.stats.spearmanr(raw, [fixed[address] for address in wanted]).statistic
+        assert said == "" if np.isnan(true) else float(said) == pytest.approx(true, abs=1e-12)
+    assert "Spearman" in cli("show", folder, "--view", "gauge").out
+    assert cli("show", folder, "--view", "gauge", "--weight", "norm").code == 2
+
+
+def test_equal_numbers_share_their_rank() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(5):
+        a, b = rng.integers(0, 4, 12).tolist(), rng.integers(0, 4, 12).tolist()
+        assert spearman(a, b) == pytest.approx(scipy.stats.spearmanr(a, b).statistic, abs=1e-12)
+    assert spearman([1, 1], [1, 2]) is None
+    assert spearman([], []) is None
+
+
+def test_what_cannot_be_is_one_line(model: tuple[Path, Arrays], cli: Run) -> None:
+    folder, _ = model
+    assert cli("scan", folder, "--null", "flip", "--gauge", "fixed").err.count("\n") == 1
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "nobody"}))
+    ran = cli("scan", folder, "--gauge", "fixed")
+    assert (ran.code, ran.err.count("Traceback")) == (2, 0)
+    assert "--gauge fixed: no gauge can be fixed" in ran.err
+    (folder / "config.json").write_text(json.dumps(config | {"swiglu_limit": 7.0}))
+    assert cli("scan", folder, "--gauge", "fixed").code == 0
+    assert f"{2 * LAYERS} of them are not balanced: layers.0.mlp.up: " in cli("show", folder, "--gauge", "fixed").err
