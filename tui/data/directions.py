@@ -283,9 +283,8 @@ def sentence(known: Facts) -> str:
 
 def _carried(known: Facts) -> str:
     sides = [(known.outputs, "output", "row"), (known.inputs, "input", "column")]
-    least = 2 if known.is_plane else 1
     for side, name, line in sides:
-        if side.participation < _ONE * least and not known.is_plane and side.size > 1:
+        if side.participation < _ONE and side.size > 1:  # a plane has two at least
             first = side.carriers[0]
             times = "" if first.over_median is None else f", {first.over_median:.1f} x the median {line}"
             return f"one {_called(known.projection, name)}: {name} {first.channel}{times}"
