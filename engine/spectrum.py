@@ -21,6 +21,10 @@ THRESHOLDS = (0.6, 0.8, 0.9, 0.95, 0.99)
 """The energy thresholds whose ranks are stored, so that a table of them needs no values, and that `t` goes through."""
 DEFAULT_THRESHOLDS = THRESHOLDS[:3]
 """Those of the reference notebook."""
+DIRECTIONS = "directions"
+"""The formula of the rows that hold not singular values alone, but the leading ones with their vectors."""
+LEADING = 8
+"""How many of these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +132,19 @@ class Projection:
         return min(self.rows, self.cols)
 
     @property
+    def is_directions(self) -> bool:
+        """Whether what is computed are its leading directions (engine/derive/directions.py) instead of all values."""
+        return self.derived is not None and self.derived.formula == DIRECTIONS
+
+    @property
+    def stored_count(self) -> int:
+        """How many numbers are stored of it: `count` singular values; of its k leading directions their singular
+        values, left vectors and right vectors, and the norms of all rows and columns."""
+        if not self.is_directions:
+            return self.count
+        return min(LEADING, self.count) * (1 + self.rows + self.cols) + self.rows + self.cols
+
+    @property
     def cost(self) -> float:
         """Floating-point operations of Gram product and eigenvalues, for progress and ETA."""
         small, large = sorted((self.rows, self.cols))
@@ -215,9 +232,10 @@ class Provenance:
 class Spectrum:
     """The singular values of a projection, with everything needed to trust them.
 
-    `values`: float64, shape (min(rows, cols),), descending, in the units of the weights. `computed_at` is
-    ISO 8601, UTC. `weights_digests` are of the stored bytes that were read, one for the tensor of each of
-    `projection.parents`, in order ("" where its source is content-addressed).
+    `values`: float64, shape (min(rows, cols),), descending, in the units of the weights; of leading directions float32,
+    shape (projection.stored_count,), as engine/derive/directions.py packs them. `computed_at` is ISO 8601,
+    UTC. `weights_digests` are of the stored bytes that were read, one for the tensor of each of `projection.parents`,
+    in order ("" where its source is content-addressed).
     """
 
     projection: Projection

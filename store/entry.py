@@ -34,6 +34,8 @@ class Entry:
 def entry_of(spectrum: Spectrum) -> Entry:
     """The entry of a spectrum, with ranks at THRESHOLDS."""
     values = spectrum.values
+    if spectrum.projection.is_directions:
+        return _entry_of_directions(spectrum)
     return Entry(
         projection=spectrum.projection,
         provenance=spectrum.provenance,
@@ -45,6 +47,23 @@ def entry_of(spectrum: Spectrum) -> Entry:
         stable_rank=metrics.stable_rank(values),
         sigma_max=float(values[0]) if values.size else None,
         sigma_min=float(values[-1]) if values.size else None,
+    )
+
+
+def _entry_of_directions(spectrum: Spectrum) -> Entry:
+    """Ranks are 0, effective rank and sigma_min None: the leading values do not tell them."""
+    norm, top = spectrum.provenance.frobenius_norm, float(spectrum.values[0])
+    return Entry(
+        projection=spectrum.projection,
+        provenance=spectrum.provenance,
+        computed_at=spectrum.computed_at,
+        weights_digests=spectrum.weights_digests,
+        run=spectrum.run,
+        ranks=dict.fromkeys(THRESHOLDS, 0),
+        effective_rank=None,
+        stable_rank=(norm / top) ** 2 if top else None,
+        sigma_max=top,
+        sigma_min=None,
     )
 
 

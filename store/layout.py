@@ -40,7 +40,9 @@ FORMAT = "rankscope-spectra"
 FORMAT_VERSION = 1
 DERIVED_VERSION = 2
 """Of files with derived rows other than sign-flipped twins: a program that does not know these leaves them alone."""
-READABLE = (FORMAT_VERSION, DERIVED_VERSION)
+DIRECTIONS_VERSION = 3
+"""Of files with leading directions, which are no spectra: a program that does not know these leaves them alone."""
+READABLE = (FORMAT_VERSION, DERIVED_VERSION, DIRECTIONS_VERSION)
 
 HEAD = 512
 """Bytes of the HDF5 user block, which carries the place of /values and the digest of all the rest.
@@ -71,6 +73,14 @@ weighting, in a gauge, "" for none. Under a weighting the values are those of W 
 the input; clipped: the share of its trace in negative eigenvalues, which count as 0; formula noise_...: of
 Gaussian noise of the shape (rows, cols) in the place of W.
 """
+_DIRECTIONS_PROSE = """\
+Leading singular directions of the weight matrices of a neural network. Row n of /index is those of the matrix W of
+shape (rows, cols) in its row of /parents; /directions[offset : offset + count] (zero-based, float32) are, with
+k = min(8, rows, cols) and count = k (1 + rows + cols) + rows + cols: k singular values, descending, in the units of the
+weights; k left vectors of `rows` numbers each; k right vectors of `cols` numbers each; the norms of all rows; those of
+all columns. /rank_table holds nothing. error_bound bounds |W v - sigma u| and |W^T u - sigma v|, before the rounding to
+float32. The other columns are as in files of format versions 1 and 2. Text is UTF-8, padded with NUL.
+"""
 _GENERATION_PROSE = """\
 generation: of several rows of one key the highest generation counts, and of these the newest computed_at.
 """
@@ -84,6 +94,12 @@ Python:
     f = h5py.File(path, "r"); index = [(i["address"].decode(), i["label"].decode(), i) for i in f["index"][:]]
     spectra = {(a, label): f["values"][i["offset"] : i["offset"] + i["count"]] for a, label, i in index}
 """
+_DIRECTIONS_PYTHON = """\
+Python:
+    f = h5py.File(path, "r"); i = f["index"][0]; k = min(8, i["rows"], i["cols"])
+    numbers = f["directions"][i["offset"] : i["offset"] + i["count"]]
+    sigma = numbers[:k]; u = numbers[k : k + k * i["rows"]].reshape(k, i["rows"])
+"""
 _MATLAB = """\
 MATLAB:
     index = h5read(path, '/index'); n = 1;
@@ -96,11 +112,18 @@ class UnknownFormatError(Exception):
 
 
 class Place(NamedTuple):
-    """Where the values of an entry are in its file: the first byte, how many values, the checksum of their bytes."""
+    """Where the values of an entry are in its file: the first byte, how many values, the checksum of their bytes, and
+    how many bytes a value takes."""
 
     start: int
     number: int
     crc32: int
+    width: int = 8
+
+    @property
+    def size(self) -> int:
+        """Bytes of its values."""
+        return self.width * self.number
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +137,8 @@ class Part:
     def place(self, row: int) -> Place:
         """Where the values of a row are."""
         offset, count, crc32 = self.entries.place(row)
-        return Place(self.first + 8 * offset, count, crc32)
+        width = np.dtype(_type_in(self.version)).itemsize
+        return Place(self.first + width * offset, count, crc32, width)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,18 +151,31 @@ class Image:
 
 def version_of(projection: Projection) -> int:
     """The format version of the files that hold this projection's spectrum."""
+    if projection.is_directions:
+        return DIRECTIONS_VERSION
     return FORMAT_VERSION if projection.derived is None or projection.null else DERIVED_VERSION
 
 
+def _dataset_in(version: int) -> str:
+    """The name of the dataset that holds the numbers of all rows, one after the other."""
+    return "directions" if version == DIRECTIONS_VERSION else "values"
+
+
+def _type_in(version: int) -> str:
+    """The type of these numbers."""
+    return "<f4" if version == DIRECTIONS_VERSION else "<f8"
+
+
 def build(entries: Sequence[Entry], values: Sequence[Values]) -> Image:
-    """One file of the store, of one format version. `values[i]`: float64, shape (entries[i].projection.count,)."""
+    """One file of the store, of one format version. `values[i]` are as those of a Spectrum."""
     with h5.File(f"image-{next(_number)}", "w", driver="core", backing_store=False, userblock_size=HEAD) as file:
         tables = _fill(file, entries, values, {})
         file.flush()
         # The image leaves out the user block that its addresses count in.
         body: bytes = file.id.get_file_image()
-        first = file["values"].id.get_offset() or HEAD
-        size: int = file["values"].id.get_storage_size()
+        numbers = file[_dataset_in(_version(entries))].id
+        first = numbers.get_offset() or HEAD
+        size: int = numbers.get_storage_size()
     rest = _digest(body[: first - HEAD], body[first - HEAD + size :])
     head = f"{FORMAT} {first} {size} {rest}\n".encode().ljust(HEAD, b"\0")
     return Image(head + body, Part(Entries(tables), first, _version(entries)))
@@ -188,11 +225,12 @@ def parse_damaged(data: bytes) -> Part | None:
     return _without_values(io.BytesIO(data)) if data.startswith(f"{FORMAT} ".encode()) else None
 
 
-def decode(raw: bytes | memoryview, number: int, crc32: int) -> Values | None:
-    """Stored bytes as a read-only float64 array of shape (number,); None if they are damaged."""
-    if len(raw) != 8 * number or zlib.crc32(raw) != crc32:
+def decode(raw: bytes | memoryview, place: Place) -> Values | None:
+    """The stored bytes of a place as a read-only array of shape (number,), float64, of directions float32; None if they
+    are damaged."""
+    if len(raw) != place.size or zlib.crc32(raw) != place.crc32:
         return None
-    values: Values = np.frombuffer(raw, "<f8")
+    values: Values = np.frombuffer(raw, f"<f{place.width}")
     return values
 
 
@@ -215,10 +253,11 @@ def _without_values(raw: BinaryIO | io.FileIO) -> Part | None:
 
 def _fill(file: Any, entries: Sequence[Entry], values: Sequence[Values], packed: Mapping[str, object]) -> Tables:
     """Write every dataset and attribute; the tables among them."""
-    flat = np.concatenate([np.zeros(0), *values]).astype("<f8", copy=False)
-    file.create_dataset("values", data=flat, **packed).attrs["units"] = "1"
-    crc32 = [zlib.crc32(v.astype("<f8").tobytes()) for v in values]
     version = _version(entries)
+    kind = _type_in(version)
+    flat = np.concatenate([np.zeros(0, kind), *values]).astype(kind, copy=False)
+    file.create_dataset(_dataset_in(version), data=flat, **packed).attrs["units"] = "1"
+    crc32 = [zlib.crc32(v.astype(kind).tobytes()) for v in values]
     every = (p.source for entry in entries for p in (entry.projection, *entry.projection.parents))
     sources = {source: n for n, source in enumerate(dict.fromkeys(every))}
     runs = {run: n for n, run in enumerate(dict.fromkeys(e.run for e in entries))}
@@ -269,6 +308,8 @@ def _description(version: int, has_generations: bool) -> str:
     generations = _GENERATION_PROSE if has_generations else ""
     if version == FORMAT_VERSION:
         return _PROSE + generations + _PYTHON + _MATLAB
+    if version == DIRECTIONS_VERSION:
+        return _DIRECTIONS_PROSE + _DERIVED_PROSE + generations + _DIRECTIONS_PYTHON
     return _PROSE + _DERIVED_PROSE + generations + _DERIVED_PYTHON + _MATLAB
 
 
@@ -277,7 +318,7 @@ def _part(file: Any) -> Part:
         raise UnknownFormatError("It is not a file of spectra.")
     found = int(file.attrs["format_version"])
     if found not in READABLE:
-        known = " and ".join(map(str, READABLE))
+        known = " and ".join(filter(None, [", ".join(map(str, READABLE[:-1])), str(READABLE[-1])]))
         raise UnknownFormatError(f"It has format version {found}; this version of rankscope reads {known}.")
     tables = Tables(
         index=_table(file, b"index"),
@@ -287,7 +328,7 @@ def _part(file: Any) -> Part:
         thresholds=_table(file, b"rank_threshold"),
         parents=_table(file, b"parents") if found != FORMAT_VERSION else None,
     )
-    return Part(Entries(tables), h5.h5d.open(file.id, b"values").get_offset() or HEAD, found)
+    return Part(Entries(tables), h5.h5d.open(file.id, _dataset_in(found).encode()).get_offset() or HEAD, found)
 
 
 def _table(file: Any, name: bytes) -> NDArray[Any]:

@@ -128,8 +128,8 @@ def is_whole(path: Path, data: bytes) -> bool:
 def spectra_in(data: bytes, part: Part) -> Iterator[tuple[Entry, int, Values | None]]:
     """Each entry of a whole file with the checksum of its values and these, None where they are damaged."""
     for row, entry in enumerate(part.entries):
-        start, count, crc32 = part.place(row)
-        yield entry, crc32, decode(memoryview(data)[start : start + 8 * count], count, crc32)
+        place = part.place(row)
+        yield entry, place.crc32, decode(memoryview(data)[place.start : place.start + place.size], place)
 
 
 def load_part(path: Path) -> Part:
@@ -155,15 +155,15 @@ def load_part(path: Path) -> Part:
 
 
 def load_values(path: Path, places: Iterable[Place]) -> list[Values]:
-    """The values at each place, float64 and read-only, verified.
+    """The values at each place, as `decode` gives them, verified.
 
     Raises:
         DamagedFile, FileNotFoundError, OSError: as `load`.
     """
     loaded = []
     with _gone(), open(path, "rb", buffering=0) as file:
-        for start, count, crc32 in places:
-            values = decode(os.pread(file.fileno(), 8 * count, start), count, crc32)
+        for place in places:
+            values = decode(os.pread(file.fileno(), place.size, place.start), place)
             if values is None:
                 raise DamagedFile(path)
             loaded.append(values)
@@ -187,7 +187,7 @@ def unreadable(path: Path, places: Iterable[Place]) -> set[int]:
     """
     with _gone(), open(path, "rb", buffering=0) as file:
         os.pread(file.fileno(), 1, 0)
-        return {start for start, count, _ in places if not _gives(file.fileno(), start, 8 * count)}
+        return {place.start for place in places if not _gives(file.fileno(), place.start, place.size)}
 
 
 def set_aside(path: Path) -> Path:

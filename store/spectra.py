@@ -116,7 +116,8 @@ class SpectraStore:
         return list(self.stored().values())
 
     def values(self, keys: Iterable[str]) -> dict[str, Values]:
-        """Singular values by key: float64, read-only, descending, shape (projection.count,).
+        """What is stored by key, read-only: singular values, float64, descending, shape (projection.count,); of leading
+        directions their numbers, float32, shape (projection.stored_count,).
 
         A key that is not saved is not in the result. Nor is one whose values turn out to be damaged: it counts as not
         computed, and is named in `damaged` with its file. The others of that file are served.
@@ -143,12 +144,15 @@ class SpectraStore:
         and the store goes on with the next. Where the disk is full it waits for room, see `listen`.
 
         Raises:
-            ValueError: the values are not float64 of shape (projection.count,).
+            ValueError: the values are not float64 of shape (projection.count,), or of directions float32 of
+                shape (projection.stored_count,).
             RuntimeError: the store is closed.
         """
-        values, wanted = spectrum.values, (spectrum.projection.count,)
-        if values.dtype != np.float64 or values.shape != wanted:
-            raise ValueError(f"values must be float64 of shape {wanted}, not {values.dtype} {values.shape}")
+        values, wanted = spectrum.values, (spectrum.projection.stored_count,)
+        kind = np.float32 if spectrum.projection.is_directions else np.float64
+        if values.dtype != kind or values.shape != wanted:
+            named = np.dtype(kind).name
+            raise ValueError(f"values must be {named} of shape {wanted}, not {values.dtype} {values.shape}")
         return self._writer.put(spectrum)
 
     def listen(self, tell: Callable[[str], None]) -> None:
@@ -312,7 +316,7 @@ class SpectraStore:
 
     def _wait(self, pending: list[Spectrum]) -> None:
         """The disk is full, and these wait for room; none: there is room again. Called by the writer's thread."""
-        size = _FILE_BYTES + sum(8 * len(spectrum.values) + _ROW_BYTES for spectrum in pending)
+        size = _FILE_BYTES + sum(spectrum.values.nbytes + _ROW_BYTES for spectrum in pending)
         self._told(room.full_line(self.folder, size) if pending else "")
 
     def _merge(self, names: list[str]) -> None:

@@ -20,6 +20,8 @@ def is_ill_conditioned(spectrum: Spectrum) -> bool:
     """Whether a GPU's Gram matrix left its smallest value, and so rank and condition number, as a bound that the SVD
     can replace. On a CPU the ladder has gone on to the SVD at once. Not so under second moments that are not diagonal:
     their own errors make it one."""
+    if spectrum.projection.is_directions:
+        return False
     made, values, derived = spectrum.provenance, spectrum.values, spectrum.projection.derived
     if derived is not None and derived.weighting and not derived.formula.endswith("diagonal"):
         return False

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..catalogue.rules import cut
 from ..errors import WeightsError, printable
-from ..spectrum import Projection, Run, Spectrum
+from ..spectrum import LEADING, Projection, Provenance, Run, Spectrum
 from . import devices
 from .job import Job
 
@@ -41,6 +42,9 @@ def groups(jobs: list[Job], limit_of: Callable[[int], int]) -> list[list[Item]]:
     open_ones: dict[int, list[Item]] = {}
     for job in jobs:
         for projection in job.projections:
+            if projection.is_directions:
+                made.append([(projection, job)])
+                continue
             group = open_ones.get(projection.count)
             if group is None or len(group) >= limit_of(projection.count):
                 group = open_ones[projection.count] = []
@@ -107,6 +111,8 @@ class Solver:
     def _spectrum(self, projection: Projection, job: Job, outcome: Outcome, rungs: list[Rung]) -> Spectrum:
         from ..solvers.ladder import solve
 
+        if projection.is_directions:
+            return self._directions(projection, job)
         if isinstance(outcome, WeightsError):
             raise outcome
         if outcome is None:
@@ -115,14 +121,28 @@ class Solver:
         else:
             found = outcome
         check, zero = self._checks.pop(projection.key, None), self._zeros.pop(projection.key, 0)
-        return Spectrum(
-            projection=_noted(projection, zero),
-            values=found.values,
-            provenance=check.proven(found.values, found.provenance) if check else found.provenance,
-            computed_at=devices.utc_now(),
-            weights_digests=tuple(job.part(parent).seen for parent in projection.parents),
-            run=self._run,
-        )
+        proven = check.proven(found.values, found.provenance) if check else found.provenance
+        return self._made(_noted(projection, zero), job, found.values, proven)
+
+    def _directions(self, projection: Projection, job: Job) -> Spectrum:
+        """Its leading directions, packed."""
+        import numpy as np
+
+        from ..derive.directions import packed
+        from ..solvers import leading
+
+        start = time.perf_counter()
+        (parent,) = projection.parents
+        matrix = _part(parent, job.part(parent).weights)
+        found = leading.leading_triplets(matrix.T if parent.transposed else matrix, LEADING, self.device)
+        norm = float(np.linalg.norm(found.row_norms))
+        seconds = time.perf_counter() - start
+        by = Provenance(norm, found.solver, leading.VERSION, "float64", found.residual, 0.0, found.device, seconds)
+        return self._made(projection, job, packed(found), by)
+
+    def _made(self, projection: Projection, job: Job, values: Any, provenance: Provenance) -> Spectrum:
+        seen = tuple(job.part(parent).seen for parent in projection.parents)
+        return Spectrum(projection, values, provenance, devices.utc_now(), seen, self._run)
 
     def _matrix(self, projection: Projection, job: Job) -> Weights:
         """The projection's own part of its tensor as stored, or what a formula makes of its parents."""

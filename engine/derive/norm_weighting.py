@@ -62,6 +62,20 @@ class NormWeighting:
             return "no norm feeds it: as raw"
         return f"gain of {printable(norm.path)}" if norm.path else "a norm without gains"
 
+    def folded(self, projection: Projection, inputs: Values) -> Values:
+        """Directions among the inputs of a projection, (cols, k), as what they read of the normalised residual stream:
+        times the gain, and behind a LayerNorm without their mean.
+
+        Raises:
+            WeightsError: as `moment`.
+        """
+        norm = self.norms.feeding(projection)
+        if norm is None:
+            return inputs
+        gain = self._read(norm.gain, projection, 1.0) + norm.plus_one * (norm.gain is not None)
+        through: Values = gain[:, None] * inputs
+        return through - through.mean(axis=0) if norm.centred else through
+
     def _made(self, norm: Norm, projection: Projection) -> Moment:
         gain = self._read(norm.gain, projection, 1.0)
         if norm.centred and norm.gain and norm.gain.shape != (projection.cols,):

@@ -90,7 +90,17 @@ def test_the_keys_are_those_of_the_table_and_no_two_share_one() -> None:
 
 
 def test_what_the_command_line_offers() -> None:
-    assert named_for("text") == ["heatmap", "spectrum", "energy", "layers", "table", "compare", "facets", "gauge"]
+    assert named_for("text") == [
+        "heatmap",
+        "spectrum",
+        "energy",
+        "layers",
+        "table",
+        "compare",
+        "facets",
+        "directions",
+        "gauge",
+    ]
     assert named_for("picture") == ["heatmap", "spectrum", "energy", "layers", "facets"]
     assert taking("rank") == ["table", "spectrum", "energy"]
     assert taking("csv") == ["heatmap", "table", "compare", "layers", "spectrum", "energy", "gauge"]

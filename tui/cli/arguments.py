@@ -61,7 +61,7 @@ def add_links(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_computing(parser: argparse.ArgumentParser) -> None:
+def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda or cuda:0,cuda:1")
     parser.add_argument(
         "--threads", type=positive, metavar="N", help="CPU threads (else OMP_NUM_THREADS, else the cores, at most 8)"
@@ -69,6 +69,10 @@ def add_computing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--download", action="store_true", help="take the whole model into the Hub cache first, not just what is needed"
     )
+
+
+def add_computing(parser: argparse.ArgumentParser) -> None:
+    add_device(parser)
     parser.add_argument("--experts", type=positive, metavar="N", help="compute N experts of each layer, evenly spread")
 
 
@@ -169,6 +173,14 @@ def plot(parser: argparse.ArgumentParser) -> None:
     _add_gauge(parser)
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="FILE.png, .pdf or .svg")
     parser.add_argument("--normalised", action="store_true", help="spectrum, facets: sigma over sigma_1")
+
+
+def inspect(parser: argparse.ArgumentParser) -> None:
+    """Of `rankscope inspect`."""
+    parser.add_argument("address", help="of a projection, as  rankscope tree  lists it: layers.28.mlp.up")
+    add_device(parser)
+    _add_weight(parser)
+    parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
 def tree(parser: argparse.ArgumentParser) -> None:

@@ -77,7 +77,7 @@ def scan(args: Namespace, root: Path) -> int:
     try:
         with at_end(partial(save, [session])):
             rows = thresholds if args.json else None
-            _compute(session, [*wanted, *twins], events, args.recompute, rows, noise)
+            compute(session, [*wanted, *twins], events, args.recompute, rows, noise)
     finally:
         session.close(CLOSE_SECONDS)
     if not args.json:
@@ -91,10 +91,10 @@ def scan(args: Namespace, root: Path) -> int:
         say(solved_again(again))
     if not args.filter and (rest := left_out(model.tree)):
         say(f"{rest}: --filter '*' takes them")
-    return _say_failures(session, [*wanted, *twins, *noise])
+    return say_failures(session, [*wanted, *twins, *noise])
 
 
-def _say_failures(session: Session, asked: Sequence[Projection]) -> int:
+def say_failures(session: Session, asked: Sequence[Projection]) -> int:
     """Say which of these failed, and why; the exit code."""
     failed: dict[str, list[Projection]] = {}
     for p in asked:
@@ -173,7 +173,7 @@ def doctor(args: Namespace, root: Path) -> int:
     return 1 if lost else 0
 
 
-def _compute(
+def compute(
     session: Session,
     wanted: Sequence[Projection],
     events: queue.SimpleQueue[tuple[Event, ...]],

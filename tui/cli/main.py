@@ -41,6 +41,12 @@ COMMANDS = (
         arguments.show,
     ),
     Command("plot", "save a view of what is stored as a picture", "cli.show:plot", arguments.plot),
+    Command(
+        "inspect",
+        "say what the first direction of a projection is, computing it where that is needed",
+        "cli.inspect:inspect",
+        arguments.inspect,
+    ),
     Command("tree", "list layers and projections, from the files' headers only", "cli.commands:tree", arguments.tree),
     Command("export", "write what is stored to one file", "cli.commands:export", arguments.export),
     Command("ls", "list the models that have stored spectra", "cli.stored:ls", arguments.ls, has_model=False),

@@ -63,8 +63,10 @@ def understand(args: Namespace, root: Path) -> Asked:
         raise InputError(f"{measure.name} is of the weights as they are: leave out {option}")
     if measure.needs_raw and not first.shown_as:
         raise InputError(f"{measure.name} compares with the weights as they are: name a weighting with --weight")
-    verify(first, [*wanted, *(other for p in wanted if (other := measure.beside(p)) is not None)])
-    stored = stored_of(first, args.model, wanted, args.weight, gauge)
+    stored = wanted
+    if BY_NAME[args.view].of_spectra:
+        verify(first, [*wanted, *(other for p in wanted if (other := measure.beside(p)) is not None)])
+        stored = stored_of(first, args.model, wanted, args.weight, gauge)
     if args.view == "gauge" and not any(first.has(p.parents[0]) for p in wanted):
         name = printable(args.model)
         raise InputError(f"the weights as they are, to compare with, are not stored: run  rankscope scan {name}")

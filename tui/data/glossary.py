@@ -18,6 +18,15 @@ GLOSSARY = (
         "comes closer, and the relative error is sqrt(1 - energy(k)).",
     ),
     (
+        "direction",
+        "sigma_i with its two vectors: v_i, a mixture of the inputs, becomes sigma_i u_i, a mixture of the outputs. "
+        "i says what the first one is of: one neuron, a few channels, or many.",
+    ),
+    (
+        "participation",
+        "1 / sum u^4: how many channels carry a direction. 1 where one holds all of it, m where all m hold as much.",
+    ),
+    (
         "k90",
         "The fewest singular values that hold 90 % of the energy; k80, k95 ... the same at 80, 95 % (t, T, :t 97).",
     ),

@@ -45,6 +45,7 @@ class ViewSpec:
     lens) writes one. `options` of `rankscope show` and `plot` are those that only some views take.
 
     `over_layers`: roles over all layers, whatever is selected, so no rank to walk on and no marks to compare.
+    `of_spectra`: it shows nothing where no spectrum is stored.
     `from_values`: its numbers are worked out from the values when it is shown. `small_of` is the view whose small
     multiples the command line shows under this name.
     """
@@ -66,6 +67,7 @@ class ViewSpec:
     over_layers: bool = False
     from_values: bool = False
     small_of: int | None = None
+    of_spectra: bool = True
 
     @property
     def drawn_as(self) -> int:
@@ -163,6 +165,14 @@ VIEWS: tuple[ViewSpec, ...] = (
         picture=_CHART_PICTURE,
         options=("normalised",),
         small_of=View.SPECTRUM,
+    ),
+    ViewSpec(
+        "directions",
+        None,
+        "What the first direction of each projection is, where that is computed",
+        Place.TOP,
+        text="cli.inspect:print_directions",
+        of_spectra=False,
     ),
     ViewSpec(
         "gauge",

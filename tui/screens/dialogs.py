@@ -106,6 +106,35 @@ class Choice(ModalScreen[int | None]):
         self.dismiss(None)
 
 
+class Reading(ModalScreen[None]):
+    """Lines to read, which may change while it is open."""
+
+    BINDINGS: ClassVar[list[BindingType]] = keys.READING
+
+    def __init__(self, title: str, text: str) -> None:
+        super().__init__()
+        self._title = title
+        self._lines = Static(Text(text))
+
+    def compose(self) -> ComposeResult:
+        with VerticalScroll(id="box") as box:
+            box.border_title = self._title
+            box.border_subtitle = "j k scroll   esc closes"
+            yield self._lines
+
+    def write(self, lines: Sequence[str]) -> None:
+        """Show other lines."""
+        self._lines.update(Text("\n".join(lines)))
+
+    def action_close(self) -> None:
+        """Back to the explorer."""
+        self.dismiss(None)
+
+    def action_scroll(self, lines: int) -> None:
+        """Lines up or down."""
+        self.query_one(VerticalScroll).scroll_relative(y=lines, animate=False)
+
+
 class Help(ModalScreen[None]):
     """The keys of the explorer and of the pane that has the focus, what the marks mean, and the glossary."""
 

@@ -21,6 +21,7 @@ SECTIONS: Mapping[str, list[BindingType]] = {
     "in a menu": keys.CHOICE,
     "in a question": keys.CONFIRM,
     "in the help": keys.HELP,
+    "over directions": keys.READING,
     "in the list of models": keys.PICKER,
 }
 _PALETTE = Binding("ctrl+p", "command_palette", "command palette")  # textual's own
@@ -78,7 +79,7 @@ def _together() -> Iterator[list[BindingType]]:
     """The tables that are in force at the same time."""
     for pane in keys.PANES.values():
         yield [*pane, *keys.EXPLORER, *keys.APP, _PALETTE]
-    for dialog in (keys.PROMPT, keys.CHOICE, keys.CONFIRM, keys.HELP):
+    for dialog in (keys.PROMPT, keys.CHOICE, keys.CONFIRM, keys.HELP, keys.READING):
         yield [*dialog, *keys.APP]
     yield keys.PICKER
 

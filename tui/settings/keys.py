@@ -11,7 +11,7 @@ from ..data.views import keyed
 SUSPEND = "suspend"
 AT_ANY_TIME = ("quit_at_once", SUSPEND)
 """The bindings that hold in questions and menus too: textual asks the app's bindings last, and not from a dialog."""
-ASKING = ("filter", "command", "scan", "quit", "unit", "weight", "export", "help")
+ASKING = ("filter", "command", "scan", "quit", "unit", "weight", "export", "inspect", "help")
 """Actions that run before the next key is handed to a pane: ":12" may arrive in one packet, and what follows an "s" is
 for its question. A change of panes need not: "jj3j" is worked off in order, each key by what has the focus by then."""
 NOT_IN_PROMPTS = (*ASKING, "pane", "next_pane")
@@ -46,6 +46,7 @@ EXPLORER = _keys(
     ("r", "relative", "relative", "relative", "Singular values relative to sigma_1, or as they are"),
     ("full_stop", "rank(1)", "rank +1", "rank.next", "The rank cursor one further; :k 512 sets it"),
     ("comma", "rank(-1)", "rank -1", "rank.previous", "The rank cursor one back"),
+    ("i", "inspect", "directions", "inspect", "What the first direction of the projection is"),
     ("d", "side", "A B B/A", "side", "Of two models: A, B, B/A; :against MODEL opens one"),
     ("space", "mark", "mark", "mark", "Mark the selection for comparison; again: unmark"),
     ("M", "clear_marks", "clear marks", "mark.clear", "Take all marks away"),
@@ -157,6 +158,14 @@ HELP = _keys(
     ("pageup,ctrl+u", "scroll(-10)", "page up", "help.page_up", "Ten lines up"),
     ("end,G", "words", "words", "help.words", "The glossary"),
     ("home,g", "top", "keys", "help.top", "The first key"),
+)
+
+READING = _keys(
+    ("escape,i,q,backspace,enter", "close", "close", "reading.close", "Close"),
+    ("down,j", "scroll(1)", "down", "reading.down", "Line down"),
+    ("up,k", "scroll(-1)", "up", "reading.up", "Line up"),
+    ("pagedown,ctrl+d,space", "scroll(10)", "page down", "reading.page_down", "Ten lines down"),
+    ("pageup,ctrl+u", "scroll(-10)", "page up", "reading.page_up", "Ten lines up"),
 )
 
 PICKER = _keys(

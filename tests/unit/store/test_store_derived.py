@@ -192,10 +192,10 @@ def test_a_later_version_is_named_with_those_that_are_read(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(layout, "DERIVED_VERSION", 3)
+        patch.setattr(layout, "DERIVED_VERSION", 4)
         put_all(tmp_path, [state_of(make, 1)])
     ((_, sentence),) = _damaged(tmp_path)
-    assert sentence == "It has format version 3; this version of rankscope reads 1 and 2."
+    assert sentence == "It has format version 4; this version of rankscope reads 1, 2 and 3."
 
 
 def _damaged(root: Path) -> list[tuple[Path, str]]:

@@ -192,15 +192,15 @@ def test_a_later_format_is_left_alone(make: Make, tmp_path: Path, monkeypatch: p
     with SpectraStore(tmp_path, "m") as store:
         store.put(make(0)).result()
     with monkeypatch.context() as patch:
-        patch.setattr(layout, "FORMAT_VERSION", 3)
+        patch.setattr(layout, "FORMAT_VERSION", 9)
         data = build([make(1)]).data
     if kind == segments.VOLUME:
-        data = b"rankscope-spectra-3 of another shape\n".ljust(512, b"\0") + data[512:]
+        data = b"rankscope-spectra-9 of another shape\n".ljust(512, b"\0") + data[512:]
     later = tmp_path / "m" / segments.write(tmp_path / "m", kind, data)
     monkeypatch.setattr("rankscope.store.spectra._MERGE_AT", 1)
     store = SpectraStore(tmp_path, "m")
     store.merge()
     assert [entry.projection.layer for entry in store.entries()] == [0]
     assert [path for path, _ in store.damaged] == [later]
-    assert "version 3" in store.damaged[0][1]
+    assert "version 9" in store.damaged[0][1]
     assert later.read_bytes() == data

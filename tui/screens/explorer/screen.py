@@ -22,6 +22,7 @@ from ..first_run import is_first_run, mark_seen
 from ..messages import Done, EngineEvents
 from .background import LOOK_SECONDS
 from .exporting import Exporter
+from .inspecting import Inspector
 from .repaint import repaint
 from .selection import SelectionKeys
 from .weighing import Weigher
@@ -40,6 +41,7 @@ class Explorer(SelectionKeys):
         super().__init__(pair, config)
         self.exporter = Exporter(self)
         self.weigher = Weigher(self, given)
+        self.inspector = Inspector(self)
         self.state.listen = partial(repaint, self)
 
     def on_mount(self) -> None:
@@ -63,6 +65,14 @@ class Explorer(SelectionKeys):
     def action_weight(self) -> None:
         """Ask for the weighting."""
         self.weigher.choose()
+
+    def action_inspect(self) -> None:
+        """Say what the first direction of the selected projection is."""
+        self.inspector.open()
+
+    @on(EngineEvents)
+    def _directions_computed(self, message: EngineEvents) -> None:
+        self.inspector.take(message.session, message.events)
 
     def action_gauge(self) -> None:
         """Show the fixed gauge, or again the weights as they are."""

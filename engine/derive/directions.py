@@ -1,0 +1,59 @@
+"""The leading directions of a projection: which of its inputs and outputs its largest singular values are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import WeightsError
+from ..solvers.leading import Triplets
+from ..spectrum import DIRECTIONS, LEADING, Derived, Projection, Values
+from .derived import derive
+
+Stored = NDArray[np.float32]
+
+_VERSION = 1
+_SMALLEST, _LARGEST = 1e-30, 1e30
+
+
+@dataclass(frozen=True, slots=True)
+class Directions:
+    """Of a matrix W of shape (m, n) the k = min(8, m, n) largest singular values, descending, with their vectors:
+    `left` of shape (m, k), `right` of shape (n, k); and the norms of its rows, (m,), and columns, (n,). As float64, of
+    numbers that were stored as float32."""
+
+    values: Values
+    left: Values
+    right: Values
+    row_norms: Values
+    column_norms: Values
+
+
+def directions_of(projection: Projection) -> Projection:
+    """The leading directions of a projection of a checkpoint: a further row at its address."""
+    made = Derived(DIRECTIONS, _VERSION, f"first {LEADING} directions", is_further=True, parents=(projection,))
+    return derive(projection, made)
+
+
+def packed(found: Triplets) -> Stored:
+    """All numbers of the leading directions one after the other, as Projection.stored_count says.
+
+    Raises:
+        WeightsError: float32 does not hold them.
+    """
+    top = float(found.values[0])
+    if top and not _SMALLEST < top < _LARGEST:
+        raise WeightsError(f"sigma_1 is {top:.3g}: directions are kept in float32, which does not hold that")
+    parts = (found.values, found.left.T, found.right.T, found.row_norms, found.column_norms)
+    return np.concatenate([part.ravel() for part in parts]).astype(np.float32)
+
+
+def unpacked(projection: Projection, numbers: Stored | Values) -> Directions:
+    """What `packed` packed, of a projection of this shape."""
+    rows, cols = projection.rows, projection.cols
+    k = min(LEADING, rows, cols)
+    ends = np.cumsum([k, k * rows, k * cols, rows])
+    values, left, right, row_norms, column_norms = np.split(np.asarray(numbers, np.float64), ends)
+    return Directions(values, left.reshape(k, rows).T, right.reshape(k, cols).T, row_norms, column_norms)

@@ -1,0 +1,100 @@
+"""What the first direction of the selected projection is: computed where it is not stored, and shown over the panes."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from rankscope.engine.compute.events import Event, Failed, Found, Saved
+from rankscope.engine.errors import InputError, printable
+from rankscope.engine.spectrum import Projection
+
+from ...data.session import Session
+from ..dialogs import Reading
+from ..messages import Done
+from .background import Background
+
+if TYPE_CHECKING:
+    from ...data.directions import Facts  # numpy: the first screen stands without
+
+READING = "reading what is stored"
+COMPUTING = "computing the leading directions of it and of its neighbours"
+
+
+class Inspector:
+    """Answers for one projection after the other; what is read of another one than is shown is thrown away."""
+
+    def __init__(self, screen: Background) -> None:
+        self._screen = screen
+        self._shown: tuple[Session, Projection] | None = None
+        self._open: Reading | None = None
+
+    def open(self) -> None:
+        """Show it of what is selected, and compute what it lacks."""
+        state = self._screen.state
+        found = [p for p in state.selected if p.count]
+        if len(found) != 1:
+            state.say("i is of one projection: select one")
+            return
+        session, projection = state.session, found[0]
+        raw = projection.parents[0]
+        if raw.problem is not None:
+            state.say(raw.problem)
+            return
+        self._shown = session, projection
+        self._open = Reading(printable(raw.address), READING)
+        self._screen.app.push_screen(self._open, self._closed)
+        self._screen.in_background(partial(self._prepare, session, projection), "reading directions")
+
+    def _prepare(self, session: Session, projection: Projection) -> None:
+        """Find out what is wanted; for a thread: of a model on the Hub the gains of its norms are fetched."""
+        from ...data.directions import frame_of, wanted_for
+
+        wanted = wanted_for(session, projection.parents[0], frame_of(session.raw))
+        self._screen.post_message(Done(partial(self._compute, session, projection, wanted)))
+
+    def _compute(self, session: Session, projection: Projection, wanted: list[Projection]) -> None:
+        missing = [p for p in wanted if not session.has(p)]
+        if self._open is None or self._shown != (session, projection):
+            return
+        if missing and (session.model.checkpoint is not None or not session.has(wanted[0])):
+            try:
+                session.compute(missing, urgent=True)
+            except InputError as error:
+                self._open.write([printable(str(error), 1000)])
+                return
+            if not session.has(wanted[0]):
+                self._open.write([COMPUTING])
+        self._read()
+
+    def take(self, session: Session, events: tuple[Event, ...]) -> None:
+        """Read again where directions were computed, or could not be."""
+        if self._shown is None or self._shown[0] is not session or self._open is None:
+            return
+        address = self._shown[1].address
+        for event in events:
+            if isinstance(event, Failed) and event.projection.is_directions and event.projection.address == address:
+                self._open.write([printable(event.reason, 1000)])
+            elif isinstance(event, Saved | Found):
+                self._read()
+
+    def _read(self) -> None:
+        if self._shown is not None:
+            self._screen.in_background(partial(self._load, *self._shown), "reading directions")
+
+    def _load(self, session: Session, projection: Projection) -> None:
+        """For a thread."""
+        from ...data.directions import facts, frame_of
+
+        found = facts(session, projection, frame_of(session.raw))
+        if found is not None:
+            self._screen.post_message(Done(partial(self._write, projection, found)))
+
+    def _write(self, projection: Projection, found: Facts) -> None:
+        if self._open is not None and self._shown is not None and self._shown[1] is projection:
+            from ...data.directions import lines
+
+            self._open.write(list(lines(found))[1:])
+
+    def _closed(self, _: None) -> None:
+        self._shown = self._open = None
