@@ -16,7 +16,7 @@ from rankscope.engine.spectrum import Projection
 from ..data.model import Model, open_model
 from ..data.phrases import UNREAD_ADVICE
 from ..data.session import CLOSE_SECONDS, Session
-from ..data.weighting import NONE, choose, weighed
+from ..data.weighting import NONE, choose, notes_of, weighed
 from ..drawing.console import say
 
 
@@ -64,9 +64,12 @@ def under(model: Model, root: Path, weight: str, pattern: str | None) -> Model:
         return model
     tree = replace(model.tree, projections=tuple(wanted_of(model.tree, pattern)))
     try:
-        return weighed(replace(model, tree=tree), weighting)
+        made = weighed(replace(model, tree=tree), weighting)
     except InputError as error:
         raise InputError(f"--weight {printable(weight)}: {error}") from None
+    for note in notes_of(weighting, made.tree.projections):
+        say(note)
+    return made
 
 
 def open_spectra(name: str, root: Path, weight: str = NONE, pattern: str | None = None) -> Session:
