@@ -17,6 +17,7 @@ from ..errors import InputError, WeightsError, printable
 from ..spectrum import Projection
 from .channels import is_gguf
 from .inputs import Inputs
+from .texts import LENGTH
 
 if TYPE_CHECKING:
     import torch
@@ -90,6 +91,12 @@ def _place(checkpoint: Checkpoint) -> tuple[str, dict[str, Any]]:
     if location.suffix != ".gguf":
         raise InputError(f"{printable(location.name)} alone cannot be run: name its folder, with config.json beside it")
     return str(location.parent), {"gguf_file": location.name}
+
+
+def length_of(model: Any) -> int:
+    """Tokens of a sequence: LENGTH, or as many as the model has positions for."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return min(LENGTH, positions) if isinstance(positions, int) and positions > 1 else LENGTH
 
 
 def fed_of(

@@ -54,8 +54,6 @@ class FileWeighting:
 
     def notes(self, projections: Iterable[Projection]) -> Iterator[str]:
         """Lines on ranks of these that say less than they seem to: position 0 may hold nearly all of the energy."""
-        if self._held.kind == "imatrix":
-            yield "an imatrix has no sums of position 0 apart: where it holds most of the energy, ranks are of it alone"
         yield from sink_lines(self._held.figures, [p.address for p in projections])
 
     def moment(self, projection: Projection) -> Moment:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import shutil
 import threading
 import time
 from argparse import Namespace
@@ -14,9 +15,9 @@ from rich.text import Text
 
 from rankscope.engine.calibration.collect import HELD_OUT, Collector, Plan, make_plan, room
 from rankscope.engine.calibration.moments_file import write_moments
-from rankscope.engine.calibration.running import fed_of, load, require
+from rankscope.engine.calibration.running import fed_of, length_of, load, require
 from rankscope.engine.calibration.said import ENOUGH, Figures, sink_lines
-from rankscope.engine.calibration.texts import LENGTH, read_text, sequences
+from rankscope.engine.calibration.texts import read_text, sequences
 from rankscope.engine.catalogue.names import inner_config
 from rankscope.engine.catalogue.tree import kinds_of
 from rankscope.engine.checkpoint.hub import Access
@@ -50,16 +51,20 @@ def moments(args: Namespace, root: Path) -> int:
     fed, lost = fed_of(model, opened.tree.scanned(), checkpoint)
     if not fed:
         raise InputError("none of its projections is the weight of a module that transformers runs")
-    plan = make_plan(model, fed, next(sequences(text.text, tokenizer, LENGTH, LENGTH)), room(device))
+    length = length_of(model)
+    plan = make_plan(model, fed, next(sequences(text.text, tokenizer, length, length)), room(device))
     lost += [p for one in plan.unreached for p in one.projections]
-    length = min(LENGTH, getattr(inner_config(checkpoint.config, ""), "max_position_embeddings", LENGTH))
     wanted = args.tokens or _PER_FEATURE * max((one.cols for one in plan.fed if plan.full(one)), default=length)
     run = list(sequences(text.text, tokenizer, length, wanted))
+    if (free := shutil.disk_usage(output.parent).free) < plan.bytes:
+        at = printable(str(output.parent))
+        raise InputError(f"the file may take {byte_size(plan.bytes)}, and {byte_size(free)} are free in {at}")
     _say_plan(plan, run, wanted, lost, text.label, device)
     calibration = _Calibration(checkpoint, Collector(model, plan), output, text.label, device)
     with at_end(calibration.save):
         _beside(partial(calibration.run, run))
-    say(calibration.save())
+        saved = calibration.save()
+    say(saved)
     _print(calibration)
     return 0
 
@@ -102,7 +107,7 @@ class _Calibration:
 def _checked(output: Path) -> Path:
     if output.suffix != ".safetensors":
         raise InputError(f"{printable(str(output))} would be a file of moments: name it FILE.safetensors")
-    if output.is_dir() or not is_writable(output.parent):
+    if output.is_dir() or not output.parent.is_dir() or not is_writable(output.parent):
         raise InputError(f"cannot write {printable(str(output))}: name another with -o FILE.safetensors")
     return output
 
