@@ -19,6 +19,7 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
 
 from rankscope.engine.calibration.collect import Collector, make_plan
 from rankscope.engine.calibration.figures import figures
@@ -53,6 +54,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     transformers.LlamaForCausalLM(config).save_pretrained(folder)
     words: Any = Tokenizer(WordLevel({w: i for i, w in enumerate(["<s>", "<unk>", *WORDS])}, unk_token="<unk>"))
     words.pre_tokenizer = Whitespace()
+    words.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     fast: Any = transformers.PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", unk_token="<unk>")
     fast.save_pretrained(folder)
     return folder
@@ -63,6 +65,18 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("text") / "text.txt"
     file.write_text(" ".join(np.random.default_rng(0).choice(WORDS, 2000)))
     return file
+
+
+def test_every_sequence_begins_as_the_tokenizer_begins_a_text(model: Path, text: Path) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    ids = tokenizer(text.read_text())["input_ids"]
+    assert ids[0] == 0
+    found = list(sequences(text.read_text(), tokenizer, 32, 64))
+    assert found == [[0, *ids[1:32]], [0, *ids[32:63]]]
+    every = list(sequences(text.read_text(), tokenizer, 32, 10**9))
+    assert {len(one) for one in every} == {32}  # what is left at the end is no sequence of its own
+    assert len(every) == 2000 // 31
+    assert list(sequences("w1 w2", tokenizer, 32, 64)) == [[0, 3, 4]]
 
 
 def test_what_it_writes_is_scanned_and_shown(tmp_path: Path, cli: Run, model: Path, text: Path) -> None:

@@ -179,7 +179,10 @@ def moments(parser: argparse.ArgumentParser) -> None:
         "--text", required=True, metavar="FILE", help="what the model reads, in UTF-8; builtin: Python's help pages"
     )
     parser.add_argument(
-        "--tokens", type=positive, metavar="N", help="how many of it (16 for each feature of the widest input)"
+        "--tokens",
+        type=positive,
+        metavar="N",
+        help="how many of it, in whole sequences (16 for each feature of the widest input)",
     )
     parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda or cuda:0: one of them is used")
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="FILE.safetensors")
