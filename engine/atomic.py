@@ -9,8 +9,12 @@ import errno
 import os
 import re
 import socket
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeAlias
+
+Buffer: TypeAlias = bytes | memoryview
 
 HOST = re.sub(r"[^A-Za-z0-9.-]", "_", socket.gethostname()) or "localhost"
 """This machine, as the name of a temporary file has it."""
@@ -24,13 +28,19 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         OSError: the disk is full or fails; at `path` stands what stood there, or all of `data`.
     """
+    write_pieces(path, (data,))
+
+
+def write_pieces(path: Path, pieces: Iterable[Buffer]) -> None:
+    """write_atomically of what is too large to be in memory at once: each of the pieces is made when it is written."""
     temporary = path.with_name(f".tmp-{HOST}-{os.getpid()}-{os.urandom(8).hex()}")
     handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
     try:
         try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(handle, rest) :]
+            for piece in pieces:
+                rest = memoryview(piece)
+                while rest:
+                    rest = rest[os.write(handle, rest) :]
             os.fsync(handle)
         finally:
             os.close(handle)

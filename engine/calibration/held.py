@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from ..moment import Moment
 from ..spectrum import Values
 from ..weights import HostArray
+from .said import Figures
 
 Order: TypeAlias = NDArray[np.intp]
 """For each input feature of the model's matrix, where the file has it."""
@@ -43,6 +45,11 @@ class Held(Protocol):
     @property
     def said(self) -> tuple[str, str]:
         """Architecture and name of the model as they stand in the file, each "" where they do not."""
+        ...
+
+    @property
+    def figures(self) -> Mapping[str, Figures]:
+        """What the file says of projections beside their moments, by address."""
         ...
 
     def moment(self, name: str, cols: int, matrix: Matrix | None, order: Order | None) -> Moment:

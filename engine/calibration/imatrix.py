@@ -26,6 +26,7 @@ from ..moment import Moment
 from ..spectrum import Operand, Source, Values, digest
 from ..weights import host_array
 from .held import Matrix, Order, mean
+from .said import Figures
 
 SUMS, COUNTS = ".in_sum2", ".counts"
 _MAX_ENTRIES = 1_000_000
@@ -58,6 +59,11 @@ class Imatrix:
     _counted: dict[str, Values] = field(default_factory=dict, repr=False, compare=False)
 
     kind = "imatrix"
+
+    @property
+    def figures(self) -> Mapping[str, Figures]:
+        """See Held: none."""
+        return {}
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ from ..moment import Moment, diagonal
 from ..spectrum import Operand, Values, digest
 from ..weights import HostArray, host_array
 from .held import Matrix, Order, mean
+from .said import Figures, read_figures
 
 Part: TypeAlias = Literal["", "first", "held"]
 """Whose sums: of all tokens but those held out, of position 0 alone, or of those held out."""
@@ -44,7 +45,7 @@ _ROWS = 256
 class Moments:
     """A file of second moments: its tensors by the tensor and the part of the tokens that they are of, then by what
     they hold (xx, x2, x, count). `inputs` gives for tensors that share the input of another the name of that one.
-    `tokens` is how many reached the input that most of them did. `said`: see Held.
+    `tokens` is how many reached the input that most of them did. `said` and `figures`: see Held.
     """
 
     sums: Mapping[tuple[str, str], Mapping[str, Tensor]]
@@ -53,6 +54,7 @@ class Moments:
     data_sets: str = ""
     tokens: float = 0
     said: tuple[str, str] = ("", "")
+    figures: Mapping[str, Figures] = field(default_factory=dict)
     _digests: dict[tuple[str, str], str] = field(default_factory=dict, repr=False, compare=False)
 
     kind = "moments"
@@ -154,7 +156,9 @@ def read_moments(file: Path) -> Moments | None:
     inputs = dict(_shared(metadata, {name for name, _ in sums}))
     tokens = max((_tokens(held, stamp) or 0 for (_, part), held in sums.items() if not part), default=0)
     data_sets, architecture, name = (metadata.get(key, "") for key in ("datasets", "architecture", "model"))
-    return Moments(sums, inputs, stamp, data_sets, tokens, (architecture, name))
+    return Moments(
+        sums, inputs, stamp, data_sets, tokens, (architecture, name), read_figures(metadata.get("figures", "{}"))
+    )
 
 
 def _shared(metadata: Mapping[str, str], held: Collection[str]) -> Iterator[tuple[str, str]]:

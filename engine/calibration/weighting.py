@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from .held import Held, Matrix
 from .imatrix import read_gguf, read_legacy
 from .inputs import Inputs
 from .moments import read_moments
+from .said import sink_lines
 
 _WANTED = "an imatrix of llama.cpp or a file of moments"
 _ZIP = b"PK\x03\x04"  # of which foreign.content says how to open it as a model
@@ -50,6 +51,10 @@ class FileWeighting:
         """See Weighting."""
         about = f" ({self._held.about})" if self._held.about else ""
         return f"{self._held.kind} {self._named}{about}"
+
+    def notes(self, projections: Iterable[Projection]) -> Iterator[str]:
+        """Lines on ranks of these that say less than they seem to: position 0 may hold nearly all of the energy."""
+        yield from sink_lines(self._held.figures, [p.address for p in projections])
 
     def moment(self, projection: Projection) -> Moment:
         """See Weighting.

@@ -196,6 +196,21 @@ def export(parser: argparse.ArgumentParser) -> None:
     _add_gauge(parser)
 
 
+def moments(parser: argparse.ArgumentParser) -> None:
+    """Of `rankscope moments`."""
+    parser.add_argument(
+        "--text", required=True, metavar="FILE", help="what the model reads, in UTF-8; builtin: Python's help pages"
+    )
+    parser.add_argument(
+        "--tokens",
+        type=positive,
+        metavar="N",
+        help="how many of it, in whole sequences (16 for each feature of the widest input)",
+    )
+    parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda or cuda:0: one of them is used")
+    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="FILE.safetensors")
+
+
 def ls(parser: argparse.ArgumentParser) -> None:
     """Of `rankscope ls`."""
     parser.add_argument("--json", action="store_true", help="one JSON object a line and model")

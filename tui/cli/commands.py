@@ -89,6 +89,8 @@ def scan(args: Namespace, root: Path) -> int:
             say(f"{stored} spectra with random signs are stored; see rankscope show {args.model} --unit k/kf")
     if session.progress is not None and (again := session.progress.again).found:
         say(solved_again(again))
+    if any(p.derived is not None and p.derived.weighting == "imatrix" for p in sound):
+        say("an imatrix has no sums of position 0 apart: where that holds most of the energy, ranks are of it alone")
     if not args.filter and (rest := left_out(model.tree)):
         say(f"{rest}: --filter '*' takes them")
     return say_failures(session, [*wanted, *twins, *noise])

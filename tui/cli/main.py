@@ -49,6 +49,12 @@ COMMANDS = (
     ),
     Command("tree", "list layers and projections, from the files' headers only", "cli.commands:tree", arguments.tree),
     Command("export", "write what is stored to one file", "cli.commands:export", arguments.export),
+    Command(
+        "moments",
+        "run a model on text and write the second moments of its inputs, for --weight",
+        "cli.moments:moments",
+        arguments.moments,
+    ),
     Command("ls", "list the models that have stored spectra", "cli.stored:ls", arguments.ls, has_model=False),
     Command("rm", "remove the stored spectra of a model", "cli.stored:rm", arguments.rm),
     Command(

@@ -17,7 +17,7 @@ from ..data.gauge import RAW, fixed
 from ..data.model import Model, open_model
 from ..data.phrases import UNREAD_ADVICE
 from ..data.session import CLOSE_SECONDS, Session
-from ..data.weighting import NONE, choose, weighed
+from ..data.weighting import NONE, choose, notes_of, weighed
 from ..drawing.console import say
 
 
@@ -67,11 +67,16 @@ def under(model: Model, root: Path, weight: str, pattern: str | None, gauge: str
     wanted = wanted_of(model.tree, pattern)
     try:
         if gauge != RAW:
-            return fixed(model, weighting, wanted)
-        assert weighting is not None
-        return weighed(replace(model, tree=replace(model.tree, projections=tuple(wanted))), weighting)
+            made = fixed(model, weighting, wanted)
+        else:
+            assert weighting is not None
+            made = weighed(replace(model, tree=replace(model.tree, projections=tuple(wanted))), weighting)
     except InputError as error:
         raise InputError(f"{_options(weight, gauge)}: {error}") from None
+    if weighting is not None:
+        for note in notes_of(weighting, made.tree.projections):
+            say(note)
+    return made
 
 
 def _options(weight: str, gauge: str) -> str:

@@ -50,6 +50,13 @@ def choose(text: str, model: Model, root: Path, tell: Callable[[str], None]) -> 
     return opened
 
 
+def notes_of(weighting: Weighting, projections: Iterable[Projection]) -> list[str]:
+    """What a file says of these projections that a user has to know of ranks under it."""
+    from rankscope.engine.calibration.weighting import FileWeighting
+
+    return list(weighting.notes(projections)) if isinstance(weighting, FileWeighting) else []
+
+
 def weighted_by(projections: Iterable[Projection]) -> str:
     """`weighted by imatrix a.gguf (wiki.txt, 128 chunks)`, `gauge-fixed: gains folded`, for titles; "" of the weights
     as they are."""

@@ -1,0 +1,211 @@
+"""Running a model over sequences of tokens, and summing what flows into its projections."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError, printable
+from .running import Fed, Take
+from .sums import WIDEST, Sums, bytes_of
+
+if TYPE_CHECKING:
+    import torch
+
+HELD_OUT = 8
+"""One sequence in so many is held out."""
+_TRIED = 8
+"""Tokens that are run to see which modules they reach, in which order, and which of these share an input."""
+_SHARE = 0.6
+"""Of what is free on a GPU: the activations of a sequence need room beside the sums."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is summed in each pass, and what text does not reach. `full`: see Sums."""
+
+    passes: tuple[tuple[Fed, ...], ...]
+    unreached: tuple[Fed, ...]
+    full: Callable[[Fed], bool] = field(repr=False)
+
+    @property
+    def fed(self) -> list[Fed]:
+        """All inputs, in the order in which the model comes to them."""
+        return [fed for group in self.passes for fed in group]
+
+    @property
+    def bytes(self) -> int:
+        """Of all sums, position 0 and held-out sequences included."""
+        return sum(self.bytes_of(group) for group in self.passes)
+
+    @property
+    def device_bytes(self) -> int:
+        """What the largest pass holds on the device beside the model."""
+        return max(map(self.bytes_of, self.passes), default=0)
+
+    def bytes_of(self, group: Sequence[Fed]) -> int:
+        """Of the sums of some inputs."""
+        return sum(bytes_of(fed.cols, self.full(fed)) for fed in group)
+
+
+def room(device: str) -> int | None:
+    """Bytes that sums may take on a GPU beside the model; None on the CPU, where all of them are kept in any case."""
+    if device == "cpu":
+        return None
+    import torch
+
+    return int(_SHARE * torch.cuda.mem_get_info(device)[0])
+
+
+def is_full(fed: Fed) -> bool:
+    """Whether all of x x^T is summed: up to 8192 input features; of experts, which are many, x^2."""
+    return fed.cols <= WIDEST and all(p.expert is None for p in fed.projections)
+
+
+def make_plan(model: torch.nn.Module, fed: Sequence[Fed], ids: Sequence[int], most: int | None) -> Plan:
+    """What to sum, by a run over some tokens; in as many passes as `most` bytes on the device ask for.
+
+    Raises:
+        InputError: the model does not run on text, or one input alone needs more room.
+    """
+    calls: dict[int, list[tuple[Any, ...]]] = defaultdict(list)
+    kept: list[torch.Tensor] = []  # or another would take the place of one that is gone
+
+    def take(one: Fed, rows: torch.Tensor, _: torch.Tensor | None) -> None:
+        kept.append(rows)
+        calls[id(one)].append((rows.data_ptr(), rows.shape, rows._version))
+
+    with _watching(fed, take):
+        _run(model, ids[:_TRIED])
+    order = {key: number for number, key in enumerate(calls)}
+    reached = [one for one in fed if id(one) in calls or _is_expert(one)]
+    reached.sort(key=lambda one: order.get(id(one), len(order)))
+    shared: dict[object, list[Fed]] = defaultdict(list)
+    for one in reached:
+        shared[id(one) if _is_expert(one) else tuple(calls[id(one)])].append(one)
+    merged = [_merged(group) for group in shared.values()]
+    unreached = tuple(one for one in fed if id(one) not in calls and not _is_expert(one))
+    return Plan(tuple(_passes(merged, most)), unreached, is_full)
+
+
+def _is_expert(fed: Fed) -> bool:
+    """A few tokens do not reach every expert, and what reaches it is a part of them."""
+    return any(p.expert is not None for p in fed.projections)
+
+
+def _merged(group: Sequence[Fed]) -> Fed:
+    names = dict.fromkeys(name for one in group for name in one.names)
+    return replace(group[0], names=tuple(names), projections=tuple(p for one in group for p in one.projections))
+
+
+def _passes(fed: Sequence[Fed], most: int | None) -> Iterator[tuple[Fed, ...]]:
+    group: list[Fed] = []
+    used = 0
+    for one in fed:
+        size = bytes_of(one.cols, is_full(one))
+        if most is not None and size > most:
+            raise InputError(f"the sums of {printable(one.names[0])} need {size / 1e9:.1f} GB on the device: too large")
+        if group and most is not None and used + size > most:
+            yield tuple(group)
+            group, used = [], 0
+        group.append(one)
+        used += size
+    if group:
+        yield tuple(group)
+
+
+class Collector:
+    """Sums over sequences as they are run; every eighth is held out. `seen` may be read under `lock` at any time: then
+    the counts are those of the sums."""
+
+    def __init__(self, model: torch.nn.Module, plan: Plan) -> None:
+        self.lock = threading.Lock()
+        self.seen: dict[Fed, Sums] = {}
+        self._model, self._plan = model, plan
+
+    def run(self, sequences: Sequence[Sequence[int]], tell: Callable[[int, int], None]) -> None:
+        """Run all sequences as often as there are passes; `tell` hears of how many of all runs are done.
+
+        Raises:
+            InputError: the model does not run on them.
+        """
+        device = next(self._model.parameters()).device
+        total = len(sequences) * len(self._plan.passes)
+        for number, group in enumerate(self._plan.passes):
+            with self.lock:
+                made = {fed: Sums(fed.cols, self._plan.full(fed), device) for fed in group}
+                self.seen |= made
+            for place, ids in enumerate(sequences):
+                with _watching(group, partial(self._take, place % HELD_OUT == HELD_OUT - 1)):
+                    _run(self._model, ids)
+                tell(number * len(sequences) + place + 1, total)
+            if len(self._plan.passes) > 1:
+                self._move(made)
+
+    def _take(self, held: bool, fed: Fed, rows: torch.Tensor, positions: torch.Tensor | None) -> None:
+        with self.lock:
+            self.seen[fed].add(rows, None if positions is None else positions == 0, held)
+
+    def _move(self, made: dict[Fed, Sums]) -> None:
+        with self.lock:
+            for sums in made.values():
+                for part in sums.parts.values():
+                    part.move()
+
+
+def _run(model: torch.nn.Module, ids: Sequence[int]) -> None:
+    """One sequence through the model; an encoder and its decoder both read it."""
+    import torch
+
+    device = next(model.parameters()).device
+    given: dict[str, Any] = {"input_ids": torch.tensor([list(ids)], device=device)}
+    if getattr(model.config, "is_encoder_decoder", False):
+        given["decoder_input_ids"] = given["input_ids"]
+    if "use_cache" in inspect.signature(model.forward).parameters:
+        given["use_cache"] = False
+    try:
+        with torch.no_grad():
+            model(**given)
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"no room on the device for a sequence: {printable(str(error).splitlines()[0], 200)}"
+        ) from None
+    except Exception as error:  # noqa: BLE001 - it may want images or sound: of whatever it raises the first line
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"the model does not run on text: {printable(reason, 300)}") from None
+
+
+@contextmanager
+def _watching(fed: Sequence[Fed], take: Take) -> Iterator[None]:
+    """Inside, `take` hears of all that flows into these modules."""
+    from .routed import Routed  # torch, and a class of it to derive from
+
+    stacks: dict[Any, dict[tuple[str, int], Fed]] = defaultdict(dict)
+    with ExitStack() as hooks:
+        for one in fed:
+            if one.parameter and one.expert is not None:
+                stacks[one.module][one.parameter, one.expert] = one
+            else:
+                hook = partial(_arrived, one, take)
+                hooks.callback(one.module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+        for module, experts in stacks.items():
+            watch = Routed(module, experts, take)
+            hooks.callback(module.register_forward_pre_hook(watch.begin).remove)
+            hooks.callback(module.register_forward_hook(watch.end, always_call=True).remove)
+        yield
+
+
+def _arrived(fed: Fed, take: Take, _: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """A module was called. Where it is given as many rows as there are tokens, they are in their order."""
+    import torch
+
+    x: torch.Tensor = args[0] if args else next(iter(kwargs.values()))
+    rows = x.reshape(-1, x.shape[-1])
+    is_in_order = not _is_expert(fed) and (x.dim() == 2 or (x.dim() == 3 and len(x) == 1))
+    take(fed, rows, torch.arange(len(rows), device=rows.device) if is_in_order else None)

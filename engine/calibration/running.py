@@ -1,0 +1,196 @@
+"""A checkpoint as transformers runs it, and which of its modules multiply with which projections."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from importlib.util import find_spec
+from io import StringIO
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from ..catalogue.names import inner_config
+from ..catalogue.sizes import family_of
+from ..checkpoint.open import Checkpoint
+from ..errors import InputError, WeightsError, printable
+from ..spectrum import Projection
+from .channels import is_gguf
+from .inputs import Inputs
+from .texts import LENGTH
+
+if TYPE_CHECKING:
+    import torch
+
+_MISSING = "moments need transformers and accelerate: pip install 'rankscope-tui[calibrate]'"
+
+
+@dataclass(frozen=True, eq=False)
+class Fed:
+    """What feeds projections: the module that multiplies, and of a stack of experts its parameter and which of them.
+
+    `names` are the tensors that have this input, in the checkpoint where it has them one by one.
+    """
+
+    module: torch.nn.Module
+    parameter: str
+    expert: int | None
+    cols: int
+    names: tuple[str, ...]
+    projections: tuple[Projection, ...]
+
+
+Take: TypeAlias = Callable[[Fed, "torch.Tensor", "torch.Tensor | None"], None]
+"""Told of an input: rows of (tokens, features), and the position of each, None where that is not known."""
+
+
+def require() -> None:
+    """Raises:
+    InputError: transformers or accelerate is not installed.
+    """
+    if not (find_spec("transformers") and find_spec("accelerate")):
+        raise InputError(_MISSING)
+
+
+def load(checkpoint: Checkpoint, device: str) -> tuple[torch.nn.Module, Any]:
+    """The module and the tokenizer of a checkpoint whose files are here: nothing in it is executed.
+
+    Raises:
+        InputError: transformers cannot load it; one line says why.
+    """
+    require()
+    import torch
+    import transformers
+
+    logging: Any = transformers.utils.logging
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    where, options = _place(checkpoint)
+    on: dict[str, Any] = {"dtype": torch.float32} if device == "cpu" else {"dtype": "auto", "device_map": device}
+    try:
+        with redirect_stderr(StringIO()):  # bars of its parts that know no setting
+            config = transformers.AutoConfig.from_pretrained(where, **options)
+            named = (config.architectures or [""])[0]
+            kind = getattr(transformers, named, transformers.AutoModelForCausalLM)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(where, **options)
+            model = kind.from_pretrained(where, experts_implementation="eager", **on, **options)
+    except Exception as error:  # noqa: BLE001 - transformers raises what its parts do: of all of it the first line
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"transformers cannot load {printable(checkpoint.name)}: {printable(reason, 300)}") from None
+    return model.eval(), tokenizer
+
+
+def _place(checkpoint: Checkpoint) -> tuple[str, dict[str, Any]]:
+    """What transformers calls it: a folder, a GGUF file in one, or a commit on the Hub."""
+    location = checkpoint.location
+    if location is None:
+        return checkpoint.name, {"revision": checkpoint.commit} if checkpoint.commit else {}
+    if location.is_dir():
+        files = [file for file in checkpoint.stamps if file.suffix == ".gguf"]
+        return str(location), {"gguf_file": files[0].name} if files else {}
+    if location.suffix != ".gguf":
+        raise InputError(f"{printable(location.name)} alone cannot be run: name its folder, with config.json beside it")
+    return str(location.parent), {"gguf_file": location.name}
+
+
+def length_of(model: Any) -> int:
+    """Tokens of a sequence: LENGTH, or as many as the model has positions for."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return min(LENGTH, positions) if isinstance(positions, int) and positions > 1 else LENGTH
+
+
+def fed_of(
+    model: torch.nn.Module, tree: Sequence[Projection], checkpoint: Checkpoint
+) -> tuple[list[Fed], list[Projection]]:
+    """What feeds the projections of a tree, in the order of the modules, and those that no module is known to hold."""
+    modules = dict(_modules(model, [tensor.name for tensor in checkpoint.tensors]))
+    inputs = Inputs(modules, family_of(inner_config(checkpoint.config, "")))
+    found: dict[str, list[Projection]] = defaultdict(list)
+    lost: list[Projection] = []
+    for p in tree:
+        try:
+            name, matrix = inputs.of(p)
+        except WeightsError:
+            lost.append(p)
+            continue
+        fits = matrix is None and modules[name][3] == p.cols
+        (found[name] if fits else lost).append(p)
+    places: dict[tuple[Any, ...], list[str]] = defaultdict(list)
+    for name in modules:
+        if name in found:
+            places[modules[name]].append(name)
+    made = []
+    for (module, parameter, expert, cols), names in places.items():
+        held = tuple(p for name in names for p in found[name])
+        own = dict.fromkeys(_name(name, p) for name in names for p in found[name])
+        made.append(Fed(module, parameter, expert, cols, tuple(own), held))
+    return made, lost
+
+
+def _name(name: str, p: Projection) -> str:
+    """What the file calls it. Of GGUF the name of the module: some of its input features stand in another order."""
+    is_own = not is_gguf(p.tensor) and (p.slice is None or p.slice.index is None)
+    return p.tensor if is_own else name
+
+
+def _modules(
+    model: torch.nn.Module, tensors: Iterable[str]
+) -> Iterator[tuple[str, tuple[torch.nn.Module, str, int | None, int]]]:
+    """Names of matrices, as the catalogue reads them, and module, parameter, expert and input features of each."""
+    stored = _by_ending(tensors)
+    every = list(model.named_modules())
+    names = {path: f"{path}.weight" for path, module in every if _linear(module)}
+    claims = Counter(_stored(name, stored) for name in names.values())
+    for path, module in every:
+        if name := names.get(path):
+            own = _stored(name, stored)  # of two modules that claim a tensor neither is known to hold it
+            yield own if claims[own] == 1 else name, (module, "", None, _linear(module))
+            continue
+        for own, parameter in module.named_parameters(recurse=False):
+            if parameter.dim() != 3 or "experts" not in path.split("."):
+                continue
+            transposed = bool(getattr(module, "is_transposed", False))
+            for expert in range(parameter.shape[0]):
+                for role in _roles(own):
+                    place = (module, own, expert, int(parameter.shape[1 if transposed else 2]))
+                    yield f"{path}.{expert}.{role}_proj.weight", place
+
+
+def _linear(module: torch.nn.Module) -> int:
+    """How many features a module multiplies with one matrix; 0 of every other one."""
+    if type(module).__name__ == "Conv1D":
+        return int(module.weight.shape[0])  # type: ignore[index]
+    cols = getattr(module, "in_features", 0)
+    return cols if isinstance(cols, int) else 0
+
+
+def _roles(parameter: str) -> tuple[str, ...]:
+    if "down" in parameter:
+        return ("down",)
+    return tuple(role for role in ("gate", "up") if role in parameter) or ("up",)
+
+
+def _by_ending(tensors: Iterable[str]) -> Mapping[str, list[str]]:
+    """Tensors by every end of their names that has a number: a module in a wrapper has another beginning."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for name in tensors:
+        for ending in _endings(name):
+            found[ending].append(name)
+    return found
+
+
+def _endings(name: str) -> Iterator[str]:
+    """The name itself, then what is behind each of its dots, down to a number and what is in it."""
+    words = name.split(".")
+    yield name
+    last = max((i for i, word in enumerate(words) if word.isdecimal()), default=0)
+    for start in range(1, last):
+        yield ".".join(words[start:])
+
+
+def _stored(name: str, stored: Mapping[str, list[str]]) -> str:
+    """The one tensor that shares most of the end of a module's name; the module's own where there is none, or two."""
+    for ending in _endings(name):
+        if found := stored.get(ending):
+            return found[0] if len(found) == 1 else name
+    return name

@@ -1,0 +1,64 @@
+"""The text of a calibration, a file's or the help pages that come with Python, and the sequences of tokens it makes."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from xxhash import xxh3_128
+
+from ..errors import InputError, printable
+
+BUILTIN = "builtin"
+LENGTH = 512
+"""Tokens of a sequence, as llama-imatrix takes them: position 0 is one in so many."""
+
+
+class Text(NamedTuple):
+    """What is read, and how a user is told of it: where it is from, with the digest of its bytes."""
+
+    text: str
+    label: str
+
+
+def read_text(named: str) -> Text:
+    """A file in UTF-8, or, of the name `builtin`, the topics of Python's help in the order of their names.
+
+    Raises:
+        InputError: there is no such file, or it holds no text.
+    """
+    if named == BUILTIN:
+        from pydoc_data.topics import topics
+
+        text, label = "\n\n".join(topics[name] for name in sorted(topics)), f"pydoc topics {platform.python_version()}"
+    else:
+        try:
+            text = Path(named).expanduser().read_text("utf-8")
+        except UnicodeDecodeError:
+            raise InputError(f"{printable(named)} is no text in UTF-8") from None
+        except (OSError, ValueError, RuntimeError) as error:  # also a null character, ~nobody
+            reason = getattr(error, "strerror", None) or str(error)
+            raise InputError(f"cannot read the text {printable(named)}: {reason}") from None
+        label = Path(named).name
+    if not text.strip():
+        raise InputError(f"{printable(named)} holds no text")
+    return Text(text, f"{label} xxh3:{xxh3_128(text.encode()).hexdigest()}")
+
+
+def sequences(text: str, tokenizer: Any, length: int, tokens: int) -> Iterator[list[int]]:
+    """The first `tokens` tokens in sequences of `length`, what a tokenizer of transformers puts around a text included.
+
+    A sequence that the end of the text leaves short is left out, unless it is the only one.
+    """
+    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
+    whole = tokenizer("a")["input_ids"]
+    at = next((i for i in range(len(whole)) if whole[i : i + len(plain)] == plain), 0)
+    before, behind = whole[:at], whole[at + len(plain) :]
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    step = max(length - len(before) - len(behind), 1)
+    for number, start in enumerate(range(0, len(ids), step)):
+        if number * length >= tokens or (start and start + step > len(ids)):
+            return
+        yield [*before, *ids[start : start + step], *behind]

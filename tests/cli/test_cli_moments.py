@@ -1,0 +1,192 @@
+"""`rankscope moments`: from a model and a text to a file that `--weight` takes."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections import Counter
+from pathlib import Path
+from pydoc_data.topics import topics
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from cli_process import PROGRAM, Run, spawn
+from safetensors import safe_open
+from safetensors.numpy import load_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+
+from rankscope.engine.calibration.collect import Collector, make_plan
+from rankscope.engine.calibration.figures import figures
+from rankscope.engine.calibration.running import fed_of, load
+from rankscope.engine.calibration.texts import LENGTH, read_text, sequences
+from rankscope.engine.catalogue.tree import build_tree
+from rankscope.engine.checkpoint.open import open_checkpoint
+
+WORDS = [f"w{i}" for i in range(60)]
+INTERRUPTED = f"""
+import os, signal, threading
+from rankscope.engine.calibration import collect
+signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest's own children may ignore it
+run, count = collect._run, iter(range(1, 100))
+def run_a_few(model, ids):
+    run(model, ids)
+    if next(count) == 5:  # one to see what it reaches, and four to sum
+        os.kill(os.getpid(), signal.SIGINT)
+        threading.Event().wait()
+collect._run = run_a_few
+{PROGRAM}
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A llama of two layers with a tokenizer that puts `<s>` before every text."""
+    folder = tmp_path_factory.mktemp("tiny")
+    torch.manual_seed(2)
+    shape = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = transformers.LlamaConfig(vocab_size=64, max_position_embeddings=32, **shape)
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    words: Any = Tokenizer(WordLevel({w: i for i, w in enumerate(["<s>", "<unk>", *WORDS])}, unk_token="<unk>"))
+    words.pre_tokenizer = Whitespace()
+    words.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    fast: Any = transformers.PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", unk_token="<unk>")
+    fast.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("text") / "text.txt"
+    file.write_text(" ".join(np.random.default_rng(0).choice(WORDS, 2000)))
+    return file
+
+
+def test_every_sequence_begins_as_the_tokenizer_begins_a_text(model: Path, text: Path) -> None:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    ids = tokenizer(text.read_text())["input_ids"]
+    assert ids[0] == 0
+    found = list(sequences(text.read_text(), tokenizer, 32, 64))
+    assert found == [[0, *ids[1:32]], [0, *ids[32:63]]]
+    every = list(sequences(text.read_text(), tokenizer, 32, 10**9))
+    assert {len(one) for one in every} == {32}  # what is left at the end is no sequence of its own
+    assert len(every) == 2000 // 31
+    assert list(sequences("w1 w2", tokenizer, 32, 64)) == [[0, 3, 4]]
+
+
+def test_what_it_writes_is_scanned_and_shown(tmp_path: Path, cli: Run, model: Path, text: Path) -> None:
+    out = tmp_path / "m.safetensors"
+    ran = cli("moments", model, "--text", text, "--tokens", "512", "--device", "cpu", "-o", out)
+    assert ran.code == 0
+    assert "text.txt xxh3:" in ran.err
+    assert "512 tokens in 16 sequences, one in eight held out" in ran.err
+    entries = 2 * 3 * (3 * (24 * 24 + 24) + 40 * 40 + 40)  # layers, parts, and what feeds q k v, o, gate up, and down
+    assert f"writes at most {4 * entries / 1000:.1f} kB, position 0 and held out included" in ran.err
+    assert "ETA" in ran.err
+    held = load_file(out)
+    counts = {
+        name.removesuffix(".count").partition("weight")[2]: int(x[0]) for name, x in held.items() if "count" in name
+    }
+    assert counts == {"": 14 * 32, ".first": 14, ".held": 2 * 32}
+    with safe_open(out, "numpy") as opened:  # what the reference library says of the file
+        metadata = opened.metadata()
+    assert metadata["datasets"].startswith("text.txt xxh3:")
+    assert Counter(json.loads(metadata["inputs"]).values()).most_common(1)[0][1] == 2
+    scanned = cli("scan", model, "--weight", out, "--json")
+    assert scanned.code == 0
+    ranks = {row["address"]: row["ranks"]["0.9"] for row in scanned.rows}
+    shown = {words[0]: words for words in map(str.split, ran.out.splitlines())}
+    assert {address: int(shown[address][2]) for address in ranks} == ranks  # worked out there another way
+    assert shown["layers.0.attention.query"][1] == f"{14 * 32 / 24:.1f}"
+    assert cli("show", model, "--weight", out).code == 0
+
+
+def test_too_few_tokens_and_nothing_held_out_are_said(tmp_path: Path, cli: Run, model: Path) -> None:
+    short = tmp_path / "short.txt"
+    short.write_text(" ".join(WORDS))
+    ran = cli("moments", model, "--text", short, "--tokens", "500", "--device", "cpu", "-o", tmp_path / "m.safetensors")
+    assert ran.code == 0
+    assert "the text has no more: 500 tokens were wanted" in ran.err
+    assert "nothing is held out of fewer than 8 sequences" in ran.err
+    assert "14 projections have fewer than 8 tokens for each input feature (the least 0.8)" in ran.err
+
+
+def test_an_interrupt_leaves_a_whole_file_of_what_was_seen(tmp_path: Path, model: Path, text: Path) -> None:
+    out = tmp_path / "m.safetensors"
+    words = ("moments", model, "--text", text, "--tokens", "512", "--device", "cpu", "-o", out)
+    ran = spawn(*words, program=INTERRUPTED)
+    assert ran.code == 128 + signal.SIGINT, ran.err
+    assert f"stopped by SIGINT; 128 tokens are in {out}" in ran.err
+    held = load_file(out)
+    assert {int(x[0]) for name, x in held.items() if name.endswith("weight.count")} == {128}
+    assert {int(x[0]) for name, x in held.items() if name.endswith("first.count")} == {4}
+    assert [path.name for path in tmp_path.iterdir() if path.suffix == ".safetensors"] == [out.name]
+
+
+@pytest.mark.parametrize("missing", ["transformers", "accelerate"])
+def test_without_the_extra_it_is_one_line(
+    missing: str, tmp_path: Path, cli: Run, model: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rankscope.engine.calibration import running
+
+    monkeypatch.setattr(running, "find_spec", lambda name: None if name == missing else True)
+    ran = cli("moments", model, "--text", text, "-o", tmp_path / "m.safetensors")
+    assert "pip install 'rankscope-tui[calibrate]'" in ran.error
+
+
+def test_wrong_use_is_one_line_before_anything_is_loaded(
+    tmp_path: Path, cli: Run, model: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rankscope.tui.cli import moments
+
+    monkeypatch.setattr(moments, "load", None)
+    out = tmp_path / "m.safetensors"
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00a")
+    (tmp_path / "empty").write_text(" \n")
+    assert "cannot read the text" in cli("moments", model, "--text", tmp_path / "none", "-o", out).error
+    assert "no text in UTF-8" in cli("moments", model, "--text", tmp_path / "bytes", "-o", out).error
+    assert "holds no text" in cli("moments", model, "--text", tmp_path / "empty", "-o", out).error
+    assert "FILE.safetensors" in cli("moments", model, "--text", text, "-o", tmp_path / "m.gguf").error
+    assert "cannot write" in cli("moments", model, "--text", text, "-o", tmp_path / "no" / "m.safetensors").error
+    assert "no such file" in cli("moments", tmp_path / "nothing", "--text", text, "-o", out).error
+    assert not out.exists()
+
+
+def test_a_model_that_transformers_cannot_load_is_one_line(tmp_path: Path, cli: Run, model: Path, text: Path) -> None:
+    (tmp_path / "m").mkdir()
+    for file in model.iterdir():
+        content = file.read_bytes()
+        (tmp_path / "m" / file.name).write_bytes(content)
+    (tmp_path / "m" / "config.json").write_text('{"model_type": "nobody-knows"}')
+    ran = cli("moments", tmp_path / "m", "--text", text, "--device", "cpu", "-o", tmp_path / "m.safetensors")
+    assert ran.code == 2
+    assert "transformers cannot load m: " in ran.err.splitlines()[-1]
+    assert "Traceback" not in ran.err
+
+
+def test_position_0_of_the_demo_holds_nearly_all_of_layer_28() -> None:
+    """The demo by transformers, from GGUF, on Python's own help pages: its tensors have other names there."""
+    text = read_text("builtin")
+    assert text.text.startswith(topics[min(topics)][:200])
+    checkpoint = open_checkpoint("demo")
+    module, tokenizer = load(checkpoint, "cpu")
+    tree = build_tree(checkpoint).scanned("layers.28.*")
+    fed, lost = fed_of(module, tree, checkpoint)
+    assert not lost
+    assert sorted(p.address for one in fed for p in one.projections) == sorted(p.address for p in tree)
+    ids = list(sequences(text.text, tokenizer, LENGTH, 2 * LENGTH))
+    assert [len(one) for one in ids] == [LENGTH, LENGTH]
+    collector = Collector(module, make_plan(module, fed, ids[0], None))
+    collector.run(ids, lambda *_: None)
+    found = {p.address: made for p, made in figures(checkpoint, collector.seen, "cpu")}
+    down = found["layers.28.mlp.down"]
+    assert down.sink is not None
+    assert down.sink > 0.9
+    assert down.apart is not None
+    assert down.k90 == 1 < 40 < down.apart
+    assert found["layers.28.attention.query"].apart is None

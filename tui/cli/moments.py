@@ -1,0 +1,189 @@
+"""`rankscope moments`: a file of second moments of what flows into the projections of a model that is run on text."""
+
+from __future__ import annotations
+
+import queue
+import shutil
+import threading
+import time
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from rich.text import Text
+
+from rankscope.engine.calibration.collect import HELD_OUT, Collector, Plan, make_plan, room
+from rankscope.engine.calibration.moments_file import write_moments
+from rankscope.engine.calibration.running import fed_of, length_of, load, require
+from rankscope.engine.calibration.said import ENOUGH, Figures, sink_lines
+from rankscope.engine.calibration.texts import read_text, sequences
+from rankscope.engine.catalogue.names import inner_config
+from rankscope.engine.catalogue.tree import kinds_of
+from rankscope.engine.checkpoint.hub import Access
+from rankscope.engine.checkpoint.open import Checkpoint
+from rankscope.engine.compute.devices import pick
+from rankscope.engine.errors import InputError, printable
+from rankscope.engine.spectrum import Projection
+
+from ..data.model import open_model
+from ..data.phrases import byte_size
+from ..drawing.console import add_columns, make_console, plain_table, say
+from .doctor import is_writable
+from .ending import at_end
+
+_LINE_SECONDS = 5.0
+_PER_FEATURE = 16
+"""Tokens for each input feature of the widest matrix of x x^T, where the user does not say how many."""
+
+
+def moments(args: Namespace, root: Path) -> int:
+    """Run the model, write the file, say what it is worth."""
+    require()
+    output = _checked(Path(args.output).expanduser())
+    text = read_text(args.text)
+    device = _device(args.device)
+    opened = open_model(args.model, root, Access.DOWNLOAD, or_stored=False)
+    checkpoint = opened.checkpoint
+    assert checkpoint is not None
+    say(f"loading {printable(opened.name)} by transformers")
+    model, tokenizer = load(checkpoint, device)
+    fed, lost = fed_of(model, opened.tree.scanned(), checkpoint)
+    if not fed:
+        raise InputError("none of its projections is the weight of a module that transformers runs")
+    length = length_of(model)
+    plan = make_plan(model, fed, next(sequences(text.text, tokenizer, length, length)), room(device))
+    lost += [p for one in plan.unreached for p in one.projections]
+    wanted = args.tokens or _PER_FEATURE * max((one.cols for one in plan.fed if plan.full(one)), default=length)
+    run = list(sequences(text.text, tokenizer, length, wanted))
+    if (free := shutil.disk_usage(output.parent).free) < plan.bytes:
+        at = printable(str(output.parent))
+        raise InputError(f"the file may take {byte_size(plan.bytes)}, and {byte_size(free)} are free in {at}")
+    _say_plan(plan, run, wanted, lost, text.label, device)
+    calibration = _Calibration(checkpoint, Collector(model, plan), output, text.label, device)
+    with at_end(calibration.save):
+        _beside(partial(calibration.run, run))
+        saved = calibration.save()
+    say(saved)
+    _print(calibration)
+    return 0
+
+
+class _Calibration:
+    """The sums of a run, what is worked out of them, and the file that they are saved in."""
+
+    def __init__(self, checkpoint: Checkpoint, collector: Collector, output: Path, label: str, device: str) -> None:
+        self.collector = collector
+        self.figures: dict[str, Figures] = {}
+        self._checkpoint, self._output, self._device = checkpoint, output, device
+        self._said = {
+            "datasets": label,
+            "model": checkpoint.name,
+            "architecture": str(inner_config(checkpoint.config, "").get("model_type") or ""),
+        }
+
+    def run(self, ids: Sequence[Sequence[int]], tell: Callable[[str, int, int], None]) -> None:
+        """Run the sequences, then compare with those held out; `tell` hears of what is done, how much, of how much."""
+        from rankscope.engine.calibration.figures import figures  # torch
+
+        self.collector.run(ids, partial(tell, "sequences"))
+        seen = self.collector.seen
+        total = sum(len(fed.projections) for fed in seen if all(p.expert is None for p in fed.projections))
+        for done, (p, found) in enumerate(figures(self._checkpoint, seen, self._device), 1):
+            with self.collector.lock:
+                self.figures[p.address] = found
+            tell("projections held against position 0 and what was held out", done, total)
+
+    def save(self) -> str:
+        """Write what was seen; called from another thread where a signal ends the program."""
+        with self.collector.lock:
+            tokens = max((sums.tokens + sums.held for sums in self.collector.seen.values()), default=0)
+            if not tokens:
+                return "no token was seen, and nothing is written"
+            write_moments(self._output, self.collector.seen, self._said, self.figures)
+        return f"{tokens:,} tokens are in {printable(str(self._output))}"
+
+
+def _checked(output: Path) -> Path:
+    if output.suffix != ".safetensors":
+        raise InputError(f"{printable(str(output))} would be a file of moments: name it FILE.safetensors")
+    if output.is_dir() or not output.parent.is_dir() or not is_writable(output.parent):
+        raise InputError(f"cannot write {printable(str(output))}: name another with -o FILE.safetensors")
+    return output
+
+
+def _device(spec: str) -> str:
+    """The first that is named: the sums of a module lie where it runs."""
+    found, notes = pick(spec)
+    for note in notes:
+        say(note)
+    if len(found) > 1:
+        say(f"the model runs on one device: {found[0].name}")
+    return found[0].name
+
+
+def _say_plan(
+    plan: Plan, run: Sequence[Sequence[int]], wanted: int, lost: Sequence[Projection], label: str, device: str
+) -> None:
+    """What will be run and written, before it is; and what will not be in it."""
+    tokens = sum(map(len, run))
+    passes = "" if len(plan.passes) == 1 else f" in {len(plan.passes)} passes"
+    say(f"{printable(label)}: {tokens:,} tokens in {len(run)} sequences{passes}, one in eight held out")
+    held = f"{byte_size(plan.device_bytes)} on {device} beside the model"
+    say(f"writes at most {byte_size(plan.bytes)}, position 0 and held out included; {held}")
+    if tokens < wanted:
+        say(f"the text has no more: {wanted:,} tokens were wanted")
+    if len(run) < HELD_OUT:
+        say(f"nothing is held out of fewer than {HELD_OUT} sequences: give more --tokens or text")
+    if lost:
+        say(f"{len(lost)} projections are not in it, as text reaches no module that holds them: {kinds_of(lost)}")
+
+
+def _beside(work: Callable[[Callable[[str, int, int], None]], None]) -> None:
+    """Run it in a thread of its own, which a signal to this one does not stop between a sum and its count."""
+    told: queue.SimpleQueue[tuple[str, int, int] | BaseException | None] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            work(lambda what, done, total: told.put((what, done, total)))
+            told.put(None)
+        except BaseException as error:  # noqa: BLE001 - it is raised again in the main thread
+            told.put(error)
+
+    threading.Thread(target=run, name="rankscope-moments", daemon=True).start()
+    began = last = time.monotonic()
+    phase = ""
+    while (event := told.get()) is not None:
+        if isinstance(event, BaseException):
+            raise event
+        what, done, total = event
+        now = time.monotonic()
+        if what != phase:
+            phase, began = what, now if phase else began
+        if now - last >= _LINE_SECONDS or done == total:
+            last = now
+            say(f"{done}/{total} {what}  ETA {(now - began) / done * (total - done):.0f}s")
+
+
+def _print(calibration: _Calibration) -> None:
+    """A row a projection; beneath them what a user has to know before they believe a rank."""
+    figures = calibration.figures
+    console = make_console()
+    table = plain_table(console)
+    columns = ("tokens / n", "k90", "held out", "sink")
+    add_columns(table, "address", *columns, right=columns)
+    for address, found in figures.items():
+        held, sink = ("" if share is None else f"{100 * share:.1f} %" for share in (found.held, found.sink))
+        table.add_row(Text(address), f"{found.per_feature:.1f}", str(found.k90), held, sink)
+    console.print(table)
+    for line in sink_lines(figures, list(figures)):
+        say(line)
+    if few := [found for found in figures.values() if found.per_feature < ENOUGH]:
+        least = min(found.per_feature for found in few)
+        say(
+            f"{len(few)} projections have fewer than {ENOUGH} tokens for each input feature (the least {least:.1f}): "
+            "their ranks are too low, give more --tokens or text"
+        )
+    experts = [s for fed, s in calibration.collector.seen.items() if any(p.expert is not None for p in fed.projections)]
+    if unseen := sum(not sums.tokens for sums in experts):
+        say(f"{unseen} of {len(experts)} inputs of experts got no token: they are unseen, and are not weighted")
