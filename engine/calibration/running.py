@@ -14,6 +14,7 @@ from ..catalogue.names import inner_config
 from ..catalogue.sizes import family_of
 from ..checkpoint.open import Checkpoint
 from ..errors import InputError, WeightsError, printable
+from ..formats.gguf import Gguf
 from ..spectrum import Projection
 from .channels import is_gguf
 from .inputs import Inputs
@@ -86,9 +87,9 @@ def _place(checkpoint: Checkpoint) -> tuple[str, dict[str, Any]]:
     if location is None:
         return checkpoint.name, {"revision": checkpoint.commit} if checkpoint.commit else {}
     if location.is_dir():
-        files = [file for file in checkpoint.stamps if file.suffix == ".gguf"]
+        files = [file for file in checkpoint.stamps if file.suffix in Gguf.suffixes]
         return str(location), {"gguf_file": files[0].name} if files else {}
-    if location.suffix != ".gguf":
+    if location.suffix not in Gguf.suffixes:
         raise InputError(f"{printable(location.name)} alone cannot be run: name its folder, with config.json beside it")
     return str(location.parent), {"gguf_file": location.name}
 

@@ -208,7 +208,7 @@ def moments(parser: argparse.ArgumentParser) -> None:
         help="how many of it, in whole sequences (16 for each feature of the widest input)",
     )
     parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda or cuda:0: one of them is used")
-    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="FILE.safetensors")
+    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="the file to write, in safetensors")
 
 
 def ls(parser: argparse.ArgumentParser) -> None:

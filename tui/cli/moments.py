@@ -24,6 +24,7 @@ from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.checkpoint.open import Checkpoint
 from rankscope.engine.compute.devices import pick
 from rankscope.engine.errors import InputError, printable
+from rankscope.engine.formats.safetensors import Safetensors
 from rankscope.engine.spectrum import Projection
 
 from ..data.model import open_model
@@ -105,10 +106,11 @@ class _Calibration:
 
 
 def _checked(output: Path) -> Path:
-    if output.suffix != ".safetensors":
-        raise InputError(f"{printable(str(output))} would be a file of moments: name it FILE.safetensors")
+    (suffix,) = Safetensors.suffixes
+    if output.suffix != suffix:
+        raise InputError(f"{printable(str(output))} would be a file of moments: name it FILE{suffix}")
     if output.is_dir() or not output.parent.is_dir() or not is_writable(output.parent):
-        raise InputError(f"cannot write {printable(str(output))}: name another with -o FILE.safetensors")
+        raise InputError(f"cannot write {printable(str(output))}: name another with -o FILE{suffix}")
     return output
 
 
