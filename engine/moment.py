@@ -38,7 +38,12 @@ class Weighting(Protocol):
 
     @property
     def name(self) -> str:
-        """What stands in `Derived.weighting`: "norm", "imatrix" or "moments"."""
+        """What stands in `Derived.weighting`: "norm", "imatrix", "moments" or "centred"."""
+        ...
+
+    @property
+    def is_centred(self) -> bool:
+        """Whether its moments are about the mean, C - mu mu^T: for display alone, as what factors cost is uncentred."""
         ...
 
     @property

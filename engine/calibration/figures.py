@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,23 +22,21 @@ _THRESHOLD = 0.9
 
 
 def figures(checkpoint: Checkpoint, seen: Mapping[Fed, Sums], device: str) -> Iterator[tuple[Projection, Figures]]:
-    """Of every projection that tokens reached and that can be read; of single experts, which are many, none. Computed
-    in float64 on the device.
-    """
+    """Of every projection that tokens reached and that can be read. Computed in float64 on the device."""
     tensors = {tensor.name: tensor for tensor in checkpoint.tensors}
+    last: tuple[str, Any] | None = None  # experts of one stack come one behind the other
     for fed, sums in seen.items():
-        if not sums.tokens or any(p.expert is not None for p in fed.projections):
+        if not sums.tokens:
             continue
         rest, first, held = (torch.as_tensor(sums.parts[part].products, device=device).double() for part in PARTS)
         for p in fed.projections:
             try:
-                read, _ = checkpoint.read(tensors[p.tensor])
+                if last is None or last[0] != p.tensor:
+                    last = p.tensor, checkpoint.read(tensors[p.tensor])[0]
+                own: Any = last[1] if p.slice is None else cut(last[1], p.slice)
             except WeightsError:
                 continue
-            if not isinstance(read, np.ndarray | torch.Tensor):  # a stack of single experts
-                continue
-            whole = host_array(read)
-            matrix = np.asarray(whole if p.slice is None else cut(whole, p.slice), np.float64)
+            matrix = host_array(own).astype(np.float64)
             w = torch.as_tensor(matrix.T if p.transposed else matrix, device=device)
             yield p, _of(w, sums, rest, first, held)
 

@@ -52,6 +52,15 @@ class Held(Protocol):
         """What the file says of projections beside their moments, by address."""
         ...
 
+    @property
+    def is_split(self) -> bool:
+        """Whether it has sums of position 0 apart."""
+        ...
+
+    def tokens_of(self, name: str, matrix: Matrix | None) -> float | None:
+        """How many tokens reached the input of a tensor, or of one `matrix` of a stack; None where it is not known."""
+        ...
+
     def moment(self, name: str, cols: int, matrix: Matrix | None, order: Order | None) -> Moment:
         """That of the input of a tensor of `cols` input features, or of one `matrix` of a stack, in an `order`.
 
@@ -61,8 +70,16 @@ class Held(Protocol):
         """
         ...
 
+    def mean(self, name: str, cols: int, matrix: Matrix | None, order: Order | None) -> Values:
+        """E[x] of the same input, shape (cols,).
 
-def mean(sums: HostArray, count: float) -> Values:
+        Raises:
+            WeightsError: the file has no sums of x, or they cannot be used; the sentence names the tensor.
+        """
+        ...
+
+
+def mean_of(sums: HostArray, count: float) -> Values:
     """Sums over so many tokens -> means in float64, without a word on what is not finite: it is refused by name."""
     with np.errstate(all="ignore"):
         means: Values = sums.astype(np.float64)

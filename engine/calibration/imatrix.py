@@ -25,10 +25,10 @@ from ..landing import HOST
 from ..moment import Moment
 from ..spectrum import Operand, Source, Values, digest
 from ..weights import host_array
-from .held import Matrix, Order, mean
+from .held import Matrix, Order, mean_of
 from .said import Figures
 
-SUMS, COUNTS = ".in_sum2", ".counts"
+SUMS, COUNTS, PLAIN_SUMS = ".in_sum2", ".counts", ".in_sum"
 _MAX_ENTRIES = 1_000_000
 _MAX_NAME = 1024
 _SHOWN = 3
@@ -37,11 +37,13 @@ _SHOWN = 3
 class Sums(NamedTuple):
     """Where the sums of squares of a tensor's input lie, one matrix of a stack behind the other, and the tokens they
     go over: `counts` for each matrix, or where it is None `calls`, the number of chunks, for all of them alike.
+    `plain` are the sums of x in the order of those of squares, which newer files have.
     """
 
     squares: Tensor
     counts: Tensor | None = None
     calls: int = 0
+    plain: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Imatrix:
     _counted: dict[str, Values] = field(default_factory=dict, repr=False, compare=False)
 
     kind = "imatrix"
+    is_split = False
 
     @property
     def figures(self) -> Mapping[str, Figures]:
@@ -91,8 +94,7 @@ class Imatrix:
         count = float(counts[index if len(counts) > 1 else 0])
         if count == 0:
             raise UnseenError.of(_of(name, matrix))
-        begin = sums.squares.begin + 4 * cols * index
-        squares = sums.squares._replace(shape=(cols,), begin=begin, end=begin + 4 * cols)
+        squares = _row(sums.squares, cols, index)
         means = self._means(squares, count, order)
         if not np.isfinite(means).all() or means.min() < 0:
             fault = "a sum of squares is negative" if np.isfinite(means).all() else "a sum of squares is not finite"
@@ -102,6 +104,25 @@ class Imatrix:
         calls = sums.calls or (math.ceil(counts.max() / self.chunk_size) if self.chunk_size else 1)
         seen = digest(means.shape, _settled(means, calls).astype("<f4").tobytes())
         return Moment("diagonal", cols, (Operand(seen, partial(self._means, squares, count, order)),))
+
+    def tokens_of(self, name: str, matrix: Matrix | None) -> float | None:
+        """See Held. The older layout counts chunks, and one count for all experts is none of each."""
+        sums, counts = self.sums[name], self._counts(name)
+        if sums.counts is None or (matrix is not None and matrix.number >= len(counts) > 1):
+            return None
+        if matrix is not None and len(counts) == 1:
+            return None
+        return float(counts[matrix.number if matrix else 0]) or None
+
+    def mean(self, name: str, cols: int, matrix: Matrix | None, order: Order | None) -> Values:
+        """See Held."""
+        sums, counts, index = self.sums[name], self._counts(name), matrix.number if matrix else 0
+        if sums.plain is None or sums.plain.shape != sums.squares.shape:
+            raise WeightsError(f"{_of(name, matrix)} cannot be centred: the file has no sums of x, only of x^2")
+        means = self._means(_row(sums.plain, cols, index), float(counts[index if len(counts) > 1 else 0]), order)
+        if not np.isfinite(means).all():
+            raise WeightsError(f"{_of(name, matrix)} cannot be centred: a sum of x is not finite")
+        return means
 
     def _matrices(self, name: str, cols: int, matrix: Matrix | None) -> int:
         """How many matrices of so many columns the sums of a tensor are of, of which `matrix` is one.
@@ -132,7 +153,7 @@ class Imatrix:
         sums = self.sums[name]
         counts = np.array([sums.calls], np.float64)
         if sums.counts is not None:
-            counts = mean(host_array(read_plain(sums.counts, self.stamp, HOST)[0]), 1)
+            counts = mean_of(host_array(read_plain(sums.counts, self.stamp, HOST)[0]), 1)
         if not np.isfinite(counts).all() or counts.min() < 0:
             raise WeightsError(f"{printable(name)} has no usable moments: it states {counts.min():g} tokens")
         self._counted[name] = counts
@@ -140,7 +161,7 @@ class Imatrix:
 
     def _means(self, squares: Tensor, count: float, order: Order | None) -> Values:
         """Sums of squares -> E[x^2], in the model's order of input features."""
-        means = mean(host_array(read_plain(squares, self.stamp, HOST)[0]), count)
+        means = mean_of(host_array(read_plain(squares, self.stamp, HOST)[0]), count)
         return means if order is None else means[order]
 
 
@@ -154,6 +175,12 @@ def _settled(means: Values, calls: int) -> NDArray[np.float32]:
     with np.errstate(over="ignore"):  # one that overflows is infinite in both
         rounded = means.astype(np.float32) * np.float32(calls)
     return (rounded.astype(np.float64) / calls).astype(np.float32)
+
+
+def _row(sums: Tensor, cols: int, index: int) -> Tensor:
+    """Of the sums of a stack those of one matrix of `cols` input features."""
+    begin = sums.begin + 4 * cols * index
+    return sums._replace(shape=(cols,), begin=begin, end=begin + 4 * cols)
 
 
 def _of(name: str, matrix: Matrix | None) -> str:
@@ -191,7 +218,8 @@ def _checked(file: Path, name: str, found: Mapping[str, Tensor]) -> Sums:
         raise InputError(f"{_damaged(file)}: it has sums of {printable(name)} and no counts")
     if {squares.dtype, counts.dtype} != {"F32"} or 0 in (*squares.shape, *counts.shape):
         raise InputError(f"{_damaged(file)}: the sums of {printable(name)} are not float32, or empty")
-    return Sums(_flat(squares), _flat(counts))
+    plain = found.get(name + PLAIN_SUMS)
+    return Sums(_flat(squares), _flat(counts), plain=_flat(plain) if plain and plain.dtype == "F32" else None)
 
 
 def _flat(tensor: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from ..landing import CHUNK, HOST
 from ..moment import Moment, diagonal
 from ..spectrum import Operand, Values, digest
 from ..weights import HostArray, host_array
-from .held import Matrix, Order, mean
+from .held import Matrix, Order, mean_of
 from .said import Figures, read_figures
 
 Part: TypeAlias = Literal["", "first", "held"]
@@ -45,14 +45,14 @@ _ROWS = 256
 class Moments:
     """A file of second moments: its tensors by the tensor and the part of the tokens that they are of, then by what
     they hold (xx, x2, x, count). `inputs` gives for tensors that share the input of another the name of that one.
-    `tokens` is how many reached the input that most of them did. `said` and `figures`: see Held.
+    `counts` is how many tokens reached each, those that are held out aside. `said` and `figures`: see Held.
     """
 
     sums: Mapping[tuple[str, str], Mapping[str, Tensor]]
     inputs: Mapping[str, str]
     stamp: FileStamp
     data_sets: str = ""
-    tokens: float = 0
+    counts: Mapping[str, float] = field(default_factory=dict)
     said: tuple[str, str] = ("", "")
     figures: Mapping[str, Figures] = field(default_factory=dict)
     _digests: dict[tuple[str, str], str] = field(default_factory=dict, repr=False, compare=False)
@@ -66,8 +66,19 @@ class Moments:
 
     @property
     def about(self) -> str:
-        """See Held: data sets and tokens."""
-        return ", ".join(filter(None, [printable(self.data_sets, 60), f"{self.tokens:,.0f} tokens"]))
+        """See Held: data sets, and how many tokens reached the input that most of them did."""
+        tokens = max(self.counts.values(), default=0)
+        return ", ".join(filter(None, [printable(self.data_sets, 60), f"{tokens:,.0f} tokens"]))
+
+    @property
+    def is_split(self) -> bool:
+        """See Held."""
+        return any(part == "first" for _, part in self.sums)
+
+    def tokens_of(self, name: str, matrix: Matrix | None) -> float | None:
+        """See Held."""
+        count = self.counts.get(self.inputs.get(name, name), 0.0)
+        return count if matrix is None and 0 < count < np.inf else None
 
     def moment(self, name: str, cols: int, matrix: Matrix | None, order: Order | None, part: Part = "") -> Moment:
         """See Held: E[x x^T], or E[x^2] where the file has no more, of one part of the tokens.
@@ -92,6 +103,18 @@ class Moments:
         seen = digest(self._seen(name, part, sums), repr(count), b"" if order is None else order.tobytes())
         return Moment("full", cols, (Operand(seen, partial(self._products, shown, sums, count, order)),))
 
+    def mean(self, name: str, cols: int, matrix: Matrix | None, order: Order | None) -> Values:  # noqa: ARG002
+        """See Held. Of a stack there is none, as there is no moment."""
+        name = self.inputs.get(name, name)
+        held, shown = self.sums.get((name, ""), {}), printable(name)
+        sums = held.get("x")
+        if sums is None or sums.dtype not in ("F32", "F64") or sums.shape != (cols,):
+            raise WeightsError(f"{shown} cannot be centred: the file has no sums of x of its {cols} input features")
+        means = mean_of(_read(sums, self.stamp), self._count(shown, held))
+        if not np.isfinite(means).all():
+            raise WeightsError(f"{shown} cannot be centred: a sum of x is not finite")
+        return means if order is None else means[order]
+
     def _count(self, shown: str, held: Mapping[str, Tensor]) -> float:
         """Over how many tokens sums go."""
         tokens = _tokens(held, self.stamp)
@@ -105,14 +128,14 @@ class Moments:
 
     def _squares(self, shown: str, sums: Tensor, count: float, order: Order | None) -> Values:
         """Sums of x^2 -> E[x^2], in the model's order of input features."""
-        means = mean(_read(sums, self.stamp), count)
+        means = mean_of(_read(sums, self.stamp), count)
         if not np.isfinite(means).all() or means.min(initial=0) < 0:
             raise WeightsError(f"{shown} has no usable moments: a sum of squares is negative or not finite")
         return means if order is None else means[order]
 
     def _products(self, shown: str, sums: Tensor, count: float, order: Order | None) -> Values:
         """Sums of x x^T -> E[x x^T], symmetric to the last bit, in the model's order of input features."""
-        means = mean(_read(sums, self.stamp), count)
+        means = mean_of(_read(sums, self.stamp), count)
         largest = float(max(means.max(initial=0), -means.min(initial=0)))
         if not np.isfinite(largest):
             raise WeightsError(f"{shown} has no usable moments: a sum of products is not finite")
@@ -154,10 +177,10 @@ def read_moments(file: Path) -> Moments | None:
         return None
     metadata = SAFETENSORS.metadata(file)
     inputs = dict(_shared(metadata, {name for name, _ in sums}))
-    tokens = max((_tokens(held, stamp) or 0 for (_, part), held in sums.items() if not part), default=0)
+    counts = {name: _tokens(held, stamp) or 0.0 for (name, part), held in sums.items() if not part}
     data_sets, architecture, name = (metadata.get(key, "") for key in ("datasets", "architecture", "model"))
     return Moments(
-        sums, inputs, stamp, data_sets, tokens, (architecture, name), read_figures(metadata.get("figures", "{}"))
+        sums, inputs, stamp, data_sets, counts, (architecture, name), read_figures(metadata.get("figures", "{}"))
     )
 
 

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..catalogue.names import inner_config
 from ..catalogue.sizes import family_of, sizes
 from ..checkpoint import hub
+from ..derive.weighting import CENTRED_NAME, WEIGHED
 from ..errors import InputError, WeightsError, printable
 from ..formats import foreign
 from ..formats.guarded import head_of, open_regular
 from ..moment import Moment
 from ..spectrum import Projection
+from .centred import centred_moment
 from .channels import order_of
 from .doubts import doubts
-from .held import Held, Matrix
+from .held import Held, Matrix, Order
 from .imatrix import read_gguf, read_legacy
 from .inputs import Inputs
 from .moments import read_moments
-from .said import sink_lines
+from .said import ENOUGH, Figures, Said, names_known, scarce_line
 
 _WANTED = "an imatrix of llama.cpp or a file of moments"
 _ZIP = b"PK\x03\x04"  # of which foreign.content says how to open it as a model
@@ -31,10 +33,12 @@ class FileWeighting:
 
     `named` is the file's name, on the Hub with its repo. `model` is the name of the model, `config` its config.json
     ({} where it is not known), which tells in which order GGUF has the input features of some matrices. `warnings` are
-    lines the user should see: that the file may be of another model.
+    lines the user should see: that the file may be of another model. `is_centred`: of moments about the mean, which are
+    for display alone, since what factors cost is uncentred.
     """
 
-    def __init__(self, named: str, held: Held, model: str, config: Mapping[str, Any]) -> None:
+    def __init__(self, named: str, held: Held, model: str, config: Mapping[str, Any], is_centred: bool = False) -> None:
+        self.is_centred = is_centred
         self._named, self._held, self._config = printable(named, 100), held, config
         self._inner = inner_config(config, "")
         self._inputs = Inputs(held.names, family_of(self._inner))
@@ -43,18 +47,44 @@ class FileWeighting:
 
     @property
     def name(self) -> str:
-        """See Weighting: "imatrix" or "moments"."""
-        return self._held.kind
+        """See Weighting: "imatrix", "moments", or CENTRED_NAME of either about its mean."""
+        return CENTRED_NAME if self.is_centred else self._held.kind
 
     @property
     def label(self) -> str:
         """See Weighting."""
         about = f" ({self._held.about})" if self._held.about else ""
-        return f"{self._held.kind} {self._named}{about}"
+        centred = f"{CENTRED_NAME} " if self.is_centred else ""
+        return f"{centred}{self._held.kind} {self._named}{about}"
 
-    def notes(self, projections: Iterable[Projection]) -> Iterator[str]:
-        """Lines on ranks of these that say less than they seem to: position 0 may hold nearly all of the energy."""
-        yield from sink_lines(self._held.figures, [p.address for p in projections])
+    def said(self, projections: Iterable[Projection]) -> Said:
+        """What the file says of these, which are under this weighting, beside their spectra."""
+        found = {p.address: made for p in projections if p.rows and not p.problem and (made := self._figures(p))}
+        enough = 0 if self._held.kind == "imatrix" else ENOUGH  # it is never all of C, and needs fewer
+        lines = filter(None, (self._on_position_0(), scarce_line(found.values(), enough)))
+        return Said(found, tuple(lines), self._held.is_split, names_known(found.values()), enough)
+
+    def _figures(self, p: Projection) -> Figures | None:
+        """Those in the file, where they are of what is shown: uncentred, and of W without a gauge. Else the tokens."""
+        known = self._held.figures.get(p.address)
+        if known is not None and known.cols == p.cols:
+            is_meant = not self.is_centred and p.derived is not None and p.derived.formula.startswith(WEIGHED)
+            return known if is_meant else Figures(known.tokens, known.cols)
+        name, matrix, _ = self._place(p)
+        tokens = self._held.tokens_of(name, matrix)
+        return None if tokens is None else Figures(tokens, p.cols)
+
+    def _on_position_0(self) -> str:
+        """Why it is not said what position 0 holds, "" where it is, or does not matter."""
+        if self.is_centred:
+            return ""
+        if not self._held.is_split:
+            what = "an imatrix" if self._held.kind == "imatrix" else self._named
+            alone = "where that holds most of the energy, ranks are of it alone"
+            return f"{what} has no sums of position 0 apart: {alone}"
+        if any(made.sink is not None for made in self._held.figures.values()):
+            return ""
+        return f"{self._named} does not say what position 0 holds of the energy: rankscope moments writes files that do"
 
     def moment(self, projection: Projection) -> Moment:
         """See Weighting.
@@ -65,17 +95,23 @@ class FileWeighting:
         """
         if not projection.cols:
             raise WeightsError(f"{printable(projection.tensor)} is no matrix")
+        name, matrix, order = self._place(projection)
+        if self.is_centred:
+            return centred_moment(self._held, name, projection.cols, matrix, order)
+        return self._held.moment(name, projection.cols, matrix, order)
+
+    def _place(self, projection: Projection) -> tuple[str, Matrix | None, Order | None]:
+        """Which tensor of the file has its input, which matrix of that, and in which order."""
         name, number = self._inputs.of(projection)
         experts = sizes(self._inner, projection.layer or 0).get("experts", 0) if projection.block == "expert" else 0
         matrix = None if number is None else Matrix(number, experts)
-        order = order_of(projection, self._config, name)
-        return self._held.moment(name, projection.cols, matrix, order)
+        return name, matrix, order_of(projection, self._config, name)
 
 
-def open_weighting(text: str, model: str, config: Mapping[str, Any]) -> FileWeighting:
+def open_weighting(text: str, model: str, config: Mapping[str, Any], is_centred: bool = False) -> FileWeighting:
     """Open what a user names: a file, else `org/name/file` or `org/name@revision/file` on the Hub; told by its content.
 
-    `model` and `config`: see FileWeighting.
+    `model`, `config` and `is_centred`: see FileWeighting.
 
     Raises:
         InputError: no such file, it cannot be had, or it holds something else.
@@ -94,7 +130,7 @@ def open_weighting(text: str, model: str, config: Mapping[str, Any]) -> FileWeig
         raise InputError(f"{printable(text)} {told}")
     if held is None:
         raise InputError(f"{printable(text)} holds no second moments: name {_WANTED}")
-    return FileWeighting(path.name if path else text.removeprefix(hub.SCHEME), held, model, config)
+    return FileWeighting(path.name if path else text.removeprefix(hub.SCHEME), held, model, config, is_centred)
 
 
 def _path(text: str) -> Path | None:

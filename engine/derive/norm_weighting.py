@@ -29,6 +29,7 @@ class NormWeighting:
     """
 
     name, label = NORM, NORM_LABEL
+    is_centred = False
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint

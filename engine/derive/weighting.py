@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 NORM, NORM_LABEL = "norm", "norm gains"
 """Name and label of the weighting by the gains of the norms."""
+CENTRED_NAME = "centred"
+"""Name of every weighting by moments about the mean, of whatever file: what stands in titles, exports and the store."""
 WEIGHED, NOISE = "weigh_", "noise_"
 """What the names of the formulas begin with; the form of the moment follows."""
 REFUSED, UNSEEN = "refused", "unseen"

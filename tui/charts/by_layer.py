@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rankscope.engine.derive.weighting import CENTRED_NAME
 from rankscope.engine.errors import printable
-from rankscope.engine.spectrum import DEFAULT_THRESHOLDS
+from rankscope.engine.spectrum import DEFAULT_THRESHOLDS, Projection
 
 from ..data.grid import Column, Grid, Row, Selection
 from ..data.measures import BY_NAME
@@ -94,12 +95,20 @@ def at_layer(pair: Pair, request: Request, row: Row) -> list[str]:
     columns = layer_columns(request.grid, request.selection)
     lens.load(p for column in columns for p in request.grid.cells.get((row, column), ()))
     selected = selected_column(request.selection)
-    parts = [f"layer {row.label}:"]
+    parts = [f"layer {row.label}{f', {CENTRED_NAME}' * (pair.weighting == CENTRED_NAME)}:"]
     for column in sorted(columns, key=lambda c: c != selected):
         found = [n for p in request.grid.cells.get((row, column), ()) if (n := lens.number(p)) is not None]
         if found:
-            parts.append(f"{column.heading} {_short(lens, median(found))}")
+            sinks = {words for p in request.grid.cells[row, column] if (words := _sink(lens, p))}
+            parts.append(f"{column.heading} {_short(lens, median(found))}{f' ({sinks.pop()})' * (len(sinks) == 1)}")
     return [" ".join(parts[:2]), *parts[2:]] if len(parts) > 1 else []
+
+
+def _sink(lens: Lens, p: Projection) -> str:
+    """How much of its output energy position 0 holds, and the ranks with it and without; "" where that is little."""
+    session, there = lens.session(p)
+    found = session.figures(there) if there is not None else None
+    return found.sink_words if found is not None else ""
 
 
 def _short(lens: Lens, number: float) -> str:

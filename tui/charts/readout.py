@@ -180,7 +180,7 @@ def _two(pair: Pair, ours: Projection, request: Request) -> Text:
     """One projection in both models: first what tells them apart at the current threshold."""
     ratio = Lens(pair, request.threshold, BY_NAME["k"], Side.RATIO)
     ratio.load([ours])
-    parts, metrics_of, shapes = [f"k{percent(request.threshold)}"], [], []
+    parts, metrics_of, shapes = [" ".join(filter(None, [f"k{percent(request.threshold)}", pair.shown_as]))], [], []
     for letter, session, p in pair.curves(ours, request.side):
         rank = session.rank(p, request.threshold)
         parts.append(f"{letter} {session.state(p) if rank is None else rank}")
@@ -208,6 +208,23 @@ def _state(session: Session, p: Projection, entry: Entry) -> str:
     return f"{made.gauge} ({printable(kept.label if kept is not None and kept.gauge else made.label, 200)})"
 
 
+def _calibration(session: Session, p: Projection) -> tuple[list[str], list[str]]:
+    """What the file of the weighting says of a projection: what ranks are not to be believed without, and the rest."""
+    said, found = session.said, session.figures(p)
+    if said is None:
+        return [], []
+    warned = [found.sink_words] if found is not None and found.sink_words else []
+    if not said.is_split:
+        warned.append("position 0 not apart")
+    if found is None:
+        return warned, []
+    tokens = f"{found.per_feature:.1f} tokens/n"
+    held = [] if found.held is None else [f"held out {100 * found.held:.1f} %"]
+    if found.per_feature < said.enough:
+        return [*warned, f"{tokens}: too few"], held
+    return warned, [*held, tokens]
+
+
 def _single(session: Session, p: Projection, request: Request) -> Text:
     entry = session.entry(p)
     if entry is None:
@@ -218,7 +235,10 @@ def _single(session: Session, p: Projection, request: Request) -> Text:
     session.load_ranks([p], request.threshold)
     parts = [_state(session, p, entry)] if is_state(p) else []
     parts.append(f"{p.rows}x{p.cols}")
+    warned, rest = _calibration(session, p)
+    parts += warned
     parts += [f"k{percent(t)} {k}" for t in request.thresholds if (k := session.rank(p, t)) is not None]
+    parts += rest
     if entry.effective_rank is not None and entry.stable_rank is not None:
         parts.append(f"effective rank {BY_NAME['effective_rank'].written(entry.effective_rank)}")
         parts.append(f"stable rank {BY_NAME['stable_rank'].written(entry.stable_rank)}")

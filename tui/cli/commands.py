@@ -42,7 +42,7 @@ from ..drawing.console import add_columns, make_console, plain_table, say
 from ..drawing.console_tables import print_tables
 from .doctor import is_writable
 from .ending import at_end
-from .opening import open_spectra, save, say_damage, say_opened, stored_of, under, verify, wanted_of
+from .opening import lines_of, open_spectra, save, say_damage, say_opened, stored_of, under, verify, wanted_of
 
 _LINE_SECONDS = 5.0
 """Between two progress lines where stderr is no terminal."""
@@ -87,10 +87,10 @@ def scan(args: Namespace, root: Path) -> int:
             print_tables(make_console(), lenses, found, make_grid(found))
         if stored := sum(session.has(p) for p in twins):
             say(f"{stored} spectra with random signs are stored; see rankscope show {args.model} --unit k/kf")
+    for line in dict.fromkeys(line for each in models for line in lines_of(each.said)):
+        say(line)
     if session.progress is not None and (again := session.progress.again).found:
         say(solved_again(again))
-    if any(p.derived is not None and p.derived.weighting == "imatrix" for p in sound):
-        say("an imatrix has no sums of position 0 apart: where that holds most of the energy, ranks are of it alone")
     if not args.filter and (rest := left_out(model.tree)):
         say(f"{rest}: --filter '*' takes them")
     return say_failures(session, [*wanted, *twins, *noise])
@@ -155,6 +155,8 @@ def export(args: Namespace, root: Path) -> int:
     except OSError as error:
         raise InputError(f"cannot write {printable(args.output)}: {error.strerror or error}") from None
     missing = len(wanted) - len(stored)
+    for line in lines_of(session.said):
+        say(line)
     say(f"{len(stored)} spectra in {args.output}" + (f"; {missing} are not computed yet" if missing else ""))
     return 1 if missing else 0
 

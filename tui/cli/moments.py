@@ -16,7 +16,7 @@ from rich.text import Text
 from rankscope.engine.calibration.collect import HELD_OUT, Collector, Plan, make_plan, room
 from rankscope.engine.calibration.moments_file import write_moments
 from rankscope.engine.calibration.running import fed_of, length_of, load, require
-from rankscope.engine.calibration.said import ENOUGH, Figures, sink_lines
+from rankscope.engine.calibration.said import Figures, scarce_line, sink_lines
 from rankscope.engine.calibration.texts import read_text, sequences
 from rankscope.engine.catalogue.names import inner_config
 from rankscope.engine.catalogue.tree import kinds_of
@@ -89,7 +89,7 @@ class _Calibration:
 
         self.collector.run(ids, partial(tell, "sequences"))
         seen = self.collector.seen
-        total = sum(len(fed.projections) for fed in seen if all(p.expert is None for p in fed.projections))
+        total = sum(len(fed.projections) for fed, sums in seen.items() if sums.tokens)
         for done, (p, found) in enumerate(figures(self._checkpoint, seen, self._device), 1):
             with self.collector.lock:
                 self.figures[p.address] = found
@@ -178,14 +178,10 @@ def _print(calibration: _Calibration) -> None:
         held, sink = ("" if share is None else f"{100 * share:.1f} %" for share in (found.held, found.sink))
         table.add_row(Text(address), f"{found.per_feature:.1f}", str(found.k90), held, sink)
     console.print(table)
-    for line in sink_lines(figures, list(figures)):
+    for line in sink_lines(figures):
         say(line)
-    if few := [found for found in figures.values() if found.per_feature < ENOUGH]:
-        least = min(found.per_feature for found in few)
-        say(
-            f"{len(few)} projections have fewer than {ENOUGH} tokens for each input feature (the least {least:.1f}): "
-            "their ranks are too low, give more --tokens or text"
-        )
+    if scarce := scarce_line(figures.values()):
+        say(scarce)
     experts = [s for fed, s in calibration.collector.seen.items() if any(p.expert is not None for p in fed.projections)]
     if unseen := sum(not sums.tokens for sums in experts):
         say(f"{unseen} of {len(experts)} inputs of experts got no token: they are unseen, and are not weighted")

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from rankscope.engine.calibration.said import Said, sink_lines
 from rankscope.engine.catalogue.tree import Tree
 from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.compute.engine import Settings
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection
 
-from ..data.gauge import RAW, fixed
+from ..data.gauge import RAW
 from ..data.model import Model, open_model
 from ..data.phrases import UNREAD_ADVICE
 from ..data.session import CLOSE_SECONDS, Session
-from ..data.weighting import NONE, choose, notes_of, weighed
+from ..data.weighting import NONE, choose, in_state
 from ..drawing.console import say
 
 
@@ -64,19 +64,17 @@ def under(model: Model, root: Path, weight: str, pattern: str | None, gauge: str
     weighting = choose(weight, model, root, say)
     if weighting is None and gauge == RAW:
         return model
-    wanted = wanted_of(model.tree, pattern)
     try:
-        if gauge != RAW:
-            made = fixed(model, weighting, wanted)
-        else:
-            assert weighting is not None
-            made = weighed(replace(model, tree=replace(model.tree, projections=tuple(wanted))), weighting)
+        return in_state(model, weighting, gauge, wanted_of(model.tree, pattern))
     except InputError as error:
         raise InputError(f"{_options(weight, gauge)}: {error}") from None
-    if weighting is not None:
-        for note in notes_of(weighting, made.tree.projections):
-            say(note)
-    return made
+
+
+def lines_of(said: Said | None) -> Iterator[str]:
+    """What a user has to know of ranks under a file of second moments, by what that says; nothing for None."""
+    if said is not None:
+        yield from sink_lines(said.figures)
+        yield from said.lines
 
 
 def _options(weight: str, gauge: str) -> str:

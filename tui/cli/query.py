@@ -19,7 +19,7 @@ from ..data.session import Session
 from ..data.table_rows import has_twins
 from ..data.views import BY_NAME, VIEWS, taking
 from ..data.weighting import NONE
-from .opening import open_spectra, stored_of, verify, wanted_of
+from .opening import lines_of, open_spectra, stored_of, verify, wanted_of
 
 _MOST_LISTED = 20
 """Addresses that are named one by one."""
@@ -77,6 +77,7 @@ def understand(args: Namespace, root: Path) -> Asked:
         notes.append(f"{len(refused)} of them have {lacks}: {refused[0].problem}")
     if left := [p for p in wanted if why_not_balanced(p)]:
         notes.append(f"{len(left)} of them are not balanced: {left[0].address}: {why_not_balanced(left[0])}")
+    notes += lines_of(first.said)
     if pair.second is not None:
         notes += _unmatched(pair, pair.second, wanted, args)
     side = Side(args.side) if args.side else Side.RATIO if args.against else Side.A

@@ -19,6 +19,7 @@ from .columns import Columns
 from .model import Model
 
 if TYPE_CHECKING:
+    from rankscope.engine.calibration.said import Figures
     from rankscope.store.spectra import Entry, SpectraStore
     from rankscope.store.stored import Stored
 
@@ -40,6 +41,7 @@ class Known:
 
     `raw` is the model as it was opened, `model` the same or what `show` has put in its place: its projections under a
     weighting, whose name and label are `weighting`, or in the fixed gauge, of which `fixed` says what was, or both.
+    `said` is what the file of the weighting says of them beside their spectra.
     `lost` are keys whose values turned out to be damaged and that are not computed again; `when_lost` is called with
     those that reading has found, in the thread that read.
     """
@@ -66,6 +68,7 @@ class Known:
     def show(self, model: Model) -> None:
         """Show other states of the model's projections from now on: those of `weighed`, or `raw`."""
         self.model = model
+        self.said = model.said
         first = next((p.derived for p in model.tree.projections if p.rows), None)
         self.weighting = ("", "") if first is None or not first.weighting else (first.weighting, first.label)
         self.gauge = first.gauge if first is not None else ""
@@ -77,6 +80,10 @@ class Known:
     def shown_as(self) -> str:
         """The name of the weighting, of the gauge, or of both: `norm`, `fixed`, `imatrix fixed`; "" for neither."""
         return " ".join(filter(None, (self.weighting[0], self.gauge)))
+
+    def figures(self, projection: Projection) -> Figures | None:
+        """What the file of the weighting says of a projection beside its spectrum, None where it says nothing."""
+        return self.said.figures.get(projection.address) if self.said is not None else None
 
     def know(self, model: Model) -> None:
         """Have all that `show` needs of a model under a weighting worked out: of 45,000 projections it takes a second.

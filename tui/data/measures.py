@@ -5,10 +5,12 @@ Heatmap units, table columns, the compare table, `show`, CSV and plots all read 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
 
+from rankscope.engine.calibration.said import ENOUGH, SINK
 from rankscope.engine.derive.derived import is_state
 from rankscope.engine.derive.flip import flipped
 from rankscope.engine.derive.weighting import is_weighted, noise_of
@@ -38,7 +40,8 @@ class Measure:
     `needs_twin`: it needs the spectrum with random signs too, and there is none under a weighting. `needs_noise`: under
     a weighting it needs that of noise. `needs_raw`: there is one under a weighting alone, and it needs that of the
     matrix as it is. `may_be_bound`: `from_values` may tell that its number is only a lower bound. `is_unit`: the
-    heatmap can show it.
+    heatmap can show it. `words` write it where digits alone do not. `said` is the name of one that the file of a
+    weighting says, of Said.known: where none does, there is no such number.
     """
 
     name: str
@@ -57,6 +60,8 @@ class Measure:
     weighted_formula: str = ""
     may_be_bound: bool = False
     is_unit: bool = False
+    words: Callable[[float], str] | None = None
+    said: str = ""
 
     def beside(self, p: Projection) -> Projection | None:
         """Whose spectrum its number needs beside that of a projection."""
@@ -85,6 +90,8 @@ class Measure:
 
     def written(self, value: float) -> str:
         """A value as text: counts whole, the rest by `digits` after the point, None: 4 significant digits."""
+        if self.words is not None:
+            return self.words(value)
         return f"{value:#.4g}" if self.digits is None else f"{value:.{self.digits}f}"
 
     def number(self, session: Session, p: Projection, threshold: float) -> float | None:
@@ -164,6 +171,17 @@ def _provenance(name: str) -> Value:
     def read(session: Session, p: Projection, _: float) -> float | None:
         entry = session.entry(p)
         return None if entry is None else float(getattr(entry.provenance, name))
+
+    return read
+
+
+def _said(name: str, times: float = 1) -> Value:
+    """A number that the file of the weighting says of a projection."""
+
+    def read(session: Session, p: Projection, _: float) -> float | None:
+        figures = session.figures(p)
+        number = None if figures is None else getattr(figures, name)
+        return None if number is None else times * number
 
     return read
 
@@ -256,6 +274,17 @@ FILE_MEASURES = (
             _provenance("noise_floor")),
 )  # fmt: skip
 """What files have of the metric table beyond its columns: in the units of the weights, and of use to a program."""
+SAID_MEASURES = (
+    Measure("sink", "position 0", "share of position 0 in the output energy: a sink above 20 %", None,
+            _said("sink", 100), words=lambda x: f"{'sink ' * (x > 100 * SINK)}{x:.0f} %", said="sink"),
+    Measure("k90_without_position_0", "k90 without", "k90 without position 0, where that is a sink", 0,
+            _said("apart"), said="apart"),
+    Measure("held_out", "held out %", "energy of text held out that the best rank k90 of the rest keeps", 1,
+            _said("held", 100), said="held"),
+    Measure("tokens_per_feature", "tokens/n", f"tokens for each input feature; below {ENOUGH} ranks are too low", 1,
+            _said("per_feature"), said="per_feature"),
+)  # fmt: skip
+"""What a file of second moments says of projections beside their spectra."""
 BY_NAME = {measure.name: measure for measure in MEASURES}
 
 

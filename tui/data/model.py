@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from rankscope.engine.calibration.said import Said
 from rankscope.engine.catalogue.tree import Tree, build_tree, model_order
 from rankscope.engine.catalogue.whole_factors import CUT
 from rankscope.engine.checkpoint.hub import Access
@@ -19,13 +20,14 @@ from .phrases import UNREAD_ADVICE
 @dataclass(frozen=True, slots=True)
 class Model:
     """An opened model. Where its weights could not be opened but spectra of it are stored, `checkpoint` is
-    None and `reason` says why."""
+    None and `reason` says why. `said`: what the file that it is weighted by says beside its spectra, None for none."""
 
     name: str
     checkpoint: Checkpoint | None
     tree: Tree
     folder: str
     reason: str = ""
+    said: Said | None = None
 
     @property
     def warnings(self) -> tuple[str, ...]:

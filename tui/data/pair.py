@@ -10,6 +10,7 @@ from math import nan
 from typing import TYPE_CHECKING, TypeAlias
 
 from rankscope.engine.derive.flip import flipped
+from rankscope.engine.derive.weighting import CENTRED_NAME
 from rankscope.engine.spectrum import THRESHOLDS, Projection, Values
 
 from .measures import BY_NAME, MODELS_LIMITS, Measure, from_values
@@ -121,6 +122,10 @@ class Pair:
     def shown_as(self) -> str:
         """The state in which both are shown: see Known.shown_as."""
         return self.first.shown_as
+
+    def says(self, name: str) -> bool:
+        """Whether the file of the weighting says this (see Said.known) of any projection of either."""
+        return any(session.said is not None and name in session.said.known for session in self.sessions)
 
     @property
     def has_spectra(self) -> bool:
@@ -254,6 +259,12 @@ class Lens:
         """What the shade is of, where it is another measure than the number: `k90/k0`; else ""."""
         by = self.measure.shaded_by
         return BY_NAME[by].titled(self.threshold) if by and self.side is not Side.RATIO else ""
+
+    @property
+    def heading(self) -> str:
+        """The measure at the threshold, `k90`; of moments about the mean `k90 centred`, which no number is without."""
+        is_centred = self.pair.weighting == CENTRED_NAME and not self.measure.said
+        return f"{self.measure.titled(self.threshold)}{f' {CENTRED_NAME}' * is_centred}"
 
     @property
     def formula(self) -> str:

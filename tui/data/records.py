@@ -12,7 +12,7 @@ from rankscope.engine.spectrum import Derived, Projection, Values
 
 from .gauge import orders
 from .grid import Grid
-from .measures import FILE_MEASURES
+from .measures import FILE_MEASURES, SAID_MEASURES
 from .pair import Lens, Side
 from .table_rows import Field
 from .wording import percent
@@ -64,6 +64,8 @@ def of_layers(lenses: Sequence[Lens], grid: Grid) -> Iterator[dict[str, object]]
                         "unit": lens.measure.name,
                         **{name: _plain(float(of(found))) for name, of in _OF_EXPERTS.items()},
                         "projections": len(found),
+                        **_said(lens, cell),
+                        **_state_of(lens, cell[0]),
                     }
 
 
@@ -97,6 +99,7 @@ def of_curves(curves: Iterable[Curve], values: Iterable[Values]) -> Iterator[dic
                 "sigma": sigma,
                 "energy": energy,
                 "is_below_noise_floor": sigma <= floor,
+                **(_state(p.derived) if p.derived is not None else {}),
             }
 
 
@@ -118,9 +121,23 @@ def _place(lens: Lens, p: Projection) -> dict[str, object]:
         "cols": measured.cols or None,
         "state": str(session.state(there)) if there is not None else None,
         **_model(lens),
-        **(_state(there.derived) if there is not None and there.derived is not None else {}),
+        **_state_of(lens, p),
         **({"shapes_differ": lens.pair.differs_in_shape(p)} if lens.side is Side.RATIO else {}),
     }
+
+
+def _said(lens: Lens, cell: Sequence[Projection]) -> dict[str, object]:
+    """What the file of the weighting says of the projection of a cell; None of several."""
+    of = [replace(lens, measure=measure) for measure in SAID_MEASURES if lens.pair.says(measure.said)]
+    if lens.side is Side.RATIO:
+        return {}
+    return {one.measure.name: _plain(one.number(cell[0])) if len(cell) == 1 else None for one in of}
+
+
+def _state_of(lens: Lens, p: Projection) -> dict[str, object]:
+    """The state in which a projection is shown."""
+    _, there = lens.session(p)
+    return _state(there.derived) if there is not None and there.derived is not None else {}
 
 
 def _state(made: Derived) -> dict[str, object]:

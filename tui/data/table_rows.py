@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from rankscope.engine.spectrum import Projection, Values
 
-from .measures import BY_NAME
+from .measures import BY_NAME, SAID_MEASURES
 from .pair import UNEQUAL, UNKNOWN, Group, Lens, Side
 from .session import Session
 from .wording import MARKS, percent, refusal
@@ -78,7 +78,7 @@ class Field:
             return False
         if lens.side is Side.RATIO:
             return lens.bound(p) == UNKNOWN
-        if not lens.measure.exists(session.shown_as):
+        if lens.measure.said or not lens.measure.exists(session.shown_as):
             return True
         if (other := lens.measure.beside(p)) is not None:
             return lens.measure.needs_noise and session.has(other)
@@ -87,7 +87,8 @@ class Field:
 
 
 def fields_of(lens: Lens, with_twins: bool = False) -> tuple[Field, ...]:
-    """The columns: address, shape, k at the lens's thresholds, then the measures at the lens's.
+    """The columns: address, shape, k at the lens's thresholds, what the file of a weighting says beside it, then the
+    measures at the lens's.
 
     They are of the lens as it is now: another threshold or side needs other fields. `with_twins`: with those measures
     that need the spectrum with random signs.
@@ -95,6 +96,8 @@ def fields_of(lens: Lens, with_twins: bool = False) -> tuple[Field, ...]:
     found = [Field(ADDRESS, ADDRESS, "in model order"), _shape_field(lens)]
     for threshold in sorted({*lens.thresholds, lens.threshold}):
         found.append(field_of(f"k{percent(threshold)}", replace(lens, threshold=threshold, measure=BY_NAME["k"])))
+    if lens.side is not Side.RATIO:
+        found += [field_of(m.name, replace(lens, measure=m)) for m in SAID_MEASURES if lens.pair.says(m.said)]
     found_ones = (m for m in BY_NAME.values() if m.exists(lens.pair.shown_as))
     others = (m for m in found_ones if m.name != "k" and (with_twins or not m.needs_twin))
     return (*found, *(field_of(m.name, replace(lens, measure=m)) for m in others))
@@ -107,7 +110,7 @@ def _shape_field(lens: Lens) -> Field:
 
 def field_of(name: str, lens: Lens) -> Field:
     """What a lens shows, under a name."""
-    return Field(name, lens.measure.titled(lens.threshold), lens.formula, lens)
+    return Field(name, lens.heading, lens.formula, lens)
 
 
 def find_field(fields: Sequence[Field], name: str) -> Field | None:

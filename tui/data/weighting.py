@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from rankscope.engine.derive.gauge import what_is_fixed
-from rankscope.engine.derive.weighting import WEIGHED, by_moment, is_weighted, weighted
+from rankscope.engine.derive.gauge import FIXED, what_is_fixed
+from rankscope.engine.derive.weighting import CENTRED_NAME, WEIGHED, by_moment, is_weighted, weighted
 from rankscope.engine.errors import InputError, WeightsError, printable
 from rankscope.engine.spectrum import Operand, Projection
 
@@ -20,9 +20,12 @@ from .model import Model
 from .session import Session
 
 if TYPE_CHECKING:
+    from rankscope.engine.calibration.said import Said
     from rankscope.engine.moment import Form, Moment, Weighting
 
 NONE, NORM = "none", "norm"
+_CENTRED = re.compile(rf"{CENTRED_NAME}[: ]\s*(.*)", re.DOTALL)
+"""What a user writes before the name of a file whose moments are to be taken about their mean."""
 _NAMES = re.compile(r"imatrix|moments", re.IGNORECASE)
 _SUMS = re.compile(rb'\.(xx|x2|count)"')
 _HEAD = 4096
@@ -31,7 +34,8 @@ _MOST_FILES = 16
 
 
 def choose(text: str, model: Model, root: Path, tell: Callable[[str], None]) -> Weighting | None:
-    """The weighting that `none`, `norm` or the name of a file stands for; None: the weights as they are.
+    """The weighting that `none`, `norm`, the name of a file, or `centred:` and such a name stand for; None: the weights
+    as they are.
 
     `tell` hears lines that the user should know, as that the file may be of another model.
 
@@ -44,17 +48,42 @@ def choose(text: str, model: Model, root: Path, tell: Callable[[str], None]) -> 
         return _norm(model, root)
     from rankscope.engine.calibration.weighting import open_weighting
 
-    opened = open_weighting(text, model.name, model.checkpoint.config if model.checkpoint else {})
+    centred = _CENTRED.fullmatch(text)
+    file = centred[1] if centred else text
+    if centred and file in ("", NONE, NORM):
+        raise InputError(f"moments of a file can be centred, as {CENTRED_NAME}:FILE, and nothing else")
+    opened = open_weighting(file, model.name, model.checkpoint.config if model.checkpoint else {}, centred is not None)
     for line in opened.warnings:
         tell(line)
     return opened
 
 
-def notes_of(weighting: Weighting, projections: Iterable[Projection]) -> list[str]:
-    """What a file says of these projections that a user has to know of ranks under it."""
+def in_state(
+    model: Model, weighting: Weighting | None, gauge: str = RAW, wanted: Sequence[Projection] | None = None
+) -> Model:
+    """A model with its matrices, or the `wanted` ones of them, under a weighting (None: none) and in a gauge; the model
+    itself for neither. Reads what they need.
+
+    Raises:
+        InputError: see `weighed` and gauge.fixed.
+    """
+    if weighting is None and gauge == RAW:
+        return model
+    if gauge != RAW:
+        made = fixed(model, weighting, wanted)
+    else:
+        assert weighting is not None
+        tree = model.tree if wanted is None else replace(model.tree, projections=tuple(wanted))
+        made = weighed(replace(model, tree=tree), weighting)
+    return replace(made, said=_said(weighting, made.tree.projections))
+
+
+def _said(weighting: Weighting | None, projections: Iterable[Projection]) -> Said | None:
+    if weighting is None or isinstance(weighting, StoredWeighting) or weighting.name == NORM:
+        return None
     from rankscope.engine.calibration.weighting import FileWeighting
 
-    return list(weighting.notes(projections)) if isinstance(weighting, FileWeighting) else []
+    return weighting.said(projections) if isinstance(weighting, FileWeighting) else None
 
 
 def weighted_by(projections: Iterable[Projection]) -> str:
@@ -75,7 +104,7 @@ def meant(text: str, model: Model, root: Path, tell: Callable[[str], None]) -> C
     """
     if text == NONE:
         return lambda p: p.derived is None or not p.derived.weighting
-    if text in (NORM, "imatrix", "moments"):
+    if text in (NORM, "imatrix", "moments", CENTRED_NAME):
         return lambda p: p.derived is not None and p.derived.weighting == text
     weighting = choose(text, model, root, tell)
     assert weighting is not None
@@ -103,6 +132,7 @@ class StoredWeighting:
         from rankscope.store.spectra import SpectraStore
 
         self.name = name
+        self.is_centred = name == CENTRED_NAME
         self.label = label or "norm gains"
         stored = SpectraStore(root, model.folder).stored()
         projections = map(stored.projection, sorted(stored.derived(), key=stored.computed_at))
@@ -138,11 +168,12 @@ class Offer:
         """A model in this state.
 
         Raises:
-            InputError: see `choose`, `weighed` and gauge.fixed.
+            InputError: see `choose` and `in_state`.
         """
-        weighting = self.weighting(model, root, tell)
-        shown = model if weighting is None else weighed(model, weighting)
-        return fixed(model, weighting) if self.fixed else shown
+        shown = in_state(model, self.weighting(model, root, tell), FIXED if self.fixed else RAW)
+        for line in shown.said.lines if shown.said is not None else ():
+            tell(line)
+        return shown
 
     def weighting(self, model: Model, root: Path, tell: Callable[[str], None]) -> Weighting | None:
         """What it stands for; see `choose`."""

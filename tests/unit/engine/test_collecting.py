@@ -21,11 +21,12 @@ from rankscope.engine.calibration.figures import figures
 from rankscope.engine.calibration.moments import Moments, Part, read_moments
 from rankscope.engine.calibration.moments_file import write_moments
 from rankscope.engine.calibration.running import fed_of
-from rankscope.engine.calibration.said import Figures
+from rankscope.engine.calibration.said import Figures, sink_lines
 from rankscope.engine.calibration.weighting import open_weighting
 from rankscope.engine.catalogue.rules import cut
 from rankscope.engine.catalogue.tree import build_tree
 from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
+from rankscope.engine.derive.weighting import weighted
 from rankscope.engine.errors import InputError, UnseenError
 from rankscope.engine.spectrum import Projection
 from rankscope.engine.weights import host_array
@@ -307,7 +308,8 @@ def test_a_sink_has_its_rank_without_position_0(case: Callable[[str], Case], tmp
     assert made.sink > 0.9
     assert made.apart == rank(np.linalg.svd(w @ rest.T, compute_uv=False)) > made.k90 == 1
     write_moments(tmp_path / "m.safetensors", collector.seen, {}, {p.address: made})
-    lines = list(open_weighting(str(tmp_path / "m.safetensors"), "m", {}).notes(built.tree))
+    weighting = open_weighting(str(tmp_path / "m.safetensors"), "m", {})
+    lines = list(sink_lines(weighting.said([weighted(q, weighting) for q in built.tree]).figures))
     assert lines == [f"{p.address}: sink {100 * made.sink:.0f} %, k90 1, without position 0 {made.apart}"]
     assert Figures(**{name: getattr(made, name) for name in made.__slots__}) == made
 

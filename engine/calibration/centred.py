@@ -1,0 +1,45 @@
+"""Second moments about the mean, C - mu mu^T with mu = E[x], for display: what factors cost is uncentred."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+from ..errors import WeightsError, printable
+from ..moment import Moment
+from ..spectrum import Operand, Values, digest
+from .held import Held, Matrix, Order
+
+_ROUNDING = 1e-3
+"""How far mu^2 of a feature may lie above its E[x^2], in parts of it: sums in float32 round, and may count one token
+in the one and not in the other."""
+
+
+def centred_moment(held: Held, name: str, cols: int, matrix: Matrix | None, order: Order | None) -> Moment:
+    """As Held.moment, about the mean. Its digest is never that of the moment about 0.
+
+    Raises:
+        UnseenError, WeightsError: as Held.moment and Held.mean, or mean and moment are not of the same tokens.
+    """
+    moment = held.moment(name, cols, matrix, order)
+    (whole,) = moment.operands
+    assert whole.load is not None
+    mean = held.mean(name, cols, matrix, order)
+    load = partial(_less, whole.load, mean, printable(name))
+    if moment.form == "diagonal":
+        load()  # small: what cannot be used is refused before anything is computed
+    return Moment(moment.form, cols, (Operand(digest("centred", whole.digest, mean.tobytes()), load),))
+
+
+def _less(load: Callable[[], Values], mean: Values, shown: str) -> Values:
+    """What `load` gives, C or its diagonal, less mu mu^T or its diagonal."""
+    whole = load()
+    squares, means = (whole if whole.ndim == 1 else whole.diagonal()), mean * mean
+    if (means > squares * (1 + _ROUNDING)).any():
+        raise WeightsError(f"{shown} cannot be centred: its mean is larger than its second moments allow")
+    if whole.ndim == 1:
+        return np.maximum(squares - means, 0.0)
+    product: Values = np.outer(mean, mean)
+    return np.subtract(whole, product, out=product)
