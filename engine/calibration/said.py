@@ -50,8 +50,9 @@ class Figures:
 @dataclass(frozen=True, slots=True)
 class Said:
     """What a file of second moments says of a model's projections: `figures` by address, and `lines` that a user has to
-    know of all ranks under it. `is_split`: it has sums of position 0 apart. `known` are the names of what the figures
-    of any projection have. `enough`: tokens for each input feature below which ranks come out too low."""
+    know of all ranks under it. `is_split`: it has sums of position 0 apart, or is centred, where they do not matter.
+    `known` are the names of what is said of any projection: of figures, and `sink` where it is said why there is none.
+    `enough`: tokens for each input feature below which ranks come out too low."""
 
     figures: Mapping[str, Figures]
     lines: tuple[str, ...]

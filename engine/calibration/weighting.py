@@ -62,7 +62,9 @@ class FileWeighting:
         found = {p.address: made for p in projections if p.rows and not p.problem and (made := self._figures(p))}
         enough = 0 if self._held.kind == "imatrix" else ENOUGH  # it is never all of C, and needs fewer
         lines = filter(None, (self._on_position_0(), scarce_line(found.values(), enough)))
-        return Said(found, tuple(lines), self._held.is_split, names_known(found.values()), enough)
+        is_split = self.is_centred or self._held.is_split
+        known = {*names_known(found.values()), *([] if is_split else ["sink"])}
+        return Said(found, tuple(lines), is_split, known, enough)
 
     def _figures(self, p: Projection) -> Figures | None:
         """Those in the file, where they are of what is shown: uncentred, and of W without a gauge. Else the tokens."""

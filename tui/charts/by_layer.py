@@ -97,18 +97,19 @@ def at_layer(pair: Pair, request: Request, row: Row) -> list[str]:
     selected = selected_column(request.selection)
     parts = [f"layer {row.label}{f', {CENTRED_NAME}' * (pair.weighting == CENTRED_NAME)}:"]
     for column in sorted(columns, key=lambda c: c != selected):
-        found = [n for p in request.grid.cells.get((row, column), ()) if (n := lens.number(p)) is not None]
+        cell = request.grid.cells.get((row, column), ())
+        found = [n for p in cell if (n := lens.number(p)) is not None]
         if found:
-            sinks = {words for p in request.grid.cells[row, column] if (words := _sink(lens, p))}
-            parts.append(f"{column.heading} {_short(lens, median(found))}{f' ({sinks.pop()})' * (len(sinks) == 1)}")
+            parts.append(f"{column.heading} {_short(lens, median(found))}{_sink(lens, cell)}")
     return [" ".join(parts[:2]), *parts[2:]] if len(parts) > 1 else []
 
 
-def _sink(lens: Lens, p: Projection) -> str:
-    """How much of its output energy position 0 holds, and the ranks with it and without; "" where that is little."""
-    session, there = lens.session(p)
-    found = session.figures(there) if there is not None else None
-    return found.sink_words if found is not None else ""
+def _sink(lens: Lens, cell: Sequence[Projection]) -> str:
+    """Of a cell that is one projection, in brackets, how much of its output energy position 0 holds, and its ranks with
+    it and without; "" where that is little."""
+    session, there = lens.session(cell[0])
+    found = session.figures(there) if len(cell) == 1 and there is not None else None
+    return f" ({found.sink_words})" if found is not None and found.sink_words else ""
 
 
 def _short(lens: Lens, number: float) -> str:

@@ -18,6 +18,7 @@ from rankscope.engine.spectrum import Projection, Values
 from ..data.measures import BY_NAME
 from ..data.pair import Lens, Pair, Side
 from ..data.session import Session, State
+from ..data.table_rows import NOT_APART
 from ..data.views import View
 from ..data.wording import percent
 from .by_layer import at_layer, layer_columns, ranges, selected_row
@@ -215,7 +216,7 @@ def _calibration(session: Session, p: Projection) -> tuple[list[str], list[str]]
         return [], []
     warned = [found.sink_words] if found is not None and found.sink_words else []
     if not said.is_split:
-        warned.append("position 0 not apart")
+        warned.append(f"position 0 {NOT_APART}")
     if found is None:
         return warned, []
     tokens = f"{found.per_feature:.1f} tokens/n"

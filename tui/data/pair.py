@@ -263,7 +263,7 @@ class Lens:
     @property
     def heading(self) -> str:
         """The measure at the threshold, `k90`; of moments about the mean `k90 centred`, which no number is without."""
-        is_centred = self.pair.weighting == CENTRED_NAME and not self.measure.said
+        is_centred = self.pair.weighting == CENTRED_NAME and not (self.measure.said or self.measure.name == "k*")
         return f"{self.measure.titled(self.threshold)}{f' {CENTRED_NAME}' * is_centred}"
 
     @property
