@@ -17,11 +17,12 @@ Floats = NDArray[np.float32]
 
 class Stats(NamedTuple):
     """What the tool keeps of a tensor: sums of squares of shape (matrices, input features), and tokens by matrix; a
-    single number for a dense stack.
+    single number for a dense stack. `plain` are the sums of x that newer versions keep too.
     """
 
     sums: Floats
     counts: Sequence[float]
+    plain: Floats | None = None
 
 
 def stats(cols: int, counts: Sequence[int] = (1000,), *, matrices: int = 0, seed: int = 0) -> Stats:
@@ -44,10 +45,11 @@ def write_gguf(
     writer.add_uint32("imatrix.chunk_size", chunk_size)
     for key, text in said.items():
         writer.add_string(f"general.{key}", text)
-    for name, (sums, counts) in sorted(held.items()):
+    for name, (sums, counts, plain) in sorted(held.items()):
         writer.add_tensor(f"{name}.in_sum2", sums.reshape(len(counts), -1))
         writer.add_tensor(f"{name}.counts", np.array(counts, np.float32).reshape(-1, 1))
-        writer.add_tensor(f"{name}.in_sum", sums.reshape(len(counts), -1))
+        if plain is not None:
+            writer.add_tensor(f"{name}.in_sum", plain.reshape(len(counts), -1))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -56,13 +58,13 @@ def write_gguf(
 
 
 def chunks(held: Mapping[str, Stats], chunk_size: int) -> int:
-    return int(np.nanmax([max(counts) for _, counts in held.values()]) // chunk_size)
+    return int(np.nanmax([max(counts) for _, counts, _ in held.values()]) // chunk_size)
 
 
 def legacy(held: Mapping[str, Stats], *, chunk_size: int = 512, trailer: bool = True) -> bytes:
     """As `save_imatrix_legacy`, in the same steps of float32."""
     out = [struct.pack("<i", len(held))]
-    for name, (sums, counts) in sorted(held.items()):
+    for name, (sums, counts, _) in sorted(held.items()):
         calls = int(-(-max(counts) // chunk_size))
         count = np.repeat(np.array(counts, np.float32), sums.size // len(counts))
         value = np.where(count == 0, np.float32(1), sums.reshape(-1))
@@ -78,7 +80,7 @@ def legacy(held: Mapping[str, Stats], *, chunk_size: int = 512, trailer: bool = 
 def converted(held: Mapping[str, Stats], *, chunk_size: int = 512) -> dict[str, Stats]:
     """What the tool keeps of a legacy file that it has read: one count for all experts (`load_imatrix_legacy`)."""
     found = {}
-    for name, (sums, counts) in held.items():
+    for name, (sums, counts, _) in held.items():
         calls = int(-(-max(counts) // chunk_size))
         single = legacy({name: Stats(sums, counts)}, chunk_size=chunk_size, trailer=False)
         values = np.frombuffer(single[-4 * sums.size :], "<f4")

@@ -67,11 +67,15 @@ class Told:
         self.has_spectra = True
         self.weighting = ("", "")
         self.shown_as = self.gauge = ""
+        self.said = None
 
     @property
     def columns(self) -> Columns:
         """Made anew each time: nobody says what has changed here."""
         return Columns(self.model.tree.projections)
+
+    def figures(self, _: Projection) -> None:
+        return None
 
     def sampled(self, projections: Iterable[Projection]) -> list[Projection]:
         return sample(projections, self.experts)

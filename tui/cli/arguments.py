@@ -110,7 +110,10 @@ def _add_show(parser: argparse.ArgumentParser) -> None:
     )
 
 
-_WEIGHTS = "as they are (none), by the gains of their norms (norm), or by an imatrix or moments FILE"
+_WEIGHTS = (
+    "as they are (none), by the gains of their norms (norm), by an imatrix or moments FILE, or for display by "
+    "centred:FILE, about the mean of the inputs"
+)
 
 
 def _add_weight(parser: argparse.ArgumentParser) -> None:
@@ -221,7 +224,7 @@ def rm(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weight",
         metavar="W",
-        help="only the spectra under a weighting: none, norm, imatrix, moments, or an imatrix or moments FILE",
+        help="only the spectra under a weighting: none, norm, imatrix, moments, centred, or FILE or centred:FILE",
     )
 
 

@@ -66,6 +66,18 @@ GLOSSARY = (
         "spikes are blank. A chart of one projection shows the raw curve dim, the weights as they are.",
     ),
     (
+        "position 0",
+        "The first token of a text may hold nearly all of the output energy. Above 20 % it is a sink, and k90 without "
+        "is the k90 of the other tokens. A file of moments says it, an imatrix cannot.",
+    ),
+    ("held out", "Energy of text that the moments are not of, kept by the best approximation of rank k90 under them."),
+    ("tokens/n", "Tokens that the moments are of, for each input feature: below 8 ranks come out too low."),
+    (
+        "centred",
+        "Under C - mu mu^T, mu = E[x] the mean of the input (:weight centred:FILE): what varies between tokens. For "
+        "display: what factors cost is uncentred.",
+    ),
+    (
         "gauge",
         "The same function written by other weights (v): gains of norms folded into what they feed, and the neurons of "
         "an MLP scaled so that the row of up is as long as the column of down.",

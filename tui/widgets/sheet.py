@@ -62,9 +62,10 @@ class Sheet(TopPane, inherit_bindings=False):
 
     @property
     def lines_needed(self) -> int:
-        """Lines that show every row, with header, foot, border and scroll bar."""
-        bar = self._widths and sum(self._widths) >= self.size.width
-        return self.row_count + HEADER + FOOTER + BORDER + bool(bar)
+        """Lines that show every row, with header, foot, border and scroll bar, which there may be until widths are
+        known: a row behind it would not be seen."""
+        bar = not self._widths or sum(self._widths) >= self.size.width
+        return self.row_count + HEADER + FOOTER + BORDER + bar
 
     def lay_out(self, row: int, column: int) -> None:
         """There are other rows or columns: measure, put the cursor there, and draw."""

@@ -199,6 +199,44 @@ def test_experts_have_the_sums_of_their_own_tokens_and_one_without_is_unseen(
     assert {2} <= unseen < {p.expert for p in experts}
 
 
+@pytest.mark.parametrize("name", ["mixtral", "gpt_oss"])
+def test_figures_of_experts_are_those_of_their_own_tokens(name: str, case: Callable[[str], Case]) -> None:
+    """k90 of W diag(E[x^2])^1/2, and what the best approximation of that rank keeps under the squares held out."""
+    built = case(name)
+    collector = Collector(built.model, built.plan()[0])
+    collector.run(built.ids, lambda *_: None)
+    found = {p.address: made for p, made in figures(built.checkpoint, collector.seen, "cpu")}
+    stacks = [m for m in built.model.modules() if type(m).__name__.endswith("Experts")]
+    parts = halves(given_by_sequence(built))
+    asked = 0
+    for p in (p for p in built.tree if p.expert is not None):
+        squares = {}
+        for part, given in parts.items():
+            calls = [g[stacks[p.layer or 0]][0] for g in given]
+            taken = [(rows, (routes == p.expert).any(1)) for rows, routes in calls if routes is not None]
+            x = np.concatenate([rows[mine] for rows, mine in taken])
+            x = x if p.role != "down" else inside(stacks[p.layer or 0], p.expert or 0, x)
+            squares[part] = len(x), (x**2).sum(0)
+            if part == "seen":
+                is_first = np.concatenate([np.flatnonzero(mine) == 0 for _, mine in taken])
+                first = (x[is_first] ** 2).sum(0)
+        tokens, seen = squares["seen"]
+        if not tokens:
+            assert p.address not in found
+            continue
+        made, w = found[p.address], built.matrix(p)
+        u, sigma, _ = np.linalg.svd(w * np.sqrt(seen), full_matrices=False)
+        assert (made.tokens, made.cols, made.k90) == (tokens, p.cols, rank(sigma))
+        if is_first.any():
+            assert made.sink == pytest.approx(((w**2) @ first).sum() / (sigma**2).sum(), rel=1e-4)
+        count, held = squares["held"]
+        kept = u[:, : rank(sigma)].T @ w
+        share = ((kept**2) @ held).sum() / ((w**2) @ held).sum() if count else None
+        assert made.held == (None if share is None else pytest.approx(share, abs=1e-4))
+        asked += count > 0
+    assert asked
+
+
 def around_expert_2(_: nn.Module, __: Any, answer: Any) -> Any:
     """What a router answers, with another expert in the place of 2."""
     *before, chosen = answer
