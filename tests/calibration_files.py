@@ -17,12 +17,11 @@ Floats = NDArray[np.float32]
 
 class Stats(NamedTuple):
     """What the tool keeps of a tensor: sums of squares of shape (matrices, input features), and tokens by matrix; a
-    single number for a dense stack. `plain` are the sums of x that newer versions keep too.
+    single number for a dense stack.
     """
 
     sums: Floats
     counts: Sequence[float]
-    plain: Floats | None = None
 
 
 def stats(cols: int, counts: Sequence[int] = (1000,), *, matrices: int = 0, seed: int = 0) -> Stats:
@@ -34,9 +33,15 @@ def stats(cols: int, counts: Sequence[int] = (1000,), *, matrices: int = 0, seed
 
 
 def write_gguf(
-    file: Path, held: Mapping[str, Stats], *, chunk_size: int = 512, data_sets: Sequence[str] = (), **said: str
+    file: Path,
+    held: Mapping[str, Stats],
+    *,
+    chunk_size: int = 512,
+    data_sets: Sequence[str] = (),
+    plain: Mapping[str, Floats] | None = None,
+    **said: str,
 ) -> Path:
-    """As `save_imatrix` of tools/imatrix/imatrix.cpp."""
+    """As `save_imatrix` of tools/imatrix/imatrix.cpp, with the `plain` sums of x that newer versions keep too."""
     writer = gguf.GGUFWriter(str(file), "", endianess=gguf.GGUFEndian.LITTLE)
     writer.kv_data[0].pop("general.architecture", None)
     writer.add_type("imatrix")
@@ -45,11 +50,11 @@ def write_gguf(
     writer.add_uint32("imatrix.chunk_size", chunk_size)
     for key, text in said.items():
         writer.add_string(f"general.{key}", text)
-    for name, (sums, counts, plain) in sorted(held.items()):
+    for name, (sums, counts) in sorted(held.items()):
         writer.add_tensor(f"{name}.in_sum2", sums.reshape(len(counts), -1))
         writer.add_tensor(f"{name}.counts", np.array(counts, np.float32).reshape(-1, 1))
         if plain is not None:
-            writer.add_tensor(f"{name}.in_sum", plain.reshape(len(counts), -1))
+            writer.add_tensor(f"{name}.in_sum", plain[name].reshape(len(counts), -1))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -58,13 +63,13 @@ def write_gguf(
 
 
 def chunks(held: Mapping[str, Stats], chunk_size: int) -> int:
-    return int(np.nanmax([max(counts) for _, counts, _ in held.values()]) // chunk_size)
+    return int(np.nanmax([max(counts) for _, counts in held.values()]) // chunk_size)
 
 
 def legacy(held: Mapping[str, Stats], *, chunk_size: int = 512, trailer: bool = True) -> bytes:
     """As `save_imatrix_legacy`, in the same steps of float32."""
     out = [struct.pack("<i", len(held))]
-    for name, (sums, counts, _) in sorted(held.items()):
+    for name, (sums, counts) in sorted(held.items()):
         calls = int(-(-max(counts) // chunk_size))
         count = np.repeat(np.array(counts, np.float32), sums.size // len(counts))
         value = np.where(count == 0, np.float32(1), sums.reshape(-1))
@@ -80,7 +85,7 @@ def legacy(held: Mapping[str, Stats], *, chunk_size: int = 512, trailer: bool = 
 def converted(held: Mapping[str, Stats], *, chunk_size: int = 512) -> dict[str, Stats]:
     """What the tool keeps of a legacy file that it has read: one count for all experts (`load_imatrix_legacy`)."""
     found = {}
-    for name, (sums, counts, _) in held.items():
+    for name, (sums, counts) in held.items():
         calls = int(-(-max(counts) // chunk_size))
         single = legacy({name: Stats(sums, counts)}, chunk_size=chunk_size, trailer=False)
         values = np.frombuffer(single[-4 * sums.size :], "<f4")

@@ -126,12 +126,12 @@ def test_few_tokens_are_warned_of_wherever_ranks_are_shown(tmp_path: Path, cli: 
 
 def imatrix(tmp_path: Path, *, plain: bool) -> Path:
     """As llama.cpp writes them today, or without sums of x."""
-    held = {}
+    held, signed = {}, {}
     for address, name in ((UP, "blk.0.ffn_up.weight"), (DOWN, "blk.0.ffn_down.weight")):
         x = inputs(address)
-        signed = x.sum(0).astype(np.float32)[None] if plain else None
-        held[name] = Stats((x**2).sum(0).astype(np.float32)[None], (TOKENS,), signed)
-    return write_gguf(tmp_path / f"{plain}.imatrix", held)
+        signed[name] = x.sum(0).astype(np.float32)[None]
+        held[name] = Stats((x**2).sum(0).astype(np.float32)[None], (TOKENS,))
+    return write_gguf(tmp_path / f"{plain}.imatrix", held, plain=signed if plain else None)
 
 
 def test_an_imatrix_is_said_to_be_whole(tmp_path: Path, cli: Run, arrays: Arrays) -> None:
