@@ -97,9 +97,8 @@ async def test_an_imatrix_is_said_to_be_whole(files: Path, root: Path) -> None:
         assert "not apart" in seen.pane("table")[1]
 
 
-@pytest.mark.parametrize("size", [SMALL, HUGE])
-async def test_centred_ranks_are_never_without_the_word(files: Path, root: Path, size: tuple[int, int]) -> None:
-    async with exploring(files / "m", root, size) as seen:
+async def test_centred_ranks_are_never_without_the_word(files: Path, root: Path) -> None:
+    async with exploring(files / "m", root, SMALL) as seen:
         await seen.press("colon")
         await seen.type(f"weight centred {files / 'm.moments'}")
         await seen.sees("m  weighted by centred moments m.moments")

@@ -16,6 +16,9 @@ from cli_models import HIDDEN, INNER, Arrays, addresses, lapack, tensor_name, th
 from cli_process import Run
 from numpy.typing import NDArray
 
+from rankscope.tui.data.model import open_model
+from rankscope.tui.data.weighting import StoredWeighting, choose
+
 Array = NDArray[np.float64]
 DOWN, UP = "layers.0.mlp.down", "layers.0.mlp.up"
 TOKENS, FIRST = 400, 8
@@ -145,9 +148,7 @@ def test_an_imatrix_is_said_to_be_whole(tmp_path: Path, cli: Run, arrays: Arrays
 
 
 @pytest.mark.parametrize("kind", ["xx", "x2", "imatrix"])
-def test_centred_ranks_are_of_the_covariance_and_never_without_the_word(
-    tmp_path: Path, cli: Run, arrays: Arrays, kind: str
-) -> None:
+def test_centred_ranks_are_of_the_covariance(tmp_path: Path, cli: Run, arrays: Arrays, kind: str) -> None:
     file = imatrix(tmp_path, plain=True) if kind == "imatrix" else plain(tmp_path, [UP, DOWN], kind=kind)
     centred, filtered = f"centred:{file}", ("--filter", "*.mlp.[ud]*")
     cli("scan", tmp_path / "m", "--weight", file, *filtered)
@@ -163,6 +164,13 @@ def test_centred_ranks_are_of_the_covariance_and_never_without_the_word(
         assert row["sigma_max"] == pytest.approx(sigma[0], rel=1e-5)
         assert row["sigma_max"] < before[row["address"]]["sigma_max"]
     assert len(rows) == 2
+
+
+def test_centred_ranks_are_never_without_the_word(tmp_path: Path, cli: Run, arrays: Arrays) -> None:
+    del arrays
+    file, filtered = plain(tmp_path, [UP, DOWN]), ("--filter", "*.mlp.[ud]*")
+    centred = f"centred:{file}"
+    cli("scan", tmp_path / "m", "--weight", file, "--weight", centred, *filtered)
     shown = ("show", tmp_path / "m", "--weight", centred, *filtered)
     titles = [line for line in cli(*shown).out.splitlines() if line.startswith("k")]
     assert [" ".join(line.split()[:2]) for line in titles] == ["k60 centred:", "k80 centred:", "k90 centred:"]
@@ -175,13 +183,9 @@ def test_centred_ranks_are_of_the_covariance_and_never_without_the_word(
         assert {row["weighting"] for row in printed} == {"centred"}
     for one in ("spectrum", "energy", "layers"):
         assert "centred" in cli(*shown[:4], "--filter", DOWN, "--view", one).out.splitlines()[-1]
-    assert json.loads(cli("ls", "--json").out)["weighted"] == {"centred": 2, file_kind(kind): 2}
+    assert json.loads(cli("ls", "--json").out)["weighted"] == {"centred": 2, "moments": 2}
     assert cli("rm", tmp_path / "m", "--weight", "centred").code == 0
-    assert json.loads(cli("ls", "--json").out)["weighted"] == {file_kind(kind): 2}
-
-
-def file_kind(kind: str) -> str:
-    return "imatrix" if kind == "imatrix" else "moments"
+    assert json.loads(cli("ls", "--json").out)["weighted"] == {"moments": 2}
 
 
 def test_what_cannot_be_centred_is_one_line(tmp_path: Path, cli: Run, arrays: Arrays) -> None:
@@ -203,3 +207,39 @@ def test_what_cannot_be_centred_is_one_line(tmp_path: Path, cli: Run, arrays: Ar
     assert "its mean is larger than its second moments allow" in refused
     for other in ("none", "norm", ""):
         assert "as centred:FILE" in cli("show", tmp_path / "m", "--weight", f"centred:{other}").error
+
+
+def test_figures_of_something_else_are_left_out(tmp_path: Path, cli: Run, arrays: Arrays) -> None:
+    named = (tmp_path / "m", "--filter", DOWN, "--weight", tmp_path / "m.moments")
+    for wrong in (
+        {"cols": 0}, {"cols": -40}, {"sink": float("nan")}, {"k90": "many"}, {"tokens": True}, {"new": 1},
+        {"cols": HIDDEN},
+    ):  # fmt: skip
+        made = json.dumps({DOWN: figures(arrays, DOWN) | wrong})
+        write_moments(tmp_path / "m.moments", sums(DOWN), figures=made)
+        if wrong == {"cols": 0}:
+            cli("scan", *named)
+        shown = cli("show", *named, "--view", "table")
+        assert shown.code == 0
+        assert "sink" not in shown.out
+        assert re.search(rf"{DOWN} .* 10\.0 ", shown.out)  # tokens / n, from the count
+
+
+def test_a_weighting_says_whether_it_is_centred(tmp_path: Path, arrays: Arrays) -> None:
+    """Plans and factors are of uncentred moments alone, and ask it."""
+    del arrays
+    model, file = open_model(str(tmp_path / "m"), tmp_path / "store"), plain(tmp_path, [DOWN])
+    made = [choose(text, model, tmp_path, print) for text in (f"centred:{file}", f"centred {file}", str(file), "norm")]
+    assert [weighting.is_centred for weighting in made if weighting is not None] == [True, True, False, False]
+    assert StoredWeighting(model, tmp_path / "store", "centred").is_centred
+
+
+def test_the_fixed_gauge_has_no_figures_of_another_matrix(tmp_path: Path, cli: Run, arrays: Arrays, held: Path) -> None:
+    """Balancing scales the rows of up, whose k90 and shares are then others; down's spectrum stays."""
+    del arrays
+    write_llama(tmp_path / "m", 1, changes={"model.layers.0.post_attention_layernorm.weight": np.ones(HIDDEN)})
+    named = (tmp_path / "m", "--weight", held, "--filter", "layers.0.mlp.*", "--gauge", "fixed")
+    assert cli("scan", *named).code == 0
+    rows = csv.DictReader(io.StringIO(cli("show", *named, "--view", "table", "--csv").out))
+    known = {row["role"]: (bool(row["sink"]), bool(row["held_out"]), bool(row["tokens_per_feature"])) for row in rows}
+    assert known == {"gate": (True, True, True), "up": (False, False, True), "down": (True, True, True)}
