@@ -139,8 +139,8 @@ class Entries:
         """The rows of spectra that are a projection's in a gauge alone, under no weighting."""
         if self._tables.parents is None:
             return []
-        gauges, names = (self._index.list_of(name) for name in ("gauge", "weighting"))
-        return [row for row in self.derived if gauges[row] and not names[row]]
+        further, gauges, names = (self._index.list_of(name) for name in ("further", "gauge", "weighting"))
+        return [row for row in self.derived if gauges[row] and not names[row] and not further[row]]
 
     def order(self, row: int) -> tuple[int, str]:
         """What says which of two results of a key counts, the larger: its generation, and when it was computed."""

@@ -72,9 +72,24 @@ class NormWeighting:
         norm = self.norms.feeding(projection)
         if norm is None:
             return inputs
-        gain = self._read(norm.gain, projection, 1.0) + norm.plus_one * (norm.gain is not None)
-        through: Values = gain[:, None] * inputs
+        through: Values = self._gain(norm, projection)[:, None] * inputs
         return through - through.mean(axis=0) if norm.centred else through
+
+    def signed(self, projection: Projection, inputs: Values) -> Values:
+        """The same of directions in the fixed gauge, where the gain of an RMS norm is folded in without its sign, that
+        of a LayerNorm with its sign and without the mean.
+
+        Raises:
+            WeightsError: as `moment`.
+        """
+        norm = self.norms.feeding(projection)
+        if norm is None or norm.centred:
+            return inputs
+        turned: Values = np.sign(self._gain(norm, projection))[:, None] * inputs
+        return turned
+
+    def _gain(self, norm: Norm, projection: Projection) -> Values:
+        return self._read(norm.gain, projection, 1.0) + norm.plus_one * (norm.gain is not None)
 
     def _made(self, norm: Norm, projection: Projection) -> Moment:
         gain = self._read(norm.gain, projection, 1.0)

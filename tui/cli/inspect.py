@@ -17,7 +17,9 @@ from rankscope.engine.compute.events import Event
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection
 
-from ..data.directions import Facts, facts, frame_of, lines, record, sentence, wanted_for
+from ..data.direction_records import record
+from ..data.direction_words import lines, sentence
+from ..data.directions import facts, frame_of, known_of, wanted_for
 from ..data.model import Model, open_model
 from ..data.session import CLOSE_SECONDS, Session
 from ..drawing.console import add_columns, make_console, plain_table
@@ -75,23 +77,14 @@ def _named(model: Model, address: str) -> Projection:
     return found
 
 
-def _known(asked: Asked) -> list[Facts]:
-    """Of what the filter leaves, in model order, where directions are stored."""
-    session = asked.lens.pair.first
-    frame = frame_of(session.raw)
-    found = [facts(session, p, frame) for p in asked.projections]
-    known = [each for each in found if each is not None]
-    if not known:
-        raise InputError("no directions are computed of these: run  rankscope inspect MODEL ADDRESS")
-    return known
-
-
 def print_directions(console: Console, asked: Asked, _: Namespace) -> None:
     """A line for each projection whose directions are stored."""
     table = plain_table(console)
-    add_columns(table, "address", "s1/s2", "outputs", "inputs", "what it is")
-    for each in _known(asked):
-        ratio = "" if each.ratio is None else f"{each.ratio:.2f}"
+    add_columns(table, "address", "s1/s2", "fixed", "cosine", "outputs", "inputs", "what it is")
+    for each in known_of(asked.lens.pair.first, asked.projections):
+        cosine = None if each.fixed is None else each.fixed.cosine
+        numbers = ["" if n is None else f"{n:.2f}" for n in (each.ratio, each.ratio_fixed, cosine)]
         sides = [f"{side.participation:.1f}" for side in (each.outputs, each.inputs)]
-        table.add_row(*(Text(cell) for cell in (each.projection.address, ratio, *sides, sentence(each))))
+        table.add_row(*(Text(cell) for cell in (each.projection.address, *numbers, *sides, sentence(each))))
     console.print(table)
+    console.print(Text("fixed: s1/s2 in the fixed gauge; cosine: of the first direction there and as it is"))

@@ -97,6 +97,8 @@ def _check(args: Namespace) -> None:
         raise InputError("--rank with --csv goes with --view table: the CSV of a chart has a line for every rank")
     if args.view == "gauge" and (args.against or args.weight != NONE):
         raise InputError("--view gauge is of one model and of its weights alone: leave out --against and --weight")
+    if args.view == "directions" and args.against:
+        raise InputError("--view directions is of one model: leave out --against")
     if args.side and not args.against:
         raise InputError("--side is for two models: name the second with --against MODEL")
 
