@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from .direction_words import sentence
 from .directions import Facts, Neighbour, Side
+
+if TYPE_CHECKING:
+    from rankscope.engine.derive.tokens import TokenEnds
 
 
 def record(known: Facts) -> dict[str, object]:
@@ -33,6 +38,17 @@ def _side_record(side: Side) -> dict[str, object]:
         {"channel": c.channel, "share": c.share, "norm": c.norm, "over_median": c.over_median} for c in side.carriers
     ]
     return {"size": side.size, "participation": side.participation, "carriers": carriers}
+
+
+def token_record(ends: TokenEnds) -> dict[str, object]:
+    """The tokens at both ends as JSON has them."""
+    return {
+        "vector": ends.vector,
+        "matrix": ends.matrix,
+        "note": "a reading aid; the sign of a direction is arbitrary",
+        "unnamed": ends.unnamed or None,
+        "ends": [[{"token": t.number, "text": t.text, "score": t.score} for t in end] for end in (ends.high, ends.low)],
+    }
 
 
 def row(known: Facts) -> dict[str, object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,8 +12,13 @@ from rankscope.engine.spectrum import Projection
 
 from .directions import Facts, Side
 
+if TYPE_CHECKING:
+    from rankscope.engine.derive.tokens import Token, TokenEnds
+
 _ONE, _FEW = 1.5, 8.0
 """Participation below which a direction is one channel, and below which its channels are named."""
+_TOKEN = 22
+"""Characters of a token's text."""
 
 
 def sentence(known: Facts) -> str:
@@ -82,6 +88,21 @@ def lines(known: Facts) -> Iterator[str]:
 def _angle(cosine: float, chance: float) -> str:
     degrees = float(np.degrees(np.arccos(cosine)))
     return f"cosine {cosine:.2f}, {degrees:.0f} degrees (chance {chance:.2f})"
+
+
+def token_lines(ends: TokenEnds) -> Iterator[str]:
+    """The tokens at both ends of a direction, in lines of at most 74 characters but for a reason that is longer."""
+    yield f"a reading aid: tokens at the two ends of {ends.vector}, by rows of {ends.matrix}"
+    yield "the sign of a direction is arbitrary: neither end is the positive one"
+    if ends.unnamed:
+        yield f"numbers of tokens, not texts: {ends.unnamed}"
+    for one, other in zip(ends.high, ends.low, strict=True):
+        yield f"{_token(one):<37}{_token(other)}".rstrip()
+
+
+def _token(token: Token) -> str:
+    text = f"#{token.number}" if token.text is None else f"'{printable(token.text, _TOKEN)}'"
+    return f"{token.score:>+10.3g}  {text}"
 
 
 def _side_lines(side: Side, name: str) -> Iterator[str]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rankscope.engine.checkpoint.open import Checkpoint
     from rankscope.engine.derive.fixing import Gauge
     from rankscope.engine.derive.norm_weighting import NormWeighting
+    from rankscope.engine.derive.tokens import TokenEnds
 
 PLANE = 1.05
 """Below this sigma_1 / sigma_2 the first two directions are told apart by little: the words speak of their plane."""
@@ -179,6 +180,23 @@ def known_of(session: Session, projections: Iterable[Projection]) -> list[Facts]
     if not known:
         raise InputError("no directions are computed of these: run  rankscope inspect MODEL ADDRESS")
     return known
+
+
+def tokens_of(session: Session, projection: Projection, frame: Frame | None) -> TokenEnds:
+    """The tokens at the ends of the stored first direction of a projection as it is. Reads files.
+
+    Raises:
+        WeightsError: it has none, or they cannot be had.
+    """
+    row = directions_of(projection)
+    if frame is None:
+        raise WeightsError("the weights are not at hand: no tokens can be named")
+    numbers = session.read([row.key]).get(row.key)
+    if numbers is None or not numbers[0]:
+        raise WeightsError("a matrix of zeros has no first direction")
+    from rankscope.engine.derive.tokens import token_ends
+
+    return token_ends(frame.checkpoint, frame.gains, projection, unpacked(row, numbers))
 
 
 def _rows(session: Session, projection: Projection) -> list[Projection]:

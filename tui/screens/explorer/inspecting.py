@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ...data.directions import Facts, Frame  # numpy: the first screen stands without
 
 READING = "reading what is stored"
+TOKENS = "the tokens at its ends:  rankscope inspect MODEL ADDRESS --tokens"
 COMPUTING = "computing the leading directions of it and of its neighbours"
 
 
@@ -111,9 +112,12 @@ class Inspector:
 
     def _write(self, projection: Projection, found: Facts) -> None:
         if self._open is not None and self._shown is not None and self._shown[1] is projection:
+            from rankscope.engine.derive.directions import READS, WRITES
+
             from ...data.direction_words import lines
 
-            self._open.write(list(lines(found))[1:])
+            hint = [] if found.projection.role not in READS + WRITES else ["", TOKENS]
+            self._open.write([*list(lines(found))[1:], *hint])
 
     def _closed(self, _: None) -> None:
         self._shown = self._open = self._frame = None
