@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rankscope.engine.spectrum import Projection, Run, Source
+from rankscope.engine.spectrum import DIRECTIONS, Projection, Run, Source
 
 from .columns import DERIVED_INDEX, GENERATION, INDEX, METRICS, PARENT, RUN, SOURCE, Columns, Table
 from .entry import Entry
@@ -125,6 +125,14 @@ class Entries:
         """The rows of sign-flipped twins."""
         found: list[int] = np.flatnonzero(self._index.stored("null") != b"").tolist()
         return found
+
+    @cached_property
+    def directions(self) -> list[int]:
+        """The rows that are leading directions, not spectra."""
+        if self._tables.parents is None:
+            return []
+        formulas = self._index.list_of("formula")
+        return [row for row in self.derived if formulas[row].partition("_")[0] == DIRECTIONS]
 
     @cached_property
     def weightings(self) -> dict[int, tuple[str, str]]:

@@ -11,6 +11,7 @@ from app_looking import HUGE, SMALL, View, exploring
 from app_models import LLAMA, llama_weights, save_model
 
 LAYERS = 3
+LAST_UNIT = ("j",) * 8
 UP = "model.layers.1.mlp.up_proj.weight"
 
 
@@ -73,6 +74,33 @@ async def test_why_there_is_none_is_said(tmp_path: Path, root: Path) -> None:
         await select(view, "layers.1.mlp.up")
         await view.press("i")
         await view.sees("the weights hold NaN or infinite values")
+
+
+async def test_participation_is_a_unit_where_directions_are_stored(model: Path, root: Path) -> None:
+    async with exploring(model, root, SMALL) as view:
+        await view.press("u")
+        assert "partic.u_1" not in view.text
+        await view.press("escape")
+        await select(view, "layers.1.mlp.up")
+        await view.press("i")
+        await view.sees("one neuron: output 17, ")
+        await view.press("escape", "u")
+        assert "partic.u_1" in view.text
+        await view.press(*LAST_UNIT, "enter", "3", "escape")
+        await view.sees("1 / sum u^4", "1.0", "0/21")
+        look, state = view.app.explorer.look, view.app.explorer.state
+        places = {p.address: place for place, (p,) in state.grid.cells.items()}
+        texts = {address: look.cell(*place).text for address, place in places.items()}
+        assert texts["layers.1.mlp.up"] == "1.0"
+        assert {texts[f"layers.{n}.mlp.down"] for n in range(LAYERS)} == {"."}
+        await select(view, "layers.2.mlp.down")
+        await view.press("i")
+        await view.sees("of 48 carry it")
+        await view.press("escape")
+        await view.until(lambda: look.cell(*places["layers.2.mlp.down"]).text != ".", "what was just computed")
+    async with exploring(model, root, SMALL) as view:
+        await view.press("u", *LAST_UNIT, "enter", "3")
+        await view.sees("1 / sum u^4", "1.0")
 
 
 async def test_without_its_fixed_gauge_it_is_shown(tmp_path: Path, root: Path) -> None:

@@ -128,7 +128,7 @@ def test_how_far_the_fixed_gauge_turns_it(cli: Run, tmp_path: Path, address: str
     assert found["plane"] is False
     assert found["fixed_cosine"] == pytest.approx(abs(before @ after) / np.linalg.norm(before), abs=1e-5)
     said = cli("inspect", tmp_path / "m", address).out
-    assert f"in the fixed gauge: cosine {found['fixed_cosine']:.2f}, " in said
+    assert f"fixing the gauge turns it: cosine {found['fixed_cosine']:.2f}, " in said
     (listed,) = cli("ls", "--json").rows
     assert (listed["spectra"], listed["fixed"]) == (0, 0)  # none of it is a spectrum
 
@@ -229,6 +229,26 @@ def test_the_list_as_csv(cli: Run, tmp_path: Path) -> None:
     assert rows[UP.replace("1", "0", 1)]["before_cosine"] == ""
     two = cli("show", tmp_path / "m", "--view", "directions", "--against", tmp_path / "m")
     assert two.error.endswith("--view directions is of one model: leave out --against")
+
+
+def test_the_heatmap_shows_how_many_outputs_carry_it(cli: Run, tmp_path: Path) -> None:
+    write_llama(tmp_path / "m")
+    unit = ("show", tmp_path / "m", "--unit", "u1_participation")
+    assert cli(*unit).error.endswith(f"are computed of these: run  rankscope inspect {tmp_path / 'm'} ADDRESS")
+    wanted = {name: record(cli, tmp_path / "m", name)["outputs"]["participation"] for name in (KEY, UP)}
+    for state in ((), ("--weight", "norm"), ("--gauge", "fixed")):
+        ran = cli(*unit, "--csv", *state)
+        rows = {row["address"]: row["u1_participation"] for row in csv.DictReader(io.StringIO(ran.out))}
+        assert len(rows) == 14
+        assert {name: float(number) for name, number in rows.items() if number and name in wanted} == wanted
+        assert sum(bool(number) for number in rows.values()) == 4  # and the neighbours'
+        assert "10 of 14 are not computed yet" in ran.err
+    shown = cli(*unit).out
+    assert f"{wanted[UP]:.1f}" in shown
+    assert cli("show", tmp_path / "m", "--view", "gauge", "--unit", "u1_participation").code == 2
+    two = cli(*unit, "--csv", "--against", tmp_path / "m")
+    ratios = {row["address"]: row["u1_participation"] for row in csv.DictReader(io.StringIO(two.out))}
+    assert (ratios[KEY], ratios["layers.0.mlp.down"]) == ("1", "")
 
 
 def test_what_cannot_be_had_is_one_line(cli: Run, tmp_path: Path) -> None:

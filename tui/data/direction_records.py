@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .carriers import Side
 from .direction_words import sentence
-from .directions import Facts, Neighbour, Side
+from .directions import Facts, Neighbour
 
 if TYPE_CHECKING:
     from rankscope.engine.derive.tokens import TokenEnds

@@ -10,7 +10,8 @@ import numpy as np
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection
 
-from .directions import Facts, Side
+from .carriers import Side
+from .directions import Facts
 
 if TYPE_CHECKING:
     from rankscope.engine.derive.tokens import Token, TokenEnds
@@ -68,7 +69,7 @@ def lines(known: Facts) -> Iterator[str]:
     yield f"{printable(p.address)}  {p.rows} x {p.cols}"
     yield sentence(known)
     if known.fixed is not None and known.fixed.cosine is not None:
-        yield f"in the fixed gauge: {_angle(known.fixed.cosine, known.fixed.chance)} to itself as it is"
+        yield f"fixing the gauge turns it: {_angle(known.fixed.cosine, known.fixed.chance)}"
     yield ""
     energy = f"   output energy{' under ' + known.weighting if known.weighting else ''}" if known.energies else ""
     yield f"   {'sigma':>10}   of sigma_1{energy}"

@@ -14,6 +14,7 @@ from rankscope.engine.derive.weighting import WEIGHED, can_be_made, is_weighted
 from rankscope.engine.errors import InputError, WeightsError
 from rankscope.engine.spectrum import Projection, Values
 
+from .carriers import Side, is_plane, side_of
 from .model import Model
 from .session import Session
 
@@ -22,31 +23,6 @@ if TYPE_CHECKING:
     from rankscope.engine.derive.fixing import Gauge
     from rankscope.engine.derive.norm_weighting import NormWeighting
     from rankscope.engine.derive.tokens import TokenEnds
-
-PLANE = 1.05
-"""Below this sigma_1 / sigma_2 the first two directions are told apart by little: the words speak of their plane."""
-_CARRIERS = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Carrier:
-    """A channel that carries a direction: its number, its share u_i^2 of it, and the norm of its row or column with how
-    many times the median that is (None where the median is 0)."""
-
-    channel: int
-    share: float
-    norm: float
-    over_median: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Side:
-    """One end of a direction, of `size` outputs or inputs. `participation` is 1 / sum u^4: 1 where one channel holds
-    all of it, `size` where all hold as much. `carriers` are those with the largest shares, descending."""
-
-    size: int
-    participation: float
-    carriers: tuple[Carrier, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +191,7 @@ def facts(session: Session, shown: Projection, frame: Frame | None) -> Facts | N
     if own is None:
         return None
     found = unpacked(rows[0], own)
-    size = 2 if _is_plane(found) else 1
+    size = 2 if is_plane(found) else 1
     angles = []
     for row in rows[1:]:
         if row.key in read and frame is not None:
@@ -227,8 +203,8 @@ def facts(session: Session, shown: Projection, frame: Frame | None) -> Facts | N
         energies=tuple(_energies(session, shown, found, frame)),
         weighting=shown.derived.weighting if shown.derived is not None else "",
         is_plane=size == 2,
-        outputs=_side(found.left[:, :size], found.row_norms),
-        inputs=_side(found.right[:, :size], found.column_norms),
+        outputs=side_of(found.left[:, :size], found.row_norms),
+        inputs=side_of(found.right[:, :size], found.column_norms),
         neighbours=tuple(angles),
         fixed=None if frame is None else _fixed(session, projection, found, frame),
     )
@@ -255,20 +231,6 @@ def _fixed(session: Session, projection: Projection, found: Directions, frame: F
 
 def _kind(p: Projection) -> tuple[object, ...]:
     return p.tower, p.block, p.role, p.expert
-
-
-def _is_plane(found: Directions) -> bool:
-    return len(found.values) > 1 and 0 < found.values[0] < PLANE * found.values[1]
-
-
-def _side(vectors: Values, norms: Values) -> Side:
-    shares = (vectors**2).mean(axis=1)
-    median = float(np.median(norms))
-    best = np.argsort(-shares, kind="stable")[:_CARRIERS].tolist()
-    carriers = [
-        Carrier(n, float(shares[n]), float(norms[n]), float(norms[n]) / median if median else None) for n in best
-    ]
-    return Side(len(shares), float(1 / (shares**2).sum()), tuple(carriers))
 
 
 def _energies(session: Session, shown: Projection, found: Directions, frame: Frame | None) -> Iterator[float]:
@@ -324,7 +286,7 @@ def _cosine(one: Values, other: Values) -> float:
 
 def _in_residual(projection: Projection, found: Directions, folded: Callable[[Projection, Values], Values]) -> Values:
     """The first direction, or both of a plane, in the residual stream, where `folded` takes directions among inputs."""
-    size = 2 if _is_plane(found) else 1
+    size = 2 if is_plane(found) else 1
     if projection.role in WRITES:
         return found.left[:, :size]
     return folded(projection, found.right[:, :size])

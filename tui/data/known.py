@@ -17,6 +17,7 @@ from rankscope.engine.spectrum import THRESHOLDS, Projection, Values
 
 from .columns import Columns
 from .model import Model
+from .participation import Participations
 
 if TYPE_CHECKING:
     from rankscope.store.spectra import Entry, SpectraStore
@@ -60,6 +61,7 @@ class Known:
         self._facts: dict[str, dict[str, Fact]] = {}
         self._twins: dict[str, str] = {}  # key of a twin with random signs -> that of its projection
         self._noises: dict[str, Projection] = {}  # by the key of a projection under a weighting
+        self._participations = Participations()
         self._beside: dict[str, set[str]] = {}  # by the key of what numbers need beside their own: theirs
         self.show(model)
 
@@ -127,6 +129,8 @@ class Known:
                 self._entries.setdefault(key)  # what `apply` has put there is newer
         for key in self._index.twins():
             self._know_twin(self._index.projection(key))
+        for key in self._index.directions():
+            self._participations.know(self._index.projection(key))
         self.columns.changed(None)
         self.lost |= {entry.projection.key for entry in self.store.lost()} - self._entries.keys()
 
@@ -187,6 +191,7 @@ class Known:
         for key in keys:
             for known in (self._entries, self._ranks, self._null_ranks, self._facts):
                 known.pop(key, None)
+            self._participations.forget(key)
 
     def verify(self, keys: Iterable[str]) -> None:
         """Read the values of the stored ones among these keys, to find what is damaged."""
@@ -262,6 +267,28 @@ class Known:
                     floor = entry.provenance.noise_floor
                     self._facts[p.key] = {name: of(values[p.key], p, floor) for name, of in wanted.items()}
             self.columns.changed(values)
+
+    @property
+    def has_directions(self) -> bool:
+        """Whether the leading directions of anything are stored."""
+        return bool(self._participations.matrices(self._entries))
+
+    def participation(self, projection: Projection) -> float | None:
+        """How many outputs carry the first direction of a projection, as known since load_participations."""
+        return self._participations.number(projection)
+
+    def load_participations(self, projections: Sequence[Projection]) -> None:
+        """Know it of those of the projections whose directions are stored. Reads files."""
+        unread = self._participations.unread(self._entries.keys())
+        wanted = [p for p in projections if p.parents[0].key in unread]
+        for start in range(0, len(wanted), _BATCH):
+            batch = wanted[start : start + _BATCH]
+            self._participations.take(batch, unread, self.read([unread[p.parents[0].key] for p in batch]))
+            self._tell(p.parents[0].key for p in batch)
+
+    def without_participation(self) -> set[str]:
+        """The keys of projections of which it can be read and was not."""
+        return self.with_weighted(set(self._participations.unread(self._entries.keys())))
 
     def entry(self, projection: Projection) -> Entry | None:
         """What is stored of a projection."""
@@ -344,6 +371,10 @@ class Known:
         """These keys, and those of the projections under the weighting shown that compare with what is among them."""
         return keys.union(*(self._beside[key] for key in keys & self._beside.keys()))
 
+    def with_directed(self, keys: set[str]) -> set[str]:
+        """These keys, and those of the matrices whose directions are among them."""
+        return keys | self._participations.matrices(keys)
+
     def with_parents(self, keys: set[str]) -> set[str]:
         """These keys, and those of the projections whose twins with random signs are among them."""
         return keys | {self._twins[key] for key in keys & self._twins.keys()}
@@ -358,11 +389,17 @@ class Known:
         """Another spectrum is stored of a key."""
         for known in (self._values, self._ranks, self._null_ranks, self._facts):
             known.pop(key, None)
+        self._participations.forget(key)
         self._tell((key,))
 
     def _tell(self, keys: Iterable[str]) -> None:
         """Something else is known of these keys: so it may be of the numbers that they are in."""
-        self.columns.changed(self.with_weighted(set(keys)))
+        self.columns.changed(self.with_weighted(self.with_directed(set(keys))))
+
+    def _know_further(self, p: Projection) -> None:
+        """Take in whose twin or whose directions a stored one is."""
+        self._participations.know(p)
+        self._know_twin(p)
 
     def _know_twin(self, p: Projection) -> None:
         """Where this is the twin of one of the model's projections: whose. Naming every twin of 45,000 takes 0.4 s."""

@@ -95,7 +95,7 @@ def fields_of(lens: Lens, with_twins: bool = False) -> tuple[Field, ...]:
     found = [Field(ADDRESS, ADDRESS, "in model order"), _shape_field(lens)]
     for threshold in sorted({*lens.thresholds, lens.threshold}):
         found.append(field_of(f"k{percent(threshold)}", replace(lens, threshold=threshold, measure=BY_NAME["k"])))
-    found_ones = (m for m in BY_NAME.values() if m.exists(lens.pair.shown_as))
+    found_ones = (m for m in BY_NAME.values() if m.exists(lens.pair.shown_as) and not m.needs_directions)
     others = (m for m in found_ones if m.name != "k" and (with_twins or not m.needs_twin))
     return (*found, *(field_of(m.name, replace(lens, measure=m)) for m in others))
 
