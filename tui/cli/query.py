@@ -58,11 +58,7 @@ def understand(args: Namespace, root: Path) -> Asked:
     wanted = wanted_of(first.model.tree, args.filter)
     if args.view == "compare" and len(wanted) > MOST_MARKS:
         raise InputError(f"{len(wanted)} projections: name at most {MOST_MARKS} to compare with --filter GLOB")
-    if measure.needs_twin and first.shown_as:
-        option = "--weight" if args.weight != NONE else "--gauge"
-        raise InputError(f"{measure.name} is of the weights as they are: leave out {option}")
-    if measure.needs_raw and not first.shown_as:
-        raise InputError(f"{measure.name} compares with the weights as they are: name a weighting with --weight")
+    _check_state(measure, first, args)
     stored = wanted
     if measure.needs_directions:
         stored = _with_directions(first, wanted, args)
@@ -107,6 +103,14 @@ def _check(args: Namespace) -> None:
         raise InputError("--side is for two models: name the second with --against MODEL")
 
 
+def _check_state(measure: Measure, session: Session, args: Namespace) -> None:
+    if measure.needs_twin and session.shown_as:
+        option = "--weight" if args.weight != NONE else "--gauge"
+        raise InputError(f"{measure.name} is of the weights as they are: leave out {option}")
+    if measure.needs_raw and not session.shown_as:
+        raise InputError(f"{measure.name} compares with the weights as they are: name a weighting with --weight")
+
+
 def _with_directions(session: Session, wanted: list[Projection], args: Namespace) -> list[Projection]:
     """Those of which the participation of the first direction is known. Reads files.
 
@@ -114,7 +118,7 @@ def _with_directions(session: Session, wanted: list[Projection], args: Namespace
         InputError: of none.
     """
     session.load_participations(wanted)
-    found = [p for p in wanted if session.participation(p) is not None]
+    found = [p for p in wanted if session.participations.number(p) is not None]
     if not found:
         name = printable(args.model)
         raise InputError(f"no directions are computed of these: run  rankscope inspect {name} ADDRESS")

@@ -42,7 +42,7 @@ class Known:
     `raw` is the model as it was opened, `model` the same or what `show` has put in its place: its projections under a
     weighting, whose name and label are `weighting`, or in the fixed gauge, of which `fixed` says what was, or both.
     `lost` are keys whose values turned out to be damaged and that are not computed again; `when_lost` is called with
-    those that reading has found, in the thread that read.
+    those that reading has found, in the thread that read. `participations` are known since load_participations.
     """
 
     def __init__(self, model: Model, root: Path) -> None:
@@ -61,7 +61,7 @@ class Known:
         self._facts: dict[str, dict[str, Fact]] = {}
         self._twins: dict[str, str] = {}  # key of a twin with random signs -> that of its projection
         self._noises: dict[str, Projection] = {}  # by the key of a projection under a weighting
-        self._participations = Participations()
+        self.participations = Participations()
         self._beside: dict[str, set[str]] = {}  # by the key of what numbers need beside their own: theirs
         self.show(model)
 
@@ -130,7 +130,7 @@ class Known:
         for key in self._index.twins():
             self._know_twin(self._index.projection(key))
         for key in self._index.directions():
-            self._participations.know(self._index.projection(key))
+            self.participations.know(self._index.projection(key))
         self.columns.changed(None)
         self.lost |= {entry.projection.key for entry in self.store.lost()} - self._entries.keys()
 
@@ -191,7 +191,7 @@ class Known:
         for key in keys:
             for known in (self._entries, self._ranks, self._null_ranks, self._facts):
                 known.pop(key, None)
-            self._participations.forget(key)
+            self.participations.forget(key)
 
     def verify(self, keys: Iterable[str]) -> None:
         """Read the values of the stored ones among these keys, to find what is damaged."""
@@ -271,24 +271,20 @@ class Known:
     @property
     def has_directions(self) -> bool:
         """Whether the leading directions of anything are stored."""
-        return bool(self._participations.matrices(self._entries))
-
-    def participation(self, projection: Projection) -> float | None:
-        """How many outputs carry the first direction of a projection, as known since load_participations."""
-        return self._participations.number(projection)
+        return bool(self.participations.matrices(self._entries))
 
     def load_participations(self, projections: Sequence[Projection]) -> None:
         """Know it of those of the projections whose directions are stored. Reads files."""
-        unread = self._participations.unread(self._entries.keys())
+        unread = self.participations.unread(self._entries.keys())
         wanted = [p for p in projections if p.parents[0].key in unread]
         for start in range(0, len(wanted), _BATCH):
             batch = wanted[start : start + _BATCH]
-            self._participations.take(batch, unread, self.read([unread[p.parents[0].key] for p in batch]))
+            self.participations.take(batch, unread, self.read([unread[p.parents[0].key] for p in batch]))
             self._tell(p.parents[0].key for p in batch)
 
     def without_participation(self) -> set[str]:
         """The keys of projections of which it can be read and was not."""
-        return self.with_weighted(set(self._participations.unread(self._entries.keys())))
+        return self.with_weighted(set(self.participations.unread(self._entries.keys())))
 
     def entry(self, projection: Projection) -> Entry | None:
         """What is stored of a projection."""
@@ -371,10 +367,6 @@ class Known:
         """These keys, and those of the projections under the weighting shown that compare with what is among them."""
         return keys.union(*(self._beside[key] for key in keys & self._beside.keys()))
 
-    def with_directed(self, keys: set[str]) -> set[str]:
-        """These keys, and those of the matrices whose directions are among them."""
-        return keys | self._participations.matrices(keys)
-
     def with_parents(self, keys: set[str]) -> set[str]:
         """These keys, and those of the projections whose twins with random signs are among them."""
         return keys | {self._twins[key] for key in keys & self._twins.keys()}
@@ -389,16 +381,17 @@ class Known:
         """Another spectrum is stored of a key."""
         for known in (self._values, self._ranks, self._null_ranks, self._facts):
             known.pop(key, None)
-        self._participations.forget(key)
+        self.participations.forget(key)
         self._tell((key,))
 
     def _tell(self, keys: Iterable[str]) -> None:
         """Something else is known of these keys: so it may be of the numbers that they are in."""
-        self.columns.changed(self.with_weighted(self.with_directed(set(keys))))
+        told = set(keys)
+        self.columns.changed(self.with_weighted(told | self.participations.matrices(told)))
 
     def _know_further(self, p: Projection) -> None:
         """Take in whose twin or whose directions a stored one is."""
-        self._participations.know(p)
+        self.participations.know(p)
         self._know_twin(p)
 
     def _know_twin(self, p: Projection) -> None:

@@ -128,7 +128,7 @@ class ExplorerState:
 
     def known_as(self, session: Session, keys: set[str]) -> set[str]:
         """The keys, in the first model, of what changed in a session; twins and directions change theirs."""
-        keys = session.with_weighted(session.with_directed(keys) if self.lens.measure.needs_directions else keys)
+        keys = session.with_weighted(keys | session.participations.matrices(keys))
         return self.pair.known_as(session, session.with_parents(keys) if self.lens.measure.needs_twin else keys)
 
     def say(self, text: str) -> None:
