@@ -22,7 +22,8 @@ THRESHOLDS = (0.6, 0.8, 0.9, 0.95, 0.99)
 DEFAULT_THRESHOLDS = THRESHOLDS[:3]
 """Those of the reference notebook."""
 DIRECTIONS = "directions"
-"""The formula of the rows that hold not singular values alone, but the leading ones with their vectors."""
+"""The formula of the rows that hold not singular values alone, but the leading ones with their vectors. Of a matrix in
+the fixed gauge `_` and the formula that makes it follow."""
 LEADING = 8
 """How many of these."""
 
@@ -134,7 +135,7 @@ class Projection:
     @property
     def is_directions(self) -> bool:
         """Whether what is computed are its leading directions (engine/derive/directions.py) instead of all values."""
-        return self.derived is not None and self.derived.formula == DIRECTIONS
+        return self.derived is not None and self.derived.formula.partition("_")[0] == DIRECTIONS
 
     @property
     def stored_count(self) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rankscope.engine.spectrum import Projection, Run, Source
+from rankscope.engine.spectrum import DIRECTIONS, Projection, Run, Source
 
 from .columns import DERIVED_INDEX, GENERATION, INDEX, METRICS, PARENT, RUN, SOURCE, Columns, Table
 from .entry import Entry
@@ -127,6 +127,14 @@ class Entries:
         return found
 
     @cached_property
+    def directions(self) -> list[int]:
+        """The rows that are leading directions, not spectra."""
+        if self._tables.parents is None:
+            return []
+        formulas = self._index.list_of("formula")
+        return [row for row in self.derived if formulas[row].partition("_")[0] == DIRECTIONS]
+
+    @cached_property
     def weightings(self) -> dict[int, tuple[str, str]]:
         """Name and label of the weighting by the rows of spectra that are a projection's under one."""
         if self._tables.parents is None:
@@ -139,8 +147,8 @@ class Entries:
         """The rows of spectra that are a projection's in a gauge alone, under no weighting."""
         if self._tables.parents is None:
             return []
-        gauges, names = (self._index.list_of(name) for name in ("gauge", "weighting"))
-        return [row for row in self.derived if gauges[row] and not names[row]]
+        further, gauges, names = (self._index.list_of(name) for name in ("further", "gauge", "weighting"))
+        return [row for row in self.derived if gauges[row] and not names[row] and not further[row]]
 
     def order(self, row: int) -> tuple[int, str]:
         """What says which of two results of a key counts, the larger: its generation, and when it was computed."""

@@ -79,7 +79,8 @@ shape (rows, cols) in its row of /parents; /directions[offset : offset + count] 
 k = min(8, rows, cols) and count = k (1 + rows + cols) + rows + cols: k singular values, descending, in the units of the
 weights; k left vectors of `rows` numbers each; k right vectors of `cols` numbers each; the norms of all rows; those of
 all columns. /rank_table holds nothing. error_bound bounds |W v - sigma u| and |W^T u - sigma v|, before the rounding to
-float32. The other columns are as in files of format versions 1 and 2. Text is UTF-8, padded with NUL.
+float32. Where formula is directions_ and another formula, W is what that makes of the matrices in /parents, see files
+of format version 2. The other columns are as in files of format versions 1 and 2. Text is UTF-8, padded with NUL.
 """
 _GENERATION_PROSE = """\
 generation: of several rows of one key the highest generation counts, and of these the newest computed_at.

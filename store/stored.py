@@ -97,6 +97,10 @@ class Stored(Mapping[str, Entry]):
         """The keys of sign-flipped twins."""
         return {key for key, _, _ in self._counting(entries.twins for entries in self._files)}
 
+    def directions(self) -> set[str]:
+        """The keys of leading directions."""
+        return {key for key, _, _ in self._counting(entries.directions for entries in self._files)}
+
     def weightings(self) -> dict[str, tuple[str, str]]:
         """By the keys of projections under a weighting its name and label."""
         found = self._counting(entries.weightings for entries in self._files)

@@ -35,6 +35,11 @@ _ROUTER = re.compile(
 )
 # The names of Meta's own files, beside which no config.json says a model_type.
 _META = re.compile(r"^(?:attention\.w[qkvo]|feed_forward\.(?:experts\.)?w[123])$")
+_FINAL = (
+    *("norm", "ln_f", "final_layer_norm", "final_layernorm", "final_norm", "norm_f", "output_norm", "layer_norm"),
+    "ln_final",
+)
+"""What the norm behind the last layer is called."""
 _MLPS = frozenset(("mlp", "expert", "shared_expert"))
 
 
@@ -89,13 +94,44 @@ class Norms:
         block = "expert" if projection.block == "other" and _ROUTER.search(place.path) else projection.block
         if block in ("other", "lora"):
             raise _refusal(projection, "no norm is known to feed it")
+        family, row = self._row(projection, place)
+        if (written := _written(row, block, projection.role, stands.words[-1])) == UNKNOWN:
+            raise _refusal(projection, f"no norm is known to feed it in {printable(family)}")
+        return self._first(stands, row.kind, written)
+
+    def final(self, projection: Projection) -> Norm:
+        """The norm behind the last of the layers that a projection stands in, before the unembedding.
+
+        Raises:
+            WeightsError: it is not known which that is.
+        """
+        name = projection.tensor
+        place = locate(name) or locate_in(name, frozenset(numbered(name)))
+        if place is None:
+            raise _refusal(projection, "it stands in no layer")
+        _, row = self._row(projection, place)
+        found = {}
+        for module in self._modules:
+            parent, _, leaf = module.rpartition(".")
+            is_around = not parent or f"{place.prefix}.".startswith(f"{parent}.")
+            if leaf in _FINAL and is_around and (norm := self._norm(module, row.kind)):
+                found[module] = len(parent), -_FINAL.index(leaf), norm
+        if not found and row.fed.get("in") == BARE:
+            return Norm("", None, None, False, "layer" in row.kind)
+        if not found:
+            raise _refusal(projection, "no final norm is known, which stands before the unembedding")
+        norm = max(found.values(), key=lambda each: each[:2])[2]
+        if norm.bias and not norm.centred:
+            raise _refusal(projection, f"{printable(norm.path)} has a bias, as no RMS norm has")
+        return norm
+
+    def _row(self, projection: Projection, place: Place) -> tuple[str, Row]:
+        """The family of the tower that a projection stands in, and what is known of its norms."""
         family = self._family(place.prefix) or ("llama" if _META.search(place.path) else "")
         row = _row_of(family, self._alone)
         if row is None:
             raise _refusal(projection, f"no norms are known for {printable(family) or 'a model without model_type'}")
-        if (written := _written(row, block, projection.role, stands.words[-1])) == UNKNOWN:
-            raise _refusal(projection, f"no norm is known to feed it in {printable(family)}")
-        return self._first(stands, row.kind, written)
+        return family, row
 
     def _family_of(self, prefix: str) -> str:
         config = inner_config(self._config, prefix)

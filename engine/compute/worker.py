@@ -128,13 +128,15 @@ class Solver:
         """Its leading directions, packed."""
         import numpy as np
 
-        from ..derive.directions import packed
+        from ..derive.directions import matrix_behind, packed
         from ..solvers import leading
 
         start = time.perf_counter()
-        (parent,) = projection.parents
-        matrix = _part(parent, job.part(parent).weights)
-        found = leading.leading_triplets(matrix.T if parent.transposed else matrix, LEADING, self.device)
+        behind = matrix_behind(projection)
+        matrix = self._matrix(behind, job)
+        self._checks.pop(behind.key, None)
+        self._zeros.pop(behind.key, None)
+        found = leading.leading_triplets(matrix.T if behind.transposed else matrix, LEADING, self.device)
         norm = float(np.linalg.norm(found.row_norms))
         seconds = time.perf_counter() - start
         by = Provenance(norm, found.solver, leading.VERSION, "float64", found.residual, 0.0, found.device, seconds)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,8 @@ from .derived import derive
 
 Stored = NDArray[np.float32]
 
+READS, WRITES = ("query", "key", "value", "gate", "up"), ("output", "down")
+"""Roles whose inputs, and whose outputs, are channels of the residual stream."""
 _VERSION = 1
 _SMALLEST, _LARGEST = 1e-30, 1e30
 
@@ -32,9 +34,22 @@ class Directions:
 
 
 def directions_of(projection: Projection) -> Projection:
-    """The leading directions of a projection of a checkpoint: a further row at its address."""
-    made = Derived(DIRECTIONS, _VERSION, f"first {LEADING} directions", is_further=True, parents=(projection,))
+    """The leading directions of a projection, of a checkpoint or in the fixed gauge: a further row at its address."""
+    label, state = f"first {LEADING} directions", projection.derived
+    if state is None:
+        return derive(projection, Derived(DIRECTIONS, _VERSION, label, is_further=True, parents=(projection,)))
+    formula, label = f"{DIRECTIONS}_{state.formula}", f"{label} in the {state.gauge} gauge"
+    made = Derived(formula, _VERSION, label, True, state.parents, state.operands, "", state.gauge)
     return derive(projection, made)
+
+
+def matrix_behind(directions: Projection) -> Projection:
+    """The projection whose directions these are."""
+    made = directions.derived
+    assert made is not None
+    if made.formula == DIRECTIONS:
+        return made.parents[0]
+    return replace(directions, derived=replace(made, formula=made.formula.removeprefix(f"{DIRECTIONS}_")))
 
 
 def packed(found: Triplets) -> Stored:

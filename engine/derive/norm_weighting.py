@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -73,9 +74,36 @@ class NormWeighting:
         norm = self.norms.feeding(projection)
         if norm is None:
             return inputs
-        gain = self._read(norm.gain, projection, 1.0) + norm.plus_one * (norm.gain is not None)
-        through: Values = gain[:, None] * inputs
+        through: Values = self._gain(norm, projection)[:, None] * inputs
         return through - through.mean(axis=0) if norm.centred else through
+
+    def signed(self, projection: Projection, inputs: Values) -> Values:
+        """The same of directions in the fixed gauge, where the gain of an RMS norm is folded in without its sign, that
+        of a LayerNorm with its sign and without the mean.
+
+        Raises:
+            WeightsError: as `moment`.
+        """
+        norm = self.norms.feeding(projection)
+        if norm is None or norm.centred:
+            return inputs
+        turned: Values = np.sign(self._gain(norm, projection))[:, None] * inputs
+        return turned
+
+    def unfolded(self, projection: Projection, outputs: Values) -> Values:
+        """Directions among the outputs of a projection, (rows, k), as the final norm hands them to the unembedding, but
+        for its length: behind a LayerNorm without their mean, then times the gain.
+
+        Raises:
+            WeightsError: it is not known which norm is the final one, or its numbers do not fit.
+        """
+        norm = self.norms.final(projection)
+        gain = self._gain(norm, replace(projection, cols=len(outputs)))
+        through: Values = gain[:, None] * (outputs - outputs.mean(axis=0) if norm.centred else outputs)
+        return through
+
+    def _gain(self, norm: Norm, projection: Projection) -> Values:
+        return self._read(norm.gain, projection, 1.0) + norm.plus_one * (norm.gain is not None)
 
     def _made(self, norm: Norm, projection: Projection) -> Moment:
         gain = self._read(norm.gain, projection, 1.0)

@@ -124,6 +124,14 @@ class Format(Protocol):
         """
         return ""
 
+    def vocabulary(self, file: Path) -> dict[int, str]:  # noqa: ARG002 - most files hold weights alone
+        """The texts of the tokens that a file of a format that stands alone lists, by their numbers; {} for none.
+
+        Raises:
+            InputError: the file cannot be read or is malformed.
+        """
+        return {}
+
     def quantisation(self, tensors: Iterable[Tensor]) -> str:  # noqa: ARG002 - as above
         """The type of its own that most weights are stored in, "" where there is none."""
         return ""

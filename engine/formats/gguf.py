@@ -26,6 +26,7 @@ from .gguf_blocks import BlockStack, gguf_matrix
 from .guarded import open_regular
 from .parts import is_part
 from .tensor import FileStamp, Stored, Tensor, identify, read_bytes, read_plain
+from .vocabulary import readable
 
 # ggml type number: (name, weights in a block, bytes of a block); held against the gguf package by a test.
 GGML_TYPES = {
@@ -54,6 +55,7 @@ _CONFIG_NAMES = {
     "expert_count": "num_experts",
 }
 
+_TOKENS, _TOKENIZER = "tokenizer.ggml.tokens", "tokenizer.ggml.model"
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _MAX_DIMS = 8
@@ -171,6 +173,19 @@ class Gguf(Format):
                 sizes[tensor.dtype] += math.prod(tensor.shape)
         quantised = {name: size for name, size in sizes.items() if name not in TORCH_NAMES}
         return max(quantised, key=quantised.__getitem__) if quantised else ""
+
+    def vocabulary(self, file: Path) -> dict[int, str]:
+        """See Format; a part of a split model but the first lists none."""
+        found: dict[str, Any] = {}
+        with _mapped(file) as (data, _):
+            walk, _, count = _opening(data, file)
+            for _ in range(count):
+                name = walk.string()
+                value = walk.value(walk.take("I"), texts=name == _TOKENS)
+                if name in (_TOKENS, _TOKENIZER):
+                    found[name] = value
+        texts = found.get(_TOKENS)
+        return readable(enumerate(texts if isinstance(texts, list) else ()), by_bytes=found.get(_TOKENIZER) == "gpt2")
 
     def bytes_on(self, device: str, tensor: Tensor) -> int:
         """See Format; blocks become float32, those of a stack one matrix at a time (see BlockStack)."""

@@ -314,7 +314,10 @@ def test_marks_are_told_apart_in_the_fewest_words() -> None:
 
 
 def test_no_measure_but_those_of_the_menu_is_a_unit() -> None:
-    names = "k percent k/k0 k/kf k/k* k/raw effective_rank stable_rank sigma_1"
+    names = "k percent k/k0 k/kf k/k* k/raw effective_rank stable_rank sigma_1 u1_participation"
+    assert [unit.name for unit in units(has_directions=False)] == [
+        name for name in names.split() if name not in ("k/raw", "u1_participation")
+    ]
     assert [unit.name for unit in units()] == [name for name in names.split() if name != "k/raw"]
     assert [unit.name for unit in units("norm")] == [name for name in names.split() if name != "k/kf"]
     for name in {measure.name for measure in MEASURES} - set(names.split()) | {"zzz"}:

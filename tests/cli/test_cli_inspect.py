@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import shutil
 from pathlib import Path
@@ -91,9 +93,6 @@ def test_energy_under_a_weighting_is_that_of_w_itself(cli: Run, tmp_path: Path, 
     sums = moment if form == "xx" else np.diag(moment)
     save_file({f"{name}.{form}": sums.copy(), f"{name}.count": np.array([200], np.float32)}, tmp_path / "c.safetensors")
     c = {"xx": moment / 200.0, "x2": np.diag(np.diag(moment)) / 200.0, "norm": np.diag(gain.astype(float) ** 2)}[form]
-    if form == "xx":  # the trace is not known before the weighted spectrum is
-        assert record(cli, tmp_path / "m", UP, "--weight", weight)["output_energy"] == []
-        assert cli("scan", tmp_path / "m", "--weight", weight, "--filter", UP).code == 0
     found = record(cli, tmp_path / "m", UP, "--weight", weight)
     weights = arrays[name].astype(np.float64)
     _, sigma, right = svd(weights)
@@ -101,7 +100,37 @@ def test_energy_under_a_weighting_is_that_of_w_itself(cli: Run, tmp_path: Path, 
         sigma[:8] ** 2 * np.einsum("ik,ij,jk->k", right[:, :8], c, right[:, :8]) / np.trace(weights @ c @ weights.T)
     )
     np.testing.assert_allclose(found["output_energy"], wanted, rtol=2e-4)
+    if form == "xx":  # of the stored spectrum under it, where the weights are gone
+        assert cli("scan", tmp_path / "m", "--weight", weight, "--filter", UP).code == 0
+        shutil.rmtree(tmp_path / "m")
+        stored = record(cli, tmp_path / "m", UP, "--weight", weight)["output_energy"]
+        np.testing.assert_allclose(stored, wanted, rtol=2e-4)
     assert "of the output energy under " in found["sentence"]
+
+
+@pytest.mark.parametrize("address", [KEY, UP, DOWN])
+def test_how_far_the_fixed_gauge_turns_it(cli: Run, tmp_path: Path, address: str) -> None:
+    rng = np.random.default_rng(6)
+    gains = {name: rng.standard_normal(HIDDEN).astype(np.float32) for name in ("input", "post_attention")}
+    changes = {f"model.layers.{n}.{name}_layernorm.weight": gain for n in range(2) for name, gain in gains.items()}
+    for name, shape in ((KEY, (12, HIDDEN)), (UP, (INNER, HIDDEN)), (DOWN, (HIDDEN, INNER))):
+        changes[tensor_name(name)] = with_spectrum([9.0], *shape)
+    arrays = {name: a.astype(float) for name, a in write_llama(tmp_path / "m", changes=changes).items()}
+    key, up, down = (arrays[tensor_name(name)] for name in (KEY, UP, DOWN))
+    folded = up * gains["post_attention"]
+    scales = np.sqrt(np.linalg.norm(down, axis=0) / np.linalg.norm(folded, axis=1))
+    before, after = {
+        KEY: (svd(key)[2][:, 0] * gains["input"], svd(key * gains["input"])[2][:, 0]),
+        UP: (svd(up)[2][:, 0] * gains["post_attention"], svd(folded * scales[:, None])[2][:, 0]),
+        DOWN: (svd(down)[0][:, 0], svd(down / scales)[0][:, 0]),
+    }[address]
+    found = record(cli, tmp_path / "m", address)
+    assert found["plane"] is False
+    assert found["fixed_cosine"] == pytest.approx(abs(before @ after) / np.linalg.norm(before), abs=1e-5)
+    said = cli("inspect", tmp_path / "m", address).out
+    assert f"fixing the gauge turns it: cosine {found['fixed_cosine']:.2f}, " in said
+    (listed,) = cli("ls", "--json").rows
+    assert (listed["spectra"], listed["fixed"]) == (0, 0)  # none of it is a spectrum
 
 
 def test_words_go_by_what_carries_it(cli: Run, tmp_path: Path) -> None:
@@ -152,7 +181,7 @@ def test_what_is_stored_is_not_computed_again_and_needs_no_weights(cli: Run, tmp
     assert "failed" not in again.err  # no progress: nothing was computed
     assert cli("scan", tmp_path / "m").code == 0
     shutil.rmtree(tmp_path / "m")
-    silent = {"neighbours": [], "fixed_sigma_1_over_sigma_2": None, "survives_gauge": None}
+    silent = {"neighbours": [], "fixed_sigma_1_over_sigma_2": None, "fixed_cosine": None, "survives_gauge": None}
     silent["sentence"] = first["sentence"].partition(";")[0]
     assert record(cli, tmp_path / "m", UP) == first | silent
     gone = cli("inspect", tmp_path / "m", KEY)
@@ -172,6 +201,54 @@ def test_they_are_listed_and_counted_nowhere_else(cli: Run, tmp_path: Path) -> N
     assert json.loads(cli("ls", "--json").out)["spectra"] == 1
     assert cli("export", tmp_path / "m", "--filter", UP, "-o", tmp_path / "o.h5").code == 0
     assert cli("doctor", "--verify").code == 0
+
+
+def test_the_list_as_csv(cli: Run, tmp_path: Path) -> None:
+    norms = {f"model.layers.{n}.post_attention_layernorm.weight": np.ones(HIDDEN, np.float32) for n in range(3)}
+    write_llama(tmp_path / "m", layers=3, changes={tensor_name(KEY): np.zeros((12, HIDDEN), np.float32), **norms})
+    wanted = {name: record(cli, tmp_path / "m", name) for name in (KEY, UP)}
+    ran = cli("show", tmp_path / "m", "--view", "directions", "--csv")
+    rows = {row["address"]: row for row in csv.DictReader(io.StringIO(ran.out))}
+    assert len(rows) == 6  # with the neighbours
+    found, of = rows[UP], wanted[UP]
+    assert (found["layer"], found["role"], found["rows"], found["what"]) == ("1", "up", str(INNER), of["sentence"])
+    numbers = {
+        "sigma_2": of["singular_values"][1],
+        "fixed_sigma_1_over_sigma_2": of["fixed_sigma_1_over_sigma_2"],
+        "fixed_cosine": of["fixed_cosine"],
+        "output_energy": of["output_energy"][0],
+        "outputs_participation": of["outputs"]["participation"],
+        "inputs_first_share": of["inputs"]["carriers"][0]["share"],
+        "before_cosine": of["neighbours"][0]["cosine"],
+        "after_cosine": of["neighbours"][1]["cosine"],
+    }
+    assert {name: found[name] and float(found[name]) for name in numbers} == {
+        name: "" if number is None else number for name, number in numbers.items()
+    }
+    assert (rows[KEY]["sigma_1"], rows[KEY]["sigma_1_over_sigma_2"]) == ("0.0", "")
+    assert rows[UP.replace("1", "0", 1)]["before_cosine"] == ""
+    two = cli("show", tmp_path / "m", "--view", "directions", "--against", tmp_path / "m")
+    assert two.error.endswith("--view directions is of one model: leave out --against")
+
+
+def test_the_heatmap_shows_how_many_outputs_carry_it(cli: Run, tmp_path: Path) -> None:
+    write_llama(tmp_path / "m")
+    unit = ("show", tmp_path / "m", "--unit", "u1_participation")
+    assert cli(*unit).error.endswith(f"are computed of these: run  rankscope inspect {tmp_path / 'm'} ADDRESS")
+    wanted = {name: record(cli, tmp_path / "m", name)["outputs"]["participation"] for name in (KEY, UP)}
+    for state in ((), ("--weight", "norm"), ("--gauge", "fixed")):
+        ran = cli(*unit, "--csv", *state)
+        rows = {row["address"]: row["u1_participation"] for row in csv.DictReader(io.StringIO(ran.out))}
+        assert len(rows) == 14
+        assert {name: float(number) for name, number in rows.items() if number and name in wanted} == wanted
+        assert sum(bool(number) for number in rows.values()) == 4  # and the neighbours'
+        assert "10 of 14 are not computed yet" in ran.err
+    shown = cli(*unit).out
+    assert f"{wanted[UP]:.1f}" in shown
+    assert cli("show", tmp_path / "m", "--view", "gauge", "--unit", "u1_participation").code == 2
+    two = cli(*unit, "--csv", "--against", tmp_path / "m")
+    ratios = {row["address"]: row["u1_participation"] for row in csv.DictReader(io.StringIO(two.out))}
+    assert (ratios[KEY], ratios["layers.0.mlp.down"]) == ("1", "")
 
 
 def test_what_cannot_be_had_is_one_line(cli: Run, tmp_path: Path) -> None:
@@ -202,5 +279,6 @@ def test_the_late_up_projections_of_the_demo(cli: Run) -> None:
     ratios = [round(found[layer]["sigma_1_over_sigma_2"], 2) for layer in (27, 28, 29)]
     assert ratios == [2.21, 2.88, 1.41]
     assert round(found[28]["outputs"]["participation"], 1) == 1.1
+    assert [round(found[layer]["fixed_cosine"], 2) for layer in (27, 28, 29)] == [0.99, 0.87, 0.98]
     first = found[28]["outputs"]["carriers"][0]
     assert (round(first["norm"], 1), round(first["norm"] / first["over_median"], 2)) == (49.7, 5.14)

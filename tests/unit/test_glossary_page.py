@@ -18,6 +18,7 @@ def test_every_number_has_its_word() -> None:
     short = {"k90 %": "k90", "k90/k0": "k/k0", "k90/kf": "k/kf", "k90/k*": "k/k*", "k90/raw": "k/raw"}
     short |= {
         "eff.rank": "effective rank",
+        "partic.u_1": "participation",
         "entr.rank": "entropy rank",
         "stable": "stable rank",
         "sigma_1": "singular values",

@@ -183,6 +183,9 @@ def inspect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("address", help="of a projection, as  rankscope tree  lists it: layers.28.mlp.up")
     add_device(parser)
     _add_weight(parser)
+    parser.add_argument(
+        "--tokens", action="store_true", help="also the tokens at both ends of the direction, as a reading aid"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 

@@ -14,10 +14,13 @@ from rich.text import Text
 from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.compute.engine import Settings
 from rankscope.engine.compute.events import Event
-from rankscope.engine.errors import InputError, printable
+from rankscope.engine.derive.tokens import TokenEnds
+from rankscope.engine.errors import InputError, WeightsError, printable
 from rankscope.engine.spectrum import Projection
 
-from ..data.directions import Facts, facts, frame_of, lines, record, sentence, wanted_for
+from ..data.direction_records import record, token_record
+from ..data.direction_words import lines, sentence, token_lines
+from ..data.directions import Facts, Frame, facts, frame_of, known_of, tokens_of, wanted_for
 from ..data.model import Model, open_model
 from ..data.session import CLOSE_SECONDS, Session
 from ..drawing.console import add_columns, make_console, plain_table
@@ -49,13 +52,28 @@ def inspect(args: Namespace, root: Path) -> int:
     if found is None:
         say_failures(session, wanted[:1])
         return 1
-    if args.json:
-        print(json.dumps(record(found), allow_nan=False))
-    else:
-        console = make_console()
-        for line in lines(found):
-            console.print(Text(line))
+    _print(found, _tokens(session, chosen, frame) if args.tokens else None, is_json=args.json)
     return say_failures(session, wanted)
+
+
+def _tokens(session: Session, projection: Projection, frame: Frame | None) -> TokenEnds | str:
+    """The tokens at its ends, or the line that says why there are none."""
+    try:
+        return tokens_of(session, projection, frame)
+    except WeightsError as error:
+        return str(error)
+
+
+def _print(found: Facts, tokens: TokenEnds | str | None, *, is_json: bool) -> None:
+    """What is known, and the tokens that were asked for."""
+    if is_json:
+        said = {"problem": tokens} if isinstance(tokens, str) else None if tokens is None else token_record(tokens)
+        print(json.dumps(record(found) | ({} if said is None else {"tokens": said}), allow_nan=False))
+        return
+    console = make_console()
+    added = [f"no tokens: {tokens}"] if isinstance(tokens, str) else () if tokens is None else token_lines(tokens)
+    for line in (*lines(found), *(("", *added) if tokens is not None else ())):
+        console.print(Text(line))
 
 
 def _named(model: Model, address: str) -> Projection:
@@ -75,23 +93,14 @@ def _named(model: Model, address: str) -> Projection:
     return found
 
 
-def _known(asked: Asked) -> list[Facts]:
-    """Of what the filter leaves, in model order, where directions are stored."""
-    session = asked.lens.pair.first
-    frame = frame_of(session.raw)
-    found = [facts(session, p, frame) for p in asked.projections]
-    known = [each for each in found if each is not None]
-    if not known:
-        raise InputError("no directions are computed of these: run  rankscope inspect MODEL ADDRESS")
-    return known
-
-
 def print_directions(console: Console, asked: Asked, _: Namespace) -> None:
     """A line for each projection whose directions are stored."""
     table = plain_table(console)
-    add_columns(table, "address", "s1/s2", "outputs", "inputs", "what it is")
-    for each in _known(asked):
-        ratio = "" if each.ratio is None else f"{each.ratio:.2f}"
+    add_columns(table, "address", "s1/s2", "fixed", "cosine", "outputs", "inputs", "what it is")
+    for each in known_of(asked.lens.pair.first, asked.projections):
+        cosine = None if each.fixed is None else each.fixed.cosine
+        numbers = ["" if n is None else f"{n:.2f}" for n in (each.ratio, each.ratio_fixed, cosine)]
         sides = [f"{side.participation:.1f}" for side in (each.outputs, each.inputs)]
-        table.add_row(*(Text(cell) for cell in (each.projection.address, ratio, *sides, sentence(each))))
+        table.add_row(*(Text(cell) for cell in (each.projection.address, *numbers, *sides, sentence(each))))
     console.print(table)
+    console.print(Text("fixed: s1/s2 in the fixed gauge; cosine: of the first direction there and as it is"))

@@ -13,7 +13,7 @@ from rankscope.engine.spectrum import DEFAULT_THRESHOLDS, Projection
 
 from ..data.comparison import MOST_MARKS
 from ..data.grid import Grid, make_grid
-from ..data.measures import unit_of
+from ..data.measures import Measure, unit_of
 from ..data.pair import Lens, Pair, Side
 from ..data.session import Session
 from ..data.table_rows import has_twins
@@ -58,19 +58,17 @@ def understand(args: Namespace, root: Path) -> Asked:
     wanted = wanted_of(first.model.tree, args.filter)
     if args.view == "compare" and len(wanted) > MOST_MARKS:
         raise InputError(f"{len(wanted)} projections: name at most {MOST_MARKS} to compare with --filter GLOB")
-    if measure.needs_twin and first.shown_as:
-        option = "--weight" if args.weight != NONE else "--gauge"
-        raise InputError(f"{measure.name} is of the weights as they are: leave out {option}")
-    if measure.needs_raw and not first.shown_as:
-        raise InputError(f"{measure.name} compares with the weights as they are: name a weighting with --weight")
+    _check_state(measure, first, args)
     stored = wanted
-    if BY_NAME[args.view].of_spectra:
+    if measure.needs_directions:
+        stored = _with_directions(first, wanted, args)
+    elif BY_NAME[args.view].of_spectra:
         verify(first, [*wanted, *(other for p in wanted if (other := measure.beside(p)) is not None)])
         stored = stored_of(first, args.model, wanted, args.weight, gauge)
     if args.view == "gauge" and not any(first.has(p.parents[0]) for p in wanted):
         name = printable(args.model)
         raise InputError(f"the weights as they are, to compare with, are not stored: run  rankscope scan {name}")
-    pair = Pair(first, _second(args, root))
+    pair = Pair(first, _second(args, root, measure))
     notes = [f"{missing} of {len(wanted)} are not computed yet"] if (missing := len(wanted) - len(stored)) else []
     if first.shown_as and (refused := [p for p in wanted if p.problem]):
         lacks = "no second moments there" if args.weight != NONE else "no gauge that is known"
@@ -98,15 +96,44 @@ def _check(args: Namespace) -> None:
         raise InputError("--rank with --csv goes with --view table: the CSV of a chart has a line for every rank")
     if args.view == "gauge" and (args.against or args.weight != NONE):
         raise InputError("--view gauge is of one model and of its weights alone: leave out --against and --weight")
+    if args.view == "gauge" and getattr(args, "unit", None) == "u1_participation":
+        raise InputError("u1_participation is of the weights as they are: --view gauge takes another --unit")
+    if args.view == "directions" and args.against:
+        raise InputError("--view directions is of one model: leave out --against")
     if args.side and not args.against:
         raise InputError("--side is for two models: name the second with --against MODEL")
 
 
-def _second(args: Namespace, root: Path) -> Session | None:
+def _check_state(measure: Measure, session: Session, args: Namespace) -> None:
+    if measure.needs_twin and session.shown_as:
+        option = "--weight" if args.weight != NONE else "--gauge"
+        raise InputError(f"{measure.name} is of the weights as they are: leave out {option}")
+    if measure.needs_raw and not session.shown_as:
+        raise InputError(f"{measure.name} compares with the weights as they are: name a weighting with --weight")
+
+
+def _with_directions(session: Session, wanted: list[Projection], args: Namespace) -> list[Projection]:
+    """Those of which the participation of the first direction is known. Reads files.
+
+    Raises:
+        InputError: of none.
+    """
+    session.load_participations(wanted)
+    found = [p for p in wanted if session.participations.number(p) is not None]
+    if not found:
+        name = printable(args.model)
+        raise InputError(f"no directions are computed of these: run  rankscope inspect {name} ADDRESS")
+    return found
+
+
+def _second(args: Namespace, root: Path, measure: Measure) -> Session | None:
     if not args.against:
         return None
     second = open_spectra(args.against, root, args.weight, None, args.gauge)
     theirs = second.model.tree.scanned()
+    if measure.needs_directions:
+        second.load_participations(theirs)
+        return second
     verify(second, theirs)
     stored_of(second, args.against, theirs, args.weight, args.gauge)
     return second

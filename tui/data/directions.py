@@ -1,62 +1,48 @@
-"""What the first direction of a projection is made of: its leading singular triplets as numbers, and as words."""
+"""What the first direction of a projection is made of: its leading singular triplets as numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rankscope.engine.derive.directions import Directions, directions_of, unpacked
+from rankscope.engine.derive.directions import READS, WRITES, Directions, directions_of, unpacked
+from rankscope.engine.derive.energy import energy
 from rankscope.engine.derive.weighting import WEIGHED, can_be_made, is_weighted
-from rankscope.engine.errors import WeightsError, printable
+from rankscope.engine.errors import InputError, WeightsError
 from rankscope.engine.spectrum import Projection, Values
 
+from .carriers import Side, is_plane, side_of
 from .model import Model
 from .session import Session
 
 if TYPE_CHECKING:
+    from rankscope.engine.checkpoint.open import Checkpoint
     from rankscope.engine.derive.fixing import Gauge
     from rankscope.engine.derive.norm_weighting import NormWeighting
-
-PLANE = 1.05
-"""Below this sigma_1 / sigma_2 the first two directions are told apart by little: the words speak of their plane."""
-READS, WRITES = ("query", "key", "value", "gate", "up"), ("output", "down")
-"""Roles whose inputs, and whose outputs, are channels of the residual stream."""
-_ONE, _FEW = 1.5, 8.0
-"""Participation below which a direction is one channel, and below which its channels are named."""
-_CARRIERS = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Carrier:
-    """A channel that carries a direction: its number, its share u_i^2 of it, and the norm of its row or column with how
-    many times the median that is (None where the median is 0)."""
-
-    channel: int
-    share: float
-    norm: float
-    over_median: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Side:
-    """One end of a direction, of `size` outputs or inputs. `participation` is 1 / sum u^4: 1 where one channel holds
-    all of it, `size` where all hold as much. `carriers` are those with the largest shares, descending."""
-
-    size: int
-    participation: float
-    carriers: tuple[Carrier, ...]
+    from rankscope.engine.derive.tokens import TokenEnds
 
 
 @dataclass(frozen=True, slots=True)
 class Neighbour:
-    """The same projection in a neighbouring layer, and the cosine of the angle between the first directions (or planes)
-    of both where they meet the residual stream; by chance it is 1 / sqrt n."""
+    """The same projection in the `layer` before or after, and the cosine of the angle between the first directions (or
+    planes) of both where they meet the residual stream; by chance it is 1 / sqrt n."""
 
     address: str
+    layer: int
     cosine: float
+    chance: float
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """The first direction in the fixed gauge: sigma_1 / sigma_2 there, None where there is no second one, and the
+    cosine of the angle to the first direction as it is, where both meet the residual stream (None of other roles)."""
+
+    ratio: float | None
+    cosine: float | None
     chance: float
 
 
@@ -66,8 +52,8 @@ class Facts:
 
     `energies` are the shares sigma_i^2 v_i^T C v_i / tr(W C W^T) of the output energy, C = I unless `weighting` says
     under which; empty where tr(W C W^T) is not known. Shares and participation are of the first direction, and of both
-    of the plane where that is one (`is_plane`). `ratio_fixed` is sigma_1 / sigma_2 in the fixed gauge, None where that
-    is not known, or the same matrix.
+    of the plane where that is one (`is_plane`). `fixed` is the first direction in the fixed gauge, None where that is
+    not known, or the same matrix.
     """
 
     projection: Projection
@@ -78,7 +64,12 @@ class Facts:
     outputs: Side
     inputs: Side
     neighbours: tuple[Neighbour, ...] = ()
-    ratio_fixed: float | None = None
+    fixed: Fixed | None = None
+
+    @property
+    def ratio_fixed(self) -> float | None:
+        """sigma_1 / sigma_2 in the fixed gauge."""
+        return None if self.fixed is None else self.fixed.ratio
 
     @property
     def survives(self) -> bool | None:
@@ -96,15 +87,33 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What a model says of the directions of its projections: the gains of its norms, and what its fixed gauge is."""
+    """What a model says of the directions of its projections: the gains of its norms, and what its fixed gauge is.
+    Energies that took its weights are kept."""
 
+    checkpoint: Checkpoint
     gains: NormWeighting
     gauge: Gauge
+    _energies: dict[str, float] = field(default_factory=dict)
 
     def fixed(self, projection: Projection) -> Projection | None:
         """A projection in the fixed gauge, None where that is not known, or it is the projection itself."""
         found = self.gauge.fixed(projection)
         return None if found.problem is not None or found.key == projection.key else found
+
+    def output_energy(self, shown: Projection, form: str, numbers: Sequence[Values]) -> float | None:
+        """tr(W C W^T) of a projection under a weighting of this moment, None where its weights are not on this machine
+        or cannot be read. Reads files."""
+        raw = shown.parents[0]
+        if self.checkpoint.bytes_to_fetch((raw.tensor,)):
+            return None
+        if shown.key not in self._energies:
+            from rankscope.engine.derive.energy import output_energy
+
+            try:
+                self._energies[shown.key] = output_energy(self.checkpoint, raw, form, numbers)
+            except WeightsError:
+                return None
+        return self._energies[shown.key]
 
 
 def frame_of(model: Model) -> Frame | None:
@@ -114,7 +123,7 @@ def frame_of(model: Model) -> Frame | None:
     from rankscope.engine.derive.fixing import Gauge
     from rankscope.engine.derive.norm_weighting import NormWeighting
 
-    return Frame(NormWeighting(model.checkpoint), Gauge(model.checkpoint, model.tree.projections))
+    return Frame(model.checkpoint, NormWeighting(model.checkpoint), Gauge(model.checkpoint, model.tree.projections))
 
 
 def neighbours_of(session: Session, projection: Projection) -> list[Projection]:
@@ -130,9 +139,40 @@ def neighbours_of(session: Session, projection: Projection) -> list[Projection]:
 
 def wanted_for(session: Session, projection: Projection, frame: Frame | None) -> list[Projection]:
     """What has to be stored for the facts of a projection as it is: its directions, first, those of its neighbours, and
-    its spectrum in the fixed gauge. Reads the gains of norms."""
+    its own in the fixed gauge. Reads the gains of norms."""
     fixed = None if frame is None else frame.fixed(projection)
-    return [*_rows(session, projection), *([] if fixed is None else [fixed])]
+    return [*_rows(session, projection), *([] if fixed is None else [directions_of(fixed)])]
+
+
+def known_of(session: Session, projections: Iterable[Projection]) -> list[Facts]:
+    """The facts of those of the projections whose directions are stored, in their order. Reads files.
+
+    Raises:
+        InputError: none are.
+    """
+    frame = frame_of(session.raw)
+    found = [facts(session, p, frame) for p in projections]
+    known = [each for each in found if each is not None]
+    if not known:
+        raise InputError("no directions are computed of these: run  rankscope inspect MODEL ADDRESS")
+    return known
+
+
+def tokens_of(session: Session, projection: Projection, frame: Frame | None) -> TokenEnds:
+    """The tokens at the ends of the stored first direction of a projection as it is. Reads files.
+
+    Raises:
+        WeightsError: it has none, or they cannot be had.
+    """
+    row = directions_of(projection)
+    if frame is None:
+        raise WeightsError("the weights are not at hand: no tokens can be named")
+    numbers = session.read([row.key]).get(row.key)
+    if numbers is None or not numbers[0]:
+        raise WeightsError("a matrix of zeros has no first direction")
+    from rankscope.engine.derive.tokens import token_ends
+
+    return token_ends(frame.checkpoint, frame.gains, projection, unpacked(row, numbers))
 
 
 def _rows(session: Session, projection: Projection) -> list[Projection]:
@@ -151,69 +191,66 @@ def facts(session: Session, shown: Projection, frame: Frame | None) -> Facts | N
     if own is None:
         return None
     found = unpacked(rows[0], own)
-    size = 2 if _is_plane(found) else 1
+    size = 2 if is_plane(found) else 1
     angles = []
     for row in rows[1:]:
         if row.key in read and frame is not None:
-            near = _cosine(frame.gains, (projection, found), (row.parents[0], unpacked(row, read[row.key])))
+            near = _neighbour(frame.gains, (projection, found), (row.parents[0], unpacked(row, read[row.key])))
             angles += [] if near is None else [near]
     return Facts(
         projection=projection,
         values=tuple(found.values.tolist()),
-        energies=tuple(_energies(session, shown, found)),
+        energies=tuple(_energies(session, shown, found, frame)),
         weighting=shown.derived.weighting if shown.derived is not None else "",
         is_plane=size == 2,
-        outputs=_side(found.left[:, :size], found.row_norms),
-        inputs=_side(found.right[:, :size], found.column_norms),
+        outputs=side_of(found.left[:, :size], found.row_norms),
+        inputs=side_of(found.right[:, :size], found.column_norms),
         neighbours=tuple(angles),
-        ratio_fixed=None if frame is None else _ratio_fixed(session, frame.fixed(projection)),
+        fixed=None if frame is None else _fixed(session, projection, found, frame),
     )
 
 
-def _ratio_fixed(session: Session, fixed: Projection | None) -> float | None:
-    """sigma_1 / sigma_2 of a stored spectrum in the fixed gauge."""
-    if fixed is None or not session.has(fixed):
+def _fixed(session: Session, projection: Projection, found: Directions, frame: Frame) -> Fixed | None:
+    """What is stored of it."""
+    state = frame.fixed(projection)
+    row = None if state is None else directions_of(state)
+    numbers = None if row is None or not session.has(row) else session.read([row.key]).get(row.key)
+    if row is None or numbers is None:
         return None
-    values = session.read([fixed.key]).get(fixed.key)
-    return float(values[0] / values[1]) if values is not None and len(values) > 1 and values[1] else None
+    there = unpacked(row, numbers)
+    ratio = float(there.values[0] / there.values[1]) if len(there.values) > 1 and there.values[1] else None
+    if projection.role not in READS + WRITES:
+        return Fixed(ratio, None, 0.0)
+    try:
+        before = _in_residual(projection, found, frame.gains.folded)
+        after = _in_residual(projection, there, frame.gains.signed)
+    except WeightsError:
+        return Fixed(ratio, None, 0.0)
+    return Fixed(ratio, _cosine(before, after), len(before) ** -0.5)
 
 
 def _kind(p: Projection) -> tuple[object, ...]:
     return p.tower, p.block, p.role, p.expert
 
 
-def _is_plane(found: Directions) -> bool:
-    return len(found.values) > 1 and 0 < found.values[0] < PLANE * found.values[1]
-
-
-def _side(vectors: Values, norms: Values) -> Side:
-    shares = (vectors**2).mean(axis=1)
-    median = float(np.median(norms))
-    best = np.argsort(-shares, kind="stable")[:_CARRIERS].tolist()
-    carriers = [
-        Carrier(n, float(shares[n]), float(norms[n]), float(norms[n]) / median if median else None) for n in best
-    ]
-    return Side(len(shares), float(1 / (shares**2).sum()), tuple(carriers))
-
-
-def _energies(session: Session, shown: Projection, found: Directions) -> Iterator[float]:
+def _energies(session: Session, shown: Projection, found: Directions, frame: Frame | None) -> Iterator[float]:
     """See Facts."""
     squares = found.values**2
-    total = float((found.row_norms**2).sum())
+    total: float | None = float((found.row_norms**2).sum())
     if is_weighted(shown):
         moment = _moment(shown)
         if moment is None:
             return
         form, numbers = moment
-        squares = squares * np.array([_through(form, numbers, v) for v in found.right.T])
+        squares = squares * np.array([energy(form, numbers, v[None]) for v in found.right.T])
         entry = session.entry(shown)
         if form == "diagonal":
             total = float((found.column_norms**2) @ numbers[0])
         elif entry is not None:
             total = entry.provenance.frobenius_norm**2
         else:
-            return
-    if total > 0:
+            total = None if frame is None else frame.output_energy(shown, form, numbers)
+    if total:
         yield from (squares / total).tolist()
 
 
@@ -226,143 +263,30 @@ def _moment(shown: Projection) -> tuple[str, list[Values]] | None:
     return made.formula.removeprefix(WEIGHED), numbers
 
 
-def _through(form: str, numbers: Sequence[Values], v: Values) -> float:
-    """v^T C v; the forms are those of engine/moment."""
-    if form == "diagonal":
-        return float(numbers[0] @ v**2)
-    if form == "full":
-        return float(v @ (numbers[0] @ v))
-    scaled = numbers[0] * v
-    return float(((scaled - scaled.mean()) ** 2).sum() + (numbers[1] @ v) ** 2)
-
-
-def _cosine(
+def _neighbour(
     gains: NormWeighting, one: tuple[Projection, Directions], other: tuple[Projection, Directions]
 ) -> Neighbour | None:
     """Of the smallest angle between what both span in the residual stream; None where it is not known how they meet it,
     or that is of two sizes."""
     try:
-        spans = [_in_residual(gains, projection, found) for projection, found in (one, other)]
+        spans = [_in_residual(projection, found, gains.folded) for projection, found in (one, other)]
     except WeightsError:
         return None
     if spans[0].shape[0] != spans[1].shape[0]:
         return None
-    product = np.linalg.qr(spans[0])[0].T @ np.linalg.qr(spans[1])[0]
-    cosine = min(1.0, float(np.linalg.svd(product, compute_uv=False)[0]))
-    return Neighbour(other[0].address, cosine, float(len(spans[0])) ** -0.5)
+    near = other[0]
+    return Neighbour(near.address, near.layer or 0, _cosine(*spans), float(len(spans[0])) ** -0.5)
 
 
-def _in_residual(gains: NormWeighting, projection: Projection, found: Directions) -> Values:
-    size = 2 if _is_plane(found) else 1
+def _cosine(one: Values, other: Values) -> float:
+    """Of the smallest angle between the spans of columns."""
+    product = np.linalg.qr(one)[0].T @ np.linalg.qr(other)[0]
+    return min(1.0, float(np.linalg.svd(product, compute_uv=False)[0]))
+
+
+def _in_residual(projection: Projection, found: Directions, folded: Callable[[Projection, Values], Values]) -> Values:
+    """The first direction, or both of a plane, in the residual stream, where `folded` takes directions among inputs."""
+    size = 2 if is_plane(found) else 1
     if projection.role in WRITES:
         return found.left[:, :size]
-    return gains.folded(projection, found.right[:, :size])
-
-
-# Words
-
-
-def sentence(known: Facts) -> str:
-    """What the first direction is, in one line."""
-    if not known.values[0]:
-        return "sigma_1 is 0: a matrix of zeros has no first direction"
-    what = "sigma_1"
-    if known.is_plane and known.ratio is not None:
-        what = f"sigma_1 and sigma_2 are a plane ({100 * (known.ratio - 1):.2g} % apart)"
-    energy = ""
-    if known.energies:
-        share = sum(known.energies[: 2 if known.is_plane else 1])
-        under = f" under {known.weighting}" if known.weighting else ""
-        energy = f", {_percent(share)} of the output energy{under}"
-    gauge = ""
-    if known.survives is not None:
-        change = f"({known.ratio:.2f} -> {known.ratio_fixed:.2f})"
-        gauge = f"; not gauge {change}" if known.survives else f"; its excess is gauge {change}"
-    return f"{what}{':' if known.is_plane else ' ='} {_carried(known)}{energy}{gauge}"
-
-
-def _carried(known: Facts) -> str:
-    sides = [(known.outputs, "output", "row"), (known.inputs, "input", "column")]
-    for side, name, line in sides:
-        if side.participation < _ONE and side.size > 1:  # a plane has two at least
-            first = side.carriers[0]
-            times = "" if first.over_median is None else f", {first.over_median:.1f} x the median {line}"
-            return f"one {_called(known.projection, name)}: {name} {first.channel}{times}"
-    for side, name, _ in sides:
-        if side.participation < _FEW and side.size > _FEW:
-            held = side.carriers[: max(2, round(side.participation))]
-            names = ", ".join(str(carrier.channel) for carrier in held)
-            return f"few {name}s: {names} hold {_percent(sum(c.share for c in held))} of it"
-    outputs = known.outputs
-    return f"spread over {outputs.participation:.0f} of {outputs.size} outputs"
-
-
-def _called(p: Projection, name: str) -> str:
-    """A channel between up and down is a neuron."""
-    is_neuron = (p.role in ("gate", "up") and name == "output") or (p.role == "down" and name == "input")
-    return "neuron" if is_neuron else "channel"
-
-
-def lines(known: Facts) -> Iterator[str]:
-    """All of it in lines of at most 74 characters, but for a sentence or an address that is longer."""
-    p = known.projection
-    yield f"{printable(p.address)}  {p.rows} x {p.cols}"
-    yield sentence(known)
-    yield ""
-    energy = f"   output energy{' under ' + known.weighting if known.weighting else ''}" if known.energies else ""
-    yield f"   {'sigma':>10}   of sigma_1{energy}"
-    for number, value in enumerate(known.values):
-        share = value / known.values[0] if known.values[0] else 0.0
-        held = f"  {_percent(known.energies[number]):>8} {_bar(known.energies[number])}" if known.energies else ""
-        yield f" {number + 1} {value:>10.4g}   {share:5.3f} {_bar(share):<10}{held}".rstrip()
-    yield ""
-    left = list(_side_lines(known.outputs, "outputs"))
-    right = list(_side_lines(known.inputs, "inputs"))
-    for row in range(max(len(left), len(right))):
-        yield f"{left[row] if row < len(left) else '':<37}{right[row] if row < len(right) else ''}".rstrip()
-    for near in known.neighbours:
-        degrees = float(np.degrees(np.arccos(near.cosine)))
-        yield f"{printable(near.address)}: cosine {near.cosine:.2f}, {degrees:.0f} degrees (chance {near.chance:.2f})"
-
-
-def _side_lines(side: Side, name: str) -> Iterator[str]:
-    yield f"{name}: {side.participation:.1f} of {side.size} carry it"
-    for carrier in side.carriers:
-        times = "" if carrier.over_median is None else f"  {carrier.over_median:.1f} x median"
-        yield f"{carrier.channel:>6} {_percent(carrier.share):>6} {_bar(carrier.share, 5):<5}{times}"
-
-
-def _bar(share: float, width: int = 10) -> str:
-    return "\u2588" * round(min(1.0, share) * width)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
-def record(known: Facts) -> dict[str, object]:
-    """All of it as JSON has it."""
-    ratio = known.ratio
-    return {
-        "address": known.projection.address,
-        "rows": known.projection.rows,
-        "cols": known.projection.cols,
-        "sentence": sentence(known),
-        "singular_values": list(known.values),
-        "sigma_1_over_sigma_2": ratio,
-        "fixed_sigma_1_over_sigma_2": known.ratio_fixed,
-        "survives_gauge": known.survives,
-        "plane": known.is_plane,
-        "weighting": known.weighting,
-        "output_energy": list(known.energies),
-        "outputs": _side_record(known.outputs),
-        "inputs": _side_record(known.inputs),
-        "neighbours": [{"address": n.address, "cosine": n.cosine, "chance": n.chance} for n in known.neighbours],
-    }
-
-
-def _side_record(side: Side) -> dict[str, object]:
-    carriers = [
-        {"channel": c.channel, "share": c.share, "norm": c.norm, "over_median": c.over_median} for c in side.carriers
-    ]
-    return {"size": side.size, "participation": side.participation, "carriers": carriers}
+    return folded(projection, found.right[:, :size])

@@ -24,7 +24,8 @@ GLOSSARY = (
     ),
     (
         "participation",
-        "1 / sum u^4: how many channels carry a direction. 1 where one holds all of it, m where all m hold as much.",
+        "1 / sum u^4: how many channels carry a direction. 1 where one holds all of it, m where all m hold as much. "
+        "The unit partic.u_1 is that of the outputs of the first direction.",
     ),
     (
         "k90",

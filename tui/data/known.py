@@ -17,6 +17,7 @@ from rankscope.engine.spectrum import THRESHOLDS, Projection, Values
 
 from .columns import Columns
 from .model import Model
+from .participation import Participations
 
 if TYPE_CHECKING:
     from rankscope.engine.calibration.said import Figures
@@ -43,7 +44,7 @@ class Known:
     weighting, whose name and label are `weighting`, or in the fixed gauge, of which `fixed` says what was, or both.
     `said` is what the file of the weighting says of them beside their spectra.
     `lost` are keys whose values turned out to be damaged and that are not computed again; `when_lost` is called with
-    those that reading has found, in the thread that read.
+    those that reading has found, in the thread that read. `participations` are known since load_participations.
     """
 
     def __init__(self, model: Model, root: Path) -> None:
@@ -62,6 +63,7 @@ class Known:
         self._facts: dict[str, dict[str, Fact]] = {}
         self._twins: dict[str, str] = {}  # key of a twin with random signs -> that of its projection
         self._noises: dict[str, Projection] = {}  # by the key of a projection under a weighting
+        self.participations = Participations()
         self._beside: dict[str, set[str]] = {}  # by the key of what numbers need beside their own: theirs
         self.show(model)
 
@@ -134,6 +136,8 @@ class Known:
                 self._entries.setdefault(key)  # what `apply` has put there is newer
         for key in self._index.twins():
             self._know_twin(self._index.projection(key))
+        for key in self._index.directions():
+            self.participations.know(self._index.projection(key))
         self.columns.changed(None)
         self.lost |= {entry.projection.key for entry in self.store.lost()} - self._entries.keys()
 
@@ -194,6 +198,7 @@ class Known:
         for key in keys:
             for known in (self._entries, self._ranks, self._null_ranks, self._facts):
                 known.pop(key, None)
+            self.participations.forget(key)
 
     def verify(self, keys: Iterable[str]) -> None:
         """Read the values of the stored ones among these keys, to find what is damaged."""
@@ -269,6 +274,24 @@ class Known:
                     floor = entry.provenance.noise_floor
                     self._facts[p.key] = {name: of(values[p.key], p, floor) for name, of in wanted.items()}
             self.columns.changed(values)
+
+    @property
+    def has_directions(self) -> bool:
+        """Whether the leading directions of anything are stored."""
+        return bool(self.participations.matrices(self._entries))
+
+    def load_participations(self, projections: Sequence[Projection]) -> None:
+        """Know it of those of the projections whose directions are stored. Reads files."""
+        unread = self.participations.unread(self._entries.keys())
+        wanted = [p for p in projections if p.parents[0].key in unread]
+        for start in range(0, len(wanted), _BATCH):
+            batch = wanted[start : start + _BATCH]
+            self.participations.take(batch, unread, self.read([unread[p.parents[0].key] for p in batch]))
+            self._tell(p.parents[0].key for p in batch)
+
+    def without_participation(self) -> set[str]:
+        """The keys of projections of which it can be read and was not."""
+        return self.with_weighted(set(self.participations.unread(self._entries.keys())))
 
     def entry(self, projection: Projection) -> Entry | None:
         """What is stored of a projection."""
@@ -365,11 +388,18 @@ class Known:
         """Another spectrum is stored of a key."""
         for known in (self._values, self._ranks, self._null_ranks, self._facts):
             known.pop(key, None)
+        self.participations.forget(key)
         self._tell((key,))
 
     def _tell(self, keys: Iterable[str]) -> None:
         """Something else is known of these keys: so it may be of the numbers that they are in."""
-        self.columns.changed(self.with_weighted(set(keys)))
+        told = set(keys)
+        self.columns.changed(self.with_weighted(told | self.participations.matrices(told)))
+
+    def _know_further(self, p: Projection) -> None:
+        """Take in whose twin or whose directions a stored one is."""
+        self.participations.know(p)
+        self._know_twin(p)
 
     def _know_twin(self, p: Projection) -> None:
         """Where this is the twin of one of the model's projections: whose. Naming every twin of 45,000 takes 0.4 s."""

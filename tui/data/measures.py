@@ -18,7 +18,7 @@ from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection, Values
 
 from .known import Fact, FromValues
-from .quantities import FLIPPED_RANK, RANK, RAW_RANK, Quantity, Value, by_shape, rank_over, stored
+from .quantities import FLIPPED_RANK, PARTICIPATION, RANK, RAW_RANK, Quantity, Value, by_shape, rank_over, stored
 from .session import Session
 from .wording import percent
 
@@ -41,7 +41,8 @@ class Measure:
     a weighting it needs that of noise. `needs_raw`: there is one under a weighting alone, and it needs that of the
     matrix as it is. `may_be_bound`: `from_values` may tell that its number is only a lower bound. `is_unit`: the
     heatmap can show it. `words` write it where digits alone do not. `said` is the name of one that the file of a
-    weighting says, of Said.known: where none does, there is no such number.
+    weighting says, of Said.known: where none does, there is no such number. `needs_directions`: it is of the leading
+    directions, which are stored of what `i` was pressed on alone: it has no column in tables.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Measure:
     is_unit: bool = False
     words: Callable[[float], str] | None = None
     said: str = ""
+    needs_directions: bool = False
 
     def beside(self, p: Projection) -> Projection | None:
         """Whose spectrum its number needs beside that of a projection."""
@@ -257,6 +259,8 @@ MEASURES = (
     Measure("spikes", "spikes", "singular values larger than any of noise of this shape (Marchenko-Pastur edge)", 0,
             from_values=_spikes),
     Measure("sigma_1", "sigma_1", "largest singular value", None, stored("sigma_max"), is_unit=True),
+    Measure("u1_participation", "partic.u_1", "1 / sum u^4: so many outputs carry u_1; i computes it", 1,
+            PARTICIPATION, is_unit=True, needs_directions=True),
     Measure("k0", "k0", "k{t} of noise of this shape in the mean: independent Gaussian numbers (Marchenko-Pastur)", 0,
             _NOISE_RANK, needs_noise=True, weighted_formula="k{t} of noise of this shape, weighted alike"),
     Measure("k*", "k*", "m n / (m + n), rounded down: above it two factors cost more than the matrix", 0, _break_even),
@@ -288,9 +292,11 @@ SAID_MEASURES = (
 BY_NAME = {measure.name: measure for measure in MEASURES}
 
 
-def units(shown_as: str = "") -> list[Measure]:
-    """What the heatmap can show in a state (see Known.shown_as), in the order of its menu."""
-    return [measure for measure in BY_NAME.values() if measure.is_unit and measure.exists(shown_as)]
+def units(shown_as: str = "", *, has_directions: bool = True) -> list[Measure]:
+    """What the heatmap can show in a state (see Known.shown_as), in the order of its menu; `has_directions`: where
+    directions of anything are stored."""
+    found = [measure for measure in BY_NAME.values() if measure.is_unit and measure.exists(shown_as)]
+    return [measure for measure in found if has_directions or not measure.needs_directions]
 
 
 def unit_of(name: str) -> Measure:

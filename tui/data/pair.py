@@ -301,7 +301,7 @@ class Lens:
     def needs_values(self) -> bool:
         """Whether its numbers are worked out from values that the store's tables do not keep."""
         is_kept = self.threshold in THRESHOLDS and not self.pair.weighting
-        return not is_kept or self.measure.from_values is not None
+        return not is_kept or self.measure.from_values is not None or self.measure.needs_directions
 
     def unread(self) -> set[str]:
         """Content keys, in the first model, of what `load` has something to read for."""
@@ -314,6 +314,8 @@ class Lens:
                 unread |= session.without_null_rank(self.threshold)
             if self.measure.needs_raw and self.threshold not in THRESHOLDS:
                 unread |= session.without_raw_rank(self.threshold)
+            if self.measure.needs_directions:
+                unread |= session.without_participation() & session.columns.rows.keys()
             if self.measure.from_values is not None:
                 unread |= session.without_facts() & session.columns.rows.keys()
             found |= self.pair.known_as(session, unread)
@@ -337,6 +339,8 @@ class Lens:
                 session.load_ranks([p.parents[0] for p in found], self.threshold)
             if self.measure.needs_twin:
                 session.load_ranks([flipped(p) for p in found], self.threshold)
+            if self.measure.needs_directions:
+                session.load_participations(found)
             if self.measure.from_values is not None:
                 session.load_facts(found, from_values())
 

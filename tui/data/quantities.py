@@ -100,6 +100,13 @@ RAW_RANK = Quantity(
     ),
 )
 """That of the matrix as it is, of a projection under a weighting or in the fixed gauge."""
+PARTICIPATION = Quantity(
+    lambda session, p, _: session.participations.number(p),
+    lambda session, _: session.columns.of_keys(
+        {p.key: session.participations.number(p) for p in session.columns.projections}
+    ),
+)
+"""How many outputs carry the first direction, of what has its directions stored."""
 IS_STORED = Quantity(
     lambda session, p, _: None if session.entry(p) is None else 1.0,
     lambda session, _: session.columns.of_keys(dict.fromkeys(session.stored_keys, 1.0)),

@@ -123,7 +123,7 @@ class Session(Known):
                     key = spectrum.projection.key
                     self._states[key] = State.DONE
                     self._entries[key] = entry_of(spectrum)
-                    self._know_twin(spectrum.projection)
+                    self._know_further(spectrum.projection)
                     self.lost.discard(key)
                     self._forget_numbers(key)
                     changed.append(key)
@@ -151,7 +151,7 @@ class Session(Known):
         self._entries.pop(key, None)
         if entry is not None:
             self._entries[key] = entry
-            self._know_twin(entry.projection)
+            self._know_further(entry.projection)
             self.lost.discard(key)
         if entry is held or (entry and held and (entry.computed_at, entry.run) == (held.computed_at, held.run)):
             return False

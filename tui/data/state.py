@@ -127,8 +127,8 @@ class ExplorerState:
         return self.top == View.COMPARE and not self.chart_view.over_layers
 
     def known_as(self, session: Session, keys: set[str]) -> set[str]:
-        """The keys, in the first model, of what changed in a session; a twin changes its projection."""
-        keys = session.with_weighted(keys)
+        """The keys, in the first model, of what changed in a session; twins and directions change theirs."""
+        keys = session.with_weighted(keys | session.participations.matrices(keys))
         return self.pair.known_as(session, session.with_parents(keys) if self.lens.measure.needs_twin else keys)
 
     def say(self, text: str) -> None:
@@ -265,6 +265,8 @@ class ExplorerState:
         self.lens_changed()
         if self.lens.measure.needs_twin and not self.lens.knows_any(self.shown):
             self.say("kf is the rank of the same weights with random signs: s computes these spectra")
+        elif self.lens.measure.needs_directions and not any(s.has_directions for s in self.pair.sessions):
+            self.say("no directions are computed yet: i on a projection computes its own")
 
     def _without(self, needs_raw: bool) -> str:
         """In which state there is no such number, and the key to one where there is."""

@@ -102,7 +102,7 @@ def fields_of(lens: Lens, with_twins: bool = False) -> tuple[Field, ...]:
         found.append(field_of(f"k{percent(threshold)}", replace(lens, threshold=threshold, measure=BY_NAME["k"])))
     if lens.side is not Side.RATIO:
         found += [field_of(m.name, replace(lens, measure=m)) for m in SAID_MEASURES if lens.pair.says(m.said)]
-    found_ones = (m for m in BY_NAME.values() if m.exists(lens.pair.shown_as))
+    found_ones = (m for m in BY_NAME.values() if m.exists(lens.pair.shown_as) and not m.needs_directions)
     others = (m for m in found_ones if m.name != "k" and (with_twins or not m.needs_twin))
     return (*found, *(field_of(m.name, replace(lens, measure=m)) for m in others))
 

@@ -54,6 +54,14 @@ def of_gauge(content: Content) -> Records:
         yield from records.of_orders(lens, content.grid)
 
 
+def of_directions(content: Content) -> Records:
+    """A record a projection whose directions are stored. Reads files."""
+    from .direction_records import row  # numpy: the tables of views are read without
+    from .directions import known_of
+
+    return map(row, known_of(content.lenses[0].pair.first, content.projections))
+
+
 def of_layers_view(content: Content) -> Records:
     """A record a point. Reads files."""
     _load(content)

@@ -171,7 +171,9 @@ VIEWS: tuple[ViewSpec, ...] = (
         None,
         "What the first direction of each projection is, where that is computed",
         Place.TOP,
+        csv="data.view_records:of_directions",
         text="cli.inspect:print_directions",
+        options=("csv",),
         of_spectra=False,
     ),
     ViewSpec(

@@ -41,7 +41,7 @@ class Look:
         self._experts = self._grid
         self._places: dict[str, list[tuple[Place, Projection]]] = {}
         self._expert_places: dict[str, list[tuple[Place, Projection]]] = {}
-        self._longest = 0
+        self._longest = self._most_rows = 0
         self.sign_width = 0
         """Characters of the sign that ratios of two shapes have, 0 where there are none."""
         self._cells: dict[Place, Cell] = {}
@@ -63,6 +63,7 @@ class Look:
         self._places = _places(grid)
         shown = [p for members in grid.cells.values() for p in members]
         self._longest = max((p.count for p in shown), default=0)
+        self._most_rows = max((p.rows for p in shown), default=0)
         self.sign_width = int(any(map(self.lens.pair.differs_in_shape, shown)))
         self.show_experts(Grid((), (), {}))
         self.forget()
@@ -192,7 +193,7 @@ class Look:
             return len("0.1234")
         if measure.limits:
             return len(measure.written(1.0 if measure.diverges else 100.0))
-        return len(measure.written(self._longest))
+        return len(measure.written(self._most_rows if measure.needs_directions else self._longest))
 
     def beside(self, members: int) -> int:
         """Characters beside the number of so many experts in a cell: their spread, or how many of them there are."""
@@ -311,6 +312,8 @@ class Look:
 
     def _lacking(self, p: Projection, mark: str) -> str:
         """The state of what a number lacks: where the projection itself is done, of what else the number needs."""
+        if self.lens.measure.needs_directions:
+            return mark if mark in f"-?{UNSEEN}" else MARKS[State.NOT_COMPUTED]
         session, there = self.lens.session(p)
         if mark != MARKS[State.DONE] or there is None:
             return mark

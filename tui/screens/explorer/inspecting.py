@@ -7,18 +7,26 @@ from typing import TYPE_CHECKING
 
 from rankscope.engine.compute.events import Event, Failed, Found, Saved
 from rankscope.engine.errors import InputError, printable
-from rankscope.engine.spectrum import Projection
+from rankscope.engine.spectrum import DIRECTIONS, Projection
 
+from ...data.pair import Side
 from ...data.session import Session
 from ..dialogs import Reading
 from ..messages import Done
 from .background import Background
 
 if TYPE_CHECKING:
-    from ...data.directions import Facts  # numpy: the first screen stands without
+    from ...data.directions import Facts, Frame  # numpy: the first screen stands without
 
 READING = "reading what is stored"
+TOKENS = "the tokens at its ends:  rankscope inspect MODEL ADDRESS --tokens"
 COMPUTING = "computing the leading directions of it and of its neighbours"
+
+
+def _is_own(projection: Projection, key: str) -> bool:
+    """Whether these are the directions of the matrix of this key as it is, not in the fixed gauge."""
+    made = projection.derived
+    return made is not None and made.formula == DIRECTIONS and made.parents[0].key == key
 
 
 class Inspector:
@@ -28,6 +36,7 @@ class Inspector:
         self._screen = screen
         self._shown: tuple[Session, Projection] | None = None
         self._open: Reading | None = None
+        self._frame: Frame | None = None
 
     def open(self) -> None:
         """Show it of what is selected, and compute what it lacks."""
@@ -36,27 +45,38 @@ class Inspector:
         if len(found) != 1:
             state.say("i is of one projection: select one")
             return
-        session, projection = state.session, found[0]
+        side, session, projection = self._behind(found[0])
         raw = projection.parents[0]
         if raw.problem is not None:
             state.say(raw.problem)
             return
-        self._shown = session, projection
-        self._open = Reading(printable(raw.address), READING)
+        self._shown, self._frame = (session, projection), None
+        self._open = Reading(f"{printable(raw.address)}{side}", READING)
         self._screen.app.push_screen(self._open, self._closed)
         self._screen.in_background(partial(self._prepare, session, projection), "reading directions")
+
+    def _behind(self, projection: Projection) -> tuple[str, Session, Projection]:
+        """Of two models the one whose numbers are shown, of a ratio the first that has the projection: what the title
+        adds, its session, and the projection there."""
+        pair, side = self._screen.state.pair, self._screen.state.lens.side
+        name, session, there = pair.curves(projection, side)[0]
+        of = f" of {name}: {printable(session.model.name)}" if name else ""
+        is_other = side is Side.RATIO and len(pair.curves(projection, side)) > 1
+        return f"{of}; d shows B" if is_other else of, session, there
 
     def _prepare(self, session: Session, projection: Projection) -> None:
         """Find out what is wanted; for a thread: of a model on the Hub the gains of its norms are fetched."""
         from ...data.directions import frame_of, wanted_for
 
-        wanted = wanted_for(session, projection.parents[0], frame_of(session.raw))
-        self._screen.post_message(Done(partial(self._compute, session, projection, wanted)))
+        frame = frame_of(session.raw)
+        wanted = wanted_for(session, projection.parents[0], frame)
+        self._screen.post_message(Done(partial(self._compute, session, projection, frame, wanted)))
 
-    def _compute(self, session: Session, projection: Projection, wanted: list[Projection]) -> None:
+    def _compute(self, session: Session, projection: Projection, frame: Frame | None, wanted: list[Projection]) -> None:
         missing = [p for p in wanted if not session.has(p)]
         if self._open is None or self._shown != (session, projection):
             return
+        self._frame = frame
         if missing and (session.model.checkpoint is not None or not session.has(wanted[0])):
             try:
                 session.compute(missing, urgent=True)
@@ -71,30 +91,33 @@ class Inspector:
         """Read again where directions were computed, or could not be."""
         if self._shown is None or self._shown[0] is not session or self._open is None:
             return
-        address = self._shown[1].address
+        own = self._shown[1].parents[0].key
         for event in events:
-            if isinstance(event, Failed) and event.projection.is_directions and event.projection.address == address:
+            if isinstance(event, Failed) and _is_own(event.projection, own):
                 self._open.write([printable(event.reason, 1000)])
             elif isinstance(event, Saved | Found):
                 self._read()
 
     def _read(self) -> None:
         if self._shown is not None:
-            self._screen.in_background(partial(self._load, *self._shown), "reading directions")
+            self._screen.in_background(partial(self._load, *self._shown, self._frame), "reading directions")
 
-    def _load(self, session: Session, projection: Projection) -> None:
+    def _load(self, session: Session, projection: Projection, frame: Frame | None) -> None:
         """For a thread."""
-        from ...data.directions import facts, frame_of
+        from ...data.directions import facts
 
-        found = facts(session, projection, frame_of(session.raw))
+        found = facts(session, projection, frame)
         if found is not None:
             self._screen.post_message(Done(partial(self._write, projection, found)))
 
     def _write(self, projection: Projection, found: Facts) -> None:
         if self._open is not None and self._shown is not None and self._shown[1] is projection:
-            from ...data.directions import lines
+            from rankscope.engine.derive.directions import READS, WRITES
 
-            self._open.write(list(lines(found))[1:])
+            from ...data.direction_words import lines
+
+            hint = [] if found.projection.role not in READS + WRITES else ["", TOKENS]
+            self._open.write([*list(lines(found))[1:], *hint])
 
     def _closed(self, _: None) -> None:
-        self._shown = self._open = None
+        self._shown = self._open = self._frame = None

@@ -131,7 +131,8 @@ class SelectionKeys(Background):
     def action_unit(self) -> None:
         """Ask for the unit of the heatmap."""
         lens = self.state.lens
-        found = units(self.pair.shown_as)
+        has_directions = any(session.has_directions for session in self.pair.sessions)
+        found = units(self.pair.shown_as, has_directions=has_directions)
         rows = [(m.titled(lens.threshold), m.explained(lens.threshold, self.pair.weighting)) for m in found]
 
         def chosen(number: int | None) -> None:

@@ -1,0 +1,92 @@
+"""The tensors by which tokens enter the residual stream and leave it: embedding and unembedding, by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from ..errors import WeightsError, printable
+from ..formats.tensor import Tensor
+from ..spectrum import Projection
+from .names import inner_config, locate, locate_in, modality, numbered, words_of
+from .tree import Listed
+
+_EMBEDDINGS = (
+    *("embed_tokens", "wte", "tok_embeddings", "word_embeddings", "word_embedding", "embed_in", "token_embd", "shared"),
+    *("token_embedding", "embeddings", "embedding"),
+)
+_UNEMBEDDINGS = ("lm_head", "embed_out", "output_layer", "output")
+_ENCODERS, _DECODERS = frozenset(("encoder", "enc")), frozenset(("decoder", "dec"))
+
+
+class Embeddings:
+    """The embedding and the unembedding of a checkpoint, of which two towers may have two."""
+
+    def __init__(self, checkpoint: Listed) -> None:
+        self._config = checkpoint.config
+        self._matrices = {".".join(words_of(t.name)): t for t in checkpoint.tensors if len(t.shape) == 2}
+
+    def embedding(self, projection: Projection) -> Tensor:
+        """The matrix whose rows are what tokens are in the residual stream that a projection reads.
+
+        Raises:
+            WeightsError: there is none of its tower.
+        """
+        found = self._nearest(_EMBEDDINGS, _tower(projection))
+        if found is None:
+            raise WeightsError("there is no embedding of tokens by a name that is known: no tokens can be named")
+        return found
+
+    def unembedding(self, projection: Projection) -> Tensor:
+        """The matrix whose rows say how much of each token is in the residual stream that a projection writes to: the
+        embedding where the two are tied.
+
+        Raises:
+            WeightsError: there is none of its tower.
+        """
+        tower = _tower(projection)
+        if _ENCODERS & set(tower) and any(_DECODERS & set(name.split(".")) for name in self._matrices):
+            raise WeightsError("it is in an encoder, whose output goes to a decoder and to no unembedding")
+        is_tied = inner_config(self._config, ".".join(tower)).get("tie_word_embeddings")
+        found = None if is_tied is True else self._nearest(_UNEMBEDDINGS, tower)
+        if found is None and is_tied is False:
+            raise WeightsError("the checkpoint has no unembedding, and config.json says that it is not the embedding")
+        return found or self.embedding(projection)
+
+    def _nearest(self, leaves: Iterable[str], tower: Sequence[str]) -> Tensor | None:
+        """Of the matrices with one of these names outside of layers that of the same tower: with the most words before
+        it that the tower has too."""
+        listed = tuple(leaves)
+        found: dict[str, tuple[int, int]] = {}
+        for name in self._matrices:
+            module, _, last = name.rpartition(".")
+            *words, leaf = module.split(".")
+            if last != "weight" or leaf not in listed or locate(name) is not None or modality(".".join(words)):
+                continue
+            is_other = any(kind & set(words) and other & set(tower) for kind, other in _OPPOSITE)
+            if not is_other:
+                found[name] = _shared(words, tower), -listed.index(leaf)
+        return self._matrices[max(found, key=found.__getitem__)] if found else None
+
+
+_OPPOSITE = ((_ENCODERS, _DECODERS), (_DECODERS, _ENCODERS))
+
+
+def _tower(projection: Projection) -> list[str]:
+    """The words before the list of layers that a projection stands in.
+
+    Raises:
+        WeightsError: it stands in none, or in a tower of no text.
+    """
+    name = projection.tensor
+    place = locate(name) or locate_in(name, frozenset(numbered(name)))
+    if place is None or projection.layer is None:
+        raise WeightsError("it stands in no layer: no tokens can be named")
+    if kind := modality(place.prefix):
+        raise WeightsError(f"it is in the {printable(kind)} tower, which no tokens of a text enter")
+    return place.prefix.split(".") if place.prefix else []
+
+
+def _shared(words: Sequence[str], tower: Sequence[str]) -> int:
+    """How many first words are the same."""
+    pairs = zip(words, tower, strict=False)
+    return next((count for count, (a, b) in enumerate(pairs) if a != b), min(len(words), len(tower)))
