@@ -229,6 +229,9 @@ def rm(parser: argparse.ArgumentParser) -> None:
         metavar="W",
         help="only the spectra under a weighting: none, norm, imatrix, moments, centred, or FILE or centred:FILE",
     )
+    parser.add_argument(
+        "--gauge", choices=("raw", "fixed"), help="only the spectra in a gauge: raw, fixed (what is kept for it alone)"
+    )
 
 
 def doctor(parser: argparse.ArgumentParser) -> None:

@@ -65,7 +65,7 @@ def under(model: Model, root: Path, weight: str, pattern: str | None, gauge: str
     if weighting is None and gauge == RAW:
         return model
     try:
-        return in_state(model, weighting, gauge, wanted_of(model.tree, pattern))
+        return in_state(model, root, weighting, gauge, wanted_of(model.tree, pattern))
     except InputError as error:
         raise InputError(f"{_options(weight, gauge)}: {error}") from None
 

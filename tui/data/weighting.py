@@ -59,7 +59,11 @@ def choose(text: str, model: Model, root: Path, tell: Callable[[str], None]) -> 
 
 
 def in_state(
-    model: Model, weighting: Weighting | None, gauge: str = RAW, wanted: Sequence[Projection] | None = None
+    model: Model,
+    root: Path,
+    weighting: Weighting | None,
+    gauge: str = RAW,
+    wanted: Sequence[Projection] | None = None,
 ) -> Model:
     """A model with its matrices, or the `wanted` ones of them, under a weighting (None: none) and in a gauge; the model
     itself for neither. Reads what they need.
@@ -70,7 +74,7 @@ def in_state(
     if weighting is None and gauge == RAW:
         return model
     if gauge != RAW:
-        made = fixed(model, weighting, wanted)
+        made = fixed(model, root, weighting, wanted)
     else:
         assert weighting is not None
         tree = model.tree if wanted is None else replace(model.tree, projections=tuple(wanted))
@@ -95,13 +99,28 @@ def weighted_by(projections: Iterable[Projection]) -> str:
     return "; ".join([*([f"weighted by {label}"] if label else []), *([f"gauge-fixed: {gauge}"] if gauge else [])])
 
 
-def meant(text: str, model: Model, root: Path, tell: Callable[[str], None]) -> Callable[[Projection], bool]:
+def meant(
+    text: str | None, model: Model, root: Path, tell: Callable[[str], None], gauge: str | None = None
+) -> Callable[[Projection], bool]:
     """Whether a stored spectrum is meant by a weighting, by a name of one (`none`: all that have none) or by a file,
-    whose numbers tell. The noise that such spectra compare with is meant as well.
+    whose numbers tell, and by a gauge, RAW or `fixed`; by each where it is None. The noise that spectra under a
+    weighting compare with is meant as well, in the raw gauge.
 
     Raises:
         InputError: as `choose`.
     """
+    under = _meant_by_weighting(text, model, root, tell)
+    if gauge is None:
+        return under
+    name = "" if gauge == RAW else gauge
+    return lambda p: (p.derived.gauge if p.derived is not None else "") == name and under(p)
+
+
+def _meant_by_weighting(
+    text: str | None, model: Model, root: Path, tell: Callable[[str], None]
+) -> Callable[[Projection], bool]:
+    if text is None:
+        return lambda _: True
     if text == NONE:
         return lambda p: p.derived is None or not p.derived.weighting
     if text in (NORM, "imatrix", "moments", CENTRED_NAME):
@@ -139,7 +158,7 @@ class StoredWeighting:
         self._made = {
             p.parents[0].key: made
             for p in projections
-            if is_weighted(p) and (made := p.derived) and not made.gauge
+            if is_weighted(p) and (made := by_moment(p).derived)
             if made.weighting == name and label in ("", made.label)
         }
 
@@ -170,7 +189,7 @@ class Offer:
         Raises:
             InputError: see `choose` and `in_state`.
         """
-        shown = in_state(model, self.weighting(model, root, tell), FIXED if self.fixed else RAW)
+        shown = in_state(model, root, self.weighting(model, root, tell), FIXED if self.fixed else RAW)
         for line in shown.said.lines if shown.said is not None else ():
             tell(line)
         return shown
