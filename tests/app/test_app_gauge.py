@@ -126,7 +126,7 @@ async def test_v_shows_what_is_stored_of_a_model_that_is_gone(root: Path, tmp_pa
     shutil.rmtree(folder)
     async with exploring(folder, root, WIDE) as seen:
         await turn(seen, fixed=True)
-        assert "gauge-fixed: gains folded, neurons" in seen.lines[0]
+        assert "gauge-fixed: gains folded" in seen.lines[0]
         shown, true = seen.cells(0), explicit()
         assert [shown[n] for n in (3, 5, 6)] == [str(true[role]) for role in ("output", "up", "down")]
         assert shown[:3] == ["?", "?", "?"]
