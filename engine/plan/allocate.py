@@ -124,8 +124,8 @@ class Allocator:
         sharing, left = self._groups, budget
         while sharing:
             whole = sum(group.largest for group in sharing)
-            # In whole numbers: a share that rounding makes larger may pass the budget.
-            most = [left * int(group.points.costs[-1]) // whole for group in sharing]
+            # In whole numbers, and below the share of left + 1, of which the budget is the part that is whole.
+            most = [((left + 1) * int(group.points.costs[-1]) - 1) // whole for group in sharing]
             held = [one for one, share in zip(sharing, most, strict=True) if share >= one.points.costs[0]]
             if len(held) == len(sharing):
                 for group, share in zip(sharing, most, strict=True):
