@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from ..spectrum import Values
 from .hull import Points, RankGrid, Whole, hulls_of, points_of
 
+_TOGETHER = 1024
+"""Curves whose hulls are worked out together."""
 _WINDOW = 1 << 16
 """Steps looked at together, once one did not fit."""
 
@@ -139,15 +141,17 @@ class Allocator:
         """The steps of all hulls, best saving for each parameter first; of equal ones the cheaper, then by address."""
         curves, points, costs, slopes = [], [], [], []
         for group in self._groups:
-            hulls = hulls_of(group.points.costs, group.losses)
-            is_step = np.arange(group.losses.shape[1]) < hulls.sizes[:, None]
-            is_step[:, 0] = False
-            rows, steps = np.nonzero(is_step)
-            ends, starts = hulls.vertices[rows, steps], hulls.vertices[rows, steps - 1]
-            curves.append(group.members[rows].astype(np.int32))
-            points.append(ends)
-            costs.append(group.points.costs[ends] - group.points.costs[starts])
-            slopes.append(hulls.slopes[rows, steps])
+            for start in range(0, len(group.members), _TOGETHER):
+                rows = slice(start, start + _TOGETHER)
+                hulls = hulls_of(group.points.costs, group.losses[rows])
+                is_step = np.arange(group.losses.shape[1]) < hulls.sizes[:, None]
+                is_step[:, 0] = False
+                row, step = np.nonzero(is_step)
+                ends, starts = hulls.vertices[row, step], hulls.vertices[row, step - 1]
+                curves.append(group.members[rows][row].astype(np.int32))
+                points.append(ends)
+                costs.append(group.points.costs[ends] - group.points.costs[starts])
+                slopes.append(hulls.slopes[row, step])
         cost, slope = np.concatenate([*costs, np.empty(0, np.int64)]), np.concatenate([*slopes, np.empty(0)])
         curve, point = (np.concatenate([*parts, np.empty(0, np.int32)]) for parts in (curves, points))
         order = np.argsort(-slope)

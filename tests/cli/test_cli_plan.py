@@ -278,6 +278,14 @@ def test_experts_count_what_flows_through_them(cli: Run, tmp_path: Path) -> None
     assert raw.loss == pytest.approx(lost / sum(math.prod(row.shape) for row in raw.rows), rel=1e-6)
 
 
+def test_what_was_computed_for_experts_goes_with_its_file(cli: Run, tmp_path: Path) -> None:
+    _, sums = write_moe(tmp_path / "moe")
+    file = write_gguf(tmp_path / "imatrix.gguf", sums)
+    made(cli, tmp_path / "moe", tmp_path, "--cut", "20%", *SMALL, "--weight", file)
+    assert cli("rm", tmp_path / "moe", "--weight", file).code == 0
+    assert "nothing" in cli("rm", tmp_path / "moe", "--weight", "imatrix").err
+
+
 def test_what_is_stored_can_be_planned_without_the_weights(cli: Run, tmp_path: Path) -> None:
     write_llama(tmp_path / "m")
     plan, _, _ = made(cli, tmp_path / "m", tmp_path, "--cut", "20%", *SMALL)

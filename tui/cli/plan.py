@@ -21,9 +21,9 @@ from rankscope.engine.plan.plan_file import PlanRow, write_plan
 from rankscope.engine.spectrum import Projection
 
 from ..data.model import open_model
-from ..data.planning import Planned, Planner, Sizes, once, pooled, states_of
+from ..data.planning import Planned, Planner, Sizes, once, states_of
 from ..data.session import CLOSE_SECONDS, Session
-from ..data.weighting import NONE, NORM, choose, notes_of
+from ..data.weighting import NONE, NORM, choose, notes_of, pooled
 from ..data.wording import left_out
 from ..drawing.console import add_columns, make_console, plain_table, say
 from .commands import compute, say_failures
@@ -45,7 +45,9 @@ def plan(args: Namespace, root: Path) -> int:
     output = _checked(Path(args.output).expanduser())
     model = open_model(args.model, root, Access.DOWNLOAD if args.download else Access.RANGES)
     projections = once(wanted_of(model.tree, args.filter))
-    weighting = pooled(choose(args.weight, model, root, say), model, projections)
+    weighting = choose(args.weight, model, root, say)
+    if weighting is not None:
+        weighting = pooled(weighting, model, projections)
     try:
         states = states_of(model, weighting, projections)
     except InputError as error:

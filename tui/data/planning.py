@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rankscope.engine.calibration.pooled import PooledWeighting
-from rankscope.engine.calibration.weighting import FileWeighting
 from rankscope.engine.errors import InputError
 from rankscope.engine.moment import digest_of_moments
 from rankscope.engine.plan.allocate import Allocation, Allocator, Curve
 from rankscope.engine.plan.hull import RankGrid, points_of, tails_of
 from rankscope.engine.plan.plan_file import Action, Objective, Plan, PlanRow, PlanWeighting, Scope
 from rankscope.engine.spectrum import Projection
-from rankscope.engine.weights import TORCH_NAMES, why_no_weights
+from rankscope.engine.weights import WHOLE
 
 from .known import Known
 from .model import Model
@@ -43,14 +42,6 @@ def once(projections: Iterable[Projection]) -> list[Projection]:
     return list(found.values())
 
 
-def pooled(weighting: Weighting | None, model: Model, projections: Iterable[Projection]) -> Weighting | None:
-    """The weighting that a plan of these projections is made under: where there are experts among them, and a file says
-    what reached each, with its second moments pooled by layer."""
-    if isinstance(weighting, FileWeighting) and any(p.expert is not None for p in projections):
-        return PooledWeighting(weighting, model.tree.projections)
-    return weighting
-
-
 def states_of(model: Model, weighting: Weighting | None, projections: Sequence[Projection]) -> list[Projection]:
     """These projections of a model under a weighting, None for none: what has to be computed for a plan.
 
@@ -66,12 +57,8 @@ def states_of(model: Model, weighting: Weighting | None, projections: Sequence[P
 def parameters_stored(checkpoint: Checkpoint) -> int:
     """How many parameters a checkpoint stores: of quantised matrices those that they stand for, tied tensors once,
     whole numbers and masks not at all."""
-    found = {}
-    for tensor in checkpoint.tensors:
-        is_number = tensor.scheme is not None or tensor.dtype in TORCH_NAMES
-        if is_number or "unsupported quantisation" in why_no_weights(tensor.dtype, packed=False):
-            found[tensor.file, tensor.begin, tensor.end] = math.prod(tensor.shape)
-    return sum(found.values())
+    counted = (t for t in checkpoint.tensors if t.scheme is not None or t.dtype not in WHOLE)
+    return sum({(t.file, t.begin, t.end): math.prod(t.shape) for t in counted}.values())
 
 
 @dataclass(frozen=True, slots=True)
