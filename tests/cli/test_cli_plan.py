@@ -213,6 +213,19 @@ def test_tensors_that_share_bytes_count_once(cli: Run, tmp_path: Path) -> None:
     assert f"{sum(array.size for array in arrays.values()) - HIDDEN * INNER:,} -> " in out
 
 
+def test_whole_numbers_are_no_parameters(cli: Run, tmp_path: Path) -> None:
+    positions = {"model.positions": np.arange(60).reshape(2, 30)}
+    arrays = write_llama(tmp_path / "m", changes=positions)
+    plan, out, err = made(cli, tmp_path / "m", tmp_path, "--cut", "20%", *SMALL, "--filter", "*")
+    assert "other.model.positions" not in [row.address for row in plan.rows]
+    assert "other.model.embed_tokens.weight" in [row.address for row in plan.rows]
+    assert "1 are not planned: other.model.positions: I64 holds whole numbers" in err
+    assert f"of total        {sum(a.size for a in arrays.values()) - 60:,} -> " in out
+    ran = cli("plan", tmp_path / "m", "--cut", "20%", "--filter", "other.model.positions", "-o", tmp_path / "p.json")
+    assert ran.code == 2
+    assert "none of these is a matrix of weights" in ran.err
+
+
 EXPERTS, COUNTS = 3, (512 * 9, 40, 0)
 EXPERT = {"gate_proj": (16, HIDDEN), "up_proj": (16, HIDDEN), "down_proj": (HIDDEN, 16)}
 NAMES = {"gate_proj": "ffn_gate_exps", "up_proj": "ffn_up_exps", "down_proj": "ffn_down_exps"}

@@ -21,7 +21,7 @@ from rankscope.engine.plan.plan_file import PlanRow, write_plan
 from rankscope.engine.spectrum import Projection
 
 from ..data.model import open_model
-from ..data.planning import Planned, Planner, Sizes, once, states_of
+from ..data.planning import Planned, Planner, Sizes, planned_of, states_of
 from ..data.session import CLOSE_SECONDS, Session
 from ..data.weighting import NONE, NORM, choose, notes_of, pooled
 from ..data.wording import left_out
@@ -44,7 +44,13 @@ def plan(args: Namespace, root: Path) -> int:
     """Compute what is missing, write the plan, say what it comes to; 1 where some could not be computed."""
     output = _checked(Path(args.output).expanduser())
     model = open_model(args.model, root, Access.DOWNLOAD if args.download else Access.RANGES)
-    projections = once(wanted_of(model.tree, args.filter))
+    wanted = wanted_of(model.tree, args.filter)
+    projections = planned_of(wanted)
+    keys = {p.key for p in projections}
+    if unread := [p for p in wanted if p.key not in keys]:
+        say(f"{len(unread)} are not planned: {unread[0].address}: {unread[0].problem}")
+    if not projections:
+        raise InputError("none of these is a matrix of weights: see  rankscope tree MODEL")
     weighting = choose(args.weight, model, root, say)
     if weighting is not None:
         weighting = pooled(weighting, model, projections)
