@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from rankscope.engine.plan.plan_file import Plan, PlanRow, read_plan
 
-LAST = "ranks from weights and second moments, no training; check with  rankscope perplexity"
+LAST = "ranks from weights and second moments, no training; check with perplexity"
 SMALL = ("--min-rank", 2, "--multiple", 2)
 RNG = np.random.default_rng(17)
 Array = NDArray[np.float64]
@@ -98,7 +98,7 @@ def test_a_plan_of_the_weights_as_they_are(cli: Run, llama: tuple[Path, Arrays],
     assert f"{whole:,} -> {whole - cut:,} parameters: {100 * cut / whole:.2f} % cut" in out
     assert f"{stored:,} -> {stored - cut:,} parameters: {100 * cut / stored:.2f} % cut" in out
     energy = 100 * np.mean([row.energy for row in plan.rows])
-    assert f"{energy:.2f} %  kept, mean of the projections; the uniform plan" in out
+    assert f"{energy:.2f} %  kept on average; the uniform plan" in out
     assert f"{plan.budget:,} parameters, {plan.parameters:,} used" in out
     # Whoever asks again computes nothing, and gets the same.
     again, _, said = made(cli, model, tmp_path, "--cut", "0.2", *SMALL)

@@ -31,7 +31,7 @@ from .doctor import is_writable
 from .ending import at_end
 from .opening import save, say_opened, verify, wanted_of
 
-WHAT_IT_IS = "ranks from weights and second moments, no training; check with  rankscope perplexity"
+WHAT_IT_IS = "ranks from weights and second moments, no training; check with perplexity"
 _WEIGHTS_ONLY = "weights only: at this cut the model is likely to break; give an imatrix or moments with --weight FILE"
 _LOSSES = {
     "parameters": "mean of 1 - energy, by parameters",
@@ -144,7 +144,7 @@ def _sums(planned: Planned, output: Path) -> Iterator[tuple[str, str]]:
     gap = 100 * (plan.loss - plan.bound)
     yield "bound", f"{100 * plan.bound:.3f} %  no plan of this budget loses less; gap {gap:.3f} %"
     uniform = "" if plan.uniform else f"; the uniform plan {100 * planned.uniform_energy:.2f} %"
-    yield "energy", f"{100 * planned.energy:.2f} %  kept, mean of the projections{uniform}"
+    yield "energy", f"{100 * planned.energy:.2f} %  kept on average{uniform}"
     yield "budget", f"{plan.budget:,} parameters, {plan.parameters:,} used"
     cut = planned.sizes.parameters - plan.parameters
     for name, whole in (("projections", planned.sizes.parameters), ("total", planned.sizes.stored)):
