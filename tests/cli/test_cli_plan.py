@@ -117,7 +117,7 @@ def test_a_plan_under_second_moments(cli: Run, llama: tuple[Path, Arrays], tmp_p
     assert plan.weighting is not None
     assert (plan.weighting.name, plan.weighting.pooled) == ("moments", False)
     assert plan.weighting.label.startswith("moments m.safetensors")
-    assert "under moments m.safetensors" in out
+    assert "weighting       moments m.safetensors" in out
     assert "weights only" not in err
     raw, _, _ = made(cli, model, tmp_path, "--cut", "30%", *SMALL)
     assert [row.key for row in raw.rows] == [row.key for row in plan.rows]

@@ -139,8 +139,8 @@ def _role(role: str, rows: Sequence[PlanRow]) -> Iterator[str]:
 
 def _sums(planned: Planned, output: Path) -> Iterator[tuple[str, str]]:
     plan = planned.plan
-    under = f"under {plan.weighting.label}" if plan.weighting else "of the weights as they are"
-    yield "loss", f"{100 * plan.loss:.3f} %  {_LOSSES[plan.objective]}, {under}"
+    yield "weighting", plan.weighting.label if plan.weighting else "none: the weights as they are"
+    yield "loss", f"{100 * plan.loss:.3f} %  {_LOSSES[plan.objective]}"
     gap = 100 * (plan.loss - plan.bound)
     yield "bound", f"{100 * plan.bound:.3f} %  no plan of this budget loses less; gap {gap:.3f} %"
     uniform = "" if plan.uniform else f"; the uniform plan {100 * planned.uniform_energy:.2f} %"
