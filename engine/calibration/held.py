@@ -58,7 +58,8 @@ class Held(Protocol):
         ...
 
     def tokens_of(self, name: str, matrix: Matrix | None) -> float | None:
-        """How many tokens reached the input of a tensor, or of one `matrix` of a stack; None where it is not known."""
+        """How many tokens reached the input of a tensor, or of one `matrix` of a stack; 0 where none did, None
+        where it is not known."""
         ...
 
     def moment(self, name: str, cols: int, matrix: Matrix | None, order: Order | None) -> Moment:

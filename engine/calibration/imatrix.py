@@ -112,7 +112,7 @@ class Imatrix:
             return None
         if matrix is not None and len(counts) == 1:
             return None
-        return float(counts[matrix.number if matrix else 0]) or None
+        return float(counts[matrix.number if matrix else 0])
 
     def mean(self, name: str, cols: int, matrix: Matrix | None, order: Order | None) -> Values:
         """See Held."""

@@ -77,8 +77,8 @@ class Moments:
 
     def tokens_of(self, name: str, matrix: Matrix | None) -> float | None:
         """See Held."""
-        count = self.counts.get(self.inputs.get(name, name), 0.0)
-        return count if matrix is None and 0 < count < np.inf else None
+        count = self.counts.get(self.inputs.get(name, name), np.nan)
+        return count if matrix is None and 0 <= count < np.inf else None
 
     def moment(self, name: str, cols: int, matrix: Matrix | None, order: Order | None, part: Part = "") -> Moment:
         """See Held: E[x x^T], or E[x^2] where the file has no more, of one part of the tokens.
@@ -177,7 +177,8 @@ def read_moments(file: Path) -> Moments | None:
         return None
     metadata = SAFETENSORS.metadata(file)
     inputs = dict(_shared(metadata, {name for name, _ in sums}))
-    counts = {name: _tokens(held, stamp) or 0.0 for (name, part), held in sums.items() if not part}
+    stated = {name: _tokens(held, stamp) for (name, part), held in sums.items() if not part}
+    counts = {name: tokens for name, tokens in stated.items() if tokens is not None}
     data_sets, architecture, name = (metadata.get(key, "") for key in ("datasets", "architecture", "model"))
     return Moments(
         sums, inputs, stamp, data_sets, counts, (architecture, name), read_figures(metadata.get("figures", "{}"))

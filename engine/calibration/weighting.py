@@ -74,7 +74,7 @@ class FileWeighting:
             return known if is_meant else Figures(known.tokens, known.cols)
         name, matrix, _ = self._place(p)
         tokens = self._held.tokens_of(name, matrix)
-        return None if tokens is None else Figures(tokens, p.cols)
+        return Figures(tokens, p.cols) if tokens else None
 
     def _on_position_0(self) -> str:
         """Why it is not said what position 0 holds, "" where it is, or does not matter."""
@@ -95,15 +95,32 @@ class FileWeighting:
             UnseenError: no token of the calibration reached it.
             WeightsError: there is none that can be used.
         """
-        if not projection.cols:
-            raise WeightsError(f"{printable(projection.tensor)} is no matrix")
         name, matrix, order = self._place(projection)
         if self.is_centred:
             return centred_moment(self._held, name, projection.cols, matrix, order)
         return self._held.moment(name, projection.cols, matrix, order)
 
+    def tokens(self, projection: Projection) -> float:
+        """How many tokens the moment of a projection is of; 0 where none reached it.
+
+        Raises:
+            WeightsError: the file does not say.
+        """
+        name, matrix, _ = self._place(projection)
+        tokens = self._held.tokens_of(name, matrix)
+        if tokens is None:
+            again = ": make it anew with llama-imatrix, as GGUF" if self._held.kind == "imatrix" else ""
+            raise WeightsError(f"{printable(name)} has no number of tokens of its own in the file{again}")
+        return tokens
+
     def _place(self, projection: Projection) -> tuple[str, Matrix | None, Order | None]:
-        """Which tensor of the file has its input, which matrix of that, and in which order."""
+        """Which tensor of the file has its input, which matrix of that, and in which order.
+
+        Raises:
+            WeightsError: none has.
+        """
+        if not projection.cols:
+            raise WeightsError(f"{printable(projection.tensor)} is no matrix")
         name, number = self._inputs.of(projection)
         experts = sizes(self._inner, projection.layer or 0).get("experts", 0) if projection.block == "expert" else 0
         matrix = None if number is None else Matrix(number, experts)

@@ -55,6 +55,12 @@ COMMANDS = (
         "cli.moments:moments",
         arguments.moments,
     ),
+    Command(
+        "plan",
+        "say which rank each projection should have for a budget of parameters, and write that as a file",
+        "cli.plan:plan",
+        arguments.plan,
+    ),
     Command("ls", "list the models that have stored spectra", "cli.stored:ls", arguments.ls, has_model=False),
     Command("rm", "remove the stored spectra of a model", "cli.stored:rm", arguments.rm),
     Command(

@@ -58,6 +58,17 @@ def choose(text: str, model: Model, root: Path, tell: Callable[[str], None]) -> 
     return opened
 
 
+def pooled(weighting: Weighting, model: Model, projections: Iterable[Projection]) -> Weighting:
+    """What a plan of these projections is made under in the place of a weighting: where there are experts among them,
+    the second moments of a file pooled by layer."""
+    from rankscope.engine.calibration.pooled import PooledWeighting
+    from rankscope.engine.calibration.weighting import FileWeighting
+
+    if isinstance(weighting, FileWeighting) and any(p.expert is not None for p in projections):
+        return PooledWeighting(weighting, model.tree.projections)
+    return weighting
+
+
 def in_state(
     model: Model,
     root: Path,
@@ -79,10 +90,11 @@ def in_state(
         assert weighting is not None
         tree = model.tree if wanted is None else replace(model.tree, projections=tuple(wanted))
         made = weighed(replace(model, tree=tree), weighting)
-    return replace(made, said=_said(weighting, made.tree.projections))
+    return replace(made, said=said_of(weighting, made.tree.projections))
 
 
-def _said(weighting: Weighting | None, projections: Iterable[Projection]) -> Said | None:
+def said_of(weighting: Weighting | None, projections: Iterable[Projection]) -> Said | None:
+    """What a file says of these projections that a user has to know of ranks under it; None of no file at hand."""
     if weighting is None or isinstance(weighting, StoredWeighting) or weighting.name == NORM:
         return None
     from rankscope.engine.calibration.weighting import FileWeighting
@@ -103,8 +115,8 @@ def meant(
     text: str | None, model: Model, root: Path, tell: Callable[[str], None], gauge: str | None = None
 ) -> Callable[[Projection], bool]:
     """Whether a stored spectrum is meant by a weighting, by a name of one (`none`: all that have none) or by a file,
-    whose numbers tell, and by a gauge, RAW or `fixed`; by each where it is None. The noise that spectra under a
-    weighting compare with is meant as well, in the raw gauge.
+    whose numbers tell, pooled or not, and by a gauge, RAW or `fixed`; by each where it is None. The noise that spectra
+    under a weighting compare with is meant as well, in the raw gauge.
 
     Raises:
         InputError: as `choose`.
@@ -128,9 +140,10 @@ def _meant_by_weighting(
     weighting = choose(text, model, root, tell)
     assert weighting is not None
     taken = set()
-    for p in model.tree.projections:
-        with suppress(WeightsError):
-            taken.add(weighting.moment(p).operands)
+    for source in {weighting, pooled(weighting, model, model.tree.projections)}:
+        for p in model.tree.projections:
+            with suppress(WeightsError):
+                taken.add(source.moment(p).operands)
     return lambda p: p.derived is not None and _of_moment(p) in taken
 
 

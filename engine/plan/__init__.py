@@ -1,0 +1,1 @@
+"""Ranks for a budget of parameters: plans, made of spectra and kept as JSON."""
