@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 
+from .errors import WeightsError
 from .spectrum import Operand, Projection, Values, digest
 
 Form: TypeAlias = Literal["diagonal", "full", "layer_norm"]
@@ -53,6 +56,16 @@ class Weighting(Protocol):
             WeightsError: there is none; the sentence says why and names the projection or the tensor.
         """
         ...
+
+
+def digest_of_moments(weighting: Weighting, projections: Iterable[Projection]) -> str:
+    """One digest over the second moments that a weighting has of projections of a checkpoint: the same for a weighting
+    with the same numbers, in whatever order these come, and for whichever of them it has none."""
+    found: dict[str, str] = {}
+    for p in projections:
+        with suppress(WeightsError):
+            found[p.key] = weighting.moment(p).digest
+    return digest(*(part for pair in sorted(found.items()) for part in pair))
 
 
 def diagonal(values: Values) -> Moment:
