@@ -14,6 +14,7 @@ import transformers
 
 from rankscope.engine.catalogue.tree import build_tree
 from rankscope.engine.checkpoint.open import open_checkpoint
+from rankscope.engine.plan.matrices import Matrices
 from rankscope.engine.plan.plan_file import Plan, PlanRow, parameters_of
 from rankscope.engine.spectrum import Projection
 
@@ -119,9 +120,6 @@ def truncated(matrix: Any, rank: int, second: Any = None) -> tuple[Any, float]:
 def planned(model: Path, ranks: Mapping[str, int], second: Mapping[str, Any] | None = None, **changes: Any) -> Plan:
     """A plan that gives these addresses these ranks and keeps the rest; C of an address where the plan is weighted."""
     checkpoint = open_checkpoint(str(model))
-    tensors: dict[str, Any] = {}
-    from rankscope.engine.plan.matrices import Matrices
-
     own, rows = Matrices(checkpoint), []
     cost = changes.get("cost", "factors")
     for p in build_tree(checkpoint).scanned():

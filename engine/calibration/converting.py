@@ -19,9 +19,12 @@ def convert(checkpoint: Checkpoint, folder: Path, dtype: str) -> None:
         OSError: the disk is full or fails.
     """
     loaded: tuple[Any, Any] = load(checkpoint, "cpu", TORCH_NAMES[dtype])
+    model, tokenizer = loaded
+    if (quantizer := getattr(model, "hf_quantizer", None)) is not None:
+        quantizer.remove_quantization_config(model)  # all of it is dequantised, and is to be saved so
     try:
-        for part in loaded:
-            part.save_pretrained(folder)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
     except OSError:
         raise
     except Exception as error:  # noqa: BLE001 - transformers raises what its parts do: of all of it the first line

@@ -72,6 +72,8 @@ def load(checkpoint: Checkpoint, device: str, dtype: str = "") -> tuple[torch.nn
     asked = {"experts_implementation": "eager", "output_loading_info": True}
     on: dict[str, Any] = {"dtype": torch.float32} if device == "cpu" else {"dtype": "auto", "device_map": device}
     on |= {"dtype": getattr(torch, dtype)} if dtype else {}
+    if "gguf_file" in options and hasattr(transformers, "GgufConfig"):  # or some modules would keep packed blocks
+        on["quantization_config"] = transformers.GgufConfig(dequantize=True)
     try:
         with redirect_stderr(StringIO()):  # bars of its parts that know no setting
             config = transformers.AutoConfig.from_pretrained(where, **options)

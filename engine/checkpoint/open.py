@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import re
 import sys
 from collections.abc import Collection, Mapping
@@ -66,6 +67,11 @@ class Checkpoint:
     def bytes(self) -> int:
         """Of all its weights, as they are stored."""
         return sum(tensor.stored_bytes for tensor in self.tensors)
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers its tensors have together."""
+        return sum(math.prod(tensor.shape) for tensor in self.tensors)
 
     def bytes_to_fetch(self, names: Collection[str]) -> int:
         """What reading the tensors of these names takes from a server."""

@@ -29,7 +29,7 @@ def type_for(checkpoint: Checkpoint) -> str:
 
 def bytes_for(checkpoint: Checkpoint, dtype: str) -> int:
     """What the model takes as transformers writes it."""
-    return _BYTES[dtype] * sum(math.prod(tensor.shape) for tensor in checkpoint.tensors)
+    return _BYTES[dtype] * checkpoint.numbers
 
 
 def converted(

@@ -62,8 +62,7 @@ def apply(args: Namespace, root: Path) -> int:
             raise InputError(str(error)) from None
         move_folder(folder / _MADE, output)
     _print(done, plan, args.merge)
-    before = sum(work.projection.rows * work.projection.cols for work in works)
-    say(f"{printable(str(output))}: {numbers:,} numbers in its files; of {before:,} that are factored {_left(done):,}")
+    say(f"{numbers:,} numbers are in {printable(str(output))}{'' if args.merge else _counted(plan, works, done)}")
     return 0
 
 
@@ -88,6 +87,8 @@ def _layout(
     say(f"loading {printable(checkpoint.name)} by transformers, to write it under its names in {dtype}")
     (folder / "converted").mkdir()
     made, works, own, exact = converted(checkpoint, works, model.tree, folder / "converted", dtype)
+    if (held := checkpoint.numbers) != made.numbers:
+        say(f"the file holds {held:,} numbers, and transformers makes {made.numbers:,} of it: it may leave some aside")
     return Layout(made, works, own, exact, args.merge, None, dtype, place, tell)
 
 
@@ -107,14 +108,16 @@ class _Progress:
 
     def __init__(self, total: int) -> None:
         self._total, self._done = total, 0
-        self._began = self._last = time.monotonic()
+        self._began = self._last = 0.0
 
     def __call__(self) -> None:
         self._done += 1
         now = time.monotonic()
-        if now - self._last >= _LINE_SECONDS or self._done == self._total:
+        if self._done == 1:
+            self._began = self._last = now
+        elif now - self._last >= _LINE_SECONDS:
             self._last = now
-            left = (now - self._began) / self._done * (self._total - self._done)
+            left = (now - self._began) / (self._done - 1) * (self._total - self._done)
             say(f"{self._done}/{self._total} factored  ETA {left:.0f}s")
 
 
@@ -197,8 +200,11 @@ def _put_away(folder: Path, output: Path) -> str:
     return "" if is_whole else f"nothing is written to {printable(str(output))}"
 
 
-def _left(done: Sequence[Done]) -> int:
-    return sum(each.parameters for each in done)
+def _counted(plan: Plan, works: Sequence[Work], done: Sequence[Done]) -> str:
+    """What has become of the numbers that were factored, as counted in the files and as the plan has it."""
+    before = sum(work.projection.rows * work.projection.cols for work in works)
+    stated = sum(row.parameters for row in plan.rows if row.rank is not None)
+    return f": {sum(each.parameters for each in done):,} ({stated:,} by the plan) in the place of {before:,}"
 
 
 def _print(done: Sequence[Done], plan: Plan, merge: bool) -> None:
