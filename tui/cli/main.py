@@ -56,6 +56,12 @@ COMMANDS = (
         arguments.moments,
     ),
     Command(
+        "plan",
+        "say which rank each projection should have for a budget of parameters, and write that as a file",
+        "cli.plan:plan",
+        arguments.plan,
+    ),
+    Command(
         "apply",
         "write the checkpoint that a plan makes of a model: its factors, or dense by their products",
         "cli.apply:apply",
