@@ -74,7 +74,7 @@ class Layout:
 
     def _kept(self, tensor: Tensor) -> Iterator[Entry]:
         _check(tensor)
-        if self.checkpoint.quantisation and tensor.name.endswith(_SCALES_OF_INPUTS):
+        if self.checkpoint.quantisation and tensor.name.rpartition(".")[2] in _SCALES_OF_INPUTS:
             return
         if tensor.scheme is not None and tensor.scheme.formula in OWN_FACTORS:
             for _, part in tensor.parts:

@@ -206,6 +206,16 @@ def test_what_is_refused_before_anything_is_written(tmp_path: Path, cli: Run, mo
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"m", "n"}
 
 
+def test_matrices_on_a_device_of_torch_give_the_same(tmp_path: Path, cli: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = saved("phi3", tmp_path / "m", torch.bfloat16)
+    file = written_plan(tmp_path / "p.json", planned(model, {"layers.0.mlp.up": 4, "layers.1.attention.key": 5}))
+    for name in ("numpy", "torch"):
+        assert cli("apply", file, "--model", model, "-o", tmp_path / name, "--merge", "--device", "cpu").code == 0
+        monkeypatch.setattr(command, "moved", lambda matrix, _: torch.tensor(matrix))
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("numpy", "torch"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_an_empty_folder_is_taken_and_pifa_merges(tmp_path: Path, cli: Run) -> None:
     model, out = saved("llama", tmp_path / "m"), tmp_path / "out"
     out.mkdir()

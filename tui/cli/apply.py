@@ -36,6 +36,7 @@ from ..data.weighting import NONE, NORM, choose, pooled
 from ..drawing.console import add_columns, make_console, plain_table, say
 from .doctor import is_writable
 from .ending import at_end
+from .plan import WHAT_IT_IS
 
 TYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _LINE_SECONDS = 5.0
@@ -62,6 +63,7 @@ def apply(args: Namespace, root: Path) -> int:
         move_folder(folder / _MADE, output)
     _print(done, plan, args.merge)
     say(f"{numbers:,} numbers are in {printable(str(output))}{'' if args.merge else _counted(plan, works, done)}")
+    say(WHAT_IT_IS)
     return 0
 
 
@@ -99,7 +101,7 @@ def _write(layout: Layout, folder: Path) -> tuple[list[Done], int]:
     write(layout, entries, folder)
     say("reading back what was written")
     written = Written(folder)
-    return list(written.check(layout)), written.numbers
+    return written.check(layout), written.numbers
 
 
 class _Progress:
