@@ -29,7 +29,7 @@ def test_every_command_names_a_function() -> None:
         "rm",
         "doctor",
     ]
-    assert [command.name for command in cli.COMMANDS if not command.has_model] == ["ls", "doctor"]
+    assert [command.name for command in cli.COMMANDS if not command.has_model] == ["apply", "ls", "doctor"]
     for command in cli.COMMANDS:
         assert callable(resolve(command.run))
 
