@@ -132,8 +132,8 @@ def factor_name(work: Work) -> str:
     p = work.projection
     if p.slice is None:
         return p.tensor
-    index = "" if p.slice.index is None else f".{p.slice.index}"
-    return f"{p.tensor}{index}.{p.role}"
+    number = p.expert if p.slice.index is None else p.slice.index
+    return ".".join(str(word) for word in (p.tensor, number, p.role) if word is not None)
 
 
 def covered(shape: tuple[int, ...], works: Sequence[Work]) -> HostArray:
