@@ -117,7 +117,7 @@ def test_a_plan_under_second_moments(cli: Run, llama: tuple[Path, Arrays], tmp_p
     assert plan.weighting is not None
     assert (plan.weighting.name, plan.weighting.pooled) == ("moments", False)
     assert plan.weighting.label.startswith("moments m.safetensors")
-    assert "under moments m.safetensors" in out
+    assert "weighting       moments m.safetensors" in out
     assert "weights only" not in err
     raw, _, _ = made(cli, model, tmp_path, "--cut", "30%", *SMALL)
     assert [row.key for row in raw.rows] == [row.key for row in plan.rows]
@@ -324,7 +324,7 @@ def test_what_is_stored_can_be_planned_without_the_weights(cli: Run, tmp_path: P
         (("--cut", "20%", "--weight", "./none.gguf"), "no such file"),
         (("--cut", "20%", "--gauge", "fixed"), "--gauge"),
         (("--cut", "20%", "-o", "no/such/folder/p.json"), "cannot write no/such/folder/p.json"),
-        (("--cut", "20%", "-o", "."), "cannot write"),
+        (("--cut", "20%", "-o", "/dev/null"), "/dev/null would be a plan: name it FILE.json"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_planned_is_one_line_and_computes_nothing(
@@ -337,6 +337,18 @@ def test_what_cannot_be_planned_is_one_line_and_computes_nothing(
     assert not ran.out
     assert not (tmp_path / "plan.json").exists()
     assert not list(store.rglob("*.h5"))
+
+
+def test_nothing_but_a_plan_is_written_over(cli: Run, llama: tuple[Path, Arrays], tmp_path: Path) -> None:
+    other = tmp_path / "config.json"
+    other.write_text("{}")
+    ran = cli("plan", llama[0], "--cut", "20%", "-o", other)
+    assert (ran.code, other.read_text()) == (2, "{}")
+    assert f"{other} is there and is no plan" in ran.err
+    (tmp_path / "folder.json").mkdir()
+    assert "cannot write" in cli("plan", llama[0], "--cut", "20%", "-o", tmp_path / "folder.json").err
+    first, _, _ = made(cli, llama[0], tmp_path, "--cut", "20%", *SMALL)
+    assert made(cli, llama[0], tmp_path, "--cut", "25%", *SMALL)[0].budget < first.budget
 
 
 def test_a_file_of_no_moments_of_this_model(cli: Run, llama: tuple[Path, Arrays], tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from rankscope.engine.compute.engine import Settings
 from rankscope.engine.compute.events import Event
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.plan.hull import RankGrid
-from rankscope.engine.plan.plan_file import PlanRow, write_plan
+from rankscope.engine.plan.plan_file import PlanRow, looks_like_plan, write_plan
 from rankscope.engine.spectrum import Projection
 
 from ..data.model import open_model
@@ -80,6 +80,11 @@ def plan(args: Namespace, root: Path) -> int:
 
 
 def _checked(output: Path) -> Path:
+    """Where the plan is written: a name of its own, or that of another plan."""
+    if output.suffix != ".json":
+        raise InputError(f"{printable(str(output))} would be a plan: name it FILE.json")
+    if output.exists() and not output.is_dir() and not looks_like_plan(output):
+        raise InputError(f"{printable(str(output))} is there and is no plan: name another with -o FILE.json")
     if output.is_dir() or not output.parent.is_dir() or not is_writable(output.parent):
         raise InputError(f"cannot write {printable(str(output))}: name another with -o FILE.json")
     return output
@@ -139,8 +144,8 @@ def _role(role: str, rows: Sequence[PlanRow]) -> Iterator[str]:
 
 def _sums(planned: Planned, output: Path) -> Iterator[tuple[str, str]]:
     plan = planned.plan
-    under = f"under {plan.weighting.label}" if plan.weighting else "of the weights as they are"
-    yield "loss", f"{100 * plan.loss:.3f} %  {_LOSSES[plan.objective]}, {under}"
+    yield "weighting", plan.weighting.label if plan.weighting else "none: the weights as they are"
+    yield "loss", f"{100 * plan.loss:.3f} %  {_LOSSES[plan.objective]}"
     gap = 100 * (plan.loss - plan.bound)
     yield "bound", f"{100 * plan.bound:.3f} %  no plan of this budget loses less; gap {gap:.3f} %"
     uniform = "" if plan.uniform else f"; the uniform plan {100 * planned.uniform_energy:.2f} %"
