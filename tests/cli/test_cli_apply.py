@@ -164,6 +164,25 @@ def test_a_plan_under_moments_needs_the_file_with_their_numbers(
     torch.testing.assert_close(logits(running_model(tmp_path / "out")), true, rtol=0, atol=1e-3)
 
 
+def test_a_plan_of_experts_pools_what_the_file_holds_of_them(tmp_path: Path, cli: Run) -> None:
+    model = saved("mixtral", tmp_path / "m")
+    rng, sums = np.random.default_rng(6), {}
+    for p in build_tree(open_checkpoint(str(model))).scanned():
+        count = 90 if p.expert is None else (40, 3, 0)[p.expert]
+        x = rng.standard_normal((count, p.cols)) * 10.0 ** rng.uniform(-2, 1, p.cols)
+        sums |= {f"{p.tensor}.x2": (x**2).sum(0).astype(np.float32), f"{p.tensor}.count": np.array([float(count)])}
+    file, plan, out = write_moments(tmp_path / "x2.safetensors", sums), tmp_path / "plan.json", tmp_path / "out"
+    sizes = ("--cut", "40%", "--min-rank", "2", "--multiple", "2")
+    assert cli("plan", model, *sizes, "--weight", file, "-o", plan).code == 0
+    assert json.loads(plan.read_text())["weighting"]["pooled"] is True
+    assert "pooled: name its file with --weight FILE" in cli("apply", plan, "-o", out).error
+    ran = cli("apply", plan, "-o", out, "--weight", file)  # the model is found among the stored ones
+    assert ran.code == 0
+    assert [address for address in errors_of(ran.out) if ".expert.2." in address]
+    for planned_error, error in errors_of(ran.out).values():
+        assert error == pytest.approx(planned_error, abs=2e-6)
+
+
 def test_a_plan_under_the_gains_of_norms_needs_no_file(tmp_path: Path, cli: Run) -> None:
     model = saved("llama", tmp_path / "m")
     held = load_file(model / "model.safetensors")

@@ -221,7 +221,7 @@ def _print(done: Sequence[Done], plan: Plan, merge: bool) -> None:
     """A row a projection."""
     console = make_console()
     table = plain_table(console)
-    columns = ("rank", "planned error", "written error", "type", "numbers")
+    columns = ("rank", "planned", "written", "type", "numbers")
     add_columns(table, "address", *columns, right=columns)
     for each in done:
         numbers = f"{each.promised:.6f}", f"{each.error:.6f}", each.dtype, str(each.parameters)
@@ -230,8 +230,6 @@ def _print(done: Sequence[Done], plan: Plan, merge: bool) -> None:
     under = f"under {printable(plan.weighting.label)}" if plan.weighting else "of the weights as they are"
     more = max(each.error - each.promised for each in done)
     types = ", ".join(sorted({each.dtype for each in done}))
-    what = "products of factors" if merge else "factors"
-    say(
-        f"relative errors of outputs {under}: sqrt(1 - energy) as planned, and as read back from the files; "
-        f"{what} rounded to {types} err by at most {more:.1e} more"
-    )
+    what = "products" if merge else "factors"
+    say(f"planned, written: relative errors of outputs {under}, sqrt(1 - energy) and as read back from the files")
+    say(f"rounding the {what} to {types} adds at most {max(more, 0.0):.1e}")
