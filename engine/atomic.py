@@ -90,9 +90,10 @@ def move_folder(folder: Path, path: Path) -> None:
     Raises:
         OSError: there is a file of that name, or a folder that is not empty.
     """
+    where = path.parent
     sync_folder(folder)
     folder.rename(path)
-    sync_folder(path.parent)
+    sync_folder(where)
 
 
 def sync_folder(folder: Path) -> None:
