@@ -299,6 +299,13 @@ def test_what_was_computed_for_experts_goes_with_its_file(cli: Run, tmp_path: Pa
     assert "nothing" in cli("rm", tmp_path / "moe", "--weight", "imatrix").err
 
 
+def test_moments_about_the_mean_are_for_display_alone(cli: Run, llama: tuple[Path, Arrays], tmp_path: Path) -> None:
+    file = moments_file(tmp_path / "m.safetensors", addresses())
+    ran = cli("plan", llama[0], "--cut", "20%", "-o", tmp_path / "p.json", "--weight", f"centred:{file}")
+    assert (ran.code, len(ran.err.splitlines())) == (2, 1)
+    assert "a plan is of moments as they are, not about the mean" in ran.err
+
+
 def test_what_is_stored_can_be_planned_without_the_weights(cli: Run, tmp_path: Path) -> None:
     write_llama(tmp_path / "m")
     plan, _, _ = made(cli, tmp_path / "m", tmp_path, "--cut", "20%", *SMALL)

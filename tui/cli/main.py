@@ -61,6 +61,13 @@ COMMANDS = (
         "cli.plan:plan",
         arguments.plan,
     ),
+    Command(
+        "apply",
+        "write the checkpoint that a plan makes of a model: its factors, or dense by their products",
+        "cli.apply:apply",
+        arguments.apply,
+        has_model=False,
+    ),
     Command("ls", "list the models that have stored spectra", "cli.stored:ls", arguments.ls, has_model=False),
     Command("rm", "remove the stored spectra of a model", "cli.stored:rm", arguments.rm),
     Command(

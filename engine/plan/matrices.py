@@ -1,0 +1,95 @@
+"""The matrices of projections, read from a checkpoint one stored tensor after the other."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from xxhash import xxh3_128_digest
+
+from ..catalogue.rules import cut
+from ..checkpoint.open import Checkpoint
+from ..errors import WeightsError, printable
+from ..formats.tensor import Tensor
+from ..spectrum import Projection
+from ..weights import HostArray, encoded, host_array
+
+
+class Source(Protocol):
+    """Where the matrices come from that are factored."""
+
+    def matrix(self, projection: Projection) -> HostArray:
+        """Of shape (rows, cols) = (output, input features).
+
+        Raises:
+            WeightsError: it cannot be read.
+        """
+        ...
+
+
+_KEPT = 3
+"""Tensors that were read last: an expert's gate, up and down may lie in as many stacks."""
+
+
+class Matrices:
+    """See Source: those of a checkpoint. The tensors that were read last are kept."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._tensors = {tensor.name: tensor for tensor in checkpoint.tensors}
+        self._kept: dict[str, Any] = {}
+
+    def whole(self, tensor: Tensor) -> HostArray:
+        """A stored tensor as numbers, of its shape.
+
+        Raises:
+            WeightsError: see Checkpoint.read.
+        """
+        return np.asarray(host_array(self._read(tensor.name))).reshape(tensor.shape)
+
+    def matrix(self, projection: Projection) -> HostArray:
+        """See Source."""
+        held = self._read(projection.tensor)
+        matrix = held if projection.slice is None else cut(held, projection.slice)
+        return host_array(matrix.T if projection.transposed else matrix)
+
+    def _read(self, name: str) -> Any:
+        if name not in self._kept:
+            while len(self._kept) >= _KEPT:
+                del self._kept[next(iter(self._kept))]
+            self._kept[name] = self._checkpoint.read(self._tensors[name])[0]
+        return self._kept[name]
+
+
+class Reordered:
+    """See Source: the exact matrices of a model, for one whose rows stand in another order and are rounded to `dtype`.
+
+    transformers puts the rows of queries and keys of a GGUF file back into the order that its modules expect.
+    """
+
+    def __init__(self, exact: Source, of: Mapping[str, Projection], written: Source, dtype: str) -> None:
+        """`of`: the projections of the exact ones, by their addresses, which both have."""
+        self._exact, self._of, self._written, self._dtype = exact, of, written, dtype
+
+    def matrix(self, projection: Projection) -> HostArray:
+        """See Source; WeightsError is raised too where the rows are not the same ones."""
+        own, other = self._exact.matrix(self._of[projection.address]), self._written.matrix(projection)
+        places: dict[bytes, list[int]] = defaultdict(list)
+        for place, row in enumerate(_rows(own, self._dtype)):
+            places[row].append(place)
+        try:
+            return own[[places[row].pop() for row in _rows(other, self._dtype)]]
+        except IndexError:
+            shown = printable(projection.address, 80)
+            raise WeightsError(f"{shown} has other rows in the file than transformers loads of it") from None
+
+
+def _rows(matrix: HostArray, dtype: str) -> list[bytes]:
+    """A digest of each row as it is stored."""
+    try:
+        stored = encoded(matrix, dtype).reshape(len(matrix), -1)
+    except OverflowError as error:
+        raise WeightsError(f"{error}: name another --dtype") from None
+    return [xxh3_128_digest(row.data) for row in stored]
