@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..errors import WeightsError
-from ..spectrum import Projection, Provenance, Values
+from ..spectrum import Operand, Projection, Provenance, Values
 from ..weights import Weights, host_array
 from .factors import Factor, Factors
 from .slabs import Array, exponent_of, joined, slabs, times_two_to
@@ -95,18 +95,27 @@ def _weighed(projection: Projection, kind: str, matrix: Weights) -> Weighed:
     made = projection.derived
     assert made is not None
     form = made.formula.removeprefix(kind)
+    try:
+        return _product(matrix, factor_of(form, made.operands, matrix))
+    except RuntimeError:
+        if isinstance(matrix, np.ndarray):
+            raise
+        return _weighed(projection, kind, host_array(matrix))
+
+
+def factor_of(form: str, operands: Sequence[Operand], matrix: Weights) -> Factor:
+    """The factor of a moment, where a matrix lies that is to be multiplied with it.
+
+    Raises:
+        WeightsError, RuntimeError: see Factors.get.
+    """
     if isinstance(matrix, np.ndarray):
-        factor = _factors.get(form, made.operands, "numpy", np.asarray)
-        return _product(matrix, factor)
+        return _factors.get(form, operands, "numpy", np.asarray)
     import torch
 
-    try:
-        device = matrix.device
-        held = f"torch on {device}"
-        factor = _factors.get(form, made.operands, held, lambda numbers: torch.as_tensor(numbers, device=device))
-        return _product(matrix, factor)
-    except RuntimeError:
-        return _weighed(projection, kind, host_array(matrix))
+    device = matrix.device
+    held = f"torch on {device}"
+    return _factors.get(form, operands, held, lambda numbers: torch.as_tensor(numbers, device=device))
 
 
 def _product(matrix: Weights, factor: Factor) -> Weighed:

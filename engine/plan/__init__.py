@@ -1,1 +1,1 @@
-"""Ranks for a budget of parameters: plans, made of spectra and kept as JSON."""
+"""Ranks for a budget of parameters, and the factors that are written in the place of matrices."""

@@ -1,0 +1,97 @@
+"""Two factors A B in the place of a matrix W, and how far from W it is what is written in its place.
+
+Of all matrices of rank r, U_r U_r^T W errs least under the second moments C of its input, tr(E C E^T), where U_r are
+the leading left singular vectors of W C^1/2 (Eckart and Young 1936; for C as ASVD and SVD-LLM have it). S with
+S S^T = C gives the same U_r as C^1/2.
+"""
+
+from __future__ import annotations
+
+import math
+from types import ModuleType
+from typing import NamedTuple
+
+import numpy as np
+
+from ..derive.slabs import Array, exponent_of, joined, slabs, times_two_to
+from ..derive.weigh import factor_of
+from ..errors import WeightsError
+from ..moment import Moment
+from ..weights import Weights, host_array
+
+
+class TwoFactors(NamedTuple):
+    """`a` of shape (m, rank), with orthonormal columns, and `b` of shape (rank, n), float64, where the matrix lies."""
+
+    a: Array
+    b: Array
+
+
+def factors(matrix: Weights, moment: Moment | None, rank: int) -> TwoFactors:
+    """A = U_r and B = U_r^T W of a matrix W of shape (m, n) = (output, input features), r = `rank` <= min(m, n).
+
+    U_r is of W S where the input has a `moment` C = S S^T, of W itself where it is None. Computed on the device of the
+    matrix, or on the CPU where that has no room or does not answer.
+
+    Raises:
+        WeightsError: NaN or infinite weights, or second moments that cannot be had or are none.
+    """
+    if isinstance(matrix, np.ndarray):
+        return _factors(matrix, moment, rank, np)
+    import torch
+
+    try:
+        return _factors(matrix, moment, rank, torch)
+    except RuntimeError:
+        return _factors(host_array(matrix), moment, rank, np)
+
+
+def weighted_error(matrix: Weights, written: Weights, moment: Moment | None) -> float:
+    """sqrt(tr(E C E^T) / tr(W C W^T)), E = W - `written`: the relative error of the output; C = I without a moment.
+
+    0 where W and E both give no output, infinite where W alone gives none.
+
+    Raises:
+        WeightsError: NaN or infinite weights, or second moments that cannot be had or are none.
+    """
+    exponent = exponent_of(matrix)
+    factor = factor_of(moment.form, moment.operands, matrix) if moment is not None else None
+    lost = whole = 0.0
+    for rows, others in zip(slabs(matrix, exponent), slabs(written, exponent), strict=True):
+        error = rows - others
+        lost += factor.energy(error) if factor is not None else float((error * error).sum())
+        whole += factor.energy(rows) if factor is not None else float((rows * rows).sum())
+    if whole <= 0:
+        return math.inf if lost > 0 else 0.0
+    return math.sqrt(max(lost, 0.0) / whole)
+
+
+def _factors(matrix: Weights, moment: Moment | None, rank: int, xp: ModuleType) -> TwoFactors:
+    exponent = exponent_of(matrix)
+    left = _leading_left(_weighted(matrix, moment, exponent), rank, xp)
+    right = left.T @ joined(list(slabs(matrix, exponent)))
+    return TwoFactors(left, times_two_to(right, exponent))
+
+
+def _weighted(matrix: Weights, moment: Moment | None, exponent: int) -> Array:
+    """W S in float64, over powers of two."""
+    if moment is None:
+        return joined(list(slabs(matrix, exponent)))
+    factor = factor_of(moment.form, moment.operands, matrix)
+    return joined([factor.times(rows) for rows in slabs(matrix, exponent)])
+
+
+def _leading_left(matrix: Array, rank: int, xp: ModuleType) -> Array:
+    """The leading left singular vectors, by the eigenvectors of the Gram matrix on the smaller side.
+
+    From the right vectors V of a tall matrix A they are the columns of A V made orthonormal again, largest first: those
+    of small singular values come out of rounding alone, and would be neither orthogonal nor of length 1.
+    """
+    is_tall = matrix.shape[0] > matrix.shape[1]
+    gram = matrix.T @ matrix if is_tall else matrix @ matrix.T
+    try:
+        vectors = xp.linalg.eigh(gram)[1]
+    except np.linalg.LinAlgError as error:
+        raise WeightsError(f"its singular vectors cannot be had: {error}") from None
+    leading = xp.flip(vectors[:, len(gram) - rank :], (1,))
+    return xp.linalg.qr(matrix @ leading)[0] if is_tall else leading
