@@ -52,6 +52,11 @@ class Held(Protocol):
         """What the file says of projections beside their moments, by address."""
         ...
 
+    @property
+    def tokens_read(self) -> frozenset[str] | None:
+        """Digests of all that was read, held out or not (see tokens_read.py), None where the file does not say."""
+        ...
+
     def moment(self, name: str, cols: int, matrix: Matrix | None, order: Order | None) -> Moment:
         """That of the input of a tensor of `cols` input features, or of one `matrix` of a stack, in an `order`.
 

@@ -31,6 +31,7 @@ from ..spectrum import Operand, Values, digest
 from ..weights import HostArray, host_array
 from .held import Matrix, Order, mean
 from .said import Figures, read_figures
+from .tokens_read import read_back
 
 Part: TypeAlias = Literal["", "first", "held"]
 """Whose sums: of all tokens but those held out, of position 0 alone, or of those held out."""
@@ -45,7 +46,7 @@ _ROWS = 256
 class Moments:
     """A file of second moments: its tensors by the tensor and the part of the tokens that they are of, then by what
     they hold (xx, x2, x, count). `inputs` gives for tensors that share the input of another the name of that one.
-    `tokens` is how many reached the input that most of them did. `said` and `figures`: see Held.
+    `tokens` is how many reached the input that most of them did. `said`, `figures` and `tokens_read`: see Held.
     """
 
     sums: Mapping[tuple[str, str], Mapping[str, Tensor]]
@@ -55,6 +56,7 @@ class Moments:
     tokens: float = 0
     said: tuple[str, str] = ("", "")
     figures: Mapping[str, Figures] = field(default_factory=dict)
+    tokens_read: frozenset[str] | None = None
     _digests: dict[tuple[str, str], str] = field(default_factory=dict, repr=False, compare=False)
 
     kind = "moments"
@@ -156,9 +158,8 @@ def read_moments(file: Path) -> Moments | None:
     inputs = dict(_shared(metadata, {name for name, _ in sums}))
     tokens = max((_tokens(held, stamp) or 0 for (_, part), held in sums.items() if not part), default=0)
     data_sets, architecture, name = (metadata.get(key, "") for key in ("datasets", "architecture", "model"))
-    return Moments(
-        sums, inputs, stamp, data_sets, tokens, (architecture, name), read_figures(metadata.get("figures", "{}"))
-    )
+    figures, read = read_figures(metadata.get("figures", "{}")), read_back(metadata.get("read", ""))
+    return Moments(sums, inputs, stamp, data_sets, tokens, (architecture, name), figures, read)
 
 
 def _shared(metadata: Mapping[str, str], held: Collection[str]) -> Iterator[tuple[str, str]]:

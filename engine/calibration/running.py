@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
@@ -23,7 +24,7 @@ from .texts import LENGTH
 if TYPE_CHECKING:
     import torch
 
-_MISSING = "moments need transformers and accelerate: pip install 'rankscope-tui[calibrate]'"
+_MISSING = "running a model needs transformers and accelerate: pip install 'rankscope-tui[calibrate]'"
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +58,7 @@ def load(checkpoint: Checkpoint, device: str) -> tuple[torch.nn.Module, Any]:
     """The module and the tokenizer of a checkpoint whose files are here: nothing in it is executed.
 
     Raises:
-        InputError: transformers cannot load it; one line says why.
+        InputError: transformers cannot load it, or would make weights up that are not in it; one line says why.
     """
     require()
     import torch
@@ -72,12 +73,19 @@ def load(checkpoint: Checkpoint, device: str) -> tuple[torch.nn.Module, Any]:
         with redirect_stderr(StringIO()):  # bars of its parts that know no setting
             config = transformers.AutoConfig.from_pretrained(where, **options)
             named = (config.architectures or [""])[0]
-            kind = getattr(transformers, named, transformers.AutoModelForCausalLM)
+            kind: Any = getattr(transformers, named, transformers.AutoModelForCausalLM)
             tokenizer = transformers.AutoTokenizer.from_pretrained(where, **options)
-            model = kind.from_pretrained(where, experts_implementation="eager", **on, **options)
+            options["output_loading_info"] = True
+            model, info = kind.from_pretrained(where, experts_implementation="eager", **on, **options)
     except Exception as error:  # noqa: BLE001 - transformers raises what its parts do: of all of it the first line
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"transformers cannot load {printable(checkpoint.name)}: {printable(reason, 300)}") from None
+    if lacking := sorted(info["missing_keys"]):
+        others = f" and {len(lacking) - 1} others" if len(lacking) > 1 else ""
+        raise InputError(
+            f"{printable(checkpoint.name)} cannot be run: {type(model).__name__} needs weights that are not in it, "
+            f"{printable(lacking[0], 100)}{others}"
+        )
     return model.eval(), tokenizer
 
 
@@ -98,6 +106,32 @@ def length_of(model: Any) -> int:
     """Tokens of a sequence: LENGTH, or as many as the model has positions for."""
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return min(LENGTH, positions) if isinstance(positions, int) and positions > 1 else LENGTH
+
+
+def forward(model: torch.nn.Module, ids: Sequence[int]) -> Any:
+    """What the model answers to one sequence; an encoder and its decoder both read it.
+
+    Raises:
+        InputError: it does not run on text, or the device has no room for it.
+    """
+    import torch
+
+    device = next(model.parameters()).device
+    given: dict[str, Any] = {"input_ids": torch.tensor([list(ids)], device=device)}
+    if getattr(model.config, "is_encoder_decoder", False):
+        given["decoder_input_ids"] = given["input_ids"]
+    if "use_cache" in inspect.signature(model.forward).parameters:
+        given["use_cache"] = False
+    try:
+        with torch.no_grad():
+            return model(**given)
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"no room on the device for a sequence: {printable(str(error).splitlines()[0], 200)}"
+        ) from None
+    except Exception as error:  # noqa: BLE001 - it may want images or sound: of whatever it raises the first line
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"the model does not run on text: {printable(reason, 300)}") from None
 
 
 def fed_of(

@@ -52,6 +52,11 @@ class FileWeighting:
         about = f" ({self._held.about})" if self._held.about else ""
         return f"{self._held.kind} {self._named}{about}"
 
+    @property
+    def tokens_read(self) -> frozenset[str] | None:
+        """See Held."""
+        return self._held.tokens_read
+
     def notes(self, projections: Iterable[Projection]) -> Iterator[str]:
         """Lines on ranks of these that say less than they seem to: position 0 may hold nearly all of the energy."""
         yield from sink_lines(self._held.figures, [p.address for p in projections])
