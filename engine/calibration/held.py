@@ -66,6 +66,14 @@ class Held(Protocol):
         """
         ...
 
+    def tokens_of(self, name: str, cols: int, matrix: Matrix | None, /) -> float:
+        """How many tokens the moments of a tensor, or of one `matrix` of a stack, are of; 0 where none reached it.
+
+        Raises:
+            WeightsError: the file does not say; the sentence names the tensor.
+        """
+        ...
+
 
 def mean(sums: HostArray, count: float) -> Values:
     """Sums over so many tokens -> means in float64, without a word on what is not finite: it is refused by name."""

@@ -108,6 +108,16 @@ class Imatrix:
         seen = digest(means.shape, _settled(means, calls).astype("<f4").tobytes())
         return Moment("diagonal", cols, (Operand(seen, partial(self._means, squares, count, order)),))
 
+    def tokens_of(self, name: str, cols: int, matrix: Matrix | None, /) -> float:
+        """See Held. The older layout counts chunks, and the same for all matrices of a stack."""
+        counts, matrices = self._counts(name), self._matrices(name, cols, matrix)
+        if self.sums[name].counts is None or len(counts) != matrices:
+            raise WeightsError(
+                f"{printable(name)} has no number of tokens of its own for each expert in the file: make it anew with "
+                "llama-imatrix, as GGUF"
+            )
+        return float(counts[matrix.number if matrix else 0])
+
     def _matrices(self, name: str, cols: int, matrix: Matrix | None) -> int:
         """How many matrices of so many columns the sums of a tensor are of, of which `matrix` is one.
 

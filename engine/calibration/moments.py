@@ -94,6 +94,14 @@ class Moments:
         seen = digest(self._seen(name, part, sums), repr(count), b"" if order is None else order.tobytes())
         return Moment("full", cols, (Operand(seen, partial(self._products, shown, sums, count, order)),))
 
+    def tokens_of(self, name: str, _cols: int, _matrix: Matrix | None, /) -> float:
+        """See Held."""
+        name = self.inputs.get(name, name)
+        try:
+            return self._count(printable(name), self.sums.get((name, ""), {}))
+        except UnseenError:
+            return 0.0
+
     def _count(self, shown: str, held: Mapping[str, Tensor]) -> float:
         """Over how many tokens sums go."""
         tokens = _tokens(held, self.stamp)

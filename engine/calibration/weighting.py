@@ -68,13 +68,30 @@ class FileWeighting:
             UnseenError: no token of the calibration reached it.
             WeightsError: there is none that can be used.
         """
+        name, matrix = self._place(projection)
+        order = order_of(projection, self._config, name)
+        return self._held.moment(name, projection.cols, matrix, order)
+
+    def tokens(self, projection: Projection) -> float:
+        """How many tokens the moment of a projection is of; 0 where none reached it.
+
+        Raises:
+            WeightsError: the file does not say.
+        """
+        name, matrix = self._place(projection)
+        return self._held.tokens_of(name, projection.cols, matrix)
+
+    def _place(self, projection: Projection) -> tuple[str, Matrix | None]:
+        """The tensor that has the projection's input in the file, and of a stack which matrix.
+
+        Raises:
+            WeightsError: none has.
+        """
         if not projection.cols:
             raise WeightsError(f"{printable(projection.tensor)} is no matrix")
         name, number = self._inputs.of(projection)
         experts = sizes(self._inner, projection.layer or 0).get("experts", 0) if projection.block == "expert" else 0
-        matrix = None if number is None else Matrix(number, experts)
-        order = order_of(projection, self._config, name)
-        return self._held.moment(name, projection.cols, matrix, order)
+        return name, None if number is None else Matrix(number, experts)
 
 
 def open_weighting(text: str, model: str, config: Mapping[str, Any]) -> FileWeighting:
