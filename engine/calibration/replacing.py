@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _SAME = 0.01
 """How far a module's matrix may be from the stored one, in Frobenius norm: what the types that models run in round."""
+_ADVICE = "write the model by  rankscope apply --merge  and name it with --against"
 
 
 class RunningMatrices:
@@ -38,8 +39,7 @@ class RunningMatrices:
         if lost:
             raise InputError(
                 f"{len(lost)} of {len(projections)} projections are in no module that is known to multiply with them, "
-                f"{printable(lost[0].address)} for one: write the model by  rankscope apply --merge  and name it with "
-                "--against"
+                f"{printable(lost[0].address)} for one: {_ADVICE}"
             )
         self._fed = {p.address: one for one in fed for p in one.projections}
         self._config = checkpoint.config
@@ -70,14 +70,14 @@ def _matrix(fed: Fed, projection: Projection) -> torch.Tensor:
     """What a module multiplies with, as a view of shape (output, input features)."""
     found = dict(fed.module.named_parameters(recurse=False)).get(fed.parameter or "weight")
     if found is None or not found.is_floating_point():
-        raise _not_there(projection)
+        raise _not_there()
     held = found.detach()
     if fed.expert is not None:
         held = held[fed.expert]
     is_transposed = getattr(fed.module, "is_transposed", type(fed.module).__name__ == "Conv1D")
     held = held.T if is_transposed else held
     if held.dim() != 2 or held.shape[1] != projection.cols:
-        raise _not_there(projection)
+        raise _not_there()
     return held
 
 
@@ -99,7 +99,7 @@ def _rows(projection: Projection, held: torch.Tensor, before: torch.Tensor) -> t
     try:
         found = [places[row].pop(0) for row in _bytes_of(before)]
     except IndexError:
-        raise _not_there(projection) from None
+        raise _not_there() from None
     return torch.tensor(found, device=held.device)
 
 
@@ -119,8 +119,5 @@ def _bytes_of(matrix: torch.Tensor) -> list[bytes]:
     return [row.tobytes() for row in np.ascontiguousarray(rows)]
 
 
-def _not_there(projection: Projection) -> WeightsError:
-    return WeightsError(
-        f"{printable(projection.address)} is not in the running model as it is stored: write the plan's model by  "
-        "rankscope apply --merge  and name it with --against"
-    )
+def _not_there() -> WeightsError:
+    return WeightsError(f"the running model does not hold it as it is stored: {_ADVICE}")

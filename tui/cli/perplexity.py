@@ -16,6 +16,7 @@ from rankscope.engine.calibration.perplexity import (
     mean_loss,
     perplexity_of,
 )
+from rankscope.engine.calibration.pooled import PooledWeighting
 from rankscope.engine.calibration.running import length_of, load, require
 from rankscope.engine.calibration.texts import Text, read_text, sequences
 from rankscope.engine.calibration.weighting import FileWeighting, open_weighting
@@ -88,10 +89,12 @@ def _works(plan: Plan, model: Model, root: Path, file: FileWeighting | None) -> 
     """What is put into the running model, under the weighting that the plan was made under."""
     made = plan.weighting
     weighting: Weighting | None = None
-    if made is not None:
-        weighting = choose(NORM, model, root, say) if made.name == NORM else file
-        if weighting is None:
+    if made is not None and made.name == NORM:
+        weighting = choose(NORM, model, root, say)
+    elif made is not None:
+        if file is None:
             raise InputError(f"the plan was made under {printable(made.label, 100)}: name that file with --weight FILE")
+        weighting = PooledWeighting(file, model.tree.projections) if made.pooled else file
     return works_of(plan, model.tree.projections, weighting)
 
 
