@@ -30,6 +30,8 @@ _OTHERS = {
     **dict.fromkeys(("I16", "U16", "I64", "U64"), "{} holds whole numbers, not weights"),
 }
 _BYTES = frozenset(("I8", "U8", "I32", "U32"))
+WHOLE = _BYTES | {"I16", "U16", "I64", "U64", "BOOL"}
+"""The stored types whose numbers are no weights unless more of them are packed into one."""
 
 
 def why_no_weights(dtype: str, packed: bool = True) -> str:

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from ..spectrum import Values
 from .hull import Points, RankGrid, Whole, hulls_of, points_of
 
+_TOGETHER = 1024
+"""Curves whose hulls are worked out together."""
 _WINDOW = 1 << 16
 """Steps looked at together, once one did not fit."""
 
@@ -124,8 +126,8 @@ class Allocator:
         sharing, left = self._groups, budget
         while sharing:
             whole = sum(group.largest for group in sharing)
-            # In whole numbers: a share that rounding makes larger may pass the budget.
-            most = [left * int(group.points.costs[-1]) // whole for group in sharing]
+            # In whole numbers, and below the share of left + 1, of which the budget is the part that is whole.
+            most = [((left + 1) * int(group.points.costs[-1]) - 1) // whole for group in sharing]
             held = [one for one, share in zip(sharing, most, strict=True) if share >= one.points.costs[0]]
             if len(held) == len(sharing):
                 for group, share in zip(sharing, most, strict=True):
@@ -139,15 +141,17 @@ class Allocator:
         """The steps of all hulls, best saving for each parameter first; of equal ones the cheaper, then by address."""
         curves, points, costs, slopes = [], [], [], []
         for group in self._groups:
-            hulls = hulls_of(group.points.costs, group.losses)
-            is_step = np.arange(group.losses.shape[1]) < hulls.sizes[:, None]
-            is_step[:, 0] = False
-            rows, steps = np.nonzero(is_step)
-            ends, starts = hulls.vertices[rows, steps], hulls.vertices[rows, steps - 1]
-            curves.append(group.members[rows].astype(np.int32))
-            points.append(ends)
-            costs.append(group.points.costs[ends] - group.points.costs[starts])
-            slopes.append(hulls.slopes[rows, steps])
+            for start in range(0, len(group.members), _TOGETHER):
+                rows = slice(start, start + _TOGETHER)
+                hulls = hulls_of(group.points.costs, group.losses[rows])
+                is_step = np.arange(group.losses.shape[1]) < hulls.sizes[:, None]
+                is_step[:, 0] = False
+                row, step = np.nonzero(is_step)
+                ends, starts = hulls.vertices[row, step], hulls.vertices[row, step - 1]
+                curves.append(group.members[rows][row].astype(np.int32))
+                points.append(ends)
+                costs.append(group.points.costs[ends] - group.points.costs[starts])
+                slopes.append(hulls.slopes[row, step])
         cost, slope = np.concatenate([*costs, np.empty(0, np.int64)]), np.concatenate([*slopes, np.empty(0)])
         curve, point = (np.concatenate([*parts, np.empty(0, np.int32)]) for parts in (curves, points))
         order = np.argsort(-slope)

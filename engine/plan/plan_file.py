@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar, cast
 
@@ -113,14 +113,16 @@ def write_plan(path: Path, plan: Plan) -> None:
         OSError: the disk is full or fails; what stood at `path` stands there still.
     """
     head = {"format": _FORMAT, "version": _VERSION}
-    written = head | asdict(plan) | {"rows": []}
+    written = head | asdict(replace(plan, rows=()))
     text = json.dumps(written, allow_nan=False, indent=1).removesuffix("[]\n}")
     rows = ",\n".join(f"  {json.dumps(_written(row), allow_nan=False)}" for row in plan.rows)
     write_atomically(path, f"{text}[\n{rows}\n ]\n}}\n".encode())
 
 
 def _written(row: PlanRow) -> dict[str, Any]:
-    return asdict(row) | {"slice": None if row.slice is None else astuple(row.slice)}
+    """asdict would copy every part of each of 46,000 rows, which takes two seconds."""
+    held = {name: getattr(row, name) for name in PlanRow.__slots__}
+    return held | {"slice": None if row.slice is None else astuple(row.slice)}
 
 
 def read_plan(path: Path) -> Plan:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from ..data.views import DEFAULT, named_for
-from ..settings.values import positive, reference_line, threshold, thresholds
+from ..settings.values import cut, positive, reference_line, threshold, thresholds
 
 MODEL_HELP = (
     "org/name[/folder][@revision] on the Hub, a folder, a file (.safetensors, .gguf, .bin, .pt, .ckpt), a URL of one, "
@@ -213,6 +213,41 @@ def moments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda or cuda:0: one of them is used")
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="the file to write, in safetensors")
+
+
+def plan(parser: argparse.ArgumentParser) -> None:
+    """Of `rankscope plan`."""
+    parser.add_argument(
+        "--cut", type=cut, required=True, metavar="SHARE", help="how much is to go of the parameters: 20%% or 0.2"
+    )
+    parser.add_argument(
+        "--of",
+        choices=("projections", "total"),
+        default="projections",
+        help="of which parameters: of the projections that are planned, or of all that the model stores (projections)",
+    )
+    _add_filter(parser)
+    parser.add_argument("--min-rank", type=positive, default=8, metavar="K", help="the smallest rank that is given (8)")
+    parser.add_argument("--multiple", type=positive, default=8, metavar="K", help="ranks are multiples of it (8)")
+    parser.add_argument(
+        "--uniform", action="store_true", help="every projection keeps the same share of its parameters"
+    )
+    parser.add_argument(
+        "--objective",
+        choices=("parameters", "relative", "absolute"),
+        default="parameters",
+        help="what is to be small: the lost energy, as a share of each projection's and weighted by its parameters "
+        "(parameters), the plain sum of these shares (relative), or all lost energy (absolute)",
+    )
+    parser.add_argument(
+        "--cost",
+        choices=("factors", "pifa"),
+        default="factors",
+        help="what rank r costs: r (m + n), two factors, or r (m + n - r), which only apply --merge can use (factors)",
+    )
+    _add_weight(parser)
+    add_device(parser)
+    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="the plan to write, as JSON")
 
 
 def perplexity(parser: argparse.ArgumentParser) -> None:

@@ -56,6 +56,12 @@ COMMANDS = (
         arguments.moments,
     ),
     Command(
+        "plan",
+        "say which rank each projection should have for a budget of parameters, and write that as a file",
+        "cli.plan:plan",
+        arguments.plan,
+    ),
+    Command(
         "perplexity",
         "run a model on text and say how well it predicts it, as it is and as a plan would make it",
         "cli.perplexity:perplexity",

@@ -50,6 +50,17 @@ def choose(text: str, model: Model, root: Path, tell: Callable[[str], None]) -> 
     return opened
 
 
+def pooled(weighting: Weighting, model: Model, projections: Iterable[Projection]) -> Weighting:
+    """What a plan of these projections is made under in the place of a weighting: where there are experts among them,
+    the second moments of a file pooled by layer."""
+    from rankscope.engine.calibration.pooled import PooledWeighting
+    from rankscope.engine.calibration.weighting import FileWeighting
+
+    if isinstance(weighting, FileWeighting) and any(p.expert is not None for p in projections):
+        return PooledWeighting(weighting, model.tree.projections)
+    return weighting
+
+
 def notes_of(weighting: Weighting, projections: Iterable[Projection]) -> list[str]:
     """What a file says of these projections that a user has to know of ranks under it."""
     from rankscope.engine.calibration.weighting import FileWeighting
@@ -68,7 +79,7 @@ def weighted_by(projections: Iterable[Projection]) -> str:
 
 def meant(text: str, model: Model, root: Path, tell: Callable[[str], None]) -> Callable[[Projection], bool]:
     """Whether a stored spectrum is meant by a weighting, by a name of one (`none`: all that have none) or by a file,
-    whose numbers tell. The noise that such spectra compare with is meant as well.
+    whose numbers tell, pooled or not. The noise that such spectra compare with is meant as well.
 
     Raises:
         InputError: as `choose`.
@@ -80,9 +91,10 @@ def meant(text: str, model: Model, root: Path, tell: Callable[[str], None]) -> C
     weighting = choose(text, model, root, tell)
     assert weighting is not None
     taken = set()
-    for p in model.tree.projections:
-        with suppress(WeightsError):
-            taken.add(weighting.moment(p).operands)
+    for source in {weighting, pooled(weighting, model, model.tree.projections)}:
+        for p in model.tree.projections:
+            with suppress(WeightsError):
+                taken.add(source.moment(p).operands)
     return lambda p: p.derived is not None and _of_moment(p) in taken
 
 

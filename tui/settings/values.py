@@ -25,6 +25,18 @@ def thresholds(text: str) -> list[float]:
     return [threshold(part) for part in text.strip(",").split(",")]
 
 
+def cut(text: str) -> float:
+    """A share of parameters that is to go: 20% or 0.2, rounded to 12 digits. Above 1 the number is a percentage."""
+    try:
+        value = float(text.removesuffix("%"))
+    except ValueError:
+        raise ArgumentTypeError(f"{text!r} is no share of the parameters: write 20% or 0.2") from None
+    value = round(value / 100 if value > 1 or text.endswith("%") else value, 12)
+    if not 0 < value < 1:
+        raise ArgumentTypeError(f"{text!r} is no share of the parameters: it lies above 0 and below 100 %")
+    return value
+
+
 def reference_line(text: str) -> ReferenceLine:
     """A rank to draw across the layers: NAME=K, or NAME=K@ROLE for one of one role."""
     name, _, value = text.partition("=")
