@@ -8,9 +8,10 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import socket
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -33,7 +34,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 def write_pieces(path: Path, pieces: Iterable[Buffer]) -> None:
     """write_atomically of what is too large to be in memory at once: each of the pieces is made when it is written."""
-    temporary = path.with_name(f".tmp-{HOST}-{os.getpid()}-{os.urandom(8).hex()}")
+    temporary = _temporary(path.parent)
     handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
     try:
         try:
@@ -62,6 +63,38 @@ def sweep(folder: Path) -> None:
                     path.unlink()
 
 
+@contextmanager
+def temporary_folder(parent: Path) -> Iterator[Path]:
+    """A new folder in another one, gone when the `with` ends, with all that was not moved out of it.
+
+    Those of processes of this machine that were killed are removed first.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    for path in list(parent.iterdir()):
+        found = TEMPORARY.fullmatch(path.name)
+        if found and found["host"] == HOST and not _alive(int(found["pid"])) and path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+    folder = _temporary(parent)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def move_folder(folder: Path, path: Path) -> None:
+    """Give a whole folder, whose files are on the disk, its name: where there is an empty one, in its place.
+
+    Raises:
+        OSError: there is a file of that name, or a folder that is not empty.
+    """
+    sync_folder(folder)
+    folder.rename(path)
+    sync_folder(path.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Return when the names in a folder are on the disk; at once on file systems that sync no folders.
 
@@ -76,6 +109,10 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+def _temporary(folder: Path) -> Path:
+    return folder / f".tmp-{HOST}-{os.getpid()}-{os.urandom(8).hex()}"
 
 
 def _alive(pid: int) -> bool:

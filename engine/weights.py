@@ -60,6 +60,29 @@ def plain(data: Weights, dtype: str) -> Weights:
     return data.view(TORCH_NAMES[dtype])
 
 
+WRITTEN = ("F64", "F32", "F16", "BF16")
+"""The types that matrices are written in."""
+
+
+def encoded(numbers: HostArray, dtype: str) -> HostArray:
+    """Numbers of the host rounded to a type of WRITTEN, as little-endian bytes (uint8, flat): what `plain` reads.
+
+    Raises:
+        OverflowError: the type does not hold them.
+    """
+    import numpy as np
+
+    with np.errstate(over="ignore"):
+        kept = numbers.astype("<f4" if dtype == "BF16" else {"F64": "<f8", "F32": "<f4", "F16": "<f2"}[dtype])
+        if dtype == "BF16":
+            bits = kept.view("<u4")
+            kept = ((bits + (((bits >> 16) & 1) + np.uint32(0x7FFF))) >> 16).astype("<u2")
+    data: HostArray = np.ascontiguousarray(kept).reshape(-1).view(np.uint8)
+    if not np.isfinite(plain(data, dtype)).all():
+        raise OverflowError(f"{dtype} does not hold numbers of {float(np.abs(numbers).max()):.3g}")
+    return data
+
+
 def host_array(weights: Weights) -> HostArray:
     """The weights on the CPU, as float16, float32 or float64."""
     import numpy as np

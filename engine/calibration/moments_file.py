@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from ..atomic import write_pieces
-from ..weights import HostArray
+from ..formats.writing import Entry, write_safetensors
 from .running import Fed
 from .said import Figures
 from .sums import Sums
-
-
-class _Entry(NamedTuple):
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    load: Callable[[], HostArray]
 
 
 def write_moments(
@@ -36,36 +27,22 @@ def write_moments(
     inputs = {name: fed.names[0] for fed in seen for name in fed.names[1:]}
     numbers = {address: asdict(found) for address, found in figures.items()}
     metadata = {**said, "inputs": json.dumps(inputs), "figures": json.dumps(numbers)}
-    header: dict[str, object] = {"__metadata__": metadata}
-    end = 0
-    for entry in entries:
-        start, end = end, end + int(np.prod(entry.shape)) * (8 if entry.dtype == "I64" else 4)
-        header[entry.name] = {"dtype": entry.dtype, "shape": entry.shape, "data_offsets": (start, end)}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    write_pieces(file, _pieces(text, entries))
+    write_safetensors(file, entries, metadata)
 
 
-def _pieces(text: bytes, entries: list[_Entry]) -> Iterator[bytes | memoryview]:
-    yield len(text).to_bytes(8, "little")
-    yield text
-    for entry in entries:
-        yield np.ascontiguousarray(entry.load()).reshape(-1).view(np.uint8).data
-
-
-def _entries(name: str, sums: Sums) -> Iterator[_Entry]:
+def _entries(name: str, sums: Sums) -> Iterator[Entry]:
     """All tokens but those held out, zeros where there are none; position 0 and those held out where there are some."""
     shape, kind = ((sums.cols, sums.cols), "xx") if sums.full else ((sums.cols,), "x2")
     rest, first, held = (sums.parts[part] for part in ("rest", "first", "held"))
     yield _count(f"{name}.count", sums.tokens)
-    yield _Entry(f"{name}.x", "F32", (sums.cols,), lambda: rest.first() + first.first())
-    yield _Entry(f"{name}.{kind}", "F32", shape, sums.whole)
+    yield Entry(f"{name}.x", "F32", (sums.cols,), lambda: rest.first() + first.first())
+    yield Entry(f"{name}.{kind}", "F32", shape, sums.whole)
     for label, part in (("first", first), ("held", held)):
         if part.count:
             yield _count(f"{name}.{label}.count", part.count)
-            yield _Entry(f"{name}.{label}.x", "F32", (sums.cols,), part.first)
-            yield _Entry(f"{name}.{label}.{kind}", "F32", shape, part.second)
+            yield Entry(f"{name}.{label}.x", "F32", (sums.cols,), part.first)
+            yield Entry(f"{name}.{label}.{kind}", "F32", shape, part.second)
 
 
-def _count(name: str, count: int) -> _Entry:
-    return _Entry(name, "I64", (1,), lambda: np.array([count], "<i8"))
+def _count(name: str, count: int) -> Entry:
+    return Entry(name, "I64", (1,), lambda: np.array([count], "<i8"))

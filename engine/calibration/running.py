@@ -54,8 +54,10 @@ def require() -> None:
         raise InputError(_MISSING)
 
 
-def load(checkpoint: Checkpoint, device: str) -> tuple[torch.nn.Module, Any]:
+def load(checkpoint: Checkpoint, device: str, dtype: str = "") -> tuple[torch.nn.Module, Any]:
     """The module and the tokenizer of a checkpoint whose files are here: nothing in it is executed.
+
+    `dtype` is what torch calls the type of its numbers; else that is float32 on a CPU, as stored on a GPU.
 
     Raises:
         InputError: transformers cannot load it, or would make weights up that are not in it; one line says why.
@@ -68,15 +70,18 @@ def load(checkpoint: Checkpoint, device: str) -> tuple[torch.nn.Module, Any]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     where, options = _place(checkpoint)
+    asked = {"experts_implementation": "eager", "output_loading_info": True}
     on: dict[str, Any] = {"dtype": torch.float32} if device == "cpu" else {"dtype": "auto", "device_map": device}
+    on |= {"dtype": getattr(torch, dtype)} if dtype else {}
+    if "gguf_file" in options and hasattr(transformers, "GgufConfig"):  # or some modules would keep packed blocks
+        on["quantization_config"] = transformers.GgufConfig(dequantize=True)
     try:
         with redirect_stderr(StringIO()):  # bars of its parts that know no setting
             config = transformers.AutoConfig.from_pretrained(where, **options)
             named = (config.architectures or [""])[0]
             kind: Any = getattr(transformers, named, transformers.AutoModelForCausalLM)
             tokenizer = transformers.AutoTokenizer.from_pretrained(where, **options)
-            options["output_loading_info"] = True
-            model, info = kind.from_pretrained(where, experts_implementation="eager", **on, **options)
+            model, info = kind.from_pretrained(where, **asked, **on, **options)
     except Exception as error:  # noqa: BLE001 - transformers raises what its parts do: of all of it the first line
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"transformers cannot load {printable(checkpoint.name)}: {printable(reason, 300)}") from None

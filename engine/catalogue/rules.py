@@ -12,7 +12,7 @@ from ..spectrum import Slice
 from .families import FUSED, KNOWN_FAMILIES, NOT_PROJECTIONS, PLAIN
 from .layouts import Layout, Rule
 
-__all__ = ["BLOCKS", "KNOWN_FAMILIES", "NOT_PROJECTIONS", "ROLES", "cut", "cut_shape", "find_rules", "split"]
+__all__ = ["BLOCKS", "KNOWN_FAMILIES", "NOT_PROJECTIONS", "ROLES", "cut", "cut_shape", "find_rules", "put", "split"]
 
 BLOCKS = (
     *("attention", "cross_attention", "linear_attention", "ssm", "conv", "mlp", "shared_expert", "expert"),
@@ -101,6 +101,18 @@ def cut(array: Any, part: Slice) -> Any:
     if part.axis == 1:
         return array.reshape(rows, part.groups, -1)[:, :, part.offset : part.offset + part.width].reshape(rows, -1)
     return array.reshape(part.groups, -1, cols)[:, part.offset : part.offset + part.width].reshape(-1, cols)
+
+
+def put(array: Any, part: Slice, matrix: Any) -> None:
+    """Write a matrix where `cut` takes it from, into a row-major 2-D or 3-D numpy array."""
+    whole = array if part.index is None else array[part.index]
+    whole = whole.reshape(whole.shape[0], -1)
+    rows, cols = whole.shape
+    inner = slice(part.offset, part.offset + part.width)
+    if part.axis == 1:
+        whole.reshape(rows, part.groups, -1)[:, :, inner] = matrix.reshape(rows, part.groups, -1)
+    else:
+        whole.reshape(part.groups, -1, cols)[:, inner] = matrix.reshape(part.groups, -1, cols)
 
 
 def cut_shape(shape: tuple[int, ...], part: Slice | None) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import re
 import sys
 from collections.abc import Collection, Mapping
@@ -15,7 +16,7 @@ from ..errors import InputError, printable
 from ..formats import joined, registry
 from ..formats.format import Format, Listings, Origin
 from ..formats.guarded import check_inside, read_json
-from ..formats.tensor import FileStamp, Stored, Tensor
+from ..formats.tensor import FileStamp, Stored, Tensor, read_bytes
 from ..landing import HOST, Landing
 from ..quantised import modules as quantised
 from ..quantised import settings
@@ -67,6 +68,11 @@ class Checkpoint:
         """Of all its weights, as they are stored."""
         return sum(tensor.stored_bytes for tensor in self.tensors)
 
+    @property
+    def numbers(self) -> int:
+        """How many numbers its tensors have together."""
+        return sum(math.prod(tensor.shape) for tensor in self.tensors)
+
     def bytes_to_fetch(self, names: Collection[str]) -> int:
         """What reading the tensors of these names takes from a server."""
         remote_files = {file for file, stored in self.stamps.items() if isinstance(stored, RemoteFile)}
@@ -89,6 +95,14 @@ class Checkpoint:
         if tensor.parts:
             return quantised.read_matrix(tensor, stored, landing)
         return self.format.read_matrix(tensor, stored[tensor.file], landing)
+
+    def read_stored(self, tensor: Tensor) -> Weights:
+        """The bytes of a tensor as they are stored in one piece, uint8 on the CPU.
+
+        Raises:
+            WeightsError: the file changed, or cannot be read or fetched.
+        """
+        return read_bytes(tensor, self._watched(tensor.file, UNWATCHED), HOST)[0]
 
     def bytes_on(self, device: str, tensor: Tensor) -> int:
         """What the weights that `read` brings to a device take in its memory."""

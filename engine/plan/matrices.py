@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
+from xxhash import xxh3_128_digest
 
 from ..catalogue.rules import cut
 from ..checkpoint.open import Checkpoint
+from ..errors import WeightsError, printable
 from ..formats.tensor import Tensor
 from ..spectrum import Projection
-from ..weights import HostArray, host_array
+from ..weights import HostArray, encoded, host_array
 
 
 class Source(Protocol):
@@ -52,3 +56,35 @@ class Matrices:
             self._last = ("", None)
             self._last = (name, self._checkpoint.read(self._tensors[name])[0])
         return self._last[1]
+
+
+class Reordered:
+    """See Source: the exact matrices of a model, for one whose rows stand in another order and are rounded to `dtype`.
+
+    transformers puts the rows of queries and keys of a GGUF file back into the order that its modules expect.
+    """
+
+    def __init__(self, exact: Source, of: Mapping[str, Projection], written: Source, dtype: str) -> None:
+        """`of`: the projections of the exact ones, by their addresses, which both have."""
+        self._exact, self._of, self._written, self._dtype = exact, of, written, dtype
+
+    def matrix(self, projection: Projection) -> HostArray:
+        """See Source; WeightsError is raised too where the rows are not the same ones."""
+        own, other = self._exact.matrix(self._of[projection.address]), self._written.matrix(projection)
+        places: dict[bytes, list[int]] = defaultdict(list)
+        for place, row in enumerate(_rows(own, self._dtype)):
+            places[row].append(place)
+        try:
+            return own[[places[row].pop() for row in _rows(other, self._dtype)]]
+        except IndexError:
+            shown = printable(projection.address, 80)
+            raise WeightsError(f"{shown} has other rows in the file than transformers loads of it") from None
+
+
+def _rows(matrix: HostArray, dtype: str) -> list[bytes]:
+    """A digest of each row as it is stored."""
+    try:
+        stored = encoded(matrix, dtype).reshape(len(matrix), -1)
+    except OverflowError as error:
+        raise WeightsError(f"{error}: name another --dtype") from None
+    return [xxh3_128_digest(row.data) for row in stored]

@@ -250,6 +250,29 @@ def plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="the plan to write, as JSON")
 
 
+def apply(parser: argparse.ArgumentParser) -> None:
+    """Of `rankscope apply`."""
+    parser.add_argument("plan", metavar="PLAN", help="plan.json, as  rankscope plan  writes it")
+    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="a new folder for the checkpoint")
+    parser.add_argument(
+        "--model", metavar="PATH", help=f"the planned model, where its name is not enough: {MODEL_HELP}"
+    )
+    add_links(parser)
+    parser.add_argument("--weight", metavar="FILE", help="the imatrix or moments file that the plan was made under")
+    parser.add_argument(
+        "--merge", action="store_true", help="write their products: a dense checkpoint of the same names and shapes"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "float16", "bfloat16", "float64"),
+        help="the type of all numbers (as stored; float16 of what is quantised)",
+    )
+    parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda or cuda:0: one of them is used")
+    parser.add_argument(
+        "--threads", type=positive, metavar="N", help="CPU threads (else OMP_NUM_THREADS, else the cores, at most 8)"
+    )
+
+
 def perplexity(parser: argparse.ArgumentParser) -> None:
     """Of `rankscope perplexity`."""
     compared = parser.add_mutually_exclusive_group()

@@ -62,6 +62,13 @@ COMMANDS = (
         arguments.plan,
     ),
     Command(
+        "apply",
+        "write the checkpoint that a plan makes of a model: its factors, or dense by their products",
+        "cli.apply:apply",
+        arguments.apply,
+        has_model=False,
+    ),
+    Command(
         "perplexity",
         "run a model on text and say how well it predicts it, as it is and as a plan would make it",
         "cli.perplexity:perplexity",

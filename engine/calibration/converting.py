@@ -1,0 +1,32 @@
+"""A GGUF file as transformers loads it, saved as a checkpoint of transformers: names, config.json and tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..checkpoint.open import Checkpoint
+from ..errors import InputError, printable
+from ..weights import TORCH_NAMES
+from .running import load
+
+
+def convert(checkpoint: Checkpoint, folder: Path, dtype: str) -> None:
+    """Save it to a folder, its numbers in a type of weights.WRITTEN. The whole model is in memory meanwhile.
+
+    Raises:
+        InputError: transformers cannot load it, or not all of it, or cannot save it.
+        OSError: the disk is full or fails.
+    """
+    loaded: tuple[Any, Any] = load(checkpoint, "cpu", TORCH_NAMES[dtype])
+    model, tokenizer = loaded
+    if (quantizer := getattr(model, "hf_quantizer", None)) is not None:
+        quantizer.remove_quantization_config(model)  # all of it is dequantised, and is to be saved so
+    try:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    except OSError:
+        raise
+    except Exception as error:  # noqa: BLE001 - transformers raises what its parts do: of all of it the first line
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"transformers cannot save {printable(checkpoint.name)}: {printable(reason, 300)}") from None

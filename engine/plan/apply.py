@@ -1,0 +1,155 @@
+"""A plan applied: the checkpoint written anew, with factors or their products, and held against what the plan says."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..atomic import write_atomically
+from ..catalogue.rules import cut
+from ..checkpoint.open import Checkpoint
+from ..formats.format import Origin
+from ..formats.safetensors import INDEX, SAFETENSORS
+from ..formats.tensor import FileStamp, Tensor, read_plain
+from ..formats.writing import Entry, write_safetensors
+from ..landing import HOST
+from ..quantised.effective import FORMULAS as OWN_FACTORS
+from ..weights import HostArray, host_array
+from .factors import weighted_error
+from .layout import Layout, factor_name
+from .side_files import config_bytes, is_config, side_files
+
+FACTORS = "factors.json"
+"""Beside factors: which of them stand for which matrix of which tensor."""
+_NUMBERED = re.compile(r"(.+)-\d+-of-\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A projection as it was written: `error` is the relative error of its output, measured on the numbers that were
+    read back, `promised` what the plan states. `dtype` rounds them; `parameters` are the numbers that stand for it in
+    the file."""
+
+    address: str
+    rank: int
+    error: float
+    promised: float
+    dtype: str
+    parameters: int
+
+
+def bytes_of(entries: Mapping[Path, Sequence[Entry]], checkpoint: Checkpoint) -> int:
+    """What will be written, all in all; headers of files are counted amply."""
+    listed = [entry for found in entries.values() for entry in found]
+    beside = sum(path.stat().st_size for path in side_files(checkpoint))
+    return sum(entry.bytes + 2 * len(entry.name) + 256 for entry in listed) + beside
+
+
+def write(layout: Layout, entries: Mapping[Path, Sequence[Entry]], folder: Path) -> None:
+    """Write a checkpoint to a folder that is there and empty.
+
+    Raises:
+        OSError: the disk is full or fails.
+        InputError, WeightsError: a tensor cannot be read, or its numbers do not fit the type.
+    """
+    names = _file_names(layout, [file for file, found in entries.items() if found])
+    for file, name in names.items():
+        write_safetensors(folder / name, entries[file], {"format": "pt"})
+    if len(names) > 1:
+        numbered = _NUMBERED.match(next(iter(names.values())))
+        index = INDEX.replace("model", numbered[1] if numbered else "model", 1)
+        placed = {entry.name: name for file, name in names.items() for entry in entries[file]}
+        size = sum(entry.bytes for file in names for entry in entries[file])
+        _write_json(folder / index, {"metadata": {"total_size": size}, "weight_map": placed})
+    if not layout.merge:
+        _write_json(folder / FACTORS, _described(layout))
+    schemes = [t.scheme for t in layout.checkpoint.tensors if t.scheme is not None]
+    is_dequantised = any(scheme.formula not in OWN_FACTORS for scheme in schemes)
+    dtype = layout.dtype or (layout.floats if is_dequantised else None)
+    for path in side_files(layout.checkpoint):
+        data = config_bytes(path, dtype, is_dequantised) if is_config(path) else path.read_bytes()
+        write_atomically(folder / path.name, data)
+
+
+def _file_names(layout: Layout, files: Sequence[Path]) -> dict[Path, str]:
+    """What the files are called: as they were, where they were safetensors and tensors keep their names; else as
+    transformers would, or `factored...`, which it does not take for a model."""
+    own = [file.name for file in files]
+    if layout.merge and layout.checkpoint.format is SAFETENSORS and len(set(own)) == len(own):
+        return dict(zip(files, own, strict=True))
+    (suffix,), stem = SAFETENSORS.suffixes, "model" if layout.merge else "factored"
+    if len(files) == 1:
+        return {files[0]: f"{stem}{suffix}"}
+    return {file: f"{stem}-{n:05d}-of-{len(files):05d}{suffix}" for n, file in enumerate(files, 1)}
+
+
+def _described(layout: Layout) -> dict[str, Any]:
+    """factors.json; see docs/PLAN.md."""
+    tensors: dict[str, Any] = {}
+    shapes = {tensor.name: tensor.shape for tensor in layout.checkpoint.tensors}
+    for work in layout.works:
+        p = work.projection
+        held = tensors.setdefault(p.tensor, {"shape": shapes[p.tensor], "factors": []})
+        part = None if p.slice is None else astuple(p.slice)
+        named = {"name": factor_name(work), "address": p.address, "rank": work.rank}
+        held["factors"].append(named | {"slice": part, "transposed": p.transposed})
+    return {"format": "rankscope factors", "version": 1, "tensors": tensors}
+
+
+def _write_json(path: Path, found: Mapping[str, Any]) -> None:
+    write_atomically(path, json.dumps(found, indent=1).encode() + b"\n")
+
+
+class Written:
+    """The tensors of a folder that was written, read back from its files."""
+
+    def __init__(self, folder: Path) -> None:
+        self._found: dict[str, tuple[Tensor, FileStamp]] = {}
+        for file in sorted(folder.iterdir()):
+            if file.name.endswith(SAFETENSORS.suffixes):
+                listing = SAFETENSORS.list_tensors(file, Origin(str(folder), ""))
+                self._found |= {tensor.name: (tensor, listing.stamp) for tensor in listing.tensors}
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers are in all tensors."""
+        return sum(math.prod(tensor.shape) for tensor, _ in self._found.values())
+
+    def check(self, layout: Layout) -> Iterator[Done]:
+        """Each projection held against the matrix that it stands for.
+
+        Raises:
+            WeightsError: one of them cannot be read.
+        """
+        for work in layout.works:
+            p = work.projection
+            matrix = layout.place(layout.source.matrix(p))
+            if layout.merge:
+                made, dtype = self._read(p.tensor)
+                made = made if p.slice is None else cut(made, p.slice)
+                made, count = made.T if p.transposed else made, p.rows * p.cols
+            else:
+                (a, dtype), (b, _) = (self._read(f"{factor_name(work)}.{side}") for side in "AB")
+                made, count = a.astype(np.float64) @ b.astype(np.float64), a.size + b.size
+            error = weighted_error(matrix, _beside(made, matrix), work.moment)
+            yield Done(p.address, work.rank, error, work.promised, dtype, count)
+
+    def _read(self, name: str) -> tuple[HostArray, str]:
+        tensor, stamp = self._found[name]
+        return host_array(read_plain(tensor, stamp, HOST)[0]), tensor.dtype
+
+
+def _beside(made: HostArray, matrix: Any) -> Any:
+    """A matrix of the host where another one lies."""
+    if isinstance(matrix, np.ndarray):
+        return made
+    import torch
+
+    return torch.as_tensor(made, device=matrix.device)

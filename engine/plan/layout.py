@@ -1,0 +1,189 @@
+"""Which tensors are written for a plan: those that stay, and the factors or the products in the place of others."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..catalogue.rules import put
+from ..checkpoint.open import Checkpoint
+from ..errors import InputError, WeightsError, printable
+from ..formats.safetensors import DTYPE_BITS
+from ..formats.tensor import Tensor
+from ..formats.writing import Entry
+from ..quantised.effective import FORMULAS as OWN_FACTORS
+from ..weights import WRITTEN, HostArray, encoded, host_array
+from .factors import TwoFactors, factors
+from .matrices import Matrices, Source
+from .works import Work
+
+_SCALES_OF_INPUTS = (
+    *("input_scale", "input_activation_scale", "input_global_scale", "output_scale"),
+    *("q_scale", "k_scale", "v_scale", "act_scale"),
+)
+"""What stands beside quantised weights for activations and caches: a module with plain weights has none of it."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a checkpoint is written anew.
+
+    `own` reads the checkpoint, `source` the matrices that are factored.
+    `merge`: the product of two factors in the place of a matrix, so that names and shapes stay; else the factors.
+    `dtype` is the type of all floating-point numbers, None for the stored ones; `floats` that of dequantised numbers
+    where none is named. `place` brings a matrix to where it is factored; `tell` hears of each that is.
+    """
+
+    checkpoint: Checkpoint
+    works: Sequence[Work]
+    own: Matrices
+    source: Source
+    merge: bool
+    dtype: str | None
+    floats: str
+    place: Callable[[HostArray], Any] = field(default=lambda matrix: matrix, repr=False)
+    tell: Callable[[], None] = field(default=lambda: None, repr=False)
+
+    def entries(self) -> dict[Path, list[Entry]]:
+        """The tensors to be written, by the file of the checkpoint in which they lie now.
+
+        Raises:
+            InputError: a tensor cannot be written; the sentence names it.
+        """
+        by_tensor: dict[str, list[Work]] = defaultdict(list)
+        for work in self.works:
+            by_tensor[work.projection.tensor].append(work)
+        found: dict[Path, list[Entry]] = defaultdict(list)
+        for tensor in self.checkpoint.tensors:
+            works = by_tensor.get(tensor.name, [])
+            found[tensor.file] += self._planned(tensor, works) if works else self._kept(tensor)
+        names = Counter(entry.name for entries in found.values() for entry in entries)
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise InputError(f"{printable(twice[0])} would be written twice: use --merge")
+        return dict(found)
+
+    def type_of(self, tensor: Tensor) -> str:
+        """What is written in the place of its matrices."""
+        return self.dtype or (tensor.dtype if tensor.scheme is None and tensor.dtype in WRITTEN else self.floats)
+
+    def _kept(self, tensor: Tensor) -> Iterator[Entry]:
+        _check(tensor)
+        if self.checkpoint.quantisation and tensor.name.endswith(_SCALES_OF_INPUTS):
+            return
+        if tensor.scheme is not None and tensor.scheme.formula in OWN_FACTORS:
+            for _, part in tensor.parts:
+                yield from self._kept(part)
+            return
+        is_stored = not tensor.parts and not tensor.strides
+        if is_stored and (self.dtype in (None, tensor.dtype) or tensor.dtype not in WRITTEN):
+            yield Entry(tensor.name, tensor.dtype, tensor.shape, partial(self._bytes, tensor))
+        else:
+            dtype = self.type_of(tensor)
+            yield Entry(tensor.name, dtype, tensor.shape, lambda: _stored(tensor.name, self.own.whole(tensor), dtype))
+
+    def _planned(self, tensor: Tensor, works: Sequence[Work]) -> Iterator[Entry]:
+        _check(tensor)
+        if tensor.scheme is not None and tensor.scheme.formula in OWN_FACTORS:
+            name = printable(tensor.name)
+            raise InputError(
+                f"{name} is stored as {tensor.scheme.name}, in whose place nothing can be written: plan without it"
+            )
+        dtype = self.type_of(tensor)
+        if self.merge:
+            yield Entry(tensor.name, dtype, tensor.shape, partial(self._merged, tensor, works, dtype))
+            return
+        for work in works:
+            pair = _Pair(partial(self._factors, work), f"{factor_name(work)}.", dtype)
+            p = work.projection
+            yield Entry(f"{factor_name(work)}.A", dtype, (p.rows, work.rank), pair.a)
+            yield Entry(f"{factor_name(work)}.B", dtype, (work.rank, p.cols), pair.b)
+        left = int((~covered(tensor.shape, works)).sum())
+        if left:
+            rest = partial(self._rest, tensor, works, dtype)
+            yield Entry(f"{tensor.name}.rest", dtype, (left,), rest)
+
+    def _bytes(self, tensor: Tensor) -> HostArray:
+        return host_array(self.checkpoint.read_stored(tensor))
+
+    def _factors(self, work: Work) -> TwoFactors:
+        made = factors(self.place(self.source.matrix(work.projection)), work.moment, work.rank)
+        self.tell()
+        return TwoFactors(host_array(made.a), host_array(made.b))
+
+    def _merged(self, tensor: Tensor, works: Sequence[Work], dtype: str) -> HostArray:
+        whole = np.array(self.own.whole(tensor), np.float64 if dtype == "F64" else np.float32, order="C")
+        for work in works:
+            made = self._factors(work)
+            write_into(whole, work, made.a @ made.b)
+        return _stored(tensor.name, whole, dtype)
+
+    def _rest(self, tensor: Tensor, works: Sequence[Work], dtype: str) -> HostArray:
+        return _stored(tensor.name, self.own.whole(tensor)[~covered(tensor.shape, works)], dtype)
+
+
+def factor_name(work: Work) -> str:
+    """What the names of its factors begin with: the tensor, of a stack which matrix of it, of a fused one the role."""
+    p = work.projection
+    if p.slice is None:
+        return p.tensor
+    index = "" if p.slice.index is None else f".{p.slice.index}"
+    return f"{p.tensor}{index}.{p.role}"
+
+
+def covered(shape: tuple[int, ...], works: Sequence[Work]) -> HostArray:
+    """Where in a tensor of this shape the matrices lie that are factored: true there."""
+    mask = np.zeros(shape, bool)
+    for work in works:
+        write_into(mask, work, np.ones((work.projection.rows, work.projection.cols), bool))
+    return mask
+
+
+def write_into(whole: HostArray, work: Work, matrix: HostArray) -> None:
+    """Write a matrix of (output, input features) to its place in its stored tensor."""
+    p = work.projection
+    turned = matrix.T if p.transposed else matrix
+    if p.slice is None:
+        whole[...] = turned
+    else:
+        put(whole, p.slice, turned)
+
+
+class _Pair:
+    """Two factors that are worked out for the first of them, and let go with the second."""
+
+    def __init__(self, make: Callable[[], TwoFactors], name: str, dtype: str) -> None:
+        self._make, self._name, self._dtype = make, name, dtype
+        self._made: TwoFactors | None = None
+
+    def a(self) -> HostArray:
+        self._made = self._make()
+        return _stored(f"{self._name}A", self._made.a, self._dtype)
+
+    def b(self) -> HostArray:
+        made, self._made = self._made or self._make(), None
+        return _stored(f"{self._name}B", made.b, self._dtype)
+
+
+def _check(tensor: Tensor) -> None:
+    name, scheme = printable(tensor.name), tensor.scheme
+    if tensor.problem and tensor.parts:
+        raise InputError(f"{name}: {tensor.problem}")
+    if scheme is not None and scheme.formula == "ternary":
+        raise InputError(f"{name} is of BitNet, which rounds activations too: its weights alone are another model")
+    if scheme is not None and scheme.formula == "fp4" and len(tensor.shape) > 2:
+        raise InputError(f"{name} is a stack of {scheme.name}, whose plain form lies in another order: not written")
+    if not tensor.parts and tensor.dtype not in DTYPE_BITS:
+        raise InputError(f"{name} is {printable(tensor.dtype)}, which safetensors does not hold")
+
+
+def _stored(name: str, numbers: HostArray, dtype: str) -> HostArray:
+    try:
+        return encoded(numbers, dtype)
+    except OverflowError as error:
+        raise WeightsError(f"{printable(name)}: {error}: name another --dtype") from None

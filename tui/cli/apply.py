@@ -1,0 +1,227 @@
+"""`rankscope apply`: the checkpoint that a plan makes of a model, as factors, or dense by their products."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from rankscope.engine.atomic import move_folder, temporary_folder
+from rankscope.engine.calibration.pooled import PooledWeighting
+from rankscope.engine.calibration.weighting import FileWeighting
+from rankscope.engine.checkpoint.hub import Access
+from rankscope.engine.checkpoint.open import Checkpoint
+from rankscope.engine.compute.devices import pick, set_blas_threads, thread_count
+from rankscope.engine.errors import InputError, WeightsError, printable
+from rankscope.engine.formats.safetensors import SAFETENSORS
+from rankscope.engine.moment import Weighting
+from rankscope.engine.plan.apply import Done, Written, bytes_of, write
+from rankscope.engine.plan.layout import Layout
+from rankscope.engine.plan.matrices import Matrices
+from rankscope.engine.plan.plan_file import Plan, read_plan
+from rankscope.engine.plan.side_files import config_type, has_config
+from rankscope.engine.plan.works import Work, works_of
+from rankscope.engine.solvers.ladder import moved
+from rankscope.engine.weights import HostArray
+from rankscope.store.room import free
+
+from ..data.model import Model, open_model
+from ..data.phrases import byte_size
+from ..data.weighting import NONE, NORM, choose
+from ..drawing.console import add_columns, make_console, plain_table, say
+from .doctor import is_writable
+from .ending import at_end
+
+TYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_LINE_SECONDS = 5.0
+_MADE = "made"
+
+
+def apply(args: Namespace, root: Path) -> int:
+    """Write the folder, and print what each projection has lost."""
+    plan = read_plan(Path(args.plan).expanduser())
+    output = _checked(Path(args.output).expanduser())
+    if plan.cost == "pifa" and not args.merge:
+        raise InputError("the plan counts parameters by pifa, and two factors have more of them: add --merge")
+    model = _opened(plan, args.model, root)
+    works = works_of(plan, model.tree.projections, _weighting(plan, args.weight, model, root))
+    if not works:
+        raise InputError("the plan keeps every projection as it is: there is nothing to apply")
+    place = _placing(args.device, args.threads)
+    with temporary_folder(output.parent) as folder, at_end(partial(_put_away, folder, output)):
+        try:
+            layout = _layout(model, works, args, place, folder)
+            done, numbers = _write(layout, folder / _MADE)
+        except WeightsError as error:
+            raise InputError(str(error)) from None
+        move_folder(folder / _MADE, output)
+    _print(done, plan, args.merge)
+    say(f"{numbers:,} numbers are in {printable(str(output))}{'' if args.merge else _counted(plan, works, done)}")
+    return 0
+
+
+def _layout(
+    model: Model, works: Sequence[Work], args: Namespace, place: Callable[[HostArray], Any], folder: Path
+) -> Layout:
+    """Of the model itself; of a GGUF file of what transformers makes of it, in a temporary folder."""
+    checkpoint = model.checkpoint
+    assert checkpoint is not None
+    dtype, tell = TYPES.get(args.dtype or ""), _Progress(len(works))
+    if not checkpoint.format.stands_alone:
+        _say_kind(checkpoint)
+        own = Matrices(checkpoint)
+        return Layout(checkpoint, works, own, own, args.merge, dtype, config_type(checkpoint) or "F16", place, tell)
+    from rankscope.engine.calibration.running import require
+
+    require()
+    from rankscope.engine.plan.from_gguf import bytes_for, converted, type_for
+
+    dtype = dtype or type_for(checkpoint)
+    _check_room(folder.parent, 2 * bytes_for(checkpoint, dtype))
+    say(f"loading {printable(checkpoint.name)} by transformers, to write it under its names in {dtype}")
+    (folder / "converted").mkdir()
+    made, works, own, exact = converted(checkpoint, works, model.tree, folder / "converted", dtype)
+    if (held := checkpoint.numbers) != made.numbers:
+        say(f"the file holds {held:,} numbers, and transformers makes {made.numbers:,} of it: it may leave some aside")
+    return Layout(made, works, own, exact, args.merge, None, dtype, place, tell)
+
+
+def _write(layout: Layout, folder: Path) -> tuple[list[Done], int]:
+    """Write all of it; what each projection has lost in what is read back, and how many numbers there are."""
+    entries = layout.entries()
+    _check_room(folder.parent, bytes_of(entries, layout.checkpoint))
+    folder.mkdir()
+    write(layout, entries, folder)
+    say("reading back what was written")
+    written = Written(folder)
+    return list(written.check(layout)), written.numbers
+
+
+class _Progress:
+    """Says now and then how many matrices are factored."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._done = total, 0
+        self._began = self._last = 0.0
+
+    def __call__(self) -> None:
+        self._done += 1
+        now = time.monotonic()
+        if self._done == 1:
+            self._began = self._last = now
+        elif now - self._last >= _LINE_SECONDS:
+            self._last = now
+            left = (now - self._began) / (self._done - 1) * (self._total - self._done)
+            say(f"{self._done}/{self._total} factored  ETA {left:.0f}s")
+
+
+def _checked(output: Path) -> Path:
+    shown = printable(str(output))
+    if output.is_dir() and any(output.iterdir()):
+        raise InputError(f"{shown} is not empty: name a new folder with -o DIR")
+    if output.exists() and not output.is_dir():
+        raise InputError(f"{shown} is a file: name a new folder with -o DIR")
+    parent = output.absolute().parent
+    if not parent.is_dir() or not is_writable(parent):
+        raise InputError(f"cannot write {shown}: name another folder with -o DIR")
+    return output.absolute()
+
+
+def _opened(plan: Plan, named: str | None, root: Path) -> Model:
+    name = named or (f"{plan.model}@{plan.commit}" if plan.commit else plan.model)
+    try:
+        return open_model(name, root, Access.DOWNLOAD, or_stored=False)
+    except InputError as error:
+        if named:
+            raise
+        raise InputError(f"{error}: name the planned model with --model PATH") from None
+
+
+def _weighting(plan: Plan, named: str | None, model: Model, root: Path) -> Weighting | None:
+    """That of the plan: a file has to be named again, as a plan holds the digest of its numbers alone."""
+    made = plan.weighting
+    if made is None:
+        if named not in (None, NONE):
+            raise InputError("the plan was made of the weights as they are: leave --weight out")
+        return None
+    label = printable(made.label)
+    if made.name == NORM:
+        if named not in (None, NORM):
+            raise InputError(f"the plan was made under {label}: leave --weight out")
+        return choose(NORM, model, root, say)
+    if named in (None, NONE, NORM):
+        raise InputError(f"the plan was made under {label}: name its file with --weight FILE")
+    found = choose(named, model, root, say)
+    return PooledWeighting(found, model.tree.projections) if made.pooled and isinstance(found, FileWeighting) else found
+
+
+def _placing(spec: str, threads: int | None) -> Callable[[HostArray], Any]:
+    """What brings a matrix to the device that is named first; where that has no room, it stays."""
+    found, notes = pick(spec)
+    for note in notes:
+        say(note)
+    set_blas_threads(found[0], thread_count(threads))
+
+    def place(matrix: HostArray) -> Any:
+        try:
+            return moved(matrix, found[0].name)
+        except RuntimeError:
+            return matrix
+
+    return place
+
+
+def _say_kind(checkpoint: Checkpoint) -> None:
+    """What a user should know of a model that is not as transformers writes it."""
+    if checkpoint.format is not SAFETENSORS:
+        say("it is no safetensors: written as safetensors under the same names, whether it loads so is not tested")
+    if checkpoint.quantisation:
+        say(f"it is quantised ({checkpoint.quantisation}): all of it is written dequantised")
+    if not has_config(checkpoint):
+        say("there is no config.json beside it, which transformers needs to load what is written")
+
+
+def _check_room(folder: Path, size: int) -> None:
+    left = free(folder)
+    if left is not None and left < size:
+        raise InputError(f"it takes {byte_size(size)}, and {byte_size(left)} are free in {printable(str(folder))}")
+
+
+def _put_away(folder: Path, output: Path) -> str:
+    """Called from another thread where a signal ends the program."""
+    is_whole = output.is_dir() and any(output.iterdir())
+    shutil.rmtree(folder, ignore_errors=True)
+    return "" if is_whole else f"nothing is written to {printable(str(output))}"
+
+
+def _counted(plan: Plan, works: Sequence[Work], done: Sequence[Done]) -> str:
+    """What has become of the numbers that were factored, as counted in the files and as the plan has it."""
+    before = sum(work.projection.rows * work.projection.cols for work in works)
+    stated = sum(row.parameters for row in plan.rows if row.rank is not None)
+    return f": {sum(each.parameters for each in done):,} ({stated:,} by the plan) in the place of {before:,}"
+
+
+def _print(done: Sequence[Done], plan: Plan, merge: bool) -> None:
+    """A row a projection."""
+    console = make_console()
+    table = plain_table(console)
+    columns = ("rank", "planned error", "written error", "type", "numbers")
+    add_columns(table, "address", *columns, right=columns)
+    for each in done:
+        numbers = f"{each.promised:.6f}", f"{each.error:.6f}", each.dtype, str(each.parameters)
+        table.add_row(Text(each.address), str(each.rank), *numbers)
+    console.print(table)
+    under = f"under {printable(plan.weighting.label)}" if plan.weighting else "of the weights as they are"
+    more = max(each.error - each.promised for each in done)
+    types = ", ".join(sorted({each.dtype for each in done}))
+    what = "products of factors" if merge else "factors"
+    say(
+        f"relative errors of outputs {under}: sqrt(1 - energy) as planned, and as read back from the files; "
+        f"{what} rounded to {types} err by at most {more:.1e} more"
+    )
