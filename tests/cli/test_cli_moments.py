@@ -8,19 +8,14 @@ import signal
 from collections import Counter
 from pathlib import Path
 from pydoc_data.topics import topics
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import transformers
 from cli_process import PROGRAM, Run, spawn
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from tokenizers.processors import TemplateProcessing
+from tiny_texts import VOCABULARY, WORDS, save_tokenizer, write_text
 
 from rankscope.engine.calibration.collect import Collector, make_plan
 from rankscope.engine.calibration.figures import figures
@@ -31,7 +26,6 @@ from rankscope.engine.calibration.weighting import open_weighting
 from rankscope.engine.catalogue.tree import build_tree
 from rankscope.engine.checkpoint.open import open_checkpoint
 
-WORDS = [f"w{i}" for i in range(60)]
 INTERRUPTED = f"""
 import os, signal, threading
 from rankscope.engine.calibration import collect
@@ -53,21 +47,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     torch.manual_seed(2)
     shape = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4}
-    config = transformers.LlamaConfig(vocab_size=64, max_position_embeddings=32, **shape)
+    config = transformers.LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=32, **shape)
     transformers.LlamaForCausalLM(config).save_pretrained(folder)
-    words: Any = Tokenizer(WordLevel({w: i for i, w in enumerate(["<s>", "<unk>", *WORDS])}, unk_token="<unk>"))
-    words.pre_tokenizer = Whitespace()
-    words.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-    fast: Any = transformers.PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", unk_token="<unk>")
-    fast.save_pretrained(folder)
+    save_tokenizer(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("text") / "text.txt"
-    file.write_text(" ".join(np.random.default_rng(0).choice(WORDS, 2000)))
-    return file
+    return write_text(tmp_path_factory.mktemp("text") / "text.txt")
 
 
 def test_every_sequence_begins_as_the_tokenizer_begins_a_text(model: Path, text: Path) -> None:
