@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 from ..atomic import write_atomically
 from ..errors import InputError, printable
-from ..formats.guarded import open_regular, parse_json
+from ..formats.guarded import head_of, open_regular, parse_json
 from ..spectrum import Slice
 
 Objective: TypeAlias = Literal["parameters", "relative", "absolute"]
@@ -123,6 +123,11 @@ def _written(row: PlanRow) -> dict[str, Any]:
     """asdict would copy every part of each of 46,000 rows, which takes two seconds."""
     held = {name: getattr(row, name) for name in PlanRow.__slots__}
     return held | {"slice": None if row.slice is None else astuple(row.slice)}
+
+
+def looks_like_plan(path: Path) -> bool:
+    """Whether the first bytes of a file are those of a plan, of whatever version."""
+    return f'"{_FORMAT}"'.encode() in head_of(path, 100)
 
 
 def read_plan(path: Path) -> Plan:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from rankscope.engine.plan.plan_file import Plan, PlanRow, read_plan
 
-LAST = "ranks from weights and second moments, no training; check with  rankscope perplexity"
+LAST = "ranks from weights and second moments, no training; check with perplexity"
 SMALL = ("--min-rank", 2, "--multiple", 2)
 RNG = np.random.default_rng(17)
 Array = NDArray[np.float64]
@@ -98,7 +98,7 @@ def test_a_plan_of_the_weights_as_they_are(cli: Run, llama: tuple[Path, Arrays],
     assert f"{whole:,} -> {whole - cut:,} parameters: {100 * cut / whole:.2f} % cut" in out
     assert f"{stored:,} -> {stored - cut:,} parameters: {100 * cut / stored:.2f} % cut" in out
     energy = 100 * np.mean([row.energy for row in plan.rows])
-    assert f"{energy:.2f} %  kept, mean of the projections; the uniform plan" in out
+    assert f"{energy:.2f} %  kept on average; the uniform plan" in out
     assert f"{plan.budget:,} parameters, {plan.parameters:,} used" in out
     # Whoever asks again computes nothing, and gets the same.
     again, _, said = made(cli, model, tmp_path, "--cut", "0.2", *SMALL)
@@ -117,7 +117,7 @@ def test_a_plan_under_second_moments(cli: Run, llama: tuple[Path, Arrays], tmp_p
     assert plan.weighting is not None
     assert (plan.weighting.name, plan.weighting.pooled) == ("moments", False)
     assert plan.weighting.label.startswith("moments m.safetensors")
-    assert "under moments m.safetensors" in out
+    assert "weighting       moments m.safetensors" in out
     assert "weights only" not in err
     raw, _, _ = made(cli, model, tmp_path, "--cut", "30%", *SMALL)
     assert [row.key for row in raw.rows] == [row.key for row in plan.rows]
@@ -211,6 +211,19 @@ def test_tensors_that_share_bytes_count_once(cli: Run, tmp_path: Path) -> None:
     plan, out, _ = made(cli, tmp_path / "m", tmp_path, "--cut", "20%", *SMALL)
     assert [row.address for row in plan.rows] == [a for a in addresses() if a != "layers.1.mlp.up"]
     assert f"{sum(array.size for array in arrays.values()) - HIDDEN * INNER:,} -> " in out
+
+
+def test_whole_numbers_are_no_parameters(cli: Run, tmp_path: Path) -> None:
+    positions = {"model.positions": np.arange(60).reshape(2, 30)}
+    arrays = write_llama(tmp_path / "m", changes=positions)
+    plan, out, err = made(cli, tmp_path / "m", tmp_path, "--cut", "20%", *SMALL, "--filter", "*")
+    assert "other.model.positions" not in [row.address for row in plan.rows]
+    assert "other.model.embed_tokens.weight" in [row.address for row in plan.rows]
+    assert "1 are not planned: other.model.positions: I64 holds whole numbers" in err
+    assert f"of total        {sum(a.size for a in arrays.values()) - 60:,} -> " in out
+    ran = cli("plan", tmp_path / "m", "--cut", "20%", "--filter", "other.model.positions", "-o", tmp_path / "p.json")
+    assert ran.code == 2
+    assert "none of these is a matrix of weights" in ran.err
 
 
 EXPERTS, COUNTS = 3, (512 * 9, 40, 0)
@@ -311,7 +324,7 @@ def test_what_is_stored_can_be_planned_without_the_weights(cli: Run, tmp_path: P
         (("--cut", "20%", "--weight", "./none.gguf"), "no such file"),
         (("--cut", "20%", "--gauge", "fixed"), "--gauge"),
         (("--cut", "20%", "-o", "no/such/folder/p.json"), "cannot write no/such/folder/p.json"),
-        (("--cut", "20%", "-o", "."), "cannot write"),
+        (("--cut", "20%", "-o", "/dev/null"), "/dev/null would be a plan: name it FILE.json"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_planned_is_one_line_and_computes_nothing(
@@ -324,6 +337,18 @@ def test_what_cannot_be_planned_is_one_line_and_computes_nothing(
     assert not ran.out
     assert not (tmp_path / "plan.json").exists()
     assert not list(store.rglob("*.h5"))
+
+
+def test_nothing_but_a_plan_is_written_over(cli: Run, llama: tuple[Path, Arrays], tmp_path: Path) -> None:
+    other = tmp_path / "config.json"
+    other.write_text("{}")
+    ran = cli("plan", llama[0], "--cut", "20%", "-o", other)
+    assert (ran.code, other.read_text()) == (2, "{}")
+    assert f"{other} is there and is no plan" in ran.err
+    (tmp_path / "folder.json").mkdir()
+    assert "cannot write" in cli("plan", llama[0], "--cut", "20%", "-o", tmp_path / "folder.json").err
+    first, _, _ = made(cli, llama[0], tmp_path, "--cut", "20%", *SMALL)
+    assert made(cli, llama[0], tmp_path, "--cut", "25%", *SMALL)[0].budget < first.budget
 
 
 def test_a_file_of_no_moments_of_this_model(cli: Run, llama: tuple[Path, Arrays], tmp_path: Path) -> None:

@@ -116,7 +116,8 @@ def test_a_scan_of_what_is_stored_imports_no_torch(tmp_path: Path, cli: Run) -> 
     write_llama(tmp_path / "m", 1)
     cli("scan", tmp_path / "m")
     words = ("scan", tmp_path / "m", "--json", NEXT, "show", tmp_path / "m", NEXT, "tree", tmp_path / "m")
-    ran = spawn(*words, program=REPORT + SEVERAL)
+    planned = ("plan", tmp_path / "m", "--cut", "20%", "--min-rank", "2", "-o", tmp_path / "plan.json")
+    ran = spawn(*words, NEXT, *planned, program=REPORT + SEVERAL)
     assert ran.code == 0
     assert "h5py" in ran.err
     assert "torch" not in ran.err

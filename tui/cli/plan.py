@@ -17,11 +17,11 @@ from rankscope.engine.compute.engine import Settings
 from rankscope.engine.compute.events import Event
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.plan.hull import RankGrid
-from rankscope.engine.plan.plan_file import PlanRow, write_plan
+from rankscope.engine.plan.plan_file import PlanRow, looks_like_plan, write_plan
 from rankscope.engine.spectrum import Projection
 
 from ..data.model import open_model
-from ..data.planning import Planned, Planner, Sizes, once, states_of
+from ..data.planning import Planned, Planner, Sizes, planned_of, states_of
 from ..data.session import CLOSE_SECONDS, Session
 from ..data.weighting import NONE, NORM, choose, notes_of, pooled
 from ..data.wording import left_out
@@ -31,7 +31,7 @@ from .doctor import is_writable
 from .ending import at_end
 from .opening import save, say_opened, verify, wanted_of
 
-WHAT_IT_IS = "ranks from weights and second moments, no training; check with  rankscope perplexity"
+WHAT_IT_IS = "ranks from weights and second moments, no training; check with perplexity"
 _WEIGHTS_ONLY = "weights only: at this cut the model is likely to break; give an imatrix or moments with --weight FILE"
 _LOSSES = {
     "parameters": "mean of 1 - energy, by parameters",
@@ -44,7 +44,13 @@ def plan(args: Namespace, root: Path) -> int:
     """Compute what is missing, write the plan, say what it comes to; 1 where some could not be computed."""
     output = _checked(Path(args.output).expanduser())
     model = open_model(args.model, root, Access.DOWNLOAD if args.download else Access.RANGES)
-    projections = once(wanted_of(model.tree, args.filter))
+    wanted = wanted_of(model.tree, args.filter)
+    projections = planned_of(wanted)
+    keys = {p.key for p in projections}
+    if unread := [p for p in wanted if p.key not in keys]:
+        say(f"{len(unread)} are not planned: {unread[0].address}: {unread[0].problem}")
+    if not projections:
+        raise InputError("none of these is a matrix of weights: see  rankscope tree MODEL")
     weighting = choose(args.weight, model, root, say)
     if weighting is not None:
         weighting = pooled(weighting, model, projections)
@@ -74,6 +80,11 @@ def plan(args: Namespace, root: Path) -> int:
 
 
 def _checked(output: Path) -> Path:
+    """Where the plan is written: a name of its own, or that of another plan."""
+    if output.suffix != ".json":
+        raise InputError(f"{printable(str(output))} would be a plan: name it FILE.json")
+    if output.exists() and not output.is_dir() and not looks_like_plan(output):
+        raise InputError(f"{printable(str(output))} is there and is no plan: name another with -o FILE.json")
     if output.is_dir() or not output.parent.is_dir() or not is_writable(output.parent):
         raise InputError(f"cannot write {printable(str(output))}: name another with -o FILE.json")
     return output
@@ -133,12 +144,12 @@ def _role(role: str, rows: Sequence[PlanRow]) -> Iterator[str]:
 
 def _sums(planned: Planned, output: Path) -> Iterator[tuple[str, str]]:
     plan = planned.plan
-    under = f"under {plan.weighting.label}" if plan.weighting else "of the weights as they are"
-    yield "loss", f"{100 * plan.loss:.3f} %  {_LOSSES[plan.objective]}, {under}"
+    yield "weighting", plan.weighting.label if plan.weighting else "none: the weights as they are"
+    yield "loss", f"{100 * plan.loss:.3f} %  {_LOSSES[plan.objective]}"
     gap = 100 * (plan.loss - plan.bound)
     yield "bound", f"{100 * plan.bound:.3f} %  no plan of this budget loses less; gap {gap:.3f} %"
     uniform = "" if plan.uniform else f"; the uniform plan {100 * planned.uniform_energy:.2f} %"
-    yield "energy", f"{100 * planned.energy:.2f} %  kept, mean of the projections{uniform}"
+    yield "energy", f"{100 * planned.energy:.2f} %  kept on average{uniform}"
     yield "budget", f"{plan.budget:,} parameters, {plan.parameters:,} used"
     cut = planned.sizes.parameters - plan.parameters
     for name, whole in (("projections", planned.sizes.parameters), ("total", planned.sizes.stored)):

@@ -34,11 +34,13 @@ _BATCH = 256
 """Spectra read together."""
 
 
-def once(projections: Iterable[Projection]) -> list[Projection]:
-    """The first of all that share a tensor: it is stored once, and planned once."""
+def planned_of(projections: Iterable[Projection]) -> list[Projection]:
+    """Which of these are planned: the first of all that share a tensor, which is stored once; and no whole numbers, as
+    positions and masks are, or as other programs pack weights of shapes that are not known."""
     found: dict[str, Projection] = {}
     for p in projections:
-        found.setdefault(p.key, p)
+        if p.dtype not in WHOLE or p.dequantisation:
+            found.setdefault(p.key, p)
     return list(found.values())
 
 
@@ -112,8 +114,8 @@ class Planned:
 class Planner:
     """Plans of the same projections for any cut. Making one reads their spectra, once; a plan reads nothing.
 
-    `states` are those of states_of under `weighting`, no two of one tensor, of which `known` has spectra stored. Where
-    it has none, `reasons` says why by key.
+    `states` are those of states_of under `weighting`, for what planned_of gives; `known` has spectra of them stored.
+    Where it has none, `reasons` says why by key.
     """
 
     def __init__(
