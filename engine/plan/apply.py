@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from ..weights import HostArray, host_array
 from .factors import weighted_error
 from .layout import Layout, factor_name
 from .side_files import config_bytes, is_config, side_files
+from .works import Work
 
 FACTORS = "factors.json"
 """Beside factors: which of them stand for which matrix of which tensor."""
@@ -112,6 +113,7 @@ class Written:
 
     def __init__(self, folder: Path) -> None:
         self._found: dict[str, tuple[Tensor, FileStamp]] = {}
+        self._last: tuple[str, HostArray] | None = None
         for file in sorted(folder.iterdir()):
             if file.name.endswith(SAFETENSORS.suffixes):
                 listing = SAFETENSORS.list_tensors(file, Origin(str(folder), ""))
@@ -122,28 +124,34 @@ class Written:
         """How many numbers are in all tensors."""
         return sum(math.prod(tensor.shape) for tensor, _ in self._found.values())
 
-    def check(self, layout: Layout) -> Iterator[Done]:
+    def check(self, layout: Layout) -> list[Done]:
         """Each projection held against the matrix that it stands for.
 
         Raises:
             WeightsError: one of them cannot be read.
         """
-        for work in layout.works:
-            p = work.projection
-            matrix = layout.place(layout.source.matrix(p))
-            if layout.merge:
-                made, dtype = self._read(p.tensor)
-                made = made if p.slice is None else cut(made, p.slice)
-                made, count = made.T if p.transposed else made, p.rows * p.cols
-            else:
-                (a, dtype), (b, _) = (self._read(f"{factor_name(work)}.{side}") for side in "AB")
-                made, count = a.astype(np.float64) @ b.astype(np.float64), a.size + b.size
-            error = weighted_error(matrix, _beside(made, matrix), work.moment)
-            yield Done(p.address, work.rank, error, work.promised, dtype, count)
+        by_tensor = sorted(layout.works, key=lambda work: work.projection.tensor)  # a stack is read once
+        done = {work.projection.address: self._checked(work, layout) for work in by_tensor}
+        return [done[work.projection.address] for work in layout.works]
+
+    def _checked(self, work: Work, layout: Layout) -> Done:
+        p = work.projection
+        matrix = layout.place(layout.source.matrix(p))
+        if layout.merge:
+            made, dtype = self._read(p.tensor)
+            made = made if p.slice is None else cut(made, p.slice)
+            made, count = made.T if p.transposed else made, p.rows * p.cols
+        else:
+            (a, dtype), (b, _) = (self._read(f"{factor_name(work)}.{side}") for side in "AB")
+            made, count = a.astype(np.float64) @ b.astype(np.float64), a.size + b.size
+        error = weighted_error(matrix, _beside(made, matrix), work.moment)
+        return Done(p.address, work.rank, error, work.promised, dtype, count)
 
     def _read(self, name: str) -> tuple[HostArray, str]:
         tensor, stamp = self._found[name]
-        return host_array(read_plain(tensor, stamp, HOST)[0]), tensor.dtype
+        if self._last is None or self._last[0] != name:
+            self._last = name, host_array(read_plain(tensor, stamp, HOST)[0])
+        return self._last[1], tensor.dtype
 
 
 def _beside(made: HostArray, matrix: Any) -> Any:

@@ -74,7 +74,7 @@ class Layout:
 
     def _kept(self, tensor: Tensor) -> Iterator[Entry]:
         _check(tensor)
-        if self.checkpoint.quantisation and tensor.name.endswith(_SCALES_OF_INPUTS):
+        if self.checkpoint.quantisation and tensor.name.rpartition(".")[2] in _SCALES_OF_INPUTS:
             return
         if tensor.scheme is not None and tensor.scheme.formula in OWN_FACTORS:
             for _, part in tensor.parts:
@@ -132,8 +132,8 @@ def factor_name(work: Work) -> str:
     p = work.projection
     if p.slice is None:
         return p.tensor
-    index = "" if p.slice.index is None else f".{p.slice.index}"
-    return f"{p.tensor}{index}.{p.role}"
+    number = p.expert if p.slice.index is None else p.slice.index
+    return ".".join(str(word) for word in (p.tensor, number, p.role) if word is not None)
 
 
 def covered(shape: tuple[int, ...], works: Sequence[Work]) -> HostArray:

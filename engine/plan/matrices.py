@@ -29,13 +29,17 @@ class Source(Protocol):
         ...
 
 
+_KEPT = 3
+"""Tensors that were read last: an expert's gate, up and down may lie in as many stacks."""
+
+
 class Matrices:
-    """See Source: those of a checkpoint. The tensor that was read last is kept."""
+    """See Source: those of a checkpoint. The tensors that were read last are kept."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
         self._tensors = {tensor.name: tensor for tensor in checkpoint.tensors}
-        self._last: tuple[str, Any] = ("", None)
+        self._kept: dict[str, Any] = {}
 
     def whole(self, tensor: Tensor) -> HostArray:
         """A stored tensor as numbers, of its shape.
@@ -52,10 +56,11 @@ class Matrices:
         return host_array(matrix.T if projection.transposed else matrix)
 
     def _read(self, name: str) -> Any:
-        if self._last[0] != name:
-            self._last = ("", None)
-            self._last = (name, self._checkpoint.read(self._tensors[name])[0])
-        return self._last[1]
+        if name not in self._kept:
+            while len(self._kept) >= _KEPT:
+                del self._kept[next(iter(self._kept))]
+            self._kept[name] = self._checkpoint.read(self._tensors[name])[0]
+        return self._kept[name]
 
 
 class Reordered:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ..errors import InputError, WeightsError, printable
@@ -38,14 +38,19 @@ def works_of(plan: Plan, projections: Iterable[Projection], weighting: Weighting
     for p in projections:
         held[p.key].append(p)
     _check_contents(plan, held)
-    planned = [held[row.key][0] for row in plan.rows]
-    _check_weighting(plan, weighting, planned)
-    return [
-        Work(p, row.rank, _moment(weighting, p), math.sqrt(max(1.0 - row.energy, 0.0)))
-        for row in plan.rows
-        if row.rank is not None
-        for p in held[row.key]
-    ]
+    planned = {row.key: _named(row, held[row.key]) for row in plan.rows}
+    _check_weighting(plan, weighting, planned.values())
+    found = []
+    for row in plan.rows:
+        if row.rank is not None:
+            moment = _moment(weighting, planned[row.key])
+            found += [Work(p, row.rank, moment, math.sqrt(max(1.0 - row.energy, 0.0))) for p in held[row.key]]
+    return found
+
+
+def _named(row: PlanRow, same: Sequence[Projection]) -> Projection:
+    """Of projections that are stored in the same bytes the one that was planned: each may have an input of its own."""
+    return next((p for p in same if p.address == row.address), same[0])
 
 
 def _check_contents(plan: Plan, held: dict[str, list[Projection]]) -> None:

@@ -15,8 +15,21 @@ from rankscope.tui.data.named import resolve
 
 def test_every_command_names_a_function() -> None:
     names = [command.name for command in cli.COMMANDS]
-    assert names == ["scan", "show", "plot", "inspect", "tree", "export", "moments", "plan", "ls", "rm", "doctor"]
-    assert [command.name for command in cli.COMMANDS if not command.has_model] == ["ls", "doctor"]
+    assert names == [
+        "scan",
+        "show",
+        "plot",
+        "inspect",
+        "tree",
+        "export",
+        "moments",
+        "plan",
+        "apply",
+        "ls",
+        "rm",
+        "doctor",
+    ]
+    assert [command.name for command in cli.COMMANDS if not command.has_model] == ["apply", "ls", "doctor"]
     for command in cli.COMMANDS:
         assert callable(resolve(command.run))
 

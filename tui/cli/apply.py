@@ -13,8 +13,6 @@ from typing import Any
 from rich.text import Text
 
 from rankscope.engine.atomic import move_folder, temporary_folder
-from rankscope.engine.calibration.pooled import PooledWeighting
-from rankscope.engine.calibration.weighting import FileWeighting
 from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.checkpoint.open import Checkpoint
 from rankscope.engine.compute.devices import pick, set_blas_threads, thread_count
@@ -29,14 +27,16 @@ from rankscope.engine.plan.side_files import config_type, has_config
 from rankscope.engine.plan.works import Work, works_of
 from rankscope.engine.solvers.ladder import moved
 from rankscope.engine.weights import HostArray
+from rankscope.store.models import stored_models
 from rankscope.store.room import free
 
 from ..data.model import Model, open_model
 from ..data.phrases import byte_size
-from ..data.weighting import NONE, NORM, choose
+from ..data.weighting import NONE, NORM, choose, pooled
 from ..drawing.console import add_columns, make_console, plain_table, say
 from .doctor import is_writable
 from .ending import at_end
+from .plan import WHAT_IT_IS
 
 TYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _LINE_SECONDS = 5.0
@@ -63,6 +63,7 @@ def apply(args: Namespace, root: Path) -> int:
         move_folder(folder / _MADE, output)
     _print(done, plan, args.merge)
     say(f"{numbers:,} numbers are in {printable(str(output))}{'' if args.merge else _counted(plan, works, done)}")
+    say(WHAT_IT_IS)
     return 0
 
 
@@ -100,7 +101,7 @@ def _write(layout: Layout, folder: Path) -> tuple[list[Done], int]:
     write(layout, entries, folder)
     say("reading back what was written")
     written = Written(folder)
-    return list(written.check(layout)), written.numbers
+    return written.check(layout), written.numbers
 
 
 class _Progress:
@@ -134,13 +135,22 @@ def _checked(output: Path) -> Path:
 
 
 def _opened(plan: Plan, named: str | None, root: Path) -> Model:
-    name = named or (f"{plan.model}@{plan.commit}" if plan.commit else plan.model)
     try:
-        return open_model(name, root, Access.DOWNLOAD, or_stored=False)
+        return open_model(named or _name(plan, root), root, Access.DOWNLOAD, or_stored=False)
     except InputError as error:
         if named:
             raise
         raise InputError(f"{error}: name the planned model with --model PATH") from None
+
+
+def _name(plan: Plan, root: Path) -> str:
+    """What to open: a commit on the Hub, or the one path of that name among the models that have stored spectra."""
+    if plan.commit:
+        return f"{plan.model}@{plan.commit}"
+    found = [
+        model.name for model in stored_models(root) if plan.model in (Path(model.name).name, Path(model.name).stem)
+    ]
+    return found[0] if len(found) == 1 else plan.model
 
 
 def _weighting(plan: Plan, named: str | None, model: Model, root: Path) -> Weighting | None:
@@ -158,7 +168,7 @@ def _weighting(plan: Plan, named: str | None, model: Model, root: Path) -> Weigh
     if named in (None, NONE, NORM):
         raise InputError(f"the plan was made under {label}: name its file with --weight FILE")
     found = choose(named, model, root, say)
-    return PooledWeighting(found, model.tree.projections) if made.pooled and isinstance(found, FileWeighting) else found
+    return pooled(found, model, model.tree.projections) if made.pooled and found is not None else found
 
 
 def _placing(spec: str, threads: int | None) -> Callable[[HostArray], Any]:

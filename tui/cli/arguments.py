@@ -254,9 +254,7 @@ def apply(parser: argparse.ArgumentParser) -> None:
     """Of `rankscope apply`."""
     parser.add_argument("plan", metavar="PLAN", help="plan.json, as  rankscope plan  writes it")
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="a new folder for the checkpoint")
-    parser.add_argument(
-        "--model", metavar="PATH", help=f"the planned model, where its name is not enough: {MODEL_HELP}"
-    )
+    parser.add_argument("--model", metavar="PATH", help="the planned model, as it was named for  rankscope plan")
     add_links(parser)
     parser.add_argument("--weight", metavar="FILE", help="the imatrix or moments file that the plan was made under")
     parser.add_argument(

@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from weighted_examples import Array
+from weighted_examples import Array, projection
 
 from rankscope.engine import moment
 from rankscope.engine.errors import WeightsError
 from rankscope.engine.moment import Moment
 from rankscope.engine.plan.factors import factors, weighted_error
+from rankscope.engine.plan.layout import factor_name
+from rankscope.engine.plan.works import Work
+from rankscope.engine.spectrum import Slice
 
 
 def second_moment(form: str, n: int) -> tuple[Moment | None, Array]:
@@ -87,3 +90,16 @@ def test_a_matrix_without_output_and_one_that_is_not_finite() -> None:
     assert weighted_error(zero, zero + 1, None) == math.inf
     with pytest.raises(WeightsError, match="NaN or infinite"):
         factors(np.full((3, 3), np.nan), None, 1)
+
+
+@pytest.mark.parametrize(
+    ("part", "expert", "name"),
+    [
+        (None, None, "t"),
+        (Slice(0, 1, 0, 13), None, "t.up"),
+        (Slice(0, 2, 1, 1, 7), 7, "t.7.up"),
+        (Slice(0, 1, 26, 13), 2, "t.2.up"),  # DBRX: all experts in the rows of one matrix
+    ],
+)
+def test_factors_are_named_by_tensor_matrix_and_role(part: Slice | None, expert: int | None, name: str) -> None:
+    assert factor_name(Work(projection(13, 8, slice=part, expert=expert), 4, None, 0.0)) == name

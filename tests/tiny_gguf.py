@@ -1,0 +1,67 @@
+"""A tiny llama as llama.cpp's converter writes it: its names, and the rows of queries and keys in its order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+
+WORDS = [*(chr(97 + n) for n in range(26)), "ab"]
+_NAMES = {
+    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
+}  # fmt: skip
+
+
+def write_llama(
+    file: Path, model: Any, kind: gguf.GGMLQuantizationType, architecture: str = "llama"
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Write a LlamaForCausalLM of transformers; its matrices stored as `kind`, norms in float32.
+
+    Returns the numbers that the file holds, under the names and in the order of transformers.
+    """
+    config, held = model.config, {}
+    writer = gguf.GGUFWriter(str(file), architecture)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list([*WORDS, *(f"<{n}>" for n in range(config.vocab_size - len(WORDS)))])
+    writer.add_token_merges(["a b"])
+    writer.add_bos_token_id(30)
+    writer.add_eos_token_id(31)
+    for name, tensor in model.state_dict().items():
+        stored = tensor.float().numpy()
+        if "q_proj" in name or "k_proj" in name:
+            heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
+            stored = stored.reshape(heads, 2, -1, stored.shape[1]).swapaxes(1, 2).reshape(stored.shape)
+        packed, made = kind if stored.ndim == 2 else gguf.GGMLQuantizationType.F32, _name(name)
+        data = gguf.quantize(stored, packed)
+        writer.add_tensor(made, data, raw_dtype=packed)
+        numbers = gguf.dequantize(data, packed)
+        if "q_proj" in name or "k_proj" in name:
+            numbers = numbers.reshape(heads, -1, 2, numbers.shape[1]).swapaxes(1, 2).reshape(numbers.shape)
+        held[name] = numbers
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return held
+
+
+def _name(name: str) -> str:
+    whole = {"model.embed_tokens.weight": "token_embd", "model.norm.weight": "output_norm", "lm_head.weight": "output"}
+    if name in whole:
+        return f"{whole[name]}.weight"
+    layer, rest = name.removeprefix("model.layers.").removesuffix(".weight").split(".", 1)
+    return f"blk.{layer}.{_NAMES[rest]}.weight"
