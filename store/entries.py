@@ -135,12 +135,12 @@ class Entries:
         return {row: (names[row], labels[row]) for row in self.derived if names[row] and not further[row]}
 
     @cached_property
-    def fixed(self) -> list[int]:
-        """The rows of spectra that are a projection's in a gauge alone, under no weighting."""
+    def gauges(self) -> dict[int, str]:
+        """The gauge, by the rows of spectra that are a projection's in another than the raw one."""
         if self._tables.parents is None:
-            return []
-        gauges, names = (self._index.list_of(name) for name in ("gauge", "weighting"))
-        return [row for row in self.derived if gauges[row] and not names[row]]
+            return {}
+        further, gauges = (self._index.list_of(name) for name in ("further", "gauge"))
+        return {row: gauges[row] for row in self.derived if gauges[row] and not further[row]}
 
     def order(self, row: int) -> tuple[int, str]:
         """What says which of two results of a key counts, the larger: its generation, and when it was computed."""

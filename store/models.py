@@ -19,9 +19,9 @@ from .spectra import SpectraStore
 class StoredModel:
     """A folder of the store: `name` is the Hub id or path recorded in it, `size` is in bytes.
 
-    `spectra` counts those of the weights as they are, `weighted` those under weightings, by the name of the weighting,
-    `fixed` those in the fixed gauge and under none: twins, noise and whatever else is made of them are no spectra of
-    the model.
+    `spectra` counts those of the weights as they are, `weighted` those under weightings, by the name of the weighting
+    and, where that is not the raw one, the gauge (`norm`, `imatrix fixed`), `fixed` those in the fixed gauge and under
+    none: twins, noise and whatever else is made of them are no spectra of the model.
     `damaged` are files that are not served as they stand, and those that were set aside, with a sentence each; the
     folder itself where it cannot be read.
     """
@@ -84,6 +84,8 @@ def _stored_model(root: Path, folder: str) -> StoredModel | None:
     if not stored and not damaged:
         return None
     newest = max(stored, key=stored.computed_at, default=None)
+    under, gauges = stored.weightings(), stored.gauges()
+    states = (f"{name} {gauges[key]}" if key in gauges else name for key, (name, _) in under.items())
     return StoredModel(
         folder=folder,
         name=folder if newest is None else stored.projection(newest).source.repo,
@@ -91,8 +93,8 @@ def _stored_model(root: Path, folder: str) -> StoredModel | None:
         size=segments.size(root / folder),
         computed_at="" if newest is None else stored.computed_at(newest),
         damaged=tuple(damaged.items()),
-        weighted=Counter(sorted(name for name, _ in stored.weightings().values())),
-        fixed=len(stored.fixed()),
+        weighted=Counter(sorted(states)),
+        fixed=len(gauges.keys() - under.keys()),
     )
 
 

@@ -102,9 +102,10 @@ class Stored(Mapping[str, Entry]):
         found = self._counting(entries.weightings for entries in self._files)
         return {key: entries.weightings[row] for key, entries, row in found}
 
-    def fixed(self) -> set[str]:
-        """The keys of projections in a gauge alone, under no weighting."""
-        return {key for key, _, _ in self._counting(entries.fixed for entries in self._files)}
+    def gauges(self) -> dict[str, str]:
+        """By the keys of projections in another gauge than the raw one, under a weighting or none, its name."""
+        found = self._counting(entries.gauges for entries in self._files)
+        return {key: entries.gauges[row] for key, entries, row in found}
 
     def _counting(self, rows: Iterable[Iterable[int]]) -> Iterator[tuple[str, Entries, int]]:
         """Of these rows of each file those that count, with key and file."""

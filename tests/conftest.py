@@ -6,6 +6,9 @@ import gc
 import os
 import tempfile
 
+import pytest
+from running_demo import FIXTURE, RunningDemo, load_demo, users_first
+
 # Test processes beside each other with a BLAS thread a core each are 15 to 25 times slower.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -19,3 +22,13 @@ os.environ |= {f"XDG_{kind}_HOME": tempfile.mkdtemp(prefix="rankscope-") for kin
 
 # Hundreds of thousands of objects of torch and transformers were gone through for each screen: an eighth of the time.
 gc.set_threshold(100_000, 20, 20)
+
+
+@pytest.fixture(scope="session", name=FIXTURE)
+def _running_demo() -> RunningDemo:
+    return load_demo()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One load of the demo for the suite: see running_demo."""
+    items[:] = users_first(items)

@@ -17,7 +17,6 @@ import struct
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from pickletools import genops
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zipfile import ZIP_STORED, ZipFile
 
@@ -29,6 +28,7 @@ from . import foreign
 from .format import Format, Listing, Listings, Origin
 from .guarded import open_regular
 from .parts import grouped, is_part
+from .pickles import bad_file, check_pickle
 from .safetensors import DTYPE_BITS
 from .tensor import FileStamp, Stored, Tensor, identify, read_plain
 
@@ -44,15 +44,6 @@ _ZIP, _LEGACY = b"PK\x03\x04", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 _LEGACY_PICKLES = 5  # magic number, protocol, machine, the object, the keys of its storages
 _NESTS = ("state_dict", "model_state_dict", "model", "module", "params", "weights")
 _MAX_DEPTH = 8
-_COSTS = {"BINGET": 0, "LONG_BINGET": 0, "BINPUT": 0, "REDUCE": 256, "NEWOBJ": 256}
-_MAX_OBJECTS = 64 * 20_000_000  # of 300,000 tensors; their tokens take 20 s
-
-_HARMLESS = re.compile(
-    r"collections OrderedDict|_codecs encode|(__builtin__|builtins) set"
-    r"|torch (\w+Storage|b?float\w+|u?int\d+|bool|complex\d+|half|double|long|short|Size|device)"
-    r"|torch\.storage (Untyped|Typed)Storage|torch\.nn\.parameter Parameter|torch\._tensor _rebuild_from_type_v2"
-    r"|torch\._utils _rebuild_(tensor|tensor_v2|tensor_v3|parameter|parameter_with_state)"
-)
 _DTYPES = {name: code for code, name in TORCH_NAMES.items()} | {
     "bool": "BOOL", "uint8": "U8", "int8": "I8", "int16": "I16", "uint16": "U16", "int32": "I32", "uint32": "U32",
     "int64": "I64", "uint64": "U64", "complex64": "C64", "float8_e8m0fnu": "F8_E8M0",
@@ -107,7 +98,9 @@ class PyTorch(Format):
     def list_tensors(self, file: Path, origin: Origin) -> Listing:
         """See Format; InputError is raised too where the file holds no state dict, or would have to execute code."""
         if _is_trainer_state(file.name):
-            raise _bad(file, "holds the state of a trainer or optimiser, not a model: name the file with the weights")
+            raise bad_file(
+                file, "holds the state of a trainer or optimiser, not a model: name the file with the weights"
+            )
         try:
             with open_regular(file) as handle:
                 stamp, head = FileStamp.of(file.stat()), handle.read(_HEAD)
@@ -119,7 +112,7 @@ class PyTorch(Format):
             for name, dtype, shape, begin, end, strides in _kept_rows(file, head, source, origin.listings)
         ]
         if any(not 0 <= t.begin <= t.end <= stamp.size for t in tensors):
-            raise _bad(file, "has tensors beyond its end: download it again")
+            raise bad_file(file, "has tensors beyond its end: download it again")
         return Listing(tensors, stamp)
 
     def read_matrix(self, tensor: Tensor, stored: Stored, landing: Landing) -> tuple[Weights, str]:
@@ -180,7 +173,7 @@ def _list(file: Path, head: bytes) -> list[Any]:
             found, regions = _load_legacy(file)
         else:
             other = "is no file of torch.save: name one, or a .safetensors or .gguf file"
-            raise _bad(file, foreign.content(head) or other)
+            raise bad_file(file, foreign.content(head) or other)
         return _rows(file, found, regions)
     except InputError:
         raise
@@ -188,7 +181,7 @@ def _list(file: Path, head: bytes) -> list[Any]:
         raise InputError(f"cannot read {printable(str(file))}: {error.strerror or type(error).__name__}") from None
     except Exception as error:  # noqa: BLE001 - torch, zipfile and pickletools raise whatever bad bytes lead to
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise _bad(file, f"is damaged or no checkpoint ({printable(reason, 80)}): download it again") from None
+        raise bad_file(file, f"is damaged or no checkpoint ({printable(reason, 80)}): download it again") from None
 
 
 def _need_torch() -> None:
@@ -237,16 +230,16 @@ def _records(file: Path, archive: ZipFile) -> list[tuple[int, int]]:
     """Offset and size of the storages in an archive, in order, after its pickle has been checked."""
     infos = {info.filename.partition("/")[2]: info for info in archive.infolist()}
     if "constants.pkl" in infos:
-        raise _bad(file, "is a TorchScript program, which would have to be executed: save its state_dict()")
+        raise bad_file(file, "is a TorchScript program, which would have to be executed: save its state_dict()")
     if any(info.compress_type != ZIP_STORED or info.flag_bits & 1 for info in infos.values()):
         raise ValueError("it is a compressed or encrypted zip file")
     if "byteorder" in infos and archive.read(infos["byteorder"]) != b"little":
-        raise _bad(file, "was saved on a big-endian machine: load it there and save it as safetensors")
+        raise bad_file(file, "was saved on a big-endian machine: load it there and save it as safetensors")
     if "data.pkl" not in infos:
-        raise _bad(
+        raise bad_file(
             file, "is a zip archive that torch.save did not write: unpack it, and name the file with the weights"
         )
-    _check(file, archive.read(infos["data.pkl"]))
+    check_pickle(file, archive.read(infos["data.pkl"]))
     found = []
     with open(file, "rb") as handle:
         for name, info in infos.items():
@@ -294,7 +287,7 @@ def _load_legacy(file: Path) -> tuple[object, list[_Region]]:
 
     with open_regular(file) as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
         for _ in range(_LEGACY_PICKLES):
-            _check(file, data)
+            check_pickle(file, data)
         data.seek(0)
         unread, left = _Unread(data), len(data)
 
@@ -309,44 +302,17 @@ def _load_legacy(file: Path) -> tuple[object, list[_Region]]:
     return found, sorted(unread.regions)
 
 
-def _check(file: Path, pickle: bytes | mmap.mmap) -> None:
-    """Refuse a pickle that names more than tensors and containers; reads its tokens and executes nothing.
-
-    A token of one byte may make an object of 64, and a call one of 256: a model's pickle, of which a tensor takes
-    about 150 bytes, stays below 10 times its file.
-
-    Raises:
-        InputError: it names something else.
-        ValueError: its objects would take more memory than ten times the file and 10 MB, or are too many.
-    """
-    left = min(10 * file.stat().st_size + 10_000_000, _MAX_OBJECTS)
-    for opcode, argument, _ in genops(pickle):  # type: ignore[arg-type]
-        left -= _COSTS.get(opcode.name, 64)
-        if left < 0:
-            raise ValueError("its pickle holds too many objects")
-        if opcode.name == "PROTO" and argument != 2:
-            raise _bad(file, f"was saved with pickle protocol {argument}: save it with torch.save's own, 2")
-        if opcode.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):
-            argument = opcode.name
-        elif opcode.name != "GLOBAL" or _HARMLESS.fullmatch(str(argument)):
-            continue
-        needed = printable(str(argument).replace(" ", "."), 80)
-        raise _bad(
-            file, f"needs {needed}, which could execute code, and was not loaded: save its state_dict() as safetensors"
-        )
-
-
 def _rows(file: Path, found: object, regions: list[_Region]) -> list[Any]:
     if isinstance(found, Mapping) and {"state", "param_groups"} <= found.keys():
-        raise _bad(file, "holds the state of an optimiser, not a model: name the file with the weights")
+        raise bad_file(file, "holds the state of an optimiser, not a model: name the file with the weights")
     parts = found.get("mp_world_size") if isinstance(found, Mapping) else None  # DeepSpeed's word
     if isinstance(parts, int) and parts > 1:
-        raise _bad(file, f"is one of {parts} parts of a tensor-parallel model: save the whole model")
+        raise bad_file(file, f"is one of {parts} parts of a tensor-parallel model: save the whole model")
     rows = [_row(name, tensor, regions) for name, tensor in _named(_state_dict(found))]
     if not rows:
         keys = [printable(str(key), 40) for key in found][:5] if isinstance(found, Mapping) else []
         held = f"its keys are {', '.join(keys)}" if keys else f"it is a {type(found).__name__}"
-        raise _bad(file, f"holds no state dict ({held}): save the model's state_dict()")
+        raise bad_file(file, f"holds no state dict ({held}): save the model's state_dict()")
     if len({name for name, *_ in rows}) < len(rows):
         raise ValueError("a tensor name stands twice")
     "".join(name for name, *_ in rows).encode()  # a pickle may hold half a surrogate pair, which no other text can
@@ -401,7 +367,3 @@ def _bytes_of(address: int, span: int, regions: list[_Region]) -> tuple[int, int
         raise ValueError("a tensor lies outside its storage")
     begin = region.offset + address - region.address
     return begin, begin + span
-
-
-def _bad(file: Path, what: str) -> InputError:
-    return InputError(f"{printable(str(file))} {what}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -109,3 +110,26 @@ async def test_under_a_weighting_the_gauge_changes_up_alone(model: Path, root: P
         assert "weighted by norm gains" in seen.lines[0]
         assert "k90 norm fixed" in seen.text
         assert seen.cells(0)[:7] == [*by_norm[:5], ".", by_norm[6]]
+
+
+async def test_v_shows_what_is_stored_of_a_model_that_is_gone(root: Path, tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "gone", weights(), CONFIG)
+    async with exploring(folder, root, WIDE) as seen:
+        await seen.press("s")
+        await seen.answer("y")
+        await seen.sees("14 computed in ")
+        await turn(seen, fixed=True)
+        await seen.press("slash", *"mlp", "enter", "s")
+        await seen.answer("y")
+        await seen.sees("6 computed in ")
+        await seen.rests()
+    shutil.rmtree(folder)
+    async with exploring(folder, root, WIDE) as seen:
+        await turn(seen, fixed=True)
+        assert "gauge-fixed: gains folded, neurons" in seen.lines[0]
+        shown, true = seen.cells(0), explicit()
+        assert [shown[n] for n in (3, 5, 6)] == [str(true[role]) for role in ("output", "up", "down")]
+        assert shown[:3] == ["?", "?", "?"]
+        await seen.press("3", "l", "h")
+        await seen.sees("it is not stored in the fixed gauge")
+        assert not seen.has_engine

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.stats
+import transformers
 from cli_models import HIDDEN, INNER, Arrays, addresses, lapack, rows_of, tensor_name, threshold_rank, write_llama
 from cli_process import Run
 from safetensors.numpy import load_file, save_file
@@ -122,3 +125,73 @@ def test_what_cannot_be_is_one_line(model: tuple[Path, Arrays], cli: Run) -> Non
     (folder / "config.json").write_text(json.dumps(config | {"swiglu_limit": 7.0}))
     assert cli("scan", folder, "--gauge", "fixed").code == 0
     assert f"{2 * LAYERS} of them are not balanced: layers.0.mlp.up: " in cli("show", folder, "--gauge", "fixed").err
+
+
+def test_rm_takes_a_gauge_and_leaves_what_is_kept_under_another_name(model: tuple[Path, Arrays], cli: Run) -> None:
+    folder, _ = model
+    cli("scan", folder, "--weight", "none", "--weight", "norm", "--gauge", "raw", "--gauge", "fixed")
+    assert f"{7 * LAYERS} + {7 * LAYERS} norm + {LAYERS} norm fixed + {2 * LAYERS} fixed" in cli("ls").out
+    counted = json.loads(cli("ls", "--json").out)
+    assert (counted["weighted"], counted["fixed"]) == ({"norm": 7 * LAYERS, "norm fixed": LAYERS}, 2 * LAYERS)
+    ran = cli("rm", folder, "--weight", "norm", "--gauge", "fixed")
+    assert ran.err == f"removed {LAYERS} spectra of {folder.name}: norm, gauge fixed\n"
+    assert cli("rm", folder, "--gauge", "fixed").err == f"removed {2 * LAYERS} spectra of {folder.name}: gauge fixed\n"
+    assert f"{7 * LAYERS} + {7 * LAYERS} norm " in cli("ls").out
+    assert "in the gauge fixed: see  rankscope ls" in cli("rm", folder, "--gauge", "fixed").error
+    again = rows_of(cli("scan", folder, "--gauge", "raw", "--gauge", "fixed", "--json").out)
+    computed = {row["address"] for row in again if row["state"] == "done"}
+    assert computed == {address for address in addresses(LAYERS) if address.endswith(("up", "down"))}
+    assert cli("rm", folder, "--weight", "none", "--gauge", "raw").code == 0
+    left = json.loads(cli("ls", "--json").out)
+    assert (left["spectra"], left["weighted"], left["fixed"]) == (0, {"norm": 7 * LAYERS}, 2 * LAYERS)
+    assert cli("rm", folder, "--gauge", "raw").code == 0  # under every weighting, the noise that these compare with too
+    assert cli("ls").out.split()[6:9] == ["0", "+", str(2 * LAYERS)]
+
+
+def csv_of(cli: Run, folder: Path, *options: str | Path) -> dict[str, dict[str, str]]:
+    """By address the lines of the table that have numbers."""
+    ran = cli("show", folder, "--gauge", "fixed", "--csv", "-t", "90", *options)
+    return {row["address"]: row for row in csv.DictReader(ran.out.splitlines()) if row["k90"]}
+
+
+@pytest.mark.parametrize("weight", ["none", "norm"])
+def test_the_fixed_gauge_outlives_the_weights(model: tuple[Path, Arrays], cli: Run, weight: str) -> None:
+    folder, _ = model
+    cli("scan", folder, "--weight", weight, "--gauge", "raw", "--gauge", "fixed", "--weight", "none")
+    before = csv_of(cli, folder, "--weight", weight)
+    assert len(before) == 7 * LAYERS
+    view = cli("show", folder, "--view", "gauge", "--csv").out
+    shutil.rmtree(folder)
+    assert csv_of(cli, folder, "--weight", weight) == before
+    assert cli("show", folder, "--view", "gauge", "--csv").out == view
+    ran = cli("scan", folder, "--weight", weight, "--gauge", "fixed")
+    assert (ran.code, ran.err.count("Traceback")) == (2, 0)
+
+
+def test_of_a_model_that_is_gone_nothing_passes_for_the_fixed_gauge(model: tuple[Path, Arrays], cli: Run) -> None:
+    folder, _ = model
+    cli("scan", folder)
+    cli("scan", folder, "--weight", "norm", "--filter", "*.mlp.*")
+    cli("scan", folder, "--gauge", "fixed", "--filter", "layers.[01].mlp.up")
+    shutil.rmtree(folder)
+    found = set(csv_of(cli, folder))
+    # Up under `norm` and down as it is are of the gauge in some families; an up of its own tells of the layer's output.
+    told = {f"layers.{n}.{what}" for n in (0, 1) for what in ("mlp.up", "attention.output")}
+    assert found == told | {f"layers.{n}.mlp.gate" for n in range(LAYERS)}
+    ran = cli("show", folder, "--gauge", "fixed")
+    assert (
+        f"{7 * LAYERS - len(found)} of them have no gauge that is known: it is not stored in the fixed gauge" in ran.err
+    )
+
+
+def test_of_a_model_that_is_gone_and_has_layer_norms_down_is_as_it_is(tmp_path: Path, cli: Run) -> None:
+    folder = tmp_path / "gpt"
+    config = transformers.GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=8, vocab_size=20)
+    transformers.GPT2LMHeadModel(config).save_pretrained(folder)
+    cli("scan", folder, "--gauge", "raw", "--gauge", "fixed")
+    before, said = csv_of(cli, folder), cli("show", folder, "--gauge", "fixed").err
+    assert len(before) == 12
+    assert "not balanced" in said
+    shutil.rmtree(folder)
+    assert csv_of(cli, folder) == before
+    assert said.splitlines()[-1] in cli("show", folder, "--gauge", "fixed").err

@@ -13,18 +13,18 @@ import pytest
 import torch
 import transformers
 from cli_process import PROGRAM, Run, spawn
+from running_demo import FIXTURE, RunningDemo
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from tiny_texts import VOCABULARY, WORDS, save_tokenizer, write_text
 
 from rankscope.engine.calibration.collect import Collector, make_plan
 from rankscope.engine.calibration.figures import figures
-from rankscope.engine.calibration.running import fed_of, load
+from rankscope.engine.calibration.running import fed_of
 from rankscope.engine.calibration.texts import LENGTH, read_text, sequences
 from rankscope.engine.calibration.tokens_read import has_read
 from rankscope.engine.calibration.weighting import open_weighting
 from rankscope.engine.catalogue.tree import build_tree
-from rankscope.engine.checkpoint.open import open_checkpoint
 
 INTERRUPTED = f"""
 import os, signal, threading
@@ -178,12 +178,11 @@ def test_weights_that_would_be_made_up_are_one_line(tmp_path: Path, cli: Run, mo
     )
 
 
-def test_position_0_of_the_demo_holds_nearly_all_of_layer_28() -> None:
+def test_position_0_of_the_demo_holds_nearly_all_of_layer_28(running_demo: RunningDemo) -> None:
     """The demo by transformers, from GGUF, on Python's own help pages: its tensors have other names there."""
     text = read_text("builtin")
     assert text.text.startswith(topics[min(topics)][:200])
-    checkpoint = open_checkpoint("demo")
-    module, tokenizer = load(checkpoint, "cpu")
+    checkpoint, module, tokenizer = running_demo
     tree = build_tree(checkpoint).scanned("layers.28.*")
     fed, lost = fed_of(module, tree, checkpoint)
     assert not lost
@@ -199,3 +198,9 @@ def test_position_0_of_the_demo_holds_nearly_all_of_layer_28() -> None:
     assert down.apart is not None
     assert down.k90 == 1 < 40 < down.apart
     assert found["layers.28.attention.query"].apart is None
+
+
+def test_what_runs_the_demo_comes_first_so_that_one_process_loads_it_once(request: pytest.FixtureRequest) -> None:
+    runs_it = [FIXTURE in getattr(test, "fixturenames", ()) for test in request.session.items]
+    assert any(runs_it)
+    assert runs_it == sorted(runs_it, reverse=True)

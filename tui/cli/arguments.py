@@ -299,6 +299,9 @@ def rm(parser: argparse.ArgumentParser) -> None:
         metavar="W",
         help="only the spectra under a weighting: none, norm, imatrix, moments, or an imatrix or moments FILE",
     )
+    parser.add_argument(
+        "--gauge", choices=("raw", "fixed"), help="only the spectra in a gauge: raw, fixed (what is kept for it alone)"
+    )
 
 
 def doctor(parser: argparse.ArgumentParser) -> None:

@@ -67,7 +67,7 @@ def under(model: Model, root: Path, weight: str, pattern: str | None, gauge: str
     wanted = wanted_of(model.tree, pattern)
     try:
         if gauge != RAW:
-            made = fixed(model, weighting, wanted)
+            made = fixed(model, root, weighting, wanted)
         else:
             assert weighting is not None
             made = weighed(replace(model, tree=replace(model.tree, projections=tuple(wanted))), weighting)

@@ -54,9 +54,9 @@ def ls(args: Namespace, root: Path) -> int:
 
 
 def rm(args: Namespace, root: Path) -> int:
-    """Remove the spectra of one model, or those under one weighting."""
-    if args.weight:
-        return _remove_weighted(args.model, args.weight, root)
+    """Remove the spectra of one model, or those under one weighting, in one gauge."""
+    if args.weight or args.gauge:
+        return _remove_some(args.model, args.weight, args.gauge, root)
     found = _find(args.model, root)
     if found is None:
         raise InputError(f"nothing is stored of {printable(args.model)}: see  rankscope ls")
@@ -72,17 +72,21 @@ def rm(args: Namespace, root: Path) -> int:
     return 0
 
 
-def _remove_weighted(name: str, weight: str, root: Path) -> int:
+def _remove_some(name: str, weight: str | None, gauge: str | None, root: Path) -> int:
+    """Those under a weighting and in a gauge; None: whichever."""
     from rankscope.engine.checkpoint.hub import Access
 
     from ..data.model import open_model
     from ..data.weighting import meant
 
     model = open_model(name, root, Access.CACHE)  # its config tells how a file's numbers are meant
-    count = remove_spectra(root, model.folder, meant(weight, model, root, say))
+    count = remove_spectra(root, model.folder, meant(weight, model, root, say, gauge))
     if not count:
-        raise InputError(f"nothing is stored of {printable(name)} under {printable(weight)}")
-    say(f"removed {count} spectra of {model.name}: {printable(weight)}")
+        under = [f"under {printable(weight)}"] if weight else []
+        where = " ".join([*under, *([f"in the gauge {gauge}"] if gauge else [])])
+        raise InputError(f"nothing is stored of {printable(name)} {where}: see  rankscope ls")
+    what = ", ".join([*([printable(weight)] if weight else []), *([f"gauge {gauge}"] if gauge else [])])
+    say(f"removed {count} spectra of {model.name}: {what}")
     return 0
 
 

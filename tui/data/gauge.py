@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -13,32 +14,40 @@ from rankscope.engine.spectrum import Projection
 from .grid import Column, Grid
 from .model import Model
 from .pair import Lens
+from .stored_gauge import StoredGauge
 
 if TYPE_CHECKING:
+    from rankscope.engine.derive.fixing import Gauge
     from rankscope.engine.moment import Weighting
 
 RAW = "raw"
 """The gauge of the weights as they are."""
 
 
-def fixed(model: Model, under: Weighting | None = None, wanted: Sequence[Projection] | None = None) -> Model:
+def fixed(
+    model: Model, root: Path, under: Weighting | None = None, wanted: Sequence[Projection] | None = None
+) -> Model:
     """A model with its matrices, or the `wanted` ones of them, in the fixed gauge, also under a weighting. Reads the
-    gains of its norms.
+    gains of its norms, or, where its weights are not at hand, what is stored of it under `root`.
 
     Raises:
-        InputError: its weights are not at hand, or it is known of none of them what is to be fixed.
+        InputError: it is known of none of them what is to be fixed, or stored of none of them.
     """
-    if model.checkpoint is None:
-        raise InputError("the gauge is fixed by the gains of the norms, and the weights are not at hand")
-    from rankscope.engine.derive.fixing import Gauge  # numpy
-
-    gauge = Gauge(model.checkpoint, model.tree.projections)
+    gauge = _gauge_of(model, root)
     shown = model.tree.projections if wanted is None else wanted
     made = tuple(gauge.fixed(p, under) if p.rows else p for p in shown)
     every = [p for p in made if p.rows]
     if every and all(p.problem for p in every):
         raise InputError(f"no gauge can be fixed: {every[0].address}: {every[0].problem}")
     return replace(model, tree=replace(model.tree, projections=made))
+
+
+def _gauge_of(model: Model, root: Path) -> Gauge | StoredGauge:
+    if model.checkpoint is None:
+        return StoredGauge(model, root)
+    from rankscope.engine.derive.fixing import Gauge  # numpy
+
+    return Gauge(model.checkpoint, model.tree.projections)
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,13 +77,28 @@ def weighted_by(projections: Iterable[Projection]) -> str:
     return "; ".join([*([f"weighted by {label}"] if label else []), *([f"gauge-fixed: {gauge}"] if gauge else [])])
 
 
-def meant(text: str, model: Model, root: Path, tell: Callable[[str], None]) -> Callable[[Projection], bool]:
+def meant(
+    text: str | None, model: Model, root: Path, tell: Callable[[str], None], gauge: str | None = None
+) -> Callable[[Projection], bool]:
     """Whether a stored spectrum is meant by a weighting, by a name of one (`none`: all that have none) or by a file,
-    whose numbers tell, pooled or not. The noise that such spectra compare with is meant as well.
+    whose numbers tell, pooled or not, and by a gauge, RAW or `fixed`; by each where it is None. The noise that spectra
+    under a weighting compare with is meant as well, in the raw gauge.
 
     Raises:
         InputError: as `choose`.
     """
+    under = _meant_by_weighting(text, model, root, tell)
+    if gauge is None:
+        return under
+    name = "" if gauge == RAW else gauge
+    return lambda p: (p.derived.gauge if p.derived is not None else "") == name and under(p)
+
+
+def _meant_by_weighting(
+    text: str | None, model: Model, root: Path, tell: Callable[[str], None]
+) -> Callable[[Projection], bool]:
+    if text is None:
+        return lambda _: True
     if text == NONE:
         return lambda p: p.derived is None or not p.derived.weighting
     if text in (NORM, "imatrix", "moments"):
@@ -121,7 +136,7 @@ class StoredWeighting:
         self._made = {
             p.parents[0].key: made
             for p in projections
-            if is_weighted(p) and (made := p.derived) and not made.gauge
+            if is_weighted(p) and (made := by_moment(p).derived)
             if made.weighting == name and label in ("", made.label)
         }
 
@@ -154,7 +169,7 @@ class Offer:
         """
         weighting = self.weighting(model, root, tell)
         shown = model if weighting is None else weighed(model, weighting)
-        return fixed(model, weighting) if self.fixed else shown
+        return fixed(model, root, weighting) if self.fixed else shown
 
     def weighting(self, model: Model, root: Path, tell: Callable[[str], None]) -> Weighting | None:
         """What it stands for; see `choose`."""

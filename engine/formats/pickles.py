@@ -1,0 +1,52 @@
+"""What the pickle of a PyTorch file may name: tensors and containers. Its tokens tell; nothing in it is executed."""
+
+from __future__ import annotations
+
+import mmap
+import re
+from pathlib import Path
+from pickletools import genops
+
+from ..errors import InputError, printable
+
+_COSTS = {"BINGET": 0, "LONG_BINGET": 0, "BINPUT": 0, "REDUCE": 256, "NEWOBJ": 256}
+_MAX_OBJECTS = 64 * 20_000_000  # of 300,000 tensors; their tokens take 20 s
+
+_HARMLESS = re.compile(
+    r"collections OrderedDict|_codecs encode|(__builtin__|builtins) set"
+    r"|torch (\w+Storage|b?float\w+|u?int\d+|bool|complex\d+|half|double|long|short|Size|device)"
+    r"|torch\.storage (Untyped|Typed)Storage|torch\.nn\.parameter Parameter|torch\._tensor _rebuild_from_type_v2"
+    r"|torch\._utils _rebuild_(tensor|tensor_v2|tensor_v3|parameter|parameter_with_state)"
+)
+
+
+def check_pickle(file: Path, pickle: bytes | mmap.mmap) -> None:
+    """Refuse a pickle that names more than tensors and containers; reads its tokens and executes nothing.
+
+    A token of one byte may make an object of 64, and a call one of 256: a model's pickle, of which a tensor takes
+    about 150 bytes, stays below 10 times its file.
+
+    Raises:
+        InputError: it names something else.
+        ValueError: its objects would take more memory than ten times the file and 10 MB, or are too many.
+    """
+    left = min(10 * file.stat().st_size + 10_000_000, _MAX_OBJECTS)
+    for opcode, argument, _ in genops(pickle):  # type: ignore[arg-type]
+        left -= _COSTS.get(opcode.name, 64)
+        if left < 0:
+            raise ValueError("its pickle holds too many objects")
+        if opcode.name == "PROTO" and argument != 2:
+            raise bad_file(file, f"was saved with pickle protocol {argument}: save it with torch.save's own, 2")
+        if opcode.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):
+            argument = opcode.name
+        elif opcode.name != "GLOBAL" or _HARMLESS.fullmatch(str(argument)):
+            continue
+        needed = printable(str(argument).replace(" ", "."), 80)
+        raise bad_file(
+            file, f"needs {needed}, which could execute code, and was not loaded: save its state_dict() as safetensors"
+        )
+
+
+def bad_file(file: Path, what: str) -> InputError:
+    """The error that says what is wrong with a file: its name, then `what`."""
+    return InputError(f"{printable(str(file))} {what}")

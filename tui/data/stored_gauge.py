@@ -1,0 +1,154 @@
+"""The fixed gauge of a model whose weights are gone, from what is stored of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rankscope.engine.derive.derived import derive
+from rankscope.engine.derive.gauge import AS_IT_IS, BALANCED, FIXED, LEFT, NOTHING, WORDS, why_not_balanced
+from rankscope.engine.derive.weighting import NORM, REFUSED, WEIGHED, by_moment, weighted
+from rankscope.engine.errors import WeightsError
+from rankscope.engine.spectrum import Derived, Operand, Projection
+
+from .model import Model
+
+if TYPE_CHECKING:
+    from rankscope.engine.moment import Weighting
+
+_FOLDED = f"{WEIGHED}diagonal"
+"""The formula of gains alone, whose spectra are kept under the weighting `norm`."""
+_VERSION = 1
+
+
+class StoredGauge:
+    """What stored spectra prove of the fixed gauge: those of it can be shown, and none computed.
+
+    Most are kept under the name of another state, the weighting `norm` or the weights as they are, and only the config
+    tells of which that is all there is to fix. Without it up does: where its neurons are balanced, or a LayerNorm is
+    folded into it, it has a spectrum of the gauge's own. Of other MLPs up and down are not known to be in the gauge.
+    """
+
+    def __init__(self, model: Model, root: Path) -> None:
+        from rankscope.store.spectra import SpectraStore
+
+        stored = SpectraStore(root, model.folder).stored()
+        self._keys = frozenset(stored)
+        self._own: dict[str, list[Projection]] = {}  # in the gauge, by the key of the matrix as it is
+        self._gains: dict[str, Derived] = {}
+        self._ups: dict[str, Projection] = {}  # by the address of their MLP
+        self._layers: set[tuple[str | None, int | None]] = set()  # of which an MLP is known
+        self._fed: set[tuple[str | None, str, str]] = set()  # tower, block and role of what some norm feeds
+        for p in map(stored.projection, sorted(stored.derived(), key=stored.computed_at)):
+            made = p.derived
+            if made is None or made.is_further:
+                continue
+            if made.gauge:
+                self._know(p)
+            elif made.weighting == NORM and made.formula == _FOLDED:
+                self._gains[p.parents[0].key] = made
+                if made.operands != _ones(p.cols):
+                    self._fed.add((p.tower, p.block, p.role))
+
+    def fixed(self, projection: Projection, under: Weighting | None = None) -> Projection:
+        """A matrix of the model in the fixed gauge, as Gauge.fixed names it; where that is not stored, or not known to
+        be what is stored, its `problem` says so."""
+        made = self._plain(projection) if under is None else self._weighted(projection, under)
+        if made is not None:
+            return made
+        reason = "it is not stored in the fixed gauge, and the weights are not at hand to compute it"
+        name = under.name if under else ""
+        refused = Derived(REFUSED, _VERSION, reason, False, (projection,), (), name, FIXED)
+        return replace(derive(projection, refused), problem=projection.problem or reason)
+
+    def _know(self, p: Projection) -> None:
+        self._own.setdefault(p.parents[0].key, []).append(p)
+        self._fed.add((p.tower, p.block, p.role))
+        if p.role == "up":
+            self._ups[_mlp_of(p)] = p
+            self._layers.add((p.tower, p.layer))
+
+    def _plain(self, p: Projection) -> Projection | None:
+        own = [made for q in self._own.get(p.key, ()) if (made := q.derived) and not made.weighting]
+        if own:
+            return derive(p, own[-1])
+        if p.role in ("up", "down"):
+            return self._left(p) if p.role == "down" else None
+        gains = self._gains.get(p.key)
+        if gains is not None and gains.operands != _ones(p.cols):
+            return derive(p, replace(gains, weighting="", gauge=FIXED, label=WORDS["diagonal"]))
+        up = self._ups.get(_mlp_of(p))
+        unfed = up is not None and _folding(up) == NOTHING  # the norm before up is that before gate
+        return self._as_it_is(p) if gains is not None or unfed or self._is_behind_attention(p) else None
+
+    def _is_behind_attention(self, p: Projection) -> bool:
+        """Whether no norm feeds it: the families that have one there, as BitNet, balance no MLP, or have it stored."""
+        is_output = p.role == "output" and p.block in ("attention", "cross_attention")
+        return is_output and (p.tower, p.layer) in self._layers and (p.tower, p.block, p.role) not in self._fed
+
+    def _left(self, down: Projection) -> Projection | None:
+        """Down of an MLP whose neurons are not balanced: as it is."""
+        up = self._ups.get(_mlp_of(down))
+        reason = why_not_balanced(up) if up is not None else ""
+        return self._as_it_is(down, f"{LEFT}{reason}") if reason else None
+
+    def _as_it_is(self, p: Projection, left: str = "") -> Projection | None:
+        made = Derived(AS_IT_IS, _VERSION, f"{WORDS[NOTHING]}{left}", False, (p,), (), "", FIXED)
+        return replace(p, derived=made) if p.key in self._keys else None
+
+    def _weighted(self, p: Projection, under: Weighting) -> Projection | None:
+        """See Gauge.fixed: up alone is another than under the weighting."""
+        if p.role != "up":
+            plain = weighted(p, under) if (p.tower, p.layer) in self._layers else None
+        elif (up := self._ups.get(_mlp_of(p))) is not None and not _is_balanced(up):
+            plain = weighted(p, under)
+        else:
+            return self._balanced_under(p, under)
+        if plain is None or plain.derived is None:
+            return None
+        return replace(plain, derived=replace(plain.derived, gauge=FIXED))
+
+    def _balanced_under(self, up: Projection, under: Weighting) -> Projection | None:
+        try:
+            operands = under.moment(up).operands
+        except WeightsError:
+            return None
+        for q in reversed(self._own.get(up.key, ())):
+            made = q.derived
+            if made is not None and made.weighting == under.name and _moment_of(q) == operands:
+                return derive(up, made)
+        return None
+
+
+@lru_cache(maxsize=64)
+def _ones(cols: int) -> tuple[Operand, ...]:
+    """What the weighting `norm` multiplies with where no norm feeds a projection."""
+    import numpy as np
+
+    from rankscope.engine.moment import diagonal
+
+    return diagonal(np.ones(cols)).operands
+
+
+def _mlp_of(p: Projection) -> str:
+    return p.address.rpartition(".")[0]
+
+
+def _is_balanced(up: Projection) -> bool:
+    return up.derived is not None and up.derived.formula.startswith(BALANCED)
+
+
+def _folding(up: Projection) -> str:
+    """What is folded into a balanced up, "" of any other."""
+    made = up.derived
+    assert made is not None
+    formula = made.formula.partition(f"_{WEIGHED}")[0]
+    return formula.removeprefix(BALANCED).split("_", 2)[-1] if _is_balanced(up) else ""
+
+
+def _moment_of(up: Projection) -> tuple[Operand, ...]:
+    made = by_moment(up).derived
+    assert made is not None
+    return made.operands
