@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ import torch
 from family_builds import SPECS, model_of
 from norm_tracing import scattered
 from numpy.typing import NDArray
+from running_demo import RunningDemo
 
+from rankscope.engine.calibration.perplexity import Windows, mean_loss
 from rankscope.engine.calibration.replacing import RunningMatrices
+from rankscope.engine.calibration.texts import read_text, sequences
 from rankscope.engine.catalogue.tree import build_tree
 from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
 from rankscope.engine.errors import InputError
@@ -99,3 +103,31 @@ def test_what_the_model_does_not_hold_is_refused_by_name(tmp_path: Path) -> None
     model.model.layers[1].mlp.up_proj = torch.nn.Identity()
     with pytest.raises(InputError, match=r"1 of 14 projections are in no module .* layers\.1\.mlp\.up for one"):
         RunningMatrices(model, tree, checkpoint)
+
+
+def test_the_demo_has_the_best_approximations_in_the_order_of_its_modules(running_demo: RunningDemo) -> None:
+    """From GGUF, whose queries and keys have their rows in another order; its loss is that of transformers."""
+    checkpoint, model, tokenizer = running_demo
+    layer = model.model.layers[15]
+    parts = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "o_proj"}
+    modules = {f"layers.15.attention.{role}": getattr(layer.self_attn, name) for role, name in parts.items()}
+    modules |= {f"layers.15.mlp.{role}": getattr(layer.mlp, f"{role}_proj") for role in ("gate", "up", "down")}
+    exact = {address: module.weight.detach().clone() for address, module in modules.items()}
+    planned = build_tree(checkpoint).scanned("layers.15.*")
+    assert {p.address for p in planned} == set(modules)
+    ids = list(islice(sequences(read_text("builtin").text, tokenizer, 64, 10**6), 3))
+    windows = Windows(ids, 0)
+    try:
+        put_into(model, checkpoint, [Work(p, RANK, None, 0.0) for p in planned], "cpu", silent)
+        for address, module in modules.items():
+            wanted = best(exact[address].numpy().astype(float), None)
+            assert np.abs(module.weight.detach().numpy() - wanted).max() <= 1e-5 * np.abs(wanted).max(), address
+        with torch.no_grad():
+            losses = [float(model(input_ids=x, labels=x).loss) for x in (torch.tensor([one]) for one in ids)]
+        assert mean_loss(model, windows, silent) == pytest.approx(sum(losses) / 3, rel=1e-5)
+        factored = sum(losses) / 3
+    finally:
+        with torch.no_grad():
+            for address, module in modules.items():
+                module.weight.copy_(exact[address])
+    assert mean_loss(model, windows, silent) < factored - 0.01
