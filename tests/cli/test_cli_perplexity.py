@@ -225,6 +225,8 @@ def test_wrong_use_is_one_line_before_anything_is_loaded(
     assert "is no plan" in cli("perplexity", model, "--text", text, "--plan", plan).error
     assert "not allowed with" in cli("perplexity", model, "--text", text, "--plan", plan, "--against", model).error
     assert "no such file" in cli("perplexity", model, "--text", text, "--against", tmp_path / "no").error
+    (tmp_path / "factors.json").write_text("{}")
+    assert "write it with --merge" in cli("perplexity", model, "--text", text, "--against", tmp_path).error
     assert "no such file" in cli("perplexity", model, "--text", text, "--weight", tmp_path / "no").error
     assert "cannot read the text" in cli("perplexity", model, "--text", tmp_path / "no").error
     monkeypatch.setattr(running, "find_spec", lambda name: None if name == "transformers" else True)

@@ -24,6 +24,7 @@ from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.checkpoint.open import Checkpoint
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.moment import Weighting
+from rankscope.engine.plan.apply import FACTORS
 from rankscope.engine.plan.plan_file import Plan, read_plan
 from rankscope.engine.plan.works import Work, works_of
 
@@ -47,7 +48,7 @@ def perplexity(args: Namespace, root: Path) -> int:
     plan = read_plan(Path(args.plan).expanduser()) if args.plan else None
     device = one_device(args.device)
     opened, checkpoint = _opened(args.model, root)
-    other = _opened(args.against, root)[1] if args.against else None
+    other = _other(args.against, root) if args.against else None
     file = _file(args.weight, checkpoint) if args.weight is not None else None
     works = _works(plan, opened, root, file) if plan is not None else None
     say(f"loading {printable(checkpoint.name)} by transformers")
@@ -74,6 +75,12 @@ def _opened(name: str, root: Path) -> tuple[Model, Checkpoint]:
     opened = open_model(name, root, Access.DOWNLOAD, or_stored=False)
     assert opened.checkpoint is not None
     return opened, opened.checkpoint
+
+
+def _other(named: str, root: Path) -> Checkpoint:
+    if (Path(named).expanduser() / FACTORS).is_file():
+        raise InputError(f"{printable(named)} holds factors, which transformers does not load: write it with --merge")
+    return _opened(named, root)[1]
 
 
 def _file(named: str, checkpoint: Checkpoint) -> FileWeighting:
