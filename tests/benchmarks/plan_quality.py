@@ -2,7 +2,7 @@
 
     nice python tests/benchmarks/plan_quality.py [--work FOLDER] [--device cpu]
 
-12 minutes on 2 CPU cores. Moments, spectra, plans and perplexities are kept in FOLDER, and what is there is not done
+Moments, spectra, plans and perplexities are kept in FOLDER, and what is there is not done
 again. The texts come with Python: pieces of its help pages, others than those of the calibration, and its licence. All
 are of Python 3.11.7; of another one the digests differ, which is said.
 """
