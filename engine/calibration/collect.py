@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, printable
-from .running import Fed, Take
+from .running import Fed, Take, forward
 from .sums import WIDEST, Sums, bytes_of
 
 if TYPE_CHECKING:
@@ -82,7 +81,7 @@ def make_plan(model: torch.nn.Module, fed: Sequence[Fed], ids: Sequence[int], mo
         calls[id(one)].append((rows.data_ptr(), rows.shape, rows._version))
 
     with _watching(fed, take):
-        _run(model, ids[:_TRIED])
+        forward(model, ids[:_TRIED])
     order = {key: number for number, key in enumerate(calls)}
     reached = [one for one in fed if id(one) in calls or _is_expert(one)]
     reached.sort(key=lambda one: order.get(id(one), len(order)))
@@ -143,7 +142,7 @@ class Collector:
                 self.seen |= made
             for place, ids in enumerate(sequences):
                 with _watching(group, partial(self._take, place % HELD_OUT == HELD_OUT - 1)):
-                    _run(self._model, ids)
+                    forward(self._model, ids)
                 tell(number * len(sequences) + place + 1, total)
             if len(self._plan.passes) > 1:
                 self._move(made)
@@ -157,28 +156,6 @@ class Collector:
             for sums in made.values():
                 for part in sums.parts.values():
                     part.move()
-
-
-def _run(model: torch.nn.Module, ids: Sequence[int]) -> None:
-    """One sequence through the model; an encoder and its decoder both read it."""
-    import torch
-
-    device = next(model.parameters()).device
-    given: dict[str, Any] = {"input_ids": torch.tensor([list(ids)], device=device)}
-    if getattr(model.config, "is_encoder_decoder", False):
-        given["decoder_input_ids"] = given["input_ids"]
-    if "use_cache" in inspect.signature(model.forward).parameters:
-        given["use_cache"] = False
-    try:
-        with torch.no_grad():
-            model(**given)
-    except torch.OutOfMemoryError as error:
-        raise InputError(
-            f"no room on the device for a sequence: {printable(str(error).splitlines()[0], 200)}"
-        ) from None
-    except Exception as error:  # noqa: BLE001 - it may want images or sound: of whatever it raises the first line
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"the model does not run on text: {printable(reason, 300)}") from None
 
 
 @contextmanager

@@ -57,6 +57,11 @@ class Held(Protocol):
         """Whether it has sums of position 0 apart."""
         ...
 
+    @property
+    def tokens_read(self) -> frozenset[str] | None:
+        """Digests of all that was read, held out or not (see tokens_read.py), None where the file does not say."""
+        ...
+
     def tokens_of(self, name: str, matrix: Matrix | None) -> float | None:
         """How many tokens reached the input of a tensor, or of one `matrix` of a stack; 0 where none did, None
         where it is not known."""

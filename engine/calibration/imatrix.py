@@ -69,6 +69,11 @@ class Imatrix:
         return {}
 
     @property
+    def tokens_read(self) -> frozenset[str] | None:
+        """See Held: it does not say."""
+        return None
+
+    @property
     def names(self) -> tuple[str, ...]:
         """See Held."""
         return tuple(self.sums)

@@ -31,6 +31,7 @@ from ..spectrum import Operand, Values, digest
 from ..weights import HostArray, host_array
 from .held import Matrix, Order, mean_of
 from .said import Figures, read_figures
+from .tokens_read import read_back
 
 Part: TypeAlias = Literal["", "first", "held"]
 """Whose sums: of all tokens but those held out, of position 0 alone, or of those held out."""
@@ -45,7 +46,8 @@ _ROWS = 256
 class Moments:
     """A file of second moments: its tensors by the tensor and the part of the tokens that they are of, then by what
     they hold (xx, x2, x, count). `inputs` gives for tensors that share the input of another the name of that one.
-    `counts` is how many tokens reached each, those that are held out aside. `said` and `figures`: see Held.
+    `counts` is how many tokens reached each, those that are held out aside. `said`, `figures` and `tokens_read`: see
+    Held.
     """
 
     sums: Mapping[tuple[str, str], Mapping[str, Tensor]]
@@ -55,6 +57,7 @@ class Moments:
     counts: Mapping[str, float] = field(default_factory=dict)
     said: tuple[str, str] = ("", "")
     figures: Mapping[str, Figures] = field(default_factory=dict)
+    tokens_read: frozenset[str] | None = None
     _digests: dict[tuple[str, str], str] = field(default_factory=dict, repr=False, compare=False)
 
     kind = "moments"
@@ -180,9 +183,8 @@ def read_moments(file: Path) -> Moments | None:
     stated = {name: _tokens(held, stamp) for (name, part), held in sums.items() if not part}
     counts = {name: tokens for name, tokens in stated.items() if tokens is not None}
     data_sets, architecture, name = (metadata.get(key, "") for key in ("datasets", "architecture", "model"))
-    return Moments(
-        sums, inputs, stamp, data_sets, counts, (architecture, name), read_figures(metadata.get("figures", "{}"))
-    )
+    figures, read = read_figures(metadata.get("figures", "{}")), read_back(metadata.get("read", ""))
+    return Moments(sums, inputs, stamp, data_sets, counts, (architecture, name), figures, read)
 
 
 def _shared(metadata: Mapping[str, str], held: Collection[str]) -> Iterator[tuple[str, str]]:

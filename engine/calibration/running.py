@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
@@ -85,9 +86,10 @@ def load(checkpoint: Checkpoint, device: str, dtype: str = "") -> tuple[torch.nn
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"transformers cannot load {printable(checkpoint.name)}: {printable(reason, 300)}") from None
     if lacking := sorted(info["missing_keys"]):
+        others = f" and {len(lacking) - 1} others" if len(lacking) > 1 else ""
         raise InputError(
-            f"{printable(checkpoint.name)} cannot be run: {len(lacking)} weights of {type(model).__name__} are not in "
-            f"it, {printable(lacking[0], 100)} for one"
+            f"{printable(checkpoint.name)} cannot be run: {type(model).__name__} needs weights that are not in it, "
+            f"{printable(lacking[0], 100)}{others}"
         )
     return model.eval(), tokenizer
 
@@ -109,6 +111,32 @@ def length_of(model: Any) -> int:
     """Tokens of a sequence: LENGTH, or as many as the model has positions for."""
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return min(LENGTH, positions) if isinstance(positions, int) and positions > 1 else LENGTH
+
+
+def forward(model: torch.nn.Module, ids: Sequence[int]) -> Any:
+    """What the model answers to one sequence; an encoder and its decoder both read it.
+
+    Raises:
+        InputError: it does not run on text, or the device has no room for it.
+    """
+    import torch
+
+    device = next(model.parameters()).device
+    given: dict[str, Any] = {"input_ids": torch.tensor([list(ids)], device=device)}
+    if getattr(model.config, "is_encoder_decoder", False):
+        given["decoder_input_ids"] = given["input_ids"]
+    if "use_cache" in inspect.signature(model.forward).parameters:
+        given["use_cache"] = False
+    try:
+        with torch.no_grad():
+            return model(**given)
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"no room on the device for a sequence: {printable(str(error).splitlines()[0], 200)}"
+        ) from None
+    except Exception as error:  # noqa: BLE001 - it may want images or sound: of whatever it raises the first line
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"the model does not run on text: {printable(reason, 300)}") from None
 
 
 def fed_of(

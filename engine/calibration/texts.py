@@ -47,7 +47,7 @@ def read_text(named: str) -> Text:
     return Text(text, f"{label} xxh3:{xxh3_128(text.encode()).hexdigest()}")
 
 
-def sequences(text: str, tokenizer: Any, length: int, tokens: int) -> Iterator[list[int]]:
+def sequences(text: str, tokenizer: Any, length: int, tokens: float) -> Iterator[list[int]]:
     """The first `tokens` tokens in sequences of `length`, what a tokenizer of transformers puts around a text included.
 
     A sequence that the end of the text leaves short is left out, unless it is the only one.

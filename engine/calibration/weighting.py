@@ -57,6 +57,11 @@ class FileWeighting:
         centred = f"{CENTRED_NAME} " if self.is_centred else ""
         return f"{centred}{self._held.kind} {self._named}{about}"
 
+    @property
+    def tokens_read(self) -> frozenset[str] | None:
+        """See Held."""
+        return self._held.tokens_read
+
     def said(self, projections: Iterable[Projection]) -> Said:
         """What the file says of these, which are under this weighting, beside their spectra."""
         found = {p.address: made for p in projections if p.rows and not p.problem and (made := self._figures(p))}

@@ -25,6 +25,7 @@ def test_every_command_names_a_function() -> None:
         "moments",
         "plan",
         "apply",
+        "perplexity",
         "ls",
         "rm",
         "doctor",

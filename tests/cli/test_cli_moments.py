@@ -3,43 +3,40 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from collections import Counter
 from pathlib import Path
 from pydoc_data.topics import topics
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import transformers
 from cli_process import PROGRAM, Run, spawn
 from running_demo import FIXTURE, RunningDemo
 from safetensors import safe_open
-from safetensors.numpy import load_file
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from tokenizers.processors import TemplateProcessing
+from safetensors.numpy import load_file, save_file
+from tiny_texts import VOCABULARY, WORDS, save_tokenizer, write_text
 
 from rankscope.engine.calibration.collect import Collector, make_plan
 from rankscope.engine.calibration.figures import figures
 from rankscope.engine.calibration.running import fed_of
 from rankscope.engine.calibration.texts import LENGTH, read_text, sequences
+from rankscope.engine.calibration.tokens_read import has_read
+from rankscope.engine.calibration.weighting import open_weighting
 from rankscope.engine.catalogue.tree import build_tree
 
-WORDS = [f"w{i}" for i in range(60)]
 INTERRUPTED = f"""
 import os, signal, threading
 from rankscope.engine.calibration import collect
 signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest's own children may ignore it
-run, count = collect._run, iter(range(1, 100))
+run, count = collect.forward, iter(range(1, 100))
 def run_a_few(model, ids):
     run(model, ids)
     if next(count) == 5:  # one to see what it reaches, and four to sum
         os.kill(os.getpid(), signal.SIGINT)
         threading.Event().wait()
-collect._run = run_a_few
+collect.forward = run_a_few
 {PROGRAM}
 """
 
@@ -50,21 +47,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     torch.manual_seed(2)
     shape = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4}
-    config = transformers.LlamaConfig(vocab_size=64, max_position_embeddings=32, **shape)
+    config = transformers.LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=32, **shape)
     transformers.LlamaForCausalLM(config).save_pretrained(folder)
-    words: Any = Tokenizer(WordLevel({w: i for i, w in enumerate(["<s>", "<unk>", *WORDS])}, unk_token="<unk>"))
-    words.pre_tokenizer = Whitespace()
-    words.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-    fast: Any = transformers.PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>", unk_token="<unk>")
-    fast.save_pretrained(folder)
+    save_tokenizer(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("text") / "text.txt"
-    file.write_text(" ".join(np.random.default_rng(0).choice(WORDS, 2000)))
-    return file
+    return write_text(tmp_path_factory.mktemp("text") / "text.txt")
 
 
 def test_every_sequence_begins_as_the_tokenizer_begins_a_text(model: Path, text: Path) -> None:
@@ -97,6 +88,10 @@ def test_what_it_writes_is_scanned_and_shown(tmp_path: Path, cli: Run, model: Pa
         metadata = opened.metadata()
     assert metadata["datasets"].startswith("text.txt xxh3:")
     assert Counter(json.loads(metadata["inputs"]).values()).most_common(1)[0][1] == 2
+    every = list(sequences(text.read_text(), transformers.AutoTokenizer.from_pretrained(model), 32, 10**9))
+    read = open_weighting(str(out), model.name, {}).tokens_read  # those held out too
+    assert read is not None
+    assert [has_read(read, ids, [0, 1]) for ids in every] == [True] * 16 + [False] * (len(every) - 16)
     scanned = cli("scan", model, "--weight", out, "--json")
     assert scanned.code == 0
     ranks = {row["address"]: row["ranks"]["0.9"] for row in scanned.rows}
@@ -167,6 +162,20 @@ def test_a_model_that_transformers_cannot_load_is_one_line(tmp_path: Path, cli: 
     assert ran.code == 2
     assert "transformers cannot load m: " in ran.err.splitlines()[-1]
     assert "Traceback" not in ran.err
+
+
+def test_weights_that_would_be_made_up_are_one_line(tmp_path: Path, cli: Run, model: Path, text: Path) -> None:
+    """transformers draws at random what a checkpoint does not hold."""
+    folder = tmp_path / "m"
+    shutil.copytree(model, folder)
+    held = load_file(folder / "model.safetensors")
+    del held["model.layers.1.mlp.up_proj.weight"]
+    save_file(held, folder / "model.safetensors", {"format": "pt"})
+    ran = cli("moments", folder, "--text", text, "--device", "cpu", "-o", tmp_path / "m.safetensors")
+    assert ran.code == 2
+    assert ran.err.splitlines()[-1].endswith(
+        "m cannot be run: LlamaForCausalLM needs weights that are not in it, model.layers.1.mlp.up_proj.weight"
+    )
 
 
 def test_position_0_of_the_demo_holds_nearly_all_of_layer_28(running_demo: RunningDemo) -> None:

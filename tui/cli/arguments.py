@@ -133,6 +133,12 @@ def _add_filter(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--filter", metavar="GLOB", help="addresses: '*.attention.key', 'layers.3', 'mlp'")
 
 
+def _add_text(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--text", required=True, metavar="FILE", help="what the model reads, in UTF-8; builtin: Python's help pages"
+    )
+
+
 def add_version(parser: argparse.ArgumentParser) -> None:
     class Version(argparse.Action):
         def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
@@ -204,9 +210,7 @@ def export(parser: argparse.ArgumentParser) -> None:
 
 def moments(parser: argparse.ArgumentParser) -> None:
     """Of `rankscope moments`."""
-    parser.add_argument(
-        "--text", required=True, metavar="FILE", help="what the model reads, in UTF-8; builtin: Python's help pages"
-    )
+    _add_text(parser)
     parser.add_argument(
         "--tokens",
         type=positive,
@@ -271,6 +275,22 @@ def apply(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=positive, metavar="N", help="CPU threads (else OMP_NUM_THREADS, else the cores, at most 8)"
     )
+
+
+def perplexity(parser: argparse.ArgumentParser) -> None:
+    """Of `rankscope perplexity`."""
+    compared = parser.add_mutually_exclusive_group()
+    compared.add_argument("--plan", metavar="FILE", help="also with the factors of this plan, put into its memory")
+    compared.add_argument("--against", metavar="MODEL", help="also of this one: what  apply --merge  wrote, for one")
+    parser.add_argument(
+        "--weight",
+        metavar="FILE",
+        help="the imatrix or moments that the plan was made under; tokens that moments were made of are left out",
+    )
+    _add_text(parser)
+    parser.add_argument("--tokens", type=positive, metavar="N", help="how many of it, in whole windows (4096)")
+    parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda or cuda:0: one of them is used")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
 def ls(parser: argparse.ArgumentParser) -> None:

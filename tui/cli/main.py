@@ -68,6 +68,12 @@ COMMANDS = (
         arguments.apply,
         has_model=False,
     ),
+    Command(
+        "perplexity",
+        "run a model on text and say how well it predicts it, as it is and as a plan would make it",
+        "cli.perplexity:perplexity",
+        arguments.perplexity,
+    ),
     Command("ls", "list the models that have stored spectra", "cli.stored:ls", arguments.ls, has_model=False),
     Command("rm", "remove the stored spectra of a model", "cli.stored:rm", arguments.rm),
     Command(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import queue
 import shutil
 import threading
-import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,6 +17,7 @@ from rankscope.engine.calibration.moments_file import write_moments
 from rankscope.engine.calibration.running import fed_of, length_of, load, require
 from rankscope.engine.calibration.said import Figures, scarce_line, sink_lines
 from rankscope.engine.calibration.texts import read_text, sequences
+from rankscope.engine.calibration.tokens_read import digests_of, written
 from rankscope.engine.catalogue.names import inner_config
 from rankscope.engine.catalogue.tree import kinds_of
 from rankscope.engine.checkpoint.hub import Access
@@ -32,8 +32,8 @@ from ..data.phrases import byte_size
 from ..drawing.console import add_columns, make_console, plain_table, say
 from .doctor import is_writable
 from .ending import at_end
+from .eta import EtaLines
 
-_LINE_SECONDS = 5.0
 _PER_FEATURE = 16
 """Tokens for each input feature of the widest matrix of x x^T, where the user does not say how many."""
 
@@ -43,7 +43,7 @@ def moments(args: Namespace, root: Path) -> int:
     require()
     output = _checked(Path(args.output).expanduser())
     text = read_text(args.text)
-    device = _device(args.device)
+    device = one_device(args.device)
     opened = open_model(args.model, root, Access.DOWNLOAD, or_stored=False)
     checkpoint = opened.checkpoint
     assert checkpoint is not None
@@ -61,7 +61,8 @@ def moments(args: Namespace, root: Path) -> int:
         at = printable(str(output.parent))
         raise InputError(f"the file may take {byte_size(plan.bytes)}, and {byte_size(free)} are free in {at}")
     _say_plan(plan, run, wanted, lost, text.label, device)
-    calibration = _Calibration(checkpoint, Collector(model, plan), output, text.label, device)
+    read = written(digests_of(run, tokenizer.all_special_ids))
+    calibration = _Calibration(checkpoint, Collector(model, plan), output, text.label, read, device)
     with at_end(calibration.save):
         _beside(partial(calibration.run, run))
         saved = calibration.save()
@@ -73,12 +74,15 @@ def moments(args: Namespace, root: Path) -> int:
 class _Calibration:
     """The sums of a run, what is worked out of them, and the file that they are saved in."""
 
-    def __init__(self, checkpoint: Checkpoint, collector: Collector, output: Path, label: str, device: str) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, collector: Collector, output: Path, label: str, read: str, device: str
+    ) -> None:
         self.collector = collector
         self.figures: dict[str, Figures] = {}
         self._checkpoint, self._output, self._device = checkpoint, output, device
         self._said = {
             "datasets": label,
+            "read": read,
             "model": checkpoint.name,
             "architecture": str(inner_config(checkpoint.config, "").get("model_type") or ""),
         }
@@ -114,8 +118,8 @@ def _checked(output: Path) -> Path:
     return output
 
 
-def _device(spec: str) -> str:
-    """The first that is named: the sums of a module lie where it runs."""
+def one_device(spec: str) -> str:
+    """The first that is named: a model runs on one."""
     found, notes = pick(spec)
     for note in notes:
         say(note)
@@ -153,18 +157,11 @@ def _beside(work: Callable[[Callable[[str, int, int], None]], None]) -> None:
             told.put(error)
 
     threading.Thread(target=run, name="rankscope-moments", daemon=True).start()
-    began = last = time.monotonic()
-    phase = ""
+    lines = EtaLines()
     while (event := told.get()) is not None:
         if isinstance(event, BaseException):
             raise event
-        what, done, total = event
-        now = time.monotonic()
-        if what != phase:
-            phase, began = what, now if phase else began
-        if now - last >= _LINE_SECONDS or done == total:
-            last = now
-            say(f"{done}/{total} {what}  ETA {(now - began) / done * (total - done):.0f}s")
+        lines.tell(*event)
 
 
 def _print(calibration: _Calibration) -> None:

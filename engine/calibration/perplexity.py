@@ -1,0 +1,120 @@
+"""How well a running model predicts a text: its perplexity.
+
+exp of the mean negative log likelihood of each next token, over windows that do not overlap. The first token of a
+window has nothing before it and is not counted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..errors import InputError
+from .running import forward
+from .tokens_read import has_read
+
+if TYPE_CHECKING:
+    import torch
+
+_TRIED = 8
+"""Tokens of which the last is changed, to see whether the model looks ahead."""
+_TOLERANCE = 1e-5
+"""How far what is predicted before it may move, in parts of the largest logit, in types more precise than that."""
+
+
+class Windows(NamedTuple):
+    """Sequences of tokens to be predicted; and how many others of the text a calibration has read."""
+
+    ids: list[list[int]]
+    left_out: int
+
+    @property
+    def length(self) -> int:
+        """Tokens of each: of the only one where a text has no more."""
+        return len(self.ids[0])
+
+    @property
+    def predicted(self) -> int:
+        """Tokens that count: all but the first of each."""
+        return sum(len(ids) - 1 for ids in self.ids)
+
+
+def choose_windows(
+    sequences: Iterable[list[int]], tokens: int, read: Collection[str], special: Collection[int]
+) -> Windows:
+    """The first sequences that hold `tokens` tokens, without those in which something stands that a calibration has
+    `read` (see tokens_read.py).
+
+    Raises:
+        InputError: nothing is left, or nothing that could be predicted.
+    """
+    kept: list[list[int]] = []
+    left_out = held = 0
+    for ids in sequences:
+        if held >= tokens:
+            break
+        if read and has_read(read, ids, special):
+            left_out += 1
+            continue
+        kept.append(ids)
+        held += len(ids)
+    found = Windows(kept, left_out)
+    if left_out and not kept:
+        raise InputError("all of the text is among what the second moments were summed over: give another --text")
+    if not found.predicted:
+        raise InputError("the text is too short: of one token none is predicted")
+    return found
+
+
+def check_predicts(model: torch.nn.Module, windows: Windows) -> None:
+    """See that the model predicts the next token, from those before it alone.
+
+    Raises:
+        InputError: it does something else, or knows fewer tokens.
+    """
+    import torch
+
+    kind = type(model).__name__
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise InputError(f"{kind} has an encoder, which reads what is to be predicted: perplexity is of decoders alone")
+    largest = max(max(ids) for ids in windows.ids)
+    known = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    if largest >= known:
+        raise InputError(f"the tokenizer makes token {largest}, and {kind} knows {known}: they are of two models")
+    ids = windows.ids[0][:_TRIED]
+    logits = getattr(forward(model, ids), "logits", None)
+    if not isinstance(logits, torch.Tensor) or logits.shape[:2] != (1, len(ids)) or logits.shape[2:] <= (largest,):
+        raise InputError(f"{kind} has no head that predicts tokens: perplexity is of models that have one")
+    other = forward(model, [*ids[:-1], (ids[-1] + 1) % known]).logits
+    tolerance = max(_TOLERANCE, 4 * torch.finfo(logits.dtype).eps) * float(logits.abs().max())
+    if len(ids) > 1 and float((logits - other)[:, :-1].abs().max()) > tolerance:
+        raise InputError(f"{kind} reads the tokens behind the one it predicts: perplexity is of decoders alone")
+
+
+def mean_loss(model: torch.nn.Module, windows: Windows, tell: Callable[[int, int], None]) -> float:
+    """The mean negative log likelihood of the tokens that count. `tell` hears of how many windows of how many are done.
+
+    Raises:
+        InputError: see forward; or the model gives no number.
+    """
+    import torch
+
+    total = 0.0
+    for done, ids in enumerate(windows.ids, 1):
+        logits = forward(model, ids).logits[0, :-1]
+        wanted = torch.tensor(ids[1:], device=logits.device)
+        losses = torch.nn.functional.cross_entropy(logits.float(), wanted, reduction="none")
+        total += float(losses.double().sum())
+        if not math.isfinite(total):
+            raise InputError(f"window {done} of {len(windows.ids)} has no perplexity: the model gives NaN or infinity")
+        tell(done, len(windows.ids))
+    return total / windows.predicted
+
+
+def perplexity_of(loss: float) -> float:
+    """exp of a mean loss; infinite beyond the largest number."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf

@@ -1,0 +1,123 @@
+"""The matrices of a running model: found by what they hold, and others put in their place, in memory alone.
+
+transformers fuses, stacks, transposes and permutes what a checkpoint holds. Names tell which module has a projection
+(see fed_of); which rows of it are that projection's, its numbers tell.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..checkpoint.open import Checkpoint
+from ..errors import InputError, WeightsError, printable
+from ..spectrum import Projection
+from .channels import order_of
+from .running import Fed, fed_of
+
+if TYPE_CHECKING:
+    import torch
+
+_SAME = 0.01
+"""How far a module's matrix may be from the stored one, in Frobenius norm: what the types that models run in round."""
+_ADVICE = "write the model by  rankscope apply --merge  and name it with --against"
+
+
+class RunningMatrices:
+    """Those of some projections in a running model, each replaced at most once: modules may share one."""
+
+    def __init__(self, model: torch.nn.Module, projections: Sequence[Projection], checkpoint: Checkpoint) -> None:
+        """
+        Raises:
+            InputError: for some of them no module is known that multiplies with it.
+        """
+        fed, lost = fed_of(model, projections, checkpoint)
+        if lost:
+            raise InputError(
+                f"{len(lost)} of {len(projections)} projections are in no module that is known to multiply with them, "
+                f"{printable(lost[0].address)} for one: {_ADVICE}"
+            )
+        self._fed = {p.address: one for one in fed for p in one.projections}
+        self._config = checkpoint.config
+        self._done: set[tuple[int, str]] = set()
+
+    def replace(self, projection: Projection, before: torch.Tensor, after: torch.Tensor) -> None:
+        """Put `after` in the place of `before`, both of shape (output, input features), into the module that
+        multiplies with it.
+
+        Raises:
+            WeightsError: the module does not hold it, so that what is put there would mean something else.
+        """
+        import torch
+
+        fed = self._fed[projection.address]
+        held = _matrix(fed, projection)
+        if (place := (held.data_ptr(), projection.key)) in self._done:
+            return
+        self._done.add(place)
+        order = order_of(projection, self._config, fed.names[0])
+        columns = torch.arange(held.shape[1]) if order is None else torch.as_tensor(order)
+        columns = columns.to(held.device)
+        rows = _rows(projection, held[:, columns], before.to(held))
+        held[rows[:, None], columns] = after.to(held)
+
+
+def _matrix(fed: Fed, projection: Projection) -> torch.Tensor:
+    """What a module multiplies with, as a view of shape (output, input features)."""
+    found = dict(fed.module.named_parameters(recurse=False)).get(fed.parameter or "weight")
+    if found is None or not found.is_floating_point():
+        raise _not_there()
+    held = found.detach()
+    if fed.expert is not None:
+        held = held[fed.expert]
+    is_transposed = getattr(fed.module, "is_transposed", type(fed.module).__name__ == "Conv1D")
+    held = held.T if is_transposed else held
+    if held.dim() != 2 or held.shape[1] != projection.cols:
+        raise _not_there()
+    return held
+
+
+def _rows(projection: Projection, held: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
+    """Which rows of a module's matrix are those of the projection, in its order.
+
+    Where it stands as it is stored, rounding is forgiven; elsewhere each row is found by its numbers.
+    """
+    import torch
+
+    stored = _stored_rows(projection, len(held))
+    if len(stored) == len(before):
+        rows = torch.as_tensor(stored, device=held.device)
+        if float((held[rows] - before).float().norm()) <= _SAME * float(before.float().norm()):
+            return rows
+    places: dict[bytes, list[int]] = defaultdict(list)
+    for place, row in enumerate(_bytes_of(held)):
+        places[row].append(place)
+    try:
+        found = [places[row].pop(0) for row in _bytes_of(before)]
+    except IndexError:
+        raise _not_there() from None
+    return torch.tensor(found, device=held.device)
+
+
+def _stored_rows(projection: Projection, count: int) -> NDArray[np.intp]:
+    """Where its rows stand if a matrix of `count` rows is the stored one; none where it cannot be."""
+    part, places = projection.slice, np.arange(count)
+    if part is None or part.axis != int(projection.transposed):
+        return places
+    if count % part.groups:
+        return places[:0]
+    return places.reshape(part.groups, -1)[:, part.offset : part.offset + part.width].reshape(-1)
+
+
+def _bytes_of(matrix: torch.Tensor) -> list[bytes]:
+    """The numbers of each row; 0 and -0 are one."""
+    rows = (matrix + 0.0).float().cpu().numpy()
+    return [row.tobytes() for row in np.ascontiguousarray(rows)]
+
+
+def _not_there() -> WeightsError:
+    return WeightsError(f"the running model does not hold it as it is stored: {_ADVICE}")
