@@ -259,7 +259,7 @@ MEASURES = (
     Measure("spikes", "spikes", "singular values larger than any of noise of this shape (Marchenko-Pastur edge)", 0,
             from_values=_spikes),
     Measure("sigma_1", "sigma_1", "largest singular value", None, stored("sigma_max"), is_unit=True),
-    Measure("u1_participation", "partic.u_1", "1 / sum u^4: so many outputs carry u_1; i computes it", 1,
+    Measure("u1_participation", "partic.u_1", "1 / sum u^4: outputs carrying u_1", 1,
             PARTICIPATION, is_unit=True, needs_directions=True),
     Measure("k0", "k0", "k{t} of noise of this shape in the mean: independent Gaussian numbers (Marchenko-Pastur)", 0,
             _NOISE_RANK, needs_noise=True, weighted_formula="k{t} of noise of this shape, weighted alike"),
