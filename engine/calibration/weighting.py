@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,14 @@ _ZIP = b"PK\x03\x04"  # of which foreign.content says how to open it as a model
 class FileWeighting:
     """See moment.Weighting: the second moments that a file holds of a model's inputs.
 
-    `named` is the file's name, on the Hub with its repo. `model` is the name of the model, `config` its config.json
-    ({} where it is not known), which tells in which order GGUF has the input features of some matrices. `warnings` are
-    lines the user should see: that the file may be of another model.
+    `named` is the file's name, on the Hub with its repo, and `file` what another process would open. `model` is the
+    name of the model, `config` its config.json ({} where it is not known), which tells in which order GGUF has the
+    input features of some matrices. `warnings` are lines the user should see: that the file may be of another model.
     """
 
-    def __init__(self, named: str, held: Held, model: str, config: Mapping[str, Any]) -> None:
+    def __init__(self, named: str, file: str, held: Held, model: str, config: Mapping[str, Any]) -> None:
         self._named, self._held, self._config = printable(named, 100), held, config
+        self._file = file
         self._inner = inner_config(config, "")
         self._inputs = Inputs(held.names, family_of(self._inner))
         lines = doubts(named, *held.said, self._inputs.layers, model, config)
@@ -69,7 +71,8 @@ class FileWeighting:
         experts = sizes(self._inner, projection.layer or 0).get("experts", 0) if projection.block == "expert" else 0
         matrix = None if number is None else Matrix(number, experts)
         order = order_of(projection, self._config, name)
-        return self._held.moment(name, projection.cols, matrix, order)
+        found = self._held.moment(name, projection.cols, matrix, order)
+        return replace(found, operands=tuple(replace(operand, file=self._file) for operand in found.operands))
 
 
 def open_weighting(text: str, model: str, config: Mapping[str, Any]) -> FileWeighting:
@@ -94,7 +97,8 @@ def open_weighting(text: str, model: str, config: Mapping[str, Any]) -> FileWeig
         raise InputError(f"{printable(text)} {told}")
     if held is None:
         raise InputError(f"{printable(text)} holds no second moments: name {_WANTED}")
-    return FileWeighting(path.name if path else text.removeprefix(hub.SCHEME), held, model, config)
+    named = path.name if path else text.removeprefix(hub.SCHEME)
+    return FileWeighting(named, str(path.absolute()) if path else text, held, model, config)
 
 
 def _path(text: str) -> Path | None:

@@ -1,0 +1,49 @@
+"""Imported by the worker processes of the tests: what a test puts into the folder of RANKSCOPE_TEST_GATE happens there.
+
+`kills`: the address of a projection whose batch kills its worker process. `no_room`: the name of a worker on which every
+matrix runs out of memory. `gate`: a FIFO; a batch waits until a writer has closed it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from derived_examples import FORMULAS  # noqa: E402
+
+from rankscope.engine.compute import worker_process  # noqa: E402
+from rankscope.engine.compute.remote_batch import Answer, Batch  # noqa: E402
+from rankscope.engine.derive import formulas  # noqa: E402
+
+GATE = Path(os.environ["RANKSCOPE_TEST_GATE"])
+
+
+def _word(name: str) -> str:
+    return (GATE / name).read_text() if (GATE / name).exists() else ""
+
+
+class Service(worker_process.Service):
+    """As the product's, but for what the folder says."""
+
+    def solve(self, batch: Batch) -> Answer:
+        if _word("kills") in [p.address for p in batch.projections]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if (GATE / "gate").exists():
+            (GATE / "reached").touch()
+            with open(GATE / "gate") as gate:
+                gate.read()
+        if _word("no_room") == self._shown and not batch.is_last:
+            lost = "no singular values: gram-eigvalsh on cpu: out of memory"
+            return Answer(failures=tuple((p.key, lost) for p in batch.projections))
+        return super().solve(batch)
+
+
+def dask_setup(_: Any) -> None:
+    """Dask calls it before that of worker_process."""
+    worker_process.Service = Service  # type: ignore[misc]
+    formulas.FORMULAS.update(FORMULAS)
