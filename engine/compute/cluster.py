@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import logging
 import os
@@ -25,12 +26,15 @@ IN_FLIGHT = 2
 """Batches that a worker has at most: one is solved, and what the next needs is read. An urgent one comes on top."""
 INSTALL = "pip install 'rankscope-tui[cluster]'"
 _CONNECT_SECONDS = 10
+_UNREACHED = (OSError, ValueError, TypeError, KeyError, ImportError, RuntimeError)
 _CONFIG: dict[str, Any] = {
     "distributed.scheduler.worker-ttl": None,  # a host that slept, or a process that was stopped, is no dead one
     "distributed.scheduler.allowed-failures": 2,
     # Dask would allow one BLAS thread: ours are bounded where they compute. What workers log would go over the screen.
     "distributed.nanny.pre-spawn-environ": {"DASK_LOGGING__DISTRIBUTED": "critical"},
-    "distributed.worker.memory.terminate": False,
+    # Dask opens a port for a dashboard even where there is none: it answers nothing
+    "distributed.scheduler.http.routes": [],
+    "distributed.worker.http.routes": [],
 }
 
 
@@ -85,7 +89,10 @@ class Cluster:
             device.name: {"cls": Nanny, "options": {**inside, **nanny_options(device.name, threads, os.getpid())}}
             for device in devices
         }
-        scheduler = {"cls": Scheduler, "options": {**inside, "dashboard": False, "port": 0}}
+        scheduler = {
+            "cls": Scheduler,
+            "options": {**inside, "dashboard": False, "dashboard_address": "127.0.0.1:0", "port": 0},
+        }
         with dask.config.set(_CONFIG):
             quiet = {"silence_logs": logging.CRITICAL, "security": security}
             cluster = SpecCluster(workers, scheduler, asynchronous=False, shutdown_on_close=False, **quiet)
@@ -104,14 +111,12 @@ class Cluster:
             raise InputError(f"--scheduler needs Dask: {INSTALL}")
         from distributed import Client
 
-        is_file = "://" not in scheduler and Path(scheduler).is_file()
-        where = {"scheduler_file": scheduler} if is_file else {"address": scheduler}
         _silence()
+        where = {"scheduler_file" if _is_file(scheduler) else "address": scheduler}
         try:
             return cls(Client(**where, timeout=_CONNECT_SECONDS, set_as_default=False), None)
-        except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
-            reason = printable(str(error).splitlines()[0] if str(error) else type(error).__name__, 120)
-            raise InputError(f"no Dask scheduler answers at {printable(scheduler)}: {reason}") from None
+        except _UNREACHED as error:
+            raise _unreached(scheduler, error) from None
 
     def workers(self) -> dict[str, str] | None:
         """Name by address of the workers that are there now, None where their scheduler is gone."""
@@ -163,6 +168,42 @@ class Cluster:
         if self._processes is not None:
             with suppress(Exception):
                 self._processes.close(timeout=5)
+
+
+async def serve(scheduler: str, devices: Sequence[str], names: Sequence[str], threads: int | None) -> None:
+    """Keep a worker process for each of these devices at a scheduler (see Cluster.connect) until that is gone. What they
+    are called there is in `names`.
+
+    Raises:
+        InputError: the scheduler does not answer, or the extra is not installed.
+    """
+    if not is_installed():
+        raise InputError(f"a worker needs Dask: {INSTALL}")
+    import dask
+    from distributed import Nanny
+
+    is_file = _is_file(scheduler)
+    where = {"scheduler_file" if is_file else "scheduler_ip": scheduler}
+    _silence()
+    with dask.config.set(_CONFIG):
+        nannies = [
+            Nanny(**where, name=name, death_timeout=_CONNECT_SECONDS, **nanny_options(device, threads))
+            for device, name in zip(devices, names, strict=True)
+        ]
+        try:
+            await asyncio.gather(*nannies)
+        except _UNREACHED as error:
+            raise _unreached(scheduler, error) from None
+    await asyncio.gather(*(nanny.finished() for nanny in nannies))
+
+
+def _is_file(scheduler: str) -> bool:
+    return "://" not in scheduler and Path(scheduler).is_file()
+
+
+def _unreached(scheduler: str, error: Exception) -> InputError:
+    reason = printable(str(error).splitlines()[0] if str(error) else type(error).__name__, 120)
+    return InputError(f"no Dask scheduler answers at {printable(scheduler)}: {reason}")
 
 
 def _silence() -> None:

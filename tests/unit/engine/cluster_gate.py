@@ -1,7 +1,8 @@
 """Imported by the worker processes of the tests: what a test puts into the folder of RANKSCOPE_TEST_GATE happens there.
 
-`kills`: the address of a projection whose batch kills its worker process. `no_room`: the name of a worker on which every
-matrix runs out of memory. `gate`: a FIFO; a batch waits until a writer has closed it.
+`kills`: the address of a projection whose batch kills its worker process. `no_room`: the name of a worker on which
+every matrix runs out of memory. `gate`: a FIFO; a batch waits until a writer has closed it, and says so in the FIFO
+`reached`.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from derived_examples import FORMULAS  # noqa: E402
+from derived_examples import FORMULAS
 
-from rankscope.engine.compute import worker_process  # noqa: E402
-from rankscope.engine.compute.remote_batch import Answer, Batch  # noqa: E402
-from rankscope.engine.derive import formulas  # noqa: E402
+from rankscope.engine.compute import worker_process
+from rankscope.engine.compute.remote_batch import Answer, Batch
+from rankscope.engine.derive import formulas
 
 GATE = Path(os.environ["RANKSCOPE_TEST_GATE"])
 
@@ -34,8 +35,8 @@ class Service(worker_process.Service):
         if _word("kills") in [p.address for p in batch.projections]:
             os.kill(os.getpid(), signal.SIGKILL)
         if (GATE / "gate").exists():
-            (GATE / "reached").touch()
             with open(GATE / "gate") as gate:
+                (GATE / "reached").write_bytes(b".")
                 gate.read()
         if _word("no_room") == self._shown and not batch.is_last:
             lost = "no singular values: gram-eigvalsh on cpu: out of memory"
