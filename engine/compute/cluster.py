@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import logging
 import os
+import re
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -25,7 +26,7 @@ process that the worker ends with, "" for a worker that stands alone."""
 IN_FLIGHT = 2
 """Batches that a worker has at most: one is solved, and what the next needs is read. An urgent one comes on top."""
 INSTALL = "pip install 'rankscope-tui[cluster]'"
-_CONNECT_SECONDS = 10
+_CONNECT_SECONDS, _START_SECONDS = 10, 120
 _UNREACHED = (OSError, ValueError, TypeError, KeyError, ImportError, RuntimeError)
 _CONFIG: dict[str, Any] = {
     "distributed.scheduler.worker-ttl": None,  # a host that slept, or a process that was stopped, is no dead one
@@ -107,12 +108,10 @@ class Cluster:
         Raises:
             InputError: it does not answer, or the extra is not installed.
         """
-        if not is_installed():
-            raise InputError(f"--scheduler needs Dask: {INSTALL}")
+        where = _where(scheduler)
         from distributed import Client
 
         _silence()
-        where = {"scheduler_file" if _is_file(scheduler) else "address": scheduler}
         try:
             return cls(Client(**where, timeout=_CONNECT_SECONDS, set_as_default=False), None)
         except _UNREACHED as error:
@@ -171,34 +170,45 @@ class Cluster:
 
 
 async def serve(scheduler: str, devices: Sequence[str], names: Sequence[str], threads: int | None) -> None:
-    """Keep a worker process for each of these devices at a scheduler (see Cluster.connect) until that is gone. What they
-    are called there is in `names`.
+    """Keep a worker process for each of these devices at a scheduler (see Cluster.connect) until that is gone. There
+    they are called by `names`.
 
     Raises:
         InputError: the scheduler does not answer, or the extra is not installed.
     """
-    if not is_installed():
-        raise InputError(f"a worker needs Dask: {INSTALL}")
+    where = _where(scheduler)
     import dask
-    from distributed import Nanny
+    from distributed import Client, Nanny
 
-    is_file = _is_file(scheduler)
-    where = {"scheduler_file" if is_file else "scheduler_ip": scheduler}
     _silence()
+    try:
+        async with Client(**where, asynchronous=True, timeout=_CONNECT_SECONDS, set_as_default=False) as client:
+            address = client.scheduler.address
+    except _UNREACHED as error:
+        raise _unreached(scheduler, error) from None
     with dask.config.set(_CONFIG):
         nannies = [
-            Nanny(**where, name=name, death_timeout=_CONNECT_SECONDS, **nanny_options(device, threads))
+            Nanny(address, name=name, death_timeout=_START_SECONDS, **nanny_options(device, threads))
             for device, name in zip(devices, names, strict=True)
         ]
-        try:
-            await asyncio.gather(*nannies)
-        except _UNREACHED as error:
-            raise _unreached(scheduler, error) from None
+        await asyncio.gather(*nannies)
     await asyncio.gather(*(nanny.finished() for nanny in nannies))
 
 
-def _is_file(scheduler: str) -> bool:
-    return "://" not in scheduler and Path(scheduler).is_file()
+def _where(scheduler: str) -> dict[str, str]:
+    """What Dask's Client is told of a scheduler.
+
+    Raises:
+        InputError: it is named in no way that Dask knows, or Dask is not installed.
+    """
+    if not is_installed():
+        raise InputError(f"a scheduler needs Dask: {INSTALL}")
+    if re.fullmatch(r"(tcp|tls)://[^/\s]+:\d+", scheduler):
+        return {"address": scheduler}
+    if Path(scheduler).is_file():
+        return {"scheduler_file": scheduler}
+    known = "tcp://host:port, tls://host:port or the file that it writes"
+    raise InputError(f"a scheduler is named by {known}, not {printable(scheduler)!r}")
 
 
 def _unreached(scheduler: str, error: Exception) -> InputError:

@@ -27,15 +27,22 @@ _open: dict[tuple[str, ...], tuple[Cluster, int]] = {}
 class Elsewhere:
     """The worker processes of one engine: none where it has one device and no `scheduler`.
 
-    `spec`: see devices.check_spec; `scheduler`: see Cluster.connect. `devices` are those that this process itself
-    would solve on.
+    `spec`: see devices.check_spec; `scheduler`: see Cluster.connect. With `is_small` one device is used, the first.
+    `devices` are those that this process itself would solve on.
     """
 
     def __init__(
-        self, spec: str, threads: int | None, scheduler: str | None, queue: JobQueue, reporter: Reporter, told: Outcomes
+        self,
+        spec: str,
+        threads: int | None,
+        scheduler: str | None,
+        is_small: bool,
+        queue: JobQueue,
+        reporter: Reporter,
+        told: Outcomes,
     ) -> None:
         self.devices: list[Device] = []
-        self._spec, self._threads, self._scheduler = spec, threads, scheduler
+        self._spec, self._threads, self._scheduler, self._is_small = spec, threads, scheduler, is_small
         self._queue, self._reporter, self._told = queue, reporter, told
         self._far: Far | None = None
         self._cluster: Cluster | None = None
@@ -94,6 +101,8 @@ class Elsewhere:
 
     def _pick(self) -> None:
         self.devices, notes = devices.pick(self._spec)
+        if self._is_small:
+            self.devices = self.devices[:1]
         for note in notes:
             self._told.note(note)
 

@@ -38,7 +38,7 @@ class Settings:
 
     `prefetch_bytes` of weights may lie in each device's memory, read or being solved; None for what suits it.
     `is_worker`: of a worker process, which leaves to others what its device has no room for, and to the one that asks
-    what is solved a second time. `scheduler`: see Cluster.connect.
+    what is solved a second time. `scheduler`: see Cluster.connect. `is_small`: a few matrices, for one device.
     """
 
     device: str = "auto"
@@ -46,6 +46,7 @@ class Settings:
     prefetch_bytes: int | None = None
     is_worker: bool = False
     scheduler: str | None = None
+    is_small: bool = False
 
 
 class Engine:
@@ -68,6 +69,7 @@ class Engine:
             self._settings.device,
             self._settings.threads,
             self._settings.scheduler,
+            self._settings.is_small,
             self._queue,
             self._reporter,
             self._outcomes,
@@ -164,6 +166,9 @@ class Engine:
     def _open_here(self, is_remote: bool) -> None:
         """Start readers and workers."""
         found = self._elsewhere.devices
+        for device in found:
+            if taken := devices.used_by_others(device):
+                self._outcomes.note(taken)
         run = devices.make_run(found)
         self._reporter.devices = tuple(device.name for device in found)
         bounded = self._settings.prefetch_bytes

@@ -79,7 +79,7 @@ class Far:
         self._changed = threading.Condition()
         self._workers: dict[str, Worker] = {}
         self._is_stale = True
-        self._given_up = False
+        self._given_up = self._had_any = False
         self._last_seen = self._last_busy = time.monotonic()
 
     def run(self) -> str:
@@ -142,11 +142,13 @@ class Far:
                 self._mourn(worker)
         now = time.monotonic()
         if self._workers:
-            self._last_seen = now
+            self._last_seen, self._had_any = now, True
             with self._changed:
                 refused = set.intersection(*(worker.refuses for worker in self._workers.values()))
             return f"no worker can open {', '.join(next(iter(refused)))}" if refused else ""
-        return "all worker processes are gone" if now - self._last_seen > GONE_SECONDS else ""
+        if now - self._last_seen <= GONE_SECONDS:
+            return ""
+        return "all worker processes are gone" if self._had_any else "the scheduler has no worker"
 
     def _mourn(self, worker: Worker) -> None:
         """What a worker that died had waits again, each job of it by itself; what MOST_KILLS died of fails."""

@@ -76,7 +76,7 @@ def add_computing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scheduler",
         metavar="ADDRESS",
-        help="compute by the workers of a Dask scheduler: tcp://host:8786, tls://host:8786 or its file; docs/CLUSTER.md",
+        help="compute by the workers of a Dask scheduler: tcp://host:8786, tls://host:8786, or its file",
     )
     parser.add_argument("--experts", type=positive, metavar="N", help="compute N experts of each layer, evenly spread")
 

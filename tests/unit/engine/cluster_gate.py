@@ -44,7 +44,9 @@ class Service(worker_process.Service):
         return super().solve(batch)
 
 
-def dask_setup(_: Any) -> None:
-    """Dask calls it before that of worker_process."""
+def dask_setup(worker: Any) -> None:
+    """Dask calls it before that of worker_process. A worker works in the folder of its name, where there is one."""
+    if (GATE / str(worker.name)).is_dir():
+        os.chdir(GATE / str(worker.name))
     worker_process.Service = Service  # type: ignore[misc]
     formulas.FORMULAS.update(FORMULAS)
