@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import json
 import logging
 import os
 import re
@@ -27,7 +28,6 @@ IN_FLIGHT = 2
 """Batches that a worker has at most: one is solved, and what the next needs is read. An urgent one comes on top."""
 INSTALL = "pip install 'rankscope-tui[cluster]'"
 _CONNECT_SECONDS, _START_SECONDS = 10, 120
-_UNREACHED = (OSError, ValueError, TypeError, KeyError, ImportError, RuntimeError)
 _CONFIG: dict[str, Any] = {
     "distributed.scheduler.worker-ttl": None,  # a host that slept, or a process that was stopped, is no dead one
     "distributed.scheduler.allowed-failures": 2,
@@ -108,14 +108,11 @@ class Cluster:
         Raises:
             InputError: it does not answer, or the extra is not installed.
         """
-        where = _where(scheduler)
+        address = _address(scheduler)
         from distributed import Client
 
-        _silence()
-        try:
-            return cls(Client(**where, timeout=_CONNECT_SECONDS, set_as_default=False), None)
-        except _UNREACHED as error:
-            raise _unreached(scheduler, error) from None
+        asyncio.run(_reach(address, scheduler))
+        return cls(Client(address, timeout=_CONNECT_SECONDS, set_as_default=False), None)
 
     def workers(self) -> dict[str, str] | None:
         """Name by address of the workers that are there now, None where their scheduler is gone."""
@@ -163,57 +160,69 @@ class Cluster:
             nanny.status = Status.closing_gracefully  # it starts no other worker
         self.signal(signal.SIGKILL)  # asked to end they would first finish what they are at
         with suppress(Exception):
+            self._client.unsubscribe_topic("all")
             self._client.close(timeout=1)
         if self._processes is not None:
             with suppress(Exception):
                 self._processes.close(timeout=5)
 
 
-async def serve(scheduler: str, devices: Sequence[str], names: Sequence[str], threads: int | None) -> None:
+async def serve(
+    scheduler: str, devices: Sequence[str], names: Sequence[str], threads: int | None, ready: Callable[[], None]
+) -> None:
     """Keep a worker process for each of these devices at a scheduler (see Cluster.connect) until that is gone. There
-    they are called by `names`.
+    they are called by `names`. `ready` is called once they can be asked.
 
     Raises:
         InputError: the scheduler does not answer, or the extra is not installed.
     """
-    where = _where(scheduler)
+    address = _address(scheduler)
     import dask
-    from distributed import Client, Nanny
+    from distributed import Nanny
 
-    _silence()
-    try:
-        async with Client(**where, asynchronous=True, timeout=_CONNECT_SECONDS, set_as_default=False) as client:
-            address = client.scheduler.address
-    except _UNREACHED as error:
-        raise _unreached(scheduler, error) from None
+    await _reach(address, scheduler)
     with dask.config.set(_CONFIG):
         nannies = [
             Nanny(address, name=name, death_timeout=_START_SECONDS, **nanny_options(device, threads))
             for device, name in zip(devices, names, strict=True)
         ]
         await asyncio.gather(*nannies)
+    ready()
     await asyncio.gather(*(nanny.finished() for nanny in nannies))
 
 
-def _where(scheduler: str) -> dict[str, str]:
-    """What Dask's Client is told of a scheduler.
+def _address(scheduler: str) -> str:
+    """The address of a scheduler, named by it or by the file that holds it.
 
     Raises:
-        InputError: it is named in no way that Dask knows, or Dask is not installed.
+        InputError: it is named in another way, or Dask is not installed.
     """
     if not is_installed():
         raise InputError(f"a scheduler needs Dask: {INSTALL}")
-    if re.fullmatch(r"(tcp|tls)://[^/\s]+:\d+", scheduler):
-        return {"address": scheduler}
-    if Path(scheduler).is_file():
-        return {"scheduler_file": scheduler}
-    known = "tcp://host:port, tls://host:port or the file that it writes"
-    raise InputError(f"a scheduler is named by {known}, not {printable(scheduler)!r}")
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        scheduler = scheduler if "://" in scheduler else str(json.loads(Path(scheduler).read_text())["address"])
+    if not re.fullmatch(r"(tcp|tls)://[^/\s]+:\d+", scheduler):
+        known = "tcp://host:port, tls://host:port or the file that it writes"
+        raise InputError(f"a scheduler is named by {known}, not {printable(scheduler)!r}")
+    return scheduler
 
 
-def _unreached(scheduler: str, error: Exception) -> InputError:
-    reason = printable(str(error).splitlines()[0] if str(error) else type(error).__name__, 120)
-    return InputError(f"no Dask scheduler answers at {printable(scheduler)}: {reason}")
+async def _reach(address: str, named: str) -> None:
+    """See that a scheduler answers: a Client that was refused leaves threads and warnings behind.
+
+    Raises:
+        InputError: it does not, or not to the credentials of Dask's settings.
+    """
+    from distributed import Security
+    from distributed.comm.core import connect
+
+    _silence()
+    try:
+        comm = await connect(address, _CONNECT_SECONDS, **Security().get_connection_args("client"))
+    except (OSError, ValueError, TypeError, RuntimeError, ImportError) as error:
+        reason = printable(str(error).splitlines()[0] if str(error) else type(error).__name__, 120)
+        raise InputError(f"no Dask scheduler answers at {printable(named)}: {reason}") from None
+    await comm.close()
 
 
 def _silence() -> None:

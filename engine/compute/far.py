@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 IDLE_SECONDS = 300.0
 """Without work for so long processes that were started here are given back, with the memory of their GPUs."""
-GONE_SECONDS = 10.0
-"""Without a worker for so long the scan goes on in this process: one that is started anew takes about two."""
+GONE_SECONDS, FIRST_SECONDS = 10.0, 120.0
+"""Without a worker for so long the scan goes on in this process: one that is started anew takes about two seconds, but
+where none has come yet they may be about to be started."""
 MOST_KILLS = 3
 _TICK = 1.0
 _LEAST, _MOST = {"cpu": 1e9, "cuda": 3e11}, {"cpu": 2e10, "cuda": 7e12}
@@ -146,7 +147,9 @@ class Far:
             with self._changed:
                 refused = set.intersection(*(worker.refuses for worker in self._workers.values()))
             return f"no worker can open {', '.join(next(iter(refused)))}" if refused else ""
-        if now - self._last_seen <= GONE_SECONDS:
+        if not self._had_any:
+            self._outcomes.note(f"the scheduler has no worker yet: waits {FIRST_SECONDS:.0f} s for one")
+        if now - self._last_seen <= (GONE_SECONDS if self._had_any else FIRST_SECONDS):
             return ""
         return "all worker processes are gone" if self._had_any else "the scheduler has no worker"
 

@@ -20,6 +20,12 @@ def worker(args: Namespace, root: Path) -> int:  # noqa: ARG001 - every command 
     for note in notes:
         say(note)
     names = [f"{platform.node()} {device.name} {os.getpid()}" for device in found]
-    say(f"{', '.join(device.name for device in found)} for {args.address}; ctrl+c ends it")
-    asyncio.run(serve(args.address, [device.name for device in found], names, args.threads))
+    devices = [device.name for device in found]
+
+    def ready() -> None:
+        say(
+            f"{', '.join(devices)}: {'computes' if len(devices) == 1 else 'compute'} for {args.address}; ctrl+c ends it"
+        )
+
+    asyncio.run(serve(args.address, devices, names, args.threads, ready))
     return 0
