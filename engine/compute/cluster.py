@@ -67,11 +67,12 @@ def nanny_options(device: str, threads: int | None, parent: int | None = None) -
 
 
 class Cluster:
-    """Workers by address, and batches sent to them. `is_ours`: started here, and ended with this process."""
+    """Workers by address, and batches sent to them. `processes` are those that were started here, None elsewhere."""
 
     def __init__(self, client: Client, processes: SpecCluster | None) -> None:
         self._client, self._processes = client, processes
-        self.is_ours = processes is not None
+        self._told: list[Callable[[], None]] = []
+        self._client.subscribe_topic("all", self._heard)
 
     @classmethod
     def local(cls, devices: Sequence[Device], threads: int | None) -> Cluster:
@@ -125,13 +126,17 @@ class Cluster:
         return {address: str(worker["name"]) for address, worker in found.items()}
 
     def on_change(self, call: Callable[[], None]) -> None:
-        """Have `call` called, from another thread, when a worker comes or goes."""
+        """Have `call` called, from another thread, when a worker comes or goes: each of the engines that share it."""
+        self._told.append(call)
 
-        def heard(event: tuple[float, Any]) -> None:
-            if isinstance(event[1], dict) and event[1].get("action") in ("add-worker", "remove-worker"):
+    def no_more(self, call: Callable[[], None]) -> None:
+        """Take back what on_change was given."""
+        self._told.remove(call)
+
+    def _heard(self, event: tuple[float, Any]) -> None:
+        if isinstance(event[1], dict) and event[1].get("action") in ("add-worker", "remove-worker"):
+            for call in list(self._told):
                 call()
-
-        self._client.subscribe_topic("all", heard)
 
     def submit(self, batch: Batch, address: str, key: str) -> Future[Any]:
         """Have a worker solve a batch, an urgent one before others that wait there."""

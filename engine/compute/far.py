@@ -105,6 +105,7 @@ class Far:
         finally:
             self._bring_back(flight for worker in self._workers.values() for flight in list(worker.flights))
             self._queue.elsewhere(False)
+            self._cluster.no_more(self._call_stale)
 
     def withdraw(self) -> list[Projection]:
         """Take back what no worker has begun; returns it."""

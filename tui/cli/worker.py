@@ -23,9 +23,7 @@ def worker(args: Namespace, root: Path) -> int:  # noqa: ARG001 - every command 
     devices = [device.name for device in found]
 
     def ready() -> None:
-        say(
-            f"{', '.join(devices)}: {'computes' if len(devices) == 1 else 'compute'} for {args.address}; ctrl+c ends it"
-        )
+        say(f"computing for {args.address} on {', '.join(devices)}; ctrl+c ends it")
 
     asyncio.run(serve(args.address, devices, names, args.threads, ready))
     return 0

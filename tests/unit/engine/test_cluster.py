@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -24,15 +25,16 @@ from engine_fakes import MemorySink, Recorder, llama, saved
 from lapack_reference import lapack
 from safetensors.torch import load_file
 
+from rankscope.engine import bounds
 from rankscope.engine.calibration.weighting import open_weighting
 from rankscope.engine.catalogue.tree import build_tree
 from rankscope.engine.checkpoint.open import Checkpoint
-from rankscope.engine.compute import cluster, devices, elsewhere, far
+from rankscope.engine.compute import cluster, devices, elsewhere, far, outcomes
 from rankscope.engine.compute.cluster import Cluster
 from rankscope.engine.compute.devices import Device
 from rankscope.engine.compute.engine import Engine, Settings
-from rankscope.engine.compute.events import Computed, Failed, Notice, Saved, Started, Stopped
-from rankscope.engine.compute.remote_batch import Batch
+from rankscope.engine.compute.events import Computed, Failed, Notice, Saved, SolvingAgain, Started, Stopped
+from rankscope.engine.compute.remote_batch import SOFTWARE, Batch
 from rankscope.engine.derive import formulas
 from rankscope.engine.derive.directions import directions_of
 from rankscope.engine.derive.fixing import Gauge
@@ -106,6 +108,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Control]:
 
 @pytest.fixture
 def control(processes: Control) -> Iterator[Control]:
+    elsewhere._open[KEY][0]._client.wait_for_workers(2, engine_fakes.PATIENCE)  # one may have been killed before
     yield processes
     processes.clear()
 
@@ -324,6 +327,43 @@ def test_what_one_has_no_memory_for_goes_to_the_other(
 
 
 @pytest.mark.usefixtures("control")
+def test_what_is_ill_conditioned_is_solved_again_by_a_worker(
+    tmp_path: Path, make: Make, heard: Recorder, sink: MemorySink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint, projections = llama(tmp_path, 6)
+    monkeypatch.setattr(
+        outcomes,
+        "is_ill_conditioned",
+        lambda s: s.projection == projections[0] and s.provenance.solver != bounds.SVD,
+    )
+    make().submit(checkpoint, projections)
+    last = heard.wait_until_idle()
+    assert (last.done, last.failed, last.again.found, last.again.solved) == (6, 0, 1, 1)
+    assert {event.device for event in heard.of(SolvingAgain)} <= {"cpu:0", "cpu:1"}
+    solvers = [sink.kept[p.key].provenance.solver for p in projections]
+    assert [solver == bounds.SVD for solver in solvers] == [True, False, False, False, False, False]
+    assert_lapacks(sink, projections, tmp_path / "model.safetensors")
+
+
+@pytest.mark.usefixtures("control")
+def test_another_version_gets_nothing_and_this_process_does_it(
+    tmp_path: Path, make: Make, heard: Recorder, sink: MemorySink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint, projections = llama(tmp_path, 6)
+    old = partial(Batch, software="rankscope-tui 0.0.1")
+    monkeypatch.setattr(far, "Batch", old)
+    make(scheduler=None).submit(checkpoint, projections)
+    monkeypatch.setattr(devices, "pick", lambda _: ([Device("cpu", "")], []))
+    assert heard.wait_until_idle().done == 6
+    notes = [notice.text for notice in heard.of(Notice)]
+    assert sorted(notes[:2]) == [
+        f"cpu:{n} gets none of it: it runs {SOFTWARE}, and this is rankscope-tui 0.0.1" for n in (0, 1)
+    ]
+    assert notes[2] == f"no worker can open {tmp_path}: this process goes on alone"
+    assert_lapacks(sink, projections, tmp_path / "model.safetensors")
+
+
+@pytest.mark.usefixtures("control")
 def test_a_client_without_the_credentials_is_refused(
     tmp_path: Path, heard: Recorder, sink: MemorySink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -347,7 +387,6 @@ def test_a_client_without_the_credentials_is_refused(
 
 def test_workers_stand_still_while_the_explorer_does(control: Control) -> None:
     held, _ = elsewhere._open[KEY]
-    held._client.wait_for_workers(2, engine_fakes.PATIENCE)
     pids = list(held._client.run(os.getpid).values())
     held.signal(signal.SIGSTOP)
     stopped = [os.waitid(os.P_PID, pid, os.WSTOPPED) for pid in pids]
@@ -366,7 +405,7 @@ def test_processes_are_given_back_when_there_is_nothing_to_do_and_come_again(
     original = elsewhere._left
     monkeypatch.setattr(elsewhere, "_left", lambda key: (original(key), given_back.set()))
     monkeypatch.setattr(far, "IDLE_SECONDS", 0.0)
-    monkeypatch.setattr(far, "_TICK", 0.01)
+    monkeypatch.setattr(far, "_TICK", 0.1)
     checkpoint, projections = llama(tmp_path, 6)
     engine = make()
     for count in (3, 6):
