@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -34,6 +34,10 @@ class Moment:
     def digest(self) -> str:
         """Of form and numbers: equal for equal C, wherever it was read."""
         return digest(self.form, *(operand.digest for operand in self.operands))
+
+    def of_file(self, file: str) -> Moment:
+        """The same, with the file of second moments that it comes from; see Operand."""
+        return replace(self, operands=tuple(replace(operand, file=file) for operand in self.operands))
 
 
 class Weighting(Protocol):

@@ -156,7 +156,8 @@ class Projection:
 class Operand:
     """Numbers that a formula takes beside matrices: known by their `digest`, which is part of the key.
 
-    `load` gives them as float64 when the matrix is made; None in what comes from a store.
+    `load` gives them as float64 when the matrix is made; None in what comes from a store. `file` is the file of second
+    moments that they come from, as another process would open it, "" where they are of the checkpoint itself.
 
     Raises, when loading:
         WeightsError: they cannot be had.
@@ -164,6 +165,7 @@ class Operand:
 
     digest: str
     load: Callable[[], Values] | None = field(default=None, repr=False, compare=False)
+    file: str = field(default="", repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

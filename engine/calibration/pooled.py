@@ -19,6 +19,8 @@ from ..moment import Form, Moment, diagonal
 from ..spectrum import Operand, Projection, Values, digest
 from .weighting import FileWeighting
 
+POOLED = "pooled:"
+"""What stands before the file of pooled moments, where an operand names it."""
 _Place: TypeAlias = tuple[str | None, int | None, str, str]
 _MATRICES = 4
 """Second moments of whole layers kept in memory where they are matrices: gate, up and down of one layer, and a next."""
@@ -46,6 +48,7 @@ class PooledWeighting:
         self.name = weighting.name
         self.label = f"{weighting.label}, pooled"
         self.is_centred = weighting.is_centred
+        self._file = f"{POOLED}{weighting.file}"
         self._experts: dict[_Place, list[Projection]] = defaultdict(list)
         for p in projections:
             if p.expert is not None:
@@ -75,10 +78,11 @@ class PooledWeighting:
         if not pool.moments:
             raise UnseenError.of(f"the layer of {printable(projection.address)}")
         if pool.form == "diagonal":
-            return diagonal(self._pooled(projection, pool))
+            return diagonal(self._pooled(projection, pool)).of_file(self._file)
         own = pool.moments.get(projection.address)
         seen = digest("pooled", pool.tokens[projection.address], own.digest if own else "", pool.digest)
-        return Moment(pool.form, projection.cols, (Operand(seen, partial(self._pooled, projection, pool)),))
+        found = Moment(pool.form, projection.cols, (Operand(seen, partial(self._pooled, projection, pool)),))
+        return found.of_file(self._file)
 
     def _pool(self, projection: Projection) -> _Pool:
         place = _place(projection)

@@ -25,21 +25,26 @@ from .moments import read_moments
 from .said import ENOUGH, Figures, Said, names_known, scarce_line
 
 _WANTED = "an imatrix of llama.cpp or a file of moments"
+ABOUT_MEAN = f"{CENTRED_NAME}:"
+"""What stands before the file of moments about the mean, where an operand names it."""
 _ZIP = b"PK\x03\x04"  # of which foreign.content says how to open it as a model
 
 
 class FileWeighting:
     """See moment.Weighting: the second moments that a file holds of a model's inputs.
 
-    `named` is the file's name, on the Hub with its repo. `model` is the name of the model, `config` its config.json
-    ({} where it is not known), which tells in which order GGUF has the input features of some matrices. `warnings` are
-    lines the user should see: that the file may be of another model. `is_centred`: of moments about the mean, which are
-    for display alone, since what factors cost is uncentred.
+    `named` is the file's name, on the Hub with its repo, and `file` what another process would open. `model` is the
+    name of the model, `config` its config.json ({} where it is not known), which tells in which order GGUF has the
+    input features of some matrices. `warnings` are lines the user should see: that the file may be of another model.
+    `is_centred`: of moments about the mean, which are for display alone, since what factors cost is uncentred.
     """
 
-    def __init__(self, named: str, held: Held, model: str, config: Mapping[str, Any], is_centred: bool = False) -> None:
+    def __init__(
+        self, named: str, file: str, held: Held, model: str, config: Mapping[str, Any], is_centred: bool = False
+    ) -> None:
         self.is_centred = is_centred
         self._named, self._held, self._config = printable(named, 100), held, config
+        self.file = f"{ABOUT_MEAN}{file}" if is_centred else file
         self._inner = inner_config(config, "")
         self._inputs = Inputs(held.names, family_of(self._inner))
         lines = doubts(named, *held.said, self._inputs.layers, model, config)
@@ -102,8 +107,10 @@ class FileWeighting:
         """
         name, matrix, order = self._place(projection)
         if self.is_centred:
-            return centred_moment(self._held, name, projection.cols, matrix, order)
-        return self._held.moment(name, projection.cols, matrix, order)
+            found = centred_moment(self._held, name, projection.cols, matrix, order)
+        else:
+            found = self._held.moment(name, projection.cols, matrix, order)
+        return found.of_file(self.file)
 
     def tokens(self, projection: Projection) -> float:
         """How many tokens the moment of a projection is of; 0 where none reached it.
@@ -154,7 +161,8 @@ def open_weighting(text: str, model: str, config: Mapping[str, Any], is_centred:
         raise InputError(f"{printable(text)} {told}")
     if held is None:
         raise InputError(f"{printable(text)} holds no second moments: name {_WANTED}")
-    return FileWeighting(path.name if path else text.removeprefix(hub.SCHEME), held, model, config, is_centred)
+    named = path.name if path else text.removeprefix(hub.SCHEME)
+    return FileWeighting(named, str(path.absolute()) if path else text, held, model, config, is_centred)
 
 
 def _path(text: str) -> Path | None:

@@ -59,6 +59,15 @@ class Checkpoint:
         return self.location or self.name
 
     @property
+    def elsewhere(self) -> str:
+        """What another process opens it by: a whole path, the Hub id with its commit, or a URL."""
+        if self.location is not None:
+            return str(self.location.absolute())
+        if self.commit:
+            return f"{hub.SCHEME}{self.name}@{self.commit}"
+        return next(stored.url for stored in self.stamps.values() if isinstance(stored, RemoteFile))
+
+    @property
     def is_remote(self) -> bool:
         """Whether any of its weights are fetched when they are read."""
         return any(isinstance(stored, RemoteFile) for stored in self.stamps.values())

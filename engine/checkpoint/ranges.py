@@ -192,6 +192,11 @@ class RemoteFile:
         self._location = ""
         self._etag: str | None = None
 
+    @property
+    def url(self) -> str:
+        """Where it lies: with a key to it where its user named one."""
+        return self._url
+
     def begin(self, count: int, watch: Watch, *, is_small: bool = False) -> tuple[bytes, Answer]:
         """The first `count` bytes, or all where it is shorter; a small file may come whole.
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 READERS = 8
 LARGE = 1e10
+_UNNOTICED = 3 << 29
+"""Bytes of a GPU that are taken without a word: a context of CUDA is half a gigabyte."""
 _SPEC = re.compile(r"auto|cpu|cuda|cuda:\d+(?:,cuda:\d+)*")
 
 
@@ -161,6 +163,22 @@ def prefetch_bytes(device: Device) -> int:
     except RuntimeError:  # a driver that does not answer: the weights stay on the CPU
         return 1 << 30
     return min(6 << 30, free // 4)
+
+
+def used_by_others(device: Device) -> str:
+    """A line on the memory of a GPU that other processes hold, "" where that is little. Imports torch for a GPU."""
+    if device.name == "cpu":
+        return ""
+    import torch
+
+    try:
+        free, total = torch.cuda.mem_get_info(device.name)
+        used = total - free - torch.cuda.memory_reserved(device.name)
+    except RuntimeError:  # a driver that does not answer
+        return ""
+    if used < _UNNOTICED:
+        return ""
+    return f"{device.name}: other processes use {used / 2**30:.0f} GB of its {total / 2**30:.0f}"
 
 
 def make_run(devices: Iterable[Device], command: Sequence[str] | None = None) -> Run:

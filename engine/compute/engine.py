@@ -5,58 +5,31 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Protocol
 
 from ..checkpoint.open import Checkpoint
 from ..checkpoint.ranges import Watch
 from ..errors import WeightsError
-from ..spectrum import Projection, Run, Spectrum
+from ..spectrum import Projection, Run
 from . import devices
 from .devices import Device
+from .elsewhere import Elsewhere
 from .events import (
-    Computed,
     Failed,
     Found,
     Listener,
     Notice,
-    Saved,
-    SavedAgain,
     SolvingAgain,
     Started,
     StayBounds,
     Stopped,
 )
 from .job import SECOND, Job
+from .outcomes import Outcomes, Sink
 from .queue import JobQueue
 from .reader import Reader
 from .reporter import Reporter
-from .second_pass import Budget, is_ill_conditioned
 from .worker import Solver, groups, own_stream
-
-_BESIDE_VALUES = 2048
-"""Bytes that a spectrum takes in memory beside its values."""
-
-
-class Sink(Protocol):
-    """Where spectra go. `put` resolves once the spectrum is safe on disk."""
-
-    def has(self, key: str) -> bool:
-        """Whether a valid spectrum of this content key is saved."""
-        ...
-
-    def put(self, spectrum: Spectrum) -> Future[None]:
-        """Save a spectrum; the future resolves after fsync, with an OSError where that failed."""
-        ...
-
-    def listen(self, tell: Callable[[str], None]) -> None:
-        """Have `tell` called with a line that says why nothing can be saved for now, and with "" once it can."""
-        ...
-
-    def look(self) -> bool:
-        """See what other processes have saved; whether any has while this sink was open."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +37,16 @@ class Settings:
     """`device` as in devices.check_spec; `threads` as in devices.thread_count.
 
     `prefetch_bytes` of weights may lie in each device's memory, read or being solved; None for what suits it.
+    `is_worker`: of a worker process, which leaves to others what its device has no room for, and to the one that asks
+    what is solved a second time. `scheduler`: see Cluster.connect. `is_small`: a few matrices, for one device.
     """
 
     device: str = "auto"
     threads: int | None = None
     prefetch_bytes: int | None = None
+    is_worker: bool = False
+    scheduler: str | None = None
+    is_small: bool = False
 
 
 class Engine:
@@ -86,11 +64,18 @@ class Engine:
         self._settings = settings or Settings()
         self._queue = JobQueue()
         self._reporter = Reporter(listener)
-        self._budget = Budget()
+        self._outcomes = Outcomes(sink, self._queue, self._reporter, not self._settings.is_worker)
+        self._elsewhere = Elsewhere(
+            self._settings.device,
+            self._settings.threads,
+            self._settings.scheduler,
+            self._settings.is_small,
+            self._queue,
+            self._reporter,
+            self._outcomes,
+        )
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
-        self._noted: set[str] = set()
-        self._again: set[str] = set()  # asked for although it is saved
         self._started = False
 
     def submit(
@@ -114,10 +99,10 @@ class Engine:
         to_fetch = sum(held.bytes_to_fetch(_tensors_in(held, sound)) for held in opened if held.is_remote)
         expected = [*sound, *(f.projection for f in refused)]
         if self._reporter.expect(expected, to_fetch):  # before a worker can finish one
-            self._budget.reset()
+            self._outcomes.budget.reset()
             self._reporter.seconds_again = 0.0
         if recompute:
-            self._again.update(p.key for p in sound)
+            self._outcomes.again.update(p.key for p in sound)
         accepted = self._queue.add(checkpoint, sound, urgent, others)
         for failure in refused:
             self._reporter.tell(failure)
@@ -133,7 +118,7 @@ class Engine:
         """Drop what waits; the running batch is finished and saved."""
         if bounds := self._queue.clear_second():
             self._reporter.tell(StayBounds(tuple(bounds)))
-        if dropped := self._queue.clear():
+        if dropped := [*self._queue.clear(), *self._elsewhere.withdraw()]:
             self._reporter.tell(Stopped(tuple(dropped)))
 
     def close(self, timeout: float | None = None) -> bool:
@@ -143,8 +128,13 @@ class Engine:
         deadline = None if timeout is None else time.monotonic() + timeout
         for thread in self._threads:
             thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        self._elsewhere.give_up()
         self._reporter.close()
         return not any(thread.is_alive() for thread in self._threads)
+
+    def pause(self, is_paused: bool) -> None:
+        """Have the processes that were started here for this engine stand still, or go on."""
+        self._elsewhere.pause(is_paused)
 
     def _start(self, is_remote: bool) -> None:
         with self._lock:
@@ -159,18 +149,27 @@ class Engine:
         thread.start()
 
     def _open_devices(self, is_remote: bool) -> None:
-        """Import torch (seconds) off the caller's thread, then start the reader and the workers."""
+        """Import torch (seconds) off the caller's thread, then have worker processes solve, or threads of this one."""
         try:
-            found, notes = devices.pick(self._settings.device)
-            run = devices.make_run(found)
+            while self._elsewhere.run():
+                with self._lock:
+                    if self._queue.is_over():
+                        self._started = False
+                        return
+            self._open_here(is_remote)
         except Exception as error:  # noqa: BLE001 - InputError, or whatever a broken torch or driver raises
             self._started = False  # the next request tries again
             self._reporter.tell(Notice(str(error), fatal=True))
             for projection in self._queue.clear():
                 self._reporter.tell(Failed(projection, str(error)))
-            return
-        for note in notes:
-            self._note(note)
+
+    def _open_here(self, is_remote: bool) -> None:
+        """Start readers and workers."""
+        found = self._elsewhere.devices
+        for device in found:
+            if taken := devices.used_by_others(device):
+                self._outcomes.note(taken)
+        run = devices.make_run(found)
         self._reporter.devices = tuple(device.name for device in found)
         bounded = self._settings.prefetch_bytes
         self._queue.open({device.name: bounded or devices.prefetch_bytes(device) for device in found})
@@ -182,14 +181,6 @@ class Engine:
                 for number in range(devices.workers(device, threads)[0]):
                     self._spawn(self._work, f"rankscope-{device.name}-{number}", device, threads, run)
 
-    def _note(self, text: str) -> None:
-        """Say it once: the workers of a device find the same."""
-        with self._lock:
-            new = text not in self._noted
-            self._noted.add(text)
-        if new:
-            self._reporter.tell(Notice(text))
-
     def _read(self) -> None:
         reader = Reader()
         while (job := self._queue.next_to_read()) is not None:
@@ -199,17 +190,13 @@ class Engine:
             else:
                 self._read_one(reader, job)
 
-    def _is_found(self, projection: Projection) -> bool:
-        """Whether another process has saved it since it was asked for."""
-        return projection.key not in self._again and self._sink.has(projection.key)
-
     def _read_one(self, reader: Reader, job: Job) -> None:
-        if all(self._is_found(p) for p in job.projections):
+        if all(self._outcomes.is_found(p) for p in job.projections):
             for projection in self._queue.drop(job):
                 self._reporter.tell(Found(projection))
             return
         for projection in self._load(reader, job):
-            self._fail([projection], job.fault_of(projection))
+            self._outcomes.fail([projection], job.fault_of(projection))
 
     def _load(self, reader: Reader, job: Job) -> list[Projection]:
         """Read what a job needs; returns its projections for which that cannot be read."""
@@ -229,7 +216,7 @@ class Engine:
         return lost
 
     def _read_again(self, reader: Reader, job: Job) -> None:
-        if not self._budget.take(job.cost):
+        if not self._outcomes.budget.take(job.cost):
             self._reporter.tell(StayBounds(tuple(self._queue.drop(job))))
             return
         remote = [part for part in job.parts if part.checkpoint.is_remote]
@@ -239,26 +226,16 @@ class Engine:
 
     def _work(self, device: Device, threads: int, run: Run) -> None:
         with own_stream(device.name):
-            solver = Solver(device.name, run, self._note)
+            solver = Solver(device.name, run, self._outcomes.note, self._settings.is_worker)
             while jobs := self._queue.next_batch(device.name, solver.limit_of):
                 cost, alone = sum(job.cost for job in jobs), self._queue.is_all(jobs)
                 devices.set_blas_threads(device, devices.blas_threads(device, threads, cost, alone))
                 if jobs[0].priority == SECOND:
                     self._solve_again(solver, jobs[0])
                     continue
-                self._look(jobs)
-                with self._budget.scanning(device.name):
+                self._outcomes.look(jobs)
+                with self._outcomes.budget.scanning(device.name):
                     self._solve(solver, jobs)
-
-    def _look(self, jobs: list[Job]) -> None:
-        """Leave out what other processes have saved; where there are any, go on in another order than they."""
-        if self._sink.look():
-            self._queue.scatter()
-        for job in jobs:
-            found = [p for p in job.projections if self._is_found(p)]
-            job.projections = [p for p in job.projections if p not in found]
-            for projection in found:
-                self._reporter.tell(Found(projection))
 
     def _solve(self, solver: Solver, jobs: list[Job]) -> None:
         for group in groups(jobs, solver.limit_of):
@@ -266,9 +243,9 @@ class Engine:
                 self._reporter.tell(Started(projection, solver.device))
             for (projection, job), found in zip(group, solver.solve(group), strict=True):
                 if isinstance(found, str):
-                    self._fail([projection], found)
+                    self._outcomes.fail([projection], found)
                 else:
-                    self._keep(found, job)
+                    self._outcomes.keep(found, job)
         for job in jobs:
             self._queue.solved(job)
 
@@ -277,62 +254,8 @@ class Engine:
         self._reporter.tell(SolvingAgain(projection, solver.device))
         start = time.monotonic()
         found = solver.solve_again(projection, job)
-        self._budget.spend(job.cost, time.monotonic() - start)
-        self._reporter.seconds_again = self._budget.spent
-        if found is None:
-            self._reporter.tell(StayBounds((projection,)))
-        else:
-            self._put(
-                found,
-                lambda: self._reporter.tell(SavedAgain(found)),
-                lambda _error: self._reporter.tell(StayBounds((projection,))),
-            )
+        self._outcomes.keep_again(projection, found, job.cost, time.monotonic() - start)
         self._queue.solved(job)
-
-    def _keep(self, spectrum: Spectrum, job: Job) -> None:
-        projection = spectrum.projection
-        self._reporter.tell(Computed(spectrum))
-        self._again.discard(projection.key)
-
-        def saved() -> None:
-            again = is_ill_conditioned(spectrum)
-            self._reporter.tell(Saved(spectrum, again))
-            if again and not self._queue.add_second(job, projection):
-                self._reporter.tell(StayBounds((projection,)))
-
-        self._put(spectrum, saved, lambda error: self._fail([projection], _unsaved(error)))
-
-    def _put(self, spectrum: Spectrum, saved: Callable[[], None], unsaved: Callable[[BaseException], None]) -> None:
-        """Hand to the sink; one of the two is called when it is on the disk, or cannot be."""
-        size = spectrum.values.nbytes + _BESIDE_VALUES
-
-        def done(future: Future[None]) -> None:
-            error = future.exception()
-            if error is None:
-                saved()
-            else:
-                unsaved(error)
-            self._queue.count_unsaved(-size)
-
-        self._queue.count_unsaved(size)
-        try:
-            future = self._sink.put(spectrum)
-        except Exception as error:  # noqa: BLE001 - a sink that refuses must not end the scan
-            self._queue.count_unsaved(-size)
-            unsaved(error)
-        else:
-            future.add_done_callback(done)
-
-    def _fail(self, projections: Iterable[Projection], reason: str) -> None:
-        for projection in projections:
-            self._reporter.tell(Failed(projection, reason))
-
-
-def _unsaved(error: BaseException) -> str:
-    """Why a spectrum cannot be saved: the same words for all that share the reason."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"cannot be saved: {error.strerror}" + (f" ({error.filename})" if error.filename else "")
-    return f"cannot be saved: {error}"
 
 
 def _tensors_in(checkpoint: Checkpoint, projections: Iterable[Projection]) -> set[str]:

@@ -28,7 +28,8 @@ class Job:
     Derived ones may need more tensors, of this checkpoint or of others. Each of these is a job `beside` this one: its
     projections are the parents in it, and it is read and let go with this one. `seen` is the digest of the tensor's
     bytes, `fault` the sentence that says why it could not be read. `withdrawn` tells whoever reads it that none is
-    wanted any more.
+    wanted any more. `kills` counts the worker processes that died of it, or beside it,
+    `no_room` are those that had no memory for it.
     """
 
     priority: int
@@ -42,6 +43,25 @@ class Job:
     withdrawn: threading.Event = field(default=_NOT_READ, repr=False)
     beside: tuple[Job, ...] = ()
     fault: str = ""
+    kills: int = 0
+    no_room: set[str] = field(default_factory=set, repr=False)
+
+    @property
+    def checkpoints(self) -> tuple[Checkpoint, ...]:
+        """Those that it reads, each once, its own first."""
+        return tuple({id(part.checkpoint): part.checkpoint for part in (self, *self.beside)}.values())
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The names of what another process has to open for it: checkpoints, and files of second moments."""
+        made = (p.derived.operands for p in self.projections if p.derived is not None)
+        files = dict.fromkeys(operand.file for operands in made for operand in operands if operand.file)
+        return (*(checkpoint.elsewhere for checkpoint in self.checkpoints), *files)
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether a worker process died of it or had no room for it: it is then sent by itself."""
+        return bool(self.kills or self.no_room)
 
     @property
     def rank(self) -> tuple[int, int]:

@@ -6,7 +6,9 @@ import heapq
 import itertools
 import random
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from ..checkpoint.open import Checkpoint
 from ..spectrum import Projection
@@ -29,7 +31,8 @@ class JobQueue:
     def __init__(self, budgets: Mapping[str, int] | None = None) -> None:
         self._budgets = dict(budgets or {})
         self._changed = threading.Condition()
-        self._waiting: list[tuple[tuple[int, int], Job]] = []
+        self._waiting: list[tuple[tuple[int, ...], Job]] = []
+        self._largest_first = False
         self._ready: list[Job] = []
         self._reading: list[Job] = []
         self._solving: list[Job] = []
@@ -71,7 +74,7 @@ class JobQueue:
                 job.beside = tuple(beside_of(job, *find(place, opened)) for place in places[1:])
                 for projection in members:
                     self._owner[projection.key] = job
-                heapq.heappush(self._waiting, (job.rank, job))
+                heapq.heappush(self._waiting, (self._rank(job), job))
                 self._is_ordered = True
             self._changed.notify_all()
         return fresh
@@ -130,6 +133,101 @@ class JobQueue:
                     return self._begin_reading(heapq.heappop(self._second)[2], next(iter(self._budgets)))
                 self._changed.wait()
         return None
+
+    def elsewhere(self, is_so: bool) -> None:
+        """Whether what waits is solved by other processes: then the largest matrices go first, equal ones together."""
+        with self._changed:
+            self._largest_first = is_so
+            self._order([job for _, job in self._waiting])
+
+    def next_share(
+        self, is_free: Callable[[Job], bool], share: Callable[[float], float], timeout: float
+    ) -> list[Job] | None:
+        """Waiting jobs of one priority and of the same models for a worker elsewhere, [] where none comes in time.
+
+        The first job comes once `is_free` of it, more of them up to a cost: `share` of the cost of all that wait. None
+        when closed. Nothing is handed out while MOST_UNSAVED bytes wait to be saved.
+        """
+        until = time.monotonic() + timeout
+        with self._changed:
+            while not self._closed:
+                while self._waiting and not self._waiting[0][1].projections:
+                    heapq.heappop(self._waiting)
+                if self._unsaved < MOST_UNSAVED:
+                    if self._waiting and is_free(self._waiting[0][1]):
+                        return self._take(share(sum(job.cost for _, job in self._waiting)))
+                    idle = not (self._waiting or self._solving)
+                    if idle and self._second and is_free(self._second[0][2]):
+                        job = heapq.heappop(self._second)[2]
+                        self._solving.append(job)
+                        return [job]
+                if not self._changed.wait(max(0.0, until - time.monotonic())):
+                    return []
+        return None
+
+    def wake(self) -> None:
+        """Have `next_share` ask again whether there is a free worker."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def is_over(self) -> bool:
+        """Whether it is closed, or has nothing to do."""
+        with self._changed:
+            if self._closed:
+                return True
+        return self.is_idle()
+
+    def is_idle(self) -> bool:
+        """Whether nothing waits, is read, ready, solved, or to be solved again."""
+        with self._changed:
+            waiting = any(job.projections for _, job in self._waiting)
+            return not (waiting or self._reading or self._ready or self._solving or self._second)
+
+    def put_back(self, jobs: Iterable[Job]) -> None:
+        """Jobs that nobody solves after all wait again."""
+        with self._changed:
+            for job in jobs:
+                self._solving.remove(job)
+                if job.priority == SECOND:
+                    heapq.heappush(self._second, (job.cost, job.number, job))
+                    continue
+                for projection in job.projections:
+                    self._owner[projection.key] = job
+                heapq.heappush(self._waiting, (self._rank(job), job))
+            self._changed.notify_all()
+
+    def add_again(self, solved: Job, projections: list[Projection], no_room: set[str]) -> None:
+        """These of a job that was tried wait again, for a worker that is not among those without room."""
+        with self._changed:
+            job = replace(solved, projections=projections, no_room=no_room)
+            for projection in projections:
+                self._owner[projection.key] = job
+            heapq.heappush(self._waiting, (self._rank(job), job))
+
+    def _take(self, cost: float) -> list[Job]:
+        """The first jobs that wait, of the first one's models and priority, up to a cost and at least one."""
+        taken: list[Job] = []
+        while self._waiting:
+            job = self._waiting[0][1]
+            if taken and (job.priority, job.needs) != (taken[0].priority, taken[0].needs):
+                break
+            if taken and (job.is_doubtful or taken[0].is_doubtful or sum(j.cost for j in (*taken, job)) > cost):
+                break
+            heapq.heappop(self._waiting)
+            if job.projections:
+                self._forget(job, job.projections)
+                self._solving.append(job)
+                taken.append(job)
+        return taken
+
+    def _rank(self, job: Job) -> tuple[int, ...]:
+        if not self._largest_first:
+            return job.rank
+        return job.priority, -max(job.sides, default=0), job.number
+
+    def _order(self, waiting: Iterable[Job]) -> None:
+        self._waiting = [(self._rank(job), job) for job in waiting]
+        heapq.heapify(self._waiting)
 
     def _begin_reading(self, job: Job, device: str) -> Job:
         job.withdrawn = threading.Event()
@@ -214,8 +312,7 @@ class JobQueue:
             random.shuffle(numbers)
             for job, number in zip(scanned, numbers, strict=True):
                 job.number = number
-            self._waiting = [(job.rank, job) for job in waiting]
-            heapq.heapify(self._waiting)
+            self._order(waiting)
 
     def is_all(self, jobs: list[Job]) -> bool:
         """Whether nothing but these jobs waits, is read, ready or solved."""

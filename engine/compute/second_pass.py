@@ -69,6 +69,11 @@ class Budget:
                 if not self._running[device]:
                     self._taken[device] += time.monotonic() - self._since[device]
 
+    def took(self, device: str, seconds: float) -> None:
+        """A batch took so many seconds of a device in another process."""
+        with self._lock:
+            self._taken[device] += seconds
+
     def take(self, cost: float) -> bool:
         """Whether there is time to solve a matrix of this Projection.cost again; for the first there always is."""
         with self._lock:

@@ -57,14 +57,15 @@ class Solver:
     """The routines of one device, which import torch for a GPU; used by one thread.
 
     `limit_of` says how many matrices of a smaller side are solved together there. `tell` hears, once, why none are.
+    With `stays` what has no room on the device fails, and is not solved on the CPU.
     """
 
-    def __init__(self, device: str, run: Run, tell: Callable[[str], None]) -> None:
+    def __init__(self, device: str, run: Run, tell: Callable[[str], None], stays: bool = False) -> None:
         from ..solvers.ladder import choose
 
         self.device = device
         self.limit_of = _limits(device) if devices.is_gpu(device) else _alone
-        self._rungs = choose(device)
+        self._rungs = [rung for rung in choose(device) if not stays or rung.device == device]
         self._checks: dict[str, Check] = {}  # of the weighted matrices that were made, until they are solved
         self._zeros: dict[str, int] = {}  # of the balanced ones: neurons without a scale
         self._run = run

@@ -26,11 +26,12 @@ def test_every_command_names_a_function() -> None:
         "plan",
         "apply",
         "perplexity",
+        "worker",
         "ls",
         "rm",
         "doctor",
     ]
-    assert [command.name for command in cli.COMMANDS if not command.has_model] == ["apply", "ls", "doctor"]
+    assert [command.name for command in cli.COMMANDS if not command.has_model] == ["apply", "worker", "ls", "doctor"]
     for command in cli.COMMANDS:
         assert callable(resolve(command.run))
 

@@ -73,6 +73,11 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 def add_computing(parser: argparse.ArgumentParser) -> None:
     add_device(parser)
+    parser.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="compute by the workers of a Dask scheduler: tcp://host:8786, tls://host:8786, or its file",
+    )
     parser.add_argument("--experts", type=positive, metavar="N", help="compute N experts of each layer, evenly spread")
 
 
@@ -291,6 +296,17 @@ def perplexity(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokens", type=positive, metavar="N", help="how many of it, in whole windows (4096)")
     parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda or cuda:0: one of them is used")
     parser.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def worker(parser: argparse.ArgumentParser) -> None:
+    """Of `rankscope worker`."""
+    parser.add_argument(
+        "address", metavar="ADDRESS", help="of a Dask scheduler: tcp://host:8786, tls://host:8786, or its file"
+    )
+    parser.add_argument(
+        "--device", type=device, default="auto", help="auto, cpu, cuda or cuda:0,cuda:1: a process for each"
+    )
+    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads of each process")
 
 
 def ls(parser: argparse.ArgumentParser) -> None:

@@ -68,7 +68,7 @@ def scan(args: Namespace, root: Path) -> int:
     noise = [noise_of(p) for p in sound if is_weighted(p)]
     thresholds = tuple(dict.fromkeys((*DEFAULT_THRESHOLDS, *(args.threshold or ()))))
     events: queue.SimpleQueue[tuple[Event, ...]] = queue.SimpleQueue()
-    session = Session(model, root, events.put, Settings(args.device, args.threads))
+    session = Session(model, root, events.put, Settings(args.device, args.threads, scheduler=args.scheduler))
     session.load()
     session.tidy()
     say_opened(model, session)

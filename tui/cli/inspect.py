@@ -37,7 +37,7 @@ def inspect(args: Namespace, root: Path) -> int:
     chosen = _named(model, args.address)
     shown = _named(under(model, root, args.weight, args.address), args.address)
     events: queue.SimpleQueue[tuple[Event, ...]] = queue.SimpleQueue()
-    session = Session(model, root, events.put, Settings(args.device, args.threads))
+    session = Session(model, root, events.put, Settings(args.device, args.threads, is_small=True))
     session.load()
     say_opened(model, session)
     frame = frame_of(model)

@@ -74,6 +74,13 @@ COMMANDS = (
         "cli.perplexity:perplexity",
         arguments.perplexity,
     ),
+    Command(
+        "worker",
+        "compute for a Dask scheduler what scans on this host and on others ask it for: docs/CLUSTER.md",
+        "cli.worker:worker",
+        arguments.worker,
+        has_model=False,
+    ),
     Command("ls", "list the models that have stored spectra", "cli.stored:ls", arguments.ls, has_model=False),
     Command("rm", "remove the stored spectra of a model", "cli.stored:rm", arguments.rm),
     Command(

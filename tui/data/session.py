@@ -171,6 +171,11 @@ class Session(Known):
         if self._engine is not None:
             self._engine.stop()
 
+    def pause(self, is_paused: bool) -> None:
+        """Have the worker processes of this session stand still while it does, or go on."""
+        if self._engine is not None:
+            self._engine.pause(is_paused)
+
     def close(self, timeout: float | None = None) -> bool:
         """Stop the engine and save what is finished; True if no thread is left running. `unsaved` is then how many
         computed spectra a full disk had no room for."""

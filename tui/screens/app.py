@@ -68,9 +68,16 @@ class RankScopeApp(Surviving[None], inherit_bindings=False):
 
     async def on_mount(self) -> None:
         draw_after_fg(self)
+        self.app_suspend_signal.subscribe(self, lambda _: self._pause(True))
+        self.app_resume_signal.subscribe(self, lambda _: self._pause(False))
         self.set_keymap(self._config.keymap)
         await self.push_screen(self.explorer)
         self.is_up = True
+
+    def _pause(self, is_paused: bool) -> None:
+        """ctrl+z and fg: what computes for the explorer in other processes stands still with it."""
+        for session in self.pair.sessions:
+            session.pause(is_paused)
 
     def close(self, timeout: float) -> bool:
         """Save what is finished, within so many seconds; True if no thread is left running."""

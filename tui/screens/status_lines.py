@@ -112,10 +112,15 @@ def waiting_text(pair: Pair) -> str:
     return printable(waiting, 500)
 
 
+_NAMED = 2
+"""Devices that are named: more of them are counted."""
+
+
 def job_text(session: Session, running: Projection | None, state: str) -> str:
     """Device, what is running, done and in all, rate, time left, failures; `state` is said first."""
     progress = session.progress
-    where = ", ".join(progress.devices) if progress else ""
+    found = progress.devices if progress else ()
+    where = ", ".join(found) if len(found) <= _NAMED else f"{len(found)} workers"
     if progress is None or not progress.busy:
         parts = [where, state, f"{len(session.failures)} failed" if session.failures else ""]
     else:

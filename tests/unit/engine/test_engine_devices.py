@@ -148,3 +148,15 @@ def test_a_driver_that_does_not_answer_leaves_weights_in_memory(monkeypatch: pyt
 
     monkeypatch.setattr(torch.cuda, "mem_get_info", fail)
     assert devices.prefetch_bytes(devices.Device("cuda:0", "")) == 1 << 30
+
+
+def test_memory_of_a_gpu_that_others_use_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    free, ours = [80 << 30], [0]
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _name: (free[0], 80 << 30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _name: ours[0])
+    gpu = devices.Device("cuda:0", "")
+    assert devices.used_by_others(gpu) == devices.used_by_others(devices.Device("cpu", "")) == ""
+    free[0] = 57 << 30
+    assert devices.used_by_others(gpu) == "cuda:0: other processes use 23 GB of its 80"
+    ours[0] = 23 << 30
+    assert devices.used_by_others(gpu) == ""

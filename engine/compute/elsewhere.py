@@ -1,0 +1,134 @@
+"""Whether worker processes solve what an engine is asked for, which they are, and what happens when they are lost."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable
+
+from ..errors import printable
+from ..spectrum import Projection
+from . import devices
+from .cluster import INSTALL, Cluster, is_installed
+from .devices import Device
+from .far import Far
+from .outcomes import Outcomes
+from .queue import JobQueue
+from .reporter import Reporter
+
+_WITHOUT = 2
+"""GPUs that threads of one process use: with four they were slower than with one, see tests/benchmarks/gpu_scan.py."""
+
+_lock = threading.Lock()
+_open: dict[tuple[str, ...], tuple[Cluster, int]] = {}
+"""The clusters of this process, and how many engines use each: two models that are open share one."""
+
+
+class Elsewhere:
+    """The worker processes of one engine: none where it has one device and no `scheduler`.
+
+    `spec`: see devices.check_spec; `scheduler`: see Cluster.connect. With `is_small` one device is used, the first.
+    `devices` are those that this process itself would solve on.
+    """
+
+    def __init__(
+        self,
+        spec: str,
+        threads: int | None,
+        scheduler: str | None,
+        is_small: bool,
+        queue: JobQueue,
+        reporter: Reporter,
+        told: Outcomes,
+    ) -> None:
+        self.devices: list[Device] = []
+        self._spec, self._threads, self._scheduler, self._is_small = spec, threads, scheduler, is_small
+        self._queue, self._reporter, self._told = queue, reporter, told
+        self._far: Far | None = None
+        self._cluster: Cluster | None = None
+        self._is_lost = False
+
+    def run(self) -> bool:
+        """Have workers solve what waits until the queue is closed, or there is nothing to do for a long time; False
+        where this process has to solve, at once or what is left.
+
+        Raises:
+            InputError: a device or a scheduler that is not there.
+        """
+        key = self._key()
+        cluster = _used(key, self._begin) if key else None
+        if cluster is None:
+            return False
+        self._cluster, self._far = cluster, Far(cluster, self._queue, self._reporter, self._told)
+        try:
+            lost = self._far.run()
+        finally:
+            self._cluster = self._far = None
+            _left(key)
+        if lost:
+            self._is_lost = True
+            self._told.note(f"{printable(lost)}: this process goes on alone")
+            self._pick()
+        return not lost
+
+    def pause(self, is_paused: bool) -> None:
+        """Have the processes that were started here stand still, or go on."""
+        if self._cluster is not None:
+            self._cluster.signal(signal.SIGSTOP if is_paused else signal.SIGCONT)
+
+    def withdraw(self) -> list[Projection]:
+        """Take back what no worker has begun; returns it."""
+        return self._far.withdraw() if self._far is not None else []
+
+    def give_up(self) -> None:
+        """Wait no longer for what runs."""
+        if self._far is not None:
+            self._far.give_up()
+
+    def _key(self) -> tuple[str, ...]:
+        """What tells clusters apart; () where this process solves itself."""
+        if self._scheduler and not self._is_lost:
+            return (self._scheduler,)
+        self._pick()
+        if self._is_lost or len(self.devices) < 2:
+            return ()
+        if is_installed():
+            return (*(device.name for device in self.devices), str(self._threads or ""))
+        if self._spec == "auto" and len(self.devices) > _WITHOUT:
+            self._told.note(f"{_WITHOUT} of {len(self.devices)} GPUs are used; for a process each:  {INSTALL}")
+            self.devices = self.devices[:_WITHOUT]
+        return ()
+
+    def _pick(self) -> None:
+        self.devices, notes = devices.pick(self._spec)
+        if self._is_small:
+            self.devices = self.devices[:1]
+        for note in notes:
+            self._told.note(note)
+
+    def _begin(self) -> Cluster | None:
+        if self._scheduler and not self._is_lost:
+            return Cluster.connect(self._scheduler)
+        try:
+            return Cluster.local(self.devices, self._threads)
+        except Exception as error:  # noqa: BLE001 - no port, no process, no credentials: threads still solve
+            reason = printable(f"{type(error).__name__}: {error}", 120)
+            self._told.note(f"no worker processes can be started: this process computes alone ({reason})")
+            return None
+
+
+def _used(key: tuple[str, ...], begin: Callable[[], Cluster | None]) -> Cluster | None:
+    with _lock:
+        cluster, users = _open.get(key) or (begin(), 0)
+        if cluster is not None:
+            _open[key] = cluster, users + 1
+        return cluster
+
+
+def _left(key: tuple[str, ...]) -> None:
+    with _lock:
+        cluster, users = _open.pop(key)
+        if users > 1:
+            _open[key] = cluster, users - 1
+            return
+    cluster.close()

@@ -1,0 +1,317 @@
+"""The queue's jobs solved by worker processes: which worker has which batch, and what became of it."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from ..spectrum import Projection
+from .cluster import IN_FLIGHT, Cluster
+from .events import SolvingAgain, Started, StayBounds
+from .job import SECOND, URGENT, Job
+from .outcomes import Outcomes
+from .queue import JobQueue
+from .remote_batch import Answer, Batch, as_asked, had_no_room, light
+from .reporter import Reporter
+
+if TYPE_CHECKING:
+    from distributed import Future
+
+IDLE_SECONDS = 300.0
+"""Without work for so long processes that were started here are given back, with the memory of their GPUs."""
+GONE_SECONDS, FIRST_SECONDS = 10.0, 120.0
+"""Without a worker for so long the scan goes on in this process: one that is started anew takes about two seconds, but
+where none has come yet they may be about to be started."""
+MOST_KILLS = 3
+_TICK = 1.0
+_LEAST, _MOST = {"cpu": 1e9, "cuda": 3e11}, {"cpu": 2e10, "cuda": 7e12}
+"""Projection.cost of the smallest and of the largest batch, the latter half a second of a core and of an H100."""
+
+Needs: TypeAlias = tuple[str, ...]
+"""See Job.needs."""
+
+
+@dataclass(eq=False, slots=True)
+class Flight:
+    """A batch on its way."""
+
+    worker: Worker
+    jobs: list[Job]
+    batch: Batch
+    needs: Needs
+    future: Future[Any] | None = None
+    has_begun: bool = False
+
+    @property
+    def asked(self) -> list[tuple[Projection, Job]]:
+        return [(projection, job) for job in self.jobs for projection in job.projections]
+
+
+@dataclass(eq=False, slots=True)
+class Worker:
+    """A worker process, its batches in the order in which it solves them, and what it cannot open."""
+
+    address: str
+    name: str
+    flights: list[Flight] = field(default_factory=list)
+    refuses: set[Needs] = field(default_factory=set)
+
+    def takes(self, job: Job) -> bool:
+        """Whether it may be sent one more. What workers died of it solves alone."""
+        if any(j.kills for flight in self.flights for j in flight.jobs):
+            return False
+        if job.kills:
+            return not self.flights
+        return len(self.flights) < IN_FLIGHT + (job.priority == URGENT)
+
+
+class Far:
+    """Keeps the workers of a cluster busy with what waits in the queue, from one thread: `run`."""
+
+    def __init__(self, cluster: Cluster, queue: JobQueue, reporter: Reporter, outcomes: Outcomes) -> None:
+        self._cluster, self._queue, self._reporter, self._outcomes = cluster, queue, reporter, outcomes
+        self._command = tuple(sys.argv)
+        self._changed = threading.Condition()
+        self._workers: dict[str, Worker] = {}
+        self._is_stale = True
+        self._given_up = self._had_any = False
+        self._last_seen = self._last_busy = time.monotonic()
+
+    def run(self) -> str:
+        """Until the queue is closed or there was no work for IDLE_SECONDS: "", or why this process has to go on alone.
+
+        What was on its way and did not come back waits in the queue again.
+        """
+        self._cluster.on_change(self._call_stale)
+        self._queue.elsewhere(True)
+        try:
+            while True:
+                if reason := self._look_around():
+                    return reason
+                jobs = self._queue.next_share(self._is_free, self._share, _TICK)
+                if jobs is None:
+                    self._wait_for_what_runs()
+                    return ""
+                if jobs:
+                    self._send(jobs)
+                elif self._is_idle_too_long():
+                    return ""
+        finally:
+            self._bring_back(flight for worker in self._workers.values() for flight in list(worker.flights))
+            self._queue.elsewhere(False)
+            self._cluster.no_more(self._call_stale)
+
+    def withdraw(self) -> list[Projection]:
+        """Take back what no worker has begun; returns it."""
+        with self._changed:
+            waiting = [f for worker in self._workers.values() for f in worker.flights if not f.has_begun]
+        waiting = [flight for flight in waiting if self._claim(flight)]
+        dropped = [projection for flight in waiting for projection, _ in flight.asked]
+        for flight in waiting:
+            for job in flight.jobs:
+                self._queue.solved(job)
+        return dropped
+
+    def give_up(self) -> None:
+        """Wait no longer for what runs."""
+        with self._changed:
+            self._given_up = True
+            self._changed.notify_all()
+
+    def _call_stale(self) -> None:
+        self._is_stale = True
+        self._queue.wake()
+
+    def _look_around(self) -> str:
+        """See which workers came and went; returns why none can be had any more."""
+        if self._is_stale or not self._workers:
+            self._is_stale = False
+            found = self._cluster.workers()
+            if found is None:
+                return "the Dask scheduler is gone"
+            with self._changed:
+                gone = [self._workers.pop(address) for address in self._workers.keys() - found.keys()]
+                for address in found.keys() - self._workers.keys():
+                    self._workers[address] = Worker(address, found[address])
+                self._reporter.devices = tuple(sorted(worker.name for worker in self._workers.values()))
+            for worker in gone:
+                self._mourn(worker)
+        now = time.monotonic()
+        if self._workers:
+            self._last_seen, self._had_any = now, True
+            with self._changed:
+                refused = set.intersection(*(worker.refuses for worker in self._workers.values()))
+            return f"no worker can open {', '.join(next(iter(refused)))}" if refused else ""
+        if not self._had_any:
+            self._outcomes.note(f"the scheduler has no worker yet: waits {FIRST_SECONDS:.0f} s for one")
+        if now - self._last_seen <= (GONE_SECONDS if self._had_any else FIRST_SECONDS):
+            return ""
+        return "all worker processes are gone" if self._had_any else "the scheduler has no worker"
+
+    def _mourn(self, worker: Worker) -> None:
+        """What a worker that died had waits again, each job of it by itself; what MOST_KILLS died of fails."""
+        for flight in list(worker.flights):
+            if not self._claim(flight):
+                continue
+            for job in flight.jobs:
+                job.kills += 1
+            for job in [job for job in flight.jobs if job.kills >= MOST_KILLS]:
+                flight.jobs.remove(job)
+                reason = (
+                    f"{MOST_KILLS} worker processes died of it, or beside it: it may need more memory than they have"
+                )
+                self._give_up_on(job, reason)
+            self._queue.put_back(flight.jobs)
+
+    def _give_up_on(self, job: Job, reason: str) -> None:
+        if job.priority == SECOND:
+            self._reporter.tell(StayBounds(tuple(job.projections)))
+        else:
+            self._outcomes.fail(job.projections, reason)
+        self._queue.solved(job)
+
+    def _is_free(self, job: Job) -> bool:
+        return self._worker_for(job) is not None
+
+    def _worker_for(self, job: Job) -> Worker | None:
+        """The one that has least to do of those that take this job."""
+        needs = job.needs
+        with self._changed:
+            able = [worker for worker in self._workers.values() if needs not in worker.refuses]
+            roomy = [worker for worker in able if worker.name not in job.no_room] or able
+            able = [worker for worker in roomy if worker.takes(job)]
+            return min(able, key=lambda w: (len(w.flights), w.name), default=None)
+
+    def _share(self, waiting: float) -> float:
+        """How much of a cost goes into one batch: what is left is shared by all again and again, so that the last
+        batches are small and all workers end together."""
+        with self._changed:
+            kind = "cuda" if any("cuda" in worker.name for worker in self._workers.values()) else "cpu"
+            count = max(1, len(self._workers))
+        return min(_MOST[kind], max(_LEAST[kind], waiting / (2 * count)))
+
+    def _send(self, jobs: list[Job]) -> None:
+        self._last_busy = time.monotonic()
+        is_again = jobs[0].priority == SECOND
+        if is_again and not self._outcomes.budget.take(jobs[0].cost):
+            self._give_up_on(jobs[0], "")
+            return
+        if not is_again:
+            self._outcomes.look(jobs)
+        for job in [job for job in jobs if not job.projections]:
+            jobs.remove(job)
+            self._queue.solved(job)
+        if not jobs:
+            return
+        worker = self._worker_for(jobs[0])
+        assert worker is not None  # they get less to do, and are forgotten in this thread alone
+        models = tuple(checkpoint.elsewhere for checkpoint in jobs[0].checkpoints)
+        asked = tuple(light(projection) for job in jobs for projection in job.projections)
+        is_last = worker.name in jobs[0].no_room
+        batch = Batch(models, asked, self._command, jobs[0].priority == URGENT, is_again, is_last)
+        flight = Flight(worker, jobs, batch, jobs[0].needs)
+        with self._changed:
+            worker.flights.append(flight)
+        self._begin(worker)
+        flight.future = self._cluster.submit(batch, worker.address, f"rankscope-{uuid.uuid4().hex}")
+        flight.future.add_done_callback(partial(self._landed, flight))
+
+    def _begin(self, worker: Worker) -> None:
+        """Tell that the first of a worker's batches is being solved."""
+        with self._changed:
+            if not worker.flights or worker.flights[0].has_begun:
+                return
+            flight = worker.flights[0]
+            flight.has_begun = True
+        told = SolvingAgain if flight.batch.is_again else Started
+        for projection, _ in flight.asked:
+            self._reporter.tell(told(projection, worker.name))
+
+    def _landed(self, flight: Flight, future: Future[Any]) -> None:
+        """A batch has come back, from a thread of Dask's."""
+        try:
+            answer: Answer | None = future.result()
+        except Exception as error:  # noqa: BLE001 - of the worker, or of the way to it
+            if future.cancelled() or future.status in ("cancelled", "lost"):
+                answer = None
+            else:
+                answer = Answer(refused=f"{type(error).__name__}: {error}")
+        if not self._claim(flight):
+            return
+        if answer is None:
+            self._queue.put_back(flight.jobs)
+        elif answer.refused:
+            self._refused(flight, answer.refused)
+        else:
+            self._take_in(flight, answer)
+        self._begin(flight.worker)
+        self._queue.wake()
+
+    def _refused(self, flight: Flight, reason: str) -> None:
+        with self._changed:
+            flight.worker.refuses.add(flight.needs)
+        self._outcomes.note(f"{flight.worker.name} gets none of it: {reason}")
+        self._queue.put_back(flight.jobs)
+
+    def _take_in(self, flight: Flight, answer: Answer) -> None:
+        spectra = {spectrum.projection.key: spectrum for spectrum in answer.spectra}
+        failures = dict(answer.failures)
+        for notice in answer.notices:
+            self._outcomes.note(f"{flight.worker.name}: {notice}")
+        if not flight.batch.is_again:
+            self._outcomes.budget.took(flight.worker.name, answer.seconds)
+        for job in flight.jobs:
+            if not flight.batch.is_again and not flight.batch.is_last:
+                self._hand_on(flight, job, failures)
+            for projection in job.projections:
+                found = spectra.get(projection.key)
+                kept = None if found is None else as_asked(found, projection)
+                if flight.batch.is_again:
+                    self._outcomes.keep_again(projection, kept, job.cost, answer.seconds)
+                elif kept is not None:
+                    self._outcomes.keep(kept, job)
+                else:
+                    self._outcomes.fail([projection], failures.get(projection.key, "the worker process gave no result"))
+            if job.checkpoint.is_remote:
+                self._reporter.fetched(sum(part.tensor.stored_bytes for part in job.parts))
+            self._queue.solved(job)
+
+    def _hand_on(self, flight: Flight, job: Job, failures: dict[str, str]) -> None:
+        """Have another worker do what this one had no memory for."""
+        lost = [p for p in job.projections if had_no_room(failures.get(p.key, ""))]
+        if lost:
+            self._queue.add_again(job, lost, job.no_room | {flight.worker.name})
+            job.projections = [p for p in job.projections if p not in lost]
+
+    def _claim(self, flight: Flight) -> bool:
+        """Whether a flight was still on its way; from now on it is not."""
+        with self._changed:
+            is_there = flight in flight.worker.flights
+            if is_there:
+                flight.worker.flights.remove(flight)
+            self._changed.notify_all()
+        if is_there and flight.future is not None and not flight.future.done():
+            flight.future.cancel()
+        return is_there
+
+    def _bring_back(self, flights: Iterable[Flight]) -> None:
+        for flight in flights:
+            if self._claim(flight):
+                self._queue.put_back(flight.jobs)
+
+    def _wait_for_what_runs(self) -> None:
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._given_up or not any(worker.flights for worker in self._workers.values())
+            )
+
+    def _is_idle_too_long(self) -> bool:
+        if not self._queue.is_idle():
+            self._last_busy = time.monotonic()
+        return time.monotonic() - self._last_busy > IDLE_SECONDS

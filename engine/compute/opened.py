@@ -1,0 +1,87 @@
+"""What a worker process has opened: the checkpoints that a batch names, and the second moments of its projections."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+from ..calibration.pooled import POOLED, PooledWeighting
+from ..calibration.weighting import ABOUT_MEAN, open_weighting
+from ..catalogue.tree import build_tree
+from ..checkpoint.open import Checkpoint
+from ..derive.norm_weighting import NormWeighting
+from ..errors import InputError, WeightsError, printable
+from ..moment import Weighting
+from ..spectrum import Operand, Projection
+from .job import find, place_of
+
+
+class RefusedError(Exception):
+    """A worker cannot take a batch, nor any other of these files: one sentence."""
+
+
+class Opened:
+    """The checkpoints of a batch as this process has opened them, and what loads the operands of its projections."""
+
+    def __init__(self, checkpoints: Sequence[Checkpoint]) -> None:
+        self.checkpoints = tuple(checkpoints)
+        self._named = [(held, {tensor.name: tensor for tensor in held.tensors}) for held in checkpoints]
+        self._weightings: dict[tuple[str, int], Weighting] = {}
+
+    def whole(self, projection: Projection) -> Projection:
+        """A projection that has travelled, with operands that load.
+
+        Raises:
+            RefusedError: its tensor lies in no file here, or its second moments are in none.
+        """
+        homes = [self._home(parent) for parent in projection.parents]
+        made = projection.derived
+        if made is None or not made.operands:
+            return projection
+        here: dict[str, Operand] = {}
+        for file in dict.fromkeys(operand.file for operand in made.operands):
+            here |= self._operands(file, projection, homes)
+        lacking = [operand for operand in made.operands if operand.digest not in here]
+        if lacking:
+            raise RefusedError(f"{printable(lacking[0].file) or 'the norms of the model'} holds other numbers there")
+        return replace(projection, derived=replace(made, operands=tuple(here[o.digest] for o in made.operands)))
+
+    def _home(self, parent: Projection) -> Checkpoint:
+        try:
+            return find(place_of(parent), self._named)[0]
+        except KeyError:
+            named = printable(parent.source.file)
+            raise RefusedError(f"{named} is another file there: a copy with a time or content of its own") from None
+
+    def _operands(self, file: str, projection: Projection, homes: Sequence[Checkpoint]) -> dict[str, Operand]:
+        """What a file of second moments says of a projection and its parents, or the norms of their checkpoint."""
+        found: dict[str, Operand] = {}
+        for parent, home in zip(projection.parents, homes, strict=True):
+            with suppress(WeightsError):
+                moment = self._weighting(file, home).moment(parent)
+                found |= {operand.digest: operand for operand in moment.operands}
+        return found
+
+    def _weighting(self, file: str, home: Checkpoint) -> Weighting:
+        key = file, id(home)
+        if key not in self._weightings:
+            try:
+                self._weightings[key] = _weighting_of(file, home)
+            except InputError as error:
+                raise RefusedError(str(error)) from None
+        return self._weightings[key]
+
+
+def _weighting_of(file: str, home: Checkpoint) -> Weighting:
+    """What an operand's file stands for; see Operand.
+
+    Raises:
+        InputError: it cannot be had.
+    """
+    if not file:
+        return NormWeighting(home)
+    if file.startswith(POOLED):
+        opened = open_weighting(file.removeprefix(POOLED), home.name, home.config)
+        return PooledWeighting(opened, build_tree(home).projections)
+    return open_weighting(file.removeprefix(ABOUT_MEAN), home.name, home.config, file.startswith(ABOUT_MEAN))

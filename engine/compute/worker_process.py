@@ -1,0 +1,196 @@
+"""What solves in a worker process: an engine of its own for one device, and the checkpoints that it has opened.
+
+Dask imports this when a worker begins, and calls `dask_setup`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import queue
+import shlex
+import signal
+import threading
+import time
+from collections import defaultdict
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from ..checkpoint.open import open_checkpoint
+from ..errors import InputError, WeightsError, without_secrets
+from ..spectrum import Projection, Run, Spectrum, digest
+from . import devices
+from .cluster import DEVICE, PARENT, THREADS
+from .engine import Engine, Settings
+from .events import Event, Failed, Notice
+from .opened import Opened, RefusedError
+from .queue import JobQueue
+from .reader import Reader
+from .remote_batch import SERVICE, SOFTWARE, Answer, Batch, light
+from .worker import Solver, own_stream
+
+if TYPE_CHECKING:
+    from distributed import Worker
+
+_PR_SET_PDEATHSIG = 1
+
+
+def dask_setup(worker: Worker) -> None:
+    """Make a Dask worker one of ours."""
+    if parent := os.environ.get(PARENT):
+        _belong_to(int(parent))
+    threads = os.environ.get(THREADS)
+    setattr(worker, SERVICE, Service(os.environ.get(DEVICE, "cpu"), int(threads) if threads else None))
+
+
+def _belong_to(parent: int) -> None:
+    """End with the process that started this one, killed or not; say nothing on its terminal; leave its keys to it."""
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)
+    with suppress(OSError, AttributeError):  # Linux; elsewhere Dask's own pipe ends it
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in range(3):
+        os.dup2(nowhere, stream)
+
+
+class _Kept:
+    """A sink that hands each spectrum on once the engine counts it as done: asked for again it is solved again."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._solved: queue.SimpleQueue[tuple[Future[None], Spectrum]] = queue.SimpleQueue()
+        threading.Thread(target=self._hand_on, name="rankscope-kept", daemon=True).start()
+
+    def has(self, _key: str) -> bool:
+        return False
+
+    def look(self) -> bool:
+        return False
+
+    def listen(self, _tell: object) -> None:
+        return
+
+    def put(self, spectrum: Spectrum) -> Future[None]:
+        future: Future[None] = Future()
+        self._solved.put((future, spectrum))
+        return future
+
+    def _hand_on(self) -> None:
+        while True:
+            future, spectrum = self._solved.get()
+            future.set_result(None)
+            self._service.settle(spectrum.projection.key, spectrum)
+
+
+class Service:
+    """Solves batches, several at once, on one device: "cpu", or the one GPU that this process sees."""
+
+    def __init__(self, device: str, threads: int | None) -> None:
+        self._shown, self._device = device, "cuda:0" if device.startswith("cuda") else "cpu"
+        self._engine = Engine(_Kept(self), self._hear, Settings(self._device, threads, is_worker=True))
+        self._lock = threading.Lock()
+        self._waiting: defaultdict[str, list[Future[Spectrum | str]]] = defaultdict(list)
+        self._opened: dict[tuple[str, ...], Opened] = {}
+        self._notices: list[str] = []
+
+    def solve(self, batch: Batch) -> Answer:
+        """Spectra and failures of a batch, or why nothing of it can be done here."""
+        start = time.monotonic()
+        if batch.software != SOFTWARE:
+            return Answer(refused=f"it runs {SOFTWARE}, and this is {batch.software}")
+        try:
+            opened, wanted = self._whole(batch)
+        except (InputError, RefusedError) as error:
+            return Answer(refused=str(error))
+        if batch.is_again or batch.is_last:
+            found: dict[str, Spectrum | str | None] = {p.key: self._alone(opened, p, batch.is_again) for p in wanted}
+        else:
+            found = self._all(opened, wanted, batch.is_urgent)
+        spectra = [self._sent(s, batch.command) for s in found.values() if isinstance(s, Spectrum)]
+        failures = {key: reason for key, reason in found.items() if isinstance(reason, str)}
+        with self._lock:
+            notices, self._notices = tuple(self._notices), []
+        return Answer(tuple(spectra), tuple(failures.items()), notices, time.monotonic() - start)
+
+    def settle(self, key: str, found: Spectrum | str) -> None:
+        """A key is solved, or failed with a sentence: whoever waits for it has it."""
+        with self._lock:
+            waiting = self._waiting.pop(key, [])
+        for future in waiting:
+            future.set_result(found)
+
+    def _whole(self, batch: Batch) -> tuple[Opened, list[Projection]]:
+        """The checkpoints of a batch and its projections as they are computed here. Checkpoints are opened once, and
+        again where what is asked for is not in them: a file may have changed.
+
+        Raises:
+            InputError: there is none of that name.
+            RefusedError: see Opened.
+        """
+        with self._lock:
+            known = self._opened.get(batch.models)
+        if known is not None:
+            with suppress(RefusedError):
+                return known, [known.whole(p) for p in batch.projections]
+        opened = Opened([open_checkpoint(name) for name in batch.models])
+        wanted = [opened.whole(p) for p in batch.projections]
+        with self._lock:
+            self._opened[batch.models] = opened
+        return opened, wanted
+
+    def _all(self, opened: Opened, wanted: list[Projection], is_urgent: bool) -> dict[str, Spectrum | str | None]:
+        futures: dict[str, Future[Spectrum | str]] = {p.key: Future() for p in wanted}
+        with self._lock:
+            for key, future in futures.items():
+                self._waiting[key].append(future)
+        first, *others = opened.checkpoints
+        self._engine.submit(first, wanted, others=others, urgent=is_urgent)
+        return {key: future.result() for key, future in futures.items()}
+
+    def _alone(self, opened: Opened, projection: Projection, is_again: bool) -> Spectrum | str | None:
+        """One projection beside the engine: by the SVD, None where that gives nothing, or where not `is_again` on the
+        CPU, whatever this worker has else."""
+        device = self._device if is_again else "cpu"
+        jobs = JobQueue({device: 0})
+        first, *others = opened.checkpoints
+        jobs.add(first, [projection], False, others)
+        job, reader = jobs.next_to_read(), Reader()
+        assert job is not None
+        with own_stream(device):
+            try:
+                for part in job.parts:
+                    part.weights, part.seen = reader.read(part)
+            except (WeightsError, OSError, RuntimeError, MemoryError) as error:
+                return None if is_again else str(error)
+            solver = Solver(device, self._run, self._notices.append)
+            return solver.solve_again(projection, job) if is_again else next(solver.solve([(projection, job)]))
+
+    @cached_property
+    def _run(self) -> Run:
+        return devices.make_run(devices.pick(self._device)[0])
+
+    def _hear(self, events: tuple[Event, ...]) -> None:
+        for event in events:
+            match event:
+                case Failed(projection, reason):
+                    self.settle(projection.key, reason)
+                case Notice(text):
+                    with self._lock:
+                        self._notices.append(text)
+
+    def _sent(self, spectrum: Spectrum, command: tuple[str, ...]) -> Spectrum:
+        """As it travels: of the run that the command line of the other side began, on the device as it is known there.
+
+        A run is known by its id: one process may work for several command lines.
+        """
+        line = shlex.join(map(without_secrets, command))
+        run = replace(spectrum.run, run_id=digest(spectrum.run.run_id, line), command=line)
+        made = spectrum.provenance
+        made = replace(made, device=self._shown) if devices.is_gpu(made.device) else made
+        return replace(spectrum, projection=light(spectrum.projection), provenance=made, run=run)
