@@ -90,7 +90,7 @@ class Scan:
         for event in events:
             if isinstance(event, Saved):
                 self.kept.append(event.spectrum)
-            elif isinstance(event, Failed | Notice):
+            elif isinstance(event, Failed) or (isinstance(event, Notice) and event.fatal):
                 self.failed.append(getattr(event, "reason", "") or getattr(event, "text", ""))
             elif isinstance(event, Progress) and not event.busy:
                 self.again = event.again
