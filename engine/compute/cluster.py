@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import signal
+import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError, printable
 from .devices import Device
-from .remote_batch import Batch, solve
+from .remote_batch import Batch, solve, warm
 
 if TYPE_CHECKING:
     from distributed import Client, Future, SpecCluster
@@ -149,6 +150,11 @@ class Cluster:
             allow_other_workers=False,
             priority=10 if batch.is_urgent else 0,
         )
+
+    def warm(self, address: str) -> Future[None]:
+        """Have a worker make itself ready before its first batch."""
+        key = f"rankscope-warm-{uuid.uuid4().hex}"
+        return self._client.submit(warm, key=key, pure=False, workers=[address], allow_other_workers=False)
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the processes that were started here."""

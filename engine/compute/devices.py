@@ -80,6 +80,19 @@ def is_gpu(name: str) -> bool:
     return name != "cpu"
 
 
+def answers(device: str) -> bool:
+    """Whether a device still works: after a fault of CUDA nothing does in this process."""
+    if not is_gpu(device):
+        return True
+    import torch
+
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError:
+        return False
+    return True
+
+
 def _may_have_gpu() -> bool:
     """Whether a driver is there that torch could use: asked without torch, whose import takes 1.2 s and more."""
     if Path("/dev/kfd").exists():  # AMD

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from ..errors import printable
 from ..spectrum import Projection
-from . import devices
+from . import devices, driver
 from .cluster import INSTALL, Cluster, is_installed
 from .devices import Device
 from .far import Far
@@ -25,7 +25,8 @@ _open: dict[tuple[str, ...], tuple[Cluster, int]] = {}
 
 
 class Elsewhere:
-    """The worker processes of one engine: none where it has one device and no `scheduler`.
+    """The worker processes of one engine: none where it has one device and no `scheduler`, unless that is a GPU and
+    `is_apart`, see Settings.
 
     `spec`: see devices.check_spec; `scheduler`: see Cluster.connect. With `is_small` one device is used, the first.
     `devices` are those that this process itself would solve on.
@@ -37,12 +38,15 @@ class Elsewhere:
         threads: int | None,
         scheduler: str | None,
         is_small: bool,
+        is_apart: bool,
         queue: JobQueue,
         reporter: Reporter,
         told: Outcomes,
     ) -> None:
         self.devices: list[Device] = []
-        self._spec, self._threads, self._scheduler, self._is_small = spec, threads, scheduler, is_small
+        self._processes: list[Device] = []
+        self._spec, self._threads, self._scheduler = spec, threads, scheduler
+        self._is_small, self._is_apart = is_small, is_apart
         self._queue, self._reporter, self._told = queue, reporter, told
         self._far: Far | None = None
         self._cluster: Cluster | None = None
@@ -57,7 +61,10 @@ class Elsewhere:
         """
         key = self._key()
         cluster = _used(key, self._begin) if key else None
+        self._reporter.starts("")
         if cluster is None:
+            if key:
+                self._pick()
             return False
         self._cluster, self._far = cluster, Far(cluster, self._queue, self._reporter, self._told)
         try:
@@ -85,21 +92,46 @@ class Elsewhere:
         if self._far is not None:
             self._far.give_up()
 
+    def can_warm(self) -> bool:
+        """Whether there are GPUs on this host that can be made ready: in this process one that need not be apart."""
+        found = [] if self._scheduler else self._named_gpus()
+        return bool(found) and (is_installed() or (len(found) == 1 and not self._is_apart))
+
     def _key(self) -> tuple[str, ...]:
         """What tells clusters apart; () where this process solves itself."""
         if self._scheduler and not self._is_lost:
             return (self._scheduler,)
-        self._pick()
-        if self._is_lost or len(self.devices) < 2:
-            return ()
-        if is_installed():
-            return (*(device.name for device in self.devices), str(self._threads or ""))
+        self._processes = [] if self._is_lost else self._for_processes()
+        if not self._processes:
+            self._pick()
+            if self._is_lost or len(self.devices) < 2:
+                return ()
+            if is_installed():
+                self._processes = self.devices
+        if self._processes:
+            return (*(device.name for device in self._processes), str(self._threads or ""))
         if self._spec == "auto" and len(self.devices) > _WITHOUT:
             self._told.note(f"{_WITHOUT} of {len(self.devices)} GPUs are used; for a process each:  {INSTALL}")
             self.devices = self.devices[:_WITHOUT]
         return ()
 
+    def _for_processes(self) -> list[Device]:
+        """The GPUs that get a process each, [] where there are none: known without torch, of no use here."""
+        found = self._named_gpus()
+        return found if (len(found) > 1 or (found and self._is_apart)) and is_installed() else []
+
+    def _named_gpus(self) -> list[Device]:
+        """The GPUs that are to be used, as far as the driver knows them; all that are named, or none."""
+        found = [] if self._spec == "cpu" else driver.gpus()
+        if self._spec not in ("auto", "cuda"):
+            wanted = self._spec.split(",")
+            found = [device for device in found if device.name in wanted]
+            found = sorted(found, key=lambda device: wanted.index(device.name)) if len(found) == len(wanted) else []
+        return found[:1] if self._is_small else found
+
     def _pick(self) -> None:
+        if len(found := self._named_gpus()) == 1:
+            driver.begin_context(found[0].name)
         self.devices, notes = devices.pick(self._spec)
         if self._is_small:
             self.devices = self.devices[:1]
@@ -109,8 +141,9 @@ class Elsewhere:
     def _begin(self) -> Cluster | None:
         if self._scheduler and not self._is_lost:
             return Cluster.connect(self._scheduler)
+        self._reporter.starts(f"starting a process for {', '.join(device.name for device in self._processes)}")
         try:
-            return Cluster.local(self.devices, self._threads)
+            return Cluster.local(self._processes, self._threads)
         except Exception as error:  # noqa: BLE001 - no port, no process, no credentials: threads still solve
             reason = printable(f"{type(error).__name__}: {error}", 120)
             self._told.note(f"no worker processes can be started: this process computes alone ({reason})")

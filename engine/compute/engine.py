@@ -39,6 +39,8 @@ class Settings:
     `prefetch_bytes` of weights may lie in each device's memory, read or being solved; None for what suits it.
     `is_worker`: of a worker process, which leaves to others what its device has no room for, and to the one that asks
     what is solved a second time. `scheduler`: see Cluster.connect. `is_small`: a few matrices, for one device.
+    `is_apart`: one GPU, too, is used from a process of its own, so that this one imports no torch and outlives a fault
+    of CUDA.
     """
 
     device: str = "auto"
@@ -47,6 +49,7 @@ class Settings:
     is_worker: bool = False
     scheduler: str | None = None
     is_small: bool = False
+    is_apart: bool = False
 
 
 class Engine:
@@ -70,13 +73,14 @@ class Engine:
             self._settings.threads,
             self._settings.scheduler,
             self._settings.is_small,
+            self._settings.is_apart,
             self._queue,
             self._reporter,
             self._outcomes,
         )
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
-        self._started = False
+        self._started = self._is_closed = False
 
     def submit(
         self,
@@ -110,6 +114,17 @@ class Engine:
             self._start(any(held.is_remote for held in opened))
         return accepted
 
+    def warm(self) -> None:
+        """Have GPUs made ready before anything is asked for: nothing where there are none, or where they need processes
+        of their own that cannot be had. Returns at once."""
+        with self._lock:
+            self._spawn(self._warm, "rankscope-warm")
+
+    def _warm(self) -> None:
+        """Ask the driver, which may take half a second, and begin."""
+        if self._elsewhere.can_warm() and not self._is_closed:
+            self._start(False)
+
     def _is_under_way(self, key: str) -> bool:
         """Being solved or saved: neither waiting nor done."""
         return self._reporter.is_open(key) and not self._queue.holds(key)
@@ -123,10 +138,11 @@ class Engine:
 
     def close(self, timeout: float | None = None) -> bool:
         """Stop, and wait for the running batch up to `timeout` seconds; True if every thread ended."""
+        self._is_closed = True
         self.stop()
         self._queue.close()
         deadline = None if timeout is None else time.monotonic() + timeout
-        for thread in self._threads:
+        for thread in list(self._threads):
             thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
         self._elsewhere.give_up()
         self._reporter.close()
@@ -175,14 +191,16 @@ class Engine:
         self._queue.open({device.name: bounded or devices.prefetch_bytes(device) for device in found})
         with self._lock:
             for number in range(devices.READERS if is_remote else devices.readers(found)):
-                self._spawn(self._read, f"rankscope-reader-{number}")
+                self._spawn(self._read, f"rankscope-reader-{number}", found)
             for device in found:
                 threads = devices.thread_count(self._settings.threads)
                 for number in range(devices.workers(device, threads)[0]):
                     self._spawn(self._work, f"rankscope-{device.name}-{number}", device, threads, run)
 
-    def _read(self) -> None:
+    def _read(self, found: Sequence[Device]) -> None:
         reader = Reader()
+        for device in found:
+            reader.prepare(device.name)
         while (job := self._queue.next_to_read()) is not None:
             # A call of its own: nothing here keeps the weights while it waits.
             if job.priority == SECOND:
@@ -225,6 +243,10 @@ class Engine:
             self._reporter.tell(StayBounds(tuple(lost)))
 
     def _work(self, device: Device, threads: int, run: Run) -> None:
+        if devices.is_gpu(device.name):
+            from ..solvers.warm import load_kernels
+
+            load_kernels(device.name)  # while the first tensors are read
         with own_stream(device.name):
             solver = Solver(device.name, run, self._outcomes.note, self._settings.is_worker)
             while jobs := self._queue.next_batch(device.name, solver.limit_of):

@@ -104,7 +104,7 @@ class Progress:
     `eta` is in seconds, by cost (floating-point operations) or by bytes to fetch, whichever is later, None while
     unknown. What other processes have saved meanwhile is done, too. `busy` is False once nothing waits or runs. Of
     `to_fetch` bytes from a server `fetched` have come. `waiting` is the line that says why nothing can be saved for
-    now, "" where it can: what is computed is kept.
+    now, "" where it can: what is computed is kept. `starting` is what is done before anything can be solved.
     """
 
     done: int
@@ -118,6 +118,7 @@ class Progress:
     to_fetch: int = 0
     waiting: str = ""
     again: Again = Again()
+    starting: str = ""
 
 
 Event: TypeAlias = (

@@ -55,12 +55,16 @@ class Flight:
 
 @dataclass(eq=False, slots=True)
 class Worker:
-    """A worker process, its batches in the order in which it solves them, and what it cannot open."""
+    """A worker process, its batches in the order in which it solves them, and what it cannot take and why.
+
+    It is `warming` until it has all that its first batch needs.
+    """
 
     address: str
     name: str
     flights: list[Flight] = field(default_factory=list)
-    refuses: set[Needs] = field(default_factory=set)
+    refuses: dict[Needs, str] = field(default_factory=dict)
+    warming: Future[None] | None = None
 
     def takes(self, job: Job) -> bool:
         """Whether it may be sent one more. What workers died of it solves alone."""
@@ -139,20 +143,43 @@ class Far:
                 gone = [self._workers.pop(address) for address in self._workers.keys() - found.keys()]
                 for address in found.keys() - self._workers.keys():
                     self._workers[address] = Worker(address, found[address])
+                    self._warm(self._workers[address])
                 self._reporter.devices = tuple(sorted(worker.name for worker in self._workers.values()))
+                self._say_what_starts()
             for worker in gone:
                 self._mourn(worker)
         now = time.monotonic()
         if self._workers:
             self._last_seen, self._had_any = now, True
             with self._changed:
-                refused = set.intersection(*(worker.refuses for worker in self._workers.values()))
-            return f"no worker can open {', '.join(next(iter(refused)))}" if refused else ""
+                refused = set.intersection(*(set(worker.refuses) for worker in self._workers.values()))
+                reasons = {worker.refuses[needs] for worker in self._workers.values() for needs in refused}
+            return (
+                f"no worker can take {', '.join(next(iter(refused)))} ({'; '.join(sorted(reasons))})" if refused else ""
+            )
         if not self._had_any:
             self._outcomes.note(f"the scheduler has no worker yet: waits {FIRST_SECONDS:.0f} s for one")
         if now - self._last_seen <= (GONE_SECONDS if self._had_any else FIRST_SECONDS):
             return ""
         return "all worker processes are gone" if self._had_any else "the scheduler has no worker"
+
+    def _warm(self, worker: Worker) -> None:
+        """Have a worker that came make itself ready, before its first batch or beside it."""
+        worker.warming = self._cluster.warm(worker.address)
+        worker.warming.add_done_callback(partial(self._warmed, worker))
+
+    def _warmed(self, worker: Worker, _future: Future[None]) -> None:
+        with self._changed:
+            worker.warming = None
+            self._say_what_starts()
+
+    def _say_what_starts(self) -> None:
+        """What is waited for while no GPU can solve yet."""
+        cold = [
+            worker.name for worker in self._workers.values() if worker.warming is not None and "cuda" in worker.name
+        ]
+        is_all = len(cold) == len(self._workers)
+        self._reporter.starts(f"{', '.join(cold)}: torch, CUDA and kernels are loaded" if cold and is_all else "")
 
     def _mourn(self, worker: Worker) -> None:
         """What a worker that died had waits again, each job of it by itself; what MOST_KILLS died of fails."""
@@ -255,7 +282,7 @@ class Far:
 
     def _refused(self, flight: Flight, reason: str) -> None:
         with self._changed:
-            flight.worker.refuses.add(flight.needs)
+            flight.worker.refuses[flight.needs] = reason
         self._outcomes.note(f"{flight.worker.name} gets none of it: {reason}")
         self._queue.put_back(flight.jobs)
 

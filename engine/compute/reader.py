@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ..checkpoint.ranges import UNWATCHED, Watch
@@ -19,6 +20,12 @@ class Reader:
 
     def __init__(self) -> None:
         self._landings: dict[str, Landing] = {"cpu": HOST}
+
+    def prepare(self, device: str) -> None:
+        """Page-lock the memory through which a GPU is read to, before the first tensor; where that fails, at it."""
+        if device not in self._landings:
+            with suppress(RuntimeError):
+                self._landings[device] = GpuLanding(device)
 
     def read(self, job: Job, watch: Watch = UNWATCHED) -> tuple[Weights | BlockStack, str]:
         """The weights and their digest; on the CPU where the device takes none: the ladder goes on from there.

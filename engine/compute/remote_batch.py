@@ -19,6 +19,8 @@ class Solves(Protocol):
 
     def solve(self, batch: Batch) -> Answer: ...
 
+    def warm(self) -> None: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -71,6 +73,15 @@ def as_asked(spectrum: Spectrum, asked: Projection) -> Spectrum:
 def had_no_room(failure: str) -> bool:
     """Whether the sentence of a failure says that memory ran out: on another machine it may not."""
     return "out of memory" in failure.lower() or "MemoryError" in failure
+
+
+def warm() -> None:
+    """Make a worker process ready for its first batch; called there."""
+    from distributed import get_worker
+
+    service: Solves | None = getattr(get_worker(), SERVICE, None)
+    if service is not None:
+        service.warm()
 
 
 def solve(batch: Batch) -> Answer:

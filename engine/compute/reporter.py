@@ -37,7 +37,7 @@ class Reporter:
         self._pending: list[Event] = []
         self._closed = False
         self._thread: threading.Thread | None = None
-        self._waiting = ""
+        self._waiting = self._starting = ""
         self._reset()
 
     def _reset(self) -> None:
@@ -92,6 +92,13 @@ class Reporter:
         with self._changed:
             self._is_stale = self._is_stale or reason != self._waiting
             self._waiting = reason
+            self._changed.notify()
+
+    def starts(self, doing: str) -> None:
+        """What is being done before anything can be solved, any thread says; "" once it can."""
+        with self._changed:
+            self._is_stale = self._is_stale or doing != self._starting
+            self._starting = doing
             self._changed.notify()
 
     def tell(self, event: Event) -> None:
@@ -153,7 +160,8 @@ class Reporter:
         busy = bool(self._open or self._open_again)
         again = Again(self._found_again, self._begun_again, self._solved_again, self.seconds_again)
         counts = self._done, self._failed, self._total
-        return Progress(*counts, rate, eta, self.devices, busy, self._fetched, self._to_fetch, self._waiting, again)
+        said = self._waiting, again, self._starting
+        return Progress(*counts, rate, eta, self.devices, busy, self._fetched, self._to_fetch, *said)
 
     def _deliver(self) -> None:
         while True:

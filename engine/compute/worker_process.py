@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from ..checkpoint.open import open_checkpoint
 from ..errors import InputError, WeightsError, without_secrets
 from ..spectrum import Projection, Run, Spectrum, digest
-from . import devices
+from . import devices, driver
 from .cluster import DEVICE, PARENT, THREADS
 from .engine import Engine, Settings
 from .events import Event, Failed, Notice
@@ -94,7 +94,8 @@ class Service:
     def __init__(self, device: str, threads: int | None) -> None:
         self._shown, self._device = device, "cuda:0" if device.startswith("cuda") else "cpu"
         self._engine = Engine(_Kept(self), self._hear, Settings(self._device, threads, is_worker=True))
-        self._lock = threading.Lock()
+        self._lock, self._device_lock = threading.Lock(), threading.Lock()
+        self._has_looked = False
         self._waiting: defaultdict[str, list[Future[Spectrum | str]]] = defaultdict(list)
         self._opened: dict[tuple[str, ...], Opened] = {}
         self._notices: list[str] = []
@@ -105,6 +106,7 @@ class Service:
         if batch.software != SOFTWARE:
             return Answer(refused=f"it runs {SOFTWARE}, and this is {batch.software}")
         try:
+            self._look_at_device()
             opened, wanted = self._whole(batch)
         except (InputError, RefusedError) as error:
             return Answer(refused=str(error))
@@ -112,11 +114,38 @@ class Service:
             found: dict[str, Spectrum | str | None] = {p.key: self._alone(opened, p, batch.is_again) for p in wanted}
         else:
             found = self._all(opened, wanted, batch.is_urgent)
+        if any(isinstance(each, str) for each in found.values()) and not devices.answers(self._device):
+            os.kill(os.getpid(), signal.SIGKILL)  # a fault of CUDA ends with its process; what it had is solved again
         spectra = [self._sent(s, batch.command) for s in found.values() if isinstance(s, Spectrum)]
         failures = {key: reason for key, reason in found.items() if isinstance(reason, str)}
         with self._lock:
             notices, self._notices = tuple(self._notices), []
         return Answer(tuple(spectra), tuple(failures.items()), notices, time.monotonic() - start)
+
+    def warm(self) -> None:
+        """Load all that the first batch needs: torch, a context, kernels, page-locked memory. Nothing on a CPU."""
+        if not devices.is_gpu(self._device):
+            return
+        with suppress(InputError):  # no such GPU: the first batch is refused
+            self._look_at_device()
+            self._engine.warm()
+            from ..solvers.warm import load_kernels, load_libraries
+
+            load_kernels(self._device)
+            load_libraries(self._device)
+
+    def _look_at_device(self) -> None:
+        """See that torch can use the device; for a GPU the driver begins while torch is imported.
+
+        Raises:
+            InputError: it cannot.
+        """
+        with self._device_lock:
+            if not self._has_looked:
+                if devices.is_gpu(self._device):
+                    driver.begin_context(self._device)
+                devices.pick(self._device)
+                self._has_looked = True
 
     def settle(self, key: str, found: Spectrum | str) -> None:
         """A key is solved, or failed with a sentence: whoever waits for it has it."""

@@ -30,8 +30,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from gpu_scan import shapes, weights
 from safetensors.torch import load_file, save_file
+from whole_scan import shapes, weights
 
 from rankscope.engine.catalogue.tree import build_tree
 from rankscope.engine.checkpoint.open import open_checkpoint

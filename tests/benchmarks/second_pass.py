@@ -22,8 +22,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-from gpu_scan import installed, lapack, shapes, stored
+from gpu_scan import lapack, stored
 from safetensors.torch import save_file
+from whole_scan import installed, shapes
 
 from rankscope.engine import metrics
 from rankscope.engine.catalogue.tree import build_tree

@@ -53,9 +53,8 @@ def run_app(args: Namespace, root: Path) -> int:
     from ..screens.terminal import put_back
 
     under = opened_under(args.weight, models, root, say, args.gauge)
-    app = RankScopeApp(
-        models, root, Settings(args.device, args.threads, scheduler=args.scheduler), config, args.experts, under
-    )
+    settings = Settings(args.device, args.threads, scheduler=args.scheduler, is_apart=True)
+    app = RankScopeApp(models, root, settings, config, args.experts, under)
     # A model of 91,000 tensors is a million objects that live as long as the explorer: looking through them for
     # garbage takes 0.3 s until the first screen, and 0.1 s under some key presses.
     gc.freeze()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -60,6 +61,7 @@ class Session(Known):
         self._listener = listener
         self.settings = settings
         self._engine: Engine | None = None
+        self._engine_lock = threading.Lock()
         self.progress: Progress | None = None
         self.failures: dict[str, str] = {}
         self.unsaved = 0
@@ -96,15 +98,26 @@ class Session(Known):
         """
         if self.model.checkpoint is None:
             raise InputError(f"only what is stored can be shown: {self.model.reason}")
-        if self._engine is None:
-            self._engine = Engine(self.store, self._listener, self.settings)
         wanted = map(as_stored, projections)
-        accepted = self._engine.submit(self.model.checkpoint, wanted, urgent=urgent, recompute=recompute)
+        accepted = self._own_engine().submit(self.model.checkpoint, wanted, urgent=urgent, recompute=recompute)
         for projection in accepted:
             self._know_twin(projection)
             self._states[projection.key] = State.QUEUED
             self.failures.pop(projection.key, None)
         return accepted
+
+    def warm(self, projections: Iterable[Projection]) -> None:
+        """Have a GPU made ready where one of these can be computed and is not: a computed model leaves GPUs alone.
+        Returns at once."""
+        missing = (p for p in projections if p.problem is None and self.state(p) is State.NOT_COMPUTED)
+        if self.model.checkpoint is not None and next(missing, None) is not None:
+            self._own_engine().warm()
+
+    def _own_engine(self) -> Engine:
+        with self._engine_lock:
+            if self._engine is None:
+                self._engine = Engine(self.store, self._listener, self.settings)
+            return self._engine
 
     def apply(self, events: Iterable[Event]) -> list[str]:
         """Take the engine's events into the states; returns the keys that changed, in order."""

@@ -126,7 +126,7 @@ def job_text(session: Session, running: Projection | None, state: str) -> str:
     else:
         is_running = running is not None and session.state(running) is State.RUNNING
         what = printable(running.address) if running is not None and is_running else ""
-        what = "waiting for room" if progress.waiting else what
+        what = "waiting for room" if progress.waiting else progress.starting or what
         parts = [where, state or what, describe(progress)]
     return "  ".join(filter(None, parts))
 

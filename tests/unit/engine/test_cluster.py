@@ -359,7 +359,8 @@ def test_another_version_gets_nothing_and_this_process_does_it(
     assert sorted(notes[:2]) == [
         f"cpu:{n} gets none of it: it runs {SOFTWARE}, and this is rankscope-tui 0.0.1" for n in (0, 1)
     ]
-    assert notes[2] == f"no worker can open {tmp_path}: this process goes on alone"
+    reason = f"it runs {SOFTWARE}, and this is rankscope-tui 0.0.1"
+    assert notes[2] == f"no worker can take {tmp_path} ({reason}): this process goes on alone"
     assert_lapacks(sink, projections, tmp_path / "model.safetensors")
 
 

@@ -51,9 +51,9 @@ def test_which_devices_get_a_process_each(
     told: list[str] = []
     outcomes = Outcomes(MemorySink(), JobQueue(), Reporter(lambda _: None), True)
     monkeypatch.setattr(outcomes, "note", told.append)
-    chosen = elsewhere.Elsewhere(spec, None, None, False, JobQueue(), Reporter(lambda _: None), outcomes)
+    chosen = elsewhere.Elsewhere(spec, None, None, False, False, JobQueue(), Reporter(lambda _: None), outcomes)
     assert chosen._key() == key
     assert len(chosen.devices) == used
-    few = elsewhere.Elsewhere(spec, None, None, True, JobQueue(), Reporter(lambda _: None), outcomes)
+    few = elsewhere.Elsewhere(spec, None, None, True, False, JobQueue(), Reporter(lambda _: None), outcomes)
     assert (few._key(), len(few.devices)) == ((), 1)
     assert [("2 of 4 GPUs" in text, "rankscope-tui[cluster]" in text) for text in told] == [(True, True)] * notes

@@ -119,6 +119,12 @@ class Background(Charting):
         for session in self.pair.sessions:
             self._say_damage(session)
             self.verify(session)
+        self.in_background(self._warm, "making a GPU ready")
+
+    def _warm(self) -> None:
+        """A process for a GPU is started before it is asked for anything, where there is something to ask for."""
+        for session in self.pair.sessions:
+            session.warm(session.sampled(session.model.tree.scanned()))
 
     def verify(self, session: Session) -> None:
         """Read everything that is stored, some between two charts: damage is said before somebody relies on it."""

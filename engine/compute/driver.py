@@ -1,0 +1,72 @@
+"""What NVIDIA's driver says without torch, whose import takes seconds: which GPUs there are; and a context begun early.
+
+By its C interface, https://docs.nvidia.com/cuda/cuda-driver-api: cuInit makes no context and takes no memory of a GPU.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import platform
+import re
+import threading
+from functools import lru_cache
+from pathlib import Path
+
+from .devices import Device
+
+_NAME_BYTES = 256
+
+
+def gpus() -> list[Device]:
+    """The GPUs that torch will find here, as it numbers and calls them: none where torch is built without CUDA, or the
+    driver does not answer. Whether torch can use them is known once it is imported."""
+    cuda = _driver()
+    if cuda is None or not _torch_has_cuda():
+        return []
+    count = ctypes.c_int()
+    if cuda.cuDeviceGetCount(ctypes.byref(count)):
+        return []
+    return [Device(f"cuda:{number}", _name(cuda, number)) for number in range(count.value)]
+
+
+def begin_context(device: str) -> None:
+    """Have a thread make the context that torch will use on a GPU, which takes half a second, while torch is imported.
+    What fails here fails there again, and is said there."""
+    threading.Thread(target=_hold_context, args=(device,), name="rankscope-context", daemon=True).start()
+
+
+def _hold_context(device: str) -> None:
+    cuda, number, context = _driver(), ctypes.c_int(), ctypes.c_void_p()
+    if cuda is not None and not cuda.cuDeviceGet(ctypes.byref(number), int(device.partition(":")[2])):
+        cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), number)
+
+
+@lru_cache
+def _driver() -> ctypes.CDLL | None:
+    """The driver's library, ready to be asked; None where it is not there or sees no GPU."""
+    try:
+        cuda = ctypes.CDLL("nvcuda.dll" if platform.system() == "Windows" else "libcuda.so.1")
+        return None if cuda.cuInit(0) else cuda
+    except (OSError, AttributeError):
+        return None
+
+
+def _name(cuda: ctypes.CDLL, number: int) -> str:
+    device, name = ctypes.c_int(), ctypes.create_string_buffer(_NAME_BYTES)
+    cuda.cuDeviceGet(ctypes.byref(device), number)
+    cuda.cuDeviceGetName(name, _NAME_BYTES, device)
+    return name.value.decode(errors="replace")
+
+
+@lru_cache
+def _torch_has_cuda() -> bool:
+    """Whether the torch that is installed was built for CUDA, by the file in which it says so."""
+    found = importlib.util.find_spec("torch")
+    if found is None or not found.origin:
+        return False
+    try:
+        said = (Path(found.origin).parent / "version.py").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return re.search(r"^cuda\b.*=\s*['\"]", said, re.MULTILINE) is not None

@@ -1,0 +1,83 @@
+"""What a GPU needs before its first matrix: the kernels of the two-stage eigensolver, and the libraries of torch."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import lru_cache, partial
+
+import torch
+
+from . import two_stage
+from .chase import to_tridiagonal
+from .ladder import choose, solve
+from .panel import LEAF, TILE, reflect, tall_qr
+from .sturm import tridiagonal_eigenvalues
+
+_LOCK = threading.Lock()
+
+
+def load_kernels(device: str) -> None:
+    """Load the kernels for a GPU, once in a process, and wait until they are there.
+
+    They come from Triton's cache, or are compiled, which takes seconds: several at once, each in a thread of its own,
+    as Triton compiles outside of the interpreter's lock. Nothing is done where they cannot run; what does not compile
+    is said when a batch is solved.
+    """
+    with _LOCK:
+        _load_once(device)
+
+
+@lru_cache
+def _load_once(device: str) -> None:
+    if not two_stage.available(device):
+        return
+    with ThreadPoolExecutor(len(PARTS)) as pool:
+        for done in [pool.submit(_run, part, device) for part in PARTS]:
+            with suppress(Exception):
+                done.result()
+
+
+def _run(part: Callable[[str], None], device: str) -> None:
+    with torch.cuda.device(device):
+        part(device)
+
+
+def load_libraries(device: str) -> None:
+    """Have the libraries for matrix products and eigenvalues begin there, by one small matrix."""
+    with suppress(Exception):
+        solve(torch.eye(64, device=device), choose(device))
+
+
+def _panel(rows: int, device: str) -> None:
+    """A tile of a panel."""
+    tall_qr(torch.zeros(1, LEAF, rows, dtype=torch.float64, device=device).mT, True, tile=rows)
+
+
+def _reflector(device: str) -> None:
+    """The smallest tile, and the inverse that makes a reflector of it."""
+    reflect(torch.zeros(1, LEAF, LEAF, dtype=torch.float64, device=device).mT, True, tile=LEAF)
+
+
+def _chase(size: int, device: str) -> None:
+    """The band of matrices of this size, of a smaller one."""
+    width = two_stage.plan(size).width
+    n = 2 * width
+    to_tridiagonal(torch.zeros(1, n + 2 * width, 2 * width, dtype=torch.float64, device=device), n, True)
+
+
+def _bisection(device: str) -> None:
+    tridiagonal_eigenvalues(torch.zeros(1, 2, 64, dtype=torch.float64, device=device), True)
+
+
+PARTS: tuple[Callable[[str], None], ...] = (
+    partial(_chase, 4096),
+    partial(_panel, TILE),
+    partial(_panel, 2 * LEAF),
+    partial(_chase, 1024),
+    _reflector,
+    _bisection,
+)
+"""What launches each kernel in each of its variants, the slowest to compile first."""
