@@ -93,8 +93,8 @@ class Sizes:
         if budget < self.smallest:
             most = math.floor(1000 * (self.parameters - self.smallest) / whole) / 10
             raise InputError(
-                f"a cut of {percent(cut)} % leaves the projections {max(budget, 0):,} parameters, and the smallest "
-                f"plan, each at its smallest rank, has {self.smallest:,}: cut at most {most:g} % or lower --min-rank"
+                f"cut at most {most:g} % or lower --min-rank: {percent(cut)} % leaves the projections "
+                f"{max(budget, 0):,} parameters, and the smallest plan, each at its smallest, has {self.smallest:,}"
             )
         return budget
 
