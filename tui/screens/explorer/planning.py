@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.plan.plan_file import write_plan
 from rankscope.engine.spectrum import Projection
 
+from ...data.model import Model
 from ...data.plan_shown import Plannable, PlanWish, ShownPlan
+from ...data.session import Session
 from ...data.views import View
 from ...settings.values import plan_wish
 from ..estimate import estimate
@@ -20,10 +22,16 @@ from ..messages import BackgroundFailed, Done
 from .background import Background
 from .weighing import Weigher
 
-if TYPE_CHECKING:
-    from rankscope.engine.moment import Weighting
-
 STEP = 0.01
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Asked:
+    """One time that a user asked for a plan, and the states of which model were shown then."""
+
+    wish: PlanWish
+    session: Session
+    model: Model
 
 
 class Planning:
@@ -37,7 +45,7 @@ class Planning:
         self._screen = screen
         self._state = screen.state
         self._weigher = weigher
-        self._turn = 0
+        self._asked: _Asked | None = None
         self._plannable: Plannable | None = None
         """Of the plan that is shown."""
         self._cut = 0.0
@@ -56,9 +64,9 @@ class Planning:
         if state.session.gauge:
             state.say("a plan is of the matrices as they are stored: v leaves the fixed gauge")
             return
-        self._turn += 1
+        self._asked = _Asked(wish, state.session, state.session.model)
         state.say("planning")
-        self._work(partial(self._prepare, wish, self._turn))
+        self._work(partial(self._prepare, self._asked))
 
     def step(self, steps: int) -> None:
         """Cut so many per cent more; the map follows."""
@@ -100,17 +108,14 @@ class Planning:
         self._running += 1
         threading.Thread(target=guarded, name="rankscope-plan", daemon=True).start()
 
-    def _weigh(self, tell: Callable[[str], None]) -> Weighting | None:
-        session = self._state.session
-        return self._weigher.shown.weighting(session.raw, session.root, tell)
+    def _prepare(self, asked: _Asked) -> None:
+        session, offer = asked.session, self._weigher.shown
+        plannable = Plannable(session, asked.wish, partial(offer.weighting, session.raw, session.root))
+        self._screen.post_message(Done(partial(self._ask, asked, plannable, plannable.missing)))
 
-    def _prepare(self, wish: PlanWish, turn: int) -> None:
-        plannable = Plannable(self._state.session, wish, self._weigh)
-        self._screen.post_message(Done(partial(self._ask, plannable, plannable.missing, turn)))
-
-    def _plan(self, plannable: Plannable, turn: int, *, goes_there: bool) -> None:
-        plan = plannable.plan(plannable.wish.cut)
-        self._screen.post_message(Done(partial(self._show_first, plannable, plan, turn, goes_there)))
+    def _plan(self, asked: _Asked, plannable: Plannable, *, goes_there: bool) -> None:
+        plan = plannable.plan(asked.wish.cut)
+        self._screen.post_message(Done(partial(self._show_first, asked, plannable, plan, goes_there=goes_there)))
 
     def _move(self, plannable: Plannable, cut: float) -> None:
         try:
@@ -128,26 +133,30 @@ class Planning:
 
     # Back on the event loop
 
-    def _ask(self, plannable: Plannable, missing: list[Projection], turn: int) -> None:
+    def _is_wanted(self, asked: _Asked) -> bool:
+        """Whether nothing else was asked for since, and the same weighting is shown."""
+        return asked is self._asked and asked.model is self._state.session.model
+
+    def _ask(self, asked: _Asked, plannable: Plannable, missing: list[Projection]) -> None:
         """Compute what is missing first, where the weights are at hand and the user says so."""
-        session, state = plannable.session, self._state
-        if turn != self._turn or session is not state.session:
+        session, state = asked.session, self._state
+        if not self._is_wanted(asked):
             return
         for note in plannable.notes:
             self._screen.notify(note, title="plan", severity="warning", markup=False)
         if not missing or session.raw.checkpoint is None:
-            self._work(partial(self._plan, plannable, turn, goes_there=True))
+            self._work(partial(self._plan, asked, plannable, goes_there=True))
             return
         state.say("")
-        lines = [*estimate(session, missing, plannable.wish.pattern), "A plan needs these spectra."]
-        after = partial(self._work, partial(self._plan, plannable, turn, goes_there=False))
+        lines = [*estimate(session, missing, asked.wish.pattern), "A plan needs these spectra."]
+        after = partial(self._work, partial(self._plan, asked, plannable, goes_there=False))
         scan = partial(self._screen.scanner.scan_first, {session: missing}, after)
         self._screen.ask("plan", "scan", lines, scan)
 
-    def _show_first(self, plannable: Plannable, plan: ShownPlan, turn: int, goes_there: bool) -> None:
+    def _show_first(self, asked: _Asked, plannable: Plannable, plan: ShownPlan, *, goes_there: bool) -> None:
         """The plan that was asked for; after a scan nobody is taken away from where they are."""
         state = self._state
-        if turn != self._turn or plannable.session is not state.session:
+        if not self._is_wanted(asked):
             return
         self._plannable, self._cut = plannable, plan.wish.cut
         state.show_plan(plan)

@@ -104,7 +104,7 @@ TABLE: Mapping[Change, tuple[Painter, ...]] = {
     Change.LOADED: (_loaded,),
     Change.LENS: (_lens, _titles, _lines),
     Change.MARKS: (_marks,),
-    Change.PANE: (_layout, _focus, _titles, _chart),
+    Change.PANE: (_layout, _focus, _titles, _chart, _lines),
     Change.LAYOUT: (_layout,),
     Change.TITLES: (_titles,),
     Change.CHART: (_chart,),
