@@ -18,9 +18,13 @@ from app_looking import HUGE, SMALL, WIDE, View, exploring
 from app_models import LLAMA, fill, llama_weights, matrix, save_model
 from odd_model import save_odd_model
 from safetensors.numpy import save_file
+from textual.widgets import Input
 
+from rankscope.engine.errors import InputError
 from rankscope.tui.cli.main import main as rankscope
-from rankscope.tui.data.plan_shown import Plannable, ShownPlan
+from rankscope.tui.data.plan_shown import Plannable, PlanWish, ShownPlan
+from rankscope.tui.screens.command_line import parse_command
+from rankscope.tui.settings.values import plan_wish
 
 MOE = {"model_type": "qwen3_moe", "hidden_size": 24, "num_attention_heads": 4, "num_key_value_heads": 4}
 WORST = "worst first"
@@ -29,7 +33,8 @@ LAST = "ranks from weights and second moments, no training; check with perplexit
 
 async def command(view: View, text: str) -> None:
     await view.press("colon")
-    await view.type(text)
+    view.app.explorer.query_one("#prompt Input", Input).value = text  # pressing each key would be most of the time
+    await view.press("enter")
 
 
 async def plan(view: View, text: str = "20%") -> None:
@@ -247,11 +252,7 @@ async def test_what_cannot_be_is_one_line_and_the_plan_stays(llama: Path, root: 
         await view.sees(f"cut at most {most[1]}")
         assert f"at a cut of {most[1]} %" in view.text
         for words, said in (
-            ("plan a lot", "write 20% or 0.2"),
-            ("plan 20% of=all", "a plan knows no 'of=all'"),
-            ("plan 20% min-rank=0", "no whole number above zero"),
             ("plan 20% filter=nothing", "no matrix of weights matches 'nothing'"),
-            ("plan-save", ":plan-save needs a word more"),
             ("plan-save plan.txt", "name it FILE.json"),
             (f"plan-save {tmp_path / 'no' / 'p.json'}", "cannot write"),
         ):
@@ -267,6 +268,34 @@ async def test_what_cannot_be_is_one_line_and_the_plan_stays(llama: Path, root: 
         await view.sees("none yet")
         await command(view, "plan 20%")
         await view.sees("v leaves the fixed gauge")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("plan a lot", "'a' is no share of the parameters: write 20% or 0.2"),
+        ("plan 120%", "it lies above 0 and below 100 %"),
+        ("plan 20% of=all", "a plan knows no 'of=all': of=projections|total, uniform"),
+        ("plan 20% uniform=yes", "a plan knows no 'uniform=yes'"),
+        ("plan 20% of", "a plan knows no 'of'"),
+        ("plan 20% filter=", "a plan knows no 'filter='"),
+        ("plan 20% \x1b[2J", "x1b[2J'"),
+        ("plan 20% min-rank=0", "'0' is no whole number above zero"),
+        ("plan-save", ":plan-save needs a word more: :plan-save plan.json"),
+    ],
+)
+def test_words_that_are_no_plan(words: str, said: str) -> None:
+    with pytest.raises(InputError) as raised:
+        parse_command(words)
+    assert said in str(raised.value)
+
+
+def test_the_words_of_a_plan() -> None:
+    assert parse_command("plan") == ("pane(9)", "")
+    words = "0.2 --of=total --uniform --filter=*.mlp.* --min-rank=4 --multiple=2 --objective=absolute --cost=pifa"
+    assert parse_command(f"plan {words}") == ("plan", words)
+    assert plan_wish(words, "key") == PlanWish(0.2, "total", True, "*.mlp.*", "absolute", "pifa", 4, 2)
+    assert plan_wish("20%", "key") == PlanWish(0.2, pattern="key")
 
 
 async def test_where_the_weights_are_gone_what_is_stored_is_planned(llama: Path, root: Path, tmp_path: Path) -> None:
