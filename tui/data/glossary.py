@@ -87,7 +87,7 @@ GLOSSARY = (
     ),
     (
         "plan",
-        "Ranks for a budget of parameters (:plan 20%, 9): as much of the energy as fits, by the weighting that is shown. "
+        "Ranks for a budget of parameters (:plan 20%, 9): as much energy as fits, under the weighting shown. "
         "+ and - move the cut by one per cent, :plan-save FILE writes it. No training: check it with perplexity.",
     ),
     ("dense", "In a plan: a projection that stays as it is. Among numbers it counts as its full rank."),

@@ -131,9 +131,9 @@ class ShownPlan:
         for name, whole in (("of the projections", planned.sizes.parameters), ("of all stored", planned.sizes.stored)):
             if whole:
                 yield f"{whole:,} -> {whole - cut:,} parameters {name}: {100 * cut / whole:.2f} % cut"
-        uniform = "" if plan.uniform else f", uniform {100 * planned.uniform_energy:.2f} %"
+        uniform = "" if plan.uniform else f"; uniform {100 * planned.uniform_energy:.2f} %"
         loss = f"loss {100 * plan.loss:.3f} %, bound {100 * plan.bound:.3f} %"
-        yield f"energy kept {100 * planned.energy:.2f} % on average{uniform}; {loss}"
+        yield f"mean energy {100 * planned.energy:.2f} %{uniform}; {loss}"
         if plan.weighting is None or plan.weighting.name == "norm":
             yield WEIGHTS_ONLY
         for address, reason in list(planned.refused.items())[:1]:
