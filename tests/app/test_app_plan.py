@@ -159,6 +159,11 @@ async def test_their_keys_are_there_while_a_plan_shows(llama: Path, root: Path) 
         assert "cut more" not in view.foot
         await plan(view)
         assert view.foot.startswith("+ cut more  - cut less")
+        await view.pilot.click("#keys", offset=(3, 0))
+        await view.sees("at a cut of 21 %")
+        await view.press("ctrl+p")
+        await view.type("cut less")
+        await view.sees("at a cut of 20 %")
         await view.press("question_mark")
         await view.sees("The plan cuts one per cent less")
         await view.press("escape", "3")
@@ -202,7 +207,7 @@ async def test_a_plan_under_a_weighting_that_is_not_shown_any_more_is_thrown_awa
         await view.sees("weighted by norm gains")
         await view.sees("none yet: :plan 20% makes one")
         gate.open()
-        await view.until(lambda: not view.app.explorer.planning.is_running, "the end of the second plan")
+        await view.until(lambda: view.app.explorer.planning.close(0.0), "the end of the second plan")
         await view.pilot.pause()
         await view.sees("none yet: :plan 20% makes one")
         assert WORST not in view.text
@@ -234,7 +239,7 @@ async def test_a_scan_for_a_plan_that_is_stopped_makes_none(llama: Path, root: P
         await view.until(lambda: not view.app.explorer.state.is_busy, "the end")
         await view.scan()
         await view.sees("42/42")
-        await view.until(lambda: not view.app.explorer.planning.is_running, "the end")
+        await view.until(lambda: view.app.explorer.planning.close(0.0), "the end")
         assert view.app.explorer.state.plan is None
 
 

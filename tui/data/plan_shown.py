@@ -77,8 +77,7 @@ class Plannable:
     @property
     def missing(self) -> list[Projection]:
         """Those of the states that a scan would compute: not stored, and in the sample of experts."""
-        found = self.session.sampled(p for p in self.states if p.problem is None)
-        return [p for p in found if not self.session.has(p)]
+        return [p for p in self.session.sampled(self.states) if p.problem is None and not self.session.has(p)]
 
     @cached_property
     def _planner(self) -> Planner:

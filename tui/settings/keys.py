@@ -195,7 +195,7 @@ def pane_table(name: str) -> list[BindingType]:
 
 def actions() -> dict[str, str]:
     """What the explorer's bindings do, by their ids."""
-    return {b.id or "": b.action for b in EXPLORER if isinstance(b, Binding)}
+    return {b.id or "": b.action for b in (*EXPLORER, *PLAN) if isinstance(b, Binding)}
 
 
 def keys_of(table: list[BindingType], ident: str, keymap: Mapping[str, str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -51,12 +52,14 @@ class Planning:
         self._cut = 0.0
         """What the keys have asked for last."""
         self._moves = False
-        self._running = 0
+        self._threads: list[threading.Thread] = []
 
-    @property
-    def is_running(self) -> bool:
-        """Whether a thread of it runs."""
-        return self._running > 0
+    def close(self, timeout: float) -> bool:
+        """Wait so many seconds for what is being made; True if no thread is left running."""
+        deadline = time.monotonic() + timeout
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
     def make(self, text: str) -> None:
         """Make the plan that a user asks for, of what the filter leaves; compute what it lacks after a question."""
@@ -64,6 +67,7 @@ class Planning:
         if state.session.gauge:
             state.say("a plan is of the matrices as they are stored: v leaves the fixed gauge")
             return
+        self._screen.catch_up()
         self._asked = _Asked(wish, state.session, state.session.model)
         state.say("planning")
         self._work(partial(self._prepare, self._asked))
@@ -102,11 +106,10 @@ class Planning:
                 work()
             except Exception as error:  # noqa: BLE001 - the explorer goes on without a plan
                 self._screen.post_message(BackgroundFailed(error, "planning"))
-            finally:
-                self._running -= 1
 
-        self._running += 1
-        threading.Thread(target=guarded, name="rankscope-plan", daemon=True).start()
+        thread = threading.Thread(target=guarded, name="rankscope-plan", daemon=True)
+        self._threads = [*(t for t in self._threads if t.is_alive()), thread]
+        thread.start()
 
     def _prepare(self, asked: _Asked) -> None:
         session, offer = asked.session, self._weigher.shown
@@ -158,7 +161,7 @@ class Planning:
         state = self._state
         if not self._is_wanted(asked):
             return
-        self._plannable, self._cut = plannable, plan.wish.cut
+        self._plannable, self._cut, self._moves = plannable, plan.wish.cut, False
         state.show_plan(plan)
         if goes_there:
             state.say("")
