@@ -51,7 +51,7 @@ async def main():
         await view.type("export counted.csv")
         await view.sees("counted.csv")
         await view.press("J")
-        await view.sees("0-8 view")
+        await view.sees("0-9 view")
 
 asyncio.run(main())
 from rankscope.tui.cli.main import main as rankscope
@@ -83,9 +83,9 @@ def test_a_new_view_is_a_row_and_a_file(llama: Path, root: Path, tmp_path: Path)
 
 
 def test_the_keys_are_those_of_the_table_and_no_two_share_one() -> None:
-    assert [view.key for view in keyed()] == list(View) == [0, 1, 2, 3, 4, 5, 6]
+    assert [view.key for view in keyed()] == list(View) == [0, 1, 2, 3, 4, 5, 6, 9]
     assert [view.name for view in keyed()] == [view.name.lower() for view in View]
-    assert [view.name for view in placed(Place.TOP)] == ["heatmap", "table", "compare"]
+    assert [view.name for view in placed(Place.TOP)] == ["heatmap", "table", "compare", "plan"]
     assert len({view.name for view in VIEWS}) == len(VIEWS)
 
 

@@ -33,6 +33,8 @@ class Change(Enum):
     RANK = auto()
     LINES = auto()
     """What the single lines say of the job, or to the user."""
+    PLAN = auto()
+    """Another plan is shown, or none."""
     WANTED = auto()
     """Numbers on the screen have to be worked out from values; of these keys, None: all."""
 

@@ -19,6 +19,7 @@ from .grid import Grid, Row, Selection, make_grid
 from .measures import BY_NAME
 from .model import Model
 from .pair import Lens, Pair, Side
+from .plan_shown import ShownPlan
 from .reference_lines import ReferenceLine
 from .session import Session
 from .views import BY_KEY, Place, View, ViewSpec
@@ -37,7 +38,7 @@ class ExplorerState:
     focused pane alone. `small` shows small multiples by layer in charts of spectra, `panels` those by threshold in
     the view over layers. `relative`: singular values over sigma_1. `k` is the rank cursor, `origin` where a walk over
     layers or roles began, `note` a sentence for the user until the next move. `version` counts what changed the chart.
-    `solving` is what a device began last.
+    `solving` is what a device began last, `plan` the one that was made last under what is shown.
     """
 
     pair: Pair
@@ -69,6 +70,7 @@ class ExplorerState:
     is_starting: bool = False
     is_stopping: bool = False
     solving: tuple[Session, Projection] | None = None
+    plan: ShownPlan | None = None
 
     @classmethod
     def of(
@@ -282,6 +284,7 @@ class ExplorerState:
         for session, model in models.items():
             session.show(model)
         self.pair.renew()
+        self.show_plan(None)
         if not self.lens.measure.exists(self.pair.shown_as):
             self.lens.measure = BY_NAME["k"]
         now = {p.address: p for p in self.session.model.tree.projections}
@@ -378,7 +381,7 @@ class ExplorerState:
             self.say(several if (self.panels and view.over_layers) or (self.small and not view.over_layers) else one)
             return
         self.overview = not is_overview
-        if self.top != View.HEATMAP:
+        if self.top not in (View.HEATMAP, View.PLAN):
             self.show(View.HEATMAP)
         self.changed(Change.LAYOUT)
         self.changed(Change.TITLES)
@@ -397,6 +400,17 @@ class ExplorerState:
         """Put the rank cursor at a rank, at least 1; a curve that has not so many says so. None: take it away."""
         self.k = None if rank is None else max(1, rank)
         self.changed(Change.RANK)
+
+    @property
+    def shows_plan(self) -> bool:
+        """Whether there is a plan, and its map stands over the chart."""
+        return self.plan is not None and self.top == View.PLAN
+
+    def show_plan(self, plan: ShownPlan | None) -> None:
+        """Show another plan, or none."""
+        if plan is not self.plan:
+            self.plan = plan
+            self.changed(Change.PLAN)
 
     def add_line(self, line: ReferenceLine) -> None:
         """One more reference line in the view over layers."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rankscope.engine.spectrum import Projection, Values
 
@@ -13,17 +14,22 @@ from .grid import Grid
 from .pair import Curve, Lens
 from .table_rows import Field
 
+if TYPE_CHECKING:
+    from rankscope.engine.plan.plan_file import PlanRow
+
 
 @dataclass(frozen=True, slots=True)
 class Content:
     """What a view shows: the lens at every threshold, the projections in the view's order, and the grid they stand in;
-    of a table its columns, of a chart its curves and the values of each, which may be read as they are written."""
+    of a table its columns, of a chart its curves and the values of each, which may be read as they are written; of a
+    plan its rows."""
 
     lenses: Sequence[Lens]
     projections: Sequence[Projection]
     grid: Grid
     fields: Sequence[Field] = ()
     curves: Iterable[Curve] = ()
+    ranks: Iterable[PlanRow] = ()
     values: Iterable[Values] = ()
 
 
@@ -46,6 +52,11 @@ def of_compare(content: Content) -> Records:
     comparison = Comparison(content.lenses[-1], content.projections)
     comparison.load()
     return comparison.records()
+
+
+def of_plan(content: Content) -> Records:
+    """A record a row of a plan, in its order."""
+    return records.of_ranks(content.ranks)
 
 
 def of_gauge(content: Content) -> Records:

@@ -21,6 +21,7 @@ class View(IntEnum):
     LAYERS = 4
     TABLE = 5
     COMPARE = 6
+    PLAN = 9
 
 
 class Place(Enum):
@@ -113,6 +114,14 @@ VIEWS: tuple[ViewSpec, ...] = (
         text="cli.show:print_compare",
         options=("csv",),
         from_values=True,
+    ),
+    ViewSpec(
+        "plan",
+        View.PLAN,
+        "Ranks for a budget; :plan 20% makes them",
+        Place.TOP,
+        widget="widgets.plan_map:PlanMap",
+        csv="data.view_records:of_plan",
     ),
     ViewSpec(
         "layers",

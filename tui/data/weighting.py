@@ -60,7 +60,13 @@ def choose(text: str, model: Model, root: Path, tell: Callable[[str], None]) -> 
 
 def pooled(weighting: Weighting, model: Model, projections: Iterable[Projection]) -> Weighting:
     """What a plan of these projections is made under in the place of a weighting: where there are experts among them,
-    the second moments of a file pooled by layer."""
+    the second moments of a file pooled by layer.
+
+    Raises:
+        InputError: they are about the mean.
+    """
+    if weighting.is_centred:
+        raise InputError("plans are of moments as they are, not about the mean")
     from rankscope.engine.calibration.pooled import PooledWeighting
     from rankscope.engine.calibration.weighting import FileWeighting
 

@@ -155,7 +155,14 @@ class Look:
         grey = next((cell for cell in cells if cell.is_greyed), None)
         return of_state(most_telling(marks), is_marked) if grey is None else replace(grey, is_marked=is_marked)
 
-    def noise_ratio(self, row: Row, column: Column) -> float | None:
+    @property
+    def last_head(self) -> str:
+        """What stands over `last_number` in the overview, "" where what stands before it is of k/k0 already."""
+        if self.lens.side is Side.RATIO:
+            return " A k:k0"
+        return "" if self.lens.measure.name == "k/k0" else " k:k0"
+
+    def last_number(self, row: Row, column: Column) -> float | None:
         """The median k/k0 of a cell, whatever the unit; of the first model where the lens compares two."""
         if self.lens.measure.name == "k" and self.lens.side is not Side.RATIO:
             return self.cell(row, column).tone

@@ -79,7 +79,7 @@ class RankScopeApp(Surviving[None], inherit_bindings=False):
         for session in self.pair.sessions:
             session.stop()
         ended = [session.close(max(0.0, deadline - time.monotonic())) for session in self.pair.sessions]
-        return all(ended)
+        return all(ended) & self.explorer.planning.close(max(0.0, deadline - time.monotonic()))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Whether a key works: the settings may forbid one."""
@@ -102,7 +102,8 @@ class RankScopeApp(Surviving[None], inherit_bindings=False):
         pane = self.explorer.focused_pane
         for prefix, owner, bindings in (
             ("", self.explorer, keys.EXPLORER),
-            (f"{pane.id}: ", pane, keys.PANES.get(pane.id or "", [])),
+            ("", self.explorer, keys.PLAN if self.explorer.state.shows_plan else []),
+            (f"{pane.id}: ", pane, keys.pane_table(pane.id or "")),
             ("", self, keys.at_any_time(self._config.suspend)),
         ):
             for binding in bindings:

@@ -11,7 +11,7 @@ from rankscope.engine.errors import InputError, printable
 
 from ..data.measures import unit_of
 from ..settings.keys import EXPLORER
-from ..settings.values import reference_line, threshold
+from ..settings.values import plan_wish, reference_line, threshold
 
 _SHORT = {"q": "quit", "s": "scan", "x": "stop", "e": "export", "t": "threshold", "u": "unit", "rank": "k"}
 
@@ -66,6 +66,11 @@ def _line(argument: str) -> str:
     return argument
 
 
+def _plan(argument: str) -> str:
+    plan_wish(argument)
+    return argument
+
+
 _WITH_ARGUMENT: dict[str, Callable[[str], str]] = {
     "threshold": _threshold,
     "k": _rank,
@@ -76,6 +81,8 @@ _WITH_ARGUMENT: dict[str, Callable[[str], str]] = {
     "export": str,
     "mark": str,
     "weight": str,
+    "plan": _plan,
+    "plan-save": str,
 }
 _EXAMPLES = {
     "threshold": ":t 97",
@@ -87,4 +94,6 @@ _EXAMPLES = {
     "export": ":export spectra.csv",
     "mark": ":mark layers.0.*.key",
     "weight": ":weight norm",
+    "plan": ":plan 20%",
+    "plan-save": ":plan-save plan.json",
 }

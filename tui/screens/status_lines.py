@@ -31,8 +31,11 @@ class Hint(NamedTuple):
 STOP, SIDE, SCAN = Hint("x", "stop", "stop"), Hint("d", "A, B, B/A", "side"), Hint("s", "scan", "scan")
 THRESHOLD, WEIGHT = Hint("t", "threshold", "threshold.next"), Hint("w", "weighting", "weight")
 QUIT = Hint("q", "quit", "quit")
+CUT = (Hint("+", "cut more", "plan.more"), Hint("-", "cut less", "plan.less"))
+_LAST = next(key for key in sorted(BY_KEY) if key + 1 not in BY_KEY)
+"""Up to here every digit is a view."""
 HINTS = (
-    Hint(f"0-{max(BY_KEY)}", "view"), Hint("enter", "compute", "compute"), SCAN, Hint("/", "filter", "filter"),
+    Hint(f"0-{_LAST}", "view"), Hint("enter", "compute", "compute"), SCAN, Hint("/", "filter", "filter"),
     THRESHOLD, Hint("u", "unit", "unit"), Hint("?", "help", "help"),
     QUIT, Hint("JK", "layer"), Hint("HL", "role"), Hint("space", "mark", "mark"),
     Hint("z", "zoom", "zoom"), Hint("f", "full screen", "full"),
@@ -173,12 +176,12 @@ def loss(lens: Lens, p: Projection) -> str:
     return "what was stored of it is damaged; enter computes it again" if is_lost else ""
 
 
-def shown_hints(is_busy: bool, is_pair: bool, is_weighted: bool = False) -> tuple[Hint, ...]:
+def shown_hints(is_busy: bool, is_pair: bool, is_weighted: bool = False, shows_plan: bool = False) -> tuple[Hint, ...]:
     """What the last line has to say, while something is computed (`is_busy`) or not, of one model or of two, under a
-    weighting or not."""
+    weighting or not, while a plan shows or not."""
     moved = {THRESHOLD: (WEIGHT,), QUIT: (QUIT, THRESHOLD), WEIGHT: ()} if is_weighted else {}
     rest = (shown for hint in HINTS for shown in moved.get(hint, (hint,)) if not (is_busy and hint is SCAN))
-    return (STOP,) * is_busy + (SIDE,) * is_pair + (*rest,)
+    return (STOP,) * is_busy + CUT * shows_plan + (SIDE,) * is_pair + (*rest,)
 
 
 def key_line(width: int, hints: Sequence[Hint], keymap: Mapping[str, str], note: str = "") -> Text:

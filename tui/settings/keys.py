@@ -132,6 +132,12 @@ def at_any_time(suspend: bool) -> list[BindingType]:
     return [b for b in APP if suspend or not (isinstance(b, Binding) and b.id == SUSPEND)]
 
 
+PLAN = _keys(
+    ("plus", "cut(1)", "cut more", "plan.more", "The plan cuts one per cent more"),
+    ("minus", "cut(-1)", "cut less", "plan.less", "The plan cuts one per cent less"),
+)
+"""Of the explorer, while a plan shows."""
+
 PANES = {"tree": TREE, "heatmap": HEATMAP, "table": TABLE, "compare": COMPARE, "chart": CHART}
 
 PROMPT: list[BindingType] = [
@@ -178,13 +184,18 @@ PICKER = _keys(
 
 NAMES = {
     "question_mark": "?", "slash": "/", "colon": ":", "full_stop": ".", "comma": ",", "escape": "esc",
-    "pagedown": "pgdn", "pageup": "pgup",
+    "pagedown": "pgdn", "pageup": "pgup", "plus": "+", "minus": "-",
 }  # fmt: skip
+
+
+def pane_table(name: str) -> list[BindingType]:
+    """The keys of one pane; a plan has those of the heatmap."""
+    return PANES.get("heatmap" if name == "plan" else name, [])
 
 
 def actions() -> dict[str, str]:
     """What the explorer's bindings do, by their ids."""
-    return {b.id or "": b.action for b in EXPLORER if isinstance(b, Binding)}
+    return {b.id or "": b.action for b in (*EXPLORER, *PLAN) if isinstance(b, Binding)}
 
 
 def keys_of(table: list[BindingType], ident: str, keymap: Mapping[str, str]) -> list[str]:

@@ -87,6 +87,11 @@ def _rank(screen: Background, _: Keys) -> None:
     screen.chart.set_rank(screen.state.k)
 
 
+def _plan(screen: Background, _: Keys) -> None:
+    screen.plan_map.show_plan(screen.state.plan)
+    screen.plan_sums.show_plan(screen.state.plan)
+
+
 def _load(screen: Background, keys: Keys) -> None:
     screen.load_numbers(keys)
 
@@ -99,12 +104,13 @@ TABLE: Mapping[Change, tuple[Painter, ...]] = {
     Change.LOADED: (_loaded,),
     Change.LENS: (_lens, _titles, _lines),
     Change.MARKS: (_marks,),
-    Change.PANE: (_layout, _focus, _titles, _chart),
+    Change.PANE: (_layout, _focus, _titles, _chart, _lines),
     Change.LAYOUT: (_layout,),
     Change.TITLES: (_titles,),
     Change.CHART: (_chart,),
     Change.AXES: (_titles, _chart),
     Change.RANK: (_rank,),
     Change.LINES: (_lines,),
+    Change.PLAN: (_plan, _layout, _titles, _lines),
     Change.WANTED: (_load,),
 }

@@ -35,6 +35,7 @@ class Scanner:
         self._waiting: Missing = {}
         self._scanned: Missing = {}
         self._began = 0.0
+        self._after: Callable[[], None] | None = None
 
     def missing(self, projections: Iterable[Projection], side: Side) -> Missing:
         """What of these is not stored, on a side of the pair."""
@@ -69,9 +70,17 @@ class Scanner:
         lines = [line for session, found in missing.items() for line in estimate(session, found, state.pattern)]
         self._ask(lines, lambda: self._begin(missing))
 
+    def scan_first(self, missing: Missing, after: Callable[[], None]) -> None:
+        """Compute these, and then go on with `after`, unless that is stopped or cannot begin."""
+        self._after = after
+        self._begin(missing)
+        if not self._scanned:  # no engine took them
+            self._after = None
+
     def stop(self) -> None:
         """Stop after the running batch."""
         state = self._state
+        self._after = None
         if not state.is_busy:
             state.say("nothing is being computed")
             return
@@ -93,6 +102,9 @@ class Scanner:
         if self._scanned and not state.is_busy:
             state.note = self._summary()
             self._scanned = {}
+            after, self._after = self._after, None
+            if after is not None:
+                after()
             return True
         return False
 

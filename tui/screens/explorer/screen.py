@@ -23,6 +23,7 @@ from ..messages import Done, EngineEvents
 from .background import LOOK_SECONDS
 from .exporting import Exporter
 from .inspecting import Inspector
+from .planning import Planning
 from .repaint import repaint
 from .selection import SelectionKeys
 from .weighing import Weigher
@@ -42,6 +43,7 @@ class Explorer(SelectionKeys):
         self.exporter = Exporter(self)
         self.weigher = Weigher(self, given)
         self.inspector = Inspector(self)
+        self.planning = Planning(self, self.weigher)
         self.state.listen = partial(repaint, self)
 
     def on_mount(self) -> None:
@@ -77,6 +79,10 @@ class Explorer(SelectionKeys):
     def action_gauge(self) -> None:
         """Show the fixed gauge, or again the weights as they are."""
         self.weigher.turn_gauge()
+
+    def action_cut(self, steps: int) -> None:
+        """So many per cent more are cut by the plan that is shown."""
+        self.planning.step(steps)
 
     def action_yank(self) -> None:
         """Copy the number, or the line, that the focused pane stands on."""
@@ -140,6 +146,10 @@ class Explorer(SelectionKeys):
                 self.exporter.write(argument)
             case "weight":
                 self.weigher.use_named(argument)
+            case "plan":
+                self.planning.make(argument)
+            case "plan-save":
+                self.planning.save(argument)
             case "against":
                 self.hold_against(argument)
             case _:

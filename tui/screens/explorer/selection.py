@@ -66,7 +66,7 @@ class SelectionKeys(Background):
             state.toggle_full()
         elif state.k is not None and state.pane != View.TREE:
             state.set_rank(None)
-        elif self.heatmap.has_focus and self.heatmap.fold():
+        elif isinstance(pane := self.focused_pane, Heatmap) and pane.fold():
             state.changed(Change.LAYOUT)
         elif state.small and state.pane != View.TREE:
             state.leave_small()
@@ -101,7 +101,7 @@ class SelectionKeys(Background):
     def _opens(self) -> bool:
         """Whether enter opened something: experts in the heatmap, a node of the tree that computes nothing."""
         state = self.state
-        if state.pane == View.HEATMAP and self.heatmap.unfold():
+        if isinstance(pane := self.focused_pane, Heatmap) and pane.unfold():
             state.changed(Change.LAYOUT)
             return True
         node = self.tree_pane.cursor_node
