@@ -209,7 +209,7 @@ def test_what_is_refused_before_anything_is_written(tmp_path: Path, cli: Run, mo
     given = ("apply", file, "--model", model, "-o", out)
     line = cli("apply", file, "--model", other, "-o", out).error
     assert "14 of the 14 matrices of the plan are not in this model with the same content" in line
-    assert "name the model that was planned" in cli("apply", file, "-o", out).error
+    assert "name the planned model with --model" in cli("apply", file, "-o", out).error
     assert "leave --weight out" in cli(*given, "--weight", "norm").error
     pifa = written_plan(tmp_path / "pifa.json", planned(model, {"layers.0.mlp.up": 4}, cost="pifa"))
     assert "add --merge" in cli("apply", pifa, "--model", model, "-o", out).error

@@ -321,7 +321,7 @@ def test_what_is_stored_can_be_planned_without_the_weights(cli: Run, tmp_path: P
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--cut", "99%"), "cut at most 37.5 % or lower --min-rank and --multiple: 99 % leaves the projections 92 parameters"),
+        (("--cut", "99%"), "cut at most 37.5 % or lower --min-rank and --multiple: 99 % leaves the projections 92 "),
         (("--cut", "99%", "--of", "total"), "cut at most "),
         (("--cut", "0"), "it lies above 0 and below 100 %"),
         (("--cut", "120%"), "it lies above 0 and below 100 %"),
