@@ -52,6 +52,8 @@ _CONFIG_NAMES = {
     "attention.head_count_kv": "num_key_value_heads",
     "attention.key_length": "head_dim",
     "expert_count": "num_experts",
+    "rope.dimension_count": "rotary_dim",
+    "rope.freq_base": "rope_theta",
 }
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}

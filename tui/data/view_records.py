@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from rankscope.engine.spectrum import Projection, Values
 
 from . import records
 from .comparison import Comparison
 from .grid import Grid
+from .latent_ranks import Ranks
+from .latent_ranks import record as latent_record
 from .pair import Curve, Lens
 from .table_rows import Field
 
@@ -17,7 +19,8 @@ from .table_rows import Field
 @dataclass(frozen=True, slots=True)
 class Content:
     """What a view shows: the lens at every threshold, the projections in the view's order, and the grid they stand in;
-    of a table its columns, of a chart its curves and the values of each, which may be read as they are written."""
+    of a table its columns, of a chart its curves and the values of each, which may be read as they are written; of
+    latent attention its ranks by threshold."""
 
     lenses: Sequence[Lens]
     projections: Sequence[Projection]
@@ -25,6 +28,7 @@ class Content:
     fields: Sequence[Field] = ()
     curves: Iterable[Curve] = ()
     values: Iterable[Values] = ()
+    latent: Mapping[float, Sequence[Ranks]] = field(default_factory=dict)
 
 
 Records = Iterator[dict[str, object]]
@@ -52,6 +56,11 @@ def of_gauge(content: Content) -> Records:
     """A record a role and a lens. Reads files."""
     for lens in content.lenses:
         yield from records.of_orders(lens, content.grid)
+
+
+def of_mla(content: Content) -> Records:
+    """A record a layer and a threshold."""
+    return (latent_record(r, threshold) for threshold, ranks in content.latent.items() for r in ranks)
 
 
 def of_layers_view(content: Content) -> Records:

@@ -1,0 +1,224 @@
+"""The numbers of latent attention (MLA): kv_lora_rank and q_lora_rank by layer, and what a cache of these saves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING
+
+from rankscope.engine.derive.latent import Way, is_latent, norms_of
+
+from .mla import QUERY, Layer
+from .session import Session
+
+if TYPE_CHECKING:
+    from rankscope.engine.spectrum import Projection, Values
+
+DEEPSEEK = {"kv_lora_rank": 512, "rope": 64, "q_lora_rank": 1536, "full": 128 * (192 + 128)}
+"""DeepSeek-V2's choice (arXiv 2405.04434), for 128 heads of 192 rows of keys and 128 of values."""
+SCHEMA = 1
+PRODUCT_NAME = "kv_b kv_a"
+WHAT_RANK_IS_NOT = (
+    "A rank is not quality: k says how much energy is lost, not what the model writes without it. Measure that, or "
+    "train on, before a checkpoint is made of these numbers."
+)
+POSITION_FREE = (
+    "What has left RoPE no longer knows its position: an approximation that no rank measures. rope: the share of the "
+    "keys' energy that keeps it."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """Of one layer at one threshold, None where nothing is stored: `k` of its joint row, `others` by the label of the
+    rows beside it. `norms` of keys, of what of them has left RoPE, and of values, under the weighting."""
+
+    layer: Layer
+    k: int | None
+    others: Mapping[str, int | None]
+    norms: tuple[float, float, float] | None
+
+    @property
+    def cache(self) -> int | None:
+        """Numbers that it would keep of a token."""
+        return None if self.k is None else self.k + self.layer.roped
+
+    @property
+    def saved(self) -> float | None:
+        """Their share of what is kept as it is, from 1 down; negative where more would be kept."""
+        return None if self.cache is None or not self.layer.full else 1 - self.cache / self.layer.full
+
+    @property
+    def roped(self) -> float | None:
+        """The share of the keys' energy that keeps RoPE, in a way that takes some of it away."""
+        if self.norms is None or not self.norms[0] or self.layer.roped == 0:
+            return None
+        return 1 - (self.norms[1] / self.norms[0]) ** 2
+
+    @property
+    def query(self) -> int | None:
+        """The q_lora_rank."""
+        return self.others.get(QUERY)
+
+
+def ranks_of(session: Session, layers: Sequence[Layer], chosen: Way, threshold: float) -> list[Ranks]:
+    """Of these layers. Reads files."""
+    others = [p for layer in layers for p in layer.others if session.has(p)]
+    session.load_ranks(others, threshold)
+    values = session.read([layer.joint.key for layer in layers if session.has(layer.joint)])
+    found = []
+    for layer in layers:
+        entry = session.entry(layer.joint) if session.has(layer.joint) else None
+        made = entry.projection.derived if entry is not None else None
+        norms = norms_of(made.label) if made is not None else None
+        sigma = values.get(layer.joint.key)
+        k = None if sigma is None else _rank(layer.joint, sigma, norms, chosen, threshold)
+        beside = {_name(p): session.rank(p, threshold) if session.has(p) else None for p in layer.others}
+        found.append(Ranks(layer, k, beside, norms))
+    return found
+
+
+def _name(p: Projection) -> str:
+    made = p.derived
+    return "q_b q_a" if made is not None and made.is_further else p.role
+
+
+def _rank(
+    joint: Projection, sigma: Values, norms: tuple[float, float, float] | None, chosen: Way, threshold: float
+) -> int:
+    """The smallest k that loses at most (1 - threshold) of the energy of all keys and values, balanced as chosen: of
+    what of the keys has left RoPE no more is lost than if all of them had."""
+    from rankscope.engine.metrics import rank_losing, threshold_rank
+
+    if not is_latent(joint) or norms is None:
+        return threshold_rank(sigma, threshold)
+    keys, rest, values = norms
+    if chosen.balance == "none":
+        return rank_losing(sigma, (1 - threshold) * (keys**2 + values**2))
+    parts = (keys, values) if chosen.balance == "whole" else (rest, values)
+    return rank_losing(sigma, (1 - threshold) * sum(part > 0 for part in parts))
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One number of every layer: how it is called, had, and written."""
+
+    heading: str
+    number: Callable[[Ranks], float | None]
+    written: Callable[[float], str]
+
+
+def columns_of(found: Sequence[Ranks]) -> list[Column]:
+    """What a table has of these layers, which are latent as they are, or of which none is."""
+    if any(r.layer.is_latent for r in found):
+        names = dict.fromkeys(name for r in found for name in r.others)
+        return [Column(PRODUCT_NAME, _k, _whole), *(Column(name, _other(name), _whole) for name in names)]
+    columns = [
+        Column("kv_lora_rank", _k, _whole),
+        Column("cache", lambda r: r.cache, _whole),
+        Column("of", lambda r: r.layer.full, _whole),
+        Column("saved %", lambda r: r.saved, lambda share: f"{100 * share:.1f}"),
+    ]
+    if any(r.roped is not None for r in found):
+        columns.append(Column("rope", lambda r: r.roped, lambda share: f"{share:.2f}"))
+    return [*columns, Column("q_lora_rank", lambda r: r.query, _whole)]
+
+
+def _k(ranks: Ranks) -> float | None:
+    return ranks.k
+
+
+def _other(name: str) -> Callable[[Ranks], float | None]:
+    return lambda r: r.others.get(name)
+
+
+def _whole(number: float) -> str:
+    return f"{number:g}"
+
+
+def over(found: Iterable[Ranks], number: Callable[[Ranks], float | None]) -> dict[str, float] | None:
+    """Minimum, median and maximum over the layers, None where no layer has the number."""
+    known = [x for r in found if (x := number(r)) is not None]
+    return {"min": min(known), "median": median(known), "max": max(known)} if known else None
+
+
+def beside(found: Sequence[Ranks]) -> dict[str, str]:
+    """The row to hold the columns against, by heading: what DeepSeek-V2 chose, or what the factors are as they are."""
+    latent = [r.layer for r in found if r.layer.is_latent]
+    if not latent:
+        kept, rope = DEEPSEEK["kv_lora_rank"], DEEPSEEK["rope"]
+        full = DEEPSEEK["full"]
+        said = {"kv_lora_rank": str(kept), "cache": f"{kept}+{rope}", "of": str(full)}
+        return {
+            **said,
+            "saved %": f"{100 * (1 - (kept + rope) / full):.1f}",
+            "q_lora_rank": str(DEEPSEEK["q_lora_rank"]),
+        }
+    said = {PRODUCT_NAME: str(max(layer.joint.count for layer in latent))}
+    return said | {_name(p): str(p.count) for layer in latent for p in layer.others}
+
+
+def lines(found: Sequence[Ranks]) -> Iterator[str]:
+    """What stands below the tables: the whole cache, and at last what the numbers do not say."""
+    known = [(r.layer, r.cache) for r in found if r.cache is not None and not r.layer.is_latent]
+    if known:
+        kept, full = sum(cache for _, cache in known), sum(layer.full for layer, _ in known)
+        saved = f"{100 * (1 - kept / full):.1f} % saved"
+        yield f"{len(known)} layers keep {kept} of {full} numbers a token{_bytes(known)}, {saved}"
+    if any(layer.roped for layer, _ in known):
+        yield POSITION_FREE
+    yield WHAT_RANK_IS_NOT
+
+
+def _bytes(known: Sequence[tuple[Layer, int]]) -> str:
+    """The same in bytes, where it is known how many a stored number takes."""
+    sizes = [layer.bits for layer, _ in known if layer.bits is not None]
+    if len(sizes) < len(known):
+        return ""
+    stored = known[0][0].joint.parents[0]
+    kind = stored.dequantisation.removeprefix("gguf ") or stored.dtype
+    kept = sum(cache * bits for (_, cache), bits in zip(known, sizes, strict=True)) / 8
+    whole = sum(layer.full * bits for (layer, _), bits in zip(known, sizes, strict=True)) / 8
+    return f" ({kept:.10g} of {whole:.10g} bytes at {kind})"
+
+
+def record(r: Ranks, threshold: float) -> dict[str, object]:
+    """A layer at a threshold, as CSV and mla.json have it."""
+    joint = r.layer.joint
+    made = joint.derived
+    numbers: dict[str, object] = {"address": r.layer.address, "tower": joint.tower, "layer": joint.layer}
+    numbers |= {"threshold": threshold, "k": r.k, "of": joint.count}
+    if not r.layer.is_latent:
+        norms = r.norms or (None, None, None)
+        numbers |= {"rope_rows": r.layer.roped, "cache": r.cache, "full": r.layer.full, "saved": r.saved}
+        numbers |= {"bits": r.layer.bits, "rope_share": r.roped, "norm_key": norms[0], "norm_key_rest": norms[1]}
+        numbers |= {"norm_value": norms[2], "q_lora_rank": r.query}
+    else:
+        numbers |= {f"{name}_k": k for name, k in r.others.items()}
+        numbers |= {f"{_name(p)}_of": p.count for p in r.layer.others}
+    numbers |= {"formula": made.formula if made else "", "version": made.version if made else 0, "key": joint.key}
+    return numbers | {"parents": " ".join(p.key for p in joint.parents), "problem": joint.problem}
+
+
+def report(
+    name: str, weighting: tuple[str, str], chosen: Way, found: Mapping[float, Sequence[Ranks]]
+) -> dict[str, object]:
+    """All of it for mla.json: see docs/MLA.md."""
+    return {
+        "schema": SCHEMA,
+        "model": name,
+        "weighting": {"name": weighting[0], "label": weighting[1]},
+        "rope": {"way": chosen.rope, "rows": chosen.dims, "choice": chosen.choice, "real": chosen.is_real},
+        "balance": chosen.balance,
+        "deepseek_v2": DEEPSEEK,
+        "thresholds": [
+            {
+                "threshold": threshold,
+                "over_layers": {column.heading: over(ranks, column.number) for column in columns_of(ranks)},
+                "layers": [record(r, threshold) for r in ranks],
+            }
+            for threshold, ranks in found.items()
+        ],
+        "what_rank_is_not": WHAT_RANK_IS_NOT,
+    }

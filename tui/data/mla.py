@@ -1,0 +1,164 @@
+"""Which latent attention (MLA) a model's layers would take: what is computed for that, and the numbers it comes to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import prod
+from typing import TYPE_CHECKING
+
+from rankscope.engine.catalogue.caches import Cache, Heads, HeadsOf, caches
+from rankscope.engine.catalogue.tree import matches, model_order
+from rankscope.engine.derive.latent import (
+    KEY_VALUE,
+    LATENT,
+    PRODUCT,
+    RECOMPUTE,
+    Way,
+    latent_of,
+    product_of,
+)
+from rankscope.engine.derive.weighting import weighted
+from rankscope.engine.errors import InputError, WeightsError, printable
+from rankscope.engine.spectrum import Projection
+
+from .model import Model
+from .session import Session
+
+if TYPE_CHECKING:
+    from rankscope.engine.moment import Weighting
+    from rankscope.engine.spectrum import Operand
+
+QUERY = "query"
+_FACTORS = ("query", "query_a", "query_b", "kv_a", "key_b", "value_b")
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer that owns a cache.
+
+    `joint` is the row whose rank is its kv_lora_rank: the stack of its keys and values, of latent attention the product
+    of the factors. `others` are what stands beside it: its query, or factors and the product of those of the queries.
+    `bits` takes a stored number of its keys, None where the weights are not at hand.
+    """
+
+    address: str
+    joint: Projection
+    others: tuple[Projection, ...]
+    heads: Heads | None = None
+    bits: float | None = None
+
+    @property
+    def is_latent(self) -> bool:
+        """Whether it is latent attention as it is."""
+        return not self.joint.address.endswith(KEY_VALUE) or any(p.role == "kv_a" for p in self.others)
+
+    @property
+    def wanted(self) -> tuple[Projection, ...]:
+        """All that is computed for it."""
+        return (self.joint, *self.others)
+
+    @property
+    def full(self) -> int:
+        """Numbers of keys and values that its cache keeps of a token as it is."""
+        return sum(p.rows for p in self.joint.parents)
+
+    @property
+    def roped(self) -> int:
+        """Numbers beside the latent that would keep RoPE."""
+        return self.full - self.joint.rows
+
+
+def layers_of(model: Model, chosen: Way, under: Weighting | None, pattern: str | None = None) -> list[Layer]:
+    """The layers of a model that own a cache, or those of them that a filter names.
+
+    Raises:
+        InputError: there are none, or the way that was chosen is not known for one of them.
+    """
+    checkpoint = model.checkpoint
+    assert checkpoint is not None
+    every = caches(checkpoint, model.tree.projections)
+    if not every:
+        raise InputError(
+            f"no layer of {printable(model.name)} keeps keys and values: there is no cache to make smaller"
+        )
+    found = [c for c in every if pattern is None or any(matches(p.address, pattern) for p in c.roles.values())]
+    if not found:
+        raise InputError(f"no layer with a cache matches {printable(pattern or '')!r}: see  rankscope tree MODEL")
+    heads = HeadsOf(checkpoint)
+    bits = {t.name: 8 * t.stored_bytes / count for t in checkpoint.tensors if (count := prod(t.shape))}
+    try:
+        return [
+            _latent_layer(c, under, model)
+            if c.is_latent
+            else replace(_layer(c, chosen, under, heads), bits=bits.get(c.roles["key"].tensor))
+            for c in found
+        ]
+    except WeightsError as error:
+        raise InputError(str(error)) from None
+
+
+def stored_layers(session: Session, chosen: Way, pattern: str | None = None) -> list[Layer]:
+    """The same of a model whose weights are not at hand: what is stored of it, under the weighting that is shown."""
+    name, label = session.weighting
+    text = f"[K; V] {chosen.text}" + (f" under {label}" if name else "")
+    states = {p.address: p for p in session.model.tree.projections}
+    joints: dict[str, Projection] = {}
+    stored = session.store.stored()
+    products: dict[str, Projection] = {}
+    for p in map(stored.projection, sorted(stored.derived(), key=stored.computed_at)):
+        made = p.derived
+        if made is None or made.weighting != name:
+            continue
+        if made.formula.startswith(LATENT) and made.label.partition(";")[0] == text:
+            joints[p.address] = p
+        elif made.formula.startswith(PRODUCT) and (not name or made.label.endswith(f" under {label}")):
+            (joints if p.role == KEY_VALUE else products)[p.address] = p
+    found = []
+    for p in sorted(joints.values(), key=model_order):
+        address = p.address.rpartition(".")[0]
+        others = [states[at] for role in _FACTORS if (at := f"{address}.{role}") in states]
+        others += [products[at] for at in (f"{address}.{QUERY}",) if at in products]
+        if pattern is None or any(matches(q.address, pattern) for q in (p, *p.parents)):
+            found.append(Layer(address, p, tuple(others)))
+    return found
+
+
+def _layer(cache: Cache, chosen: Way, under: Weighting | None, heads_of: HeadsOf) -> Layer:
+    heads = None if chosen.rope == RECOMPUTE else heads_of.of(cache)
+    query = cache.roles.get(QUERY)
+    others = () if query is None else (_state(query, under),)
+    return Layer(cache.address, latent_of(cache, chosen, heads, under), others, heads)
+
+
+def _latent_layer(cache: Cache, under: Weighting | None, model: Model) -> Layer:
+    """The layer of a checkpoint whose attention is latent, with its factors.
+
+    Raises:
+        WeightsError: the gains between them are not known.
+    """
+    factors = tuple(_state(cache.roles[role], under) for role in _FACTORS if role in cache.roles)
+    joint = product_of(cache, KEY_VALUE, _gain(cache.roles["key_b"], under, model), under)
+    if "query_a" not in cache.roles or "query_b" not in cache.roles:
+        return Layer(cache.address, joint, factors)
+    query = product_of(cache, QUERY, _gain(cache.roles["query_b"], under, model), under)
+    return Layer(cache.address, joint, (*factors, query))
+
+
+def _gain(second: Projection, under: Weighting | None, model: Model) -> Operand | None:
+    """The gains of the norm before a second factor; None where a weighting has them."""
+    if under is not None:
+        return None
+    import numpy as np
+
+    from rankscope.engine.derive.norm_weighting import NormWeighting
+    from rankscope.engine.moment import operand
+
+    assert model.checkpoint is not None
+    norms = NormWeighting(model.checkpoint)
+    if (norm := norms.norms.feeding(second)) is not None and norm.centred:
+        raise WeightsError(f"{second.address}: a LayerNorm stands between the factors, whose product is not known")
+    return operand(np.ascontiguousarray(norms.folded(second, np.ones((second.cols, 1)))[:, 0]))
+
+
+def _state(projection: Projection, under: Weighting | None) -> Projection:
+    return projection if under is None else weighted(projection, under)
