@@ -78,11 +78,11 @@ def rope_of(config: Mapping[str, Any], is_gguf: bool, tensor: str, layer: int, h
     if _is_unrotated(config, family, layer):
         return NO_ROPE
     stated = _stated(config, layer)
-    dims = _number(config, "rotary_dim") or _part(config, stated, family, is_gguf) * head_dim
-    if dims != int(dims) or int(dims) % 2 or not 0 < dims <= head_dim:
-        raise WeightsError(f"{dims:g} rotated rows for heads of {head_dim}: only --rope recompute can be asked for")
+    dims = int(_number(config, "rotary_dim") or _part(config, stated, family, is_gguf) * head_dim)
+    if dims % 2 or not 0 < dims <= head_dim:
+        raise WeightsError(f"{dims} rotated rows for heads of {head_dim}: only --rope recompute can be asked for")
     theta = _number(stated, "rope_theta") or _number(config, "rope_theta") or _number(config, "rotary_emb_base")
-    return Rope(int(dims), interleaved, theta or _THETA)
+    return Rope(dims, interleaved, theta or _THETA)
 
 
 def _stated(config: Mapping[str, Any], layer: int) -> Mapping[str, Any]:

@@ -174,6 +174,11 @@ def scan(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--gauge", choices=("raw", "fixed"), action="append", help=f"{_GAUGE}; may be repeated (raw)")
     parser.add_argument("--null", choices=("flip",), help="also compute the weights under random signs, for k/kf")
+    parser.add_argument(
+        "--derived",
+        action="store_true",
+        help="also the matrices made of others: keys and values of a layer as one (mla)",
+    )
     parser.add_argument("--recompute", action="store_true", help="compute again what is stored")
     parser.add_argument("--json", action="store_true", help="one JSON object a line and projection, once it is saved")
 

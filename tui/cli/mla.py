@@ -143,8 +143,8 @@ def _print_table(console: Console, found: Sequence[Ranks]) -> None:
 
 
 def _mark(r: Ranks) -> str:
-    """Where there is no number: `?` where it is known why, `.` where it is not computed."""
-    return "?" if r.layer.joint.problem else "."
+    """Where there is no number: `?` where it is known why, `.` where it is not computed, `-` where there is none."""
+    return "?" if r.layer.joint.problem else "." if r.k is None else "-"
 
 
 def _write(path: Path, text: str) -> None:

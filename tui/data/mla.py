@@ -81,7 +81,7 @@ def layers_of(model: Model, chosen: Way, under: Weighting | None, pattern: str |
         raise InputError(
             f"no layer of {printable(model.name)} keeps keys and values: there is no cache to make smaller"
         )
-    found = [c for c in every if pattern is None or any(matches(p.address, pattern) for p in c.roles.values())]
+    found = [c for c in every if pattern is None or any(matches(at, pattern) for at in _addresses(c))]
     if not found:
         raise InputError(f"no layer with a cache matches {printable(pattern or '')!r}: see  rankscope tree MODEL")
     heads = HeadsOf(checkpoint)
@@ -95,6 +95,21 @@ def layers_of(model: Model, chosen: Way, under: Weighting | None, pattern: str |
         ]
     except WeightsError as error:
         raise InputError(str(error)) from None
+
+
+def derived_of(model: Model, under: Weighting | None, pattern: str | None = None) -> list[Projection]:
+    """What `scan --derived` computes beside a model's projections: of each layer the stack of its keys and values, all
+    rotated after they are expanded, or the products of its factors.
+
+    Raises:
+        InputError: see layers_of.
+    """
+    layers = layers_of(model, Way(), under, pattern)
+    return [p for layer in layers for p in layer.wanted if p.derived is not None and p.derived.is_further]
+
+
+def _addresses(cache: Cache) -> list[str]:
+    return [f"{cache.address}.{KEY_VALUE}", *(p.address for p in cache.roles.values())]
 
 
 def stored_layers(session: Session, chosen: Way, pattern: str | None = None) -> list[Layer]:
