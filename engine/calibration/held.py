@@ -61,6 +61,14 @@ class Held(Protocol):
         """
         ...
 
+    def first(self, name: str, cols: int, matrix: Matrix | None, order: Order | None) -> Values:
+        """The mean E[x] of that input, shape (cols,).
+
+        Raises:
+            WeightsError: the file has none, or it cannot be used.
+        """
+        ...
+
 
 def mean(sums: HostArray, count: float) -> Values:
     """Sums over so many tokens -> means in float64, without a word on what is not finite: it is refused by name."""

@@ -28,7 +28,7 @@ from ..weights import host_array
 from .held import Matrix, Order, mean
 from .said import Figures
 
-SUMS, COUNTS = ".in_sum2", ".counts"
+SUMS, COUNTS, FIRST = ".in_sum2", ".counts", ".in_sum"
 _MAX_ENTRIES = 1_000_000
 _MAX_NAME = 1024
 _SHOWN = 3
@@ -37,11 +37,13 @@ _SHOWN = 3
 class Sums(NamedTuple):
     """Where the sums of squares of a tensor's input lie, one matrix of a stack behind the other, and the tokens they
     go over: `counts` for each matrix, or where it is None `calls`, the number of chunks, for all of them alike.
+    `first`: the sums of the input itself, in the same order.
     """
 
     squares: Tensor
     counts: Tensor | None = None
     calls: int = 0
+    first: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,21 @@ class Imatrix:
         calls = sums.calls or (math.ceil(counts.max() / self.chunk_size) if self.chunk_size else 1)
         seen = digest(means.shape, _settled(means, calls).astype("<f4").tobytes())
         return Moment("diagonal", cols, (Operand(seen, partial(self._means, squares, count, order)),))
+
+    def first(self, name: str, cols: int, matrix: Matrix | None, order: Order | None) -> Values:
+        """See Held: of `<tensor>.in_sum`."""
+        sums, counts, index = self.sums[name], self._counts(name), matrix.number if matrix else 0
+        self._matrices(name, cols, matrix)
+        if sums.first is None or sums.first.dtype != "F32" or sums.first.shape != sums.squares.shape:
+            raise WeightsError(f"{_of(name, matrix)} has no mean in the file ({printable(name)}{FIRST})")
+        count = float(counts[index if len(counts) > 1 else 0])
+        if count == 0:
+            raise UnseenError.of(_of(name, matrix))
+        begin = sums.first.begin + 4 * cols * index
+        means = self._means(sums.first._replace(shape=(cols,), begin=begin, end=begin + 4 * cols), count, order)
+        if not np.isfinite(means).all():
+            raise WeightsError(f"{_of(name, matrix)} has a mean that is not finite")
+        return means
 
     def _matrices(self, name: str, cols: int, matrix: Matrix | None) -> int:
         """How many matrices of so many columns the sums of a tensor are of, of which `matrix` is one.
@@ -191,7 +208,8 @@ def _checked(file: Path, name: str, found: Mapping[str, Tensor]) -> Sums:
         raise InputError(f"{_damaged(file)}: it has sums of {printable(name)} and no counts")
     if {squares.dtype, counts.dtype} != {"F32"} or 0 in (*squares.shape, *counts.shape):
         raise InputError(f"{_damaged(file)}: the sums of {printable(name)} are not float32, or empty")
-    return Sums(_flat(squares), _flat(counts))
+    first = found.get(name + FIRST)
+    return Sums(_flat(squares), _flat(counts), first=None if first is None else _flat(first))
 
 
 def _flat(tensor: Tensor) -> Tensor:

@@ -92,6 +92,20 @@ class Moments:
         seen = digest(self._seen(name, part, sums), repr(count), b"" if order is None else order.tobytes())
         return Moment("full", cols, (Operand(seen, partial(self._products, shown, sums, count, order)),))
 
+    def first(self, name: str, cols: int, matrix: Matrix | None, order: Order | None) -> Values:
+        """See Held: of `<tensor>.x`."""
+        name = self.inputs.get(name, name)
+        held, shown = self.sums.get((name, ""), {}), printable(name)
+        sums = held.get("x")
+        if sums is None or matrix is not None:
+            raise WeightsError(f"{shown} has no mean in the file ({shown}.x)")
+        if sums.dtype not in ("F32", "F64") or sums.shape != (cols,):
+            raise WeightsError(f"{shown}.x in the file is no mean of {cols} input features")
+        means = mean(_read(sums, self.stamp), self._count(shown, held))
+        if not np.isfinite(means).all():
+            raise WeightsError(f"{shown}.x in the file is not finite")
+        return means if order is None else means[order]
+
     def _count(self, shown: str, held: Mapping[str, Tensor]) -> float:
         """Over how many tokens sums go."""
         tokens = _tokens(held, self.stamp)

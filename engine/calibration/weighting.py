@@ -13,10 +13,10 @@ from ..errors import InputError, WeightsError, printable
 from ..formats import foreign
 from ..formats.guarded import head_of, open_regular
 from ..moment import Moment
-from ..spectrum import Projection
+from ..spectrum import Projection, Values
 from .channels import order_of
 from .doubts import doubts
-from .held import Held, Matrix
+from .held import Held, Matrix, Order
 from .imatrix import read_gguf, read_legacy
 from .inputs import Inputs
 from .moments import read_moments
@@ -63,13 +63,25 @@ class FileWeighting:
             UnseenError: no token of the calibration reached it.
             WeightsError: there is none that can be used.
         """
+        return self._held.moment(*self._input(projection))
+
+    def mean(self, projection: Projection) -> Values:
+        """The mean E[x] of a projection's input, shape (cols,).
+
+        Raises:
+            WeightsError: the file has none that can be used.
+        """
+        return self._held.first(*self._input(projection))
+
+    def _input(self, projection: Projection) -> tuple[str, int, Matrix | None, Order | None]:
+        """The input of a projection in the file: the tensor's name there, how many features, which matrix of a stack,
+        and their order."""
         if not projection.cols:
             raise WeightsError(f"{printable(projection.tensor)} is no matrix")
         name, number = self._inputs.of(projection)
         experts = sizes(self._inner, projection.layer or 0).get("experts", 0) if projection.block == "expert" else 0
         matrix = None if number is None else Matrix(number, experts)
-        order = order_of(projection, self._config, name)
-        return self._held.moment(name, projection.cols, matrix, order)
+        return name, projection.cols, matrix, order_of(projection, self._config, name)
 
 
 def open_weighting(text: str, model: str, config: Mapping[str, Any]) -> FileWeighting:

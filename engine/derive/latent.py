@@ -41,7 +41,7 @@ class Way:
     rotation over the KV heads that is complex, or real where `is_real`; PER_HEAD of each head, those of `choice`: the
     pairs of largest norm, of the highest or the lowest frequencies, or evenly spread over these.
     `balance`: by what norms keys and values are divided: `whole`, of all keys and of the values; `own`, of what of the
-    keys has left RoPE and of the values; `none`.
+    keys has left RoPE and of the values; `none`. `bias`: the biases are one more column, of an input that is always 1.
     """
 
     rope: str = RECOMPUTE
@@ -49,28 +49,31 @@ class Way:
     choice: str = ""
     is_real: bool = False
     balance: str = "whole"
+    bias: bool = False
 
     @property
     def text(self) -> str:
         """As a user writes it: `decoupled:64 --real`, `per-head:16:high`, `recompute --balance own`."""
         parts = [self.rope, *([str(self.dims)] if self.dims else []), *([self.choice] if self.choice else [])]
         options = " --real" * self.is_real + (f" --balance {self.balance}" if self.balance != "whole" else "")
+        options += " --bias append" * self.bias
         return ":".join(parts) + options
 
     @property
     def stem(self) -> str:
         """For the name of its formula, which `dims` is no part of."""
-        return "_".join(filter(None, (self.rope, self.choice, "real" * self.is_real, self.balance)))
+        return "_".join(filter(None, (self.rope, self.choice, "real" * self.is_real, self.balance, "bias" * self.bias)))
 
 
 def ways() -> list[Way]:
     """One of each stem."""
     ropes = [(RECOMPUTE, "", False), (DECOUPLED, "", False), (DECOUPLED, "", True)]
     ropes += [(PER_HEAD, choice, False) for choice in CHOICES]
-    return [Way(rope, 0, choice, real, balance) for rope, choice, real in ropes for balance in BALANCES]
+    plain = [Way(rope, 0, choice, real, balance) for rope, choice, real in ropes for balance in BALANCES]
+    return [replace(each, bias=bias) for each in plain for bias in (False, True)]
 
 
-def way(text: str, is_real: bool = False, balance: str = "whole") -> Way:
+def way(text: str, is_real: bool = False, balance: str = "whole", bias: bool = False) -> Way:
     """The way that a user names: `recompute`, `decoupled:64`, `per-head:16`, `per-head:16:high`.
 
     Raises:
@@ -79,7 +82,7 @@ def way(text: str, is_real: bool = False, balance: str = "whole") -> Way:
     if text == RECOMPUTE:
         if is_real:
             raise InputError(f"--real goes with --rope {DECOUPLED}:D: no rotation over the heads is taken otherwise")
-        return Way(balance=balance)
+        return Way(balance=balance, bias=bias)
     found = _ROPE.fullmatch(text)
     if found is None or (found[3] and (found[1] == DECOUPLED or found[3] not in CHOICES)):
         names = f"{RECOMPUTE}, {DECOUPLED}:D or {PER_HEAD}:D[:{'|'.join(CHOICES)}]"
@@ -89,14 +92,23 @@ def way(text: str, is_real: bool = False, balance: str = "whole") -> Way:
         raise InputError(f"--rope {printable(text)}: the rows that keep RoPE are pairs: name an even number above 0")
     if is_real and found[1] != DECOUPLED:
         raise InputError(f"--real goes with --rope {DECOUPLED}:D: no rotation over the heads is taken otherwise")
-    return Way(found[1], dims, (found[3] or CHOICES[0]) if found[1] == PER_HEAD else "", is_real, balance)
+    choice = (found[3] or CHOICES[0]) if found[1] == PER_HEAD else ""
+    return Way(found[1], dims, choice, is_real, balance, bias)
 
 
-def latent_of(cache: Cache, chosen: Way, heads: Heads | None, under: Weighting | None = None) -> Projection:
+def latent_of(
+    cache: Cache,
+    chosen: Way,
+    heads: Heads | None,
+    under: Weighting | None = None,
+    biases: tuple[Operand, ...] = (),
+) -> Projection:
     """The further row whose spectrum says which kv_lora_rank a layer with keys and values would take.
 
-    `heads` are those of the key, needed where some rows keep RoPE. Of a layer without RoPE none have to. Under a
-    weighting whose moments of key and value differ, or that has none, its `problem` says so.
+    `heads` are those of the key, needed where some rows keep RoPE. Of a layer without RoPE none have to.
+    `biases` are those of key and value where they are one more column: the weighting is then of inputs with a last
+    feature that is always 1. Under a weighting whose moments of key and value differ, or that has none, its `problem`
+    says so.
 
     Raises:
         InputError: fewer rows are rotated than shall keep RoPE.
@@ -110,6 +122,7 @@ def latent_of(cache: Cache, chosen: Way, heads: Heads | None, under: Weighting |
         slice=None,
         role=KEY_VALUE,
         rows=key.rows + value.rows - kept,
+        cols=key.cols + bool(biases),
         note="",
     )
     layout: tuple[Operand, ...] = ()
@@ -118,9 +131,9 @@ def latent_of(cache: Cache, chosen: Way, heads: Heads | None, under: Weighting |
 
         layout = (operand(_numbers(heads, chosen.dims)),)
     elif chosen.rope != RECOMPUTE:
-        chosen = Way(balance=chosen.balance)  # nothing is rotated, and nothing has to keep RoPE
+        chosen = Way(balance=chosen.balance, bias=chosen.bias)  # nothing is rotated, and nothing has to keep RoPE
     label = f"[K; V] {chosen.text}"
-    return _made(beside, f"{LATENT}{chosen.stem}", label, (key, value), layout, under)
+    return _made(beside, f"{LATENT}{chosen.stem}", label, (key, value), (*layout, *biases), under)
 
 
 def product_of(cache: Cache, role: str, gain: Operand | None = None, under: Weighting | None = None) -> Projection:
@@ -194,7 +207,7 @@ def _made(
     if under is None:
         return derive(beside, Derived(formula, _VERSION, label, True, parents, operands))
     try:
-        moment = _shared_moment(parents, under)
+        moment = _shared_moment(parents, beside.cols, under)
     except WeightsError as error:
         made = Derived(REFUSED, _VERSION, label, True, parents, operands, under.name)
         refused = derive(beside, made)
@@ -204,16 +217,16 @@ def _made(
     return derive(beside, made)
 
 
-def _shared_moment(parents: Sequence[Projection], under: Weighting) -> Moment:
-    """The second moment of the one input of several projections.
+def _shared_moment(parents: Sequence[Projection], cols: int, under: Weighting) -> Moment:
+    """The second moment of the one input, of so many features, of several projections.
 
     Raises:
         WeightsError: it is not known, or they have several.
     """
     found = [under.moment(p) for p in parents]
     for p, moment in zip(parents, found, strict=True):
-        if moment.cols != p.cols:
-            raise WeightsError(f"the second moments are of {moment.cols} inputs, {p.address} has {p.cols}")
+        if moment.cols != cols:
+            raise WeightsError(f"the second moments are of {moment.cols} inputs, {p.address} has {cols}")
         if moment.digest != found[0].digest:
             raise WeightsError(f"{parents[0].address} and {p.address} have different second moments of their input")
     return found[0]

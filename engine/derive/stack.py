@@ -27,6 +27,8 @@ def stack_latent(projection: Projection, matrices: Sequence[Weights]) -> Noted:
     made = projection.derived
     assert made is not None
     chosen = _WAYS[made.formula.removeprefix(LATENT).partition(f"_{WEIGHED}")[0]]
+    if chosen.bias:
+        matrices = _with_biases(matrices, numbers_of(made.operands[: -1 if made.weighting else None][-2:]))
     key, value = (joined(list(slabs(host_array(matrix)))) for matrix in matrices)
     whole, values = (_norm(projection, matrix) for matrix in matrices)
     if chosen.rope == RECOMPUTE:
@@ -64,6 +66,15 @@ def weighed_as(projection: Projection, matrix: Weights) -> Weights | Weighed:
     made = projection.derived
     assert made is not None
     return weigh(by_moment(projection), [matrix]) if made.weighting else matrix
+
+
+def _with_biases(matrices: Sequence[Weights], biases: Sequence[Values]) -> list[Weights]:
+    """The matrices, float64 where they lie, with their biases as one more column."""
+    wide = [joined(list(slabs(host_array(matrix)))) for matrix in matrices]
+    return [
+        placed(np.concatenate([matrix, bias[:, None]], axis=1), where)
+        for matrix, bias, where in zip(wide, biases, matrices, strict=True)
+    ]
 
 
 def _norm(projection: Projection, matrix: Weights) -> float:

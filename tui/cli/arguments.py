@@ -110,8 +110,10 @@ def _add_show(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_latent(parser: argparse.ArgumentParser, rope: str | None, balance: str | None) -> None:
-    """How keys and values would be made latent; where a default is None, only --view mla takes it."""
+def _add_latent(
+    parser: argparse.ArgumentParser, rope: str | None = None, balance: str | None = None, bias: str | None = None
+) -> None:
+    """How keys and values would be made latent; without defaults where only one view takes that."""
     of = "" if rope else "mla: "
     parser.add_argument(
         "--rope",
@@ -127,6 +129,12 @@ def _add_latent(parser: argparse.ArgumentParser, rope: str | None, balance: str 
         default=balance,
         help=f"{of}by what keys and values are divided: the norm of all keys, that of what has left RoPE, or nothing "
         "(whole)",
+    )
+    parser.add_argument(
+        "--bias",
+        choices=("append", "leave"),
+        default=bias,
+        help=f"{of}biases as one more column, under moments that have means, or left out (leave)",
     )
 
 
@@ -189,7 +197,7 @@ def show(parser: argparse.ArgumentParser) -> None:
     _add_weight(parser)
     _add_gauge(parser)
     _add_show(parser)
-    _add_latent(parser, None, None)
+    _add_latent(parser)
 
 
 def plot(parser: argparse.ArgumentParser) -> None:
@@ -215,7 +223,7 @@ def mla(parser: argparse.ArgumentParser) -> None:
     add_device(parser)
     _add_thresholds(parser, "90")
     _add_weight(parser)
-    _add_latent(parser, "recompute", "whole")
+    _add_latent(parser, "recompute", "whole", "leave")
     parser.add_argument("--recompute", action="store_true", help="compute again what is stored")
     parser.add_argument("-o", "--output", metavar="FILE", help="also write all numbers as JSON: docs/MLA.md")
 

@@ -19,7 +19,7 @@ from rankscope.engine.compute.events import Event
 from rankscope.engine.derive.latent import Way, way
 from rankscope.engine.errors import InputError, printable
 
-from ..data.latent_ranks import Ranks, beside, columns_of, lines, over, ranks_of, report
+from ..data.latent_ranks import Ranks, beside, columns_of, over, ranks_of, remarks, report, totals
 from ..data.mla import Layer, layers_of, stored_layers
 from ..data.model import open_model
 from ..data.session import CLOSE_SECONDS, Session
@@ -36,7 +36,7 @@ _THRESHOLDS = (0.9,)
 
 def mla(args: Namespace, root: Path) -> int:
     """Compute what is missing, and print the ranks by layer; 1 where a layer's cannot be computed."""
-    chosen = way(args.rope, args.real, args.balance)
+    chosen = way(args.rope, args.real, args.balance, args.bias == "append")
     model = open_model(args.model, root, Access.DOWNLOAD if args.download else Access.RANGES, or_stored=False)
     under = choose(args.weight, model, root, say)
     layers = layers_of(model, chosen, under, args.filter)
@@ -77,7 +77,7 @@ def shown(asked: Asked, args: Namespace) -> tuple[Way, dict[float, list[Ranks]]]
     Raises:
         InputError: nothing is stored of it.
     """
-    chosen = way(args.rope or "recompute", args.real, args.balance or "whole")
+    chosen = way(args.rope or "recompute", args.real, args.balance or "whole", args.bias == "append")
     session = asked.lens.pair.first
     layers = _layers(session, chosen, args)
     if not any(session.has(layer.joint) for layer in layers):
@@ -101,8 +101,10 @@ def _print(console: Console, found: Mapping[float, Sequence[Ranks]], chosen: Way
     for threshold, ranks in found.items():
         console.print(Text(_title(ranks, threshold, chosen, weighting)))
         _print_table(console, ranks)
+        for line in totals(ranks):
+            console.print(Text(line))
         console.print()
-    for line in lines(ranks):
+    for line in remarks([r.layer for r in ranks]):
         console.print(Text(line))
 
 

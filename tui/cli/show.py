@@ -54,7 +54,9 @@ def show(args: Namespace, root: Path) -> int:
         sys.stdout.writelines(csv_lines(resolve(BY_NAME[args.view].csv)(_content(asked, args))))
     else:
         console = make_console(depth=None if args.color == "auto" else Depth(args.color))
-        if args.view != "heatmap" and (by := weighted_by(asked.projections)):  # there every table says it
+        if args.view not in ("heatmap", "mla") and (
+            by := weighted_by(asked.projections)
+        ):  # these say it by every table
             console.print(Text(by))
             console.print()
         resolve(BY_NAME[args.view].text)(console, asked, args)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 DEEPSEEK = {"kv_lora_rank": 512, "rope": 64, "q_lora_rank": 1536, "full": 128 * (192 + 128)}
 """DeepSeek-V2's choice (arXiv 2405.04434), for 128 heads of 192 rows of keys and 128 of values."""
 SCHEMA = 1
-PRODUCT_NAME = "kv_b kv_a"
+PRODUCT_NAME, QUERIES_NAME = "kv_b kv_a", "q_b q_a"
 WHAT_RANK_IS_NOT = (
     "A rank is not quality: k says how much energy is lost, not what the model writes without it. Measure that, or "
     "train on, before a checkpoint is made of these numbers."
@@ -81,7 +81,7 @@ def ranks_of(session: Session, layers: Sequence[Layer], chosen: Way, threshold: 
 
 def _name(p: Projection) -> str:
     made = p.derived
-    return "q_b q_a" if made is not None and made.is_further else p.role
+    return QUERIES_NAME if made is not None and made.is_further else p.role
 
 
 def _rank(
@@ -159,16 +159,33 @@ def beside(found: Sequence[Ranks]) -> dict[str, str]:
     return said | {_name(p): str(p.count) for layer in latent for p in layer.others}
 
 
-def lines(found: Sequence[Ranks]) -> Iterator[str]:
-    """What stands below the tables: the whole cache, and at last what the numbers do not say."""
+def totals(found: Sequence[Ranks]) -> Iterator[str]:
+    """What stands below a table: the whole cache; of latent attention as it is, what its ranks need."""
     known = [(r.layer, r.cache) for r in found if r.cache is not None and not r.layer.is_latent]
     if known:
         kept, full = sum(cache for _, cache in known), sum(layer.full for layer, _ in known)
         saved = f"{100 * (1 - kept / full):.1f} % saved"
-        yield f"{len(known)} layers keep {kept} of {full} numbers a token{_bytes(known)}, {saved}"
-    if any(layer.roped for layer, _ in known):
+        keep = "layer keeps" if len(known) == 1 else "layers keep"
+        yield f"{len(known)} {keep} {kept} of {full} numbers a token{_bytes(known)}, {saved}"
+    yield from _of_factors(found)
+
+
+def remarks(layers: Sequence[Layer]) -> Iterator[str]:
+    """What stands below all tables: what is left out, and at last what a rank does not say."""
+    if any(layer.leaves_bias for layer in layers):
+        yield "Biases of keys and values are left out: --bias append takes them in, under moments that have means"
+    if any(layer.roped for layer in layers if not layer.is_latent):
         yield POSITION_FREE
     yield WHAT_RANK_IS_NOT
+
+
+def _of_factors(found: Sequence[Ranks]) -> Iterator[str]:
+    """Of latent attention as it is: how much of its ranks the products need."""
+    for name, number in ((PRODUCT_NAME, _k), (QUERIES_NAME, _other(QUERIES_NAME))):
+        span, held = over([r for r in found if r.layer.is_latent], number), beside(found).get(name)
+        if span is not None and held is not None:
+            rank = "kv_lora_rank" if name == PRODUCT_NAME else "q_lora_rank"
+            yield f"{rank} is {held}: the product {name} takes {span['median']:g} of it in the median layer"
 
 
 def _bytes(known: Sequence[tuple[Layer, int]]) -> str:
@@ -211,6 +228,7 @@ def report(
         "weighting": {"name": weighting[0], "label": weighting[1]},
         "rope": {"way": chosen.rope, "rows": chosen.dims, "choice": chosen.choice, "real": chosen.is_real},
         "balance": chosen.balance,
+        "bias": "append" if chosen.bias else "leave",
         "deepseek_v2": DEEPSEEK,
         "thresholds": [
             {

@@ -25,7 +25,9 @@ from .model import Model
 from .session import Session
 
 if TYPE_CHECKING:
-    from rankscope.engine.moment import Weighting
+    from rankscope.engine.calibration.weighting import FileWeighting
+    from rankscope.engine.derive.biases import Biases
+    from rankscope.engine.moment import Moment, Weighting
     from rankscope.engine.spectrum import Operand
 
 QUERY = "query"
@@ -39,6 +41,7 @@ class Layer:
     `joint` is the row whose rank is its kv_lora_rank: the stack of its keys and values, of latent attention the product
     of the factors. `others` are what stands beside it: its query, or factors and the product of those of the queries.
     `bits` takes a stored number of its keys, None where the weights are not at hand.
+    `leaves_bias`: its keys or values have biases, which are no part of that.
     """
 
     address: str
@@ -46,6 +49,7 @@ class Layer:
     others: tuple[Projection, ...]
     heads: Heads | None = None
     bits: float | None = None
+    leaves_bias: bool = False
 
     @property
     def is_latent(self) -> bool:
@@ -76,6 +80,8 @@ def layers_of(model: Model, chosen: Way, under: Weighting | None, pattern: str |
     """
     checkpoint = model.checkpoint
     assert checkpoint is not None
+    from rankscope.engine.derive.biases import Biases  # numpy
+
     every = caches(checkpoint, model.tree.projections)
     if not every:
         raise InputError(
@@ -84,13 +90,15 @@ def layers_of(model: Model, chosen: Way, under: Weighting | None, pattern: str |
     found = [c for c in every if pattern is None or any(matches(at, pattern) for at in _addresses(c))]
     if not found:
         raise InputError(f"no layer with a cache matches {printable(pattern or '')!r}: see  rankscope tree MODEL")
-    heads = HeadsOf(checkpoint)
+    if chosen.bias and any(c.is_latent for c in found):
+        raise InputError("--bias append is for keys and values: this attention is latent as it is")
+    heads, biases = HeadsOf(checkpoint), Biases(checkpoint)
     bits = {t.name: 8 * t.stored_bytes / count for t in checkpoint.tensors if (count := prod(t.shape))}
     try:
         return [
             _latent_layer(c, under, model)
             if c.is_latent
-            else replace(_layer(c, chosen, under, heads), bits=bits.get(c.roles["key"].tensor))
+            else replace(_layer(c, chosen, under, heads, biases), bits=bits.get(c.roles["key"].tensor))
             for c in found
         ]
     except WeightsError as error:
@@ -124,7 +132,7 @@ def stored_layers(session: Session, chosen: Way, pattern: str | None = None) -> 
         made = p.derived
         if made is None or made.weighting != name:
             continue
-        if made.formula.startswith(LATENT) and made.label.partition(";")[0] == text:
+        if made.formula.startswith(LATENT) and made.label.rpartition("; |K| ")[0] == text:
             joints[p.address] = p
         elif made.formula.startswith(PRODUCT) and (not name or made.label.endswith(f" under {label}")):
             (joints if p.role == KEY_VALUE else products)[p.address] = p
@@ -138,11 +146,58 @@ def stored_layers(session: Session, chosen: Way, pattern: str | None = None) -> 
     return found
 
 
-def _layer(cache: Cache, chosen: Way, under: Weighting | None, heads_of: HeadsOf) -> Layer:
+def _layer(cache: Cache, chosen: Way, under: Weighting | None, heads_of: HeadsOf, biases: Biases) -> Layer:
     heads = None if chosen.rope == RECOMPUTE else heads_of.of(cache)
     query = cache.roles.get(QUERY)
     others = () if query is None else (_state(query, under),)
-    return Layer(cache.address, latent_of(cache, chosen, heads, under), others, heads)
+    both = [cache.roles[role] for role in ("key", "value")]
+    if not chosen.bias:
+        leaves = any(map(biases.has, both))
+        return Layer(cache.address, latent_of(cache, chosen, heads, under), others, heads, leaves_bias=leaves)
+    if not any(map(biases.has, both)):
+        raise WeightsError(f"{cache.address} has no biases: leave out --bias append")
+    from rankscope.engine.moment import operand
+
+    columns = tuple(operand(biases.of(p)) for p in both)
+    joint = latent_of(cache, chosen, heads, _Appended.to(under, both[0]), columns)
+    return Layer(cache.address, joint, others, heads)
+
+
+@dataclass(frozen=True, slots=True)
+class _Appended:
+    """A file of moments as a weighting of inputs with a last feature that is always 1."""
+
+    under: FileWeighting
+
+    @classmethod
+    def to(cls, under: Weighting | None, projection: Projection) -> _Appended:
+        """Of a weighting that has the mean of a projection's input.
+
+        Raises:
+            WeightsError: it has none.
+        """
+        from rankscope.engine.calibration.weighting import FileWeighting
+
+        if not isinstance(under, FileWeighting):
+            raise WeightsError("--bias append needs the means of the inputs: name a file of moments with --weight FILE")
+        under.mean(projection)
+        return cls(under)
+
+    @property
+    def name(self) -> str:
+        """See Weighting."""
+        return self.under.name
+
+    @property
+    def label(self) -> str:
+        """See Weighting."""
+        return self.under.label
+
+    def moment(self, projection: Projection) -> Moment:
+        """See Weighting."""
+        from rankscope.engine.derive.biases import appended
+
+        return appended(self.under.moment(projection), self.under.mean(projection))
 
 
 def _latent_layer(cache: Cache, under: Weighting | None, model: Model) -> Layer:

@@ -190,7 +190,7 @@ VIEWS: tuple[ViewSpec, ...] = (
         Place.TOP,
         csv="data.view_records:of_mla",
         text="cli.mla:print_mla",
-        options=("rope", "real", "balance", "csv"),
+        options=("rope", "real", "balance", "bias", "csv"),
         of_spectra=False,
     ),
 )

@@ -16,12 +16,13 @@ from weighted_examples import Given, projection
 
 from rankscope.engine.catalogue.caches import Cache, Heads
 from rankscope.engine.catalogue.rope import NO_ROPE, Rope
+from rankscope.engine.derive.biases import appended
 from rankscope.engine.derive.formulas import FORMULAS
 from rankscope.engine.derive.latent import CHOICES, KEY_VALUE, Way, latent_of, norms_of, product_of, way
 from rankscope.engine.derive.weigh import Noted, Weighed
 from rankscope.engine.errors import InputError, WeightsError
 from rankscope.engine.metrics import rank_losing
-from rankscope.engine.moment import Moment, diagonal, full, operand
+from rankscope.engine.moment import Moment, diagonal, full, layer_norm, operand
 from rankscope.engine.spectrum import Projection, Provenance
 
 Array = NDArray[np.float64]
@@ -58,11 +59,10 @@ def places(interleaved: bool) -> Iterator[tuple[int, int]]:
     yield from ((2 * f, 2 * f + 1) if interleaved else (f, f + half) for f in range(half))
 
 
-def explicit(chosen: Way, c: Array, interleaved: bool) -> tuple[Array, Array]:
-    """What of the key has left RoPE, by a loop over frequencies and heads, and the key, under C^1/2."""
-    values, vectors = np.linalg.eigh(c)
-    root = vectors * np.sqrt(values.clip(0)) @ vectors.T
-    rows = KEY.reshape(KV, DIM, N)
+def explicit(chosen: Way, c: Array, interleaved: bool, key: Array = KEY) -> Array:
+    """What of the key has left RoPE, under C^1/2, by a loop over frequencies and heads."""
+    root, n = sqrt(c), key.shape[1]
+    rows = key.reshape(KV, DIM, n)
     found: list[tuple[float, int, int, list[Array]]] = []  # energy, direction or head, frequency, rows
     for f, (a, b) in enumerate(places(interleaved)):
         z = rows[:, a] + 1j * rows[:, b]
@@ -70,7 +70,7 @@ def explicit(chosen: Way, c: Array, interleaved: bool) -> tuple[Array, Array]:
             for g in range(KV):
                 found.append((float((np.abs(z[g] @ root) ** 2).sum()), g, f, [rows[g, a], rows[g, b]]))
             continue
-        gram = sum(np.outer(z[:, i], z[:, j].conj()) * c[i, j] for i, j in product(range(N), range(N)))
+        gram = sum(np.outer(z[:, i], z[:, j].conj()) * c[i, j] for i, j in product(range(n), range(n)))
         energies, u = np.linalg.eigh(gram.real if chosen.is_real else gram)  # type: ignore[union-attr]
         for j in range(KV):
             new = u[:, KV - 1 - j].conj() @ z
@@ -83,8 +83,8 @@ def explicit(chosen: Way, c: Array, interleaved: bool) -> tuple[Array, Array]:
             lost += sorted(own, key=order[chosen.choice])[chosen.dims // 2 :]
     else:  # one shared key has each frequency once before it has any twice
         lost = sorted(found, key=lambda i: (i[1], -i[0]))[chosen.dims // 2 :]
-    rest = [row for *_, both in lost for row in both] + list(rows[:, ROTATED:].reshape(-1, N))
-    return np.array(rest) @ root, root
+    rest = [row for *_, both in lost for row in both] + list(rows[:, ROTATED:].reshape(-1, n))
+    return np.array(rest) @ root
 
 
 def made(derived: Projection, matrices: list[Array]) -> tuple[Array, str]:
@@ -101,7 +101,8 @@ def made(derived: Projection, matrices: list[Array]) -> tuple[Array, str]:
 @pytest.mark.parametrize("chosen", WAYS, ids=lambda w: w.text)
 def test_a_stack_is_the_explicit_one(chosen: Way, state: str, interleaved: bool) -> None:
     moment, c = MOMENTS[state]
-    rest, root = explicit(chosen, c, interleaved) if chosen.rope != "recompute" else (KEY @ sqrt(c), sqrt(c))
+    root = sqrt(c)
+    rest = explicit(chosen, c, interleaved) if chosen.rope != "recompute" else KEY @ root
     whole, left, values = (float(np.linalg.norm(m)) for m in (KEY @ root, rest, VALUE @ root))
     scales = {"whole": (1 / whole, 1 / values), "own": (1 / left, 1 / values), "none": (1.0, 1.0)}
     for balance, (for_keys, for_values) in scales.items():
@@ -221,3 +222,40 @@ def test_a_rank_by_what_it_loses() -> None:
     assert rank_losing(np.ones(10), 4.0) == 6  # a tie is reached
     assert rank_losing(np.zeros(3), 0.0) == 0
     assert rank_losing(np.array([3.0, 1.0]) * 1e-200, 0.0) == 2
+
+
+@pytest.mark.parametrize(
+    "chosen", [Way(bias=True), Way("decoupled", 6, bias=True), Way("per-head", 2, "norm", bias=True)]
+)
+def test_appended_biases_are_a_column_of_an_input_that_is_one(chosen: Way) -> None:
+    rng = np.random.default_rng(7)
+    inputs = MIXED @ rng.standard_normal((N + 2, 200)) + 3.0 * rng.standard_normal((N, 1))
+    moment, mean = full(inputs @ inputs.T / 200), inputs.mean(1)
+    biases = rng.standard_normal(len(KEY)) * 9, rng.standard_normal(len(VALUE))
+    wide = appended(moment, mean)
+    derived = latent_of(CACHE, chosen, heads(), Given(wide), tuple(map(operand, biases)))
+    matrix, note = made(derived, [KEY, VALUE])
+    # By the outputs themselves: key and value of every token, bias and all.
+    outputs = [m @ inputs + b[:, None] for m, b in zip((KEY, VALUE), biases, strict=True)]
+    sizes = [float(np.sqrt((x**2).sum() / 200)) for x in outputs]
+    norms = norms_of(note)
+    assert norms is not None
+    assert (norms[0], norms[2]) == pytest.approx(sizes, rel=1e-10)
+    key = np.column_stack([KEY, biases[0]])
+    c = np.block([[inputs @ inputs.T / 200, mean[:, None]], [mean[None], np.ones((1, 1))]])
+    rest = explicit(chosen, c, True, key) if chosen.rope != "recompute" else key @ sqrt(c)
+    value = np.column_stack([VALUE, biases[1]]) @ sqrt(c)
+    wanted = lapack(np.concatenate([rest / norms[0], value / norms[2]]))
+    assert np.abs(lapack(matrix) - wanted).max() <= 1e-10 * wanted[0]
+
+
+def test_a_diagonal_with_means_stays_a_second_moment() -> None:
+    squares, mean = np.array([4.0, 9.0, 1.0]), np.array([1.9, -2.9, 0.9])
+    (held,) = appended(diagonal(squares), mean).operands
+    assert held.load is not None
+    c = held.load()
+    assert np.allclose(c.diagonal(), [*squares, 1.0])
+    assert np.allclose(c[-1], [*mean, 1.0])
+    assert np.linalg.eigvalsh(c).min() >= -1e-12
+    with pytest.raises(WeightsError, match="no mean"):
+        appended(layer_norm(np.ones(3), np.zeros(3)), mean)
