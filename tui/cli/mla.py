@@ -6,6 +6,7 @@ import json
 import queue
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from rankscope.engine.atomic import write_atomically
+from rankscope.engine.catalogue.tree import build_tree
 from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.compute.engine import Settings
 from rankscope.engine.compute.events import Event
@@ -92,7 +94,8 @@ def _layers(session: Session, chosen: Way, args: Namespace) -> Sequence[Layer]:
     model = session.raw
     if model.checkpoint is None:
         return stored_layers(session, chosen, args.filter)
-    return layers_of(model, chosen, choose(args.weight, model, session.root, lambda _: None), args.filter)
+    whole = replace(model, tree=build_tree(model.checkpoint))  # not under a weighting, and of no filter
+    return layers_of(whole, chosen, choose(args.weight, whole, session.root, lambda _: None), args.filter)
 
 
 def _print(console: Console, found: Mapping[float, Sequence[Ranks]], chosen: Way, weighting: str) -> None:
