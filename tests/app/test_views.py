@@ -100,10 +100,11 @@ def test_what_the_command_line_offers() -> None:
         "facets",
         "directions",
         "gauge",
+        "mla",
     ]
     assert named_for("picture") == ["heatmap", "spectrum", "energy", "layers", "facets"]
     assert taking("rank") == ["table", "spectrum", "energy"]
-    assert taking("csv") == ["heatmap", "table", "compare", "layers", "spectrum", "energy", "gauge"]
+    assert taking("csv") == ["heatmap", "table", "compare", "layers", "spectrum", "energy", "gauge", "mla"]
 
 
 @pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)

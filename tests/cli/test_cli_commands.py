@@ -15,7 +15,7 @@ from rankscope.tui.data.named import resolve
 
 def test_every_command_names_a_function() -> None:
     names = [command.name for command in cli.COMMANDS]
-    assert names == ["scan", "show", "plot", "inspect", "tree", "export", "moments", "ls", "rm", "doctor"]
+    assert names == ["scan", "show", "plot", "inspect", "mla", "tree", "export", "moments", "ls", "rm", "doctor"]
     assert [command.name for command in cli.COMMANDS if not command.has_model] == ["ls", "doctor"]
     for command in cli.COMMANDS:
         assert callable(resolve(command.run))
