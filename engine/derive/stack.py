@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..errors import WeightsError
 from ..spectrum import Projection, Values
 from ..weights import Weights, host_array
 from .factors import numbers_of
@@ -30,7 +31,7 @@ def stack_latent(projection: Projection, matrices: Sequence[Weights]) -> Noted:
     if chosen.bias:
         matrices = _with_biases(matrices, numbers_of(made.operands[: -1 if made.weighting else None][-2:]))
     key, value = (joined(list(slabs(host_array(matrix)))) for matrix in matrices)
-    whole, values = (_norm(projection, matrix) for matrix in matrices)
+    whole, values = _norms(projection, matrices)
     if chosen.rope == RECOMPUTE:
         rest, left = key, whole
     else:
@@ -66,6 +67,17 @@ def weighed_as(projection: Projection, matrix: Weights) -> Weights | Weighed:
     made = projection.derived
     assert made is not None
     return weigh(by_moment(projection), [matrix]) if made.weighting else matrix
+
+
+def _norms(projection: Projection, matrices: Sequence[Weights]) -> list[float]:
+    """The norms of its parents' matrices, which are read here first: what is not finite is named."""
+    found = []
+    for parent, matrix in zip(projection.parents, matrices, strict=True):
+        try:
+            found.append(_norm(projection, matrix))
+        except WeightsError as error:
+            raise WeightsError(f"{parent.address}: {error}") from None
+    return found
 
 
 def _with_biases(matrices: Sequence[Weights], biases: Sequence[Values]) -> list[Weights]:

@@ -41,7 +41,9 @@ def stack_rank(key: Any, value: Any, t: float) -> int:
 
 def table(out: str) -> dict[str, list[str]]:
     """The lines of the last table by their first word."""
-    return {words[0]: words[1:] for line in out.splitlines() if len(words := line.split()) > 4 and "keep" not in words}
+    return {
+        words[0]: words[1:] for line in out.splitlines() if len(words := line.split()) > 4 and words[2][:4] != "keep"
+    }
 
 
 def test_ranks_cache_and_norms_are_lapacks(model: tuple[Path, Arrays], cli: Run, tmp_path: Path) -> None:
@@ -255,3 +257,18 @@ def test_the_demo(cli: Run) -> None:
         median = table(ran.out)["median"]
         assert float(median[0]) == k
         assert share is None or median[4] == share
+
+
+def test_a_layer_that_fails_is_named_and_the_others_are_shown(tmp_path: Path, cli: Run) -> None:
+    held = write_llama(tmp_path / "whole")
+    name = tensor_name("layers.1.attention.key")
+    broken = held[name].copy()
+    broken[2, 3] = np.nan
+    write(tmp_path / "broken", held | {name: broken})
+    ran = cli("mla", tmp_path / "broken", "--rope", "decoupled:4")
+    assert ran.code == 1
+    assert "failed: layers.1.attention.key_value" in ran.err
+    assert "layers.1.attention.key: the weights hold NaN" in ran.err
+    rows = table(ran.out)
+    assert rows["1"][0] == "!"
+    assert rows["0"][0] == rows["median"][0]

@@ -134,7 +134,7 @@ def _print_table(console: Console, found: Sequence[Ranks]) -> None:
         numbers = [(column, column.number(r)) for column in columns]
         table.add_row(
             Text(r.layer.address.removeprefix("layers.").removesuffix(".attention")),
-            *(_mark(r) if x is None else column.written(x) for column, x in numbers),
+            *(r.mark if x is None else column.written(x) for column, x in numbers),
         )
     table.add_section()
     spans = [(column, over(found, column.number)) for column in columns]
@@ -145,11 +145,6 @@ def _print_table(console: Console, found: Sequence[Ranks]) -> None:
     label = "of" if any(r.layer.is_latent for r in found) else "DeepSeek-V2"
     table.add_row(label, *(reference.get(column.heading, "") for column in columns))
     console.print(table)
-
-
-def _mark(r: Ranks) -> str:
-    """Where there is no number: `?` where it is known why, `.` where it is not computed, `-` where there is none."""
-    return "?" if r.layer.joint.problem else "." if r.k is None else "-"
 
 
 def _write(path: Path, text: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rankscope.engine.derive.latent import Way, is_latent, norms_of
 
 from .mla import QUERY, Layer
-from .session import Session
+from .session import Session, State
 
 if TYPE_CHECKING:
     from rankscope.engine.spectrum import Projection, Values
@@ -38,6 +38,15 @@ class Ranks:
     k: int | None
     others: Mapping[str, int | None]
     norms: tuple[float, float, float] | None
+    has_failed: bool = False
+
+    @property
+    def mark(self) -> str:
+        """What stands where there is no number: `!` where computing failed, `?` where it is known why it cannot be,
+        `.` where it is not computed, `-` where there is none."""
+        if self.k is not None:
+            return "-"
+        return "?" if self.layer.joint.problem else "!" if self.has_failed else "."
 
     @property
     def cache(self) -> int | None:
@@ -75,7 +84,8 @@ def ranks_of(session: Session, layers: Sequence[Layer], chosen: Way, threshold: 
         sigma = values.get(layer.joint.key)
         k = None if sigma is None else _rank(layer.joint, sigma, norms, chosen, threshold)
         beside = {_name(p): session.rank(p, threshold) if session.has(p) else None for p in layer.others}
-        found.append(Ranks(layer, k, beside, norms))
+        has_failed = session.state(layer.joint) is State.FAILED
+        found.append(Ranks(layer, k, beside, norms, has_failed))
     return found
 
 

@@ -83,6 +83,11 @@ def layers_of(model: Model, chosen: Way, under: Weighting | None, pattern: str |
     from rankscope.engine.derive.biases import Biases  # numpy
 
     every = caches(checkpoint, model.tree.projections)
+    if not every and any(p.role == "kv_a" for p in model.tree.projections):
+        raise InputError(
+            f"the latent attention of {printable(model.name)} is expanded by tensors by head (attn_k_b, attn_v_b), "
+            "which are not read: take the model's own files"
+        )
     if not every:
         raise InputError(
             f"no layer of {printable(model.name)} keeps keys and values: there is no cache to make smaller"
