@@ -79,7 +79,7 @@ def test_ranks_cache_and_norms_are_lapacks(model: tuple[Path, Arrays], cli: Run,
     assert "failed" not in again.err  # all of it was stored
 
 
-@pytest.mark.parametrize("balance", ["own", "none"])
+@pytest.mark.parametrize("balance", ["whole", "own", "none"])
 def test_ways_and_balances_from_the_command_line(model: tuple[Path, Arrays], cli: Run, balance: str) -> None:
     """The pairs of highest frequency of each of the 2 heads of 6 rows keep RoPE: rows 0 and 3 of each."""
     folder, held = model
@@ -89,7 +89,10 @@ def test_ways_and_balances_from_the_command_line(model: tuple[Path, Arrays], cli
     for n, row in enumerate(csv.DictReader(ran.out.splitlines())):
         key, value = pair(held, n)
         rest = np.delete(key, [0, 3, 6, 9], axis=0)
-        if balance == "own":
+        if balance == "whole":
+            both = np.concatenate([rest / np.linalg.norm(key), value / np.linalg.norm(value)])
+            k = smallest(lapack(both), 0.1 * 2)
+        elif balance == "own":
             k = stack_rank(rest, value, 0.9)
         else:
             both = np.concatenate([rest, value])
@@ -147,6 +150,10 @@ def test_a_scan_computes_stacks_only_where_they_are_asked_for(model: tuple[Path,
     assert re.search(rf"\b{7 * LAYERS}\b", counted)
     assert re.search(rf"\b{7 * LAYERS} \+ {5 * LAYERS} norm\b", cli("ls").out)  # no total has stacks
     assert cli("show", folder, "--view", "mla", "--weight", "norm").code == 0
+    assert cli("mla", folder, "--weight", "norm", "--rope", "decoupled:2").code == 0
+    assert cli("rm", folder, "--weight", "norm").code == 0
+    gone = cli("show", folder, "--view", "mla", "--weight", "norm", "--rope", "decoupled:2")
+    assert (gone.code, "run  rankscope mla" in gone.err) == (2, True)
     assert "key_value" not in cli("show", folder, "--csv").out
     only = cli("scan", folder, "--derived", "--filter", "*.mlp.up")
     assert (only.code, "nothing is derived" in only.err) == (0, True)

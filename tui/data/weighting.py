@@ -90,7 +90,7 @@ def _of_moment(projection: Projection) -> tuple[Operand, ...]:
     """The operands of the moment alone, of what is derived."""
     made = projection.derived
     assert made is not None
-    balanced = by_moment(projection).derived if made.gauge and made.weighting else made
+    balanced = by_moment(projection).derived if made.weighting and WEIGHED in made.formula else made
     return balanced.operands if balanced is not None else ()
 
 

@@ -99,7 +99,8 @@ LLAMA = {"model_type": "llama", "num_attention_heads": 4, "num_hidden_layers": 4
 
 def test_layers_that_own_no_cache_are_left_out(tmp_path: Path) -> None:
     tensors = {k: t for n in range(4) for k, t in attention(f"model.layers.{n}.self_attn").items()}
-    tensors |= attention("vision_tower.encoder.layers.0.self_attn")
+    for tower in ("vision_tower.encoder.layers", "visual.layers", "audio_tower.layers", "mtp.layers"):
+        tensors |= attention(f"{tower}.0.self_attn")
     tensors |= attention("model.encoder.layers.0.self_attn")
     found = {}
     for name, more in (("all", {}), ("shared", {"num_kv_shared_layers": 1})):
