@@ -28,15 +28,17 @@ def stack_latent(projection: Projection, matrices: Sequence[Weights]) -> Noted:
     made = projection.derived
     assert made is not None
     chosen = _WAYS[made.formula.removeprefix(LATENT).partition(f"_{WEIGHED}")[0]]
-    if chosen.bias:
-        matrices = _with_biases(matrices, numbers_of(made.operands[: -1 if made.weighting else None][-2:]))
     key, value = (joined(list(slabs(host_array(matrix)))) for matrix in matrices)
-    whole, values = _norms(projection, matrices)
+    if chosen.bias:
+        biases = numbers_of(made.operands[: -1 if made.weighting else None][-2:])
+        key, value = (np.column_stack(pair) for pair in zip((key, value), biases, strict=True))
+    there = [placed(key, matrices[0]), placed(value, matrices[1])]
+    whole, values = _norms(projection, there)
     if chosen.rope == RECOMPUTE:
         rest, left = key, whole
     else:
-        rest = _without_rope(projection, chosen, key, matrices[0])
-        left = _norm(projection, placed(rest, matrices[0])) if rest.size else 0.0
+        rest = _without_rope(projection, chosen, key, there[0])
+        left = _norm(projection, placed(rest, there[0])) if rest.size else 0.0
     if chosen.balance != "none":
         rest = _over(rest, whole if chosen.balance == "whole" else left)
         value = _over(value, values)
@@ -78,15 +80,6 @@ def _norms(projection: Projection, matrices: Sequence[Weights]) -> list[float]:
         except WeightsError as error:
             raise WeightsError(f"{parent.address}: {error}") from None
     return found
-
-
-def _with_biases(matrices: Sequence[Weights], biases: Sequence[Values]) -> list[Weights]:
-    """The matrices, float64 where they lie, with their biases as one more column."""
-    wide = [joined(list(slabs(host_array(matrix)))) for matrix in matrices]
-    return [
-        placed(np.concatenate([matrix, bias[:, None]], axis=1), where)
-        for matrix, bias, where in zip(wide, biases, matrices, strict=True)
-    ]
 
 
 def _norm(projection: Projection, matrix: Weights) -> float:

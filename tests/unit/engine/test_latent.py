@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from lapack_reference import lapack
 from numpy.typing import NDArray
 from weighted_examples import Given, projection
@@ -259,3 +260,16 @@ def test_a_diagonal_with_means_stays_a_second_moment() -> None:
     assert np.linalg.eigvalsh(c).min() >= -1e-12
     with pytest.raises(WeightsError, match="no mean"):
         appended(layer_norm(np.ones(3), np.zeros(3)), mean)
+
+
+@pytest.mark.parametrize("state", MOMENTS)
+@pytest.mark.parametrize("chosen", [Way(), Way("decoupled", 6), Way("per-head", 2, "norm", balance="own")])
+def test_tensors_of_torch_make_the_same_stack(chosen: Way, state: str) -> None:
+    """As on a GPU, of bfloat16, whose numbers float32 holds."""
+    moment, _ = MOMENTS[state]
+    derived = latent_of(CACHE, chosen, heads(), Given(moment) if moment else None)
+    tensors: Any = [torch.from_numpy(m).bfloat16() for m in (KEY, VALUE)]
+    found, note = made(derived, tensors)
+    wanted, said = made(derived, [tensor.float().numpy() for tensor in tensors])
+    assert np.abs(lapack(found) - lapack(wanted)).max() <= 1e-12 * lapack(wanted)[0]
+    assert norms_of(note) == pytest.approx(norms_of(said), rel=1e-12)
