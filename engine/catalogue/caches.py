@@ -91,7 +91,7 @@ class HeadsOf:
         """Those of a layer that keeps keys and values themselves.
 
         Raises:
-            WeightsError: it is not known, or its keys are normed before they are rotated.
+            WeightsError: it is not known, or its keys are normed or clipped before they are rotated.
         """
         key = cache.roles["key"]
         assert key.layer is not None
@@ -102,11 +102,18 @@ class HeadsOf:
                 "only --rope recompute can be asked for"
             )
         inner = inner_config(self._config, prefix)
+        if _clips(inner):
+            raise WeightsError(f"{key.address}: keys are clipped (clip_qkv): only --rope recompute can be asked for")
         head_dim = _head_dim(sizes(inner, key.layer), cache)
         try:
             return Heads(key.rows // head_dim, head_dim, rope_of(inner, self._is_gguf, key.tensor, key.layer, head_dim))
         except WeightsError as error:
             raise WeightsError(f"{key.address}: {error}") from None
+
+
+def _clips(config: Mapping[str, Any]) -> bool:
+    inner = config.get("attn_config")
+    return any(bool(part.get("clip_qkv")) for part in (config, inner) if isinstance(part, Mapping))
 
 
 def _head_dim(known: Mapping[str, int], cache: Cache) -> int:

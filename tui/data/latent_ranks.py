@@ -15,8 +15,8 @@ from .session import Session, State
 if TYPE_CHECKING:
     from rankscope.engine.spectrum import Projection, Values
 
-DEEPSEEK = {"kv_lora_rank": 512, "rope": 64, "q_lora_rank": 1536, "full": 128 * (192 + 128)}
-"""DeepSeek-V2's choice (arXiv 2405.04434), for 128 heads of 192 rows of keys and 128 of values."""
+DEEPSEEK = {"kv_lora_rank": 512, "rope": 64, "q_lora_rank": 1536}
+"""DeepSeek-V2's choice (arXiv 2405.04434)."""
 SCHEMA = 1
 PRODUCT_NAME, QUERIES_NAME = "kv_b kv_a", "q_b q_a"
 WHAT_RANK_IS_NOT = (
@@ -73,8 +73,7 @@ class Ranks:
 
 def ranks_of(session: Session, layers: Sequence[Layer], chosen: Way, threshold: float) -> list[Ranks]:
     """Of these layers. Reads files."""
-    others = [p for layer in layers for p in layer.others if session.has(p)]
-    session.load_ranks(others, threshold)
+    session.load_ranks([p for layer in layers for p in layer.others if session.has(p)], threshold)
     values = session.read([layer.joint.key for layer in layers if session.has(layer.joint)])
     found = []
     for layer in layers:
@@ -83,9 +82,9 @@ def ranks_of(session: Session, layers: Sequence[Layer], chosen: Way, threshold: 
         norms = norms_of(made.label) if made is not None else None
         sigma = values.get(layer.joint.key)
         k = None if sigma is None else _rank(layer.joint, sigma, norms, chosen, threshold)
-        beside = {_name(p): session.rank(p, threshold) if session.has(p) else None for p in layer.others}
+        others = {_name(p): session.rank(p, threshold) if session.has(p) else None for p in layer.others}
         has_failed = session.state(layer.joint) is State.FAILED
-        found.append(Ranks(layer, k, beside, norms, has_failed))
+        found.append(Ranks(layer, k, others, norms, has_failed))
     return found
 
 
@@ -154,17 +153,14 @@ def over(found: Iterable[Ranks], number: Callable[[Ranks], float | None]) -> dic
 
 
 def beside(found: Sequence[Ranks]) -> dict[str, str]:
-    """The row to hold the columns against, by heading: what DeepSeek-V2 chose, or what the factors are as they are."""
+    """The row to hold the columns against, by heading: what DeepSeek-V2 chose, with what that would save of the cache of
+    the median layer, or what the factors are as they are."""
     latent = [r.layer for r in found if r.layer.is_latent]
     if not latent:
-        kept, rope = DEEPSEEK["kv_lora_rank"], DEEPSEEK["rope"]
-        full = DEEPSEEK["full"]
-        said = {"kv_lora_rank": str(kept), "cache": f"{kept}+{rope}", "of": str(full)}
-        return {
-            **said,
-            "saved %": f"{100 * (1 - (kept + rope) / full):.1f}",
-            "q_lora_rank": str(DEEPSEEK["q_lora_rank"]),
-        }
+        kept, rope, queries = DEEPSEEK.values()
+        full = median(r.layer.full for r in found)
+        said = {"kv_lora_rank": str(kept), "cache": f"{kept}+{rope}", "of": _whole(full)}
+        return said | {"saved %": f"{100 * (1 - (kept + rope) / full):.1f}", "q_lora_rank": str(queries)}
     said = {PRODUCT_NAME: str(max(layer.joint.count for layer in latent))}
     return said | {_name(p): str(p.count) for layer in latent for p in layer.others}
 
@@ -219,6 +215,9 @@ def record(r: Ranks, threshold: float) -> dict[str, object]:
     if not r.layer.is_latent:
         norms = r.norms or (None, None, None)
         numbers |= {"rope_rows": r.layer.roped, "cache": r.cache, "full": r.layer.full, "saved": r.saved}
+        rope = r.layer.heads.rope if r.layer.heads is not None else None
+        numbers |= {"rotated": rope and rope.dims, "interleaved": rope and rope.is_interleaved}
+        numbers |= {"theta": rope and rope.theta, "kv_heads": r.layer.heads and r.layer.heads.count}
         numbers |= {"bits": r.layer.bits, "rope_share": r.roped, "norm_key": norms[0], "norm_key_rest": norms[1]}
         numbers |= {"norm_value": norms[2], "q_lora_rank": r.query}
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ from .session import Session
 
 if TYPE_CHECKING:
     from rankscope.engine.calibration.weighting import FileWeighting
-    from rankscope.engine.derive.biases import Biases
+    from rankscope.engine.checkpoint.open import Checkpoint
     from rankscope.engine.moment import Moment, Weighting
     from rankscope.engine.spectrum import Operand
 
@@ -40,6 +40,7 @@ class Layer:
 
     `joint` is the row whose rank is its kv_lora_rank: the stack of its keys and values, of latent attention the product
     of the factors. `others` are what stands beside it: its query, or factors and the product of those of the queries.
+    `heads` are those of its key, where some rows are to keep RoPE.
     `bits` takes a stored number of its keys, None where the weights are not at hand.
     `leaves_bias`: its keys or values have biases, which are no part of that.
     """
@@ -80,12 +81,10 @@ def layers_of(model: Model, chosen: Way, under: Weighting | None, pattern: str |
     """
     checkpoint = model.checkpoint
     assert checkpoint is not None
-    from rankscope.engine.derive.biases import Biases  # numpy
-
     every = caches(checkpoint, model.tree.projections)
     if not every and any(p.role == "kv_a" for p in model.tree.projections):
         raise InputError(
-            f"the latent attention of {printable(model.name)} is expanded by tensors by head (attn_k_b, attn_v_b), "
+            f"the latent attention of {printable(model.name)} is expanded by tensors of heads (attn_k_b, attn_v_b), "
             "which are not read: take the model's own files"
         )
     if not every:
@@ -97,15 +96,9 @@ def layers_of(model: Model, chosen: Way, under: Weighting | None, pattern: str |
         raise InputError(f"no layer with a cache matches {printable(pattern or '')!r}: see  rankscope tree MODEL")
     if chosen.bias and any(c.is_latent for c in found):
         raise InputError("--bias append is for keys and values: this attention is latent as it is")
-    heads, biases = HeadsOf(checkpoint), Biases(checkpoint)
-    bits = {t.name: 8 * t.stored_bytes / count for t in checkpoint.tensors if (count := prod(t.shape))}
+    making = _Making(checkpoint, chosen, under)
     try:
-        return [
-            _latent_layer(c, under, model)
-            if c.is_latent
-            else replace(_layer(c, chosen, under, heads, biases), bits=bits.get(c.roles["key"].tensor))
-            for c in found
-        ]
+        return [making.layer(c) for c in found]
     except WeightsError as error:
         raise InputError(str(error)) from None
 
@@ -151,21 +144,65 @@ def stored_layers(session: Session, chosen: Way, pattern: str | None = None) -> 
     return found
 
 
-def _layer(cache: Cache, chosen: Way, under: Weighting | None, heads_of: HeadsOf, biases: Biases) -> Layer:
-    heads = None if chosen.rope == RECOMPUTE else heads_of.of(cache)
-    query = cache.roles.get(QUERY)
-    others = () if query is None else (_state(query, under),)
-    both = [cache.roles[role] for role in ("key", "value")]
-    if not chosen.bias:
-        leaves = any(map(biases.has, both))
-        return Layer(cache.address, latent_of(cache, chosen, heads, under), others, heads, leaves_bias=leaves)
-    if not any(map(biases.has, both)):
-        raise WeightsError(f"{cache.address} has no biases: leave out --bias append")
-    from rankscope.engine.moment import operand
+class _Making:
+    """Layers of a checkpoint, made latent as chosen, under a weighting."""
 
-    columns = tuple(operand(biases.of(p)) for p in both)
-    joint = latent_of(cache, chosen, heads, _Appended.to(under, both[0]), columns)
-    return Layer(cache.address, joint, others, heads)
+    def __init__(self, checkpoint: Checkpoint, chosen: Way, under: Weighting | None) -> None:
+        from rankscope.engine.derive.biases import Biases  # numpy
+        from rankscope.engine.derive.norm_weighting import NormWeighting
+
+        self._chosen, self._under = chosen, under
+        self._heads, self._biases = HeadsOf(checkpoint), Biases(checkpoint)
+        self._gains = NormWeighting(checkpoint)
+        self._bits = {t.name: 8 * t.stored_bytes / count for t in checkpoint.tensors if (count := prod(t.shape))}
+
+    def layer(self, cache: Cache) -> Layer:
+        """One layer.
+
+        Raises:
+            InputError: it has not so many rows that are rotated.
+            WeightsError: how its keys are rotated, its biases or the gains between its factors are not known.
+        """
+        return self._of_factors(cache) if cache.is_latent else self._of_keys(cache)
+
+    def _of_keys(self, cache: Cache) -> Layer:
+        chosen, under = self._chosen, self._under
+        heads = None if chosen.rope == RECOMPUTE else self._heads.of(cache)
+        both = [cache.roles[role] for role in ("key", "value")]
+        others = tuple(self._state(cache.roles[role]) for role in (QUERY,) if role in cache.roles)
+        bits, has_bias = self._bits.get(both[0].tensor), any(map(self._biases.has, both))
+        if not chosen.bias:
+            return Layer(cache.address, latent_of(cache, chosen, heads, under), others, heads, bits, has_bias)
+        if not has_bias:
+            raise WeightsError(f"{cache.address} has no biases: leave out --bias append")
+        from rankscope.engine.moment import operand
+
+        columns = tuple(operand(self._biases.of(p)) for p in both)
+        joint = latent_of(cache, chosen, heads, _Appended.to(under, both[0]), columns)
+        return Layer(cache.address, joint, others, heads, bits)
+
+    def _of_factors(self, cache: Cache) -> Layer:
+        factors = tuple(self._state(cache.roles[role]) for role in _FACTORS if role in cache.roles)
+        joint = product_of(cache, KEY_VALUE, self._gain(cache.roles["key_b"]), self._under)
+        if "query_a" not in cache.roles or "query_b" not in cache.roles:
+            return Layer(cache.address, joint, factors)
+        query = product_of(cache, QUERY, self._gain(cache.roles["query_b"]), self._under)
+        return Layer(cache.address, joint, (*factors, query))
+
+    def _gain(self, second: Projection) -> Operand | None:
+        """The gains of the norm before a second factor; None where a weighting has them."""
+        if self._under is not None:
+            return None
+        import numpy as np
+
+        from rankscope.engine.moment import operand
+
+        if (norm := self._gains.norms.feeding(second)) is not None and norm.centred:
+            raise WeightsError(f"{second.address}: a LayerNorm stands between the factors, whose product is not known")
+        return operand(np.ascontiguousarray(self._gains.folded(second, np.ones((second.cols, 1)))[:, 0]))
+
+    def _state(self, projection: Projection) -> Projection:
+        return projection if self._under is None else weighted(projection, self._under)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,37 +240,3 @@ class _Appended:
         from rankscope.engine.derive.biases import appended
 
         return appended(self.under.moment(projection), self.under.mean(projection))
-
-
-def _latent_layer(cache: Cache, under: Weighting | None, model: Model) -> Layer:
-    """The layer of a checkpoint whose attention is latent, with its factors.
-
-    Raises:
-        WeightsError: the gains between them are not known.
-    """
-    factors = tuple(_state(cache.roles[role], under) for role in _FACTORS if role in cache.roles)
-    joint = product_of(cache, KEY_VALUE, _gain(cache.roles["key_b"], under, model), under)
-    if "query_a" not in cache.roles or "query_b" not in cache.roles:
-        return Layer(cache.address, joint, factors)
-    query = product_of(cache, QUERY, _gain(cache.roles["query_b"], under, model), under)
-    return Layer(cache.address, joint, (*factors, query))
-
-
-def _gain(second: Projection, under: Weighting | None, model: Model) -> Operand | None:
-    """The gains of the norm before a second factor; None where a weighting has them."""
-    if under is not None:
-        return None
-    import numpy as np
-
-    from rankscope.engine.derive.norm_weighting import NormWeighting
-    from rankscope.engine.moment import operand
-
-    assert model.checkpoint is not None
-    norms = NormWeighting(model.checkpoint)
-    if (norm := norms.norms.feeding(second)) is not None and norm.centred:
-        raise WeightsError(f"{second.address}: a LayerNorm stands between the factors, whose product is not known")
-    return operand(np.ascontiguousarray(norms.folded(second, np.ones((second.cols, 1)))[:, 0]))
-
-
-def _state(projection: Projection, under: Weighting | None) -> Projection:
-    return projection if under is None else weighted(projection, under)

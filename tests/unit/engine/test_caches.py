@@ -126,6 +126,13 @@ def test_normed_keys_are_refused(tmp_path: Path, norm: str) -> None:
         HeadsOf(checkpoint).of(caches(checkpoint, projections)[0])
 
 
+@pytest.mark.parametrize("more", [{"clip_qkv": 8.0}, {"attn_config": {"clip_qkv": 6}}])
+def test_clipped_keys_are_refused(tmp_path: Path, more: dict[str, Any]) -> None:
+    checkpoint, projections = saved(tmp_path, attention("model.layers.0.self_attn"), LLAMA | more)
+    with pytest.raises(WeightsError, match="clipped"):
+        HeadsOf(checkpoint).of(caches(checkpoint, projections)[0])
+
+
 def test_without_a_configuration_heads_are_not_known(tmp_path: Path) -> None:
     checkpoint, projections = saved(tmp_path, attention("model.layers.0.self_attn"), {})
     with pytest.raises(WeightsError, match="how many heads"):
