@@ -55,7 +55,7 @@ class Ranks:
 
     @property
     def saved(self) -> float | None:
-        """Their share of what is kept as it is, from 1 down; negative where more would be kept."""
+        """The share of what is kept as it is that would not be."""
         return None if self.cache is None or not self.layer.full else 1 - self.cache / self.layer.full
 
     @property
@@ -153,8 +153,8 @@ def over(found: Iterable[Ranks], number: Callable[[Ranks], float | None]) -> dic
 
 
 def beside(found: Sequence[Ranks]) -> dict[str, str]:
-    """The row to hold the columns against, by heading: what DeepSeek-V2 chose, with what that would save of the cache of
-    the median layer, or what the factors are as they are."""
+    """The row to hold the columns against, by heading: what DeepSeek-V2 chose, with what that would save of the median
+    layer's cache, negative where it is more; of latent attention what the factors are as they are."""
     latent = [r.layer for r in found if r.layer.is_latent]
     if not latent:
         kept, rope, queries = DEEPSEEK.values()

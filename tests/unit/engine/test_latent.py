@@ -33,9 +33,11 @@ RNG = np.random.default_rng(5)
 KEY = RNG.standard_normal((KV * DIM, N)) * np.exp(-RNG.uniform(0, 3, N))
 VALUE = RNG.standard_normal((KV * 5, N)) * np.exp(-RNG.uniform(0, 3, N)) / 40
 MIXED = RNG.standard_normal((N, N + 2))
+GAIN, BIAS = RNG.standard_normal((2, N))
 MOMENTS: dict[str, tuple[Moment | None, Array]] = {
     "none": (None, np.eye(N)),
     "diagonal": (diagonal(np.exp(np.arange(N) / 3.0)), np.diag(np.exp(np.arange(N) / 3.0))),
+    "layer_norm": (layer_norm(GAIN, BIAS), np.diag(GAIN) @ (np.eye(N) - 1 / N) @ np.diag(GAIN) + np.outer(BIAS, BIAS)),
     "full": (full(MIXED @ MIXED.T), MIXED @ MIXED.T),
 }
 WAYS = [Way(), Way("decoupled", 6), Way("decoupled", 2, is_real=True), Way("decoupled", 12)]
