@@ -262,6 +262,9 @@ def test_an_encoder_has_no_cache_and_heatmaps_take_no_rope(tmp_path: Path, cli: 
     (folder / "config.json").write_text(json.dumps({"model_type": "bert", "num_attention_heads": 2, "hidden_size": 8}))
     ran = cli("mla", folder)
     assert (ran.code, "there is no cache to make smaller" in ran.err) == (2, True)
+    for more in (("--against", folder), ("--gauge", "fixed")):
+        ran = cli("show", folder, "--view", "mla", *more)
+        assert (ran.code, "leave out --against and --gauge" in ran.err) == (2, True)
     ran = cli("show", folder, "--rope", "decoupled:2")
     assert (ran.code, "--rope goes with --view mla" in ran.err) == (2, True)
 

@@ -12,6 +12,7 @@ from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import DEFAULT_THRESHOLDS, Projection
 
 from ..data.comparison import MOST_MARKS
+from ..data.gauge import RAW
 from ..data.grid import Grid, make_grid
 from ..data.measures import unit_of
 from ..data.pair import Lens, Pair, Side
@@ -97,6 +98,8 @@ def _check(args: Namespace) -> None:
         raise InputError("--rank with --csv goes with --view table: the CSV of a chart has a line for every rank")
     if args.view == "gauge" and (args.against or args.weight != NONE):
         raise InputError("--view gauge is of one model and of its weights alone: leave out --against and --weight")
+    if args.view == "mla" and (args.against or args.gauge != RAW):
+        raise InputError("--view mla is of one model and in no gauge: leave out --against and --gauge")
     if args.side and not args.against:
         raise InputError("--side is for two models: name the second with --against MODEL")
 
