@@ -43,7 +43,7 @@ from ..drawing.console import add_columns, make_console, plain_table, say
 from ..drawing.console_tables import print_tables
 from .doctor import is_writable
 from .ending import at_end
-from .opening import open_spectra, save, say_damage, say_opened, stored_of, under, verify, wanted_of
+from .opening import IMATRIX_SINK, open_spectra, save, say_damage, say_opened, stored_of, under, verify, wanted_of
 
 _LINE_SECONDS = 5.0
 """Between two progress lines where stderr is no terminal."""
@@ -83,10 +83,7 @@ def scan(args: Namespace, root: Path) -> int:
     finally:
         session.close(CLOSE_SECONDS)
     if not args.json:
-        for each, found in zip(models, shown, strict=True):
-            session.show(each)
-            lenses = [Lens(Pair(session), t) for t in dict.fromkeys(args.threshold or DEFAULT_THRESHOLDS)]
-            print_tables(make_console(), lenses, found, make_grid(found))
+        _print_scanned(session, models, shown, args.threshold or DEFAULT_THRESHOLDS)
         if stored := sum(session.has(p) for p in twins):
             say(f"{stored} spectra with random signs are stored; see rankscope show {args.model} --unit k/kf")
         if stored := sum(session.has(p) for p in derived):
@@ -94,10 +91,20 @@ def scan(args: Namespace, root: Path) -> int:
     if session.progress is not None and (again := session.progress.again).found:
         say(solved_again(again))
     if any(p.derived is not None and p.derived.weighting == "imatrix" for p in sound):
-        say("an imatrix has no sums of position 0 apart: where that holds most of the energy, ranks are of it alone")
+        say(IMATRIX_SINK)
     if not args.filter and (rest := left_out(model.tree)):
         say(f"{rest}: --filter '*' takes them")
     return say_failures(session, [*wanted, *twins, *derived, *noise])
+
+
+def _print_scanned(
+    session: Session, models: Sequence[Model], shown: Sequence[list[Projection]], thresholds: Iterable[float]
+) -> None:
+    """The tables of a scan: of each state of the model what was asked for."""
+    for each, found in zip(models, shown, strict=True):
+        session.show(each)
+        lenses = [Lens(Pair(session), t) for t in dict.fromkeys(thresholds)]
+        print_tables(make_console(), lenses, found, make_grid(found))
 
 
 def _derived(model: Model, root: Path, weights: Sequence[str], pattern: str | None) -> list[Projection]:

@@ -30,7 +30,7 @@ from ..data.wording import percent
 from ..drawing.console import make_console, plain_table, say
 from .commands import compute, say_failures
 from .ending import at_end
-from .opening import save, say_opened, verify
+from .opening import IMATRIX_SINK, save, say_opened, verify
 from .query import Asked
 
 _THRESHOLDS = (0.9,)
@@ -63,6 +63,8 @@ def mla(args: Namespace, root: Path) -> int:
     if args.output:
         text = json.dumps(report(model.name, weighting, chosen, found), indent=1, allow_nan=False)
         _write(Path(args.output), text)
+    if weighting[0] == "imatrix":
+        say(IMATRIX_SINK)
     return say_failures(session, wanted)
 
 

@@ -20,6 +20,8 @@ from ..data.session import CLOSE_SECONDS, Session
 from ..data.weighting import NONE, choose, notes_of, weighed
 from ..drawing.console import say
 
+IMATRIX_SINK = "an imatrix has no sums of position 0 apart: where that holds most of the energy, ranks are of it alone"
+
 
 def save(sessions: Iterable[Session]) -> str:
     """Stop computing, save what is finished, and say how much was saved since the program began."""
