@@ -10,8 +10,6 @@ from rankscope.engine.catalogue.caches import Cache, Heads, HeadsOf, caches
 from rankscope.engine.catalogue.tree import matches, model_order
 from rankscope.engine.derive.latent import (
     KEY_VALUE,
-    LATENT,
-    PRODUCT,
     RECOMPUTE,
     Way,
     latent_of,
@@ -23,6 +21,7 @@ from rankscope.engine.spectrum import Projection
 
 from .model import Model
 from .session import Session
+from .stacks import stored_joints
 
 if TYPE_CHECKING:
     from rankscope.engine.calibration.weighting import FileWeighting
@@ -120,20 +119,11 @@ def _addresses(cache: Cache) -> list[str]:
 
 def stored_layers(session: Session, chosen: Way, pattern: str | None = None) -> list[Layer]:
     """The same of a model whose weights are not at hand: what is stored of it, under the weighting that is shown."""
-    name, label = session.weighting
-    text = f"[K; V] {chosen.text}" + (f" under {label}" if name else "")
     states = {p.address: p for p in session.model.tree.projections}
     joints: dict[str, Projection] = {}
-    stored = session.store.stored()
     products: dict[str, Projection] = {}
-    for p in map(stored.projection, sorted(stored.derived(), key=stored.computed_at)):
-        made = p.derived
-        if made is None or made.weighting != name:
-            continue
-        if made.formula.startswith(LATENT) and made.label.rpartition("; |K| ")[0] == text:
-            joints[p.address] = p
-        elif made.formula.startswith(PRODUCT) and (not name or made.label.endswith(f" under {label}")):
-            (joints if p.role == KEY_VALUE else products)[p.address] = p
+    for p in stored_joints(session.store.stored(), chosen, session.weighting):
+        (joints if p.role == KEY_VALUE else products)[p.address] = p
     found = []
     for p in sorted(joints.values(), key=model_order):
         address = p.address.rpartition(".")[0]

@@ -19,13 +19,20 @@ from .phrases import UNREAD_ADVICE
 @dataclass(frozen=True, slots=True)
 class Model:
     """An opened model. Where its weights could not be opened but spectra of it are stored, `checkpoint` is
-    None and `reason` says why."""
+    None and `reason` says why. `further` are matrices made of several (see stacks), shown beside the projections and
+    never counted among them."""
 
     name: str
     checkpoint: Checkpoint | None
     tree: Tree
     folder: str
     reason: str = ""
+    further: tuple[Projection, ...] = ()
+
+    @property
+    def every(self) -> tuple[Projection, ...]:
+        """The projections, and what stands beside them."""
+        return (*self.tree.projections, *self.further)
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -63,20 +63,20 @@ class Pair:
 
     @cached_property
     def _partners(self) -> dict[str, Projection]:
-        return {p.address: p for p in self.second.model.tree.projections} if self.second else {}
+        return {p.address: p for p in self.second.model.every} if self.second else {}
 
     @cached_property
     def _held_against(self) -> dict[str, set[str]]:
         """By the keys of the second model, the keys of the first at the same addresses."""
         found: dict[str, set[str]] = {}
-        for p in self.first.model.tree.projections:
+        for p in self.first.model.every:
             if (partner := self.partner(p)) is not None:
                 found.setdefault(partner.key, set()).add(p.key)
         return found
 
     @cached_property
     def _ours(self) -> dict[str, Projection]:
-        return {p.address: p for p in self.first.model.tree.projections}
+        return {p.address: p for p in self.first.model.every}
 
     def partner(self, p: Projection) -> Projection | None:
         """The projection of the second model at the same address."""

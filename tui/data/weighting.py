@@ -18,6 +18,7 @@ from rankscope.engine.spectrum import Operand, Projection
 from .gauge import RAW, fixed
 from .model import Model
 from .session import Session
+from .stacks import with_stacks, with_stored
 
 if TYPE_CHECKING:
     from rankscope.engine.moment import Form, Moment, Weighting
@@ -141,8 +142,14 @@ class Offer:
             InputError: see `choose`, `weighed` and gauge.fixed.
         """
         weighting = self.weighting(model, root, tell)
-        shown = model if weighting is None else weighed(model, weighting)
-        return fixed(model, weighting) if self.fixed else shown
+        if self.fixed:
+            return replace(fixed(model, weighting), further=())
+        if weighting is None:
+            return model
+        shown = weighed(model, weighting)
+        if isinstance(weighting, StoredWeighting):
+            return with_stored(shown, root, (weighting.name, weighting.label))
+        return with_stacks(shown, root, weighting)
 
     def weighting(self, model: Model, root: Path, tell: Callable[[str], None]) -> Weighting | None:
         """What it stands for; see `choose`."""

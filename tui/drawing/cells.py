@@ -173,7 +173,7 @@ class Look:
         if selection.column is not None:
             columns: Iterable[Column] = (selection.column,)
         else:
-            columns = [c for c in self._grid.columns if selection.block in (None, c.block)]
+            columns = [c for c in self._grid.counted if selection.block in (None, c.block)]
         return sum((self._count((row, column)) for row in rows for column in columns), Count())
 
     # Numbers and shades
