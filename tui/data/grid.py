@@ -140,8 +140,8 @@ class Selection:
 
     def holds(self, grid: Grid, row: Row, column: Column) -> bool:
         """Whether a cell of a grid, of layers or of a layer's experts, is selected or belongs to what is."""
-        if self.row is None:
-            return self.column == column
+        if self.row is None or column in grid.derived:
+            return self.column == column and self.row in (None, row)
         if (self.row.tower, self.row.layer) != (row.tower, row.layer):
             return False
         if self.column != column and (self.column is not None or self.block not in (None, column.block)):

@@ -69,6 +69,13 @@ class Measure:
         """Whether there is such a number in a state: see Known.shown_as."""
         return not (self.needs_twin if shown_as else self.needs_raw)
 
+    def fits(self, p: Projection) -> bool:
+        """Whether there is such a number of a projection: of what is made of several there is no other state, no twin,
+        and under a weighting no noise."""
+        if p.derived is None or not p.derived.is_further:
+            return True
+        return not (self.needs_twin or self.needs_raw or (self.needs_noise and p.derived.weighting))
+
     @property
     def depends_on_threshold(self) -> bool:
         """Whether its number is another at another threshold."""

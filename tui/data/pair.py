@@ -86,6 +86,10 @@ class Pair:
         """The projection of the first model at the same address: `p` itself, unless only the second has it."""
         return p if self.second is None else self._ours.get(p.address)
 
+    def has(self, p: Projection) -> bool:
+        """Whether anything is stored of a projection, in either model."""
+        return any(session.has(there) for _, session, there in self.curves(p, Side.RATIO))
+
     def known_as(self, session: Session, keys: set[str]) -> set[str]:
         """The keys, in the first model, of what is other than before in a session."""
         if session is self.first:

@@ -210,13 +210,14 @@ class ExplorerState:
             self.select_first()
 
     def _show(self, pattern: str) -> None:
-        model = self.session.model
-        tree, beside = model.tree, {p.address for p in model.further}
-        found = find(model.every, pattern) if pattern else [*tree.scanned(), *model.further]
-        self.shown = [p for p in found if p.address not in beside]
-        self.further = [p for p in found if p.address in beside]
+        model, tree = self.session.model, self.session.model.tree
+        self.shown, self.further = tree.scanned(), model.further
+        if pattern:
+            found, beside = find(model.every, pattern), {p.key for p in model.further}
+            self.shown = [p for p in found if p.key not in beside]
+            self.further = [p for p in found if p.key in beside]
         self.pattern = pattern
-        self.grid = make_grid(self.shown, self.further, shown=any(map(self._is_stored, self.further)))
+        self.grid = make_grid(self.shown, self.further, shown=any(map(self.pair.has, self.further)))
         placed = {p.key for cell in self.grid.cells.values() for p in cell}
         self.others = [p for p in (self.shown if pattern else tree.projections) if p.key not in placed]
 
@@ -227,13 +228,10 @@ class ExplorerState:
             return self.shown
         return sorted((*self.shown, *self.further), key=model_order)
 
-    def _is_stored(self, p: Projection) -> bool:
-        return any(session.has(there) for _, session, there in self.pair.curves(p, Side.RATIO))
-
     def _show_columns(self, keys: Keys) -> None:
         """Give what is made of several its columns once the first of it (among these keys, None: any) is stored."""
         hidden = not set(self.grid.derived) <= set(self.grid.columns)
-        if hidden and any(self._is_stored(p) for p in self.further if keys is None or p.key in keys):
+        if hidden and any(self.pair.has(p) for p in self.further if keys is None or p.key in keys):
             self.grid = make_grid(self.shown, self.further, shown=True)
             self.changed(Change.COLUMNS)
 

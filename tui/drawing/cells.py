@@ -314,7 +314,7 @@ class Look:
         session, there = self.lens.session(p)
         if mark != MARKS[State.DONE] or there is None:
             return mark
-        if not self.lens.measure.exists(session.shown_as):
+        if not (self.lens.measure.exists(session.shown_as) and self.lens.measure.fits(there)):
             return "-"
         other = self.lens.measure.beside(there)
         return mark if other is None else MARKS[session.state(other)]

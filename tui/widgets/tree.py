@@ -210,12 +210,12 @@ class ProjectionTree(Tree[Item], inherit_bindings=False):
             node.expand()
 
     def _top(self, groups: Mapping[str, Sequence[Projection]]) -> Iterable[Item]:
-        for tower in dict.fromkeys(row.tower for row in self.grid.rows):
+        for tower in dict.fromkeys(row.tower for row in self.grid.rows) if self.grid.counted else ():
             rows = [row for row in self.grid.rows if row.tower == tower]
             name = f"{tower} layers" if tower else "layers"
             yield Item(f"{name} ({len(rows)})", None, lambda rows=rows: map(self._layer, rows))  # type: ignore[misc]
         if self.grid.columns:
-            yield Item(f"roles ({len(self.grid.counted)})", None, self._roles)
+            yield Item(f"roles ({len(self.grid.counted or self.grid.derived)})", None, self._roles)
         for name, members in groups.items():
             if members:
                 yield Item(f"{name} ({len(members)})", None, lambda members=members: map(_single, members))  # type: ignore[misc]
