@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -54,24 +55,32 @@ def caches(checkpoint: Listed, projections: Iterable[Projection]) -> list[Cache]
     uses the cache of another (num_kv_shared_layers) or takes its values from its keys.
     """
     groups: dict[str, dict[str, Projection]] = {}
+    most: dict[
+        tuple[str, str | None], float
+    ] = {}  # by tower: a model has thousands of projections, and few towers
     for p in projections:
-        if p.block == "attention" and p.expert is None and p.layer is not None and _keeps(checkpoint.config, p):
+        if p.block != "attention" or p.expert is not None or p.layer is None:
+            continue
+        place = _prefix(p), p.tower
+        if place not in most:
+            most[place] = _layers_with_own(checkpoint.config, *place)
+        if p.layer < most[place]:
             groups.setdefault(p.address.rpartition(".")[0], {})[p.role] = p
     found = (Cache(address, roles) for address, roles in groups.items())
     return [c for c in found if {"key", "value"} <= c.roles.keys() or {"kv_a", "key_b", "value_b"} <= c.roles.keys()]
 
 
-def _keeps(config: Mapping[str, Any], p: Projection) -> bool:
-    prefix = _prefix(p)
+def _layers_with_own(config: Mapping[str, Any], prefix: str, tower: str | None) -> float:
+    """How many of a tower's layers, the first ones, keep a cache of their own; inf where nothing says it of fewer."""
     inner = inner_config(config, prefix)
     family = str(inner.get("model_type") or "")
     words = set(prefix.split("."))
-    if modality(prefix) or p.tower == "mtp" or family in _ENCODERS:
-        return False
+    if modality(prefix) or tower == "mtp" or family in _ENCODERS:
+        return 0
     if words & {"encoder", "enc"} and family not in _DECODER_ENCODERS:
-        return False
+        return 0
     shared, layers = inner.get("num_kv_shared_layers"), sizes(inner).get("layers")
-    return not (type(shared) is int and layers and p.layer is not None and p.layer >= layers - shared > 0)
+    return layers - shared if type(shared) is int and layers and layers > shared else math.inf
 
 
 def _prefix(p: Projection) -> str:
