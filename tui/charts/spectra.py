@@ -11,7 +11,7 @@ import numpy as np
 
 from rankscope.engine import metrics, null
 from rankscope.engine.derive.derived import is_state
-from rankscope.engine.derive.weighting import is_weighted, noise_of
+from rankscope.engine.derive.weighting import is_under_weighting, is_weighted, noise_of
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection, Values
 
@@ -191,7 +191,7 @@ def _spectrum(request: Request, found: Shown) -> Figure:
     near, far = ((low / 3, 3 * high), (low / 10, 10 * high)) if log else ((0.0, 1.5 * high), (0.0, 2 * high))
     series = [s for one, look in zip(drawn, found.looks, strict=True) for s in _split(one, look, log, request)]
     series += [_within(Series(name, ranks_of(v), _scaled(v, request.normalised)), far) for name, v in found.origin]
-    raw = [one for one, (_, _, p) in zip(drawn, found.curves, strict=True) if not is_weighted(p)]
+    raw = [one for one, (_, _, p) in zip(drawn, found.curves, strict=True) if not is_under_weighting(p)]
     noise, levels = _noise(raw, near, request)
     most = max(len(v) for v in (*found.values, *(v for _, v in found.origin)))
     chart = Chart(found.title, *spectrum_axes(request, most), (*series, *noise), levels)
@@ -322,17 +322,17 @@ def energy_of(values: Values, session: Session, p: Projection, request: Request)
 def noise_energy(session: Session, p: Projection) -> Values | None:
     """null.noise_energy of the shape; under a weighting that of the noise that was drawn under the same, None where
     that is not in memory."""
-    if not is_weighted(p):
+    if not is_under_weighting(p):
         return null.noise_energy(p.rows, p.cols)
-    values = session.values(noise_of(p))
+    values = session.values(noise_of(p)) if is_weighted(p) else None
     return None if values is None else null.drawn_energy(values)
 
 
 def mean_energy(session: Session, p: Projection) -> Values | None:
     """null.mean_energy likewise."""
-    if not is_weighted(p):
+    if not is_under_weighting(p):
         return null.mean_energy(p.rows, p.cols)
-    values = session.values(noise_of(p))
+    values = session.values(noise_of(p)) if is_weighted(p) else None
     return None if values is None else metrics.energy(values)
 
 

@@ -37,6 +37,7 @@ from ..drawing.console_tables import print_tables, wide_tables
 from ..settings.config import Config
 from ..settings.palette import Depth, Palette, palette
 from ..settings.terminal import depth_of
+from .mla import shown
 from .query import Asked, understand
 
 WIDTH, HEIGHT = 100, 30
@@ -53,7 +54,9 @@ def show(args: Namespace, root: Path) -> int:
         sys.stdout.writelines(csv_lines(resolve(BY_NAME[args.view].csv)(_content(asked, args))))
     else:
         console = make_console(depth=None if args.color == "auto" else Depth(args.color))
-        if args.view != "heatmap" and (by := weighted_by(asked.projections)):  # there every table says it
+        if args.view not in ("heatmap", "mla") and (
+            by := weighted_by(asked.projections)
+        ):  # these say it by every table
             console.print(Text(by))
             console.print()
         resolve(BY_NAME[args.view].text)(console, asked, args)
@@ -209,6 +212,8 @@ def _request(asked: Asked, args: Namespace, colours: Palette, width: int, height
 def _content(asked: Asked, args: Namespace) -> Content:
     """What is written as CSV; a view that can be sorted has columns, one of curves those of every projection."""
     view, content = BY_NAME[args.view], Content(asked.lenses, asked.projections, asked.grid)
+    if args.view == "mla":
+        return replace(content, latent=shown(asked, args)[1])
     if view.place is Place.CHART and not view.over_layers:
         curves = _curves(asked)
         return replace(content, curves=curves, values=_values(curves))

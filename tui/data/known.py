@@ -76,7 +76,7 @@ class Known:
         self.gauge = first.gauge if first is not None else ""
         self.fixed = what_is_fixed(model.tree.projections) if self.gauge else ""
         self._beside = self._needed_beside(model) if first is not None else {}
-        self.columns = Columns(model.tree.projections)
+        self.columns = Columns(model.every)
 
     @property
     def shown_as(self) -> str:

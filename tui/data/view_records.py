@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from rankscope.engine.spectrum import Projection, Values
@@ -11,6 +11,8 @@ from rankscope.engine.spectrum import Projection, Values
 from . import records
 from .comparison import Comparison
 from .grid import Grid
+from .latent_ranks import Ranks
+from .latent_ranks import record as latent_record
 from .pair import Curve, Lens
 from .table_rows import Field
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 class Content:
     """What a view shows: the lens at every threshold, the projections in the view's order, and the grid they stand in;
     of a table its columns, of a chart its curves and the values of each, which may be read as they are written; of a
-    plan its rows."""
+    plan its rows; of latent attention its ranks by threshold."""
 
     lenses: Sequence[Lens]
     projections: Sequence[Projection]
@@ -31,6 +33,7 @@ class Content:
     curves: Iterable[Curve] = ()
     ranks: Iterable[PlanRow] = ()
     values: Iterable[Values] = ()
+    latent: Mapping[float, Sequence[Ranks]] = field(default_factory=dict)
 
 
 Records = Iterator[dict[str, object]]
@@ -71,6 +74,11 @@ def of_directions(content: Content) -> Records:
     from .directions import known_of
 
     return map(row, known_of(content.lenses[0].pair.first, content.projections))
+
+
+def of_mla(content: Content) -> Records:
+    """A record a layer and a threshold."""
+    return (latent_record(r, threshold) for threshold, ranks in content.latent.items() for r in ranks)
 
 
 def of_layers_view(content: Content) -> Records:

@@ -194,6 +194,16 @@ VIEWS: tuple[ViewSpec, ...] = (
         text="cli.show:print_gauge",
         options=("unit", "csv"),
     ),
+    ViewSpec(
+        "mla",
+        None,
+        "Which kv_lora_rank and q_lora_rank latent attention would take, where that is computed",
+        Place.TOP,
+        csv="data.view_records:of_mla",
+        text="cli.mla:print_mla",
+        options=("rope", "real", "balance", "bias", "csv"),
+        of_spectra=False,
+    ),
 )
 """As they stand on the screen: the tree, what stands over the chart, the charts."""
 

@@ -181,7 +181,7 @@ class Look:
         if selection.column is not None:
             columns: Iterable[Column] = (selection.column,)
         else:
-            columns = [c for c in self._grid.columns if selection.block in (None, c.block)]
+            columns = [c for c in self._grid.counted if selection.block in (None, c.block)]
         return sum((self._count((row, column)) for row in rows for column in columns), Count())
 
     # Numbers and shades
@@ -324,7 +324,7 @@ class Look:
         session, there = self.lens.session(p)
         if mark != MARKS[State.DONE] or there is None:
             return mark
-        if not self.lens.measure.exists(session.shown_as):
+        if not (self.lens.measure.exists(session.shown_as) and self.lens.measure.fits(there)):
             return "-"
         other = self.lens.measure.beside(there)
         return mark if other is None else MARKS[session.state(other)]

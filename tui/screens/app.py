@@ -16,6 +16,7 @@ from textual.screen import Screen
 from ..data.model import Model
 from ..data.pair import Pair
 from ..data.session import Session
+from ..data.stacks import with_stacks
 from ..data.weighting import Offer
 from ..drawing.nearest_colour import use_nearest
 from ..settings import keys
@@ -63,7 +64,7 @@ class RankScopeApp(Surviving[None], inherit_bindings=False):
             """From a thread of the engine."""
             self.explorer.post_message(EngineEvents(session, events))
 
-        session = Session(model, root, listen, settings, experts)
+        session = Session(with_stacks(model, root), root, listen, settings, experts)
         return session
 
     async def on_mount(self) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from rich.text import Text
 
 from rankscope.engine.derive.gauge import is_fixed
-from rankscope.engine.derive.weighting import is_unseen, is_weighted
+from rankscope.engine.derive.weighting import is_under_weighting, is_unseen
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection
 
@@ -145,7 +145,7 @@ def _refused(p: Projection) -> str:
     """In a word or two why there is no spectrum."""
     if p.problem is None:
         return "failed"
-    if is_weighted(p) and not p.parents[0].problem:
+    if is_under_weighting(p) and not any(q.problem for q in p.parents):
         return f"{'unseen' if is_unseen(p) else 'not weighted'} by {p.derived.weighting if p.derived else ''}"
     return "gauge not known" if is_fixed(p) and not p.parents[0].problem else "unsupported"
 

@@ -103,7 +103,7 @@ class Background(Charting):
             for session in self.pair.sessions:
                 session.load()
             if self.state.lens.unread():
-                self.state.lens.load(self.pair.first.model.tree.projections)
+                self.state.lens.load(self.pair.first.model.every)
         finally:
             self.post_message(StoreLoaded())
         self.state.lens.look_up()

@@ -140,13 +140,17 @@ class Layout(Screen[None]):
         """Other projections."""
         state = self.state
         self._scanned = self.pair.first.model.tree.scanned()
-        for pane in self.tops.values():
-            pane.set_rows(state.shown, state.grid)
+        self.show_in_tops()
         ours, theirs = self.pair.unmatched()
         groups = {"other": state.others}
         if self.pair.second is not None and not state.pattern:
             groups |= {"only in A": ours, "only in B": theirs}
         self.tree_pane.set_model(state.grid, groups)
+
+    def show_in_tops(self) -> None:
+        """The projections in what stands over the chart."""
+        for pane in self.tops.values():
+            pane.set_rows(self.state.rows, self.state.grid)
 
     def show_model(self) -> None:
         """The first line."""

@@ -30,6 +30,12 @@ def _rows(screen: Background, _: Keys) -> None:
     screen.show_rows()
 
 
+def _columns(screen: Background, keys: Keys) -> None:
+    screen.look.show(screen.state.grid)
+    screen.show_in_tops()
+    _selection(screen, keys)
+
+
 def _numbers(screen: Background, keys: Keys) -> None:
     screen.look.forget(keys)
     screen.heatmap.update(keys)
@@ -100,6 +106,7 @@ TABLE: Mapping[Change, tuple[Painter, ...]] = {
     Change.SELECTION: (_selection, _chart, _lines),
     Change.TREE: (_tree,),
     Change.ROWS: (_rows, _layout, _titles, _model),
+    Change.COLUMNS: (_columns, _layout, _titles),
     Change.NUMBERS: (_numbers, _model, _lines),
     Change.LOADED: (_loaded,),
     Change.LENS: (_lens, _titles, _lines),

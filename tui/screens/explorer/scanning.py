@@ -62,6 +62,9 @@ class Scanner:
         if every and not missing:
             state.say("all that is missing is queued already; x stops")
             return
+        if not (missing or state.shown):
+            state.say("enter computes what is made of several matrices; a scan leaves it out")
+            return
         if not missing:
             rest = "" if state.pattern else left_out(state.session.model.tree)
             whole = f"everything is computed; {rest}: the filter * takes them" if rest else "everything is computed"

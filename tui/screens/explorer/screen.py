@@ -13,6 +13,7 @@ from ...data.changes import Change
 from ...data.model import open_model
 from ...data.pair import Pair, Side
 from ...data.session import Session
+from ...data.stacks import with_stacks
 from ...data.weighting import Offer
 from ...settings.config import Config
 from ...settings.values import reference_line
@@ -164,7 +165,7 @@ class Explorer(SelectionKeys):
 
     def _open_second(self, name: str) -> None:
         first = self.pair.first
-        model = open_model(name, first.root)
+        model = with_stacks(open_model(name, first.root), first.root)
         shown = self.weigher.weighed(model)
 
         def listen(events: tuple[Event, ...]) -> None:
