@@ -57,6 +57,10 @@ def test_the_mean_of_a_file_of_moments(tmp_path: Path) -> None:
         return open_weighting(str(file), "m", {"model_type": "llama"})
 
     assert opened(**{f"{NAME}.x": INPUTS.sum(1)}).mean(KEY) == pytest.approx(INPUTS.mean(1), rel=1e-12)
-    for wrong, said in ((None, "no mean"), (np.ones(3), "no sums of x of its 6"), (np.full(COLS, np.inf), "not finite")):
+    for wrong, said in (
+        (None, "no mean"),
+        (np.ones(3), "no sums of x of its 6"),
+        (np.full(COLS, np.inf), "not finite"),
+    ):
         with pytest.raises(WeightsError, match=said):
             opened(**({} if wrong is None else {f"{NAME}.x": wrong})).mean(KEY)
