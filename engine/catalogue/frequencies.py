@@ -7,9 +7,32 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import WeightsError, printable
-from .rope import Rope
+from ..spectrum import Projection
+from .names import inner_config, locate
+from .rope import Rope, rope_of
+from .tree import Listed
 
 _PLAIN = ("default", "none", "")
+_FACTORS = "rope_freqs.weight"
+"""In a GGUF file: by what each frequency is divided."""
+
+
+def rope_at(checkpoint: Listed, key: Projection, head_dim: int) -> tuple[Rope, tuple[float, ...]]:
+    """How the heads of a key, of `head_dim` rows, are rotated, and by how many radians a token.
+
+    Raises:
+        WeightsError: it is not known.
+    """
+    place, layer, is_gguf = locate(key.tensor), key.layer or 0, checkpoint.format.stands_alone
+    config = inner_config(checkpoint.config, place.prefix if place is not None else "")
+    try:
+        rope = rope_of(config, is_gguf, key.tensor, layer, head_dim)
+        if any(t.name == _FACTORS for t in checkpoint.tensors):
+            raise WeightsError(f"{_FACTORS} stretches RoPE, which is not read: only offset 0 can be asked for")
+        return rope, frequencies(config, rope, layer, is_gguf) if rope.dims else ()
+    except WeightsError as error:
+        text = str(error).replace("only --rope recompute can", "only offset 0 can")
+        raise WeightsError(f"{key.address}: {text}") from None
 
 
 def frequencies(config: Mapping[str, Any], rope: Rope, layer: int, is_gguf: bool) -> tuple[float, ...]:

@@ -113,9 +113,7 @@ class _Making:
         no_qk, no_ov = self._refusals(address, roles, inner, (prefix, query.layer))
         if not no_ov and output.cols != count * value_dim:
             no_ov = f"{address}: its output takes {output.cols} features, not {count} heads of {value_dim}"
-        return Attention(
-            address, query, key, value, output, count, kv_count, query_dim, dim, value_dim, no_qk, no_ov
-        )
+        return Attention(address, query, key, value, output, count, kv_count, query_dim, dim, value_dim, no_qk, no_ov)
 
     def _inner(self, p: Projection) -> tuple[Mapping[str, Any], str]:
         place = locate(p.tensor)
@@ -128,16 +126,20 @@ class _Making:
         """Why there is no QK, and why no OV; "" where there is."""
         family, normed = str(inner.get("model_type") or ""), self._normed.get(where, set())
         no_qk = no_ov = ""
-        if "qk" in normed and "query_b" not in roles or any(_flag(inner, flag) for flag in _QK_FLAGS):
+        if ("qk" in normed and "query_b" not in roles) or any(_flag(inner, flag) for flag in _QK_FLAGS):
             no_qk = "queries and keys are normed before they meet (QK norm): no product of the weights gives the scores"
         if "v" in normed or family in _V_NORMED:
             no_ov = "values are normed (v_norm): no product of the weights gives what a head writes"
         elif "gate" in roles:
-            no_ov = "a gate of each token stands between value and output: no product of the weights gives what is written"
+            no_ov = (
+                "a gate of each token stands between value and output: no product of the weights gives what is written"
+            )
         elif self._is_fed(roles["output"]):
             no_ov = "a norm stands between value and output: no product of the weights gives what a head writes"
         if _flag(inner, "clip_qkv") or _flag(inner, "attn_config.clip_qkv"):
-            no_qk = no_ov = "queries, keys and values are clipped (clip_qkv): no product of the weights gives what it does"
+            no_qk = no_ov = (
+                "queries, keys and values are clipped (clip_qkv): no product of the weights gives what it does"
+            )
         if family in _MIXES:
             no_qk = no_ov = "its attention is the difference of two: no product of the weights gives what it does"
         return tuple(f"{address}: {text}" if text else "" for text in (no_qk, no_ov))  # type: ignore[return-value]

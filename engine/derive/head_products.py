@@ -16,6 +16,7 @@ from .factors import numbers_of
 from .gauge import CENTRED
 from .rotation import Layout, rows_of
 from .slabs import exponent_of, joined, placed, slabs
+from .stack import triangle
 from .weigh import Check, Weighed, weigh
 from .weighting import WEIGHED, by_moment
 
@@ -91,7 +92,7 @@ def _product(left: tuple[Values, float], right: tuple[Values, float], like: Weig
     (a, of_a), (b, of_b) = left, right
     back = exponent_of(a) + exponent_of(b)
     a, b = (np.ldexp(m, -exponent_of(m)) for m in (a, b))
-    first, second = np.linalg.qr(a.T, "r"), np.linalg.qr(b.T, "r")
+    first, second = triangle(a.T), triangle(b.T)
     energy = float(((a @ a.T) * (b @ b.T)).sum())
     check = Check(
         norm=math.ldexp(math.sqrt(max(energy, 0.0)), back),

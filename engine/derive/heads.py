@@ -44,7 +44,12 @@ def head_of(projection: Projection) -> Head | None:
     """Which head a row is of; None of what is none of a head."""
     found = _ADDRESS.match(projection.address)
     made = projection.derived
-    if found is None or made is None or not made.is_further or not (made.formula.startswith(HEAD) or projection.problem):
+    if (
+        found is None
+        or made is None
+        or not made.is_further
+        or not (made.formula.startswith(HEAD) or projection.problem)
+    ):
         return None
     kind = GROUP_OV if (found[2], found[4]) == ("kv_head", OV) else found[4]
     return Head(found[1], int(found[3]), kind)
@@ -91,9 +96,7 @@ class _Plan:
     refused: str = ""
 
 
-def _row(
-    a: Attention, kind: str, number: int, states: Mapping[str, Projection], turned: Turned | None
-) -> Projection:
+def _row(a: Attention, kind: str, number: int, states: Mapping[str, Projection], turned: Turned | None) -> Projection:
     turns = turned is not None and turned.offset > 0 and turned.rope.dims > 0 and not a.is_latent
     plan = _plan(a, kind, number, states, turns)
     by = "kv_head" if kind in BY_KV_HEAD else "head"
@@ -120,7 +123,7 @@ def _plan(a: Attention, kind: str, number: int, states: Mapping[str, Projection]
         return _Plan(ROWS, (dim, parent.cols), (parent,), (number * dim, dim), (shown(parent),))
     if kind == QK:
         # The rows of a query's head behind the first `dim` are those that meet the rotated key of latent attention.
-        numbers = (number * a.query_dim, number // a.group * a.dim, a.dim, is_turned)
+        numbers = (number * a.query_dim, number // a.group * a.dim, a.dim, int(is_turned))
         shape = min(a.dim, a.query.cols), min(a.dim, a.key.cols)
         return _Plan(QK, shape, (a.query, a.key), numbers, (shown(a.query), shown(a.key)), a.no_qk)
     heads = a.group if kind == GROUP_OV else 1

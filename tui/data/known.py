@@ -61,6 +61,7 @@ class Known:
         self._twins: dict[str, str] = {}  # key of a twin with random signs -> that of its projection
         self._noises: dict[str, Projection] = {}  # by the key of a projection under a weighting
         self._beside: dict[str, set[str]] = {}  # by the key of what numbers need beside their own: theirs
+        self._further: tuple[Projection, ...] = ()
         self.show(model)
 
     def show(self, model: Model) -> None:
@@ -71,7 +72,13 @@ class Known:
         self.gauge = first.gauge if first is not None else ""
         self.fixed = what_is_fixed(model.tree.projections) if self.gauge else ""
         self._beside = self._needed_beside(model) if first is not None else {}
-        self.columns = Columns(model.tree.projections)
+        self.columns = Columns((*model.tree.projections, *self._further))
+
+    def show_beside(self, further: Sequence[Projection]) -> None:
+        """Have numbers of further rows too, in the place of those that were given before. They are none of the model's
+        projections, and count in none of its totals."""
+        self._further = tuple(further)
+        self.columns = Columns((*self.model.tree.projections, *self._further))
 
     @property
     def shown_as(self) -> str:

@@ -193,6 +193,16 @@ VIEWS: tuple[ViewSpec, ...] = (
         options=("rope", "real", "balance", "bias", "csv"),
         of_spectra=False,
     ),
+    ViewSpec(
+        "heads",
+        None,
+        "Single heads and their products QK and OV, layers x heads",
+        Place.TOP,
+        csv="data.view_records:of_heads",
+        text="cli.heads:print_heads",
+        options=("unit", "of", "offset", "csv"),
+        of_spectra=False,
+    ),
 )
 """As they stand on the screen: the tree, what stands over the chart, the charts."""
 

@@ -68,7 +68,8 @@ def weights(a: Attention, seed: int = 0) -> dict[str, Array]:
 
 def made(p: Projection, held: dict[str, Array], torch_: bool = False) -> Array:
     """Singular values of what the formula of a row makes."""
-    assert p.derived is not None and p.problem is None
+    assert p.derived is not None
+    assert p.problem is None
     matrices: list[Any] = [held[q.address] for q in p.parents]
     found: Any = FORMULAS[p.derived.formula](p, [torch.from_numpy(m) for m in matrices] if torch_ else matrices)
     matrix = found.matrix if isinstance(found, Weighed) else found
@@ -186,12 +187,15 @@ def test_the_names_of_rows_say_their_heads() -> None:
     every = {kind: heads_of(a, kind) for kind in KINDS}
     assert [p.address for p in every[GROUP_OV]] == [f"layers.0.attention.kv_head.{n}.ov" for n in range(4)]
     assert every[QK][11].address == "layers.0.attention.head.11.qk"
-    assert every[QK][0].derived is not None and every[QK][0].derived.label == "QK, offset 0, RoPE not applied"
+    made_of = every[QK][0].derived
+    assert made_of is not None
+    assert made_of.label == "QK, offset 0, RoPE not applied"
     addresses = [p.address for rows in every.values() for p in rows]
     keys = {p.key for rows in every.values() for p in rows}
     assert len(set(addresses)) == len(addresses) == len(keys)
     for kind, rows in every.items():
         for number, p in enumerate(rows):
             found = head_of(p)
-            assert found is not None and (found.kind, found.number, found.attention) == (kind, number, a.address)
+            assert found is not None
+            assert (found.kind, found.number, found.attention) == (kind, number, a.address)
             assert not p.counts()
