@@ -10,7 +10,7 @@ from rankscope.engine.catalogue.heads import Attention, attentions
 from rankscope.engine.catalogue.tree import matches, model_order
 from rankscope.engine.derive.derived import is_state
 from rankscope.engine.derive.gauge import FIXED
-from rankscope.engine.derive.heads import KINDS, OV, QK, VALUE, Turned, head_of, heads_of, offset_of
+from rankscope.engine.derive.heads import GROUP_OV, KINDS, OV, QK, VALUE, Turned, head_of, heads_of, offset_of
 from rankscope.engine.errors import InputError, WeightsError, printable
 from rankscope.engine.spectrum import Projection
 
@@ -148,10 +148,16 @@ def head_grid(rows: Iterable[Projection]) -> Grid:
     return Grid(tuple(dict.fromkeys(row for row, _ in cells)), tuple(columns), cells)
 
 
+def compares_with_noise(lens: Lens, kind: str) -> bool:
+    """Whether noise of the shape of these rows says something: not of products, which noise is not a product of, nor
+    under a weighting, of which heads have no noise."""
+    return kind not in (QK, OV, GROUP_OV) and not lens.pair.shown_as
+
+
 def lens_for(lens: Lens, kind: str) -> Lens:
     """A lens whose number says something of rows of this kind: k instead of what compares with noise or with factors of
     the same shape where these are of a product, or weighted; k is then shaded by its share."""
-    is_plain = kind not in (QK, OV) and not kind.endswith(f"_{OV}") and not lens.pair.shown_as
+    is_plain = compares_with_noise(lens, kind)
     if is_plain and lens.measure.name != "k/kf":
         return lens
     name = lens.measure.name

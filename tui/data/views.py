@@ -21,6 +21,7 @@ class View(IntEnum):
     LAYERS = 4
     TABLE = 5
     COMPARE = 6
+    HEADS = 7
 
 
 class Place(Enum):
@@ -115,6 +116,17 @@ VIEWS: tuple[ViewSpec, ...] = (
         from_values=True,
     ),
     ViewSpec(
+        "heads",
+        View.HEADS,
+        "Single heads and their products QK and OV: heads x layers",
+        Place.TOP,
+        widget="widgets.head_map:HeadMap",
+        csv="data.view_records:of_heads",
+        text="cli.heads:print_heads",
+        options=("unit", "of", "offset", "csv"),
+        of_spectra=False,
+    ),
+    ViewSpec(
         "layers",
         View.LAYERS,
         "The number that u chooses by layer, one line a role",
@@ -191,16 +203,6 @@ VIEWS: tuple[ViewSpec, ...] = (
         csv="data.view_records:of_mla",
         text="cli.mla:print_mla",
         options=("rope", "real", "balance", "bias", "csv"),
-        of_spectra=False,
-    ),
-    ViewSpec(
-        "heads",
-        None,
-        "Single heads and their products QK and OV, layers x heads",
-        Place.TOP,
-        csv="data.view_records:of_heads",
-        text="cli.heads:print_heads",
-        options=("unit", "of", "offset", "csv"),
         of_spectra=False,
     ),
 )

@@ -44,6 +44,8 @@ class Look:
         self._longest = 0
         self.sign_width = 0
         """Characters of the sign that ratios of two shapes have, 0 where there are none."""
+        self.tells_noise = True
+        """Whether noise of the shapes that are shown says something."""
         self._cells: dict[Place, Cell] = {}
         self._counts: dict[Place, Count] = {}
         self._counted = lens.side

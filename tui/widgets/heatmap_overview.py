@@ -270,6 +270,8 @@ class Overview:
 
 def _ratio_head(look: Look) -> str:
     """What stands over the median k/k0 of a role, "" where its smallest, median and largest are of k/k0 already."""
+    if not look.tells_noise:
+        return ""
     if look.lens.side is Side.RATIO:
         return " A k:k0"
     return "" if look.lens.measure.name == "k/k0" else " k:k0"

@@ -85,7 +85,7 @@ class Layout(Screen[None]):
     def on_mount(self) -> None:
         self.tree_pane = self.query_one(ProjectionTree)
         self.tops = {view.key: self.query_one(f"#{view.name}", TopPane) for view in placed(Place.TOP)}
-        self.heatmap = self.query_one(Heatmap)
+        self.heatmap = self.query_one("#heatmap", Heatmap)
         self.table = self.query_one(MetricTable)
         self.compare = self.query_one(Compare)
         self.chart = self.query_one(ChartPane)

@@ -140,6 +140,8 @@ class Explorer(SelectionKeys):
                 self.exporter.write(argument)
             case "weight":
                 self.weigher.use_named(argument)
+            case "offset":
+                self.header.set_offset(int(argument))
             case "against":
                 self.hold_against(argument)
             case _:

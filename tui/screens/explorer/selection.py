@@ -31,6 +31,8 @@ class SelectionKeys(Background):
     @on(MetricTable.Moved)
     def _moved(self, event: Heatmap.Moved | MetricTable.Moved) -> None:
         self.state.select(event.selection)
+        if self.state.top == View.HEADS:
+            self.show_titles()  # perhaps of another kind
         if not self.painter.is_idle:
             self.loader.in_view = self.tops[self.state.top].keys_in_view()
 
