@@ -55,6 +55,15 @@ def head_of(projection: Projection) -> Head | None:
     return Head(found[1], int(found[3]), kind)
 
 
+def is_like_noise(projection: Projection) -> bool:
+    """Whether noise of its shape says something of a row: not of the products of heads, which noise is no product of,
+    nor of heads under a weighting or in a gauge, of which there is no noise. Of all else, also what is of no head."""
+    made = projection.derived
+    if made is None or not made.formula.startswith(HEAD):
+        return True
+    return made.formula == HEAD + ROWS
+
+
 def offset_of(projection: Projection) -> int | None:
     """At which distance of two tokens a QK is; None of what is no QK."""
     found = _OFFSET.search(projection.derived.label if projection.derived is not None else "")

@@ -59,5 +59,6 @@ class Header:
         pane = screen.tops[View.HEADS]
         assert isinstance(pane, HeadMap)
         pane.show_heads(found)
+        screen.state.changed(Change.LAYOUT)
         screen.state.changed(Change.TITLES)
         screen.state.changed(Change.WANTED)

@@ -24,6 +24,8 @@ class SelectionKeys(Background):
     @on(Tree.NodeHighlighted)
     def _tree_moved(self, event: Tree.NodeHighlighted[Item]) -> None:
         item = event.node.data
+        if not self.tree_pane.has_focus:
+            return  # it was filled anew, and its cursor stands where something else was
         if item is not None and item.selection is not None and item.selection != self.state.selection:
             self.state.move_to(item.selection)
 
