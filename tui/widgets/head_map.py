@@ -36,6 +36,7 @@ class HeadMap(Heatmap, inherit_bindings=False):
         self.kind = ""
         self.said = "telling the heads apart"
         self._parents: frozenset[str] = frozenset()
+        self._told = Selection()
 
     # What is shown
 
@@ -114,6 +115,7 @@ class HeadMap(Heatmap, inherit_bindings=False):
 
     def show_selection(self, selection: Selection) -> None:
         """Go to a head that is selected, or to the layer, without telling anyone."""
+        self._told = selection
         single = selection.single
         head = head_of(single) if single is not None else None
         if head is not None and single is not None and single.layer is not None and head.kind == self.kind:
@@ -126,8 +128,9 @@ class HeadMap(Heatmap, inherit_bindings=False):
             self._point(Selection(row, column), (self.grid.rows.index(row), self.grid.columns.index(column)))
 
     def on_focus(self) -> None:
-        """The head under the cursor is what keys are about."""
-        self._travel(*self.cursor)
+        """The head under the cursor is what keys are about; where it is so already a sentence on screen stays."""
+        if self.shown.rows and self._told != self._selected():
+            self._travel(*self.cursor)
 
     def _travel(self, row: int, column: int) -> None:
         if not self.shown.rows:
