@@ -9,6 +9,8 @@ from ..spectrum import FLIPPED, Projection
 from ..weights import Weights
 from .balance import balance, centre
 from .gauge import BALANCED, CENTRED, NOTHING
+from .head_products import head_rows, multiply_ov, multiply_qk
+from .heads import HEAD, OV, QK, ROWS
 from .latent import KEY_VALUE, LATENT, PRODUCT, ways
 from .signs import flip
 from .stack import multiply_latent, stack_latent
@@ -25,6 +27,7 @@ Raises:
 
 _FORMS = ("diagonal", "full", "layer_norm")
 _SCALED = [f"_{degree}_{fold}" for degree in (1, 2) for fold in (NOTHING, "diagonal", "layer_norm")]
+_HEADS: dict[str, Formula] = {ROWS: head_rows, QK: multiply_qk, OV: multiply_ov}
 _STATES = ("", *(f"_{WEIGHED}{form}" for form in _FORMS))
 
 FORMULAS: dict[str, Formula] = {
@@ -36,4 +39,5 @@ FORMULAS: dict[str, Formula] = {
     **{f"{BALANCED}up{scaled}_{WEIGHED}{form}": balance for scaled in _SCALED for form in _FORMS},
     **{f"{LATENT}{chosen.stem}{state}": stack_latent for chosen in ways() for state in _STATES},
     **{f"{PRODUCT}{role}{state}": multiply_latent for role in (KEY_VALUE, "query") for state in _STATES},
+    **{f"{HEAD}{kind}{state}": made for kind, made in _HEADS.items() for state in (*_STATES, f"_{CENTRED}")},
 }

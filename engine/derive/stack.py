@@ -59,7 +59,7 @@ def multiply_latent(projection: Projection, matrices: Sequence[Weights]) -> Weig
     *second, first = (joined(list(slabs(host_array(matrix)))) for matrix in matrices)
     for matrix in matrices:
         exponent_of(matrix)  # refuses what is not finite
-    left, right = (_triangle(matrix) for matrix in (np.concatenate(second), first.T))
+    left, right = (triangle(matrix) for matrix in (np.concatenate(second), first.T))
     core: Weights = placed((left * gain) @ right.T, matrices[0])
     return core
 
@@ -116,7 +116,7 @@ def _near_one(matrix: Values) -> Values:
     return np.ldexp(matrix, -exponent_of(matrix))
 
 
-def _triangle(matrix: Values) -> Values:
+def triangle(matrix: Values) -> Values:
     """R of its QR decomposition."""
     return np.asarray(np.linalg.qr(matrix, "r"))
 

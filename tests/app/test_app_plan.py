@@ -24,7 +24,7 @@ from rankscope.engine.errors import InputError
 from rankscope.tui.cli.main import main as rankscope
 from rankscope.tui.data.plan_shown import Plannable, PlanWish, ShownPlan
 from rankscope.tui.screens.command_line import parse_command
-from rankscope.tui.settings.values import plan_wish
+from rankscope.tui.settings.plan_words import plan_wish
 
 MOE = {"model_type": "qwen3_moe", "hidden_size": 24, "num_attention_heads": 4, "num_key_value_heads": 4}
 WORST = "worst first"

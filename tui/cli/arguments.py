@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from ..data.views import DEFAULT, named_for
-from ..settings.values import cut, positive, reference_line, threshold, thresholds
+from ..settings.values import cut, positive, reference_line, threshold, thresholds, whole
 
 MODEL_HELP = (
     "org/name[/folder][@revision] on the Hub, a folder, a file (.safetensors, .gguf, .bin, .pt, .ckpt), a URL of one, "
@@ -19,6 +19,10 @@ EXIT_CODES = (
     "Exit codes: 0 all done; 1 some projections failed, or an export is partial; 2 wrong use or input; "
     "128 + n ended by signal n, with what is computed saved."
 )
+
+
+HEAD_KINDS = ("query", "key", "value", "qk", "ov", "kv_ov")
+"""Those of engine/derive/heads.py, which is not imported here."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -138,6 +142,16 @@ def _add_latent(
     )
 
 
+def _add_offset(parser: argparse.ArgumentParser, when: str) -> None:
+    parser.add_argument(
+        "--offset",
+        type=whole,
+        default=0,
+        metavar="N",
+        help=f"{when}QK of a query N tokens behind its key, RoPE applied; 0 applies none (0)",
+    )
+
+
 _WEIGHTS = (
     "as they are (none), by the gains of their norms (norm), by an imatrix or moments FILE, or for display by "
     "centred:FILE, about the mean of the inputs"
@@ -193,9 +207,13 @@ def scan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--null", choices=("flip",), help="also compute the weights under random signs, for k/kf")
     parser.add_argument(
         "--derived",
-        action="store_true",
-        help="also the matrices made of others: keys and values of a layer as one (mla)",
+        nargs="?",
+        const="all",
+        choices=("all", "mla", "heads"),
+        help="also the matrices made of others: keys and values of a layer as one (mla), single heads and their "
+        "products QK and OV (heads), or both (all)",
     )
+    _add_offset(parser, "with --derived: ")
     parser.add_argument("--recompute", action="store_true", help="compute again what is stored")
     parser.add_argument("--json", action="store_true", help="one JSON object a line and projection, once it is saved")
 
@@ -207,6 +225,8 @@ def show(parser: argparse.ArgumentParser) -> None:
     _add_gauge(parser)
     _add_show(parser)
     _add_latent(parser)
+    parser.add_argument("--of", choices=HEAD_KINDS, help="heads: one kind of rows or products (all)")
+    _add_offset(parser, "heads: ")
 
 
 def plot(parser: argparse.ArgumentParser) -> None:

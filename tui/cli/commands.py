@@ -43,6 +43,7 @@ from ..drawing.console import add_columns, make_console, plain_table, say
 from ..drawing.console_tables import print_tables
 from .doctor import is_writable
 from .ending import at_end
+from .heads import heads_to_compute
 from .opening import lines_of, open_spectra, save, say_damage, say_opened, stored_of, under, verify, wanted_of
 
 _LINE_SECONDS = 5.0
@@ -67,7 +68,7 @@ def scan(args: Namespace, root: Path) -> int:
     sound = [p for p in wanted if p.problem is None]
     twins = [flipped(p) for p in sound if not is_state(p)] if args.null else []
     noise = [noise_of(p) for p in sound if is_weighted(p)]
-    derived = _derived(model, root, weights, args.filter) if args.derived else []
+    derived = _derived(model, root, args, weights, gauges)
     thresholds = tuple(dict.fromkeys((*DEFAULT_THRESHOLDS, *(args.threshold or ()))))
     events: queue.SimpleQueue[tuple[Event, ...]] = queue.SimpleQueue()
     session = Session(model, root, events.put, Settings(args.device, args.threads))
@@ -87,7 +88,8 @@ def scan(args: Namespace, root: Path) -> int:
         if stored := sum(session.has(p) for p in twins):
             say(f"{stored} spectra with random signs are stored; see rankscope show {args.model} --unit k/kf")
         if stored := sum(session.has(p) for p in derived):
-            say(f"{stored} derived spectra are stored; see rankscope mla {args.model}")
+            where = "show --view heads" if args.derived == "heads" else "mla"
+            say(f"{stored} derived spectra are stored; see rankscope {where} {args.model}")
     for line in dict.fromkeys(line for each in models for line in lines_of(each.said)):
         say(line)
     if session.progress is not None and (again := session.progress.again).found:
@@ -107,14 +109,24 @@ def _print_scanned(
         print_tables(make_console(), lenses, found, make_grid(found))
 
 
-def _derived(model: Model, root: Path, weights: Sequence[str], pattern: str | None) -> list[Projection]:
-    """What is made of several matrices, under each of the weightings; a line where there is nothing of that."""
-    try:
-        chosen = [choose(weight, model, root, lambda _: None) for weight in weights]
-        return [p for under in chosen for p in derived_of(model, under, pattern)]
-    except InputError as error:
-        say(f"nothing is derived: {error}")
-        return []
+def _derived(
+    model: Model, root: Path, args: Namespace, weights: Sequence[str], gauges: Sequence[str]
+) -> list[Projection]:
+    """What is made of several matrices or of parts of one, under each of the weightings and in each of the gauges; a
+    line where there is nothing of that."""
+    if args.offset and args.derived not in ("all", "heads"):
+        raise InputError("--offset is of the products of heads: add --derived heads")
+    found: list[Projection] = []
+    for weight in weights if args.derived else ():
+        try:
+            under = choose(weight, model, root, lambda _: None)
+            if args.derived in ("all", "mla"):
+                found += derived_of(model, under, args.filter)
+        except InputError as error:
+            say(f"nothing is derived: {error}")
+        if args.derived in ("all", "heads"):
+            found += heads_to_compute(model, root, weight, gauges, args)
+    return found
 
 
 def say_failures(session: Session, asked: Sequence[Projection]) -> int:

@@ -103,6 +103,8 @@ def _check(args: Namespace) -> None:
         raise InputError("--view directions is of one model: leave out --against")
     if args.view == "mla" and (args.against or args.gauge != RAW):
         raise InputError("--view mla is of one model and in no gauge: leave out --against and --gauge")
+    if args.view == "heads" and args.against:
+        raise InputError("--view heads is of one model: leave out --against")
     if args.side and not args.against:
         raise InputError("--side is for two models: name the second with --against MODEL")
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from rankscope.engine.derive.heads import head_of, offset_of
 from rankscope.engine.spectrum import Projection, Values
 
 from . import records
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 class Content:
     """What a view shows: the lens at every threshold, the projections in the view's order, and the grid they stand in;
     of a table its columns, of a chart its curves and the values of each, which may be read as they are written; of a
-    plan its rows; of latent attention its ranks by threshold."""
+    plan its rows; of latent attention its ranks by threshold, of heads their rows."""
 
     lenses: Sequence[Lens]
     projections: Sequence[Projection]
@@ -34,6 +35,7 @@ class Content:
     ranks: Iterable[PlanRow] = ()
     values: Iterable[Values] = ()
     latent: Mapping[float, Sequence[Ranks]] = field(default_factory=dict)
+    heads: Sequence[Projection] = ()
 
 
 Records = Iterator[dict[str, object]]
@@ -79,6 +81,16 @@ def of_directions(content: Content) -> Records:
 def of_mla(content: Content) -> Records:
     """A record a layer and a threshold."""
     return (latent_record(r, threshold) for threshold, ranks in content.latent.items() for r in ranks)
+
+
+def of_heads(content: Content) -> Records:
+    """A record a head and kind. Reads files."""
+    for lens in content.lenses:
+        lens.load(content.heads)
+    for p, record in zip(content.heads, records.of_cells(content.lenses, content.heads), strict=True):
+        head = head_of(p)
+        offset = offset_of(p)
+        yield {"head": head and head.number, "offset": offset, **record, "problem": p.problem}
 
 
 def of_layers_view(content: Content) -> Records:

@@ -21,6 +21,7 @@ class View(IntEnum):
     LAYERS = 4
     TABLE = 5
     COMPARE = 6
+    HEADS = 7
     PLAN = 9
 
 
@@ -122,6 +123,17 @@ VIEWS: tuple[ViewSpec, ...] = (
         Place.TOP,
         widget="widgets.plan_map:PlanMap",
         csv="data.view_records:of_plan",
+    ),
+    ViewSpec(
+        "heads",
+        View.HEADS,
+        "Single heads and their products QK and OV: heads x layers",
+        Place.TOP,
+        widget="widgets.head_map:HeadMap",
+        csv="data.view_records:of_heads",
+        text="cli.heads:print_heads",
+        options=("unit", "of", "offset", "csv"),
+        of_spectra=False,
     ),
     ViewSpec(
         "layers",

@@ -44,6 +44,8 @@ class Look:
         self._longest = self._most_rows = 0
         self.sign_width = 0
         """Characters of the sign that ratios of two shapes have, 0 where there are none."""
+        self.tells_noise = True
+        """Whether noise of the shapes that are shown says something."""
         self._cells: dict[Place, Cell] = {}
         self._counts: dict[Place, Count] = {}
         self._counted = lens.side
@@ -157,7 +159,10 @@ class Look:
 
     @property
     def last_head(self) -> str:
-        """What stands over `last_number` in the overview, "" where what stands before it is of k/k0 already."""
+        """What stands over `last_number` in the overview, "" where what stands before it is of k/k0 already, and where
+        noise says nothing."""
+        if not self.tells_noise:
+            return ""
         if self.lens.side is Side.RATIO:
             return " A k:k0"
         return "" if self.lens.measure.name == "k/k0" else " k:k0"

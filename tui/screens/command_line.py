@@ -11,7 +11,8 @@ from rankscope.engine.errors import InputError, printable
 
 from ..data.measures import unit_of
 from ..settings.keys import EXPLORER
-from ..settings.values import plan_wish, reference_line, threshold
+from ..settings.plan_words import plan_wish
+from ..settings.values import reference_line, threshold, whole
 
 _SHORT = {"q": "quit", "s": "scan", "x": "stop", "e": "export", "t": "threshold", "u": "unit", "rank": "k"}
 
@@ -52,6 +53,13 @@ def _rank(argument: str) -> str:
     return argument
 
 
+def _offset(argument: str) -> str:
+    try:
+        return str(whole(argument))
+    except ArgumentTypeError as error:
+        raise InputError(f"{printable(str(error))}: write :offset 16") from None
+
+
 def _unit(argument: str) -> str:
     """By name: `k/k0`, `stable_rank`, `%`."""
     name = {"%": "percent", "effective": "effective_rank", "stable": "stable_rank"}.get(argument, argument)
@@ -83,6 +91,7 @@ _WITH_ARGUMENT: dict[str, Callable[[str], str]] = {
     "weight": str,
     "plan": _plan,
     "plan-save": str,
+    "offset": _offset,
 }
 _EXAMPLES = {
     "threshold": ":t 97",
@@ -96,4 +105,5 @@ _EXAMPLES = {
     "weight": ":weight norm",
     "plan": ":plan 20%",
     "plan-save": ":plan-save plan.json",
+    "offset": ":offset 16",
 }

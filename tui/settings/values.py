@@ -4,20 +4,8 @@ from __future__ import annotations
 
 import math
 from argparse import ArgumentTypeError
-from dataclasses import replace
-from typing import Any
 
-from rankscope.engine.errors import InputError, printable
-from rankscope.engine.plan.plan_file import COSTS, OBJECTIVES, SCOPES
-
-from ..data.plan_shown import PlanWish
 from ..data.reference_lines import ReferenceLine
-
-_PLAN_CHOICES = {"of": SCOPES, "objective": OBJECTIVES, "cost": COSTS}
-_PLAN_WORDS = (
-    "of=projections|total, uniform, filter=GLOB, min-rank=K, multiple=K, objective=parameters|relative|absolute, "
-    "cost=factors|pifa"
-)
 
 
 def threshold(text: str) -> float:
@@ -63,36 +51,15 @@ def reference_line(text: str) -> ReferenceLine:
     return ReferenceLine(name, rank, role)
 
 
+def whole(text: str) -> int:
+    """A whole number, 0 or above, of at most nine digits."""
+    if not text.isdecimal() or len(text) > 9:
+        raise ArgumentTypeError(f"{text!r} is no whole number from 0 on")
+    return int(text)
+
+
 def positive(text: str) -> int:
     """A whole number above zero."""
     if not text.isdecimal() or int(text) < 1:
         raise ArgumentTypeError(f"{text!r} is no whole number above zero")
     return int(text)
-
-
-def plan_wish(text: str, pattern: str = "") -> PlanWish:
-    """What `:plan` is asked for: `20% of=total uniform filter=*.mlp.*`, the options of `rankscope plan` as words;
-    `pattern` where no filter is among them.
-
-    Raises:
-        InputError: a word that is none of these, or a value that does not fit.
-    """
-    share, *words = text.split()
-    found: dict[str, Any] = {"pattern": pattern}
-    try:
-        wish = PlanWish(cut(share))
-        for word in words:
-            name, has_value, value = word.removeprefix("--").partition("=")
-            if name == "uniform" and not has_value:
-                found["uniform"] = True
-            elif value and name in _PLAN_CHOICES and value in _PLAN_CHOICES[name]:
-                found[name] = value
-            elif value and name in ("min-rank", "multiple"):
-                found[name.replace("-", "_")] = positive(value)
-            elif value and name == "filter":
-                found["pattern"] = value
-            else:
-                raise InputError(f"a plan knows no {printable(word)!r}: {_PLAN_WORDS}")
-    except ArgumentTypeError as error:
-        raise InputError(printable(str(error), 200)) from None
-    return replace(wish, **found)

@@ -17,7 +17,7 @@ from ...data.model import Model
 from ...data.plan_shown import Plannable, PlanWish, ShownPlan
 from ...data.session import Session
 from ...data.views import View
-from ...settings.values import plan_wish
+from ...settings.plan_words import plan_wish
 from ..estimate import estimate
 from ..messages import BackgroundFailed, Done
 from .background import Background

@@ -65,6 +65,10 @@ def _marks(screen: Background, _: Keys) -> None:
         pane.set_marks(tuple(marks.values()))
 
 
+def _heads(screen: Background, _: Keys) -> None:
+    screen.header.want()
+
+
 def _layout(screen: Background, _: Keys) -> None:
     screen.lay_out()
 
@@ -105,13 +109,13 @@ def _load(screen: Background, keys: Keys) -> None:
 TABLE: Mapping[Change, tuple[Painter, ...]] = {
     Change.SELECTION: (_selection, _chart, _lines),
     Change.TREE: (_tree,),
-    Change.ROWS: (_rows, _layout, _titles, _model),
+    Change.ROWS: (_rows, _heads, _layout, _titles, _model),
     Change.COLUMNS: (_columns, _layout, _titles),
     Change.NUMBERS: (_numbers, _model, _lines),
     Change.LOADED: (_loaded,),
     Change.LENS: (_lens, _titles, _lines),
     Change.MARKS: (_marks,),
-    Change.PANE: (_layout, _focus, _titles, _chart, _lines),
+    Change.PANE: (_layout, _focus, _heads, _titles, _chart, _lines),
     Change.LAYOUT: (_layout,),
     Change.TITLES: (_titles,),
     Change.CHART: (_chart,),

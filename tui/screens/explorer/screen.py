@@ -151,6 +151,8 @@ class Explorer(SelectionKeys):
                 self.planning.make(argument)
             case "plan-save":
                 self.planning.save(argument)
+            case "offset":
+                self.header.set_offset(int(argument))
             case "against":
                 self.hold_against(argument)
             case _:

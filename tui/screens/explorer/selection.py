@@ -24,6 +24,8 @@ class SelectionKeys(Background):
     @on(Tree.NodeHighlighted)
     def _tree_moved(self, event: Tree.NodeHighlighted[Item]) -> None:
         item = event.node.data
+        if not self.tree_pane.has_focus:
+            return  # it was filled anew, and its cursor stands where something else was
         if item is not None and item.selection is not None and item.selection != self.state.selection:
             self.state.move_to(item.selection)
 
@@ -31,6 +33,8 @@ class SelectionKeys(Background):
     @on(MetricTable.Moved)
     def _moved(self, event: Heatmap.Moved | MetricTable.Moved) -> None:
         self.state.select(event.selection)
+        if self.state.top == View.HEADS:
+            self.show_titles()  # perhaps of another kind
         if not self.painter.is_idle:
             self.loader.in_view = self.tops[self.state.top].keys_in_view()
 
