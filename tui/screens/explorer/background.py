@@ -51,7 +51,7 @@ class Background(Charting):
     def __init__(self, pair: Pair, config: Config) -> None:
         super().__init__(pair, config)
         self.scanner = Scanner(self.state, self._ask_scan)
-        self.header = Header(self)
+        self.header = Header(self, self.in_background)
         self.loader = Loader(self.state, self.in_background, self.post_message)
         for session in pair.sessions:
             self.hear_losses(session)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 from rankscope.engine.errors import InputError
 
@@ -13,16 +13,15 @@ from ...data.model import Model
 from ...data.views import View
 from ...widgets.head_map import HeadMap
 from ..messages import Done
-
-if TYPE_CHECKING:
-    from .background import Background
+from .charting import Charting
 
 
 class Header:
     """Gives the pane of heads its rows: of the first model, as it is shown, at an offset of queries and keys."""
 
-    def __init__(self, screen: Background) -> None:
-        self._screen = screen
+    def __init__(self, screen: Charting, in_background: Callable[[Callable[[], None], str], None]) -> None:
+        """`in_background` does slow work in a thread, and says by its second argument what went wrong."""
+        self._screen, self._in_background = screen, in_background
         self._offset = 0
         self._made: tuple[Model, int] | None = None
 
@@ -33,7 +32,7 @@ class Header:
         if state.top != View.HEADS or (self._made and self._made[0] is wanted[0] and self._made[1] == wanted[1]):
             return
         self._made = wanted
-        self._screen.in_background(partial(self._make, wanted), "telling heads apart")
+        self._in_background(partial(self._make, wanted), "telling heads apart")
 
     def set_offset(self, offset: int) -> None:
         """Show QK of queries that stand so many tokens behind their keys."""
