@@ -78,6 +78,20 @@ def threshold_ranks(values: Values, thresholds: tuple[float, ...]) -> tuple[int,
     return tuple(int(k) + 1 for k in np.searchsorted(running, wanted, side="left"))
 
 
+def rank_losing(values: Values, most: float) -> int:
+    """Smallest k such that the sum of sigma^2 beyond the k largest is at most `most`, in their units.
+
+    A tie that is exact in real numbers counts as reached, as in threshold_rank.
+    """
+    top = float(values[0]) if values.size else 0.0
+    if top <= 0:
+        return 0
+    squares = _normalised(values) ** 2
+    lost = np.append(np.cumsum(squares[::-1])[::-1], 0.0)
+    allowed = most / top / top + values.size * _EPS * float(lost[0])
+    return int(np.argmax(lost <= allowed))
+
+
 def effective_rank(values: Values) -> float | None:
     """exp(-sum p ln p) with p = sigma / sum sigma (Roy & Vetterli 2007)."""
     return _perplexity(_normalised(values))

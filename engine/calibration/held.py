@@ -80,6 +80,7 @@ class Held(Protocol):
         """E[x] of the same input, shape (cols,).
 
         Raises:
+            UnseenError: no token reached it.
             WeightsError: the file has no sums of x, or they cannot be used; the sentence names the tensor.
         """
         ...

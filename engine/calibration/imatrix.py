@@ -123,10 +123,14 @@ class Imatrix:
         """See Held."""
         sums, counts, index = self.sums[name], self._counts(name), matrix.number if matrix else 0
         if sums.plain is None or sums.plain.shape != sums.squares.shape:
-            raise WeightsError(f"{_of(name, matrix)} cannot be centred: the file has no sums of x, only of x^2")
-        means = self._means(_row(sums.plain, cols, index), float(counts[index if len(counts) > 1 else 0]), order)
+            raise WeightsError(f"{_of(name, matrix)} has no mean: the file has no sums of x, only of x^2")
+        self._matrices(name, cols, matrix)
+        count = float(counts[index if len(counts) > 1 else 0])
+        if count == 0:
+            raise UnseenError.of(_of(name, matrix))
+        means = self._means(_row(sums.plain, cols, index), count, order)
         if not np.isfinite(means).all():
-            raise WeightsError(f"{_of(name, matrix)} cannot be centred: a sum of x is not finite")
+            raise WeightsError(f"{_of(name, matrix)} has no mean: a sum of x is not finite")
         return means
 
     def _matrices(self, name: str, cols: int, matrix: Matrix | None) -> int:

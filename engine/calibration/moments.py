@@ -112,10 +112,10 @@ class Moments:
         held, shown = self.sums.get((name, ""), {}), printable(name)
         sums = held.get("x")
         if sums is None or sums.dtype not in ("F32", "F64") or sums.shape != (cols,):
-            raise WeightsError(f"{shown} cannot be centred: the file has no sums of x of its {cols} input features")
+            raise WeightsError(f"{shown} has no mean: the file has no sums of x of its {cols} input features")
         means = mean_of(_read(sums, self.stamp), self._count(shown, held))
         if not np.isfinite(means).all():
-            raise WeightsError(f"{shown} cannot be centred: a sum of x is not finite")
+            raise WeightsError(f"{shown} has no mean: a sum of x is not finite")
         return means if order is None else means[order]
 
     def _count(self, shown: str, held: Mapping[str, Tensor]) -> float:

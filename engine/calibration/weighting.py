@@ -14,7 +14,7 @@ from ..errors import InputError, WeightsError, printable
 from ..formats import foreign
 from ..formats.guarded import head_of, open_regular
 from ..moment import Moment
-from ..spectrum import Projection
+from ..spectrum import Projection, Values
 from .centred import centred_moment
 from .channels import order_of
 from .doubts import doubts
@@ -111,6 +111,15 @@ class FileWeighting:
         else:
             found = self._held.moment(name, projection.cols, matrix, order)
         return found.of_file(self.file)
+
+    def mean(self, projection: Projection) -> Values:
+        """The mean E[x] of a projection's input, shape (cols,).
+
+        Raises:
+            WeightsError: the file has none that can be used.
+        """
+        name, matrix, order = self._place(projection)
+        return self._held.mean(name, projection.cols, matrix, order)
 
     def tokens(self, projection: Projection) -> float:
         """How many tokens the moment of a projection is of; 0 where none reached it.

@@ -67,7 +67,7 @@ class Solver:
         self.limit_of = _limits(device) if devices.is_gpu(device) else _alone
         self._rungs = [rung for rung in choose(device) if not stays or rung.device == device]
         self._checks: dict[str, Check] = {}  # of the weighted matrices that were made, until they are solved
-        self._zeros: dict[str, int] = {}  # of the balanced ones: neurons without a scale
+        self._notes: dict[str, str] = {}  # and what was found as these and others were made
         self._run = run
         self._tell = tell
 
@@ -121,9 +121,9 @@ class Solver:
             found: Solution = solve(matrix, self._accepting(projection, rungs))
         else:
             found = outcome
-        check, zero = self._checks.pop(projection.key, None), self._zeros.pop(projection.key, 0)
+        check, note = self._checks.pop(projection.key, None), self._notes.pop(projection.key, "")
         proven = check.proven(found.values, found.provenance) if check else found.provenance
-        return self._made(_noted(projection, zero), job, found.values, proven)
+        return self._made(_noted(projection, note), job, found.values, proven)
 
     def _directions(self, projection: Projection, job: Job) -> Spectrum:
         """Its leading directions, packed."""
@@ -136,7 +136,7 @@ class Solver:
         behind = matrix_behind(projection)
         matrix = self._matrix(behind, job)
         self._checks.pop(behind.key, None)
-        self._zeros.pop(behind.key, None)
+        self._notes.pop(behind.key, None)
         found = leading.leading_triplets(matrix.T if behind.transposed else matrix, LEADING, self.device)
         norm = float(np.linalg.norm(found.row_norms))
         seconds = time.perf_counter() - start
@@ -153,16 +153,15 @@ class Solver:
         made = projection.derived
         if made is None:
             return matrices[0]
-        from ..derive.balance import Balanced
         from ..derive.formulas import FORMULAS  # numpy
-        from ..derive.weigh import Weighed
+        from ..derive.weigh import Noted, Weighed
 
         turned = [m.T if parent.transposed else m for parent, m in zip(made.parents, matrices, strict=False)]
         if made.weighting:
             turned = [self._moved(m) for m in turned or matrices]
         found = FORMULAS[made.formula](projection, turned or matrices)
-        if isinstance(found, Balanced):
-            self._zeros[projection.key] = found.zero
+        if isinstance(found, Noted):
+            self._notes[projection.key] = found.note
             found = found.matrix
         if not isinstance(found, Weighed):
             return found
@@ -186,12 +185,12 @@ class Solver:
         return [replace(rung, reach=math.inf) for rung in rungs]
 
 
-def _noted(projection: Projection, zero: int) -> Projection:
-    """With the number of neurons in its label whose row of up or column of down is zero."""
+def _noted(projection: Projection, note: str) -> Projection:
+    """With what was found as its matrix was made behind its label."""
     made = projection.derived
-    if made is None or made.weighting or not zero:  # under one the label is the weighting's
+    if made is None or not note or (made.weighting and not made.is_further):  # there the label is the weighting's
         return projection
-    return replace(projection, derived=replace(made, label=f"{made.label}; {zero} zero neuron{'s' * (zero != 1)}"))
+    return replace(projection, derived=replace(made, label=f"{made.label}; {note}"))
 
 
 def _alone(_small: int) -> int:

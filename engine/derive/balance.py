@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
 
@@ -15,20 +14,11 @@ from ..weights import Weights, host_array
 from .factors import numbers_of
 from .gauge import BALANCED, NOTHING
 from .slabs import Array, exponent_of, joined, placed, slabs
-from .weigh import Weighed, weigh
+from .weigh import Noted, weigh
 from .weighting import WEIGHED, by_moment
 
 _Fold: TypeAlias = Callable[[Array], Array]
 """Takes some rows of a matrix, float64, and returns them as a norm's gains leave them, in a new array."""
-
-
-@dataclass(frozen=True, slots=True)
-class Balanced:
-    """A matrix whose neurons are scaled, float64 or under a weighting, and how many of them could not be: their row of
-    up or their column of down is zero, and c is 1."""
-
-    matrix: Weights | Weighed
-    zero: int
 
 
 def centre(projection: Projection, matrices: Sequence[Weights]) -> Weights:
@@ -40,8 +30,9 @@ def centre(projection: Projection, matrices: Sequence[Weights]) -> Weights:
     return centred
 
 
-def balance(projection: Projection, matrices: Sequence[Weights]) -> Balanced:
-    """The up or the down of an MLP, where the first matrix lies, or on the CPU where that has no room."""
+def balance(projection: Projection, matrices: Sequence[Weights]) -> Noted:
+    """The up or the down of an MLP, float64 or under a weighting, where the first matrix lies, or on the CPU where that
+    has no room; with how many neurons could not be scaled: their row of up or their column of down is zero, c is 1."""
     try:
         return _balanced(projection, matrices)
     except RuntimeError:
@@ -61,7 +52,7 @@ def neuron_scales(up: Values, down: Values, degree: int) -> tuple[Values, int]:
     return scales, int((~known).sum())
 
 
-def _balanced(projection: Projection, matrices: Sequence[Weights]) -> Balanced:
+def _balanced(projection: Projection, matrices: Sequence[Weights]) -> Noted:
     made = projection.derived
     assert made is not None
     role, degree, folding, weighing = _parts_of(made.formula)
@@ -74,12 +65,13 @@ def _balanced(projection: Projection, matrices: Sequence[Weights]) -> Balanced:
         except WeightsError as error:
             raise WeightsError(f"{parent.address}: {error}") from None
     scales, zero = neuron_scales(lengths["up"], lengths["down"], degree)
+    note = f"{zero} zero neuron{'s' * (zero != 1)}" if zero else ""
     if role == "down":
-        return Balanced(_scaled(own, placed(scales**-degree, own)), zero)
+        return Noted(_scaled(own, placed(scales**-degree, own)), note)
     scaled = placed(scales, own)[:, None]
     if weighing:  # its moments are of what leaves the norm, with the gains
-        return Balanced(weigh(by_moment(projection), [_scaled(own, scaled)]), zero)
-    return Balanced(_folded(own, folding, gain) * scaled, zero)
+        return Noted(weigh(by_moment(projection), [_scaled(own, scaled)]), note)
+    return Noted(_folded(own, folding, gain) * scaled, note)
 
 
 def _parts_of(formula: str) -> tuple[str, int, str, bool]:

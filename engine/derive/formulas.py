@@ -7,13 +7,17 @@ from typing import TypeAlias
 
 from ..spectrum import FLIPPED, Projection
 from ..weights import Weights
-from .balance import Balanced, balance, centre
+from .balance import balance, centre
 from .gauge import BALANCED, CENTRED, NOTHING
+from .head_products import head_rows, multiply_ov, multiply_qk
+from .heads import HEAD, OV, QK, ROWS
+from .latent import KEY_VALUE, LATENT, PRODUCT, ways
 from .signs import flip
-from .weigh import Weighed, noise, weigh
+from .stack import multiply_latent, stack_latent
+from .weigh import Noted, Weighed, noise, weigh
 from .weighting import NOISE, WEIGHED
 
-Formula: TypeAlias = "Callable[[Projection, Sequence[Weights]], Weights | Weighed | Balanced]"
+Formula: TypeAlias = "Callable[[Projection, Sequence[Weights]], Weights | Weighed | Noted]"
 """Takes the derived projection and its parents' matrices, each of shape (rows, cols) as its parent says, or, where
 `derived` names no parents, the one matrix as it is stored. It returns a new matrix of any float type, on any device.
 
@@ -23,6 +27,8 @@ Raises:
 
 _FORMS = ("diagonal", "full", "layer_norm")
 _SCALED = [f"_{degree}_{fold}" for degree in (1, 2) for fold in (NOTHING, "diagonal", "layer_norm")]
+_HEADS: dict[str, Formula] = {ROWS: head_rows, QK: multiply_qk, OV: multiply_ov}
+_STATES = ("", *(f"_{WEIGHED}{form}" for form in _FORMS))
 
 FORMULAS: dict[str, Formula] = {
     FLIPPED.formula: flip,
@@ -31,4 +37,7 @@ FORMULAS: dict[str, Formula] = {
     CENTRED: centre,
     **{f"{BALANCED}{role}{scaled}": balance for role in ("up", "down") for scaled in _SCALED},
     **{f"{BALANCED}up{scaled}_{WEIGHED}{form}": balance for scaled in _SCALED for form in _FORMS},
+    **{f"{LATENT}{chosen.stem}{state}": stack_latent for chosen in ways() for state in _STATES},
+    **{f"{PRODUCT}{role}{state}": multiply_latent for role in (KEY_VALUE, "query") for state in _STATES},
+    **{f"{HEAD}{kind}{state}": made for kind, made in _HEADS.items() for state in (*_STATES, f"_{CENTRED}")},
 }

@@ -76,6 +76,14 @@ class Weighed:
     check: Check
 
 
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """A matrix, and what was found as it was made, for its label; "" for nothing."""
+
+    matrix: Weights | Weighed
+    note: str
+
+
 def weigh(projection: Projection, matrices: Sequence[Weights]) -> Weighed:
     """The matrix of a projection under a weighting."""
     return _weighed(projection, WEIGHED, matrices[0])

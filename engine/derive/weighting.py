@@ -86,6 +86,11 @@ def is_unseen(projection: Projection) -> bool:
     return projection.derived is not None and projection.derived.formula == UNSEEN
 
 
+def is_under_weighting(projection: Projection) -> bool:
+    """Whether a weighting is in it, of whatever it is made: noise of its shape alone is then no comparison."""
+    return projection.derived is not None and bool(projection.derived.weighting)
+
+
 def is_weighted(projection: Projection) -> bool:
     """Whether it is a projection under a weighting, and so compares with the noise of noise_of."""
     made = projection.derived

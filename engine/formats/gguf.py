@@ -53,6 +53,8 @@ _CONFIG_NAMES = {
     "attention.head_count_kv": "num_key_value_heads",
     "attention.key_length": "head_dim",
     "expert_count": "num_experts",
+    "rope.dimension_count": "rotary_dim",
+    "rope.freq_base": "rope_theta",
 }
 
 _TOKENS, _TOKENIZER = "tokenizer.ggml.tokens", "tokenizer.ggml.model"

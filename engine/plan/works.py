@@ -58,7 +58,7 @@ def _check_contents(plan: Plan, held: dict[str, list[Projection]]) -> None:
     if others:
         raise InputError(
             f"{len(others)} of the {len(plan.rows)} matrices of the plan are not in this model with the same content, "
-            f"e.g. {printable(others[0].address, 80)}: name the planned model with --model, or plan this one"
+            f"e.g. {printable(others[0].address, 80)}: name the model that was planned, or plan this one"
         )
     for row in plan.rows:
         for p in held[row.key]:

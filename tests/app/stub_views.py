@@ -61,7 +61,7 @@ def of_count(content: Content) -> Iterator[dict[str, object]]:
 STUBS = (
     ViewSpec(
         "squares",
-        7,
+        8,
         "Squares, of nothing",
         Place.CHART,
         title="n squared by n",
@@ -72,7 +72,7 @@ STUBS = (
         picture="charts.picture:save_chart",
         options=("csv",),
     ),
-    ViewSpec("counted", 8, "How many projections", Place.TOP, widget="charts.stub:Counted", csv="charts.stub:of_count"),
+    ViewSpec("counted", 9, "How many projections", Place.TOP, widget="charts.stub:Counted", csv="charts.stub:of_count"),
 )
 
 

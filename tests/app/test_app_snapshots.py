@@ -73,3 +73,9 @@ def test_two_models(llama: Path, tmp_path: Path, root: Path, snap_compare: Calla
     app = RankScopeApp(models, root, Settings("cpu", 1), Config())
     assert snap_compare(app, terminal_size=SIZES[size], run_before=_looking(app, ["3", "d", "d"], "B/A"))
     assert app.close(DEADLINE)
+
+
+@pytest.mark.parametrize("size", [SMALL, (160, 50)], ids=lambda size: f"{size[0]}x{size[1]}")
+def test_a_plan(app: RankScopeApp, snap_compare: Callable[..., bool], size: tuple[int, int]) -> None:
+    keys = ["colon", *"plan", "space", *"30", "percent_sign", "enter"]
+    assert snap_compare(app, terminal_size=size, run_before=_looking(app, keys, "worst first"))

@@ -268,7 +268,7 @@ def test_the_other_model_and_the_ratio() -> None:
     look.forget()
     assert [look.cell(row, KEY).text for row in (first, second)] == ["1.250", "-"]
     assert look.cell(first, KEY).style == palette(Depth.MANY).shade(1.25, MODELS_LIMITS, True)
-    assert look.noise_ratio(first, KEY) == 400 / null_rank(1024, 4096, 0.9)
+    assert look.last_number(first, KEY) == 400 / null_rank(1024, 4096, 0.9)
 
 
 # Groups
@@ -309,7 +309,7 @@ def test_noise_ratios_of_a_cell_are_those_of_its_members_in_any_unit() -> None:
     expected = median(k / null_rank(2048, 4096, 0.9) for k in (100, 104, 120))
     for unit in ("k", "k/k0", "percent", "k/k*"):
         seen.unit(unit)
-        assert seen.look.noise_ratio(Row("", 0), GATE) == pytest.approx(expected)
+        assert seen.look.last_number(Row("", 0), GATE) == pytest.approx(expected)
 
 
 # Experts

@@ -20,6 +20,7 @@ def test_every_command_names_a_function() -> None:
         "show",
         "plot",
         "inspect",
+        "mla",
         "tree",
         "export",
         "moments",

@@ -303,7 +303,7 @@ def test_moments_about_the_mean_are_for_display_alone(cli: Run, llama: tuple[Pat
     file = moments_file(tmp_path / "m.safetensors", addresses())
     ran = cli("plan", llama[0], "--cut", "20%", "-o", tmp_path / "p.json", "--weight", f"centred:{file}")
     assert (ran.code, len(ran.err.splitlines())) == (2, 1)
-    assert "a plan is of moments as they are, not about the mean" in ran.err
+    assert "plans are of moments as they are, not about the mean" in ran.err
 
 
 def test_what_is_stored_can_be_planned_without_the_weights(cli: Run, tmp_path: Path) -> None:
@@ -321,7 +321,7 @@ def test_what_is_stored_can_be_planned_without_the_weights(cli: Run, tmp_path: P
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--cut", "99%"), "the smallest plan, each at its smallest rank, has 5,760: cut at most 37.5 %"),
+        (("--cut", "99%"), "cut at most 37.5 % or lower --min-rank and --multiple: 99 % leaves the projections 92 "),
         (("--cut", "99%", "--of", "total"), "cut at most "),
         (("--cut", "0"), "it lies above 0 and below 100 %"),
         (("--cut", "120%"), "it lies above 0 and below 100 %"),

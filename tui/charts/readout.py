@@ -11,7 +11,8 @@ from rich.text import Text
 
 from rankscope.engine import metrics, null
 from rankscope.engine.derive.derived import is_state
-from rankscope.engine.derive.weighting import is_weighted
+from rankscope.engine.derive.heads import is_like_noise
+from rankscope.engine.derive.weighting import is_under_weighting
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection, Values
 
@@ -244,7 +245,8 @@ def _single(session: Session, p: Projection, request: Request) -> Text:
         parts.append(f"effective rank {BY_NAME['effective_rank'].written(entry.effective_rank)}")
         parts.append(f"stable rank {BY_NAME['stable_rank'].written(entry.stable_rank)}")
     values = session.values(p)
-    if request.view == View.SPECTRUM and values is not None and len(values) and not is_weighted(p):
+    has_noise = not is_under_weighting(p) and is_like_noise(p)
+    if request.view == View.SPECTRUM and values is not None and len(values) and has_noise:
         parts.append(f"{null.spikes(values, p.rows, p.cols, entry.provenance.noise_floor)} above the edge")
     if p.dequantisation:
         parts.append(f"from {p.dequantisation}")

@@ -11,7 +11,8 @@ import numpy as np
 
 from rankscope.engine import metrics, null
 from rankscope.engine.derive.derived import is_state
-from rankscope.engine.derive.weighting import is_weighted, noise_of
+from rankscope.engine.derive.heads import is_like_noise
+from rankscope.engine.derive.weighting import is_under_weighting, is_weighted, noise_of
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection, Values
 
@@ -191,12 +192,17 @@ def _spectrum(request: Request, found: Shown) -> Figure:
     near, far = ((low / 3, 3 * high), (low / 10, 10 * high)) if log else ((0.0, 1.5 * high), (0.0, 2 * high))
     series = [s for one, look in zip(drawn, found.looks, strict=True) for s in _split(one, look, log, request)]
     series += [_within(Series(name, ranks_of(v), _scaled(v, request.normalised)), far) for name, v in found.origin]
-    raw = [one for one, (_, _, p) in zip(drawn, found.curves, strict=True) if not is_weighted(p)]
+    raw = [one for one, (_, _, p) in zip(drawn, found.curves, strict=True) if _has_noise(p)]
     noise, levels = _noise(raw, near, request)
     most = max(len(v) for v in (*found.values, *(v for _, v in found.origin)))
     chart = Chart(found.title, *spectrum_axes(request, most), (*series, *noise), levels)
     relative = ("each over its largest",) if request.normalised else ()
     return Figure(found.title, (chart,), notes=(*found.notes, *relative))
+
+
+def _has_noise(p: Projection) -> bool:
+    """Whether noise of its shape alone says something of a projection."""
+    return not is_under_weighting(p) and is_like_noise(p)
 
 
 def spectrum_axes(request: Request, most: int) -> tuple[Axis, Axis]:
@@ -302,7 +308,8 @@ def _energy(request: Request, found: Shown) -> Figure:
     ]
     if Axes(request.axes) is not Axes.ABOVE_NOISE:
         series += [Series(name, ranks_of(v), 100.0 * metrics.energy(v)) for name, v in found.origin]
-        noises = {noise_of(p).key if is_weighted(p) else _shape(p): (s, p) for _, s, p in found.curves if p.count}
+        compared = [(s, p) for _, s, p in found.curves if p.count and is_like_noise(p)]
+        noises = {noise_of(p).key if is_weighted(p) else _shape(p): (s, p) for s, p in compared}
         for below in [noise_energy(*place) for place in noises.values()][:MAX_SHAPES]:
             if below is not None:
                 series.append(Series("noise", ranks_of(below), 100.0 * below, stroke=Stroke.DOTTED))
@@ -322,17 +329,19 @@ def energy_of(values: Values, session: Session, p: Projection, request: Request)
 def noise_energy(session: Session, p: Projection) -> Values | None:
     """null.noise_energy of the shape; under a weighting that of the noise that was drawn under the same, None where
     that is not in memory."""
-    if not is_weighted(p):
+    if not is_under_weighting(p):
         return null.noise_energy(p.rows, p.cols)
-    values = session.values(noise_of(p))
+    values = session.values(noise_of(p)) if is_weighted(p) else None
     return None if values is None else null.drawn_energy(values)
 
 
 def mean_energy(session: Session, p: Projection) -> Values | None:
     """null.mean_energy likewise."""
-    if not is_weighted(p):
+    if not is_like_noise(p):
+        return None
+    if not is_under_weighting(p):
         return null.mean_energy(p.rows, p.cols)
-    values = session.values(noise_of(p))
+    values = session.values(noise_of(p)) if is_weighted(p) else None
     return None if values is None else metrics.energy(values)
 
 

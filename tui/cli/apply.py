@@ -33,14 +33,16 @@ from rankscope.store.room import free
 from ..data.model import Model, open_model
 from ..data.phrases import byte_size
 from ..data.weighting import NONE, NORM, choose, pooled
+from ..data.wording import WHAT_A_PLAN_IS
 from ..drawing.console import add_columns, make_console, plain_table, say
 from .doctor import is_writable
 from .ending import at_end
-from .plan import WHAT_IT_IS
 
 TYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _LINE_SECONDS = 5.0
 _MADE = "made"
+_ROUNDING = 0.02
+"""More than the rounding of factors to bfloat16 moves an error by, its eps being .0078."""
 
 
 def apply(args: Namespace, root: Path) -> int:
@@ -63,7 +65,7 @@ def apply(args: Namespace, root: Path) -> int:
         move_folder(folder / _MADE, output)
     _print(done, plan, args.merge)
     say(f"{numbers:,} numbers are in {printable(str(output))}{'' if args.merge else _counted(plan, works, done)}")
-    say(WHAT_IT_IS)
+    say(WHAT_A_PLAN_IS)
     return 0
 
 
@@ -228,8 +230,13 @@ def _print(done: Sequence[Done], plan: Plan, merge: bool) -> None:
         table.add_row(Text(each.address), str(each.rank), *numbers)
     console.print(table)
     under = f"under {printable(plan.weighting.label)}" if plan.weighting else "of the weights as they are"
-    more = max(each.error - each.promised for each in done)
+    false = [each for each in done if abs(each.error - each.promised) > _ROUNDING]
+    if false:
+        named = f"e.g. of {printable(false[0].address, 80)}"
+        say(f"{len(false)} errors are not those of the plan, {named}: its ranks or energies were changed")
+        return
+    more = max(abs(each.error - each.promised) for each in done)
     types = ", ".join(sorted({each.dtype for each in done}))
     what = "products" if merge else "factors"
     say(f"planned, written: relative errors of outputs {under}, sqrt(1 - energy) and as read back from the files")
-    say(f"rounding the {what} to {types} adds at most {max(more, 0.0):.1e}")
+    say(f"rounding the {what} to {types} moves them by at most {more:.1e}")

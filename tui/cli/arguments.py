@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from ..data.views import DEFAULT, named_for
-from ..settings.values import cut, positive, reference_line, threshold, thresholds
+from ..settings.values import cut, positive, reference_line, threshold, thresholds, whole
 
 MODEL_HELP = (
     "org/name[/folder][@revision] on the Hub, a folder, a file (.safetensors, .gguf, .bin, .pt, .ckpt), a URL of one, "
@@ -19,6 +19,10 @@ EXIT_CODES = (
     "Exit codes: 0 all done; 1 some projections failed, or an export is partial; 2 wrong use or input; "
     "128 + n ended by signal n, with what is computed saved."
 )
+
+
+HEAD_KINDS = ("query", "key", "value", "qk", "ov", "kv_ov")
+"""Those of engine/derive/heads.py, which is not imported here."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -81,7 +85,7 @@ def add_computing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--experts", type=positive, metavar="N", help="compute N experts of each layer, evenly spread")
 
 
-def _add_thresholds(parser: argparse.ArgumentParser) -> None:
+def _add_thresholds(parser: argparse.ArgumentParser, default: str = "60 80 90") -> None:
     parser.add_argument(
         "-t",
         "--threshold",
@@ -89,7 +93,7 @@ def _add_thresholds(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action=Flat,
         metavar="T",
-        help="energy thresholds: 0.9, 90 or 90%%, several as 60,80 or 60 80 (60 80 90)",
+        help=f"energy thresholds: 0.9, 90 or 90%%, several as 60,80 or 60 80 ({default})",
     )
 
 
@@ -112,6 +116,44 @@ def _add_show(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--csv", action="store_true", help="all views but facets: as CSV, of every projection")
     parser.add_argument(
         "--color", choices=("auto", "256", "16", "mono"), default="auto", help="how many colours (auto)"
+    )
+
+
+def _add_latent(
+    parser: argparse.ArgumentParser, rope: str | None = None, balance: str | None = None, bias: str | None = None
+) -> None:
+    """How keys and values would be made latent; without defaults where only one view takes that."""
+    of = "" if rope else "mla: "
+    parser.add_argument(
+        "--rope",
+        default=rope,
+        metavar="WAY",
+        help=f"{of}what becomes of RoPE: recompute (after the expansion), decoupled:D (D rows of a key that all heads "
+        "share keep it), per-head:D[:high|low|uniform|norm] (D rows of each head) (recompute)",
+    )
+    parser.add_argument("--real", action="store_true", help=f"{of}decoupled: TransMLA's real rotation over the heads")
+    parser.add_argument(
+        "--balance",
+        choices=("whole", "own", "none"),
+        default=balance,
+        help=f"{of}by what keys and values are divided: the norm of all keys, that of what has left RoPE, or nothing "
+        "(whole)",
+    )
+    parser.add_argument(
+        "--bias",
+        choices=("append", "leave"),
+        default=bias,
+        help=f"{of}biases as one more column, under moments that have means, or left out (leave)",
+    )
+
+
+def _add_offset(parser: argparse.ArgumentParser, when: str) -> None:
+    parser.add_argument(
+        "--offset",
+        type=whole,
+        default=0,
+        metavar="N",
+        help=f"{when}QK of a query N tokens behind its key, RoPE applied; 0 applies none (0)",
     )
 
 
@@ -168,6 +210,15 @@ def scan(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--gauge", choices=("raw", "fixed"), action="append", help=f"{_GAUGE}; may be repeated (raw)")
     parser.add_argument("--null", choices=("flip",), help="also compute the weights under random signs, for k/kf")
+    parser.add_argument(
+        "--derived",
+        nargs="?",
+        const="all",
+        choices=("all", "mla", "heads"),
+        help="also the matrices made of others: keys and values of a layer as one (mla), single heads and their "
+        "products QK and OV (heads), or both (all)",
+    )
+    _add_offset(parser, "with --derived: ")
     parser.add_argument("--recompute", action="store_true", help="compute again what is stored")
     parser.add_argument("--json", action="store_true", help="one JSON object a line and projection, once it is saved")
 
@@ -178,6 +229,9 @@ def show(parser: argparse.ArgumentParser) -> None:
     _add_weight(parser)
     _add_gauge(parser)
     _add_show(parser)
+    _add_latent(parser)
+    parser.add_argument("--of", choices=HEAD_KINDS, help="heads: one kind of rows or products (all)")
+    _add_offset(parser, "heads: ")
 
 
 def plot(parser: argparse.ArgumentParser) -> None:
@@ -198,6 +252,17 @@ def inspect(parser: argparse.ArgumentParser) -> None:
         "--tokens", action="store_true", help="also the tokens at both ends of the direction, as a reading aid"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def mla(parser: argparse.ArgumentParser) -> None:
+    """Of `rankscope mla`."""
+    _add_filter(parser)
+    add_device(parser)
+    _add_thresholds(parser, "90")
+    _add_weight(parser)
+    _add_latent(parser, "recompute", "whole", "leave")
+    parser.add_argument("--recompute", action="store_true", help="compute again what is stored")
+    parser.add_argument("-o", "--output", metavar="FILE", help="also write all numbers as JSON: docs/MLA.md")
 
 
 def tree(parser: argparse.ArgumentParser) -> None:

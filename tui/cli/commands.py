@@ -32,16 +32,18 @@ from rankscope.store.export import row
 
 from ..data.gauge import RAW
 from ..data.grid import make_grid
-from ..data.model import open_model
+from ..data.mla import derived_of
+from ..data.model import Model, open_model
 from ..data.pair import Lens, Pair
 from ..data.phrases import byte_size
 from ..data.session import CLOSE_SECONDS, Session, State
-from ..data.weighting import NONE
+from ..data.weighting import NONE, choose
 from ..data.wording import describe, left_out, solved_again
 from ..drawing.console import add_columns, make_console, plain_table, say
 from ..drawing.console_tables import print_tables
 from .doctor import is_writable
 from .ending import at_end
+from .heads import heads_to_compute
 from .opening import lines_of, open_spectra, save, say_damage, say_opened, stored_of, under, verify, wanted_of
 
 _LINE_SECONDS = 5.0
@@ -66,6 +68,7 @@ def scan(args: Namespace, root: Path) -> int:
     sound = [p for p in wanted if p.problem is None]
     twins = [flipped(p) for p in sound if not is_state(p)] if args.null else []
     noise = [noise_of(p) for p in sound if is_weighted(p)]
+    derived = _derived(model, root, args, weights, gauges)
     thresholds = tuple(dict.fromkeys((*DEFAULT_THRESHOLDS, *(args.threshold or ()))))
     events: queue.SimpleQueue[tuple[Event, ...]] = queue.SimpleQueue()
     session = Session(model, root, events.put, Settings(args.device, args.threads, scheduler=args.scheduler))
@@ -74,27 +77,57 @@ def scan(args: Namespace, root: Path) -> int:
     session.tidy()
     say_opened(model, session)
     if not args.recompute:
-        verify(session, [*wanted, *twins, *noise])
+        verify(session, [*wanted, *twins, *derived, *noise])
     try:
         with at_end(partial(save, [session])):
             rows = thresholds if args.json else None
-            compute(session, [*wanted, *twins], events, args.recompute, rows, noise)
+            compute(session, [*wanted, *twins, *derived], events, args.recompute, rows, noise)
     finally:
         session.close(CLOSE_SECONDS)
     if not args.json:
-        for each, found in zip(models, shown, strict=True):
-            session.show(each)
-            lenses = [Lens(Pair(session), t) for t in dict.fromkeys(args.threshold or DEFAULT_THRESHOLDS)]
-            print_tables(make_console(), lenses, found, make_grid(found))
+        _print_scanned(session, models, shown, args.threshold or DEFAULT_THRESHOLDS)
         if stored := sum(session.has(p) for p in twins):
             say(f"{stored} spectra with random signs are stored; see rankscope show {args.model} --unit k/kf")
+        if stored := sum(session.has(p) for p in derived):
+            where = "show --view heads" if args.derived == "heads" else "mla"
+            say(f"{stored} derived spectra are stored; see rankscope {where} {args.model}")
     for line in dict.fromkeys(line for each in models for line in lines_of(each.said)):
         say(line)
     if session.progress is not None and (again := session.progress.again).found:
         say(solved_again(again))
     if not args.filter and (rest := left_out(model.tree)):
         say(f"{rest}: --filter '*' takes them")
-    return say_failures(session, [*wanted, *twins, *noise])
+    return say_failures(session, [*wanted, *twins, *derived, *noise])
+
+
+def _print_scanned(
+    session: Session, models: Sequence[Model], shown: Sequence[list[Projection]], thresholds: Iterable[float]
+) -> None:
+    """The tables of a scan: of each state of the model what was asked for."""
+    for each, found in zip(models, shown, strict=True):
+        session.show(each)
+        lenses = [Lens(Pair(session), t) for t in dict.fromkeys(thresholds)]
+        print_tables(make_console(), lenses, found, make_grid(found))
+
+
+def _derived(
+    model: Model, root: Path, args: Namespace, weights: Sequence[str], gauges: Sequence[str]
+) -> list[Projection]:
+    """What is made of several matrices or of parts of one, under each of the weightings and in each of the gauges; a
+    line where there is nothing of that."""
+    if args.offset and args.derived not in ("all", "heads"):
+        raise InputError("--offset is of the products of heads: add --derived heads")
+    found: list[Projection] = []
+    for weight in weights if args.derived else ():
+        try:
+            under = choose(weight, model, root, lambda _: None)
+            if args.derived in ("all", "mla"):
+                found += derived_of(model, under, args.filter)
+        except InputError as error:
+            say(f"nothing is derived: {error}")
+        if args.derived in ("all", "heads"):
+            found += heads_to_compute(model, root, weight, gauges, args)
+    return found
 
 
 def say_failures(session: Session, asked: Sequence[Projection]) -> int:

@@ -47,6 +47,9 @@ COMMANDS = (
         "cli.inspect:inspect",
         arguments.inspect,
     ),
+    Command(
+        "mla", "say which kv_lora_rank and q_lora_rank latent attention (MLA) would take", "cli.mla:mla", arguments.mla
+    ),
     Command("tree", "list layers and projections, from the files' headers only", "cli.commands:tree", arguments.tree),
     Command("export", "write what is stored to one file", "cli.commands:export", arguments.export),
     Command(

@@ -24,15 +24,13 @@ from ..data.model import open_model
 from ..data.planning import Planned, Planner, Sizes, planned_of, states_of
 from ..data.session import CLOSE_SECONDS, Session
 from ..data.weighting import NONE, NORM, choose, pooled, said_of
-from ..data.wording import left_out
+from ..data.wording import WEIGHTS_ONLY, WHAT_A_PLAN_IS, left_out
 from ..drawing.console import add_columns, make_console, plain_table, say
 from .commands import compute, say_failures
 from .doctor import is_writable
 from .ending import at_end
 from .opening import lines_of, save, say_opened, verify, wanted_of
 
-WHAT_IT_IS = "ranks from weights and second moments, no training; check with perplexity"
-_WEIGHTS_ONLY = "weights only: at this cut the model is likely to break; give an imatrix or moments with --weight FILE"
 _LOSSES = {
     "parameters": "mean of 1 - energy, by parameters",
     "relative": "mean of 1 - energy",
@@ -52,10 +50,8 @@ def plan(args: Namespace, root: Path) -> int:
     if not projections:
         raise InputError("none of these is a matrix of weights: see  rankscope tree MODEL")
     chosen = choose(args.weight, model, root, say)
-    if chosen is not None and chosen.is_centred:
-        raise InputError(f"--weight {printable(args.weight)}: a plan is of moments as they are, not about the mean")
-    weighting = None if chosen is None else pooled(chosen, model, projections)
     try:
+        weighting = None if chosen is None else pooled(chosen, model, projections)
         states = states_of(model, weighting, projections)
     except InputError as error:
         raise InputError(f"--weight {printable(args.weight)}: {error}") from None
@@ -74,7 +70,7 @@ def plan(args: Namespace, root: Path) -> int:
     if not args.filter and (rest := left_out(model.tree)):
         say(f"{rest}: --filter '*' takes them")
     if args.weight in (NONE, NORM):
-        say(_WEIGHTS_ONLY)
+        say(f"{WEIGHTS_ONLY} with --weight FILE")
     _print(planned, states, output)
     return code
 
@@ -130,7 +126,7 @@ def _print(planned: Planned, states: Sequence[Projection], output: Path) -> None
     for name, text in _sums(planned, output):
         sums.add_row(Text(name), Text(text))
     console.print(sums)
-    console.print(Text(WHAT_IT_IS))
+    console.print(Text(WHAT_A_PLAN_IS))
 
 
 def _role(role: str, rows: Sequence[PlanRow]) -> Iterator[str]:

@@ -12,6 +12,7 @@ from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import DEFAULT_THRESHOLDS, Projection
 
 from ..data.comparison import MOST_MARKS
+from ..data.gauge import RAW
 from ..data.grid import Grid, make_grid
 from ..data.measures import Measure, unit_of
 from ..data.pair import Lens, Pair, Side
@@ -100,6 +101,10 @@ def _check(args: Namespace) -> None:
         raise InputError("u1_participation is of the weights as they are: --view gauge takes another --unit")
     if args.view == "directions" and args.against:
         raise InputError("--view directions is of one model: leave out --against")
+    if args.view == "mla" and (args.against or args.gauge != RAW):
+        raise InputError("--view mla is of one model and in no gauge: leave out --against and --gauge")
+    if args.view == "heads" and args.against:
+        raise InputError("--view heads is of one model: leave out --against")
     if args.side and not args.against:
         raise InputError("--side is for two models: name the second with --against MODEL")
 

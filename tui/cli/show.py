@@ -13,6 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
+from rankscope.engine.derive.heads import QK
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection, Values
 from rankscope.store.export import csv_lines
@@ -24,6 +25,7 @@ from ..charts.ruler import ruled
 from ..data.comparison import Comparison
 from ..data.gauge import orders
 from ..data.grid import Selection
+from ..data.heads import lens_for
 from ..data.named import resolve
 from ..data.pair import Curve
 from ..data.rank_columns import fields_at
@@ -37,6 +39,8 @@ from ..drawing.console_tables import print_tables, wide_tables
 from ..settings.config import Config
 from ..settings.palette import Depth, Palette, palette
 from ..settings.terminal import depth_of
+from . import heads
+from .mla import shown
 from .query import Asked, understand
 
 WIDTH, HEIGHT = 100, 30
@@ -53,7 +57,9 @@ def show(args: Namespace, root: Path) -> int:
         sys.stdout.writelines(csv_lines(resolve(BY_NAME[args.view].csv)(_content(asked, args))))
     else:
         console = make_console(depth=None if args.color == "auto" else Depth(args.color))
-        if args.view != "heatmap" and (by := weighted_by(asked.projections)):  # there every table says it
+        if args.view not in ("heatmap", "mla", "heads") and (
+            by := weighted_by(asked.projections)
+        ):  # these say it by every table
             console.print(Text(by))
             console.print()
         resolve(BY_NAME[args.view].text)(console, asked, args)
@@ -209,6 +215,12 @@ def _request(asked: Asked, args: Namespace, colours: Palette, width: int, height
 def _content(asked: Asked, args: Namespace) -> Content:
     """What is written as CSV; a view that can be sorted has columns, one of curves those of every projection."""
     view, content = BY_NAME[args.view], Content(asked.lenses, asked.projections, asked.grid)
+    if args.view == "mla":
+        return replace(content, latent=shown(asked, args)[1])
+    if args.view == "heads":
+        found = heads.shown(asked, args)
+        lenses = [lens_for(lens, args.of or QK) for lens in asked.lenses]
+        return replace(content, lenses=lenses, heads=found.every)
     if view.place is Place.CHART and not view.over_layers:
         curves = _curves(asked)
         return replace(content, curves=curves, values=_values(curves))

@@ -15,6 +15,8 @@ class Change(Enum):
     """The tree's cursor should stand on what is selected: in other panes that waits until the user rests."""
     ROWS = auto()
     """Other projections are shown: another filter, or a second model."""
+    COLUMNS = auto()
+    """The same projections, and roles beside them."""
     NUMBERS = auto()
     """States or numbers of some projections, by their keys; None: of any."""
     LOADED = auto()
@@ -33,6 +35,8 @@ class Change(Enum):
     RANK = auto()
     LINES = auto()
     """What the single lines say of the job, or to the user."""
+    PLAN = auto()
+    """Another plan is shown, or none."""
     WANTED = auto()
     """Numbers on the screen have to be worked out from values; of these keys, None: all."""
 

@@ -99,6 +99,12 @@ GLOSSARY = (
         "and at most half of all: where more stand out, the median is one of theirs, and some are missed.",
     ),
     (
+        "plan",
+        "Ranks for a budget of parameters (:plan 20%, 9): as much energy as fits, under the weighting shown. "
+        "+ and - move the cut by one per cent, :plan-save FILE writes it. No training: check it with perplexity.",
+    ),
+    ("dense", "In a plan: a projection that stays as it is. Among numbers it counts as its full rank."),
+    (
         "rank cursor",
         "A rank on the chart (h l, comma and full stop, :k 512): what keeping so many would keep and cost.",
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -41,23 +41,46 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Projections by layer and role; a cell with several (experts) holds them all, in order."""
+    """Projections by layer and role; a cell with several (experts) holds them all, in order.
+
+    `derived` are the roles of matrices made of several: they are among the `columns` where shown, have cells in
+    any case, and belong to no layer or block as a whole.
+    """
 
     rows: tuple[Row, ...]
     columns: tuple[Column, ...]
     cells: dict[tuple[Row, Column], tuple[Projection, ...]]
+    derived: tuple[Column, ...] = ()
+
+    @property
+    def counted(self) -> tuple[Column, ...]:
+        """The columns that make up a layer: those of the model's own projections."""
+        return tuple(column for column in self.columns if column not in self.derived)
 
     def row(self, row: Row) -> tuple[Projection, ...]:
         """All projections of a layer, in column order."""
-        return tuple(chain.from_iterable(self.cells.get((row, column), ()) for column in self.columns))
+        return tuple(chain.from_iterable(self.cells.get((row, column), ()) for column in self.counted))
 
     def column(self, column: Column) -> tuple[Projection, ...]:
         """All projections of a role, in layer order."""
         return tuple(p for row in self.rows for p in self.cells.get((row, column), ()))
 
 
-def make_grid(projections: Iterable[Projection]) -> Grid:
-    """The grid of all projections that stand in a layer, rows and columns in model order."""
+def make_grid(projections: Iterable[Projection], further: Sequence[Projection] = (), *, shown: bool = False) -> Grid:
+    """The grid of all projections that stand in a layer, rows and columns in model order. What is `further`, made of
+    several, has columns where it is `shown`, or there are no others."""
+    grid = _grid(projections)
+    if not further:
+        return grid
+    beside = _grid(further)
+    rows = {(row.tower, row.layer): row for row in (*grid.rows, *beside.rows)}
+    columns = [*grid.columns, *(beside.columns if shown or not grid.columns else ())]
+    order = sorted(rows.values(), key=lambda row: (row.tower, row.layer)) if len(rows) > len(grid.rows) else grid.rows
+    cells = grid.cells | beside.cells
+    return Grid(tuple(order), tuple(sorted(columns, key=_column_order)), cells, beside.columns)
+
+
+def _grid(projections: Iterable[Projection]) -> Grid:
     found: dict[tuple[str, int, str, str], list[Projection]] = {}
     for p in projections:
         if p.layer is not None and p.rows:
@@ -117,8 +140,8 @@ class Selection:
 
     def holds(self, grid: Grid, row: Row, column: Column) -> bool:
         """Whether a cell of a grid, of layers or of a layer's experts, is selected or belongs to what is."""
-        if self.row is None:
-            return self.column == column
+        if self.row is None or column in grid.derived:
+            return self.column == column and self.row in (None, row)
         if (self.row.tower, self.row.layer) != (row.tower, row.layer):
             return False
         if self.column != column and (self.column is not None or self.block not in (None, column.block)):

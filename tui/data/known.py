@@ -65,6 +65,7 @@ class Known:
         self._noises: dict[str, Projection] = {}  # by the key of a projection under a weighting
         self.participations = Participations()
         self._beside: dict[str, set[str]] = {}  # by the key of what numbers need beside their own: theirs
+        self._further: tuple[Projection, ...] = ()
         self.show(model)
 
     def show(self, model: Model) -> None:
@@ -76,7 +77,13 @@ class Known:
         self.gauge = first.gauge if first is not None else ""
         self.fixed = what_is_fixed(model.tree.projections) if self.gauge else ""
         self._beside = self._needed_beside(model) if first is not None else {}
-        self.columns = Columns(model.tree.projections)
+        self.columns = Columns((*model.every, *self._further))
+
+    def show_beside(self, further: Sequence[Projection]) -> None:
+        """Have numbers of further rows too, in the place of those that were given before. They are none of the model's
+        projections, and count in none of its totals."""
+        self._further = tuple(further)
+        self.columns = Columns((*self.model.every, *self._further))
 
     @property
     def shown_as(self) -> str:

@@ -13,7 +13,7 @@ from types import ModuleType
 from rankscope.engine.calibration.said import ENOUGH, SINK
 from rankscope.engine.derive.derived import is_state
 from rankscope.engine.derive.flip import flipped
-from rankscope.engine.derive.weighting import is_weighted, noise_of
+from rankscope.engine.derive.weighting import is_under_weighting, is_weighted, noise_of
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection, Values
 
@@ -70,11 +70,18 @@ class Measure:
         if is_state(p):
             noise = noise_of(p) if self.needs_noise and is_weighted(p) else None
             return p.parents[0] if self.needs_raw else noise
-        return flipped(p) if self.needs_twin else None
+        return flipped(p) if self.needs_twin and p.derived is None else None
 
     def exists(self, shown_as: str) -> bool:
         """Whether there is such a number in a state: see Known.shown_as."""
         return not (self.needs_twin if shown_as else self.needs_raw)
+
+    def fits(self, p: Projection) -> bool:
+        """Whether there is such a number of a projection: of what is made of several there is no other state, no twin,
+        and under a weighting no noise."""
+        if p.derived is None or not p.derived.is_further:
+            return True
+        return not (self.needs_twin or self.needs_raw or (self.needs_noise and p.derived.weighting))
 
     @property
     def depends_on_threshold(self) -> bool:
@@ -131,6 +138,8 @@ class Measure:
 def _noise_rank(session: Session, p: Projection, threshold: float) -> float | None:
     if is_weighted(p):
         return session.null_rank(p, threshold)
+    if is_under_weighting(p):
+        return None
     from rankscope.engine.null import null_rank  # numpy
 
     return null_rank(p.rows, p.cols, threshold) if p.count else None
@@ -214,7 +223,7 @@ def _null() -> ModuleType:
 
 def _spikes(values: Values, p: Projection, floor: float) -> int | None:
     """None under a weighting: there is no edge of noise."""
-    if is_weighted(p):
+    if is_under_weighting(p):
         return None
     found: int = _null().spikes(values, p.rows, p.cols, floor)
     return found
@@ -222,7 +231,7 @@ def _spikes(values: Values, p: Projection, floor: float) -> int | None:
 
 def _edge(values: Values, p: Projection, floor: float) -> float | None:
     """None where the median, of which it is made, is not known, and under a weighting."""
-    if is_weighted(p) or not values.size or float(values[values.size // 2]) <= floor:
+    if is_under_weighting(p) or not values.size or float(values[values.size // 2]) <= floor:
         return None
     edge: float = _null().noise_edge(p.rows, p.cols, _null().noise_scale(values, p.rows, p.cols))
     return edge

@@ -20,7 +20,8 @@ from .phrases import UNREAD_ADVICE
 @dataclass(frozen=True, slots=True)
 class Model:
     """An opened model. Where its weights could not be opened but spectra of it are stored, `checkpoint` is
-    None and `reason` says why. `said`: what the file that it is weighted by says beside its spectra, None for none."""
+    None and `reason` says why. `said`: what the file that it is weighted by says beside its spectra, None for none.
+    `further` are matrices made of several (see stacks), shown beside the projections and never counted among them."""
 
     name: str
     checkpoint: Checkpoint | None
@@ -28,6 +29,12 @@ class Model:
     folder: str
     reason: str = ""
     said: Said | None = None
+    further: tuple[Projection, ...] = ()
+
+    @property
+    def every(self) -> tuple[Projection, ...]:
+        """The projections, and what stands beside them."""
+        return (*self.tree.projections, *self.further)
 
     @property
     def warnings(self) -> tuple[str, ...]:

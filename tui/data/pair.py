@@ -64,20 +64,20 @@ class Pair:
 
     @cached_property
     def _partners(self) -> dict[str, Projection]:
-        return {p.address: p for p in self.second.model.tree.projections} if self.second else {}
+        return {p.address: p for p in self.second.model.every} if self.second else {}
 
     @cached_property
     def _held_against(self) -> dict[str, set[str]]:
         """By the keys of the second model, the keys of the first at the same addresses."""
         found: dict[str, set[str]] = {}
-        for p in self.first.model.tree.projections:
+        for p in self.first.model.every:
             if (partner := self.partner(p)) is not None:
                 found.setdefault(partner.key, set()).add(p.key)
         return found
 
     @cached_property
     def _ours(self) -> dict[str, Projection]:
-        return {p.address: p for p in self.first.model.tree.projections}
+        return {p.address: p for p in self.first.model.every}
 
     def partner(self, p: Projection) -> Projection | None:
         """The projection of the second model at the same address."""
@@ -86,6 +86,10 @@ class Pair:
     def ours(self, p: Projection) -> Projection | None:
         """The projection of the first model at the same address: `p` itself, unless only the second has it."""
         return p if self.second is None else self._ours.get(p.address)
+
+    def has(self, p: Projection) -> bool:
+        """Whether anything is stored of a projection, in either model."""
+        return any(session.has(there) for _, session, there in self.curves(p, Side.RATIO))
 
     def known_as(self, session: Session, keys: set[str]) -> set[str]:
         """The keys, in the first model, of what is other than before in a session."""

@@ -92,9 +92,13 @@ class Sizes:
         budget = self.parameters - math.ceil(Fraction(str(cut)) * whole)
         if budget < self.smallest:
             most = math.floor(1000 * (self.parameters - self.smallest) / whole) / 10
+            if not most:
+                raise InputError(
+                    "no rank that may be given is cheaper than any of these matrices: lower --min-rank and --multiple"
+                )
             raise InputError(
-                f"a cut of {percent(cut)} % leaves the projections {max(budget, 0):,} parameters, and the smallest "
-                f"plan, each at its smallest rank, has {self.smallest:,}: cut at most {most:g} % or lower --min-rank"
+                f"cut at most {most:g} % or lower --min-rank and --multiple: {percent(cut)} % leaves the projections "
+                f"{max(budget, 0):,} parameters, and the smallest plan, each at its smallest, has {self.smallest:,}"
             )
         return budget
 

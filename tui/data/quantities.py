@@ -82,7 +82,7 @@ RANK = Quantity(
 )
 """The threshold rank."""
 FLIPPED_RANK = Quantity(
-    lambda session, p, threshold: None if is_state(p) else session.rank(flipped(p), threshold),
+    lambda session, p, threshold: None if p.derived is not None else session.rank(flipped(p), threshold),
     lambda session, threshold: session.columns.of_keys(session.ranks_of_twins(threshold)),
     twins=True,
 )

@@ -18,6 +18,8 @@ from .table_rows import Field
 from .wording import percent
 
 if TYPE_CHECKING:
+    from rankscope.engine.plan.plan_file import PlanRow
+
     from .pair import Curve
 
 
@@ -44,6 +46,20 @@ def of_cells(lenses: Sequence[Lens], projections: Iterable[Projection]) -> Itera
     for p in projections:
         numbers = {_name(lens): _plain(lens.number(p)) for lens in lenses}
         yield {**_place(lenses[0], p), **numbers}
+
+
+def of_ranks(rows: Iterable[PlanRow]) -> Iterator[dict[str, object]]:
+    """A plan: a record a projection, no rank where it stays as it is."""
+    for row in rows:
+        yield {
+            "address": row.address,
+            "rows": row.shape[0],
+            "cols": row.shape[1],
+            "action": row.action,
+            "rank": row.rank,
+            "energy": row.energy,
+            "parameters": row.parameters,
+        }
 
 
 def of_layers(lenses: Sequence[Lens], grid: Grid) -> Iterator[dict[str, object]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from rankscope.engine.catalogue.tree import model_order
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection
 
@@ -19,6 +20,7 @@ from .grid import Grid, Row, Selection, make_grid
 from .measures import BY_NAME
 from .model import Model
 from .pair import Lens, Pair, Side
+from .plan_shown import ShownPlan
 from .reference_lines import ReferenceLine
 from .session import Session
 from .views import BY_KEY, Place, View, ViewSpec
@@ -30,14 +32,15 @@ def _nobody(_: Change, __: Keys) -> None:
 
 @dataclass(slots=True)
 class ExplorerState:
-    """`grid` and `shown` are what the filter `pattern` leaves, `others` what stands in no cell of the grid.
+    """`grid` and `shown` are what the filter `pattern` leaves, `others` what stands in no cell of the grid, `further`
+    matrices made of several, which no scan computes.
 
     `pane` has the focus, `top` stands over the chart and `chart` is drawn (keys of data.views); `came_from` is
     the pane from which the focus came to the chart. `overview` is None for what suits the terminal, `full` shows the
     focused pane alone. `small` shows small multiples by layer in charts of spectra, `panels` those by threshold in
     the view over layers. `relative`: singular values over sigma_1. `k` is the rank cursor, `origin` where a walk over
     layers or roles began, `note` a sentence for the user until the next move. `version` counts what changed the chart.
-    `solving` is what a device began last.
+    `solving` is what a device began last, `plan` the one that was made last under what is shown.
     """
 
     pair: Pair
@@ -50,6 +53,7 @@ class ExplorerState:
     pattern: str = ""
     shown: Sequence[Projection] = ()
     others: Sequence[Projection] = ()
+    further: Sequence[Projection] = ()
     grid: Grid = field(default_factory=lambda: Grid((), (), {}))
     marks: dict[str, Projection] = field(default_factory=dict)
     k: int | None = None
@@ -69,6 +73,7 @@ class ExplorerState:
     is_starting: bool = False
     is_stopping: bool = False
     solving: tuple[Session, Projection] | None = None
+    plan: ShownPlan | None = None
 
     @classmethod
     def of(
@@ -155,7 +160,9 @@ class ExplorerState:
     def select_first(self) -> None:
         """Begin with the attention of the first layer."""
         if self.grid.rows:
-            self.select(Selection(self.grid.rows[0], block=self.grid.columns[0].block))
+            row, column = self.grid.rows[0], self.grid.columns[0]
+            is_derived = column in self.grid.derived
+            self.select(Selection(row, column) if is_derived else Selection(row, block=column.block))
         elif self.others:
             self.select(Selection(single=self.others[0]))
 
@@ -193,7 +200,7 @@ class ExplorerState:
         """Show only what the filter names; a filter that names nothing is refused."""
         before = self.pattern
         self._show(pattern)
-        if pattern and not self.shown:
+        if pattern and not (self.shown or self.further):
             self._show(before)
             self.say(f"no address matches {printable(pattern)!r}")
             return
@@ -205,12 +212,30 @@ class ExplorerState:
             self.select_first()
 
     def _show(self, pattern: str) -> None:
-        tree = self.session.model.tree
-        self.shown = find(tree.projections, pattern) if pattern else tree.scanned()
+        model, tree = self.session.model, self.session.model.tree
+        self.shown, self.further = tree.scanned(), model.further
+        if pattern:
+            found, beside = find(model.every, pattern), {p.key for p in model.further}
+            self.shown = [p for p in found if p.key not in beside]
+            self.further = [p for p in found if p.key in beside]
         self.pattern = pattern
-        self.grid = make_grid(self.shown)
+        self.grid = make_grid(self.shown, self.further, shown=any(map(self.pair.has, self.further)))
         placed = {p.key for cell in self.grid.cells.values() for p in cell}
         self.others = [p for p in (self.shown if pattern else tree.projections) if p.key not in placed]
+
+    @property
+    def rows(self) -> Sequence[Projection]:
+        """What tables list: what is shown, and of what is made of several that which has a column."""
+        if not set(self.grid.derived) & set(self.grid.columns):
+            return self.shown
+        return sorted((*self.shown, *self.further), key=model_order)
+
+    def _show_columns(self, keys: Keys) -> None:
+        """Give what is made of several its columns once the first of it (among these keys, None: any) is stored."""
+        hidden = not set(self.grid.derived) <= set(self.grid.columns)
+        if hidden and any(self.pair.has(p) for p in self.further if keys is None or p.key in keys):
+            self.grid = make_grid(self.shown, self.further, shown=True)
+            self.changed(Change.COLUMNS)
 
     # Marks
 
@@ -226,7 +251,7 @@ class ExplorerState:
 
     def mark_matching(self, pattern: str) -> None:
         """Mark what a filter names."""
-        found = find(self.session.model.tree.projections, pattern)
+        found = find(self.session.model.every, pattern)
         if not 0 < len(found) <= MOST_MARKS:
             self.say(f"{len(found)} addresses match {printable(pattern)!r}: 1 to {MOST_MARKS} can be marked")
         else:
@@ -282,11 +307,12 @@ class ExplorerState:
         for session, model in models.items():
             session.show(model)
         self.pair.renew()
+        self.show_plan(None)
         if not self.lens.measure.exists(self.pair.shown_as):
             self.lens.measure = BY_NAME["k"]
-        now = {p.address: p for p in self.session.model.tree.projections}
+        now = {p.address: p for p in self.session.model.every}
         if self.pair.second is not None:
-            now = {p.address: p for p in self.pair.second.model.tree.projections} | now
+            now = {p.address: p for p in self.pair.second.model.every} | now
         self.marks = {p.key: p for q in self.marks.values() if (p := now.get(q.address)) is not None}
         origin = self.origin and self.origin.found_in(now)
         self._show(self.pattern)
@@ -316,6 +342,7 @@ class ExplorerState:
 
     def numbers_changed(self, keys: Keys = None) -> None:
         """States or numbers changed (of these keys, None: of any): what shows them is drawn again."""
+        self._show_columns(keys)
         self.changed(Change.NUMBERS, keys)
         drawn = [*self.selected, *self.marks.values()]
         if keys is None or self.chart_view.over_layers or any(p.key in keys for p in drawn):
@@ -378,7 +405,7 @@ class ExplorerState:
             self.say(several if (self.panels and view.over_layers) or (self.small and not view.over_layers) else one)
             return
         self.overview = not is_overview
-        if self.top != View.HEATMAP:
+        if self.top not in (View.HEATMAP, View.PLAN):
             self.show(View.HEATMAP)
         self.changed(Change.LAYOUT)
         self.changed(Change.TITLES)
@@ -397,6 +424,17 @@ class ExplorerState:
         """Put the rank cursor at a rank, at least 1; a curve that has not so many says so. None: take it away."""
         self.k = None if rank is None else max(1, rank)
         self.changed(Change.RANK)
+
+    @property
+    def shows_plan(self) -> bool:
+        """Whether there is a plan, and its map stands over the chart."""
+        return self.plan is not None and self.top == View.PLAN
+
+    def show_plan(self, plan: ShownPlan | None) -> None:
+        """Show another plan, or none."""
+        if plan is not self.plan:
+            self.plan = plan
+            self.changed(Change.PLAN)
 
     def add_line(self, line: ReferenceLine) -> None:
         """One more reference line in the view over layers."""

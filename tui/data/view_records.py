@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
+from rankscope.engine.derive.heads import head_of, offset_of
 from rankscope.engine.spectrum import Projection, Values
 
 from . import records
 from .comparison import Comparison
 from .grid import Grid
+from .latent_ranks import Ranks
+from .latent_ranks import record as latent_record
 from .pair import Curve, Lens
 from .table_rows import Field
+
+if TYPE_CHECKING:
+    from rankscope.engine.plan.plan_file import PlanRow
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
     """What a view shows: the lens at every threshold, the projections in the view's order, and the grid they stand in;
-    of a table its columns, of a chart its curves and the values of each, which may be read as they are written."""
+    of a table its columns, of a chart its curves and the values of each, which may be read as they are written; of a
+    plan its rows; of latent attention its ranks by threshold, of heads their rows."""
 
     lenses: Sequence[Lens]
     projections: Sequence[Projection]
     grid: Grid
     fields: Sequence[Field] = ()
     curves: Iterable[Curve] = ()
+    ranks: Iterable[PlanRow] = ()
     values: Iterable[Values] = ()
+    latent: Mapping[float, Sequence[Ranks]] = field(default_factory=dict)
+    heads: Sequence[Projection] = ()
 
 
 Records = Iterator[dict[str, object]]
@@ -48,6 +59,11 @@ def of_compare(content: Content) -> Records:
     return comparison.records()
 
 
+def of_plan(content: Content) -> Records:
+    """A record a row of a plan, in its order."""
+    return records.of_ranks(content.ranks)
+
+
 def of_gauge(content: Content) -> Records:
     """A record a role and a lens. Reads files."""
     for lens in content.lenses:
@@ -60,6 +76,21 @@ def of_directions(content: Content) -> Records:
     from .directions import known_of
 
     return map(row, known_of(content.lenses[0].pair.first, content.projections))
+
+
+def of_mla(content: Content) -> Records:
+    """A record a layer and a threshold."""
+    return (latent_record(r, threshold) for threshold, ranks in content.latent.items() for r in ranks)
+
+
+def of_heads(content: Content) -> Records:
+    """A record a head and kind. Reads files."""
+    for lens in content.lenses:
+        lens.load(content.heads)
+    for p, record in zip(content.heads, records.of_cells(content.lenses, content.heads), strict=True):
+        head = head_of(p)
+        offset = offset_of(p)
+        yield {"head": head and head.number, "offset": offset, **record, "problem": p.problem}
 
 
 def of_layers_view(content: Content) -> Records:

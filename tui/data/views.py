@@ -21,6 +21,8 @@ class View(IntEnum):
     LAYERS = 4
     TABLE = 5
     COMPARE = 6
+    HEADS = 7
+    PLAN = 9
 
 
 class Place(Enum):
@@ -115,6 +117,25 @@ VIEWS: tuple[ViewSpec, ...] = (
         from_values=True,
     ),
     ViewSpec(
+        "plan",
+        View.PLAN,
+        "Ranks for a budget; :plan 20% makes them",
+        Place.TOP,
+        widget="widgets.plan_map:PlanMap",
+        csv="data.view_records:of_plan",
+    ),
+    ViewSpec(
+        "heads",
+        View.HEADS,
+        "Single heads and their products QK and OV: heads x layers",
+        Place.TOP,
+        widget="widgets.head_map:HeadMap",
+        csv="data.view_records:of_heads",
+        text="cli.heads:print_heads",
+        options=("unit", "of", "offset", "csv"),
+        of_spectra=False,
+    ),
+    ViewSpec(
         "layers",
         View.LAYERS,
         "The number that u chooses by layer, one line a role",
@@ -184,6 +205,16 @@ VIEWS: tuple[ViewSpec, ...] = (
         csv="data.view_records:of_gauge",
         text="cli.show:print_gauge",
         options=("unit", "csv"),
+    ),
+    ViewSpec(
+        "mla",
+        None,
+        "Which kv_lora_rank and q_lora_rank latent attention would take, where that is computed",
+        Place.TOP,
+        csv="data.view_records:of_mla",
+        text="cli.mla:print_mla",
+        options=("rope", "real", "balance", "bias", "csv"),
+        of_spectra=False,
     ),
 )
 """As they stand on the screen: the tree, what stands over the chart, the charts."""

@@ -18,6 +18,7 @@ from rankscope.engine.spectrum import Operand, Projection
 from .gauge import RAW, fixed
 from .model import Model
 from .session import Session
+from .stacks import with_stacks, with_stored
 
 if TYPE_CHECKING:
     from rankscope.engine.calibration.said import Said
@@ -60,7 +61,13 @@ def choose(text: str, model: Model, root: Path, tell: Callable[[str], None]) -> 
 
 def pooled(weighting: Weighting, model: Model, projections: Iterable[Projection]) -> Weighting:
     """What a plan of these projections is made under in the place of a weighting: where there are experts among them,
-    the second moments of a file pooled by layer."""
+    the second moments of a file pooled by layer.
+
+    Raises:
+        InputError: they are about the mean.
+    """
+    if weighting.is_centred:
+        raise InputError("plans are of moments as they are, not about the mean")
     from rankscope.engine.calibration.pooled import PooledWeighting
     from rankscope.engine.calibration.weighting import FileWeighting
 
@@ -151,7 +158,7 @@ def _of_moment(projection: Projection) -> tuple[Operand, ...]:
     """The operands of the moment alone, of what is derived."""
     made = projection.derived
     assert made is not None
-    balanced = by_moment(projection).derived if made.gauge and made.weighting else made
+    balanced = by_moment(projection).derived if made.weighting and WEIGHED in made.formula else made
     return balanced.operands if balanced is not None else ()
 
 
@@ -202,10 +209,17 @@ class Offer:
         Raises:
             InputError: see `choose` and `in_state`.
         """
-        shown = in_state(model, root, self.weighting(model, root, tell), FIXED if self.fixed else RAW)
+        weighting = self.weighting(model, root, tell)
+        shown = in_state(model, root, weighting, FIXED if self.fixed else RAW)
         for line in shown.said.lines if shown.said is not None else ():
             tell(line)
-        return shown
+        if self.fixed:
+            return replace(shown, further=())
+        if weighting is None:
+            return shown
+        if isinstance(weighting, StoredWeighting):
+            return with_stored(shown, root, (weighting.name, weighting.label))
+        return with_stacks(shown, root, weighting)
 
     def weighting(self, model: Model, root: Path, tell: Callable[[str], None]) -> Weighting | None:
         """What it stands for; see `choose`."""

@@ -28,6 +28,9 @@ LEGEND = (
     ("\u2260", "before B/A: A and B differ in shape"),
 )
 
+WHAT_A_PLAN_IS = "ranks from weights and second moments, no training; check with perplexity"
+WEIGHTS_ONLY = "weights only: at this cut the model is likely to break; give an imatrix or moments"
+
 
 def refusal(p: Projection) -> str:
     """What stands for the number of a projection that has a `problem`."""

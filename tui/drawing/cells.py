@@ -44,6 +44,8 @@ class Look:
         self._longest = self._most_rows = 0
         self.sign_width = 0
         """Characters of the sign that ratios of two shapes have, 0 where there are none."""
+        self.tells_noise = True
+        """Whether noise of the shapes that are shown says something."""
         self._cells: dict[Place, Cell] = {}
         self._counts: dict[Place, Count] = {}
         self._counted = lens.side
@@ -155,7 +157,17 @@ class Look:
         grey = next((cell for cell in cells if cell.is_greyed), None)
         return of_state(most_telling(marks), is_marked) if grey is None else replace(grey, is_marked=is_marked)
 
-    def noise_ratio(self, row: Row, column: Column) -> float | None:
+    @property
+    def last_head(self) -> str:
+        """What stands over `last_number` in the overview, "" where what stands before it is of k/k0 already, and where
+        noise says nothing."""
+        if not self.tells_noise:
+            return ""
+        if self.lens.side is Side.RATIO:
+            return " A k:k0"
+        return "" if self.lens.measure.name == "k/k0" else " k:k0"
+
+    def last_number(self, row: Row, column: Column) -> float | None:
         """The median k/k0 of a cell, whatever the unit; of the first model where the lens compares two."""
         if self.lens.measure.name == "k" and self.lens.side is not Side.RATIO:
             return self.cell(row, column).tone
@@ -174,7 +186,7 @@ class Look:
         if selection.column is not None:
             columns: Iterable[Column] = (selection.column,)
         else:
-            columns = [c for c in self._grid.columns if selection.block in (None, c.block)]
+            columns = [c for c in self._grid.counted if selection.block in (None, c.block)]
         return sum((self._count((row, column)) for row in rows for column in columns), Count())
 
     # Numbers and shades
@@ -317,7 +329,7 @@ class Look:
         session, there = self.lens.session(p)
         if mark != MARKS[State.DONE] or there is None:
             return mark
-        if not self.lens.measure.exists(session.shown_as):
+        if not (self.lens.measure.exists(session.shown_as) and self.lens.measure.fits(there)):
             return "-"
         other = self.lens.measure.beside(there)
         return mark if other is None else MARKS[session.state(other)]

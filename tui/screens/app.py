@@ -16,6 +16,7 @@ from textual.screen import Screen
 from ..data.model import Model
 from ..data.pair import Pair
 from ..data.session import Session
+from ..data.stacks import with_stacks
 from ..data.weighting import Offer
 from ..drawing.nearest_colour import use_nearest
 from ..settings import keys
@@ -63,7 +64,7 @@ class RankScopeApp(Surviving[None], inherit_bindings=False):
             """From a thread of the engine."""
             self.explorer.post_message(EngineEvents(session, events))
 
-        session = Session(model, root, listen, settings, experts)
+        session = Session(with_stacks(model, root), root, listen, settings, experts)
         return session
 
     async def on_mount(self) -> None:
@@ -86,7 +87,7 @@ class RankScopeApp(Surviving[None], inherit_bindings=False):
         for session in self.pair.sessions:
             session.stop()
         ended = [session.close(max(0.0, deadline - time.monotonic())) for session in self.pair.sessions]
-        return all(ended)
+        return all(ended) & self.explorer.planning.close(max(0.0, deadline - time.monotonic()))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Whether a key works: the settings may forbid one."""
@@ -109,7 +110,8 @@ class RankScopeApp(Surviving[None], inherit_bindings=False):
         pane = self.explorer.focused_pane
         for prefix, owner, bindings in (
             ("", self.explorer, keys.EXPLORER),
-            (f"{pane.id}: ", pane, keys.PANES.get(pane.id or "", [])),
+            ("", self.explorer, keys.PLAN if self.explorer.state.shows_plan else []),
+            (f"{pane.id}: ", pane, keys.pane_table(pane.id or "")),
             ("", self, keys.at_any_time(self._config.suspend)),
         ):
             for binding in bindings:

@@ -11,7 +11,8 @@ from rankscope.engine.errors import InputError, printable
 
 from ..data.measures import unit_of
 from ..settings.keys import EXPLORER
-from ..settings.values import reference_line, threshold
+from ..settings.plan_words import plan_wish
+from ..settings.values import reference_line, threshold, whole
 
 _SHORT = {"q": "quit", "s": "scan", "x": "stop", "e": "export", "t": "threshold", "u": "unit", "rank": "k"}
 
@@ -52,6 +53,13 @@ def _rank(argument: str) -> str:
     return argument
 
 
+def _offset(argument: str) -> str:
+    try:
+        return str(whole(argument))
+    except ArgumentTypeError as error:
+        raise InputError(f"{printable(str(error))}: write :offset 16") from None
+
+
 def _unit(argument: str) -> str:
     """By name: `k/k0`, `stable_rank`, `%`."""
     name = {"%": "percent", "effective": "effective_rank", "stable": "stable_rank"}.get(argument, argument)
@@ -66,6 +74,11 @@ def _line(argument: str) -> str:
     return argument
 
 
+def _plan(argument: str) -> str:
+    plan_wish(argument)
+    return argument
+
+
 _WITH_ARGUMENT: dict[str, Callable[[str], str]] = {
     "threshold": _threshold,
     "k": _rank,
@@ -76,6 +89,9 @@ _WITH_ARGUMENT: dict[str, Callable[[str], str]] = {
     "export": str,
     "mark": str,
     "weight": str,
+    "plan": _plan,
+    "plan-save": str,
+    "offset": _offset,
 }
 _EXAMPLES = {
     "threshold": ":t 97",
@@ -87,4 +103,7 @@ _EXAMPLES = {
     "export": ":export spectra.csv",
     "mark": ":mark layers.0.*.key",
     "weight": ":weight norm",
+    "plan": ":plan 20%",
+    "plan-save": ":plan-save plan.json",
+    "offset": ":offset 16",
 }

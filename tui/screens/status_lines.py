@@ -8,7 +8,7 @@ from typing import NamedTuple
 from rich.text import Text
 
 from rankscope.engine.derive.gauge import is_fixed
-from rankscope.engine.derive.weighting import is_unseen, is_weighted
+from rankscope.engine.derive.weighting import is_under_weighting, is_unseen
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection
 
@@ -31,8 +31,11 @@ class Hint(NamedTuple):
 STOP, SIDE, SCAN = Hint("x", "stop", "stop"), Hint("d", "A, B, B/A", "side"), Hint("s", "scan", "scan")
 THRESHOLD, WEIGHT = Hint("t", "threshold", "threshold.next"), Hint("w", "weighting", "weight")
 QUIT = Hint("q", "quit", "quit")
+CUT = (Hint("+", "cut more", "plan.more"), Hint("-", "cut less", "plan.less"))
+_LAST = next(key for key in sorted(BY_KEY) if key + 1 not in BY_KEY)
+"""Up to here every digit is a view."""
 HINTS = (
-    Hint(f"0-{max(BY_KEY)}", "view"), Hint("enter", "compute", "compute"), SCAN, Hint("/", "filter", "filter"),
+    Hint(f"0-{_LAST}", "view"), Hint("enter", "compute", "compute"), SCAN, Hint("/", "filter", "filter"),
     THRESHOLD, Hint("u", "unit", "unit"), Hint("?", "help", "help"),
     QUIT, Hint("JK", "layer"), Hint("HL", "role"), Hint("space", "mark", "mark"),
     Hint("z", "zoom", "zoom"), Hint("f", "full screen", "full"),
@@ -147,7 +150,7 @@ def _refused(p: Projection) -> str:
     """In a word or two why there is no spectrum."""
     if p.problem is None:
         return "failed"
-    if is_weighted(p) and not p.parents[0].problem:
+    if is_under_weighting(p) and not any(q.problem for q in p.parents):
         return f"{'unseen' if is_unseen(p) else 'not weighted'} by {p.derived.weighting if p.derived else ''}"
     return "gauge not known" if is_fixed(p) and not p.parents[0].problem else "unsupported"
 
@@ -178,12 +181,12 @@ def loss(lens: Lens, p: Projection) -> str:
     return "what was stored of it is damaged; enter computes it again" if is_lost else ""
 
 
-def shown_hints(is_busy: bool, is_pair: bool, is_weighted: bool = False) -> tuple[Hint, ...]:
+def shown_hints(is_busy: bool, is_pair: bool, is_weighted: bool = False, shows_plan: bool = False) -> tuple[Hint, ...]:
     """What the last line has to say, while something is computed (`is_busy`) or not, of one model or of two, under a
-    weighting or not."""
+    weighting or not, while a plan shows or not."""
     moved = {THRESHOLD: (WEIGHT,), QUIT: (QUIT, THRESHOLD), WEIGHT: ()} if is_weighted else {}
     rest = (shown for hint in HINTS for shown in moved.get(hint, (hint,)) if not (is_busy and hint is SCAN))
-    return (STOP,) * is_busy + (SIDE,) * is_pair + (*rest,)
+    return (STOP,) * is_busy + CUT * shows_plan + (SIDE,) * is_pair + (*rest,)
 
 
 def key_line(width: int, hints: Sequence[Hint], keymap: Mapping[str, str], note: str = "") -> Text:

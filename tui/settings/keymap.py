@@ -16,6 +16,7 @@ from . import keys
 SECTIONS: Mapping[str, list[BindingType]] = {
     "everywhere": keys.EXPLORER,
     "at any time": keys.APP,
+    "while a plan shows": keys.PLAN,
     **{f"in the {name}": table for name, table in keys.PANES.items()},
     "in the filter and command line": keys.PROMPT,
     "in a menu": keys.CHOICE,
@@ -78,7 +79,7 @@ def _key_names(ident: str, text: str) -> list[str]:
 def _together() -> Iterator[list[BindingType]]:
     """The tables that are in force at the same time."""
     for pane in keys.PANES.values():
-        yield [*pane, *keys.EXPLORER, *keys.APP, _PALETTE]
+        yield [*pane, *keys.PLAN, *keys.EXPLORER, *keys.APP, _PALETTE]
     for dialog in (keys.PROMPT, keys.CHOICE, keys.CONFIRM, keys.HELP, keys.READING):
         yield [*dialog, *keys.APP]
     yield keys.PICKER

@@ -88,6 +88,21 @@ HEATMAP = _keys(
     ("pagedown,ctrl+d", "half(1)", "half down", "heatmap.half_down", "Half a page down"),
 )
 
+HEADS = _keys(
+    ("up,k", "move(-1,0)", "up", "heads.up", "Previous head"),
+    ("down,j", "move(1,0)", "down", "heads.down", "Next head"),
+    ("left,h", "move(0,-1)", "left", "heads.left", "Previous layer"),
+    ("right,l", "move(0,1)", "right", "heads.right", "Next layer"),
+    ("J", "layer(1)", "next layer", "heads.layer_next", "The same head in the next layer"),
+    ("K", "layer(-1)", "previous layer", "heads.layer_previous", "The same head in the previous layer"),
+    ("L", "kind(1)", "next kind", "heads.kind_next", "Next of query, key, value, QK, OV, OV by KV head"),
+    ("H", "kind(-1)", "previous kind", "heads.kind_previous", "Previous of these"),
+    ("home,g", "jump(-1)", "first", "heads.first", "First layer"),
+    ("end,G", "jump(1)", "last", "heads.last", "Last layer"),
+    ("pageup,ctrl+u", "half(-1)", "half back", "heads.half_back", "Half of the layers back"),
+    ("pagedown,ctrl+d", "half(1)", "half on", "heads.half_on", "Half of the layers on"),
+)
+
 CHART = _keys(
     ("down,j", "step(1)", "next layer", "chart.next", "The same in the next layer"),
     ("up,k", "step(-1)", "previous layer", "chart.previous", "The same in the previous layer"),
@@ -132,7 +147,13 @@ def at_any_time(suspend: bool) -> list[BindingType]:
     return [b for b in APP if suspend or not (isinstance(b, Binding) and b.id == SUSPEND)]
 
 
-PANES = {"tree": TREE, "heatmap": HEATMAP, "table": TABLE, "compare": COMPARE, "chart": CHART}
+PLAN = _keys(
+    ("plus", "cut(1)", "cut more", "plan.more", "The plan cuts one per cent more"),
+    ("minus", "cut(-1)", "cut less", "plan.less", "The plan cuts one per cent less"),
+)
+"""Of the explorer, while a plan shows."""
+
+PANES = {"tree": TREE, "heatmap": HEATMAP, "table": TABLE, "compare": COMPARE, "heads": HEADS, "chart": CHART}
 
 PROMPT: list[BindingType] = [
     # ctrl+c before the input line, which would take it for copying.
@@ -178,13 +199,18 @@ PICKER = _keys(
 
 NAMES = {
     "question_mark": "?", "slash": "/", "colon": ":", "full_stop": ".", "comma": ",", "escape": "esc",
-    "pagedown": "pgdn", "pageup": "pgup",
+    "pagedown": "pgdn", "pageup": "pgup", "plus": "+", "minus": "-",
 }  # fmt: skip
+
+
+def pane_table(name: str) -> list[BindingType]:
+    """The keys of one pane; a plan has those of the heatmap."""
+    return PANES.get("heatmap" if name == "plan" else name, [])
 
 
 def actions() -> dict[str, str]:
     """What the explorer's bindings do, by their ids."""
-    return {b.id or "": b.action for b in EXPLORER if isinstance(b, Binding)}
+    return {b.id or "": b.action for b in (*EXPLORER, *PLAN) if isinstance(b, Binding)}
 
 
 def keys_of(table: list[BindingType], ident: str, keymap: Mapping[str, str]) -> list[str]:

@@ -51,6 +51,13 @@ def reference_line(text: str) -> ReferenceLine:
     return ReferenceLine(name, rank, role)
 
 
+def whole(text: str) -> int:
+    """A whole number, 0 or above, of at most nine digits."""
+    if not text.isdecimal() or len(text) > 9:
+        raise ArgumentTypeError(f"{text!r} is no whole number from 0 on")
+    return int(text)
+
+
 def positive(text: str) -> int:
     """A whole number above zero."""
     if not text.isdecimal() or int(text) < 1:

@@ -80,8 +80,8 @@ class Overview:
         self._names = [printable(column.role if is_said else column.heading) for column in grid.columns]
         is_ratio = look.lens.side is Side.RATIO
         self._number = max(3, look.width - look.sign_width * is_ratio)
-        self._ratio_head = _ratio_head(look)
-        self._tail = 3 * (self._number + 1) + len(self._ratio_head) + 1
+        self._last_head = look.last_head
+        self._tail = 3 * (self._number + 1) + len(self._last_head) + 1
         self._name_width, room = self._divide(size.width)
         if room < LEAST_BODY:
             self._tail = 0
@@ -176,7 +176,7 @@ class Overview:
         start, text = self._tick(cursor, numbers[cursor]) if numbers else (0, "")
         _clear(line, start - 1, start + len(text) + 1)
         heads = "".join(f"{head:>{self._number + 1}}" for head in ("min", "med", "max"))
-        rest = "".join(line[start + len(text) :]) + (f" {heads}{self._ratio_head}" if self._tail else "")
+        rest = "".join(line[start + len(text) :]) + (f" {heads}{self._last_head}" if self._tail else "")
         what = "expert" if numbers and self._grid.rows[0].expert is not None else "layer"
         label = Segment(f" {what:<{self._name_width}} ", DIM)
         return label, [Segment("".join(line[:start]), DIM), Segment(text, Style(bold=True)), Segment(rest, DIM)]
@@ -251,28 +251,21 @@ class Overview:
         return Segment(text, chosen(telling or pair[0]) if is_chosen else style)
 
     def _summary(self, column: int) -> list[Segment]:
-        """Smallest, median and largest of what the cells of a role show, and their median k/k0."""
+        """Smallest, median and largest of what the cells of a role show, and the median of their last number."""
         if not self._tail:
             return []
         found = self._summaries.get(column)
         if found is None:
             role, rows = self._grid.columns[column], self._grid.rows
             numbers = [n for row in rows if (n := self._look.cell(row, role).number) is not None]
-            looked_at = rows if self._ratio_head else ()
-            ratios = [r for row in looked_at if (r := self._look.noise_ratio(row, role)) is not None]
+            looked_at = rows if self._last_head else ()
+            ratios = [r for row in looked_at if (r := self._look.last_number(row, role)) is not None]
             parts = [min(numbers), median(numbers), max(numbers)] if numbers else []
             text = "".join(f"{self._look.short(number, self._number):>{self._number + 1}}" for number in parts)
             ratio = BY_NAME["k/k0"].written(median(ratios)) if ratios else ""
             width = 3 * (self._number + 1)
-            found = self._summaries[column] = f" {text:>{width}}{ratio:>{len(self._ratio_head)}}"
+            found = self._summaries[column] = f" {text:>{width}}{ratio:>{len(self._last_head)}}"
         return [Segment(found)]
-
-
-def _ratio_head(look: Look) -> str:
-    """What stands over the median k/k0 of a role, "" where its smallest, median and largest are of k/k0 already."""
-    if look.lens.side is Side.RATIO:
-        return " A k:k0"
-    return "" if look.lens.measure.name == "k/k0" else " k:k0"
 
 
 def _header(grid: Grid) -> int:

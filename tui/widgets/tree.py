@@ -210,15 +210,20 @@ class ProjectionTree(Tree[Item], inherit_bindings=False):
             node.expand()
 
     def _top(self, groups: Mapping[str, Sequence[Projection]]) -> Iterable[Item]:
-        for tower in dict.fromkeys(row.tower for row in self.grid.rows):
+        for tower in dict.fromkeys(row.tower for row in self.grid.rows) if self.grid.counted else ():
             rows = [row for row in self.grid.rows if row.tower == tower]
             name = f"{tower} layers" if tower else "layers"
             yield Item(f"{name} ({len(rows)})", None, lambda rows=rows: map(self._layer, rows))  # type: ignore[misc]
         if self.grid.columns:
-            yield Item(f"roles ({len(self.grid.columns)})", None, lambda: map(self._role, self.grid.columns))
+            yield Item(f"roles ({len(self.grid.counted or self.grid.derived)})", None, self._roles)
         for name, members in groups.items():
             if members:
                 yield Item(f"{name} ({len(members)})", None, lambda members=members: map(_single, members))  # type: ignore[misc]
+
+    def _roles(self) -> Iterable[Item]:
+        yield from map(self._role, self.grid.counted)
+        for column in self.grid.derived:
+            yield replace(self._role(column), name=f"{column.heading}, derived")
 
     def _layer(self, row: Row) -> Item:
         def blocks() -> Iterable[Item]:
@@ -228,7 +233,7 @@ class ProjectionTree(Tree[Item], inherit_bindings=False):
         return Item(str(row.layer), Selection(row), blocks)
 
     def _cells(self, row: Row, block: str) -> Iterable[Item]:
-        for column in self.grid.columns:
+        for column in self.grid.counted:
             cell = self.grid.cells.get((row, column), ())
             if column.block != block or not cell:
                 continue
@@ -264,6 +269,9 @@ class ProjectionTree(Tree[Item], inherit_bindings=False):
             group = "roles" if selection.column else "other"
             whole = selection.column is None and selection.single is None
             return self.root if whole else self._child(self._child(self.root, group), selection)
+        if selection.column in self.grid.derived:
+            role = self._child(self._child(self.root, "roles"), Selection(column=selection.column))
+            return self._child(role, selection)
         name = f"{selection.row.tower} layers" if selection.row.tower else "layers"
         path = [Selection(selection.row)]
         block = selection.column.block if selection.column else selection.block

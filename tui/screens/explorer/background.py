@@ -28,6 +28,7 @@ from ..messages import (
     StoreLoaded,
 )
 from .charting import Charting
+from .heading import Header
 from .loading import Loader
 from .scanning import Scanner
 
@@ -50,6 +51,7 @@ class Background(Charting):
     def __init__(self, pair: Pair, config: Config) -> None:
         super().__init__(pair, config)
         self.scanner = Scanner(self.state, self._ask_scan)
+        self.header = Header(self, self.in_background)
         self.loader = Loader(self.state, self.in_background, self.post_message)
         for session in pair.sessions:
             self.hear_losses(session)
@@ -103,7 +105,7 @@ class Background(Charting):
             for session in self.pair.sessions:
                 session.load()
             if self.state.lens.unread():
-                self.state.lens.load(self.pair.first.model.tree.projections)
+                self.state.lens.load(self.pair.first.model.every)
         finally:
             self.post_message(StoreLoaded())
         self.state.lens.look_up()

@@ -107,7 +107,7 @@ class Exporter:
         from rankscope.store.export import csv_text  # numpy: the first paint does without, here and below
 
         view, state = self._view, self._state
-        content = Content((replace(state.lens),), state.shown, state.grid)
+        content = Content((replace(state.lens),), state.rows, state.grid)
         if view.place is Place.TOP:
             content = self._screen.tops[view.drawn_as].content(content)
         elif painting := self._screen.painting:

@@ -45,6 +45,9 @@ class Inspector:
         if len(found) != 1:
             state.say("i is of one projection: select one")
             return
+        if found[0].derived is not None and found[0].derived.is_further:
+            state.say("i is of one projection, and this is made of several")
+            return
         side, session, projection = self._behind(found[0])
         raw = projection.parents[0]
         if raw.problem is not None:

@@ -29,6 +29,8 @@ from ...widgets.chart import ChartPane
 from ...widgets.compare import Compare
 from ...widgets.heatmap import Heatmap
 from ...widgets.line import Line
+from ...widgets.plan_map import PlanMap
+from ...widgets.plan_sums import PlanSums
 from ...widgets.prompt import Prompt
 from ...widgets.table import MetricTable
 from ...widgets.top_pane import TopPane
@@ -57,7 +59,7 @@ LEAST_CHART = 11
 class Layout(Screen[None]):
     """Tree, what stands over the chart, and the chart of one pair of models, all showing one state."""
 
-    BINDINGS: ClassVar[list[BindingType]] = keys.EXPLORER
+    BINDINGS: ClassVar[list[BindingType]] = [*keys.EXPLORER, *keys.PLAN]
 
     def __init__(self, pair: Pair, config: Config) -> None:
         super().__init__()
@@ -77,6 +79,7 @@ class Layout(Screen[None]):
             with Vertical(id="right"):
                 for view in placed(Place.TOP):
                     yield resolve(view.widget)(self.look, id=view.name)
+                yield PlanSums(id="sums")
                 yield ChartPane(id="chart")
         yield Line(id="job")
         yield Prompt(id="prompt")
@@ -85,7 +88,9 @@ class Layout(Screen[None]):
     def on_mount(self) -> None:
         self.tree_pane = self.query_one(ProjectionTree)
         self.tops = {view.key: self.query_one(f"#{view.name}", TopPane) for view in placed(Place.TOP)}
-        self.heatmap = self.query_one(Heatmap)
+        self.heatmap = self.query_one("#heatmap", Heatmap)
+        self.plan_map = self.query_one(PlanMap)
+        self.plan_sums = self.query_one(PlanSums)
         self.table = self.query_one(MetricTable)
         self.compare = self.query_one(Compare)
         self.chart = self.query_one(ChartPane)
@@ -112,13 +117,16 @@ class Layout(Screen[None]):
         return not self.is_wide if self.state.overview is None else self.state.overview
 
     def check_action(self, action: str, _: tuple[object, ...]) -> bool | None:
-        """In an open prompt digits, "/" and ":" are characters."""
+        """In an open prompt digits, "/" and ":" are characters; the keys of a plan work while one shows."""
+        if action == "cut":
+            return self.state.shows_plan
         return not (action in keys.NOT_IN_PROMPTS and self.query_one(Prompt).display)
 
     def action_help(self) -> None:
         """The keys of the focused pane and of the explorer."""
         pane = self.focused_pane.id or ""
-        own = [(f"in the {pane}", keys.PANES[pane])] if pane in keys.PANES else []
+        own = [(f"in the {pane}", table)] if (table := keys.pane_table(pane)) else []
+        own += [("while a plan shows", keys.PLAN)] if self.state.shows_plan else []
         everywhere = ("everywhere", [*keys.EXPLORER, *keys.at_any_time(self.config.suspend)])
         self.app.push_screen(Help([*own, everywhere], LEGEND, self.config.keymap))
 
@@ -132,13 +140,17 @@ class Layout(Screen[None]):
         """Other projections."""
         state = self.state
         self._scanned = self.pair.first.model.tree.scanned()
-        for pane in self.tops.values():
-            pane.set_rows(state.shown, state.grid)
+        self.show_in_tops()
         ours, theirs = self.pair.unmatched()
         groups = {"other": state.others}
         if self.pair.second is not None and not state.pattern:
             groups |= {"only in A": ours, "only in B": theirs}
         self.tree_pane.set_model(state.grid, groups)
+
+    def show_in_tops(self) -> None:
+        """The projections in what stands over the chart."""
+        for pane in self.tops.values():
+            pane.set_rows(self.state.rows, self.state.grid)
 
     def show_model(self) -> None:
         """The first line."""
@@ -150,6 +162,8 @@ class Layout(Screen[None]):
         said = "starting" if state.is_starting else "stopping" if state.is_stopping else ""
         marks = f"{len(state.marks)} marked" if state.marks else ""
         left = selection_text(state.lens, state.selection, state.grid)
+        if state.shows_plan and (planned := self.plan_map.text_of(state.selection)):
+            left.append(f"  {planned}", "not bold")
         self.query_one("#job", Line).set(left, "  ".join(filter(None, [marks, self._job(said)])))
         self.query_one("#keys", Line).set(key_line(self.size.width, self._hints, self.config.keymap, self._note))
 
@@ -161,7 +175,7 @@ class Layout(Screen[None]):
     @property
     def _hints(self) -> tuple[Hint, ...]:
         is_busy = self.state.is_busy and not self.state.is_stopping
-        return shown_hints(is_busy, self.pair.second is not None, bool(self.pair.weighting))
+        return shown_hints(is_busy, self.pair.second is not None, bool(self.pair.weighting), self.state.shows_plan)
 
     async def on_click(self, event: Click) -> None:
         """A click goes to its pane, as the pane's key does; on the line of keys it does what that says."""
@@ -217,25 +231,32 @@ class Layout(Screen[None]):
 
     def lay_out(self) -> None:
         """Wide and high: tree, heatmap over chart. Wide: tree and one. Narrow: one pane, and under the
-        overview, which is low, the chart of what is selected. Full screen: one."""
+        overview, which is low, the chart of what is selected. Under a plan, in any room, what it comes to. Full screen:
+        one."""
         alone = self.state.full
         wide, high = self.is_wide and not alone, self.size.height >= HIGH
         self.set_class(not wide, "one")
         self.set_class(wide and self.size.width >= HUGE, "huge")
-        self.heatmap.set_overview(self.is_overview)
         pane, top = self.state.pane, self.state.top
+        maps: dict[int, Heatmap] = {View.HEATMAP: self.heatmap, View.PLAN: self.plan_map}
+        for one in maps.values():
+            one.set_overview(self.is_overview)
         self.tree_pane.display = wide or pane == View.TREE
         on_right = top if pane == View.TREE else pane
         self.query_one("#right").display = wide or pane != View.TREE
         room = self.size.height - 3
-        least, full = self.heatmap.overview_lines
-        below = on_right == View.HEATMAP and self.is_overview and room - least >= LEAST_CHART and not alone
-        both = (wide and high) or below
+        least, full = maps.get(top, self.heatmap).overview_lines
+        below = on_right in maps and self.is_overview and room - least >= LEAST_CHART and not alone
+        sums = self.state.shows_plan and on_right == View.PLAN and not alone
+        both = (wide and high) or below or sums
         for key, widget in self.tops.items():
             widget.display = key == top and (both or on_right == key)
-        self.chart.display = both or BY_KEY[on_right].place is Place.CHART
-        most = max(room // 2, room - CHART_LINES) if self.chart.display else room
-        self.heatmap.styles.height = max(least, min(full, room - LEAST_CHART)) if below else "1fr"
+        self.plan_sums.display = sums
+        self.chart.display = not sums and (both or BY_KEY[on_right].place is Place.CHART)
+        beneath = self.chart.display or sums
+        most = max(room // 2, room - CHART_LINES) if beneath else room
+        for one in maps.values():
+            one.styles.height = max(least, min(full, room - LEAST_CHART)) if below else "1fr"
         for key, widget in self.tops.items():
-            fits = self.chart.display and not (below and key == View.HEATMAP)
+            fits = beneath and not (below and key in maps)
             widget.styles.max_height = min(most, widget.lines_needed) if fits else None

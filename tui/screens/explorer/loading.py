@@ -68,7 +68,7 @@ class Loader:
         """See what there is to read."""
         wanted = self._unread(load.pane) if keys is None else keys
         if wanted is None or wanted:
-            load.rest = {p.key: p for p in self._state.shown if wanted is None or p.key in wanted}
+            load.rest = {p.key: p for p in self._state.rows if wanted is None or p.key in wanted}
         load.each = max(CHUNK, -(-len(load.rest) // MOST_TOLD))
         self._next(load)
 

@@ -30,6 +30,12 @@ def _rows(screen: Background, _: Keys) -> None:
     screen.show_rows()
 
 
+def _columns(screen: Background, keys: Keys) -> None:
+    screen.look.show(screen.state.grid)
+    screen.show_in_tops()
+    _selection(screen, keys)
+
+
 def _numbers(screen: Background, keys: Keys) -> None:
     screen.look.forget(keys)
     screen.heatmap.update(keys)
@@ -57,6 +63,10 @@ def _marks(screen: Background, _: Keys) -> None:
     screen.look.marked = frozenset(marks)
     for pane in screen.tops.values():
         pane.set_marks(tuple(marks.values()))
+
+
+def _heads(screen: Background, _: Keys) -> None:
+    screen.header.want()
 
 
 def _layout(screen: Background, _: Keys) -> None:
@@ -87,6 +97,11 @@ def _rank(screen: Background, _: Keys) -> None:
     screen.chart.set_rank(screen.state.k)
 
 
+def _plan(screen: Background, _: Keys) -> None:
+    screen.plan_map.show_plan(screen.state.plan)
+    screen.plan_sums.show_plan(screen.state.plan)
+
+
 def _load(screen: Background, keys: Keys) -> None:
     screen.load_numbers(keys)
 
@@ -94,17 +109,19 @@ def _load(screen: Background, keys: Keys) -> None:
 TABLE: Mapping[Change, tuple[Painter, ...]] = {
     Change.SELECTION: (_selection, _chart, _lines),
     Change.TREE: (_tree,),
-    Change.ROWS: (_rows, _layout, _titles, _model),
+    Change.ROWS: (_rows, _heads, _layout, _titles, _model),
+    Change.COLUMNS: (_columns, _layout, _titles),
     Change.NUMBERS: (_numbers, _model, _lines),
     Change.LOADED: (_loaded,),
     Change.LENS: (_lens, _titles, _lines),
     Change.MARKS: (_marks,),
-    Change.PANE: (_layout, _focus, _titles, _chart),
+    Change.PANE: (_layout, _focus, _heads, _titles, _chart, _lines),
     Change.LAYOUT: (_layout,),
     Change.TITLES: (_titles,),
     Change.CHART: (_chart,),
     Change.AXES: (_titles, _chart),
     Change.RANK: (_rank,),
     Change.LINES: (_lines,),
+    Change.PLAN: (_plan, _layout, _titles, _lines),
     Change.WANTED: (_load,),
 }

@@ -35,6 +35,7 @@ class Scanner:
         self._waiting: Missing = {}
         self._scanned: Missing = {}
         self._began = 0.0
+        self._after: Callable[[], None] | None = None
 
     def missing(self, projections: Iterable[Projection], side: Side) -> Missing:
         """What of these is not stored, on a side of the pair."""
@@ -61,6 +62,9 @@ class Scanner:
         if every and not missing:
             state.say("all that is missing is queued already; x stops")
             return
+        if not (missing or state.shown):
+            state.say("enter computes what is made of several matrices; a scan leaves it out")
+            return
         if not missing:
             rest = "" if state.pattern else left_out(state.session.model.tree)
             whole = f"everything is computed; {rest}: the filter * takes them" if rest else "everything is computed"
@@ -69,9 +73,17 @@ class Scanner:
         lines = [line for session, found in missing.items() for line in estimate(session, found, state.pattern)]
         self._ask(lines, lambda: self._begin(missing))
 
+    def scan_first(self, missing: Missing, after: Callable[[], None]) -> None:
+        """Compute these, and then go on with `after`, unless that is stopped or cannot begin."""
+        self._after = after
+        self._begin(missing)
+        if not self._scanned:  # no engine took them
+            self._after = None
+
     def stop(self) -> None:
         """Stop after the running batch."""
         state = self._state
+        self._after = None
         if not state.is_busy:
             state.say("nothing is being computed")
             return
@@ -93,6 +105,9 @@ class Scanner:
         if self._scanned and not state.is_busy:
             state.note = self._summary()
             self._scanned = {}
+            after, self._after = self._after, None
+            if after is not None:
+                after()
             return True
         return False
 

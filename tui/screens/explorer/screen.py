@@ -13,6 +13,7 @@ from ...data.changes import Change
 from ...data.model import open_model
 from ...data.pair import Pair, Side
 from ...data.session import Session
+from ...data.stacks import with_stacks
 from ...data.weighting import Offer
 from ...settings.config import Config
 from ...settings.values import reference_line
@@ -23,6 +24,7 @@ from ..messages import Done, EngineEvents
 from .background import LOOK_SECONDS
 from .exporting import Exporter
 from .inspecting import Inspector
+from .planning import Planning
 from .repaint import repaint
 from .selection import SelectionKeys
 from .weighing import Weigher
@@ -42,6 +44,7 @@ class Explorer(SelectionKeys):
         self.exporter = Exporter(self)
         self.weigher = Weigher(self, given)
         self.inspector = Inspector(self)
+        self.planning = Planning(self, self.weigher)
         self.state.listen = partial(repaint, self)
 
     def on_mount(self) -> None:
@@ -77,6 +80,10 @@ class Explorer(SelectionKeys):
     def action_gauge(self) -> None:
         """Show the fixed gauge, or again the weights as they are."""
         self.weigher.turn_gauge()
+
+    def action_cut(self, steps: int) -> None:
+        """So many per cent more are cut by the plan that is shown."""
+        self.planning.step(steps)
 
     def action_yank(self) -> None:
         """Copy the number, or the line, that the focused pane stands on."""
@@ -140,6 +147,12 @@ class Explorer(SelectionKeys):
                 self.exporter.write(argument)
             case "weight":
                 self.weigher.use_named(argument)
+            case "plan":
+                self.planning.make(argument)
+            case "plan-save":
+                self.planning.save(argument)
+            case "offset":
+                self.header.set_offset(int(argument))
             case "against":
                 self.hold_against(argument)
             case _:
@@ -154,7 +167,7 @@ class Explorer(SelectionKeys):
 
     def _open_second(self, name: str) -> None:
         first = self.pair.first
-        model = open_model(name, first.root)
+        model = with_stacks(open_model(name, first.root), first.root)
         shown = self.weigher.weighed(model)
 
         def listen(events: tuple[Event, ...]) -> None:

@@ -24,6 +24,8 @@ class SelectionKeys(Background):
     @on(Tree.NodeHighlighted)
     def _tree_moved(self, event: Tree.NodeHighlighted[Item]) -> None:
         item = event.node.data
+        if not self.tree_pane.has_focus:
+            return  # it was filled anew, and its cursor stands where something else was
         if item is not None and item.selection is not None and item.selection != self.state.selection:
             self.state.move_to(item.selection)
 
@@ -31,6 +33,8 @@ class SelectionKeys(Background):
     @on(MetricTable.Moved)
     def _moved(self, event: Heatmap.Moved | MetricTable.Moved) -> None:
         self.state.select(event.selection)
+        if self.state.top == View.HEADS:
+            self.show_titles()  # perhaps of another kind
         if not self.painter.is_idle:
             self.loader.in_view = self.tops[self.state.top].keys_in_view()
 
@@ -66,7 +70,7 @@ class SelectionKeys(Background):
             state.toggle_full()
         elif state.k is not None and state.pane != View.TREE:
             state.set_rank(None)
-        elif self.heatmap.has_focus and self.heatmap.fold():
+        elif isinstance(pane := self.focused_pane, Heatmap) and pane.fold():
             state.changed(Change.LAYOUT)
         elif state.small and state.pane != View.TREE:
             state.leave_small()
@@ -101,7 +105,7 @@ class SelectionKeys(Background):
     def _opens(self) -> bool:
         """Whether enter opened something: experts in the heatmap, a node of the tree that computes nothing."""
         state = self.state
-        if state.pane == View.HEATMAP and self.heatmap.unfold():
+        if isinstance(pane := self.focused_pane, Heatmap) and pane.unfold():
             state.changed(Change.LAYOUT)
             return True
         node = self.tree_pane.cursor_node

@@ -32,6 +32,11 @@ class Weigher:
         self._files: dict[str, str] = {}  # named by the user, and their labels
         self._know(self._shown)
 
+    @property
+    def shown(self) -> Offer:
+        """What is shown."""
+        return self._shown
+
     def choose(self) -> None:
         """Ask for one of those that there are."""
         found = offers(self._state.session, self._files)

@@ -1,0 +1,88 @@
+"""By how much RoPE turns each pair of rows from one position to the next, with what stretches it to long texts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import WeightsError, printable
+from ..spectrum import Projection
+from .names import inner_config, locate
+from .rope import Rope, rope_of
+from .tree import Listed
+
+_PLAIN = ("default", "none", "")
+_FACTORS = "rope_freqs.weight"
+"""In a GGUF file: by what each frequency is divided."""
+
+
+def rope_at(checkpoint: Listed, key: Projection, head_dim: int) -> tuple[Rope, tuple[float, ...]]:
+    """How the heads of a key, of `head_dim` rows, are rotated, and by how many radians a token.
+
+    Raises:
+        WeightsError: it is not known.
+    """
+    place, layer, is_gguf = locate(key.tensor), key.layer or 0, checkpoint.format.stands_alone
+    config = inner_config(checkpoint.config, place.prefix if place is not None else "")
+    try:
+        rope = rope_of(config, is_gguf, key.tensor, layer, head_dim)
+        if any(t.name == _FACTORS for t in checkpoint.tensors):
+            raise WeightsError(f"{_FACTORS} stretches RoPE, which is not read: only offset 0 can be asked for")
+        return rope, frequencies(config, rope, layer, is_gguf) if rope.dims else ()
+    except WeightsError as error:
+        text = str(error).replace("only --rope recompute can", "only offset 0 can")
+        raise WeightsError(f"{key.address}: {text}") from None
+
+
+def frequencies(config: Mapping[str, Any], rope: Rope, layer: int, is_gguf: bool) -> tuple[float, ...]:
+    """Radians a position of each pair, the highest first: theta^(-2 i / dims), over what `rope_scaling` says.
+
+    `config` is the part of the layer's tower, `rope` what rope_of says of it.
+
+    Raises:
+        WeightsError: they are stretched in a way that depends on the text's length, or is not known.
+    """
+    plain = tuple(rope.theta ** (-2 * i / rope.dims) for i in range(rope.dims // 2))
+    if config.get("rope_local_base_freq") or (is_gguf and str(config.get("model_type")) == "gemma3"):
+        raise WeightsError("RoPE has another base in some layers: only offset 0 can be asked for")
+    stated = _scaling(config, layer)
+    kind = str(stated.get("rope_type") or stated.get("type") or "").lower()
+    if kind in _PLAIN:
+        return plain
+    factor = _number(stated, "factor")
+    if kind == "linear" and factor:
+        return tuple(f / factor for f in plain)
+    if kind == "llama3" and factor:
+        return _llama3(plain, factor, stated)
+    raise WeightsError(f"RoPE is stretched as {printable(kind)} says: only offset 0 can be asked for")
+
+
+def _scaling(config: Mapping[str, Any], layer: int) -> Mapping[str, Any]:
+    """`rope_scaling`, or `rope_parameters` as transformers 5 writes them, of all layers or of the layer's type."""
+    found, types = config.get("rope_parameters"), config.get("layer_types")
+    if isinstance(found, Mapping) and isinstance(types, list) and layer < len(types):
+        inner = found.get(str(types[layer]))
+        found = inner if isinstance(inner, Mapping) else found
+    if not isinstance(found, Mapping):
+        found = config.get("rope_scaling")
+    return found if isinstance(found, Mapping) else {}
+
+
+def _llama3(plain: tuple[float, ...], factor: float, stated: Mapping[str, Any]) -> tuple[float, ...]:
+    """Low frequencies over the factor, high ones as they are, between them a mean (transformers' llama3)."""
+    low, high = _number(stated, "low_freq_factor"), _number(stated, "high_freq_factor")
+    trained = _number(stated, "original_max_position_embeddings")
+    if not (low and high and trained) or low == high:
+        raise WeightsError("rope_scaling says no bounds of llama3's frequencies: only offset 0 can be asked for")
+    found = []
+    for f in plain:
+        turns = trained * f / (2 * math.pi)
+        share = min(1.0, max(0.0, (turns - low) / (high - low)))
+        found.append(f * share + f / factor * (1 - share))
+    return tuple(found)
+
+
+def _number(config: Mapping[str, Any], key: str) -> float | None:
+    value = config.get(key)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else None

@@ -1,0 +1,179 @@
+"""Single heads of an attention: which matrices are made of its projections, and what they are called.
+
+A head's query, key and value are some rows of the projection. Its scores are those of QK = W_q^T W_k, what it writes
+is OV = W_o W_v, both of the rank of a head at most. Imports neither torch nor numpy.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from ..catalogue.heads import Attention
+from ..catalogue.rope import Rope
+from ..spectrum import Derived, Operand, Projection
+from .derived import derive
+from .gauge import AS_IT_IS, CENTRED
+from .weighting import REFUSED, WEIGHED
+
+HEAD = "head_"
+"""What the names of the formulas begin with. ROWS, QK or OV follows; of projections in another state `_` and the
+formula of that state come last."""
+ROWS, QK, OV = "rows", "qk", "ov"
+QUERY, KEY, VALUE, GROUP_OV = "query", "key", "value", "kv_ov"
+KINDS = (QUERY, KEY, VALUE, QK, OV, GROUP_OV)
+"""What is shown of heads: rows of the projections; QK and OV of each query head; all OV that share a KV head."""
+NAMES = {QUERY: "query", KEY: "key", VALUE: "value", QK: "QK", OV: "OV", GROUP_OV: "OV by KV head"}
+BY_KV_HEAD = (KEY, VALUE, GROUP_OV)
+_VERSION = 1
+_ADDRESS = re.compile(r"(.+)\.(head|kv_head)\.(\d+)\.(\w+)$")
+_OFFSET = re.compile(r"offset (\d+), RoPE")
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Which head a row is of, from its address: that of the attention, the number, and what of it (see KINDS)."""
+
+    attention: str
+    number: int
+    kind: str
+
+
+def head_of(projection: Projection) -> Head | None:
+    """Which head a row is of; None of what is none of a head."""
+    found = _ADDRESS.match(projection.address)
+    made = projection.derived
+    if (
+        found is None
+        or made is None
+        or not made.is_further
+        or not (made.formula.startswith(HEAD) or projection.problem)
+    ):
+        return None
+    kind = GROUP_OV if (found[2], found[4]) == ("kv_head", OV) else found[4]
+    return Head(found[1], int(found[3]), kind)
+
+
+def is_like_noise(projection: Projection) -> bool:
+    """Whether noise of its shape says something of a row: not of the products of heads, which noise is no product of,
+    nor of heads under a weighting or in a gauge, of which there is no noise. Of all else, also what is of no head."""
+    made = projection.derived
+    if made is None or not made.formula.startswith(HEAD):
+        return True
+    return made.formula == HEAD + ROWS
+
+
+def offset_of(projection: Projection) -> int | None:
+    """At which distance of two tokens a QK is; None of what is no QK."""
+    found = _OFFSET.search(projection.derived.label if projection.derived is not None else "")
+    return int(found[1]) if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class Turned:
+    """A query `offset` tokens behind its key: rows are rotated as `rope` says, each pair by so many radians a token."""
+
+    offset: int
+    rope: Rope
+    frequencies: tuple[float, ...]
+
+
+def heads_of(
+    attention: Attention, kind: str, states: Mapping[str, Projection] | None = None, turned: Turned | None = None
+) -> list[Projection]:
+    """The rows of one kind, in the order of the heads.
+
+    `states` are the projections by address as they are shown, under a weighting or in the fixed gauge, None: as they
+    are. Without `turned` query and key are of one token, where RoPE changes nothing. Of what cannot be made `problem`
+    says why.
+    """
+    shown = states or {}
+    count = attention.kv_count if kind in BY_KV_HEAD else attention.count
+    return [_row(attention, kind, number, shown, turned) for number in range(count)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What a row is made of: shape, parents, numbers for the formula, and the states of those that are weighted."""
+
+    formula: str
+    shape: tuple[int, int]
+    parents: tuple[Projection, ...]
+    numbers: tuple[int, ...]
+    shown: tuple[Projection, ...]
+    refused: str = ""
+
+
+def _row(a: Attention, kind: str, number: int, states: Mapping[str, Projection], turned: Turned | None) -> Projection:
+    turns = turned is not None and turned.offset > 0 and turned.rope.dims > 0 and not a.is_latent
+    plan = _plan(a, kind, number, states, turns)
+    by = "kv_head" if kind in BY_KV_HEAD else "head"
+    what = OV if kind == GROUP_OV else kind
+    rows, cols = plan.shape
+    address = f"{a.address}.{by}.{number}.{what}"
+    beside = replace(
+        plan.parents[0], address=address, tensor="", slice=None, role=kind, rows=rows, cols=cols, note="", problem=None
+    )
+    operands = [_operand(plan.numbers)]
+    if kind == QK and turned is not None and turns:
+        angles = (turned.offset * f for f in turned.frequencies)
+        operands.append(_operand((turned.rope.dims, turned.rope.is_interleaved, *angles)))
+    label = NAMES[kind] + (_said_of(a, turned) if kind == QK else "")
+    return _made(beside, plan, tuple(operands), label)
+
+
+def _plan(a: Attention, kind: str, number: int, states: Mapping[str, Projection], is_turned: bool) -> _Plan:
+    def shown(p: Projection) -> Projection:
+        return states.get(p.address, p)
+
+    if kind in (QUERY, KEY, VALUE):
+        parent, dim = {QUERY: (a.query, a.query_dim), KEY: (a.key, a.dim), VALUE: (a.value, a.value_dim)}[kind]
+        return _Plan(ROWS, (dim, parent.cols), (parent,), (number * dim, dim), (shown(parent),))
+    if kind == QK:
+        # The rows of a query's head behind the first `dim` are those that meet the rotated key of latent attention.
+        numbers = (number * a.query_dim, number // a.group * a.dim, a.dim, int(is_turned))
+        shape = min(a.dim, a.query.cols), min(a.dim, a.key.cols)
+        return _Plan(QK, shape, (a.query, a.key), numbers, (shown(a.query), shown(a.key)), a.no_qk)
+    heads = a.group if kind == GROUP_OV else 1
+    first = number * heads
+    numbers = (first // a.group * a.value_dim, first * a.value_dim, a.value_dim, heads)
+    shape = min(a.value_dim, heads * a.output.rows), min(a.value_dim, a.value.cols)
+    return _Plan(OV, shape, (a.value, a.output), numbers, (shown(a.value),), a.no_ov)
+
+
+def _said_of(a: Attention, turned: Turned | None) -> str:
+    if a.is_latent:
+        return ", without the rotated rows"
+    if turned is None or not turned.offset:
+        return ", offset 0, RoPE not applied"
+    return f", offset {turned.offset}, RoPE {'applied' if turned.rope.dims else 'is none here'}"
+
+
+def _made(beside: Projection, plan: _Plan, operands: tuple[Operand, ...], label: str) -> Projection:
+    first = plan.shown[0].derived
+    weighting, gauge = (first.weighting, first.gauge) if first is not None else ("", "")
+    label = f"{label} under {first.label}" if first is not None and weighting else label
+    label = f"{label}, {gauge} gauge" if gauge else label
+    formulas = {p.derived.formula if p.derived is not None else AS_IT_IS for p in plan.shown}
+    problem = plan.refused or next((p.problem for p in plan.shown if p.problem), "")
+    if not problem and len(formulas) > 1:
+        problem = f"{beside.address}: the moments of queries and of keys are of two kinds"
+    if problem:
+        made = Derived(REFUSED, _VERSION, label, True, plan.parents, operands, weighting, gauge)
+        return replace(derive(beside, made), problem=problem)
+    (state,) = formulas
+    formula = HEAD + plan.formula
+    if state != AS_IT_IS:
+        assert state.startswith(WEIGHED) or state == CENTRED
+        formula = f"{formula}_{state}"
+        operands += tuple(o for p in plan.shown if p.derived is not None for o in p.derived.operands)
+    return derive(beside, Derived(formula, _VERSION, label, True, plan.parents, operands, weighting, gauge))
+
+
+def _operand(numbers: tuple[float, ...]) -> Operand:
+    import numpy as np
+
+    from ..moment import operand
+
+    return operand(np.array(numbers, np.float64))

@@ -1,0 +1,232 @@
+"""Latent attention (MLA) made of a layer's keys and values: what the matrix whose rank it would take is called.
+
+Its rank k is the kv_lora_rank: of each token k numbers are kept, from which keys and values are expanded. Keys are
+rotated by position: either all of them are after they are expanded, or some of their rows keep their rotation and are
+kept beside the k numbers. Imports neither torch nor numpy.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ..catalogue.caches import Cache, Heads
+from ..errors import InputError, WeightsError, printable
+from ..spectrum import Derived, Operand, Projection, Values
+from .derived import derive
+from .weighting import REFUSED, WEIGHED
+
+if TYPE_CHECKING:
+    from ..moment import Moment, Weighting
+
+LATENT, PRODUCT = "latent_", "product_"
+"""What the names of the formulas begin with. LATENT is followed by what Way.stem says, PRODUCT by the role; of a
+matrix under a weighting `_`, WEIGHED and the form of the moment come last."""
+RECOMPUTE, DECOUPLED, PER_HEAD = "recompute", "decoupled", "per-head"
+CHOICES = ("norm", "high", "low", "uniform")
+BALANCES = ("whole", "own", "none")
+KEY_VALUE = "key_value"
+_VERSION = 1
+_ROPE = re.compile(rf"({DECOUPLED}|{PER_HEAD}):(\d{{1,9}})(?::(\w+))?")
+_NORMS = re.compile(r"\|K\| (\S+), rest (\S+), \|V\| (\S+)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a layer would be made latent.
+
+    `rope`: RECOMPUTE, or `dims` rows of the key keep RoPE: DECOUPLED as one key that all heads share, made by a
+    rotation over the KV heads that is complex, or real where `is_real`; PER_HEAD of each head, those of `choice`: the
+    pairs of largest norm, of the highest or the lowest frequencies, or evenly spread over these.
+    `balance`: by what norms keys and values are divided: `whole`, of all keys and of the values; `own`, of what of the
+    keys has left RoPE and of the values; `none`. `bias`: the biases are one more column, of an input that is always 1.
+    """
+
+    rope: str = RECOMPUTE
+    dims: int = 0
+    choice: str = ""
+    is_real: bool = False
+    balance: str = "whole"
+    bias: bool = False
+
+    @property
+    def text(self) -> str:
+        """As a user writes it: `decoupled:64 --real`, `per-head:16:high`, `recompute --balance own`."""
+        parts = [self.rope, *([str(self.dims)] if self.dims else []), *([self.choice] if self.choice else [])]
+        options = " --real" * self.is_real + (f" --balance {self.balance}" if self.balance != "whole" else "")
+        options += " --bias append" * self.bias
+        return ":".join(parts) + options
+
+    @property
+    def stem(self) -> str:
+        """For the name of its formula, which `dims` is no part of."""
+        return "_".join(filter(None, (self.rope, self.choice, "real" * self.is_real, self.balance, "bias" * self.bias)))
+
+
+def ways() -> list[Way]:
+    """One of each stem."""
+    ropes = [(RECOMPUTE, "", False), (DECOUPLED, "", False), (DECOUPLED, "", True)]
+    ropes += [(PER_HEAD, choice, False) for choice in CHOICES]
+    plain = [Way(rope, 0, choice, real, balance) for rope, choice, real in ropes for balance in BALANCES]
+    return [replace(each, bias=bias) for each in plain for bias in (False, True)]
+
+
+def way(text: str, is_real: bool = False, balance: str = "whole", bias: bool = False) -> Way:
+    """The way that a user names: `recompute`, `decoupled:64`, `per-head:16`, `per-head:16:high`.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    if text == RECOMPUTE:
+        if is_real:
+            raise InputError(f"--real goes with --rope {DECOUPLED}:D: no rotation over the heads is taken otherwise")
+        return Way(balance=balance, bias=bias)
+    found = _ROPE.fullmatch(text)
+    if found is None or (found[3] and (found[1] == DECOUPLED or found[3] not in CHOICES)):
+        names = f"{RECOMPUTE}, {DECOUPLED}:D or {PER_HEAD}:D[:{'|'.join(CHOICES)}]"
+        raise InputError(f"--rope {printable(text)} is none of {names}")
+    dims = int(found[2])
+    if dims < 2 or dims % 2:
+        raise InputError(f"--rope {printable(text)}: the rows that keep RoPE are pairs: name an even number above 0")
+    if is_real and found[1] != DECOUPLED:
+        raise InputError(f"--real goes with --rope {DECOUPLED}:D: no rotation over the heads is taken otherwise")
+    choice = (found[3] or CHOICES[0]) if found[1] == PER_HEAD else ""
+    return Way(found[1], dims, choice, is_real, balance, bias)
+
+
+def latent_of(
+    cache: Cache,
+    chosen: Way,
+    heads: Heads | None,
+    under: Weighting | None = None,
+    biases: tuple[Operand, ...] = (),
+) -> Projection:
+    """The further row whose spectrum says which kv_lora_rank a layer with keys and values would take.
+
+    `heads` are those of the key, needed where some rows keep RoPE. Of a layer without RoPE none have to.
+    `biases` are those of key and value where they are one more column: the weighting is then of inputs with a last
+    feature that is always 1. Under a weighting whose moments of key and value differ, or that has none, its `problem`
+    says so.
+
+    Raises:
+        InputError: fewer rows are rotated than shall keep RoPE.
+    """
+    key, value = cache.roles["key"], cache.roles["value"]
+    kept = 0 if heads is None else _kept(cache, chosen, heads)
+    beside = replace(
+        key,
+        address=f"{cache.address}.{KEY_VALUE}",
+        tensor="",
+        slice=None,
+        role=KEY_VALUE,
+        rows=key.rows + value.rows - kept,
+        cols=key.cols + bool(biases),
+        note="",
+    )
+    layout: tuple[Operand, ...] = ()
+    if kept and heads is not None:
+        from ..moment import operand  # numpy
+
+        layout = (operand(_numbers(heads, chosen.dims)),)
+    elif chosen.rope != RECOMPUTE:
+        chosen = Way(balance=chosen.balance, bias=chosen.bias)  # nothing is rotated, and nothing has to keep RoPE
+    label = f"[K; V] {chosen.text}"
+    return _made(beside, f"{LATENT}{chosen.stem}", label, (key, value), (*layout, *biases), under)
+
+
+def product_of(cache: Cache, role: str, gain: Operand | None = None, under: Weighting | None = None) -> Projection:
+    """The further row that is the product of a latent attention's factors: of KEY_VALUE kv_b diag(gain) kv_a, of
+    "query" q_b diag(gain) q_a, `gain` the numbers of the norm between them, needed without a weighting.
+
+    Under a weighting it is the second factor under the moments of the latent behind that norm. Its shape is that of a
+    matrix with the same singular values, of which no side is larger than the latent's.
+    """
+    second = [cache.roles[name] for name in (("key_b", "value_b") if role == KEY_VALUE else ("query_b",))]
+    first = cache.roles["kv_a" if role == KEY_VALUE else "query_a"]
+    rows, width = sum(p.rows for p in second), second[0].cols
+    beside = replace(second[0], address=f"{cache.address}.{role}", tensor="", slice=None, role=role, note="")
+    name = "kv" if role == KEY_VALUE else "q"
+    if under is not None:
+        beside = replace(beside, rows=rows)
+        return _made(beside, f"{PRODUCT}{role}", f"{name}_b behind its norm", tuple(second), (), under)
+    beside = replace(beside, rows=min(rows, width), cols=min(width, first.cols))
+    label = f"{name}_b diag(gain) {name}_a, {rows} x {first.cols}"
+    assert gain is not None
+    return _made(beside, f"{PRODUCT}{role}", label, (*second, first), (gain,), None)
+
+
+def norms_of(label: str) -> tuple[float, float, float] | None:
+    """From the label of a stored row of latent_of: the norms of the keys, of what of them has left RoPE, and of the
+    values, under its weighting."""
+    found = _NORMS.search(label)
+    return (float(found[1]), float(found[2]), float(found[3])) if found else None
+
+
+def norms_note(keys: float, rest: float, values: float) -> str:
+    """What norms_of reads."""
+    return f"|K| {keys!r}, rest {rest!r}, |V| {values!r}"
+
+
+def is_latent(projection: Projection) -> bool:
+    """Whether it is a row of latent_of."""
+    return projection.derived is not None and projection.derived.formula.startswith(LATENT)
+
+
+def _kept(cache: Cache, chosen: Way, heads: Heads) -> int:
+    """Rows of the key that keep RoPE.
+
+    Raises:
+        InputError: fewer are rotated.
+    """
+    each, count = heads.rope.dims, heads.count
+    if not each:
+        return 0
+    most = each if chosen.rope == PER_HEAD else each * count
+    if chosen.dims > most:
+        raise InputError(f"{cache.address}: {most} rows are rotated, fewer than --rope {chosen.text} keeps")
+    return chosen.dims * (count if chosen.rope == PER_HEAD else 1)
+
+
+def _numbers(heads: Heads, dims: int) -> Values:
+    import numpy as np
+
+    rope = heads.rope
+    return np.array([heads.count, heads.head_dim, rope.dims, rope.is_interleaved, dims], np.float64)
+
+
+def _made(
+    beside: Projection,
+    formula: str,
+    label: str,
+    parents: tuple[Projection, ...],
+    operands: tuple[Operand, ...],
+    under: Weighting | None,
+) -> Projection:
+    if under is None:
+        return derive(beside, Derived(formula, _VERSION, label, True, parents, operands))
+    try:
+        moment = _shared_moment(parents, beside.cols, under)
+    except WeightsError as error:
+        made = Derived(REFUSED, _VERSION, label, True, parents, operands, under.name)
+        refused = derive(beside, made)
+        return replace(refused, problem=refused.problem or str(error))
+    formula, label = f"{formula}_{WEIGHED}{moment.form}", f"{label} under {under.label}"
+    made = Derived(formula, _VERSION, label, True, parents, (*operands, *moment.operands), under.name)
+    return derive(beside, made)
+
+
+def _shared_moment(parents: Sequence[Projection], cols: int, under: Weighting) -> Moment:
+    """The second moment of the one input, of so many features, of several projections.
+
+    Raises:
+        WeightsError: it is not known, or they have several.
+    """
+    found = [under.moment(p) for p in parents]
+    for p, moment in zip(parents, found, strict=True):
+        if moment.cols != cols:
+            raise WeightsError(f"the second moments are of {moment.cols} inputs, {p.address} has {cols}")
+        if moment.digest != found[0].digest:
+            raise WeightsError(f"{parents[0].address} and {p.address} have different second moments of their input")
+    return found[0]

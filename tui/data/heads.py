@@ -1,0 +1,178 @@
+"""Single heads of an open model: which rows there are of them, where each stands, and which numbers say something."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rankscope.engine.catalogue.heads import Attention, attentions
+from rankscope.engine.catalogue.tree import matches, model_order
+from rankscope.engine.derive.derived import is_state
+from rankscope.engine.derive.gauge import FIXED
+from rankscope.engine.derive.heads import GROUP_OV, KINDS, OV, QK, VALUE, Turned, head_of, heads_of, offset_of
+from rankscope.engine.errors import InputError, WeightsError, printable
+from rankscope.engine.spectrum import Projection
+
+from .gauge import RAW, fixed
+from .grid import Column, Grid, Row
+from .measures import BY_NAME
+from .model import Model
+from .pair import Lens
+from .session import Session
+from .weighting import weighed
+
+if TYPE_CHECKING:
+    from rankscope.engine.checkpoint.open import Checkpoint
+    from rankscope.engine.moment import Weighting
+
+_BLOCKS = ("attention", "cross_attention")
+_OF_SHAPES = ("k/k0", "k/kf", "k/k*", "k/raw")
+"""Units that compare with matrices of the same shape."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadRows:
+    """By kind (derive.heads.KINDS) the rows of all layers, in model order; `unknown` says of which layers the heads
+    cannot be told, and why."""
+
+    by_kind: Mapping[str, tuple[Projection, ...]]
+    offset: int = 0
+    unknown: tuple[str, ...] = ()
+
+    @property
+    def every(self) -> tuple[Projection, ...]:
+        """The rows of all kinds."""
+        return tuple(p for rows in self.by_kind.values() for p in rows)
+
+    @property
+    def refusals(self) -> tuple[str, ...]:
+        """The sentences that say why some cannot be made, each once."""
+        return tuple(dict.fromkeys(p.problem for p in self.every if p.problem))
+
+    def named(self, pattern: str | None) -> HeadRows:
+        """Those that a filter names, by their own address or by that of a projection that they are made of."""
+        if pattern is None:
+            return self
+        found = {
+            kind: tuple(p for p in rows if any(matches(q.address, pattern) for q in (p, *p.parents)))
+            for kind, rows in self.by_kind.items()
+        }
+        return replace(self, by_kind={kind: rows for kind, rows in found.items() if rows})
+
+
+def head_rows(checkpoint: Checkpoint, shown: Sequence[Projection], offset: int = 0) -> HeadRows:
+    """Of the heads of a checkpoint whose projections are shown as they are, under a weighting or in the fixed gauge.
+
+    In the fixed gauge there are no rows of values: any invertible matrix may stand between value and output, so that
+    only their product says something. `offset`: how many tokens a query stands behind its key.
+
+    Raises:
+        InputError: it is not known how RoPE turns queries that stand so far behind.
+    """
+    states = {p.address: p for p in shown}
+    found, unknown = attentions(checkpoint, [p.parents[0] if is_state(p) else p for p in shown])
+    kinds = [kind for kind in KINDS if kind != VALUE or not any(p.derived and p.derived.gauge for p in shown)]
+    try:
+        turned = {a.address: _turned(checkpoint, a, offset) for a in found} if offset else {}
+    except WeightsError as error:
+        raise InputError(f"--offset {offset}: {error}") from None
+    by_kind = {
+        kind: tuple(p for a in found for p in heads_of(a, kind, states, turned.get(a.address))) for kind in kinds
+    }
+    return HeadRows({kind: rows for kind, rows in by_kind.items() if rows}, offset, tuple(unknown))
+
+
+def _turned(checkpoint: Checkpoint, a: Attention, offset: int) -> Turned | None:
+    """How the queries of a layer are turned; None of latent attention, whose rotated rows are left out, and where the
+    keys are of another sequence."""
+    from rankscope.engine.catalogue.frequencies import rope_at
+
+    if a.is_latent or a.no_qk or a.key.block != "attention":
+        return None
+    rope, frequencies = rope_at(checkpoint, a.key, a.dim)
+    return Turned(offset, rope, frequencies)
+
+
+def stored_rows(session: Session, offset: int = 0) -> HeadRows:
+    """The same of a model whose weights are not at hand: what is stored of it, in the state that is shown."""
+    (name, label), gauge = session.weighting, session.gauge
+    found: dict[str, Projection] = {}
+    stored = session.store.stored()
+    for p in map(stored.projection, sorted(stored.derived(), key=stored.computed_at)):
+        made, head = p.derived, head_of(p)
+        if head is None or made is None or (made.weighting, made.gauge) != (name, gauge):
+            continue
+        if (not name or f" under {label}" in made.label) and offset_of(p) in (None, offset):
+            found[p.address] = p
+    by_kind: dict[str, list[Projection]] = {}
+    for p in sorted(found.values(), key=lambda p: (*model_order(p)[:4], _number(p))):
+        by_kind.setdefault(p.role, []).append(p)
+    return HeadRows({kind: tuple(by_kind[kind]) for kind in KINDS if kind in by_kind}, offset)
+
+
+def rows_of_session(session: Session, offset: int = 0) -> HeadRows:
+    """Those of an open model as it is shown.
+
+    Raises:
+        InputError: see head_rows.
+    """
+    checkpoint = session.model.checkpoint
+    if checkpoint is None:
+        return stored_rows(session, offset)
+    return head_rows(checkpoint, session.model.tree.projections, offset)
+
+
+def in_state(model: Model, root: Path, under: Weighting | None, gauge: str = RAW) -> Model:
+    """A model of which only the attention is left, under a weighting and in a gauge. Reads what these need.
+
+    Raises:
+        InputError: see weighting.weighed and gauge.fixed.
+    """
+    wanted = [p for p in model.tree.projections if p.block in _BLOCKS and p.rows]
+    if not wanted:
+        raise InputError(f"{printable(model.name)} has no attention, and so no heads")
+    if gauge == FIXED:
+        return fixed(model, root, under, wanted)
+    alone = replace(model, tree=replace(model.tree, projections=tuple(wanted)))
+    return alone if under is None else weighed(alone, under)
+
+
+def head_grid(rows: Iterable[Projection]) -> Grid:
+    """Layers x heads of the rows of one kind."""
+    cells: dict[tuple[Row, Column], tuple[Projection, ...]] = {}
+    for p in rows:
+        assert p.layer is not None
+        cells[Row(p.tower or "", p.layer), Column(p.block, str(_number(p)))] = (p,)
+    columns = sorted(dict.fromkeys(column for _, column in cells), key=lambda c: (_BLOCKS.index(c.block), int(c.role)))
+    return Grid(tuple(dict.fromkeys(row for row, _ in cells)), tuple(columns), cells)
+
+
+def compares_with_noise(lens: Lens, kind: str) -> bool:
+    """Whether noise of the shape of these rows says something: not of products, which noise is not a product of, nor
+    under a weighting, of which heads have no noise."""
+    return kind not in (QK, OV, GROUP_OV) and not lens.pair.shown_as
+
+
+def lens_for(lens: Lens, kind: str) -> Lens:
+    """A lens whose number says something of rows of this kind: k instead of what compares with noise or with factors of
+    the same shape where these are of a product, or weighted; k is then shaded by its share."""
+    is_plain = compares_with_noise(lens, kind)
+    if is_plain and lens.measure.name != "k/kf":
+        return lens
+    name = lens.measure.name
+    if name != "k" and name not in _OF_SHAPES:
+        return lens
+    return replace(lens, measure=BY_NAME["k"] if is_plain else replace(BY_NAME["k"], shaded_by="percent"))
+
+
+def label_of(rows: Sequence[Projection]) -> str:
+    """What a title says of the rows of one kind: `QK, offset 0, RoPE not applied`."""
+    return next((p.derived.label for p in rows if p.derived is not None), "")
+
+
+def _number(p: Projection) -> int:
+    found = head_of(p)
+    assert found is not None
+    return found.number

@@ -1,0 +1,237 @@
+"""Which latent attention (MLA) a model's layers would take: what is computed for that, and the numbers it comes to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING
+
+from rankscope.engine.catalogue.caches import Cache, Heads, HeadsOf, caches
+from rankscope.engine.catalogue.tree import matches, model_order
+from rankscope.engine.derive.latent import (
+    KEY_VALUE,
+    RECOMPUTE,
+    Way,
+    latent_of,
+    product_of,
+)
+from rankscope.engine.derive.weighting import weighted
+from rankscope.engine.errors import InputError, WeightsError, printable
+from rankscope.engine.spectrum import Projection
+
+from .model import Model
+from .session import Session
+from .stacks import stored_joints
+
+if TYPE_CHECKING:
+    from rankscope.engine.calibration.weighting import FileWeighting
+    from rankscope.engine.checkpoint.open import Checkpoint
+    from rankscope.engine.moment import Moment, Weighting
+    from rankscope.engine.spectrum import Operand
+
+QUERY = "query"
+_FACTORS = ("query", "query_a", "query_b", "kv_a", "key_b", "value_b")
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer that owns a cache.
+
+    `joint` is the row whose rank is its kv_lora_rank: the stack of its keys and values, of latent attention the product
+    of the factors. `others` are what stands beside it: its query, or factors and the product of those of the queries.
+    `heads` are those of its key, where some rows are to keep RoPE.
+    `bits` takes a stored number of its keys, None where the weights are not at hand.
+    `leaves_bias`: its keys or values have biases, which are no part of that.
+    """
+
+    address: str
+    joint: Projection
+    others: tuple[Projection, ...]
+    heads: Heads | None = None
+    bits: float | None = None
+    leaves_bias: bool = False
+
+    @property
+    def is_latent(self) -> bool:
+        """Whether it is latent attention as it is."""
+        return not self.joint.address.endswith(KEY_VALUE) or any(p.role == "kv_a" for p in self.others)
+
+    @property
+    def wanted(self) -> tuple[Projection, ...]:
+        """All that is computed for it."""
+        return (self.joint, *self.others)
+
+    @property
+    def full(self) -> int:
+        """Numbers of keys and values that its cache keeps of a token as it is."""
+        return sum(p.rows for p in self.joint.parents)
+
+    @property
+    def roped(self) -> int:
+        """Numbers beside the latent that would keep RoPE."""
+        return self.full - self.joint.rows
+
+
+def layers_of(model: Model, chosen: Way, under: Weighting | None, pattern: str | None = None) -> list[Layer]:
+    """The layers of a model that own a cache, or those of them that a filter names.
+
+    Raises:
+        InputError: there are none, or the way that was chosen is not known for one of them.
+    """
+    checkpoint = model.checkpoint
+    assert checkpoint is not None
+    every = caches(checkpoint, model.tree.projections)
+    if not every and any(p.role == "kv_a" for p in model.tree.projections):
+        raise InputError(
+            f"the latent attention of {printable(model.name)} is expanded by tensors of heads (attn_k_b, attn_v_b), "
+            "which are not read: take the model's own files"
+        )
+    if not every:
+        raise InputError(
+            f"no layer of {printable(model.name)} keeps keys and values: there is no cache to make smaller"
+        )
+    found = [c for c in every if pattern is None or any(matches(at, pattern) for at in _addresses(c))]
+    if not found:
+        raise InputError(f"no layer with a cache matches {printable(pattern or '')!r}: see  rankscope tree MODEL")
+    if chosen.bias and any(c.is_latent for c in found):
+        raise InputError("--bias append is for keys and values: this attention is latent as it is")
+    making = _Making(checkpoint, chosen, under)
+    try:
+        return [making.layer(c) for c in found]
+    except WeightsError as error:
+        raise InputError(str(error)) from None
+
+
+def derived_of(model: Model, under: Weighting | None, pattern: str | None = None) -> list[Projection]:
+    """What `scan --derived` computes beside a model's projections: of each layer the stack of its keys and values, all
+    rotated after they are expanded, or the products of its factors.
+
+    Raises:
+        InputError: see layers_of.
+    """
+    layers = layers_of(model, Way(), under, pattern)
+    return [p for layer in layers for p in layer.wanted if p.derived is not None and p.derived.is_further]
+
+
+def _addresses(cache: Cache) -> list[str]:
+    return [f"{cache.address}.{KEY_VALUE}", *(p.address for p in cache.roles.values())]
+
+
+def stored_layers(session: Session, chosen: Way, pattern: str | None = None) -> list[Layer]:
+    """The same of a model whose weights are not at hand: what is stored of it, under the weighting that is shown."""
+    states = {p.address: p for p in session.model.tree.projections}
+    joints: dict[str, Projection] = {}
+    products: dict[str, Projection] = {}
+    for p in stored_joints(session.store.stored(), chosen, session.weighting):
+        (joints if p.role == KEY_VALUE else products)[p.address] = p
+    found = []
+    for p in sorted(joints.values(), key=model_order):
+        address = p.address.rpartition(".")[0]
+        others = [states[at] for role in _FACTORS if (at := f"{address}.{role}") in states]
+        others += [products[at] for at in (f"{address}.{QUERY}",) if at in products]
+        if pattern is None or any(matches(q.address, pattern) for q in (p, *p.parents)):
+            found.append(Layer(address, p, tuple(others)))
+    return found
+
+
+class _Making:
+    """Layers of a checkpoint, made latent as chosen, under a weighting."""
+
+    def __init__(self, checkpoint: Checkpoint, chosen: Way, under: Weighting | None) -> None:
+        from rankscope.engine.derive.biases import Biases  # numpy
+        from rankscope.engine.derive.norm_weighting import NormWeighting
+
+        self._chosen, self._under = chosen, under
+        self._heads, self._biases = HeadsOf(checkpoint), Biases(checkpoint)
+        self._gains = NormWeighting(checkpoint)
+        self._bits = {t.name: 8 * t.stored_bytes / count for t in checkpoint.tensors if (count := prod(t.shape))}
+
+    def layer(self, cache: Cache) -> Layer:
+        """One layer.
+
+        Raises:
+            InputError: it has not so many rows that are rotated.
+            WeightsError: how its keys are rotated, its biases or the gains between its factors are not known.
+        """
+        return self._of_factors(cache) if cache.is_latent else self._of_keys(cache)
+
+    def _of_keys(self, cache: Cache) -> Layer:
+        chosen, under = self._chosen, self._under
+        heads = None if chosen.rope == RECOMPUTE else self._heads.of(cache)
+        both = [cache.roles[role] for role in ("key", "value")]
+        others = tuple(self._state(cache.roles[role]) for role in (QUERY,) if role in cache.roles)
+        bits, has_bias = self._bits.get(both[0].tensor), any(map(self._biases.has, both))
+        if not chosen.bias:
+            return Layer(cache.address, latent_of(cache, chosen, heads, under), others, heads, bits, has_bias)
+        if not has_bias:
+            raise WeightsError(f"{cache.address} has no biases: leave out --bias append")
+        from rankscope.engine.moment import operand
+
+        columns = tuple(operand(self._biases.of(p)) for p in both)
+        joint = latent_of(cache, chosen, heads, _Appended.to(under, both[0]), columns)
+        return Layer(cache.address, joint, others, heads, bits)
+
+    def _of_factors(self, cache: Cache) -> Layer:
+        factors = tuple(self._state(cache.roles[role]) for role in _FACTORS if role in cache.roles)
+        joint = product_of(cache, KEY_VALUE, self._gain(cache.roles["key_b"]), self._under)
+        if "query_a" not in cache.roles or "query_b" not in cache.roles:
+            return Layer(cache.address, joint, factors)
+        query = product_of(cache, QUERY, self._gain(cache.roles["query_b"]), self._under)
+        return Layer(cache.address, joint, (*factors, query))
+
+    def _gain(self, second: Projection) -> Operand | None:
+        """The gains of the norm before a second factor; None where a weighting has them."""
+        if self._under is not None:
+            return None
+        import numpy as np
+
+        from rankscope.engine.moment import operand
+
+        if (norm := self._gains.norms.feeding(second)) is not None and norm.centred:
+            raise WeightsError(f"{second.address}: a LayerNorm stands between the factors, whose product is not known")
+        return operand(np.ascontiguousarray(self._gains.folded(second, np.ones((second.cols, 1)))[:, 0]))
+
+    def _state(self, projection: Projection) -> Projection:
+        return projection if self._under is None else weighted(projection, self._under)
+
+
+@dataclass(frozen=True, slots=True)
+class _Appended:
+    """A file of moments as a weighting of inputs with a last feature that is always 1."""
+
+    under: FileWeighting
+
+    @classmethod
+    def to(cls, under: Weighting | None, projection: Projection) -> _Appended:
+        """Of a weighting that has the mean of a projection's input.
+
+        Raises:
+            WeightsError: it has none.
+        """
+        from rankscope.engine.calibration.weighting import FileWeighting
+
+        if not isinstance(under, FileWeighting):
+            raise WeightsError("--bias append needs the means of the inputs: name a file of moments with --weight FILE")
+        under.mean(projection)
+        return cls(under)
+
+    @property
+    def name(self) -> str:
+        """See Weighting."""
+        return self.under.name
+
+    @property
+    def is_centred(self) -> bool:
+        """See Weighting."""
+        return self.under.is_centred
+
+    @property
+    def label(self) -> str:
+        """See Weighting."""
+        return self.under.label
+
+    def moment(self, projection: Projection) -> Moment:
+        """See Weighting."""
+        from rankscope.engine.derive.biases import appended
+
+        return appended(self.under.moment(projection), self.under.mean(projection))

@@ -1,0 +1,63 @@
+"""Single heads for view 7: told apart when it is first shown, off the event loop, and again where others are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from rankscope.engine.errors import InputError
+
+from ...data.changes import Change
+from ...data.heads import HeadRows, rows_of_session
+from ...data.model import Model
+from ...data.views import View
+from ...widgets.head_map import HeadMap
+from ..messages import Done
+from .charting import Charting
+
+
+class Header:
+    """Gives the pane of heads its rows: of the first model, as it is shown, at an offset of queries and keys."""
+
+    def __init__(self, screen: Charting, in_background: Callable[[Callable[[], None], str], None]) -> None:
+        """`in_background` does slow work in a thread, and says by its second argument what went wrong."""
+        self._screen, self._in_background = screen, in_background
+        self._offset = 0
+        self._made: tuple[Model, int] | None = None
+
+    def want(self) -> None:
+        """Have them made where the pane is shown and has those of another state."""
+        state = self._screen.state
+        wanted = state.session.model, self._offset
+        if state.top != View.HEADS or (self._made and self._made[0] is wanted[0] and self._made[1] == wanted[1]):
+            return
+        self._made = wanted
+        self._in_background(partial(self._make, wanted), "telling heads apart")
+
+    def set_offset(self, offset: int) -> None:
+        """Show QK of queries that stand so many tokens behind their keys."""
+        self._offset = offset
+        self._screen.state.show(View.HEADS)
+
+    def _make(self, wanted: tuple[Model, int]) -> None:
+        """For a thread."""
+        try:
+            found = rows_of_session(self._screen.state.session, wanted[1])
+        except InputError:
+            self._offset = 0
+            self._made = None
+            raise
+        self._screen.post_message(Done(partial(self._show, wanted, found)))
+
+    def _show(self, wanted: tuple[Model, int], found: HeadRows) -> None:
+        if wanted is not self._made:
+            return
+        screen = self._screen
+        screen.state.session.show_beside(found.every)
+        screen.look.show(screen.state.grid)  # its groups are places among the numbers
+        pane = screen.tops[View.HEADS]
+        assert isinstance(pane, HeadMap)
+        pane.show_heads(found)
+        screen.state.changed(Change.LAYOUT)
+        screen.state.changed(Change.TITLES)
+        screen.state.changed(Change.WANTED)

@@ -1,0 +1,190 @@
+"""Plans: made off the event loop, moved a per cent at a time, and written to a file."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from rankscope.engine.errors import InputError, printable
+from rankscope.engine.plan.plan_file import write_plan
+from rankscope.engine.spectrum import Projection
+
+from ...data.model import Model
+from ...data.plan_shown import Plannable, PlanWish, ShownPlan
+from ...data.session import Session
+from ...data.views import View
+from ...settings.plan_words import plan_wish
+from ..estimate import estimate
+from ..messages import BackgroundFailed, Done
+from .background import Background
+from .weighing import Weigher
+
+STEP = 0.01
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Asked:
+    """One time that a user asked for a plan, and the states of which model were shown then."""
+
+    wish: PlanWish
+    session: Session
+    model: Model
+
+
+class Planning:
+    """Plans of the first model under the weighting that is shown. What comes late, of a plan that another has overtaken
+    or under a weighting that is no longer shown, is thrown away.
+
+    The work has a thread of its own: of 46,000 spectra the first plan takes a while, and charts are drawn meanwhile.
+    """
+
+    def __init__(self, screen: Background, weigher: Weigher) -> None:
+        self._screen = screen
+        self._state = screen.state
+        self._weigher = weigher
+        self._asked: _Asked | None = None
+        self._plannable: Plannable | None = None
+        """Of the plan that is shown."""
+        self._cut = 0.0
+        """What the keys have asked for last."""
+        self._moves = False
+        self._threads: list[threading.Thread] = []
+
+    def close(self, timeout: float) -> bool:
+        """Wait so many seconds for what is being made; True if no thread is left running."""
+        deadline = time.monotonic() + timeout
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def make(self, text: str) -> None:
+        """Make the plan that a user asks for, of what the filter leaves; compute what it lacks after a question."""
+        wish, state = plan_wish(text, self._state.pattern), self._state
+        if state.session.gauge:
+            state.say("a plan is of the matrices as they are stored: v leaves the fixed gauge")
+            return
+        self._screen.catch_up()
+        self._asked = _Asked(wish, state.session, state.session.model)
+        state.say("planning")
+        self._work(partial(self._prepare, self._asked))
+
+    def step(self, steps: int) -> None:
+        """Cut so many per cent more; the map follows."""
+        state = self._state
+        if not state.shows_plan:
+            return
+        cut = round(self._cut + steps * STEP, 12)
+        if not 0 < cut < 1:
+            state.say("a cut lies above 0 and below 100 %")
+            return
+        self._cut = cut
+        self._follow()
+
+    def save(self, name: str) -> None:
+        """Write the plan that is shown to a new file."""
+        state, path = self._state, Path(name).expanduser()
+        if state.plan is None:
+            state.say("there is no plan yet: :plan 20% makes one")
+        elif path.suffix != ".json":
+            state.say(f"{name!r} would be a plan: name it FILE.json")
+        elif path.exists():
+            state.say(f"{path} is there already: name another file")
+        else:
+            self._work(partial(self._write, path, state.plan))
+
+    # In the thread
+
+    def _work(self, work: Callable[[], None]) -> None:
+        """Do it in a thread; what goes wrong there is said on the screen."""
+
+        def guarded() -> None:
+            try:
+                work()
+            except Exception as error:  # noqa: BLE001 - the explorer goes on without a plan
+                self._screen.post_message(BackgroundFailed(error, "planning"))
+
+        thread = threading.Thread(target=guarded, name="rankscope-plan", daemon=True)
+        self._threads = [*(t for t in self._threads if t.is_alive()), thread]
+        thread.start()
+
+    def _prepare(self, asked: _Asked) -> None:
+        session, offer = asked.session, self._weigher.shown
+        plannable = Plannable(session, asked.wish, partial(offer.weighting, session.raw, session.root))
+        self._screen.post_message(Done(partial(self._ask, asked, plannable, plannable.missing)))
+
+    def _plan(self, asked: _Asked, plannable: Plannable, *, goes_there: bool) -> None:
+        plan = plannable.plan(asked.wish.cut)
+        self._screen.post_message(Done(partial(self._show_first, asked, plannable, plan, goes_there=goes_there)))
+
+    def _move(self, plannable: Plannable, cut: float) -> None:
+        try:
+            plan: ShownPlan | InputError = plannable.plan(cut)
+        except InputError as error:
+            plan = error
+        self._screen.post_message(Done(partial(self._moved, plannable, plan)))
+
+    def _write(self, path: Path, plan: ShownPlan) -> None:
+        try:
+            write_plan(path, plan.planned.plan)
+        except OSError as error:
+            raise InputError(f"cannot write {printable(str(path))}: {error.strerror or error}") from None
+        self._screen.post_message(Done(partial(self._state.say, f"written: {path.absolute()}")))
+
+    # Back on the event loop
+
+    def _is_wanted(self, asked: _Asked) -> bool:
+        """Whether nothing else was asked for since, and the same weighting is shown."""
+        return asked is self._asked and asked.model is self._state.session.model
+
+    def _ask(self, asked: _Asked, plannable: Plannable, missing: list[Projection]) -> None:
+        """Compute what is missing first, where the weights are at hand and the user says so."""
+        session, state = asked.session, self._state
+        if not self._is_wanted(asked):
+            return
+        for note in plannable.notes:
+            self._screen.notify(note, title="plan", severity="warning", markup=False)
+        if not missing or session.raw.checkpoint is None:
+            self._work(partial(self._plan, asked, plannable, goes_there=True))
+            return
+        state.say("")
+        lines = [*estimate(session, missing, asked.wish.pattern), "A plan needs these spectra."]
+        after = partial(self._work, partial(self._plan, asked, plannable, goes_there=False))
+        scan = partial(self._screen.scanner.scan_first, {session: missing}, after)
+        self._screen.ask("plan", "scan", lines, scan)
+
+    def _show_first(self, asked: _Asked, plannable: Plannable, plan: ShownPlan, *, goes_there: bool) -> None:
+        """The plan that was asked for; after a scan nobody is taken away from where they are."""
+        state = self._state
+        if not self._is_wanted(asked):
+            return
+        self._plannable, self._cut, self._moves = plannable, plan.wish.cut, False
+        state.show_plan(plan)
+        if goes_there:
+            state.say("")
+            state.show(View.PLAN)
+        elif state.top != View.PLAN:
+            state.say("the plan is made: 9 shows it")
+
+    def _follow(self) -> None:
+        """Plan for the cut that was asked for last, as soon as the plan before is shown."""
+        if not self._moves and self._plannable is not None:
+            self._moves = True
+            self._work(partial(self._move, self._plannable, self._cut))
+
+    def _moved(self, plannable: Plannable, plan: ShownPlan | InputError) -> None:
+        self._moves = False
+        state = self._state
+        if plannable is not self._plannable or state.plan is None:
+            return
+        if isinstance(plan, InputError):
+            self._cut = state.plan.wish.cut
+            state.say(str(plan))
+            return
+        state.note = ""
+        state.show_plan(plan)
+        if self._cut != plan.wish.cut:
+            self._follow()

@@ -1,0 +1,47 @@
+"""The words of `:plan` -> the plan that is asked for."""
+
+from __future__ import annotations
+
+from argparse import ArgumentTypeError
+from dataclasses import replace
+from typing import Any
+
+from rankscope.engine.errors import InputError, printable
+from rankscope.engine.plan.plan_file import COSTS, OBJECTIVES, SCOPES
+
+from ..data.plan_shown import PlanWish
+from .values import cut, positive
+
+_PLAN_CHOICES = {"of": SCOPES, "objective": OBJECTIVES, "cost": COSTS}
+_PLAN_WORDS = (
+    "of=projections|total, uniform, filter=GLOB, min-rank=K, multiple=K, objective=parameters|relative|absolute, "
+    "cost=factors|pifa"
+)
+
+
+def plan_wish(text: str, pattern: str = "") -> PlanWish:
+    """What `:plan` is asked for: `20% of=total uniform filter=*.mlp.*`, the options of `rankscope plan` as words;
+    `pattern` where no filter is among them.
+
+    Raises:
+        InputError: a word that is none of these, or a value that does not fit.
+    """
+    share, *words = text.split()
+    found: dict[str, Any] = {"pattern": pattern}
+    try:
+        wish = PlanWish(cut(share))
+        for word in words:
+            name, has_value, value = word.removeprefix("--").partition("=")
+            if name == "uniform" and not has_value:
+                found["uniform"] = True
+            elif value and name in _PLAN_CHOICES and value in _PLAN_CHOICES[name]:
+                found[name] = value
+            elif value and name in ("min-rank", "multiple"):
+                found[name.replace("-", "_")] = positive(value)
+            elif value and name == "filter":
+                found["pattern"] = value
+            else:
+                raise InputError(f"a plan knows no {printable(word)!r}: {_PLAN_WORDS}")
+    except ArgumentTypeError as error:
+        raise InputError(printable(str(error), 200)) from None
+    return replace(wish, **found)

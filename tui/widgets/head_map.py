@@ -1,0 +1,160 @@
+"""Heads x layers of one kind: rows of query, key or value, or a product of a head's matrices. View 7."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+from rich.text import Text
+from textual.binding import BindingType
+from textual.strip import Strip
+
+from rankscope.engine.derive.heads import KINDS, head_of
+from rankscope.engine.errors import printable
+from rankscope.engine.spectrum import Projection
+
+from ..data.grid import Column, Grid, Row, Selection
+from ..data.heads import HeadRows, compares_with_noise, head_grid, label_of, lens_for
+from ..data.view_records import Content
+from ..drawing.cells import Look
+from ..settings import keys
+from .heatmap import Heatmap
+
+
+class HeadMap(Heatmap, inherit_bindings=False):
+    """The heatmap's overview of other rows, with a look of its own: `kind` (derive.heads.KINDS) is shown, one at a
+    time. What is selected of it is one head of one layer."""
+
+    BINDINGS: ClassVar[list[BindingType]] = keys.HEADS
+
+    def __init__(self, look: Look, **kwargs: str) -> None:
+        self._main = look
+        super().__init__(Look(look.lens, look.palette), **kwargs)
+        self.overview = True
+        self.heads = HeadRows({})
+        self.kind = ""
+        self.said = "telling the heads apart"
+        self._parents: frozenset[str] = frozenset()
+        self._told = Selection()
+
+    # What is shown
+
+    @property
+    def rows(self) -> tuple[Projection, ...]:
+        """Those of the kind that the filter leaves."""
+        found = self.heads.by_kind.get(self.kind, ())
+        return tuple(p for p in found if any(q.address in self._parents for q in p.parents))
+
+    def show_heads(self, heads: HeadRows) -> None:
+        """Show other rows, of the same kind where they have it."""
+        self.heads = heads
+        self.said = "" if heads.every else next(iter(heads.unknown), "there is no attention whose heads are known")
+        self._set_kind(self.kind if self.kind in heads.by_kind else next(iter(heads.by_kind), ""))
+
+    def _set_kind(self, kind: str) -> None:
+        self.kind = kind
+        self.grid = self.shown = head_grid(self.rows)
+        self._turn()
+        self._look.show(self.grid)
+        self.cursor = self._inside(*self.cursor)
+        self._arrange()
+        if self.has_focus:
+            self._travel(*self.cursor)
+
+    def _turn(self) -> None:
+        self._look.lens = lens_for(self._main.lens, self.kind)
+        self._look.tells_noise = compares_with_noise(self._main.lens, self.kind)
+
+    def set_rows(self, projections: Sequence[Projection], grid: Grid) -> None:  # noqa: ARG002 - the base class's
+        """Of other projections the heads."""
+        self._parents = frozenset(p.address for p in projections)
+        self._set_kind(self.kind)
+
+    def set_marks(self, marks: Sequence[Projection]) -> None:
+        """Mark those of its own among these."""
+        self._look.marked = frozenset(p.key for p in marks)
+        self._repaint(self._in_view)
+
+    def update(self, keys: Iterable[str] | None = None) -> None:
+        """Look again at rows of these content keys."""
+        self._turn()
+        self._look.forget(keys)
+        super().update(keys)
+
+    def keys_in_view(self) -> tuple[str, ...]:
+        """None: its numbers are loaded with all others."""
+        return ()
+
+    def load(self, projections: Sequence[Projection]) -> None:  # noqa: ARG002 - of the model's projections it shows none
+        """The ranks of its rows, at a threshold that the store does not keep. Reads files."""
+        self._look.lens.load(self.rows)
+
+    def title(self) -> str:
+        """What the rows are, and the number that stands for each."""
+        if not self.grid.rows:
+            return printable(self.said)
+        return f"{printable(label_of(self.rows))}: {super().title()}"
+
+    def subtitle(self) -> Text:
+        """The shades; where some cannot be made, why."""
+        refused = next((p.problem for p in self.rows if p.problem), None)
+        return Text(printable(refused)) if refused else super().subtitle()
+
+    def content(self, content: Content) -> Content:
+        """Its rows."""
+        lenses = [lens_for(lens, self.kind) for lens in content.lenses]
+        return replace(content, lenses=lenses, heads=self.rows)
+
+    def render_line(self, y: int) -> Strip:
+        if self.grid.rows:
+            return super().render_line(y)
+        return Strip.blank(self.size.width, self.rich_style)
+
+    # The selection
+
+    def show_selection(self, selection: Selection) -> None:
+        """Go to a head that is selected, or to the layer, without telling anyone."""
+        self._told = selection
+        single = selection.single
+        head = head_of(single) if single is not None else None
+        if head is not None and single is not None and single.layer is not None and head.kind == self.kind:
+            self._point_at(Row(single.tower or "", single.layer), Column(single.block, str(head.number)))
+        elif selection.row in self.grid.rows:
+            self._point(Selection(), (self.grid.rows.index(selection.row), self.cursor[1]))
+
+    def _point_at(self, row: Row, column: Column) -> None:
+        if row in self.grid.rows and column in self.grid.columns:
+            self._point(Selection(row, column), (self.grid.rows.index(row), self.grid.columns.index(column)))
+
+    def on_focus(self) -> None:
+        """The head under the cursor is what keys are about; where it is so already a sentence on screen stays."""
+        if self.shown.rows and self._told != self._selected():
+            self._travel(*self.cursor)
+
+    def _travel(self, row: int, column: int) -> None:
+        if not self.shown.rows:
+            return
+        at = self._inside(row, column)
+        place = self.shown.rows[at[0]], self.shown.columns[at[1]]
+        self._point(Selection(*place), at)
+        self.post_message(self.Moved(self._selected()))
+
+    def action_layer(self, step: int) -> None:
+        """The same head in another layer."""
+        self._travel(self.cursor[0] + step, self.cursor[1])
+
+    def action_kind(self, step: int) -> None:
+        """The next or previous kind; the ends hold."""
+        kinds = [kind for kind in KINDS if kind in self.heads.by_kind]
+        if self.kind in kinds:
+            self._set_kind(kinds[max(0, min(len(kinds) - 1, kinds.index(self.kind) + step))])
+
+    def _selected(self) -> Selection:
+        """What is under the cursor, for the other panes: its layer and the role that it is made of."""
+        row, column = self.shown.rows[self.cursor[0]], self.shown.columns[self.cursor[1]]
+        found = self.shown.cells.get((row, column), ())
+        if not found:
+            return Selection(row)
+        parent = found[0].parents[0]
+        return Selection(row, Column(parent.block, parent.role), single=found[0])
