@@ -166,7 +166,10 @@ async def test_the_keys_ask_for_layers_and_columns() -> None:
         walks = [m.columns for m in app.heard if isinstance(m, ChartPane.Walk)]
         assert (steps, walks) == ([1, -1], [1, -1])
         await pilot.resize_terminal(100, 30)
-        await pilot.pause()
+        for _ in range(50):
+            await pilot.pause()
+            if any(isinstance(m, ChartPane.Resized) for m in app.heard):
+                break
         assert any(isinstance(m, ChartPane.Resized) for m in app.heard)
         assert app.chart.canvas == (100, 28)
 

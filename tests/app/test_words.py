@@ -278,20 +278,20 @@ def test_the_first_line_says_what_is_open() -> None:
 
 
 def test_as_many_key_hints_as_fit() -> None:
-    two = " 0-6 view  enter compute"
-    for width, said in ((9, ""), (10, " 0-6 view"), (24, " 0-6 view"), (25, two), (32, two), (33, f"{two}  s scan")):
+    two = " 0-7 view  enter compute"
+    for width, said in ((9, ""), (10, " 0-7 view"), (24, " 0-7 view"), (25, two), (32, two), (33, f"{two}  s scan")):
         assert key_line(width, HINTS, {}).plain == said
-    assert key_line(25, HINTS, {"compute": "c"}).plain == " 0-6 view  c compute"
+    assert key_line(25, HINTS, {"compute": "c"}).plain == " 0-7 view  c compute"
     assert key_line(25, HINTS, {}, "why").plain == " why"
 
 
 @pytest.mark.parametrize("width", [25, 80, 120, 200])
 def test_while_something_is_computed_the_line_of_keys_begins_with_how_to_stop_it(width: int) -> None:
     hints = shown_hints(True, False)
-    assert key_line(width, hints, {}).plain.startswith(" x stop  0-6 view")
+    assert key_line(width, hints, {}).plain.startswith(" x stop  0-7 view")
     assert "scan" not in key_line(200, hints, {}).plain
     assert key_line(width, hints, {"stop": "X"}, "a note").plain == " X stop  a note"
-    assert key_line(width, shown_hints(False, True), {}).plain.startswith(" d A, B, B/A  0-6 view")
+    assert key_line(width, shown_hints(False, True), {}).plain.startswith(" d A, B, B/A  0-7 view")
 
 
 def test_a_rank_is_a_whole_number_from_one_on() -> None:

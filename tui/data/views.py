@@ -127,7 +127,7 @@ VIEWS: tuple[ViewSpec, ...] = (
     ViewSpec(
         "heads",
         View.HEADS,
-        "Single heads and their products QK and OV: heads x layers",
+        "Single heads, QK and OV: heads x layers",
         Place.TOP,
         widget="widgets.head_map:HeadMap",
         csv="data.view_records:of_heads",

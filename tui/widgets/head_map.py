@@ -79,8 +79,9 @@ class HeadMap(Heatmap, inherit_bindings=False):
     def update(self, keys: Iterable[str] | None = None) -> None:
         """Look again at rows of these content keys."""
         self._turn()
-        self._look.forget(keys)
-        super().update(keys)
+        if self.grid.rows:  # as long as heads were not looked at there are none
+            self._look.forget(keys)
+            super().update(keys)
 
     def keys_in_view(self) -> tuple[str, ...]:
         """None: its numbers are loaded with all others."""
