@@ -96,7 +96,7 @@ def _layout(
 
 
 def _write(layout: Layout, folder: Path, parent: Path) -> tuple[list[Done], int]:
-    """Write all of it, if `parent` has room; what each projection has lost as read back, and how many numbers there are."""
+    """Write all of it, if `parent` has room; what each projection has lost as read back, and how many numbers."""
     entries = layout.entries()
     _check_room(parent, bytes_of(entries, layout.checkpoint))
     folder.mkdir()
