@@ -59,7 +59,7 @@ def apply(args: Namespace, root: Path) -> int:
     with temporary_folder(output.parent) as folder, at_end(partial(_put_away, folder, output)):
         try:
             layout = _layout(model, works, args, place, folder)
-            done, numbers = _write(layout, folder / _MADE)
+            done, numbers = _write(layout, folder / _MADE, output.parent)
         except WeightsError as error:
             raise InputError(str(error)) from None
         move_folder(folder / _MADE, output)
@@ -95,10 +95,10 @@ def _layout(
     return Layout(made, works, own, exact, args.merge, None, dtype, place, tell)
 
 
-def _write(layout: Layout, folder: Path) -> tuple[list[Done], int]:
-    """Write all of it; what each projection has lost in what is read back, and how many numbers there are."""
+def _write(layout: Layout, folder: Path, parent: Path) -> tuple[list[Done], int]:
+    """Write all of it, if `parent` has room; what each projection has lost as read back, and how many numbers."""
     entries = layout.entries()
-    _check_room(folder.parent, bytes_of(entries, layout.checkpoint))
+    _check_room(parent, bytes_of(entries, layout.checkpoint))
     folder.mkdir()
     write(layout, entries, folder)
     say("reading back what was written")
