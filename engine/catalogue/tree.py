@@ -198,7 +198,7 @@ def _projection(item: Found, address: str, kind: Format) -> Projection:
         dequantisation=dequantisation,
         transposed=item.transposed,
         source=tensor.source,
-        key=_key(tensor, part, dequantisation),
+        key=content_key(tensor, part, dequantisation),
         problem=_problem(tensor, rows, dequantisation),
         note=item.note,
     )
@@ -208,7 +208,7 @@ def _dequantisation(tensor: Tensor, kind: Format) -> str:
     return kind.dequantisation(tensor.dtype) if tensor.scheme is None else tensor.scheme.text
 
 
-def _key(tensor: Tensor, part: Slice | None, dequantisation: str) -> str:
+def content_key(tensor: Tensor, part: Slice | None = None, dequantisation: str = "") -> str:
     """The content key: digest(identity, begin, end, dtype, shape, slice, dequantisation) of the tensor.
 
     The strides of a view follow, and all parts of a quantised or joined matrix; the key of any other has neither.

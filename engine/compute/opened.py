@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
+from ..calibration.appended import APPENDED, AppendedWeighting
 from ..calibration.pooled import POOLED, PooledWeighting
 from ..calibration.weighting import ABOUT_MEAN, open_weighting
 from ..catalogue.tree import build_tree
 from ..checkpoint.open import Checkpoint
+from ..derive.biases import Biases
+from ..derive.gains import Gains
 from ..derive.norm_weighting import NormWeighting
 from ..errors import InputError, WeightsError, printable
 from ..moment import Weighting
@@ -28,6 +31,8 @@ class Opened:
         self.checkpoints = tuple(checkpoints)
         self._named = [(held, {tensor.name: tensor for tensor in held.tensors}) for held in checkpoints]
         self._weightings: dict[tuple[str, int], Weighting] = {}
+        self._gains: dict[int, Gains] = {}
+        self._biases: dict[int, Biases] = {}
 
     def whole(self, projection: Projection) -> Projection:
         """A projection that has travelled, with operands that load.
@@ -55,13 +60,22 @@ class Opened:
             raise RefusedError(f"{named} is another file there: a copy with a time or content of its own") from None
 
     def _operands(self, file: str, projection: Projection, homes: Sequence[Checkpoint]) -> dict[str, Operand]:
-        """What a file of second moments says of a projection and its parents, or the norms of their checkpoint."""
+        """What a file of second moments says of a projection and its parents, or norms and biases of its checkpoint."""
         found: dict[str, Operand] = {}
         for parent, home in zip(projection.parents, homes, strict=True):
-            with suppress(WeightsError):
-                moment = self._weighting(file, home).moment(parent)
-                found |= {operand.digest: operand for operand in moment.operands}
+            for operands in (self._moment, *((self._gain, self._bias) if not file else ())):
+                with suppress(WeightsError):
+                    found |= {operand.digest: operand for operand in operands(file, parent, home)}
         return found
+
+    def _moment(self, file: str, parent: Projection, home: Checkpoint) -> tuple[Operand, ...]:
+        return self._weighting(file, home).moment(parent).operands
+
+    def _gain(self, _: str, parent: Projection, home: Checkpoint) -> tuple[Operand, ...]:
+        return (self._gains.setdefault(id(home), Gains(home)).before(parent),)
+
+    def _bias(self, _: str, parent: Projection, home: Checkpoint) -> tuple[Operand, ...]:
+        return (self._biases.setdefault(id(home), Biases(home)).operand(parent),)
 
     def _weighting(self, file: str, home: Checkpoint) -> Weighting:
         key = file, id(home)
@@ -81,6 +95,8 @@ def _weighting_of(file: str, home: Checkpoint) -> Weighting:
     """
     if not file:
         return NormWeighting(home)
+    if file.startswith(APPENDED):
+        return AppendedWeighting(open_weighting(file.removeprefix(APPENDED), home.name, home.config))
     if file.startswith(POOLED):
         opened = open_weighting(file.removeprefix(POOLED), home.name, home.config)
         return PooledWeighting(opened, build_tree(home).projections)

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..catalogue.rules import cut
 from ..errors import WeightsError, printable
-from ..moment import Moment
+from ..moment import Moment, operand
 from ..spectrum import Operand, Projection, Values, digest
 from ..weights import host_array
 
@@ -46,6 +46,14 @@ class Biases:
         if numbers.shape != (projection.rows,) or not np.isfinite(numbers).all():
             raise WeightsError(f"{printable(tensor.name)} is no bias of {projection.rows} finite numbers")
         return numbers
+
+    def operand(self, projection: Projection) -> Operand:
+        """The same as what a formula takes. Reads it.
+
+        Raises:
+            WeightsError: see `of`.
+        """
+        return operand(self.of(projection))
 
     def _tensor(self, projection: Projection) -> Tensor | None:
         stem, found, word = projection.tensor.rpartition("weight")

@@ -11,7 +11,7 @@ from .balance import balance, centre
 from .gauge import BALANCED, CENTRED, NOTHING
 from .head_products import head_rows, multiply_ov, multiply_qk
 from .heads import HEAD, OV, QK, ROWS
-from .latent import KEY_VALUE, LATENT, PRODUCT, ways
+from .latent import LATENT, PRODUCTS, ways
 from .signs import flip
 from .stack import multiply_latent, stack_latent
 from .weigh import Noted, Weighed, noise, weigh
@@ -38,6 +38,6 @@ FORMULAS: dict[str, Formula] = {
     **{f"{BALANCED}{role}{scaled}": balance for role in ("up", "down") for scaled in _SCALED},
     **{f"{BALANCED}up{scaled}_{WEIGHED}{form}": balance for scaled in _SCALED for form in _FORMS},
     **{f"{LATENT}{chosen.stem}{state}": stack_latent for chosen in ways() for state in _STATES},
-    **{f"{PRODUCT}{role}{state}": multiply_latent for role in (KEY_VALUE, "query") for state in _STATES},
+    **{f"{product}{state}": multiply_latent for product in PRODUCTS.values() for state in _STATES},
     **{f"{HEAD}{kind}{state}": made for kind, made in _HEADS.items() for state in (*_STATES, f"_{CENTRED}")},
 }

@@ -15,6 +15,7 @@ from ..catalogue.rope import Rope
 from ..spectrum import Derived, Operand, Projection
 from .derived import derive
 from .gauge import AS_IT_IS, CENTRED
+from .latent import PRODUCT
 from .weighting import REFUSED, WEIGHED
 
 HEAD = "head_"
@@ -56,10 +57,11 @@ def head_of(projection: Projection) -> Head | None:
 
 
 def is_like_noise(projection: Projection) -> bool:
-    """Whether noise of its shape says something of a row: not of the products of heads, which noise is no product of,
-    nor of heads under a weighting or in a gauge, of which there is no noise. Of all else, also what is of no head."""
+    """Whether noise of its shape says something of a row: not of products, of heads or of latent attention's factors,
+    which noise is no product of, nor of heads under a weighting or in a gauge, of which there is no noise. Of all else,
+    also what is of no head."""
     made = projection.derived
-    if made is None or not made.formula.startswith(HEAD):
+    if made is None or not made.formula.startswith((HEAD, PRODUCT)):
         return True
     return made.formula == HEAD + ROWS
 

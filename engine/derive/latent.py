@@ -8,9 +8,9 @@ kept beside the k numbers. Imports neither torch nor numpy.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from ..catalogue.caches import Cache, Heads
 from ..errors import InputError, WeightsError, printable
@@ -21,13 +21,16 @@ from .weighting import REFUSED, WEIGHED
 if TYPE_CHECKING:
     from ..moment import Moment, Weighting
 
+GainOf: TypeAlias = Callable[[Projection], Operand]
 LATENT, PRODUCT = "latent_", "product_"
-"""What the names of the formulas begin with. LATENT is followed by what Way.stem says, PRODUCT by the role; of a
+"""What the names of the formulas begin with. LATENT is followed by what Way.stem says, PRODUCT by what it is of; of a
 matrix under a weighting `_`, WEIGHED and the form of the moment come last."""
 RECOMPUTE, DECOUPLED, PER_HEAD = "recompute", "decoupled", "per-head"
 CHOICES = ("norm", "high", "low", "uniform")
 BALANCES = ("whole", "own", "none")
-KEY_VALUE = "key_value"
+KEY_VALUE, QUERY_PRODUCT = "key_value", "query_product"
+PRODUCTS = {KEY_VALUE: f"{PRODUCT}key_value", QUERY_PRODUCT: f"{PRODUCT}query"}
+"""The formulas of the products of latent attention, by role."""
 _VERSION = 1
 _ROPE = re.compile(rf"({DECOUPLED}|{PER_HEAD}):(\d{{1,9}})(?::(\w+))?")
 _NORMS = re.compile(r"\|K\| (\S+), rest (\S+), \|V\| (\S+)$")
@@ -136,25 +139,37 @@ def latent_of(
     return _made(beside, f"{LATENT}{chosen.stem}", label, (key, value), (*layout, *biases), under)
 
 
-def product_of(cache: Cache, role: str, gain: Operand | None = None, under: Weighting | None = None) -> Projection:
-    """The further row that is the product of a latent attention's factors: of KEY_VALUE kv_b diag(gain) kv_a, of
-    "query" q_b diag(gain) q_a, `gain` the numbers of the norm between them, needed without a weighting.
+def products_of(cache: Cache, gain: GainOf, under: Weighting | None = None) -> tuple[Projection, ...]:
+    """The further rows that are the products of a latent attention's factors: of KEY_VALUE kv_b diag(gain) kv_a, and
+    where queries have factors too of QUERY_PRODUCT q_b diag(gain) q_a. `gain` gives the numbers of the norm before a
+    second factor, see Gains.before.
 
-    Under a weighting it is the second factor under the moments of the latent behind that norm. Its shape is that of a
-    matrix with the same singular values, of which no side is larger than the latent's.
+    Under a weighting they are the second factors under the moments of the latent behind that norm. The shape of each is
+    that of a matrix with the same singular values, of which no side is larger than the latent's. Where the gain or the
+    moments are not known, its `problem` says so.
     """
-    second = [cache.roles[name] for name in (("key_b", "value_b") if role == KEY_VALUE else ("query_b",))]
-    first = cache.roles["kv_a" if role == KEY_VALUE else "query_a"]
+    found = [_product(cache, KEY_VALUE, gain, under)]
+    if {"query_a", "query_b"} <= cache.roles.keys():
+        found.append(_product(cache, QUERY_PRODUCT, gain, under))
+    return tuple(found)
+
+
+def _product(cache: Cache, role: str, gain: GainOf, under: Weighting | None) -> Projection:
+    is_query = role == QUERY_PRODUCT
+    second = tuple(cache.roles[name] for name in (("query_b",) if is_query else ("key_b", "value_b")))
+    first = cache.roles["query_a" if is_query else "kv_a"]
     rows, width = sum(p.rows for p in second), second[0].cols
     beside = replace(second[0], address=f"{cache.address}.{role}", tensor="", slice=None, role=role, note="")
-    name = "kv" if role == KEY_VALUE else "q"
+    name, formula = "q" if is_query else "kv", PRODUCTS[role]
     if under is not None:
-        beside = replace(beside, rows=rows)
-        return _made(beside, f"{PRODUCT}{role}", f"{name}_b behind its norm", tuple(second), (), under)
+        return _made(replace(beside, rows=rows), formula, f"{name}_b behind its norm", second, (), under)
     beside = replace(beside, rows=min(rows, width), cols=min(width, first.cols))
     label = f"{name}_b diag(gain) {name}_a, {rows} x {first.cols}"
-    assert gain is not None
-    return _made(beside, f"{PRODUCT}{role}", label, (*second, first), (gain,), None)
+    try:
+        numbers = gain(second[0])
+    except WeightsError as error:
+        return _refused(beside, Derived(REFUSED, _VERSION, label, True, (*second, first)), error)
+    return _made(beside, formula, label, (*second, first), (numbers,), None)
 
 
 def norms_of(label: str) -> tuple[float, float, float] | None:
@@ -209,12 +224,15 @@ def _made(
     try:
         moment = _shared_moment(parents, beside.cols, under)
     except WeightsError as error:
-        made = Derived(REFUSED, _VERSION, label, True, parents, operands, under.name)
-        refused = derive(beside, made)
-        return replace(refused, problem=refused.problem or str(error))
+        return _refused(beside, Derived(REFUSED, _VERSION, label, True, parents, operands, under.name), error)
     formula, label = f"{formula}_{WEIGHED}{moment.form}", f"{label} under {under.label}"
     made = Derived(formula, _VERSION, label, True, parents, (*operands, *moment.operands), under.name)
     return derive(beside, made)
+
+
+def _refused(beside: Projection, made: Derived, error: WeightsError) -> Projection:
+    refused = derive(beside, made)
+    return replace(refused, problem=refused.problem or str(error))
 
 
 def _shared_moment(parents: Sequence[Projection], cols: int, under: Weighting) -> Moment:

@@ -70,6 +70,11 @@ def column(seen: View, heading: str) -> list[str]:
     return [seen.cells(row)[titles.index(heading)] for row in range(LAYERS)]
 
 
+def computed(seen: View) -> list[str]:
+    """The column of the stacks, where it is shown."""
+    return column(seen, "key_value") if "key_value" in seen.pane("heatmap")[1] else []
+
+
 async def to_stacks(seen: View) -> None:
     """Go to the node of all stacks: below the roles, the last of which is down."""
     await seen.press("0", "g", "j")
@@ -92,8 +97,7 @@ async def test_enter_on_its_node_computes_it_and_no_scan_does(folder: Path, root
         await to_stacks(seen)
         assert seen.selected == "attention.key_value over 2 layers"
         await seen.press("enter")
-        await seen.until(lambda: "key_value" in seen.pane("heatmap")[1] and "." not in column(seen, "key_value"), "it")
-        assert column(seen, "key_value") == ranks(weights)
+        await seen.until(lambda: computed(seen) == ranks(weights), "the stacks")
         assert "14/14 stored" in seen.lines[0]
         assert any("layers (2) #" in label or label.startswith("v layers") for label in seen.labels)
         assert [label for label in seen.labels if "roles" in label] == ["v roles (7)"]
@@ -156,8 +160,7 @@ async def test_under_a_weighting_and_in_the_fixed_gauge(folder: Path, root: Path
     async with exploring(folder, root, WIDE, weight="norm") as seen:
         await to_stacks(seen)
         await seen.press("enter")
-        await seen.until(lambda: "key_value" in seen.pane("heatmap")[1] and "." not in column(seen, "key_value"), "it")
-        assert column(seen, "key_value") == ranks(weights, gain=gain) != ranks(weights)
+        await seen.until(lambda: computed(seen) == ranks(weights, gain=gain) != ranks(weights), "the stacks")
         await seen.press("colon")
         await seen.type("unit k/k0")  # noise weighted alike is of projections
         assert column(seen, "key_value") == ["-", "-"]

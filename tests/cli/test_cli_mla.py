@@ -184,7 +184,7 @@ def test_what_is_stored_is_shown_of_a_model_that_is_gone(model: tuple[Path, Arra
     assert cli("show", folder, "--view", "mla", "--rope", "decoupled:2").code == 2
 
 
-def mla_checkpoint(folder: Path) -> Arrays:
+def mla_checkpoint(folder: Path, with_query_factors: bool = True) -> Arrays:
     """A layer of DeepSeek-V3's names: 3 heads, latents of 10 (queries) and 8, gains of either sign."""
     rng = np.random.default_rng(1)
     heads, nope, rope, v, q_lora, kv_lora = 3, 4, 2, 5, 10, 8
@@ -200,6 +200,11 @@ def mla_checkpoint(folder: Path) -> Arrays:
         f"model.layers.0.self_attn.{n}_a_layernorm.weight": rng.standard_normal(c) for n, c in (("q", 10), ("kv", 8))
     }
     arrays["model.layers.0.input_layernorm.weight"] = np.ones(HIDDEN)
+    if not with_query_factors:
+        for name in ("q_a_proj", "q_b_proj", "q_a_layernorm"):
+            del arrays[f"model.layers.0.self_attn.{name}.weight"]
+        arrays["model.layers.0.self_attn.q_proj.weight"] = rng.standard_normal((heads * (nope + rope), HIDDEN))
+        q_lora = None
     write(folder, arrays)
     config = {"model_type": "deepseek_v3", "hidden_size": HIDDEN, "num_attention_heads": heads, "q_lora_rank": q_lora}
     config |= {"kv_lora_rank": kv_lora, "qk_nope_head_dim": nope, "qk_rope_head_dim": rope, "v_head_dim": v}
@@ -231,6 +236,34 @@ def test_latent_attention_is_held_against_its_own_ranks(tmp_path: Path, cli: Run
     assert behind.code == 0, behind.err
     (layer,) = json.loads((tmp_path / "norm.json").read_text())["thresholds"][0]["layers"]
     assert layer["k"] == rank(own["kv_b_proj"] * own["kv_a_layernorm"])
+
+
+def test_stacks_and_products_are_in_the_views_of_show(tmp_path: Path, cli: Run) -> None:
+    """What a filter names of them, with and without factors of the queries, as it is and behind the norm."""
+    held = mla_checkpoint(tmp_path / "lite", with_query_factors=False)
+    own = {n.split(".")[4]: w for n, w in held.items() if "self_attn" in n}
+    missing = cli("show", tmp_path / "lite", "--filter", "*.key_value")
+    assert (missing.code, "scan" in missing.err) == (2, True)
+    assert cli("scan", "--derived", tmp_path / "lite", "--weight", "none", "--weight", "norm").code == 0
+    products = {"none": own["kv_b_proj"] * own["kv_a_layernorm"] @ own["kv_a_proj_with_mqa"][:8]}
+    products["norm"] = own["kv_b_proj"] * own["kv_a_layernorm"]
+    for weight, product in products.items():
+        sigma = lapack(product)
+        k = smallest(sigma, 0.1 * (sigma**2).sum())
+        ran = cli("show", tmp_path / "lite", "-t", "90", "--filter", "*.key_value", "--weight", weight)
+        assert ran.code == 0, ran.err
+        assert [line.split() for line in ran.out.splitlines()[1:3]] == [["layer", "key_value"], ["0", str(k)]]
+    ran = cli("show", tmp_path / "lite", "--view", "table", "--csv", "--filter", "*.attention.*")
+    rows = {row["address"].split(".")[-1]: row for row in csv.DictReader(ran.out.splitlines())}
+    assert {role: row["lora_rank"] for role, row in rows.items() if row["lora_rank"]} == dict.fromkeys(
+        ("kv_a", "key_b", "value_b", "key_value"), "8"
+    )
+    ran = cli("show", tmp_path / "lite", "--view", "spectrum", "--csv", "--filter", "layers.0.attention.key_value")
+    sigma = [float(row["sigma"]) for row in csv.DictReader(ran.out.splitlines())]
+    assert np.allclose(sigma, lapack(products["none"])[:8], rtol=1e-10)
+    assert "key_value" not in cli("show", tmp_path / "lite").out
+    wrong = cli("scan", "--derived", "head", tmp_path / "lite")
+    assert (wrong.code, "--derived: 'head' is none of all, mla, heads" in wrong.err) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any, NoReturn
 
 from ..data.views import DEFAULT, named_for
 from ..settings.values import cut, positive, reference_line, threshold, thresholds, whole
+from .parser import Flat
 
 MODEL_HELP = (
     "org/name[/folder][@revision] on the Hub, a folder, a file (.safetensors, .gguf, .bin, .pt, .ckpt), a URL of one, "
@@ -23,23 +23,6 @@ EXIT_CODES = (
 
 HEAD_KINDS = ("query", "key", "value", "qk", "ov", "kv_ov")
 """Those of engine/derive/heads.py, which is not imported here."""
-
-
-class Parser(argparse.ArgumentParser):
-    """Wrong use is one line: argparse would print the whole usage before it."""
-
-    def error(self, message: str) -> NoReturn:
-        from rankscope.engine.errors import printable
-
-        self.exit(2, f"{self.prog}: {printable(message, 500)}; see  {self.prog} --help\n")
-
-
-class Flat(argparse.Action):
-    """Adds to the list of an option lists of values."""
-
-    def __call__(self, _: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, __: Any = None) -> None:
-        found = [*(getattr(namespace, self.dest) or []), *(value for part in values for value in part)]
-        setattr(namespace, self.dest, found)
 
 
 def device(text: str) -> str:

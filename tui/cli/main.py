@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..data.named import resolve
 from . import arguments
-from .arguments import Parser
+from .parser import Parser
 
 PROG = "rankscope"
 _COLLECT_AFTER = 100_000

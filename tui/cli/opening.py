@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from rankscope.engine.calibration.said import Said, sink_lines
-from rankscope.engine.catalogue.tree import Tree
+from rankscope.engine.catalogue.tree import Tree, matches, model_order
 from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.compute.engine import Settings
 from rankscope.engine.errors import InputError, printable
@@ -17,6 +18,7 @@ from ..data.gauge import RAW
 from ..data.model import Model, open_model
 from ..data.phrases import UNREAD_ADVICE
 from ..data.session import CLOSE_SECONDS, Session
+from ..data.stacks import with_stacks
 from ..data.weighting import NONE, choose, in_state
 from ..drawing.console import say
 
@@ -54,20 +56,52 @@ def wanted_of(tree: Tree, pattern: str | None) -> list[Projection]:
     return wanted
 
 
-def under(model: Model, root: Path, weight: str, pattern: str | None, gauge: str = RAW) -> Model:
+def under(
+    model: Model, root: Path, weight: str, pattern: str | None, gauge: str = RAW, *, with_derived: bool = False
+) -> Model:
     """A model with what a filter names of it under the weighting and in the gauge that a user names; the model itself
-    for `none` and RAW.
+    for `none` and RAW. `with_derived`: also with what it names of matrices made of several (see stacks).
 
     Raises:
         InputError: the weighting cannot be had, or has second moments of no projection; no gauge can be fixed.
     """
     weighting = choose(weight, model, root, say)
+    if with_derived and gauge == RAW:
+        beside = with_stacks(model, root, weighting).further
+        model = replace(model, further=tuple(p for p in beside if pattern is None or matches(p.address, pattern)))
     if weighting is None and gauge == RAW:
         return model
     try:
-        return in_state(model, root, weighting, gauge, wanted_of(model.tree, pattern))
+        return in_state(model, root, weighting, gauge, _named(model, pattern))
     except InputError as error:
         raise InputError(f"{_options(weight, gauge)}: {error}") from None
+
+
+def _named(model: Model, pattern: str | None) -> list[Projection]:
+    """What a filter names; where that are matrices made of several alone, those that they are made of.
+
+    Raises:
+        InputError: nothing.
+    """
+    parts = {q.key for p in model.further for q in p.parents}
+    if parts and not model.tree.scanned(pattern):
+        return [p for p in model.tree.projections if p.key in parts]
+    return wanted_of(model.tree, pattern)
+
+
+def shown_of(session: Session, pattern: str | None) -> list[Projection]:
+    """What a filter names of what was opened `with_derived`: of matrices made of several what is stored, or all where
+    it names these alone.
+
+    Raises:
+        InputError: nothing.
+    """
+    beside = session.model.further
+    if not beside:
+        return wanted_of(session.model.tree, pattern)
+    named = session.raw.tree.scanned(pattern)
+    stored = [p for p in beside if session.has(p)]
+    return sorted((*session.model.tree.scanned(pattern), *(stored if named else beside)), key=model_order)
 
 
 def lines_of(said: Said | None) -> Iterator[str]:
@@ -83,14 +117,16 @@ def _options(weight: str, gauge: str) -> str:
     return " ".join(filter(None, (weighting, f"--gauge {gauge}" if gauge != RAW else "")))
 
 
-def open_spectra(name: str, root: Path, weight: str, pattern: str | None, gauge: str) -> Session:
+def open_spectra(
+    name: str, root: Path, weight: str, pattern: str | None, gauge: str, *, with_derived: bool = False
+) -> Session:
     """A session that has read the store, without a download: of the weights as they are, or of what a filter names of
-    them under a weighting, in a gauge.
+    them under a weighting, in a gauge. `with_derived`: see `under`.
 
     Raises:
         InputError: there is no such model, its folder in the store cannot be read, or as `under`.
     """
-    model = under(open_model(name, root, Access.CACHE), root, weight, pattern, gauge)
+    model = under(open_model(name, root, Access.CACHE), root, weight, pattern, gauge, with_derived=with_derived)
     session = Session(model, root, lambda _: None, Settings())
     session.load()
     for path, sentence in session.store.damaged:
@@ -111,7 +147,8 @@ def stored_of(session: Session, name: str, wanted: list[Projection], weight: str
         others = len(session.store.stored())
         found = f"{others} spectra are stored of other states or parts of" if others else "nothing is stored of"
         read = " that can be read" if session.store.damaged else ""
-        command = f"rankscope scan {printable(name)} {_options(weight, gauge)}".rstrip()
+        derived = "--derived mla" if all(p in session.model.further for p in wanted) else ""
+        command = " ".join(filter(None, (f"rankscope scan {printable(name)}", derived, _options(weight, gauge))))
         raise InputError(f"{found} {printable(name)}{read}: run  {command}")
     return stored
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from ..data.session import Session
 from ..data.table_rows import has_twins
 from ..data.views import BY_NAME, VIEWS, taking
 from ..data.weighting import NONE
-from .opening import lines_of, open_spectra, stored_of, verify, wanted_of
+from .opening import lines_of, open_spectra, shown_of, stored_of, verify
 
 _MOST_LISTED = 20
 """Addresses that are named one by one."""
@@ -55,8 +55,8 @@ def understand(args: Namespace, root: Path) -> Asked:
     _check(args)
     gauge = FIXED if args.view == "gauge" else args.gauge
     measure = unit_of(getattr(args, "unit", None) or "k")
-    first = open_spectra(args.model, root, args.weight, args.filter, gauge)
-    wanted = wanted_of(first.model.tree, args.filter)
+    first = open_spectra(args.model, root, args.weight, args.filter, gauge, with_derived=bool(args.filter))
+    wanted = shown_of(first, args.filter)
     if args.view == "compare" and len(wanted) > MOST_MARKS:
         raise InputError(f"{len(wanted)} projections: name at most {MOST_MARKS} to compare with --filter GLOB")
     _check_state(measure, first, args)
@@ -69,7 +69,7 @@ def understand(args: Namespace, root: Path) -> Asked:
     if args.view == "gauge" and not any(first.has(p.parents[0]) for p in wanted):
         name = printable(args.model)
         raise InputError(f"the weights as they are, to compare with, are not stored: run  rankscope scan {name}")
-    pair = Pair(first, _second(args, root, measure))
+    pair = Pair(first, _second(args, root, measure, bool(first.model.further)))
     notes = [f"{missing} of {len(wanted)} are not computed yet"] if (missing := len(wanted) - len(stored)) else []
     if first.shown_as and (refused := [p for p in wanted if p.problem]):
         lacks = "no second moments there" if args.weight != NONE else "no gauge that is known"
@@ -85,7 +85,12 @@ def understand(args: Namespace, root: Path) -> Asked:
     if measure.needs_twin and not has_twins(lens, wanted):
         name = printable(args.model)
         raise InputError(f"no spectra with random signs are stored of {name}: run  rankscope scan {name} --null flip")
-    return Asked(lens, thresholds, wanted, make_grid(wanted), bool(args.filter), tuple(notes))
+    return Asked(lens, thresholds, wanted, _grid(first, wanted), bool(args.filter), tuple(notes))
+
+
+def _grid(session: Session, wanted: Sequence[Projection]) -> Grid:
+    beside = {p.key for p in session.model.further}
+    return make_grid([p for p in wanted if p.key not in beside], [p for p in wanted if p.key in beside], shown=True)
 
 
 def _check(args: Namespace) -> None:
@@ -131,10 +136,10 @@ def _with_directions(session: Session, wanted: list[Projection], args: Namespace
     return found
 
 
-def _second(args: Namespace, root: Path, measure: Measure) -> Session | None:
+def _second(args: Namespace, root: Path, measure: Measure, with_derived: bool) -> Session | None:
     if not args.against:
         return None
-    second = open_spectra(args.against, root, args.weight, None, args.gauge)
+    second = open_spectra(args.against, root, args.weight, None, args.gauge, with_derived=with_derived)
     theirs = second.model.tree.scanned()
     if measure.needs_directions:
         second.load_participations(theirs)

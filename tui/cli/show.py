@@ -26,6 +26,7 @@ from ..data.comparison import Comparison
 from ..data.gauge import orders
 from ..data.grid import Selection
 from ..data.heads import lens_for
+from ..data.latent_columns import latent_measures
 from ..data.named import resolve
 from ..data.pair import Curve
 from ..data.rank_columns import fields_at
@@ -254,7 +255,8 @@ def _fields(asked: Asked, args: Namespace) -> tuple[Field, ...]:
     """The columns of the table, their numbers in memory."""
     lens, wanted = asked.lens, asked.projections
     asked_for = asked.thresholds if args.threshold else ()
-    fields = fields_of(replace(lens, thresholds=(*lens.thresholds, *asked_for)), has_twins(lens, wanted))
+    lens_of_table = replace(lens, thresholds=(*lens.thresholds, *asked_for))
+    fields = fields_of(lens_of_table, has_twins(lens, wanted), latent_measures(wanted))
     load(fields, wanted)
     return (*fields, *(fields_at(lens, args.rank, wanted) if args.rank else ()))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection
 
-from .latent_columns import is_joint
+from .latent_columns import latent_measures
 from .pair import Lens, Side
 from .records import of_rows
 from .table_rows import Field, fields_of, has_twins, load
@@ -36,8 +36,8 @@ class Comparison:
         self.marks = tuple(marks)
         sides = (Side.A, Side.B) if lens.pair.second is not None else (Side.A,)
         with_twins = has_twins(lens, marks)
-        with_latent = any(map(is_joint, marks))
-        self._fields = {side: fields_of(replace(lens, side=side), with_twins, with_latent)[1:] for side in sides}
+        latent = latent_measures(marks)
+        self._fields = {side: fields_of(replace(lens, side=side), with_twins, latent)[1:] for side in sides}
         self.fields = self._fields[Side.A]
         self.columns = tuple(_columns(marks, sides))
 

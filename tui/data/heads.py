@@ -17,7 +17,7 @@ from rankscope.engine.spectrum import Projection
 
 from .gauge import RAW, fixed
 from .grid import Column, Grid, Row
-from .measures import BY_NAME
+from .measures import BY_NAME, OF_SHAPES
 from .model import Model
 from .pair import Lens
 from .session import Session
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from rankscope.engine.moment import Weighting
 
 _BLOCKS = ("attention", "cross_attention")
-_OF_SHAPES = ("k/k0", "k/kf", "k/k*", "k/raw")
-"""Units that compare with matrices of the same shape."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +160,7 @@ def lens_for(lens: Lens, kind: str) -> Lens:
     if is_plain and lens.measure.name != "k/kf":
         return lens
     name = lens.measure.name
-    if name != "k" and name not in _OF_SHAPES:
+    if name != "k" and name not in OF_SHAPES:
         return lens
     return replace(lens, measure=BY_NAME["k"] if is_plain else replace(BY_NAME["k"], shaded_by="percent"))
 

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 from rankscope.engine.catalogue.caches import Cache, Heads, HeadsOf, caches
 from rankscope.engine.catalogue.tree import matches, model_order
+from rankscope.engine.derive.gains import Gains
 from rankscope.engine.derive.latent import (
     KEY_VALUE,
+    QUERY_PRODUCT,
     RECOMPUTE,
     Way,
     latent_of,
-    product_of,
+    products_of,
 )
 from rankscope.engine.derive.weighting import weighted
 from rankscope.engine.errors import InputError, WeightsError, printable
@@ -24,10 +26,8 @@ from .session import Session
 from .stacks import stored_joints
 
 if TYPE_CHECKING:
-    from rankscope.engine.calibration.weighting import FileWeighting
     from rankscope.engine.checkpoint.open import Checkpoint
-    from rankscope.engine.moment import Moment, Weighting
-    from rankscope.engine.spectrum import Operand
+    from rankscope.engine.moment import Weighting
 
 QUERY = "query"
 _FACTORS = ("query", "query_a", "query_b", "kv_a", "key_b", "value_b")
@@ -128,7 +128,7 @@ def stored_layers(session: Session, chosen: Way, pattern: str | None = None) -> 
     for p in sorted(joints.values(), key=model_order):
         address = p.address.rpartition(".")[0]
         others = [states[at] for role in _FACTORS if (at := f"{address}.{role}") in states]
-        others += [products[at] for at in (f"{address}.{QUERY}",) if at in products]
+        others += [products[at] for at in (f"{address}.{QUERY_PRODUCT}",) if at in products]
         if pattern is None or any(matches(q.address, pattern) for q in (p, *p.parents)):
             found.append(Layer(address, p, tuple(others)))
     return found
@@ -139,11 +139,10 @@ class _Making:
 
     def __init__(self, checkpoint: Checkpoint, chosen: Way, under: Weighting | None) -> None:
         from rankscope.engine.derive.biases import Biases  # numpy
-        from rankscope.engine.derive.norm_weighting import NormWeighting
 
         self._chosen, self._under = chosen, under
         self._heads, self._biases = HeadsOf(checkpoint), Biases(checkpoint)
-        self._gains = NormWeighting(checkpoint)
+        self._gains = Gains(checkpoint)
         self._bits = {t.name: 8 * t.stored_bytes / count for t in checkpoint.tensors if (count := prod(t.shape))}
 
     def layer(self, cache: Cache) -> Layer:
@@ -151,7 +150,7 @@ class _Making:
 
         Raises:
             InputError: it has not so many rows that are rotated.
-            WeightsError: how its keys are rotated, its biases or the gains between its factors are not known.
+            WeightsError: how its keys are rotated, or its biases are not known.
         """
         return self._of_factors(cache) if cache.is_latent else self._of_keys(cache)
 
@@ -165,73 +164,29 @@ class _Making:
             return Layer(cache.address, latent_of(cache, chosen, heads, under), others, heads, bits, has_bias)
         if not has_bias:
             raise WeightsError(f"{cache.address} has no biases: leave out --bias append")
-        from rankscope.engine.moment import operand
-
-        columns = tuple(operand(self._biases.of(p)) for p in both)
-        joint = latent_of(cache, chosen, heads, _Appended.to(under, both[0]), columns)
+        columns = tuple(map(self._biases.operand, both))
+        joint = latent_of(cache, chosen, heads, _appended(under, both[0]), columns)
         return Layer(cache.address, joint, others, heads, bits)
 
     def _of_factors(self, cache: Cache) -> Layer:
         factors = tuple(self._state(cache.roles[role]) for role in _FACTORS if role in cache.roles)
-        joint = product_of(cache, KEY_VALUE, self._gain(cache.roles["key_b"]), self._under)
-        if "query_a" not in cache.roles or "query_b" not in cache.roles:
-            return Layer(cache.address, joint, factors)
-        query = product_of(cache, QUERY, self._gain(cache.roles["query_b"]), self._under)
-        return Layer(cache.address, joint, (*factors, query))
-
-    def _gain(self, second: Projection) -> Operand | None:
-        """The gains of the norm before a second factor; None where a weighting has them."""
-        if self._under is not None:
-            return None
-        import numpy as np
-
-        from rankscope.engine.moment import operand
-
-        if (norm := self._gains.norms.feeding(second)) is not None and norm.centred:
-            raise WeightsError(f"{second.address}: a LayerNorm stands between the factors, whose product is not known")
-        return operand(np.ascontiguousarray(self._gains.folded(second, np.ones((second.cols, 1)))[:, 0]))
+        joint, *queries = products_of(cache, self._gains.before, self._under)
+        return Layer(cache.address, joint, (*factors, *queries))
 
     def _state(self, projection: Projection) -> Projection:
         return projection if self._under is None else weighted(projection, self._under)
 
 
-@dataclass(frozen=True, slots=True)
-class _Appended:
-    """A file of moments as a weighting of inputs with a last feature that is always 1."""
+def _appended(under: Weighting | None, projection: Projection) -> Weighting:
+    """A file of moments as a weighting of inputs with a last feature that is always 1.
 
-    under: FileWeighting
+    Raises:
+        WeightsError: it is none, or has no mean of a projection's input.
+    """
+    from rankscope.engine.calibration.appended import AppendedWeighting
+    from rankscope.engine.calibration.weighting import FileWeighting
 
-    @classmethod
-    def to(cls, under: Weighting | None, projection: Projection) -> _Appended:
-        """Of a weighting that has the mean of a projection's input.
-
-        Raises:
-            WeightsError: it has none.
-        """
-        from rankscope.engine.calibration.weighting import FileWeighting
-
-        if not isinstance(under, FileWeighting):
-            raise WeightsError("--bias append needs the means of the inputs: name a file of moments with --weight FILE")
-        under.mean(projection)
-        return cls(under)
-
-    @property
-    def name(self) -> str:
-        """See Weighting."""
-        return self.under.name
-
-    @property
-    def is_centred(self) -> bool:
-        """See Weighting."""
-        return self.under.is_centred
-
-    @property
-    def label(self) -> str:
-        """See Weighting."""
-        return self.under.label
-
-    def moment(self, projection: Projection) -> Moment:
-        """See Weighting."""
-        from rankscope.engine.derive.biases import appended
-
-        return appended(self.under.moment(projection), self.under.mean(projection))
+    if not isinstance(under, FileWeighting):
+        raise WeightsError("--bias append needs the means of the inputs: name a file of moments with --weight FILE")
+    under.mean(projection)
+    return AppendedWeighting(under)

@@ -1,15 +1,18 @@
-"""The stacks of keys and values beside a model's projections: their rank is the kv_lora_rank that it would take."""
+"""What latent attention (MLA) is asked about, beside a model's projections: stacks of keys and values, whose rank is
+the kv_lora_rank that it would take, and products of the factors where attention is latent as it is."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rankscope.engine.catalogue.caches import caches
 from rankscope.engine.catalogue.tree import model_order
-from rankscope.engine.derive.latent import KEY_VALUE, LATENT, PRODUCT, Way, latent_of
+from rankscope.engine.derive.gains import Gains
+from rankscope.engine.derive.latent import LATENT, PRODUCT, PRODUCTS, Way, latent_of, products_of
 from rankscope.engine.spectrum import Projection
 
 from .model import Model
@@ -20,14 +23,16 @@ if TYPE_CHECKING:
 
 
 def with_stacks(model: Model, root: Path, under: Weighting | None = None) -> Model:
-    """A model with the stacks of its layers that own a cache, all keys rotated after they are expanded, under a
-    weighting; names and shapes alone are read. Where its weights are not at hand, see with_stored.
+    """A model with the stacks of its layers that own a cache, all keys rotated after they are expanded, or the products
+    of their factors, under a weighting; names and shapes alone are read. Where its weights are not at hand, see
+    with_stored.
     """
     if model.checkpoint is None:
         return with_stored(model, root, ("", "") if under is None else (under.name, under.label))
     found = caches(model.checkpoint, (q for p in model.tree.projections for q in p.parents))
-    made = tuple(latent_of(cache, Way(), None, under) for cache in found if not cache.is_latent)
-    return replace(model, further=made)
+    gain = Gains(model.checkpoint).before
+    made = (products_of(c, gain, under) if c.is_latent else (latent_of(c, Way(), None, under),) for c in found)
+    return replace(model, further=tuple(chain.from_iterable(made)))
 
 
 def with_stored(model: Model, root: Path, weighting: tuple[str, str]) -> Model:
@@ -36,7 +41,7 @@ def with_stored(model: Model, root: Path, weighting: tuple[str, str]) -> Model:
     from rankscope.store.spectra import SpectraStore
 
     found = stored_joints(SpectraStore(root, model.folder).stored(), Way(), weighting)
-    newest = {p.address: p for p in found if p.role == KEY_VALUE}
+    newest = {p.address: p for p in found if p.role in PRODUCTS}
     return replace(model, further=tuple(sorted(newest.values(), key=model_order)))
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 from rankscope.engine.spectrum import Projection, Values
 
-from .latent_columns import LATENT_MEASURES, is_joint
-from .measures import BY_NAME, SAID_MEASURES
+from .latent_columns import latent_measures
+from .measures import BY_NAME, SAID_MEASURES, Measure
 from .pair import UNEQUAL, UNKNOWN, Group, Lens, Side
 from .session import Session
 from .wording import MARKS, percent, refusal
@@ -91,12 +91,12 @@ class Field:
         return known is not None
 
 
-def fields_of(lens: Lens, with_twins: bool = False, with_latent: bool = False) -> tuple[Field, ...]:
+def fields_of(lens: Lens, with_twins: bool = False, latent: Sequence[Measure] = ()) -> tuple[Field, ...]:
     """The columns: address, shape, k at the lens's thresholds, what the file of a weighting says beside it, then the
     measures at the lens's.
 
     They are of the lens as it is now: another threshold or side needs other fields. `with_twins`: with those measures
-    that need the spectrum with random signs; `with_latent`: with what latent attention would keep of a token.
+    that need the spectrum with random signs; `latent`: with these numbers of latent attention, see latent_columns.
     """
     found = [Field(ADDRESS, ADDRESS, "in model order"), _shape_field(lens)]
     for threshold in sorted({*lens.thresholds, lens.threshold}):
@@ -105,7 +105,6 @@ def fields_of(lens: Lens, with_twins: bool = False, with_latent: bool = False) -
         found += [field_of(m.name, replace(lens, measure=m)) for m in SAID_MEASURES if lens.pair.says(m.said)]
     found_ones = (m for m in BY_NAME.values() if m.exists(lens.pair.shown_as) and not m.needs_directions)
     others = (m for m in found_ones if m.name != "k" and (with_twins or not m.needs_twin))
-    latent = LATENT_MEASURES if with_latent else ()
     return (*found, *(field_of(m.name, replace(lens, measure=m)) for m in (*latent, *others)))
 
 
@@ -173,7 +172,7 @@ class Rows:
         self.descending = False
         self._changed: set[str] | None = None  # keys whose numbers are others now; None: all
         self._with_twins = False
-        self._with_latent = False
+        self._latent: tuple[Measure, ...] = ()
         self._fields: tuple[Field, ...] = ()
         self._group: Group | None = None
         self._order: Sequence[int] = ()
@@ -185,7 +184,7 @@ class Rows:
         self._by_address = {p.address: number for number, p in enumerate(projections)}
         self._by_key = {p.key: number for number, p in enumerate(projections)}
         self._with_twins = False
-        self._with_latent = any(map(is_joint, projections))
+        self._latent = latent_measures(projections)
         self._group = None
         self._changed = None
 
@@ -230,7 +229,7 @@ class Rows:
         sample = touched[:: max(1, len(touched) // _SAMPLE)]
         had_twins, self._with_twins = self._with_twins, self._with_twins or has_twins(self._lens, sample)
         if changed is None or had_twins != self._with_twins:
-            self._fields = fields_of(self._lens, self._with_twins, self._with_latent)
+            self._fields = fields_of(self._lens, self._with_twins, self._latent)
         field = find_field(self._fields, self.sorted_by)
         if field is None:  # k97, and the threshold is another now
             self.sorted_by, self.descending, field = ADDRESS, False, self._fields[0]

@@ -122,8 +122,8 @@ def meant(
     text: str | None, model: Model, root: Path, tell: Callable[[str], None], gauge: str | None = None
 ) -> Callable[[Projection], bool]:
     """Whether a stored spectrum is meant by a weighting, by a name of one (`none`: all that have none) or by a file,
-    whose numbers tell, pooled or not, and by a gauge, RAW or `fixed`; by each where it is None. The noise that spectra
-    under a weighting compare with is meant as well, in the raw gauge.
+    whose numbers tell, pooled or not, with biases or without, and by a gauge, RAW or `fixed`; by each where it is None.
+    The noise that spectra under a weighting compare with is meant as well, in the raw gauge.
 
     Raises:
         InputError: as `choose`.
@@ -144,11 +144,19 @@ def _meant_by_weighting(
         return lambda p: p.derived is None or not p.derived.weighting
     if text in (NORM, "imatrix", "moments", CENTRED_NAME):
         return lambda p: p.derived is not None and p.derived.weighting == text
+    from rankscope.engine.calibration.appended import AppendedWeighting
+    from rankscope.engine.calibration.weighting import FileWeighting
+
     weighting = choose(text, model, root, tell)
-    assert weighting is not None
+    assert isinstance(weighting, FileWeighting)
+    every = model.tree.projections
+    sources: list[tuple[Weighting, Iterable[Projection]]] = [(weighting, every)]
+    if not weighting.is_centred:
+        sources.append((pooled(weighting, model, every), (p for p in every if p.expert is not None)))
+        sources.append((AppendedWeighting(weighting), (p for p in every if p.role == "key")))  # see latent_of
     taken = set()
-    for source in {weighting, pooled(weighting, model, model.tree.projections)}:
-        for p in model.tree.projections:
+    for source, fed in sources:
+        for p in fed:
             with suppress(WeightsError):
                 taken.add(source.moment(p).operands)
     return lambda p: p.derived is not None and _of_moment(p) in taken

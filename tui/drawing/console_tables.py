@@ -41,10 +41,12 @@ def print_tables(console: Console, lenses: Sequence[Lens], projections: Sequence
 
 
 def _mark(lens: Lens, p: Projection) -> str:
-    """In place of a number: "-" where there is no such projection, "!" where computing failed, "." where it is not
-    done."""
+    """In place of a number: "-" where there is no such projection, or no such number of it, "!" where computing failed,
+    "." where it is not done."""
     session, there = lens.session(p)
-    return "-" if there is None else "!" if session.state(there) is State.FAILED else "."
+    if there is None or not lens.measure.fits(there):
+        return "-"
+    return "!" if session.state(there) is State.FAILED else "."
 
 
 def _titled(lens: Lens) -> str:

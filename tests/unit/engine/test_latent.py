@@ -19,7 +19,7 @@ from rankscope.engine.catalogue.caches import Cache, Heads
 from rankscope.engine.catalogue.rope import NO_ROPE, Rope
 from rankscope.engine.derive.biases import appended
 from rankscope.engine.derive.formulas import FORMULAS
-from rankscope.engine.derive.latent import CHOICES, KEY_VALUE, Way, latent_of, norms_of, product_of, way
+from rankscope.engine.derive.latent import CHOICES, KEY_VALUE, QUERY_PRODUCT, Way, latent_of, norms_of, products_of, way
 from rankscope.engine.derive.weigh import Noted, Weighed
 from rankscope.engine.errors import InputError, WeightsError
 from rankscope.engine.metrics import rank_losing
@@ -197,8 +197,10 @@ def test_products_are_the_explicit_ones(rows: int, width: int, cols: int) -> Non
     roles |= {"value_b": part("value_b", rows - split, width), "query_a": part("query_a", width, cols)}
     cache = Cache("layers.0.attention", roles | {"query_b": part("query_b", rows, width)})
     moment = full(np.cov(rng.standard_normal((width, 50))))
-    for role, parts in ((KEY_VALUE, [second[:split], second[split:]]), ("query", [second])):
-        derived = product_of(cache, role, operand(gain))
+    plain = products_of(cache, lambda _: operand(gain))
+    weighted = products_of(cache, lambda _: operand(gain), Given(moment))
+    assert [p.role for p in plain] == [KEY_VALUE, QUERY_PRODUCT]
+    for derived, behind, parts in zip(plain, weighted, ([second[:split], second[split:]], [second]), strict=True):
         assert derived.derived is not None
         core = np.asarray(FORMULAS[derived.derived.formula](derived, [*parts, first]))
         wanted = lapack(second @ np.diag(gain) @ first)
@@ -206,7 +208,6 @@ def test_products_are_the_explicit_ones(rows: int, width: int, cols: int) -> Non
         count = derived.count
         assert np.abs(lapack(core) - wanted[:count]).max() <= 1e-12 * wanted[0]
         assert (wanted[count:] <= 1e-12 * wanted[0]).all()
-        behind = product_of(cache, role, under=Given(moment))
         assert behind.derived is not None
         found = FORMULAS[behind.derived.formula](behind, parts)
         assert isinstance(found, Weighed)
