@@ -28,13 +28,18 @@ LEADING = 8
 """How many of these."""
 
 
+HEADS, TURNED_HEADS = 2, 3
+"""See Slice."""
+
+
 @dataclass(frozen=True, slots=True)
 class Slice:
     """The part of a fused tensor that is one projection.
 
     The stored tensor's `axis` is reshaped to (`groups`, size / groups); the projection is the
     inner slots `offset` to `offset + width` of every group, in order. `index` picks one matrix of a
-    3-D stack before that; without it a 3-D tensor is read as (size, all the rest).
+    3-D stack before that; without it a 3-D tensor is read as (size, all the rest). Axis HEADS or TURNED_HEADS: the
+    matrices of a stack, of the latter each transposed, below one another, of `width` columns.
     """
 
     axis: int

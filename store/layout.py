@@ -58,8 +58,9 @@ values, in descending order and in the units of the weights, are /values[offset 
 sum of squares. source_id and run_id are zero-based rows of /sources (files) and /runs (provenance).
 slice_axis -1: the whole tensor; otherwise that axis is reshaped to (slice_groups, rest) and slots
 slice_offset to slice_offset + slice_width of every group are the matrix, of a 3-D tensor in its matrix
-number slice_index, or (slice_index -1) in all of it as (size, rest). layer, expert -1 and tower "":
-none. NaN: undefined. crc32 is of the values' bytes. Text is UTF-8, padded with NUL.
+number slice_index, or (slice_index -1) in all of it as (size, rest). slice_axis 2: the matrices of a
+3-D tensor below one another; 3: each transposed before that. layer, expert -1 and tower "": none.
+NaN: undefined. crc32 is of the values' bytes. Text is UTF-8, padded with NUL.
 null "": the matrix itself; "flip": for comparison, its absolute values under random signs. Entry n, row
 by row as stored, is negative where bit n is 1 of the 64-bit words, lowest bit first, that
 numpy.random.PCG64(int(key, 16)).random_raw(number of words) gives.

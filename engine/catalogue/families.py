@@ -176,6 +176,9 @@ FUSED = (
     Rule(r"^attn_q", "attention", "", (QUERY_GATE,), when="gated"),
     _attention(r"^attn_kv_a_mqa", LATENT, LATENT_ALONE),
     _attention(r"^attn_kv_b", LATENT_B),
+    # Instead of these llama.cpp since April 2025: what the queries of each head are multiplied with, and the values.
+    Rule(r"^attn_k_b", "attention", "key_b", stack="turned heads"),
+    Rule(r"^attn_v_b", "attention", "value_b", stack="heads"),
 )
 
 _INNER = r"(?:\.(?:self|attention|attn|att|longformer_self_attn|qkv_proj))?"

@@ -76,6 +76,10 @@ NAMES = {
 """What the documentation calls the layouts."""
 
 
+THREE_AXES = frozenset(("planes", "flat", "heads", "turned heads"))
+"""What Rule.stack is of 3-D tensors."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rule:
     """Tensors whose path in the layer ends with `path` (a regular expression over whole names).
@@ -85,7 +89,8 @@ class Rule:
     MLP's last matrix has columns; "gated", twice as many as the queries need; "latent gated", as many as
     latent queries with an output gate. `stack` says what stands beside one another: "planes" of a 3-D
     tensor, "rows" in equal blocks as many as the number named
-    by `count`, "flat" for the axes behind the first of a 3-D tensor. A rule that is `proven` splits only where
+    by `count`, "flat" for the axes behind the first of a 3-D tensor, "heads" for the planes of one below one another,
+    "turned heads" for these where each is transposed. A rule that is `proven` splits only where
     the output matrix and the heads are known, and all its layouts that fit cut alike; without layouts, never. One
     that is `by_output`, whose names always mean the same order, splits those of an unknown family only where the
     output matrix is known: that tells how many rows are queries.

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from ..errors import printable
 from ..formats.tensor import Tensor
-from ..spectrum import Slice
+from ..spectrum import HEADS, TURNED_HEADS, Slice
 from .contradictions import latent_query_rows
 from .layouts import NAMES, Layout, Rule
 from .members import Group, Held, block_of, verdicts
@@ -31,6 +31,7 @@ _MLPS = frozenset(("mlp", "shared_expert", "expert"))
 _INPUT_FIRST = frozenset(("gpt_oss", "llama4", "llama4_text", "aria", "aria_text", "qwen3_vl_moe"))
 
 
+_HEADS = {"heads": HEADS, "turned heads": TURNED_HEADS}
 _Numbers: TypeAlias = Callable[[int, Collection[str]], Sizes]
 
 
@@ -336,6 +337,9 @@ def _slices(
     """
     if rule.stack == "flat":
         yield None, rule.role, Slice(1, 1, 0, prod(shape[1:]))
+    elif rule.stack in _HEADS:
+        axis = _HEADS[rule.stack]
+        yield None, rule.role, Slice(axis, 1, 0, shape[2 if axis == HEADS else 1])
     elif rule.stack == "rows":
         count = numbers(shape[0], ()).get(rule.count, 0)
         if not count or shape[0] % count:

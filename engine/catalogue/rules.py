@@ -8,9 +8,9 @@ from functools import lru_cache
 from math import prod
 from typing import Any
 
-from ..spectrum import Slice
+from ..spectrum import HEADS, TURNED_HEADS, Slice
 from .families import FUSED, KNOWN_FAMILIES, NOT_PROJECTIONS, PLAIN
-from .layouts import Layout, Rule
+from .layouts import THREE_AXES, Layout, Rule
 
 __all__ = ["BLOCKS", "KNOWN_FAMILIES", "NOT_PROJECTIONS", "ROLES", "cut", "cut_shape", "find_rules", "put", "split"]
 
@@ -55,7 +55,7 @@ _NORM = re.compile(r"norm\d*\.")  # a gated norm has an up and a down of its own
 
 
 def _fits(rule: Rule, family: str, dims: int) -> bool:
-    if dims != (3 if rule.stack in ("planes", "flat") else 2):
+    if dims != (3 if rule.stack in THREE_AXES else 2):
         return False
     return not rule.models or family in rule.models or family.partition("+")[0] in rule.models
 
@@ -94,6 +94,8 @@ def split(shape: tuple[int, int], layout: Layout, known: Mapping[str, int]) -> l
 
 def cut(array: Any, part: Slice) -> Any:
     """The slice of a 2-D or 3-D array or tensor (numpy or torch), shape (groups * width) along the axis."""
+    if part.axis in (HEADS, TURNED_HEADS):
+        return _heads(array, part).reshape(-1, part.width)
     if part.index is not None:
         array = array[part.index]
     array = array.reshape(array.shape[0], -1)
@@ -105,6 +107,10 @@ def cut(array: Any, part: Slice) -> Any:
 
 def put(array: Any, part: Slice, matrix: Any) -> None:
     """Write a matrix where `cut` takes it from, into a row-major 2-D or 3-D numpy array."""
+    if part.axis in (HEADS, TURNED_HEADS):
+        heads = _heads(array, part)
+        heads[...] = matrix.reshape(heads.shape)
+        return
     whole = array if part.index is None else array[part.index]
     whole = whole.reshape(whole.shape[0], -1)
     rows, cols = whole.shape
@@ -115,10 +121,17 @@ def put(array: Any, part: Slice, matrix: Any) -> None:
         whole.reshape(part.groups, -1, cols)[:, inner] = matrix.reshape(part.groups, -1, cols)
 
 
+def _heads(array: Any, part: Slice) -> Any:
+    """A view of a stack with its matrices as they stand below one another."""
+    return array.swapaxes(1, 2) if part.axis == TURNED_HEADS else array
+
+
 def cut_shape(shape: tuple[int, ...], part: Slice | None) -> tuple[int, int]:
     """The shape of `cut`; (0, 0) where a whole tensor is no matrix, or is empty."""
     if part is None:
         return (shape[0], shape[1]) if len(shape) == 2 and 0 not in shape else (0, 0)
+    if part.axis in (HEADS, TURNED_HEADS):
+        return prod(shape) // part.width, part.width
     rows, *rest = shape if part.index is None else shape[1:]
     kept = part.groups * part.width
     return (kept, prod(rest)) if part.axis == 0 else (rows, kept)

@@ -10,6 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 from calibration_files import write_moments
@@ -236,6 +237,59 @@ def test_latent_attention_is_held_against_its_own_ranks(tmp_path: Path, cli: Run
     assert behind.code == 0, behind.err
     (layer,) = json.loads((tmp_path / "norm.json").read_text())["thresholds"][0]["layers"]
     assert layer["k"] == rank(own["kv_b_proj"] * own["kv_a_layernorm"])
+
+
+def mla_gguf(file: Path, held: Arrays) -> None:
+    """The same as llama.cpp's converter writes it since April 2025: of kv_b the keys of each head, turned, and the
+    values of each head; one KV head, as it multiplies by them."""
+    names = {"q_a_proj": "attn_q_a", "q_b_proj": "attn_q_b", "q_a_layernorm": "attn_q_a_norm", "o_proj": "attn_output"}
+    names |= {"kv_a_proj_with_mqa": "attn_kv_a_mqa", "kv_a_layernorm": "attn_kv_a_norm", "input_layernorm": "attn_norm"}
+    writer = gguf.GGUFWriter(str(file), "deepseek2")
+    writer.add_head_count(3)
+    writer.add_head_count_kv(1)
+    writer.add_embedding_length(HIDDEN)
+    writer.add_kv_lora_rank(8)
+    writer.add_rope_dimension_count(2)
+    writer.add_key_length(8 + 2)
+    writer.add_value_length(8)
+    writer.add_key_length_mla(4 + 2)
+    writer.add_value_length_mla(5)
+    writer.add_block_count(1)
+    for name, array in held.items():
+        if (module := name.split(".")[-2]) in names:
+            writer.add_tensor(f"blk.0.{names[module]}.weight", array)
+        elif module == "kv_b_proj":
+            heads = array.reshape(3, 4 + 5, 8)
+            writer.add_tensor("blk.0.attn_k_b.weight", np.ascontiguousarray(heads[:, :4].transpose(0, 2, 1)))
+            writer.add_tensor("blk.0.attn_v_b.weight", np.ascontiguousarray(heads[:, 4:]))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_heads_of_a_gguf_file_are_the_rows_of_the_models_own(tmp_path: Path, cli: Run) -> None:
+    """Every factor and both products have the same singular values, and mla says the same of both files."""
+    mla_gguf(tmp_path / "mla.gguf", mla_checkpoint(tmp_path / "mla"))
+    found = []
+    for model in (tmp_path / "mla", tmp_path / "mla.gguf"):
+        ran = cli("scan", model, "--derived", "mla", "--weight", "none", "--weight", "norm")
+        assert ran.code == 0, ran.err
+        ran = cli("show", model, "--view", "spectrum", "--csv", "--filter", "*.attention.*")
+        found.append({(row["address"], row["k"]): float(row["sigma"]) for row in csv.DictReader(ran.out.splitlines())})
+        ran = cli("show", model, "--view", "mla", "--csv", "--weight", "norm")
+        found.append(
+            {
+                (name, ""): number
+                for name, number in next(csv.DictReader(ran.out.splitlines())).items()
+                if name.endswith(("k", "of"))
+            }
+        )
+    assert {address.rpartition(".")[2] for address, _ in found[0]} == {
+        *("query_a", "query_b", "kv_a", "key_rope", "key_b", "value_b", "output", "key_value", "query_product")
+    }
+    assert found[0] == pytest.approx(found[2], rel=1e-9)
+    assert found[1] == found[3]
 
 
 def test_stacks_and_products_are_in_the_views_of_show(tmp_path: Path, cli: Run) -> None:

@@ -81,11 +81,6 @@ def layers_of(model: Model, chosen: Way, under: Weighting | None, pattern: str |
     checkpoint = model.checkpoint
     assert checkpoint is not None
     every = caches(checkpoint, model.tree.projections)
-    if not every and any(p.role == "kv_a" for p in model.tree.projections):
-        raise InputError(
-            f"the latent attention of {printable(model.name)} is expanded by tensors of heads (attn_k_b, attn_v_b), "
-            "which are not read: take the model's own files"
-        )
     if not every:
         raise InputError(
             f"no layer of {printable(model.name)} keeps keys and values: there is no cache to make smaller"
