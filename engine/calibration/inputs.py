@@ -45,7 +45,7 @@ class Inputs:
     def __init__(self, names: Iterable[str], family: str) -> None:
         self._names = frozenset(names)
         self._placed: dict[_Key, list[tuple[int, str]]] = defaultdict(list)
-        for name in sorted(self._names):
+        for name in sorted(name for name in self._names if not _is_absorbed(name)):
             place = locate(name)
             if place is not None and not place.lora and not modality(place.prefix):
                 for rank, block, role in _roles(place, family):
@@ -63,15 +63,13 @@ class Inputs:
             WeightsError: none has, or it is not known which; the sentence names its tensor.
         """
         p = projection
-        if p.tensor.endswith(tuple(f".{stem}.weight" for stem in _ABSORBED.values())):
-            raise _absorbed(p)
-        if p.tensor in self._names:
+        if p.tensor in self._names and not _is_absorbed(p.tensor):
             return Input(p.tensor, _matrix(p) if p.slice is not None and p.slice.index is not None else None)
         if p.layer is None and p.tensor.endswith(_HEAD) and _HEAD_IN_GGUF in self._names:
             return Input(_HEAD_IN_GGUF, None)
         if found := self._placed_as(p):
             return found
-        if f"blk.{p.layer}.{_ABSORBED.get(p.role)}.weight" in self._names:
+        if _is_absorbed(p.tensor) or f"blk.{p.layer}.{_ABSORBED.get(p.role)}.weight" in self._names:
             raise _absorbed(p)
         raise WeightsError(f"{printable(p.tensor)} has no moments in the file")
 
@@ -90,6 +88,10 @@ class Inputs:
             return Input(name, None)
         name = _first(self._placed.get((p.layer, p.block, None, p.role), ()))
         return Input(name, _matrix(p)) if name else None
+
+
+def _is_absorbed(name: str) -> bool:
+    return name.endswith(tuple(f".{stem}.weight" for stem in _ABSORBED.values()))
 
 
 def _absorbed(p: Projection) -> WeightsError:

@@ -19,11 +19,14 @@ from cli_process import Run
 
 from rankscope.engine.compute.engine import Settings
 from rankscope.engine.compute.events import Event
-from rankscope.engine.derive.latent import way
+from rankscope.engine.compute.opened import Opened
+from rankscope.engine.compute.remote_batch import light
+from rankscope.engine.derive.latent import Way, way
 from rankscope.tui.cli.commands import compute
 from rankscope.tui.data.mla import layers_of
 from rankscope.tui.data.model import open_model
 from rankscope.tui.data.session import Session
+from rankscope.tui.data.weighting import choose
 
 LAYERS = 2
 NOT_QUALITY = "A rank is not quality: "
@@ -114,6 +117,21 @@ def test_ways_and_balances_from_the_command_line(model: tuple[Path, Arrays], cli
     assert cli("show", folder, "--view", "mla", *options).out.splitlines()[-1].startswith(NOT_QUALITY)
 
 
+def elsewhere(folder: Path, weight: Path | None, chosen: Way) -> None:
+    """What is computed of a model comes whole out of another process that has opened the same files."""
+    model = open_model(str(folder), folder / "store")
+    assert model.checkpoint is not None
+    under = None if weight is None else choose(str(weight), model, folder / "store", print)
+    for p in (p for layer in layers_of(model, chosen, under) for p in layer.wanted if p.derived is not None):
+        assert p.derived is not None
+        there = Opened([model.checkpoint]).whole(light(p)).derived
+        assert there is not None
+        for ours, theirs in zip(p.derived.operands, there.operands, strict=True):
+            assert ours.load is not None
+            assert theirs.load is not None
+            np.testing.assert_array_equal(ours.load(), theirs.load())
+
+
 def test_under_moments_and_with_biases(tmp_path: Path, cli: Run) -> None:
     rng = np.random.default_rng(3)
     biases = {"k_proj": rng.standard_normal(KV) * 5, "v_proj": rng.standard_normal(KV)}
@@ -139,6 +157,11 @@ def test_under_moments_and_with_biases(tmp_path: Path, cli: Run) -> None:
     wide = [x + held[f"model.layers.0.self_attn.{n}.bias"][:, None] for x, n in zip(outputs, biases, strict=True)]
     assert layer["k"] == stack_rank(*wide, 0.9)
     assert layer["norm_key"] == pytest.approx(np.linalg.norm(wide[0]) / np.sqrt(90), rel=1e-9)
+    elsewhere(folder, moments, way("recompute", bias=True))
+    shown = ("show", folder, "--view", "mla", "--weight", moments, "--bias", "append")
+    assert cli(*shown).code == 0
+    assert "removed" in cli("rm", folder, "--weight", moments).err
+    assert cli(*shown).code == 2  # the stack with its biases too
     for refused in (("--weight", without), ("--weight", "norm"), ()):
         ran = cli("mla", folder, "--bias", "append", *refused)
         assert ran.code == 2
@@ -233,6 +256,7 @@ def test_latent_attention_is_held_against_its_own_ranks(tmp_path: Path, cli: Run
     assert f"kv_lora_rank is 8: the product kv_b kv_a takes {rank(products[0])} of it" in ran.out
     assert table(ran.out)["of"][0] == "8"
     assert cli("show", tmp_path / "mla", "--view", "mla").out == ran.out
+    elsewhere(tmp_path / "mla", None, way("recompute"))
     behind = cli("mla", tmp_path / "mla", "--weight", "norm", "-o", tmp_path / "norm.json")
     assert behind.code == 0, behind.err
     (layer,) = json.loads((tmp_path / "norm.json").read_text())["thresholds"][0]["layers"]

@@ -260,6 +260,10 @@ def test_the_absorbed_halves_of_latent_attention_are_not_used(tmp_path: Path) ->
         assert said.startswith("model.layers.1.self_attn.kv_b_proj.weight is not weighted")
     stack = replace(projections[0], tensor="blk.0.attn_k_b.weight", slice=Slice(0, 1, 0, 5, 2), cols=11)
     assert "attn_k_b and attn_v_b" in refused(weighting, [stack], stack.address)
+    file = write_gguf(tmp_path / "b", held | {"model.layers.0.self_attn.kv_b_proj.weight": stats(11, (512,))})
+    weighting, _ = opened(tmp_path / "m", file)
+    of_gguf = replace(next(p for p in projections if p.address == "layers.0.attention.key_b"), tensor=stack.tensor)
+    assert weighting.moment(of_gguf).cols == 11  # the model's own has the input of both
 
 
 def test_projections_that_a_name_does_not_tell_apart_are_refused(tmp_path: Path) -> None:
