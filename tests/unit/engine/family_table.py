@@ -72,6 +72,8 @@ def _split(rule: Rule) -> str:
     words = [" or ".join(names[layout] for layout in rule.layouts) or rule.role]
     stacks = {
         "planes": "of each expert in a 3-D stack",
+        "heads": "the heads of a 3-D stack below one another",
+        "turned heads": "the heads of a 3-D stack, each transposed, below one another",
         "rows": f"in {rule.count} blocks of rows",
         "flat": "3-D, flattened",
     }
