@@ -53,7 +53,6 @@ _CONFIG_NAMES = {
     "attention.head_count_kv": "num_key_value_heads",
     "attention.key_length": "head_dim",
     "attention.kv_lora_rank": "kv_lora_rank",
-    "attention.value_length_mla": "v_head_dim",
     "expert_count": "num_experts",
     "rope.dimension_count": "rotary_dim",
     "rope.freq_base": "rope_theta",

@@ -27,6 +27,10 @@ class BlockStack:
         """All of them as one float32 matrix."""
         return _dequantised(self._rows, self._dtype).reshape(*shape)
 
+    def swapaxes(self, first: int, second: int) -> NDArray[np.float32]:
+        """All of them with two axes in each other's place."""
+        return _dequantised(self._rows, self._dtype).swapaxes(first, second)
+
 
 def gguf_matrix(blocks: NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> NDArray[np.float32] | BlockStack:
     """The weights of a quantised GGUF tensor from its bytes, `shape` = (out, in) or (matrices, out, in).

@@ -24,8 +24,8 @@ class Parser(argparse.ArgumentParser):
         found, rest = super().parse_known_args(given, namespace)
         if taken and any(not word.startswith("-") for word in rest):
             word, option = taken.popitem()
-            choices = ", ".join(map(str, option.choices or ()))
-            self.error(f"argument {option.option_strings[0]}: {word!r} is none of {choices}")
+            choices = ", ".join(map(repr, option.choices or ()))
+            self.error(f"argument {option.option_strings[0]}: invalid choice: {word!r} (choose from {choices})")
         return found, rest
 
     def error(self, message: str) -> NoReturn:

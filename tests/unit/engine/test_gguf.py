@@ -161,3 +161,25 @@ def test_fused_gguf_tensors_are_split(tmp_path: Path) -> None:
     assert found.keys() == parts.keys()
     for role, part in parts.items():
         assert_same_spectrum(compute(checkpoint, found[role]), part)
+
+
+def test_quantised_heads_of_latent_attention(tmp_path: Path) -> None:
+    """Those of the keys are turned, and all stand below one another."""
+    rng = np.random.default_rng(4)
+    writer = gguf.GGUFWriter(str(tmp_path / "mla.gguf"), "deepseek2")
+    expected = {}
+    for role, name, shape in (("key_b", "attn_k_b", (3, 64, 32)), ("value_b", "attn_v_b", (3, 40, 64))):
+        blocks = gguf.quants.quantize(rng.standard_normal(shape, np.float32), gguf.GGMLQuantizationType.Q8_0)
+        writer.add_tensor(f"blk.0.{name}.weight", blocks, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+        heads = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType.Q8_0)
+        expected[role] = np.concatenate([head.T if role == "key_b" else head for head in heads])
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    checkpoint = open_checkpoint(str(tmp_path / "mla.gguf"))
+    found = {p.role: p for p in build_tree(checkpoint).scanned()}
+    assert found.keys() == expected.keys()
+    for role, matrix in expected.items():
+        assert (found[role].rows, found[role].cols) == matrix.shape
+        assert_same_spectrum(compute(checkpoint, found[role]), matrix)
