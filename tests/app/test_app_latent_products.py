@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from app_looking import View, exploring
 from app_models import Weights, matrix, numpy_rank, save_model
 
+from rankscope.tui.data.grid import Selection
 from rankscope.tui.data.model import open_model
 from rankscope.tui.data.stacks import with_stacks
 
@@ -73,13 +72,12 @@ def column(seen: View, heading: str) -> list[str]:
 
 
 async def compute(seen: View, role: str) -> None:
-    """Go to the node of a role that is derived, and press enter."""
-    await seen.press("0", "G")
-    while not seen.labels[seen.app.explorer.tree_pane.cursor_line].startswith(("> roles", "v roles")):
-        await seen.press("k")
-    await seen.press("l")
-    while f"{role}, derived" not in seen.labels[seen.app.explorer.tree_pane.cursor_line]:
-        await seen.press("j")
+    """Press enter on the node of a role that is derived."""
+    state = seen.app.explorer.state
+    (found,) = (column for column in state.grid.derived if column.role == role)
+    state.select(Selection(column=found))
+    await seen.press("0")
+    assert f"{role}, derived" in seen.labels[seen.app.explorer.tree_pane.cursor_line]
     await seen.press("enter")
 
 
@@ -100,20 +98,13 @@ async def test_products_are_computed_on_their_nodes(tmp_path: Path, root: Path) 
         await seen.press("colon")
         await seen.type("unit k/k0")  # noise is no product
         await seen.until(lambda: {mark for role in ranks for mark in column(seen, role)} == {"-"}, "no number")
-        await seen.press("5", "colon")
-        await seen.type(f"export {tmp_path / 'table.csv'}")
-        await seen.until((tmp_path / "table.csv").exists, "the table")
-    rows = {row["address"]: row for row in csv.DictReader((tmp_path / "table.csv").read_text().splitlines())}
-    for layer, own in enumerate(held(folder)):
-        at = f"layers.{layer}.attention"
-        lora = {f"{at}.kv_a": KV_LORA, f"{at}.key_b": KV_LORA, f"{at}.value_b": KV_LORA, f"{at}.key_value": KV_LORA}
-        lora |= {f"{at}.{r}": Q_LORA for r in ("query_a", "query_b", "query_product")}
-        assert {a: int(rows[a]["lora_rank"]) for a in rows if a.startswith(at) and rows[a]["lora_rank"]} == lora
-        k = numpy_rank(own["kv_a_proj_with_mqa"][:KV_LORA], 0.9)
-        assert float(rows[f"{at}.kv_a"]["of_lora"]) == pytest.approx(100 * k / KV_LORA)
-        k = numpy_rank(expected[layer]["key_value"], 0.9)
-        assert float(rows[f"{at}.key_value"]["of_lora"]) == pytest.approx(100 * k / KV_LORA)
-        assert (rows[f"{at}.key_value"]["k*"], rows[f"{at}.key_value"]["k0"]) == ("", "")
+        await seen.press("5")
+        titles = seen.pane("table")[0].removeprefix("  ").replace("address ^", "address").split("  ")
+        places = [n for n, title in enumerate(filter(None, map(str.strip, titles))) if title in ("lora", "of lora %")]
+        rows = {row.lstrip("> ").split()[0]: row.lstrip("> ").split() for row in seen.pane("table")[1:] if "." in row}
+    for role, lora in (("key_value", KV_LORA), ("query_product", Q_LORA)):
+        row = rows[f"layers.0.attention.{role}"]
+        assert [row[n] for n in places] == [str(lora), f"{100 * int(ranks[role][0]) / lora:.1f}"]
     shutil.rmtree(folder)
     async with exploring(folder, root, BROAD) as seen:
         await seen.until(lambda: all(column(seen, role) == found for role, found in ranks.items()), "what is stored")

@@ -132,6 +132,8 @@ def test_stacks_and_products_are_in_the_views_of_show(tmp_path: Path, cli: Run) 
     own = {n.split(".")[4]: w for n, w in held.items() if "self_attn" in n}
     missing = cli("show", tmp_path / "lite", "--filter", "*.key_value")
     assert (missing.code, "scan" in missing.err) == (2, True)
+    run = cli("scan", "--derived", tmp_path / "lite", "--weight", "norm", "--filter", "*.key_value", "--json")
+    assert [json.loads(line)["address"] for line in run.out.splitlines()] == ["layers.0.attention.key_value"]
     assert cli("scan", "--derived", tmp_path / "lite", "--weight", "none", "--weight", "norm").code == 0
     products = {"none": own["kv_b_proj"] * own["kv_a_layernorm"] @ own["kv_a_proj_with_mqa"][:8]}
     products["norm"] = own["kv_b_proj"] * own["kv_a_layernorm"]

@@ -44,7 +44,7 @@ from ..drawing.console_tables import print_tables
 from .doctor import is_writable
 from .ending import at_end
 from .heads import heads_to_compute
-from .opening import lines_of, open_spectra, save, say_damage, say_opened, stored_of, under, verify, wanted_of
+from .opening import lines_of, open_spectra, own_of, save, say_damage, say_opened, stored_of, under, verify, wanted_of
 
 _LINE_SECONDS = 5.0
 """Between two progress lines where stderr is no terminal."""
@@ -62,8 +62,9 @@ def scan(args: Namespace, root: Path) -> int:
     if args.null and (NONE not in weights or RAW not in gauges):
         lacking = "--weight none" if NONE not in weights else "--gauge raw"
         raise InputError(f"--null flip is of the weights as they are: add {lacking}")
-    models = [under(model, root, weight, args.filter, gauge) for weight in weights for gauge in gauges]
-    shown = [wanted_of(each.tree, args.filter) for each in models]
+    states, latent = [(weight, gauge) for weight in weights for gauge in gauges], args.derived in ("all", "mla")
+    models = [under(model, root, weight, args.filter, gauge, with_derived=latent) for weight, gauge in states]
+    shown = [own_of(each, args.filter) for each in models]
     wanted = [p for found in shown for p in sample(found, args.experts)]
     sound = [p for p in wanted if p.problem is None]
     twins = [flipped(p) for p in sound if not is_state(p)] if args.null else []

@@ -89,19 +89,25 @@ def _named(model: Model, pattern: str | None) -> list[Projection]:
     return wanted_of(model.tree, pattern)
 
 
+def own_of(model: Model, pattern: str | None) -> list[Projection]:
+    """What a filter names of a model's projections: none where it names what is made of several, of what was opened
+    `with_derived`, alone.
+
+    Raises:
+        InputError: it names neither.
+    """
+    return model.tree.scanned(pattern) or ([] if model.further else wanted_of(model.tree, pattern))
+
+
 def shown_of(session: Session, pattern: str | None) -> list[Projection]:
-    """What a filter names of what was opened `with_derived`: of matrices made of several what is stored, or all where
-    it names these alone.
+    """The same with what it names of matrices made of several: what is stored of them, or all where it names these
+    alone.
 
     Raises:
         InputError: nothing.
     """
-    beside = session.model.further
-    if not beside:
-        return wanted_of(session.model.tree, pattern)
-    named = session.raw.tree.scanned(pattern)
-    stored = [p for p in beside if session.has(p)]
-    return sorted((*session.model.tree.scanned(pattern), *(stored if named else beside)), key=model_order)
+    own, beside = own_of(session.model, pattern), session.model.further
+    return sorted((*own, *(p for p in beside if not own or session.has(p))), key=model_order) if beside else own
 
 
 def lines_of(said: Said | None) -> Iterator[str]:

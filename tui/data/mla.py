@@ -99,17 +99,19 @@ def layers_of(model: Model, chosen: Way, under: Weighting | None, pattern: str |
 
 def derived_of(model: Model, under: Weighting | None, pattern: str | None = None) -> list[Projection]:
     """What `scan --derived` computes beside a model's projections: of each layer the stack of its keys and values, all
-    rotated after they are expanded, or the products of its factors.
+    rotated after they are expanded, or the products of its factors; of these alone those that a filter names, if any.
 
     Raises:
         InputError: see layers_of.
     """
     layers = layers_of(model, Way(), under, pattern)
-    return [p for layer in layers for p in layer.wanted if p.derived is not None and p.derived.is_further]
+    found = [p for layer in layers for p in layer.wanted if p.derived is not None and p.derived.is_further]
+    return [p for p in found if pattern is not None and matches(p.address, pattern)] or found
 
 
 def _addresses(cache: Cache) -> list[str]:
-    return [f"{cache.address}.{KEY_VALUE}", *(p.address for p in cache.roles.values())]
+    made = (KEY_VALUE, QUERY_PRODUCT) if cache.is_latent else (KEY_VALUE,)
+    return [*(f"{cache.address}.{role}" for role in made), *(p.address for p in cache.roles.values())]
 
 
 def stored_layers(session: Session, chosen: Way, pattern: str | None = None) -> list[Layer]:

@@ -17,7 +17,7 @@ class ReferenceLine:
 
 KEY_VALUE = "key_value"
 """Keys and values as one matrix, of which MLA keeps one factor."""
-STANDS_FOR = {KEY_VALUE: ("kv_a", "kv"), "query": ("query_product",)}
+STANDS_FOR = {KEY_VALUE: ("kv_a", "kv")}
 """Roles that are as good as another."""
 MLA_LINES = (ReferenceLine("q_lora_rank", 1536, "query"), ReferenceLine("kv_lora_rank", 512, KEY_VALUE))
 """The ranks that DeepSeek-V2 chose for its MLA (arXiv 2405.04434)."""
