@@ -109,6 +109,11 @@ GLOSSARY = (
         "A rank on the chart (h l, comma and full stop, :k 512): what keeping so many would keep and cost.",
     ),
     ("scan", "Computing what the filter leaves and what is not stored yet."),
+    (
+        "key_value",
+        "Keys and values of a layer as one matrix: its k90, kv_lora, is the kv_lora_rank that MLA would take. Where "
+        "attention is latent as it is, kv_b kv_a, and query_product q_b q_a; lora is their rank. enter computes them.",
+    ),
     ("mark", "A projection chosen for comparison, by space."),
     ("experts", "MLPs of which a token takes a few. Their cell shows median~half the interquartile range."),
     (
