@@ -132,6 +132,8 @@ def test_under_moments_and_with_biases(tmp_path: Path, cli: Run) -> None:
     assert cli(*shown).code == 0
     assert "removed" in cli("rm", folder, "--weight", moments).err
     assert cli(*shown).code == 2  # the stack with its biases too
+    assert cli("mla", folder, "--weight", f"centred:{moments}").code == 0
+    assert "removed" in cli("rm", folder, "--weight", f"centred:{moments}").err
     for refused in (("--weight", without), ("--weight", "norm"), ()):
         ran = cli("mla", folder, "--bias", "append", *refused)
         assert ran.code == 2
