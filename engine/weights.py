@@ -5,7 +5,7 @@ What stays on the CPU needs no torch, whose import takes 1.2 to 2.2 s: as long a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,6 +15,21 @@ if TYPE_CHECKING:
 # Strings: opening a model imports neither.
 HostArray: TypeAlias = "NDArray[Any]"
 Weights: TypeAlias = "HostArray | torch.Tensor"
+
+
+class Stack(Protocol):
+    """The matrices of a stored tensor of shape `shape` = (matrices, out, in), made into floats when they are taken."""
+
+    shape: tuple[int, ...]
+
+    def __getitem__(self, index: int) -> Weights:
+        """One matrix, shape (out, in)."""
+        ...
+
+    def reshape(self, *shape: int) -> Weights:
+        """All of them as one matrix."""
+        ...
+
 
 TORCH_NAMES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
@@ -93,6 +108,17 @@ def host_array(weights: Weights) -> HostArray:
     exact = str(held.dtype) in ("torch.float16", "torch.float32", "torch.float64")
     array: np.ndarray[Any, Any] = (held if exact else held.float()).numpy()
     return array
+
+
+def settled(weights: Weights) -> Weights:
+    """The same, once a GPU has made them: whoever solves has a stream of its own, and knows nothing of the reader's."""
+    import numpy as np
+
+    if not isinstance(weights, np.ndarray) and weights.is_cuda:
+        import torch
+
+        torch.cuda.current_stream(weights.device).synchronize()
+    return weights
 
 
 def _torch_type(dtype: str) -> torch.dtype:
