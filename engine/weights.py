@@ -5,7 +5,7 @@ What stays on the CPU needs no torch, whose import takes 1.2 to 2.2 s: as long a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,17 +17,23 @@ HostArray: TypeAlias = "NDArray[Any]"
 Weights: TypeAlias = "HostArray | torch.Tensor"
 
 
-class Stack(Protocol):
-    """The matrices of a stored tensor of shape `shape` = (matrices, out, in), made into floats when they are taken."""
+@runtime_checkable
+class Packed(Protocol):
+    """A stored tensor whose numbers are made into floats when they are taken, where they lie; its shape is (out, in),
+    or (matrices, out, in)."""
 
     shape: tuple[int, ...]
 
     def __getitem__(self, index: int) -> Weights:
-        """One matrix, shape (out, in)."""
+        """One matrix of several, shape (out, in)."""
         ...
 
     def reshape(self, *shape: int) -> Weights:
-        """All of them as one matrix."""
+        """All of it as one matrix."""
+        ...
+
+    def on_host(self) -> Packed:
+        """The same in memory of the CPU."""
         ...
 
 

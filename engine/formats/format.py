@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from ..landing import Landing
 from ..spectrum import Source
-from ..weights import WIDENED, Stack, Weights
+from ..weights import WIDENED, Packed, Weights
 from .parts import grouped
 from .tensor import FileStamp, Stored, Tensor, read_plain
 
@@ -107,7 +107,7 @@ class Format(Protocol):
         """
         ...
 
-    def read_matrix(self, tensor: Tensor, stored: Stored, landing: Landing) -> tuple[Weights | Stack, str]:
+    def read_matrix(self, tensor: Tensor, stored: Stored, landing: Landing) -> tuple[Weights | Packed, str]:
         """The tensor where its bytes land (see weights.plain), and their digest (see read_bytes).
 
         Raises:

@@ -19,7 +19,7 @@ from typing import Any
 from ..errors import InputError, WeightsError, printable
 from ..landing import HOST, Landing
 from ..spectrum import Source
-from ..weights import TORCH_NAMES, Stack, Weights
+from ..weights import TORCH_NAMES, Packed, Weights
 from . import foreign
 from .format import Format, Listing, Origin
 from .ggml_types import GGML_TYPES, REMOVED
@@ -134,7 +134,7 @@ class Gguf(Format):
             _check_parts(metadata, origin.parts, file)
             return Listing(_laid_out(metadata, heads, end, stamp, source, file), stamp, _config(metadata))
 
-    def read_matrix(self, tensor: Tensor, stored: Stored, landing: Landing) -> tuple[Weights | Stack, str]:
+    def read_matrix(self, tensor: Tensor, stored: Stored, landing: Landing) -> tuple[Weights | Packed, str]:
         """See Format; blocks are dequantised where they land, those of types that this cannot be done for on the CPU.
 
         Raises:
@@ -175,11 +175,13 @@ class Gguf(Format):
         return readable(enumerate(texts if isinstance(texts, list) else ()), by_bytes=found.get(_TOKENIZER) == "gpt2")
 
     def bytes_on(self, device: str, tensor: Tensor) -> int:
-        """See Format; blocks become float32, those of a stack one matrix at a time (see Stack)."""
+        """See Format; beside blocks the float32 that they become, of a stack those of one matrix. On a GPU they stay
+        packed until they are solved."""
         if tensor.dtype in TORCH_NAMES:
             return super().bytes_on(device, tensor)
-        made = tensor.shape[1:] if len(tensor.shape) == 3 else tensor.shape
-        return tensor.stored_bytes + 4 * math.prod(made)
+        if device != "cpu" and is_on_device(tensor.dtype):
+            return tensor.stored_bytes
+        return tensor.stored_bytes + 4 * math.prod(tensor.shape[-2:])
 
 
 GGUF = Gguf()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..weights import host_array, settled
 from . import ggml_blocks
 from .ggml_types import GGML_TYPES
 
@@ -17,8 +16,8 @@ _HOST_SLAB, _DEVICE_SLAB = 1 << 16, 1 << 25
 GB for the bytes between."""
 
 
-class BlockStack:
-    """See weights.Stack: those of a tensor of bytes, shape (matrices, out, bytes of a row).
+class Blocks:
+    """See weights.Packed: rows of bytes, shape (out, bytes of a row) or (matrices, out, bytes of a row).
 
     A layer's 256 experts are 2 GB as 4-bit blocks and 15 GB as float32.
     """
@@ -30,12 +29,18 @@ class BlockStack:
         self._dtype = dtype
 
     def __getitem__(self, index: int) -> Weights:
-        """One matrix, float32, (out, in)."""
+        """See Packed: float32."""
         return _dequantised(self._rows[index], self._dtype)
 
     def reshape(self, *shape: int) -> Weights:
-        """All of them as one float32 matrix."""
+        """See Packed: float32."""
         return _dequantised(self._rows, self._dtype).reshape(*shape)
+
+    def on_host(self) -> Blocks:
+        """See Packed."""
+        import numpy as np
+
+        return Blocks(self._rows if isinstance(self._rows, np.ndarray) else self._rows.cpu().numpy(), self._dtype)
 
 
 def is_on_device(dtype: str) -> bool:
@@ -43,18 +48,20 @@ def is_on_device(dtype: str) -> bool:
     return dtype in ggml_blocks.FORMULAS
 
 
-def gguf_matrix(blocks: Weights, dtype: str, shape: tuple[int, ...]) -> Weights | BlockStack:
-    """The weights of a quantised GGUF tensor from its bytes, `shape` = (out, in) or (matrices, out, in); on the CPU
-    for types that are not dequantised where they lie.
+def gguf_matrix(blocks: Weights, dtype: str, shape: tuple[int, ...]) -> Weights | Blocks:
+    """The weights of a quantised GGUF tensor from its bytes, `shape` = (out, in) or (matrices, out, in). A stack, and
+    what lies on a GPU, stays packed.
 
     Raises:
         NotImplementedError: the `gguf` package dequantises no such type either.
     """
+    import numpy as np
+
     rows = blocks.reshape(*shape[:-1], -1)
-    if len(shape) < 3:
-        return settled(_dequantised(rows, dtype))
+    if len(shape) < 3 and (isinstance(rows, np.ndarray) or not rows.is_cuda):
+        return _dequantised(rows, dtype)
     _dequantised(rows[:1, :1], dtype)  # what cannot be dequantised is refused here
-    return BlockStack(rows, dtype)
+    return Blocks(rows, dtype)
 
 
 def _dequantised(rows: Weights, dtype: str) -> Weights:
@@ -65,7 +72,8 @@ def _dequantised(rows: Weights, dtype: str) -> Weights:
         from gguf import GGMLQuantizationType
         from gguf.quants import dequantize
 
-        weights: Weights = dequantize(host_array(rows), GGMLQuantizationType[dtype])
+        assert isinstance(rows, np.ndarray)
+        weights: Weights = dequantize(rows, GGMLQuantizationType[dtype])
         return weights
     width, size = _BLOCKS[dtype]
     blocks = rows.reshape(-1, size)

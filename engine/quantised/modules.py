@@ -21,12 +21,12 @@ from ..landing import Landing
 from ..spectrum import digest
 from ..weights import host_array, settled
 from . import effective, schemes
-from .expert_stack import ExpertStack, is_by_expert
+from .packed import PackedMatrix, is_by_expert, stays_packed
 from .schemes import BNB4, FLOATS, FP8, FP8_SCALES, Found, Parts
 from .settings import Settings
 
 if TYPE_CHECKING:
-    from ..weights import Stack, Weights
+    from ..weights import Packed, Weights
 
 
 def _names(names: str) -> frozenset[str]:
@@ -86,7 +86,7 @@ def quantisation(tensors: Iterable[Tensor]) -> str:
     return max(names, key=names.__getitem__) if names else ""
 
 
-def read_matrix(tensor: Tensor, stored: Mapping[Path, Stored], landing: Landing) -> tuple[Weights | Stack, str]:
+def read_matrix(tensor: Tensor, stored: Mapping[Path, Stored], landing: Landing) -> tuple[Weights | Packed, str]:
     """The floats that a quantised matrix stands for, where its parts land, and the digest of all their bytes.
 
     Raises:
@@ -100,16 +100,18 @@ def read_matrix(tensor: Tensor, stored: Mapping[Path, Stored], landing: Landing)
     parts = {name: part for name, (part, _) in read.items()}
     digests = [digest_of for _, digest_of in read.values()]
     seen = digest(*digests) if any(digests) else ""
-    if is_by_expert(tensor):
-        return ExpertStack(tensor.scheme, tensor.shape, parts), seen
+    if stays_packed(tensor, is_on_gpu=any(part.is_cuda for part in parts.values())):
+        return PackedMatrix(tensor.scheme, tensor.shape, parts), seen
     weights = dequantise(tensor.scheme, tensor.shape, parts)
     return settled(weights) if weights.is_cuda else host_array(weights), seen
 
 
 def bytes_on(device: str, tensor: Tensor) -> int:
-    """What a quantised matrix takes in a device's memory: its parts beside its floats, of experts those of one; numpy
-    knows no bfloat16."""
+    """What a quantised matrix takes in a device's memory until it is solved: its parts, beside them its floats where it
+    does not stay packed, of experts on the CPU those of one; numpy knows no bfloat16."""
     assert tensor.scheme is not None
+    if device != "cpu" and stays_packed(tensor, is_on_gpu=True):
+        return tensor.stored_bytes
     floats = "float32" if device == "cpu" and tensor.scheme.floats == "bfloat16" else tensor.scheme.floats
     return tensor.stored_bytes + _BYTES[floats] * math.prod(tensor.shape[1:] if is_by_expert(tensor) else tensor.shape)
 

@@ -1,6 +1,7 @@
-"""The matrices of a quantised 3-D tensor, made into floats one at a time.
+"""A quantised matrix, or a stack of them, that stays packed until it is taken.
 
-A layer of gpt-oss-120b holds 128 experts: 2.1 GB as MXFP4, 8.5 GB as bfloat16.
+A layer of gpt-oss-120b holds 128 experts: 2.1 GB as MXFP4, 8.5 GB as bfloat16. On a GPU a matrix of float8 waits for
+its batch in an eighth of the room of the float64 that it is solved in.
 """
 
 from __future__ import annotations
@@ -35,8 +36,15 @@ def is_by_expert(tensor: Tensor) -> bool:
     )
 
 
-class ExpertStack:
-    """See weights.Stack. `parts` are those that the scheme's formula reads, whole, on one device.
+def stays_packed(tensor: Tensor, *, is_on_gpu: bool) -> bool:
+    """Whether a quantised tensor is read as a PackedMatrix: on the CPU readers make single matrices into floats while
+    others are solved."""
+    return is_by_expert(tensor) or (is_on_gpu and len(tensor.shape) == 2)
+
+
+class PackedMatrix:
+    """See weights.Packed: a matrix, or a stack that is_by_expert. `parts` are those that the scheme's formula reads, on
+    one device.
 
     Raises, when a matrix is taken:
         WeightsError: the parts contradict one another.
@@ -46,22 +54,25 @@ class ExpertStack:
         from .formulas import unnested
 
         self.shape = shape
-        if scheme.formula == "codebook":
-            parts = {**parts, "absmax": unnested(scheme, parts)}
-            scheme = replace(scheme, nested=0)
+        if scheme.formula == "codebook" and len(shape) == 3:
+            parts, scheme = {**parts, "absmax": unnested(scheme, parts)}, replace(scheme, nested=0)
         self._scheme, self._parts = scheme, parts
 
     def __getitem__(self, index: int) -> Weights:
-        """One matrix, shape (out, in), in the type of the scheme."""
+        """See Packed: in the type of the scheme."""
         from .formulas import dequantise
 
         return _placed(dequantise(self._scheme, self.shape[1:], self._parts_of(index)))
 
     def reshape(self, *shape: int) -> Weights:
-        """All of them as one matrix."""
+        """See Packed."""
         from .formulas import dequantise
 
         return _placed(dequantise(self._scheme, self.shape, self._parts)).reshape(*shape)
+
+    def on_host(self) -> PackedMatrix:
+        """See Packed."""
+        return PackedMatrix(self._scheme, self.shape, {name: part.cpu() for name, part in self._parts.items()})
 
     def _parts_of(self, index: int) -> dict[str, torch.Tensor]:
         experts = self.shape[0]
