@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from ..weights import settled
+
 if TYPE_CHECKING:
     import torch
 
@@ -52,7 +54,7 @@ class Arrays(Protocol):
         ...
 
 
-class Host:
+class _Host:
     """See Arrays: numpy."""
 
     def __init__(self) -> None:
@@ -79,13 +81,15 @@ class Host:
         return self._np.array(table, self._np.float32).take(index)
 
 
-class OnDevice:
-    """See Arrays: torch, on one device."""
+class _OnDevice:
+    """See Arrays: torch, on one device. Its constants are copied there once: a copy from ordinary memory waits for all
+    that its stream has to do."""
 
     def __init__(self, device: torch.device) -> None:
         import torch
 
         self._torch, self._device = torch, device
+        self._constants: dict[object, torch.Tensor] = {}
 
     def halves(self, pairs: Array) -> Array:
         return pairs.view(self._torch.float16).float()
@@ -100,11 +104,21 @@ class OnDevice:
         return numbers.float()
 
     def bytes_of(self, numbers: Sequence[int]) -> Array:
-        return self._torch.tensor(numbers, dtype=self._torch.uint8, device=self._device)
+        return self._constant(tuple(numbers), self._torch.uint8)
 
     def look_up(self, table: tuple[float, ...], index: Array) -> Array:
-        numbers = self._torch.tensor(table, dtype=self._torch.float32, device=self._device)
+        numbers = self._constant(table, self._torch.float32)
         return numbers.index_select(0, index.reshape(-1).int()).reshape(index.shape)
+
+    def _constant(self, numbers: tuple[float, ...], dtype: torch.dtype) -> torch.Tensor:
+        if (numbers, dtype) not in self._constants:
+            made = self._constants[numbers, dtype] = self._torch.tensor(numbers, dtype=dtype, device=self._device)
+            settled(made)
+        return self._constants[numbers, dtype]
+
+
+on_host, on_device = cache(_Host), cache(_OnDevice)
+"""What the formulas use for numpy, and for torch on a device."""
 
 
 def _q4_0(of: Arrays, blocks: Array, out: Array) -> None:

@@ -60,7 +60,8 @@ def gguf_matrix(blocks: Weights, dtype: str, shape: tuple[int, ...]) -> Weights 
     rows = blocks.reshape(*shape[:-1], -1)
     if len(shape) < 3 and (isinstance(rows, np.ndarray) or not rows.is_cuda):
         return _dequantised(rows, dtype)
-    _dequantised(rows[:1, :1], dtype)  # what cannot be dequantised is refused here
+    if not is_on_device(dtype):
+        _dequantised(rows[:1, :1], dtype)  # what cannot be dequantised is refused here
     return Blocks(rows, dtype)
 
 
@@ -80,12 +81,12 @@ def _dequantised(rows: Weights, dtype: str) -> Weights:
     of: ggml_blocks.Arrays
     if isinstance(blocks, np.ndarray):
         out: Weights = np.empty((len(blocks), width), np.float32)
-        of, slab = ggml_blocks.Host(), _HOST_SLAB
+        of, slab = ggml_blocks.on_host(), _HOST_SLAB
     else:
         import torch
 
         out = torch.empty((len(blocks), width), dtype=torch.float32, device=blocks.device)
-        of, slab = ggml_blocks.OnDevice(blocks.device), _DEVICE_SLAB
+        of, slab = ggml_blocks.on_device(blocks.device), _DEVICE_SLAB
     step = slab // width
     for start in range(0, len(blocks), step):
         ggml_blocks.FORMULAS[dtype](of, blocks[start : start + step], out[start : start + step])
