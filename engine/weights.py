@@ -5,7 +5,7 @@ What stays on the CPU needs no torch, whose import takes 1.2 to 2.2 s: as long a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,6 +15,27 @@ if TYPE_CHECKING:
 # Strings: opening a model imports neither.
 HostArray: TypeAlias = "NDArray[Any]"
 Weights: TypeAlias = "HostArray | torch.Tensor"
+
+
+@runtime_checkable
+class Packed(Protocol):
+    """A stored tensor whose numbers are made into floats when they are taken, where they lie; its shape is (out, in),
+    or (matrices, out, in)."""
+
+    shape: tuple[int, ...]
+
+    def __getitem__(self, index: int) -> Weights:
+        """One matrix of several, shape (out, in)."""
+        ...
+
+    def reshape(self, *shape: int) -> Weights:
+        """All of it as one matrix."""
+        ...
+
+    def on_host(self) -> Packed:
+        """The same in memory of the CPU."""
+        ...
+
 
 TORCH_NAMES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
@@ -93,6 +114,17 @@ def host_array(weights: Weights) -> HostArray:
     exact = str(held.dtype) in ("torch.float16", "torch.float32", "torch.float64")
     array: np.ndarray[Any, Any] = (held if exact else held.float()).numpy()
     return array
+
+
+def settled(weights: Weights) -> Weights:
+    """The same, once a GPU has made them: whoever solves has a stream of its own, and knows nothing of the reader's."""
+    import numpy as np
+
+    if not isinstance(weights, np.ndarray) and weights.is_cuda:
+        import torch
+
+        torch.cuda.current_stream(weights.device).synchronize()
+    return weights
 
 
 def _torch_type(dtype: str) -> torch.dtype:

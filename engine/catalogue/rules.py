@@ -93,9 +93,9 @@ def split(shape: tuple[int, int], layout: Layout, known: Mapping[str, int]) -> l
 
 
 def cut(array: Any, part: Slice) -> Any:
-    """The slice of a 2-D or 3-D array or tensor (numpy or torch), shape (groups * width) along the axis."""
+    """The slice of a 2-D or 3-D array, tensor or weights.Packed, shape (groups * width) along the axis."""
     if part.axis in (HEADS, TURNED_HEADS):
-        return _heads(array, part).reshape(-1, part.width)
+        return _heads(array.reshape(*array.shape), part).reshape(-1, part.width)
     if part.index is not None:
         array = array[part.index]
     array = array.reshape(array.shape[0], -1)

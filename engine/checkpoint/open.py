@@ -27,8 +27,7 @@ from .ranges import UNWATCHED, RemoteFile, Watch
 from .tensor_parallel import check_file
 
 if TYPE_CHECKING:
-    from ..formats.gguf_blocks import BlockStack
-    from ..weights import Weights
+    from ..weights import Packed, Weights
 
 DEMO_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -87,9 +86,7 @@ class Checkpoint:
         remote_files = {file for file, stored in self.stamps.items() if isinstance(stored, RemoteFile)}
         return sum(t.stored_bytes for t in self.tensors if t.file in remote_files and t.name in names)
 
-    def read(
-        self, tensor: Tensor, landing: Landing = HOST, watch: Watch = UNWATCHED
-    ) -> tuple[Weights | BlockStack, str]:
+    def read(self, tensor: Tensor, landing: Landing = HOST, watch: Watch = UNWATCHED) -> tuple[Weights | Packed, str]:
         """The tensor's weights, dequantised, where `landing` takes them or on the CPU; its stored bytes' digest.
 
         `watch` hears of what is fetched.

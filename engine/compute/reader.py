@@ -11,8 +11,7 @@ from ..landing import HOST, GpuLanding, Landing
 from .job import Job
 
 if TYPE_CHECKING:
-    from ..formats.gguf_blocks import BlockStack
-    from ..weights import Weights
+    from ..weights import Packed, Weights
 
 
 class Reader:
@@ -27,7 +26,7 @@ class Reader:
             with suppress(RuntimeError):
                 self._landings[device] = GpuLanding(device)
 
-    def read(self, job: Job, watch: Watch = UNWATCHED) -> tuple[Weights | BlockStack, str]:
+    def read(self, job: Job, watch: Watch = UNWATCHED) -> tuple[Weights | Packed, str]:
         """The weights and their digest; on the CPU where the device takes none: the ladder goes on from there.
         `watch` hears of what is fetched.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from ..catalogue.rules import cut
 from ..errors import WeightsError, printable
 from ..spectrum import LEADING, Projection, Provenance, Run, Spectrum
+from ..weights import Packed
 from . import devices
 from .job import Job
 
@@ -203,6 +204,18 @@ def _limits(device: str) -> Callable[[int], int]:
     return limits(device)
 
 
-def _part(projection: Projection, weights: Weights) -> Weights:
-    matrix: Weights = weights if projection.slice is None else cut(weights, projection.slice)
-    return matrix
+def _part(projection: Projection, held: Weights | Packed) -> Weights:
+    """The projection's own part of its tensor, as floats; made on the CPU where the device has no room for them."""
+    try:
+        return _taken(projection, held)
+    except RuntimeError:
+        if not isinstance(held, Packed):
+            raise
+        return _taken(projection, held.on_host())
+
+
+def _taken(projection: Projection, held: Weights | Packed) -> Weights:
+    if projection.slice is not None:
+        part: Weights = cut(held, projection.slice)
+        return part
+    return held.reshape(*held.shape) if isinstance(held, Packed) else held

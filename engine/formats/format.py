@@ -6,16 +6,13 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from ..landing import Landing
 from ..spectrum import Source
-from ..weights import WIDENED, Weights
+from ..weights import WIDENED, Packed, Weights
 from .parts import grouped
 from .tensor import FileStamp, Stored, Tensor, read_plain
-
-if TYPE_CHECKING:
-    from .gguf_blocks import BlockStack
 
 TELLING = 1 << 14
 """As many first bytes of a file tell whether it goes along with a model."""
@@ -110,7 +107,7 @@ class Format(Protocol):
         """
         ...
 
-    def read_matrix(self, tensor: Tensor, stored: Stored, landing: Landing) -> tuple[Weights | BlockStack, str]:
+    def read_matrix(self, tensor: Tensor, stored: Stored, landing: Landing) -> tuple[Weights | Packed, str]:
         """The tensor where its bytes land (see weights.plain), and their digest (see read_bytes).
 
         Raises:

@@ -19,31 +19,16 @@ from typing import Any
 from ..errors import InputError, WeightsError, printable
 from ..landing import HOST, Landing
 from ..spectrum import Source
-from ..weights import TORCH_NAMES, Weights, host_array
+from ..weights import TORCH_NAMES, Packed, Weights
 from . import foreign
 from .format import Format, Listing, Origin
-from .gguf_blocks import BlockStack, gguf_matrix
+from .ggml_types import GGML_TYPES, REMOVED
+from .gguf_blocks import gguf_matrix, is_on_device
 from .guarded import open_regular
 from .parts import is_part
 from .tensor import FileStamp, Stored, Tensor, identify, read_bytes, read_plain
 from .vocabulary import readable
 
-# ggml type number: (name, weights in a block, bytes of a block); held against the gguf package by a test.
-GGML_TYPES = {
-    0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22),
-    7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34), 9: ("Q8_1", 32, 40), 10: ("Q2_K", 256, 84),
-    11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176), 14: ("Q6_K", 256, 210),
-    15: ("Q8_K", 256, 292), 16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98),
-    19: ("IQ1_S", 256, 50), 20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82),
-    23: ("IQ4_XS", 256, 136), 24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8),
-    28: ("F64", 1, 8), 29: ("IQ1_M", 256, 56), 30: ("BF16", 1, 2), 34: ("TQ1_0", 256, 54),
-    35: ("TQ2_0", 256, 66), 39: ("MXFP4", 32, 17), 40: ("NVFP4", 64, 36), 41: ("Q1_0", 128, 18),
-}  # fmt: skip
-_REMOVED = {
-    4: "Q4_2", 5: "Q4_3", 31: "Q4_0_4_4", 32: "Q4_0_4_8", 33: "Q4_0_8_8",
-    36: "IQ4_NL_4_4", 37: "IQ4_NL_4_8", 38: "IQ4_NL_8_8",
-}  # fmt: skip
-"""Types that llama.cpp no longer reads; nobody knows how many bytes a number of any other type takes."""
 _VERSIONS = (2, 3)
 _MAGIC = b"GGUF"
 _CONFIG_NAMES = {
@@ -150,17 +135,17 @@ class Gguf(Format):
             _check_parts(metadata, origin.parts, file)
             return Listing(_laid_out(metadata, heads, end, stamp, source, file), stamp, _config(metadata))
 
-    def read_matrix(self, tensor: Tensor, stored: Stored, landing: Landing) -> tuple[Weights | BlockStack, str]:
-        """See Format; what is not stored as floats is dequantised on the CPU.
+    def read_matrix(self, tensor: Tensor, stored: Stored, landing: Landing) -> tuple[Weights | Packed, str]:
+        """See Format; blocks are dequantised where they land, those of types that this cannot be done for on the CPU.
 
         Raises:
             WeightsError: the file changed or cannot be read, or the type has no dequantiser.
         """
         if tensor.dtype in TORCH_NAMES:
             return read_plain(tensor, stored, landing)
-        blocks, seen = read_bytes(tensor, stored, HOST)
+        blocks, seen = read_bytes(tensor, stored, landing if is_on_device(tensor.dtype) else HOST)
         try:
-            return gguf_matrix(host_array(blocks), tensor.dtype, tensor.shape), seen
+            return gguf_matrix(blocks, tensor.dtype, tensor.shape), seen
         except NotImplementedError:
             raise WeightsError(f"{tensor.dtype} has no dequantiser: unsupported quantisation") from None
 
@@ -191,12 +176,13 @@ class Gguf(Format):
         return readable(enumerate(texts if isinstance(texts, list) else ()), by_bytes=found.get(_TOKENIZER) == "gpt2")
 
     def bytes_on(self, device: str, tensor: Tensor) -> int:
-        """See Format; blocks become float32, those of a stack one matrix at a time (see BlockStack)."""
+        """See Format; beside blocks the float32 that they become, of a stack those of one matrix. On a GPU they stay
+        packed until they are solved."""
         if tensor.dtype in TORCH_NAMES:
             return super().bytes_on(device, tensor)
-        if len(tensor.shape) == 3:
-            return tensor.stored_bytes + 4 * math.prod(tensor.shape[1:])
-        return 4 * math.prod(tensor.shape)
+        if device != "cpu" and is_on_device(tensor.dtype):
+            return tensor.stored_bytes
+        return tensor.stored_bytes + 4 * math.prod(tensor.shape[-2:])
 
 
 GGUF = Gguf()
@@ -331,9 +317,9 @@ def _tensors(heads: Sequence[_Head], start: int, size: int, file: Path, source: 
         end = start + offsets[following] if following < len(offsets) else size
         if start + offset >= size or end > size:
             raise _bad(file, f"is truncated: tensor {printable(name)} begins or ends behind it; download it again")
-        known = f"({_REMOVED[kind]}, which llama.cpp removed)" if kind in _REMOVED else "is not known"
+        known = f"({REMOVED[kind]}, which llama.cpp removed)" if kind in REMOVED else "is not known"
         problem = f"GGUF type {kind} {known}: unsupported quantisation"
-        dtype = _REMOVED.get(kind, f"type {kind}")
+        dtype = REMOVED.get(kind, f"type {kind}")
         tensors.append(Tensor(name, dtype, shape, file, start + offset, end, source, problem=problem))
     return tensors
 

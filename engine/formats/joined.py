@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import WeightsError
 from ..landing import Landing
 from ..spectrum import digest
+from ..weights import settled
 from .format import Format
 from .tensor import Stored, Tensor
 
@@ -69,7 +70,4 @@ def _concatenated(pieces: list[Any], axis: int) -> Weights:
         return np.concatenate(pieces, axis)
     import torch
 
-    joined = torch.cat(pieces, axis)
-    if joined.is_cuda:  # whoever solves has a stream of its own, and knows nothing of this one
-        torch.cuda.current_stream(joined.device).synchronize()
-    return joined
+    return settled(torch.cat(pieces, axis))

@@ -47,7 +47,9 @@ class Matrices:
         Raises:
             WeightsError: see Checkpoint.read.
         """
-        return np.asarray(host_array(self._read(tensor.name))).reshape(tensor.shape)
+        held = self._read(tensor.name)
+        numbers = held.reshape(*tensor.shape) if len(tensor.shape) == 3 else held  # it may be a Stack
+        return np.asarray(host_array(numbers)).reshape(tensor.shape)
 
     def matrix(self, projection: Projection) -> HostArray:
         """See Source."""

@@ -114,15 +114,8 @@ def _awq(scheme: Scheme, shape: Shape, parts: Parts) -> Tensor:
 
 
 def _codebook(scheme: Scheme, shape: Shape, parts: Parts) -> Tensor:
-    """W = map[q] * absmax over blocks of the flattened matrix, high nibble first; bitsandbytes nf4 and fp4.
-
-    Double quantisation: absmax = nested_map[u8] * nested_absmax, a block of `nested` sharing one, + `offset`.
-    """
-    absmax = parts["absmax"].reshape(1, -1)
-    if scheme.nested:
-        absmax = parts["nested_map"].double().index_select(0, absmax.reshape(-1).int()).view(1, -1)
-        _by_blocks(absmax, parts["nested_absmax"].reshape(1, -1), (1, scheme.nested), Tensor.mul_)
-        absmax += scheme.offset
+    """W = map[q] * absmax over blocks of the flattened matrix, high nibble first; bitsandbytes nf4 and fp4."""
+    absmax = unnested(scheme, parts)
     numbers = 1
     for size in shape:
         numbers *= size
@@ -130,6 +123,18 @@ def _codebook(scheme: Scheme, shape: Shape, parts: Parts) -> Tensor:
     out = _pairs(parts["weight"], table, high_first=True).view(-1)[:numbers].view(1, -1)
     _by_blocks(out, absmax, scheme.block, Tensor.mul_)
     return out.view(shape)
+
+
+def unnested(scheme: Scheme, parts: Parts) -> Tensor:
+    """absmax of bitsandbytes, shape (1, blocks). Where it is quantised in turn it is nested_map[u8] * nested_absmax,
+    a block of `nested` sharing one, + `offset`.
+    """
+    absmax = parts["absmax"].reshape(1, -1)
+    if scheme.nested:
+        absmax = parts["nested_map"].double().index_select(0, absmax.reshape(-1).int()).view(1, -1)
+        _by_blocks(absmax, parts["nested_absmax"].reshape(1, -1), (1, scheme.nested), Tensor.mul_)
+        absmax += scheme.offset
+    return absmax
 
 
 def _ternary(scheme: Scheme, shape: Shape, parts: Parts) -> Tensor:

@@ -19,13 +19,14 @@ from ..formats.safetensors import read_part
 from ..formats.tensor import Scheme, Stored, Tensor
 from ..landing import Landing
 from ..spectrum import digest
-from ..weights import host_array
+from ..weights import host_array, settled
 from . import effective, schemes
+from .packed import PackedMatrix, is_by_expert, stays_packed
 from .schemes import BNB4, FLOATS, FP8, FP8_SCALES, Found, Parts
 from .settings import Settings
 
 if TYPE_CHECKING:
-    from ..weights import Weights
+    from ..weights import Packed, Weights
 
 
 def _names(names: str) -> frozenset[str]:
@@ -85,31 +86,34 @@ def quantisation(tensors: Iterable[Tensor]) -> str:
     return max(names, key=names.__getitem__) if names else ""
 
 
-def read_matrix(tensor: Tensor, stored: Mapping[Path, Stored], landing: Landing) -> tuple[Weights, str]:
+def read_matrix(tensor: Tensor, stored: Mapping[Path, Stored], landing: Landing) -> tuple[Weights | Packed, str]:
     """The floats that a quantised matrix stands for, where its parts land, and the digest of all their bytes.
 
     Raises:
         WeightsError: a file changed or cannot be read, or the parts contradict one another.
     """
-    import torch
-
     from .formulas import dequantise
 
     if tensor.scheme is None:
         raise WeightsError(tensor.problem)
     read = {name: read_part(part, stored[part.file], landing) for name, part in tensor.parts}
-    seen = [digest_of for _, digest_of in read.values()]
-    weights = dequantise(tensor.scheme, tensor.shape, {name: part for name, (part, _) in read.items()})
-    if weights.is_cuda:  # whoever solves has a stream of its own, and knows nothing of this one
-        torch.cuda.current_stream(weights.device).synchronize()
-    return weights if weights.is_cuda else host_array(weights), digest(*seen) if any(seen) else ""
+    parts = {name: part for name, (part, _) in read.items()}
+    digests = [digest_of for _, digest_of in read.values()]
+    seen = digest(*digests) if any(digests) else ""
+    if stays_packed(tensor, is_on_gpu=any(part.is_cuda for part in parts.values())):
+        return PackedMatrix(tensor.scheme, tensor.shape, parts), seen
+    weights = dequantise(tensor.scheme, tensor.shape, parts)
+    return settled(weights) if weights.is_cuda else host_array(weights), seen
 
 
 def bytes_on(device: str, tensor: Tensor) -> int:
-    """What a quantised matrix takes in a device's memory: its parts beside its floats; numpy knows no bfloat16."""
+    """What a quantised matrix takes in a device's memory until it is solved: its parts, beside them its floats where it
+    does not stay packed, of experts on the CPU those of one; numpy knows no bfloat16."""
     assert tensor.scheme is not None
+    if device != "cpu" and stays_packed(tensor, is_on_gpu=True):
+        return tensor.stored_bytes
     floats = "float32" if device == "cpu" and tensor.scheme.floats == "bfloat16" else tensor.scheme.floats
-    return tensor.stored_bytes + _BYTES[floats] * math.prod(tensor.shape)
+    return tensor.stored_bytes + _BYTES[floats] * math.prod(tensor.shape[1:] if is_by_expert(tensor) else tensor.shape)
 
 
 def _modules(tensors: list[Tensor]) -> dict[str, dict[str, Tensor]]:

@@ -5,13 +5,15 @@
     PYTHONPATH=.src python tests/benchmarks/gpu_scan.py --device cpu --hidden 256 --layers 2
     PYTHONPATH=.src python tests/benchmarks/gpu_scan.py --layers 32 --devices 1,2,4       # counts of GPUs in turn
     PYTHONPATH=.src python tests/benchmarks/gpu_scan.py --layers 8 --hidden 8192 --devices 1,2,4
+    PYTHONPATH=.src python tests/benchmarks/gpu_scan.py --layers 32 --formats bf16,gguf-q8,gguf-q4k,fp8,mxfp4
 
 Needs torch, numpy, h5py and safetensors, on a GPU triton, and takes scipy where it is there. Writes the model to
 --folder (and finds it there again) or to a folder that is removed. Everything is measured in one run, with the
 files in the page cache. The scan is the engine and the store of `rankscope scan`, from opening the files to the
 closed store; it has run once on one layer before (import, CUDA context, kernels), which is stated apart. The
 notebook's method is timed without loading the model, and by --notebook-layers, for all layers in proportion.
-With several counts in --devices the one table is of these: see device_counts.py.
+With several counts in --devices the one table is of these: see device_counts.py; with --formats of those: see
+stored_formats.py.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from device_counts import compare_counts
+from stored_formats import compare_formats
 from whole_scan import Scan, installed, reading, scan, write_model
 
 from rankscope.engine.catalogue.tree import build_tree
@@ -224,6 +227,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="scans; the fastest counts, all are printed")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--devices", type=counts, default=[1], help="GPUs that scan; 1,2,4: in turn, one table")
+    parser.add_argument("--formats", type=lambda text: text.split(","), help="stored formats in turn, one table")
     parser.add_argument("--readers", type=int, default=devices.READERS)
     parser.add_argument("--folder", type=Path, help="keeps the model")
     args = parser.parse_args()
@@ -238,7 +242,9 @@ def main() -> None:
         folder = args.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         write_model(folder, args.layers, args.hidden, device)
-        if len(args.devices) == 1:
+        if args.formats:
+            compare_formats(folder, args.formats, names, args.repeats)
+        elif len(args.devices) == 1:
             report(args, folder, names, device)
         else:
             compare_counts(folder, args.devices, device == "cpu", args.repeats, args.hidden)

@@ -400,13 +400,15 @@ def test_nothing_is_read_before_a_device_is_there(model: Model) -> None:
     assert [job and job.device for job in found] == ["cpu"]
 
 
-def test_quantised_blocks_count_as_the_floats_they_become(model: Model) -> None:
+def test_quantised_blocks_count_with_the_floats_they_become_but_on_a_gpu(model: Model) -> None:
     checkpoint, projections = model
     tensor = checkpoint.tensors[0]._replace(end=checkpoint.tensors[0].begin + 40)
     job = Job(SCAN, 0, checkpoint, tensor, projections[:1])
     assert job.bytes_on("cpu") == job.bytes_on("cuda:0") == 40
     job.checkpoint, job.tensor = replace(checkpoint, format=GGUF), tensor._replace(dtype="Q4_1")
-    assert job.bytes_on("cpu") == job.bytes_on("cuda:0") == 4 * 7 * 9
+    assert (job.bytes_on("cpu"), job.bytes_on("cuda:0")) == (40 + 4 * 7 * 9, 40)
+    job.tensor = job.tensor._replace(dtype="IQ2_XS")  # the package dequantises it, on the CPU
+    assert job.bytes_on("cpu") == job.bytes_on("cuda:0") == 40 + 4 * 7 * 9
 
 
 def test_bfloat16_counts_twice_where_numpy_widens_it(model: Model) -> None:

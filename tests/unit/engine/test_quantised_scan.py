@@ -15,6 +15,7 @@ import quantised_packers as pack
 import torch
 from engine_fakes import MemorySink, Recorder
 from lapack_reference import lapack
+from numpy.typing import NDArray
 from quantised_packers import Packed
 from safetensors.torch import save_file
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
@@ -129,8 +130,10 @@ def test_a_stack_of_experts_is_what_transformers_make_of_it(tmp_path: Path) -> N
     weights, _ = checkpoint.read(tensor)
     theirs = convert_moe_packed_tensors(parts["_blocks"], parts["_scales"], dtype=torch.float32).transpose(1, 2)
     assert tensor.shape == (3, 10, 64)
-    assert np.array_equal(host_array(weights), theirs.numpy())
-    assert np.array_equal(host_array(weights), matrices)
+    assert np.array_equal(_by_expert(weights, 3), theirs.numpy())
+    assert np.array_equal(_by_expert(weights, 3), matrices)
+    assert np.array_equal(host_array(weights.reshape(30, 64)), theirs.reshape(30, 64).numpy())
+    assert checkpoint.bytes_on("cuda:0", tensor) < tensor.stored_bytes + 2 * 3 * 10 * 64
     assert {t.name for t in checkpoint.tensors} == {stem, f"{stem}_bias"}
 
 
@@ -144,7 +147,27 @@ def test_a_stack_of_float8_experts_has_its_scales(tmp_path: Path, suffix: str) -
     checkpoint = _write(tmp_path, tensors, {"quantization_config": experts[0].config})
     (tensor,) = checkpoint.tensors
     weights, _ = checkpoint.read(tensor)
-    assert np.allclose(host_array(weights), np.stack([e.matrix for e in experts]), rtol=1e-15, atol=0)
+    assert np.allclose(_by_expert(weights, 3), np.stack([e.matrix for e in experts]), rtol=1e-15, atol=0)
+
+
+@pytest.mark.parametrize(("cols", "double"), [(64, False), (64, True), (37, False)])
+def test_a_stack_of_half_bytes_is_the_flattened_one(tmp_path: Path, cols: int, double: bool) -> None:
+    """Blocks of the flattened stack that begin with an expert, and such that run on into the next."""
+    packed = pack.bitsandbytes4(3 * 9, cols, double=double)
+    parts = dict(packed.parts)
+    state = next(name for name in parts if "quant_state" in name)
+    text = json.loads(bytes(parts[state].tolist())) | {"shape": [3, 9, cols]}
+    parts[state] = torch.frombuffer(bytearray(json.dumps(text).encode()), dtype=torch.uint8)
+    stem = "model.layers.0.mlp.experts.down_proj"
+    tensors = {f"{stem}.{name}": part for name, part in parts.items()}
+    checkpoint = _write(tmp_path, tensors, {"quantization_config": packed.config})
+    (tensor,) = checkpoint.tensors
+    weights, _ = checkpoint.read(tensor)
+    assert np.allclose(_by_expert(weights, 3), packed.matrix.reshape(3, 9, cols), rtol=1e-15, atol=0)
+
+
+def _by_expert(weights: Any, experts: int) -> NDArray[Any]:
+    return np.stack([host_array(weights[expert]) for expert in range(experts)])
 
 
 def _one(folder: Path, packed: Packed, config: Mapping[str, Any] | None = None) -> tuple[Checkpoint, Projection]:
