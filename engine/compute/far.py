@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -19,6 +19,7 @@ from .outcomes import Outcomes
 from .queue import JobQueue
 from .remote_batch import Answer, Batch, as_asked, had_no_room, light
 from .reporter import Reporter
+from .share import Share, kind_of, part_of
 
 if TYPE_CHECKING:
     from distributed import Future
@@ -29,9 +30,11 @@ GONE_SECONDS, FIRST_SECONDS = 10.0, 120.0
 """Without a worker for so long the scan goes on in this process: one that is started anew takes about two seconds, but
 where none has come yet they may be about to be started."""
 MOST_KILLS = 3
+_DEADLY = {
+    "cpu": "it may need more memory than they have",
+    "cuda": "a GPU may fail at it (dmesg has what the driver says), or it may need more memory than they have",
+}
 _TICK = 1.0
-_LEAST, _MOST = {"cpu": 1e9, "cuda": 3e11}, {"cpu": 2e10, "cuda": 7e12}
-"""Projection.cost of the smallest and of the largest batch, the latter half a second of a core and of an H100."""
 
 Needs: TypeAlias = tuple[str, ...]
 """See Job.needs."""
@@ -98,7 +101,7 @@ class Far:
             while True:
                 if reason := self._look_around():
                     return reason
-                jobs = self._queue.next_share(self._is_free, self._share, _TICK)
+                jobs = self._queue.next_share(self._is_free, self._cut, _TICK)
                 if jobs is None:
                     self._wait_for_what_runs()
                     return ""
@@ -190,10 +193,9 @@ class Far:
                 job.kills += 1
             for job in [job for job in flight.jobs if job.kills >= MOST_KILLS]:
                 flight.jobs.remove(job)
-                reason = (
-                    f"{MOST_KILLS} worker processes died of it, or beside it: it may need more memory than they have"
+                self._give_up_on(
+                    job, f"{MOST_KILLS} worker processes died of it, or beside it: {_DEADLY[kind_of(worker.name)]}"
                 )
-                self._give_up_on(job, reason)
             self._queue.put_back(flight.jobs)
 
     def _give_up_on(self, job: Job, reason: str) -> None:
@@ -215,13 +217,15 @@ class Far:
             able = [worker for worker in roomy if worker.takes(job)]
             return min(able, key=lambda w: (len(w.flights), w.name), default=None)
 
-    def _share(self, waiting: float) -> float:
-        """How much of a cost goes into one batch: what is left is shared by all again and again, so that the last
-        batches are small and all workers end together."""
+    def _cut(self, first: Job, waiting: float, under_way: float) -> Callable[[Job], bool]:
+        """What says of job after job whether it goes into the batch of which `first` is the first."""
+        worker = self._worker_for(first)
+        if worker is None:  # see _send
+            return lambda job: job is first
+        kind = kind_of(worker.name)
         with self._changed:
-            kind = "cuda" if any("cuda" in worker.name for worker in self._workers.values()) else "cpu"
-            count = max(1, len(self._workers))
-        return min(_MOST[kind], max(_LEAST[kind], waiting / (2 * count)))
+            count = len(self._workers)
+        return Share(kind, part_of(kind, waiting, under_way, bool(worker.flights), count)).takes
 
     def _send(self, jobs: list[Job]) -> None:
         self._last_busy = time.monotonic()
@@ -237,7 +241,9 @@ class Far:
         if not jobs:
             return
         worker = self._worker_for(jobs[0])
-        assert worker is not None  # they get less to do, and are forgotten in this thread alone
+        if worker is None:  # it has refused another batch since it was found to be free
+            self._queue.put_back(jobs)
+            return
         models = tuple(checkpoint.elsewhere for checkpoint in jobs[0].checkpoints)
         asked = tuple(light(projection) for job in jobs for projection in job.projections)
         is_last = worker.name in jobs[0].no_room
@@ -271,14 +277,14 @@ class Far:
                 answer = Answer(refused=f"{type(error).__name__}: {error}")
         if not self._claim(flight):
             return
+        if answer is not None and answer.refused:
+            self._refused(flight, answer.refused)
+        self._begin(flight.worker)
+        self._queue.wake()  # the worker gets its next one while this one is taken in
         if answer is None:
             self._queue.put_back(flight.jobs)
-        elif answer.refused:
-            self._refused(flight, answer.refused)
-        else:
+        elif not answer.refused:
             self._take_in(flight, answer)
-        self._begin(flight.worker)
-        self._queue.wake()
 
     def _refused(self, flight: Flight, reason: str) -> None:
         with self._changed:

@@ -29,7 +29,7 @@ from rankscope.engine import bounds
 from rankscope.engine.calibration.weighting import open_weighting
 from rankscope.engine.catalogue.tree import build_tree
 from rankscope.engine.checkpoint.open import Checkpoint
-from rankscope.engine.compute import cluster, devices, elsewhere, far, outcomes
+from rankscope.engine.compute import cluster, devices, elsewhere, far, outcomes, share
 from rankscope.engine.compute.cluster import Cluster
 from rankscope.engine.compute.devices import Device
 from rankscope.engine.compute.engine import Engine, Settings
@@ -46,6 +46,8 @@ from rankscope.engine.spectrum import Projection
 
 HERE = Path(__file__).parent
 TWO = [Device("cpu:0", "a core"), Device("cpu:1", "another")]
+BOTH = "cuda:98,cuda:99"
+"""A list of devices that no driver has, in whose place the tests put TWO."""
 KEY = ("cpu:0", "cpu:1", "1")
 Make = Callable[..., Engine]
 
@@ -133,12 +135,12 @@ def sink() -> MemorySink:
 
 @pytest.fixture
 def make(heard: Recorder, sink: MemorySink, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
-    """Engines that `auto` gives two devices."""
+    """Engines with two devices."""
     real, made = devices.pick, []
-    monkeypatch.setattr(devices, "pick", lambda spec: (TWO, []) if spec == "auto" else real(spec))
+    monkeypatch.setattr(devices, "pick", lambda spec: (TWO, []) if spec == BOTH else real(spec))
 
     def build(**settings: Any) -> Engine:
-        made.append(Engine(sink, heard, Settings(**{"threads": 1, **settings})))
+        made.append(Engine(sink, heard, Settings(**{"device": BOTH, "threads": 1, **settings})))
         return made[-1]
 
     yield build
@@ -230,7 +232,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
 @pytest.fixture
 def tiny_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiny matrices are cut into batches as large ones are."""
-    monkeypatch.setitem(far._LEAST, "cpu", 1.0)
+    monkeypatch.setitem(share._LEAST, "cpu", 1.0)
 
 
 @pytest.mark.usefixtures("control")

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 from rankscope.engine.catalogue.tree import build_tree
 from rankscope.engine.checkpoint.open import open_checkpoint
-from rankscope.engine.compute import cluster, far
+from rankscope.engine.compute import cluster, far, share
 from rankscope.engine.compute.engine import Engine, Settings
 from rankscope.engine.compute.events import Failed, Notice, Started
 
@@ -51,7 +51,7 @@ def test_workers_that_see_another_file_or_none_get_nothing_and_lost_ones_are_don
 ) -> None:
     monkeypatch.setattr(engine_fakes, "PATIENCE", 60.0)
     monkeypatch.setattr(far, "GONE_SECONDS", 0.0)
-    monkeypatch.setitem(far._LEAST, "cpu", 1.0)
+    monkeypatch.setitem(share._LEAST, "cpu", 1.0)
     monkeypatch.chdir(tmp_path / "here")
     heard, sink = Recorder(), MemorySink()
     checkpoint = open_checkpoint("/proc/self/cwd/model")

@@ -90,7 +90,8 @@ def test_kernels_are_compiled_side_by_side_and_one_that_does_not_compile_stops_n
         (Settings("cuda:1", is_apart=True), [GPU], True, False),
         (Settings(scheduler="tcp://a:1", is_apart=True), [GPU], True, False),
         (Settings(), [GPU], False, True),
-        (Settings(), [GPU, Device("cuda:1", "")], False, False),
+        (Settings("cuda"), [GPU, Device("cuda:1", "")], False, False),
+        (Settings("auto"), [GPU, Device("cuda:1", "")], False, True),  # for so little one is used
         (Settings(), [], True, False),
     ],
 )
@@ -183,12 +184,21 @@ def test_what_the_driver_says_is_known_without_torch(monkeypatch: pytest.MonkeyP
         name.value = f"NVIDIA {device.value}".encode()
         return 0
 
-    answers = SimpleNamespace(cuDeviceGetCount=count_of, cuDeviceGet=device_of, cuDeviceGetName=name_of)
+    def attribute_of(value: Any, attribute: int, device: Any) -> int:
+        value._obj.value = {75: 8, 76: device.value}[attribute]
+        return 0
+
+    answers = SimpleNamespace(
+        cuDeviceGetCount=count_of, cuDeviceGet=device_of, cuDeviceGetName=name_of, cuDeviceGetAttribute=attribute_of
+    )
     monkeypatch.setattr(driver, "_driver", lambda: answers)
     monkeypatch.setattr(driver, "_torch_has_cuda", lambda: True)
     assert driver.gpus() == [Device("cuda:0", "NVIDIA 0"), Device("cuda:1", "NVIDIA 1")]
+    assert [driver.capability(name) for name in ("cuda:0", "cuda:6")] == [(8, 0), (8, 6)]
     monkeypatch.setattr(driver, "_torch_has_cuda", lambda: False)
     assert driver.gpus() == []
+    monkeypatch.setattr(driver, "_driver", lambda: None)
+    assert driver.capability("cuda:0") == (0, 0)
 
 
 def test_a_torch_for_the_cpu_is_known_by_its_file() -> None:
@@ -223,7 +233,7 @@ def test_a_computed_model_leaves_gpus_alone(
 ) -> None:
     llama(tmp_path, 2)
     warmed: list[Engine] = []
-    monkeypatch.setattr(Engine, "warm", lambda self: warmed.append(self))
+    monkeypatch.setattr(Engine, "warm", lambda self, _: warmed.append(self))
     model = open_model(str(tmp_path), tmp_path / "store")
     done = threading.Event()
 
