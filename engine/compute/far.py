@@ -48,6 +48,7 @@ class Flight:
     jobs: list[Job]
     batch: Batch
     needs: Needs
+    cost: float
     future: Future[Any] | None = None
     has_begun: bool = False
 
@@ -68,6 +69,11 @@ class Worker:
     flights: list[Flight] = field(default_factory=list)
     refuses: dict[Needs, str] = field(default_factory=dict)
     warming: Future[None] | None = None
+
+    @property
+    def cost(self) -> float:
+        """Of what it has; see Projection.cost."""
+        return sum(flight.cost for flight in self.flights)
 
     def takes(self, job: Job) -> bool:
         """Whether it may be sent one more. What workers died of it solves alone."""
@@ -215,17 +221,19 @@ class Far:
             able = [worker for worker in self._workers.values() if needs not in worker.refuses]
             roomy = [worker for worker in able if worker.name not in job.no_room] or able
             able = [worker for worker in roomy if worker.takes(job)]
-            return min(able, key=lambda w: (len(w.flights), w.name), default=None)
+            return min(able, key=lambda w: (len(w.flights), w.cost, w.name), default=None)
 
-    def _cut(self, first: Job, waiting: float, under_way: float) -> Callable[[Job], bool]:
-        """What says of job after job whether it goes into the batch of which `first` is the first."""
+    def _cut(self, first: Job, waiting: float, under_way: float) -> Callable[[Job], bool] | None:
+        """What says of job after job whether it goes into the batch of which `first` is the first; None for no batch
+        before another one is done."""
         worker = self._worker_for(first)
         if worker is None:  # see _send
-            return lambda job: job is first
-        kind = kind_of(worker.name)
+            return None
         with self._changed:
-            count = len(self._workers)
-        return Share(kind, part_of(kind, waiting, under_way, bool(worker.flights), count)).takes
+            count = sum(first.needs not in other.refuses for other in self._workers.values())
+        kind = kind_of(worker.name)
+        part = part_of(kind, waiting, under_way, worker.cost, count)
+        return Share(kind, part).takes if part or first.priority == URGENT else None
 
     def _send(self, jobs: list[Job]) -> None:
         self._last_busy = time.monotonic()
@@ -248,7 +256,7 @@ class Far:
         asked = tuple(light(projection) for job in jobs for projection in job.projections)
         is_last = worker.name in jobs[0].no_room
         batch = Batch(models, asked, self._command, jobs[0].priority == URGENT, is_again, is_last)
-        flight = Flight(worker, jobs, batch, jobs[0].needs)
+        flight = Flight(worker, jobs, batch, jobs[0].needs, sum(job.cost for job in jobs))
         with self._changed:
             worker.flights.append(flight)
         self._begin(worker)

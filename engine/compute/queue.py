@@ -143,14 +143,14 @@ class JobQueue:
     def next_share(
         self,
         is_free: Callable[[Job], bool],
-        cut: Callable[[Job, float, float], Callable[[Job], bool]],
+        cut: Callable[[Job, float, float], Callable[[Job], bool] | None],
         timeout: float,
     ) -> list[Job] | None:
         """Waiting jobs of one priority and of the same models for a worker elsewhere, [] where none comes in time.
 
         The first job comes once `is_free` of it; `cut` is then given it with the cost of all that wait and of all that
-        are being solved, and what it returns says of job after job whether that comes too. None when closed. Nothing is
-        handed out while MOST_UNSAVED bytes wait to be saved.
+        are being solved, and what it returns says of job after job whether that comes too; None: not yet. None when
+        closed. Nothing is handed out while MOST_UNSAVED bytes wait to be saved.
         """
         until = time.monotonic() + timeout
         with self._changed:
@@ -160,7 +160,8 @@ class JobQueue:
                 if self._unsaved < MOST_UNSAVED:
                     if self._waiting and is_free(first := self._waiting[0][1]):
                         waiting = sum(job.cost for _, job in self._waiting)
-                        return self._take(cut(first, waiting, sum(job.cost for job in self._solving)))
+                        if takes := cut(first, waiting, sum(job.cost for job in self._solving)):
+                            return self._take(takes)
                     idle = not (self._waiting or self._solving)
                     if idle and self._second and is_free(self._second[0][2]):
                         job = heapq.heappop(self._second)[2]

@@ -10,8 +10,8 @@ from .job import Job
 _LEAST, _MOST = {"cpu": 1e9, "cuda": 3e11}, {"cpu": 2e10, "cuda": math.inf}
 """Projection.cost of the smallest and of the largest batch, the latter half a second of a core: a GPU's is bounded by
 the number of its matrices."""
-_LEAST_FULL = 1 / 4
-"""Of the matrices that a GPU solves together, the share that makes a batch at least: fewer take as long."""
+_LEAST_FULL = 1 / 2
+"""Of the matrices that a GPU solves together, the share that makes a batch at least: fewer take nearly as long."""
 _MOST_FETCHED = 1 << 28
 """Bytes of a batch that come from a server: a batch that has begun is not stopped."""
 
@@ -21,22 +21,25 @@ def kind_of(worker: str) -> str:
     return "cuda" if "cuda" in worker else "cpu"
 
 
-def part_of(kind: str, waiting: float, under_way: float, is_busy: bool, count: int) -> float:
-    """The cost that one of `count` workers gets of what waits, by what the others have: shared again and again, so that
-    the last batches are small and all end together.
+def part_of(kind: str, waiting: float, under_way: float, own: float, count: int) -> float:
+    """The cost that one of `count` workers gets of what waits, where it has `own` of what is under way: shared again
+    and again, so that the last batches are small and all end together; 0 where others will need it sooner.
 
     A GPU that has nothing gets an equal part of all that is not solved: with full batches from the beginning there are
     few.
     """
+    equal = (waiting + under_way) / count
+    if own >= equal:
+        return 0.0
     if kind == "cpu":
         return waiting / (2 * count)
-    return waiting / count if is_busy else (waiting + under_way) / count
+    return min(waiting / count, equal - own) if own else equal
 
 
 class Share:
     """One batch for a worker: `takes` is asked of job after job, the first of which it has in any case.
 
-    On a GPU a batch has at most as many matrices as are solved together there, a quarter of them at least, and up to
+    On a GPU a batch has at most as many matrices as are solved together there, half of them at least, and up to
     `part` of the cost; on a CPU `part` alone counts.
     """
 

@@ -135,7 +135,7 @@ def test_a_gpu_is_fed_by_several_readers_from_bounded_memory(monkeypatch: pytest
     monkeypatch.setattr(devices, "available_cores", lambda: 16)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda name: (free[name], 80 << 30))
     assert (devices.readers([cpu]), devices.prefetch_bytes(cpu)) == (1, 1 << 30)
-    assert (devices.readers([gpu]), devices.prefetch_bytes(gpu)) == (8, 6 << 30)
+    assert (devices.readers([gpu]), devices.prefetch_bytes(gpu)) == (8, 12 << 30)
     free["cuda:0"] = 8 << 30
     assert devices.prefetch_bytes(gpu) == 2 << 30
     monkeypatch.setattr(devices, "available_cores", lambda: 1)

@@ -1,0 +1,129 @@
+"""How batches are cut for worker processes: by a cluster that only counts, for shapes as large as there are."""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from engine_fakes import MemorySink, llama
+
+from rankscope.engine.checkpoint.open import Checkpoint
+from rankscope.engine.checkpoint.ranges import RemoteFile
+from rankscope.engine.compute.far import Far, Worker
+from rankscope.engine.compute.job import SCAN, Job
+from rankscope.engine.compute.outcomes import Outcomes
+from rankscope.engine.compute.queue import JobQueue
+from rankscope.engine.compute.remote_batch import Answer, Batch
+from rankscope.engine.compute.reporter import Reporter
+from rankscope.engine.compute.share import Share
+from rankscope.engine.solvers.gpus import batch_of
+from rankscope.engine.spectrum import Projection
+
+
+class Flying:
+    """The future of a batch, which lands when the test says so."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        self.landed: Any = None
+
+    def add_done_callback(self, call: Any) -> None:
+        self.landed = call
+
+    def done(self) -> bool:
+        return True
+
+    def result(self) -> Answer:
+        return Answer(failures=tuple((p.key, "not solved here") for p in self.batch.projections))
+
+
+class Counting:
+    """In the place of a Cluster: what each worker has, in order."""
+
+    def __init__(self) -> None:
+        self.had: defaultdict[str, list[Flying]] = defaultdict(list)
+
+    def submit(self, batch: Batch, address: str, _key: str) -> Flying:
+        self.had[address].append(Flying(batch))
+        return self.had[address][-1]
+
+
+def shaped(folder: Path, layers: int, hidden: int, experts: int = 0) -> tuple[Checkpoint, list[Projection]]:
+    """Projections of the sizes of a llama's, of tensors that are tiny: nobody reads them."""
+    wide, narrow = hidden * 7 // 2, min(hidden // 4, 1024)
+    sizes = [(hidden, hidden), (narrow, hidden), (narrow, hidden), (hidden, hidden)] + [(wide, hidden)] * 3
+    sizes += [(768, 2048)] * experts
+    checkpoint, tiny = llama(folder, layers * len(sizes))
+    named = zip(tiny, sizes * layers, strict=True)
+    return checkpoint, [replace(p, rows=rows, cols=cols, key=str(n)) for n, (p, (rows, cols)) in enumerate(named)]
+
+
+def scan(checkpoint: Checkpoint, wanted: list[Projection], count: int) -> tuple[Counting, list[float]]:
+    """A scan by so many GPUs: the batches of each, and when it ended. See `seconds`."""
+    cluster, queue, reporter = Counting(), JobQueue(), Reporter(lambda _: None)
+    far = Far(cluster, queue, reporter, Outcomes(MemorySink(), queue, reporter, False))  # type: ignore[arg-type]
+    far._workers = {name: Worker(name, name) for name in (f"cuda:{n}" for n in range(count))}
+    queue.add(checkpoint, wanted, False)
+    queue.elsewhere(True)
+    ends, solved, running = dict.fromkeys(far._workers, 0.0), dict.fromkeys(far._workers, 0), [(0.0, "")]
+    while running:
+        now, landed = heapq.heappop(running)
+        busy = {name for _, name in running}
+        if landed:
+            flight = cluster.had[landed][solved[landed]]
+            solved[landed] += 1
+            flight.landed(flight)
+        while jobs := queue.next_share(far._is_free, far._cut, 0.0):
+            far._send(jobs)
+        for name in far._workers:
+            if name not in busy and len(cluster.had[name]) > solved[name]:
+                ends[name] = now + seconds(cluster.had[name][solved[name]].batch)
+                heapq.heappush(running, (ends[name], name))
+    assert queue.is_idle()
+    return cluster, list(ends.values())
+
+
+def seconds(batch: Batch) -> float:
+    """As of kernels that take a quarter of a full batch's time for a single matrix."""
+    costs = [p.cost for p in batch.projections]
+    return max(costs) * 4 / 1.3e13 + sum(costs) / 1.3e13
+
+
+@pytest.mark.parametrize(
+    ("layers", "hidden", "experts", "count", "most"),
+    [
+        (32, 4096, 0, 2, 1.1),  # Llama-3-8B
+        (32, 4096, 0, 4, 1.2),
+        (8, 8192, 0, 2, 1.1),
+        (8, 8192, 0, 4, 1.4),  # 40 matrices for four GPUs, eight of which are a batch
+        (80, 8192, 0, 4, 1.1),  # 70B
+        (16, 2048, 64, 4, 1.3),
+    ],
+)
+def test_gpus_get_full_batches_and_end_together(
+    tmp_path: Path, layers: int, hidden: int, experts: int, count: int, most: float
+) -> None:
+    checkpoint, wanted = shaped(tmp_path, layers, hidden, experts)
+    cluster, ends = scan(checkpoint, wanted, count)
+    _, (alone,) = scan(checkpoint, wanted, 1)
+    assert max(ends) <= most * alone / count
+    for had in cluster.had.values():
+        large = [len(f.batch.projections) for f in had if all(p.count == hidden for p in f.batch.projections)]
+        assert large == sorted(large, reverse=True)
+        assert large[0] == batch_of(hidden)
+
+
+def test_a_batch_that_is_fetched_is_bounded_by_its_bytes(tmp_path: Path) -> None:
+    """Matrices of 4096 x 14336, of which a GPU solves 16 together: those of a server are 117 MB each."""
+    checkpoint, (small, *_) = llama(tmp_path, 1)
+    big = checkpoint.tensors[0]._replace(shape=(14336, 4096), begin=0, end=2 * 14336 * 4096)
+    served = replace(checkpoint, stamps={big.file: RemoteFile(Link(lambda *_: "", {}), "http://127.0.0.1/x", "x")})
+    job = Job(SCAN, 0, checkpoint, big, [replace(small, rows=14336, cols=4096)])
+    for opened, expected in ((checkpoint, 16), (served, 2)):
+        share = Share("cuda", 1e15)
+        taken = [share.takes(replace(job, checkpoint=opened)) for _ in range(20)]
+        assert taken == [True] * expected + [False] * (20 - expected)
