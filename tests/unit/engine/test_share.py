@@ -12,7 +12,7 @@ import pytest
 from engine_fakes import MemorySink, llama
 
 from rankscope.engine.checkpoint.open import Checkpoint
-from rankscope.engine.checkpoint.ranges import RemoteFile
+from rankscope.engine.checkpoint.ranges import Link, RemoteFile
 from rankscope.engine.compute.far import Far, Worker
 from rankscope.engine.compute.job import SCAN, Job
 from rankscope.engine.compute.outcomes import Outcomes
@@ -46,6 +46,11 @@ class Counting:
 
     def __init__(self) -> None:
         self.had: defaultdict[str, list[Flying]] = defaultdict(list)
+
+    @property
+    def batches(self) -> list[list[tuple[Projection, ...]]]:
+        """Of each worker."""
+        return [[flying.batch.projections for flying in had] for had in self.had.values()]
 
     def submit(self, batch: Batch, address: str, _key: str) -> Flying:
         self.had[address].append(Flying(batch))
@@ -111,10 +116,10 @@ def test_gpus_get_full_batches_and_end_together(
     cluster, ends = scan(checkpoint, wanted, count)
     _, (alone,) = scan(checkpoint, wanted, 1)
     assert max(ends) <= most * alone / count
-    for had in cluster.had.values():
-        large = [len(f.batch.projections) for f in had if all(p.count == hidden for p in f.batch.projections)]
-        assert large == sorted(large, reverse=True)
-        assert large[0] == batch_of(hidden)
+    alike = [[b for b in batches if all(p.count == hidden for p in b)] for batches in cluster.batches]
+    sizes = [[len(batch) for batch in batches] for batches in alike]
+    assert all(each == sorted(each, reverse=True) for each in sizes)
+    assert max(max(each, default=0) for each in sizes) == batch_of(hidden)
 
 
 def test_a_batch_that_is_fetched_is_bounded_by_its_bytes(tmp_path: Path) -> None:
