@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_fakes import MemorySink, llama
+from engine_fakes import MemorySink, Recorder, llama
 
 from rankscope.engine.checkpoint.open import Checkpoint
 from rankscope.engine.checkpoint.ranges import Link, RemoteFile
+from rankscope.engine.compute.events import Failed
 from rankscope.engine.compute.far import Far, Worker
 from rankscope.engine.compute.job import SCAN, Job
 from rankscope.engine.compute.outcomes import Outcomes
@@ -132,3 +133,22 @@ def test_a_batch_that_is_fetched_is_bounded_by_its_bytes(tmp_path: Path) -> None
         share = Share("cuda", 1e15)
         taken = [share.takes(replace(job, checkpoint=opened)) for _ in range(20)]
         assert taken == [True] * expected + [False] * (20 - expected)
+
+
+@pytest.mark.parametrize(("name", "reason"), [("cuda:0", "a GPU may fail at it"), ("cpu", "it may need more memory")])
+def test_what_workers_died_of_is_said_by_what_they_are(tmp_path: Path, name: str, reason: str) -> None:
+    """A fault of CUDA ends a worker process as a lack of memory does."""
+    checkpoint, wanted = llama(tmp_path, 1)
+    heard, queue = Recorder(), JobQueue()
+    reporter = Reporter(heard)
+    reporter.expect(wanted)
+    far = Far(Counting(), queue, reporter, Outcomes(MemorySink(), queue, reporter, False))  # type: ignore[arg-type]
+    queue.add(checkpoint, wanted, False)
+    for _ in range(3):
+        far._workers = {name: Worker(name, name)}
+        far._send(queue.next_share(far._is_free, far._cut, 0.0) or [])
+        far._mourn(far._workers[name])
+    heard.wait(lambda h: bool(h.of(Failed)))
+    assert heard.of(Failed)[0].reason.startswith(f"3 worker processes died of it, or beside it: {reason}")
+    assert queue.is_idle()
+    reporter.close()
