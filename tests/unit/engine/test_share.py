@@ -152,3 +152,19 @@ def test_what_workers_died_of_is_said_by_what_they_are(tmp_path: Path, name: str
     assert heard.of(Failed)[0].reason.startswith(f"3 worker processes died of it, or beside it: {reason}")
     assert queue.is_idle()
     reporter.close()
+
+
+def test_a_worker_that_refuses_what_it_was_found_free_for_loses_nothing(tmp_path: Path) -> None:
+    """It may refuse another batch of the same model in that moment."""
+    checkpoint, wanted = llama(tmp_path, 2)
+    queue, reporter = JobQueue(), Reporter(lambda _: None)
+    far = Far(Counting(), queue, reporter, Outcomes(MemorySink(), queue, reporter, False))  # type: ignore[arg-type]
+    queue.add(checkpoint, wanted, False)
+    worker = far._workers["cpu"] = Worker("cpu", "cpu")
+    jobs = queue.next_share(far._is_free, far._cut, 0.0)
+    assert jobs
+    worker.refuses[jobs[0].needs] = "no such file or folder"
+    far._send(jobs)
+    assert not worker.flights
+    assert queue.next_share(lambda _: True, far._cut, 0.0) == []
+    assert {key for key in (p.key for p in wanted) if queue.holds(key)} == {p.key for p in wanted}
