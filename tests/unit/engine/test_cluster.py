@@ -204,21 +204,6 @@ def test_what_is_urgent_overtakes_what_was_sent_already(
 
 
 @pytest.mark.usefixtures("tiny_batches")
-def test_what_kills_three_workers_fails_alone(
-    tmp_path: Path, make: Make, heard: Recorder, sink: MemorySink, control: Control
-) -> None:
-    checkpoint, projections = llama(tmp_path, 12)
-    control.say("kills", projections[5].address)
-    make().submit(checkpoint, projections)
-    last = heard.wait_until_idle()
-    (failed,) = heard.of(Failed)
-    assert failed.projection == projections[5]
-    assert failed.reason.startswith("3 worker processes died of it")
-    assert (last.done, last.failed) == (11, 1)
-    assert_lapacks(sink, [*projections[:5], *projections[6:]], tmp_path / "model.safetensors")
-
-
-@pytest.mark.usefixtures("tiny_batches")
 def test_what_one_has_no_memory_for_goes_to_the_other(
     tmp_path: Path, make: Make, heard: Recorder, sink: MemorySink, control: Control
 ) -> None:
@@ -345,3 +330,19 @@ def test_processes_are_given_back_when_there_is_nothing_to_do_and_come_again(
         assert given_back.wait(engine_fakes.PATIENCE)
         given_back.clear()
     assert elsewhere._open[KEY][1] == 1
+
+
+@pytest.mark.usefixtures("tiny_batches")
+def test_what_kills_three_workers_fails_alone(
+    tmp_path: Path, make: Make, heard: Recorder, sink: MemorySink, control: Control
+) -> None:
+    """The last of this file: nobody waits for the ones that are started anew."""
+    checkpoint, projections = llama(tmp_path, 12)
+    control.say("kills", projections[5].address)
+    make().submit(checkpoint, projections)
+    last = heard.wait_until_idle()
+    (failed,) = heard.of(Failed)
+    assert failed.projection == projections[5]
+    assert failed.reason.startswith("3 worker processes died of it")
+    assert (last.done, last.failed) == (11, 1)
+    assert_lapacks(sink, [*projections[:5], *projections[6:]], tmp_path / "model.safetensors")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import select
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,10 @@ def hosts(tmp_path: Path) -> Iterator[SpecCluster]:
         yield found
 
 
+async def close_all(nannies: Iterable[Nanny]) -> None:
+    await asyncio.gather(*(nanny.close() for nanny in nannies))
+
+
 def test_workers_that_see_another_file_or_none_get_nothing_and_lost_ones_are_done_without(
     tmp_path: Path, hosts: SpecCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,8 +72,7 @@ def test_workers_that_see_another_file_or_none_get_nothing_and_lost_ones_are_don
     held = os.open(tmp_path / "gate", os.O_RDWR)
     engine.submit(checkpoint, projections[30:])
     heard.wait(lambda h: len(h.of(Started)) > 30)
-    for name in ("nothing", "copy", "here"):
-        hosts.sync(hosts.workers[name].close)
+    hosts.sync(close_all, hosts.workers.values())
     heard.wait(lambda _: len(sink.kept) == 40)
     os.close(held)
     assert heard.of(Notice)[-1].text == "all worker processes are gone: this process goes on alone"
