@@ -94,6 +94,7 @@ class Far:
         self._workers: dict[str, Worker] = {}
         self._is_stale = True
         self._given_up = self._had_any = False
+        self._landing = 0
         self._last_seen = self._last_busy = time.monotonic()
 
     def run(self) -> str:
@@ -283,12 +284,22 @@ class Far:
                 answer = None
             else:
                 answer = Answer(refused=f"{type(error).__name__}: {error}")
-        if not self._claim(flight):
-            return
+        with self._changed:
+            self._landing += 1
+        try:
+            if self._claim(flight):
+                self._came_back(flight, answer)
+        finally:
+            with self._changed:
+                self._landing -= 1
+                self._changed.notify_all()
+
+    def _came_back(self, flight: Flight, answer: Answer | None) -> None:
+        """Take in what a worker made of a batch, None where it was lost, once the worker has its next one."""
         if answer is not None and answer.refused:
             self._refused(flight, answer.refused)
         self._begin(flight.worker)
-        self._queue.wake()  # the worker gets its next one while this one is taken in
+        self._queue.wake()
         if answer is None:
             self._queue.put_back(flight.jobs)
         elif not answer.refused:
@@ -348,9 +359,11 @@ class Far:
 
     def _wait_for_what_runs(self) -> None:
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._given_up or not any(worker.flights for worker in self._workers.values())
-            )
+            self._changed.wait_for(lambda: self._given_up or self._is_quiet())
+
+    def _is_quiet(self) -> bool:
+        """Whether no batch is on its way, or being handed to the sink."""
+        return not self._landing and not any(worker.flights for worker in self._workers.values())
 
     def _is_idle_too_long(self) -> bool:
         if not self._queue.is_idle():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,17 @@ from engine_fakes import MemorySink, Recorder, llama
 
 from rankscope.engine.checkpoint.open import Checkpoint
 from rankscope.engine.checkpoint.ranges import Link, RemoteFile
+from rankscope.engine.compute import worker_process
 from rankscope.engine.compute.events import Failed
 from rankscope.engine.compute.far import Far, Worker
 from rankscope.engine.compute.job import SCAN, Job
 from rankscope.engine.compute.outcomes import Outcomes
 from rankscope.engine.compute.queue import JobQueue
-from rankscope.engine.compute.remote_batch import Answer, Batch
+from rankscope.engine.compute.remote_batch import Answer, Batch, light
 from rankscope.engine.compute.reporter import Reporter
 from rankscope.engine.compute.share import Share
 from rankscope.engine.solvers.gpus import batch_of
-from rankscope.engine.spectrum import Projection
+from rankscope.engine.spectrum import Projection, Spectrum
 
 
 class Flying:
@@ -168,3 +170,28 @@ def test_a_worker_that_refuses_what_it_was_found_free_for_loses_nothing(tmp_path
     assert not worker.flights
     assert queue.next_share(lambda _: True, far._cut, 0.0) == []
     assert {key for key in (p.key for p in wanted) if queue.holds(key)} == {p.key for p in wanted}
+
+
+def test_a_batch_is_on_its_way_until_the_sink_has_it(tmp_path: Path) -> None:
+    """Closing waits for what is on its way: the store is closed next."""
+    checkpoint, wanted = llama(tmp_path, 1)
+    (made,) = worker_process.Service("cpu", 1).solve(Batch((str(tmp_path),), tuple(map(light, wanted)))).spectra
+    queue, reporter, sink = JobQueue(), Reporter(lambda _: None), MemorySink()
+    cluster = Counting()
+    seen: list[bool] = []
+    far = Far(cluster, queue, reporter, Outcomes(sink, queue, reporter, False))  # type: ignore[arg-type]
+    far._workers["cpu"] = Worker("cpu", "cpu")
+    queue.add(checkpoint, wanted, False)
+    far._send(queue.next_share(far._is_free, far._cut, 0.0) or [])
+    (flying,) = cluster.had["cpu"]
+    put = sink.put
+
+    def watched(spectrum: Spectrum) -> Future[None]:
+        seen.append(far._is_quiet())
+        return put(spectrum)
+
+    sink.put = watched  # type: ignore[method-assign]
+    flying.result = lambda: Answer((made,))  # type: ignore[method-assign]
+    assert not far._is_quiet()
+    flying.landed(flying)
+    assert (seen, far._is_quiet(), list(sink.kept)) == ([False], True, [wanted[0].key])
