@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -157,6 +158,21 @@ def test_one_gpu_of_the_explorer_is_made_ready_in_a_process_of_its_own_and_it_is
     heard.wait(lambda r: r.of(Progress)[-1].starting == "")
     engine.close(0)
     assert cluster.closed.wait(PATIENCE)
+
+
+def test_a_scan_of_much_has_its_processes_started_before_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both, cluster, started = [GPU, Device("cuda:1", "a GPU")], FakeCluster(), []
+    monkeypatch.setattr(driver, "gpus", lambda: both)
+    monkeypatch.setattr(driver, "capability", lambda _: (9, 0))
+    monkeypatch.setattr(elsewhere.Cluster, "local", lambda found, _: started.append(found) or cluster)
+    _, (small,) = llama(tmp_path, 1)
+    engine = Engine(MemorySink(), lambda _: None, Settings())
+    engine.warm([replace(small, rows=8192, cols=28672)] * 170)  # half a minute of an H100
+    assert cluster.asked.wait(PATIENCE)
+    assert started == [both]
+    assert engine.close(PATIENCE)
 
 
 def test_a_process_is_given_back_after_a_time_without_work(monkeypatch: pytest.MonkeyPatch) -> None:
