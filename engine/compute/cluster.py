@@ -99,7 +99,7 @@ class Cluster:
         with dask.config.set(_CONFIG):
             quiet = {"silence_logs": logging.CRITICAL, "security": security}
             cluster = SpecCluster(workers, scheduler, asynchronous=False, shutdown_on_close=False, **quiet)
-            client = Client(cluster, set_as_default=False, security=security)
+            client = Client(cluster, set_as_default=False, security=security, direct_to_workers=True)
         return cls(client, cluster)
 
     @classmethod

@@ -16,6 +16,8 @@ from pathlib import Path
 from .devices import Device
 
 _NAME_BYTES = 256
+_MAJOR, _MINOR = 75, 76
+"""CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of the interface."""
 
 
 def gpus() -> list[Device]:
@@ -28,6 +30,16 @@ def gpus() -> list[Device]:
     if cuda.cuDeviceGetCount(ctypes.byref(count)):
         return []
     return [Device(f"cuda:{number}", _name(cuda, number)) for number in range(count.value)]
+
+
+def capability(device: str) -> tuple[int, int]:
+    """The compute capability of a GPU, (0, 0) where the driver does not say."""
+    cuda, number, found = _driver(), ctypes.c_int(), (ctypes.c_int(), ctypes.c_int())
+    if cuda is None or cuda.cuDeviceGet(ctypes.byref(number), int(device.partition(":")[2])):
+        return 0, 0
+    for value, attribute in zip(found, (_MAJOR, _MINOR), strict=True):
+        cuda.cuDeviceGetAttribute(ctypes.byref(value), attribute, number)
+    return found[0].value, found[1].value
 
 
 def begin_context(device: str) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 from ..errors import printable
+from ..solvers.gpus import costs_a_second
 from ..spectrum import Projection
 from . import devices, driver
 from .cluster import INSTALL, Cluster, is_installed
@@ -19,6 +20,10 @@ from .reporter import Reporter
 _WITHOUT = 2
 """GPUs that threads of one process use: with four they were slower than with one, see tests/benchmarks/gpu_scan.py."""
 
+_WORTH_SECONDS = 15.0
+"""What one GPU has to have to do before others are started for it: a process computes some 4.5 s later than this one
+would, and two GPUs were 1.43 times as fast as one, four 1.82 times."""
+
 _lock = threading.Lock()
 _open: dict[tuple[str, ...], tuple[Cluster, int]] = {}
 """The clusters of this process, and how many engines use each: two models that are open share one."""
@@ -28,8 +33,9 @@ class Elsewhere:
     """The worker processes of one engine: none where it has one device and no `scheduler`, unless that is a GPU and
     `is_apart`, see Settings.
 
-    `spec`: see devices.check_spec; `scheduler`: see Cluster.connect. With `is_small` one device is used, the first.
-    `devices` are those that this process itself would solve on.
+    `spec`: see devices.check_spec; `scheduler`: see Cluster.connect. With `is_small` one device is used, the first; and
+    so with `auto` where there is little to do and nothing has to be `is_apart`. `devices` are those that this process
+    itself would solve on.
     """
 
     def __init__(
@@ -47,6 +53,7 @@ class Elsewhere:
         self._processes: list[Device] = []
         self._spec, self._threads, self._scheduler = spec, threads, scheduler
         self._is_small, self._is_apart = is_small, is_apart
+        self._expected = 0.0
         self._queue, self._reporter, self._told = queue, reporter, told
         self._far: Far | None = None
         self._cluster: Cluster | None = None
@@ -78,6 +85,12 @@ class Elsewhere:
             self._pick()
         return not lost
 
+    def expect(self, projections: Iterable[Projection]) -> None:
+        """These will be asked for before long: by what they cost devices are chosen, and of a GPU that has a process in
+        any case none has to be known."""
+        if not self._is_apart:
+            self._expected = sum(projection.cost for projection in projections)
+
     def pause(self, is_paused: bool) -> None:
         """Have the processes that were started here stand still, or go on."""
         if self._cluster is not None:
@@ -94,7 +107,7 @@ class Elsewhere:
 
     def can_warm(self) -> bool:
         """Whether there are GPUs on this host that can be made ready: in this process one that need not be apart."""
-        found = [] if self._scheduler else self._named_gpus()
+        found = [] if self._scheduler else self._used_gpus()
         return bool(found) and (is_installed() or (len(found) == 1 and not self._is_apart))
 
     def _key(self) -> tuple[str, ...]:
@@ -117,7 +130,7 @@ class Elsewhere:
 
     def _for_processes(self) -> list[Device]:
         """The GPUs that get a process each, [] where there are none: known without torch, of no use here."""
-        found = self._named_gpus()
+        found = self._used_gpus()
         return found if (len(found) > 1 or (found and self._is_apart)) and is_installed() else []
 
     def _named_gpus(self) -> list[Device]:
@@ -127,13 +140,30 @@ class Elsewhere:
             wanted = self._spec.split(",")
             found = [device for device in found if device.name in wanted]
             found = sorted(found, key=lambda device: wanted.index(device.name)) if len(found) == len(wanted) else []
-        return found[:1] if self._is_small else found
+        return found
+
+    def _used_gpus(self) -> list[Device]:
+        """Of these, the first alone where others would gain nothing."""
+        found = self._named_gpus()
+        return found[:1] if self._is_small or self._is_little(found) else found
+
+    def _is_little(self, found: Sequence[Device]) -> bool:
+        """Whether `auto` would be later done by several of these GPUs than by one, as starting them takes seconds."""
+        if self._spec != "auto" or self._is_apart or self._is_small or len(found) < 2:
+            return False
+        cost = max(self._expected, self._queue.waiting_cost())
+        return cost / costs_a_second(driver.capability(found[0].name)) < _WORTH_SECONDS
 
     def _pick(self) -> None:
-        if len(found := self._named_gpus()) == 1:
+        if len(found := self._used_gpus()) == 1:
             driver.begin_context(found[0].name)
         self.devices, notes = devices.pick(self._spec)
-        if self._is_small:
+        if is_little := self._is_little(self.devices):
+            said = (
+                f"1 of {len(self.devices)} GPUs is used: for so little others start too late; --device cuda takes all"
+            )
+            notes = [*notes, said]
+        if self._is_small or is_little:
             self.devices = self.devices[:1]
         for note in notes:
             self._told.note(note)

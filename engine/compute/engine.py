@@ -114,9 +114,10 @@ class Engine:
             self._start(any(held.is_remote for held in opened))
         return accepted
 
-    def warm(self) -> None:
+    def warm(self, projections: Iterable[Projection] = ()) -> None:
         """Have GPUs made ready before anything is asked for: nothing where there are none, or where they need processes
-        of their own that cannot be had. Returns at once."""
+        of their own that cannot be had. `projections` are what will be asked for. Returns at once."""
+        self._elsewhere.expect(projections)
         with self._lock:
             self._spawn(self._warm, "rankscope-warm")
 
@@ -174,9 +175,11 @@ class Engine:
                         return
             self._open_here(is_remote)
         except Exception as error:  # noqa: BLE001 - InputError, or whatever a broken torch or driver raises
-            self._started = False  # the next request tries again
+            with self._lock:  # what is asked for from now on starts anew, and is not dropped with what was before
+                dropped = self._queue.clear()
+                self._started = False
             self._reporter.tell(Notice(str(error), fatal=True))
-            for projection in self._queue.clear():
+            for projection in dropped:
                 self._reporter.tell(Failed(projection, str(error)))
 
     def _open_here(self, is_remote: bool) -> None:
@@ -237,8 +240,7 @@ class Engine:
         if not self._outcomes.budget.take(job.cost):
             self._reporter.tell(StayBounds(tuple(self._queue.drop(job))))
             return
-        remote = [part for part in job.parts if part.checkpoint.is_remote]
-        self._reporter.expect_bytes(sum(part.checkpoint.bytes_to_fetch({part.tensor.name}) for part in remote))
+        self._reporter.expect_bytes(job.bytes_to_fetch)
         if lost := self._load(reader, job):
             self._reporter.tell(StayBounds(tuple(lost)))
 

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -19,6 +19,7 @@ from .outcomes import Outcomes
 from .queue import JobQueue
 from .remote_batch import Answer, Batch, as_asked, had_no_room, light
 from .reporter import Reporter
+from .share import Share, kind_of, part_of
 
 if TYPE_CHECKING:
     from distributed import Future
@@ -29,9 +30,11 @@ GONE_SECONDS, FIRST_SECONDS = 10.0, 120.0
 """Without a worker for so long the scan goes on in this process: one that is started anew takes about two seconds, but
 where none has come yet they may be about to be started."""
 MOST_KILLS = 3
+_DEADLY = {
+    "cpu": "it may need more memory than they have",
+    "cuda": "a GPU may fail at it (dmesg has what the driver says), or it may need more memory than they have",
+}
 _TICK = 1.0
-_LEAST, _MOST = {"cpu": 1e9, "cuda": 3e11}, {"cpu": 2e10, "cuda": 7e12}
-"""Projection.cost of the smallest and of the largest batch, the latter half a second of a core and of an H100."""
 
 Needs: TypeAlias = tuple[str, ...]
 """See Job.needs."""
@@ -45,6 +48,7 @@ class Flight:
     jobs: list[Job]
     batch: Batch
     needs: Needs
+    cost: float
     future: Future[Any] | None = None
     has_begun: bool = False
 
@@ -66,6 +70,11 @@ class Worker:
     refuses: dict[Needs, str] = field(default_factory=dict)
     warming: Future[None] | None = None
 
+    @property
+    def cost(self) -> float:
+        """Of what it has; see Projection.cost."""
+        return sum(flight.cost for flight in self.flights)
+
     def takes(self, job: Job) -> bool:
         """Whether it may be sent one more. What workers died of it solves alone."""
         if any(j.kills for flight in self.flights for j in flight.jobs):
@@ -85,6 +94,7 @@ class Far:
         self._workers: dict[str, Worker] = {}
         self._is_stale = True
         self._given_up = self._had_any = False
+        self._landing = 0
         self._last_seen = self._last_busy = time.monotonic()
 
     def run(self) -> str:
@@ -98,7 +108,7 @@ class Far:
             while True:
                 if reason := self._look_around():
                     return reason
-                jobs = self._queue.next_share(self._is_free, self._share, _TICK)
+                jobs = self._queue.next_share(self._is_free, self._cut, _TICK)
                 if jobs is None:
                     self._wait_for_what_runs()
                     return ""
@@ -190,10 +200,9 @@ class Far:
                 job.kills += 1
             for job in [job for job in flight.jobs if job.kills >= MOST_KILLS]:
                 flight.jobs.remove(job)
-                reason = (
-                    f"{MOST_KILLS} worker processes died of it, or beside it: it may need more memory than they have"
+                self._give_up_on(
+                    job, f"{MOST_KILLS} worker processes died of it, or beside it: {_DEADLY[kind_of(worker.name)]}"
                 )
-                self._give_up_on(job, reason)
             self._queue.put_back(flight.jobs)
 
     def _give_up_on(self, job: Job, reason: str) -> None:
@@ -213,15 +222,19 @@ class Far:
             able = [worker for worker in self._workers.values() if needs not in worker.refuses]
             roomy = [worker for worker in able if worker.name not in job.no_room] or able
             able = [worker for worker in roomy if worker.takes(job)]
-            return min(able, key=lambda w: (len(w.flights), w.name), default=None)
+            return min(able, key=lambda w: (len(w.flights), w.cost, w.name), default=None)
 
-    def _share(self, waiting: float) -> float:
-        """How much of a cost goes into one batch: what is left is shared by all again and again, so that the last
-        batches are small and all workers end together."""
+    def _cut(self, first: Job, waiting: float, under_way: float) -> Callable[[Job], bool] | None:
+        """What says of job after job whether it goes into the batch of which `first` is the first; None for no batch
+        before another one is done."""
+        worker = self._worker_for(first)
+        if worker is None:  # see _send
+            return None
         with self._changed:
-            kind = "cuda" if any("cuda" in worker.name for worker in self._workers.values()) else "cpu"
-            count = max(1, len(self._workers))
-        return min(_MOST[kind], max(_LEAST[kind], waiting / (2 * count)))
+            count = sum(first.needs not in other.refuses for other in self._workers.values())
+        kind = kind_of(worker.name)
+        part = part_of(kind, waiting, under_way, worker.cost, count)
+        return Share(kind, part).takes if part or first.priority == URGENT else None
 
     def _send(self, jobs: list[Job]) -> None:
         self._last_busy = time.monotonic()
@@ -237,12 +250,14 @@ class Far:
         if not jobs:
             return
         worker = self._worker_for(jobs[0])
-        assert worker is not None  # they get less to do, and are forgotten in this thread alone
+        if worker is None:  # it has refused another batch since it was found to be free
+            self._queue.put_back(jobs)
+            return
         models = tuple(checkpoint.elsewhere for checkpoint in jobs[0].checkpoints)
         asked = tuple(light(projection) for job in jobs for projection in job.projections)
         is_last = worker.name in jobs[0].no_room
         batch = Batch(models, asked, self._command, jobs[0].priority == URGENT, is_again, is_last)
-        flight = Flight(worker, jobs, batch, jobs[0].needs)
+        flight = Flight(worker, jobs, batch, jobs[0].needs, sum(job.cost for job in jobs))
         with self._changed:
             worker.flights.append(flight)
         self._begin(worker)
@@ -269,16 +284,26 @@ class Far:
                 answer = None
             else:
                 answer = Answer(refused=f"{type(error).__name__}: {error}")
-        if not self._claim(flight):
-            return
-        if answer is None:
-            self._queue.put_back(flight.jobs)
-        elif answer.refused:
+        with self._changed:
+            self._landing += 1
+        try:
+            if self._claim(flight):
+                self._came_back(flight, answer)
+        finally:
+            with self._changed:
+                self._landing -= 1
+                self._changed.notify_all()
+
+    def _came_back(self, flight: Flight, answer: Answer | None) -> None:
+        """Take in what a worker made of a batch, None where it was lost, once the worker has its next one."""
+        if answer is not None and answer.refused:
             self._refused(flight, answer.refused)
-        else:
-            self._take_in(flight, answer)
         self._begin(flight.worker)
         self._queue.wake()
+        if answer is None:
+            self._queue.put_back(flight.jobs)
+        elif not answer.refused:
+            self._take_in(flight, answer)
 
     def _refused(self, flight: Flight, reason: str) -> None:
         with self._changed:
@@ -334,9 +359,11 @@ class Far:
 
     def _wait_for_what_runs(self) -> None:
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._given_up or not any(worker.flights for worker in self._workers.values())
-            )
+            self._changed.wait_for(lambda: self._given_up or self._is_quiet())
+
+    def _is_quiet(self) -> bool:
+        """Whether no batch is on its way, or being handed to the sink."""
+        return not self._landing and not any(worker.flights for worker in self._workers.values())
 
     def _is_idle_too_long(self) -> bool:
         if not self._queue.is_idle():

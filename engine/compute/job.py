@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from ..checkpoint.open import Checkpoint
+from ..checkpoint.ranges import RemoteFile
 from ..formats.tensor import Tensor
 from ..spectrum import Projection
 
@@ -105,6 +106,12 @@ class Job:
     def bytes_on(self, device: str) -> int:
         """What its weights take in a device's memory."""
         return self.checkpoint.bytes_on(device, self.tensor)
+
+    @property
+    def bytes_to_fetch(self) -> int:
+        """What comes of all its tensors from a server."""
+        files = ((part.tensor, part.checkpoint.stamps.get(part.tensor.file)) for part in self.parts)
+        return sum(tensor.stored_bytes for tensor, file in files if isinstance(file, RemoteFile))
 
     @property
     def cost(self) -> float:

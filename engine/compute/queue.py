@@ -141,12 +141,16 @@ class JobQueue:
             self._order([job for _, job in self._waiting])
 
     def next_share(
-        self, is_free: Callable[[Job], bool], share: Callable[[float], float], timeout: float
+        self,
+        is_free: Callable[[Job], bool],
+        cut: Callable[[Job, float, float], Callable[[Job], bool] | None],
+        timeout: float,
     ) -> list[Job] | None:
         """Waiting jobs of one priority and of the same models for a worker elsewhere, [] where none comes in time.
 
-        The first job comes once `is_free` of it, more of them up to a cost: `share` of the cost of all that wait. None
-        when closed. Nothing is handed out while MOST_UNSAVED bytes wait to be saved.
+        The first job comes once `is_free` of it; `cut` is then given it with the cost of all that wait and of all that
+        are being solved, and what it returns says of job after job whether that comes too; None: not yet. None when
+        closed. Nothing is handed out while MOST_UNSAVED bytes wait to be saved.
         """
         until = time.monotonic() + timeout
         with self._changed:
@@ -154,8 +158,10 @@ class JobQueue:
                 while self._waiting and not self._waiting[0][1].projections:
                     heapq.heappop(self._waiting)
                 if self._unsaved < MOST_UNSAVED:
-                    if self._waiting and is_free(self._waiting[0][1]):
-                        return self._take(share(sum(job.cost for _, job in self._waiting)))
+                    if self._waiting and is_free(first := self._waiting[0][1]):
+                        waiting = sum(job.cost for _, job in self._waiting)
+                        if takes := cut(first, waiting, sum(job.cost for job in self._solving)):
+                            return self._take(takes)
                     idle = not (self._waiting or self._solving)
                     if idle and self._second and is_free(self._second[0][2]):
                         job = heapq.heappop(self._second)[2]
@@ -169,6 +175,11 @@ class JobQueue:
         """Have `next_share` ask again whether there is a free worker."""
         with self._changed:
             self._changed.notify_all()
+
+    def waiting_cost(self) -> float:
+        """Projection.cost of all that wait."""
+        with self._changed:
+            return sum(job.cost for _, job in self._waiting)
 
     def is_over(self) -> bool:
         """Whether it is closed, or has nothing to do."""
@@ -204,20 +215,22 @@ class JobQueue:
                 self._owner[projection.key] = job
             heapq.heappush(self._waiting, (self._rank(job), job))
 
-    def _take(self, cost: float) -> list[Job]:
-        """The first jobs that wait, of the first one's models and priority, up to a cost and at least one."""
+    def _take(self, takes: Callable[[Job], bool]) -> list[Job]:
+        """The first jobs that wait, of the first one's models and priority, as long as they are taken."""
         taken: list[Job] = []
         while self._waiting:
             job = self._waiting[0][1]
             if taken and (job.priority, job.needs) != (taken[0].priority, taken[0].needs):
                 break
-            if taken and (job.is_doubtful or taken[0].is_doubtful or sum(j.cost for j in (*taken, job)) > cost):
+            if taken and (job.is_doubtful or taken[0].is_doubtful):
                 break
-            heapq.heappop(self._waiting)
             if job.projections:
+                if not takes(job):
+                    break
                 self._forget(job, job.projections)
                 self._solving.append(job)
                 taken.append(job)
+            heapq.heappop(self._waiting)
         return taken
 
     def _rank(self, job: Job) -> tuple[int, ...]:

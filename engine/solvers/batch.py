@@ -15,15 +15,10 @@ from ..errors import WeightsError
 from ..weights import Weights
 from . import gram as grams_of
 from . import two_stage
+from .gpus import FLOAT64, batch_of
 from .ladder import NOT_FINITE, Solution, fault_of, moved, solution
 
 Outcome = Solution | WeightsError | None
-
-_COUNTS = ((2048, 32), (4096, 16), (8192, 8))
-"""The smaller side up to which so many matrices are a batch: on an H100 at most 0.1, 0.2 and 0.5 s."""
-
-_FAST_FLOAT64 = {(7, 0), (8, 0), (9, 0), (10, 0)}
-"""Compute capabilities with half as many float64 operations a second as float32 ones; others have 1/32 or 1/64."""
 
 _FASTER: dict[tuple[str, int], bool] = {}
 
@@ -42,8 +37,7 @@ def limits(device: str) -> Callable[[int], int]:
         free = 0
 
     def limit_of(small: int) -> int:
-        most = next((count for side, count in _COUNTS if small <= side), 1)
-        return max(1, min(most, free // 4 // two_stage.room(max(1, small))))
+        return max(1, min(batch_of(small), free // 4 // two_stage.room(max(1, small))))
 
     return limit_of
 
@@ -55,7 +49,7 @@ def faster_together(device: str, small: int) -> bool:
     of two, before its first batch.
     """
     side = min(4096, 1 << (small - 1).bit_length())
-    if torch.cuda.get_device_capability(device) in _FAST_FLOAT64:
+    if torch.cuda.get_device_capability(device) in FLOAT64:
         return True
     with _TURNS[device]:
         if (device, side) not in _FASTER:

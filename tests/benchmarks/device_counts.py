@@ -26,7 +26,7 @@ from whole_scan import Scan, reading, scan, scanned
 
 from rankscope.engine.catalogue.tree import build_tree
 from rankscope.engine.checkpoint.open import open_checkpoint
-from rankscope.engine.compute import devices
+from rankscope.engine.compute import devices, elsewhere
 from rankscope.engine.compute.cluster import is_installed
 from rankscope.engine.compute.devices import Device
 
@@ -37,13 +37,15 @@ _EVERY_MS = 100
 
 @dataclass(frozen=True)
 class Row:
-    """What so many GPUs took: the first scan, the others, reading alone in seconds; how busy each was in the best."""
+    """What so many GPUs took: the first scan, the others, reading alone in seconds; how busy each was in the best, and
+    what is said of its batches there."""
 
     count: int
     first: float
     scans: list[float]
     reading: float
     busy: list[float]
+    batches: list[str]
 
 
 def compare_counts(folder: Path, wanted: Sequence[int], is_cpu: bool, repeats: int, hidden: int) -> None:
@@ -62,6 +64,9 @@ def compare_counts(folder: Path, wanted: Sequence[int], is_cpu: bool, repeats: i
         every = ", ".join(f"{seconds:.2f}" for seconds in row.scans)
         print(f"| {row.count} | {best:.2f} s | {every} | {one / best:.2f} | {row.reading:.2f} s | {busy}", end="")
         print(f" | {row.first:.1f} s |", flush=True)
+    for row in rows:
+        if row.batches:
+            print(f"\n{row.count}: {'; '.join(row.batches)}")
     if hidden == LARGEST:
         tree = build_tree(open_checkpoint(str(folder)))
         layers = len({p.layer for p in tree.scanned()})
@@ -75,19 +80,50 @@ def _measure(folder: Path, count: int, is_cpu: bool, repeats: int) -> Row:
     began = time.perf_counter()
     with scanned(folder, names, threads=1 if is_cpu else None):  # keeps the processes
         first = time.perf_counter() - began
-        found: list[tuple[Scan, list[float]]] = []
+        found: list[tuple[Scan, list[float], list[str]]] = []
         for _ in range(repeats):
-            with _watched_gpus() as seen:
+            with _watched_batches() as batches, _watched_gpus() as seen:
                 done = scan(folder, names, threads=1 if is_cpu else None)
-            found.append((done, _solving_share(done, count) if is_cpu else _means(seen, done.seconds, count)))
-    best = min(found, key=lambda pair: pair[0].seconds)
-    return Row(count, first, [done.seconds for done, _ in found], _read_alone(folder, names), best[1])
+            busy = _solving_share(done, count) if is_cpu else _means(seen, done.seconds, count)
+            found.append((done, busy, batches))
+    best = min(found, key=lambda each: each[0].seconds)
+    return Row(count, first, [done.seconds for done, *_ in found], _read_alone(folder, names), *best[1:])
 
 
 def _cores(spec: str) -> tuple[list[Device], list[str]]:
     """In the place of devices.pick: processes of one core each, which are told apart as GPUs are."""
     names = ["cpu"] if spec in ("cpu", "cpu:0") else spec.split(",")
     return [Device(name, "one core") for name in names], []
+
+
+@contextmanager
+def _watched_batches() -> Iterator[list[str]]:
+    """Of each worker process, by Dask's clock, how many batches it had, and how long it had none between its first and
+    its last; nothing where threads of this process solve."""
+    said: list[str] = []
+    held = next((cluster for cluster, _ in elsewhere._open.values()), None)
+    if held is None:
+        yield said
+        return
+    from distributed import get_task_stream
+
+    with get_task_stream(held._client) as stream:
+        yield said
+    spans: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+    for task in stream.data:
+        if not str(task["key"]).startswith("rankscope-warm"):
+            spans[task["worker"]] += [(s["start"], s["stop"]) for s in task["startstops"] if s["action"] == "compute"]
+    for address, name in sorted((held.workers() or {}).items(), key=lambda pair: pair[1]):
+        said.append(f"{name} {len(spans[address])} batches, {_gaps(spans[address]):.2f} s without one")
+
+
+def _gaps(spans: list[tuple[float, float]]) -> float:
+    """Seconds between the first begin and the last end that lie in no span."""
+    total, until = 0.0, min((begin for begin, _ in spans), default=0.0)
+    for begin, end in sorted(spans):
+        total += max(0.0, begin - until)
+        until = max(until, end)
+    return total
 
 
 def _solving_share(done: Scan, count: int) -> list[float]:

@@ -49,7 +49,8 @@ def add_links(parser: argparse.ArgumentParser) -> None:
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda or cuda:0,cuda:1")
+    several = "auto (a scan takes several GPUs only where their start pays), cpu, cuda (all GPUs) or cuda:0,cuda:1"
+    parser.add_argument("--device", type=device, default="auto", help=several)
     parser.add_argument(
         "--threads", type=positive, metavar="N", help="CPU threads (else OMP_NUM_THREADS, else the cores, at most 8)"
     )

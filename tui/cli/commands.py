@@ -74,7 +74,7 @@ def scan(args: Namespace, root: Path) -> int:
     events: queue.SimpleQueue[tuple[Event, ...]] = queue.SimpleQueue()
     session = Session(model, root, events.put, Settings(args.device, args.threads, scheduler=args.scheduler))
     session.load()
-    session.warm([*wanted, *twins, *noise])  # while what follows reads
+    session.warm([*wanted, *twins, *derived, *noise])  # while what follows reads
     session.tidy()
     say_opened(model, session)
     if not args.recompute:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -110,8 +111,8 @@ class Session(Known):
         """Have a GPU made ready where one of these can be computed and is not: a computed model leaves GPUs alone.
         Returns at once."""
         missing = (p for p in projections if p.problem is None and self.state(p) is State.NOT_COMPUTED)
-        if self.model.checkpoint is not None and next(missing, None) is not None:
-            self._own_engine().warm()
+        if self.model.checkpoint is not None and (first := next(missing, None)) is not None:
+            self._own_engine().warm(chain([first], missing))
 
     def _own_engine(self) -> Engine:
         with self._engine_lock:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -17,89 +16,33 @@ from urllib.request import urlopen
 import engine_fakes
 import numpy as np
 import pytest
-import torch
-from calibration_files import stats, write_gguf
+from cluster_control import BOTH, TWO, Control, assert_lapacks, block, states
 from derived_examples import FORMULAS, stacked
 from distributed.comm.utils import get_tcp_server_address
-from engine_fakes import MemorySink, Recorder, llama, saved
-from lapack_reference import lapack
-from safetensors.torch import load_file
+from engine_fakes import MemorySink, Recorder, llama
+from hub_server import serve
+from huggingface_hub import close_session, constants
 
 from rankscope.engine import bounds
-from rankscope.engine.calibration.weighting import open_weighting
 from rankscope.engine.catalogue.tree import build_tree
-from rankscope.engine.checkpoint.open import Checkpoint
-from rankscope.engine.compute import cluster, devices, elsewhere, far, outcomes
+from rankscope.engine.checkpoint.open import open_checkpoint
+from rankscope.engine.compute import cluster, devices, elsewhere, far, outcomes, share
 from rankscope.engine.compute.cluster import Cluster
 from rankscope.engine.compute.devices import Device
 from rankscope.engine.compute.engine import Engine, Settings
 from rankscope.engine.compute.events import Computed, Failed, Notice, Saved, SolvingAgain, Started, Stopped
 from rankscope.engine.compute.remote_batch import SOFTWARE, Batch
 from rankscope.engine.derive import formulas
-from rankscope.engine.derive.directions import directions_of
-from rankscope.engine.derive.fixing import Gauge
-from rankscope.engine.derive.flip import flipped
-from rankscope.engine.derive.gauge import as_stored
-from rankscope.engine.derive.norm_weighting import NormWeighting
-from rankscope.engine.derive.weighting import noise_of, weighted
-from rankscope.engine.spectrum import Projection
 
-HERE = Path(__file__).parent
-TWO = [Device("cpu:0", "a core"), Device("cpu:1", "another")]
 KEY = ("cpu:0", "cpu:1", "1")
 Make = Callable[..., Engine]
-
-
-class Control:
-    """The folder through which a test says what happens in the worker processes: see cluster_gate.py."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._options = cluster.nanny_options
-        self._held: tuple[int, ...] = ()
-
-    def options(self, *args: Any) -> dict[str, Any]:
-        made = self._options(*args)
-        made["env"] |= {"RANKSCOPE_TEST_GATE": str(self.folder), "OMP_NUM_THREADS": "1"}
-        return made | {"preload": [str(HERE / "cluster_gate.py"), *made["preload"]]}
-
-    def say(self, name: str, word: str) -> None:
-        (self.folder / name).write_text(word)
-
-    def hold(self) -> None:
-        """Batches that begin from now on wait for `release`."""
-        for name in ("gate", "reached"):
-            os.mkfifo(self.folder / name)
-        self._held = tuple(os.open(self.folder / name, os.O_RDWR) for name in ("gate", "reached"))
-
-    def wait_until_held(self, count: int) -> None:
-        """So many batches more have begun, and wait."""
-        for _ in range(count):
-            assert select.select([self._held[1]], [], [], engine_fakes.PATIENCE)[0]
-            os.read(self._held[1], 1)
-
-    def hold_no_more(self) -> None:
-        """What begins from now on does not wait."""
-        (self.folder / "gate").unlink()
-
-    def release(self) -> None:
-        (self.folder / "gate").unlink(missing_ok=True)
-        for held in self._held:
-            os.close(held)
-        self._held = ()
-
-    def clear(self) -> None:
-        self.release()
-        for file in self.folder.iterdir():
-            if not file.is_dir():
-                file.unlink()
 
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Control]:
     """Two worker processes, which the engines of this file share."""
-    control = Control(tmp_path_factory.mktemp("control"))
-    with pytest.MonkeyPatch.context() as patch:
+    with serve() as hub, pytest.MonkeyPatch.context() as patch:
+        control = Control(tmp_path_factory.mktemp("control"), hub)
         patch.setattr(cluster, "nanny_options", control.options)
         assert elsewhere._used(KEY, lambda: Cluster.local(TWO, 1)) is not None
         yield control
@@ -133,56 +76,17 @@ def sink() -> MemorySink:
 
 @pytest.fixture
 def make(heard: Recorder, sink: MemorySink, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
-    """Engines that `auto` gives two devices."""
+    """Engines with two devices."""
     real, made = devices.pick, []
-    monkeypatch.setattr(devices, "pick", lambda spec: (TWO, []) if spec == "auto" else real(spec))
+    monkeypatch.setattr(devices, "pick", lambda spec: (TWO, []) if spec == BOTH else real(spec))
 
     def build(**settings: Any) -> Engine:
-        made.append(Engine(sink, heard, Settings(**{"threads": 1, **settings})))
+        made.append(Engine(sink, heard, Settings(**{"device": BOTH, "threads": 1, **settings})))
         return made[-1]
 
     yield build
     for engine in made:
         engine.close(engine_fakes.PATIENCE)
-
-
-def assert_lapacks(sink: MemorySink, projections: list[Projection], file: Path) -> None:
-    weights = load_file(file)
-    for projection in projections:
-        wanted = lapack(weights[projection.tensor])
-        assert abs(sink.kept[projection.key].values - wanted).max() <= 1e-10 * wanted[0]
-
-
-NAMES = {"self_attn.q_proj": (12, 12), "mlp.up_proj": (20, 12), "mlp.gate_proj": (20, 12), "mlp.down_proj": (12, 20)}
-
-
-def block(folder: Path, seed: int, layers: int = 2) -> tuple[Checkpoint, list[Projection]]:
-    """Layers of attention and MLP, with the gains of a norm before each."""
-    random = torch.Generator().manual_seed(seed)
-    path = "model.layers.{}.{}.weight"
-    tensors = {
-        path.format(n, name): torch.randn(shape, generator=random)
-        for n in range(layers)
-        for name, shape in NAMES.items()
-    }
-    for n in range(layers):
-        for norm in ("input_layernorm", "post_attention_layernorm"):
-            tensors[path.format(n, norm)] = torch.rand(12, generator=random) + 0.5
-    folder.mkdir()
-    return saved(folder, tensors, {"model_type": "llama"})
-
-
-def states(checkpoint: Checkpoint, raw: list[Projection], folder: Path) -> list[Projection]:
-    """All that is computed of a checkpoint's projections: twins, weighted, their noise, in the gauge, directions."""
-    names = [p.tensor for p in raw]
-    file = write_gguf(folder / "i.gguf", {name: stats(20 if "down" in name else 12, seed=3) for name in names})
-    weightings = (NormWeighting(checkpoint), open_weighting(str(file), checkpoint.name, checkpoint.config))
-    under = [weighted(p, weighting) for weighting in weightings for p in raw]
-    gauge = Gauge(checkpoint, build_tree(checkpoint).projections)
-    fixed = [as_stored(gauge.fixed(p, weighting)) for weighting in (None, weightings[1]) for p in raw]
-    assert not any(p.problem for p in (*under, *fixed))
-    every = [*raw, *map(flipped, raw), *under, *map(noise_of, under), *fixed, *map(directions_of, raw)]
-    return list({p.key: p for p in every}.values())
 
 
 @pytest.mark.usefixtures("control", "tiny_batches")
@@ -230,7 +134,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
 @pytest.fixture
 def tiny_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiny matrices are cut into batches as large ones are."""
-    monkeypatch.setitem(far._LEAST, "cpu", 1.0)
+    monkeypatch.setitem(share._LEAST, "cpu", 1.0)
 
 
 @pytest.mark.usefixtures("control")
@@ -300,21 +204,6 @@ def test_what_is_urgent_overtakes_what_was_sent_already(
 
 
 @pytest.mark.usefixtures("tiny_batches")
-def test_what_kills_three_workers_fails_alone(
-    tmp_path: Path, make: Make, heard: Recorder, sink: MemorySink, control: Control
-) -> None:
-    checkpoint, projections = llama(tmp_path, 12)
-    control.say("kills", projections[5].address)
-    make().submit(checkpoint, projections)
-    last = heard.wait_until_idle()
-    (failed,) = heard.of(Failed)
-    assert failed.projection == projections[5]
-    assert failed.reason.startswith("3 worker processes died of it")
-    assert (last.done, last.failed) == (11, 1)
-    assert_lapacks(sink, [*projections[:5], *projections[6:]], tmp_path / "model.safetensors")
-
-
-@pytest.mark.usefixtures("tiny_batches")
 def test_what_one_has_no_memory_for_goes_to_the_other(
     tmp_path: Path, make: Make, heard: Recorder, sink: MemorySink, control: Control
 ) -> None:
@@ -324,6 +213,32 @@ def test_what_one_has_no_memory_for_goes_to_the_other(
     assert heard.wait_until_idle().done == 12
     assert not heard.of(Failed)
     assert_lapacks(sink, projections, tmp_path / "model.safetensors")
+
+
+def test_workers_fetch_a_model_of_the_hub_by_ranges_at_the_commit_that_was_opened(
+    tmp_path: Path, make: Make, heard: Recorder, sink: MemorySink, control: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = control.hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    client = {"ENDPOINT": control.hub.url, "HUGGINGFACE_CO_URL_TEMPLATE": template, "HF_HUB_OFFLINE": False}
+    for name, value in (client | {"HF_HUB_CACHE": str(tmp_path / "cache")}).items():
+        monkeypatch.setattr(constants, name, value)
+    close_session()
+    llama(tmp_path, 40)
+    commit = control.hub.push("org/tiny", {f.name: f.read_bytes() for f in tmp_path.iterdir() if f.is_file()})
+    checkpoint = open_checkpoint("org/tiny")
+    projections = build_tree(checkpoint).scanned()
+    control.hub.push("org/tiny", {"model.safetensors": b"another"})
+    control.hub.requests.clear()
+    make().submit(checkpoint, projections)
+    last = heard.wait_until_idle()
+    assert (last.done, last.failed, heard.of(Notice)) == (40, 0, [])
+    assert last.fetched == last.to_fetch == checkpoint.bytes
+    assert_lapacks(sink, projections, tmp_path / "model.safetensors")
+    asked = [request for request in control.hub.requests if request.file == "model.safetensors"]
+    assert {f"bytes={t.begin}-{t.end - 1}" for t in checkpoint.tensors} <= {request.range for request in asked}
+    assert all(commit in request.path for request in asked)
+    assert not list(control.folder.rglob("model.safetensors"))  # nor is it kept
+    close_session()
 
 
 @pytest.mark.usefixtures("control")
@@ -415,3 +330,19 @@ def test_processes_are_given_back_when_there_is_nothing_to_do_and_come_again(
         assert given_back.wait(engine_fakes.PATIENCE)
         given_back.clear()
     assert elsewhere._open[KEY][1] == 1
+
+
+@pytest.mark.usefixtures("tiny_batches")
+def test_what_kills_three_workers_fails_alone(
+    tmp_path: Path, make: Make, heard: Recorder, sink: MemorySink, control: Control
+) -> None:
+    """The last of this file: nobody waits for the ones that are started anew."""
+    checkpoint, projections = llama(tmp_path, 12)
+    control.say("kills", projections[5].address)
+    make().submit(checkpoint, projections)
+    last = heard.wait_until_idle()
+    (failed,) = heard.of(Failed)
+    assert failed.projection == projections[5]
+    assert failed.reason.startswith("3 worker processes died of it")
+    assert (last.done, last.failed) == (11, 1)
+    assert_lapacks(sink, [*projections[:5], *projections[6:]], tmp_path / "model.safetensors")

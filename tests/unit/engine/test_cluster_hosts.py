@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import select
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from safetensors.torch import load_file
 
 from rankscope.engine.catalogue.tree import build_tree
 from rankscope.engine.checkpoint.open import open_checkpoint
-from rankscope.engine.compute import cluster, far
+from rankscope.engine.compute import cluster, far, share
 from rankscope.engine.compute.engine import Engine, Settings
 from rankscope.engine.compute.events import Failed, Notice, Started
 
@@ -46,12 +47,16 @@ def hosts(tmp_path: Path) -> Iterator[SpecCluster]:
         yield found
 
 
+async def close_all(nannies: Iterable[Nanny]) -> None:
+    await asyncio.gather(*(nanny.close() for nanny in nannies))
+
+
 def test_workers_that_see_another_file_or_none_get_nothing_and_lost_ones_are_done_without(
     tmp_path: Path, hosts: SpecCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine_fakes, "PATIENCE", 60.0)
     monkeypatch.setattr(far, "GONE_SECONDS", 0.0)
-    monkeypatch.setitem(far._LEAST, "cpu", 1.0)
+    monkeypatch.setitem(share._LEAST, "cpu", 1.0)
     monkeypatch.chdir(tmp_path / "here")
     heard, sink = Recorder(), MemorySink()
     checkpoint = open_checkpoint("/proc/self/cwd/model")
@@ -67,8 +72,7 @@ def test_workers_that_see_another_file_or_none_get_nothing_and_lost_ones_are_don
     held = os.open(tmp_path / "gate", os.O_RDWR)
     engine.submit(checkpoint, projections[30:])
     heard.wait(lambda h: len(h.of(Started)) > 30)
-    for name in ("nothing", "copy", "here"):
-        hosts.sync(hosts.workers[name].close)
+    hosts.sync(close_all, hosts.workers.values())
     heard.wait(lambda _: len(sink.kept) == 40)
     os.close(held)
     assert heard.of(Notice)[-1].text == "all worker processes are gone: this process goes on alone"

@@ -13,7 +13,7 @@ from engine_fakes import PATIENCE, MemorySink, Recorder, llama
 
 from rankscope.engine.compute import devices
 from rankscope.engine.compute.engine import Engine, Settings
-from rankscope.engine.compute.events import Failed, Notice, Saved
+from rankscope.engine.compute.events import Event, Failed, Notice, Saved
 from rankscope.engine.errors import InputError
 
 ABSENT = f"cuda:{torch.cuda.device_count() + 7}"
@@ -50,8 +50,29 @@ def test_asking_again_after_a_fatal_start_is_answered(tmp_path: Path, engine: En
     engine.submit(checkpoint, projections)
     heard.wait(lambda r: len(r.of(Failed)) == 1)
     engine.submit(checkpoint, projections)
+    heard.wait(lambda r: len(r.of(Failed)) == 2)  # closed before it would be told as stopped
     assert engine.close(PATIENCE)
-    assert len(heard.of(Failed)) == 2
+
+
+def test_what_is_asked_for_while_a_fatal_start_is_told_does_not_fail_with_it(
+    tmp_path: Path, heard: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint, (first, second) = llama(tmp_path, 2)
+    engine = Engine(MemorySink(), heard, Settings(ABSENT, 1))
+    tell, pick = engine._reporter.tell, devices.pick
+
+    def told(event: Event) -> None:
+        tell(event)
+        if isinstance(event, Notice) and event.fatal:
+            monkeypatch.setattr(devices, "pick", lambda _: pick("cpu"))
+            engine.submit(checkpoint, [second])
+
+    monkeypatch.setattr(engine._reporter, "tell", told)
+    engine.submit(checkpoint, [first])
+    heard.wait(lambda r: bool(r.of(Saved)) and bool(r.of(Failed)))
+    assert [event.projection for event in heard.of(Failed)] == [first]
+    assert [event.spectrum.projection for event in heard.of(Saved)] == [second]
+    assert engine.close(PATIENCE)
 
 
 def test_a_torch_that_does_not_load_is_fatal(
@@ -135,7 +156,7 @@ def test_a_gpu_is_fed_by_several_readers_from_bounded_memory(monkeypatch: pytest
     monkeypatch.setattr(devices, "available_cores", lambda: 16)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda name: (free[name], 80 << 30))
     assert (devices.readers([cpu]), devices.prefetch_bytes(cpu)) == (1, 1 << 30)
-    assert (devices.readers([gpu]), devices.prefetch_bytes(gpu)) == (8, 6 << 30)
+    assert (devices.readers([gpu]), devices.prefetch_bytes(gpu)) == (8, 12 << 30)
     free["cuda:0"] = 8 << 30
     assert devices.prefetch_bytes(gpu) == 2 << 30
     monkeypatch.setattr(devices, "available_cores", lambda: 1)

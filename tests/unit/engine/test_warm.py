@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -90,7 +91,8 @@ def test_kernels_are_compiled_side_by_side_and_one_that_does_not_compile_stops_n
         (Settings("cuda:1", is_apart=True), [GPU], True, False),
         (Settings(scheduler="tcp://a:1", is_apart=True), [GPU], True, False),
         (Settings(), [GPU], False, True),
-        (Settings(), [GPU, Device("cuda:1", "")], False, False),
+        (Settings("cuda"), [GPU, Device("cuda:1", "")], False, False),
+        (Settings("auto"), [GPU, Device("cuda:1", "")], False, True),  # for so little one is used
         (Settings(), [], True, False),
     ],
 )
@@ -158,6 +160,21 @@ def test_one_gpu_of_the_explorer_is_made_ready_in_a_process_of_its_own_and_it_is
     assert cluster.closed.wait(PATIENCE)
 
 
+def test_a_scan_of_much_has_its_processes_started_before_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both, cluster, started = [GPU, Device("cuda:1", "a GPU")], FakeCluster(), []
+    monkeypatch.setattr(driver, "gpus", lambda: both)
+    monkeypatch.setattr(driver, "capability", lambda _: (9, 0))
+    monkeypatch.setattr(elsewhere.Cluster, "local", lambda found, _: started.append(found) or cluster)
+    _, (small,) = llama(tmp_path, 1)
+    engine = Engine(MemorySink(), lambda _: None, Settings())
+    engine.warm([replace(small, rows=8192, cols=28672)] * 170)  # half a minute of an H100
+    assert cluster.asked.wait(PATIENCE)
+    assert started == [both]
+    assert engine.close(PATIENCE)
+
+
 def test_a_process_is_given_back_after_a_time_without_work(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = FakeCluster()
     monkeypatch.setattr(driver, "gpus", lambda: [GPU])
@@ -183,12 +200,21 @@ def test_what_the_driver_says_is_known_without_torch(monkeypatch: pytest.MonkeyP
         name.value = f"NVIDIA {device.value}".encode()
         return 0
 
-    answers = SimpleNamespace(cuDeviceGetCount=count_of, cuDeviceGet=device_of, cuDeviceGetName=name_of)
+    def attribute_of(value: Any, attribute: int, device: Any) -> int:
+        value._obj.value = {75: 8, 76: device.value}[attribute]
+        return 0
+
+    answers = SimpleNamespace(
+        cuDeviceGetCount=count_of, cuDeviceGet=device_of, cuDeviceGetName=name_of, cuDeviceGetAttribute=attribute_of
+    )
     monkeypatch.setattr(driver, "_driver", lambda: answers)
     monkeypatch.setattr(driver, "_torch_has_cuda", lambda: True)
     assert driver.gpus() == [Device("cuda:0", "NVIDIA 0"), Device("cuda:1", "NVIDIA 1")]
+    assert [driver.capability(name) for name in ("cuda:0", "cuda:6")] == [(8, 0), (8, 6)]
     monkeypatch.setattr(driver, "_torch_has_cuda", lambda: False)
     assert driver.gpus() == []
+    monkeypatch.setattr(driver, "_driver", lambda: None)
+    assert driver.capability("cuda:0") == (0, 0)
 
 
 def test_a_torch_for_the_cpu_is_known_by_its_file() -> None:
@@ -223,7 +249,7 @@ def test_a_computed_model_leaves_gpus_alone(
 ) -> None:
     llama(tmp_path, 2)
     warmed: list[Engine] = []
-    monkeypatch.setattr(Engine, "warm", lambda self: warmed.append(self))
+    monkeypatch.setattr(Engine, "warm", lambda self, _: warmed.append(self))
     model = open_model(str(tmp_path), tmp_path / "store")
     done = threading.Event()
 
