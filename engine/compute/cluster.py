@@ -9,9 +9,11 @@ import logging
 import os
 import re
 import signal
+import sys
 import uuid
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +88,8 @@ class Cluster:
         from distributed import Client, Nanny, Scheduler, Security, SpecCluster
 
         _silence()
+        with redirect_stderr(sys.__stderr__):  # its file is asked for, which what Textual puts there does not have
+            resource_tracker.ensure_running()
         security = Security.temporary()
         inside = {"security": security, "host": "127.0.0.1", "protocol": "tls://"}
         workers = {

@@ -40,7 +40,7 @@ class Settings:
     `is_worker`: of a worker process, which leaves to others what its device has no room for, and to the one that asks
     what is solved a second time. `scheduler`: see Cluster.connect. `is_small`: a few matrices, for one device.
     `is_apart`: one GPU, too, is used from a process of its own, so that this one imports no torch and outlives a fault
-    of CUDA.
+    of CUDA. `gives_way`: see devices.give_way.
     """
 
     device: str = "auto"
@@ -50,6 +50,7 @@ class Settings:
     scheduler: str | None = None
     is_small: bool = False
     is_apart: bool = False
+    gives_way: bool = False
 
 
 class Engine:
@@ -201,6 +202,8 @@ class Engine:
                     self._spawn(self._work, f"rankscope-{device.name}-{number}", device, threads, run)
 
     def _read(self, found: Sequence[Device]) -> None:
+        if self._settings.gives_way:
+            devices.give_way()
         reader = Reader()
         for device in found:
             reader.prepare(device.name)
@@ -245,6 +248,8 @@ class Engine:
             self._reporter.tell(StayBounds(tuple(lost)))
 
     def _work(self, device: Device, threads: int, run: Run) -> None:
+        if self._settings.gives_way:
+            devices.give_way()
         if devices.is_gpu(device.name):
             from ..solvers.warm import load_kernels
 

@@ -50,7 +50,7 @@ class Reporter:
         self._found_again = self._begun_again = self._solved_again = 0
         self._first_byte: float | None = None
         self._fetched = self._to_fetch = 0
-        self._is_stale = False
+        self._is_stale = bool(self._waiting or self._starting)
 
     def expect(self, projections: Iterable[Projection], to_fetch: int = 0) -> bool:
         """These will be saved, fail or be stopped, after so many bytes from a server. A new job begins when none was

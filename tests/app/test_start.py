@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,9 @@ from app_models import LLAMA, fill, llama_weights, save_model
 from app_terminal import Terminal
 
 from rankscope.engine.compute.engine import Settings
+from rankscope.engine.errors import InputError
+from rankscope.tui.cli import arguments
+from rankscope.tui.cli.launch import run_app
 from rankscope.tui.cli.main import main_tui
 from rankscope.tui.data.model import open_model
 from rankscope.tui.data.session import Session, State
@@ -119,3 +123,20 @@ def test_closing_both_takes_no_longer_than_closing_one(
     monkeypatch.setattr(Session, "close", close)
     assert not app.close(0.75)
     assert done == [app.pair.first, app.pair.second, 0.75, 0.25]
+
+
+def test_what_the_explorer_computes_gives_way_to_its_keys(
+    llama: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Settings] = []
+
+    def app_of(_models: object, _root: Path, settings: Settings, *_: object) -> None:
+        made.append(settings)
+        raise InputError("seen")
+
+    monkeypatch.setattr(app_module, "RankScopeApp", app_of)
+    parser = argparse.ArgumentParser()
+    arguments.explorer(parser)
+    with pytest.raises(InputError, match="seen"):
+        run_app(parser.parse_args([str(llama)]), root)
+    assert [settings.gives_way for settings in made] == [True]

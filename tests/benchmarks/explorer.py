@@ -25,6 +25,7 @@ import sys
 import tempfile
 import termios
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,11 +35,14 @@ from rankscope.store.spectra import SpectraStore
 from rankscope.tui.data.model import open_model
 
 BIN = Path(sys.executable).parent
+PROGRAM = (str(BIN / "rankscope-tui"),)
 TREE = re.compile(rb"0 tree")
 FILLED = re.compile(rb"(\d+)/\1 stored")
 QUIET = 0.05
 SLOWEST = 0.5
 """Seconds until a key counts as one that changes nothing."""
+DEADLINE = 60
+"""Seconds without a byte after which it will not come."""
 RUN = Run("r", "benchmark", "-", "-", "-", "-", "-", "2026-01-01T00:00:00Z")
 LAYERS = 126
 SHAPES = {
@@ -48,21 +52,29 @@ SHAPES = {
 
 
 class Terminal:
-    """The explorer on a pseudo-terminal; `folder` is where the program lies."""
+    """The explorer on a pseudo-terminal; `program` and its words are what is run, with the model's name after them."""
 
-    def __init__(self, model: str, columns: int, lines: int, folder: Path = BIN) -> None:
+    def __init__(self, model: str, columns: int, lines: int, program: Sequence[str] = PROGRAM) -> None:
         self.started = time.perf_counter()
         self._child, self._terminal = pty.fork()
         if self._child == 0:
-            os.execvp(folder / "rankscope-tui", ["rankscope-tui", model])
+            os.execvp(program[0], [*program, model])
         fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
     def until(self, pattern: re.Pattern[bytes]) -> float:
         """Seconds since the start until this has been written."""
         written = b""
         while not pattern.search(written):
+            if not select.select([self._terminal], [], [], DEADLINE)[0]:
+                raise SystemExit(f"nothing came for {DEADLINE} s, and never {pattern.pattern!r}")
             written += os.read(self._terminal, 1 << 16)
         return time.perf_counter() - self.started
+
+    def answer(self, key: str, pattern: re.Pattern[bytes]) -> float:
+        """Milliseconds from a key until this is written, whatever else is."""
+        pressed = time.perf_counter() - self.started
+        self.press(key)
+        return 1000 * (self.until(pattern) - pressed)
 
     def burst(self, quiet: float = QUIET, first: float | None = None) -> tuple[float, int]:
         """Seconds until the last byte of what is being written now, and how many bytes came.

@@ -198,7 +198,7 @@ def press(terminal: Terminal, keys: str) -> Press:
 def opening(figures: Figures, programs: Programs, model: str, columns: int, lines: int) -> None:
     """Seconds from Enter to the tree and to the filled heatmap, and of two commands."""
     for name, folder in programs.items():
-        terminal = Terminal(model, columns, lines, folder)
+        terminal = Terminal(model, columns, lines, [str(folder / "rankscope-tui")])
         figures.took("tree on screen", name, terminal.until(TREE))
         figures.took("all stored, heatmap filled", name, terminal.until(FILLED))
         terminal.close()
@@ -229,7 +229,7 @@ STEPS = (
 
 def keys(figures: Figures, name: str, folder: Path, model: str, count: int, columns: int, lines: int) -> None:
     """What each kind of key brings, and what idling does; all of one explorer."""
-    terminal = Terminal(model, columns, lines, folder)
+    terminal = Terminal(model, columns, lines, [str(folder / "rankscope-tui")])
     terminal.until(FILLED)
     press(terminal, "j")
     figures.brought("5: table, the first time", name, press(terminal, "5"))

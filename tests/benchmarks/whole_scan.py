@@ -175,7 +175,7 @@ def reading(checkpoint: Checkpoint, projections: list[Projection], names: str, r
 
 @contextmanager
 def installed() -> Iterator[None]:
-    """A version to ask for where rankscope is not installed but on the path."""
+    """A version to ask for where rankscope is not installed but on the path, in this process and in those it starts."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             version("rankscope-tui")
@@ -184,4 +184,5 @@ def installed() -> Iterator[None]:
             info.mkdir()
             (info / "METADATA").write_text("Metadata-Version: 2.1\nName: rankscope-tui\nVersion: 0\n")
             sys.path.append(folder)
+            os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), folder)))
         yield

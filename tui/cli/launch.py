@@ -53,7 +53,7 @@ def run_app(args: Namespace, root: Path) -> int:
     from ..screens.terminal import put_back
 
     under = opened_under(args.weight, models, root, say, args.gauge)
-    settings = Settings(args.device, args.threads, scheduler=args.scheduler, is_apart=True)
+    settings = Settings(args.device, args.threads, scheduler=args.scheduler, is_apart=True, gives_way=True)
     app = RankScopeApp(models, root, settings, config, args.experts, under)
     # A model of 91,000 tensors is a million objects that live as long as the explorer: looking through them for
     # garbage takes 0.3 s until the first screen, and 0.1 s under some key presses.

@@ -69,7 +69,7 @@ class RankScopeApp(Surviving[None], inherit_bindings=False):
 
     async def on_mount(self) -> None:
         draw_after_fg(self)
-        self.app_suspend_signal.subscribe(self, lambda _: self._pause(True))
+        self.app_suspend_signal.subscribe(self, lambda _: self._pause(True), immediate=True)  # then it stands still
         self.app_resume_signal.subscribe(self, lambda _: self._pause(False))
         self.set_keymap(self._config.keymap)
         await self.push_screen(self.explorer)

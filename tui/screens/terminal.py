@@ -93,6 +93,12 @@ class TerminalDriver(LinuxDriver):
         self._output = Output()
         self._file = cast(Any, self._output)
         self._in_use = False
+        self._of, self._suspending = app, app.app_suspend_signal
+
+    def suspend_application_mode(self) -> None:
+        """As the terminal was before, until fg. Textual tells of its own key alone, not of a SIGTSTP from elsewhere."""
+        self._suspending.publish(self._of)
+        super().suspend_application_mode()
 
     def start_application_mode(self) -> None:
         """The other screen, and keys one by one."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from engine_fakes import PATIENCE, MemorySink, Recorder, llama
 from rankscope.engine.compute import devices
 from rankscope.engine.compute.engine import Engine, Settings
 from rankscope.engine.compute.events import Event, Failed, Notice, Saved
+from rankscope.engine.compute.reader import Reader
+from rankscope.engine.compute.worker import Solver
 from rankscope.engine.errors import InputError
 
 ABSENT = f"cuda:{torch.cuda.device_count() + 7}"
@@ -181,3 +185,31 @@ def test_memory_of_a_gpu_that_others_use_is_said(monkeypatch: pytest.MonkeyPatch
     assert devices.used_by_others(gpu) == "cuda:0: other processes use 23 GB of its 80"
     ours[0] = 23 << 30
     assert devices.used_by_others(gpu) == ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no niceness of their own there")
+@pytest.mark.parametrize("gives_way", [True, False])
+def test_what_computes_for_a_screen_is_nicer_than_what_draws_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gives_way: bool
+) -> None:
+    seen: dict[str, int] = {}
+
+    def noting(kind: type, name: str) -> None:
+        plain = getattr(kind, name)
+
+        def noted(*arguments: Any) -> Any:
+            seen[name] = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+            return plain(*arguments)
+
+        monkeypatch.setattr(kind, name, noted)
+
+    noting(Reader, "read")
+    noting(Solver, "solve")
+    heard = Recorder()
+    engine = Engine(MemorySink(), heard, Settings("cpu", gives_way=gives_way))
+    engine.submit(*llama(tmp_path, 1))
+    heard.wait_until_idle()
+    assert engine.close(PATIENCE)
+    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    assert seen.keys() == {"read", "solve"}
+    assert all((nice > own) == gives_way for nice in seen.values())

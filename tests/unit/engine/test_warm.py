@@ -175,6 +175,28 @@ def test_a_scan_of_much_has_its_processes_started_before_it_is_asked_for(
     assert engine.close(PATIENCE)
 
 
+def test_what_is_waited_for_is_said_to_whom_asks_while_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process was asked for before there was a job that could hear of it."""
+    heard, begun, gate = Recorder(), threading.Event(), threading.Event()
+
+    def local(_devices: object, _threads: object) -> FakeCluster:
+        begun.set()
+        gate.wait(PATIENCE)
+        return FakeCluster()
+
+    monkeypatch.setattr(driver, "gpus", lambda: [GPU])
+    monkeypatch.setattr(elsewhere.Cluster, "local", local)
+    engine = Engine(MemorySink(), heard, Settings(is_apart=True))
+    engine.warm()
+    assert begun.wait(PATIENCE)
+    engine.submit(*llama(tmp_path, 1))
+    heard.wait(lambda r: any(p.starting == "starting a process for cuda:0" for p in r.of(Progress)))
+    gate.set()
+    engine.close(0)
+
+
 def test_a_process_is_given_back_after_a_time_without_work(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = FakeCluster()
     monkeypatch.setattr(driver, "gpus", lambda: [GPU])
