@@ -57,14 +57,15 @@ class Attention:
         return self.key.role == "key_b"
 
 
-def attentions(checkpoint: Listed, projections: Iterable[Projection]) -> tuple[list[Attention], list[str]]:
-    """The attentions of a checkpoint, given its projections, none derived, in its order; and by the sentence what is
-    not known of those whose heads cannot be told."""
+def attentions(checkpoint: Listed, projections: Iterable[Projection]) -> tuple[list[Attention], dict[str, str]]:
+    """The attentions of a checkpoint, given its projections, none derived, in its order; and by their addresses the
+    sentences that say of others why their heads cannot be told."""
     groups: dict[str, dict[str, Projection]] = {}
     for p in projections:
         if p.block in ("attention", "cross_attention") and p.expert is None and p.layer is not None and p.rows:
             groups.setdefault(p.address.rpartition(".")[0], {})[p.role] = p
-    found, unknown = [], []
+    found: list[Attention] = []
+    unknown: dict[str, str] = {}
     making = _Making(checkpoint)
     for address, roles in groups.items():
         if not {"output"} <= roles.keys() or not ({"key", "value"} <= roles.keys() or "key_b" in roles):
@@ -72,7 +73,7 @@ def attentions(checkpoint: Listed, projections: Iterable[Projection]) -> tuple[l
         try:
             found.append(making.attention(address, roles))
         except WeightsError as error:
-            unknown.append(str(error))
+            unknown[address] = str(error)
     return found, unknown
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import lru_cache
 
-from ..spectrum import Projection
+from ..spectrum import Derived, Operand, Projection
 from .weighting import NORM, NORM_LABEL, WEIGHED
 
 FIXED = "fixed"
@@ -22,6 +23,8 @@ come last, and the operands of the moment behind those of the folding."""
 NOTHING = "none"
 WORDS = {NOTHING: "as it is", "diagonal": "gains folded", "layer_norm": "gains and means folded"}
 SCALED, LEFT = "neurons balanced", "; not balanced: "
+IN_FIXED = f", {FIXED} gauge"
+"""What comes last in the label of a further row in it."""
 
 
 def as_stored(projection: Projection) -> Projection:
@@ -32,12 +35,36 @@ def as_stored(projection: Projection) -> Projection:
         return projection
     if made.formula == AS_IT_IS:
         return made.parents[0]
+    if made.is_further:
+        return _further_as_stored(projection, made)
     if not made.formula.startswith(WEIGHED):
         return projection
     if made.weighting:
         return replace(projection, derived=replace(made, gauge=""))
     norm = replace(made, gauge="", weighting=NORM, label=NORM_LABEL)
     return replace(projection, derived=norm)
+
+
+def _further_as_stored(projection: Projection, made: Derived) -> Projection:
+    """A product, or some rows, of projections in the gauge: as of these under a weighting, or the gains."""
+    if WEIGHED not in made.formula:
+        return projection
+    label = made.label.removesuffix(IN_FIXED)
+    if not made.weighting:
+        made = replace(made, weighting=NORM)
+        label = f"{label} under {NORM_LABEL}"
+    return replace(projection, derived=replace(made, gauge="", label=label))
+
+
+@lru_cache(maxsize=64)
+def ones(cols: int) -> Operand:
+    """What the weighting `norm` multiplies with where no norm feeds a projection."""
+    import numpy as np
+
+    from ..moment import diagonal
+
+    (operand,) = diagonal(np.ones(cols)).operands
+    return operand
 
 
 def is_fixed(projection: Projection) -> bool:

@@ -65,7 +65,9 @@ def under(model: Model, root: Path, weight: str, pattern: str | None, gauge: str
     if weighting is None and gauge == RAW:
         return model
     try:
-        return in_state(model, root, weighting, gauge, wanted_of(model.tree, pattern))
+        of_products = gauge != RAW and not model.tree.scanned(pattern)  # addresses that the gauge alone has
+        wanted = None if of_products else wanted_of(model.tree, pattern)
+        return in_state(model, root, weighting, gauge, wanted)
     except InputError as error:
         raise InputError(f"{_options(weight, gauge)}: {error}") from None
 

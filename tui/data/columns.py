@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from rankscope.engine.derive.heads import is_like_noise
 from rankscope.engine.spectrum import Projection, Values
 
 if TYPE_CHECKING:
@@ -51,11 +52,11 @@ class Columns:
 
     @cached_property
     def _shapes(self) -> tuple[list[Projection], Rows]:
-        """One projection of each shape, and which of these each row is like."""
+        """One projection of each shape, products and others apart, and which of these each row is like."""
         import numpy as np
 
-        found: dict[tuple[int, int], int] = {}
-        like = [found.setdefault((p.rows, p.cols), len(found)) for p in self.projections]
+        found: dict[tuple[int, int, bool], int] = {}
+        like = [found.setdefault((p.rows, p.cols, is_like_noise(p)), len(found)) for p in self.projections]
         return [self.projections[like.index(number)] for number in range(len(found))], np.array(like, dtype=np.intp)
 
     def rows_of(self, projections: Iterable[Projection | None]) -> Rows:

@@ -21,6 +21,7 @@ from .measures import BY_NAME
 from .model import Model
 from .pair import Lens
 from .session import Session
+from .stored_heads import stored_heads
 from .weighting import weighed
 
 if TYPE_CHECKING:
@@ -62,8 +63,8 @@ class HeadRows:
         return replace(self, by_kind={kind: rows for kind, rows in found.items() if rows})
 
 
-def head_rows(checkpoint: Checkpoint, shown: Sequence[Projection], offset: int = 0) -> HeadRows:
-    """Of the heads of a checkpoint whose projections are shown as they are, under a weighting or in the fixed gauge.
+def head_rows(model: Model, offset: int = 0) -> HeadRows:
+    """Of the heads of a model whose weights are at hand, shown as it is, under a weighting or in the fixed gauge.
 
     In the fixed gauge there are no rows of values: any invertible matrix may stand between value and output, so that
     only their product says something. `offset`: how many tokens a query stands behind its key.
@@ -71,6 +72,9 @@ def head_rows(checkpoint: Checkpoint, shown: Sequence[Projection], offset: int =
     Raises:
         InputError: it is not known how RoPE turns queries that stand so far behind.
     """
+    checkpoint = model.checkpoint
+    assert checkpoint is not None
+    shown = [p for p in (*model.tree.projections, *model.multiplied) if p.derived is None or is_state(p)]
     states = {p.address: p for p in shown}
     found, unknown = attentions(checkpoint, [p.parents[0] if is_state(p) else p for p in shown])
     kinds = [kind for kind in KINDS if kind != VALUE or not any(p.derived and p.derived.gauge for p in shown)]
@@ -81,7 +85,7 @@ def head_rows(checkpoint: Checkpoint, shown: Sequence[Projection], offset: int =
     by_kind = {
         kind: tuple(p for a in found for p in heads_of(a, kind, states, turned.get(a.address))) for kind in kinds
     }
-    return HeadRows({kind: rows for kind, rows in by_kind.items() if rows}, offset, tuple(unknown))
+    return HeadRows({kind: rows for kind, rows in by_kind.items() if rows}, offset, tuple(unknown.values()))
 
 
 def _turned(checkpoint: Checkpoint, a: Attention, offset: int) -> Turned | None:
@@ -97,15 +101,8 @@ def _turned(checkpoint: Checkpoint, a: Attention, offset: int) -> Turned | None:
 
 def stored_rows(session: Session, offset: int = 0) -> HeadRows:
     """The same of a model whose weights are not at hand: what is stored of it, in the state that is shown."""
-    (name, label), gauge = session.weighting, session.gauge
-    found: dict[str, Projection] = {}
-    stored = session.store.stored()
-    for p in map(stored.projection, sorted(stored.derived(), key=stored.computed_at)):
-        made, head = p.derived, head_of(p)
-        if head is None or made is None or (made.weighting, made.gauge) != (name, gauge):
-            continue
-        if (not name or f" under {label}" in made.label) and offset_of(p) in (None, offset):
-            found[p.address] = p
+    rows = stored_heads(session.store.stored(), session.weighting, session.gauge)
+    found = {p.address: p for p in rows if offset_of(p) in (None, offset)}
     by_kind: dict[str, list[Projection]] = {}
     for p in sorted(found.values(), key=lambda p: (*model_order(p)[:4], _number(p))):
         by_kind.setdefault(p.role, []).append(p)
@@ -118,10 +115,7 @@ def rows_of_session(session: Session, offset: int = 0) -> HeadRows:
     Raises:
         InputError: see head_rows.
     """
-    checkpoint = session.model.checkpoint
-    if checkpoint is None:
-        return stored_rows(session, offset)
-    return head_rows(checkpoint, session.model.tree.projections, offset)
+    return stored_rows(session, offset) if session.model.checkpoint is None else head_rows(session.model, offset)
 
 
 def in_state(model: Model, root: Path, under: Weighting | None, gauge: str = RAW) -> Model:

@@ -13,6 +13,7 @@ from types import ModuleType
 from rankscope.engine.calibration.said import ENOUGH, SINK
 from rankscope.engine.derive.derived import is_state
 from rankscope.engine.derive.flip import flipped
+from rankscope.engine.derive.heads import is_like_noise
 from rankscope.engine.derive.weighting import is_under_weighting, is_weighted, noise_of
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection, Values
@@ -78,10 +79,13 @@ class Measure:
 
     def fits(self, p: Projection) -> bool:
         """Whether there is such a number of a projection: of what is made of several there is no other state, no twin,
-        and under a weighting no noise."""
+        and under a weighting no noise; of a product neither noise nor factors of the same shape."""
         if p.derived is None or not p.derived.is_further:
             return True
-        return not (self.needs_twin or self.needs_raw or (self.needs_noise and p.derived.weighting))
+        is_weighted_noise = self.needs_noise and p.derived.weighting
+        if self.needs_twin or self.needs_raw or is_weighted_noise:
+            return False
+        return is_like_noise(p) or not (self.needs_noise or self.name in ("k*", "k/k*", "spikes", "edge"))
 
     @property
     def depends_on_threshold(self) -> bool:
@@ -138,7 +142,7 @@ class Measure:
 def _noise_rank(session: Session, p: Projection, threshold: float) -> float | None:
     if is_weighted(p):
         return session.null_rank(p, threshold)
-    if is_under_weighting(p):
+    if is_under_weighting(p) or not is_like_noise(p):
         return None
     from rankscope.engine.null import null_rank  # numpy
 
@@ -158,13 +162,15 @@ _NOISE_RANK = Quantity(_noise_rank, _noise_ranks)
 def _break_even(_: Session, p: Projection, __: float) -> int | None:
     from rankscope.engine.metrics import break_even_rank  # numpy
 
-    return break_even_rank(p.rows, p.cols) if p.count else None
+    return break_even_rank(p.rows, p.cols) if p.count and is_like_noise(p) else None
 
 
 @by_shape
 def _break_even_divisor(session: Session, p: Projection, threshold: float) -> float | None:
     """k*; of a single row or column, whose k* is 0, m n / (m + n), so that k/k* is above 1 there too."""
-    return _break_even(session, p, threshold) or (p.rows * p.cols / (p.rows + p.cols) if p.count else None)
+    if not p.count or not is_like_noise(p):
+        return None
+    return _break_even(session, p, threshold) or p.rows * p.cols / (p.rows + p.cols)
 
 
 @by_shape
@@ -222,16 +228,16 @@ def _null() -> ModuleType:
 
 
 def _spikes(values: Values, p: Projection, floor: float) -> int | None:
-    """None under a weighting: there is no edge of noise."""
-    if is_under_weighting(p):
+    """None under a weighting and of a product: there is no edge of noise."""
+    if is_under_weighting(p) or not is_like_noise(p):
         return None
     found: int = _null().spikes(values, p.rows, p.cols, floor)
     return found
 
 
 def _edge(values: Values, p: Projection, floor: float) -> float | None:
-    """None where the median, of which it is made, is not known, and under a weighting."""
-    if is_under_weighting(p) or not values.size or float(values[values.size // 2]) <= floor:
+    """None where the median, of which it is made, is not known, under a weighting, and of a product."""
+    if is_under_weighting(p) or not is_like_noise(p) or not values.size or float(values[values.size // 2]) <= floor:
         return None
     edge: float = _null().noise_edge(p.rows, p.cols, _null().noise_scale(values, p.rows, p.cols))
     return edge
