@@ -100,7 +100,7 @@ class _Making:
         output = roles["output"]
         inner, prefix = self._inner(query)
         known = sizes(inner, query.layer or 0)
-        count = known.get("heads", 0)
+        count = _of_side(inner, prefix) or known.get("heads", 0)
         if not count and (dim := known.get("head_dim", 0)):
             count = query.rows // dim
         if not count or query.rows % count:
@@ -154,6 +154,13 @@ class _Making:
 
 
 _ROLES = ("query", "key", "value")
+
+
+def _of_side(config: Mapping[str, Any], prefix: str) -> int:
+    """The heads of an encoder or a decoder whose one config.json has both numbers, as Whisper's; 0 of any other."""
+    side = next((word for word in reversed(prefix.split(".")) if word in ("encoder", "decoder")), "")
+    value = config.get(f"{side}_attention_heads")
+    return value if type(value) is int and value > 0 else 0
 
 
 def _flag(config: Mapping[str, Any], key: str) -> bool:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import lru_cache
 
-from ..spectrum import Derived, Operand, Projection
+from ..spectrum import Derived, Projection
 from .weighting import NORM, NORM_LABEL, WEIGHED
 
 FIXED = "fixed"
@@ -54,17 +53,6 @@ def _further_as_stored(projection: Projection, made: Derived) -> Projection:
         made = replace(made, weighting=NORM)
         label = f"{label} under {NORM_LABEL}"
     return replace(projection, derived=replace(made, gauge="", label=label))
-
-
-@lru_cache(maxsize=64)
-def ones(cols: int) -> Operand:
-    """What the weighting `norm` multiplies with where no norm feeds a projection."""
-    import numpy as np
-
-    from ..moment import diagonal
-
-    (operand,) = diagonal(np.ones(cols)).operands
-    return operand
 
 
 def is_fixed(projection: Projection) -> bool:

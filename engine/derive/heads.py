@@ -154,6 +154,8 @@ def _plan(a: Attention, kind: str, number: int, states: Mapping[str, Projection]
 
 
 def _said_of(a: Attention, turned: Turned | None) -> str:
+    if a.key.block == "cross_attention":
+        return ", queries and keys of two streams"
     if a.is_latent:
         return ", without the rotated rows"
     if turned is None or not turned.offset:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rankscope.engine.derive.derived import derive
-from rankscope.engine.derive.gauge import AS_IT_IS, BALANCED, FIXED, LEFT, NOTHING, WORDS, ones, why_not_balanced
+from rankscope.engine.derive.gauge import AS_IT_IS, BALANCED, FIXED, LEFT, NOTHING, WORDS, why_not_balanced
 from rankscope.engine.derive.heads import head_of, is_product
 from rankscope.engine.derive.weighting import NORM, REFUSED, WEIGHED, by_moment, weighted
 from rankscope.engine.errors import WeightsError
@@ -89,7 +90,7 @@ class StoredGauge:
         if p.role in ("up", "down"):
             return self._left(p) if p.role == "down" else None
         gains = self._gains.get(p.key)
-        if gains is not None and gains.operands != (ones(p.cols),):
+        if gains is not None and gains.operands != _ones(p.cols):
             return derive(p, replace(gains, weighting="", gauge=FIXED, label=WORDS["diagonal"]))
         up = self._ups.get(_mlp_of(p))
         unfed = up is not None and _folding(up) == NOTHING  # the norm before up is that before gate
@@ -137,6 +138,16 @@ def _refused(p: Projection, under: Weighting | None) -> Projection:
 def _by_head(products: Mapping[str, Projection]) -> tuple[Projection, ...]:
     """By the numbers of their heads."""
     return tuple(sorted(products.values(), key=lambda p: head.number if (head := head_of(p)) else 0))
+
+
+@lru_cache(maxsize=64)
+def _ones(cols: int) -> tuple[Operand, ...]:
+    """What the weighting `norm` multiplies with where no norm feeds a projection."""
+    import numpy as np
+
+    from rankscope.engine.moment import diagonal
+
+    return diagonal(np.ones(cols)).operands
 
 
 def _mlp_of(p: Projection) -> str:

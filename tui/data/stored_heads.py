@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from rankscope.engine.derive.gauge import FIXED, IN_FIXED, ones
+from rankscope.engine.derive.gauge import FIXED, IN_FIXED
 from rankscope.engine.derive.heads import head_of, is_as_it_is
 from rankscope.engine.derive.weighting import NORM, NORM_LABEL, WEIGHED
 from rankscope.engine.spectrum import Projection
@@ -38,16 +38,14 @@ def _under(p: Projection, weighting: tuple[str, str], gauge: str) -> Projection 
 
 
 def _in_gauge(p: Projection) -> Projection | None:
-    """In the fixed gauge: of gains alone what is kept under the weighting `norm`, unless they are all 1, which stand
-    for those of no norm."""
+    """In the fixed gauge: of gains alone what is kept under the weighting `norm`, where gains of 1 are those of no norm
+    too."""
     made = p.derived
     assert made is not None
     if made.gauge == FIXED and not made.weighting:
         return p
     is_folded = made.weighting == NORM and made.formula.endswith(f"_{WEIGHED}diagonal")
-    if not is_folded or made.operands[-1] == ones(p.parents[0].cols):
-        return None
-    return _named(p, "", FIXED)
+    return _named(p, "", FIXED) if is_folded else None
 
 
 def _named(p: Projection, weighting: str, gauge: str) -> Projection:
