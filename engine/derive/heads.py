@@ -185,8 +185,6 @@ def _made(beside: Projection, plan: _Plan, operands: tuple[Operand, ...], label:
 
 
 def _operand(numbers: tuple[float, ...]) -> Operand:
-    import numpy as np
+    from ..moment import travelling  # numpy
 
-    from ..moment import operand
-
-    return operand(np.array(numbers, np.float64))
+    return travelling(numbers)
