@@ -60,6 +60,15 @@ def is_fixed(projection: Projection) -> bool:
     return projection.derived is not None and projection.derived.gauge == FIXED and not projection.derived.is_further
 
 
+def weighting_label(projection: Projection) -> str:
+    """The label of the weighting that a projection is under, or a product of projections that stands in the gauge in
+    their place; "" of none."""
+    made = projection.derived
+    if made is None or not made.weighting or (made.is_further and not made.gauge):
+        return ""
+    return made.label.partition(" under ")[2].removesuffix(IN_FIXED) if made.is_further else made.label
+
+
 def why_not_balanced(projection: Projection) -> str:
     """Why the neurons of its MLP are as they are, of one in the fixed gauge; "" where there is no reason to say."""
     made = projection.derived
@@ -68,7 +77,8 @@ def why_not_balanced(projection: Projection) -> str:
 
 def what_is_fixed(projections: Iterable[Projection]) -> str:
     """What was fixed in any of them, for titles: `gains folded, neurons balanced`; "" where nothing was."""
-    found = {p.derived.formula for p in projections if p.derived is not None and is_fixed(p) and p.problem is None}
+    made = (p.derived for p in projections if p.derived is not None and p.problem is None)
+    found = {each.formula for each in made if each.gauge == FIXED}
     parts = {
         WORDS["diagonal"]: any(f.startswith(WEIGHED) or "_diagonal" in f for f in found),
         WORDS["layer_norm"]: any(f == CENTRED or "_layer_norm" in f for f in found),

@@ -107,6 +107,8 @@ def test_a_filter_names_products_by_their_factors_and_by_themselves(model: tuple
     for pattern in ("layers.0.attention.value", "layers.0.attention.output", "layers.0.*.ov"):
         ran = cli("scan", folder, "--gauge", "fixed", "--filter", pattern, "--json")
         assert {row["address"]: row["ranks"]["0.9"] for row in rows_of(ran.out)} == true
+    options = ("--weight", "norm", "--gauge", "fixed", "--filter", "layers.0.attention.value")
+    assert "weighted by norm gains; gauge-fixed: gains folded\n" in cli("scan", folder, *options).out
 
 
 def test_values_that_are_normed_have_no_products(model: tuple[Path, Arrays], cli: Run) -> None:
