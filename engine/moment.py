@@ -92,6 +92,22 @@ def layer_norm(gain: Values, bias: Values) -> Moment:
     return Moment("layer_norm", len(gain), (operand(gain), operand(bias)))
 
 
+@dataclass(frozen=True, slots=True)
+class FewNumbers:
+    """A few numbers that say how matrices are to be made, as rows of heads: they travel to other processes."""
+
+    numbers: tuple[float, ...]
+
+    def __call__(self) -> Values:
+        return np.array(self.numbers, np.float64)
+
+
+def travelling(numbers: Iterable[float]) -> Operand:
+    """A few numbers as an operand that no file and no norm holds."""
+    few = FewNumbers(tuple(map(float, numbers)))
+    return replace(operand(few()), load=few)
+
+
 def operand(values: Values) -> Operand:
     """Numbers that are at hand, known by the digest of their shape and of their bytes as little-endian float64."""
     return Operand(digest(values.shape, np.ascontiguousarray(values, "<f8").tobytes()), lambda: values)

@@ -57,14 +57,15 @@ class Attention:
         return self.key.role == "key_b"
 
 
-def attentions(checkpoint: Listed, projections: Iterable[Projection]) -> tuple[list[Attention], list[str]]:
-    """The attentions of a checkpoint, given its projections, none derived, in its order; and by the sentence what is
-    not known of those whose heads cannot be told."""
+def attentions(checkpoint: Listed, projections: Iterable[Projection]) -> tuple[list[Attention], dict[str, str]]:
+    """The attentions of a checkpoint, given its projections, none derived, in its order; and by their addresses the
+    sentences that say of others why their heads cannot be told."""
     groups: dict[str, dict[str, Projection]] = {}
     for p in projections:
         if p.block in ("attention", "cross_attention") and p.expert is None and p.layer is not None and p.rows:
             groups.setdefault(p.address.rpartition(".")[0], {})[p.role] = p
-    found, unknown = [], []
+    found: list[Attention] = []
+    unknown: dict[str, str] = {}
     making = _Making(checkpoint)
     for address, roles in groups.items():
         if not {"output"} <= roles.keys() or not ({"key", "value"} <= roles.keys() or "key_b" in roles):
@@ -72,7 +73,7 @@ def attentions(checkpoint: Listed, projections: Iterable[Projection]) -> tuple[l
         try:
             found.append(making.attention(address, roles))
         except WeightsError as error:
-            unknown.append(str(error))
+            unknown[address] = str(error)
     return found, unknown
 
 
@@ -99,7 +100,7 @@ class _Making:
         output = roles["output"]
         inner, prefix = self._inner(query)
         known = sizes(inner, query.layer or 0)
-        count = known.get("heads", 0)
+        count = _of_side(inner, prefix) or known.get("heads", 0)
         if not count and (dim := known.get("head_dim", 0)):
             count = query.rows // dim
         if not count or query.rows % count:
@@ -153,6 +154,13 @@ class _Making:
 
 
 _ROLES = ("query", "key", "value")
+
+
+def _of_side(config: Mapping[str, Any], prefix: str) -> int:
+    """The heads of an encoder or a decoder whose one config.json has both numbers, as Whisper's; 0 of any other."""
+    side = next((word for word in reversed(prefix.split(".")) if word in ("encoder", "decoder")), "")
+    value = config.get(f"{side}_attention_heads")
+    return value if type(value) is int and value > 0 else 0
 
 
 def _flag(config: Mapping[str, Any], key: str) -> bool:

@@ -70,7 +70,7 @@ class Tree:
         """
         if pattern:
             exact = [p for p in self.projections if p.rows and p.address == pattern]
-            return exact or [p for p in self.projections if p.rows and matches(p.address, pattern)]
+            return exact or [p for p in self.projections if p.rows and is_named(p, pattern)]
         inside = any(_may_stand_in(p) and p.layer is not None for p in self.projections)
         return [p for p in self.projections if p.rows and (p.block != "other" or self._is_taken(p, inside))]
 
@@ -114,6 +114,14 @@ def matches(address: str, pattern: str) -> bool:
     if any(c in pattern for c in "*?["):
         return fnmatchcase(address, pattern)
     return f".{pattern}." in f".{address}."
+
+
+def is_named(projection: Projection, pattern: str) -> bool:
+    """Whether a filter names a projection: see `matches`. What stands in a gauge in the place of several is named by
+    each of them too."""
+    made = projection.derived
+    replaced = made.parents if made is not None and made.is_further and made.gauge else ()
+    return any(matches(p.address, pattern) for p in (projection, *replaced))
 
 
 def build_tree(checkpoint: Listed) -> Tree:

@@ -44,8 +44,8 @@ class Opened:
         made = projection.derived
         if made is None or not made.operands:
             return projection
-        here: dict[str, Operand] = {}
-        for file in dict.fromkeys(operand.file for operand in made.operands):
+        here = {operand.digest: operand for operand in made.operands if operand.load is not None}
+        for file in dict.fromkeys(operand.file for operand in made.operands if operand.load is None):
             here |= self._operands(file, projection, homes)
         lacking = [operand for operand in made.operands if operand.digest not in here]
         if lacking:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Protocol
 
+from ..moment import FewNumbers
 from ..spectrum import Projection, Spectrum
 
 SOFTWARE = f"rankscope-tui {version('rankscope-tui')}"
@@ -55,11 +56,13 @@ class Answer:
 
 
 def light(projection: Projection) -> Projection:
-    """A projection as it travels: its operands without what loads them, which holds their numbers or an open file."""
+    """A projection as it travels: its operands without what loads them, which holds their numbers or an open file; but
+    few numbers, which nothing there would tell, travel."""
     made = projection.derived
     if made is None or not made.operands:
         return projection
-    return replace(projection, derived=replace(made, operands=tuple(replace(o, load=None) for o in made.operands)))
+    operands = (o if isinstance(o.load, FewNumbers) else replace(o, load=None) for o in made.operands)
+    return replace(projection, derived=replace(made, operands=tuple(operands)))
 
 
 def as_asked(spectrum: Spectrum, asked: Projection) -> Spectrum:

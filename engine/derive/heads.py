@@ -14,7 +14,7 @@ from ..catalogue.heads import Attention
 from ..catalogue.rope import Rope
 from ..spectrum import Derived, Operand, Projection
 from .derived import derive
-from .gauge import AS_IT_IS, CENTRED
+from .gauge import AS_IT_IS, CENTRED, IN_FIXED
 from .latent import PRODUCT
 from .weighting import REFUSED, WEIGHED
 
@@ -54,6 +54,17 @@ def head_of(projection: Projection) -> Head | None:
         return None
     kind = GROUP_OV if (found[2], found[4]) == ("kv_head", OV) else found[4]
     return Head(found[1], int(found[3]), kind)
+
+
+def is_product(projection: Projection) -> bool:
+    """Whether it is the OV of the heads that share a KV head, which the fixed gauge shows for value and output."""
+    made = projection.derived
+    return made is not None and made.formula.startswith(HEAD + OV) and projection.role == GROUP_OV
+
+
+def is_as_it_is(projection: Projection) -> bool:
+    """Whether a row of heads is of projections as they are, under no weighting and with nothing folded."""
+    return projection.derived is not None and projection.derived.formula in [HEAD + kind for kind in (ROWS, QK, OV)]
 
 
 def is_like_noise(projection: Projection) -> bool:
@@ -145,6 +156,8 @@ def _plan(a: Attention, kind: str, number: int, states: Mapping[str, Projection]
 
 
 def _said_of(a: Attention, turned: Turned | None) -> str:
+    if a.key.block == "cross_attention":
+        return ", queries and keys of two streams"
     if a.is_latent:
         return ", without the rotated rows"
     if turned is None or not turned.offset:
@@ -156,7 +169,7 @@ def _made(beside: Projection, plan: _Plan, operands: tuple[Operand, ...], label:
     first = plan.shown[0].derived
     weighting, gauge = (first.weighting, first.gauge) if first is not None else ("", "")
     label = f"{label} under {first.label}" if first is not None and weighting else label
-    label = f"{label}, {gauge} gauge" if gauge else label
+    label = f"{label}{IN_FIXED}" if gauge else label
     formulas = {p.derived.formula if p.derived is not None else AS_IT_IS for p in plan.shown}
     problem = plan.refused or next((p.problem for p in plan.shown if p.problem), "")
     if not problem and len(formulas) > 1:
@@ -174,8 +187,6 @@ def _made(beside: Projection, plan: _Plan, operands: tuple[Operand, ...], label:
 
 
 def _operand(numbers: tuple[float, ...]) -> Operand:
-    import numpy as np
+    from ..moment import travelling  # numpy
 
-    from ..moment import operand
-
-    return operand(np.array(numbers, np.float64))
+    return travelling(numbers)

@@ -130,9 +130,9 @@ def latent_of(
     )
     layout: tuple[Operand, ...] = ()
     if kept and heads is not None:
-        from ..moment import operand  # numpy
+        from ..moment import travelling  # numpy
 
-        layout = (operand(_numbers(heads, chosen.dims)),)
+        layout = (travelling(_numbers(heads, chosen.dims)),)
     elif chosen.rope != RECOMPUTE:
         chosen = Way(balance=chosen.balance, bias=chosen.bias)  # nothing is rotated, and nothing has to keep RoPE
     label = f"[K; V] {chosen.text}"

@@ -43,10 +43,17 @@ def explicit() -> dict[str, int]:
     query = w[f"{LAYER}.self_attn.q_proj.weight"]
     return {
         "query": numpy_rank(query * w[f"{LAYER}.input_layernorm.weight"], 0.9),
-        "output": numpy_rank(w[f"{LAYER}.self_attn.o_proj.weight"], 0.9),
         "up": numpy_rank(c[:, None] * up, 0.9),
         "down": numpy_rank(down / c, 0.9),
     }
+
+
+def products() -> list[int]:
+    """k90 by LAPACK of what each of the four heads of layer 0 writes, W_o W_v behind the gain."""
+    w = {name: value.astype(np.float64) for name, value in weights().items()}
+    value = w[f"{LAYER}.self_attn.v_proj.weight"] * w[f"{LAYER}.input_layernorm.weight"]
+    output = w[f"{LAYER}.self_attn.o_proj.weight"]
+    return [numpy_rank(output[:, at : at + 6] @ value[at : at + 6], 0.9) for at in range(0, 24, 6)]
 
 
 async def turn(seen: View, *, fixed: bool) -> None:
@@ -63,15 +70,14 @@ async def test_v_goes_to_the_fixed_gauge_and_back(model: Path, root: Path) -> No
         await turn(seen, fixed=True)
         assert "gauge-fixed: gains folded, neurons balanced" in seen.lines[0]
         assert "k90 fixed" in seen.text
-        assert seen.cells(0)[3] == raw[3]  # output: nothing to fix, and the spectrum is there
-        assert seen.cells(0)[0] == "."
+        assert seen.cells(0)[:6] == ["."] * 6
         await seen.press("s")
-        assert "compute 12 projections in the fixed gauge" in seen.text
+        assert "compute 18 projections in the fixed gauge" in seen.text
         await seen.answer("y")
-        await seen.sees("12 computed in ")
+        await seen.sees("18 computed in ")
         await seen.rests()
         shown, true = seen.cells(0), explicit()
-        assert [shown[n] for n in (0, 3, 5, 6)] == [str(true[role]) for role in ("query", "output", "up", "down")]
+        assert [shown[n] for n in (0, 4, 5)] == [str(true[role]) for role in ("query", "up", "down")]
         assert shown != raw
         await turn(seen, fixed=False)
         assert seen.cells(0) == raw
@@ -86,8 +92,7 @@ async def test_a_folded_projection_is_the_one_by_norm(model: Path, root: Path) -
         by_norm = seen.cells(0)
     async with exploring(model, root, WIDE) as seen:
         await turn(seen, fixed=True)
-        assert seen.cells(0)[:3] == by_norm[:3]
-        assert seen.cells(0)[3:7] == [".", by_norm[4], ".", "."]
+        assert seen.cells(0)[:6] == [*by_norm[:2], ".", by_norm[4], ".", "."]
 
 
 async def test_of_a_model_that_is_not_known_no_gauge_is_fixed(root: Path, tmp_path: Path) -> None:
@@ -109,7 +114,7 @@ async def test_under_a_weighting_the_gauge_changes_up_alone(model: Path, root: P
         await turn(seen, fixed=True)
         assert "weighted by norm gains" in seen.lines[0]
         assert "k90 norm fixed" in seen.text
-        assert seen.cells(0)[:7] == [*by_norm[:5], ".", by_norm[6]]
+        assert seen.cells(0)[:6] == [*by_norm[:2], ".", by_norm[4], ".", by_norm[6]]
 
 
 async def test_v_shows_what_is_stored_of_a_model_that_is_gone(root: Path, tmp_path: Path) -> None:
@@ -123,13 +128,50 @@ async def test_v_shows_what_is_stored_of_a_model_that_is_gone(root: Path, tmp_pa
         await seen.answer("y")
         await seen.sees("6 computed in ")
         await seen.rests()
+        await seen.press("escape", "slash")
+        await seen.type("layers.0.attention.output")  # in whose place the products stand
+        await seen.press("s")
+        await seen.answer("y")
+        await seen.sees("4 computed in ")
+        await seen.rests()
     shutil.rmtree(folder)
     async with exploring(folder, root, WIDE) as seen:
         await turn(seen, fixed=True)
         assert "gauge-fixed: gains folded" in seen.lines[0]
         shown, true = seen.cells(0), explicit()
-        assert [shown[n] for n in (3, 5, 6)] == [str(true[role]) for role in ("output", "up", "down")]
-        assert shown[:3] == ["?", "?", "?"]
+        # Value and output are those of layer 1, whose products are not stored.
+        assert [shown[n] for n in (6, 7)] == [str(true[role]) for role in ("up", "down")]
+        assert (shown[:2], shown[4].partition("~")[0]) == (["?", "?"], str(round(np.median(products()))))
         await seen.press("3", "l", "h")
         await seen.sees("it is not stored in the fixed gauge")
         assert not seen.has_engine
+
+
+async def test_value_and_output_are_their_products_by_kv_head(model: Path, root: Path) -> None:
+    """In heatmap, tree, table and chart; what is selected is theirs, and the factors' behind `v`."""
+    async with exploring(model, root, WIDE) as seen:
+        await seen.rests()
+        await seen.press("3", "l", "l", "l")
+        await seen.sees("layers.0.attention.output")
+        await turn(seen, fixed=True)
+        await seen.sees("4 KV heads: median~half the interquartile range")
+        await seen.press("enter")
+        await seen.sees("layer 0", "KV head", "kv3", "layers.0.attention.kv_head.0.ov  6x6  not computed")
+        await seen.press("s")
+        await seen.answer("y")
+        await seen.sees("18 computed in ")
+        await seen.rests()
+        each = products()
+        shown = [line.split()[-1].strip("[]") for line in seen.pane("heatmap") if " kv" in line and "_" not in line]
+        assert shown == list(map(str, each))
+        await seen.press("j", "J")
+        await seen.sees("layers.1.attention.kv_head.1.ov  6x6  k90 fixed")  # the same head of the next layer
+        await seen.press("K", "escape")
+        middle, half = np.median(each), np.subtract(*np.percentile(each, [75, 25])) / 2
+        assert seen.cells(0)[2].strip("[]") == f"{middle:.0f}~{half:.0f}"
+        await seen.press("0", "l", "l")
+        await seen.sees("KV head 0", "KV head 3")
+        await seen.press("5")
+        await seen.sees("layers.0.attention.kv_head.3.ov")
+        await turn(seen, fixed=False)
+        await seen.sees("layers.0.attention.value")

@@ -11,7 +11,18 @@ import numpy as np
 import pytest
 import scipy.stats
 import transformers
-from cli_models import HIDDEN, INNER, Arrays, addresses, lapack, rows_of, tensor_name, threshold_rank, write_llama
+from cli_models import (
+    CONFIG,
+    HIDDEN,
+    INNER,
+    Arrays,
+    addresses,
+    lapack,
+    rows_of,
+    tensor_name,
+    threshold_rank,
+    write_llama,
+)
 from cli_process import Run
 from safetensors.numpy import load_file, save_file
 
@@ -37,15 +48,23 @@ def model(tmp_path: Path) -> tuple[Path, Arrays]:
 
 
 def fixed_ranks(held: Arrays, threshold: float = 0.9) -> dict[str, int]:
-    """By address, gains folded and neurons balanced by hand, by LAPACK."""
+    """By address, gains folded, neurons balanced, and value and output multiplied by hand, by LAPACK."""
     found = {}
     for address in addresses(LAYERS):
         around, _, role = address.rpartition(".")
+        if role == "output":
+            continue
         norm = "post_attention" if around.endswith("mlp") else "input"
         w = held[tensor_name(address)].astype(np.float64)
         gain = held[f"model.layers.{address.split('.')[1]}.{norm}_layernorm.weight"].astype(np.float64)
-        if role not in ("output", "down"):
+        if role != "down":
             w = w * gain
+        if role == "value":  # two KV heads of 6 rows, each of two heads
+            out = held[tensor_name(f"{around}.output")].astype(np.float64)
+            for n in (0, 1):
+                maps = [out[:, at : at + 6] @ w[6 * n : 6 * n + 6] for at in (12 * n, 12 * n + 6)]
+                found[f"{around}.kv_head.{n}.ov"] = threshold_rank(lapack(np.concatenate(maps)), threshold)
+            continue
         if role in ("up", "down"):
             up = held[tensor_name(f"{around}.up")] * gain
             down = held[tensor_name(f"{around}.down")].astype(np.float64)
@@ -68,14 +87,41 @@ def test_scan_show_and_export_of_the_fixed_gauge(model: tuple[Path, Arrays], cli
     heading = lines[0]
     assert {line[0]: int(line[heading.index("k90")]) for line in lines[1:]} == true
     assert {line[heading.index("gauge")] for line in lines[1:]} == {"fixed"}
+    table = cli("show", folder, "--gauge", "fixed", "--view", "table", "--csv").out.splitlines()
+    for row in csv.DictReader(table):  # neither noise nor factors of its shape are products
+        alike = {row[name] == "" for name in ("k/k0", "k0", "k*", "k/k*", "spikes")}
+        assert alike == {row["address"].endswith(".ov")}
     assert "gauge-fixed: gains folded, neurons balanced" in cli("show", folder, "--gauge", "fixed").out
     assert "gauge-fixed" not in cli("show", folder).out
-    assert f"{7 * LAYERS} + {4 * LAYERS} norm + {2 * LAYERS} fixed" in cli("ls").out
+    assert f"{7 * LAYERS} + {3 * LAYERS} norm + {2 * LAYERS} fixed" in cli("ls").out
     assert cli("export", folder, "--gauge", "fixed", "-o", tmp_path / "f.npz").code == 0
     with np.load(tmp_path / "f.npz") as arrays:
         assert "layers.0.mlp.up@fixed" in arrays.files
     again = rows_of(cli("scan", folder, "--weight", "norm", "--json", "--filter", "query").out)
     assert {row["state"] for row in again} == {"stored"}  # computed once for both
+
+
+def test_a_filter_names_products_by_their_factors_and_by_themselves(model: tuple[Path, Arrays], cli: Run) -> None:
+    folder, held = model
+    true = {at: k for at, k in fixed_ranks(held).items() if at.startswith("layers.0.") and at.endswith(".ov")}
+    for pattern in ("layers.0.attention.value", "layers.0.attention.output", "layers.0.*.ov"):
+        ran = cli("scan", folder, "--gauge", "fixed", "--filter", pattern, "--json")
+        assert {row["address"]: row["ranks"]["0.9"] for row in rows_of(ran.out)} == true
+    options = ("--weight", "norm", "--gauge", "fixed", "--filter", "layers.0.attention.value")
+    assert "weighted by norm gains; gauge-fixed: gains folded\n" in cli("scan", folder, *options).out
+
+
+def test_values_that_are_normed_have_no_products(model: tuple[Path, Arrays], cli: Run) -> None:
+    folder, held = model
+    save_file(held | {"model.layers.1.self_attn.v_norm.weight": np.ones(6)}, folder / "model.safetensors")
+    ran = cli("scan", folder, "--gauge", "fixed")
+    assert (ran.code, "layers.1.attention: values are normed" in ran.err) == (1, True)
+    said = cli("show", folder, "--gauge", "fixed").err
+    assert "2 of them have no gauge that is known: layers.1.attention: values are normed (v_norm)" in said
+    (folder / "config.json").write_text(json.dumps(CONFIG | {"num_attention_heads": None}))
+    said = cli("show", folder, "--gauge", "fixed").err
+    assert "it is not known how many heads it has" in said
+    assert "Traceback" not in said
 
 
 def test_a_part_is_balanced_by_what_the_filter_leaves_out(model: tuple[Path, Arrays], cli: Run) -> None:
@@ -175,9 +221,8 @@ def test_of_a_model_that_is_gone_nothing_passes_for_the_fixed_gauge(model: tuple
     cli("scan", folder, "--gauge", "fixed", "--filter", "layers.[01].mlp.up")
     shutil.rmtree(folder)
     found = set(csv_of(cli, folder))
-    # Up under `norm` and down as it is are of the gauge in some families; an up of its own tells of the layer's output.
-    told = {f"layers.{n}.{what}" for n in (0, 1) for what in ("mlp.up", "attention.output")}
-    assert found == told | {f"layers.{n}.mlp.gate" for n in range(LAYERS)}
+    # Up under `norm` and down as it is are of the gauge in some families, and of no value's products anything is known.
+    assert found == {f"layers.{n}.mlp.up" for n in (0, 1)} | {f"layers.{n}.mlp.gate" for n in range(LAYERS)}
     ran = cli("show", folder, "--gauge", "fixed")
     assert (
         f"{7 * LAYERS - len(found)} of them have no gauge that is known: it is not stored in the fixed gauge" in ran.err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,38 @@ def test_what_has_no_products_says_so(tmp_path: Path, cli: Run) -> None:
     (clipped / "config.json").write_text(json.dumps(CONFIG | {"clip_qkv": 8.0}))
     ran = cli("scan", clipped, "--derived", "heads")
     assert (ran.code, ran.err.count("clip_qkv")) == (0, 1)
+
+
+def test_a_sentence_stands_once_for_all_layers(tmp_path: Path, cli: Run) -> None:
+    folder, layers = tmp_path / "normed", 5
+    norms = {
+        f"model.layers.{n}.self_attn.{x}_norm.weight": np.ones(DIM, np.float32) for n in range(layers) for x in "qv"
+    }
+    write_llama(folder, layers=layers, changes=norms)
+    ran = cli("scan", folder, "--derived", "heads")
+    said = [line for line in ran.err.splitlines() if "left out: layers" in line]
+    assert [line.split("and 4 more")[0] for line in said] == ["left out: layers.0.attention "] * 2, ran.err
+    (folder / "config.json").write_text(json.dumps(CONFIG | {"num_attention_heads": 5}))
+    ran = cli("show", folder, "--view", "heads")
+    assert (ran.code, len(ran.err.strip().splitlines())) == (2, 1)
+    assert "layers.0.attention and 4 more: it is not known how many heads it has" in ran.err
+
+
+def test_heads_outlive_the_weights(model: tuple[Path, Arrays], cli: Run) -> None:
+    """Those of every state in which they were computed, the gauge's too, which are kept as those of the gains."""
+    folder, _ = model
+    both = ("--weight", "none", "--weight", "norm", "--filter", "layers.*.attention.*")
+    assert cli("scan", folder, "--derived", "heads", *both, "--gauge", "raw", "--gauge", "fixed").code == 0
+    assert cli("scan", folder, "--derived", "heads", "--offset", "3").code == 0
+    states: list[tuple[str, ...]] = [(), ("--weight", "norm"), ("--gauge", "fixed"), ("--offset", "3"), ("--of", "ov")]
+    before = [shown(cli, folder, *state) for state in states]
+    assert all(before)
+    shutil.rmtree(folder)
+    for state, held in zip(states, before, strict=True):
+        assert shown(cli, folder, *state) == held, state
+    lost = cli("show", folder, "--view", "heads", "--offset", "4", "--of", "qk")
+    assert (lost.code, "no heads are computed" in lost.err.splitlines()[-1]) == (2, True)
+    assert cli("scan", folder, "--derived", "heads").code == 2
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from glossary_page import PAGE, page
 
+from rankscope.engine.derive.heads import GROUP_OV, NAMES, OV, QK
 from rankscope.tui.data.glossary import GLOSSARY
 from rankscope.tui.data.measures import MEASURES
 
@@ -11,6 +12,11 @@ from rankscope.tui.data.measures import MEASURES
 def test_the_page_is_that_of_the_help() -> None:
     """`python tests/unit/glossary_page.py` writes it anew."""
     assert PAGE.read_text() == page()
+
+
+def test_every_kind_of_head_has_its_word() -> None:
+    words = ", ".join(word for word, _ in GLOSSARY).split(", ")
+    assert {NAMES[QK], NAMES[OV], GROUP_OV, "offset", "head", "KV head"} <= set(words)
 
 
 def test_every_number_has_its_word() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection
 
-from ..data.grid import Column, Row
+from ..data.grid import Column, Row, member_of
 from ..data.pair import Pair, Side
 from ..data.views import View
 from .by_layer import FACET, SCAN_HINT, block_of
@@ -108,7 +108,7 @@ def _spread(rows: Sequence[Row], most: int) -> list[Row]:
 
 
 def _facet(pair: Pair, request: Request, row: Row, columns: Sequence[Column], width: int) -> Chart:
-    """One layer: of experts the one of the selected number, else the first."""
+    """One layer: of experts or heads the one of the selected number, else the first."""
     both = pair.second is not None and request.side is Side.RATIO
     members = [p for c in columns if (p := _member(request, row, c)) is not None]
     curves, arrays = curves_of(pair, members[: MAX_SERIES // (1 + both)], request.side)
@@ -135,7 +135,7 @@ def _facet(pair: Pair, request: Request, row: Row, columns: Sequence[Column], wi
 def _member(request: Request, row: Row, column: Column) -> Projection | None:
     cell = request.grid.cells.get((row, column), ())
     single = request.selection.single
-    same = (p for p in cell if single is not None and p.expert == single.expert)
+    same = (p for p in cell if single is not None and member_of(p) == member_of(single))
     return next(same, cell[0] if cell else None)
 
 

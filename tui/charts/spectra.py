@@ -16,6 +16,7 @@ from rankscope.engine.derive.weighting import is_under_weighting, is_weighted, n
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection, Values
 
+from ..data.grid import member_of
 from ..data.pair import Curve, Pair, Side
 from ..data.session import Session, State
 from ..data.wording import percent
@@ -104,15 +105,16 @@ def curves_of(
 
 
 def label(p: Projection, among: Sequence[Projection]) -> str:
-    """What tells a curve from the others: its layer, its role, its expert."""
+    """What tells a curve from the others: its layer, its role, its expert or head."""
     parts = []
     if len({(q.tower, q.layer) for q in among}) > 1 and p.layer is not None:
         parts.append(f"{p.tower}.{p.layer}" if p.tower else str(p.layer))
     if len({(q.block, q.role) for q in among}) > 1 or len(among) == 1:
-        same_role = sum(1 for q in among if q.role == p.role and q.layer == p.layer and q.expert == p.expert) > 1
+        alike = (q for q in among if q.role == p.role and q.layer == p.layer)
+        same_role = sum(member_of(q) == member_of(p) for q in alike) > 1
         parts.append(f"{p.block}.{p.role}" if same_role else p.role)
-    if p.expert is not None:
-        parts.append(f"e{p.expert}")
+    if (member := member_of(p)) is not None:
+        parts.append(member.label)
     return " ".join(parts)
 
 

@@ -69,7 +69,8 @@ def scan(args: Namespace, root: Path) -> int:
     sound = [p for p in wanted if p.problem is None]
     twins = [flipped(p) for p in sound if not is_state(p)] if args.null else []
     noise = [noise_of(p) for p in sound if is_weighted(p)]
-    derived = _derived(model, root, args, weights, gauges)
+    named = {p.label for p in wanted}  # the products that the fixed gauge shows are heads too
+    derived = [p for p in _derived(model, root, args, weights, gauges) if p.label not in named]
     thresholds = tuple(dict.fromkeys((*DEFAULT_THRESHOLDS, *(args.threshold or ()))))
     events: queue.SimpleQueue[tuple[Event, ...]] = queue.SimpleQueue()
     session = Session(model, root, events.put, Settings(args.device, args.threads, scheduler=args.scheduler))

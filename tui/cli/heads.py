@@ -39,9 +39,7 @@ def heads_to_compute(model: Model, root: Path, weight: str, gauges: Sequence[str
 
 
 def _rows(model: Model, root: Path, weight: str, gauge: str, offset: int) -> HeadRows:
-    assert model.checkpoint is not None
-    shown = in_state(model, root, choose(weight, model, root, lambda _: None), gauge)
-    return head_rows(model.checkpoint, shown.tree.projections, offset)
+    return head_rows(in_state(model, root, choose(weight, model, root, lambda _: None), gauge), offset)
 
 
 def shown(asked: Asked, args: Namespace) -> HeadRows:

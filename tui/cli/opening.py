@@ -72,7 +72,9 @@ def under(
     if weighting is None and gauge == RAW:
         return model
     try:
-        return in_state(model, root, weighting, gauge, _named(model, pattern))
+        of_products = gauge != RAW and not model.tree.scanned(pattern)  # addresses that the gauge alone has
+        wanted = None if of_products else _named(model, pattern)
+        return in_state(model, root, weighting, gauge, wanted)
     except InputError as error:
         raise InputError(f"{_options(weight, gauge)}: {error}") from None
 

@@ -52,7 +52,7 @@ class Columns:
 
     @cached_property
     def _shapes(self) -> tuple[list[Projection], Rows]:
-        """One projection of each shape, products apart, and which of these each row is like."""
+        """One projection of each shape, products and others apart, and which of these each row is like."""
         import numpy as np
 
         found: dict[tuple[int, int, bool], int] = {}

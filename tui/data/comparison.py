@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection
 
+from .grid import member_of
 from .latent_columns import latent_measures
 from .pair import Lens, Side
 from .records import of_rows
@@ -112,8 +113,8 @@ def headings_of(marks: Sequence[Projection]) -> list[str]:
         parts = []
         if p.layer is not None and len({(q.tower, q.layer) for q in marks}) > 1:
             parts.append(f"{p.tower}.{p.layer}" if p.tower else str(p.layer))
-        if p.expert is not None and len({q.expert for q in marks}) > 1:
-            parts.append(f"e{p.expert}")
+        if (member := member_of(p)) is not None and len(set(map(member_of, marks))) > 1:
+            parts.append(member.label)
         is_shared = len({q.block for q in marks if q.role == p.role}) > 1
         parts.append(f"{p.block}.{p.role}" if is_shared else p.role)
         found.append(" ".join(parts))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from rankscope.engine.catalogue.tree import matches
+from rankscope.engine.catalogue.tree import is_named
 from rankscope.engine.spectrum import Projection
 
 
@@ -17,7 +17,7 @@ def find(projections: Iterable[Projection], pattern: str) -> list[Projection]:
     """
     candidates = [p for p in projections if p.rows]
     exact = [p for p in candidates if p.address == pattern]
-    named = exact or [p for p in candidates if matches(p.address, pattern)]
+    named = exact or [p for p in candidates if is_named(p, pattern)]
     if named or any(c in pattern for c in "*?["):
         return named
     words = [_loose(word) for word in pattern.split()]

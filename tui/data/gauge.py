@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
+from rankscope.engine.catalogue.heads import attentions
+from rankscope.engine.derive.derived import is_state
+from rankscope.engine.derive.heads import GROUP_OV, heads_of
 from rankscope.engine.errors import InputError
 from rankscope.engine.spectrum import Projection
 
 from .grid import Column, Grid
 from .model import Model
 from .pair import Lens
-from .stored_gauge import StoredGauge
+from .stored_gauge import FACTORS, StoredGauge
 
 if TYPE_CHECKING:
     from rankscope.engine.derive.fixing import Gauge
@@ -30,16 +33,42 @@ def fixed(
     """A model with its matrices, or the `wanted` ones of them, in the fixed gauge, also under a weighting. Reads the
     gains of its norms, or, where its weights are not at hand, what is stored of it under `root`.
 
+    In the place of value and output stand their products, a map per KV head: any invertible matrix may stand between
+    the two. The two themselves are the model's `multiplied`.
+
     Raises:
         InputError: it is known of none of them what is to be fixed, or stored of none of them.
     """
     gauge = _gauge_of(model, root)
     shown = model.tree.projections if wanted is None else wanted
-    made = tuple(gauge.fixed(p, under) if p.rows else p for p in shown)
-    every = [p for p in made if p.rows]
+    made = {p.address: gauge.fixed(p, under) if p.rows else p for p in shown}
+    every = [p for p in made.values() if p.rows]
     if every and all(p.problem for p in every):
         raise InputError(f"no gauge can be fixed: {every[0].address}: {every[0].problem}")
-    return replace(model, tree=replace(model.tree, projections=made))
+    instead = gauge.products(shown, under) if isinstance(gauge, StoredGauge) else _products(model, gauge, made, under)
+    rows = {q.address: q for address, p in made.items() for q in instead.get(address, (p,))}
+    multiplied = tuple(p for address, p in made.items() if address in instead)
+    return replace(model, tree=replace(model.tree, projections=tuple(rows.values())), multiplied=multiplied)
+
+
+def _products(
+    model: Model, gauge: Gauge, made: Mapping[str, Projection], under: Weighting | None
+) -> dict[str, tuple[Projection, ...]]:
+    """By the address of a value or an output, of those that are in a gauge, what is shown in its place: the products
+    that it is a factor of; where these cannot be told, itself with the sentence that says why."""
+    assert model.checkpoint is not None
+    found, unknown = attentions(model.checkpoint, model.tree.projections)
+    instead: dict[str, tuple[Projection, ...]] = {}
+    for a in found:
+        factors = {a.value.address, a.output.address}
+        if factors & made.keys():
+            value = made.get(a.value.address) or gauge.fixed(a.value, under)
+            instead |= dict.fromkeys(factors, tuple(heads_of(a, GROUP_OV, {value.address: value})))
+    for address, p in made.items():
+        reason = unknown.get(address.rpartition(".")[0])
+        if reason and p.role in FACTORS:
+            instead[address] = (replace(p, problem=p.problem or reason),)
+    return instead
 
 
 def _gauge_of(model: Model, root: Path) -> Gauge | StoredGauge:
@@ -64,12 +93,12 @@ class Order:
 
 def orders(lens: Lens, grid: Grid) -> Iterator[Order]:
     """By role, the numbers of the layers of the grid in the fixed gauge, which the lens shows of its first model, and
-    those of the matrices as they are; experts of a layer count as their median. Reads files."""
-    raw = [p.parents[0] for cell in grid.cells.values() for p in cell]
-    lens.load([p for cell in grid.cells.values() for p in cell])
-    lens.load(raw)
+    those of the matrices as they are, but of products, which stand for two; experts of a layer count as their median.
+    Reads files."""
+    shown = [p for cell in grid.cells.values() for p in cell if is_state(p)]
+    lens.load([q for p in shown for q in (p, p.parents[0])])
     session, measure = lens.pair.first, lens.measure
-    for column in grid.columns:
+    for column in (c for c in grid.columns if any(map(is_state, grid.column(c)))):
         pairs = []
         for row in grid.rows:
             cell = grid.cells.get((row, column), ())

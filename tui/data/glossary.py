@@ -80,13 +80,30 @@ GLOSSARY = (
     ),
     (
         "gauge",
-        "The same function written by other weights (v): gains of norms folded into what they feed, and the neurons of "
-        "an MLP scaled so that the row of up is as long as the column of down.",
+        "The same function written by other weights (v): gains of norms folded into what they feed, the neurons of an "
+        "MLP scaled so that the row of up is as long as the column of down, value and output multiplied (kv_ov).",
     ),
     (
         "k/raw",
         "k90 under the weighting, or in the fixed gauge, over that of the weights as they are; s computes both while "
         "it is the unit.",
+    ),
+    (
+        "head, KV head",
+        "Some rows of query, or of key and value, and the columns of output behind them (7). Of H query heads H / KV "
+        "neighbours share a KV head.",
+    ),
+    (
+        "QK",
+        "W_q^T W_k of a head: how the inputs of two tokens make its score. Its rank is at most the rows of the head.",
+    ),
+    (
+        "offset",
+        "How many tokens a query stands behind its key (:offset 16): RoPE turns QK by it, and changes nothing at 0.",
+    ),
+    (
+        "OV, kv_ov",
+        "W_o W_v of a head: what it writes of what it reads. kv_ov: that of all heads on a KV head, one over another.",
     ),
     ("noise floor", "What the solver can tell: smaller values are known only to be smaller."),
     (

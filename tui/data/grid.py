@@ -7,22 +7,49 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 from rankscope.engine.catalogue.rules import BLOCKS, ROLES
+from rankscope.engine.derive.heads import BY_KV_HEAD, GROUP_OV, head_of
 from rankscope.engine.spectrum import Projection
+
+EXPERT, KV_HEAD, HEAD = "expert", "KV head", "head"
+_SHORT = {EXPERT: "e", KV_HEAD: "kv", HEAD: "h"}
+_MULTIPLIED = ("value", "value_b", "output")
+"""Roles in whose place the fixed gauge shows GROUP_OV."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Which of several a projection of a cell is: `what` they are (EXPERT, KV_HEAD, HEAD), and its number."""
+
+    what: str
+    number: int
+
+    @property
+    def label(self) -> str:
+        """`e17`, `kv3`, `h11`."""
+        return f"{_SHORT[self.what]}{self.number}"
+
+
+def member_of(p: Projection) -> Member | None:
+    """Which expert or head a projection is of; None of what is of none."""
+    if p.expert is not None:
+        return Member(EXPERT, p.expert)
+    head = head_of(p)
+    return None if head is None else Member(KV_HEAD if head.kind in BY_KV_HEAD else HEAD, head.number)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One layer of one tower, or one of its experts."""
+    """One layer of one tower, or one of its experts or KV heads."""
 
     tower: str
     layer: int
-    expert: int | None = None
+    member: Member | None = None
 
     @property
     def label(self) -> str:
-        """`12`, or `vision.12`; of an expert `e17`."""
-        if self.expert is not None:
-            return f"e{self.expert}"
+        """`12`, or `vision.12`; of an expert `e17`, of a KV head `kv3`."""
+        if self.member is not None:
+            return self.member.label
         return f"{self.tower}.{self.layer}" if self.tower else str(self.layer)
 
 
@@ -41,7 +68,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Projections by layer and role; a cell with several (experts) holds them all, in order.
+    """Projections by layer and role; a cell with several (experts, KV heads) holds them all, in order.
 
     `derived` are the roles of matrices made of several: they are among the `columns` where shown, have cells in
     any case, and belong to no layer or block as a whole.
@@ -94,21 +121,22 @@ def _grid(projections: Iterable[Projection]) -> Grid:
 
 
 def unfolded(grid: Grid, row: Row, block: str) -> Grid:
-    """The experts of one block of a layer: a row each, and one projection in a cell."""
-    columns = tuple(column for column in grid.columns if column.block == block)
+    """The experts, or KV heads, of one block of a layer: a row each, and one projection in a cell."""
+    here = {c: grid.cells.get((row, c), ()) for c in grid.columns if c.block == block}
+    columns = tuple(c for c, members in here.items() if len(members) > 1 or any(map(member_of, members)))
     cells: dict[tuple[Row, Column], tuple[Projection, ...]] = {
-        (replace(row, expert=number), column): (p,)
-        for column in columns
-        for number, p in _numbered(grid.cells.get((row, column), ()))
+        (replace(row, member=member), column): (p,) for column in columns for member, p in _numbered(here[column])
     }
-    rows = sorted({place for place, _ in cells}, key=lambda place: place.expert or 0)
+    rows = sorted({place for place, _ in cells}, key=lambda place: place.member.number if place.member else 0)
     return Grid(tuple(rows), columns, cells)
 
 
-def _numbered(members: tuple[Projection, ...]) -> Iterable[tuple[int, Projection]]:
-    """By expert; in their order where that does not tell them apart."""
-    experts = [p.expert for p in members if p.expert is not None]
-    return zip(experts if len(set(experts)) == len(members) else range(len(members)), members, strict=True)
+def _numbered(members: tuple[Projection, ...]) -> Iterable[tuple[Member, Projection]]:
+    """By expert or head; in their order where that does not tell them apart."""
+    known = [member for p in members if (member := member_of(p)) is not None]
+    if len(set(known)) < len(members):
+        known = [Member(EXPERT, number) for number in range(len(members))]
+    return zip(known, members, strict=True)
 
 
 def _column_order(column: Column) -> tuple[int, int, str]:
@@ -146,7 +174,7 @@ class Selection:
             return False
         if self.column != column and (self.column is not None or self.block not in (None, column.block)):
             return False
-        if row.expert is None or self.single is None:
+        if row.member is None or self.single is None:
             return True
         return any(p.address == self.single.address for p in grid.cells.get((row, column), ()))
 
@@ -172,11 +200,12 @@ class Selection:
         return self.in_row(grid, grid.rows[max(0, min(len(grid.rows) - 1, index + step))])
 
     def in_row(self, grid: Grid, row: Row) -> Selection:
-        """The same in this layer: an expert stays the expert of its number where the layer has it."""
+        """The same in this layer: an expert or head stays the one of its number where the layer has it."""
         there = replace(self, row=row, single=None)
         if self.single is None:
             return there
-        same = (p for p in there.projections(grid) if p.expert == self.single.expert)
+        member = member_of(self.single)
+        same = (p for p in there.projections(grid) if member_of(p) == member)
         return replace(there, single=next(same, None)) if self.column else there
 
     def step_role(self, grid: Grid, step: int) -> Selection:
@@ -202,3 +231,13 @@ class Selection:
     def found_in(self, projections: Mapping[str, Projection]) -> Selection:
         """The same among other states of the projections, which are given by address."""
         return self if self.single is None else replace(self, single=projections.get(self.single.address))
+
+    def in_columns(self, grid: Grid) -> Selection:
+        """The same in a grid that may have other columns: in the fixed gauge the products stand in the place of value
+        and output, and value in theirs behind it. Of another column that is not there its layer, or the model."""
+        column = self.column
+        if column is None or column in grid.columns:
+            return self
+        roles = _MULTIPLIED if column.role == GROUP_OV else (GROUP_OV,) if column.role in _MULTIPLIED else ()
+        found = (Column(column.block, role) for role in roles)
+        return Selection(self.row, next((c for c in found if c in grid.columns), None))

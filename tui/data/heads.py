@@ -21,6 +21,7 @@ from .measures import BY_NAME, OF_SHAPES
 from .model import Model
 from .pair import Lens
 from .session import Session
+from .stored_heads import stored_heads
 from .weighting import weighed
 
 if TYPE_CHECKING:
@@ -46,8 +47,8 @@ class HeadRows:
 
     @property
     def refusals(self) -> tuple[str, ...]:
-        """The sentences that say why some cannot be made, each once."""
-        return tuple(dict.fromkeys(p.problem for p in self.every if p.problem))
+        """Why some cannot be made, a sentence for each reason."""
+        return _by_reason((_attention_of(p), p.problem) for p in self.every if p.problem)
 
     def named(self, pattern: str | None) -> HeadRows:
         """Those that a filter names, by their own address or by that of a projection that they are made of."""
@@ -60,54 +61,58 @@ class HeadRows:
         return replace(self, by_kind={kind: rows for kind, rows in found.items() if rows})
 
 
-def head_rows(checkpoint: Checkpoint, shown: Sequence[Projection], offset: int = 0) -> HeadRows:
-    """Of the heads of a checkpoint whose projections are shown as they are, under a weighting or in the fixed gauge.
+def head_rows(model: Model, offset: int = 0) -> HeadRows:
+    """Of the heads of a model whose weights are at hand, shown as it is, under a weighting or in the fixed gauge.
 
     In the fixed gauge there are no rows of values: any invertible matrix may stand between value and output, so that
     only their product says something. `offset`: how many tokens a query stands behind its key.
 
     Raises:
-        InputError: it is not known how RoPE turns queries that stand so far behind.
+        InputError: it is known of no attention how RoPE turns queries that stand so far behind.
     """
+    checkpoint = model.checkpoint
+    assert checkpoint is not None
+    shown = [p for p in (*model.tree.projections, *model.multiplied) if p.derived is None or is_state(p)]
     states = {p.address: p for p in shown}
     found, unknown = attentions(checkpoint, [p.parents[0] if is_state(p) else p for p in shown])
-    kinds = [kind for kind in KINDS if kind != VALUE or not any(p.derived and p.derived.gauge for p in shown)]
-    try:
-        turned = {a.address: _turned(checkpoint, a, offset) for a in found} if offset else {}
-    except WeightsError as error:
-        raise InputError(f"--offset {offset}: {error}") from None
-    by_kind = {
-        kind: tuple(p for a in found for p in heads_of(a, kind, states, turned.get(a.address))) for kind in kinds
-    }
-    return HeadRows({kind: rows for kind, rows in by_kind.items() if rows}, offset, tuple(unknown))
+    kinds = _kinds_in(FIXED if any(p.derived and p.derived.gauge for p in shown) else RAW)
+    both = [_turned(checkpoint, a, offset) for a in found] if offset else [(a, None) for a in found]
+    by_kind = {kind: tuple(p for a, turned in both for p in heads_of(a, kind, states, turned)) for kind in kinds}
+    if offset and QK in by_kind and all(p.problem for p in by_kind[QK]):
+        unmade = [a.no_qk for (a, _), before in zip(both, found, strict=True) if a.no_qk != before.no_qk]
+        if unmade:
+            raise InputError(f"--offset {offset}: {unmade[0]}")
+    return HeadRows({kind: rows for kind, rows in by_kind.items() if rows}, offset, _by_reason(unknown.items()))
 
 
-def _turned(checkpoint: Checkpoint, a: Attention, offset: int) -> Turned | None:
-    """How the queries of a layer are turned; None of latent attention, whose rotated rows are left out, and where the
-    keys are of another sequence."""
+def _kinds_in(gauge: str) -> list[str]:
+    """What there is of heads in a gauge."""
+    return [kind for kind in KINDS if kind != VALUE or gauge == RAW]
+
+
+def _turned(checkpoint: Checkpoint, a: Attention, offset: int) -> tuple[Attention, Turned | None]:
+    """How the queries of an attention are turned; None of a latent one, whose rotated rows are left out, where the keys
+    are of another sequence, and where it is not known, which is then why it has no QK."""
     from rankscope.engine.catalogue.frequencies import rope_at
 
     if a.is_latent or a.no_qk or a.key.block != "attention":
-        return None
-    rope, frequencies = rope_at(checkpoint, a.key, a.dim)
-    return Turned(offset, rope, frequencies)
+        return a, None
+    try:
+        rope, frequencies = rope_at(checkpoint, a.key, a.dim)
+    except WeightsError as error:
+        return replace(a, no_qk=f"{a.address}: {str(error).removeprefix(f'{a.key.address}: ')}"), None
+    return a, Turned(offset, rope, frequencies)
 
 
 def stored_rows(session: Session, offset: int = 0) -> HeadRows:
     """The same of a model whose weights are not at hand: what is stored of it, in the state that is shown."""
-    (name, label), gauge = session.weighting, session.gauge
-    found: dict[str, Projection] = {}
-    stored = session.store.stored()
-    for p in map(stored.projection, sorted(stored.derived(), key=stored.computed_at)):
-        made, head = p.derived, head_of(p)
-        if head is None or made is None or (made.weighting, made.gauge) != (name, gauge):
-            continue
-        if (not name or f" under {label}" in made.label) and offset_of(p) in (None, offset):
-            found[p.address] = p
+    rows = stored_heads(session.store.stored(), session.weighting, session.gauge)
+    found = {p.address: p for p in rows if offset_of(p) in (None, offset)}
     by_kind: dict[str, list[Projection]] = {}
     for p in sorted(found.values(), key=lambda p: (*model_order(p)[:4], _number(p))):
         by_kind.setdefault(p.role, []).append(p)
-    return HeadRows({kind: tuple(by_kind[kind]) for kind in KINDS if kind in by_kind}, offset)
+    kinds = _kinds_in(session.gauge or RAW)
+    return HeadRows({kind: tuple(by_kind[kind]) for kind in kinds if kind in by_kind}, offset)
 
 
 def rows_of_session(session: Session, offset: int = 0) -> HeadRows:
@@ -116,10 +121,7 @@ def rows_of_session(session: Session, offset: int = 0) -> HeadRows:
     Raises:
         InputError: see head_rows.
     """
-    checkpoint = session.model.checkpoint
-    if checkpoint is None:
-        return stored_rows(session, offset)
-    return head_rows(checkpoint, session.model.tree.projections, offset)
+    return stored_rows(session, offset) if session.model.checkpoint is None else head_rows(session.model, offset)
 
 
 def in_state(model: Model, root: Path, under: Weighting | None, gauge: str = RAW) -> Model:
@@ -167,7 +169,23 @@ def lens_for(lens: Lens, kind: str) -> Lens:
 
 def label_of(rows: Sequence[Projection]) -> str:
     """What a title says of the rows of one kind: `QK, offset 0, RoPE not applied`."""
-    return next((p.derived.label for p in rows if p.derived is not None), "")
+    return "; ".join(dict.fromkeys(p.derived.label for p in rows if p.derived is not None))
+
+
+def _by_reason(sentences: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    """Sentences about attentions, each with the address that it begins with, as one for each reason:
+    `layers.0.attention and 29 more: ...`."""
+    found: dict[str, list[str]] = {}
+    for address, sentence in dict.fromkeys(sentences):
+        found.setdefault(sentence.removeprefix(f"{address}: "), []).append(address)
+    more = {reason: f" and {len(at) - 1} more" if len(at) > 1 else "" for reason, at in found.items()}
+    return tuple(f"{at[0]}{more[reason]}: {reason}" for reason, at in found.items())
+
+
+def _attention_of(p: Projection) -> str:
+    found = head_of(p)
+    assert found is not None
+    return found.attention
 
 
 def _number(p: Projection) -> int:

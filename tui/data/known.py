@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from rankscope.engine.derive.derived import is_state
 from rankscope.engine.derive.flip import flipped
-from rankscope.engine.derive.gauge import what_is_fixed
+from rankscope.engine.derive.gauge import weighting_label, what_is_fixed
 from rankscope.engine.derive.weighting import is_weighted, noise_of
 from rankscope.engine.spectrum import THRESHOLDS, Projection, Values
 
@@ -72,8 +72,11 @@ class Known:
         """Show other states of the model's projections from now on: those of `weighed`, or `raw`."""
         self.model = model
         self.said = model.said
-        first = next((p.derived for p in model.tree.projections if p.rows), None)
-        self.weighting = ("", "") if first is None or not first.weighting else (first.weighting, first.label)
+        shown = next((p for p in model.tree.projections if p.rows), None)
+        first = shown.derived if shown is not None else None
+        self.weighting = (
+            (first.weighting, weighting_label(shown)) if shown is not None and first is not None else ("", "")
+        )
         self.gauge = first.gauge if first is not None else ""
         self.fixed = what_is_fixed(model.tree.projections) if self.gauge else ""
         self._beside = self._needed_beside(model) if first is not None else {}

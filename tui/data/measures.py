@@ -81,12 +81,13 @@ class Measure:
 
     def fits(self, p: Projection) -> bool:
         """Whether there is such a number of a projection: of what is made of several there is no other state, no twin,
-        and under a weighting no noise; of a product none that compares with matrices of its shape."""
+        and under a weighting no noise; of a product neither noise nor factors of the same shape."""
         if p.derived is None or not p.derived.is_further:
             return True
-        if self.name in OF_SHAPES and not is_like_noise(p):
+        is_weighted_noise = self.needs_noise and p.derived.weighting
+        if self.needs_twin or self.needs_raw or is_weighted_noise:
             return False
-        return not (self.needs_twin or self.needs_raw or (self.needs_noise and p.derived.weighting))
+        return is_like_noise(p) or not (self.needs_noise or self.name in (*OF_SHAPES, "k*", "spikes", "edge"))
 
     @property
     def depends_on_threshold(self) -> bool:
@@ -169,8 +170,9 @@ def _break_even(_: Session, p: Projection, __: float) -> int | None:
 @by_shape
 def _break_even_divisor(session: Session, p: Projection, threshold: float) -> float | None:
     """k*; of a single row or column, whose k* is 0, m n / (m + n), so that k/k* is above 1 there too."""
-    found = _break_even(session, p, threshold)
-    return p.rows * p.cols / (p.rows + p.cols) if found == 0 else found
+    if not p.count or not is_like_noise(p):
+        return None
+    return _break_even(session, p, threshold) or p.rows * p.cols / (p.rows + p.cols)
 
 
 @by_shape

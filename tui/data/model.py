@@ -11,6 +11,7 @@ from rankscope.engine.catalogue.whole_factors import CUT
 from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
 from rankscope.engine.checkpoint.remote import stored_name
+from rankscope.engine.derive.heads import head_of
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection
 
@@ -21,7 +22,8 @@ from .phrases import UNREAD_ADVICE
 class Model:
     """An opened model. Where its weights could not be opened but spectra of it are stored, `checkpoint` is
     None and `reason` says why. `said`: what the file that it is weighted by says beside its spectra, None for none.
-    `further` are matrices made of several (see stacks), shown beside the projections and never counted among them."""
+    `further` are matrices made of several (see stacks), shown beside the projections and never counted among them;
+    `multiplied` are states of projections in whose place the tree has others made of them (see gauge.fixed)."""
 
     name: str
     checkpoint: Checkpoint | None
@@ -30,6 +32,7 @@ class Model:
     reason: str = ""
     said: Said | None = None
     further: tuple[Projection, ...] = ()
+    multiplied: tuple[Projection, ...] = ()
 
     @property
     def every(self) -> tuple[Projection, ...]:
@@ -90,13 +93,16 @@ def open_stored(model: str, root: Path) -> Model | None:
         raise InputError(f"{found.unread} {UNREAD_ADVICE}")
     stored = SpectraStore(root, found.folder).stored()
     projections = map(stored.projection, sorted(stored, key=stored.computed_at))
-    newest = {p.address: p for p in map(_own, projections) if p is not None}
+    newest = {p.address: p for made in projections for p in _own(made)}
     return Model(found.name, None, Tree(tuple(sorted(newest.values(), key=model_order)), True), found.folder)
 
 
-def _own(projection: Projection) -> Projection | None:
-    """The matrix of the checkpoint that is stored, as it is or under a weighting; None of what else is derived."""
+def _own(projection: Projection) -> tuple[Projection, ...]:
+    """The matrices of the checkpoint that a stored spectrum is of: one as it is or in another state, or those that a
+    head is made of; none of what else is derived."""
     made = projection.derived
     if made is None:
-        return projection
-    return projection.parents[0] if not made.is_further and made.parents else None
+        return (projection,)
+    if made.is_further:
+        return made.parents if head_of(projection) else ()
+    return made.parents[:1]

@@ -314,11 +314,11 @@ class ExplorerState:
         if self.pair.second is not None:
             now = {p.address: p for p in self.pair.second.model.every} | now
         self.marks = {p.key: p for q in self.marks.values() if (p := now.get(q.address)) is not None}
-        origin = self.origin and self.origin.found_in(now)
         self._show(self.pattern)
+        origin = self.origin and self.origin.found_in(now).in_columns(self.grid)
         self.changed(Change.ROWS)
         self.changed(Change.MARKS)
-        self.select(self.selection.found_in(now), origin)
+        self.select(self.selection.found_in(now).in_columns(self.grid), origin)
         self.lens_changed()
         self.numbers_changed()
 

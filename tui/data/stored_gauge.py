@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import TYPE_CHECKING
 
 from rankscope.engine.derive.derived import derive
 from rankscope.engine.derive.gauge import AS_IT_IS, BALANCED, FIXED, LEFT, NOTHING, WORDS, why_not_balanced
+from rankscope.engine.derive.heads import head_of, is_product
 from rankscope.engine.derive.weighting import NORM, REFUSED, WEIGHED, by_moment, weighted
 from rankscope.engine.errors import WeightsError
 from rankscope.engine.spectrum import Derived, Operand, Projection
 
 from .model import Model
+from .stored_heads import stored_heads
 
 if TYPE_CHECKING:
     from rankscope.engine.moment import Weighting
@@ -21,6 +24,10 @@ if TYPE_CHECKING:
 _FOLDED = f"{WEIGHED}diagonal"
 """The formula of gains alone, whose spectra are kept under the weighting `norm`."""
 _VERSION = 1
+_ATTENTIONS = ("attention", "cross_attention")
+FACTORS = ("value", "value_b", "output")
+"""Roles of an attention in whose place its products stand."""
+_UNSTORED = "it is not stored in the fixed gauge, and the weights are not at hand to compute it"
 
 
 class StoredGauge:
@@ -34,13 +41,12 @@ class StoredGauge:
     def __init__(self, model: Model, root: Path) -> None:
         from rankscope.store.spectra import SpectraStore
 
-        stored = SpectraStore(root, model.folder).stored()
+        stored = self._stored = SpectraStore(root, model.folder).stored()
         self._keys = frozenset(stored)
         self._own: dict[str, list[Projection]] = {}  # in the gauge, by the key of the matrix as it is
         self._gains: dict[str, Derived] = {}
         self._ups: dict[str, Projection] = {}  # by the address of their MLP
         self._layers: set[tuple[str | None, int | None]] = set()  # of which an MLP is known
-        self._fed: set[tuple[str | None, str, str]] = set()  # tower, block and role of what some norm feeds
         for p in map(stored.projection, sorted(stored.derived(), key=stored.computed_at)):
             made = p.derived
             if made is None or made.is_further:
@@ -49,8 +55,6 @@ class StoredGauge:
                 self._know(p)
             elif made.weighting == NORM and made.formula == _FOLDED:
                 self._gains[p.parents[0].key] = made
-                if made.operands != _ones(p.cols):
-                    self._fed.add((p.tower, p.block, p.role))
 
     def fixed(self, projection: Projection, under: Weighting | None = None) -> Projection:
         """A matrix of the model in the fixed gauge, as Gauge.fixed names it; where that is not stored, or not known to
@@ -58,14 +62,23 @@ class StoredGauge:
         made = self._plain(projection) if under is None else self._weighted(projection, under)
         if made is not None:
             return made
-        reason = "it is not stored in the fixed gauge, and the weights are not at hand to compute it"
-        name = under.name if under else ""
-        refused = Derived(REFUSED, _VERSION, reason, False, (projection,), (), name, FIXED)
-        return replace(derive(projection, refused), problem=projection.problem or reason)
+        return _refused(projection, under)
+
+    def products(
+        self, projections: Iterable[Projection], under: Weighting | None = None
+    ) -> dict[str, tuple[Projection, ...]]:
+        """By the addresses of values and outputs the stored products that each is a factor of, by KV head; where there
+        are none, itself, whose `problem` says so."""
+        weighting = ("", "") if under is None else (under.name, under.label)
+        found: dict[str, dict[str, Projection]] = {}
+        for p in filter(is_product, stored_heads(self._stored, weighting, FIXED)):
+            for factor in p.parents:
+                found.setdefault(factor.key, {})[p.address] = p
+        factors = (p for p in projections if p.role in FACTORS and p.block in _ATTENTIONS)
+        return {p.address: _by_head(found[p.key]) if p.key in found else (_refused(p, under),) for p in factors}
 
     def _know(self, p: Projection) -> None:
         self._own.setdefault(p.parents[0].key, []).append(p)
-        self._fed.add((p.tower, p.block, p.role))
         if p.role == "up":
             self._ups[_mlp_of(p)] = p
             self._layers.add((p.tower, p.layer))
@@ -81,12 +94,7 @@ class StoredGauge:
             return derive(p, replace(gains, weighting="", gauge=FIXED, label=WORDS["diagonal"]))
         up = self._ups.get(_mlp_of(p))
         unfed = up is not None and _folding(up) == NOTHING  # the norm before up is that before gate
-        return self._as_it_is(p) if gains is not None or unfed or self._is_behind_attention(p) else None
-
-    def _is_behind_attention(self, p: Projection) -> bool:
-        """Whether no norm feeds it: the families that have one there, as BitNet, balance no MLP, or have it stored."""
-        is_output = p.role == "output" and p.block in ("attention", "cross_attention")
-        return is_output and (p.tower, p.layer) in self._layers and (p.tower, p.block, p.role) not in self._fed
+        return self._as_it_is(p) if gains is not None or unfed else None
 
     def _left(self, down: Projection) -> Projection | None:
         """Down of an MLP whose neurons are not balanced: as it is."""
@@ -120,6 +128,16 @@ class StoredGauge:
             if made is not None and made.weighting == under.name and _moment_of(q) == operands:
                 return derive(up, made)
         return None
+
+
+def _refused(p: Projection, under: Weighting | None) -> Projection:
+    made = Derived(REFUSED, _VERSION, _UNSTORED, False, (p,), (), under.name if under else "", FIXED)
+    return replace(derive(p, made), problem=p.problem or _UNSTORED)
+
+
+def _by_head(products: Mapping[str, Projection]) -> tuple[Projection, ...]:
+    """By the numbers of their heads."""
+    return tuple(sorted(products.values(), key=lambda p: head.number if (head := head_of(p)) else 0))
 
 
 @lru_cache(maxsize=64)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from rankscope.engine.derive.gauge import FIXED, what_is_fixed
+from rankscope.engine.derive.gauge import FIXED, weighting_label, what_is_fixed
 from rankscope.engine.derive.weighting import CENTRED_NAME, WEIGHED, by_moment, is_weighted, weighted
 from rankscope.engine.errors import InputError, WeightsError, printable
 from rankscope.engine.spectrum import Operand, Projection
@@ -113,7 +113,7 @@ def weighted_by(projections: Iterable[Projection]) -> str:
     """`weighted by imatrix a.gguf (wiki.txt, 128 chunks)`, `gauge-fixed: gains folded`, for titles; "" of the weights
     as they are."""
     shown = list(projections)
-    label = next((p.derived.label for p in shown if p.derived is not None and is_weighted(p)), "")
+    label = next(filter(None, map(weighting_label, shown)), "")
     gauge = what_is_fixed(shown)
     return "; ".join([*([f"weighted by {label}"] if label else []), *([f"gauge-fixed: {gauge}"] if gauge else [])])
 

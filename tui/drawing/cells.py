@@ -250,7 +250,7 @@ class Look:
             self._cells.clear()
 
     def _members(self, place: Place) -> tuple[Projection, ...]:
-        return (self._grid if place[0].expert is None else self._experts).cells.get(place, ())
+        return (self._grid if place[0].member is None else self._experts).cells.get(place, ())
 
     def _group(self, place: Place) -> Group:
         found = self._groups.get(place)
@@ -276,7 +276,7 @@ class Look:
         return self._shaded(forms, number, self.lens.tone(p), is_marked, self.lens.is_greyed(p))
 
     def _fold(self, group: Group) -> Cell:
-        """Several projections in one place (experts): the median, and after "~" half of the interquartile range,
+        """Several in one place (experts, KV heads): the median, and after "~" half of the interquartile range,
         104~9: half of the experts lie about within 9 of 104. Of a part how many are there, 104 8/256; as long as some
         are missing that were asked for, and where that does not fit, the state of the rest: a few do not stand for all.
         """

@@ -8,11 +8,12 @@ from typing import NamedTuple
 from rich.text import Text
 
 from rankscope.engine.derive.gauge import is_fixed
+from rankscope.engine.derive.heads import GROUP_OV
 from rankscope.engine.derive.weighting import is_under_weighting, is_unseen
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection
 
-from ..data.grid import Grid, Selection
+from ..data.grid import EXPERT, Grid, Selection, member_of
 from ..data.pair import Lens, Pair
 from ..data.phrases import byte_size
 from ..data.session import Session, State
@@ -104,7 +105,8 @@ def selection_text(lens: Lens, selection: Selection, grid: Grid) -> Text:
     if selection.column is not None and selection.row is not None and len(found) > 1:
         known = sum(lens.number(p) is not None for p in found)
         count = f"{known}/{len(found)}" if 0 < known < len(found) else len(found)
-        return text.append(f"  {count} experts: median~half the interquartile range; enter unfolds", "not bold")
+        what = member.what if (member := member_of(found[0])) else EXPERT
+        return text.append(f"  {count} {what}s: median~half the interquartile range; enter unfolds", "not bold")
     return text.append_text(_state(lens, found[0])) if len(found) == 1 else text
 
 
@@ -150,6 +152,8 @@ def _refused(p: Projection) -> str:
     """In a word or two why there is no spectrum."""
     if p.problem is None:
         return "failed"
+    if p.role == GROUP_OV and not any(q.problem for q in p.parents):
+        return "no product"
     if is_under_weighting(p) and not any(q.problem for q in p.parents):
         return f"{'unseen' if is_unseen(p) else 'not weighted'} by {p.derived.weighting if p.derived else ''}"
     return "gauge not known" if is_fixed(p) and not p.parents[0].problem else "unsupported"

@@ -68,7 +68,7 @@ class HeadMap(Heatmap, inherit_bindings=False):
 
     def set_rows(self, projections: Sequence[Projection], grid: Grid) -> None:  # noqa: ARG002 - the base class's
         """Of other projections the heads."""
-        self._parents = frozenset(p.address for p in projections)
+        self._parents = frozenset(q.address for p in projections for q in (p, *p.parents))
         self._set_kind(self.kind)
 
     def set_marks(self, marks: Sequence[Projection]) -> None:

@@ -169,7 +169,8 @@ class Heatmap(TopPane, inherit_bindings=False):
             return
         row = selection.row
         block = selection.column.block if selection.column else selection.block or self._block
-        if row is None or block != self._block or not (row == self.unfolded or self._open(row, block)):
+        is_elsewhere = selection.column is not None and selection.column not in self.shown.columns
+        if row is None or block != self._block or is_elsewhere or not (row == self.unfolded or self._open(row, block)):
             self._close()
 
     # The selection

@@ -150,7 +150,7 @@ class Overview:
     def _groups(self) -> str:
         """The names of the towers over their layers, or whose experts these are; beside the last there is room."""
         names = [
-            f"experts of layer {replace(row, expert=None).label}" if row.expert is not None else row.tower or "layers"
+            f"{row.member.what}s of layer {replace(row, member=None).label}" if row.member else row.tower or "layers"
             for row in self._grid.rows
         ]
         text = ""
@@ -165,7 +165,7 @@ class Overview:
 
     def _ticks(self, cursor: int) -> tuple[Segment, list[Segment]]:
         """Numbers of layers where they stand, that of the cursor's in any case; and what the summary holds."""
-        numbers = [row.layer if row.expert is None else row.expert for row in self._grid.rows]
+        numbers = [row.layer if row.member is None else row.member.number for row in self._grid.rows]
         line = [" "] * self._slots.total
         free = 0
         for layer in self._numbered(numbers):
@@ -177,7 +177,7 @@ class Overview:
         _clear(line, start - 1, start + len(text) + 1)
         heads = "".join(f"{head:>{self._number + 1}}" for head in ("min", "med", "max"))
         rest = "".join(line[start + len(text) :]) + (f" {heads}{self._last_head}" if self._tail else "")
-        what = "expert" if numbers and self._grid.rows[0].expert is not None else "layer"
+        what = member.what if numbers and (member := self._grid.rows[0].member) else "layer"
         label = Segment(f" {what:<{self._name_width}} ", DIM)
         return label, [Segment("".join(line[:start]), DIM), Segment(text, Style(bold=True)), Segment(rest, DIM)]
 
@@ -219,7 +219,7 @@ class Overview:
     def _is_whole(self, column: int, selection: Selection) -> bool:
         """Whether all that a line shows is selected: its name says so, and the shades stay in view."""
         rows, role = self._grid.rows, self._grid.columns[column]
-        is_over_rows = selection.row is None or (selection.single is None and rows[0].expert is not None)
+        is_over_rows = selection.row is None or (selection.single is None and rows[0].member is not None)
         return is_over_rows and selection.holds(self._grid, rows[0], role)
 
     def _is_chosen(self, layer: int, column: int, selection: Selection) -> bool:
@@ -269,7 +269,7 @@ class Overview:
 
 
 def _header(grid: Grid) -> int:
-    return 2 if any(row.tower or row.expert is not None for row in grid.rows) else 1
+    return 2 if any(row.tower or row.member is not None for row in grid.rows) else 1
 
 
 def _entries(grid: Grid) -> list[int | str]:

@@ -22,7 +22,7 @@ from textual.widgets.tree import TreeNode
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection
 
-from ..data.grid import Column, Grid, Row, Selection
+from ..data.grid import Column, Grid, Row, Selection, member_of
 from ..drawing.cells import Look
 from ..settings import keys
 from .heatmap_table import shortened
@@ -238,8 +238,8 @@ class ProjectionTree(Tree[Item], inherit_bindings=False):
             if column.block != block or not cell:
                 continue
             place = Selection(row, column)
-            experts = (lambda cell=cell, place=place: (_single(p, place) for p in cell)) if len(cell) > 1 else None
-            yield Item(column.role, place, experts)
+            members = (lambda cell=cell, place=place: (_single(p, place) for p in cell)) if len(cell) > 1 else None
+            yield Item(column.role, place, members)
 
     def _role(self, column: Column) -> Item:
         def layers() -> Iterable[Item]:
@@ -306,6 +306,6 @@ def _path(node: TreeNode[Item] | None) -> list[TreeNode[Item]]:
 
 
 def _single(p: Projection, place: Selection = Selection()) -> Item:  # noqa: B008 - frozen
-    expert = p.expert is not None and place.row is not None
-    name = f"expert {p.expert}" if expert else p.tensor if p.block == "other" else p.address
+    member = member_of(p) if place.row is not None else None
+    name = f"{member.what} {member.number}" if member else p.tensor if p.block == "other" else p.address
     return Item(name, replace(place, single=p))

@@ -16,6 +16,7 @@ from lapack_reference import lapack
 from safetensors.torch import load_file
 
 from rankscope.engine.calibration.weighting import open_weighting
+from rankscope.engine.catalogue.heads import attentions
 from rankscope.engine.catalogue.tree import build_tree
 from rankscope.engine.checkpoint.open import Checkpoint
 from rankscope.engine.compute import cluster
@@ -24,6 +25,7 @@ from rankscope.engine.derive.directions import directions_of
 from rankscope.engine.derive.fixing import Gauge
 from rankscope.engine.derive.flip import flipped
 from rankscope.engine.derive.gauge import as_stored
+from rankscope.engine.derive.heads import KINDS, heads_of
 from rankscope.engine.derive.norm_weighting import NormWeighting
 from rankscope.engine.derive.weighting import noise_of, weighted
 from rankscope.engine.spectrum import Projection
@@ -89,7 +91,15 @@ def assert_lapacks(sink: MemorySink, projections: list[Projection], file: Path) 
         assert abs(sink.kept[projection.key].values - wanted).max() <= 1e-10 * wanted[0]
 
 
-NAMES = {"self_attn.q_proj": (12, 12), "mlp.up_proj": (20, 12), "mlp.gate_proj": (20, 12), "mlp.down_proj": (12, 20)}
+NAMES = {
+    "self_attn.q_proj": (12, 12),
+    "self_attn.k_proj": (6, 12),
+    "self_attn.v_proj": (6, 12),
+    "self_attn.o_proj": (12, 12),
+    "mlp.up_proj": (20, 12),
+    "mlp.gate_proj": (20, 12),
+    "mlp.down_proj": (12, 20),
+}
 
 
 def block(folder: Path, seed: int, layers: int = 2) -> tuple[Checkpoint, list[Projection]]:
@@ -105,7 +115,7 @@ def block(folder: Path, seed: int, layers: int = 2) -> tuple[Checkpoint, list[Pr
         for norm in ("input_layernorm", "post_attention_layernorm"):
             tensors[path.format(n, norm)] = torch.rand(12, generator=random) + 0.5
     folder.mkdir()
-    return saved(folder, tensors, {"model_type": "llama"})
+    return saved(folder, tensors, {"model_type": "llama", "num_attention_heads": 2})
 
 
 def states(checkpoint: Checkpoint, raw: list[Projection], folder: Path) -> list[Projection]:
@@ -117,5 +127,8 @@ def states(checkpoint: Checkpoint, raw: list[Projection], folder: Path) -> list[
     gauge = Gauge(checkpoint, build_tree(checkpoint).projections)
     fixed = [as_stored(gauge.fixed(p, weighting)) for weighting in (None, weightings[1]) for p in raw]
     assert not any(p.problem for p in (*under, *fixed))
-    every = [*raw, *map(flipped, raw), *under, *map(noise_of, under), *fixed, *map(directions_of, raw)]
+    (attention, *_), _ = attentions(checkpoint, raw)
+    shown: list[dict[str, Projection]] = [{}, {p.address: p for p in under[len(raw) :]}, {p.address: p for p in fixed}]
+    heads = [p for state in shown for kind in KINDS for p in heads_of(attention, kind, state)]
+    every = [*raw, *map(flipped, raw), *under, *map(noise_of, under), *fixed, *map(directions_of, raw), *heads]
     return list({p.key: p for p in every}.values())
