@@ -17,6 +17,7 @@ from .panel import LEAF, TILE, reflect, tall_qr
 from .sturm import tridiagonal_eigenvalues
 
 _LOCK = threading.Lock()
+_LARGE = 2048
 
 
 def load_kernels(device: str) -> None:
@@ -46,9 +47,9 @@ def _run(part: Callable[[str], None], device: str) -> None:
 
 
 def load_libraries(device: str) -> None:
-    """Have the libraries for matrix products and eigenvalues begin there, by one small matrix."""
+    """Have the libraries for matrix products and eigenvalues begin there, and load what they solve large matrices by."""
     with suppress(Exception):
-        solve(torch.eye(64, device=device), choose(device))
+        solve(torch.rand(_LARGE, _LARGE, device=device), choose(device))
 
 
 def _panel(rows: int, device: str) -> None:
