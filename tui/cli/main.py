@@ -7,7 +7,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,20 +109,7 @@ def main_tui(argv: Sequence[str] | None = None) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """The same engine without a screen."""
     args = _parser().parse_args(argv)
-    code = _guarded(PROG, _run_headless, args)
-    if argv is None:
-        _leave(code)
-    return code
-
-
-def _leave(code: int) -> None:
-    """End without taking torch and CUDA down, which takes .7 s on the host of an H100: everything is saved and closed.
-    Dask's own processes are for it to end."""
-    if "torch" in sys.modules and "distributed" not in sys.modules:
-        with suppress(OSError):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)
+    return _guarded(PROG, _run_headless, args)
 
 
 def _parser() -> argparse.ArgumentParser:
