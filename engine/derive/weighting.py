@@ -72,7 +72,9 @@ def by_moment(projection: Projection) -> Projection:
 
 def can_be_made(projection: Projection) -> bool:
     """Whether the numbers that it takes beside matrices are at hand, not only known by their digests."""
-    return projection.derived is None or all(operand.load is not None for operand in projection.derived.operands)
+    if projection.derived is None or projection.is_product:
+        return True
+    return all(operand.load is not None for operand in projection.derived.operands)
 
 
 def is_noise(projection: Projection) -> bool:

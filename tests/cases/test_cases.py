@@ -53,11 +53,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return make
 
 
-def late(*values: object, reason: str) -> Any:
-    """A row whose check holds only later."""
-    return pytest.param(*values, marks=pytest.mark.xfail(strict=True, reason=reason))
-
-
 def refused(model: Path) -> str:
     with pytest.raises(InputError) as caught:
         open_checkpoint(str(model), Access.CACHE)
@@ -194,7 +189,6 @@ def test_lines_on_tensors(made: Made, case: str, model: str, said: str) -> None:
     assert said in problems(made(case) / model)
 
 
-@pytest.mark.xfail(strict=True, reason="LoRA adapters")
 @pytest.mark.parametrize(
     ("case", "model", "shape"),
     [

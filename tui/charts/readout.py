@@ -247,7 +247,7 @@ def _single(session: Session, p: Projection, request: Request) -> Text:
     values = session.values(p)
     has_noise = not is_under_weighting(p) and is_like_noise(p)
     if request.view == View.SPECTRUM and values is not None and len(values) and has_noise:
-        parts.append(f"{null.spikes(values, p.rows, p.cols, entry.provenance.noise_floor)} above the edge")
+        parts.append(f"{null.spikes(values, p.rows, p.cols, entry.provenance.noise_floor, p.inner)} above the edge")
     if p.dequantisation:
         parts.append(f"from {p.dequantisation}")
     made = entry.provenance

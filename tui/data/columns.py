@@ -54,8 +54,8 @@ class Columns:
         """One projection of each shape, and which of these each row is like."""
         import numpy as np
 
-        found: dict[tuple[int, int], int] = {}
-        like = [found.setdefault((p.rows, p.cols), len(found)) for p in self.projections]
+        found: dict[tuple[int, int, int], int] = {}
+        like = [found.setdefault((p.rows, p.cols, p.inner), len(found)) for p in self.projections]
         return [self.projections[like.index(number)] for number in range(len(found))], np.array(like, dtype=np.intp)
 
     def rows_of(self, projections: Iterable[Projection | None]) -> Rows:

@@ -43,6 +43,7 @@ class Model:
             return ()
         cut = [p for p in self.tree.projections if p.note.endswith(CUT)]
         parts = (f"{len(cut)} matrices are parts of whole ones: {cut[0].address} is {cut[0].note}",) if cut else ()
+        parts = (*self.tree.lines, *parts)
         if not self.tree.by_shape:
             return (*self.checkpoint.warnings, *parts)
         kind = printable(str(self.checkpoint.config.get("model_type") or ""))
@@ -95,8 +96,9 @@ def open_stored(model: str, root: Path) -> Model | None:
 
 
 def _own(projection: Projection) -> Projection | None:
-    """The matrix of the checkpoint that is stored, as it is or under a weighting; None of what else is derived."""
+    """The matrix of the checkpoint that is stored, as it is or under a weighting, or as the product of its factors;
+    None of what else is derived."""
     made = projection.derived
-    if made is None:
+    if made is None or projection.is_product:
         return projection
     return projection.parents[0] if not made.is_further and made.parents else None

@@ -1,0 +1,78 @@
+"""By how much an adapter scales the product of its factors, as its adapter_config.json says."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import printable
+
+_DEFAULT_ALPHA = 8
+_MOST = 300
+_WRAPPER = "base_model.model."
+_REPEATED_GROUP = re.compile(r"\)\s*[*+{]")
+
+
+class Scales:
+    """What adapter_config.json says of the scale of each module, {} where there is none; GGUF's metadata say it in the
+    same words. `lines` gathers what a user should know of it."""
+
+    def __init__(self, adapter: Mapping[str, Any]) -> None:
+        self._adapter = adapter
+        self.lines: dict[str, None] = {}
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether the matrices that change are stored as (inputs, outputs), as Conv1D."""
+        return self._adapter.get("fan_in_fan_out") is True
+
+    @property
+    def uses_root(self) -> bool:
+        """Whether alpha is over the root of the rank (rsLoRA, arXiv 2312.03732)."""
+        return self._adapter.get("use_rslora") is True
+
+    def of(self, module: str, rank: int) -> float:
+        """What the product of a module's factors of this rank is multiplied by; 1 where nothing says it."""
+        mlx = self._adapter.get("lora_parameters")
+        if isinstance(mlx, Mapping):
+            return self._of_mlx(mlx, rank)
+        if not self._adapter:
+            self.lines["nothing says lora_alpha: the scale of B A is 1"] = None
+            return 1.0
+        patterns = self._adapter.get("alpha_pattern")
+        alpha = self._adapter.get("lora_alpha", _DEFAULT_ALPHA)
+        if isinstance(patterns, Mapping):
+            alpha = next((value for key, value in patterns.items() if self._names(str(key), module)), alpha)
+        return self._number(alpha, "lora_alpha", rank) / self.divisor(rank)
+
+    def divisor(self, rank: int) -> float:
+        """What alpha is divided by."""
+        return math.sqrt(rank) if self.uses_root else float(rank)
+
+    def _of_mlx(self, said: Mapping[str, Any], rank: int) -> float:
+        if "scale" in said:
+            return self._number(said["scale"], "scale", 1)
+        if "alpha" in said:
+            return self._number(said["alpha"], "alpha", rank) / rank
+        self.lines["adapter_config.json names no scale: that of B A is 1"] = None
+        return 1.0
+
+    def _number(self, value: Any, name: str, instead: int) -> float:
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+        self.lines[f"{name} of adapter_config.json is no number ({printable(str(value), 40)}): the scale is 1"] = None
+        return float(self.divisor(instead)) if name == "lora_alpha" else float(instead)
+
+    def _names(self, pattern: str, module: str) -> bool:
+        """Whether a key of a pattern names a module, by PEFT's rule (peft.utils.get_pattern_key). A file may be a
+        stranger's: a group that is repeated could take for ever and is not read."""
+        try:
+            if len(pattern) > _MOST or _REPEATED_GROUP.search(pattern):
+                raise re.error("too long, or a group that is repeated")
+            whole = pattern if pattern.startswith("^") else rf"(?:.*\.)?(?:{pattern})$"
+            return re.match(whole, module.removeprefix(_WRAPPER)) is not None
+        except re.error as error:
+            self.lines[f"alpha_pattern {printable(pattern, 60)} of adapter_config.json is not read: {error}"] = None
+            return False

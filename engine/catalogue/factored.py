@@ -1,0 +1,201 @@
+"""Matrices that a checkpoint holds as two factors B A: adapters (LoRA), and checkpoints of low rank.
+
+For each a tensor stands in under the name that the matrix has in its model, so that the catalogue says what it is.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+from ..errors import printable
+from ..formats.tensor import Tensor
+from .adapter_scale import Scales
+from .factor_names import APPLY, LORA, NESTED, Named, may_be_factor, named
+from .names import locate
+from .rules import find_rules
+
+_Group = tuple[str, str, str]
+"""Kind, module, and name of the adapter."""
+_Held = tuple[Named, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The factors of a matrix of `shape` (outputs, inputs): the blocks of B in their order, and A, which share the size
+    `inner`. The product is times `scale`, and times the number in `alpha` where there is such a tensor. `is_turned`:
+    both factors are stored as (inputs, outputs); `stands_turned` that of the stand-in.
+    """
+
+    kind: str
+    module: str
+    blocks: tuple[Tensor, ...]
+    a: Tensor
+    shape: tuple[int, int]
+    inner: int
+    is_turned: bool
+    scale: float = 1.0
+    alpha: Tensor | None = None
+    stands_turned: bool = False
+
+
+@dataclass(slots=True)
+class Factored:
+    """`tensors` are those of a checkpoint with the stand-ins, the factors of adapters under the names that PEFT would
+    give them; `pairs` by the name of their stand-in, `originals` by such a name. `lines` are what a user should know.
+    """
+
+    tensors: list[Tensor]
+    pairs: dict[str, Pair] = field(default_factory=dict)
+    originals: dict[str, Tensor] = field(default_factory=dict)
+    turned: set[str] = field(default_factory=set)
+    lines: list[str] = field(default_factory=list)
+
+
+def factored(tensors: Sequence[Tensor], adapter: Mapping[str, Any], *, is_gguf: bool) -> Factored:
+    """What of these tensors are factors; `adapter` is adapter_config.json, {} where there is none. Names and shapes
+    alone."""
+    groups, beside = _groups(tensors, is_gguf)
+    found = Factored(list(tensors))
+    if not groups and not beside:
+        return found
+    names = {tensor.name for tensor in tensors}
+    scales = Scales(adapter)
+    adapters: dict[str, set[str]] = defaultdict(set)
+    for kind, module, name in groups:
+        if kind == LORA:
+            adapters[module].add(name)
+    renamed: dict[str, str] = {}
+    failed: dict[str, list[str]] = defaultdict(list)
+    for (kind, module, name), held in groups.items():
+        pair = _pair(kind, module, held)
+        if kind == LORA:
+            suffix = f".{name}" if name else ""
+            for said, tensor in held:
+                renamed[tensor.name] = f"{module}.lora_{said.side}{suffix}.weight"
+                if said.is_turned if isinstance(pair, str) else pair.is_turned:
+                    found.turned.add(renamed[tensor.name])
+            if isinstance(pair, str):
+                failed[pair].append(held[0][1].name)
+                continue
+            pair = _scaled(pair, scales, beside)
+            is_alone = f"{module}.weight" not in names and len(adapters[module]) == 1
+            stand_in = f"{module}.weight" if is_alone else f"{module}.lora_BA{suffix}.weight"
+        elif isinstance(pair, str) or (stand_in := _place_of(pair)) in names:
+            continue
+        found.pairs[stand_in] = pair
+    _rename(found, renamed)
+    found.tensors += [_stand_in(name, pair) for name, pair in found.pairs.items()]
+    found.lines += [*scales.lines, *_lines(failed, beside)]
+    return found
+
+
+def _groups(tensors: Iterable[Tensor], is_gguf: bool) -> tuple[dict[_Group, list[_Held]], dict[str, list[_Held]]]:
+    """The factors by the matrix that they make, and by module what lies beside those of adapters."""
+    groups: dict[_Group, list[_Held]] = defaultdict(list)
+    beside: dict[str, list[_Held]] = defaultdict(list)
+    held = list(tensors)
+    for tensor in held:
+        for said in named(tensor.name) if may_be_factor(tensor.name) else ():
+            if said.side in ("A", "B") and not (is_gguf and said.kind != LORA):
+                groups[said.kind, said.module, said.adapter].append((said, tensor))
+            elif said.side == "other":
+                beside[said.module].append((said, tensor))
+    modules = {module for kind, module, _ in groups if kind == LORA}
+    for tensor in held if modules else ():
+        for said in named(tensor.name):
+            if said.side in ("alpha", "magnitude") and said.module in modules:
+                beside[said.module].append((said, tensor))
+    return groups, beside
+
+
+def _pair(kind: str, module: str, held: Sequence[_Held]) -> Pair | str:
+    """The factors of a matrix, or why these tensors are none."""
+    right = [tensor for said, tensor in held if said.side == "A"]
+    left = sorted((said.block, tensor) for said, tensor in held if said.side == "B")
+    blocks = tuple(tensor for _, tensor in left)
+    if len(right) != 1 or not left or [number for number, _ in left] != list(range(len(left))):
+        return "A without B" if not left else "B without A" if not right else "several factors of one name"
+    (a,) = right
+    if kind == LORA and len(a.shape) == 3 and blocks[0].shape[2:] != (1,):
+        return "stacks of factors, as of experts, which are not multiplied"
+    if kind == LORA and module.rpartition(".")[2] == "experts":
+        return "factors of a stack of experts, which are not multiplied"
+    if not all(len(t.shape) == 2 or (kind == LORA and len(t.shape) > 2) for t in (a, *blocks)):
+        return "factors that are no matrices"
+    turned = held[0][0].is_turned
+    for is_turned in (turned, not turned) if kind == LORA else (False,):
+        a_shape, *shapes = (_matrix(t, is_turned) for t in (a, *blocks))
+        rows, inner = sum(m for m, _ in shapes), sum(r for _, r in shapes)
+        if inner == a_shape[0] and rows and inner and a_shape[1]:
+            pair = Pair(kind, module, blocks, a, (rows, a_shape[1]), inner, is_turned)
+            return "no product" if kind == NESTED and not _is_nested(pair) else pair
+    return "an A and a B whose shapes do not fit"
+
+
+def _matrix(tensor: Tensor, is_turned: bool) -> tuple[int, int]:
+    """Its shape as a matrix (outputs, inputs): of a convolution one row for each output."""
+    rows, cols = tensor.shape[0], prod(tensor.shape[1:])
+    return (cols, rows) if is_turned else (rows, cols)
+
+
+def _is_nested(pair: Pair) -> bool:
+    """Whether two linears in a row are one projection of low rank, and not two layers of a small network."""
+    place = locate(f"{pair.module}.weight")
+    return pair.inner < min(pair.shape) and place is not None and bool(find_rules(place.path, "", 2))
+
+
+def _scaled(pair: Pair, scales: Scales, beside: Mapping[str, Sequence[_Held]]) -> Pair:
+    """With its scale: kohya's scripts store alpha beside the factors."""
+    alpha = next((t for said, t in beside.get(pair.module, ()) if said.side == "alpha" and prod(t.shape) == 1), None)
+    scale = scales.of(pair.module, pair.inner) if alpha is None else 1 / scales.divisor(pair.inner)
+    values = pair.kind, pair.module, pair.blocks, pair.a, pair.shape, pair.inner, pair.is_turned
+    return Pair(*values, scale, alpha, scales.is_turned)
+
+
+def _place_of(pair: Pair) -> str:
+    """The name of the matrix that a checkpoint of low rank has factors of."""
+    return pair.module if pair.kind == APPLY else f"{pair.module}.weight"
+
+
+def _rename(found: Factored, renamed: Mapping[str, str]) -> None:
+    """The factors of adapters under PEFT's names, as far as these are free."""
+    taken = {tensor.name for tensor in found.tensors}
+    for index, tensor in enumerate(found.tensors):
+        name = renamed.get(tensor.name)
+        if name is not None and (name == tensor.name or name not in taken):
+            taken.add(name)
+            found.tensors[index] = tensor._replace(name=name)
+            found.originals[name] = tensor
+
+
+def _stand_in(name: str, pair: Pair) -> Tensor:
+    shape = pair.shape[::-1] if pair.stands_turned else pair.shape
+    return Tensor(name, pair.a.dtype, shape, pair.a.file, pair.a.begin, pair.a.end, pair.a.source)
+
+
+def _lines(failed: Mapping[str, Sequence[str]], beside: Mapping[str, Sequence[_Held]]) -> list[str]:
+    lines = [f"{_counted(names)} {why}: e.g. {printable(names[0])}" for why, names in failed.items()]
+    sides: dict[str, list[str]] = defaultdict(list)
+    for held in beside.values():
+        for said, tensor in held:
+            sides[said.side].append(tensor.name)
+    if names := sides["magnitude"]:
+        lines.append(
+            f"DoRA: {_counted(names)} of magnitudes are left out, e.g. {printable(names[0])}: "
+            "the spectra are those of scale x B A"
+        )
+    if names := sides["other"]:
+        word = "LoHa" if "hada_" in names[0] else "LoKr" if "lokr_" in names[0] else "no LoRA"
+        lines.append(
+            f"{_counted(names)} of {word}, which is no product of two factors: what they change is not computed, "
+            f"e.g. {printable(names[0])}"
+        )
+    return lines
+
+
+def _counted(names: Sequence[str]) -> str:
+    return f"{len(names)} tensor{'s' * (len(names) != 1)}"

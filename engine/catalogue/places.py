@@ -1,0 +1,67 @@
+"""Where the factors of a matrix and their product stand: what stood in for them, as the catalogue has found it."""
+
+from __future__ import annotations
+
+from math import prod
+
+from ..formats.tensor import Tensor
+from ..spectrum import Slice
+from .factor_names import APPLY
+from .factored import Factored, Pair
+from .roles import Found, Layers, other
+
+
+def placed(layers: Layers, factors: Factored) -> list[Found]:
+    """What every tensor holds, as Layers.found, the factors of adapters under their own names again."""
+    made: list[Found] = []
+    stood: set[str] = set()
+    for item in layers.found():
+        name = item.tensor.name
+        if (original := factors.originals.get(name)) is not None:
+            made.append(_factor(item, original, name in factors.turned))
+        elif (pair := factors.pairs.get(name)) is None or _can_be_cut(item, pair):
+            made.append(item)
+        elif name not in stood:
+            stood.add(name)
+            made.append(_whole(layers, item, pair))
+    return made
+
+
+def _factor(item: Found, original: Tensor, is_turned: bool) -> Found:
+    """A factor of an adapter; that of a convolution has a row for each output."""
+    shape = original.shape
+    flat = Slice(1, 1, 0, prod(shape[1:])) if len(shape) > 2 and 0 not in shape else None
+    found = item._replace(tensor=original) if item.block == "lora" else other(original, item.place)
+    return found._replace(part=flat, transposed=is_turned)
+
+
+def _can_be_cut(item: Found, pair: Pair) -> bool:
+    """Whether it is a projection, all of the product or some of its outputs."""
+    if item.part is None:
+        return item.block != "other"
+    axis = 1 if pair.stands_turned else 0
+    return len(pair.blocks) == 1 and item.part.index is None and item.part.axis == axis and not _is_wide(pair)
+
+
+def _is_wide(pair: Pair) -> bool:
+    return any(len(tensor.shape) > 2 for tensor in pair.blocks)
+
+
+def _whole(layers: Layers, item: Found, pair: Pair) -> Found:
+    """The product as one, where the matrix would be fused and cannot be split, or is a part of one."""
+    tensor = item.tensor
+    name, role, number = tensor.name, "", None
+    if pair.kind == APPLY:
+        name, role, number = _part_of(name)
+    found = layers.whole(tensor, name, role, number)
+    return found if found is not None else other(tensor, item.place)
+
+
+def _part_of(name: str) -> tuple[str, str, int | None]:
+    """Of the name of a part of a tensor the tensor, the role, and in a stack the number: `rankscope apply` writes
+    `qkv_proj.weight.query` and `experts.gate_up_proj.3.gate`."""
+    head, _, role = name.rpartition(".")
+    tensor, _, number = head.rpartition(".")
+    if number.isdigit() and len(number) < 10:
+        return tensor, role, int(number)
+    return head, role, None
