@@ -111,6 +111,13 @@ class Projection:
         return self.derived is not None and self.derived.formula in (FACTORS, FACTORS_ALPHA)
 
     @property
+    def stored_as(self) -> str:
+        """What its weights are stored as: a type, how they are packed, or `2 B A, r 8` of two factors."""
+        if self.derived is not None and self.is_product:
+            return self.derived.label
+        return self.dequantisation or self.dtype
+
+    @property
     def inner(self) -> int:
         """The size that the two factors of a product share; 0 of any other matrix."""
         if not self.is_product:

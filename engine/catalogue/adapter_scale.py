@@ -11,7 +11,8 @@ from ..errors import printable
 
 _DEFAULT_ALPHA = 8
 _MOST = 300
-_WRAPPER = "base_model.model."
+WRAPPER = "base_model.model."
+"""What PEFT puts before the names of a model's modules."""
 _REPEATED_GROUP = re.compile(r"\)\s*[*+{]")
 
 
@@ -72,7 +73,7 @@ class Scales:
             if len(pattern) > _MOST or _REPEATED_GROUP.search(pattern):
                 raise re.error("too long, or a group that is repeated")
             whole = pattern if pattern.startswith("^") else rf"(?:.*\.)?(?:{pattern})$"
-            return re.match(whole, module.removeprefix(_WRAPPER)) is not None
+            return re.match(whole, module.removeprefix(WRAPPER)) is not None
         except re.error as error:
             self.lines[f"alpha_pattern {printable(pattern, 60)} of adapter_config.json is not read: {error}"] = None
             return False

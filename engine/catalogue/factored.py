@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import printable
 from ..formats.tensor import Tensor
-from .adapter_scale import Scales
+from .adapter_scale import WRAPPER, Scales
 from .factor_names import APPLY, LORA, NESTED, Named, may_be_factor, named
 from .names import locate
 from .rules import find_rules
@@ -82,8 +82,9 @@ def factored(tensors: Sequence[Tensor], adapter: Mapping[str, Any], *, is_gguf: 
                 failed[pair].append(held[0][1].name)
                 continue
             pair = _scaled(pair, scales, beside)
-            is_alone = f"{module}.weight" not in names and len(adapters[module]) == 1
-            stand_in = f"{module}.weight" if is_alone else f"{module}.lora_BA{suffix}.weight"
+            stand_in = f"{module.removeprefix(WRAPPER)}.weight"
+            if names & {stand_in, f"{module}.weight", f"{module}.base_layer.weight"} or len(adapters[module]) > 1:
+                stand_in = f"{module}.lora_BA{suffix}.weight"
         elif isinstance(pair, str) or (stand_in := _place_of(pair)) in names:
             continue
         found.pairs[stand_in] = pair
@@ -178,7 +179,7 @@ def _stand_in(name: str, pair: Pair) -> Tensor:
 
 
 def _lines(failed: Mapping[str, Sequence[str]], beside: Mapping[str, Sequence[_Held]]) -> list[str]:
-    lines = [f"{_counted(names)} {why}: e.g. {printable(names[0])}" for why, names in failed.items()]
+    lines = [f"{_counted(names)}: {why}, e.g. {printable(names[0])}" for why, names in failed.items()]
     sides: dict[str, list[str]] = defaultdict(list)
     for held in beside.values():
         for said, tensor in held:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from ..spectrum import Projection, derive
 
-__all__ = ["derive", "is_state"]
+__all__ = ["AS_FACTORS", "derive", "is_state"]
+
+AS_FACTORS = "it is stored as two factors: their product is computed as it is, and nothing else is made of it"
+"""Why there is no other state of a product (Projection.is_product)."""
 
 
 def is_state(projection: Projection) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import UnseenError, WeightsError
 from ..spectrum import Derived, Projection, digest
-from .derived import derive
+from .derived import AS_FACTORS, derive
 
 if TYPE_CHECKING:
     from ..moment import Weighting
@@ -35,6 +35,8 @@ def weighted(projection: Projection, weighting: Weighting) -> Projection:
     Where the weighting has no moment for it, its `problem` says why, and it takes no numbers.
     """
     try:
+        if projection.is_product:
+            raise WeightsError(AS_FACTORS)
         moment = weighting.moment(projection)
         if moment.cols != projection.cols:
             raise WeightsError(f"the second moments are of {moment.cols} inputs, the matrix has {projection.cols}")

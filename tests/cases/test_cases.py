@@ -16,7 +16,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import numpy as np

@@ -66,7 +66,7 @@ def scan(args: Namespace, root: Path) -> int:
     shown = [wanted_of(each.tree, args.filter) for each in models]
     wanted = [p for found in shown for p in sample(found, args.experts)]
     sound = [p for p in wanted if p.problem is None]
-    twins = [flipped(p) for p in sound if not is_state(p)] if args.null else []
+    twins = [flipped(p) for p in sound if not is_state(p) and not p.is_product] if args.null else []
     noise = [noise_of(p) for p in sound if is_weighted(p)]
     derived = _derived(model, root, args, weights, gauges)
     thresholds = tuple(dict.fromkeys((*DEFAULT_THRESHOLDS, *(args.threshold or ()))))
@@ -168,7 +168,7 @@ def tree(args: Namespace, root: Path) -> int:
     for p in model.tree.projections:
         shape = f"{p.rows} x {p.cols}" if p.rows else ""
         state = p.problem or p.note or session.state(p)
-        table.add_row(Text(p.address), Text(shape), Text(p.dequantisation or p.dtype), Text(printable(state)))
+        table.add_row(Text(p.address), Text(shape), Text(p.stored_as), Text(printable(state)))
     console.print(table)
     return 0
 
