@@ -38,7 +38,7 @@ from ..data.pair import Lens, Pair
 from ..data.phrases import byte_size
 from ..data.session import CLOSE_SECONDS, Session, State
 from ..data.weighting import NONE, choose
-from ..data.wording import describe, left_out, solved_again
+from ..data.wording import describe, left_out, products_among, solved_again
 from ..drawing.console import add_columns, make_console, plain_table, say
 from ..drawing.console_tables import print_tables
 from .doctor import is_writable
@@ -92,6 +92,8 @@ def scan(args: Namespace, root: Path) -> int:
             where = "show --view heads" if args.derived == "heads" else "mla"
             say(f"{stored} derived spectra are stored; see rankscope {where} {args.model}")
     for line in dict.fromkeys(line for each in models for line in lines_of(each.said)):
+        say(line)
+    if line := products_among(wanted):
         say(line)
     if session.progress is not None and (again := session.progress.again).found:
         say(solved_again(again))
