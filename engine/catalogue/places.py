@@ -15,10 +15,11 @@ def placed(layers: Layers, factors: Factored) -> list[Found]:
     """What every tensor holds, as Layers.found, the factors of adapters under their own names again."""
     made: list[Found] = []
     stood: set[str] = set()
+    paired = {tensor.name for pair in factors.pairs.values() for tensor in (pair.a, *pair.blocks)}
     for item in layers.found():
         name = item.tensor.name
         if (original := factors.originals.get(name)) is not None:
-            made.append(_factor(item, original, name in factors.turned))
+            made.append(_factor(item, original, name in factors.turned, original.name in paired))
         elif (pair := factors.pairs.get(name)) is None or _can_be_cut(item, pair):
             made.append(item)
         elif name not in stood:
@@ -27,10 +28,11 @@ def placed(layers: Layers, factors: Factored) -> list[Found]:
     return made
 
 
-def _factor(item: Found, original: Tensor, is_turned: bool) -> Found:
-    """A factor of an adapter; that of a convolution has a row for each output."""
+def _factor(item: Found, original: Tensor, is_turned: bool, is_paired: bool) -> Found:
+    """A factor of an adapter; that of a convolution, which has a product, is a matrix with a row for each output."""
     shape = original.shape
-    flat = Slice(1, 1, 0, prod(shape[1:])) if len(shape) > 2 and 0 not in shape else None
+    is_wide = len(shape) > 2 and 0 not in shape
+    flat = Slice(1, 1, 0, prod(shape[1:])) if is_paired and is_wide else None
     found = item._replace(tensor=original) if item.block == "lora" else other(original, item.place)
     return found._replace(part=flat, transposed=is_turned)
 
@@ -40,11 +42,8 @@ def _can_be_cut(item: Found, pair: Pair) -> bool:
     if item.part is None:
         return item.block != "other"
     axis = 1 if pair.stands_turned else 0
-    return len(pair.blocks) == 1 and item.part.index is None and item.part.axis == axis and not _is_wide(pair)
-
-
-def _is_wide(pair: Pair) -> bool:
-    return any(len(tensor.shape) > 2 for tensor in pair.blocks)
+    is_plain = len(pair.blocks) == 1 and len(pair.blocks[0].shape) == 2
+    return is_plain and item.part.index is None and item.part.axis == axis
 
 
 def _whole(layers: Layers, item: Found, pair: Pair) -> Found:

@@ -11,7 +11,7 @@ from ..settings.values import cut, positive, reference_line, threshold, threshol
 
 MODEL_HELP = (
     "org/name[/folder][@revision] on the Hub, a folder, a file (.safetensors, .gguf, .bin, .pt, .ckpt), a URL of one, "
-    "or demo"
+    "or demo; of a model or an adapter"
 )
 
 
