@@ -13,6 +13,8 @@ _DEFAULT_ALPHA = 8
 _MOST = 300
 WRAPPER = "base_model.model."
 """What PEFT puts before the names of a model's modules."""
+_NOT_FOLLOWED = ("use_bdlora", "use_qalora", "kasa_config", "layer_replication")
+"""Options of PEFT by which what is added is another matrix than scale x B A, or is added elsewhere too."""
 _REPEATED_GROUP = re.compile(r"\)\s*[*+{]")
 
 
@@ -23,6 +25,8 @@ class Scales:
     def __init__(self, adapter: Mapping[str, Any]) -> None:
         self._adapter = adapter
         self.lines: dict[str, None] = {}
+        for option in filter(adapter.get, _NOT_FOLLOWED):
+            self.lines[f"{option} of adapter_config.json is not followed: the spectra are those of scale x B A"] = None
 
     @property
     def is_turned(self) -> bool:

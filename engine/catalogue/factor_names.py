@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+OTHER = {"LoHa": "LoHa", "LoKr": "LoKr", "third": "a LoRA of three factors"}
+"""The sides of parts that make no product of two factors, and what they are of."""
 LORA, NESTED, APPLY = "LoRA", "nested linears", "rankscope apply"
 _WORDS = ("lora", "hada_", "lokr_", ".U.")
 _ENDINGS = (
@@ -23,8 +25,7 @@ _ENDINGS = (
 
 class Named(NamedTuple):
     """What a tensor's name says: it is the factor "A" (its columns are the inputs) or "B" of the matrix of `module`,
-    or "alpha", a number that scales it, "magnitude", the lengths of DoRA, or "other", a part of a way that is no
-    product of two factors.
+    or "alpha", a number that scales it, "magnitude", the lengths of DoRA, or one of OTHER.
 
     `kind` is LORA or the way of low rank, `adapter` the name of one of several, `block` the number of one of several
     blocks of B, `is_turned` whether the tensor is stored as (inputs, outputs).
@@ -39,13 +40,15 @@ class Named(NamedTuple):
 
 
 _PEFT = re.compile(r"(.+)\.lora_(embedding_)?([AB])(?:\.(?!weight$)([^.]+))?(?:\.weight)?")
-_DOWN_UP = re.compile(r"(.+?)[._]lora(?:_linear_layer)?(?:[._](\d+))?[._](down|up|mid)\.weight")
+_DOWN_UP = re.compile(r"(.+?)[._]lora(?:_linear_layer)?(?:[._](\d+))?[._](down|up)\.weight")
 _X_FLUX = re.compile(r"(.+_blocks\.\d+)\.processor\.(qkv|proj)_lora([12]?)\.(down|up)\.weight")
 _SMALL = re.compile(r"(.+?)(\.weight)?\.lora_([ab])")
 _BESIDE = re.compile(
     r"(?P<alpha>.+)\.alpha"
     r"|(?P<magnitude>.+?)\.(?:lora_magnitude_vector(?:\.(?!weight$)[^.]+)?(?:\.weight)?|dora_scale|m)"
-    r"|(?P<other>.+?)\.(?:hada|lokr|oft|glora|ia3|vera|boft|randlora|lora_mid)_?\w*(?:\.[^.]+)?(?:\.weight)?"
+    r"|(?P<LoHa>.+?)\.hada_\w+(?:\.weight)?"
+    r"|(?P<LoKr>.+?)\.lokr_\w+(?:\.weight)?"
+    r"|(?P<third>.+?)\.(?:lora_mid|lora_E|ranknum)(?:\.(?!weight$)[^.]+)?(?:\.weight)?"
 )
 _LOW_RANK = (
     ("SVD-LLM", re.compile(r"(?P<module>.+?)_(?P<side>[uv])_proj(?P<rest>)\.weight"), {"u": "B", "v": "A"}),
@@ -83,7 +86,7 @@ def named(name: str) -> Iterator[Named]:
     elif found := _SMALL.fullmatch(name):
         # llama.cpp keeps the name of the tensor and A as PEFT has it; MLX has both turned.
         yield Named(found[1], found[3].upper(), is_turned=not found[2])
-    elif (found := _DOWN_UP.fullmatch(name)) and found[3] != "mid":
+    elif found := _DOWN_UP.fullmatch(name):
         yield Named(dotted(found[1].replace(".processor.", ".")), _side(found[3]), adapter=found[2] or "")
     elif found := _BESIDE.fullmatch(name):
         side = str(found.lastgroup)

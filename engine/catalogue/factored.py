@@ -5,7 +5,7 @@ For each a tensor stands in under the name that the matrix has in its model, so 
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import printable
 from ..formats.tensor import Tensor
 from .adapter_scale import WRAPPER, Scales
-from .factor_names import APPLY, LORA, NESTED, Named, may_be_factor, named
+from .factor_names import APPLY, LORA, NESTED, OTHER, Named, may_be_factor, named
 from .names import locate
 from .rules import find_rules
 
@@ -62,36 +62,42 @@ def factored(tensors: Sequence[Tensor], adapter: Mapping[str, Any], *, is_gguf: 
     found = Factored(list(tensors))
     if not groups and not beside:
         return found
-    names = {tensor.name for tensor in tensors}
     scales = Scales(adapter)
-    adapters: dict[str, set[str]] = defaultdict(set)
-    for kind, module, name in groups:
-        if kind == LORA:
-            adapters[module].add(name)
-    renamed: dict[str, str] = {}
-    failed: dict[str, list[str]] = defaultdict(list)
-    for (kind, module, name), held in groups.items():
-        pair = _pair(kind, module, held)
-        if kind == LORA:
-            suffix = f".{name}" if name else ""
-            for said, tensor in held:
-                renamed[tensor.name] = f"{module}.lora_{said.side}{suffix}.weight"
-                if said.is_turned if isinstance(pair, str) else pair.is_turned:
-                    found.turned.add(renamed[tensor.name])
-            if isinstance(pair, str):
-                failed[pair].append(held[0][1].name)
-                continue
-            pair = _scaled(pair, scales, beside)
-            stand_in = f"{module.removeprefix(WRAPPER)}.weight"
-            if names & {stand_in, f"{module}.weight", f"{module}.base_layer.weight"} or len(adapters[module]) > 1:
-                stand_in = f"{module}.lora_BA{suffix}.weight"
-        elif isinstance(pair, str) or (stand_in := _place_of(pair)) in names:
-            continue
-        found.pairs[stand_in] = pair
-    _rename(found, renamed)
+    failed = _take_pairs(found, groups, beside, scales)
+    _rename(found, groups)
     found.tensors += [_stand_in(name, pair) for name, pair in found.pairs.items()]
     found.lines += [*scales.lines, *_lines(failed, beside)]
     return found
+
+
+def _take_pairs(
+    found: Factored, groups: Mapping[_Group, Sequence[_Held]], beside: Mapping[str, Sequence[_Held]], scales: Scales
+) -> dict[str, list[str]]:
+    """Take what has a product; by the reason which factors of adapters have none."""
+    names = {tensor.name for tensor in found.tensors}
+    adapters = Counter(module for kind, module, _ in groups if kind == LORA)
+    failed: dict[str, list[str]] = defaultdict(list)
+    for (kind, module, name), held in groups.items():
+        pair = _pair(kind, module, held)
+        if kind != LORA:
+            if isinstance(pair, Pair) and _place_of(pair) not in names:
+                found.pairs[_place_of(pair)] = pair
+            continue
+        if any(said.side in OTHER for said, _ in beside.get(module, ())):
+            pair = "A and B of a module with a third factor, which are not multiplied"
+        if isinstance(pair, str):
+            failed[pair].append(held[0][1].name)
+            continue
+        stand_in = f"{module.removeprefix(WRAPPER)}.weight"
+        if names & {stand_in, f"{module}.weight", f"{module}.base_layer.weight"} or adapters[module] > 1:
+            stand_in = f"{module}.lora_BA{_suffix(name)}.weight"
+        names.add(stand_in)
+        found.pairs[stand_in] = _scaled(pair, scales, beside)
+    return failed
+
+
+def _suffix(adapter: str) -> str:
+    return f".{adapter}" if adapter else ""
 
 
 def _groups(tensors: Iterable[Tensor], is_gguf: bool) -> tuple[dict[_Group, list[_Held]], dict[str, list[_Held]]]:
@@ -103,7 +109,7 @@ def _groups(tensors: Iterable[Tensor], is_gguf: bool) -> tuple[dict[_Group, list
         for said in named(tensor.name) if may_be_factor(tensor.name) else ():
             if said.side in ("A", "B") and not (is_gguf and said.kind != LORA):
                 groups[said.kind, said.module, said.adapter].append((said, tensor))
-            elif said.side == "other":
+            elif said.side in OTHER:
                 beside[said.module].append((said, tensor))
     modules = {module for kind, module, _ in groups if kind == LORA}
     for tensor in held if modules else ():
@@ -162,15 +168,22 @@ def _place_of(pair: Pair) -> str:
     return pair.module if pair.kind == APPLY else f"{pair.module}.weight"
 
 
-def _rename(found: Factored, renamed: Mapping[str, str]) -> None:
+def _rename(found: Factored, groups: Mapping[_Group, Sequence[_Held]]) -> None:
     """The factors of adapters under PEFT's names, as far as these are free."""
+    turned = {t.name: pair.is_turned for pair in found.pairs.values() for t in (pair.a, *pair.blocks)}
+    renamed: dict[str, str] = {}
+    for (kind, module, adapter), held in groups.items():
+        for said, tensor in held if kind == LORA else ():
+            renamed[tensor.name] = name = f"{module}.lora_{said.side}{_suffix(adapter)}.weight"
+            if turned.get(tensor.name, said.is_turned):
+                found.turned.add(name)
     taken = {tensor.name for tensor in found.tensors}
     for index, tensor in enumerate(found.tensors):
-        name = renamed.get(tensor.name)
-        if name is not None and (name == tensor.name or name not in taken):
-            taken.add(name)
-            found.tensors[index] = tensor._replace(name=name)
-            found.originals[name] = tensor
+        new = renamed.get(tensor.name)
+        if new is not None and (new == tensor.name or new not in taken):
+            taken.add(new)
+            found.tensors[index] = tensor._replace(name=new)
+            found.originals[new] = tensor
 
 
 def _stand_in(name: str, pair: Pair) -> Tensor:
@@ -189,12 +202,12 @@ def _lines(failed: Mapping[str, Sequence[str]], beside: Mapping[str, Sequence[_H
             f"DoRA: {_counted(names)} of magnitudes are left out, e.g. {printable(names[0])}: "
             "the spectra are those of scale x B A"
         )
-    if names := sides["other"]:
-        word = "LoHa" if "hada_" in names[0] else "LoKr" if "lokr_" in names[0] else "no LoRA"
-        lines.append(
-            f"{_counted(names)} of {word}, which is no product of two factors: what they change is not computed, "
-            f"e.g. {printable(names[0])}"
-        )
+    lines += [
+        f"{_counted(names)} of {what}, which is no product of two factors: what they change is not computed, "
+        f"e.g. {printable(names[0])}"
+        for side, what in OTHER.items()
+        if (names := sides[side])
+    ]
     return lines
 
 

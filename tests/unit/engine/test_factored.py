@@ -132,6 +132,8 @@ def test_what_is_no_product_is_named(tmp_path: Path) -> None:
         files.tensors[f"{PEFT}.3.self_attn.v_proj.lora_{side}.weight"] = np.ones((rows, 7), "f4")
     files.tensors[f"{PEFT}.0.self_attn.q_proj.lora_magnitude_vector"] = np.ones(M, "f4")
     files.tensors |= {f"lora_unet_mid_block_attentions_0_proj_in.hada_w1_{s}": np.ones((4, 4), "f4") for s in "ab"}
+    put(files, f"{PEFT}.4.self_attn.q_proj", "", 1, 5)
+    files.tensors[f"{PEFT}.4.self_attn.q_proj.lora_E"] = np.ones((R, 1), "f4")  # AdaLoRA: B diag(E) A
     files.tensors |= {f"model.layers.0.mlp.experts.down_proj.lora_{s}": np.ones((3, 4, 4), "f4") for s in "ab"}
     said = "\n".join(lines_of(tmp_path, files))
     for words in (
@@ -140,6 +142,8 @@ def test_what_is_no_product_is_named(tmp_path: Path) -> None:
         "1 tensor: an A and a B whose shapes do not fit, e.g. base_model.model.model.layers.3.",
         "DoRA: 1 tensor of magnitudes are left out",
         "2 tensors of LoHa, which is no product of two factors",
+        "1 tensor of a LoRA of three factors, which",
+        "1 tensor: A and B of a module with a third factor, which are not multiplied",
         "stacks of factors, as of experts, which are not multiplied",
     ):
         assert words in said
@@ -157,6 +161,7 @@ def test_what_is_no_product_is_named(tmp_path: Path) -> None:
         ({"alpha_pattern": {"proj": 1}}, 4.0, ""),  # the whole last word, not a part of it
         ({"alpha_pattern": {"self_attn.q_proj": 1, "q_proj": 2}}, 1 / 3, ""),  # the first that fits
         ({"lora_alpha": -6}, 2.0, ""),
+        ({"use_bdlora": True}, 4.0, "use_bdlora of adapter_config.json is not followed"),
         ({"lora_parameters": {"rank": 3}}, 1.0, "names no scale"),
     ],
 )
