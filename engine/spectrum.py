@@ -170,8 +170,11 @@ class Projection:
 
     @property
     def cost(self) -> float:
-        """Floating-point operations of Gram product and eigenvalues, for progress and ETA."""
+        """Floating-point operations of Gram product and eigenvalues, of a product of both factors, for progress and
+        ETA."""
         small, large = sorted((self.rows, self.cols))
+        if inner := self.inner:
+            small, large = min(small, inner), 2 * (self.rows + self.cols)
         return float(small) * small * large + 4.0 / 3.0 * float(small) ** 3
 
 

@@ -111,17 +111,17 @@ def mlx() -> Files:
 
 
 def kohya() -> Files:
-    """Names with underscores, alpha beside the factors, convolutions of four dimensions."""
+    """Names with underscores, two text encoders, alpha beside the factors, convolutions of four dimensions."""
     files, rng = Files(), np.random.default_rng(2)
     for layer in range(2):
         b, a, product = two(layer)
-        name = f"lora_te_text_model_encoder_layers_{layer}_self_attn_q_proj"
+        name = f"lora_te{layer + 1}_text_model_encoder_layers_{layer}_self_attn_q_proj"
         files.tensors |= {
             f"{name}.lora_down.weight": a,
             f"{name}.lora_up.weight": b,
             f"{name}.alpha": np.array(2, "f2"),
         }
-        files.meant[f"layers.{layer}.attention.query"] = 2 / R * product
+        files.meant[f"te{layer + 1}.layers.{layer}.attention.query"] = 2 / R * product
     down, up = rng.standard_normal((R, 5, 3, 3)).astype("f4"), rng.standard_normal((7, R, 1, 1)).astype("f4")
     name = "lora_unet_down_blocks_0_resnets_1_conv1"
     files.tensors |= {

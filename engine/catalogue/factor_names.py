@@ -57,7 +57,7 @@ _LOW_RANK = (
     (NESTED, re.compile(r"(?P<module>.+)\.(?P<side>[01])(?P<rest>)\.weight"), {"0": "A", "1": "B"}),
     (APPLY, re.compile(r"(?P<module>.+)\.(?P<side>[AB])(?P<rest>)"), {"A": "B", "B": "A"}),
 )
-_FLAT = re.compile(r"lora_(?:unet|te\d?|transformer|prior_unet|prior_te)_|lycoris_")
+_FLAT = re.compile(r"lora_(?:unet|te(\d?)|transformer|prior_unet|prior_te)_|lycoris_")
 _COMPOUND_WORDS = """
 single_transformer_blocks transformer_blocks double_blocks single_blocks joint_blocks down_blocks up_blocks mid_block
 input_blocks output_blocks middle_block text_model vision_model encoder_hid_proj self_attn cross_attn q_proj k_proj
@@ -99,11 +99,11 @@ def named(name: str) -> Iterator[Named]:
 
 def dotted(module: str) -> str:
     """A module whose name kohya's scripts wrote with underscores, as its model writes it: `lora_unet_down_blocks_0_...`
-    is `down_blocks.0. ...`; any other as it is."""
+    is `down_blocks.0. ...`, of several text encoders `te1.text_model. ...`; any other as it is."""
     if "." in module or not (found := _FLAT.match(module)):
         return module
     words = module[found.end() :].split("_")
-    made: list[str] = []
+    made = [f"te{found[1]}"] if found[1] else []
     while words:
         compound = next((c for c in _COMPOUNDS if tuple(words[: len(c)]) == c), words[:1])
         made.append("_".join(compound))

@@ -297,7 +297,7 @@ def _counting(one: Tensor, other: Tensor, named: Mapping[str, str]) -> Tensor:
             return tensor
     raise InputError(
         f"tensor {printable(one.name)} is both in {printable(one.file.name)} and in {printable(other.file.name)}, "
-        "and no index says which counts: move the file that is not the model's out of the folder"
+        "and no index says which counts: name one of the files, or move what is not the model's out of the folder"
     )
 
 

@@ -88,6 +88,17 @@ def test_a_product_has_no_more_values_than_its_factors_share(tmp_path: Path) -> 
     assert len(wide) == min(M, N)
 
 
+def test_the_estimate_of_a_product_is_that_of_its_factors(tmp_path: Path) -> None:
+    files = Files(adapter=CONFIG)
+    files.tensors = {
+        f"{PEFT}.0.mlp.up_proj.lora_{side}.weight": np.zeros(shape, "f2")
+        for side, shape in (("A", (2, 1024)), ("B", (3072, 2)))
+    }
+    costs = {p.address: p.cost for p in opened(files.write(tmp_path))[1].projections}
+    factors = costs["layers.0.lora.up_A"] + costs["layers.0.lora.up_B"]
+    assert factors < costs["layers.0.mlp.up"] < 10 * factors
+
+
 def test_an_adapter_of_llama_cpp(tmp_path: Path) -> None:
     """B A with alpha / r; alpha 0 and no alpha are a scale of 1."""
     b, a, product = two(1)
