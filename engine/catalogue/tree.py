@@ -318,7 +318,7 @@ def _percent(c: str) -> str:
 def model_order(p: Projection) -> tuple[Any, ...]:
     """Sort key: towers, layers and experts by number, blocks and roles as on screen; `other` last, by name."""
     if p.block == "other":
-        return (True, _natural(p.tensor))
+        return (True, _natural(p.tensor or p.address.removeprefix("other.")))
     role = _ROLE_ORDER.get(p.role, len(ROLES))
     return (False, p.tower or "", p.layer, _BLOCK_ORDER[p.block], -1 if p.expert is None else p.expert, role, p.address)
 

@@ -33,3 +33,6 @@ async def test_a_scan_computes_products_and_factors(size: tuple[int, int], tmp_p
             assert "from 2.887 B A, r 3" in seen.pane("chart")[-1]
         await seen.press("i")
         assert "stored as two factors" in seen.foot
+        await seen.press("0", "G", "l")
+        await seen.rests()
+        assert any(label.startswith("# lm_head.weight") for label in seen.labels)

@@ -307,5 +307,6 @@ def _path(node: TreeNode[Item] | None) -> list[TreeNode[Item]]:
 
 def _single(p: Projection, place: Selection = Selection()) -> Item:  # noqa: B008 - frozen
     expert = p.expert is not None and place.row is not None
-    name = f"expert {p.expert}" if expert else p.tensor if p.block == "other" else p.address
+    whole = p.tensor or p.address.removeprefix("other.") if p.block == "other" else p.address
+    name = f"expert {p.expert}" if expert else whole
     return Item(name, replace(place, single=p))
