@@ -10,11 +10,12 @@ from typing import Any
 from ..errors import printable
 
 _DEFAULT_ALPHA = 8
-_MOST = 300
+_LONGEST, _MOST_REPEATS = 200, 3
 WRAPPER = "base_model.model."
 """What PEFT puts before the names of a model's modules."""
 _NOT_FOLLOWED = ("use_bdlora", "use_qalora", "kasa_config", "layer_replication")
 """Options of PEFT by which what is added is another matrix than scale x B A, or is added elsewhere too."""
+_REPEAT = re.compile(r"[*+{]")
 _REPEATED_GROUP = re.compile(r"\)\s*[*+{]")
 
 
@@ -72,12 +73,14 @@ class Scales:
 
     def _names(self, pattern: str, module: str) -> bool:
         """Whether a key of a pattern names a module, by PEFT's rule (peft.utils.get_pattern_key). A file may be a
-        stranger's: a group that is repeated could take for ever and is not read."""
+        stranger's: what could take for ever to match is not read."""
+        name = module.removeprefix(WRAPPER)
         try:
-            if len(pattern) > _MOST or _REPEATED_GROUP.search(pattern):
-                raise re.error("too long, or a group that is repeated")
+            repeats = len(_REPEAT.findall(pattern))
+            if max(len(pattern), len(name)) > _LONGEST or repeats > _MOST_REPEATS or _REPEATED_GROUP.search(pattern):
+                raise re.error("too long, or too much of it is repeated")
             whole = pattern if pattern.startswith("^") else rf"(?:.*\.)?(?:{pattern})$"
-            return re.match(whole, module.removeprefix(WRAPPER)) is not None
+            return re.match(whole, name) is not None
         except re.error as error:
             self.lines[f"alpha_pattern {printable(pattern, 60)} of adapter_config.json is not read: {error}"] = None
             return False

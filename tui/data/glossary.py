@@ -6,11 +6,6 @@ GLOSSARY = (
     ("projection", "One weight matrix of a layer, m rows by n columns. Its full rank is min(m, n)."),
     ("role", "What a projection is for: query, key, value, output, gate, up, down ..."),
     ("block", "The part of a layer that it belongs to: attention, mlp, expert ..."),
-    (
-        "B A",
-        "A matrix stored as two factors, as a LoRA or a checkpoint of low rank holds it: scale x B A has no more "
-        "singular values than the factors share, r. Its k0 is of a product of two factors of noise.",
-    ),
     ("address", "Its name here, unique in the model: layers.12.attention.key. Filters are parts of it, or globs."),
     (
         "singular values",
@@ -92,6 +87,11 @@ GLOSSARY = (
         "k/raw",
         "k90 under the weighting, or in the fixed gauge, over that of the weights as they are; s computes both while "
         "it is the unit.",
+    ),
+    (
+        "B A",
+        "A matrix stored as two factors, as a LoRA or a checkpoint of low rank holds it: scale x B A has no more "
+        "singular values than the factors share, r. Its k0 is of a product of two factors of noise.",
     ),
     ("noise floor", "What the solver can tell: smaller values are known only to be smaller."),
     (

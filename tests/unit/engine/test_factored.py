@@ -168,6 +168,8 @@ def test_what_is_no_product_is_named(tmp_path: Path) -> None:
         ({"lora_alpha": "twelve"}, 1.0, "lora_alpha of adapter_config.json is no number (twelve): the scale is 1"),
         ({"lora_alpha": float("nan")}, 1.0, "is no number (nan)"),
         ({"alpha_pattern": {"(a+)+$": 1}}, 4.0, "alpha_pattern (a+)+$ of adapter_config.json is not read"),
+        ({"alpha_pattern": {"a*" * 60 + "!": 1}}, 4.0, "is not read: too long, or too much of it is repeated"),
+        ({"alpha_pattern": {r".*layers\.\d+\..*q_proj": 3}}, 1.0, ""),
         ({"alpha_pattern": {"[": 1}}, 4.0, "alpha_pattern [ of adapter_config.json is not read"),
         ({"alpha_pattern": {"proj": 1}}, 4.0, ""),  # the whole last word, not a part of it
         ({"alpha_pattern": {"self_attn.q_proj": 1, "q_proj": 2}}, 1 / 3, ""),  # the first that fits
