@@ -51,7 +51,8 @@ class Scales:
         alpha = self._adapter.get("lora_alpha", _DEFAULT_ALPHA)
         if isinstance(patterns, Mapping):
             alpha = next((value for key, value in patterns.items() if self._names(str(key), module)), alpha)
-        return self._number(alpha, "lora_alpha", rank) / self.divisor(rank)
+        divisor = self.divisor(rank)
+        return self._number(alpha, "lora_alpha", divisor) / divisor
 
     def divisor(self, rank: int) -> float:
         """What alpha is divided by."""
@@ -65,22 +66,32 @@ class Scales:
         self.lines["adapter_config.json names no scale: that of B A is 1"] = None
         return 1.0
 
-    def _number(self, value: Any, name: str, instead: int) -> float:
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-            return float(value)
+    def _number(self, value: Any, name: str, instead: float) -> float:
+        """A number that the file says, or one by which the scale becomes 1."""
+        try:
+            number = float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+        except OverflowError:  # whole numbers of JSON have no end
+            number = math.inf
+        if math.isfinite(number):
+            return number
         self.lines[f"{name} of adapter_config.json is no number ({printable(str(value), 40)}): the scale is 1"] = None
-        return float(self.divisor(instead)) if name == "lora_alpha" else float(instead)
+        return instead
 
     def _names(self, pattern: str, module: str) -> bool:
         """Whether a key of a pattern names a module, by PEFT's rule (peft.utils.get_pattern_key). A file may be a
         stranger's: what could take for ever to match is not read."""
         name = module.removeprefix(WRAPPER)
-        try:
-            repeats = len(_REPEAT.findall(pattern))
-            if max(len(pattern), len(name)) > _LONGEST or repeats > _MOST_REPEATS or _REPEATED_GROUP.search(pattern):
-                raise re.error("too long, or too much of it is repeated")
-            whole = pattern if pattern.startswith("^") else rf"(?:.*\.)?(?:{pattern})$"
-            return re.match(whole, name) is not None
-        except re.error as error:
-            self.lines[f"alpha_pattern {printable(pattern, 60)} of adapter_config.json is not read: {error}"] = None
-            return False
+        whole = pattern if pattern.startswith("^") else rf"(?:.*\.)?(?:{pattern})$"
+        why = "it is too long, or repeats too much"
+        if max(len(pattern), len(name)) <= _LONGEST and not _is_wild(pattern):
+            try:
+                return re.match(whole, name) is not None
+            except re.error as error:
+                why = str(error)
+        self.lines[f"alpha_pattern {printable(pattern, 60)} of adapter_config.json is not read: {why}"] = None
+        return False
+
+
+def _is_wild(pattern: str) -> bool:
+    """Whether matching it could take for ever: it repeats a group, or much."""
+    return len(_REPEAT.findall(pattern)) > _MOST_REPEATS or _REPEATED_GROUP.search(pattern) is not None

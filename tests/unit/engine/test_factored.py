@@ -167,8 +167,10 @@ def test_what_is_no_product_is_named(tmp_path: Path) -> None:
     [
         ({"lora_alpha": "twelve"}, 1.0, "lora_alpha of adapter_config.json is no number (twelve): the scale is 1"),
         ({"lora_alpha": float("nan")}, 1.0, "is no number (nan)"),
+        ({"lora_alpha": 10**400}, 1.0, "is no number (1000"),
+        ({"lora_alpha": True}, 1.0, "is no number (True)"),
         ({"alpha_pattern": {"(a+)+$": 1}}, 4.0, "alpha_pattern (a+)+$ of adapter_config.json is not read"),
-        ({"alpha_pattern": {"a*" * 60 + "!": 1}}, 4.0, "is not read: too long, or too much of it is repeated"),
+        ({"alpha_pattern": {"a*" * 60 + "!": 1}}, 4.0, "is not read: it is too long, or repeats too much"),
         ({"alpha_pattern": {r".*layers\.\d+\..*q_proj": 3}}, 1.0, ""),
         ({"alpha_pattern": {"[": 1}}, 4.0, "alpha_pattern [ of adapter_config.json is not read"),
         ({"alpha_pattern": {"proj": 1}}, 4.0, ""),  # the whole last word, not a part of it
