@@ -110,6 +110,17 @@ def mlx() -> Files:
     return files
 
 
+def mlx_experts() -> Files:
+    """A stack of factors for all experts of a layer, which MLX does not turn."""
+    files = Files(adapter={"lora_parameters": {"rank": R, "scale": 2.0}, "model_type": "qwen3_moe"})
+    made = [two(number, rank=R) for number in range(4)]
+    module = "model.layers.0.mlp.switch_mlp.gate_proj"
+    files.tensors[f"{module}.lora_a"] = np.stack([a for _, a, _ in made])
+    files.tensors[f"{module}.lora_b"] = np.stack([b for b, _, _ in made])
+    files.meant = {f"layers.0.expert.{number}.gate": 2 * product for number, (_, _, product) in enumerate(made)}
+    return files
+
+
 def kohya() -> Files:
     """Names with underscores, two text encoders, alpha beside the factors, convolutions of four dimensions."""
     files, rng = Files(), np.random.default_rng(2)
@@ -186,6 +197,7 @@ WAYS: dict[str, Callable[[], Files]] = {
     "fused": fused,
     "conv1d": conv1d,
     "mlx": mlx,
+    "mlx experts": mlx_experts,
     "kohya": kohya,
     "diffusers": diffusers,
     "x-flux": x_flux,

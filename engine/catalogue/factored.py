@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -27,7 +27,8 @@ _Held = tuple[Named, Tensor]
 class Pair:
     """The factors of a matrix of `shape` (outputs, inputs): the blocks of B in their order, and A, which share the size
     `inner`. The product is times `scale`, and times the number in `alpha` where there is such a tensor. `is_turned`:
-    both factors are stored as (inputs, outputs); `stands_turned` that of the stand-in.
+    both factors are stored as (inputs, outputs); `stands_turned` that of the stand-in. Of a stack of experts all of this
+    is said of each of its `planes`, 0 for one pair alone.
     """
 
     kind: str
@@ -37,6 +38,7 @@ class Pair:
     shape: tuple[int, int]
     inner: int
     is_turned: bool
+    planes: int = 0
     scale: float = 1.0
     alpha: Tensor | None = None
     stands_turned: bool = False
@@ -127,25 +129,26 @@ def _pair(kind: str, module: str, held: Sequence[_Held]) -> Pair | str:
     if len(right) != 1 or not left or [number for number, _ in left] != list(range(len(left))):
         return "A without B" if not left else "B without A" if not right else "several factors of one name"
     (a,) = right
-    if kind == LORA and len(a.shape) == 3 and blocks[0].shape[2:] != (1,):
-        return "stacks of factors, as of experts, which are not multiplied"
-    if kind == LORA and module.rpartition(".")[2] == "experts":
+    planes = a.shape[0] if kind == LORA and len(a.shape) == 3 and blocks[0].shape[2:] != (1,) else 0
+    if planes and (len(blocks[0].shape) != 3 or blocks[0].shape[0] != planes):
+        return "stacks of factors that do not fit"
+    if kind == LORA and module.removesuffix(".base_layer").rpartition(".")[2] == "experts":
         return "factors of a stack of experts, which are not multiplied"
     if not all(len(t.shape) == 2 or (kind == LORA and len(t.shape) > 2) for t in (a, *blocks)):
         return "factors that are no matrices"
-    turned = held[0][0].is_turned
+    turned = held[0][0].is_turned and not planes  # MLX has stacks as PEFT has single factors
     for is_turned in (turned, not turned) if kind == LORA else (False,):
-        a_shape, *shapes = (_matrix(t, is_turned) for t in (a, *blocks))
+        a_shape, *shapes = (_matrix(t.shape[1:] if planes else t.shape, is_turned) for t in (a, *blocks))
         rows, inner = sum(m for m, _ in shapes), sum(r for _, r in shapes)
         if inner == a_shape[0] and rows and inner and a_shape[1]:
-            pair = Pair(kind, module, blocks, a, (rows, a_shape[1]), inner, is_turned)
+            pair = Pair(kind, module, blocks, a, (rows, a_shape[1]), inner, is_turned, planes)
             return "no product" if kind == NESTED and not _is_nested(pair) else pair
     return "an A and a B whose shapes do not fit"
 
 
-def _matrix(tensor: Tensor, is_turned: bool) -> tuple[int, int]:
-    """Its shape as a matrix (outputs, inputs): of a convolution one row for each output."""
-    rows, cols = tensor.shape[0], prod(tensor.shape[1:])
+def _matrix(shape: Sequence[int], is_turned: bool) -> tuple[int, int]:
+    """A shape as that of a matrix (outputs, inputs): of a convolution one row for each output."""
+    rows, cols = shape[0], prod(shape[1:])
     return (cols, rows) if is_turned else (rows, cols)
 
 
@@ -159,8 +162,7 @@ def _scaled(pair: Pair, scales: Scales, beside: Mapping[str, Sequence[_Held]]) -
     """With its scale: kohya's scripts store alpha beside the factors."""
     alpha = next((t for said, t in beside.get(pair.module, ()) if said.side == "alpha" and prod(t.shape) == 1), None)
     scale = scales.of(pair.module, pair.inner) if alpha is None else 1 / scales.divisor(pair.inner)
-    values = pair.kind, pair.module, pair.blocks, pair.a, pair.shape, pair.inner, pair.is_turned
-    return Pair(*values, scale, alpha, scales.is_turned)
+    return replace(pair, scale=scale, alpha=alpha, stands_turned=scales.is_turned and not pair.planes)
 
 
 def _place_of(pair: Pair) -> str:
@@ -188,7 +190,8 @@ def _rename(found: Factored, groups: Mapping[_Group, Sequence[_Held]]) -> None:
 
 def _stand_in(name: str, pair: Pair) -> Tensor:
     shape = pair.shape[::-1] if pair.stands_turned else pair.shape
-    return Tensor(name, pair.a.dtype, shape, pair.a.file, pair.a.begin, pair.a.end, pair.a.source)
+    stack = (pair.planes, *shape) if pair.planes else shape
+    return Tensor(name, pair.a.dtype, stack, pair.a.file, pair.a.begin, pair.a.end, pair.a.source)
 
 
 def _lines(failed: Mapping[str, Sequence[str]], beside: Mapping[str, Sequence[_Held]]) -> list[str]:

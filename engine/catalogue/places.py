@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
+from ..errors import printable
 from ..formats.tensor import Tensor
 from ..spectrum import Slice
 from .factor_names import APPLY
@@ -15,26 +16,34 @@ def placed(layers: Layers, factors: Factored) -> list[Found]:
     """What every tensor holds, as Layers.found, the factors of adapters under their own names again."""
     made: list[Found] = []
     stood: set[str] = set()
-    paired = {tensor.name for pair in factors.pairs.values() for tensor in (pair.a, *pair.blocks)}
+    planes = {tensor.name: pair.planes for pair in factors.pairs.values() for tensor in (pair.a, *pair.blocks)}
     for item in layers.found():
         name = item.tensor.name
         if (original := factors.originals.get(name)) is not None:
-            made.append(_factor(item, original, name in factors.turned, original.name in paired))
+            made += _factors(item, original, name in factors.turned, planes.get(original.name))
         elif (pair := factors.pairs.get(name)) is None or _can_be_cut(item, pair):
             made.append(item)
+        elif pair.planes:
+            del factors.pairs[name]
+            factors.lines.append(
+                f"stacks of factors of no stack of experts are not multiplied: {printable(pair.a.name)}"
+            )
         elif name not in stood:
             stood.add(name)
             made.append(_whole(layers, item, pair))
     return made
 
 
-def _factor(item: Found, original: Tensor, is_turned: bool, is_paired: bool) -> Found:
-    """A factor of an adapter; that of a convolution, which has a product, is a matrix with a row for each output."""
+def _factors(item: Found, original: Tensor, is_turned: bool, planes: int | None) -> list[Found]:
+    """A factor of an adapter, or each plane of a stack of them; `planes` is None where it has no product. That of a
+    convolution is a matrix with a row for each output."""
     shape = original.shape
-    is_wide = len(shape) > 2 and 0 not in shape
-    flat = Slice(1, 1, 0, prod(shape[1:])) if is_paired and is_wide else None
     found = item._replace(tensor=original) if item.block == "lora" else other(original, item.place)
-    return found._replace(part=flat, transposed=is_turned)
+    found = found._replace(transposed=is_turned)
+    if planes and item.block == "lora":
+        return [found._replace(part=Slice(0, 1, 0, shape[1], number), expert=number) for number in range(planes)]
+    is_wide = len(shape) > 2 and planes == 0
+    return [found._replace(part=Slice(1, 1, 0, prod(shape[1:])))] if is_wide else [found]
 
 
 def _can_be_cut(item: Found, pair: Pair) -> bool:
@@ -42,8 +51,8 @@ def _can_be_cut(item: Found, pair: Pair) -> bool:
     if item.part is None:
         return item.block != "other"
     axis = 1 if pair.stands_turned else 0
-    is_plain = len(pair.blocks) == 1 and len(pair.blocks[0].shape) == 2
-    return is_plain and item.part.index is None and item.part.axis == axis
+    is_plain = len(pair.blocks) == 1 and len(pair.blocks[0].shape) == (3 if pair.planes else 2)
+    return is_plain and (item.part.index is not None) == bool(pair.planes) and item.part.axis == axis
 
 
 def _whole(layers: Layers, item: Found, pair: Pair) -> Found:

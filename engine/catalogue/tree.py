@@ -157,23 +157,30 @@ def _build(checkpoint: Listed) -> Tree:
 
 def _with_products(every: Sequence[Projection], factors: Factored) -> tuple[Projection, ...]:
     """The projections, with the products of factors in the place of what stands in for them."""
-    held = {p.tensor: p for p in every}
+    held = {(p.tensor, _plane(p)): p for p in every}
     return tuple(p if (pair := factors.pairs.get(p.tensor)) is None else _product(p, pair, held) for p in every)
 
 
-def _product(p: Projection, pair: Pair, held: Mapping[str, Projection]) -> Projection:
+def _plane(p: Projection) -> int | None:
+    return None if p.slice is None else p.slice.index
+
+
+def _product(p: Projection, pair: Pair, held: Mapping[tuple[str, int | None], Projection]) -> Projection:
     """The product of two factors, named and placed like their stand-in, of whose outputs it may be some."""
-    blocks = [held[tensor.name] for tensor in pair.blocks]
+    plane = _plane(p) if pair.planes else None
+    if any((tensor.name, plane) not in held for tensor in (pair.a, *pair.blocks)):
+        return replace(p, problem="its factors have the place of other tensors")
+    blocks = [held[tensor.name, plane] for tensor in pair.blocks]
     rows = pair.shape[0]
-    if p.slice is not None:
+    if p.slice is not None and p.slice.groups * p.slice.width != rows:
         rows, part = p.slice.groups * p.slice.width, replace(p.slice, axis=int(pair.is_turned))
         cut = replace(blocks[0], slice=part, rows=rows)
         blocks = [replace(cut, key=_key(pair.blocks[0], part, cut.dequantisation))]
-    parents = (*blocks, held[pair.a.name])
+    parents = (*blocks, held[pair.a.name, plane])
     label, formula = f"B A, r {pair.inner}", FACTORS
     if pair.alpha is not None:
         label, formula = f"alpha / {1 / pair.scale:.4g} {label}", FACTORS_ALPHA
-        number = held[pair.alpha.name]
+        number = held[pair.alpha.name, None]
         is_number = number.dtype in TORCH_NAMES  # of no rows, and so no matrix
         parents = (*parents, replace(number, problem=None) if is_number else number)
     elif pair.scale != 1:

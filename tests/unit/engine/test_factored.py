@@ -145,7 +145,9 @@ def test_what_is_no_product_is_named(tmp_path: Path) -> None:
     files.tensors |= {f"lora_unet_mid_block_attentions_0_proj_in.hada_w1_{s}": np.ones((4, 4), "f4") for s in "ab"}
     put(files, f"{PEFT}.4.self_attn.q_proj", "", 1, 5)
     files.tensors[f"{PEFT}.4.self_attn.q_proj.lora_E"] = np.ones((R, 1), "f4")  # AdaLoRA: B diag(E) A
-    files.tensors |= {f"model.layers.0.mlp.experts.down_proj.lora_{s}": np.ones((3, 4, 4), "f4") for s in "ab"}
+    for module, planes in (("experts.down_proj", (2, 3)), ("mlp.strange", (3, 3))):
+        for side, count in zip("ab", planes, strict=True):
+            files.tensors[f"model.layers.0.{module}.lora_{side}"] = np.ones((count, 4, 4), "f4")
     said = "\n".join(lines_of(tmp_path, files))
     for words in (
         "1 tensor: A without B, e.g. base_model.model.model.layers.1.self_attn.v_proj.lora_A",
@@ -155,7 +157,8 @@ def test_what_is_no_product_is_named(tmp_path: Path) -> None:
         "2 tensors of LoHa, which is no product of two factors",
         "1 tensor of a LoRA of three factors, which",
         "1 tensor: A and B of a module with a third factor, which are not multiplied",
-        "stacks of factors, as of experts, which are not multiplied",
+        "stacks of factors that do not fit",
+        "stacks of factors of no stack of experts are not multiplied: model.layers.0.mlp.strange.lora_a",
     ):
         assert words in said
     tree = build_tree(open_checkpoint(str(tmp_path)))
