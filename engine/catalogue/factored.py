@@ -27,8 +27,8 @@ _Held = tuple[Named, Tensor]
 class Pair:
     """The factors of a matrix of `shape` (outputs, inputs): the blocks of B in their order, and A, which share the size
     `inner`. The product is times `scale`, and times the number in `alpha` where there is such a tensor. `is_turned`:
-    both factors are stored as (inputs, outputs); `stands_turned` that of the stand-in. Of a stack of experts all of this
-    is said of each of its `planes`, 0 for one pair alone.
+    both factors are stored as (inputs, outputs); `stands_turned` that of the stand-in. Of a stack of experts all
+    of this is said of each of its `planes`, 0 for one pair alone.
     """
 
     kind: str

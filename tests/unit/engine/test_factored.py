@@ -148,6 +148,7 @@ def test_what_is_no_product_is_named(tmp_path: Path) -> None:
     for module, planes in (("experts.down_proj", (2, 3)), ("mlp.strange", (3, 3))):
         for side, count in zip("ab", planes, strict=True):
             files.tensors[f"model.layers.0.{module}.lora_{side}"] = np.ones((count, 4, 4), "f4")
+    put(files, f"{PEFT}.5.mlp.experts.base_layer", "", 1, 6)  # PEFT's target_parameters: all experts in one pair
     said = "\n".join(lines_of(tmp_path, files))
     for words in (
         "1 tensor: A without B, e.g. base_model.model.model.layers.1.self_attn.v_proj.lora_A",
@@ -158,6 +159,7 @@ def test_what_is_no_product_is_named(tmp_path: Path) -> None:
         "1 tensor of a LoRA of three factors, which",
         "1 tensor: A and B of a module with a third factor, which are not multiplied",
         "stacks of factors that do not fit",
+        "1 tensor: factors of a stack of experts, which are not multiplied",
         "stacks of factors of no stack of experts are not multiplied: model.layers.0.mlp.strange.lora_a",
     ):
         assert words in said
