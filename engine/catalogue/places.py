@@ -21,17 +21,24 @@ def placed(layers: Layers, factors: Factored) -> list[Found]:
         name = item.tensor.name
         if (original := factors.originals.get(name)) is not None:
             made += _factors(item, original, name in factors.turned, planes.get(original.name))
+        elif name in stood:
+            continue
         elif (pair := factors.pairs.get(name)) is None or _can_be_cut(item, pair):
             made.append(item)
-        elif pair.planes:
-            del factors.pairs[name]
-            factors.lines.append(
-                f"stacks of factors of no stack of experts are not multiplied: {printable(pair.a.name)}"
-            )
-        elif name not in stood:
+        else:
             stood.add(name)
-            made.append(_whole(layers, item, pair))
+            made += _left_whole(layers, item, factors)
     return made
+
+
+def _left_whole(layers: Layers, item: Found, factors: Factored) -> list[Found]:
+    """A product as one, where the matrix would be fused and cannot be split; nothing of a stack, whose pair goes."""
+    pair = factors.pairs[item.tensor.name]
+    if not pair.planes:
+        return [_whole(layers, item, pair)]
+    del factors.pairs[item.tensor.name]
+    factors.lines.append(f"stacks of factors of no stack of experts are not multiplied: {printable(pair.a.name)}")
+    return []
 
 
 def _factors(item: Found, original: Tensor, is_turned: bool, planes: int | None) -> list[Found]:
