@@ -23,7 +23,7 @@ def test_a_scan_computes_the_products_and_says_what_it_counts(cli: Run, tmp_path
     model = files.write(tmp_path / "adapter")
     ran = cli("scan", model, "--device", "cpu")
     assert ran.code == 0
-    assert "of 15 spectra 5 are of scale x B A, and 10 of their factors" in ran.err
+    assert "5 of 15 spectra: scale x B A, 10: their factors" in ran.err
     assert cli("ls").out.splitlines()[1].split()[1] == "15"
     listed = {row["address"]: row for row in cli("scan", model, "--json").rows}
     assert len(listed) == 15

@@ -70,13 +70,13 @@ def left_out(tree: Tree) -> str:
 
 
 def products_among(projections: Sequence[Projection]) -> str:
-    """`of 21 spectra 7 are of scale x B A, and 14 of their factors`; "" where nothing is stored as factors."""
+    """`7 of 21 spectra: scale x B A, 14: their factors`; "" where nothing is stored as factors."""
     products = [p for p in projections if p.is_product]
     if not products:
         return ""
     made_of = {q.key for p in products for q in p.parents}
     factors = sum(p.key in made_of for p in projections)
-    return f"of {len(projections)} spectra {len(products)} are of scale x B A, and {factors} of their factors"
+    return f"{len(products)} of {len(projections)} spectra: scale x B A, {factors}: their factors"
 
 
 def duration(seconds: float) -> str:
