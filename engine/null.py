@@ -1,4 +1,8 @@
-"""What the same shape gives for noise, an iid Gaussian matrix (Marchenko-Pastur), and what stands out of it."""
+"""What the same shape gives for noise, an iid Gaussian matrix (Marchenko-Pastur), and what stands out of it.
+
+`inner` is the size that the two factors of a product share, 0 of a matrix: noise is then the product of two iid
+Gaussian factors, rows x inner and inner x cols, and r = min(rows, cols, inner).
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,14 @@ from functools import lru_cache
 import numpy as np
 
 from .metrics import energy, numerical_rank
+from .null_product import product_law
 from .spectrum import Values
 
 _POINTS = 4096
 
 
 @lru_cache(maxsize=4096)
-def null_rank(rows: int, cols: int, threshold: float) -> float:
+def null_rank(rows: int, cols: int, threshold: float, inner: int = 0) -> float:
     """k0(t): how many components a matrix of iid noise of shape (rows, cols) needs, in the mean over matrices.
 
     With beta = min / max, the squared singular values have the density
@@ -26,55 +31,59 @@ def null_rank(rows: int, cols: int, threshold: float) -> float:
     The mean of k(t) over drawn matrices, from square to 1:4 and 80 to 95 %, is .97 to 1.01 times k0 from side 8
     on, and .99 to 1.01 times from side 32 on. Of flatter shapes and at 60 % it is up to half a component off: the
     values of noise keep their places so well that most matrices need one and the same whole number.
+
+    Of a product the density is that of null_product.py, and k0 is as near.
     """
-    _, count, energy = _law(rows, cols)
-    small = min(rows, cols)
+    _, count, energy = _law(rows, cols, inner)
+    small = _count(rows, cols, inner)
     return float(np.clip(small * np.interp(threshold, energy, count) + 0.5, min(small, 1), small))
 
 
-def noise_values(rows: int, cols: int, scale: float) -> Values:
+def noise_values(rows: int, cols: int, scale: float, inner: int = 0) -> Values:
     """Expected singular values of a Gaussian matrix, descending, shape (r,), r = min(rows, cols).
 
     `scale`: the standard deviation of its entries, whose units the values have. They are the
     Marchenko-Pastur quantiles at (i - 1/2) / r.
     """
-    return scale * _unit_values(rows, cols)
+    return scale * _unit_values(rows, cols, inner)
 
 
-def noise_energy(rows: int, cols: int) -> Values:
+def noise_energy(rows: int, cols: int, inner: int = 0) -> Values:
     """The inverse of null_rank, shape (r,): entry k-1 is the threshold t at which noise needs k components in the
     mean, null_rank(rows, cols, t) = k; the last is 1. To read a rank at a threshold from; see mean_energy.
     """
-    energy = _energy_at(np.arange(0.5, min(rows, cols)), rows, cols)
+    energy = _energy_at(np.arange(0.5, _count(rows, cols, inner)), rows, cols, inner)
     energy[-1:] = 1.0
     return energy
 
 
-def mean_energy(rows: int, cols: int) -> Values:
+def mean_energy(rows: int, cols: int, inner: int = 0) -> Values:
     """Cumulative energy of noise, shape (r,): entry k-1 is the share of its k largest sigma^2 in their sum, in the
     mean. To hold the energy at a rank against: noise_energy has that of half a component less.
     """
-    return _energy_at(np.arange(1.0, min(rows, cols) + 1), rows, cols)
+    return _energy_at(np.arange(1.0, _count(rows, cols, inner) + 1), rows, cols, inner)
 
 
-def noise_scale(values: Values, rows: int, cols: int) -> float:
+def noise_scale(values: Values, rows: int, cols: int, inner: int = 0) -> float:
     """Standard deviation s of the noise in a matrix, in the units of its singular values `values`, shape (r,).
 
     Their median over that of noise with s = 1 (Gavish & Donoho, arXiv 1305.5870): a few large values, which
     inflate the standard deviation of the entries, do not move the median. 0 for a zero matrix.
     """
-    return _middle(values) / _unit_median(rows, cols) if values.size else 0.0
+    return _middle(values) / _unit_median(rows, cols, inner) if values.size else 0.0
 
 
-def noise_edge(rows: int, cols: int, scale: float) -> float:
+def noise_edge(rows: int, cols: int, scale: float, inner: int = 0) -> float:
     """s (sqrt m + sqrt n), in the units of s = `scale`: the Marchenko-Pastur edge.
 
-    No singular value of large noise of that standard deviation lies beyond it.
+    No singular value of large noise of that standard deviation lies beyond it. Of a product that of its density.
     """
+    if inner:
+        return scale * float(_law(rows, cols, inner)[0][0])
     return float(scale * (rows**0.5 + cols**0.5))
 
 
-def spikes(values: Values, rows: int, cols: int, noise_floor: float = 0.0) -> int:
+def spikes(values: Values, rows: int, cols: int, noise_floor: float = 0.0, inner: int = 0) -> int:
     """#{sigma_i > edge}: directions that stand out of noise of scale noise_scale; 0 for a zero matrix.
 
     Never more than the numerical rank: where most values are below the solver's `noise_floor`, so is the edge. And
@@ -82,7 +91,8 @@ def spikes(values: Values, rows: int, cols: int, noise_floor: float = 0.0) -> in
     that has 192, it counts 26. The largest value of noise alone passes its edge in about one matrix of five: one
     spike may be chance.
     """
-    above = int((values > noise_edge(rows, cols, noise_scale(values, rows, cols))).sum())
+    scale = noise_scale(values, rows, cols, inner)
+    above = int((values > noise_edge(rows, cols, scale, inner)).sum())
     return min(above, numerical_rank(values, rows, cols, noise_floor))
 
 
@@ -113,45 +123,52 @@ def _middle(values: Values) -> float:
     return float(values[half] if values.size % 2 else (values[half - 1] + values[half]) / 2)
 
 
+def _count(rows: int, cols: int, inner: int) -> int:
+    """How many singular values there are."""
+    return min(rows, cols, inner or cols)
+
+
 @lru_cache(maxsize=4096)
-def _unit_median(rows: int, cols: int) -> float:
-    return _middle(_unit_values(rows, cols))
+def _unit_median(rows: int, cols: int, inner: int) -> float:
+    return _middle(_unit_values(rows, cols, inner))
 
 
 @lru_cache(maxsize=64)
-def _unit_values(rows: int, cols: int) -> Values:
+def _unit_values(rows: int, cols: int, inner: int) -> Values:
     """noise_values at scale 1, read-only."""
-    root, count, _ = _law(rows, cols)
-    small = min(rows, cols)
-    unit = np.interp((np.arange(small) + 0.5) / max(small, 1), count, root)
-    values: Values = unit * max(rows, cols) ** 0.5
+    root, count, _ = _law(rows, cols, inner)
+    small = _count(rows, cols, inner)
+    values: Values = np.interp((np.arange(small) + 0.5) / max(small, 1), count, root)
     values.flags.writeable = False
     return values
 
 
-def _energy_at(ranks: Values, rows: int, cols: int) -> Values:
+def _energy_at(ranks: Values, rows: int, cols: int, inner: int) -> Values:
     """The share of the energy that so many components of noise hold, real numbers of them."""
-    _, count, energy = _law(rows, cols)
-    return np.interp(ranks / max(min(rows, cols), 1), count, energy)
+    _, count, energy = _law(rows, cols, inner)
+    return np.interp(ranks / max(_count(rows, cols, inner), 1), count, energy)
 
 
 @lru_cache(maxsize=64)
-def _law(rows: int, cols: int) -> tuple[Values, Values, Values]:
-    """The Marchenko-Pastur law of a shape as a curve, from the largest x down.
+def _law(rows: int, cols: int, inner: int) -> tuple[Values, Values, Values]:
+    """The singular values of noise whose entries have standard deviation 1 as a curve, from the largest down.
 
-    (sqrt x, share of the count above x, share of the sum above x), each of shape (_POINTS + 1,).
-    x = middle + radius cos(theta) takes the square root out of the integrals: mass / x is then
-    smooth, also at x = 0 of a square matrix.
+    (sigma, share of the count above it, share of the sum of squares above it), each of shape (_POINTS + 1,). The
+    integrals are in an angle, whose running sums stand at the edges between the midpoints of _POINTS steps from 0.
     """
+    edges = np.linspace(0.0, np.pi, _POINTS + 1)
+    if inner:
+        root, count, energy = product_law((rows, cols, inner), edges)
+        return root / inner**0.5, _shares(count), _shares(energy)
     small, large = sorted((rows, cols))
     beta = small / max(large, 1)
+    # x = middle + radius cos(theta) takes the square root out of the integrals: mass / x is then smooth, also at x = 0
+    # of a square matrix.
     middle, radius = 1.0 + beta, 2.0 * beta**0.5
-    # Midpoint rule from theta = 0 on: the running sums stand at the edges between the midpoints.
-    edges = np.linspace(0.0, np.pi, _POINTS + 1)
     theta = (edges[1:] + edges[:-1]) / 2
     mass = np.sin(theta) ** 2
     root = np.sqrt(np.maximum(middle + radius * np.cos(edges), 0.0))  # rounding below 0 at the end of a square
-    return root, _shares(mass / (middle + radius * np.cos(theta))), _shares(mass)
+    return root * large**0.5, _shares(mass / (middle + radius * np.cos(theta))), _shares(mass)
 
 
 def _shares(parts: Values) -> Values:

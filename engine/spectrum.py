@@ -6,7 +6,7 @@ Nothing here imports torch or h5py; a spectrum can be read, drawn and compared w
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -26,6 +26,9 @@ DIRECTIONS = "directions"
 the fixed gauge `_` and the formula that makes it follow."""
 LEADING = 8
 """How many of these."""
+FACTORS, FACTORS_ALPHA = "factors", "factors_alpha"
+"""The formulas of a matrix that a checkpoint holds as two factors B A: its parents are the blocks of B, then A, and of
+FACTORS_ALPHA a single number by which it is scaled."""
 
 
 HEADS, TURNED_HEADS = 2, 3
@@ -108,6 +111,25 @@ class Projection:
         return FLIPPED.formula if self.derived == FLIPPED else ""
 
     @property
+    def is_product(self) -> bool:
+        """Whether it is a matrix of its model that is stored as two factors."""
+        return self.derived is not None and self.derived.formula in (FACTORS, FACTORS_ALPHA)
+
+    @property
+    def stored_as(self) -> str:
+        """What its weights are stored as: a type, how they are packed, or `2 B A, r 8` of two factors."""
+        if self.derived is not None and self.is_product:
+            return self.derived.label
+        return self.dequantisation or self.dtype
+
+    @property
+    def inner(self) -> int:
+        """The size that the two factors of a product share; 0 of any other matrix."""
+        if not self.is_product:
+            return 0
+        return self.parents[-1 if self.derived is not None and self.derived.formula == FACTORS else -2].rows
+
+    @property
     def parents(self) -> tuple[Projection, ...]:
         """The projections whose matrices are read for this one: itself, unless it is derived of others."""
         made = self.derived
@@ -126,16 +148,17 @@ class Projection:
     def counts(self, weighting: str = "", gauge: str = "") -> bool:
         """Whether it is a spectrum of its model, to be listed, scanned and added up, under a weighting and a gauge.
 
-        A projection is in exactly one of its states; a further row (Derived.is_further) is never counted.
+        A projection is in exactly one of its states; a further row (Derived.is_further) is counted where the model
+        holds it, as two factors.
         """
-        if self.derived is None:
+        if self.derived is None or self.is_product:
             return not weighting and not gauge
         return not self.derived.is_further and (self.derived.weighting, self.derived.gauge) == (weighting, gauge)
 
     @property
     def count(self) -> int:
-        """Number of singular values, min(rows, cols)."""
-        return min(self.rows, self.cols)
+        """Number of singular values, min(rows, cols); of a product no more than its factors share."""
+        return min(self.rows, self.cols, self.inner or self.cols)
 
     @property
     def is_directions(self) -> bool:
@@ -152,8 +175,11 @@ class Projection:
 
     @property
     def cost(self) -> float:
-        """Floating-point operations of Gram product and eigenvalues, for progress and ETA."""
+        """Floating-point operations of Gram product and eigenvalues, of a product of both factors, for progress and
+        ETA."""
         small, large = sorted((self.rows, self.cols))
+        if inner := self.inner:
+            small, large = min(small, inner), 2 * (self.rows + self.cols)
         return float(small) * small * large + 4.0 / 3.0 * float(small) ** 3
 
 
@@ -181,7 +207,8 @@ class Derived:
     whose matrices it takes, in order, none of them derived; () where that is the matrix of the tensor and slice
     which the derived projection itself names. `operands` are the other numbers it takes.
 
-    A further row (`is_further`: a twin, a stack, a product, a difference) is a matrix of its own beside the model's.
+    A further row (`is_further`: a twin, a stack, a product, a difference) is a matrix of its own beside the model's;
+    where its model holds two factors in its place (FACTORS) it counts as one of the model's.
     Any other one is a state of its first parent, which has the parent's address: under a `weighting`, in a `gauge`,
     "" for none. A further row may have them as well.
     """
@@ -252,6 +279,22 @@ class Spectrum:
     computed_at: str
     weights_digests: tuple[str, ...]
     run: Run
+
+
+def derive(projection: Projection, made: Derived) -> Projection:
+    """The matrix that `made` describes, named and placed like `projection`: address, layer, role, shape, source.
+
+    Its key is the digest of its parents' keys, of formula and version, and of the digests of its operands: it changes
+    with everything that the matrix depends on. With parents it is not transposed (they are turned before a formula
+    sees them), and has the problem of the first that has one.
+    """
+    parents = made.parents or (projection,)
+    parts = (*(p.key for p in parents), made.formula, made.version, *(operand.digest for operand in made.operands))
+    changed = replace(projection, derived=made, key=digest(*parts))
+    if not made.parents:
+        return changed
+    problem = next((f"{p.label}: {p.problem}" for p in parents if p.problem is not None), None)
+    return replace(changed, transposed=False, problem=problem)
 
 
 def digest(*parts: object) -> str:

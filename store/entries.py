@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rankscope.engine.spectrum import DIRECTIONS, Projection, Run, Source
+from rankscope.engine.spectrum import DIRECTIONS, FACTORS, FACTORS_ALPHA, Projection, Run, Source
 
 from .columns import DERIVED_INDEX, GENERATION, INDEX, METRICS, PARENT, RUN, SOURCE, Columns, Table
 from .entry import Entry
@@ -133,6 +133,14 @@ class Entries:
             return []
         formulas = self._index.list_of("formula")
         return [row for row in self.derived if formulas[row].partition("_")[0] == DIRECTIONS]
+
+    @cached_property
+    def products(self) -> list[int]:
+        """The rows of matrices that their model holds as two factors."""
+        if self._tables.parents is None:
+            return []
+        formulas = self._index.list_of("formula")
+        return [row for row in self.derived if formulas[row] in (FACTORS, FACTORS_ALPHA)]
 
     @cached_property
     def weightings(self) -> dict[int, tuple[str, str]]:

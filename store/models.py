@@ -89,7 +89,7 @@ def _stored_model(root: Path, folder: str) -> StoredModel | None:
     return StoredModel(
         folder=folder,
         name=folder if newest is None else stored.projection(newest).source.repo,
-        spectra=len(stored) - len(stored.derived()),
+        spectra=len(stored) - len(stored.derived()) + len(stored.products()),
         size=segments.size(root / folder),
         computed_at="" if newest is None else stored.computed_at(newest),
         damaged=tuple(damaged.items()),

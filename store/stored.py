@@ -101,6 +101,10 @@ class Stored(Mapping[str, Entry]):
         """The keys of leading directions."""
         return {key for key, _, _ in self._counting(entries.directions for entries in self._files)}
 
+    def products(self) -> set[str]:
+        """The keys of matrices that their model holds as two factors."""
+        return {key for key, _, _ in self._counting(entries.products for entries in self._files)}
+
     def weightings(self) -> dict[str, tuple[str, str]]:
         """By the keys of projections under a weighting its name and label."""
         found = self._counting(entries.weightings for entries in self._files)

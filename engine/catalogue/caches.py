@@ -52,12 +52,12 @@ def caches(checkpoint: Listed, projections: Iterable[Projection]) -> list[Cache]
     """The layers of a model that own a cache, in its order.
 
     None of encoders, of vision and audio, of heads that predict further tokens, of cross-attention, nor where a layer
-    uses the cache of another (num_kv_shared_layers) or takes its values from its keys.
+    uses the cache of another (num_kv_shared_layers), takes its values from its keys, or is stored as factors.
     """
     groups: dict[str, dict[str, Projection]] = {}
     most: dict[tuple[str, str | None], float] = {}  # by tower: a model has thousands of projections, and few towers
     for p in projections:
-        if p.block != "attention" or p.expert is not None or p.layer is None:
+        if p.block != "attention" or p.expert is not None or p.layer is None or p.is_product:
             continue
         place = _prefix(p), p.tower
         if place not in most:

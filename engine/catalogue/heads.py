@@ -62,7 +62,8 @@ def attentions(checkpoint: Listed, projections: Iterable[Projection]) -> tuple[l
     sentences that say of others why their heads cannot be told."""
     groups: dict[str, dict[str, Projection]] = {}
     for p in projections:
-        if p.block in ("attention", "cross_attention") and p.expert is None and p.layer is not None and p.rows:
+        is_matrix = p.rows and not p.is_product
+        if p.block in ("attention", "cross_attention") and p.expert is None and p.layer is not None and is_matrix:
             groups.setdefault(p.address.rpartition(".")[0], {})[p.role] = p
     found: list[Attention] = []
     unknown: dict[str, str] = {}

@@ -33,7 +33,7 @@ _NESTED = (
 class Place(NamedTuple):
     """Where a tensor's name says it stands: `prefix` before the layer list, `path` inside the layer.
 
-    `lora` is "A" or "B", and the name of an adapter that has one, for the low-rank adapter of the tensor that
+    `lora` is "A", "B" or "BA", and the name of an adapter that has one, for the low-rank adapter of the tensor that
     `path` names.
     """
 
@@ -113,12 +113,13 @@ def _standing(words: list[str], start: int) -> Place:
 
 
 def _take_adapter(path: list[str]) -> str:
-    """Of `q_proj.lora_A.name`, "A_name", and the path becomes that of the tensor it adapts; else ""."""
+    """Of `q_proj.lora_A.name`, "A_name", of a product of both "BA_name", and the path becomes that of the tensor it
+    adapts; else ""."""
     for i, word in enumerate(path[-2:], max(0, len(path) - 2)):
-        if word in ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"):
+        if word in ("lora_A", "lora_B", "lora_BA", "lora_embedding_A", "lora_embedding_B"):
             adapter = [name for name in path[i + 1 :] if name != "default"]
             del path[i:]
-            return "_".join((word[-1], *adapter))
+            return "_".join((word.rpartition("_")[2], *adapter))
     return ""
 
 

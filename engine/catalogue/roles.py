@@ -82,7 +82,7 @@ class Layers:
         self.family = lru_cache(maxsize=None)(lambda prefix: family_of(inner_config(config, prefix)))
         self._known = lru_cache(maxsize=None)(lambda prefix, layer: sizes(inner_config(config, prefix), layer))
         unplaced = [tensor for tensor in tensors if not self._take(tensor, locate(tensor.name))]
-        lists = layer_lists((t.name for t in unplaced if _is_matrix(t)), self._holds_projection)
+        self._lists = lists = layer_lists((t.name for t in unplaced if _is_matrix(t)), self._holds_projection)
         for tensor in unplaced:
             place = locate_in(tensor.name, lists) if lists else None
             if not self._take(tensor, place):
@@ -225,6 +225,19 @@ class Layers:
             )
             for number, role, part in slices
         ]
+
+    def whole(self, tensor: Tensor, name: str, role: str = "", number: int | None = None) -> Found | None:
+        """A tensor as one projection in the place of the tensor of this name, though that may be fused: with a role of
+        its own, in a stack its number, else under that tensor's last word. None where no rule knows that name."""
+        place = locate(name) or (locate_in(name, self._lists) if self._lists else None)
+        if place is None or place.prefix not in self._towers:
+            return None
+        rules = find_rules(place.path, self.family(place.prefix), 3 if number is not None else 2)
+        if not rules:
+            return None
+        named = role or rules[-1].role or printable(place.path.rpartition(".")[2])
+        expert = place.expert if number is None else number
+        return Found(tensor, place, self._tower(place), self._block(rules[-1], place), named, None, expert)
 
     def _is_known(self, place: Place) -> bool:
         return self.family(place.prefix).partition("+")[0] in KNOWN_FAMILIES

@@ -6,7 +6,7 @@ import gc
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from hashlib import blake2b
@@ -15,9 +15,11 @@ from typing import Any, Protocol
 from ..errors import printable
 from ..formats.format import Format
 from ..formats.tensor import Tensor
-from ..spectrum import Projection, Slice, framed
+from ..spectrum import FACTORS, FACTORS_ALPHA, Derived, Operand, Projection, Slice, derive, framed
 from ..weights import TORCH_NAMES, why_no_weights
+from .factored import Factored, Pair, factored
 from .names import locate, numbered
+from .places import placed
 from .roles import Found, Layers
 from .rules import BLOCKS, KNOWN_FAMILIES, NOT_PROJECTIONS, ROLES, cut_shape
 from .whole_factors import told
@@ -39,6 +41,11 @@ class Listed(Protocol):
         ...
 
     @property
+    def adapter(self) -> Mapping[str, Any]:
+        """What is said of it as an adapter, {} where it is none."""
+        ...
+
+    @property
     def format(self) -> Format:
         """That of its files."""
         ...
@@ -56,12 +63,13 @@ class Tree:
     `known` is False where layers hold matrices that no rule of the catalogue names: a scan then computes every
     matrix of the layers, under its own name where it has no role; where no matrix lies in a layer, all that there are.
     `by_shape` names the fused tensors of a model of unknown type that were split as the output matrix and the heads
-    prove it.
+    prove it. `lines` are what a user should know of matrices that are stored as factors.
     """
 
     projections: tuple[Projection, ...]
     known: bool
     by_shape: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
 
     def scanned(self, pattern: str | None = None) -> list[Projection]:
         """What a scan computes: the projections, or whatever the address filter names.
@@ -72,7 +80,12 @@ class Tree:
             exact = [p for p in self.projections if p.rows and p.address == pattern]
             return exact or [p for p in self.projections if p.rows and is_named(p, pattern)]
         inside = any(_may_stand_in(p) and p.layer is not None for p in self.projections)
-        return [p for p in self.projections if p.rows and (p.block != "other" or self._is_taken(p, inside))]
+        factors = {q.key for p in self.projections if p.is_product for q in p.parents}
+        return [
+            p
+            for p in self.projections
+            if p.rows and (p.block != "other" or p.key in factors or p.is_product or self._is_taken(p, inside))
+        ]
 
     def left_out(self) -> list[Projection]:
         """Matrices that an unfiltered scan does not compute; tables of integers are none."""
@@ -137,14 +150,51 @@ def build_tree(checkpoint: Listed) -> Tree:
 
 
 def _build(checkpoint: Listed) -> Tree:
-    layers = Layers(checkpoint.config, checkpoint.tensors)
-    found = layers.found()
     kind = checkpoint.format
+    factors = factored(checkpoint.tensors, checkpoint.adapter, is_gguf=kind.stands_alone)
+    layers = Layers(checkpoint.config, factors.tensors)
+    found = layers.found() if not factors.pairs and not factors.originals else placed(layers, factors)
     named = told(sorted(_addressed([f for f in found if f.block != "other"], kind), key=model_order), checkpoint.config)
     held = {p.tensor for p in named}
     others = [f if f.block == "other" else f.as_other() for f in found if f.tensor.name not in held]
     rest = sorted(_whole(others, kind).values(), key=model_order)
-    return Tree((*named, *rest), bool(named) and _is_known(checkpoint, layers, others), tuple(layers.proven))
+    known = bool(named) and _is_known(checkpoint, layers, others)
+    every = _with_products((*named, *rest), factors) if factors.pairs else (*named, *rest)
+    return Tree(every, known, tuple(layers.proven), tuple(factors.lines))
+
+
+def _with_products(every: Sequence[Projection], factors: Factored) -> tuple[Projection, ...]:
+    """The projections, with the products of factors in the place of what stands in for them."""
+    held = {(p.tensor, _plane(p)): p for p in every}
+    return tuple(p if (pair := factors.pairs.get(p.tensor)) is None else _product(p, pair, held) for p in every)
+
+
+def _plane(p: Projection) -> int | None:
+    return None if p.slice is None else p.slice.index
+
+
+def _product(p: Projection, pair: Pair, held: Mapping[tuple[str, int | None], Projection]) -> Projection:
+    """The product of two factors, named and placed like their stand-in, of whose outputs it may be some."""
+    plane = _plane(p) if pair.planes else None
+    if any((tensor.name, plane) not in held for tensor in (pair.a, *pair.blocks)):
+        return replace(p, problem="its factors have the place of other tensors")
+    blocks = [held[tensor.name, plane] for tensor in pair.blocks]
+    rows = pair.shape[0]
+    if p.slice is not None and p.slice.groups * p.slice.width != rows:
+        rows, part = p.slice.groups * p.slice.width, replace(p.slice, axis=int(pair.is_turned))
+        cut = replace(blocks[0], slice=part, rows=rows)
+        blocks = [replace(cut, key=content_key(pair.blocks[0], part, cut.dequantisation))]
+    parents = (*blocks, held[pair.a.name, plane])
+    label, formula = f"B A, r {pair.inner}", FACTORS
+    if pair.alpha is not None:
+        label, formula = f"alpha / {1 / pair.scale:.4g} {label}", FACTORS_ALPHA
+        number = held[pair.alpha.name, None]
+        is_number = number.dtype in TORCH_NAMES  # of no rows, and so no matrix
+        parents = (*parents, replace(number, problem=None) if is_number else number)
+    elif pair.scale != 1:
+        label = f"{pair.scale:.4g} {label}"
+    stand_in = replace(p, tensor="", slice=None, rows=rows, cols=pair.shape[1], dequantisation="")
+    return derive(stand_in, Derived(formula, 1, label, True, parents, (Operand(repr(pair.scale)),)))
 
 
 def _addressed(found: Sequence[Found], kind: Format) -> list[Projection]:
@@ -283,7 +333,7 @@ def _percent(c: str) -> str:
 def model_order(p: Projection) -> tuple[Any, ...]:
     """Sort key: towers, layers and experts by number, blocks and roles as on screen; `other` last, by name."""
     if p.block == "other":
-        return (True, _natural(p.tensor))
+        return (True, _natural(p.tensor or p.address.removeprefix("other.")))
     role = _ROLE_ORDER.get(p.role, len(ROLES))
     return (False, p.tower or "", p.layer, _BLOCK_ORDER[p.block], -1 if p.expert is None else p.expert, role, p.address)
 

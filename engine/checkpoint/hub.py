@@ -39,7 +39,7 @@ SCHEME = "hf://"
 _IN_REPO = re.compile(
     rf"(?P<repo>{_PART}/{_PART})(?:@(?P<revision>refs/[^/]+/[^/]+|[^/]+))?/(?P<file>[^/]+(?:/[^/]+)*)", re.ASCII
 )
-CONFIG = "config.json"
+CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 _MAX_HEADS = 32
 
 
@@ -219,7 +219,7 @@ def _download(place: Place) -> Path:
         weights |= {place.inside(shard) for shard in named.values()}
         if absent := sorted(weights - files):
             raise InputError(f"{place.name} names shard {printable(absent[0])} in its index but does not hold it")
-    settings = {CONFIG, PARAMS, *OWN_FILES}
+    settings = {CONFIG, ADAPTER_CONFIG, PARAMS, *OWN_FILES}
     wanted = sorted(weights | (settings | {place.inside(name) for name in settings}) & files)
     allowed = [escape(file) for file in wanted]
     return Path(snapshot_download(place.repo, revision=place.revision, allow_patterns=allowed))

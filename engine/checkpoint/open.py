@@ -6,7 +6,8 @@ import importlib.util
 import math
 import re
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from ..quantised import modules as quantised
 from ..quantised import settings
 from . import hub, native, remote
 from .files import weight_files, with_siblings
-from .hub import Access
+from .hub import ADAPTER_CONFIG, Access
 from .ranges import UNWATCHED, RemoteFile, Watch
 from .tensor_parallel import check_file
 
@@ -39,7 +40,7 @@ class Checkpoint:
     `name` is the Hub id or the folder's or file's name; `location` the folder or file, None where the
     model is on the Hub or at a URL. `format` is that of all its files. `stamps` holds for each file what its bytes are
     read with. `quantisation` names the block type of 4-bit and other quantised files, else "". `warnings` are lines
-    the user should see.
+    the user should see. `adapter` is adapter_config.json of an adapter, {} of all else.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Checkpoint:
     stamps: Mapping[Path, FileStamp | RemoteFile] = field(repr=False)
     quantisation: str = ""
     warnings: tuple[str, ...] = ()
+    adapter: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def identity(self) -> str | Path:
@@ -237,18 +239,47 @@ def _opened(found: remote.Opened, location: Path | None = None) -> Checkpoint:
     if twice:
         lost.append(f"{_counted(twice)} in two files, of which the index names one: e.g. {printable(twice[0])}")
     kind = found.format
-    whole = tuple(tensors.values() if kind.stands_alone else quantised.assemble(tensors.values(), found.config))
+    adapter = found.adapter or _adapter(tensors, found)
+    config = found.config or _base_config(adapter)
+    whole = tuple(tensors.values() if kind.stands_alone else quantised.assemble(tensors.values(), config))
     return Checkpoint(
         found.name,
         found.commit,
         location,
-        found.config,
+        config,
         kind,
         whole,
         {file: stored for file, (_, stored) in found.listed.items()},
         kind.quantisation(whole) or quantised.quantisation(whole),
         (*found.warnings, *lost, *sharing.lines(found.config)),
+        adapter,
     )
+
+
+def _adapter(tensors: Iterable[str], found: remote.Opened) -> Mapping[str, Any]:
+    """adapter_config.json beside the files of an adapter, or what its header says; {} where there is none, and of all
+    else."""
+    if found.format.stands_alone:
+        said: Mapping[str, Any] = found.config.get("adapter", {})
+        return said
+    folder = next(iter(found.listed)).parent
+    if not any("lora_" in name for name in tensors) or not (folder / ADAPTER_CONFIG).is_file():
+        return {}
+    check_inside(folder / ADAPTER_CONFIG)
+    return read_json(folder / ADAPTER_CONFIG)
+
+
+def _base_config(adapter: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What is known of the model that an adapter changes: its config.json, where it is here, else its type. MLX says
+    the type beside the name of the model."""
+    name = adapter.get("base_model_name_or_path", adapter.get("model"))
+    if isinstance(name, str) and name:
+        with suppress(InputError):
+            path = _existing(name) or hub.cached(hub.parse(name).repo, "main")
+            if path is not None and path.is_dir():
+                return _config(path)
+    kind = adapter.get("model_type")
+    return {"model_type": kind} if isinstance(kind, str) else {}
 
 
 def _counting(one: Tensor, other: Tensor, named: Mapping[str, str]) -> Tensor:
@@ -263,7 +294,7 @@ def _counting(one: Tensor, other: Tensor, named: Mapping[str, str]) -> Tensor:
             return tensor
     raise InputError(
         f"tensor {printable(one.name)} is both in {printable(one.file.name)} and in {printable(other.file.name)}, "
-        "and no index says which counts: move the file that is not the model's out of the folder"
+        "and no index says which counts: name one of the files, or move what is not the model's out of the folder"
     )
 
 

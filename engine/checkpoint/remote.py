@@ -6,7 +6,7 @@ import re
 import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from glob import escape
 from hashlib import blake2b
@@ -40,7 +40,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What a Checkpoint is made of; `named` says in which file an index places each tensor."""
+    """What a Checkpoint is made of; `named` says in which file an index places each tensor, `adapter` is
+    adapter_config.json of a file that is no longer to be asked for it."""
 
     name: str
     commit: str
@@ -49,6 +50,7 @@ class Opened:
     listed: Mapping[Path, Listing]
     named: Mapping[str, str]
     warnings: tuple[str, ...] = ()
+    adapter: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +96,12 @@ def open_repo(place: hub.Place, lacking: str = "", only: str = "") -> Opened:
             kind = _ranged(files[0], place.name)
             folder = only.rpartition("/")[0] if only else place.folder
             config = pool.submit(repo.config, folder, watch)
+            about = pool.submit(repo.adapter, files[0], kind, watch)
             listed = dict(pool.map(partial(repo.listing, kind=kind, watch=watch), files))
-            found_config = config.result()
+            found_config, adapter = config.result(), about.result()
     renamed = f"{place.repo} has another name on the Hub now: {printable(repo.name)}" if repo.name != place.repo else ""
     warnings = tuple(filter(None, (renamed, left_out)))
-    return Opened(place.name, repo.commit, found_config, kind, listed, named, warnings)
+    return Opened(place.name, repo.commit, found_config, kind, listed, named, warnings, adapter)
 
 
 def open_url(url: str) -> Opened:
@@ -200,6 +203,13 @@ class _Repo:
         read = partial(self.json, watch=watch)
         place = hub.Place(self.name, folder=within)
         return settings.completed(read(place.inside(hub.CONFIG)), lambda name: read(place.inside(name)))
+
+    def adapter(self, file: str, kind: Ranged, watch: Watch) -> Mapping[str, Any]:
+        """adapter_config.json beside an adapter's file, {} where there is none, and of all else."""
+        path = PurePosixPath(file)
+        if not kind.goes_along(path.name, bytes):
+            return {}
+        return self.json(str(path.with_name(hub.ADAPTER_CONFIG)), watch)
 
     def json(self, file: str, watch: Watch) -> dict[str, Any]:
         """A small file; {} where there is none."""

@@ -42,7 +42,7 @@ class Opened:
         """
         homes = [self._home(parent) for parent in projection.parents]
         made = projection.derived
-        if made is None or not made.operands:
+        if made is None or not made.operands or projection.is_product:
             return projection
         here = {operand.digest: operand for operand in made.operands if operand.load is not None}
         for file in dict.fromkeys(operand.file for operand in made.operands if operand.load is None):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..catalogue.neurons import Mlp, Neurons
 from ..errors import WeightsError
 from ..spectrum import Derived, Operand, Projection
-from .derived import derive
+from .derived import AS_FACTORS, derive
 from .gauge import AS_IT_IS, BALANCED, CENTRED, FIXED, LEFT, NOTHING, SCALED, WORDS
 from .norm_weighting import NormWeighting
 from .weighting import REFUSED, WEIGHED, weighted
@@ -36,7 +36,7 @@ class Gauge:
         the gain, nor does balancing change down, whose inputs' moments are scaled with it: their keys are those under
         the weighting. Where it is not known what is to be fixed, `problem` says why.
         """
-        balanced, refusal = self._scaled(projection)
+        balanced, refusal = (None, "") if projection.is_product else self._scaled(projection)
         try:
             folding, operands = self._folding(balanced[0].up if balanced else projection)
         except WeightsError as error:
@@ -73,6 +73,8 @@ class Gauge:
         Raises:
             WeightsError: it is not known which norm feeds it, or its numbers cannot be had.
         """
+        if projection.is_product:
+            raise WeightsError(AS_FACTORS)
         norm = self._gains.norms.feeding(projection)
         if norm is None or (norm.gain is None and not norm.centred):
             return NOTHING, ()

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from ..spectrum import FLIPPED, Projection
+from ..spectrum import FACTORS, FACTORS_ALPHA, FLIPPED, Projection
 from ..weights import Weights
 from .balance import balance, centre
+from .factor_products import multiply_factors
 from .gauge import BALANCED, CENTRED, NOTHING
 from .head_products import head_rows, multiply_ov, multiply_qk
 from .heads import HEAD, OV, QK, ROWS
@@ -35,6 +36,8 @@ FORMULAS: dict[str, Formula] = {
     **{WEIGHED + form: weigh for form in _FORMS},
     **{NOISE + form: noise for form in _FORMS},
     CENTRED: centre,
+    FACTORS: multiply_factors,
+    FACTORS_ALPHA: multiply_factors,
     **{f"{BALANCED}{role}{scaled}": balance for role in ("up", "down") for scaled in _SCALED},
     **{f"{BALANCED}up{scaled}_{WEIGHED}{form}": balance for scaled in _SCALED for form in _FORMS},
     **{f"{LATENT}{chosen.stem}{state}": stack_latent for chosen in ways() for state in _STATES},

@@ -25,6 +25,7 @@ class _Vectors:
     """What Norms takes of a checkpoint: of 91,000 tensors a few hundred are vectors."""
 
     config: Mapping[str, Any]
+    adapter: Mapping[str, Any]
     format: Format
     tensors: tuple[Tensor, ...]
 
@@ -58,7 +59,9 @@ class Gains:
     @cached_property
     def _norms(self) -> Norms:
         held = self._checkpoint
-        return Norms(_Vectors(held.config, held.format, tuple(t for t in held.tensors if len(t.shape) == 1)))
+        return Norms(
+            _Vectors(held.config, held.adapter, held.format, tuple(t for t in held.tensors if len(t.shape) == 1))
+        )
 
     @cached_property
     def _weighting(self) -> NormWeighting:

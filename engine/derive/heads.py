@@ -56,7 +56,7 @@ def head_of(projection: Projection) -> Head | None:
     return Head(found[1], int(found[3]), kind)
 
 
-def is_product(projection: Projection) -> bool:
+def is_kv_ov(projection: Projection) -> bool:
     """Whether it is the OV of the heads that share a KV head, which the fixed gauge shows for value and output."""
     made = projection.derived
     return made is not None and made.formula.startswith(HEAD + OV) and projection.role == GROUP_OV

@@ -31,7 +31,8 @@ class Check:
     """What the singular values of a weighted matrix must be, all in their units.
 
     `norm`: sqrt(tr W C W^T), summed apart from W S. `reach`: an upper bound of |W| |C|^1/2, spectral norms, and `whole`
-    the same with the Frobenius norm of W. `cols` is n. `is_exact`: see Factor.
+    the same with the Frobenius norm of W. `cols` is n. `is_exact`: see Factor. `added` is what making the
+    matrix adds to the error of each value beside that.
     """
 
     norm: float
@@ -40,6 +41,7 @@ class Check:
     cols: int
     clipped: float
     is_exact: bool
+    added: float = 0.0
 
     def proven(self, values: Values, provenance: Provenance) -> Provenance:
         """The provenance of W C^1/2 instead of that of the matrix W S that a solver was given.
@@ -58,14 +60,15 @@ class Check:
                 raise WeightsError("sum sigma^2 is not the trace of W C W^T")
         elif total > 0:
             raise WeightsError("sum sigma^2 is not the trace of W C W^T")
-        known = replace(provenance, frobenius_norm=self.norm, clipped=self.clipped)
+        bound, low = provenance.error_bound + self.added, max(provenance.noise_floor, self.added)
+        known = replace(provenance, frobenius_norm=self.norm, clipped=self.clipped, error_bound=bound, noise_floor=low)
         if self.is_exact or not values.size:
             return known
         least = math.sqrt(rounding) * self.reach
-        floor = max(_LEAST_FLOOR * float(values[0]), least, provenance.noise_floor)
+        floor = max(_LEAST_FLOOR * float(values[0]), least, low)
         above = values[values > floor]
         added = least * (least / float(above[-1])) if above.size else 0.0
-        return replace(known, error_bound=provenance.error_bound + added, noise_floor=floor)
+        return replace(known, error_bound=bound + added, noise_floor=floor)
 
 
 @dataclass(frozen=True, slots=True)

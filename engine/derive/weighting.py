@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import UnseenError, WeightsError
 from ..spectrum import Derived, Projection, digest
-from .derived import derive
+from .derived import AS_FACTORS, derive
 
 if TYPE_CHECKING:
     from ..moment import Weighting
@@ -35,6 +35,8 @@ def weighted(projection: Projection, weighting: Weighting) -> Projection:
     Where the weighting has no moment for it, its `problem` says why, and it takes no numbers.
     """
     try:
+        if projection.is_product:
+            raise WeightsError(AS_FACTORS)
         moment = weighting.moment(projection)
         if moment.cols != projection.cols:
             raise WeightsError(f"the second moments are of {moment.cols} inputs, the matrix has {projection.cols}")
@@ -72,7 +74,9 @@ def by_moment(projection: Projection) -> Projection:
 
 def can_be_made(projection: Projection) -> bool:
     """Whether the numbers that it takes beside matrices are at hand, not only known by their digests."""
-    return projection.derived is None or all(operand.load is not None for operand in projection.derived.operands)
+    if projection.derived is None or projection.is_product:
+        return True
+    return all(operand.load is not None for operand in projection.derived.operands)
 
 
 def is_noise(projection: Projection) -> bool:

@@ -268,7 +268,7 @@ def _entries(walk: _Walk, count: int) -> Iterator[tuple[str, Any]]:
     for _ in range(count):
         name = walk.string()
         value = walk.value(walk.take("I"), texts=name.startswith("imatrix."))
-        if name.startswith(("general.", "split.", "imatrix.")) or name.endswith(tuple(_CONFIG_NAMES)):
+        if name.startswith(("general.", "split.", "imatrix.", "adapter.")) or name.endswith(tuple(_CONFIG_NAMES)):
             yield name, value
 
 
@@ -342,7 +342,9 @@ def _config(metadata: dict[str, Any]) -> dict[str, Any]:
     """
     kind = str(metadata.get("general.architecture", ""))
     if kind != "clip":
-        return {"model_type": kind, **_sizes(metadata, kind)}
+        found = {"model_type": kind, **_sizes(metadata, kind)}
+        alpha = metadata.get("adapter.lora.alpha")  # 0 is a scale of 1 to llama.cpp
+        return {**found, "adapter": {"lora_alpha": alpha}} if alpha else found
     towers = {tower: _sizes(metadata, f"clip.{tower}") for tower in ("vision", "audio")}
     return {"model_type": kind, **{f"{tower}_config": sizes for tower, sizes in towers.items() if sizes}}
 

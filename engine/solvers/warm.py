@@ -47,7 +47,7 @@ def _run(part: Callable[[str], None], device: str) -> None:
 
 
 def load_libraries(device: str) -> None:
-    """Have the libraries for matrix products and eigenvalues begin there, and load what they solve large matrices by."""
+    """Have the libraries for matrix products and eigenvalues begin there, and load what solves large matrices."""
     with suppress(Exception):
         solve(torch.rand(_LARGE, _LARGE, device=device), choose(device))
 

@@ -16,7 +16,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -53,11 +52,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return make
 
 
-def late(*values: object, reason: str) -> Any:
-    """A row whose check holds only later."""
-    return pytest.param(*values, marks=pytest.mark.xfail(strict=True, reason=reason))
-
-
 def refused(model: Path) -> str:
     with pytest.raises(InputError) as caught:
         open_checkpoint(str(model), Access.CACHE)
@@ -86,6 +80,7 @@ RIGHT = [
     ("16", "align64.gguf", 1), ("16", "nested.gguf", 1), ("16", "v2.gguf", 1), ("17", "pipe/transformer", 12),
     ("19", "one", 14), ("20", "index", 16), ("20", "noindex", 16), ("20", "native", 16),
     ("22", "model", 7), ("23", "model", 13), ("24", "model", 16), ("25", "svdllm", 16), ("25", "palu", 20),
+    ("15", "lora.gguf", 12), ("25", "asvd", 16), ("25", "seq", 8),
     ("26", "fsdp", 2), ("26", "peft_base", 2), ("27", "bom", 8), ("27", "kvlist", 8), ("32", "reversed.safetensors", 1),
     ("33", "good", 4), ("33", "stray", 4), ("33", "wrong", 4), ("33", "partnames", 4), ("35", "adapter_beside", 2),
     ("35", "opt_safetensors", 2), ("35", "bin_trainer", 2), ("35", "run/checkpoint-40", 2),
@@ -194,7 +189,6 @@ def test_lines_on_tensors(made: Made, case: str, model: str, said: str) -> None:
     assert said in problems(made(case) / model)
 
 
-@pytest.mark.xfail(strict=True, reason="LoRA adapters")
 @pytest.mark.parametrize(
     ("case", "model", "shape"),
     [
@@ -202,6 +196,9 @@ def test_lines_on_tensors(made: Made, case: str, model: str, said: str) -> None:
         ("12", "adapter", (48, 32)),
         ("15", "lora.gguf", (64, 64)),
         ("25", "svdllm", (64, 64)),
+        ("25", "asvd", (64, 64)),
+        ("25", "palu", (64, 64)),
+        ("25", "seq", (64, 64)),
     ],
 )
 def test_the_product_of_two_factors_is_in_the_tree(made: Made, case: str, model: str, shape: tuple[int, int]) -> None:

@@ -40,7 +40,9 @@ def test_the_index_says_which_of_two_shards_counts(tmp_path: Path) -> None:
         assert warned(tmp_path) == f"1 tensor in two files, of which the index names one: e.g. {KEY}"
     (tmp_path / INDEX).unlink()
     line = refusal(tmp_path)
-    assert line.endswith("no index says which counts: move the file that is not the model's out of the folder")
+    assert line.endswith(
+        "no index says which counts: name one of the files, or move what is not the model's out of the folder"
+    )
     assert all(name in line for name in (KEY, *SHARDS))
 
 

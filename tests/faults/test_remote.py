@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from factor_files import peft
 from hub_server import HubServer, Odd, etag
 from remote_models import (
     FIRST,
@@ -201,3 +202,19 @@ def test_opening_imports_no_torch(hub: HubServer, tmp_path: Path) -> None:
     environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "NO_PROXY": "127.0.0.1"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["14", "False"]
+
+
+def test_an_adapter_on_the_hub_is_scaled_as_its_config_says(hub: HubServer, tmp_path: Path) -> None:
+    files = peft()
+    folder = files.write(tmp_path)
+    hub.push(NAME, {path.name: path.read_bytes() for path in folder.iterdir()})
+    far = open_checkpoint(NAME)
+    found = scan(far, build_tree(far).scanned())
+    assert found.failed == {}
+    assert found.progress.to_fetch == found.progress.fetched == far.bytes
+    values = {s.projection.address: s.values for s in found.sink.kept.values()}
+    for address, product in files.meant.items():
+        wanted = np.linalg.svd(product, compute_uv=False)[: len(values[address])]
+        np.testing.assert_allclose(values[address], wanted, rtol=0, atol=1e-10 * wanted[0])
+    near = open_checkpoint(NAME, Access.DOWNLOAD)
+    assert build_tree(near).projections == build_tree(far).projections

@@ -233,7 +233,7 @@ def _single(session: Session, p: Projection, request: Request) -> Text:
         if reason := _reason(session, p):
             return Text(f"{p.rows}x{p.cols}  {printable(reason)}" if p.rows else printable(reason), "red")
         hint = ": enter computes it" if session.state(p) is State.NOT_COMPUTED else ""
-        return Text(f"{p.rows}x{p.cols}  {p.dequantisation or p.dtype}  {session.state(p)}{hint}", "dim")
+        return Text(f"{p.rows}x{p.cols}  {p.stored_as}  {session.state(p)}{hint}", "dim")
     session.load_ranks([p], request.threshold)
     parts = [_state(session, p, entry)] if is_state(p) else []
     parts.append(f"{p.rows}x{p.cols}")
@@ -247,9 +247,9 @@ def _single(session: Session, p: Projection, request: Request) -> Text:
     values = session.values(p)
     has_noise = not is_under_weighting(p) and is_like_noise(p)
     if request.view == View.SPECTRUM and values is not None and len(values) and has_noise:
-        parts.append(f"{null.spikes(values, p.rows, p.cols, entry.provenance.noise_floor)} above the edge")
-    if p.dequantisation:
-        parts.append(f"from {p.dequantisation}")
+        parts.append(f"{null.spikes(values, p.rows, p.cols, entry.provenance.noise_floor, p.inner)} above the edge")
+    if p.dequantisation or p.is_product:
+        parts.append(f"from {p.stored_as}")
     made = entry.provenance
     parts += [f"sigma_1 {entry.sigma_max:.4g}", f"floor {made.noise_floor:.0e}", made.solver, made.device]
     return _whole(parts, request.width)

@@ -166,7 +166,7 @@ class Drawn:
     `kept` of the known ones are drawn."""
 
     name: str
-    shape: tuple[int, int]
+    shape: tuple[int, int, int]
     values: Values
     known: int
     kept: int
@@ -270,7 +270,7 @@ def _within(series: Series, span: Span) -> Series:
 
 def _noise(drawn: Sequence[Drawn], span: Span, request: Request) -> tuple[list[Series], tuple[Level, ...]]:
     """Noise of the shapes that are drawn, as strong as the noise in them; for a lone curve its edge too."""
-    scales: dict[tuple[int, int], list[float]] = {}
+    scales: dict[tuple[int, int, int], list[float]] = {}
     for one in drawn:
         scale = null.noise_scale(one.values, *one.shape)
         if scale > 0 and one.known > len(one.values) // 2:  # else the median, of which it is made, is not known
@@ -278,16 +278,19 @@ def _noise(drawn: Sequence[Drawn], span: Span, request: Request) -> tuple[list[S
     series = []
     for shape in list(scales)[:MAX_SHAPES]:
         scale = math.exp(sum(map(math.log, scales[shape])) / len(scales[shape]))
-        values = null.noise_values(*shape, scale)
+        rows, cols, inner = shape
+        values = null.noise_values(rows, cols, scale, inner)
         values = values[: _drawn_down(values, request, request.width)]
         series.append(_within(Series("noise", ranks_of(values), values, stroke=Stroke.DOTTED), span))
-    edges = [null.noise_edge(*shape, found[0]) for shape, found in scales.items()] if len(drawn) == 1 else []
+    edges = (
+        [null.noise_edge(m, n, found[0], inner) for (m, n, inner), found in scales.items()] if len(drawn) == 1 else []
+    )
     return series, tuple(Level(e, "edge", f"edge {e:.3g}", Stroke.DASHED) for e in edges if span[0] <= e <= span[1])
 
 
-def _shape(p: Projection) -> tuple[int, int]:
-    """Noise does not know rows from columns."""
-    return min(p.rows, p.cols), max(p.rows, p.cols)
+def _shape(p: Projection) -> tuple[int, int, int]:
+    """Noise does not know rows from columns; the last is Projection.inner."""
+    return min(p.rows, p.cols), max(p.rows, p.cols), p.inner
 
 
 # Energy
@@ -332,7 +335,7 @@ def noise_energy(session: Session, p: Projection) -> Values | None:
     """null.noise_energy of the shape; under a weighting that of the noise that was drawn under the same, None where
     that is not in memory."""
     if not is_under_weighting(p):
-        return null.noise_energy(p.rows, p.cols)
+        return null.noise_energy(p.rows, p.cols, p.inner)
     values = session.values(noise_of(p)) if is_weighted(p) else None
     return None if values is None else null.drawn_energy(values)
 
@@ -342,7 +345,7 @@ def mean_energy(session: Session, p: Projection) -> Values | None:
     if not is_like_noise(p):
         return None
     if not is_under_weighting(p):
-        return null.mean_energy(p.rows, p.cols)
+        return null.mean_energy(p.rows, p.cols, p.inner)
     values = session.values(noise_of(p)) if is_weighted(p) else None
     return None if values is None else metrics.energy(values)
 

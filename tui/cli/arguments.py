@@ -11,7 +11,7 @@ from .parser import Flat
 
 MODEL_HELP = (
     "org/name[/folder][@revision] on the Hub, a folder, a file (.safetensors, .gguf, .bin, .pt, .ckpt), a URL of one, "
-    "or demo"
+    "or demo; of a model or an adapter"
 )
 
 

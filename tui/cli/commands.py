@@ -38,7 +38,7 @@ from ..data.pair import Lens, Pair
 from ..data.phrases import byte_size
 from ..data.session import CLOSE_SECONDS, Session, State
 from ..data.weighting import NONE, choose
-from ..data.wording import describe, left_out, solved_again
+from ..data.wording import describe, left_out, products_among, solved_again
 from ..drawing.console import add_columns, make_console, plain_table, say
 from ..drawing.console_tables import print_tables
 from .doctor import is_writable
@@ -67,7 +67,7 @@ def scan(args: Namespace, root: Path) -> int:
     shown = [own_of(each, args.filter) for each in models]
     wanted = [p for found in shown for p in sample(found, args.experts)]
     sound = [p for p in wanted if p.problem is None]
-    twins = [flipped(p) for p in sound if not is_state(p)] if args.null else []
+    twins = [flipped(p) for p in sound if not is_state(p) and not p.is_product] if args.null else []
     noise = [noise_of(p) for p in sound if is_weighted(p)]
     named = {p.label for p in wanted}  # the products that the fixed gauge shows are heads too
     derived = [p for p in _derived(model, root, args, weights, gauges) if p.label not in named]
@@ -94,6 +94,8 @@ def scan(args: Namespace, root: Path) -> int:
             where = "show --view heads" if args.derived == "heads" else "mla"
             say(f"{stored} derived spectra are stored; see rankscope {where} {args.model}")
     for line in dict.fromkeys(line for each in models for line in lines_of(each.said)):
+        say(line)
+    if line := products_among(wanted):
         say(line)
     if session.progress is not None and (again := session.progress.again).found:
         say(solved_again(again))
@@ -170,7 +172,7 @@ def tree(args: Namespace, root: Path) -> int:
     for p in model.tree.projections:
         shape = f"{p.rows} x {p.cols}" if p.rows else ""
         state = p.problem or p.note or session.state(p)
-        table.add_row(Text(p.address), Text(shape), Text(p.dequantisation or p.dtype), Text(printable(state)))
+        table.add_row(Text(p.address), Text(shape), Text(p.stored_as), Text(printable(state)))
     console.print(table)
     return 0
 

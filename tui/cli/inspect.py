@@ -14,6 +14,7 @@ from rich.text import Text
 from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.compute.engine import Settings
 from rankscope.engine.compute.events import Event
+from rankscope.engine.derive.derived import AS_FACTORS
 from rankscope.engine.derive.tokens import TokenEnds
 from rankscope.engine.errors import InputError, WeightsError, printable
 from rankscope.engine.spectrum import Projection
@@ -88,6 +89,8 @@ def _named(model: Model, address: str) -> Projection:
         raise InputError(f"there is no projection {name!r}: see  rankscope tree MODEL")
     if found.problem is not None and found.derived is None:
         raise InputError(f"{name}: {found.problem}")
+    if found.is_product:
+        raise InputError(f"{name}: {AS_FACTORS}")
     if not found.count:
         raise InputError(f"{name} is no matrix: it has no directions")
     return found

@@ -15,6 +15,7 @@ from rich.text import Text
 from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.compute.engine import Settings
 from rankscope.engine.compute.events import Event
+from rankscope.engine.derive.derived import AS_FACTORS
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.plan.hull import RankGrid
 from rankscope.engine.plan.plan_file import PlanRow, looks_like_plan, write_plan
@@ -46,7 +47,7 @@ def plan(args: Namespace, root: Path) -> int:
     projections = planned_of(wanted)
     keys = {p.key for p in projections}
     if unread := [p for p in wanted if p.key not in keys]:
-        say(f"{len(unread)} are not planned: {unread[0].address}: {unread[0].problem}")
+        say(f"{len(unread)} are not planned: {unread[0].address}: {unread[0].problem or AS_FACTORS}")
     if not projections:
         raise InputError("none of these is a matrix of weights: see  rankscope tree MODEL")
     chosen = choose(args.weight, model, root, say)

@@ -55,8 +55,8 @@ class Columns:
         """One projection of each shape, products and others apart, and which of these each row is like."""
         import numpy as np
 
-        found: dict[tuple[int, int, bool], int] = {}
-        like = [found.setdefault((p.rows, p.cols, is_like_noise(p)), len(found)) for p in self.projections]
+        found: dict[tuple[int, int, int, bool], int] = {}
+        like = [found.setdefault((p.rows, p.cols, p.inner, is_like_noise(p)), len(found)) for p in self.projections]
         return [self.projections[like.index(number)] for number in range(len(found))], np.array(like, dtype=np.intp)
 
     def rows_of(self, projections: Iterable[Projection | None]) -> Rows:

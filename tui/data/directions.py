@@ -183,7 +183,7 @@ def facts(session: Session, shown: Projection, frame: Frame | None) -> Facts | N
     """The facts of a projection, in whatever state; None where its directions are not stored. Where there is no frame
     there are no angles, and nothing is said of the gauge. Reads files."""
     projection = shown.parents[0]
-    if not session.has(directions_of(projection)):
+    if shown.is_product or not session.has(directions_of(projection)):
         return None
     rows = _rows(session, projection)
     read = session.read([row.key for row in rows if session.has(row)])

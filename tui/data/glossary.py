@@ -105,6 +105,11 @@ GLOSSARY = (
         "OV, kv_ov",
         "W_o W_v of a head: what it writes of what it reads. kv_ov: that of all heads on a KV head, one over another.",
     ),
+    (
+        "B A",
+        "A matrix stored as two factors, as a LoRA or a checkpoint of low rank holds it: scale x B A has no more "
+        "singular values than the factors share, r. Its k0 is of a product of two factors of noise.",
+    ),
     ("noise floor", "What the solver can tell: smaller values are known only to be smaller."),
     (
         "num.rank",

@@ -148,7 +148,7 @@ def _noise_rank(session: Session, p: Projection, threshold: float) -> float | No
         return None
     from rankscope.engine.null import null_rank  # numpy
 
-    return null_rank(p.rows, p.cols, threshold) if p.count else None
+    return null_rank(p.rows, p.cols, threshold, p.inner) if p.count else None
 
 
 def _noise_ranks(session: Session, threshold: float) -> Values:
@@ -233,7 +233,7 @@ def _spikes(values: Values, p: Projection, floor: float) -> int | None:
     """None under a weighting, and of products: there is no edge of noise."""
     if is_under_weighting(p) or not is_like_noise(p):
         return None
-    found: int = _null().spikes(values, p.rows, p.cols, floor)
+    found: int = _null().spikes(values, p.rows, p.cols, floor, p.inner)
     return found
 
 
@@ -241,7 +241,8 @@ def _edge(values: Values, p: Projection, floor: float) -> float | None:
     """None where the median, of which it is made, is not known, under a weighting, and of products."""
     if is_under_weighting(p) or not is_like_noise(p) or not values.size or float(values[values.size // 2]) <= floor:
         return None
-    edge: float = _null().noise_edge(p.rows, p.cols, _null().noise_scale(values, p.rows, p.cols))
+    scale = _null().noise_scale(values, p.rows, p.cols, p.inner)
+    edge: float = _null().noise_edge(p.rows, p.cols, scale, p.inner)
     return edge
 
 

@@ -46,6 +46,7 @@ class Model:
             return ()
         cut = [p for p in self.tree.projections if p.note.endswith(CUT)]
         parts = (f"{len(cut)} matrices are parts of whole ones: {cut[0].address} is {cut[0].note}",) if cut else ()
+        parts = (*self.tree.lines, *parts)
         if not self.tree.by_shape:
             return (*self.checkpoint.warnings, *parts)
         kind = printable(str(self.checkpoint.config.get("model_type") or ""))
@@ -98,10 +99,10 @@ def open_stored(model: str, root: Path) -> Model | None:
 
 
 def _own(projection: Projection) -> tuple[Projection, ...]:
-    """The matrices of the checkpoint that a stored spectrum is of: one as it is or in another state, or those that a
-    head is made of; none of what else is derived."""
+    """The matrices of the checkpoint that a stored spectrum is of: one as it is, in another state or as the product of
+    its factors, or those that a head is made of; none of what else is derived."""
     made = projection.derived
-    if made is None:
+    if made is None or projection.is_product:
         return (projection,)
     if made.is_further:
         return made.parents if head_of(projection) else ()

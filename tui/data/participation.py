@@ -22,7 +22,7 @@ class Participations:
 
     def number(self, projection: Projection) -> float | None:
         """Of a projection in whatever state; None where it was not read."""
-        return self._numbers.get(projection.parents[0].key)
+        return None if projection.is_product else self._numbers.get(projection.parents[0].key)
 
     def forget(self, key: str) -> None:
         """Something else is stored of a key than before, or nothing."""

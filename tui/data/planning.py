@@ -36,10 +36,11 @@ _BATCH = 256
 
 def planned_of(projections: Iterable[Projection]) -> list[Projection]:
     """Which of these are planned: the first of all that share a tensor, which is stored once; and no whole numbers, as
-    positions and masks are, or as other programs pack weights of shapes that are not known."""
+    positions and masks are, or as other programs pack weights of shapes that are not known, and no products of factors.
+    """
     found: dict[str, Projection] = {}
     for p in projections:
-        if p.dtype not in WHOLE or p.dequantisation:
+        if (p.dtype not in WHOLE or p.dequantisation) and not p.is_product:
             found.setdefault(p.key, p)
     return list(found.values())
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rankscope.engine.derive.derived import derive
 from rankscope.engine.derive.gauge import AS_IT_IS, BALANCED, FIXED, LEFT, NOTHING, WORDS, why_not_balanced
-from rankscope.engine.derive.heads import head_of, is_product
+from rankscope.engine.derive.heads import head_of, is_kv_ov
 from rankscope.engine.derive.weighting import NORM, REFUSED, WEIGHED, by_moment, weighted
 from rankscope.engine.errors import WeightsError
 from rankscope.engine.spectrum import Derived, Operand, Projection
@@ -71,7 +71,7 @@ class StoredGauge:
         are none, itself, whose `problem` says so."""
         weighting = ("", "") if under is None else (under.name, under.label)
         found: dict[str, dict[str, Projection]] = {}
-        for p in filter(is_product, stored_heads(self._stored, weighting, FIXED)):
+        for p in filter(is_kv_ov, stored_heads(self._stored, weighting, FIXED)):
             for factor in p.parents:
                 found.setdefault(factor.key, {})[p.address] = p
         factors = (p for p in projections if p.role in FACTORS and p.block in _ATTENTIONS)

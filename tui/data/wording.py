@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rankscope.engine.catalogue.tree import Tree, kinds_of
 from rankscope.engine.compute.events import Again, Progress
 from rankscope.engine.derive.weighting import is_unseen
@@ -65,6 +67,16 @@ def left_out(tree: Tree) -> str:
     """`left out: 30 matrices (embed_tokens, mlp.gate)`, what a scan without a filter does not compute; else ""."""
     extra = tree.left_out()
     return f"left out: {len(extra)} matri{'x' if len(extra) == 1 else 'ces'} ({kinds_of(extra)})" if extra else ""
+
+
+def products_among(projections: Sequence[Projection]) -> str:
+    """`7 of 21 spectra: scale x B A, 14: their factors`; "" where nothing is stored as factors."""
+    products = [p for p in projections if p.is_product]
+    if not products:
+        return ""
+    made_of = {q.key for p in products for q in p.parents}
+    factors = sum(p.key in made_of for p in projections)
+    return f"{len(products)} of {len(projections)} spectra: scale x B A, {factors}: their factors"
 
 
 def duration(seconds: float) -> str:

@@ -87,7 +87,7 @@ def _weights(session: Session, missing: Sequence[Projection]) -> str:
 
 
 def _size(session: Session, missing: Sequence[Projection]) -> int:
-    tensors = {p.tensor for p in missing}
+    tensors = {q.tensor for p in missing for q in p.parents}
     checkpoint = session.model.checkpoint
     return sum(t.end - t.begin for t in checkpoint.tensors if t.name in tensors) if checkpoint else 0
 

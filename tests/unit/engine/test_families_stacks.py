@@ -138,7 +138,8 @@ def test_adapters_of_fused_tensors_and_of_two_names(tmp_path: Path) -> None:
     names = [f"{stem}lora_{ab}.{adapter}.weight" for ab in "AB" for adapter in ("default", "vision")]
     _, tree = _opened(tmp_path, {name: _random(4, 4) for name in names}, {"model_type": "phi4mm"})
     addresses = [p.address for p in tree.scanned()]
-    assert addresses == [f"layers.3.lora.qkv_proj_{name}" for name in ("A", "A_vision", "B", "B_vision")]
+    sides = ("A", "A_vision", "B", "BA", "BA_vision", "B_vision")
+    assert addresses == [f"layers.3.lora.qkv_proj_{name}" for name in sides]
 
 
 def test_layers_of_multi_token_prediction_are_labelled(tmp_path: Path) -> None:

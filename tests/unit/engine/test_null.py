@@ -211,11 +211,11 @@ def test_the_scale_is_a_ratio_of_medians_that_of_noise_worked_out_once_a_shape(
 ) -> None:
     rng = np.random.default_rng(sum(shape))
     unit = noise_values(*shape, 1.0)
-    asked: list[tuple[int, int]] = []
+    asked: list[tuple[int, ...]] = []
     real = null._unit_values.__wrapped__
     monkeypatch.setattr(null, "_unit_values", lambda *of: asked.append(of) or real(*of))
     null._unit_median.cache_clear()
     for _ in range(3):
         values = np.sort(rng.exponential(size=min(shape)))[::-1]
         assert noise_scale(values, *shape) == pytest.approx(np.median(values) / np.median(unit), rel=1e-15)
-    assert asked == [shape]
+    assert asked == [(*shape, 0)]

@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from rankscope.engine.compute.events import Event, Failed, Found, Saved
+from rankscope.engine.derive.derived import AS_FACTORS
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import DIRECTIONS, Projection
 
@@ -46,7 +47,8 @@ class Inspector:
             state.say("i is of one projection: select one")
             return
         if found[0].derived is not None and found[0].derived.is_further:
-            state.say("i is of one projection, and this is made of several")
+            several = "i is of one projection, and this is made of several"
+            state.say(f"no i of {found[0].address}: {AS_FACTORS}" if found[0].is_product else several)
             return
         side, session, projection = self._behind(found[0])
         raw = projection.parents[0]

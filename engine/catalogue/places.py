@@ -1,0 +1,82 @@
+"""Where the factors of a matrix and their product stand: what stood in for them, as the catalogue has found it."""
+
+from __future__ import annotations
+
+from math import prod
+
+from ..errors import printable
+from ..formats.tensor import Tensor
+from ..spectrum import Slice
+from .factor_names import APPLY
+from .factored import Factored, Pair
+from .roles import Found, Layers, other
+
+
+def placed(layers: Layers, factors: Factored) -> list[Found]:
+    """What every tensor holds, as Layers.found, the factors of adapters under their own names again."""
+    made: list[Found] = []
+    stood: set[str] = set()
+    planes = {tensor.name: pair.planes for pair in factors.pairs.values() for tensor in (pair.a, *pair.blocks)}
+    for item in layers.found():
+        name = item.tensor.name
+        if (original := factors.originals.get(name)) is not None:
+            made += _factors(item, original, name in factors.turned, planes.get(original.name))
+        elif name in stood:
+            continue
+        elif (pair := factors.pairs.get(name)) is None or _can_be_cut(item, pair):
+            made.append(item)
+        else:
+            stood.add(name)
+            made += _left_whole(layers, item, factors)
+    return made
+
+
+def _left_whole(layers: Layers, item: Found, factors: Factored) -> list[Found]:
+    """A product as one, where the matrix would be fused and cannot be split; nothing of a stack, whose pair goes."""
+    pair = factors.pairs[item.tensor.name]
+    if not pair.planes:
+        return [_whole(layers, item, pair)]
+    del factors.pairs[item.tensor.name]
+    factors.lines.append(f"stacks of factors of no stack of experts are not multiplied: {printable(pair.a.name)}")
+    return []
+
+
+def _factors(item: Found, original: Tensor, is_turned: bool, planes: int | None) -> list[Found]:
+    """A factor of an adapter, or each plane of a stack of them; `planes` is None where it has no product. That of a
+    convolution is a matrix with a row for each output."""
+    shape = original.shape
+    found = item._replace(tensor=original) if item.block == "lora" else other(original, item.place)
+    found = found._replace(transposed=is_turned)
+    if planes and item.block == "lora":
+        return [found._replace(part=Slice(0, 1, 0, shape[1], number), expert=number) for number in range(planes)]
+    is_wide = len(shape) > 2 and planes == 0
+    return [found._replace(part=Slice(1, 1, 0, prod(shape[1:])))] if is_wide else [found]
+
+
+def _can_be_cut(item: Found, pair: Pair) -> bool:
+    """Whether it is a projection, all of the product or some of its outputs."""
+    if item.part is None:
+        return item.block != "other"
+    axis = 1 if pair.stands_turned else 0
+    is_plain = len(pair.blocks) == 1 and len(pair.blocks[0].shape) == (3 if pair.planes else 2)
+    return is_plain and (item.part.index is not None) == bool(pair.planes) and item.part.axis == axis
+
+
+def _whole(layers: Layers, item: Found, pair: Pair) -> Found:
+    """The product as one, where the matrix would be fused and cannot be split, or is a part of one."""
+    tensor = item.tensor
+    name, role, number = tensor.name, "", None
+    if pair.kind == APPLY:
+        name, role, number = _part_of(name)
+    found = layers.whole(tensor, name, role, number)
+    return found if found is not None else other(tensor, item.place)
+
+
+def _part_of(name: str) -> tuple[str, str, int | None]:
+    """Of the name of a part of a tensor the tensor, the role, and in a stack the number: `rankscope apply` writes
+    `qkv_proj.weight.query` and `experts.gate_up_proj.3.gate`."""
+    head, _, role = name.rpartition(".")
+    tensor, _, number = head.rpartition(".")
+    if number.isdigit() and len(number) < 10:
+        return tensor, role, int(number)
+    return head, role, None

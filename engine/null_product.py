@@ -1,0 +1,53 @@
+"""The law of the singular values of a product of two independent Gaussian factors, where both are large."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .spectrum import Values
+
+
+def product_law(sizes: tuple[int, int, int], edges: Values) -> tuple[Values, Values, Values]:
+    """Of a product of factors m x k and k x n whose entries have standard deviation 1, from the largest value down: its
+    singular values at the `edges`, angles from 0 to pi, and between each two of them the count and the sum of squares,
+    not scaled. `sizes` are m, n and k in any order.
+
+    Let s be the smallest size, lambda and mu its ratios to the others a and b. sigma^2 = a b x has the density
+    Im w / (pi x), w the root off the real axis of x w = (1 + w) (1 + lambda w) (1 + mu w): the S-transforms of two
+    Marchenko-Pastur laws, 1 / (1 + lambda w) each, multiplied (Voiculescu 1987). The order of the sizes does not
+    matter (Ipsen & Kieburg, arXiv 1310.4154).
+    """
+    small, *others = sorted(sizes)
+    if not small:
+        return np.zeros(len(edges)), np.ones(len(edges) - 1), np.ones(len(edges) - 1)
+    lam, mu = (small / other for other in others)
+    low, high = _support(lam, mu)
+
+    def place(angles: Values) -> Values:
+        # The density may grow like x^(-2/3) towards 0: the third power takes that out of the integral.
+        return low + (high - low) * ((1 + np.cos(angles)) / 2) ** 3
+
+    middle = (edges[1:] + edges[:-1]) / 2
+    x = place(middle)
+    step = ((1 + np.cos(middle)) / 2) ** 2 * np.sin(middle)
+    mass = _imaginary(x, lam, mu) * step  # of the sum; over x of the count
+    return np.sqrt(place(edges) * others[0] * others[1]), mass / x, mass
+
+
+def _support(lam: float, mu: float) -> tuple[float, float]:
+    """The smallest and the largest x: where x(w) turns on the real axis, beyond w = 0 and before w = -1."""
+    turning = np.real(np.roots([2 * lam * mu, lam + mu + lam * mu, 0.0, -1.0]))
+    ends = np.array([turning[turning < 0].max(), turning.max()])
+    low, high = (1 + ends) * (1 + lam * ends) * (1 + mu * ends) / ends
+    return max(float(low), 0.0), float(high)
+
+
+def _imaginary(x: Values, lam: float, mu: float) -> Values:
+    """Im w of the root off the real axis at each x, 0 where there is none."""
+    lead = lam * mu
+    companion = np.zeros((len(x), 3, 3))
+    companion[:, 0, 0] = -(lam + mu + lead) / lead
+    companion[:, 0, 1] = -(1 + lam + mu - x) / lead
+    companion[:, 0, 2] = -1 / lead
+    companion[:, 1, 0] = companion[:, 2, 1] = 1.0
+    return np.asarray(np.linalg.eigvals(companion).imag.max(axis=1))
