@@ -8,12 +8,14 @@ from typing import TypeAlias
 from ..spectrum import FLIPPED, Projection
 from ..weights import Weights
 from .balance import balance, centre
+from .difference import DELTA
 from .gauge import BALANCED, CENTRED, NOTHING
 from .head_products import head_rows, multiply_ov, multiply_qk
 from .heads import HEAD, OV, QK, ROWS
 from .latent import KEY_VALUE, LATENT, PRODUCT, ways
 from .signs import flip
 from .stack import multiply_latent, stack_latent
+from .subtract import subtract
 from .weigh import Noted, Weighed, noise, weigh
 from .weighting import NOISE, WEIGHED
 
@@ -39,5 +41,6 @@ FORMULAS: dict[str, Formula] = {
     **{f"{BALANCED}up{scaled}_{WEIGHED}{form}": balance for scaled in _SCALED for form in _FORMS},
     **{f"{LATENT}{chosen.stem}{state}": stack_latent for chosen in ways() for state in _STATES},
     **{f"{PRODUCT}{role}{state}": multiply_latent for role in (KEY_VALUE, "query") for state in _STATES},
+    **{f"{DELTA}{state}": subtract for state in _STATES},
     **{f"{HEAD}{kind}{state}": made for kind, made in _HEADS.items() for state in (*_STATES, f"_{CENTRED}")},
 }

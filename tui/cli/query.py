@@ -20,6 +20,8 @@ from ..data.session import Session
 from ..data.table_rows import has_twins
 from ..data.views import BY_NAME, VIEWS, taking
 from ..data.weighting import NONE
+from .arguments import DELTA
+from .delta_stored import open_deltas
 from .opening import lines_of, open_spectra, stored_of, verify, wanted_of
 
 _MOST_LISTED = 20
@@ -55,7 +57,10 @@ def understand(args: Namespace, root: Path) -> Asked:
     _check(args)
     gauge = FIXED if args.view == "gauge" else args.gauge
     measure = unit_of(getattr(args, "unit", None) or "k")
-    first = open_spectra(args.model, root, args.weight, args.filter, gauge)
+    if is_delta(args):
+        _check_delta(args, measure)
+    of_two = is_delta(args)
+    first = open_deltas(args, root) if of_two else open_spectra(args.model, root, args.weight, args.filter, gauge)
     wanted = wanted_of(first.model.tree, args.filter)
     if args.view == "compare" and len(wanted) > MOST_MARKS:
         raise InputError(f"{len(wanted)} projections: name at most {MOST_MARKS} to compare with --filter GLOB")
@@ -65,11 +70,13 @@ def understand(args: Namespace, root: Path) -> Asked:
         stored = _with_directions(first, wanted, args)
     elif BY_NAME[args.view].of_spectra:
         verify(first, [*wanted, *(other for p in wanted if (other := measure.beside(p)) is not None)])
-        stored = stored_of(first, args.model, wanted, args.weight, gauge)
+        stored = [p for p in wanted if first.has(p)]
+        if not of_two:
+            stored = stored_of(first, args.model, wanted, args.weight, gauge)
     if args.view == "gauge" and not any(first.has(p.parents[0]) for p in wanted):
         name = printable(args.model)
         raise InputError(f"the weights as they are, to compare with, are not stored: run  rankscope scan {name}")
-    pair = Pair(first, _second(args, root, measure))
+    pair = Pair(first, None if of_two else _second(args, root, measure))
     notes = [f"{missing} of {len(wanted)} are not computed yet"] if (missing := len(wanted) - len(stored)) else []
     if first.shown_as and (refused := [p for p in wanted if p.problem]):
         lacks = "no second moments there" if args.weight != NONE else "no gauge that is known"
@@ -79,13 +86,29 @@ def understand(args: Namespace, root: Path) -> Asked:
     notes += lines_of(first.said)
     if pair.second is not None:
         notes += _unmatched(pair, pair.second, wanted, args)
-    side = Side(args.side) if args.side else Side.RATIO if args.against else Side.A
+    side = Side.A if of_two or not args.against else Side(args.side) if args.side else Side.RATIO
     thresholds = tuple(dict.fromkeys(args.threshold or DEFAULT_THRESHOLDS))
     lens = Lens(pair, thresholds[-1], measure, side)
     if measure.needs_twin and not has_twins(lens, wanted):
         name = printable(args.model)
         raise InputError(f"no spectra with random signs are stored of {name}: run  rankscope scan {name} --null flip")
     return Asked(lens, thresholds, wanted, make_grid(wanted), bool(args.filter), tuple(notes))
+
+
+def is_delta(args: Namespace) -> bool:
+    """Whether the differences of two models are shown."""
+    return bool(args.side == DELTA or args.view == DELTA)
+
+
+def _check_delta(args: Namespace, measure: Measure) -> None:
+    if not args.against:
+        raise InputError("differences are of two models: name the second with --against MODEL")
+    if args.gauge != RAW:
+        raise InputError("differences are of weights in no gauge: leave out --gauge")
+    if args.side not in (None, DELTA):
+        raise InputError(f"--view {DELTA} is of --side {DELTA}")
+    if measure.needs_twin or measure.needs_raw or measure.needs_directions:
+        raise InputError(f"there is no {measure.name} of differences: name another --unit")
 
 
 def _check(args: Namespace) -> None:

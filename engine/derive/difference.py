@@ -1,0 +1,80 @@
+"""The difference W_B - W_A of two checkpoints: what it is called and known by, and what was noted as it was made.
+
+Imports neither torch nor numpy.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ..errors import WeightsError
+from ..spectrum import Derived, Projection
+from .derived import derive
+from .weighting import REFUSED, WEIGHED
+
+if TYPE_CHECKING:
+    from ..moment import Weighting
+
+DELTA = "delta"
+"""The formula; of a difference under a weighting `_`, WEIGHED and the form of the moment follow."""
+_VERSION = 1
+_NOTE = re.compile(r"\|A\| (\S+), (\d+) unchanged, edge (\S+), of two roundings (\S+)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """What is found as a difference is made.
+
+    `norm` is the Frobenius norm of A's matrix, under the weighting. Of `unchanged` entries A and B hold the same
+    number. `edge` bounds the spectral norm of what rounding to B's type adds to a difference, `edge_of_two` that of
+    two checkpoints which were each rounded by themselves; both in the units of the weights, under the weighting.
+    """
+
+    norm: float
+    unchanged: int
+    edge: float
+    edge_of_two: float
+
+    @property
+    def text(self) -> str:
+        """What noted_of reads."""
+        edges = f"edge {self.edge!r}, of two roundings {self.edge_of_two!r}"
+        return f"|A| {self.norm!r}, {self.unchanged} unchanged, {edges}"
+
+
+def delta_of(ours: Projection, theirs: Projection, under: Weighting | None = None) -> Projection:
+    """The further row that is B's matrix less A's, at A's address; under the second moments of A's input.
+
+    Under a weighting that has no moment for A's projection its `problem` says so.
+    """
+    parents = (ours, theirs)
+    if under is None:
+        return derive(ours, Derived(DELTA, _VERSION, DELTA, True, parents))
+    label = f"{DELTA} under {under.label}"
+    try:
+        moment = under.moment(ours)
+        if moment.cols != ours.cols:
+            raise WeightsError(f"the second moments are of {moment.cols} inputs, the matrix has {ours.cols}")
+    except WeightsError as error:
+        refused = derive(ours, Derived(REFUSED, _VERSION, label, True, parents, (), under.name))
+        return replace(refused, problem=refused.problem or str(error))
+    formula = f"{DELTA}_{WEIGHED}{moment.form}"
+    return derive(ours, Derived(formula, _VERSION, label, True, parents, moment.operands, under.name))
+
+
+def is_delta(projection: Projection) -> bool:
+    """Whether it is a row of delta_of that can be computed."""
+    return projection.derived is not None and projection.derived.formula.partition("_")[0] == DELTA
+
+
+def noted_of(projection: Projection) -> Noted | None:
+    """What was noted of a stored row of delta_of."""
+    found = _NOTE.search(projection.derived.label) if projection.derived is not None else None
+    return None if found is None else Noted(float(found[1]), int(found[2]), float(found[3]), float(found[4]))
+
+
+def quantised_of(projection: Projection) -> str:
+    """How the weights of either parent are quantised, "" where neither is: of such a difference no rank is advised."""
+    return next((p.dequantisation for p in projection.parents if p.dequantisation), "")
