@@ -6,12 +6,14 @@ Imports neither torch nor numpy.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..errors import WeightsError
 from ..spectrum import Derived, Projection
 from .derived import derive
+from .latent import shared_moment
 from .weighting import REFUSED, WEIGHED
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 DELTA = "delta"
 """The formula; of a difference under a weighting `_`, WEIGHED and the form of the moment follow."""
+MODULE = "module"
+"""The role of the difference of a whole module that holds several projections."""
 _VERSION = 1
 _NOTE = re.compile(r"\|A\| (\S+), (\d+) unchanged, edge (\S+), of two roundings (\S+)$")
 
@@ -49,19 +53,40 @@ def delta_of(ours: Projection, theirs: Projection, under: Weighting | None = Non
 
     Under a weighting that has no moment for A's projection its `problem` says so.
     """
-    parents = (ours, theirs)
+    return _made(ours, (ours,), (theirs,), under)
+
+
+def joint_delta_of(
+    address: str, ours: Sequence[Projection], theirs: Sequence[Projection], under: Weighting | None = None
+) -> Projection:
+    """The same of several matrices with one input, their rows below one another: of a module that holds them all. The
+    order of the rows, and so of these, changes no singular value."""
+    first = ours[0]
+    rows = sum(p.rows for p in ours)
+    beside = replace(first, address=address, tensor="", slice=None, role=MODULE, rows=rows, note="", problem=None)
+    return _made(beside, tuple(ours), tuple(theirs), under)
+
+
+def _made(
+    beside: Projection, ours: tuple[Projection, ...], theirs: tuple[Projection, ...], under: Weighting | None
+) -> Projection:
+    parents = (*ours, *theirs)
     if under is None:
-        return derive(ours, Derived(DELTA, _VERSION, DELTA, True, parents))
+        return derive(beside, Derived(DELTA, _VERSION, DELTA, True, parents))
     label = f"{DELTA} under {under.label}"
     try:
-        moment = under.moment(ours)
-        if moment.cols != ours.cols:
-            raise WeightsError(f"the second moments are of {moment.cols} inputs, the matrix has {ours.cols}")
+        moment = shared_moment(ours, beside.cols, under)
     except WeightsError as error:
-        refused = derive(ours, Derived(REFUSED, _VERSION, label, True, parents, (), under.name))
+        refused = derive(beside, Derived(REFUSED, _VERSION, label, True, parents, (), under.name))
         return replace(refused, problem=refused.problem or str(error))
     formula = f"{DELTA}_{WEIGHED}{moment.form}"
-    return derive(ours, Derived(formula, _VERSION, label, True, parents, moment.operands, under.name))
+    return derive(beside, Derived(formula, _VERSION, label, True, parents, moment.operands, under.name))
+
+
+def pairs_of(projection: Projection) -> list[tuple[Projection, Projection]]:
+    """Of what a difference is made: each matrix of A with that of B."""
+    half = len(projection.parents) // 2
+    return list(zip(projection.parents[:half], projection.parents[half:], strict=True))
 
 
 def is_delta(projection: Projection) -> bool:

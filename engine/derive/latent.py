@@ -207,7 +207,7 @@ def _made(
     if under is None:
         return derive(beside, Derived(formula, _VERSION, label, True, parents, operands))
     try:
-        moment = _shared_moment(parents, beside.cols, under)
+        moment = shared_moment(parents, beside.cols, under)
     except WeightsError as error:
         made = Derived(REFUSED, _VERSION, label, True, parents, operands, under.name)
         refused = derive(beside, made)
@@ -217,7 +217,7 @@ def _made(
     return derive(beside, made)
 
 
-def _shared_moment(parents: Sequence[Projection], cols: int, under: Weighting) -> Moment:
+def shared_moment(parents: Sequence[Projection], cols: int, under: Weighting) -> Moment:
     """The second moment of the one input, of so many features, of several projections.
 
     Raises:

@@ -25,46 +25,60 @@ def subtract(projection: Projection, matrices: Sequence[Weights]) -> Noted:
     Raises:
         WeightsError: either holds NaN or infinite values, and is named.
     """
-    ours, theirs = _side_by_side(matrices)
-    exponent = _exponent(projection, ours, theirs)
-    factor = _factor(projection, ours)
-    types = [
-        "" if parent.dequantisation else rounded_to(parent.dtype, slabs(matrix))
-        for parent, matrix in zip(projection.parents, (ours, theirs), strict=True)
-    ]
-    diagonal = None if factor is None else factor.diagonal
-    of_one, of_two, unchanged, parts = Sums(diagonal), Sums(diagonal), 0, []
-    for a, b in zip(slabs(ours, exponent), slabs(theirs, exponent), strict=True):
-        delta = b - a
-        unchanged += int((delta == 0).sum())
-        noise = variances(b, types[1], exponent)
-        weighed = delta if factor is None else factor.times(delta)
-        of_one.add(noise, delta, weighed)
-        of_two.add(noise + variances(a, types[0], exponent), delta, weighed)
-        parts.append(delta)
+    half = len(matrices) // 2
+    pairs = [_side_by_side(*pair) for pair in zip(matrices[:half], matrices[half:], strict=True)]
+    exponent = max(_exponent(*both) for both in zip(difference.pairs_of(projection), pairs, strict=True))
+    factor = _factor(projection, pairs[0][0])
+    found = _Found(factor, exponent)
+    for parents, pair in zip(difference.pairs_of(projection), pairs, strict=True):
+        found.add(parents, pair)
+    norm = math.hypot(*(norm_as(projection, ours) for ours, _ in pairs))
     back = exponent + (0 if factor is None else factor.exponent)
     scale = 1.0 if factor is None else _scale(factor)
-    edges = (math.ldexp(sums.edge(scale), back) for sums in (of_one, of_two))
-    matrix = times_two_to(joined(parts), exponent)
-    note = difference.Noted(norm_as(projection, ours), unchanged, *edges)
-    return Noted(weighed_as(projection, matrix), note.text)
+    edges = (math.ldexp(sums.edge(scale), back) for sums in (found.of_one, found.of_two))
+    matrix = times_two_to(joined(found.parts), exponent)
+    return Noted(weighed_as(projection, matrix), difference.Noted(norm, found.unchanged, *edges).text)
 
 
-def _side_by_side(matrices: Sequence[Weights]) -> tuple[Weights, Weights]:
+class _Found:
+    """The difference, over 2^exponent, and what rounding may be in it, one pair of matrices after the other."""
+
+    def __init__(self, factor: Factor | None, exponent: int) -> None:
+        self._factor, self._exponent = factor, exponent
+        diagonal = None if factor is None else factor.diagonal
+        self.of_one, self.of_two = Sums(diagonal), Sums(diagonal)
+        self.unchanged = 0
+        self.parts: list[Array] = []
+
+    def add(self, parents: tuple[Projection, Projection], pair: tuple[Weights, Weights]) -> None:
+        kinds = [
+            "" if parent.dequantisation else rounded_to(parent.dtype, slabs(matrix))
+            for parent, matrix in zip(parents, pair, strict=True)
+        ]
+        for a, b in zip(*(slabs(matrix, self._exponent) for matrix in pair), strict=True):
+            delta = b - a
+            self.unchanged += int((delta == 0).sum())
+            noise = variances(b, kinds[1], self._exponent)
+            weighed = delta if self._factor is None else self._factor.times(delta)
+            self.of_one.add(noise, delta, weighed)
+            self.of_two.add(noise + variances(a, kinds[0], self._exponent), delta, weighed)
+            self.parts.append(delta)
+
+
+def _side_by_side(ours: Weights, theirs: Weights) -> tuple[Weights, Weights]:
     """Both where the first lies; on the CPU where only one of them found room elsewhere."""
-    ours, theirs = matrices
     if isinstance(ours, np.ndarray) or isinstance(theirs, np.ndarray):
         return host_array(ours), host_array(theirs)
     return ours, theirs
 
 
-def _exponent(projection: Projection, *matrices: Weights) -> int:
+def _exponent(parents: tuple[Projection, Projection], pair: tuple[Weights, Weights]) -> int:
     found = []
-    for name, matrix in zip("AB", matrices, strict=True):
+    for name, parent, matrix in zip("AB", parents, pair, strict=True):
         try:
             found.append(exponent_of(matrix))
         except WeightsError as error:
-            raise WeightsError(f"{projection.address} of {name}: {error}") from None
+            raise WeightsError(f"{parent.address} of {name}: {error}") from None
     return max(found)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rankscope.engine.catalogue.tree import matches, model_order
-from rankscope.engine.derive.difference import delta_of, is_delta
+from rankscope.engine.derive.difference import MODULE, delta_of, is_delta
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection
 
@@ -109,9 +109,13 @@ def stored_deltas(stored: Stored, second: str, weighting: str = "") -> list[Proj
     the newest of each address."""
     found: dict[str, Projection] = {}
     for p in map(stored.projection, sorted(stored.derived(), key=stored.computed_at)):
-        if is_delta(p) and p.derived is not None and p.derived.weighting == weighting and _is_of(p, second):
+        if is_delta(p) and p.role != MODULE and _is_under(p, weighting) and _is_of(p, second):
             found[p.address] = p
     return sorted(found.values(), key=model_order)
+
+
+def _is_under(delta: Projection, weighting: str) -> bool:
+    return delta.derived is not None and delta.derived.weighting == weighting
 
 
 def _is_of(delta: Projection, second: str) -> bool:
