@@ -278,6 +278,14 @@ def delta(parser: argparse.ArgumentParser) -> None:
     _add_weight(parser)
     _add_independent(parser)
     parser.add_argument("--recompute", action="store_true", help="compute again what is stored")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="write the rank of each module as PEFT's LoRA configuration, as JSON"
+    )
+    parser.add_argument(
+        "--extract",
+        metavar="DIR",
+        help="write the adapter itself: the leading factors of B - A at these ranks, for PEFT",
+    )
 
 
 def _add_independent(parser: argparse.ArgumentParser) -> None:

@@ -29,6 +29,7 @@ from ..data.wording import percent
 from ..drawing.console import make_console, say
 from ..drawing.console_tables import wide_tables
 from .commands import compute, say_failures
+from .delta_lora import Lora
 from .ending import at_end
 from .opening import lines_of, save, say_opened, verify
 from .query import Asked
@@ -44,7 +45,9 @@ def delta(args: Namespace, root: Path) -> int:
     first, second = (open_model(name, root, access, or_stored=False) for name in (args.model, args.against))
     under = choose(args.weight, first, root, say)
     found = matched(first, second, under, args.filter)
-    session = _computed(first, second, found.deltas, args, root)
+    lora = Lora(args, (first, second), found.deltas, under) if args.output or args.extract else None
+    rows = [*found.deltas, *(lora.wanted.joint if lora is not None else ())]
+    session = _computed(first, second, rows, args, root)
     console = make_console()
     console.print(Text(_title(first.name, second.name, under.label if under else "")))
     for threshold in dict.fromkeys(args.threshold or _THRESHOLDS):
@@ -52,7 +55,8 @@ def delta(args: Namespace, root: Path) -> int:
         print_changes(console, changes, threshold, f"at {percent(threshold)} % of the energy")
     for line in (*_about(changes), *_apart(first, second, found), *lines_of(said_of(under, ()))):
         say(line)
-    return say_failures(session, found.deltas)
+    code = say_failures(session, rows)
+    return max(code, lora.write(session, (args.threshold or _THRESHOLDS)[0])) if lora is not None else code
 
 
 def print_delta(console: Console, asked: Asked, args: Namespace) -> None:

@@ -1,0 +1,145 @@
+"""`rankscope delta -o` and `--extract`: what PEFT makes of ranks and adapter, on the modules of transformers."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+import transformers
+from cli_process import Run
+from torch import nn
+
+BASE = {
+    "vocab_size": 61,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 32,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+GPT = {
+    "vocab_size": 61,
+    "n_embd": 32,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 32,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 4}  # all of them: which are taken jumps with the last bit
+KINDS: dict[str, dict[str, Any]] = {"llama": BASE, "phi3": BASE, "gpt2": GPT, "mixtral": BASE | EXPERTS}
+RANKS = (2, 5, 3)
+"""Of the planted changes, by turns."""
+QUIET = 1
+"""The layer of which the first matrix is left as it is."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """Two folders, the models in them, and the rank that was planted by the name of a module or parameter."""
+
+    base: Path
+    other: Path
+    before: nn.Module
+    after: nn.Module
+    ranks: Mapping[str, int]
+
+
+def targets(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    """What an adapter can be of: linear layers and Conv1D of the blocks, stacks of experts."""
+    kinds = (nn.Linear, transformers.pytorch_utils.Conv1D)
+    named = [(path, m.weight) for path, m in model.named_modules() if isinstance(m, kinds) and path != "lm_head"]
+    stacks = [(name, p) for name, p in model.named_parameters() if p.dim() == 3]
+    return [*named, *stacks]
+
+
+def low_rank(shape: torch.Size, rank: int, scale: float) -> torch.Tensor:
+    left, right = torch.randn(*shape[:-1], rank), torch.randn(*shape[:-2], rank, shape[-1])
+    made = left @ right
+    return made * (scale / made.std())
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Tuned]:
+    """A model of a kind in bfloat16, and a fine-tune of it; each is made once."""
+    made: dict[str, Tuned] = {}
+
+    def make(kind: str) -> Tuned:
+        if kind not in made:
+            made[kind] = _make(kind, tmp_path_factory.mktemp(kind))
+        return made[kind]
+
+    return make
+
+
+def _make(kind: str, root: Path) -> Tuned:
+    torch.manual_seed(3)
+    config = transformers.AutoConfig.for_model(kind, **KINDS[kind])
+    before = transformers.AutoModelForCausalLM.from_config(config).to(torch.bfloat16).float().eval()
+    for _, weight in targets(before):
+        weight.data = (torch.randn(weight.shape) * 0.1).bfloat16().float()
+    after, ranks = copy.deepcopy(before), {}
+    for number, (name, weight) in enumerate(targets(after)):
+        if number % 5 == QUIET:
+            ranks[name] = 0
+            continue
+        ranks[name] = RANKS[number % len(RANKS)]
+        change = low_rank(weight.shape, ranks[name], 0.02)
+        if change.dim() == 3:  # an expert that changed less than the others, and one not at all
+            change[1] = low_rank(weight.shape[1:], 1, 0.02)
+            change[2] = 0
+        weight.data = (weight.data + change).bfloat16().float()
+    for folder, model in (("a", before), ("b", after)):
+        copy.deepcopy(model).to(torch.bfloat16).save_pretrained(root / folder)
+    return Tuned(root / "a", root / "b", before, after, ranks)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_peft_gives_every_module_its_rank(tuned: Any, cli: Run, tmp_path: Path, kind: str) -> None:
+    held = tuned(kind)
+    ran = cli("delta", held.base, held.other, "-t", "99.99", "-o", tmp_path / "ranks.json")
+    assert ran.code == 0, ran.err
+    said = json.loads((tmp_path / "ranks.json").read_text())
+    assert (said["use_rslora"], said["exclude_modules"], said["lora_alpha"]) == (False, None, said["r"])
+    assert said["fan_in_fan_out"] is (kind == "gpt2")
+    expected = {name: rank for name, rank in held.ranks.items() if rank}
+    assert {*said["target_modules"], *(said["target_parameters"] or ())} == expected.keys()
+    given = given_by_peft(copy.deepcopy(held.before), said)
+    assert given == {name: (rank, 1.0) for name, rank in expected.items()}
+
+
+def given_by_peft(model: nn.Module, said: Mapping[str, Any]) -> dict[str, tuple[int, float]]:
+    """Rank and scale of each module and parameter as PEFT wraps them."""
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(**said))
+    found = {}
+    for path, module in wrapped.base_model.model.named_modules():
+        if isinstance(module, peft.tuners.lora.LoraLayer):
+            name = path.replace(".base_layer", "")
+            own = getattr(module, "parameter_name", "weight")
+            found[name if own == "weight" else f"{name}.{own}"] = module.r["default"], module.scaling["default"]
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_adapter_makes_b_of_a(tuned: Any, cli: Run, tmp_path: Path, kind: str) -> None:
+    held = tuned(kind)
+    ran = cli("delta", held.base, held.other, "-t", "99.99", "--extract", tmp_path / "adapter")
+    assert ran.code == 0, ran.err
+    model = peft.PeftModel.from_pretrained(copy.deepcopy(held.before), tmp_path / "adapter").eval()
+    ids = torch.arange(1, 25)[None]
+    with torch.no_grad():
+        a, b, ours = (m(ids).logits for m in (held.before, held.after, model))
+    assert float((ours - b).norm()) < 0.1 * float((a - b).norm())
+    again = cli("delta", held.base, held.other, "--extract", tmp_path / "adapter")
+    assert (again.code, "name a new folder" in again.err) == (2, True)
