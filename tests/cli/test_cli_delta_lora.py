@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import peft
 import pytest
 import torch
 import transformers
+from cli_models import lapack, threshold_rank
 from cli_process import Run
 from torch import nn
 
@@ -143,3 +145,48 @@ def test_the_adapter_makes_b_of_a(tuned: Any, cli: Run, tmp_path: Path, kind: st
     assert float((ours - b).norm()) < 0.1 * float((a - b).norm())
     again = cli("delta", held.base, held.other, "--extract", tmp_path / "adapter")
     assert (again.code, "name a new folder" in again.err) == (2, True)
+
+
+def test_a_fused_module_under_a_weighting_has_the_rank_of_its_whole_change(
+    tuned: Any, cli: Run, tmp_path: Path
+) -> None:
+    """LAPACK, on the module's own matrices, times the gains of the norm before it."""
+    held = tuned("phi3")
+    gains = torch.linspace(0.2, 3.0, BASE["hidden_size"])
+    folder = tmp_path / "a"
+    model = copy.deepcopy(held.before)
+    for layer in model.model.layers:
+        layer.input_layernorm.weight.data = gains.clone()
+    model.save_pretrained(folder)
+    ran = cli("delta", folder, held.other, "-t", "80", "--weight", "norm", "-o", tmp_path / "r.json")
+    assert ran.code == 0, ran.err
+    config = peft.LoraConfig(**json.loads((tmp_path / "r.json").read_text()))
+    name = "model.layers.1.self_attn.qkv_proj"
+    a, b = (m.get_submodule(name).weight.detach().double().numpy() for m in (held.before, held.after))
+    k = threshold_rank(lapack((b - a) * gains.double().numpy()), 0.8)
+    assert config.rank_pattern.get(f"^{re.escape(name)}$", config.r) == k
+
+
+def test_what_no_adapter_can_be_made_of_is_named(tuned: Any, cli: Run, tmp_path: Path) -> None:
+    out = tmp_path / "r.json"
+    phi, mixtral = tuned("phi3"), tuned("mixtral")
+    for words, why in (
+        ((phi.base, phi.other, "--filter", "*.key"), "qkv_proj holds more than these projections"),
+        ((mixtral.base, mixtral.other, "--filter", "*.expert.1.*"), "holds 4 experts, of which 1 are compared"),
+        ((mixtral.base, mixtral.base), "nothing is written: no module changed by more than rounding"),
+    ):
+        ran = cli("delta", *words, "-o", out)
+        assert (ran.code, out.exists()) == (1, False), words
+        assert why in ran.err
+    for words, why in (
+        (("-t", "80", "90", "-o", out), "ranks are written at one threshold"),
+        (("-o", tmp_path), "name another with -o FILE.json"),
+        (("-o", tmp_path / "none" / "r.json"), "name another with -o FILE.json"),
+    ):
+        ran = cli("delta", phi.base, phi.other, *words)
+        assert (ran.code, ran.out) == (2, "")
+        assert why in ran.err
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "model.safetensors").write_bytes((phi.base / "model.safetensors").read_bytes())
+    ran = cli("delta", tmp_path / "bare", phi.other, "-o", out)
+    assert (ran.code, "transformers cannot load bare" in ran.err) == (2, True), ran.err

@@ -57,7 +57,8 @@ class Lora:
         given = ranks_for(self.wanted.found, ranks)
         self._say_left(known, given)
         if not given.every:
-            say("nothing is written: no module changed by more than rounding")
+            why = "no module changed by more than rounding" if ranks else "none of these is a whole module of the model"
+            say(f"nothing is written: {why}")
             return 1
         base = self._models[0].checkpoint
         assert base is not None
@@ -74,9 +75,9 @@ class Lora:
         reasons = Counter(reason for _, reason in self.wanted.found.left)
         for reason, count in list(reasons.items())[:_MOST_LISTED]:
             first = next(p for p, why in self.wanted.found.left if why == reason)
-            say(f"left out of the adapter: {count} projections, {first.address} for one: {reason}")
+            say(f"left out of the adapter: {_first_of(count, first.address)}: {reason}")
         if unknown := [name for name, rank in known.items() if rank is None]:
-            say(f"left out of the adapter: {len(unknown)} modules that are not computed, {unknown[0]} for one")
+            say(f"left out of the adapter: {_first_of(len(unknown), unknown[0])}: not computed")
         if given.left:
             say(f"left out of the adapter: {', '.join(given.left)}: PEFT would take other parameters for these, too")
 
@@ -105,6 +106,10 @@ class Lora:
 
     def _moment(self, module: LoraModule) -> Moment | None:
         return None if self._under is None else self._under.moment(module.matrices[0][0])
+
+
+def _first_of(count: int, name: str) -> str:
+    return f"{name} and {count - 1} others" if count > 1 else name
 
 
 def _file(text: str | None) -> Path | None:

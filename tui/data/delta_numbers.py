@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rankscope.engine.derive.difference import noted_of, quantised_of
+from rankscope.engine.derive.difference import MODULE, noted_of, quantised_of
 from rankscope.engine.derive.weighting import noise_of
 from rankscope.engine.spectrum import Projection
 
@@ -110,8 +110,9 @@ def records_of(changes: Sequence[Change], threshold: float, columns: Sequence[Co
 
 
 def noise_beside(deltas: Sequence[Projection]) -> list[Projection]:
-    """What differences under a weighting compare with, to be computed beside them."""
-    made = (noise_of(p) for p in deltas if p.problem is None and p.derived is not None and p.derived.weighting)
+    """What differences of projections under a weighting compare with, to be computed beside them."""
+    ours = (p for p in deltas if p.problem is None and p.role != MODULE)
+    made = (noise_of(p) for p in ours if p.derived is not None and p.derived.weighting)
     return list({p.key: p for p in made}.values())
 
 
