@@ -62,7 +62,7 @@ class Lora:
             return 1
         base = self._models[0].checkpoint
         assert base is not None
-        config = config_of(str(base.location or base.name), self.wanted.found, given)
+        config = config_of(str(base.location.absolute() if base.location else base.name), self.wanted.found, given)
         if self._output is not None:
             _write(self._output, encoded(config))
             say(f"{len(given.every)} modules of {len(ranks)} have a rank in {printable(str(self._output))}")
