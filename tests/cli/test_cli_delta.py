@@ -89,10 +89,8 @@ def test_a_planted_change_is_found_and_its_numbers_are_lapacks(tuned: Any, cli: 
     assert line.split()[1:4] == [f"{SHAPES['mlp.gate'][1][0]}x{HIDDEN}", "unchanged", "-"]
 
 
-def test_values_lie_with_a_under_both_keys_and_outlive_b(tuned: Any, cli: Run, store: Path, tmp_path: Path) -> None:
-    base, gone, _ = tuned
-    other = tmp_path / "tuned"
-    shutil.copytree(gone, other)
+def test_values_lie_with_a_under_both_keys_and_outlive_both(tuned: Any, cli: Run, store: Path, tmp_path: Path) -> None:
+    base, other = (Path(shutil.copytree(held, tmp_path / held.name)) for held in tuned[:2])
     assert cli("delta", base, other).code == 0
     first, second = open_model(str(base), store), open_model(str(other), store)
     (delta,) = matched(first, second, None, "layers.0.attention.key").deltas
@@ -105,8 +103,9 @@ def test_values_lie_with_a_under_both_keys_and_outlive_b(tuned: Any, cli: Run, s
     assert "/7" not in again.err, "nothing is computed twice"
     csv_of = ("show", base, "--against", other, "--view", "delta", "--csv")
     before = cli(*csv_of)
-    shutil.rmtree(other)
-    assert cli(*csv_of).out == before.out
+    for folder in (other, base):
+        shutil.rmtree(folder)
+        assert cli(*csv_of).out == before.out
     assert cli("show", base, "--against", tmp_path / "never", "--side", "delta").code == 2
 
 
