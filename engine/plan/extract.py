@@ -20,7 +20,7 @@ from ..formats.writing import Entry
 from ..moment import Moment
 from ..weights import HostArray, Weights, encoded, host_array
 from .factors import TwoFactors, factors
-from .lora_file import LoraRanks
+from .lora_file import WEIGHT, LoraRanks
 from .lora_modules import LoraModule
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Adapter:
         """
         prefixes = _prefixes(self.ours, ranks)
         for name, rank in ranks.every.items():
-            a, b = self._pair(modules[name], rank)
+            a, b = self._pair(modules.get(name) or modules[name.removesuffix(WEIGHT)], rank)
             for letter, numbers in (("A", b), ("B", a)):
                 data: Callable[[], HostArray] = partial(encoded, numbers, _TYPE)
                 yield Entry(f"{_PREFIX}{prefixes[name]}.lora_{letter}.weight", _TYPE, numbers.shape, data)

@@ -40,7 +40,18 @@ GPT = {
     "eos_token_id": 2,
 }
 EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 4}  # all of them: which are taken jumps with the last bit
-KINDS: dict[str, dict[str, Any]] = {"llama": BASE, "phi3": BASE, "gpt2": GPT, "mixtral": BASE | EXPERTS}
+LATENT = BASE | {
+    **{"num_key_value_heads": 4, "kv_lora_rank": 8, "q_lora_rank": 12, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4},
+    **{"v_head_dim": 8, "n_routed_experts": 4, "num_experts_per_tok": 4, "moe_intermediate_size": 16},
+    **{"n_shared_experts": 1, "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1},
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "llama": BASE,
+    "phi3": BASE,
+    "gpt2": GPT,
+    "mixtral": BASE | EXPERTS,
+    "deepseek_v2": LATENT,
+}
 RANKS = (2, 5, 3)
 """Of the planted changes, by turns."""
 QUIET = 1
@@ -116,7 +127,10 @@ def test_peft_gives_every_module_its_rank(tuned: Any, cli: Run, tmp_path: Path, 
     assert (said["use_rslora"], said["exclude_modules"], said["lora_alpha"]) == (False, None, said["r"])
     assert said["fan_in_fan_out"] is (kind == "gpt2")
     expected = {name: rank for name, rank in held.ranks.items() if rank}
-    assert {*said["target_modules"], *(said["target_parameters"] or ())} == expected.keys()
+    named = {*said["target_modules"], *(name.removesuffix(".weight") for name in said["target_parameters"] or ())}
+    assert named == expected.keys()
+    if kind != "deepseek_v2":  # whose gates of dense layers PEFT would take for those of experts
+        assert {*said["target_modules"], *(said["target_parameters"] or ())} == named
     given = given_by_peft(copy.deepcopy(held.before), said)
     assert given == {name: (rank, 1.0) for name, rank in expected.items()}
 
