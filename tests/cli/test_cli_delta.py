@@ -186,6 +186,32 @@ def test_of_quantised_weights_there_is_a_spectrum_and_no_advice(cli: Run, tmp_pa
     assert (row["above_rounding"], row["rank"], row["parameters"]) == ("", "", "")
 
 
+def test_two_roundings_of_one_original_are_no_change(cli: Run, tmp_path: Path) -> None:
+    """What B = float16 of the weights adds to A = bfloat16 of them is A's rounding."""
+    weights, name = torch.randn(KV, HIDDEN), tensor_name("layers.0.attention.key")
+    for folder, dtype in (("a", torch.bfloat16), ("b", torch.float16)):
+        write(tmp_path / folder, {})
+        save_torch({name: weights.to(dtype)}, tmp_path / folder / "model.safetensors")
+    for option, is_change in ((), True), (("--independent",), False):
+        assert cli("delta", tmp_path / "a", tmp_path / "b", *option).code == 0
+        shown = cli("show", tmp_path / "a", "--against", tmp_path / "b", "--view", "delta", "--csv", *option)
+        (row,) = rows_of(shown.out)
+        assert (int(row["above_rounding"]) > 0, int(row["rank"]) > 0) == (is_change, is_change)
+
+
+def test_one_that_fails_is_named_and_the_others_are_there(cli: Run, tmp_path: Path) -> None:
+    held = write_llama(tmp_path / "a", layers=1)
+    broken = held[tensor_name("layers.0.mlp.up")].copy()
+    broken[2, 3] = np.inf
+    write_llama(tmp_path / "b", layers=1, changes={tensor_name("layers.0.mlp.up"): broken})
+    ran = cli("delta", tmp_path / "a", tmp_path / "b")
+    assert ran.code == 1
+    assert "failed: layers.0.mlp.up delta: layers.0.mlp.up of B: " in ran.err
+    cells = {words[0]: words[2] for line in ran.out.splitlines() if len(words := line.split()) > 5}
+    assert cells["layers.0.mlp.up"] == "!"
+    assert sum(cell == "unchanged" for cell in cells.values()) == len(SHAPES) - 1
+
+
 def test_bad_use_is_one_line(tuned: Any, cli: Run, tmp_path: Path) -> None:
     base, other, _ = tuned
     save_file({"x": np.zeros((3, 3), np.float32)}, tmp_path / "x.safetensors")
