@@ -67,19 +67,20 @@ def test_a_planted_change_is_found_and_its_numbers_are_lapacks(tuned: Any, cli: 
     assert ran.code == 0, ran.err
     assert "tuned - base" in ran.out
     assert "1 of 7 are unchanged to the bit, 0 differ by no more than rounding" in ran.err
-    shown = cli("show", base, "--against", other, "--view", "delta", "-t", "90", "--csv")
-    found = {row["address"]: row for row in rows_of(shown.out)}
-    assert list(found) == PLACES
+    shown = cli("show", base, "--against", other, "--view", "delta", "-t", "80", "90", "--csv")
+    rows = rows_of(shown.out)
+    assert [(row["threshold"], row["address"]) for row in rows] == [(t, at) for t in ("0.8", "0.9") for at in PLACES]
+    found = {row["address"]: row for row in rows if row["threshold"] == "0.9"}
     for address, (before, after) in held.items():
         row, delta = found[address], (after.double() - before.double()).numpy()
         if address == UNCHANGED:
             assert (row["state"], row["rank"], row["above_rounding"], row["unchanged_share"]) == (
-                "unchanged", "0", "0", "1.0",
+                "unchanged", "", "", "1.0",
             )  # fmt: skip
             continue
         sigma, (rows, cols) = lapack(delta), delta.shape
         k = threshold_rank(sigma, 0.9)
-        assert (int(row["above_rounding"]), int(row["k90"])) == (RANK, k)
+        assert (int(row["above_rounding"]), int(row["k"])) == (RANK, k)
         assert (int(row["rank"]), int(row["parameters"])) == (k, k * (rows + cols))
         assert float(row["stable_rank"]) == pytest.approx((sigma**2).sum() / sigma[0] ** 2)
         size = np.linalg.norm(before.double().numpy())
@@ -182,7 +183,7 @@ def test_of_quantised_weights_there_is_a_spectrum_and_no_advice(cli: Run, tmp_pa
     assert ran.code == 0, ran.err
     assert "no rank is advised of 1 of 1: A or B is quantised" in ran.err
     (row,) = rows_of(cli("show", tmp_path / "a", "--against", tmp_path / "b", "--view", "delta", "--csv").out)
-    assert int(row["k90"]) > 0
+    assert int(row["k"]) > 0
     assert (row["above_rounding"], row["rank"], row["parameters"]) == ("", "", "")
 
 

@@ -19,7 +19,7 @@ from rankscope.engine.compute.events import Event
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection
 
-from ..data.delta_numbers import ADVICE, Change, Column, changes_of, columns_at, noise_beside
+from ..data.delta_numbers import ABOVE, ADVICE, Change, Column, changes_of, columns_at, noise_beside
 from ..data.delta_vectors import vector_changes
 from ..data.deltas import Apart, Listed, Matched, matched
 from ..data.model import Model, open_model
@@ -111,9 +111,9 @@ def cell(column: Column, change: Change) -> str:
     """What stands there: `unchanged` of what is the same, in the place of a number that there is none of."""
     if change.mark:
         return change.mark
-    if change.is_unchanged and column.name == "above_rounding":
+    if change.is_unchanged and column.name == ABOVE:
         return "unchanged"
-    number = None if change.is_unchanged and column.name != "unchanged_share" else column.number(change)
+    number = column.of(change)
     return "-" if number is None else column.written(number)
 
 
