@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import redirect_stderr
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from importlib.util import find_spec
 from io import StringIO
@@ -63,35 +63,87 @@ def load(checkpoint: Checkpoint, device: str, dtype: str = "") -> tuple[torch.nn
         InputError: transformers cannot load it, or would make weights up that are not in it; one line says why.
     """
     require()
+    import transformers
+
+    where, options = _place(checkpoint)
+    with _asked_of_transformers(checkpoint):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(where, **options)
+    return load_model(checkpoint, device, dtype), tokenizer
+
+
+def load_model(checkpoint: Checkpoint, device: str, dtype: str = "") -> torch.nn.Module:
+    """The same without a tokenizer, of which there need be none.
+
+    Raises:
+        InputError: as load.
+    """
+    require()
     import torch
     import transformers
 
-    logging: Any = transformers.utils.logging
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     where, options = _place(checkpoint)
     asked = {"experts_implementation": "eager", "output_loading_info": True}
     on: dict[str, Any] = {"dtype": torch.float32} if device == "cpu" else {"dtype": "auto", "device_map": device}
     on |= {"dtype": getattr(torch, dtype)} if dtype else {}
     if "gguf_file" in options and hasattr(transformers, "GgufConfig"):  # or some modules would keep packed blocks
         on["quantization_config"] = transformers.GgufConfig(dequantize=True)
-    try:
-        with redirect_stderr(StringIO()):  # bars of its parts that know no setting
-            config = transformers.AutoConfig.from_pretrained(where, **options)
-            named = (config.architectures or [""])[0]
-            kind: Any = getattr(transformers, named, transformers.AutoModelForCausalLM)
-            tokenizer = transformers.AutoTokenizer.from_pretrained(where, **options)
-            model, info = kind.from_pretrained(where, **asked, **on, **options)
-    except Exception as error:  # noqa: BLE001 - transformers raises what its parts do: of all of it the first line
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"transformers cannot load {printable(checkpoint.name)}: {printable(reason, 300)}") from None
+    with _asked_of_transformers(checkpoint):
+        kind, _ = _kind_of(where, options)
+        model, info = kind.from_pretrained(where, **asked, **on, **options)
     if lacking := sorted(info["missing_keys"]):
         others = f" and {len(lacking) - 1} others" if len(lacking) > 1 else ""
         raise InputError(
             f"{printable(checkpoint.name)} cannot be run: {type(model).__name__} needs weights that are not in it, "
             f"{printable(lacking[0], 100)}{others}"
         )
-    return model.eval(), tokenizer
+    loaded: torch.nn.Module = model.eval()
+    return loaded
+
+
+def skeleton(checkpoint: Checkpoint) -> torch.nn.Module:
+    """The module that transformers makes of a checkpoint's configuration, without weights.
+
+    Raises:
+        InputError: transformers is not installed, or makes none.
+    """
+    require()
+    import torch
+
+    where, options = _place(checkpoint)
+    with _asked_of_transformers(checkpoint):
+        kind, config = _kind_of(where, options)
+        with torch.device("meta"):
+            made: torch.nn.Module = (getattr(kind, "from_config", None) or kind)(config)
+    return made
+
+
+def _kind_of(where: str, options: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The class of a model, that of language models where none is named, and its configuration."""
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(where, **options)
+    named = (config.architectures or [""])[0]
+    return getattr(transformers, named, transformers.AutoModelForCausalLM), config
+
+
+@contextmanager
+def _asked_of_transformers(checkpoint: Checkpoint) -> Iterator[None]:
+    """Without what it says on the way; of what its parts raise the first line.
+
+    Raises:
+        InputError: anything goes wrong.
+    """
+    import transformers
+
+    logging: Any = transformers.utils.logging
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with redirect_stderr(StringIO()):  # bars of its parts that know no setting
+            yield
+    except Exception as error:  # noqa: BLE001 - transformers raises what its parts do
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"transformers cannot load {printable(checkpoint.name)}: {printable(reason, 300)}") from None
 
 
 def _place(checkpoint: Checkpoint) -> tuple[str, dict[str, Any]]:

@@ -25,13 +25,15 @@ class Factor(Protocol):
     """S, shape (n, n). C is held in units of 4^`exponent`, S in 2^`exponent`: their largest entries lie near 1.
 
     `norm` is an upper bound of the spectral norm of C, `clipped` the share of its trace that lay in negative
-    eigenvalues, which count as 0. `is_exact`: W S has an error of an eps in each entry and no other.
+    eigenvalues, which count as 0. `is_exact`: W S has an error of an eps in each entry and no other, for C is diagonal.
+    `diagonal` is that of C, shape (n,).
     """
 
     exponent: int
     norm: float
     clipped: float
     is_exact: bool
+    diagonal: Array
 
     def times(self, rows: Array) -> Array:
         """w S for rows w of a matrix, shape (k, n), in a new array of that shape."""
@@ -58,15 +60,15 @@ class Diagonal:
             raise WeightsError(f"a mean square cannot be negative: {float(diagonal.min()):.3g} among the moments")
         self.exponent = _exponent(math.sqrt(float(diagonal.max(initial=0.0))))
         self._root = place(_scaled(np.sqrt(diagonal), self.exponent))
-        self._squares = place(_scaled(diagonal, 2 * self.exponent))
-        self.norm = float(self._squares.max()) if len(diagonal) else 0.0
+        self.diagonal = place(_scaled(diagonal, 2 * self.exponent))
+        self.norm = float(self.diagonal.max()) if len(diagonal) else 0.0
         self.size = 16 * len(diagonal)
 
     def times(self, rows: Array) -> Array:
         return rows * self._root
 
     def energy(self, rows: Array) -> float:
-        return float(((rows * rows) @ self._squares).sum())
+        return float(((rows * rows) @ self.diagonal).sum())
 
 
 class LayerNorm:
@@ -89,7 +91,8 @@ class LayerNorm:
         self._mirror = place(mirror)
         self._double = place(mirror * (2.0 / max(float(mirror @ mirror), 1.0)))
         self.norm = float((gain**2).max(initial=0.0) + bias @ bias)
-        self.size = 32 * n
+        self.diagonal = place(gain**2 * (1 - 1 / max(n, 1)) + bias**2)
+        self.size = 40 * n
 
     def times(self, rows: Array) -> Array:
         made = rows * self._gain
@@ -112,6 +115,7 @@ class Full:
         (moments,) = numbers
         self.exponent = _exponent(math.sqrt(float(np.abs(moments).max(initial=0.0))))
         self._moments = place(_scaled(moments, 2 * self.exponent))
+        self.diagonal = place(_scaled(np.ascontiguousarray(np.diagonal(moments)), 2 * self.exponent))
         values, vectors = _eigh(self._moments)
         low, top = (float(values[0]), float(values[-1])) if len(moments) else (0.0, 0.0)
         if low < -MOST_NEGATIVE * max(top, 0.0):

@@ -8,6 +8,7 @@ from typing import TypeAlias
 from ..spectrum import FACTORS, FACTORS_ALPHA, FLIPPED, Projection
 from ..weights import Weights
 from .balance import balance, centre
+from .difference import DELTA
 from .factor_products import multiply_factors
 from .gauge import BALANCED, CENTRED, NOTHING
 from .head_products import head_rows, multiply_ov, multiply_qk
@@ -15,6 +16,7 @@ from .heads import HEAD, OV, QK, ROWS
 from .latent import LATENT, PRODUCTS, ways
 from .signs import flip
 from .stack import multiply_latent, stack_latent
+from .subtract import subtract
 from .weigh import Noted, Weighed, noise, weigh
 from .weighting import NOISE, WEIGHED
 
@@ -42,5 +44,6 @@ FORMULAS: dict[str, Formula] = {
     **{f"{BALANCED}up{scaled}_{WEIGHED}{form}": balance for scaled in _SCALED for form in _FORMS},
     **{f"{LATENT}{chosen.stem}{state}": stack_latent for chosen in ways() for state in _STATES},
     **{f"{product}{state}": multiply_latent for product in PRODUCTS.values() for state in _STATES},
+    **{f"{DELTA}{state}": subtract for state in _STATES},
     **{f"{HEAD}{kind}{state}": made for kind, made in _HEADS.items() for state in (*_STATES, f"_{CENTRED}")},
 }

@@ -222,7 +222,7 @@ def _made(
     if under is None:
         return derive(beside, Derived(formula, _VERSION, label, True, parents, operands))
     try:
-        moment = _shared_moment(parents, beside.cols, under)
+        moment = shared_moment(parents, beside.cols, under)
     except WeightsError as error:
         return _refused(beside, Derived(REFUSED, _VERSION, label, True, parents, operands, under.name), error)
     formula, label = f"{formula}_{WEIGHED}{moment.form}", f"{label} under {under.label}"
@@ -235,7 +235,7 @@ def _refused(beside: Projection, made: Derived, error: WeightsError) -> Projecti
     return replace(refused, problem=refused.problem or str(error))
 
 
-def _shared_moment(parents: Sequence[Projection], cols: int, under: Weighting) -> Moment:
+def shared_moment(parents: Sequence[Projection], cols: int, under: Weighting) -> Moment:
     """The second moment of the one input, of so many features, of several projections.
 
     Raises:

@@ -38,7 +38,7 @@ def stack_latent(projection: Projection, matrices: Sequence[Weights]) -> Noted:
         rest, left = key, whole
     else:
         rest = _without_rope(projection, chosen, key, there[0])
-        left = _norm(projection, placed(rest, there[0])) if rest.size else 0.0
+        left = norm_as(projection, placed(rest, there[0])) if rest.size else 0.0
     if chosen.balance != "none":
         rest = _over(rest, whole if chosen.balance == "whole" else left)
         value = _over(value, values)
@@ -76,13 +76,13 @@ def _norms(projection: Projection, matrices: Sequence[Weights]) -> list[float]:
     found = []
     for parent, matrix in zip(projection.parents, matrices, strict=True):
         try:
-            found.append(_norm(projection, matrix))
+            found.append(norm_as(projection, matrix))
         except WeightsError as error:
             raise WeightsError(f"{parent.address}: {error}") from None
     return found
 
 
-def _norm(projection: Projection, matrix: Weights) -> float:
+def norm_as(projection: Projection, matrix: Weights) -> float:
     """The Frobenius norm of a matrix, under the moment of the projection where there is one."""
     found = weighed_as(projection, matrix)
     if isinstance(found, Weighed):

@@ -21,6 +21,7 @@ def test_every_command_names_a_function() -> None:
         "plot",
         "inspect",
         "mla",
+        "delta",
         "tree",
         "export",
         "moments",

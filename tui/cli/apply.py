@@ -55,7 +55,7 @@ def apply(args: Namespace, root: Path) -> int:
     works = works_of(plan, model.tree.projections, _weighting(plan, args.weight, model, root))
     if not works:
         raise InputError("the plan keeps every projection as it is: there is nothing to apply")
-    place = _placing(args.device, args.threads)
+    place = placing(args.device, args.threads)
     with temporary_folder(output.parent) as folder, at_end(partial(_put_away, folder, output)):
         try:
             layout = _layout(model, works, args, place, folder)
@@ -173,7 +173,7 @@ def _weighting(plan: Plan, named: str | None, model: Model, root: Path) -> Weigh
     return pooled(found, model, model.tree.projections) if made.pooled and found is not None else found
 
 
-def _placing(spec: str, threads: int | None) -> Callable[[HostArray], Any]:
+def placing(spec: str, threads: int | None) -> Callable[[HostArray], Any]:
     """What brings a matrix to the device that is named first; where that has no room, it stays."""
     found, notes = pick(spec)
     for note in notes:

@@ -21,6 +21,9 @@ EXIT_CODES = (
 )
 
 
+DELTA = "delta"
+"""The side of two models that is their difference."""
+
 HEAD_KINDS = ("query", "key", "value", "qk", "ov", "kv_ov")
 """Those of engine/derive/heads.py, which is not imported here."""
 
@@ -88,7 +91,9 @@ def _add_view(parser: argparse.ArgumentParser, views: Sequence[str]) -> None:
     _add_thresholds(parser)
     parser.add_argument("--unit", metavar="NAME", help="heatmap: k, percent, k/k0, k/kf, k/k*, effective_rank ... (k)")
     parser.add_argument("--against", metavar="MODEL", help="a second model, B: the same projections of both")
-    parser.add_argument("--side", choices=("A", "B", "B/A"), help="with --against: numbers of which (B/A)")
+    parser.add_argument(
+        "--side", choices=("A", "B", "B/A", DELTA), help="with --against: numbers of which, or of B - A (B/A)"
+    )
     parser.add_argument(
         "--line", type=reference_line, action="append", metavar="NAME=K[@ROLE]", help="layers: a rank to draw across"
     )
@@ -216,6 +221,7 @@ def show(parser: argparse.ArgumentParser) -> None:
     _add_latent(parser)
     parser.add_argument("--of", choices=HEAD_KINDS, help="heads: one kind of rows or products (all)")
     _add_offset(parser, "heads: ")
+    _add_independent(parser)
 
 
 def plot(parser: argparse.ArgumentParser) -> None:
@@ -247,6 +253,33 @@ def mla(parser: argparse.ArgumentParser) -> None:
     _add_latent(parser, "recompute", "whole", "leave")
     parser.add_argument("--recompute", action="store_true", help="compute again what is stored")
     parser.add_argument("-o", "--output", metavar="FILE", help="also write all numbers as JSON: docs/MLA.md")
+
+
+def delta(parser: argparse.ArgumentParser) -> None:
+    """Of `rankscope delta`."""
+    parser.add_argument("against", metavar="B", help="what was made of MODEL by fine-tuning; named as MODEL is")
+    _add_filter(parser)
+    add_device(parser)
+    _add_thresholds(parser, "90")
+    _add_weight(parser)
+    _add_independent(parser)
+    parser.add_argument("--recompute", action="store_true", help="compute again what is stored")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help="write the rank of each module as PEFT's LoRA configuration, as JSON"
+    )
+    parser.add_argument(
+        "--extract",
+        metavar="DIR",
+        help="write the adapter itself: the leading factors of B - A at these ranks, for PEFT",
+    )
+
+
+def _add_independent(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--independent",
+        action="store_true",
+        help="A and B were each rounded from weights of their own: A's rounding counts as well as B's",
+    )
 
 
 def tree(parser: argparse.ArgumentParser) -> None:

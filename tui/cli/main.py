@@ -50,6 +50,12 @@ COMMANDS = (
     Command(
         "mla", "say which kv_lora_rank and q_lora_rank latent attention (MLA) would take", "cli.mla:mla", arguments.mla
     ),
+    Command(
+        "delta",
+        "say what a fine-tune B changed of A, and which LoRA rank holds that: spectra of B - A",
+        "cli.delta:delta",
+        arguments.delta,
+    ),
     Command("tree", "list layers and projections, from the files' headers only", "cli.commands:tree", arguments.tree),
     Command("export", "write what is stored to one file", "cli.commands:export", arguments.export),
     Command(

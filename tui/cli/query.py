@@ -20,7 +20,9 @@ from ..data.session import Session
 from ..data.table_rows import has_twins
 from ..data.views import BY_NAME, VIEWS, taking
 from ..data.weighting import NONE
-from .opening import lines_of, open_spectra, shown_of, stored_of, verify
+from .arguments import DELTA
+from .delta_stored import open_deltas
+from .opening import lines_of, open_spectra, shown_of, stored_of, verify, wanted_of
 
 _MOST_LISTED = 20
 """Addresses that are named one by one."""
@@ -55,8 +57,13 @@ def understand(args: Namespace, root: Path) -> Asked:
     _check(args)
     gauge = FIXED if args.view == "gauge" else args.gauge
     measure = unit_of(getattr(args, "unit", None) or "k")
-    first = open_spectra(args.model, root, args.weight, args.filter, gauge, with_derived=bool(args.filter))
-    wanted = shown_of(first, args.filter)
+    if of_two := is_delta(args):
+        _check_delta(args, measure)
+        first = open_deltas(args, root)
+        wanted = wanted_of(first.model.tree, args.filter)
+    else:
+        first = open_spectra(args.model, root, args.weight, args.filter, gauge, with_derived=bool(args.filter))
+        wanted = shown_of(first, args.filter)
     if args.view == "compare" and len(wanted) > MOST_MARKS:
         raise InputError(f"{len(wanted)} projections: name at most {MOST_MARKS} to compare with --filter GLOB")
     _check_state(measure, first, args)
@@ -65,21 +72,15 @@ def understand(args: Namespace, root: Path) -> Asked:
         stored = _with_directions(first, wanted, args)
     elif BY_NAME[args.view].of_spectra:
         verify(first, [*wanted, *(other for p in wanted if (other := measure.beside(p)) is not None)])
-        stored = stored_of(first, args.model, wanted, args.weight, gauge)
+        stored = [p for p in wanted if first.has(p)]
+        if not of_two:
+            stored = stored_of(first, args.model, wanted, args.weight, gauge)
     if args.view == "gauge" and not any(first.has(p.parents[0]) for p in wanted):
         name = printable(args.model)
         raise InputError(f"the weights as they are, to compare with, are not stored: run  rankscope scan {name}")
-    pair = Pair(first, _second(args, root, measure, bool(first.model.further)))
-    notes = [f"{missing} of {len(wanted)} are not computed yet"] if (missing := len(wanted) - len(stored)) else []
-    if first.shown_as and (refused := [p for p in wanted if p.problem]):
-        lacks = "no second moments there" if args.weight != NONE else "no gauge that is known"
-        notes.append(f"{len(refused)} of them have {lacks}: {refused[0].problem}")
-    if left := [p for p in wanted if why_not_balanced(p)]:
-        notes.append(f"{len(left)} of them are not balanced: {left[0].address}: {why_not_balanced(left[0])}")
-    notes += lines_of(first.said)
-    if pair.second is not None:
-        notes += _unmatched(pair, pair.second, wanted, args)
-    side = Side(args.side) if args.side else Side.RATIO if args.against else Side.A
+    pair = Pair(first, None if of_two else _second(args, root, measure, bool(first.model.further)))
+    notes = _notes(pair, wanted, len(wanted) - len(stored), args)
+    side = Side.A if of_two or not args.against else Side(args.side) if args.side else Side.RATIO
     thresholds = tuple(dict.fromkeys(args.threshold or DEFAULT_THRESHOLDS))
     lens = Lens(pair, thresholds[-1], measure, side)
     if measure.needs_twin and not has_twins(lens, wanted):
@@ -91,6 +92,36 @@ def understand(args: Namespace, root: Path) -> Asked:
 def _grid(session: Session, wanted: Sequence[Projection]) -> Grid:
     beside = {p.key for p in session.model.further}
     return make_grid([p for p in wanted if p.key not in beside], [p for p in wanted if p.key in beside], shown=True)
+
+
+def _notes(pair: Pair, wanted: list[Projection], missing: int, args: Namespace) -> Iterator[str]:
+    """What a user has to know of what is shown: what is `missing`, refused, not balanced, not matched."""
+    if missing:
+        yield f"{missing} of {len(wanted)} are not computed yet"
+    if pair.first.shown_as and (refused := [p for p in wanted if p.problem]):
+        lacks = "no second moments there" if args.weight != NONE else "no gauge that is known"
+        yield f"{len(refused)} of them have {lacks}: {refused[0].problem}"
+    if left := [p for p in wanted if why_not_balanced(p)]:
+        yield f"{len(left)} of them are not balanced: {left[0].address}: {why_not_balanced(left[0])}"
+    yield from lines_of(pair.first.said)
+    if pair.second is not None:
+        yield from _unmatched(pair, pair.second, wanted, args)
+
+
+def is_delta(args: Namespace) -> bool:
+    """Whether the differences of two models are shown."""
+    return bool(args.side == DELTA or args.view == DELTA)
+
+
+def _check_delta(args: Namespace, measure: Measure) -> None:
+    if not args.against:
+        raise InputError("differences are of two models: name the second with --against MODEL")
+    if args.gauge != RAW:
+        raise InputError("differences are of weights in no gauge: leave out --gauge")
+    if args.side not in (None, DELTA):
+        raise InputError(f"--view {DELTA} is of --side {DELTA}")
+    if measure.needs_twin or measure.needs_raw or measure.needs_directions:
+        raise InputError(f"there is no {measure.name} of differences: name another --unit")
 
 
 def _check(args: Namespace) -> None:

@@ -40,9 +40,9 @@ from ..drawing.console_tables import print_tables, wide_tables
 from ..settings.config import Config
 from ..settings.palette import Depth, Palette, palette
 from ..settings.terminal import depth_of
-from . import heads
+from . import delta, heads
 from .mla import shown
-from .query import Asked, understand
+from .query import Asked, is_delta, understand
 
 WIDTH, HEIGHT = 100, 30
 """Of a chart that is piped, or in a picture; on a terminal it is as wide as that, and at most so high."""
@@ -58,7 +58,10 @@ def show(args: Namespace, root: Path) -> int:
         sys.stdout.writelines(csv_lines(resolve(BY_NAME[args.view].csv)(_content(asked, args))))
     else:
         console = make_console(depth=None if args.color == "auto" else Depth(args.color))
-        if args.view not in ("heatmap", "mla", "heads") and (
+        if is_delta(args):
+            console.print(Text(delta.title_of(asked, args)))
+            console.print()
+        if args.view not in ("heatmap", "mla", "heads", "delta") and (
             by := weighted_by(asked.projections)
         ):  # these say it by every table
             console.print(Text(by))
@@ -218,6 +221,8 @@ def _content(asked: Asked, args: Namespace) -> Content:
     view, content = BY_NAME[args.view], Content(asked.lenses, asked.projections, asked.grid)
     if args.view == "mla":
         return replace(content, latent=shown(asked, args)[1])
+    if args.view == "delta":
+        return replace(content, changes=delta.shown(asked, args))
     if args.view == "heads":
         found = heads.shown(asked, args)
         lenses = [lens_for(lens, args.of or QK) for lens in asked.lenses]

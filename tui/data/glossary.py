@@ -144,6 +144,16 @@ GLOSSARY = (
         "is one, < where A's is, - where both are.",
     ),
     (
+        "delta",
+        "What a fine-tune B changed of A: W_B - W_A of each projection, which has a spectrum of its own "
+        "(rankscope delta A B).",
+    ),
+    (
+        "above, rounding edge",
+        "Of a delta: how many singular values are larger than rounding to B's type alone can make, so at least so many "
+        "are no rounding. The smaller of that and of k is the LoRA rank that holds the change.",
+    ),
+    (
         "lines in 4",
         "Ranks to hold others against: at first those of DeepSeek-V2's MLA (kv_lora_rank 512, q_lora_rank 1536).",
     ),

@@ -11,6 +11,7 @@ from rankscope.engine.catalogue.whole_factors import CUT
 from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
 from rankscope.engine.checkpoint.remote import stored_name
+from rankscope.engine.derive.difference import is_delta
 from rankscope.engine.derive.heads import head_of
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection
@@ -99,11 +100,11 @@ def open_stored(model: str, root: Path) -> Model | None:
 
 
 def _own(projection: Projection) -> tuple[Projection, ...]:
-    """The matrices of the checkpoint that a stored spectrum is of: one as it is, in another state or as the product of
-    its factors, or those that a head is made of; none of what else is derived."""
+    """The matrices of the checkpoint that a stored spectrum is of: one as it is, in another state, less that of another
+    or as the product of its factors, or those that a head is made of; none of what else is derived."""
     made = projection.derived
     if made is None or projection.is_product:
         return (projection,)
-    if made.is_further:
+    if made.is_further and not is_delta(projection):
         return made.parents if head_of(projection) else ()
     return made.parents[:1]

@@ -30,6 +30,7 @@ from .known import Known
 from .model import Model
 
 if TYPE_CHECKING:
+    from rankscope.engine.checkpoint.open import Checkpoint
     from rankscope.store.spectra import Entry
 
 CLOSE_SECONDS = 0.6
@@ -51,7 +52,7 @@ class Session(Known):
     """The states of one model's projections, what is stored of them, and the engine that computes them.
 
     `apply` takes the engine's events; the caller decides on which thread, and it must be one only. `experts` of each
-    layer are computed, None: all.
+    layer are computed, None: all. `others` are the checkpoints in which parents of derived projections lie, too.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Session(Known):
     ) -> None:
         super().__init__(model, root)
         self.experts = experts
+        self.others: tuple[Checkpoint, ...] = ()
         self._listener = listener
         self.settings = settings
         self._engine: Engine | None = None
@@ -75,8 +77,16 @@ class Session(Known):
 
     def to_fetch(self, projections: Iterable[Projection]) -> int:
         """Bytes that computing these takes from a server."""
-        checkpoint = self.model.checkpoint
-        return checkpoint.bytes_to_fetch({q.tensor for p in projections for q in p.parents}) if checkpoint else 0
+        if self.model.checkpoint is None:
+            return 0
+        needed: dict[str, set[str]] = {}
+        for parent in (q for p in projections for q in p.parents):
+            needed.setdefault(parent.source.repo, set()).add(parent.tensor)
+        return sum(
+            held.bytes_to_fetch(needed.get(held.tensors[0].source.repo, ()))
+            for held in (self.model.checkpoint, *self.others)
+            if held.tensors
+        )
 
     def sampled(self, projections: Iterable[Projection]) -> list[Projection]:
         """Which of these are to be computed: of the experts of a layer only some may be."""
@@ -100,7 +110,9 @@ class Session(Known):
         if self.model.checkpoint is None:
             raise InputError(f"only what is stored can be shown: {self.model.reason}")
         wanted = map(as_stored, projections)
-        accepted = self._own_engine().submit(self.model.checkpoint, wanted, urgent=urgent, recompute=recompute)
+        accepted = self._own_engine().submit(
+            self.model.checkpoint, wanted, others=self.others, urgent=urgent, recompute=recompute
+        )
         for projection in accepted:
             self._know_twin(projection)
             self._states[projection.key] = State.QUEUED

@@ -11,6 +11,7 @@ from rankscope.engine.spectrum import Projection, Values
 
 from . import records
 from .comparison import Comparison
+from .delta_numbers import Change, columns_at, records_of
 from .grid import Grid
 from .latent_ranks import Ranks
 from .latent_ranks import record as latent_record
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 class Content:
     """What a view shows: the lens at every threshold, the projections in the view's order, and the grid they stand in;
     of a table its columns, of a chart its curves and the values of each, which may be read as they are written; of a
-    plan its rows; of latent attention its ranks by threshold, of heads their rows."""
+    plan its rows; of latent attention its ranks by threshold, of heads their rows,
+    of differences their numbers by threshold."""
 
     lenses: Sequence[Lens]
     projections: Sequence[Projection]
@@ -36,6 +38,7 @@ class Content:
     values: Iterable[Values] = ()
     latent: Mapping[float, Sequence[Ranks]] = field(default_factory=dict)
     heads: Sequence[Projection] = ()
+    changes: Mapping[float, Sequence[Change]] = field(default_factory=dict)
 
 
 Records = Iterator[dict[str, object]]
@@ -91,6 +94,12 @@ def of_heads(content: Content) -> Records:
         head = head_of(p)
         offset = offset_of(p)
         yield {"head": head and head.number, "offset": offset, **record, "problem": p.problem}
+
+
+def of_delta(content: Content) -> Records:
+    """A record a difference and threshold."""
+    for threshold, changes in content.changes.items():
+        yield from records_of(changes, threshold, columns_at(threshold))
 
 
 def of_layers_view(content: Content) -> Records:

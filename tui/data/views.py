@@ -216,6 +216,15 @@ VIEWS: tuple[ViewSpec, ...] = (
         options=("rope", "real", "balance", "bias", "csv"),
         of_spectra=False,
     ),
+    ViewSpec(
+        "delta",
+        None,
+        "What a fine-tune changed, and which LoRA rank holds it, where that is computed",
+        Place.TOP,
+        csv="data.view_records:of_delta",
+        text="cli.delta:print_delta",
+        options=("independent", "csv"),
+    ),
 )
 """As they stand on the screen: the tree, what stands over the chart, the charts."""
 

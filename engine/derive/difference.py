@@ -1,0 +1,105 @@
+"""The difference W_B - W_A of two checkpoints: what it is called and known by, and what was noted as it was made.
+
+Imports neither torch nor numpy.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ..errors import WeightsError
+from ..spectrum import Derived, Projection
+from .derived import derive
+from .latent import shared_moment
+from .weighting import REFUSED, WEIGHED
+
+if TYPE_CHECKING:
+    from ..moment import Weighting
+
+DELTA = "delta"
+"""The formula; of a difference under a weighting `_`, WEIGHED and the form of the moment follow."""
+MODULE = "module"
+"""The role of the difference of a whole module that holds several projections."""
+_VERSION = 1
+_NOTE = re.compile(r"\|A\| (\S+), (\d+) unchanged, edge (\S+), of two roundings (\S+)$")
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """What is found as a difference is made.
+
+    `norm` is the Frobenius norm of A's matrix, under the weighting. Of `unchanged` entries A and B hold the same
+    number. `edge` bounds the spectral norm of what rounding to B's type adds to a difference, `edge_of_two` that of
+    two checkpoints which were each rounded by themselves; both in the units of the weights, under the weighting.
+    """
+
+    norm: float
+    unchanged: int
+    edge: float
+    edge_of_two: float
+
+    @property
+    def text(self) -> str:
+        """What noted_of reads."""
+        edges = f"edge {self.edge!r}, of two roundings {self.edge_of_two!r}"
+        return f"|A| {self.norm!r}, {self.unchanged} unchanged, {edges}"
+
+
+def delta_of(ours: Projection, theirs: Projection, under: Weighting | None = None) -> Projection:
+    """The further row that is B's matrix less A's, at A's address; under the second moments of A's input.
+
+    Under a weighting that has no moment for A's projection its `problem` says so.
+    """
+    return _made(ours, (ours,), (theirs,), under)
+
+
+def joint_delta_of(
+    address: str, ours: Sequence[Projection], theirs: Sequence[Projection], under: Weighting | None = None
+) -> Projection:
+    """The same of several matrices with one input, their rows below one another: of a module that holds them all. The
+    order of the rows, and so of these, changes no singular value."""
+    first = ours[0]
+    rows = sum(p.rows for p in ours)
+    beside = replace(first, address=address, tensor="", slice=None, role=MODULE, rows=rows, note="", problem=None)
+    return _made(beside, tuple(ours), tuple(theirs), under)
+
+
+def _made(
+    beside: Projection, ours: tuple[Projection, ...], theirs: tuple[Projection, ...], under: Weighting | None
+) -> Projection:
+    parents = (*ours, *theirs)
+    if under is None:
+        return derive(beside, Derived(DELTA, _VERSION, DELTA, True, parents))
+    label = f"{DELTA} under {under.label}"
+    try:
+        moment = shared_moment(ours, beside.cols, under)
+    except WeightsError as error:
+        refused = derive(beside, Derived(REFUSED, _VERSION, label, True, parents, (), under.name))
+        return replace(refused, problem=refused.problem or str(error))
+    formula = f"{DELTA}_{WEIGHED}{moment.form}"
+    return derive(beside, Derived(formula, _VERSION, label, True, parents, moment.operands, under.name))
+
+
+def pairs_of(projection: Projection) -> list[tuple[Projection, Projection]]:
+    """Of what a difference is made: each matrix of A with that of B."""
+    half = len(projection.parents) // 2
+    return list(zip(projection.parents[:half], projection.parents[half:], strict=True))
+
+
+def is_delta(projection: Projection) -> bool:
+    """Whether it is a row of delta_of that can be computed."""
+    return projection.derived is not None and projection.derived.formula.partition("_")[0] == DELTA
+
+
+def noted_of(projection: Projection) -> Noted | None:
+    """What was noted of a stored row of delta_of."""
+    found = _NOTE.search(projection.derived.label) if projection.derived is not None else None
+    return None if found is None else Noted(float(found[1]), int(found[2]), float(found[3]), float(found[4]))
+
+
+def quantised_of(projection: Projection) -> str:
+    """How the weights of either parent are quantised, "" where neither is: of such a difference no rank is advised."""
+    return next((p.dequantisation for p in projection.parents if p.dequantisation), "")

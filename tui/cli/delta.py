@@ -1,0 +1,175 @@
+"""`rankscope delta`: what fine-tuning changed, and which LoRA rank holds it; and the view of what is stored."""
+
+from __future__ import annotations
+
+import queue
+from argparse import Namespace
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from rankscope.engine.calibration.channels import is_gguf
+from rankscope.engine.catalogue.tree import kinds_of
+from rankscope.engine.checkpoint.hub import Access
+from rankscope.engine.compute.engine import Settings
+from rankscope.engine.compute.events import Event
+from rankscope.engine.errors import printable
+from rankscope.engine.spectrum import Projection
+
+from ..data.delta_numbers import ABOVE, ADVICE, Change, Column, changes_of, columns_at, noise_beside
+from ..data.delta_vectors import vector_changes
+from ..data.deltas import Apart, Listed, Matched, matched
+from ..data.model import Model, open_model
+from ..data.session import CLOSE_SECONDS, Session
+from ..data.weighting import choose, said_of
+from ..data.wording import percent
+from ..drawing.console import make_console, say
+from ..drawing.console_tables import wide_tables
+from .commands import compute, say_failures
+from .delta_lora import Lora
+from .ending import at_end
+from .opening import lines_of, save, say_opened, verify
+from .query import Asked
+
+_THRESHOLDS = (0.9,)
+_MOST_LISTED = 20
+"""Addresses that are named one by one."""
+
+
+def delta(args: Namespace, root: Path) -> int:
+    """Compute what is missing, and print what changed by projection; 1 where some of it cannot be computed."""
+    access = Access.DOWNLOAD if args.download else Access.RANGES
+    first, second = (open_model(name, root, access, or_stored=False) for name in (args.model, args.against))
+    under = choose(args.weight, first, root, say)
+    found = matched(first, second, under, args.filter)
+    lora = Lora(args, (first, second), found.deltas, under) if args.output or args.extract else None
+    rows = [*found.deltas, *(lora.wanted.joint if lora is not None else ())]
+    session = _computed(first, second, rows, args, root)
+    console = make_console()
+    console.print(Text(_title(first.name, second.name, under.label if under else "")))
+    for threshold in dict.fromkeys(args.threshold or _THRESHOLDS):
+        changes = changes_of(session, found.deltas, threshold, args.independent)
+        print_changes(console, changes, threshold, f"at {percent(threshold)} % of the energy")
+    for line in (*_about(changes), *_apart(first, second, found), *lines_of(said_of(under, ()))):
+        say(line)
+    code = say_failures(session, rows)
+    return max(code, lora.write(session, (args.threshold or _THRESHOLDS)[0])) if lora is not None else code
+
+
+def print_delta(console: Console, asked: Asked, args: Namespace) -> None:
+    """What is stored of the differences."""
+    changes: Sequence[Change] = ()
+    for threshold, changes in shown(asked, args).items():
+        print_changes(console, changes, threshold, f"at {percent(threshold)} % of the energy")
+    for line in _about(changes):
+        console.print(Text(line))
+
+
+def shown(asked: Asked, args: Namespace) -> dict[float, list[Change]]:
+    """The numbers of `show --view delta` by threshold. Reads files."""
+    session = asked.lens.pair.first
+    thresholds = dict.fromkeys(args.threshold or _THRESHOLDS)
+    return {t: changes_of(session, asked.projections, t, args.independent) for t in thresholds}
+
+
+def _computed(first: Model, second: Model, deltas: Sequence[Projection], args: Namespace, root: Path) -> Session:
+    """A session of A in which these are stored, or why not is known."""
+    events: queue.SimpleQueue[tuple[Event, ...]] = queue.SimpleQueue()
+    session = Session(first, root, events.put, Settings(args.device, args.threads))
+    assert second.checkpoint is not None
+    session.others = (second.checkpoint,)
+    session.load()
+    session.tidy()
+    say_opened(first, session)
+    for warning in second.warnings:
+        say(f"B: {warning}")
+    noise = noise_beside(deltas)
+    if not args.recompute:
+        verify(session, [*deltas, *noise])
+    try:
+        with at_end(partial(save, [session])):
+            compute(session, deltas, events, args.recompute, None, noise)
+    finally:
+        session.close(CLOSE_SECONDS)
+    return session
+
+
+def print_changes(console: Console, changes: Sequence[Change], threshold: float, title: str) -> None:
+    """A row a difference."""
+    columns = columns_at(threshold)
+    shapes = [f"{c.delta.rows}x{c.delta.cols}" for c in changes]
+    texts = [["shape", *shapes], *([column.heading, *(cell(column, c) for c in changes)] for column in columns)]
+    for table in wide_tables(console, ["projection", *(c.delta.address for c in changes)], texts, Text(title)):
+        console.print(table)
+        console.print()
+
+
+def cell(column: Column, change: Change) -> str:
+    """What stands there: `unchanged` of what is the same, in the place of a number that there is none of."""
+    if change.mark:
+        return change.mark
+    if change.is_unchanged and column.name == ABOVE:
+        return "unchanged"
+    number = column.of(change)
+    return "-" if number is None else column.written(number)
+
+
+def title_of(asked: Asked, args: Namespace) -> str:
+    """What `show --side delta` shows."""
+    session = asked.lens.pair.first
+    return _title(session.raw.name, args.against, session.weighting[0])
+
+
+def _title(first: str, second: str, weighting: str) -> str:
+    by = f"; weighted by {weighting}" if weighting else ""
+    return f"{printable(second)} - {printable(first)}{by}"
+
+
+def _about(changes: Sequence[Change]) -> Iterator[str]:
+    """What the numbers are, and of which there is no advice."""
+    yield ADVICE
+    if quantised := [c for c in changes if c.quantised]:
+        kind = quantised[0].quantised
+        yield f"no rank is advised of {len(quantised)} of {len(changes)}: A or B is quantised ({kind})"
+    if len({is_gguf(p.tensor) for c in changes for p in c.delta.parents}) > 1:
+        yield "one of the two is a GGUF file, in which rows of queries and keys may stand in another order"
+    same = sum(c.is_unchanged for c in changes)
+    rounding = sum(c.above == 0 and not c.is_unchanged for c in changes)
+    if same or rounding:
+        yield f"{same} of {len(changes)} are unchanged to the bit, {rounding} differ by no more than rounding"
+
+
+def _apart(first: Model, second: Model, found: Matched) -> Iterator[str]:
+    """What of either model has no row."""
+    for why in (Apart.SHAPE, Apart.RENAMED, Apart.ONLY_A, Apart.ONLY_B):
+        if listed := found.why(why):
+            yield f"{why}: {len(listed)}: {_named(item.text for item in listed)}"
+    if listed := found.why(Apart.LEFT_OUT):
+        kinds = kinds_of(_ours(listed))
+        yield f"left out: {len(listed)} matri{'x' if len(listed) == 1 else 'ces'} ({kinds}): --filter '*' takes them"
+    if listed := found.why(Apart.VECTOR):
+        yield from _vectors(first, second, listed)
+
+
+def _vectors(first: Model, second: Model, listed: Sequence[Listed]) -> Iterator[str]:
+    """Norms and biases: how many of them differ, and by how much."""
+    every = list(vector_changes(first, second, listed))
+    changed = [v for v in every if v.relative]
+    unlike = [v for v in every if v.relative is None]
+    by = _named(f"{v.listed.text} |d|/|W| {v.relative:.2e}" for v in sorted(changed, key=lambda v: -(v.relative or 0)))
+    yield f"norms, biases and other vectors: {len(every)}, {len(changed)} of them changed{': ' if by else ''}{by}"
+    if unlike:
+        yield f"not compared: {len(unlike)}: {_named(f'{v.listed.text}: {v.reason}' for v in unlike)}"
+
+
+def _ours(listed: Iterable[Listed]) -> Iterator[Projection]:
+    yield from (p for item in listed if (p := item.ours) is not None)
+
+
+def _named(texts: Iterable[str]) -> str:
+    every = list(texts)
+    more = f" and {len(every) - _MOST_LISTED} more" if len(every) > _MOST_LISTED else ""
+    return "; ".join(every[:_MOST_LISTED]) + more

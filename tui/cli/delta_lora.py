@@ -1,0 +1,136 @@
+"""What `rankscope delta` writes: the ranks of a LoRA adapter as PEFT's configuration, and the adapter itself."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rankscope.engine.atomic import move_folder, temporary_folder, write_atomically
+from rankscope.engine.derive.difference import quantised_of
+from rankscope.engine.errors import InputError, WeightsError, printable
+from rankscope.engine.formats.safetensors import SAFETENSORS
+from rankscope.engine.formats.writing import write_safetensors
+from rankscope.engine.moment import Moment, Weighting
+from rankscope.engine.plan.lora_file import LoraRanks, config_of, encoded, ranks_for
+from rankscope.engine.spectrum import Projection
+
+from ..data.delta_lora import Wanted, ranks_of, wanted_of
+from ..data.model import Model
+from ..data.session import Session
+from ..drawing.console import say
+from .apply import placing
+from .doctor import is_writable
+
+CONFIG = "adapter_config.json"
+_MADE = "made"
+_MOST_LISTED = 8
+
+
+class Lora:
+    """Where ranks and adapter are to be written, and of which modules; checked before anything is computed."""
+
+    def __init__(
+        self, args: Namespace, models: tuple[Model, Model], deltas: Sequence[Projection], under: Weighting | None
+    ) -> None:
+        """
+        Raises:
+            InputError: nothing can be written there, or of these models.
+        """
+        if len(set(args.threshold or ())) > 1:
+            raise InputError("ranks are written at one threshold: name one with -t")
+        self._output = _file(args.output)
+        self._folder = _new_folder(args.extract)
+        sound = [p for p in deltas if p.problem is None and not quantised_of(p)]
+        if not sound:
+            reason = next((p.problem for p in deltas if p.problem), "A or B is quantised: no rank is advised")
+            raise InputError(f"no ranks can be written: {reason}")
+        self._args, self._models, self._under = args, models, under
+        self.wanted: Wanted = wanted_of(models[0], sound, under)
+
+    def write(self, session: Session, threshold: float) -> int:
+        """Write what was asked for; 1 where there is nothing to write."""
+        known = ranks_of(session, self.wanted, threshold, self._args.independent)
+        ranks = {name: rank or 0 for name, rank in known.items()}
+        given = ranks_for(self.wanted.found, ranks)
+        self._say_left(known, given)
+        if not given.every:
+            why = "no module changed by more than rounding" if ranks else "none of these is a whole module of the model"
+            say(f"nothing is written: {why}")
+            return 1
+        base = self._models[0].checkpoint
+        assert base is not None
+        config = config_of(str(base.location.absolute() if base.location else base.name), self.wanted.found, given)
+        if self._output is not None:
+            _write(self._output, encoded(config))
+            say(f"{len(given.every)} modules of {len(ranks)} have a rank in {printable(str(self._output))}")
+        if self._folder is not None:
+            self._extract(self._folder, config, given)
+        return 0
+
+    def _say_left(self, known: Mapping[str, int | None], given: LoraRanks) -> None:
+        """What gets no adapter, and why."""
+        reasons = Counter(reason for _, reason in self.wanted.found.left)
+        for reason, count in list(reasons.items())[:_MOST_LISTED]:
+            first = next(p for p, why in self.wanted.found.left if why == reason)
+            say(f"left out of the adapter: {_first_of(count, first.address)}: {reason}")
+        if unknown := [name for name, rank in known.items() if rank is None]:
+            say(f"left out of the adapter: {_first_of(len(unknown), unknown[0])}: not computed")
+        if given.left:
+            say(f"left out of the adapter: {', '.join(given.left)}: PEFT would take other parameters for these, too")
+
+    def _extract(self, output: Path, config: Mapping[str, object], given: LoraRanks) -> None:
+        from rankscope.engine.plan.extract import Adapter, loaded
+
+        first, second = (model.checkpoint for model in self._models)
+        assert first is not None
+        assert second is not None
+        modules = {module.name: module for module in self.wanted.found.modules}
+        place = placing(self._args.device, self._args.threads)
+        adapter = Adapter(loaded(first), loaded(second), self._moment, place)
+        (suffix,) = SAFETENSORS.suffixes
+        with temporary_folder(output.parent) as folder:
+            made = folder / _MADE
+            made.mkdir()
+            try:
+                write_safetensors(
+                    made / f"adapter_model{suffix}", list(adapter.entries(modules, given)), {"format": "pt"}
+                )
+            except WeightsError as error:
+                raise InputError(str(error)) from None
+            write_atomically(made / CONFIG, encoded({**config, "inference_mode": True}))
+            move_folder(made, output)
+        say(f"an adapter of {len(given.every)} modules is in {printable(str(output))}")
+
+    def _moment(self, projection: Projection) -> Moment | None:
+        return None if self._under is None else self._under.moment(projection)
+
+
+def _first_of(count: int, name: str) -> str:
+    return f"{name} and {count - 1} others" if count > 1 else name
+
+
+def _file(text: str | None) -> Path | None:
+    if text is None:
+        return None
+    path = Path(text).expanduser()
+    if path.is_dir() or not path.parent.is_dir() or not is_writable(path.parent):
+        raise InputError(f"cannot write {printable(text)}: name another with -o FILE.json")
+    return path
+
+
+def _new_folder(text: str | None) -> Path | None:
+    if text is None:
+        return None
+    path = Path(text).expanduser().absolute()
+    if path.exists() or not path.parent.is_dir() or not is_writable(path.parent):
+        raise InputError(f"cannot make {printable(text)}, or it is there: name a new folder with --extract DIR")
+    return path
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        write_atomically(path, data)
+    except OSError as error:
+        raise InputError(f"cannot write {printable(str(path))}: {error.strerror or error}") from None

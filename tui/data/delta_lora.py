@@ -1,0 +1,68 @@
+"""Which LoRA rank each module of a model needs for what a fine-tune changed in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rankscope.engine.catalogue.tree import escape
+from rankscope.engine.derive.difference import MODULE, joint_delta_of
+from rankscope.engine.spectrum import Projection
+
+from .delta_numbers import changes_of
+from .model import Model
+from .session import Session
+
+if TYPE_CHECKING:
+    from rankscope.engine.moment import Weighting
+    from rankscope.engine.plan.lora_modules import LoraModule, LoraModules
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """`rows` are by the name of each module the differences whose ranks tell its own: one, or one an expert."""
+
+    found: LoraModules
+    rows: Mapping[str, tuple[Projection, ...]]
+
+    @property
+    def joint(self) -> list[Projection]:
+        """Those of them that are of several projections together, to be computed beside these."""
+        return [p for rows in self.rows.values() for p in rows if p.role == MODULE]
+
+
+def wanted_of(first: Model, deltas: Sequence[Projection], under: Weighting | None) -> Wanted:
+    """The modules of the model that transformers makes of A which hold these differences.
+
+    Raises:
+        InputError: see modules_of.
+    """
+    from rankscope.engine.plan.lora_modules import modules_of
+
+    assert first.checkpoint is not None
+    by_address = {p.address: p for p in deltas}
+    found = modules_of(first.checkpoint, [p.parents[0] for p in deltas])
+    rows = {
+        module.name: tuple(_row(module, number, by_address, under) for number in range(len(module.matrices)))
+        for module in found.modules
+    }
+    return Wanted(found, rows)
+
+
+def _row(module: LoraModule, number: int, deltas: Mapping[str, Projection], under: Weighting | None) -> Projection:
+    held = [deltas[p.address] for p in module.matrices[number]]
+    if len(held) == 1:
+        return held[0]
+    expert = f".{number}" if module.is_parameter else ""
+    ours, theirs = zip(*(p.parents for p in held), strict=True)
+    return joint_delta_of(f"{MODULE}.{escape(module.name)}{expert}", ours, theirs, under)
+
+
+def ranks_of(session: Session, wanted: Wanted, threshold: float, independent: bool) -> dict[str, int | None]:
+    """By the name of each module its rank, of experts the largest: the smaller of the threshold rank and of how many
+    values stand above rounding. 0 where nothing does, None where it is not known. Reads files."""
+    every = [p for rows in wanted.rows.values() for p in rows]
+    known = {c.delta.key: c.rank for c in changes_of(session, every, threshold, independent)}
+    ranks = {name: [known[p.key] for p in rows] for name, rows in wanted.rows.items()}
+    return {name: None if None in found else max(r or 0 for r in found) for name, found in ranks.items()}

@@ -1,0 +1,183 @@
+"""The numbers of a difference between two checkpoints: how much has changed, and which LoRA rank holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rankscope.engine.derive.difference import MODULE, noted_of, quantised_of
+from rankscope.engine.derive.weighting import noise_of
+from rankscope.engine.spectrum import Projection
+
+from .session import Session, State
+from .wording import percent
+
+if TYPE_CHECKING:
+    from rankscope.engine.spectrum import Values
+    from rankscope.store.spectra import Entry
+
+ADVICE = (
+    "above: at least so many singular values stand above what rounding alone can make; the LoRA rank that holds the "
+    "change is the smaller of that and of k."
+)
+ABOVE, UNCHANGED = "above_rounding", "unchanged_share"
+"""Names of columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is known of one difference at one threshold, None where there is no such number.
+
+    `above` values stand above the rounding edge: at least so many are no rounding. `k` is the threshold rank, `stable`
+    the stable rank, `relative` |delta| / |A|, `unchanged` the share of entries that A and B have in common, `k0` what k
+    would be of noise. `quantised` is how either is quantised: no rank is advised then, and there is no `above`.
+    """
+
+    delta: Projection
+    above: int | None = None
+    k: int | None = None
+    stable: float | None = None
+    relative: float | None = None
+    unchanged: float | None = None
+    k0: float | None = None
+    quantised: str = ""
+    mark: str = ""
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether A and B are the same to the bit."""
+        return self.unchanged == 1.0
+
+    @property
+    def rank(self) -> int | None:
+        """The rank of an adapter that holds the change: 0 where there is none that is more than rounding."""
+        return None if self.k is None or self.above is None else min(self.k, self.above)
+
+    @property
+    def parameters(self) -> int | None:
+        """Of two factors of that rank."""
+        return None if self.rank is None else self.rank * (self.delta.rows + self.delta.cols)
+
+    @property
+    def ratio(self) -> float | None:
+        """k over that of noise."""
+        return self.k / self.k0 if self.k and self.k0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One number of every difference: how it is called in tables and in CSV, had, and written."""
+
+    heading: str
+    name: str
+    number: Callable[[Change], float | None]
+    written: Callable[[float], str]
+
+    def of(self, change: Change) -> float | None:
+        """The number, None where there is none: of what is unchanged there is but the share of that."""
+        return None if change.is_unchanged and self.name != UNCHANGED else self.number(change)
+
+
+def columns_at(threshold: float) -> tuple[Column, ...]:
+    """What a table has at a threshold."""
+    k_name = f"k{percent(threshold)}"
+    whole: Callable[[float], str] = "{:,.0f}".format
+    return (
+        Column("above", ABOVE, lambda c: c.above, ">= {:.0f}".format),
+        Column(k_name, "k", lambda c: c.k, whole),
+        Column("stable", "stable_rank", lambda c: c.stable, "{:.2f}".format),
+        Column("|d|/|W|", "relative_norm", lambda c: c.relative, "{:.2e}".format),
+        Column("same %", UNCHANGED, lambda c: c.unchanged, _share),
+        Column("rank", "rank", lambda c: c.rank, whole),
+        Column("r (m + n)", "parameters", lambda c: c.parameters, whole),
+        Column(f"{k_name}/k0", "k/k0", lambda c: c.ratio, "{:.2f}".format),
+    )
+
+
+def changes_of(
+    session: Session, deltas: Sequence[Projection], threshold: float, independent: bool = False
+) -> list[Change]:
+    """Of these rows of delta_of. Reads files.
+
+    `independent`: A and B were each rounded by themselves, so that both count with their rounding.
+    """
+    return list(_each(session, deltas, threshold, independent))
+
+
+def records_of(changes: Sequence[Change], threshold: float, columns: Sequence[Column]) -> Iterator[dict[str, object]]:
+    """A record a difference, for CSV."""
+    for c in changes:
+        numbers = {column.name: column.of(c) for column in columns}
+        place = {"address": c.delta.address, "rows": c.delta.rows, "cols": c.delta.cols, "threshold": threshold}
+        state = "unchanged" if c.is_unchanged else c.quantised or c.mark
+        yield {**place, **numbers, "state": state, "problem": c.delta.problem}
+
+
+def noise_beside(deltas: Sequence[Projection]) -> list[Projection]:
+    """What differences of projections under a weighting compare with, to be computed beside them."""
+    ours = (p for p in deltas if p.problem is None and p.role != MODULE)
+    made = (noise_of(p) for p in ours if p.derived is not None and p.derived.weighting)
+    return list({p.key: p for p in made}.values())
+
+
+_BATCH = 256
+
+
+def _each(session: Session, deltas: Sequence[Projection], threshold: float, independent: bool) -> Iterator[Change]:
+    nulls = _Nulls(session, threshold)
+    for start in range(0, len(deltas), _BATCH):
+        batch = deltas[start : start + _BATCH]
+        values = session.read([p.key for p in batch if session.has(p)])
+        for p in batch:
+            entry = session.entry(p)
+            if entry is None or p.key not in values:
+                failed = session.state(p) is State.FAILED
+                yield Change(p, mark="?" if p.problem else "!" if failed else ".")
+            else:
+                yield _change(p, entry, values[p.key], threshold, independent, nulls)
+
+
+def _change(p: Projection, entry: Entry, sigma: Values, threshold: float, independent: bool, nulls: _Nulls) -> Change:
+    from rankscope.engine.metrics import numerical_rank, stable_rank, threshold_rank
+
+    noted, quantised = noted_of(entry.projection), quantised_of(p)
+    assert noted is not None
+    size = entry.provenance.frobenius_norm
+    edge = noted.edge_of_two if independent else noted.edge
+    above = numerical_rank(sigma, p.rows, p.cols, max(edge, entry.provenance.noise_floor))
+    return Change(
+        p,
+        above=None if quantised else above,
+        k=threshold_rank(sigma, threshold),
+        stable=stable_rank(sigma),
+        relative=size / noted.norm if noted.norm > 0 else None,
+        unchanged=noted.unchanged / (p.rows * p.cols),
+        k0=nulls.of(p),
+        quantised=quantised,
+    )
+
+
+class _Nulls:
+    """k0 of differences at one threshold: of noise of their shape, or under their weighting."""
+
+    def __init__(self, session: Session, threshold: float) -> None:
+        self._session, self._threshold = session, threshold
+        self._found: dict[str, float | None] = {}
+
+    def of(self, p: Projection) -> float | None:
+        from rankscope.engine.null import null_rank, null_rank_of
+
+        if p.derived is None or not p.derived.weighting:
+            return null_rank(p.rows, p.cols, self._threshold)
+        noise = noise_of(p)
+        key = noise.key
+        if key not in self._found:
+            values = self._session.read([key]) if self._session.has(noise) else {}
+            self._found[key] = null_rank_of(values[key], self._threshold) if key in values else None
+        return self._found[key]
+
+
+def _share(share: float) -> str:
+    """100 alone is all of them."""
+    return "100" if share == 1 else f"{min(100 * share, 99.9):.1f}"

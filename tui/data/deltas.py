@@ -1,0 +1,160 @@
+"""Two checkpoints held against each other: which differences can be computed, and what else there is in either."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rankscope.engine.catalogue.tree import matches, model_order
+from rankscope.engine.derive.difference import MODULE, delta_of, is_delta
+from rankscope.engine.errors import InputError, printable
+from rankscope.engine.spectrum import Projection
+
+from .model import Model
+
+if TYPE_CHECKING:
+    from rankscope.engine.moment import Weighting
+    from rankscope.store.stored import Stored
+
+
+class Apart(StrEnum):
+    """Why two tensors, or one that has no partner, have no difference whose spectrum is computed."""
+
+    SHAPE = "other shapes"
+    RENAMED = "renamed"
+    ONLY_A = "only in A"
+    ONLY_B = "only in B"
+    VECTOR = "vectors"
+    LEFT_OUT = "left out"
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What has no difference: a projection or tensor of A, of B, or of both."""
+
+    why: Apart
+    ours: Projection | None
+    theirs: Projection | None
+
+    @property
+    def text(self) -> str:
+        """`layers.0.mlp.up: 40 x 24 in A, 48 x 24 in B`, `other.a.bias`, `a.b -> c.b`."""
+        shown = self.ours or self.theirs
+        assert shown is not None
+        if self.ours is None or self.theirs is None:
+            return shown.address
+        if self.why is Apart.SHAPE:
+            return f"{shown.address}: {_shape(self.ours)} in A, {_shape(self.theirs)} in B"
+        return shown.address if self.why is not Apart.RENAMED else f"{shown.address} -> {self.theirs.address}"
+
+
+@dataclass(frozen=True, slots=True)
+class Matched:
+    """`deltas` are the rows of delta_of in A's order; `apart` is everything else that the filter names, of both."""
+
+    deltas: tuple[Projection, ...]
+    apart: tuple[Listed, ...]
+
+    def why(self, kind: Apart) -> list[Listed]:
+        """What is apart for this reason."""
+        return [listed for listed in self.apart if listed.why is kind]
+
+
+def matched(first: Model, second: Model, under: Weighting | None = None, pattern: str | None = None) -> Matched:
+    """The differences of two models' projections, matched by address, and what else a filter names in either.
+
+    Without a filter they are those that a scan of A computes.
+
+    Raises:
+        InputError: there is nothing to compare.
+    """
+    theirs = {p.address: p for p in second.tree.projections}
+    ours = {p.address: p for p in first.tree.projections}
+    wanted = {p.address for p in first.tree.scanned(pattern)} | {p.address for p in second.tree.scanned(pattern)}
+    deltas: list[Projection] = []
+    apart: list[Listed] = []
+    lone_a: list[Projection] = []
+    for p in first.tree.projections:
+        partner = theirs.get(p.address)
+        if pattern and not _is_named(p, pattern):
+            continue
+        if partner is None:
+            lone_a.append(p)
+        elif (p.rows, p.cols) != (partner.rows, partner.cols):
+            apart.append(Listed(Apart.SHAPE, p, partner))
+        elif not p.rows:
+            apart.append(Listed(Apart.VECTOR, p, partner))
+        elif p.address in wanted:
+            deltas.append(delta_of(p, partner, under))
+        else:
+            apart.append(Listed(Apart.LEFT_OUT, p, partner))
+    lone_b = [p for p in second.tree.projections if p.address not in ours and (not pattern or _is_named(p, pattern))]
+    apart += _without_partner(lone_a, lone_b)
+    if not deltas:
+        raise InputError(_nothing(first, second, pattern, apart))
+    return Matched(tuple(deltas), tuple(apart))
+
+
+def with_deltas(model: Model, deltas: Sequence[Projection]) -> Model:
+    """A model whose projections are differences to another: every view shows these as it would show its own."""
+    return replace(model, tree=replace(model.tree, projections=tuple(deltas)), said=None, further=())
+
+
+def stored_deltas(stored: Stored, second: str, weighting: str = "") -> list[Projection]:
+    """What is stored of differences to a model of this name or folder, under a weighting of this name ("" for none),
+    the newest of each address."""
+    found: dict[str, Projection] = {}
+    for p in map(stored.projection, sorted(stored.derived(), key=stored.computed_at)):
+        if is_delta(p) and p.role != MODULE and _is_under(p, weighting) and _is_of(p, second):
+            found[p.address] = p
+    return sorted(found.values(), key=model_order)
+
+
+def _is_under(delta: Projection, weighting: str) -> bool:
+    return delta.derived is not None and delta.derived.weighting == weighting
+
+
+def _is_of(delta: Projection, second: str) -> bool:
+    """Whether B's matrix is of a model that a user calls so: by its Hub id, its folder or its file."""
+    repo = delta.parents[1].source.repo
+    return repo in (second.partition("@")[0], str(Path(second).expanduser().resolve()))
+
+
+def _is_named(p: Projection, pattern: str) -> bool:
+    return p.address == pattern or matches(p.address, pattern)
+
+
+def _without_partner(ours: Sequence[Projection], theirs: Iterable[Projection]) -> Iterator[Listed]:
+    """What stands at its address in one model alone. Where in the other one tensor of the same shape ends in the same
+    words, and no second one does, it may be the same under another name."""
+    by_end: dict[tuple[object, ...], list[Projection]] = defaultdict(list)
+    for p in theirs:
+        by_end[_end(p)].append(p)
+    claims = Counter(map(_end, ours))
+    for p in ours:
+        found = by_end.get(_end(p), [])
+        if len(found) == claims[_end(p)] == 1:
+            yield Listed(Apart.RENAMED, p, by_end.pop(_end(p))[0])
+        else:
+            yield Listed(Apart.ONLY_A, p, None)
+    yield from (Listed(Apart.ONLY_B, None, p) for found in by_end.values() for p in found)
+
+
+def _end(p: Projection) -> tuple[object, ...]:
+    """What is left of a tensor under another name: shape, place in the layers, and the last words of its name."""
+    last = tuple(p.tensor.split(".")[-3:]) if p.layer is None or p.block == "other" else (p.block, p.role, p.expert)
+    return p.rows, p.cols, p.layer, str(p.slice), last
+
+
+def _shape(p: Projection) -> str:
+    return f"{p.rows} x {p.cols}" if p.rows else "no matrix"
+
+
+def _nothing(first: Model, second: Model, pattern: str | None, apart: Sequence[Listed]) -> str:
+    named = f" matches {printable(pattern)!r} and" if pattern else ""
+    why = f": {apart[0].why}: {printable(apart[0].text)}" if apart else ""
+    return f"no matrix{named} is in both {printable(first.name)} and {printable(second.name)}, in one shape{why}"
