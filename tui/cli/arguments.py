@@ -405,6 +405,10 @@ def explorer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--against", metavar="MODEL", help="a second model: the same projections of both, and B/A")
     _add_weight(parser)
     _add_gauge(parser)
+    parser.set_defaults(weight=None, gauge=None)  # what is not given is as the user left it
+    parser.add_argument(
+        "--fresh", action="store_true", help="begin anew: else a model opens as you left it, but for what is given here"
+    )
     parser.add_argument("-t", "--threshold", type=threshold, help="energy threshold to start with (90%%)")
     parser.add_argument(
         "--line",

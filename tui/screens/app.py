@@ -23,6 +23,7 @@ from ..settings import keys
 from ..settings.config import Config
 from .explorer.screen import Explorer
 from .guard import Surviving
+from .memory import Memory
 from .messages import EngineEvents
 from .terminal import TerminalDriver, draw_after_fg, use_plain
 
@@ -47,8 +48,10 @@ class RankScopeApp(Surviving[None], inherit_bindings=False):
         config: Config,
         experts: int | None = None,
         under: tuple[Offer, Sequence[Model]] | None = None,
+        memory: Memory | None = None,
     ) -> None:
-        """`under`: the weighting under which the models are shown at first, and what they are then."""
+        """`under`: the weighting under which the models are shown at first, and what they are then. `memory`: where it
+        is kept how the first was looked at, None: nowhere."""
         super().__init__(driver_class=TerminalDriver)
         use_nearest(self)
         use_plain(self)
@@ -57,7 +60,7 @@ class RankScopeApp(Surviving[None], inherit_bindings=False):
         if under is not None:
             for session, shown in zip(self.pair.sessions, under[1], strict=True):
                 session.show(shown)
-        self.explorer = Explorer(self.pair, config, None if under is None else under[0])
+        self.explorer = Explorer(self.pair, config, None if under is None else under[0], memory)
 
     def _session(self, model: Model, root: Path, settings: Settings, experts: int | None) -> Session:
         def listen(events: tuple[Event, ...]) -> None:
@@ -82,6 +85,7 @@ class RankScopeApp(Surviving[None], inherit_bindings=False):
 
     def close(self, timeout: float) -> bool:
         """Save what is finished, within so many seconds; True if no thread is left running."""
+        self.explorer.rememberer.keep()
         self.explorer.painter.close()
         deadline = time.monotonic() + timeout
         for session in self.pair.sessions:

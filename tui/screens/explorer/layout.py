@@ -95,7 +95,7 @@ class Layout(Screen[None]):
         self.compare = self.query_one(Compare)
         self.chart = self.query_one(ChartPane)
         self.show_rows()
-        self.tree_pane.focus()
+        self.set_focus(self.tree_pane)  # at once: another pane may be restored
         self.show_titles()
         self.show_model()
         self.show_lines()

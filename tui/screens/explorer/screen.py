@@ -9,7 +9,7 @@ from textual import on
 
 from rankscope.engine.errors import InputError
 
-from ...data.changes import Change
+from ...data.changes import Change, Keys
 from ...data.model import open_model
 from ...data.pair import Pair, Side
 from ...data.session import Session
@@ -20,11 +20,13 @@ from ...settings.values import reference_line
 from ...widgets.prompt import Prompt
 from ..command_line import parse_command
 from ..first_run import is_first_run, mark_seen
+from ..memory import Memory
 from ..messages import Done, EngineEvents
 from .background import LOOK_SECONDS
 from .exporting import Exporter
 from .inspecting import Inspector
 from .planning import Planning
+from .remembering import Rememberer
 from .repaint import repaint
 from .selection import SelectionKeys
 from .weighing import Weigher
@@ -38,27 +40,32 @@ FIRST_KEYS = "five keys to begin with:  s scan   3 heatmap   / filter   u unit  
 class Explorer(SelectionKeys):
     """Shows one or two models and does what the keys ask."""
 
-    def __init__(self, pair: Pair, config: Config, given: Offer | None = None) -> None:
-        """`given`: the weighting under which the sessions show their models from the beginning."""
+    def __init__(self, pair: Pair, config: Config, given: Offer | None = None, memory: Memory | None = None) -> None:
+        """`given`: the weighting under which the sessions show their models from the beginning. `memory`: see App."""
         super().__init__(pair, config)
         self.exporter = Exporter(self)
         self.weigher = Weigher(self, given)
         self.inspector = Inspector(self)
         self.planning = Planning(self, self.weigher)
-        self.state.listen = partial(repaint, self)
+        self.rememberer = Rememberer(self, self.weigher, memory)
+        self.state.listen = self._state_changed
 
     def on_mount(self) -> None:
         super().on_mount()
-        self.call_after_refresh(self.state.select_first)  # once the tree has its lines
+        self.call_after_refresh(self.rememberer.restore)  # once the tree has its lines
         # The tree stands before numpy and h5py are imported (0.25 s) to fill the heatmap.
         self.call_after_refresh(self.in_background, self.load_store)
         self.call_after_refresh(self._greet)
         self.set_interval(LOOK_SECONDS, self.look_at_store)
         self.app.theme_changed_signal.subscribe(self, lambda _: self.want_chart())  # its colours go by the background
 
+    def _state_changed(self, what: Change, keys: Keys) -> None:
+        repaint(self, what, keys)
+        self.rememberer.changed(what)
+
     def _greet(self) -> None:
         if is_first_run():
-            self.state.say(FIRST_KEYS)
+            self.state.say(self.state.note or FIRST_KEYS)
             mark_seen()
 
     def action_export(self) -> None:
