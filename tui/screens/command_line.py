@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentTypeError
+from collections import Counter
 from collections.abc import Callable
 
 from textual.binding import Binding
@@ -29,7 +30,7 @@ def parse_command(text: str) -> tuple[str, str]:
     argument = argument.strip()
     if name.isdecimal() and not argument:
         return "layer", name
-    name = _SHORT.get(name, name)
+    name = full_name(name)
     if argument and name in _WITH_ARGUMENT:
         return name, _WITH_ARGUMENT[name](argument)
     for binding in EXPLORER:
@@ -38,6 +39,23 @@ def parse_command(text: str) -> tuple[str, str]:
     if name in _WITH_ARGUMENT:
         raise InputError(f":{name} needs a word more: {_EXAMPLES[name]}")
     raise InputError(f"no command {printable(name)!r}: :12 goes to layer 12; {'; '.join(_EXAMPLES.values())}; :quit")
+
+
+def command_names() -> set[str]:
+    """The commands that take an argument, and the actions of the explorer by the end of their ids, where only one has
+    it."""
+    ends = Counter((binding.id or "").rpartition(".")[2] for binding in EXPLORER if isinstance(binding, Binding))
+    return {*_WITH_ARGUMENT, *(end for end, count in ends.items() if end and count == 1)}
+
+
+def full_name(name: str) -> str:
+    """`t` -> `threshold`."""
+    return _SHORT.get(name, name)
+
+
+def takes_argument(name: str) -> bool:
+    """Whether a command may be followed by something."""
+    return full_name(name) in _WITH_ARGUMENT
 
 
 def _threshold(argument: str) -> str:

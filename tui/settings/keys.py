@@ -157,7 +157,12 @@ PANES = {"tree": TREE, "heatmap": HEATMAP, "table": TABLE, "compare": COMPARE, "
 
 PROMPT: list[BindingType] = [
     # ctrl+c before the input line, which would take it for copying.
-    Binding("escape,ctrl+c", "cancel", "back", id="prompt.cancel", tooltip="Back", show=False, priority=True)
+    Binding("escape,ctrl+c", "cancel", "back", id="prompt.cancel", tooltip="Back", show=False, priority=True),
+    *_keys(
+        ("tab", "complete", "complete", "prompt.complete", "Complete the command as far as it is clear"),
+        ("up", "history(-1)", "earlier", "prompt.earlier", "The command that was given before"),
+        ("down", "history(1)", "later", "prompt.later", "The next command, or what was being typed"),
+    ),
 ]
 
 CHOICE = _keys(

@@ -20,8 +20,9 @@ from ...settings.values import reference_line
 from ...widgets.prompt import Prompt
 from ..command_line import parse_command
 from ..first_run import is_first_run, mark_seen
-from ..memory import Memory
+from ..memory import Commands, Memory
 from ..messages import Done, EngineEvents
+from .asking import Asking
 from .background import LOOK_SECONDS
 from .exporting import Exporter
 from .inspecting import Inspector
@@ -43,6 +44,7 @@ class Explorer(SelectionKeys):
     def __init__(self, pair: Pair, config: Config, given: Offer | None = None, memory: Memory | None = None) -> None:
         """`given`: the weighting under which the sessions show their models from the beginning. `memory`: see App."""
         super().__init__(pair, config)
+        self.asking = Asking(self, Commands(kept=memory is not None))
         self.exporter = Exporter(self)
         self.weigher = Weigher(self, given)
         self.inspector = Inspector(self)
@@ -111,23 +113,25 @@ class Explorer(SelectionKeys):
 
     def action_filter(self) -> None:
         """Ask for a filter."""
-        self.query_one(Prompt).ask("/", self.state.pattern, "filter: key, layers.3, *.mlp.*, 3dwn; empty shows all")
+        self.asking.filter()
 
     def action_command(self) -> None:
         """Ask for a command."""
-        self.query_one(Prompt).ask(":", "", "12 goes to layer 12; t 97; k 512; unit k/k0; mark GLOB; against MODEL")
+        self.asking.command()
+
+    @on(Prompt.Typed)
+    def _prompt_typed(self, typed: Prompt.Typed) -> None:
+        self.asking.typed(typed.kind, typed.text)
 
     @on(Prompt.Answered)
     async def _prompt_answered(self, answer: Prompt.Answered) -> None:
         self.set_focus(self.focused_pane)
         self.state.changed(Change.LINES)
-        if answer.text is None:
-            return
-        if answer.kind == "/":
-            self.state.set_filter(answer.text.strip())
+        text = self.asking.answered(answer.kind, answer.text)
+        if not text:
             return
         try:
-            command, argument = parse_command(answer.text)
+            command, argument = parse_command(text)
             await self._run_command(command, argument)
         except InputError as error:
             self.state.say(str(error))
