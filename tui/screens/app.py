@@ -111,6 +111,7 @@ class RankScopeApp(Surviving[None], inherit_bindings=False):
         for command in super().get_system_commands(screen):
             if command.title not in ("Quit", "Keys"):
                 yield command
+        yield SystemCommand("tour", "Two minutes, a step a line, to an answer (:tour)", self.explorer.guide.turn)
         pane = self.explorer.focused_pane
         for prefix, owner, bindings in (
             ("", self.explorer, keys.EXPLORER),

@@ -15,6 +15,8 @@ from ..settings.keys import EXPLORER
 from ..settings.plan_words import plan_wish
 from ..settings.values import reference_line, threshold, whole
 
+ALONE = ("tour",)
+"""Commands that are no actions of a key, and take no argument."""
 _SHORT = {"q": "quit", "s": "scan", "x": "stop", "e": "export", "t": "threshold", "u": "unit", "rank": "k"}
 
 
@@ -33,6 +35,8 @@ def parse_command(text: str) -> tuple[str, str]:
     name = full_name(name)
     if argument and name in _WITH_ARGUMENT:
         return name, _WITH_ARGUMENT[name](argument)
+    if name in ALONE:
+        return name, ""
     for binding in EXPLORER:
         if isinstance(binding, Binding) and name in (binding.id, (binding.id or "").rpartition(".")[2]):
             return binding.action, ""
@@ -45,7 +49,7 @@ def command_names() -> set[str]:
     """The commands that take an argument, and the actions of the explorer by the end of their ids, where only one has
     it."""
     ends = Counter((binding.id or "").rpartition(".")[2] for binding in EXPLORER if isinstance(binding, Binding))
-    return {*_WITH_ARGUMENT, *(end for end, count in ends.items() if end and count == 1)}
+    return {*_WITH_ARGUMENT, *ALONE, *(end for end, count in ends.items() if end and count == 1)}
 
 
 def full_name(name: str) -> str:

@@ -30,12 +30,13 @@ from .planning import Planning
 from .remembering import Rememberer
 from .repaint import repaint
 from .selection import SelectionKeys
+from .touring import Guide
 from .weighing import Weigher
 
 if TYPE_CHECKING:
     from rankscope.engine.compute.events import Event
 
-FIRST_KEYS = "five keys to begin with:  s scan   3 heatmap   / filter   u unit   ? help"
+FIRST_KEYS = "to begin with:  s scan   3 heatmap   / filter   u unit   ? help   :tour"
 
 
 class Explorer(SelectionKeys):
@@ -44,6 +45,7 @@ class Explorer(SelectionKeys):
     def __init__(self, pair: Pair, config: Config, given: Offer | None = None, memory: Memory | None = None) -> None:
         """`given`: the weighting under which the sessions show their models from the beginning. `memory`: see App."""
         super().__init__(pair, config)
+        self.guide = Guide(self)
         self.asking = Asking(self, Commands(kept=memory is not None))
         self.exporter = Exporter(self)
         self.weigher = Weigher(self, given)
@@ -64,6 +66,7 @@ class Explorer(SelectionKeys):
     def _state_changed(self, what: Change, keys: Keys) -> None:
         repaint(self, what, keys)
         self.rememberer.changed(what)
+        self.guide.changed()
 
     def _greet(self) -> None:
         if is_first_run():
@@ -164,6 +167,8 @@ class Explorer(SelectionKeys):
                 self.planning.save(argument)
             case "offset":
                 self.header.set_offset(int(argument))
+            case "tour":
+                self.guide.turn()
             case "against":
                 self.hold_against(argument)
             case _:
