@@ -398,7 +398,11 @@ def doctor(parser: argparse.ArgumentParser) -> None:
 
 def explorer(parser: argparse.ArgumentParser) -> None:
     """Of `rankscope-tui`."""
-    parser.add_argument("model", nargs="?", help=f"{MODEL_HELP}; none: choose among stored and cached models")
+    parser.add_argument(
+        "model",
+        nargs="*",
+        help=f"{MODEL_HELP}; several, or org/name@step*: a series; none: choose among stored and cached models",
+    )
     add_store(parser)
     add_links(parser)
     add_computing(parser)

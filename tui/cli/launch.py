@@ -24,6 +24,7 @@ from ..settings.read import config_path, load
 from ..settings.terminal import set_up
 from .ending import at_end
 from .opening import save, unsaved
+from .series import check_options
 
 if TYPE_CHECKING:
     from ..data.model import Model
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 def run_app(args: Namespace, root: Path) -> int:
     """Open the models (where asked downloading them first, with a progress bar), show them until the user quits."""
     from ..data.model import open_model
+    from ..data.series import is_series, open_series
     from ..data.session import CLOSE_SECONDS
 
     if os.environ.get("RANKSCOPE_CONFIG") and not config_path().exists():
@@ -46,7 +48,11 @@ def run_app(args: Namespace, root: Path) -> int:
         gc.disable()
         return [open_model(each, root, access) for each in (name, args.against) if each is not None]
 
-    models = _picked(root, config, opened) if args.model is None else opened(args.model)
+    if is_series(args.model):
+        check_options(args)
+        models = [open_series(args.model, root)]
+    else:
+        models = opened(args.model[0]) if args.model else _picked(root, config, opened)
     if not models:
         return 0
     for warning in (warning for model in models for warning in model.warnings):

@@ -55,7 +55,8 @@ def understand(args: Namespace, root: Path) -> Asked:
     _check(args)
     gauge = FIXED if args.view == "gauge" else args.gauge
     measure = unit_of(getattr(args, "unit", None) or "k")
-    first = open_spectra(args.model, root, args.weight, args.filter, gauge)
+    series = getattr(args, "series", None)
+    first = series or open_spectra(args.model, root, args.weight, args.filter, gauge)
     wanted = wanted_of(first.model.tree, args.filter)
     if args.view == "compare" and len(wanted) > MOST_MARKS:
         raise InputError(f"{len(wanted)} projections: name at most {MOST_MARKS} to compare with --filter GLOB")

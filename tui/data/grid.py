@@ -158,7 +158,9 @@ class Selection:
         if self.row is None:
             what = f"{self.column.block}.{self.column.role}" if self.column else "all projections"
             return f"{what} over {len(grid.rows)} layers" if grid.rows else "the model: no layers, see other"
-        parts = [self.row.tower, "layers", str(self.row.layer)]
+        # The models of a series stand in the place of layers, and are called by their own name.
+        is_model = bool(self.row.tower and found) and found[0].address.startswith(f"{self.row.label}.")
+        parts = [self.row.tower, "" if is_model else "layers", str(self.row.layer)]
         parts += [self.column.block, self.column.role] if self.column else [self.block or ""]
         return ".".join(filter(None, parts))
 

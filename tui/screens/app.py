@@ -67,7 +67,7 @@ class RankScopeApp(Surviving[None], inherit_bindings=False):
             """From a thread of the engine."""
             self.explorer.post_message(EngineEvents(session, events))
 
-        session = Session(with_stacks(model, root), root, listen, settings, experts)
+        session = Session(model if model.parts else with_stacks(model, root), root, listen, settings, experts)
         return session
 
     async def on_mount(self) -> None:

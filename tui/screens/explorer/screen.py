@@ -162,6 +162,8 @@ class Explorer(SelectionKeys):
             case "weight":
                 self.weigher.use_named(argument)
             case "plan":
+                if state.session.model.parts:
+                    raise InputError("a plan is of one model: open it alone")
                 self.planning.make(argument)
             case "plan-save":
                 self.planning.save(argument)
