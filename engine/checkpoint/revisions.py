@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ..errors import InputError, printable
-from . import hub
+from . import hub, remote
 
 _WILD = frozenset("*?[")
 
@@ -21,8 +21,16 @@ def models_named(names: Iterable[str]) -> list[str]:
     """
     found: list[str] = []
     for name in names:
-        found += _named(name) if _WILD & set(name) and not Path(name).exists() else [name]
+        found += _named(name) if is_pattern(name) else [name]
     return list(dict.fromkeys(found))
+
+
+def is_pattern(name: str) -> bool:
+    """Whether a name may stand for several: one with `*`, `?` or `[`, unless it is a URL, or there is a file or folder of it."""
+    try:
+        return bool(_WILD & set(name)) and not remote.is_url(name) and not Path(name).exists()
+    except (OSError, ValueError):  # too long for a path
+        return True
 
 
 def _named(pattern: str) -> list[str]:

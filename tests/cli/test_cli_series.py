@@ -136,7 +136,8 @@ def test_a_name_with_wild_characters_that_exists_is_that_model(runs: dict[int, A
     assert runs
     Path("step-100").rename("step-[1]")
     assert not is_series(["step-[1]"])
+    assert not is_series(["https://host.invalid/model.safetensors?download=true"])
     assert is_series(["step-*0"])
     assert len(open_series(["step-[1]", "step-200"], tmp_path / "store").tree.projections) == 28
     with pytest.raises(InputError, match="names nothing"):
-        is_series(["~nobody-of-this-name/*"])
+        open_series(["~nobody-of-this-name/*"], tmp_path / "store")

@@ -111,6 +111,11 @@ def _numbered(members: tuple[Projection, ...]) -> Iterable[tuple[int, Projection
     return zip(experts if len(set(experts)) == len(members) else range(len(members)), members, strict=True)
 
 
+def is_of_series(p: Projection) -> bool:
+    """Whether a projection is of a model of a series (series.py), which stands in the place of a layer."""
+    return bool(p.tower) and p.address.startswith(f"{p.tower}.{p.layer}.")
+
+
 def _column_order(column: Column) -> tuple[int, int, str]:
     known = column.role in ROLES
     return BLOCKS.index(column.block), ROLES.index(column.role) if known else len(ROLES), column.role
@@ -157,10 +162,9 @@ class Selection:
             return found[0].address
         if self.row is None:
             what = f"{self.column.block}.{self.column.role}" if self.column else "all projections"
-            return f"{what} over {len(grid.rows)} layers" if grid.rows else "the model: no layers, see other"
-        # The models of a series stand in the place of layers, and are called by their own name.
-        is_model = bool(self.row.tower and found) and found[0].address.startswith(f"{self.row.label}.")
-        parts = [self.row.tower, "" if is_model else "layers", str(self.row.layer)]
+            rows = "models" if found and is_of_series(found[0]) else "layers"
+            return f"{what} over {len(grid.rows)} {rows}" if grid.rows else "the model: no layers, see other"
+        parts = [self.row.tower, "" if found and is_of_series(found[0]) else "layers", str(self.row.layer)]
         parts += [self.column.block, self.column.role] if self.column else [self.block or ""]
         return ".".join(filter(None, parts))
 

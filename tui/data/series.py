@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rankscope.engine.catalogue.tree import Tree
 from rankscope.engine.checkpoint.hub import Access
-from rankscope.engine.checkpoint.revisions import models_named
+from rankscope.engine.checkpoint.revisions import is_pattern, models_named
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection
 
@@ -27,7 +27,7 @@ _LONGEST = 4300
 
 def is_series(names: Sequence[str]) -> bool:
     """Whether what a user named is a series, and not one model."""
-    return len(names) > 1 or any(models_named([name]) != [name] for name in names)
+    return len(names) > 1 or any(map(is_pattern, names))
 
 
 def open_series(names: Sequence[str], root: Path) -> Model:

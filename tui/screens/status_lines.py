@@ -12,7 +12,7 @@ from rankscope.engine.derive.weighting import is_under_weighting, is_unseen
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection
 
-from ..data.grid import Grid, Selection
+from ..data.grid import Grid, Selection, is_of_series
 from ..data.pair import Lens, Pair
 from ..data.phrases import byte_size
 from ..data.session import Session, State
@@ -107,7 +107,7 @@ def selection_text(lens: Lens, selection: Selection, grid: Grid) -> Text:
     if selection.column is not None and selection.row is not None and len(found) > 1:
         known = sum(lens.number(p) is not None for p in found)
         count = f"{known}/{len(found)}" if 0 < known < len(found) else len(found)
-        what = "layers" if lens.pair.first.model.parts else "experts"
+        what = "layers" if is_of_series(found[0]) else "experts"
         return text.append(f"  {count} {what}: median~half the interquartile range; enter unfolds", "not bold")
     return text.append_text(_state(lens, found[0])) if len(found) == 1 else text
 
