@@ -26,7 +26,7 @@ def models_named(names: Iterable[str]) -> list[str]:
 
 
 def is_pattern(name: str) -> bool:
-    """Whether a name may stand for several: one with `*`, `?` or `[`, unless it is a URL, or there is a file or folder of it."""
+    """Whether a name may stand for several: one with `*`, `?` or `[` that is no URL and no file or folder there is."""
     try:
         return bool(_WILD & set(name)) and not remote.is_url(name) and not Path(name).exists()
     except (OSError, ValueError):  # too long for a path
