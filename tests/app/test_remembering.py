@@ -23,6 +23,7 @@ from rankscope.tui.cli.arguments import explorer
 from rankscope.tui.cli.launch import _under
 from rankscope.tui.data.model import Model, open_model
 from rankscope.tui.data.remembered import Remembered, UnreadableError, read
+from rankscope.tui.screens.explorer import remembering
 from rankscope.tui.screens.first_run import mark_seen
 from rankscope.tui.screens.memory import Commands, Memory, last_used
 
@@ -34,6 +35,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A user's state folder of its own."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     mark_seen()
+    monkeypatch.setattr(remembering, "KEEP_SECONDS", 0.01)
     return tmp_path / "state" / "rankscope"
 
 
