@@ -79,6 +79,8 @@ async def test_typing_leaves_what_has_all_words(llama: Path, other: Path, root: 
     picker = Picker(root)
     async with picker.run_test(size=SMALL) as pilot:
         await pilot.press("x", "ctrl+c")
+        assert picker.is_running
+        await pilot.press("ctrl+c")
     assert picker.return_value is None
     assert other.exists()
 

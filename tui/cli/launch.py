@@ -35,24 +35,12 @@ if TYPE_CHECKING:
 
 def run_app(args: Namespace, root: Path) -> int:
     """Open the models (where asked downloading them first, with a progress bar), show them until the user quits."""
-    from ..data.model import open_model
-    from ..data.series import is_series, open_series
     from ..data.session import CLOSE_SECONDS
 
     if os.environ.get("RANKSCOPE_CONFIG") and not config_path().exists():
         raise InputError(f"there is no {printable(str(config_path()))}, which RANKSCOPE_CONFIG names")
     config = _checked(set_up(_settings(args), os.environ))
-    access = Access.DOWNLOAD if args.download else Access.RANGES
-
-    def opened(name: str) -> list[Model]:
-        gc.disable()
-        return [open_model(each, root, access) for each in (name, args.against) if each is not None]
-
-    if is_series(args.model):
-        check_options(args)
-        models = [open_series(args.model, root)]
-    else:
-        models = opened(args.model[0]) if args.model else _picked(root, config, opened)
+    models = _models(args, root, config)
     if not models:
         return 0
     for warning in (warning for model in models for warning in model.warnings):
@@ -83,6 +71,26 @@ def run_app(args: Namespace, root: Path) -> int:
         sys.stdout.flush()
         os._exit(app.return_code or 0)
     return app.return_code or 0
+
+
+def _models(args: Namespace, root: Path, config: Config) -> list[Model]:
+    """What is named, as one model, two or a series; else what the user picks, [] where they leave.
+
+    Raises:
+        InputError: it cannot be opened.
+    """
+    from ..data.model import open_model
+    from ..data.series import is_series, open_series
+
+    def opened(name: str) -> list[Model]:
+        gc.disable()
+        access = Access.DOWNLOAD if args.download else Access.RANGES
+        return [open_model(each, root, access) for each in (name, args.against) if each is not None]
+
+    if is_series(args.model):
+        check_options(args)
+        return [open_series(args.model, root)]
+    return opened(args.model[0]) if args.model else _picked(root, config, opened)
 
 
 def _save(app: RankScopeApp) -> str:

@@ -125,10 +125,6 @@ class Picker(App[str]):
         else:
             self.exit(None)
 
-    def action_quit_at_once(self) -> None:
-        """Quit without a choice."""
-        self.exit(None)
-
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Whether a key works: the settings may forbid one."""
         if action == "suspend_process" and not self._suspend:

@@ -197,8 +197,7 @@ READING = _keys(
 PICKER = _keys(
     ("down,ctrl+n", "cursor(1)", "down", "picker.down", "Next model"),
     ("up,ctrl+p", "cursor(-1)", "up", "picker.up", "Previous model"),
-    ("escape", "leave", "back", "picker.back", "Take back what is typed; else quit"),
-    ("ctrl+c,ctrl+q", "quit_at_once", "quit", "picker.quit", "Quit"),
+    ("escape,ctrl+c", "leave", "quit", "picker.quit", "Take back what is typed; else quit"),
     ("ctrl+z", "suspend_process", "suspend", "picker.suspend", "Suspend: back to the shell; fg comes back"),
 )
 
