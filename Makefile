@@ -12,7 +12,7 @@ INPUTS := pyproject.toml constraints.txt overrides.txt
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
-	$(BIN)/rankscope-tui demo
+	$(BIN)/rankscope-tui demo --fresh
 
 # A process a core and one more, for much of the time is waiting; each has one BLAS thread (tests/conftest.py).
 PARALLEL := -n $(shell echo $$(( $$(nproc 2>/dev/null || echo 2) + 1 ))) --maxprocesses 8 --dist worksteal

@@ -17,6 +17,7 @@ from rankscope.engine.compute.engine import Settings
 from rankscope.tui.data.model import Model, open_model
 from rankscope.tui.data.weighting import opened_under
 from rankscope.tui.screens.app import RankScopeApp
+from rankscope.tui.screens.memory import Memory
 from rankscope.tui.settings.config import Config
 from rankscope.tui.settings.palette import DIM
 
@@ -163,12 +164,16 @@ async def exploring(
     against: Model | Path | str | None = None,
     config: Config | None = None,
     weight: str = "none",
+    memory: Memory | None = None,
 ) -> AsyncIterator[View]:
-    """The explorer of a model, or of two, its store read; closed and saved at the end."""
+    """The explorer of a model, or of two, its store read; closed and saved at the end. It remembers nothing but in
+    `memory`."""
     names = [each for each in (model, against) if each is not None]
     opened = [each if isinstance(each, Model) else open_model(str(each), root) for each in names]
     under = opened_under(weight, opened, root, print)
-    app = RankScopeApp(opened, root, Settings("cpu", 1), config or Config(threshold=threshold), under=under)
+    app = RankScopeApp(
+        opened, root, Settings("cpu", 1), config or Config(threshold=threshold), under=under, memory=memory
+    )
     try:
         async with app.run_test(size=size) as pilot:
             view = View(app, pilot)

@@ -13,8 +13,9 @@ from textual.widgets import Static
 
 from rankscope.engine.errors import InputError
 from rankscope.tui.cli import launch
+from rankscope.tui.data.at_hand import choices
 from rankscope.tui.data.model import open_model
-from rankscope.tui.screens.picker import Picker, choices
+from rankscope.tui.screens.picker import Picker
 from rankscope.tui.settings.config import Config
 
 HOSTILE = (
@@ -179,16 +180,16 @@ async def test_a_damaged_store_is_said_and_the_rest_is_shown(llama: Path, root: 
 
 async def test_the_picker_offers_what_is_stored_and_the_demo(llama: Path, root: Path) -> None:
     fill(llama, root)
-    names = [name for name, _ in choices(root)]
+    names = [found.name for found in choices(root)]
     assert names[-1] == "demo"
     assert open_model(names[0], root).tree.scanned()
     picker = Picker(root)
     async with picker.run_test(size=SMALL) as pilot:
-        await pilot.press("j", "j", "k", "enter")
+        await pilot.press("down", "down", "up", "enter")
         assert picker.return_value in names
     picker = Picker(root)
     async with picker.run_test(size=SMALL) as pilot:
-        await pilot.press("q")
+        await pilot.press("escape")
         assert picker.return_value is None
 
 
@@ -202,7 +203,7 @@ async def test_the_picker_marks_what_is_not_whole(root: Path, tmp_path: Path, mo
         (snapshot / "model.safetensors").symlink_to(f"../../blobs/{name}")
     (tmp_path / "models--org--whole" / "blobs").mkdir()
     (tmp_path / "models--org--whole" / "blobs" / "whole").touch()
-    kinds = dict(choices(root))
+    kinds = {found.name: found.kind for found in choices(root)}
     assert (kinds["org/whole"], kinds["org/gone"]) == ("in the Hub cache", "in the Hub cache, not whole")
 
 
@@ -210,7 +211,7 @@ async def test_a_choice_that_does_not_open_is_said_and_another_is_made(
     llama: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(llama, root)
-    good = choices(root)[0][0]
+    good = choices(root)[0].name
     chosen, said = iter(["org/gone", good]), []
 
     def run(picker: Picker, **_: Any) -> str:

@@ -11,7 +11,7 @@ from app_models import fill
 
 from rankscope.store import segments
 from rankscope.store.spectra import SpectraStore
-from rankscope.tui.screens.picker import choices
+from rankscope.tui.data.at_hand import choices
 
 BAD = "layers.1.attention.query"
 
@@ -69,5 +69,5 @@ def test_the_picker_says_that_a_model_has_damage(llama: Path, root: Path) -> Non
     model = fill(llama, root)
     damage(root, model.folder, segments.SEGMENT)
     for _ in range(2):  # met now; and set aside before
-        kinds = dict(choices(root))
+        kinds = {found.name: found.kind for found in choices(root)}
         assert kinds[str(llama)] == "41 spectra stored, 1 damaged or unread file: see  rankscope ls"

@@ -112,7 +112,7 @@ def _demo_rank(name: str) -> int:
 
 def test_compute_kill_open_again_and_quit(terminal: Terminal) -> None:
     before = terminal.flags()
-    terminal.line(f"{PROGRAM} demo")
+    terminal.line(f"{PROGRAM} demo --fresh")
     terminal.sees("0 tree", "30 layers", "0/210 stored", "layers.0.attention", "q quit")
     assert terminal.flags() != before
     terminal.keys("3")
@@ -127,7 +127,7 @@ def test_compute_kill_open_again_and_quit(terminal: Terminal) -> None:
     os.kill(terminal.child(), signal.SIGKILL)
     terminal.until(lambda s: "Killed" in s, "the shell's word")
     terminal.line("reset")
-    terminal.line(f"clear; {PROGRAM} demo")
+    terminal.line(f"clear; {PROGRAM} demo --fresh")
     terminal.sees("0 tree", "1/210 stored")
     terminal.keys("3", "z", "j")
     assert number.findall(terminal.sees("layers.1.attention.query")) == shown

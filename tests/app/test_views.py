@@ -78,7 +78,7 @@ def test_a_new_view_is_a_row_and_a_file(llama: Path, root: Path, tmp_path: Path)
     assert done.stderr.splitlines()[-2:] == [
         "rankscope: --sort goes with --view table, not with squares",
         "rankscope: --csv goes with --view heatmap or table or compare or heads or layers or spectrum or directions or "
-        "gauge or mla or delta or squares, not with facets",
+        "series or gauge or mla or delta or squares, not with facets",
     ]
 
 
@@ -100,6 +100,7 @@ def test_what_the_command_line_offers() -> None:
         "heads",
         "facets",
         "directions",
+        "series",
         "gauge",
         "mla",
         "delta",
@@ -107,7 +108,8 @@ def test_what_the_command_line_offers() -> None:
     assert named_for("picture") == ["heatmap", "spectrum", "energy", "layers", "facets"]
     assert taking("rank") == ["table", "spectrum", "energy"]
     charts = ["layers", "spectrum", "energy"]
-    assert taking("csv") == ["heatmap", "table", "compare", "heads", *charts, "directions", "gauge", "mla", "delta"]
+    beside = ["directions", "series", "gauge", "mla", "delta"]
+    assert taking("csv") == ["heatmap", "table", "compare", "heads", *charts, *beside]
 
 
 @pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)

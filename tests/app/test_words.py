@@ -266,7 +266,7 @@ def test_the_first_line_says_what_is_open() -> None:
     session = SimpleNamespace(stored=lambda found: len(found) - 1, weighting=("", ""), gauge="")
     pair = cast(Any, SimpleNamespace(first=session, second=None))
     for count, said in ((1, "1 layer"), (2, "2 layers"), (0, "0 layers")):
-        session.model = SimpleNamespace(name="org/m\x1b", checkpoint=None, tree=None)
+        session.model = SimpleNamespace(name="org/m\x1b", checkpoint=None, tree=None, parts={})
         text = model_text(pair, layers(1), count)
         assert text == (f"org/m\\x1b  stored spectra only, no weights  {said}", "6/7 stored")
     session.model.checkpoint = SimpleNamespace(commit="", config={}, is_remote=False, quantisation="Q4_1")

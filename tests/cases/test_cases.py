@@ -27,8 +27,8 @@ from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.checkpoint.open import open_checkpoint
 from rankscope.engine.errors import InputError
 from rankscope.tui.cli.main import main
+from rankscope.tui.data.at_hand import choices
 from rankscope.tui.data.model import open_model
-from rankscope.tui.screens.picker import choices
 
 HERE = Path(__file__).parent
 PROGRAM = "import sys; from rankscope.tui.cli.main import main; sys.exit(main())"
@@ -274,7 +274,7 @@ def test_queries_of_transformer_engine_are_whole(made: Made, tmp_path: Path) -> 
 )
 def test_broken_entries_of_a_hub_cache(made: Made, monkeypatch: pytest.MonkeyPatch, name: str, said: str) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(made("09") / "hub"))
-    listed = dict(choices(made("09") / "store"))
+    listed = {found.name: found.kind for found in choices(made("09") / "store")}
     assert (listed.get(f"some-org/{name}") == "in the Hub cache, not whole") is (name in ("gone", "wrong"))
     if said:
         with pytest.raises(InputError, match=re.escape(said)):

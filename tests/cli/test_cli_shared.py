@@ -12,7 +12,7 @@ import pytest
 from cli_models import addresses, write_llama
 from cli_process import Run
 
-from rankscope.tui.screens.picker import choices
+from rankscope.tui.data.at_hand import choices
 
 REASON = "It cannot be read (Permission denied)."
 
@@ -66,7 +66,9 @@ def test_a_folder_that_cannot_be_read_is_one_line(
     assert f"{theirs}: {REASON}" in " ".join(cli("doctor").out.split())
     for name in ("org/theirs", "org--theirs"):
         assert cli("show", name).error.startswith(f"rankscope: {theirs}: {REASON}")
-    assert dict(choices(store))["org--theirs"] == "its folder in the store cannot be read: see  rankscope ls"
+    assert {found.name: found.kind for found in choices(store)}[
+        "org--theirs"
+    ] == "its folder in the store cannot be read: see  rankscope ls"
     assert cli("show", model).code == 0
     assert cli("scan", model, "--recompute").code == 0
 

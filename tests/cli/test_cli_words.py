@@ -33,7 +33,7 @@ def on_a_terminal(monkeypatch: pytest.MonkeyPatch, columns: int = 80) -> None:
         (),
         ("bogus",),
         ("scan",),
-        ("scan", "m", "more"),
+        ("tree", "m", "more"),
         ("scan", "m", "--bogus"),
         ("scan", "m", "--device", "gpu"),
         ("scan", "m", "--device", "cuda:0,cuda:0"),
@@ -53,7 +53,7 @@ def test_wrong_use_is_one_line(cli: Run, words: tuple[str, ...]) -> None:
 
 
 def test_wrong_use_of_the_explorer_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    for words in (["--bogus"], ["m", "-t", "0"], ["m", "n"]):
+    for words in (["--bogus"], ["m", "-t", "0"], ["m", "--experts", "0"]):
         with pytest.raises(SystemExit) as end:
             main_tui(words)
         assert end.value.code == 2

@@ -57,7 +57,7 @@ def _figure(pair: Pair, request: Request) -> Figure:
             replace(_role(lens, request.grid, c, numbers[c]), value=values.get(c, ""), is_selected=c == selected)
             for c in columns
         )
-        charts.append(_by_layer(lens, series, _levels(series, lines, lens)))
+        charts.append(_by_layer(lens, series, _levels(series, lines, lens), _places(request.grid)))
     title = charts[0].title if len(charts) == 1 else ""
     if not any(len(s.x) for chart in charts for s in chart.series):
         wanted = [p for column in columns for p in request.grid.column(column)]
@@ -195,7 +195,13 @@ def _place(index: int, row: Row) -> float:
     return float(index if row.tower or row.layer is None else row.layer)
 
 
-def _by_layer(lens: Lens, series: tuple[Series, ...], levels: tuple[Level, ...]) -> Chart:
+def _places(grid: Grid) -> tuple[str, ...]:
+    """What stands at each place of the axis, where the layers of one tower stand one after the other."""
+    towers = {row.tower for row in grid.rows}
+    return tuple(str(row.layer) for row in grid.rows) if len(towers) == 1 and towers != {""} else ()
+
+
+def _by_layer(lens: Lens, series: tuple[Series, ...], levels: tuple[Level, ...], places: tuple[str, ...]) -> Chart:
     title = lens.measure.titled(lens.threshold)
     if lens.side is Side.RATIO:
         y = Axis(f"{title} of B / {title} of A", span=_around_one(series))
@@ -203,7 +209,7 @@ def _by_layer(lens: Lens, series: tuple[Series, ...], levels: tuple[Level, ...])
         y = Axis(f"components for {percent(lens.threshold)} % of the energy")
     else:
         y = Axis(title, span=_around_one(series) if lens.measure.diverges else None)
-    return Chart(f"{lens.title} by layer", Axis("layer"), y, series, levels)
+    return Chart(f"{lens.title} by layer", Axis("layer", places=places), y, series, levels)
 
 
 def _around_one(series: Sequence[Series]) -> Span:

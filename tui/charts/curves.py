@@ -47,7 +47,7 @@ def build(
     figure.xlim(*(math.log10(v) if chart.x.log else v for v in frame.x))
     figure.ylim(*(math.log10(v) if chart.y.log else v for v in frame.y))
     along = ticks(frame.x, chart.x.log, max(2, frame.columns // 8), whole=True) if under else []
-    figure.xticks(along, [tick_text(t) for t in along])
+    figure.xticks(along, [chart.x.at(t, tick_text(t)) for t in along])
     figure.yticks(list(names), list(names.values()))
     # Of dim things what is drawn later covers the others.
     for level in sorted(chart.levels, key=lambda level: level.is_bright):

@@ -57,12 +57,18 @@ class Level:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """`name` is written on paper, `unit` behind every number; without `span` it spans what is drawn."""
+    """`name` is written on paper, `unit` behind every number; without `span` it spans what is drawn. `places`: what its
+    whole numbers from 0 on stand for, where they stand for something else."""
 
     name: str
     unit: str = ""
     log: bool = False
     span: Span | None = None
+    places: tuple[str, ...] = ()
+
+    def at(self, number: float, text: str) -> str:
+        """What is written at a number, `text` where it stands for itself."""
+        return self.places[int(number)] if 0 <= number < len(self.places) else text
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,8 @@ INKS = ("#0072b2", "#e07b00", "#2e8b57", "#b5489a", "#a68a00", "#008b8b", "#c112
 GREY = "0.6"
 MOST_NUMBERS = 40
 """Layers up to which the cells of a heatmap have room for numbers."""
+_MOST_PLACES = 12
+"""Names that have room along an axis."""
 _CANVAS = (160, 48)
 """The terminal of which a picture is drawn, whatever the real one: every panel fits."""
 _DASHES: dict[Stroke, Any] = {Stroke.SOLID: "-", Stroke.DASHED: (0, (5, 3)), Stroke.DOTTED: (0, (1, 1.6))}
@@ -184,6 +186,9 @@ def _size(figure: Figure, count: int) -> tuple[float, float]:
 def _chart(place: Axes, chart: Chart, *, alone: bool) -> None:
     x, y = spans(chart)
     place.set_xscale("log" if chart.x.log else "linear")
+    if names := chart.x.places:
+        step = -(-len(names) // _MOST_PLACES)
+        place.set_xticks(range(0, len(names), step), [_plain(name) for name in names[::step]])
     place.set_yscale("log" if chart.y.log else "linear")
     for level in chart.levels:
         if y[0] <= level.value <= y[1]:

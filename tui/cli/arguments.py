@@ -415,13 +415,21 @@ def doctor(parser: argparse.ArgumentParser) -> None:
 
 def explorer(parser: argparse.ArgumentParser) -> None:
     """Of `rankscope-tui`."""
-    parser.add_argument("model", nargs="?", help=f"{MODEL_HELP}; none: choose among stored and cached models")
+    parser.add_argument(
+        "model",
+        nargs="*",
+        help=f"{MODEL_HELP}; several, or org/name@step*: a series; none: choose among stored and cached models",
+    )
     add_store(parser)
     add_links(parser)
     add_computing(parser)
     parser.add_argument("--against", metavar="MODEL", help="a second model: the same projections of both, and B/A")
     _add_weight(parser)
     _add_gauge(parser)
+    parser.set_defaults(weight=None, gauge=None)  # what is not given is as the user left it
+    parser.add_argument(
+        "--fresh", action="store_true", help="begin anew: else a model opens as you left it, but for what is given here"
+    )
     parser.add_argument("-t", "--threshold", type=threshold, help="energy threshold to start with (90%%)")
     parser.add_argument(
         "--line",

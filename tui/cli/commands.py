@@ -45,6 +45,7 @@ from .doctor import is_writable
 from .ending import at_end
 from .heads import heads_to_compute
 from .opening import lines_of, open_spectra, own_of, save, say_damage, say_opened, stored_of, under, verify, wanted_of
+from .series import each_of
 
 _LINE_SECONDS = 5.0
 """Between two progress lines where stderr is no terminal."""
@@ -55,7 +56,11 @@ _BAR = 16
 
 
 def scan(args: Namespace, root: Path) -> int:
-    """Compute what is missing; 0 all done, 1 some failed."""
+    """Compute what is missing of one model after the other; 0 all done, 1 some failed, 2 one could not be opened."""
+    return each_of(args.model, lambda name: _scan(Namespace(**{**vars(args), "model": name}), root))
+
+
+def _scan(args: Namespace, root: Path) -> int:
     model = open_model(args.model, root, Access.DOWNLOAD if args.download else Access.RANGES, or_stored=False)
     weights = list(dict.fromkeys(args.weight or [NONE]))
     gauges = list(dict.fromkeys(args.gauge or [RAW]))

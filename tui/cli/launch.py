@@ -6,15 +6,17 @@ import gc
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rankscope.engine.checkpoint.hub import Access
+from rankscope.engine.derive.gauge import FIXED
 from rankscope.engine.errors import InputError, printable
 
+from ..data.gauge import RAW
 from ..drawing.console import say
 from ..settings.config import AUTO, Config
 from ..settings.palette import Depth
@@ -22,44 +24,42 @@ from ..settings.read import config_path, load
 from ..settings.terminal import set_up
 from .ending import at_end
 from .opening import save, unsaved
+from .series import check_options
 
 if TYPE_CHECKING:
     from ..data.model import Model
+    from ..data.weighting import Offer
+    from ..screens.app import RankScopeApp
+    from ..screens.memory import Memory
 
 
 def run_app(args: Namespace, root: Path) -> int:
     """Open the models (where asked downloading them first, with a progress bar), show them until the user quits."""
-    from ..data.model import open_model
     from ..data.session import CLOSE_SECONDS
 
     if os.environ.get("RANKSCOPE_CONFIG") and not config_path().exists():
         raise InputError(f"there is no {printable(str(config_path()))}, which RANKSCOPE_CONFIG names")
     config = _checked(set_up(_settings(args), os.environ))
-    access = Access.DOWNLOAD if args.download else Access.RANGES
-
-    def opened(name: str) -> list[Model]:
-        gc.disable()
-        return [open_model(each, root, access) for each in (name, args.against) if each is not None]
-
-    models = _picked(root, config, opened) if args.model is None else opened(args.model)
+    models = _models(args, root, config)
     if not models:
         return 0
     for warning in (warning for model in models for warning in model.warnings):
         print(warning, file=sys.stderr)
     from rankscope.engine.compute.engine import Settings
 
-    from ..data.weighting import opened_under
     from ..screens.app import RankScopeApp
+    from ..screens.memory import Memory
     from ..screens.terminal import put_back
 
-    under = opened_under(args.weight, models, root, say, args.gauge)
+    memory = Memory(models[0], fresh=args.fresh)
+    under = _under(args, models, root, memory)
     settings = Settings(args.device, args.threads, scheduler=args.scheduler, is_apart=True, gives_way=True)
-    app = RankScopeApp(models, root, settings, config, args.experts, under)
+    app = RankScopeApp(models, root, settings, config, args.experts, under, memory)
     # A model of 91,000 tensors is a million objects that live as long as the explorer: looking through them for
     # garbage takes 0.3 s until the first screen, and 0.1 s under some key presses.
     gc.freeze()
     gc.enable()
-    with at_end(lambda: save(app.pair.sessions), partial(put_back, app)):
+    with at_end(partial(_save, app), partial(put_back, app)):
         app.run(mouse=config.mouse)  # without, the mouse stays the terminal's, for selecting text
         ended = app.close(CLOSE_SECONDS)
     if lost := unsaved(app.pair.sessions):
@@ -71,6 +71,55 @@ def run_app(args: Namespace, root: Path) -> int:
         sys.stdout.flush()
         os._exit(app.return_code or 0)
     return app.return_code or 0
+
+
+def _models(args: Namespace, root: Path, config: Config) -> list[Model]:
+    """What is named, as one model, two or a series; else what the user picks, [] where they leave.
+
+    Raises:
+        InputError: it cannot be opened.
+    """
+    from ..data.model import open_model
+    from ..data.series import is_series, open_series
+
+    def opened(name: str) -> list[Model]:
+        gc.disable()
+        access = Access.DOWNLOAD if args.download else Access.RANGES
+        return [open_model(each, root, access) for each in (name, args.against) if each is not None]
+
+    if is_series(args.model):
+        check_options(args)
+        return [open_series(args.model, root)]
+    return opened(args.model[0]) if args.model else _picked(root, config, opened)
+
+
+def _save(app: RankScopeApp) -> str:
+    """What is finished, and how it was looked at; see `save`."""
+    app.explorer.rememberer.keep()
+    return save(app.pair.sessions)
+
+
+def _under(
+    args: Namespace, models: Sequence[Model], root: Path, memory: Memory
+) -> tuple[Offer, Sequence[Model]] | None:
+    """The weighting and the gauge that are named, else those under which the first model was left; and the models so.
+    What the command line says counts in `memory`, too.
+
+    Raises:
+        InputError: what is named cannot be had.
+    """
+    from ..data.weighting import NONE, opened_under
+
+    last = memory.last
+    if last is not None and args.threshold is not None:
+        memory.last = last = replace(last, threshold=args.threshold)
+    if args.weight is None and last is not None and last.offer is not None:
+        offer = last.offer if args.gauge is None else replace(last.offer, fixed=args.gauge == FIXED)
+        try:
+            return offer, [offer.shown(model, root, say) for model in models]
+        except InputError as error:
+            say(f"you left it under {last.offer.words}, which cannot be had now: {error}")
+    return opened_under(args.weight or NONE, models, root, say, args.gauge or RAW)
 
 
 def _picked(root: Path, config: Config, opened: Callable[[str], list[Model]]) -> list[Model]:

@@ -23,22 +23,31 @@ _COLLECT_AFTER = 100_000
 @dataclass(frozen=True, slots=True)
 class Command:
     """One command of `rankscope`: `run` is "module:name" of a function that takes the parsed arguments and the store's
-    root and returns the exit code; `options` adds what it takes beside MODEL and --store."""
+    root and returns the exit code; `options` adds what it takes beside MODEL, or where it `is_of_series` several, and
+    --store."""
 
     name: str
     help: str
     run: str
     options: Callable[[argparse.ArgumentParser], None] | None = None
     has_model: bool = True
+    is_of_series: bool = False
 
 
 COMMANDS = (
-    Command("scan", "compute what is not stored yet, save it, print the table", "cli.commands:scan", arguments.scan),
+    Command(
+        "scan",
+        "compute what is not stored yet, save it, print the table",
+        "cli.commands:scan",
+        arguments.scan,
+        is_of_series=True,
+    ),
     Command(
         "show",
         "print a view of what is stored: by default the threshold ranks, layers x roles",
         "cli.show:show",
         arguments.show,
+        is_of_series=True,
     ),
     Command("plot", "save a view of what is stored as a picture", "cli.show:plot", arguments.plot),
     Command(
@@ -127,7 +136,11 @@ def _parser() -> argparse.ArgumentParser:
     for command in COMMANDS:
         own = commands.add_parser(command.name, help=command.help, description=command.help)
         if command.has_model:
-            own.add_argument("model", help=arguments.MODEL_HELP)
+            several = f"{arguments.MODEL_HELP}; several, or org/name@step*: a series"
+            if command.is_of_series:
+                own.add_argument("model", nargs="+", help=several)
+            else:
+                own.add_argument("model", help=arguments.MODEL_HELP)
             arguments.add_links(own)
         arguments.add_store(own)
         if command.options is not None:

@@ -57,13 +57,10 @@ def understand(args: Namespace, root: Path) -> Asked:
     _check(args)
     gauge = FIXED if args.view == "gauge" else args.gauge
     measure = unit_of(getattr(args, "unit", None) or "k")
-    if of_two := is_delta(args):
+    of_two = is_delta(args)
+    if of_two:
         _check_delta(args, measure)
-        first = open_deltas(args, root)
-        wanted = wanted_of(first.model.tree, args.filter)
-    else:
-        first = open_spectra(args.model, root, args.weight, args.filter, gauge, with_derived=bool(args.filter))
-        wanted = shown_of(first, args.filter)
+    first, wanted = _shown(args, root, gauge)
     if args.view == "compare" and len(wanted) > MOST_MARKS:
         raise InputError(f"{len(wanted)} projections: name at most {MOST_MARKS} to compare with --filter GLOB")
     _check_state(measure, first, args)
@@ -87,6 +84,18 @@ def understand(args: Namespace, root: Path) -> Asked:
         name = printable(args.model)
         raise InputError(f"no spectra with random signs are stored of {name}: run  rankscope scan {name} --null flip")
     return Asked(lens, thresholds, wanted, _grid(first, wanted), bool(args.filter), tuple(notes))
+
+
+def _shown(args: Namespace, root: Path, gauge: str) -> tuple[Session, list[Projection]]:
+    """The spectra that are shown, of a model, of two or of a series, and what the filter names of them."""
+    if is_delta(args):
+        deltas = open_deltas(args, root)
+        return deltas, wanted_of(deltas.model.tree, args.filter)
+    series: Session | None = getattr(args, "series", None)
+    if series is not None:
+        return series, wanted_of(series.model.tree, args.filter)
+    session = open_spectra(args.model, root, args.weight, args.filter, gauge, with_derived=bool(args.filter))
+    return session, shown_of(session, args.filter)
 
 
 def _grid(session: Session, wanted: Sequence[Projection]) -> Grid:

@@ -31,9 +31,10 @@ from ..data.named import resolve
 from ..data.pair import Curve
 from ..data.rank_columns import fields_at
 from ..data.reference_lines import MLA_LINES
+from ..data.series import is_series
 from ..data.table_rows import ADDRESS, Field, fields_of, find_field, has_twins, load, sort_order
 from ..data.view_records import Content
-from ..data.views import BY_NAME, Place
+from ..data.views import BY_NAME, DEFAULT, Place
 from ..data.weighting import weighted_by
 from ..drawing.console import make_console, say
 from ..drawing.console_tables import print_tables, wide_tables
@@ -43,7 +44,9 @@ from ..settings.terminal import depth_of
 from . import delta, heads
 from .mla import shown
 from .query import Asked, is_delta, understand
+from .series import check_options, session_of
 
+SERIES = "series"
 WIDTH, HEIGHT = 100, 30
 """Of a chart that is piped, or in a picture; on a terminal it is as wide as that, and at most so high."""
 _LOG_LOG = 0
@@ -52,7 +55,12 @@ _BATCH = 256
 
 
 def show(args: Namespace, root: Path) -> int:
-    """Print a view of what is stored; 2 where nothing is."""
+    """Print a view of what is stored of a model, or of a series; 2 where nothing is."""
+    if is_series(args.model) or args.view == SERIES:
+        check_options(args)
+        args.series = session_of(args.model, root)
+        args.view = SERIES if args.view == DEFAULT else args.view
+    args.model = " ".join(args.model)
     asked = understand(args, root)
     if args.csv:
         sys.stdout.writelines(csv_lines(resolve(BY_NAME[args.view].csv)(_content(asked, args))))

@@ -139,6 +139,11 @@ def _numbered(members: tuple[Projection, ...]) -> Iterable[tuple[Member, Project
     return zip(known, members, strict=True)
 
 
+def is_of_series(p: Projection) -> bool:
+    """Whether a projection is of a model of a series (series.py), which stands in the place of a layer."""
+    return bool(p.tower) and p.address.startswith(f"{p.tower}.{p.layer}.")
+
+
 def _column_order(column: Column) -> tuple[int, int, str]:
     known = column.role in ROLES
     return BLOCKS.index(column.block), ROLES.index(column.role) if known else len(ROLES), column.role
@@ -185,8 +190,9 @@ class Selection:
             return found[0].address
         if self.row is None:
             what = f"{self.column.block}.{self.column.role}" if self.column else "all projections"
-            return f"{what} over {len(grid.rows)} layers" if grid.rows else "the model: no layers, see other"
-        parts = [self.row.tower, "layers", str(self.row.layer)]
+            rows = "models" if found and is_of_series(found[0]) else "layers"
+            return f"{what} over {len(grid.rows)} {rows}" if grid.rows else "the model: no layers, see other"
+        parts = [self.row.tower, "" if found and is_of_series(found[0]) else "layers", str(self.row.layer)]
         parts += [self.column.block, self.column.role] if self.column else [self.block or ""]
         return ".".join(filter(None, parts))
 

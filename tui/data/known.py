@@ -123,9 +123,11 @@ class Known:
         """The store of the model's spectra. Its modules (numpy, h5py) cost 0.2 s: the first screen does without."""
         with self._lock:
             if self._store is None:
+                from rankscope.store.joined import JoinedStore
                 from rankscope.store.spectra import SpectraStore
 
-                self._store = SpectraStore(self.root, self.model.folder)
+                parts = self.model.parts
+                self._store = JoinedStore(self.root, parts) if parts else SpectraStore(self.root, self.model.folder)
             return self._store
 
     @cached_property

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rankscope.engine.calibration.said import Said
@@ -24,7 +25,9 @@ class Model:
     """An opened model. Where its weights could not be opened but spectra of it are stored, `checkpoint` is
     None and `reason` says why. `said`: what the file that it is weighted by says beside its spectra, None for none.
     `further` are matrices made of several (see stacks), shown beside the projections and never counted among them;
-    `multiplied` are states of projections in whose place the tree has others made of them (see gauge.fixed)."""
+    `multiplied` are states of projections in whose place the tree has others made of them (see gauge.fixed). Of a
+    series (series.py) `parts` are the folders in the store by what stands before the keys of its models, and
+    `part_names` a line on each."""
 
     name: str
     checkpoint: Checkpoint | None
@@ -34,6 +37,8 @@ class Model:
     said: Said | None = None
     further: tuple[Projection, ...] = ()
     multiplied: tuple[Projection, ...] = ()
+    parts: Mapping[str, str] = field(default_factory=dict)
+    part_names: tuple[str, ...] = ()
 
     @property
     def every(self) -> tuple[Projection, ...]:

@@ -198,26 +198,39 @@ class ExplorerState:
 
     def set_filter(self, pattern: str) -> None:
         """Show only what the filter names; a filter that names nothing is refused."""
-        before = self.pattern
-        self._show(pattern)
-        if pattern and not (self.shown or self.further):
-            self._show(before)
-            self.say(f"no address matches {printable(pattern)!r}")
-            return
+        if not self.narrow(pattern):
+            self.say_unmatched(pattern)
+
+    def say_unmatched(self, pattern: str) -> None:
+        """Say that a filter names nothing."""
+        self.say(f"no address matches {printable(pattern)!r}")
+
+    def narrow(self, pattern: str) -> bool:
+        """Show only what the filter names; False, and nothing else is shown, where that is nothing."""
+        found = self._named(pattern)
+        if pattern and not any(found):
+            return False
+        self._show(pattern, found)
         self.version += 1  # charts of layers and roles are others now
         self.changed(Change.ROWS)
         if self.selected and self.selection.single is None:
             self.select(self.selection)
         else:
             self.select_first()
+        return True
 
-    def _show(self, pattern: str) -> None:
-        model, tree = self.session.model, self.session.model.tree
-        self.shown, self.further = tree.scanned(), model.further
-        if pattern:
-            found, beside = find(model.every, pattern), {p.key for p in model.further}
-            self.shown = [p for p in found if p.key not in beside]
-            self.further = [p for p in found if p.key in beside]
+    def _named(self, pattern: str) -> tuple[Sequence[Projection], Sequence[Projection]]:
+        """What a filter names of what a scan computes, and of what is made of several."""
+        model = self.session.model
+        if not pattern:
+            return model.tree.scanned(), model.further
+        found, beside = find(model.every, pattern), {p.key for p in model.further}
+        return [p for p in found if p.key not in beside], [p for p in found if p.key in beside]
+
+    def _show(self, pattern: str, found: tuple[Sequence[Projection], Sequence[Projection]] | None = None) -> None:
+        """Show what a filter names, `found` where that is known."""
+        tree = self.session.model.tree
+        self.shown, self.further = found or self._named(pattern)
         self.pattern = pattern
         self.grid = make_grid(self.shown, self.further, shown=any(map(self.pair.has, self.further)))
         placed = {p.key for cell in self.grid.cells.values() for p in cell}

@@ -198,6 +198,15 @@ VIEWS: tuple[ViewSpec, ...] = (
         of_spectra=False,
     ),
     ViewSpec(
+        "series",
+        None,
+        "Several models, as checkpoints of one training: models x roles",
+        Place.TOP,
+        csv="data.view_records:of_heatmap",
+        text="cli.series:print_series",
+        options=("unit", "csv"),
+    ),
+    ViewSpec(
         "gauge",
         None,
         "By role, whether the order of the layers outlives fixing the gauge",

@@ -59,6 +59,17 @@ def choose(text: str, model: Model, root: Path, tell: Callable[[str], None]) -> 
     return opened
 
 
+def lasting(text: str) -> str:
+    """The same name of a weighting, from whatever folder the program is started: with the whole path of a file."""
+    centred = _CENTRED.fullmatch(text)
+    file = centred[1] if centred else text
+    if file in ("", NONE, NORM):
+        return text
+    with suppress(RuntimeError):  # ~nobody
+        file = str(Path(file).expanduser().absolute())
+    return f"{CENTRED_NAME}:{file}" if centred else file
+
+
 def pooled(weighting: Weighting, model: Model, projections: Iterable[Projection]) -> Weighting:
     """What a plan of these projections is made under in the place of a weighting: where there are experts among them,
     the second moments of a file pooled by layer.
@@ -210,6 +221,13 @@ class Offer:
     about: str
     stored: tuple[str, str] | None = None
     fixed: bool = False
+
+    @property
+    def words(self) -> str:
+        """`norm`, `the fixed gauge`, `a.gguf in the fixed gauge`."""
+        name = "" if self.text == NONE and self.stored is None else printable(self.text)
+        gauge = "the fixed gauge" if self.fixed else ""
+        return " in ".join(filter(None, [name, gauge]))
 
     def shown(self, model: Model, root: Path, tell: Callable[[str], None]) -> Model:
         """A model in this state.

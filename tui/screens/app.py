@@ -23,6 +23,7 @@ from ..settings import keys
 from ..settings.config import Config
 from .explorer.screen import Explorer
 from .guard import Surviving
+from .memory import Memory
 from .messages import EngineEvents
 from .terminal import TerminalDriver, draw_after_fg, use_plain
 
@@ -47,8 +48,10 @@ class RankScopeApp(Surviving[None], inherit_bindings=False):
         config: Config,
         experts: int | None = None,
         under: tuple[Offer, Sequence[Model]] | None = None,
+        memory: Memory | None = None,
     ) -> None:
-        """`under`: the weighting under which the models are shown at first, and what they are then."""
+        """`under`: the weighting under which the models are shown at first, and what they are then. `memory`: where it
+        is kept how the first was looked at, None: nowhere."""
         super().__init__(driver_class=TerminalDriver)
         use_nearest(self)
         use_plain(self)
@@ -57,14 +60,14 @@ class RankScopeApp(Surviving[None], inherit_bindings=False):
         if under is not None:
             for session, shown in zip(self.pair.sessions, under[1], strict=True):
                 session.show(shown)
-        self.explorer = Explorer(self.pair, config, None if under is None else under[0])
+        self.explorer = Explorer(self.pair, config, None if under is None else under[0], memory)
 
     def _session(self, model: Model, root: Path, settings: Settings, experts: int | None) -> Session:
         def listen(events: tuple[Event, ...]) -> None:
             """From a thread of the engine."""
             self.explorer.post_message(EngineEvents(session, events))
 
-        session = Session(with_stacks(model, root), root, listen, settings, experts)
+        session = Session(model if model.parts else with_stacks(model, root), root, listen, settings, experts)
         return session
 
     async def on_mount(self) -> None:
@@ -82,6 +85,7 @@ class RankScopeApp(Surviving[None], inherit_bindings=False):
 
     def close(self, timeout: float) -> bool:
         """Save what is finished, within so many seconds; True if no thread is left running."""
+        self.explorer.rememberer.keep()
         self.explorer.painter.close()
         deadline = time.monotonic() + timeout
         for session in self.pair.sessions:
@@ -107,6 +111,7 @@ class RankScopeApp(Surviving[None], inherit_bindings=False):
         for command in super().get_system_commands(screen):
             if command.title not in ("Quit", "Keys"):
                 yield command
+        yield SystemCommand("tour", "Two minutes, a step a line, to an answer (:tour)", self.explorer.guide.turn)
         pane = self.explorer.focused_pane
         for prefix, owner, bindings in (
             ("", self.explorer, keys.EXPLORER),

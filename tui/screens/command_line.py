@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentTypeError
+from collections import Counter
 from collections.abc import Callable
 
 from textual.binding import Binding
@@ -14,6 +15,8 @@ from ..settings.keys import EXPLORER
 from ..settings.plan_words import plan_wish
 from ..settings.values import reference_line, threshold, whole
 
+ALONE = ("tour",)
+"""Commands that are no actions of a key, and take no argument."""
 _SHORT = {"q": "quit", "s": "scan", "x": "stop", "e": "export", "t": "threshold", "u": "unit", "rank": "k"}
 
 
@@ -29,15 +32,34 @@ def parse_command(text: str) -> tuple[str, str]:
     argument = argument.strip()
     if name.isdecimal() and not argument:
         return "layer", name
-    name = _SHORT.get(name, name)
+    name = full_name(name)
     if argument and name in _WITH_ARGUMENT:
         return name, _WITH_ARGUMENT[name](argument)
+    if name in ALONE:
+        return name, ""
     for binding in EXPLORER:
         if isinstance(binding, Binding) and name in (binding.id, (binding.id or "").rpartition(".")[2]):
             return binding.action, ""
     if name in _WITH_ARGUMENT:
         raise InputError(f":{name} needs a word more: {_EXAMPLES[name]}")
     raise InputError(f"no command {printable(name)!r}: :12 goes to layer 12; {'; '.join(_EXAMPLES.values())}; :quit")
+
+
+def command_names() -> set[str]:
+    """The commands that take an argument, and the actions of the explorer by the end of their ids, where only one has
+    it."""
+    ends = Counter((binding.id or "").rpartition(".")[2] for binding in EXPLORER if isinstance(binding, Binding))
+    return {*_WITH_ARGUMENT, *ALONE, *(end for end, count in ends.items() if end and count == 1)}
+
+
+def full_name(name: str) -> str:
+    """`t` -> `threshold`."""
+    return _SHORT.get(name, name)
+
+
+def takes_argument(name: str) -> bool:
+    """Whether a command may be followed by something."""
+    return full_name(name) in _WITH_ARGUMENT
 
 
 def _threshold(argument: str) -> str:

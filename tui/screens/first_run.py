@@ -1,4 +1,4 @@
-"""Whether the explorer was ever opened here: the first time it names five keys to begin with."""
+"""Whether the explorer was ever opened here: the first time it names keys to begin with, and the tour."""
 
 from __future__ import annotations
 

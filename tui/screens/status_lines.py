@@ -13,7 +13,7 @@ from rankscope.engine.derive.weighting import is_under_weighting, is_unseen
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection
 
-from ..data.grid import EXPERT, Grid, Selection, member_of
+from ..data.grid import EXPERT, Grid, Selection, is_of_series, member_of
 from ..data.pair import Lens, Pair
 from ..data.phrases import byte_size
 from ..data.session import Session, State
@@ -66,7 +66,8 @@ def model_text(pair: Pair, projections: Sequence[Projection], layers: int) -> tu
     first, second = pair.first, pair.second
     stored = f"{first.stored(projections)}/{len(projections)} stored"
     if second is None:
-        return "  ".join([*_model_parts(first), f"{layers} layer{'s' * (layers != 1)}"]), stored
+        layer = "model" if first.model.parts else "layer"
+        return "  ".join([*_model_parts(first), f"{layers} {layer}{'s' * (layers != 1)}"]), stored
     theirs = second.model.tree.scanned()
     names = [" ".join(_model_parts(session)) for session in (first, second)]
     return f"A {names[0]}   B {names[1]}", f"A {stored}  B {second.stored(theirs)}/{len(theirs)}"
@@ -79,7 +80,9 @@ def _model_parts(session: Session) -> list[str]:
         parts.append(f"weighted by {printable(label)}")
     if session.gauge:
         parts.append(f"gauge-fixed: {session.fixed}")
-    if model.checkpoint is None:
+    if model.parts:
+        parts.append("stored spectra")
+    elif model.checkpoint is None:
         parts.append("stored spectra only, no weights")
     elif model.checkpoint.commit:
         parts.append(model.checkpoint.commit[:8])
@@ -105,7 +108,8 @@ def selection_text(lens: Lens, selection: Selection, grid: Grid) -> Text:
     if selection.column is not None and selection.row is not None and len(found) > 1:
         known = sum(lens.number(p) is not None for p in found)
         count = f"{known}/{len(found)}" if 0 < known < len(found) else len(found)
-        what = member.what if (member := member_of(found[0])) else EXPERT
+        member = member_of(found[0])
+        what = "layer" if is_of_series(found[0]) else member.what if member else EXPERT
         return text.append(f"  {count} {what}s: median~half the interquartile range; enter unfolds", "not bold")
     return text.append_text(_state(lens, found[0])) if len(found) == 1 else text
 

@@ -157,7 +157,12 @@ PANES = {"tree": TREE, "heatmap": HEATMAP, "table": TABLE, "compare": COMPARE, "
 
 PROMPT: list[BindingType] = [
     # ctrl+c before the input line, which would take it for copying.
-    Binding("escape,ctrl+c", "cancel", "back", id="prompt.cancel", tooltip="Back", show=False, priority=True)
+    Binding("escape,ctrl+c", "cancel", "back", id="prompt.cancel", tooltip="Back", show=False, priority=True),
+    *_keys(
+        ("tab", "complete", "complete", "prompt.complete", "Complete the command as far as it is clear"),
+        ("up", "history(-1)", "earlier", "prompt.earlier", "The command that was given before"),
+        ("down", "history(1)", "later", "prompt.later", "The next command, or what was being typed"),
+    ),
 ]
 
 CHOICE = _keys(
@@ -190,9 +195,9 @@ READING = _keys(
 )
 
 PICKER = _keys(
-    ("j", "cursor(1)", "down", "picker.down", "Next model"),
-    ("k", "cursor(-1)", "up", "picker.up", "Previous model"),
-    ("escape,q,ctrl+c", "leave", "quit", "picker.quit", "Quit"),
+    ("down,ctrl+n", "cursor(1)", "down", "picker.down", "Next model"),
+    ("up,ctrl+p", "cursor(-1)", "up", "picker.up", "Previous model"),
+    ("escape,ctrl+c", "leave", "quit", "picker.quit", "Take back what is typed; else quit"),
     ("ctrl+z", "suspend_process", "suspend", "picker.suspend", "Suspend: back to the shell; fg comes back"),
 )
 

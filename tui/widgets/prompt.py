@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 from rich.text import Text
@@ -13,9 +14,20 @@ from textual.widgets import Input, Static
 
 from ..settings import keys
 
+Complete = Callable[[str], tuple[str, str]]
+"""A text -> as far as it can be completed, and what it may become; "" where that is clear."""
+
 
 class Prompt(Horizontal):
     """The line for a filter ("/") or a command (":"); hidden while it is not in use."""
+
+    class Typed(Message):
+        """The text is another one."""
+
+        def __init__(self, kind: str, text: str) -> None:
+            super().__init__()
+            self.kind = kind
+            self.text = text
 
     class Answered(Message):
         """The user gave an answer (None: went back)."""
@@ -34,28 +46,66 @@ class Prompt(Horizontal):
         self._sign = Static(id="sign")
         self._input = Input(compact=True, select_on_focus=False)
         self._input.cursor_blink = False  # idle is silent
+        self._told = Static(id="told")
+        self._lines: list[str] = []  # what was asked for before, and what is typed now
+        self._at = 0
+        self._complete: Complete | None = None
 
     def compose(self) -> ComposeResult:
         yield self._sign
         yield self._input
+        yield self._told
 
-    def ask(self, kind: str, text: str, hint: str) -> None:
-        """Open, with a text to edit."""
+    def ask(
+        self, kind: str, text: str, hint: str, before: Sequence[str] = (), complete: Complete | None = None
+    ) -> None:
+        """Open, with a text to edit. `before`: what was answered before, the newest last."""
         self.kind = kind
+        self._lines = [*before, text]
+        self._at = len(before)
+        self._complete = complete
         self._sign.update(Text(kind))
-        self._input.value = text
-        self._input.cursor_position = len(text)
+        self._write(text)
         self._input.placeholder = hint
+        self.tell("")
         self.display = True
         self.screen.set_focus(self._input)  # at once: the next key may be in the queue already
+
+    def tell(self, text: str) -> None:
+        """Say something at the right of what is typed."""
+        self._told.update(Text(text, no_wrap=True, overflow="ellipsis"))
+
+    def action_history(self, step: int) -> None:
+        """To what was answered before, or back towards what is typed."""
+        there = self._at + step
+        if 0 <= there < len(self._lines):
+            self._lines[self._at] = self._input.value
+            self._at = there
+            self._write(self._lines[there])
+
+    def action_complete(self) -> None:
+        """Complete what is typed, as far as there is only one way."""
+        if self._complete is not None:
+            text, choices = self._complete(self._input.value)
+            self._write(text)
+            self.tell(choices)
 
     def action_cancel(self) -> None:
         """Go back without an answer."""
         self._answer(None)
 
+    def on_input_changed(self, event: Input.Changed) -> None:
+        event.stop()
+        if self.display:
+            self.post_message(self.Typed(self.kind, event.value))
+
     def on_input_submitted(self, event: Input.Submitted) -> None:
         event.stop()
         self._answer(event.value)
+
+    def _write(self, text: str) -> None:
+        self._input.value = text
+        self._input.cursor_position = len(text)
 
     def _answer(self, text: str | None) -> None:
         self.display = False

@@ -282,6 +282,7 @@ class Layer(torch.nn.Module):
 def test_peft_adds_what_is_computed(tmp_path: Path) -> None:
     """peft's own delta of each module, as it would merge it."""
     import peft
+
     torch.manual_seed(0)
     model = torch.nn.Module()
     model.add_module("layers", torch.nn.ModuleList([Layer(), Layer()]))

@@ -14,6 +14,7 @@ from rankscope.engine.errors import InputError, printable
 from ...data.changes import Change
 from ...data.pair import Pair
 from ...data.session import Session
+from ...data.views import BY_KEY
 from ...settings import keys
 from ...settings.config import Config
 from .. import error_log
@@ -118,6 +119,8 @@ class Background(Charting):
     def _store_loaded(self) -> None:
         self.state.loaded = True
         self.state.numbers_changed()
+        if BY_KEY[self.state.top].from_values:  # it was shown before there was anything to show
+            self.state.changed(Change.WANTED)
         for session in self.pair.sessions:
             self._say_damage(session)
             self.verify(session)

@@ -81,6 +81,7 @@ class Layout(Screen[None]):
                     yield resolve(view.widget)(self.look, id=view.name)
                 yield PlanSums(id="sums")
                 yield ChartPane(id="chart")
+        yield Line(id="tour")
         yield Line(id="job")
         yield Prompt(id="prompt")
         yield Line(id="keys")
@@ -95,7 +96,7 @@ class Layout(Screen[None]):
         self.compare = self.query_one(Compare)
         self.chart = self.query_one(ChartPane)
         self.show_rows()
-        self.tree_pane.focus()
+        self.set_focus(self.tree_pane)  # at once: another pane may be restored
         self.show_titles()
         self.show_model()
         self.show_lines()
@@ -244,7 +245,7 @@ class Layout(Screen[None]):
         self.tree_pane.display = wide or pane == View.TREE
         on_right = top if pane == View.TREE else pane
         self.query_one("#right").display = wide or pane != View.TREE
-        room = self.size.height - 3
+        room = self.size.height - 3 - self.query_one("#tour").display
         least, full = maps.get(top, self.heatmap).overview_lines
         below = on_right in maps and self.is_overview and room - least >= LEAST_CHART and not alone
         sums = self.state.shows_plan and on_right == View.PLAN and not alone

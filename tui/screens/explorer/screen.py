@@ -9,7 +9,7 @@ from textual import on
 
 from rankscope.engine.errors import InputError
 
-from ...data.changes import Change
+from ...data.changes import Change, Keys
 from ...data.model import open_model
 from ...data.pair import Pair, Side
 from ...data.session import Session
@@ -20,45 +20,57 @@ from ...settings.values import reference_line
 from ...widgets.prompt import Prompt
 from ..command_line import parse_command
 from ..first_run import is_first_run, mark_seen
+from ..memory import Commands, Memory
 from ..messages import Done, EngineEvents
+from .asking import Asking
 from .background import LOOK_SECONDS
 from .exporting import Exporter
 from .inspecting import Inspector
 from .planning import Planning
+from .remembering import Rememberer
 from .repaint import repaint
 from .selection import SelectionKeys
+from .touring import Guide
 from .weighing import Weigher
 
 if TYPE_CHECKING:
     from rankscope.engine.compute.events import Event
 
-FIRST_KEYS = "five keys to begin with:  s scan   3 heatmap   / filter   u unit   ? help"
+FIRST_KEYS = "to begin with:  s scan   3 heatmap   / filter   u unit   ? help   :tour"
 
 
 class Explorer(SelectionKeys):
     """Shows one or two models and does what the keys ask."""
 
-    def __init__(self, pair: Pair, config: Config, given: Offer | None = None) -> None:
-        """`given`: the weighting under which the sessions show their models from the beginning."""
+    def __init__(self, pair: Pair, config: Config, given: Offer | None = None, memory: Memory | None = None) -> None:
+        """`given`: the weighting under which the sessions show their models from the beginning. `memory`: see App."""
         super().__init__(pair, config)
+        self.guide = Guide(self)
+        self.asking = Asking(self, Commands(kept=memory is not None))
         self.exporter = Exporter(self)
         self.weigher = Weigher(self, given)
         self.inspector = Inspector(self)
         self.planning = Planning(self, self.weigher)
-        self.state.listen = partial(repaint, self)
+        self.rememberer = Rememberer(self, self.weigher, memory)
+        self.state.listen = self._state_changed
 
     def on_mount(self) -> None:
         super().on_mount()
-        self.call_after_refresh(self.state.select_first)  # once the tree has its lines
+        self.call_after_refresh(self.rememberer.restore)  # once the tree has its lines
         # The tree stands before numpy and h5py are imported (0.25 s) to fill the heatmap.
         self.call_after_refresh(self.in_background, self.load_store)
         self.call_after_refresh(self._greet)
         self.set_interval(LOOK_SECONDS, self.look_at_store)
         self.app.theme_changed_signal.subscribe(self, lambda _: self.want_chart())  # its colours go by the background
 
+    def _state_changed(self, what: Change, keys: Keys) -> None:
+        repaint(self, what, keys)
+        self.rememberer.changed(what)
+        self.guide.changed()
+
     def _greet(self) -> None:
         if is_first_run():
-            self.state.say(FIRST_KEYS)
+            self.state.say(self.state.note or FIRST_KEYS)
             mark_seen()
 
     def action_export(self) -> None:
@@ -104,23 +116,25 @@ class Explorer(SelectionKeys):
 
     def action_filter(self) -> None:
         """Ask for a filter."""
-        self.query_one(Prompt).ask("/", self.state.pattern, "filter: key, layers.3, *.mlp.*, 3dwn; empty shows all")
+        self.asking.filter()
 
     def action_command(self) -> None:
         """Ask for a command."""
-        self.query_one(Prompt).ask(":", "", "12 goes to layer 12; t 97; k 512; unit k/k0; mark GLOB; against MODEL")
+        self.asking.command()
+
+    @on(Prompt.Typed)
+    def _prompt_typed(self, typed: Prompt.Typed) -> None:
+        self.asking.typed(typed.kind, typed.text)
 
     @on(Prompt.Answered)
     async def _prompt_answered(self, answer: Prompt.Answered) -> None:
         self.set_focus(self.focused_pane)
         self.state.changed(Change.LINES)
-        if answer.text is None:
-            return
-        if answer.kind == "/":
-            self.state.set_filter(answer.text.strip())
+        text = self.asking.answered(answer.kind, answer.text)
+        if not text:
             return
         try:
-            command, argument = parse_command(answer.text)
+            command, argument = parse_command(text)
             await self._run_command(command, argument)
         except InputError as error:
             self.state.say(str(error))
@@ -148,11 +162,15 @@ class Explorer(SelectionKeys):
             case "weight":
                 self.weigher.use_named(argument)
             case "plan":
+                if state.session.model.parts:
+                    raise InputError("a plan is of one model: open it alone")
                 self.planning.make(argument)
             case "plan-save":
                 self.planning.save(argument)
             case "offset":
                 self.header.set_offset(int(argument))
+            case "tour":
+                self.guide.turn()
             case "against":
                 self.hold_against(argument)
             case _:

@@ -1,0 +1,77 @@
+"""Several models by one name: `org/model@step*` for branches and tags of a repo of the Hub, `runs/step-*`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from ..errors import InputError, printable
+from . import hub, remote
+
+_WILD = frozenset("*?[")
+
+
+def models_named(names: Iterable[str]) -> list[str]:
+    """Each of the names, and in the place of a pattern all that it names; none twice.
+
+    Raises:
+        InputError: a pattern names nothing, or the Hub does not say what it names.
+    """
+    found: list[str] = []
+    for name in names:
+        found += _named(name) if is_pattern(name) else [name]
+    return list(dict.fromkeys(found))
+
+
+def is_pattern(name: str) -> bool:
+    """Whether a name may stand for several: one with `*`, `?` or `[` that is no URL and no file or folder there is."""
+    try:
+        return bool(_WILD & set(name)) and not remote.is_url(name) and not Path(name).exists()
+    except (OSError, ValueError):  # too long for a path
+        return True
+
+
+def _named(pattern: str) -> list[str]:
+    model, at, wanted = pattern.partition("@")
+    if at and not _WILD & set(model) and not pattern.startswith((".", "/", "~")):
+        place = hub.parse(model)
+        revisions = [revision for revision in hub_revisions(place) if fnmatchcase(revision, wanted)]
+        found = [f"{place.name}@{revision}" for revision in sorted(revisions)]
+        what = f"no branch or tag of {place.repo}"
+    else:
+        found, what = _paths(pattern), "no file and no folder"
+    if not found:
+        raise InputError(f"{printable(pattern)} names nothing: {what} is called so")
+    return found
+
+
+def _paths(pattern: str) -> list[str]:
+    path = Path(pattern)
+    with suppress(RuntimeError):  # ~nobody
+        path = path.expanduser()
+    try:
+        return sorted(str(found) for found in Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+    except (ValueError, OSError):  # a pattern that is none, a folder that cannot be read
+        return []
+
+
+def hub_revisions(place: hub.Place) -> set[str]:
+    """The branches and tags of a repo: those that the Hub names, without it those of the local cache.
+
+    Raises:
+        InputError: the Hub does not answer, and nothing is in the cache.
+    """
+    refs = hub.repo_folder(place.repo) / "refs"
+    cached = {str(path.relative_to(refs)) for path in refs.rglob("*") if path.is_file()} if refs.is_dir() else set()
+    try:
+        with hub.explained(place):
+            from huggingface_hub import HfApi
+
+            found = HfApi().list_repo_refs(place.repo)
+    except InputError:
+        if not cached:
+            raise
+        return cached
+    return cached | {ref.name for ref in (*found.branches, *found.tags)}

@@ -1,0 +1,80 @@
+"""A series on the command line: what may be asked of it, its models one after the other, and all side by side."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from rankscope.engine.checkpoint.revisions import models_named
+from rankscope.engine.compute.engine import Settings
+from rankscope.engine.errors import InputError, printable
+
+from ..data.gauge import RAW
+from ..data.series import open_series
+from ..data.session import Session
+from ..data.weighting import NONE
+from ..drawing.console import say
+from ..drawing.console_tables import print_tables
+from .opening import say_damage
+from .query import Asked
+
+
+def check_options(args: Namespace) -> None:
+    """Refuse what a series cannot be combined with.
+
+    Raises:
+        InputError: one of these is given.
+    """
+    given = {
+        "--against": args.against,
+        "--weight": args.weight not in (None, NONE),
+        "--gauge": args.gauge not in (None, RAW),
+        "--download": getattr(args, "download", False),
+    }
+    for option, is_given in given.items():
+        if is_given:
+            raise InputError(f"{option} is of one model: leave it out for a series")
+
+
+def each_of(names: Sequence[str], run: Callable[[str], int]) -> int:
+    """Run for every model that is named, and go on where one cannot be opened; the largest exit code.
+
+    Raises:
+        InputError: a pattern names nothing, or the only model cannot be opened.
+    """
+    found = models_named(names)
+    if len(found) == 1:
+        return run(found[0])
+    codes = [0]
+    for number, name in enumerate(found, start=1):
+        say(f"model {number} of {len(found)}: {printable(name)}")
+        try:
+            codes.append(run(name))
+        except InputError as error:
+            say(f"{printable(name)}: {error}")
+            codes.append(2)
+    return max(codes)
+
+
+def session_of(names: Sequence[str], root: Path) -> Session:
+    """What is stored of a series.
+
+    Raises:
+        InputError: see open_series.
+    """
+    model = open_series(names, root)
+    session = Session(model, root, lambda _: None, Settings())
+    session.load()
+    say_damage(session)
+    return session
+
+
+def print_series(console: Console, asked: Asked, _: Namespace) -> None:
+    """Models x roles, of each the median over its layers, a table a threshold; and which model is which."""
+    print_tables(console, asked.lenses, asked.projections, asked.grid)
+    for line in asked.lens.pair.first.model.part_names:
+        console.print(Text(line))

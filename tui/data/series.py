@@ -1,0 +1,100 @@
+"""A series: several models, as checkpoints of one training, read as one whose layers are the models.
+
+So every view has the models as its axis: a role of the series is that role over all layers of each model, until a
+filter names one projection, which is then shown by model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rankscope.engine.catalogue.tree import Tree
+from rankscope.engine.checkpoint.hub import Access
+from rankscope.engine.checkpoint.revisions import is_pattern, models_named
+from rankscope.engine.errors import InputError, printable
+from rankscope.engine.spectrum import Projection
+
+from .model import Model, open_model
+
+MODEL = "model"
+"""What the models of a series are called whose names have no number."""
+_LONGEST = 4300
+"""Digits of a number in a name that Python reads."""
+
+
+def is_series(names: Sequence[str]) -> bool:
+    """Whether what a user named is a series, and not one model."""
+    return len(names) > 1 or any(map(is_pattern, names))
+
+
+def open_series(names: Sequence[str], root: Path) -> Model:
+    """The models of these names or patterns, of which only headers are read, or what is stored of them.
+
+    Their projections are addressed `step.1000.layers.3.attention.key` by the numbers in the models' names where these
+    differ, else `model.0.layers...` in the order in which they were named.
+
+    Raises:
+        InputError: one of them cannot be opened, or a pattern names nothing.
+    """
+    found = models_named(names)
+    opened = [_opened(name, root) for name in found]
+    word, numbers = numbered([_label(name) for name in found])
+    order = sorted(range(len(found)), key=numbers.__getitem__)
+    projections = tuple(q for at in order for q in _placed(opened[at], at, word, numbers[at]))
+    labels = [f"{word}.{numbers[at]} is {printable(found[at])}" for at in order]
+    return Model(
+        f"{len(found)} models: {', '.join(printable(_label(found[at])) for at in order)}",
+        None,
+        Tree(projections, True),
+        "series",
+        "a series shows what is stored of its models: rankscope scan computes it",
+        parts={str(at): model.folder for at, model in enumerate(opened)},
+        part_names=tuple(labels),
+    )
+
+
+def numbered(labels: Sequence[str]) -> tuple[str, list[int]]:
+    """What the models are called, and the number of each: by the first number in their names that tells them apart, as
+    `step` and 1000 of `step1000-tokens4B`; else MODEL and their places."""
+    digits = [re.findall(r"\d+", label) for label in labels]
+    for place in range(min(map(len, digits), default=0)):
+        if any(len(found[place]) > _LONGEST for found in digits):
+            continue
+        numbers = [int(found[place]) for found in digits]
+        if len(set(numbers)) == len(labels) > 1:
+            words = {(re.findall(r"[^\W\d_]*(?=[\W_]*\d)", label) or [""])[0].lower() for label in labels}
+            return words.pop() or MODEL if len(words) == 1 and not place else MODEL, numbers
+    return MODEL, list(range(len(labels)))
+
+
+def _opened(name: str, root: Path) -> Model:
+    model = open_model(name, root, Access.RANGES)
+    if model.checkpoint is None and "@" in name and not Path(name).exists():
+        # What is stored of a repo does not tell whose revision it is.
+        raise InputError(f"{printable(name)}: {model.reason}")
+    return model
+
+
+def _label(name: str) -> str:
+    """The revision of a Hub id, or the last part of a path."""
+    model, at, revision = name.partition("@")
+    return revision if at and not Path(name).exists() else Path(model).name
+
+
+def _placed(model: Model, at: int, word: str, number: int) -> Sequence[Projection]:
+    from rankscope.store.joined import joined_key
+
+    return [
+        replace(
+            p,
+            address=f"{word}.{number}.{p.address}",
+            tower=word,
+            layer=number,
+            expert=p.layer if p.expert is None else None,
+            key=joined_key(str(at), p.key),
+        )
+        for p in model.tree.scanned()
+    ]

@@ -1,0 +1,91 @@
+"""The line for a filter or a command: a filter narrows while it is typed, commands are remembered and completed."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from textual.timer import Timer
+
+from ...data.grid import Selection
+from ...widgets.prompt import Prompt
+from ..completing import Completer
+from ..memory import Commands
+from .background import Background
+
+NARROW_SECONDS = 0.1
+"""After the last key of a filter until it is shown, at least."""
+NARROW_RATE = 100_000
+"""Projections for which one waits a second: of 45,000 it takes 0.3 s to find and to show what a filter leaves."""
+
+
+class Asking:
+    """The prompt of a screen."""
+
+    def __init__(self, screen: Background, commands: Commands) -> None:
+        self._screen = screen
+        self._state = screen.state
+        self._commands = commands
+        self._before: tuple[str, Selection, Selection | None] = "", Selection(), None
+        self._all = 0
+        self._timer: Timer | None = None
+
+    @property
+    def _prompt(self) -> Prompt:
+        return self._screen.query_one(Prompt)
+
+    def filter(self) -> None:
+        """Ask for a filter."""
+        state = self._state
+        self._before = state.pattern, state.selection, state.origin
+        self._all = len(state.session.model.tree.scanned())
+        self._prompt.ask("/", state.pattern, "filter: key, layers.3, *.mlp.*, 3dwn; empty shows all")
+        self._count()
+
+    def command(self) -> None:
+        """Ask for a command."""
+        hint = "12 goes to layer 12; t 97; k 512; unit k/k0; tab completes; up: earlier ones"
+        self._prompt.ask(":", "", hint, self._commands.lines, Completer(self._state).complete)
+
+    def typed(self, kind: str, text: str) -> None:
+        """A filter is another one, once the user rests."""
+        if kind == "/":
+            self._stop()
+            rest = max(NARROW_SECONDS, self._all / NARROW_RATE)
+            self._timer = self._screen.set_timer(rest, partial(self._narrow, text.strip()))
+
+    def answered(self, kind: str, text: str | None) -> str:
+        """The command that was given, "" where there is nothing more to do."""
+        self._stop()
+        if kind == "/":
+            self._end_filter(None if text is None else text.strip())
+            return ""
+        self._commands.add(text or "")
+        return text or ""
+
+    def _narrow(self, text: str) -> None:
+        self._timer = None
+        if text == self._state.pattern or self._state.narrow(text):
+            self._count()
+        else:
+            self._prompt.tell(f"0 of {self._all}")
+
+    def _count(self) -> None:
+        state = self._state
+        self._prompt.tell(f"{len(state.shown) or len(state.further)} of {self._all}")
+
+    def _end_filter(self, text: str | None) -> None:
+        """Keep the filter (None: go back to the one before, as where it names nothing)."""
+        state = self._state
+        if text == state.pattern or (text is not None and state.narrow(text)):
+            return
+        pattern, selection, origin = self._before
+        if state.pattern != pattern:
+            state.narrow(pattern)
+            state.select(selection, origin)
+        if text is not None:
+            state.say_unmatched(text)
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer = None

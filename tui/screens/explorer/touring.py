@@ -1,0 +1,59 @@
+"""The tour: a line that says what to press next, until its question is answered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...data.changes import Change
+from ...data.tour import Step, Tour
+from ...widgets.line import Line
+from ..dialogs import Reading
+from .background import Background
+
+
+class Guide:
+    """Of a screen. What the user does decides when a step is done; other keys work as ever."""
+
+    def __init__(self, screen: Background) -> None:
+        self._screen = screen
+        self._tour: Tour | None = None
+        self._steps: Sequence[Step] = ()
+        self._at = 0
+
+    def turn(self) -> None:
+        """Begin, or leave off where it runs."""
+        if self._tour is not None:
+            self._end()
+            self._screen.state.say("the tour is left; :tour begins anew")
+            return
+        self._tour = Tour.of(self._screen.state)
+        if self._tour is None:
+            self._screen.state.say("there are no layers here to be shown around in")
+            return
+        self._steps, self._at = self._tour.steps(self._screen.state), 0
+        self._show(True)
+        self.changed()
+
+    def changed(self) -> None:
+        """Go on, past everything that is done."""
+        if self._tour is None:
+            return
+        before = self._at
+        while self._at < len(self._steps) and self._steps[self._at].is_done(self._screen.state):
+            self._at += 1
+        if self._at == len(self._steps):
+            tour = self._tour
+            self._end()
+            self._screen.app.push_screen(Reading("the tour's answer", "\n".join(tour.answer(self._screen.state))))
+        elif self._at != before or not self._at:
+            step = self._steps[self._at]
+            line = f" tour {self._at + 1}/{len(self._steps)}  {step.keys}:  {step.shows}"
+            self._screen.query_one("#tour", Line).set(line)
+
+    def _end(self) -> None:
+        self._tour = None
+        self._show(False)
+
+    def _show(self, is_on: bool) -> None:
+        self._screen.query_one("#tour", Line).display = is_on
+        self._screen.state.changed(Change.LAYOUT)
