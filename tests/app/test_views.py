@@ -104,7 +104,7 @@ def test_what_the_command_line_offers() -> None:
         "mla",
     ]
     assert named_for("picture") == ["heatmap", "spectrum", "energy", "layers", "facets"]
-    assert taking("rank") == ["table", "spectrum", "energy"]
+    assert taking("rank") == ["heatmap", "table", "compare", "layers", "spectrum", "energy"]
     charts = ["layers", "spectrum", "energy"]
     assert taking("csv") == ["heatmap", "table", "compare", "heads", *charts, "directions", "gauge", "mla"]
 

@@ -295,11 +295,15 @@ def test_while_something_is_computed_the_line_of_keys_begins_with_how_to_stop_it
 
 
 def test_a_rank_is_a_whole_number_from_one_on() -> None:
-    assert parse_command("k 1") == ("k", "1")
-    for wrong in ("0", "-1", "1.5", "x"):
+    for right in ("1", "q=1536 kv=512", "query=8,64"):
+        assert parse_command(f"k {right}") == ("k", right)
+    for wrong in ("0", "-1", "1.5", "x", "q=", "=4", "q=0"):
         with pytest.raises(InputError) as refused:
             parse_command(f"k {wrong}")
-        assert str(refused.value) == f"{wrong!r} is no rank: write a whole number, :k 512"
+        assert str(refused.value).startswith(f"{wrong!r} is no rank: write 512, or query=1536,key_value=512")
+    for wrong in ("1 2", "q=1 q=2"):
+        with pytest.raises(InputError, match="twice"):
+            parse_command(f"k {wrong}")
 
 
 def test_marks_are_told_apart_in_the_fewest_words() -> None:
@@ -314,7 +318,7 @@ def test_marks_are_told_apart_in_the_fewest_words() -> None:
 
 
 def test_no_measure_but_those_of_the_menu_is_a_unit() -> None:
-    names = "k percent k/k0 k/kf k/k* k/raw effective_rank stable_rank sigma_1 u1_participation"
+    names = "k percent k/k0 k/kf k/k* k/raw energy effective_rank stable_rank sigma_1 u1_participation"
     assert [unit.name for unit in units(has_directions=False)] == [
         name for name in names.split() if name not in ("k/raw", "u1_participation")
     ]

@@ -352,8 +352,8 @@ def test_compare_and_charts_show_both_models(model: Path, other: tuple[Path, Arr
     [
         (("--view", "nothing"), "invalid choice"),
         (("--view", "table", "--unit", "k/k0"), "--unit goes with --view heatmap"),
-        (("--rank", "5"), "--rank goes with --view table or spectrum"),
-        (("--view", "table", "--rank", "0"), "no whole number above zero"),
+        (("--rank", "5"), "--rank with --view heatmap is for --unit energy"),
+        (("--view", "table", "--rank", "0"), "'0' is no rank"),
         (("--sort", "k90"), "--sort goes with --view table"),
         (("--line", "a=5"), "--line goes with --view layers"),
         (("--view", "facets", "--csv"), "--csv goes with"),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from ..data.views import DEFAULT, named_for
-from ..settings.values import cut, positive, reference_line, threshold, thresholds, whole
+from ..settings.values import cut, kept_ranks, positive, reference_line, threshold, thresholds, whole
 
 MODEL_HELP = (
     "org/name[/folder][@revision] on the Hub, a folder, a file (.safetensors, .gguf, .bin, .pt, .ckpt), a URL of one, "
@@ -102,7 +102,16 @@ def _add_view(parser: argparse.ArgumentParser, views: Sequence[str]) -> None:
     parser.add_argument("--view", choices=views, default=DEFAULT, help=f"what to show ({DEFAULT})")
     _add_filter(parser)
     _add_thresholds(parser)
-    parser.add_argument("--unit", metavar="NAME", help="heatmap: k, percent, k/k0, k/kf, k/k*, effective_rank ... (k)")
+    parser.add_argument(
+        "--unit", metavar="NAME", help="heatmap, layers: k, percent, k/k0, k/kf, k/k*, energy, effective_rank ... (k)"
+    )
+    parser.add_argument(
+        "--rank",
+        type=kept_ranks,
+        metavar="K",
+        help="what keeping K values means: 512, or by role query=1536,key_value=512 (short: q k v o kv); heatmap and "
+        "layers with --unit energy",
+    )
     parser.add_argument("--against", metavar="MODEL", help="a second model, B: the same projections of both")
     parser.add_argument("--side", choices=("A", "B", "B/A"), help="with --against: numbers of which (B/A)")
     parser.add_argument(
@@ -111,7 +120,6 @@ def _add_view(parser: argparse.ArgumentParser, views: Sequence[str]) -> None:
 
 
 def _add_show(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rank", type=positive, metavar="K", help="table, spectrum: also what keeping K values means")
     parser.add_argument("--sort", metavar="COLUMN", help="table: by k90, k/k0, stable_rank ..., largest first")
     parser.add_argument("--csv", action="store_true", help="all views but facets: as CSV, of every projection")
     parser.add_argument(

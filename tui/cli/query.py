@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from rankscope.engine.catalogue.tree import model_order
 from rankscope.engine.derive.gauge import FIXED, why_not_balanced
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import DEFAULT_THRESHOLDS, Projection
@@ -14,12 +15,14 @@ from rankscope.engine.spectrum import DEFAULT_THRESHOLDS, Projection
 from ..data.comparison import MOST_MARKS
 from ..data.gauge import RAW
 from ..data.grid import Grid, make_grid
-from ..data.measures import Measure, unit_of
+from ..data.kept_ranks import KeptRanks
+from ..data.measures import Measure, energy_of, unit_of
 from ..data.pair import Lens, Pair, Side
 from ..data.session import Session
 from ..data.table_rows import has_twins
 from ..data.views import BY_NAME, VIEWS, taking
 from ..data.weighting import NONE
+from .kept import check_ranks, named_ranks, show_stacks
 from .opening import lines_of, open_spectra, stored_of, verify, wanted_of
 
 _MOST_LISTED = 20
@@ -29,7 +32,7 @@ _MOST_LISTED = 20
 @dataclass(frozen=True, slots=True)
 class Asked:
     """Which projections are shown, through which lens. `lens` is at the last of the thresholds; `notes` say what is
-    missing, once the rest is printed."""
+    missing, once the rest is printed; `ranks` are those that are asked for."""
 
     lens: Lens
     thresholds: tuple[float, ...]
@@ -37,6 +40,7 @@ class Asked:
     grid: Grid
     is_filtered: bool
     notes: tuple[str, ...]
+    ranks: KeptRanks | None = None
 
     @property
     def lenses(self) -> list[Lens]:
@@ -55,8 +59,12 @@ def understand(args: Namespace, root: Path) -> Asked:
     _check(args)
     gauge = FIXED if args.view == "gauge" else args.gauge
     measure = unit_of(getattr(args, "unit", None) or "k")
+    check_ranks(measure, args)
     first = open_spectra(args.model, root, args.weight, args.filter, gauge)
     wanted = wanted_of(first.model.tree, args.filter)
+    ranks, stacks = named_ranks(first, wanted, args)
+    if ranks is not None and measure.needs_ranks:
+        measure = energy_of(ranks)
     if args.view == "compare" and len(wanted) > MOST_MARKS:
         raise InputError(f"{len(wanted)} projections: name at most {MOST_MARKS} to compare with --filter GLOB")
     _check_state(measure, first, args)
@@ -70,6 +78,8 @@ def understand(args: Namespace, root: Path) -> Asked:
         name = printable(args.model)
         raise InputError(f"the weights as they are, to compare with, are not stored: run  rankscope scan {name}")
     pair = Pair(first, _second(args, root, measure))
+    if stacks and pair.second is not None:
+        show_stacks(pair.second, args)
     notes = [f"{missing} of {len(wanted)} are not computed yet"] if (missing := len(wanted) - len(stored)) else []
     if first.shown_as and (refused := [p for p in wanted if p.problem]):
         lacks = "no second moments there" if args.weight != NONE else "no gauge that is known"
@@ -81,11 +91,13 @@ def understand(args: Namespace, root: Path) -> Asked:
         notes += _unmatched(pair, pair.second, wanted, args)
     side = Side(args.side) if args.side else Side.RATIO if args.against else Side.A
     thresholds = tuple(dict.fromkeys(args.threshold or DEFAULT_THRESHOLDS))
-    lens = Lens(pair, thresholds[-1], measure, side)
+    lens = Lens(pair, thresholds[-1], measure, side, ranks=ranks if args.view != "table" else None)
     if measure.needs_twin and not has_twins(lens, wanted):
         name = printable(args.model)
         raise InputError(f"no spectra with random signs are stored of {name}: run  rankscope scan {name} --null flip")
-    return Asked(lens, thresholds, wanted, make_grid(wanted), bool(args.filter), tuple(notes))
+    grid = make_grid(wanted, stacks, shown=True)
+    wanted = sorted((*wanted, *stacks), key=model_order) if stacks else wanted
+    return Asked(lens, thresholds, wanted, grid, bool(args.filter), tuple(notes), ranks)
 
 
 def _check(args: Namespace) -> None:
@@ -93,8 +105,6 @@ def _check(args: Namespace) -> None:
     for option in options.keys() - set(BY_NAME[args.view].options):
         if getattr(args, option, None):
             raise InputError(f"--{option} goes with --view {' or '.join(taking(option))}, not with {args.view}")
-    if getattr(args, "csv", False) and args.rank and args.view != "table":
-        raise InputError("--rank with --csv goes with --view table: the CSV of a chart has a line for every rank")
     if args.view == "gauge" and (args.against or args.weight != NONE):
         raise InputError("--view gauge is of one model and of its weights alone: leave out --against and --weight")
     if args.view == "gauge" and getattr(args, "unit", None) == "u1_participation":

@@ -26,6 +26,7 @@ from ..data.comparison import Comparison
 from ..data.gauge import orders
 from ..data.grid import Selection
 from ..data.heads import lens_for
+from ..data.measures import ENERGY
 from ..data.named import resolve
 from ..data.pair import Curve
 from ..data.rank_columns import fields_at
@@ -40,6 +41,7 @@ from ..settings.config import Config
 from ..settings.palette import Depth, Palette, palette
 from ..settings.terminal import depth_of
 from . import heads
+from .kept import sums
 from .mla import shown
 from .query import Asked, understand
 
@@ -63,7 +65,9 @@ def show(args: Namespace, root: Path) -> int:
             console.print(Text(by))
             console.print()
         resolve(BY_NAME[args.view].text)(console, asked, args)
-    for note in asked.notes:
+        for line in _sums(asked, args):
+            console.print(Text(line), soft_wrap=True)
+    for note in (*(_sums(asked, args) if args.csv else ()), *asked.notes):
         say(note)
     return 0
 
@@ -72,6 +76,8 @@ def plot(args: Namespace, root: Path) -> int:
     """Save a view of what is stored as a picture."""
     from ..charts.picture import save_picture
 
+    if args.rank and (args.unit or "k") != ENERGY:
+        raise InputError("a picture shows a --rank with --unit energy alone")
     asked = understand(args, root)
     path = Path(args.output)
     try:
@@ -84,6 +90,14 @@ def plot(args: Namespace, root: Path) -> int:
     for note in (f"{what} in {args.output}", *asked.notes):
         say(note)
     return 0
+
+
+def _sums(asked: Asked, args: Namespace) -> list[str]:
+    """What the ranks that are asked for come to, of a view that lists projections. Reads files."""
+    view = BY_NAME[args.view]
+    if asked.ranks is None or (view.place is Place.CHART and not view.over_layers):
+        return []
+    return list(sums(asked.lens, asked.ranks, asked.projections))
 
 
 # Text
@@ -161,12 +175,13 @@ def print_chart(console: Console, asked: Asked, args: Namespace) -> None:
     if console.is_terminal:
         width, height = console.width, max(12, min(HEIGHT, console.height - 2))
     painting = paint(asked.lens.pair, _request(asked, args, _palette(console, args.color), width, height))
-    rules = painting.columns(args.rank)
+    k = None if asked.ranks is None else asked.ranks.common
+    rules = painting.columns(k)
     for y, line in enumerate(painting.lines):
         console.print(ruled(line, rules.get(y, ()), painting.request.palette.dim_style))
-    if args.rank and painting.ruler is not None:
-        console.print(painting.ruler.mark(args.rank, width))
-        for line in _at_rank(painting, args.rank):
+    if k is not None and painting.ruler is not None:
+        console.print(painting.ruler.mark(k, width))
+        for line in _at_rank(painting, k):
             console.print(line)
     else:
         console.print(painting.readout)
@@ -205,6 +220,7 @@ def _request(asked: Asked, args: Namespace, colours: Palette, width: int, height
         marks=tuple(asked.projections) if several else (),
         compare=several,
         lines=(*MLA_LINES, *(args.line or ())),
+        measure=asked.lens.measure,
         palette=colours,
     )
 
@@ -256,7 +272,7 @@ def _fields(asked: Asked, args: Namespace) -> tuple[Field, ...]:
     asked_for = asked.thresholds if args.threshold else ()
     fields = fields_of(replace(lens, thresholds=(*lens.thresholds, *asked_for)), has_twins(lens, wanted))
     load(fields, wanted)
-    return (*fields, *(fields_at(lens, args.rank, wanted) if args.rank else ()))
+    return (*fields, *(fields_at(lens, asked.ranks, wanted) if asked.ranks is not None else ()))
 
 
 def _sorted(fields: Sequence[Field], projections: Sequence[Projection], name: str | None) -> list[Projection]:

@@ -105,6 +105,12 @@ GLOSSARY = (
     ),
     ("dense", "In a plan: a projection that stays as it is. Among numbers it counts as its full rank."),
     (
+        "E(k)",
+        "The energy that rank k keeps, in %: the unit energy, of one rank (:k 512) or one a role (:k q=1536 kv=512; kv "
+        "is key_value, else kv_a, else key and value each), which comma and full stop move together. Two factors of "
+        "rank k hold k (m + n) parameters; where k is the full rank or more, the matrix stays as it is.",
+    ),
+    (
         "rank cursor",
         "A rank on the chart (h l, comma and full stop, :k 512): what keeping so many would keep and cost.",
     ),

@@ -13,6 +13,7 @@ from rankscope.engine.derive.flip import flipped
 from rankscope.engine.derive.weighting import CENTRED_NAME
 from rankscope.engine.spectrum import THRESHOLDS, Projection, Values
 
+from .kept_ranks import KeptRanks
 from .measures import BY_NAME, MODELS_LIMITS, Measure, from_values
 from .quantities import divided, unread_ranks
 from .session import Session
@@ -160,13 +161,14 @@ class Pair:
 @dataclass(slots=True)
 class Lens:
     """Which number stands for a projection: of which measure, at which threshold, of which model. `thresholds` are
-    those that tables have a column of."""
+    those that tables have a column of, and of the energy that `ranks` keep, where some are asked for."""
 
     pair: Pair
     threshold: float
     measure: Measure = field(default_factory=lambda: BY_NAME["k"])
     side: Side = Side.A
     thresholds: tuple[float, ...] = THRESHOLDS
+    ranks: KeptRanks | None = None
 
     def number(self, p: Projection) -> float | None:
         """The number, None where it is not known (yet), or nothing is known of it."""
@@ -305,7 +307,8 @@ class Lens:
     def needs_values(self) -> bool:
         """Whether its numbers are worked out from values that the store's tables do not keep."""
         is_kept = self.threshold in THRESHOLDS and not self.pair.weighting
-        return not is_kept or self.measure.from_values is not None or self.measure.needs_directions
+        of_values = self.measure.from_values is not None or self.measure.needs_directions or self.measure.needs_ranks
+        return not is_kept or of_values
 
     def unread(self) -> set[str]:
         """Content keys, in the first model, of what `load` has something to read for."""
@@ -320,6 +323,8 @@ class Lens:
                 unread |= session.without_raw_rank(self.threshold)
             if self.measure.needs_directions:
                 unread |= session.without_participation() & session.columns.rows.keys()
+            if self.measure.ranks is not None:
+                unread |= session.without_kept(self.measure.ranks)
             if self.measure.from_values is not None:
                 unread |= session.without_facts() & session.columns.rows.keys()
             found |= self.pair.known_as(session, unread)
@@ -345,6 +350,8 @@ class Lens:
                 session.load_ranks([flipped(p) for p in found], self.threshold)
             if self.measure.needs_directions:
                 session.load_participations(found)
+            if self.measure.ranks is not None:
+                session.load_kept(found, self.measure.ranks)
             if self.measure.from_values is not None:
                 session.load_facts(found, from_values())
 

@@ -12,7 +12,7 @@ from rankscope.engine.errors import InputError, printable
 from ..data.measures import unit_of
 from ..settings.keys import EXPLORER
 from ..settings.plan_words import plan_wish
-from ..settings.values import reference_line, threshold, whole
+from ..settings.values import kept_ranks, reference_line, threshold, whole
 
 _SHORT = {"q": "quit", "s": "scan", "x": "stop", "e": "export", "t": "threshold", "u": "unit", "rank": "k"}
 
@@ -47,9 +47,11 @@ def _threshold(argument: str) -> str:
         raise InputError(str(error)) from None
 
 
-def _rank(argument: str) -> str:
-    if not argument.isdecimal() or int(argument) < 1:
-        raise InputError(f"{printable(argument)!r} is no rank: write a whole number, :k 512")
+def _ranks(argument: str) -> str:
+    try:
+        kept_ranks(argument)
+    except ArgumentTypeError as error:
+        raise InputError(printable(str(error), 200)) from None
     return argument
 
 
@@ -81,7 +83,7 @@ def _plan(argument: str) -> str:
 
 _WITH_ARGUMENT: dict[str, Callable[[str], str]] = {
     "threshold": _threshold,
-    "k": _rank,
+    "k": _ranks,
     "unit": _unit,
     "line": _line,
     "filter": str,

@@ -21,6 +21,7 @@ from textual.strip import Strip
 from rankscope.engine.spectrum import Projection
 
 from ..data.grid import Column, Grid, Row, Selection, unfolded
+from ..data.kept_sum import ShownRanks
 from ..drawing.cell import GREY_FILL, GREYED
 from ..drawing.cells import Look
 from ..drawing.strips import difference
@@ -76,17 +77,27 @@ class Heatmap(TopPane, inherit_bindings=False):
         self.cursor = (0, 0)
         self.selection = Selection()
         self._block = ""
+        self._ranks = ShownRanks(look.lens.pair, ())
         self._strips: dict[int, Strip] = {}
         self._form: Layers | Overview = Layers(look, self.grid, Size(0, 0))
+
+    def title(self) -> str:
+        """The number; of the energy that ranks keep, what these come to."""
+        found = self._ranks.sum(self._look.lens) if self._look.lens.measure.needs_ranks else None
+        if found is None:
+            return super().title()
+        name = self._look.lens.title
+        return f"{name}: {found.fitting(self.size.width - len(name) - len('3 heatmap    '))}"
 
     def subtitle(self) -> Text:
         """The shades, and what they are of where that is another measure than the number."""
         by = self._look.lens.shade_title
         return Text(f"shade {by} " if by else "").append_text(shade_key(self._look))
 
-    def set_rows(self, projections: Sequence[Projection], grid: Grid) -> None:  # noqa: ARG002 - the base class's
+    def set_rows(self, projections: Sequence[Projection], grid: Grid) -> None:
         """The cursor stays inside, and unfolded experts unfolded where they are in the grid."""
         self.grid = grid
+        self._ranks = ShownRanks(self._look.lens.pair, projections)
         if self.unfolded is None or not self._open(self.unfolded, self._block):
             self._close()
 

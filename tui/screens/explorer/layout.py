@@ -260,3 +260,5 @@ class Layout(Screen[None]):
         for key, widget in self.tops.items():
             fits = beneath and not (below and key in maps)
             widget.styles.max_height = min(most, widget.lines_needed) if fits else None
+        if self.state.lens.measure.needs_ranks:  # the title is as long as there is room for
+            self.call_after_refresh(self.show_titles)

@@ -16,7 +16,7 @@ from ...data.session import Session
 from ...data.stacks import with_stacks
 from ...data.weighting import Offer
 from ...settings.config import Config
-from ...settings.values import reference_line
+from ...settings.values import kept_ranks, reference_line
 from ...widgets.prompt import Prompt
 from ..command_line import parse_command
 from ..first_run import is_first_run, mark_seen
@@ -133,8 +133,7 @@ class Explorer(SelectionKeys):
             case "threshold":
                 state.set_threshold(float(argument))
             case "k":
-                if self.can_walk():
-                    state.set_rank(int(argument))
+                self.set_ranks(kept_ranks(argument))
             case "unit":
                 state.set_unit(argument)
             case "filter":
