@@ -54,6 +54,8 @@ EXPLORER = _keys(
     ("comma", "rank(-1)", "rank down", "rank.previous", "Rank a hundredth down"),
     ("i", "inspect", "directions", "inspect", "What the first direction of the projection is"),
     ("d", "side", "A B B/A", "side", "Of two models: A, B, B/A; :against MODEL opens one"),
+    ("b", "outlier(1)", "next outlier", "outlier.next", "Next layer that stands out of its role: 3 MAD"),
+    ("B", "outlier(-1)", "previous outlier", "outlier.previous", "Previous layer that stands out of its role"),
     ("space", "mark", "mark", "mark", "Mark the selection for comparison; again: unmark"),
     ("M", "clear_marks", "clear marks", "mark.clear", "Take all marks away"),
     ("enter", "compute", "compute", "compute", "Compute the selection first; open what is computed"),

@@ -100,7 +100,7 @@ class HeadMap(Heatmap, inherit_bindings=False):
     def subtitle(self) -> Text:
         """The shades; where some cannot be made, why."""
         refused = next((p.problem for p in self.rows if p.problem), None)
-        return Text(printable(refused)) if refused else super().subtitle()
+        return Text(printable(refused)) if refused else self._shades()
 
     def content(self, content: Content) -> Content:
         """Its rows."""

@@ -22,12 +22,13 @@ from rankscope.engine.spectrum import Projection
 
 from ..data.grid import Column, Grid, Row, Selection, unfolded
 from ..data.kept_sum import ShownRanks
-from ..drawing.cell import GREY_FILL, GREYED
+from ..data.outliers import standings
+from ..drawing.cell import GREY_FILL, GREYED, PLAIN
 from ..drawing.cells import Look
 from ..drawing.strips import difference
 from ..settings import keys
 from .heatmap_overview import Overview
-from .heatmap_table import Layers, Pointer
+from .heatmap_table import LONGEST_NAME, Layers, Pointer, shortened
 from .top_pane import TopPane
 
 
@@ -90,6 +91,27 @@ class Heatmap(TopPane, inherit_bindings=False):
         return f"{name}: {found.fitting(self.size.width - len(name) - len('3 heatmap    '))}"
 
     def subtitle(self) -> Text:
+        """Where the cursor's role is smallest and largest, in bold what stands out; then the shades."""
+        return Text("  ").join(filter(None, [self._extremes(), self._shades()]))
+
+    def _extremes(self) -> Text:
+        """`key min 69@79  max 125@3`."""
+        column, look = self._column, self._look
+        if column is None or not self.shown.rows or not look.lens.pair.has_spectra:
+            return Text()
+        tower = self.shown.rows[self.cursor[0]].tower
+        rows = [row for row in self.shown.rows if row.tower == tower]
+        found = sorted(standings(rows, column, lambda *place: look.cell(*place).number), key=lambda s: s.number)
+        if len(found) < 2:
+            return Text()
+        text = Text(shortened(column.heading, LONGEST_NAME))
+        for name, standing in (("min", found[0]), ("max", found[-1])):
+            number = look.short(standing.number, max(look.width, len(name)))
+            style = Style(bold=True) if standing.is_outlier else PLAIN
+            text.append(f" {name} ").append(f"{number}@{standing.row.label}", style).append(" ")
+        return text
+
+    def _shades(self) -> Text:
         """The shades, and what they are of where that is another measure than the number."""
         by = self._look.lens.shade_title
         return Text(f"shade {by} " if by else "").append_text(shade_key(self._look))

@@ -69,7 +69,8 @@ class Charting(Layout):
             self._chart_timer = self.set_timer(CHART_DELAY, self._rested)
 
     def _rested(self) -> None:
-        """What costs many bytes: the chart, and the tree where another pane is moving."""
+        """What costs many bytes: the chart, the heatmap's foot, and the tree where another pane is moving."""
+        self.show_titles()
         if self.state.pane != View.TREE and self.tree_pane.display:
             self.tree_pane.follow(self.state.selection)
         width, height = self.chart.canvas
