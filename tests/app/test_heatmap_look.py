@@ -115,23 +115,31 @@ def test_a_projection_that_is_computed_again_shows_that_it_runs() -> None:
     assert seen.look.cell(Row("", 0), KEY).text == "*"
 
 
-def test_experts_fold_to_their_median_and_half_of_their_interquartile_range() -> None:
+def test_experts_fold_to_their_median_and_the_farthest_from_it() -> None:
+    """Of 32 one alone is odd: quartiles do not show it."""
+    one = gates(*(29 + n % 2 for n in range(31)), 133).look.cell(Row("", 0), GATE)
+    assert one.text == "30 ^133"
     cell = gates(100, 104, 110, 120, 96).look.cell(Row("", 0), GATE)
-    assert cell.text == "104~5"  # quartiles 100 and 110
-    assert (cell.number, cell.fitting(4)) == (104, "104")
+    assert (cell.text, cell.number, cell.fitting(7)) == ("104 ^120", 104, "104")
 
 
-def test_a_spread_needs_four_experts() -> None:
-    assert gates(100, 104, 110).look.cell(Row("", 0), GATE).text == "104"
+@pytest.mark.parametrize(
+    ("known", "text"),
+    [((100, 104, 110), "104 ^110"), ((100, 104), "102 ^104"), ((90, 104, 110), "104 ^90"), ((9, 9, 9, 9), "9")],
+)
+def test_of_two_as_far_the_larger_is_named_and_of_equals_none(known: tuple[int, ...], text: str) -> None:
+    assert gates(*known).look.cell(Row("", 0), GATE).text == text
 
 
-@pytest.mark.parametrize(("asked", "narrow"), [(None, "."), (2, "107"), (3, ".")])
-def test_a_sample_of_experts_says_how_many_of_how_many(asked: int | None, narrow: str) -> None:
+@pytest.mark.parametrize(
+    ("asked", "text", "narrow"), [(None, "107 2/4", "."), (2, "107 ^110 2/4", "107"), (3, "107 2/4", ".")]
+)
+def test_a_sample_of_experts_says_how_many_of_how_many(asked: int | None, text: str, narrow: str) -> None:
     """Of those asked for, 0 and 2 of 4, or 0, 1 and 2."""
     seen = gates(104, None, 110, None)
     seen.told.experts = asked
     cell = seen.look.cell(Row("", 0), GATE)
-    assert (cell.text, cell.fitting(6)) == ("107 2/4", narrow)
+    assert (cell.text, cell.fitting(6)) == (text, narrow)
 
 
 def test_experts_that_are_not_all_there_say_so_or_give_no_number() -> None:
@@ -326,7 +334,7 @@ def test_unfolded_experts_are_rows_with_one_projection_in_a_cell() -> None:
     seen.told.tell({"layers.0.expert.1.gate": 99})
     seen.look.forget(["layers.0.expert.1.gate"])
     assert seen.look.cell(inner.rows[1], GATE).text == "99"
-    assert seen.look.cell(Row("", 0), GATE).text == "100"
+    assert seen.look.cell(Row("", 0), GATE).text == "100 ^110"
 
 
 def test_projections_without_a_number_of_their_own_are_rows_in_their_order() -> None:

@@ -116,7 +116,7 @@ GLOSSARY = (
     ),
     ("scan", "Computing what the filter leaves and what is not stored yet."),
     ("mark", "A projection chosen for comparison, by space."),
-    ("experts", "MLPs of which a token takes a few. Their cell shows median~half the interquartile range."),
+    ("experts", "MLPs of which a token takes a few. Their cell shows median ^farthest."),
     (
         "A, B, B/A",
         "The first model, the second, and the second's number over the first's (d). B/A of a bound: > where B's number "

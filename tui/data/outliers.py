@@ -59,6 +59,13 @@ def outliers(grid: Grid, number_of: NumberOf) -> list[tuple[Standing, Column]]:
     return [(every[place], place[1]) for place in places if place in every]
 
 
+def by_distance(rows: Sequence[Row], column: Column, number_of: NumberOf) -> list[Row]:
+    """Rows from the farthest from the median of a column to the nearest; those without a number last."""
+    found = sorted(standings(rows, column, number_of), key=lambda s: -abs(s.number - s.middle))
+    there = {standing.row for standing in found}
+    return [*(standing.row for standing in found), *(row for row in rows if row not in there)]
+
+
 def next_of(places: Sequence[tuple[Row, Column]], grid: Grid, selection: Selection, step: int) -> int:
     """Which of some places, in the order of the grid, comes after what is selected, or before it for a step below 0;
     round at the ends."""

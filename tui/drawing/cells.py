@@ -19,7 +19,7 @@ from ..data.grid import Column, Grid, Row, Selection
 from ..data.measures import BY_NAME
 from ..data.pair import Group, Lens, Side
 from ..data.session import State
-from ..data.spread import even_limits, extent, half_range, known, middle_of
+from ..data.spread import even_limits, extent, farthest_of, known, middle_of
 from ..data.wording import MARKS, UNSEEN
 from ..settings.palette import Depth, Palette
 from .cell import GREYED, PLAIN, Cell, Count, most_telling, of_state, signed, written_forms
@@ -208,9 +208,9 @@ class Look:
         return len(measure.written(self._most_rows if measure.needs_directions else self._longest))
 
     def beside(self, members: int) -> int:
-        """Characters beside the number of so many experts in a cell: their spread, or how many of them there are."""
+        """Characters beside the number of so many experts in a cell: the farthest, or how many of them there are."""
         some = self.lens.pair.first.experts
-        return self.width + 1 if some is None or some >= members else len(f" {some}/{members}")
+        return self.width + 2 if some is None or some >= members else len(f" {some}/{members}")
 
     @property
     def is_mono(self) -> bool:
@@ -276,9 +276,10 @@ class Look:
         return self._shaded(forms, number, self.lens.tone(p), is_marked, self.lens.is_greyed(p))
 
     def _fold(self, group: Group) -> Cell:
-        """Several projections in one place (experts): the median, and after "~" half of the interquartile range,
-        104~9: half of the experts lie about within 9 of 104. Of a part how many are there, 104 8/256; as long as some
-        are missing that were asked for, and where that does not fit, the state of the rest: a few do not stand for all.
+        """Several projections in one place (experts): the median, and after "^" the one that is farthest from it,
+        29 ^33: half of the interquartile range hides one expert of 32. Of a part how many are there, 104 8/256; as long
+        as some are missing that were asked for, and where that does not fit, the state of the rest: a few do not stand
+        for all.
         """
         members = group.members
         is_marked = bool(self._marked) and any(p.key in self._marked for p in members)
@@ -297,8 +298,8 @@ class Look:
         if marks:
             forms = (f"{forms[0]}{count}", most_telling(marks))
         else:
-            half = half_range(numbers)
-            whole = [forms[0] if half is None else f"{forms[0]}~{self.lens.written(half)}", forms[0]]
+            far = farthest_of(numbers)
+            whole = [forms[0] if far is None else f"{forms[0]} ^{self.lens.written(far)}", forms[0]]
             forms = (*(f"{form}{count}" for form in whole), *whole, *forms)
         forms = signed(forms, self._sign_of(members, every))
         above = self.lens.greyed_above

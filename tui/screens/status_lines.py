@@ -104,7 +104,7 @@ def selection_text(lens: Lens, selection: Selection, grid: Grid) -> Text:
     if selection.column is not None and selection.row is not None and len(found) > 1:
         known = sum(lens.number(p) is not None for p in found)
         count = f"{known}/{len(found)}" if 0 < known < len(found) else len(found)
-        return text.append(f"  {count} experts: median~half the interquartile range; enter unfolds", "not bold")
+        return text.append(f"  {count} experts: median ^farthest; enter opens, the farthest first", "not bold")
     return text.append_text(_state(lens, found[0])) if len(found) == 1 else text
 
 

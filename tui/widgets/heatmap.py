@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 from rich.style import Style
@@ -22,7 +23,7 @@ from rankscope.engine.spectrum import Projection
 
 from ..data.grid import Column, Grid, Row, Selection, unfolded
 from ..data.kept_sum import ShownRanks
-from ..data.outliers import standings
+from ..data.outliers import by_distance, standings
 from ..drawing.cell import GREY_FILL, GREYED, PLAIN
 from ..drawing.cells import Look
 from ..drawing.strips import difference
@@ -173,10 +174,17 @@ class Heatmap(TopPane, inherit_bindings=False):
         return True
 
     def _open(self, row: Row, block: str) -> bool:
-        """Show the experts of a block in a layer, if it has any."""
+        """Show the experts of a block in a layer, if it has any: first the one that is farthest from their median in
+        the cursor's role."""
         if not any(len(self.grid.cells.get((row, c), ())) > 1 for c in self.grid.columns if c.block == block):
             return False
-        self._show(unfolded(self.grid, row, block), row, block)
+        grid = unfolded(self.grid, row, block)
+        column = self._column if self._column in grid.columns else grid.columns[0]
+
+        def number(*place: *tuple[Row, Column]) -> float | None:
+            return next(map(self._look.lens.number, grid.cells.get(place, ())), None)
+
+        self._show(replace(grid, rows=tuple(by_distance(grid.rows, column, number))), row, block)
         return True
 
     def _close(self) -> None:
