@@ -70,6 +70,7 @@ class Charting(Layout):
 
     def _rested(self) -> None:
         """What costs many bytes: the chart, the heatmap's foot, and the tree where another pane is moving."""
+        self._chart_timer = None
         self.show_titles()
         if self.state.pane != View.TREE and self.tree_pane.display:
             self.tree_pane.follow(self.state.selection)

@@ -161,7 +161,7 @@ class SelectionKeys(Background):
             if number is not None:
                 self.state.set_unit(found[number].name)
 
-        at = found.index(lens.measure) if lens.measure in found else 0
+        at = next((n for n, m in enumerate(found) if m.name == lens.measure.name), 0)
         self.app.push_screen(Choice("unit", rows, at), chosen)
 
     def action_side(self) -> None:
