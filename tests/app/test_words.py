@@ -17,6 +17,7 @@ from rankscope.tui.charts.request import Request
 from rankscope.tui.charts.spectra import hint
 from rankscope.tui.charts.ticks import tick_text, ticks
 from rankscope.tui.data.comparison import difference, headings_of
+from rankscope.tui.data.contrast import Contrast
 from rankscope.tui.data.grid import Column, Row, Selection
 from rankscope.tui.data.measures import MEASURES, units
 from rankscope.tui.data.pair import Side
@@ -304,6 +305,12 @@ def test_a_rank_is_a_whole_number_from_one_on() -> None:
     for wrong in ("1 2", "q=1 q=2"):
         with pytest.raises(InputError, match="twice"):
             parse_command(f"k {wrong}")
+
+
+def test_a_contrast_is_one_of_three() -> None:
+    assert [parse_command(f"contrast {name}") for name in Contrast] == [("contrast", name) for name in Contrast]
+    with pytest.raises(InputError, match="no contrast 'x': fixed model role"):
+        parse_command("contrast x")
 
 
 def test_marks_are_told_apart_in_the_fewest_words() -> None:

@@ -13,6 +13,7 @@ from rankscope.engine.derive.flip import flipped
 from rankscope.engine.derive.weighting import CENTRED_NAME
 from rankscope.engine.spectrum import THRESHOLDS, Projection, Values
 
+from .contrast import Contrast
 from .kept_ranks import KeptRanks
 from .measures import BY_NAME, MODELS_LIMITS, Measure, from_values
 from .quantities import divided, unread_ranks
@@ -169,6 +170,7 @@ class Lens:
     side: Side = Side.A
     thresholds: tuple[float, ...] = THRESHOLDS
     ranks: KeptRanks | None = None
+    contrast: Contrast = Contrast.FIXED
 
     def number(self, p: Projection) -> float | None:
         """The number, None where it is not known (yet), or nothing is known of it."""
@@ -251,13 +253,17 @@ class Lens:
     @property
     def limits(self) -> tuple[float, ...] | None:
         """Where the shade changes; None: spread over what there is."""
+        if self.contrast is not Contrast.FIXED:
+            return None
         if self.side is Side.RATIO:
             return MODELS_LIMITS
         return BY_NAME[self.measure.shaded_by or self.measure.name].limits
 
     @property
     def diverges(self) -> bool:
-        """Whether shades part at 1."""
+        """Whether shades part at 1: not where they are spread over what there is, which may lie on one side of it."""
+        if self.contrast is not Contrast.FIXED:
+            return False
         return self.side is Side.RATIO or BY_NAME[self.measure.shaded_by or self.measure.name].diverges
 
     @property

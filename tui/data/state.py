@@ -15,6 +15,7 @@ from rankscope.engine.spectrum import Projection
 
 from .changes import Change, Keys, Listener
 from .comparison import MOST_MARKS
+from .contrast import Contrast
 from .filter import find
 from .grid import Grid, Row, Selection, make_grid
 from .kept_ranks import KeptRanks
@@ -298,6 +299,11 @@ class ExplorerState:
             self.say("kf is the rank of the same weights with random signs: s computes these spectra")
         elif self.lens.measure.needs_directions and not any(s.has_directions for s in self.pair.sessions):
             self.say("no directions are computed yet: i on a projection computes its own")
+
+    def set_contrast(self, contrast: Contrast) -> None:
+        """Spread the shades over something else."""
+        self.lens.contrast = contrast
+        self.lens_changed()
 
     def _without(self, needs_raw: bool) -> str:
         """In which state there is no such number, and the key to one where there is."""

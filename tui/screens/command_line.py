@@ -9,6 +9,7 @@ from textual.binding import Binding
 
 from rankscope.engine.errors import InputError, printable
 
+from ..data.contrast import Contrast
 from ..data.measures import unit_of
 from ..settings.keys import EXPLORER
 from ..settings.plan_words import plan_wish
@@ -68,6 +69,12 @@ def _unit(argument: str) -> str:
     return unit_of(name).name
 
 
+def _contrast(argument: str) -> str:
+    if argument not in list(Contrast):
+        raise InputError(f"no contrast {printable(argument)!r}: {' '.join(Contrast)}")
+    return argument
+
+
 def _line(argument: str) -> str:
     try:
         reference_line(argument)
@@ -86,6 +93,7 @@ _WITH_ARGUMENT: dict[str, Callable[[str], str]] = {
     "k": _ranks,
     "unit": _unit,
     "line": _line,
+    "contrast": _contrast,
     "filter": str,
     "against": str,
     "export": str,
@@ -100,6 +108,7 @@ _EXAMPLES = {
     "k": ":k 512",
     "unit": ":unit k/k0",
     "line": ":line target=256",
+    "contrast": ":contrast role",
     "filter": ":filter key",
     "against": ":against org/name",
     "export": ":export spectra.csv",

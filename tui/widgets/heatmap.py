@@ -33,17 +33,17 @@ from .heatmap_table import LONGEST_NAME, Layers, Pointer, shortened
 from .top_pane import TopPane
 
 
-def shade_key(look: Look) -> Text:
-    """The shades with the limits between them; empty where there are no numbers to spread them over. Above the limit
-    from which cells are grey there is grey alone."""
+def shade_key(look: Look, column: Column | None = None) -> Text:
+    """The shades with the limits between them, of a role where each has its own; empty where there are no numbers to
+    spread them over. Above the limit from which cells are grey there is grey alone."""
     above = look.lens.greyed_above
-    limits = [limit for limit in look.limits if above is None or limit <= above]
+    limits = [limit for limit in look.limits(column) if above is None or limit <= above]
     text = Text()
     for limit in limits:
-        _patch(text, *look.shaded(limit))
+        _patch(text, *look.shaded(limit, column))
         text.append(_limit(limit))
     if limits and above is None:
-        _patch(text, *look.shaded(math.inf))
+        _patch(text, *look.shaded(math.inf, column))
     elif limits:
         _patch(text, GREYED, 2 * GREY_FILL)
     return text
@@ -113,9 +113,10 @@ class Heatmap(TopPane, inherit_bindings=False):
         return text
 
     def _shades(self) -> Text:
-        """The shades, and what they are of where that is another measure than the number."""
-        by = self._look.lens.shade_title
-        return Text(f"shade {by} " if by else "").append_text(shade_key(self._look))
+        """The shades, what they are of where that is another measure than the number, and spread over what."""
+        lens = self._look.lens
+        by = ", ".join(filter(None, (lens.shade_title, lens.contrast.words)))
+        return Text(f"shade {by} " if by else "").append_text(shade_key(self._look, self._column))
 
     def set_rows(self, projections: Sequence[Projection], grid: Grid) -> None:
         """The cursor stays inside, and unfolded experts unfolded where they are in the grid."""

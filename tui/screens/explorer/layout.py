@@ -73,6 +73,7 @@ class Layout(Screen[None]):
         self.pair = pair
         self.config = config
         self.state = ExplorerState.of(pair, config.threshold, config.thresholds, config.lines)
+        self.state.lens.contrast = config.contrast
         self.look = Look(self.state.lens, config.palette)
         self.look.show(self.state.grid)
         self.shown_limits: tuple[float, ...] = ()
@@ -220,7 +221,7 @@ class Layout(Screen[None]):
             # Below, for it may be long: above it would cut the formula. Marks stay, whatever it leaves.
             below = [pane.subtitle(), Text("" if pane.compares_marks else filtered.strip())]
             self._title(pane, Text(f"{key} {pane.id}  {pane.title()}"), Text("  ").join(filter(None, below)))
-        self.shown_limits = self.look.limits
+        self.shown_limits = self.look.limits()
         drawn = chart_title(
             state.chart,
             state.lens.title,

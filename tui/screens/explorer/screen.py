@@ -10,6 +10,7 @@ from textual import on
 from rankscope.engine.errors import InputError
 
 from ...data.changes import Change
+from ...data.contrast import Contrast
 from ...data.model import open_model
 from ...data.pair import Pair, Side
 from ...data.session import Session
@@ -136,6 +137,8 @@ class Explorer(SelectionKeys):
                 self.set_ranks(kept_ranks(argument))
             case "unit":
                 state.set_unit(argument)
+            case "contrast":
+                state.set_contrast(Contrast(argument))
             case "filter":
                 state.set_filter(argument)
             case "mark":
