@@ -21,6 +21,7 @@ EXIT_CODES = (
 )
 
 
+DEPTH, ADDRESS = "depth", "address"
 HEAD_KINDS = ("query", "key", "value", "qk", "ov", "kv_ov")
 """Those of engine/derive/heads.py, which is not imported here."""
 
@@ -85,6 +86,14 @@ def add_computing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--experts", type=positive, metavar="N", help="compute N experts of each layer, evenly spread")
 
 
+def add_pair(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--pair",
+        choices=(DEPTH, ADDRESS),
+        help="with --against, where one has more layers: what stands as deep, or equal addresses alone (depth)",
+    )
+
+
 def _add_thresholds(parser: argparse.ArgumentParser, default: str = "60 80 90") -> None:
     parser.add_argument(
         "-t",
@@ -113,6 +122,7 @@ def _add_view(parser: argparse.ArgumentParser, views: Sequence[str]) -> None:
         "layers with --unit energy",
     )
     parser.add_argument("--against", metavar="MODEL", help="a second model, B: the same projections of both")
+    add_pair(parser)
     parser.add_argument("--side", choices=("A", "B", "B/A"), help="with --against: numbers of which (B/A)")
     parser.add_argument(
         "--line", type=reference_line, action="append", metavar="NAME=K[@ROLE]", help="layers: a rank to draw across"
@@ -411,6 +421,7 @@ def explorer(parser: argparse.ArgumentParser) -> None:
     add_links(parser)
     add_computing(parser)
     parser.add_argument("--against", metavar="MODEL", help="a second model: the same projections of both, and B/A")
+    add_pair(parser)
     _add_weight(parser)
     _add_gauge(parser)
     parser.add_argument("-t", "--threshold", type=threshold, help="energy threshold to start with (90%%)")

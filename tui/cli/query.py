@@ -13,6 +13,7 @@ from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import DEFAULT_THRESHOLDS, Projection
 
 from ..data.comparison import MOST_MARKS
+from ..data.depths import words_of
 from ..data.gauge import RAW
 from ..data.grid import Grid, make_grid
 from ..data.kept_ranks import KeptRanks
@@ -22,6 +23,7 @@ from ..data.session import Session
 from ..data.table_rows import has_twins
 from ..data.views import BY_NAME, VIEWS, taking
 from ..data.weighting import NONE
+from .arguments import ADDRESS
 from .kept import check_ranks, named_ranks, show_stacks
 from .opening import lines_of, open_spectra, stored_of, verify, wanted_of
 
@@ -77,7 +79,7 @@ def understand(args: Namespace, root: Path) -> Asked:
     if args.view == "gauge" and not any(first.has(p.parents[0]) for p in wanted):
         name = printable(args.model)
         raise InputError(f"the weights as they are, to compare with, are not stored: run  rankscope scan {name}")
-    pair = Pair(first, _second(args, root, measure))
+    pair = Pair(first, _second(args, root, measure), by_depth=args.pair != ADDRESS)
     if stacks and pair.second is not None:
         show_stacks(pair.second, args)
     notes = [f"{missing} of {len(wanted)} are not computed yet"] if (missing := len(wanted) - len(stored)) else []
@@ -115,6 +117,8 @@ def _check(args: Namespace) -> None:
         raise InputError("--view mla is of one model and in no gauge: leave out --against and --gauge")
     if args.view == "heads" and args.against:
         raise InputError("--view heads is of one model: leave out --against")
+    if args.pair and not args.against:
+        raise InputError("--pair is for two models: name the second with --against MODEL")
     if args.side and not args.against:
         raise InputError("--side is for two models: name the second with --against MODEL")
 
@@ -156,8 +160,10 @@ def _second(args: Namespace, root: Path, measure: Measure) -> Session | None:
 
 def _unmatched(pair: Pair, second: Session, wanted: list[Projection], args: Namespace) -> Iterator[str]:
     """What cannot be held against anything, and what of the second model is not computed."""
+    if words := words_of(pair.depths):
+        yield words
     partners = [q for p in wanted if (q := pair.partner(p)) is not None]
-    theirs = [q for q in second.model.tree.scanned(args.filter) if pair.ours(q) is None]
+    theirs = pair.only_second(second.model.tree.scanned(args.filter))
     if len(partners) < len(wanted) or theirs:
         yield f"{len(wanted) - len(partners)} addresses are only in A, {len(theirs)} only in B"
         alone = [("A", p) for p in wanted if pair.partner(p) is None] + [("B", q) for q in theirs]

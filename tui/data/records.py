@@ -140,6 +140,7 @@ def _place(lens: Lens, p: Projection) -> dict[str, object]:
         "rows": measured.rows or None,
         "cols": measured.cols or None,
         "state": str(session.state(there)) if there is not None else None,
+        **({"partner": q.address if (q := lens.pair.partner(p)) else None} if lens.pair.depths else {}),
         **_model(lens),
         **_state_of(lens, p),
         **({"shapes_differ": lens.pair.differs_in_shape(p)} if lens.side is Side.RATIO else {}),

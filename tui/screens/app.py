@@ -47,13 +47,16 @@ class RankScopeApp(Surviving[None], inherit_bindings=False):
         config: Config,
         experts: int | None = None,
         under: tuple[Offer, Sequence[Model]] | None = None,
+        *,
+        by_depth: bool = True,
     ) -> None:
-        """`under`: the weighting under which the models are shown at first, and what they are then."""
+        """`under`: the weighting under which the models are shown at first, and what they are then. `by_depth`: how two
+        of them are matched, see Pair."""
         super().__init__(driver_class=TerminalDriver)
         use_nearest(self)
         use_plain(self)
         self._config = config
-        self.pair = Pair(*(self._session(model, root, settings, experts) for model in models))
+        self.pair = Pair(*(self._session(model, root, settings, experts) for model in models), by_depth=by_depth)
         if under is not None:
             for session, shown in zip(self.pair.sessions, under[1], strict=True):
                 session.show(shown)

@@ -105,7 +105,12 @@ def selection_text(lens: Lens, selection: Selection, grid: Grid) -> Text:
         known = sum(lens.number(p) is not None for p in found)
         count = f"{known}/{len(found)}" if 0 < known < len(found) else len(found)
         return text.append(f"  {count} experts: median ^farthest; enter opens, the farthest first", "not bold")
-    return text.append_text(_state(lens, found[0])) if len(found) == 1 else text
+    if len(found) != 1:
+        return text
+    partner = lens.pair.partner(found[0])
+    if partner is not None and partner.address != found[0].address:
+        text.append(f"  B {printable(partner.address)}", "not bold")
+    return text.append_text(_state(lens, found[0]))
 
 
 def waiting_text(pair: Pair) -> str:

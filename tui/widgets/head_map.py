@@ -101,7 +101,7 @@ class HeadMap(Heatmap, inherit_bindings=False):
             return printable(self.said)
         return f"{printable(label_of(self.rows))}: {super().title()}"
 
-    def subtitle(self) -> Text:
+    def subtitle(self, room: int) -> Text:  # noqa: ARG002 - it is short
         """The shades; where some cannot be made, why."""
         refused = next((p.problem for p in self.rows if p.problem), None)
         return Text(printable(refused)) if refused else self._shades()

@@ -21,6 +21,7 @@ from textual.strip import Strip
 
 from rankscope.engine.spectrum import Projection
 
+from ..data.contrast import Contrast
 from ..data.grid import Column, Grid, Row, Selection, unfolded
 from ..data.kept_sum import ShownRanks
 from ..data.outliers import by_distance, standings
@@ -38,10 +39,11 @@ def shade_key(look: Look, column: Column | None = None) -> Text:
     spread them over. Above the limit from which cells are grey there is grey alone."""
     above = look.lens.greyed_above
     limits = [limit for limit in look.limits(column) if above is None or limit <= above]
+    digits = 3 if look.lens.contrast is Contrast.FIXED else 2
     text = Text()
     for limit in limits:
         _patch(text, *look.shaded(limit, column))
-        text.append(_limit(limit))
+        text.append(_limit(limit, digits))
     if limits and above is None:
         _patch(text, *look.shaded(math.inf, column))
     elif limits:
@@ -53,8 +55,8 @@ def _patch(text: Text, style: Style, level: str) -> None:
     text.append(level or "  ", style)
 
 
-def _limit(value: float) -> str:
-    text = f"{value / 1000:.3g}k" if value >= 1000 else f"{value:.3g}"
+def _limit(value: float, digits: int) -> str:
+    text = f"{value / 1000:.{digits}g}k" if value >= 1000 else f"{value:.{digits}g}"
     return text.removeprefix("0") or "0"
 
 
@@ -91,9 +93,12 @@ class Heatmap(TopPane, inherit_bindings=False):
         name = self._look.lens.title
         return f"{name}: {found.fitting(self.size.width - len(name) - len('3 heatmap    '))}"
 
-    def subtitle(self) -> Text:
-        """Where the cursor's role is smallest and largest, in bold what stands out; then the shades."""
-        return Text("  ").join(filter(None, [self._extremes(), self._shades()]))
+    def subtitle(self, room: int) -> Text:
+        """Where the cursor's role is smallest and largest, in bold what stands out; then the shades, without a word
+        where there is little room, and alone where there is less."""
+        ends, key = self._extremes(), shade_key(self._look, self._column)
+        forms = [Text("  ").join(filter(None, parts)) for parts in ((ends, self._shades()), (ends, key))]
+        return next((form for form in forms if form.cell_len <= room), self._shades())
 
     def _extremes(self) -> Text:
         """`key min 69@79  max 125@3`."""

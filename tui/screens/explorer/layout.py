@@ -219,7 +219,8 @@ class Layout(Screen[None]):
         self.tree_pane.show_title(f"{View.TREE} tree{filtered}")
         for key, pane in self.tops.items():
             # Below, for it may be long: above it would cut the formula. Marks stay, whatever it leaves.
-            below = [pane.subtitle(), Text("" if pane.compares_marks else filtered.strip())]
+            foot = Text("" if pane.compares_marks else filtered.strip())
+            below = [pane.subtitle(pane.size.width - 2 - len(foot)), foot]
             self._title(pane, Text(f"{key} {pane.id}  {pane.title()}"), Text("  ").join(filter(None, below)))
         self.shown_limits = self.look.limits()
         drawn = chart_title(
@@ -274,8 +275,7 @@ class Layout(Screen[None]):
         for key, widget in self.tops.items():
             fits = beneath and not (below and key in maps)
             widget.styles.max_height = min(most, widget.lines_needed) if fits else None
-        if self.state.lens.measure.needs_ranks:  # the title is as long as there is room for
-            self.call_after_refresh(self.show_titles)
+        self.call_after_refresh(self.show_titles)  # they are as long as there is room for
 
 
 def _beside_chart(room: int) -> int:

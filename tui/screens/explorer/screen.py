@@ -11,6 +11,7 @@ from rankscope.engine.errors import InputError
 
 from ...data.changes import Change
 from ...data.contrast import Contrast
+from ...data.depths import words_of
 from ...data.model import open_model
 from ...data.pair import Pair, Side
 from ...data.session import Session
@@ -58,6 +59,9 @@ class Explorer(SelectionKeys):
         self.app.theme_changed_signal.subscribe(self, lambda _: self.want_chart())  # its colours go by the background
 
     def _greet(self) -> None:
+        if self.pair.depths:
+            self.state.say(words_of(self.pair.depths))
+            return
         if is_first_run():
             self.state.say(FIRST_KEYS)
             mark_seen()
@@ -194,4 +198,5 @@ class Explorer(SelectionKeys):
         self.verify(session)
         self.state.say(
             f"B is {session.model.name}: {len(ours)} addresses only in A, {len(theirs)} only in B; d shows A, B, B/A"
+            f"{'; ' * bool(self.pair.depths)}{words_of(self.pair.depths)}"
         )
