@@ -45,6 +45,7 @@ class KeptSum:
             f"{parts} of {whole} parameters ({share}), keep {energy}{worst}",
             f"{parts} of {whole} ({share}), keep {energy}{worst}",
             f"{share}: keep {energy}{worst}",
+            *((f"{share}: {energy}, worst {self.worst}",) if self.known else ()),
             f"{share}: keep {energy}",
             energy,
         )
