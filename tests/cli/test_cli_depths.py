@@ -57,3 +57,22 @@ def test_addresses_alone_where_that_is_asked_for(models: dict[int, tuple[Path, A
     assert "partner" not in rows[0]
     assert "0 addresses are only in A, 4 only in B" in ran.err
     assert cli("show", folder, "--pair", "address").error.startswith("rankscope: --pair is for two models")
+
+
+def test_role_by_role_whatever_the_layers_are(models: dict[int, tuple[Path, Arrays]], cli: Run) -> None:
+    (folder, held), (other, theirs_held) = models[3], models[4]
+    asked = ("--against", other, "--by", "role", "--filter", f"*.{ROLE}", "-t", 90)
+    (row,) = csv.DictReader(io.StringIO(cli("show", folder, *asked, "--csv").out))
+    ours, theirs = sorted(k90(held, n) for n in range(3)), sorted(k90(theirs_held, n) for n in range(4))
+    middle = (theirs[1] + theirs[2]) / 2
+    assert [float(row[f"{name}_a"]) for name in ("layers", "min", "median", "max")] == [3, ours[0], ours[1], ours[2]]
+    assert [float(row[f"{name}_b"]) for name in ("layers", "min", "median", "max")] == [4, theirs[0], middle, theirs[3]]
+    assert float(row["ratio"]) == pytest.approx(middle / ours[1])
+    ran = cli("show", folder, *asked)
+    heads = "role layers A min A median A max A layers B min B median B max B B/A"
+    assert ran.out.splitlines()[1].split() == heads.split()
+    assert ran.out.splitlines()[2].split()[:2] == [ROLE, "3"]
+    assert "only in" not in ran.err
+    for wrong in (("--by", "role"), ("--by", "role", "--against", other, "--side", "A")):
+        assert "--by role is of both models" in cli("show", folder, *wrong).error
+    assert "--by goes with --view heatmap" in cli("show", folder, "--by", "role", "--view", "table").error

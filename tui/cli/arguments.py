@@ -130,6 +130,7 @@ def _add_view(parser: argparse.ArgumentParser, views: Sequence[str]) -> None:
 
 
 def _add_show(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--by", choices=("role",), help="heatmap, with --against: both models role by role")
     parser.add_argument("--sort", metavar="COLUMN", help="table: by k90, k/k0, stable_rank ..., largest first")
     parser.add_argument("--csv", action="store_true", help="all views but facets: as CSV, of every projection")
     parser.add_argument(

@@ -90,7 +90,8 @@ def understand(args: Namespace, root: Path) -> Asked:
         notes.append(f"{len(left)} of them are not balanced: {left[0].address}: {why_not_balanced(left[0])}")
     notes += lines_of(first.said)
     if pair.second is not None:
-        notes += _unmatched(pair, pair.second, wanted, args)
+        by_role = getattr(args, "by", None) is not None
+        notes += _missing(pair.second, args) if by_role else _unmatched(pair, pair.second, wanted, args)
     side = Side(args.side) if args.side else Side.RATIO if args.against else Side.A
     thresholds = tuple(dict.fromkeys(args.threshold or DEFAULT_THRESHOLDS))
     lens = Lens(pair, thresholds[-1], measure, side, ranks=ranks if args.view != "table" else None)
@@ -119,6 +120,8 @@ def _check(args: Namespace) -> None:
         raise InputError("--view heads is of one model: leave out --against")
     if args.pair and not args.against:
         raise InputError("--pair is for two models: name the second with --against MODEL")
+    if getattr(args, "by", None) and (not args.against or args.side or args.pair):
+        raise InputError("--by role is of both models: name the second with --against MODEL, without --side and --pair")
     if args.side and not args.against:
         raise InputError("--side is for two models: name the second with --against MODEL")
 
@@ -156,6 +159,13 @@ def _second(args: Namespace, root: Path, measure: Measure) -> Session | None:
     verify(second, theirs)
     stored_of(second, args.against, theirs, args.weight, args.gauge)
     return second
+
+
+def _missing(second: Session, args: Namespace) -> list[str]:
+    """What of the second model is not computed."""
+    theirs = second.model.tree.scanned(args.filter)
+    missing = sum(not second.has(q) for q in theirs)
+    return [f"{missing} of {len(theirs)} are not computed yet in B"] if missing else []
 
 
 def _unmatched(pair: Pair, second: Session, wanted: list[Projection], args: Namespace) -> Iterator[str]:

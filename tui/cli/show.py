@@ -41,6 +41,7 @@ from ..settings.config import Config
 from ..settings.palette import Depth, Palette, palette
 from ..settings.terminal import depth_of
 from . import heads
+from .by_role import print_roles, role_records
 from .kept import sums
 from .mla import shown
 from .query import Asked, understand
@@ -56,7 +57,8 @@ def show(args: Namespace, root: Path) -> int:
     """Print a view of what is stored; 2 where nothing is."""
     asked = understand(args, root)
     if args.csv:
-        sys.stdout.writelines(csv_lines(resolve(BY_NAME[args.view].csv)(_content(asked, args))))
+        of_view = resolve(BY_NAME[args.view].csv)
+        sys.stdout.writelines(csv_lines(role_records(asked, args) if args.by else of_view(_content(asked, args))))
     else:
         console = make_console(depth=None if args.color == "auto" else Depth(args.color))
         if args.view not in ("heatmap", "mla", "heads") and (
@@ -64,7 +66,7 @@ def show(args: Namespace, root: Path) -> int:
         ):  # these say it by every table
             console.print(Text(by))
             console.print()
-        resolve(BY_NAME[args.view].text)(console, asked, args)
+        (print_roles if args.by else resolve(BY_NAME[args.view].text))(console, asked, args)
         for line in _sums(asked, args):
             console.print(Text(line), soft_wrap=True)
     for note in (*(_sums(asked, args) if args.csv else ()), *asked.notes):
@@ -95,7 +97,7 @@ def plot(args: Namespace, root: Path) -> int:
 def _sums(asked: Asked, args: Namespace) -> list[str]:
     """What the ranks that are asked for come to, of a view that lists projections. Reads files."""
     view = BY_NAME[args.view]
-    if asked.ranks is None or (view.place is Place.CHART and not view.over_layers):
+    if asked.ranks is None or args.by or (view.place is Place.CHART and not view.over_layers):
         return []
     return list(sums(asked.lens, asked.ranks, asked.projections))
 

@@ -92,7 +92,7 @@ VIEWS: tuple[ViewSpec, ...] = (
         csv="data.view_records:of_heatmap",
         text="cli.show:print_heatmap",
         picture="charts.picture:save_heatmap_view",
-        options=("unit", "rank", "csv"),
+        options=("unit", "rank", "by", "csv"),
     ),
     ViewSpec(
         "table",
