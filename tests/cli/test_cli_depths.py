@@ -41,10 +41,7 @@ def test_layers_stand_against_those_as_deep(
         there = round(layer * (theirs - 1) / (ours - 1))
         assert row["partner"] == f"layers.{there}.{ROLE}"
         assert float(row["k90"]) == pytest.approx(k90(theirs_held, there) / k90(held, layer))
-    assert (
-        f"A has {ours} layers, B {theirs}: layer i of A is held against layer round(i {theirs - 1} / {ours - 1}) of B"
-        in ran.err
-    )
+    assert f"A has {ours} layers, B {theirs}: layer i of A against round(i {theirs - 1} / {ours - 1}) of B" in ran.err
     assert "only in" not in ran.err
 
 

@@ -39,11 +39,11 @@ def kind_of(p: Projection) -> str:
 def words_of(depths: Depths) -> str:
     """What a user has to know of it; "" where there is nothing."""
     parts = [
-        f"A has {ours} layers{f' of {tower}' if tower else ''}, B {theirs}: layer i of A is held against layer "
+        f"A has {ours} layers{f' of {tower}' if tower else ''}, B {theirs}: layer i of A against "
         f"round(i {theirs - 1} / {max(1, ours - 1)}) of B"
         for tower, (ours, theirs) in depths.items()
     ]
-    return f"{'; '.join(parts)}; --pair address holds only equal addresses against each other" if parts else ""
+    return f"{'; '.join(parts)}; --pair address turns it off" if parts else ""
 
 
 def _layers(projections: Iterable[Projection]) -> dict[str, int]:

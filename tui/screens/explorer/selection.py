@@ -70,7 +70,8 @@ class SelectionKeys(Background):
         written, side = state.lens.written, "above" if standing.deviations > 0 else "below"
         far = "" if isinf(standing.deviations) else f"{abs(standing.deviations):.1f} MAD "
         said = f"{state.lens.title} {written(standing.number)}: {far}{side} {written(standing.middle)}"
-        state.say(f"{said}, the median of {column.heading} over the layers; {len(found)} stand out")
+        count = "1 stands" if len(found) == 1 else f"{len(found)} stand"
+        state.say(f"{said}, the median of {column.heading} over the layers; {count} out")
 
     def action_mark(self) -> None:
         """Mark what is selected, or take its marks away."""
