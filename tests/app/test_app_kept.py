@@ -51,6 +51,8 @@ async def test_the_unit_follows_the_rank_in_every_view(llama: Path, root: Path) 
         await view.until(lambda: energies(llama, 0, {"query": 21})[0] in view.pane("table")[1].split(), "the column")
         await view.press("f", "4")
         await view.chart("E(21) %")
+        await view.press("7")  # ranks are asked for of whole projections
+        await view.sees("7 heads  query: k90 = ")
 
 
 async def test_roles_have_ranks_of_their_own_and_move_together(llama: Path, root: Path) -> None:

@@ -83,15 +83,7 @@ def understand(args: Namespace, root: Path) -> Asked:
     if stacks and pair.second is not None:
         show_stacks(pair.second, args)
     notes = [f"{missing} of {len(wanted)} are not computed yet"] if (missing := len(wanted) - len(stored)) else []
-    if first.shown_as and (refused := [p for p in wanted if p.problem]):
-        lacks = "no second moments there" if args.weight != NONE else "no gauge that is known"
-        notes.append(f"{len(refused)} of them have {lacks}: {refused[0].problem}")
-    if left := [p for p in wanted if why_not_balanced(p)]:
-        notes.append(f"{len(left)} of them are not balanced: {left[0].address}: {why_not_balanced(left[0])}")
-    notes += lines_of(first.said)
-    if pair.second is not None:
-        by_role = getattr(args, "by", None) is not None
-        notes += _missing(pair.second, args) if by_role else _unmatched(pair, pair.second, wanted, args)
+    notes += _notes(pair, wanted, args)
     side = Side(args.side) if args.side else Side.RATIO if args.against else Side.A
     thresholds = tuple(dict.fromkeys(args.threshold or DEFAULT_THRESHOLDS))
     lens = Lens(pair, thresholds[-1], measure, side, ranks=ranks if args.view != "table" else None)
@@ -101,6 +93,20 @@ def understand(args: Namespace, root: Path) -> Asked:
     grid = make_grid(wanted, stacks, shown=True)
     wanted = sorted((*wanted, *stacks), key=model_order) if stacks else wanted
     return Asked(lens, thresholds, wanted, grid, bool(args.filter), tuple(notes), ranks)
+
+
+def _notes(pair: Pair, wanted: list[Projection], args: Namespace) -> Iterator[str]:
+    """What a user has to know of the state in which the projections are shown, and of the second model."""
+    if pair.first.shown_as and (refused := [p for p in wanted if p.problem]):
+        lacks = "no second moments there" if args.weight != NONE else "no gauge that is known"
+        yield f"{len(refused)} of them have {lacks}: {refused[0].problem}"
+    if left := [p for p in wanted if why_not_balanced(p)]:
+        yield f"{len(left)} of them are not balanced: {left[0].address}: {why_not_balanced(left[0])}"
+    yield from lines_of(pair.first.said)
+    if pair.second is not None and getattr(args, "by", None):
+        yield from _missing(pair.second, args)
+    elif pair.second is not None:
+        yield from _unmatched(pair, pair.second, wanted, args)
 
 
 def _check(args: Namespace) -> None:

@@ -111,6 +111,15 @@ GLOSSARY = (
         "rank k hold k (m + n) parameters; where k is the full rank or more, the matrix stays as it is.",
     ),
     (
+        "outlier",
+        "A layer whose number is more than 3 MAD from its role's median over the layers (b, B); MAD is the median of "
+        "the distances from that median.",
+    ),
+    (
+        "contrast",
+        "What shades are spread over: the unit's own scale (:contrast fixed), this model, or each role by itself.",
+    ),
+    (
         "rank cursor",
         "A rank on the chart (h l, comma and full stop, :k 512): what keeping so many would keep and cost.",
     ),
