@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_models import HIDDEN, INNER, KV, Arrays, addresses, lapack, tensor_name, write_llama
+from cli_models import HIDDEN, INNER, KV, Arrays, addresses, lapack, rows_of, tensor_name, write_llama
 from cli_process import Run
 from numpy.typing import NDArray
 
@@ -44,6 +44,12 @@ def test_one_rank_for_all(model: tuple[Path, Arrays], cli: Run) -> None:
     assert {a: float(row[f"energy_{k}"]) for a, row in found.items() if a != ZERO} == pytest.approx(expected)
     assert (found["layers.0.attention.key"][f"energy_{k}"], found[ZERO][f"energy_{k}"]) == ("100", "")
     assert {row["rank"] for row in found.values()} == {str(k)}
+    objects = {
+        row["address"]: row for row in rows_of(cli("show", folder, "--unit", "energy", "--rank", k, "--json").out)
+    }
+    for address, row in found.items():
+        assert {name: "" if value is None else str(value) for name, value in objects[address].items()} == row
+    assert "--json goes with" in cli("show", folder, "--view", "facets", "--json").error
     whole = 2 * (2 * HIDDEN**2 + 2 * KV * HIDDEN + 3 * INNER * HIDDEN)
     parts = 2 * (2 * k * 2 * HIDDEN + 2 * KV * HIDDEN + 3 * k * (INNER + HIDDEN))
     worst = min(expected, key=expected.__getitem__)

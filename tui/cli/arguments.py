@@ -132,7 +132,9 @@ def _add_view(parser: argparse.ArgumentParser, views: Sequence[str]) -> None:
 def _add_show(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--by", choices=("role",), help="heatmap, with --against: both models role by role")
     parser.add_argument("--sort", metavar="COLUMN", help="table: by k90, k/k0, stable_rank ..., largest first")
-    parser.add_argument("--csv", action="store_true", help="all views but facets: as CSV, of every projection")
+    files = parser.add_mutually_exclusive_group()
+    files.add_argument("--csv", action="store_true", help="all views but facets: as CSV, of every projection")
+    files.add_argument("--json", action="store_true", help="the same, one JSON object a line")
     parser.add_argument(
         "--color", choices=("auto", "256", "16", "mono"), default="auto", help="how many colours (auto)"
     )

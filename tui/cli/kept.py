@@ -39,8 +39,9 @@ def check_ranks(measure: Measure, args: Namespace) -> None:
         raise InputError(f"--rank with --view {view.name} is for --unit energy: add it")
     if is_over_ranks and args.rank.roles:
         raise InputError(f"--view {view.name} takes one --rank for all that it shows")
-    if is_over_ranks and getattr(args, "csv", False):
-        raise InputError("--rank with --csv goes with --view table: the CSV of a chart has a line for every rank")
+    for kind in ("csv", "json"):
+        if is_over_ranks and getattr(args, kind, False):
+            raise InputError(f"--rank with --{kind} goes with --view table: of a chart every rank is written")
 
 
 def named_ranks(

@@ -114,6 +114,8 @@ def _check(args: Namespace) -> None:
     for option in options.keys() - set(BY_NAME[args.view].options):
         if getattr(args, option, None):
             raise InputError(f"--{option} goes with --view {' or '.join(taking(option))}, not with {args.view}")
+    if getattr(args, "json", False) and "csv" not in BY_NAME[args.view].options:
+        raise InputError(f"--json goes with --view {' or '.join(taking('csv'))}, not with {args.view}")
     if args.view == "gauge" and (args.against or args.weight != NONE):
         raise InputError("--view gauge is of one model and of its weights alone: leave out --against and --weight")
     if args.view == "gauge" and getattr(args, "unit", None) == "u1_participation":

@@ -1,7 +1,8 @@
-"""`rankscope show` and `rankscope plot`: what is stored, as text, as CSV or as a picture."""
+"""`rankscope show` and `rankscope plot`: what is stored, as text, as CSV or JSON, or as a picture."""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from argparse import Namespace
@@ -56,9 +57,11 @@ _BATCH = 256
 def show(args: Namespace, root: Path) -> int:
     """Print a view of what is stored; 2 where nothing is."""
     asked = understand(args, root)
-    if args.csv:
+    if args.csv or args.json:
         of_view = resolve(BY_NAME[args.view].csv)
-        sys.stdout.writelines(csv_lines(role_records(asked, args) if args.by else of_view(_content(asked, args))))
+        found = role_records(asked, args) if args.by else of_view(_content(asked, args))
+        objects = (f"{json.dumps(record, allow_nan=False)}\n" for record in found)
+        sys.stdout.writelines(csv_lines(found) if args.csv else objects)
     else:
         console = make_console(depth=None if args.color == "auto" else Depth(args.color))
         if args.view not in ("heatmap", "mla", "heads") and (
@@ -69,7 +72,7 @@ def show(args: Namespace, root: Path) -> int:
         (print_roles if args.by else resolve(BY_NAME[args.view].text))(console, asked, args)
         for line in _sums(asked, args):
             console.print(Text(line), soft_wrap=True)
-    for note in (*(_sums(asked, args) if args.csv else ()), *asked.notes):
+    for note in (*(_sums(asked, args) if args.csv or args.json else ()), *asked.notes):
         say(note)
     return 0
 
