@@ -13,12 +13,16 @@ Depths = Mapping[str, tuple[int, int]]
 
 
 def depths_of(first: Model, second: Model) -> Depths:
-    """Those of two models. Of a model whose weights are gone a part may be all that is stored: nothing is known of its
-    depth then."""
+    """Those of two models. Not of one that only lacks layers within, or has as many by other numbers; nor of one whose
+    weights are gone: a part of it may be all that is stored."""
     if first.checkpoint is None or second.checkpoint is None:
         return {}
     ours, theirs = _layers(first.tree.projections), _layers(second.tree.projections)
-    return {t: (ours[t], theirs[t]) for t in ours if t in theirs and ours[t] != theirs[t]}
+    return {
+        tower: (1 + max(ours[tower]), 1 + max(theirs[tower]))
+        for tower in ours
+        if tower in theirs and len(ours[tower]) != len(theirs[tower]) and max(ours[tower]) != max(theirs[tower])
+    }
 
 
 def address_there(p: Projection, depths: Depths) -> str:
@@ -46,9 +50,9 @@ def words_of(depths: Depths) -> str:
     return f"{'; '.join(parts)}; --pair address turns it off" if parts else ""
 
 
-def _layers(projections: Iterable[Projection]) -> dict[str, int]:
-    found: dict[str, int] = {}
+def _layers(projections: Iterable[Projection]) -> dict[str, set[int]]:
+    found: dict[str, set[int]] = {}
     for p in projections:
         if p.layer is not None and p.rows and p.block != "other":
-            found[p.tower or ""] = max(found.get(p.tower or "", 0), p.layer + 1)
+            found.setdefault(p.tower or "", set()).add(p.layer)
     return found
