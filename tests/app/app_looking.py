@@ -81,6 +81,8 @@ class View:
 
         def is_drawn() -> bool:
             painting = explorer.painting
+            if explorer._chart_timer is not None:  # moves are not answered yet
+                return False
             return not explorer.chart.region.area or (painting is not None and painting.request == explorer.request())
 
         await self.until(lambda: is_drawn() and explorer.painter.is_idle, "the chart of what is selected")

@@ -59,7 +59,9 @@ class Told:
     """What a session knows, as it was told: ranks at any threshold by address, entries, states."""
 
     def __init__(self, projections: Iterable[Projection]) -> None:
-        self.model = SimpleNamespace(tree=SimpleNamespace(projections=tuple(projections)), every=tuple(projections))
+        self.model = SimpleNamespace(
+            tree=SimpleNamespace(projections=tuple(projections)), every=tuple(projections), checkpoint=None
+        )
         self.ranks: dict[str, int] = {}
         self.entries: dict[str, SimpleNamespace] = {}
         self.states: dict[str, State] = {}

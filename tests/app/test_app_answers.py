@@ -64,6 +64,7 @@ async def test_every_unit_of_the_menu_is_its_formula(view: View, llama: Path) ->
     p = values / values.sum()
     expected = [
         f"{rank}", f"{100 * rank / 24:.1f}", f"{rank / null_rank(24, 48, 0.9):.2f}", "", f"{rank / 16:.2f}",
+        f"{100 * (values[:rank] ** 2).sum() / (values**2).sum():.1f}",  # of the rank at the threshold
         f"{np.exp(-(p * np.log(p)).sum()):.1f}", f"{(values**2).sum() / values[0] ** 2:.2f}", f"{values[0]:#.4g}",
     ]  # fmt: skip
     await view.press("3", "l")

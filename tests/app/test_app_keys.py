@@ -72,7 +72,7 @@ def test_every_action_can_be_typed(binding: Binding) -> None:
 
 @pytest.mark.parametrize(("key", "pane"), [("0", "tree"), ("3", "heatmap"), ("1", "chart")])
 async def test_help_lists_every_key_of_the_pane_and_every_mark(llama: Path, root: Path, key: str, pane: str) -> None:
-    async with exploring(llama, root, (100, 240)) as view:
+    async with exploring(llama, root, (100, 320)) as view:
         await view.press(key, "question_mark")
         lines = {" ".join(line.split()) for line in view.box}
         for binding in _bindings("explorer", "app", pane):
@@ -87,7 +87,7 @@ async def test_help_lists_every_key_of_the_pane_and_every_mark(llama: Path, root
 
 async def test_help_can_be_read_to_its_end_on_a_small_screen(llama: Path, root: Path) -> None:
     async with exploring(llama, root, SMALL) as view:
-        await view.press("question_mark", *["ctrl+d"] * 6)
+        await view.press("question_mark", *["ctrl+d"] * 7)
         assert "there is no such matrix" in view.text
         await view.press("G")
         assert view.box[2].strip() == "words"

@@ -54,6 +54,27 @@ async def test_all_panes_on_a_wide_screen(llama: Path, root: Path, size: tuple[i
         _fits(view)
 
 
+@pytest.mark.parametrize(
+    ("size", "layers", "is_overview"),
+    [((99, 24), 6, True), ((100, 24), 51, False), ((100, 24), 52, True), (WIDE, 42, False), (WIDE, 43, True)],
+)
+async def test_the_overview_is_the_default_where_the_table_is_narrow_or_fills_three_screens(
+    tmp_path: Path, root: Path, size: tuple[int, int], layers: int, is_overview: bool
+) -> None:
+    """At 24 lines 17 layers are in view; at 40, above a chart, 14."""
+    weights = {f"model.layers.{n}.self_attn.k_proj.weight": matrix((24, 48), n) for n in range(layers)}
+    async with exploring(save_model(tmp_path / "deep", weights, LLAMA), root, size) as view:
+        await view.press("3")
+        assert view.app.explorer.heatmap.overview is is_overview
+        if not is_overview:
+            page = (size[1] - 3 if size[0] < 120 else 18) - 4
+            assert sum(
+                str(layer) in view.pane("heatmap")[2 + layer].split() for layer in range(min(page, layers))
+            ) == min(page, layers)
+        await view.press("z")
+        assert view.app.explorer.heatmap.overview is not is_overview
+
+
 async def test_wide_and_low_shows_the_tree_and_one(llama: Path, root: Path) -> None:
     async with exploring(llama, root, (140, 24)) as view:
         assert _visible(view) == {"tree", "heatmap"}

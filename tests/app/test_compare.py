@@ -142,7 +142,7 @@ async def test_of_two_models_each_mark_has_two_columns(pair: Pair, llama: Path, 
     weights["model.layers.2.self_attn.k_proj.weight"] = np.eye(24, 48, dtype=np.float32)
     del weights["model.layers.0.mlp.gate_proj.weight"]
     second = session_of(tmp_path / "b", root, weights)
-    async with compared(Pair(pair.first, second)) as (app, _):
+    async with compared(Pair(pair.first, second, by_depth=False)) as (app, _):
         assert " ".join(words(app.compare)[0]) == "2 key A 2 key B 3 key A 3 key B 0 gate A 0 gate B"
         k = [rank_in(llama, 2, "key", 0.9), rank_in(llama, 3, "key", 0.9), rank_in(llama, 0, "gate", 0.9)]
         assert row(app, "k90") == [

@@ -14,6 +14,7 @@ from platformdirs import user_config_path
 
 from rankscope.engine.errors import InputError
 from rankscope.tui.cli.main import main_tui
+from rankscope.tui.data.contrast import Contrast
 from rankscope.tui.data.reference_lines import MLA_LINES, ReferenceLine
 from rankscope.tui.settings.config import Config
 from rankscope.tui.settings.keymap import checked, unknown
@@ -21,11 +22,13 @@ from rankscope.tui.settings.palette import Depth, Palette
 from rankscope.tui.settings.read import config_path, load
 from rankscope.tui.settings.write import written
 
+ALL_KEYS = "theme, color, threshold, thresholds, contrast, suspend, bell, mouse, lines, keymap, colors"
 EVERYTHING = """
 theme = "nord"
 color = "16"
 threshold = "95%"
 thresholds = [90, 0.6, "80", 90.0]
+contrast = "role"
 suspend = false
 bell = false
 mouse = true
@@ -79,6 +82,7 @@ def test_everything_that_a_file_may_say(file: Path) -> None:
         thresholds=(0.6, 0.8, 0.9),
         lines=(ReferenceLine("target", 256), ReferenceLine("q lora", 1536.5, "query")),
         keymap={"scan": "S,f5", "view.tree": "f1", "filter.next": ">"},
+        contrast=Contrast.ROLE,
         suspend=False,
         bell=False,
         mouse=True,
@@ -162,10 +166,7 @@ def test_a_mistake_is_one_line_with_the_file_and_the_key(file: Path, text: str, 
         ("tresholds = [90]", ["tresholds: did you mean thresholds?"], Config()),
         (
             "zzz = 1\ntheme = 'nord'\n[0]\nx = 3",
-            [
-                f"{name}: there are theme, color, threshold, thresholds, suspend, bell, mouse, lines, keymap, colors"
-                for name in ("zzz", "0")
-            ],
+            [f"{name}: there are {ALL_KEYS}" for name in ("zzz", "0")],
             Config(theme="nord"),
         ),
         (
@@ -180,7 +181,7 @@ def test_a_mistake_is_one_line_with_the_file_and_the_key(file: Path, text: str, 
         ),
         (
             '"\\u001b[31m" = 1',
-            ["\\x1b[31m: there are theme, color, threshold, thresholds, suspend, bell, mouse, lines, keymap, colors"],
+            [f"\\x1b[31m: there are {ALL_KEYS}"],
             Config(),
         ),
     ],

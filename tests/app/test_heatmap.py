@@ -185,12 +185,13 @@ async def test_nothing_at_all_and_nothing_computed_can_be_shown(size: tuple[int,
 # Experts
 
 
-async def test_the_spread_of_experts_is_shown_where_it_fits() -> None:
+async def test_the_farthest_expert_is_shown_where_it_fits() -> None:
     seen = Seen(moe(1, 4))
     seen.told.tell({f"layers.0.expert.{e}.gate": rank for e, rank in enumerate((500, 1000, 1500, 1900))})
-    for size, cell in (((80, 24), "1250~362"), ((70, 24), "1250")):
+    for size, cells in (((88, 24), ["1250", "^500"]), ((70, 24), ["1250"])):
         async with showing(seen, size) as eyes:
-            assert row_of(eyes, 0)[5] == cell
+            assert row_of(eyes, 0)[5 : 5 + len(cells)] == cells
+            assert len(row_of(eyes, 0)) == 7 + len(cells)
 
 
 async def test_a_sample_of_experts_is_counted_in_the_cell_where_it_fits() -> None:
@@ -213,14 +214,15 @@ async def test_enter_unfolds_the_experts_of_a_cell_and_back() -> None:
         assert eyes.heatmap.unfolded == Row("", 1)
         assert eyes.lines[0].split()[:2] == ["layer", "1"]
         assert eyes.lines[1].split() == ["expert", "gate", "up", "down"]
-        assert row_of(eyes, 2) == ["e2", "111", "112", "113"]
+        assert [row_of(eyes, row)[0] for row in range(4)] == ["e0", "e15", "e1", "e14"]  # the farthest first
+        assert row_of(eyes, 2) == ["e1", "108", "109", "110"]
         assert eyes.heatmap.lines_needed == 16 + 2 + 2
         assert eyes.selected.single is not None
         assert eyes.selected.single.address == "layers.1.expert.0.up"
         await eyes.press("j", "j", "l")
         assert eyes.selected == Selection(Row("", 1), Column("expert", "down"), None, eyes.selected.single)
         assert eyes.selected.single is not None
-        assert eyes.selected.single.address == "layers.1.expert.2.down"
+        assert eyes.selected.single.address == "layers.1.expert.1.down"
         assert [line.count("[") for line in eyes.lines[2:6]] == [0, 0, 1, 0]
         assert not eyes.heatmap.unfold()
         assert eyes.heatmap.fold()
@@ -237,11 +239,12 @@ async def test_an_expert_selected_elsewhere_is_found() -> None:
     async with showing(seen) as eyes:
         eyes.heatmap.show_selection(Selection(Row("", 1), UP, single=single))
         assert eyes.heatmap.unfold()
-        assert eyes.heatmap.cursor == (9, 1)
+        at = [row_of(eyes, row)[0] for row in range(16)]
+        assert eyes.heatmap.cursor == (at.index("e9"), 1)
         other = replace(single, address="layers.1.expert.12.up")
         eyes.heatmap.show_selection(Selection(Row("", 1), UP, single=other))
-        assert eyes.heatmap.cursor == (12, 1)
-        assert [line.count("[") for line in eyes.lines].index(1) == 2 + 12
+        assert eyes.heatmap.cursor == (at.index("e12"), 1)
+        assert [line.count("[") for line in eyes.lines].index(1) == 2 + at.index("e12")
         eyes.heatmap.show_selection(Selection(Row("", 1), UP))
         assert [line.count("[") for line in eyes.lines[2:18]] == [1] * 16
 
@@ -256,7 +259,7 @@ async def test_a_walk_through_the_layers_keeps_the_experts_unfolded() -> None:
         eyes.heatmap.show_selection(there)
         assert eyes.heatmap.unfolded == Row("", 1)
         assert eyes.heatmap.cursor == (1, 1)
-        assert row_of(eyes, 1) == ["e1", "108", "[109]", "110"]
+        assert row_of(eyes, 1) == ["e3", "114", "[115]", "116"]
         eyes.heatmap.show_selection(Selection(Row("", 2), UP))
         assert eyes.heatmap.unfolded is None  # one expert is no group
         assert "[201]" in eyes.lines[2 + 3]
@@ -289,7 +292,7 @@ async def test_another_grid_keeps_the_experts_that_it_has() -> None:
             seen.look.show(grid)
             eyes.heatmap.set_rows((), grid)
             assert eyes.heatmap.unfolded == unfolded
-            assert all(word[0].isdigit() for word in row_of(eyes, 1 if unfolded else 0)[1:])
+            assert all(word.lstrip("^")[0].isdigit() for word in row_of(eyes, 1 if unfolded else 0)[1:])
 
 
 async def test_a_computed_expert_is_drawn_alone() -> None:
@@ -302,8 +305,21 @@ async def test_a_computed_expert_is_drawn_alone() -> None:
             seen.told.states["layers.1.expert.3.gate"] = State.RUNNING
             seen.look.forget(["layers.1.expert.3.gate"])
             eyes.heatmap.update()
-        assert [r.y for r in regions] == [2 + 3]
-        assert row_of(eyes, 3)[1] == "*"
+        assert [r.y for r in regions] == [2 + 1]  # as far from the median as expert 0
+        assert row_of(eyes, 1)[:2] == ["e3", "*"]
+
+
+async def test_opened_experts_are_sorted_by_the_role_they_were_opened_from_unknown_ones_last() -> None:
+    seen = Seen(moe(1, 4))
+    seen.told.tell({f"layers.0.expert.{e}.gate": rank for e, rank in enumerate((100, 105, 400, 90))})
+    seen.told.tell({f"layers.0.expert.{e}.up": rank for e, rank in enumerate((100, 900, 110, 105))})
+    seen.told.tell({"layers.0.expert.3.down": 7})
+    async with showing(seen, (120, 40)) as eyes:
+        for role, order in (("gate", "2301"), ("up", "1023"), ("down", "3012")):
+            eyes.heatmap.show_selection(Selection(Row("", 0), Column("expert", role)))
+            assert eyes.heatmap.unfold()
+            assert [row.label for row in eyes.heatmap.shown.rows] == [f"e{number}" for number in order]
+            assert eyes.heatmap.fold()
 
 
 # Lines

@@ -12,6 +12,7 @@ import pytest
 from heatmap_fakes import Seen, layers, moe, projection
 
 from rankscope.engine.null import null_rank
+from rankscope.tui.data.contrast import Contrast
 from rankscope.tui.data.grid import Column, Row, Selection, unfolded
 from rankscope.tui.data.measures import MODELS_LIMITS, RATIO_LIMITS
 from rankscope.tui.data.pair import Side
@@ -115,23 +116,31 @@ def test_a_projection_that_is_computed_again_shows_that_it_runs() -> None:
     assert seen.look.cell(Row("", 0), KEY).text == "*"
 
 
-def test_experts_fold_to_their_median_and_half_of_their_interquartile_range() -> None:
+def test_experts_fold_to_their_median_and_the_farthest_from_it() -> None:
+    """Of 32 one alone is odd: quartiles do not show it."""
+    one = gates(*(29 + n % 2 for n in range(31)), 133).look.cell(Row("", 0), GATE)
+    assert one.text == "30 ^133"
     cell = gates(100, 104, 110, 120, 96).look.cell(Row("", 0), GATE)
-    assert cell.text == "104~5"  # quartiles 100 and 110
-    assert (cell.number, cell.fitting(4)) == (104, "104")
+    assert (cell.text, cell.number, cell.fitting(7)) == ("104 ^120", 104, "104")
 
 
-def test_a_spread_needs_four_experts() -> None:
-    assert gates(100, 104, 110).look.cell(Row("", 0), GATE).text == "104"
+@pytest.mark.parametrize(
+    ("known", "text"),
+    [((100, 104, 110), "104 ^110"), ((100, 104), "102 ^104"), ((90, 104, 110), "104 ^90"), ((9, 9, 9, 9), "9")],
+)
+def test_of_two_as_far_the_larger_is_named_and_of_equals_none(known: tuple[int, ...], text: str) -> None:
+    assert gates(*known).look.cell(Row("", 0), GATE).text == text
 
 
-@pytest.mark.parametrize(("asked", "narrow"), [(None, "."), (2, "107"), (3, ".")])
-def test_a_sample_of_experts_says_how_many_of_how_many(asked: int | None, narrow: str) -> None:
+@pytest.mark.parametrize(
+    ("asked", "text", "narrow"), [(None, "107 2/4", "."), (2, "107 ^110 2/4", "107"), (3, "107 2/4", ".")]
+)
+def test_a_sample_of_experts_says_how_many_of_how_many(asked: int | None, text: str, narrow: str) -> None:
     """Of those asked for, 0 and 2 of 4, or 0, 1 and 2."""
     seen = gates(104, None, 110, None)
     seen.told.experts = asked
     cell = seen.look.cell(Row("", 0), GATE)
-    assert (cell.text, cell.fitting(6)) == ("107 2/4", narrow)
+    assert (cell.text, cell.fitting(6)) == (text, narrow)
 
 
 def test_experts_that_are_not_all_there_say_so_or_give_no_number() -> None:
@@ -198,10 +207,10 @@ def told_sigmas(*sigmas: float) -> Seen:
 
 
 def test_five_limits_at_even_distances_of_their_logarithms() -> None:
-    assert told_sigmas(1.0, 64.0, 8.0).look.limits == pytest.approx((2, 4, 8, 16, 32))
-    assert told_sigmas().look.limits == ()
-    assert told_sigmas(3.0).look.limits == (3.0,)
-    assert told_sigmas(math.inf, 0.0, 2.0, 128.0).look.limits == pytest.approx((4, 8, 16, 32, 64))
+    assert told_sigmas(1.0, 64.0, 8.0).look.limits() == pytest.approx((2, 4, 8, 16, 32))
+    assert told_sigmas().look.limits() == ()
+    assert told_sigmas(3.0).look.limits() == (3.0,)
+    assert told_sigmas(math.inf, 0.0, 2.0, 128.0).look.limits() == pytest.approx((4, 8, 16, 32, 64))
 
 
 def test_the_key_of_break_even_shows_every_look_that_cells_have_and_no_other() -> None:
@@ -224,17 +233,17 @@ def test_limits_stay_until_a_number_lies_outside() -> None:
     seen = told_sigmas(1.0, 64.0)
     rows = [Row("", n) for n in range(9)]
     before = seen.look.cell(rows[1], KEY)
-    limits = seen.look.limits
+    limits = seen.look.limits()
     seen.told.entries["layers.2.attention.key"] = SimpleNamespace(sigma_max=5.0)
     seen.look.forget(["layers.2.attention.key"])
-    assert seen.look.limits == limits
+    assert seen.look.limits() == limits
     seen.told.entries["layers.3.attention.key"] = SimpleNamespace(sigma_max=4096.0)
     seen.look.forget(["layers.3.attention.key"])
-    assert seen.look.limits == pytest.approx((4, 16, 64, 256, 1024))
+    assert seen.look.limits() == pytest.approx((4, 16, 64, 256, 1024))
     assert seen.look.cell(rows[1], KEY).style != before.style  # the largest no longer
     del seen.told.entries["layers.3.attention.key"]
     seen.look.forget()
-    assert seen.look.limits == limits
+    assert seen.look.limits() == limits
 
 
 def test_the_key_shows_the_limits_between_the_shades() -> None:
@@ -326,10 +335,35 @@ def test_unfolded_experts_are_rows_with_one_projection_in_a_cell() -> None:
     seen.told.tell({"layers.0.expert.1.gate": 99})
     seen.look.forget(["layers.0.expert.1.gate"])
     assert seen.look.cell(inner.rows[1], GATE).text == "99"
-    assert seen.look.cell(Row("", 0), GATE).text == "100"
+    assert seen.look.cell(Row("", 0), GATE).text == "100 ^110"
 
 
 def test_projections_without_a_number_of_their_own_are_rows_in_their_order() -> None:
     twice = [projection(0, "other", "lora"), projection(0, "other", "lora")]
     inner = unfolded(Seen(twice).grid, Row("", 0), "other")
     assert [row.label for row in inner.rows] == ["e0", "e1"]
+
+
+def test_shades_spread_over_a_model_or_over_each_role() -> None:
+    """Keys from 100 to 110, values from 200 to 400: on a scale of all of them keys look alike."""
+    seen = Seen([p for p in layers(6, mlp=False) if p.role in ("key", "value")])
+    for layer in range(6):
+        seen.told.tell({f"layers.{layer}.attention.key": 100 + 2 * layer})
+        seen.told.tell({f"layers.{layer}.attention.value": 200 + 40 * layer})
+    value = Column("attention", "value")
+
+    def shades(column: Column) -> int:
+        return len({seen.look.cell(Row("", layer), column).style.bgcolor for layer in range(6)})
+
+    found = {}
+    for contrast in Contrast:
+        seen.look.lens.contrast = contrast
+        seen.look.turn()
+        found[contrast] = shades(KEY), shades(value)
+    assert found == {Contrast.FIXED: (1, 2), Contrast.MODEL: (1, 4), Contrast.ROLE: (6, 5)}
+    ratio = [k / null_rank(1024, 4096, 0.9) for k in (100, 110)]
+    assert seen.look.limits(KEY) == pytest.approx([ratio[0] * 1.1 ** (step / 6) for step in range(1, 6)])
+    seen.told.tell({"layers.5.attention.key": 900})
+    seen.look.forget(["layers.5.attention.key"])
+    assert seen.look.limits(KEY)[-1] == pytest.approx(ratio[0] * 9 ** (5 / 6))
+    assert shade_key(seen.look, KEY).plain.split() != shade_key(seen.look, value).plain.split()

@@ -249,11 +249,12 @@ async def test_experts_are_columns_too() -> None:
         assert eyes.heatmap.unfold()
         await eyes.pilot.pause()
         assert "experts of layer 1" in eyes.lines[0]
-        assert eyes.lines[1].split()[:17] == ["expert", *(str(n) for n in range(16))]
-        assert role(eyes, "gate").split()[1:17] == [str(105 + 3 * n) for n in range(16)]
+        order = [end for n in range(8) for end in (n, 15 - n)]  # the farthest from the median first
+        assert eyes.lines[1].split()[:17] == ["expert", *(str(n) for n in order)]
+        assert role(eyes, "gate").split()[1:17] == [str(105 + 3 * n) for n in order]
         await eyes.press("l", "l", "j")
         assert eyes.selected.single is not None
-        assert eyes.selected.single.address == "layers.1.expert.2.down"
+        assert eyes.selected.single.address == "layers.1.expert.1.down"
         eyes.heatmap.show_selection(Selection(Row("", 1), Column("expert", "up")))
         reversed_ = {s.text for s in pieces(eyes, "up") if s.style and s.style.reverse}
         assert reversed_ == set(">up ")

@@ -36,7 +36,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     save_model(folder / "b", {**llama_weights(2), **shifted}, LLAMA)
     for name in "ab":
         fill(folder / name, folder / "store")
-    return Pair(session_of(folder / "a", folder / "store"), session_of(folder / "b", folder / "store"))
+    both = session_of(folder / "a", folder / "store"), session_of(folder / "b", folder / "store")
+    return Pair(*both, by_depth=False)
 
 
 def sigma(session: Session, layer: int, role: str) -> np.ndarray:

@@ -202,7 +202,7 @@ async def test_marks_stand_before_the_address(pair: Pair) -> None:
 
 async def test_the_side_of_the_lens_decides(pair: Pair, tmp_path: Path, root: Path) -> None:
     second = session_of(tmp_path / "b", root, llama_weights(2) | {"model.embed_tokens.weight": np.eye(9)})
-    both = Pair(pair.first, second)
+    both = Pair(pair.first, second, by_depth=False)
     async with table_of(both) as (app, pilot):
         app.lens.side = Side.RATIO
         app.table.update()

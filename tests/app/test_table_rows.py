@@ -340,7 +340,7 @@ def pair(llama: Path, tmp_path: Path, root: Path) -> Pair:
     kept = {name: other[name] for name in other if any(f"layers.{n}." in name for n in range(1, 5))}
     second = session_of(tmp_path / "second", root, moved | kept)
     second._entries.pop(find(second, KEY)[0].key)
-    return Pair(session_of(llama, root), second)
+    return Pair(session_of(llama, root), second, by_depth=False)
 
 
 def test_the_side_decides_whose_numbers_they_are(pair: Pair, llama: Path, tmp_path: Path) -> None:

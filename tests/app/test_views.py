@@ -106,7 +106,7 @@ def test_what_the_command_line_offers() -> None:
         "delta",
     ]
     assert named_for("picture") == ["heatmap", "spectrum", "energy", "layers", "facets"]
-    assert taking("rank") == ["table", "spectrum", "energy"]
+    assert taking("rank") == ["heatmap", "table", "compare", "layers", "spectrum", "energy"]
     charts = ["layers", "spectrum", "energy"]
     beside = ["directions", "series", "gauge", "mla", "delta"]
     assert taking("csv") == ["heatmap", "table", "compare", "heads", *charts, *beside]

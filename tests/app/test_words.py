@@ -17,6 +17,7 @@ from rankscope.tui.charts.request import Request
 from rankscope.tui.charts.spectra import hint
 from rankscope.tui.charts.ticks import tick_text, ticks
 from rankscope.tui.data.comparison import difference, headings_of
+from rankscope.tui.data.contrast import Contrast
 from rankscope.tui.data.grid import Column, Row, Selection
 from rankscope.tui.data.measures import MEASURES, units
 from rankscope.tui.data.pair import Side
@@ -124,7 +125,7 @@ def test_the_selection_of_experts_counts_those_that_are_known() -> None:
     """Of eight, as k90 is known of none, of some and of all."""
     seen = Seen(moe(2, 8))
     cell = Selection(Row("", 1), Column("expert", "up"))
-    tail = "experts: median~half the interquartile range; enter unfolds"
+    tail = "experts: median ^farthest; enter opens, the farthest first"
     for known, count in ((0, "8"), (1, "1/8"), (7, "7/8"), (8, "8")):
         seen.told.ranks = {f"layers.1.expert.{e}.up": 100 + e for e in range(known)}
         said = selection_text(seen.lens, cell, seen.grid).plain
@@ -295,11 +296,21 @@ def test_while_something_is_computed_the_line_of_keys_begins_with_how_to_stop_it
 
 
 def test_a_rank_is_a_whole_number_from_one_on() -> None:
-    assert parse_command("k 1") == ("k", "1")
-    for wrong in ("0", "-1", "1.5", "x"):
+    for right in ("1", "q=1536 kv=512", "query=8,64"):
+        assert parse_command(f"k {right}") == ("k", right)
+    for wrong in ("0", "-1", "1.5", "x", "q=", "=4", "q=0"):
         with pytest.raises(InputError) as refused:
             parse_command(f"k {wrong}")
-        assert str(refused.value) == f"{wrong!r} is no rank: write a whole number, :k 512"
+        assert str(refused.value).startswith(f"{wrong!r} is no rank: write 512, or query=1536,key_value=512")
+    for wrong in ("1 2", "q=1 q=2"):
+        with pytest.raises(InputError, match="twice"):
+            parse_command(f"k {wrong}")
+
+
+def test_a_contrast_is_one_of_three() -> None:
+    assert [parse_command(f"contrast {name}") for name in Contrast] == [("contrast", name) for name in Contrast]
+    with pytest.raises(InputError, match="no contrast 'x': fixed model role"):
+        parse_command("contrast x")
 
 
 def test_marks_are_told_apart_in_the_fewest_words() -> None:
@@ -314,7 +325,7 @@ def test_marks_are_told_apart_in_the_fewest_words() -> None:
 
 
 def test_no_measure_but_those_of_the_menu_is_a_unit() -> None:
-    names = "k percent k/k0 k/kf k/k* k/raw effective_rank stable_rank sigma_1 u1_participation"
+    names = "k percent k/k0 k/kf k/k* k/raw energy effective_rank stable_rank sigma_1 u1_participation"
     assert [unit.name for unit in units(has_directions=False)] == [
         name for name in names.split() if name not in ("k/raw", "u1_participation")
     ]

@@ -68,7 +68,7 @@ def test_two_models_in_one_picture(model: Path, tmp_path: Path, cli: Run) -> Non
         (("-o", "folder.png"), "cannot write"),
         (("-o", "a.png", "--view", "table"), "invalid choice"),
         (("-o", "a.png", "--normalised"), "--normalised goes with"),
-        (("-o", "a.png", "--view", "layers", "--unit", "k/k0"), "--unit goes with"),
+        (("-o", "a.png", "--view", "spectrum", "--unit", "k/k0"), "--unit goes with"),
         (("-o", "a.png", "--side", "B"), "--against"),
         (("-o", "a.png", "--filter", "zzz"), "zzz"),
     ],

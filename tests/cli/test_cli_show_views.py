@@ -282,7 +282,19 @@ def test_csv_of_a_chart_has_what_is_stored_of_both_models(
     model: Path, arrays: Arrays, other: tuple[Path, Arrays], cli: Run
 ) -> None:
     path, theirs = other
-    words = ("show", model, "--against", path, "--view", "spectrum", "--filter", "layers.1.mlp", "--csv")
+    words = (
+        "show",
+        model,
+        "--against",
+        path,
+        "--pair",
+        "address",
+        "--view",
+        "spectrum",
+        "--filter",
+        "layers.1.mlp",
+        "--csv",
+    )
     sides = {"B/A": "AB", "A": "A", "B": "B"}
     for side, letters in sides.items():
         ran = cli(*words, "--side", side)
@@ -308,7 +320,7 @@ def test_against_another_model_the_ratio_is_shown(
     def k(weights: Arrays, address: str) -> int:
         return threshold_rank(values_of(weights, address), 0.9)
 
-    ran = cli("show", model, "--against", path, "-t", "90")
+    ran = cli("show", model, "--against", path, "--pair", "address", "-t", "90")
     only_in_b = [f"only in B: {a.replace('.1.', '.2.')}" for a in addresses() if ".1." in a]
     listed = ["1 addresses are only in A, 7 only in B", "only in A: layers.1.mlp.gate", *only_in_b]
     assert ran.err.splitlines() == listed
@@ -318,9 +330,11 @@ def test_against_another_model_the_ratio_is_shown(
         cells = [f"{k(theirs, a) / k(arrays, a):.3f}" if tensor_name(a) in theirs else "-" for a in expected]
         assert line[1:] == cells
     for side, weights in (("A", arrays), ("B", theirs)):
-        line = table(cli("show", model, "--against", path, "--side", side, "-t", "90").out)[2]
+        line = table(cli("show", model, "--against", path, "--pair", "address", "--side", side, "-t", "90").out)[2]
         assert line[1:] == [str(k(weights, a)) for a in of_layer[0]]
-    rows = records(cli("show", model, "--against", path, "--view", "table", "--side", "B", "--csv").out)
+    rows = records(
+        cli("show", model, "--against", path, "--pair", "address", "--view", "table", "--side", "B", "--csv").out
+    )
     assert {row["model"] for row in rows.values()} == {"B"}
     assert int(rows[MATRIX]["k90"]) == k(theirs, MATRIX)
     assert rows["layers.1.mlp.gate"]["k90"] == ""
@@ -352,8 +366,8 @@ def test_compare_and_charts_show_both_models(model: Path, other: tuple[Path, Arr
     [
         (("--view", "nothing"), "invalid choice"),
         (("--view", "table", "--unit", "k/k0"), "--unit goes with --view heatmap"),
-        (("--rank", "5"), "--rank goes with --view table or spectrum"),
-        (("--view", "table", "--rank", "0"), "no whole number above zero"),
+        (("--rank", "5"), "--rank with --view heatmap is for --unit energy"),
+        (("--view", "table", "--rank", "0"), "'0' is no rank"),
         (("--sort", "k90"), "--sort goes with --view table"),
         (("--line", "a=5"), "--line goes with --view layers"),
         (("--view", "facets", "--csv"), "--csv goes with"),

@@ -76,7 +76,7 @@ def test_the_comparison_has_a_line_more(tmp_path: Path, arrays: Arrays, cli: Run
 def test_a_unit_is_what_asks_to_be_one(
     tmp_path: Path, arrays: Arrays, cli: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = "k percent k/k0 k/kf k/k* k/raw effective_rank stable_rank sigma_1 u1_participation"
+    names = "k percent k/k0 k/kf k/k* k/raw energy effective_rank stable_rank sigma_1 u1_participation"
     sentence = f"no unit 'head_share': {names}"
     assert cli("show", tmp_path / "m", "--unit", "head_share").error == f"rankscope: {sentence}"
     with pytest.raises(InputError) as error:

@@ -28,6 +28,7 @@ def test_every_number_has_its_word() -> None:
         "entr.rank": "entropy rank",
         "stable": "stable rank",
         "sigma_1": "singular values",
+        "E(k) %": "E(k)",
     }
     for measure in MEASURES:
         heading = measure.titled(0.9)

@@ -14,7 +14,6 @@ from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import DEFAULT_THRESHOLDS, Projection
 
 from ..data.grid import Column, Grid, Row, Selection
-from ..data.measures import BY_NAME
 from ..data.pair import Lens, Pair, Side
 from ..data.reference_lines import STANDS_FOR, ReferenceLine
 from ..data.spread import known, middle_of
@@ -51,7 +50,7 @@ def _figure(pair: Pair, request: Request) -> Figure:
     selected = selected_column(request.selection)
     charts = []
     for threshold in thresholds:
-        lens = Lens(pair, threshold, BY_NAME[request.unit], request.side)
+        lens = Lens(pair, threshold, request.measure, request.side)
         _load(lens, request.grid, columns)
         series = tuple(
             replace(_role(lens, request.grid, c, numbers[c]), value=values.get(c, ""), is_selected=c == selected)
@@ -67,7 +66,7 @@ def _figure(pair: Pair, request: Request) -> Figure:
 
 
 def _lens(pair: Pair, request: Request) -> Lens:
-    return Lens(pair, request.threshold, BY_NAME[request.unit], request.side)
+    return Lens(pair, request.threshold, request.measure, request.side)
 
 
 def _at(request: Request) -> tuple[float, str] | None:
@@ -162,7 +161,7 @@ def _load(lens: Lens, grid: Grid, columns: Sequence[Column]) -> None:
 def _panels(request: Request) -> tuple[list[float], int]:
     """As many thresholds as there is room for, and how many beside each other: the current one, then the nearest of
     the user's, the notebook's where they are among those. As small multiples they may be small and in rows."""
-    if not BY_NAME[request.unit].depends_on_threshold:
+    if not request.measure.depends_on_threshold:
         return [request.threshold], 1
     near = [t for t in DEFAULT_THRESHOLDS if t in request.thresholds] or list(request.thresholds)
     near.sort(key=lambda t: (abs(t - request.threshold), t))
@@ -238,7 +237,7 @@ def _name(line: ReferenceLine) -> str:
 def lines_of_roles(columns: Sequence[Column], request: Request) -> tuple[list[ReferenceLine], list[str]]:
     """The reference lines of these roles and those of every role; and the names of those of a role that others may
     stand for, where none of them is drawn."""
-    if request.side is Side.RATIO or request.unit != "k":
+    if request.side is Side.RATIO or request.measure.name != "k":
         return [], []
     roles = {column.role for column in columns}
     drawn = [line for line in request.lines if not line.role or roles & {line.role, *STANDS_FOR.get(line.role, ())}]

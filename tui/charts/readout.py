@@ -21,7 +21,7 @@ from ..data.pair import Lens, Pair, Side
 from ..data.session import Session, State
 from ..data.table_rows import NOT_APART
 from ..data.views import View
-from ..data.wording import percent
+from ..data.wording import parameters, percent
 from .by_layer import at_layer, layer_columns, ranges, selected_row
 from .facets import facet_columns
 from .spectra import label
@@ -129,15 +129,7 @@ def _factors(p: Projection, k: int) -> list[str]:
     whole, parts = p.rows * p.cols, metrics.factor_parameters(p.rows, p.cols, k)
     most = metrics.break_even_rank(p.rows, p.cols)
     name = "factors cost more:" if k > most else "factors"
-    return [f"{name} {_count(parts)} of {_count(whole)} ({100 * parts / whole:.0f} %)", f"break-even {most}"]
-
-
-def _count(number: int) -> str:
-    """49k, 1.23M: three digits."""
-    for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= scale:
-            return f"{number / scale:.3g}{unit}" if number < 999.5 * scale else f"{number / scale:.0f}{unit}"
-    return str(number)
+    return [f"{name} {parameters(parts)} of {parameters(whole)} ({100 * parts / whole:.0f} %)", f"break-even {most}"]
 
 
 def _ranges(pair: Pair, request: Request, columns: Sequence[Column]) -> Text:

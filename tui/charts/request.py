@@ -10,6 +10,7 @@ from rich.text import Text
 from rankscope.engine.spectrum import Projection, Values
 
 from ..data.grid import Grid, Selection
+from ..data.measures import BY_NAME, Measure
 from ..data.pair import Curve, Side
 from ..data.reference_lines import ReferenceLine
 from ..settings.palette import Palette
@@ -31,7 +32,7 @@ class Request:
     """Everything a chart depends on; `version` counts the events that changed a shown projection.
 
     `compare`: the curves are those of `marks`, not of the selection. `origin` is where a walk over layers or
-    roles began. `normalised`: singular values over the largest. `lines` are those of the layers view, `unit`
+    roles began. `normalised`: singular values over the largest. `lines` are those of the layers view, `measure`
     is its number.
     """
 
@@ -51,7 +52,7 @@ class Request:
     marks: tuple[Projection, ...] = ()
     compare: bool = False
     lines: tuple[ReferenceLine, ...] = ()
-    unit: str = "k"
+    measure: Measure = BY_NAME["k"]
     palette: Palette = field(default_factory=Palette)
 
 

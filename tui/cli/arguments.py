@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from ..data.views import DEFAULT, named_for
-from ..settings.values import cut, positive, reference_line, threshold, thresholds, whole
+from ..settings.values import cut, kept_ranks, positive, reference_line, threshold, thresholds, whole
 from .parser import Flat
 
 MODEL_HELP = (
@@ -21,6 +21,7 @@ EXIT_CODES = (
 )
 
 
+DEPTH, ADDRESS = "depth", "address"
 DELTA = "delta"
 """The side of two models that is their difference."""
 
@@ -72,6 +73,14 @@ def add_computing(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--experts", type=positive, metavar="N", help="compute N experts of each layer, evenly spread")
 
 
+def add_pair(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--pair",
+        choices=(DEPTH, ADDRESS),
+        help="with --against, where one has more layers: what stands as deep, or equal addresses alone (depth)",
+    )
+
+
 def _add_thresholds(parser: argparse.ArgumentParser, default: str = "60 80 90") -> None:
     parser.add_argument(
         "-t",
@@ -89,8 +98,18 @@ def _add_view(parser: argparse.ArgumentParser, views: Sequence[str]) -> None:
     parser.add_argument("--view", choices=views, default=DEFAULT, help=f"what to show ({DEFAULT})")
     _add_filter(parser)
     _add_thresholds(parser)
-    parser.add_argument("--unit", metavar="NAME", help="heatmap: k, percent, k/k0, k/kf, k/k*, effective_rank ... (k)")
+    parser.add_argument(
+        "--unit", metavar="NAME", help="heatmap, layers: k, percent, k/k0, k/kf, k/k*, energy, effective_rank ... (k)"
+    )
+    parser.add_argument(
+        "--rank",
+        type=kept_ranks,
+        metavar="K",
+        help="what keeping K values means: 512, or by role query=1536,key_value=512 (short: q k v o kv); heatmap and "
+        "layers with --unit energy",
+    )
     parser.add_argument("--against", metavar="MODEL", help="a second model, B: the same projections of both")
+    add_pair(parser)
     parser.add_argument(
         "--side", choices=("A", "B", "B/A", DELTA), help="with --against: numbers of which, or of B - A (B/A)"
     )
@@ -100,9 +119,11 @@ def _add_view(parser: argparse.ArgumentParser, views: Sequence[str]) -> None:
 
 
 def _add_show(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rank", type=positive, metavar="K", help="table, spectrum: also what keeping K values means")
+    parser.add_argument("--by", choices=("role",), help="heatmap, with --against: both models role by role")
     parser.add_argument("--sort", metavar="COLUMN", help="table: by k90, k/k0, stable_rank ..., largest first")
-    parser.add_argument("--csv", action="store_true", help="all views but facets: as CSV, of every projection")
+    files = parser.add_mutually_exclusive_group()
+    files.add_argument("--csv", action="store_true", help="all views but facets: as CSV, of every projection")
+    files.add_argument("--json", action="store_true", help="the same, one JSON object a line")
     parser.add_argument(
         "--color", choices=("auto", "256", "16", "mono"), default="auto", help="how many colours (auto)"
     )
@@ -424,6 +445,7 @@ def explorer(parser: argparse.ArgumentParser) -> None:
     add_links(parser)
     add_computing(parser)
     parser.add_argument("--against", metavar="MODEL", help="a second model: the same projections of both, and B/A")
+    add_pair(parser)
     _add_weight(parser)
     _add_gauge(parser)
     parser.set_defaults(weight=None, gauge=None)  # what is not given is as the user left it

@@ -22,6 +22,7 @@ from ..settings.config import AUTO, Config
 from ..settings.palette import Depth
 from ..settings.read import config_path, load
 from ..settings.terminal import set_up
+from .arguments import ADDRESS
 from .ending import at_end
 from .opening import save, unsaved
 from .series import check_options
@@ -54,7 +55,7 @@ def run_app(args: Namespace, root: Path) -> int:
     memory = Memory(models[0], fresh=args.fresh)
     under = _under(args, models, root, memory)
     settings = Settings(args.device, args.threads, scheduler=args.scheduler, is_apart=True, gives_way=True)
-    app = RankScopeApp(models, root, settings, config, args.experts, under, memory)
+    app = RankScopeApp(models, root, settings, config, args.experts, under, memory, by_depth=args.pair != ADDRESS)
     # A model of 91,000 tensors is a million objects that live as long as the explorer: looking through them for
     # garbage takes 0.3 s until the first screen, and 0.1 s under some key presses.
     gc.freeze()

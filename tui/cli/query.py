@@ -7,21 +7,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from rankscope.engine.catalogue.tree import model_order
 from rankscope.engine.derive.gauge import FIXED, why_not_balanced
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import DEFAULT_THRESHOLDS, Projection
 
 from ..data.comparison import MOST_MARKS
+from ..data.depths import words_of
 from ..data.gauge import RAW
 from ..data.grid import Grid, make_grid
-from ..data.measures import Measure, unit_of
+from ..data.kept_ranks import KeptRanks
+from ..data.measures import Measure, energy_of, unit_of
 from ..data.pair import Lens, Pair, Side
 from ..data.session import Session
 from ..data.table_rows import has_twins
 from ..data.views import BY_NAME, VIEWS, taking
 from ..data.weighting import NONE
-from .arguments import DELTA
+from .arguments import ADDRESS, DELTA
 from .delta_stored import open_deltas
+from .kept import check_ranks, named_ranks, show_stacks
 from .opening import lines_of, open_spectra, shown_of, stored_of, verify, wanted_of
 
 _MOST_LISTED = 20
@@ -31,7 +35,7 @@ _MOST_LISTED = 20
 @dataclass(frozen=True, slots=True)
 class Asked:
     """Which projections are shown, through which lens. `lens` is at the last of the thresholds; `notes` say what is
-    missing, once the rest is printed."""
+    missing, once the rest is printed; `ranks` are those that are asked for."""
 
     lens: Lens
     thresholds: tuple[float, ...]
@@ -39,6 +43,7 @@ class Asked:
     grid: Grid
     is_filtered: bool
     notes: tuple[str, ...]
+    ranks: KeptRanks | None = None
 
     @property
     def lenses(self) -> list[Lens]:
@@ -57,10 +62,14 @@ def understand(args: Namespace, root: Path) -> Asked:
     _check(args)
     gauge = FIXED if args.view == "gauge" else args.gauge
     measure = unit_of(getattr(args, "unit", None) or "k")
+    check_ranks(measure, args)
     of_two = is_delta(args)
     if of_two:
         _check_delta(args, measure)
     first, wanted = _shown(args, root, gauge)
+    ranks, stacks = named_ranks(first, wanted, args)
+    if ranks is not None and measure.needs_ranks:
+        measure = energy_of(ranks)
     if args.view == "compare" and len(wanted) > MOST_MARKS:
         raise InputError(f"{len(wanted)} projections: name at most {MOST_MARKS} to compare with --filter GLOB")
     _check_state(measure, first, args)
@@ -75,15 +84,20 @@ def understand(args: Namespace, root: Path) -> Asked:
     if args.view == "gauge" and not any(first.has(p.parents[0]) for p in wanted):
         name = printable(args.model)
         raise InputError(f"the weights as they are, to compare with, are not stored: run  rankscope scan {name}")
-    pair = Pair(first, None if of_two else _second(args, root, measure, bool(first.model.further)))
+    second = None if of_two else _second(args, root, measure, bool(first.model.further))
+    pair = Pair(first, second, by_depth=args.pair != ADDRESS)
+    if stacks and pair.second is not None:
+        show_stacks(pair.second, args)
     notes = _notes(pair, wanted, len(wanted) - len(stored), args)
     side = Side.A if of_two or not args.against else Side(args.side) if args.side else Side.RATIO
     thresholds = tuple(dict.fromkeys(args.threshold or DEFAULT_THRESHOLDS))
-    lens = Lens(pair, thresholds[-1], measure, side)
+    lens = Lens(pair, thresholds[-1], measure, side, ranks=ranks if args.view != "table" else None)
     if measure.needs_twin and not has_twins(lens, wanted):
         name = printable(args.model)
         raise InputError(f"no spectra with random signs are stored of {name}: run  rankscope scan {name} --null flip")
-    return Asked(lens, thresholds, wanted, _grid(first, wanted), bool(args.filter), tuple(notes))
+    if stacks := [p for p in stacks if p not in wanted]:
+        wanted = sorted((*wanted, *stacks), key=model_order)
+    return Asked(lens, thresholds, wanted, _grid(first, wanted), bool(args.filter), tuple(notes), ranks)
 
 
 def _shown(args: Namespace, root: Path, gauge: str) -> tuple[Session, list[Projection]]:
@@ -113,7 +127,9 @@ def _notes(pair: Pair, wanted: list[Projection], missing: int, args: Namespace) 
     if left := [p for p in wanted if why_not_balanced(p)]:
         yield f"{len(left)} of them are not balanced: {left[0].address}: {why_not_balanced(left[0])}"
     yield from lines_of(pair.first.said)
-    if pair.second is not None:
+    if pair.second is not None and getattr(args, "by", None):
+        yield from _missing(pair.second, args)
+    elif pair.second is not None:
         yield from _unmatched(pair, pair.second, wanted, args)
 
 
@@ -138,8 +154,8 @@ def _check(args: Namespace) -> None:
     for option in options.keys() - set(BY_NAME[args.view].options):
         if getattr(args, option, None):
             raise InputError(f"--{option} goes with --view {' or '.join(taking(option))}, not with {args.view}")
-    if getattr(args, "csv", False) and args.rank and args.view != "table":
-        raise InputError("--rank with --csv goes with --view table: the CSV of a chart has a line for every rank")
+    if getattr(args, "json", False) and "csv" not in BY_NAME[args.view].options:
+        raise InputError(f"--json goes with --view {' or '.join(taking('csv'))}, not with {args.view}")
     if args.view == "gauge" and (args.against or args.weight != NONE):
         raise InputError("--view gauge is of one model and of its weights alone: leave out --against and --weight")
     if args.view == "gauge" and getattr(args, "unit", None) == "u1_participation":
@@ -150,6 +166,10 @@ def _check(args: Namespace) -> None:
         raise InputError("--view mla is of one model and in no gauge: leave out --against and --gauge")
     if args.view == "heads" and args.against:
         raise InputError("--view heads is of one model: leave out --against")
+    if args.pair and not args.against:
+        raise InputError("--pair is for two models: name the second with --against MODEL")
+    if getattr(args, "by", None) and (not args.against or args.side or args.pair):
+        raise InputError("--by role is of both models: name the second with --against MODEL, without --side and --pair")
     if args.side and not args.against:
         raise InputError("--side is for two models: name the second with --against MODEL")
 
@@ -189,10 +209,19 @@ def _second(args: Namespace, root: Path, measure: Measure, with_derived: bool) -
     return second
 
 
+def _missing(second: Session, args: Namespace) -> list[str]:
+    """What of the second model is not computed."""
+    theirs = second.model.tree.scanned(args.filter)
+    missing = sum(not second.has(q) for q in theirs)
+    return [f"{missing} of {len(theirs)} are not computed yet in B"] if missing else []
+
+
 def _unmatched(pair: Pair, second: Session, wanted: list[Projection], args: Namespace) -> Iterator[str]:
     """What cannot be held against anything, and what of the second model is not computed."""
+    if words := words_of(pair.depths):
+        yield words
     partners = [q for p in wanted if (q := pair.partner(p)) is not None]
-    theirs = [q for q in second.model.tree.scanned(args.filter) if pair.ours(q) is None]
+    theirs = pair.only_second(second.model.tree.scanned(args.filter))
     if len(partners) < len(wanted) or theirs:
         yield f"{len(wanted) - len(partners)} addresses are only in A, {len(theirs)} only in B"
         alone = [("A", p) for p in wanted if pair.partner(p) is None] + [("B", q) for q in theirs]

@@ -1,7 +1,8 @@
-"""`rankscope show` and `rankscope plot`: what is stored, as text, as CSV or as a picture."""
+"""`rankscope show` and `rankscope plot`: what is stored, as text, as CSV or JSON, or as a picture."""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from argparse import Namespace
@@ -27,6 +28,7 @@ from ..data.gauge import orders
 from ..data.grid import Selection
 from ..data.heads import lens_for
 from ..data.latent_columns import latent_measures
+from ..data.measures import ENERGY
 from ..data.named import resolve
 from ..data.pair import Curve
 from ..data.rank_columns import fields_at
@@ -42,6 +44,8 @@ from ..settings.config import Config
 from ..settings.palette import Depth, Palette, palette
 from ..settings.terminal import depth_of
 from . import delta, heads
+from .by_role import print_roles, role_records
+from .kept import sums
 from .mla import shown
 from .query import Asked, is_delta, understand
 from .series import check_options, session_of
@@ -62,8 +66,11 @@ def show(args: Namespace, root: Path) -> int:
         args.view = SERIES if args.view == DEFAULT else args.view
     args.model = " ".join(args.model)
     asked = understand(args, root)
-    if args.csv:
-        sys.stdout.writelines(csv_lines(resolve(BY_NAME[args.view].csv)(_content(asked, args))))
+    if args.csv or args.json:
+        of_view = resolve(BY_NAME[args.view].csv)
+        found = role_records(asked, args) if args.by else of_view(_content(asked, args))
+        objects = (f"{json.dumps(record, allow_nan=False)}\n" for record in found)
+        sys.stdout.writelines(csv_lines(found) if args.csv else objects)
     else:
         console = make_console(depth=None if args.color == "auto" else Depth(args.color))
         if is_delta(args):
@@ -74,8 +81,10 @@ def show(args: Namespace, root: Path) -> int:
         ):  # these say it by every table
             console.print(Text(by))
             console.print()
-        resolve(BY_NAME[args.view].text)(console, asked, args)
-    for note in asked.notes:
+        (print_roles if args.by else resolve(BY_NAME[args.view].text))(console, asked, args)
+        for line in _sums(asked, args):
+            console.print(Text(line), soft_wrap=True)
+    for note in (*(_sums(asked, args) if args.csv or args.json else ()), *asked.notes):
         say(note)
     return 0
 
@@ -84,6 +93,8 @@ def plot(args: Namespace, root: Path) -> int:
     """Save a view of what is stored as a picture."""
     from ..charts.picture import save_picture
 
+    if args.rank and (args.unit or "k") != ENERGY:
+        raise InputError("a picture shows a --rank with --unit energy alone")
     asked = understand(args, root)
     path = Path(args.output)
     try:
@@ -96,6 +107,14 @@ def plot(args: Namespace, root: Path) -> int:
     for note in (f"{what} in {args.output}", *asked.notes):
         say(note)
     return 0
+
+
+def _sums(asked: Asked, args: Namespace) -> list[str]:
+    """What the ranks that are asked for come to, of a view that lists projections. Reads files."""
+    view = BY_NAME[args.view]
+    if asked.ranks is None or args.by or (view.place is Place.CHART and not view.over_layers):
+        return []
+    return list(sums(asked.lens, asked.ranks, asked.projections))
 
 
 # Text
@@ -173,12 +192,13 @@ def print_chart(console: Console, asked: Asked, args: Namespace) -> None:
     if console.is_terminal:
         width, height = console.width, max(12, min(HEIGHT, console.height - 2))
     painting = paint(asked.lens.pair, _request(asked, args, _palette(console, args.color), width, height))
-    rules = painting.columns(args.rank)
+    k = None if asked.ranks is None else asked.ranks.common
+    rules = painting.columns(k)
     for y, line in enumerate(painting.lines):
         console.print(ruled(line, rules.get(y, ()), painting.request.palette.dim_style))
-    if args.rank and painting.ruler is not None:
-        console.print(painting.ruler.mark(args.rank, width))
-        for line in _at_rank(painting, args.rank):
+    if k is not None and painting.ruler is not None:
+        console.print(painting.ruler.mark(k, width))
+        for line in _at_rank(painting, k):
             console.print(line)
     else:
         console.print(painting.readout)
@@ -217,6 +237,7 @@ def _request(asked: Asked, args: Namespace, colours: Palette, width: int, height
         marks=tuple(asked.projections) if several else (),
         compare=several,
         lines=(*MLA_LINES, *(args.line or ())),
+        measure=asked.lens.measure,
         palette=colours,
     )
 
@@ -271,7 +292,7 @@ def _fields(asked: Asked, args: Namespace) -> tuple[Field, ...]:
     lens_of_table = replace(lens, thresholds=(*lens.thresholds, *asked_for))
     fields = fields_of(lens_of_table, has_twins(lens, wanted), latent_measures(wanted))
     load(fields, wanted)
-    return (*fields, *(fields_at(lens, args.rank, wanted) if args.rank else ()))
+    return (*fields, *(fields_at(lens, asked.ranks, wanted) if asked.ranks is not None else ()))
 
 
 def _sorted(fields: Sequence[Field], projections: Sequence[Projection], name: str | None) -> list[Projection]:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _MOST_CHANGES = 1024
 """Changes that are remembered: who has not asked for so long begins anew."""
+_MOST_ARRAYS = 96
+"""Arrays that are kept: a rank that is stepped through asks for another at each step."""
 _FEW = 8
 """An array is made anew where more than one in so many of its rows have changed."""
 
@@ -103,7 +105,10 @@ class Columns:
                 for row in map(self.rows.__getitem__, changed):
                     number = one(self.projections[row])
                     found[row] = float("nan") if number is None else number
+            self._arrays.pop(what, None)
             self._arrays[what] = seen, found
+            if len(self._arrays) > _MOST_ARRAYS:  # the one that was asked for longest ago
+                del self._arrays[next(iter(self._arrays))]
             return found
 
     def changed(self, keys: Iterable[str] | None) -> None:

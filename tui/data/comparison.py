@@ -10,6 +10,7 @@ from rankscope.engine.spectrum import Projection
 
 from .grid import member_of
 from .latent_columns import latent_measures
+from .measures import ENERGY
 from .pair import Lens, Side
 from .records import of_rows
 from .table_rows import Field, fields_of, has_twins, load
@@ -80,9 +81,9 @@ class Comparison:
 
 
 def difference(number: float, base: float, lens: Lens) -> str:
-    """`+12` of counts and percentages, `+8 %` of everything else, `x 25` of what is far away."""
+    """`+12` of counts, percentages and shares of energy, `+8 %` of everything else, `x 25` of what is far away."""
     measure = lens.measure
-    if measure.digits == 0 or measure.name == "percent":
+    if measure.digits == 0 or measure.name in ("percent", ENERGY):
         return f"{_no_minus_zero(number - base, measure.digits or 0):+.{measure.digits}f}"
     if base <= 0:
         return ""

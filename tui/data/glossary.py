@@ -127,6 +127,21 @@ GLOSSARY = (
     ),
     ("dense", "In a plan: a projection that stays as it is. Among numbers it counts as its full rank."),
     (
+        "E(k)",
+        "The energy that rank k keeps, in %: the unit energy, of one rank (:k 512) or one a role (:k q=1536 kv=512; kv "
+        "is key_value, else kv_a, else key and value each), which comma and full stop move together. Two factors of "
+        "rank k hold k (m + n) parameters; where k is the full rank or more, the matrix stays as it is.",
+    ),
+    (
+        "outlier",
+        "A layer whose number is more than 3 MAD from its role's median over the layers (b, B); MAD is the median of "
+        "the distances from that median.",
+    ),
+    (
+        "contrast",
+        "What shades are spread over: the unit's own scale (:contrast fixed), this model, or each role by itself.",
+    ),
+    (
         "rank cursor",
         "A rank on the chart (h l, comma and full stop, :k 512): what keeping so many would keep and cost.",
     ),
@@ -137,7 +152,7 @@ GLOSSARY = (
         "attention is latent as it is, kv_b kv_a, and query_product q_b q_a; lora is their rank. enter computes them.",
     ),
     ("mark", "A projection chosen for comparison, by space."),
-    ("experts", "MLPs of which a token takes a few. Their cell shows median~half the interquartile range."),
+    ("experts", "MLPs of which a token takes a few. Their cell shows median ^farthest."),
     (
         "A, B, B/A",
         "The first model, the second, and the second's number over the first's (d). B/A of a bound: > where B's number "

@@ -156,13 +156,14 @@ def compares_with_noise(lens: Lens, kind: str) -> bool:
 
 
 def lens_for(lens: Lens, kind: str) -> Lens:
-    """A lens whose number says something of rows of this kind: k instead of what compares with noise or with factors of
-    the same shape where these are of a product, or weighted; k is then shaded by its share."""
+    """A lens whose number says something of rows of this kind: k instead of what ranks that are asked for of whole
+    projections keep, and of what compares with noise or with factors of the same shape where these are of a product, or
+    weighted; k is then shaded by its share."""
     is_plain = compares_with_noise(lens, kind)
-    if is_plain and lens.measure.name != "k/kf":
-        return lens
     name = lens.measure.name
-    if name != "k" and name not in OF_SHAPES:
+    if is_plain and name != "k/kf" and not lens.measure.needs_ranks:
+        return lens
+    if name != "k" and name not in OF_SHAPES and not lens.measure.needs_ranks:
         return lens
     return replace(lens, measure=BY_NAME["k"] if is_plain else replace(BY_NAME["k"], shaded_by="percent"))
 

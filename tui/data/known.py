@@ -16,6 +16,8 @@ from rankscope.engine.derive.weighting import is_weighted, noise_of
 from rankscope.engine.spectrum import THRESHOLDS, Projection, Values
 
 from .columns import Columns
+from .kept_energy import KeptEnergies
+from .kept_ranks import KeptRanks
 from .model import Model
 from .participation import Participations
 
@@ -44,7 +46,8 @@ class Known:
     weighting, whose name and label are `weighting`, or in the fixed gauge, of which `fixed` says what was, or both.
     `said` is what the file of the weighting says of them beside their spectra.
     `lost` are keys whose values turned out to be damaged and that are not computed again; `when_lost` is called with
-    those that reading has found, in the thread that read. `participations` are known since load_participations.
+    those that reading has found, in the thread that read. `participations` are known since load_participations, `kept`
+    since load_kept.
     """
 
     def __init__(self, model: Model, root: Path) -> None:
@@ -64,6 +67,7 @@ class Known:
         self._twins: dict[str, str] = {}  # key of a twin with random signs -> that of its projection
         self._noises: dict[str, Projection] = {}  # by the key of a projection under a weighting
         self.participations = Participations()
+        self.kept = KeptEnergies(self.read, self._tell)
         self._beside: dict[str, set[str]] = {}  # by the key of what numbers need beside their own: theirs
         self._further: tuple[Projection, ...] = ()
         self.show(model)
@@ -211,6 +215,7 @@ class Known:
             for known in (self._entries, self._ranks, self._null_ranks, self._facts):
                 known.pop(key, None)
             self.participations.forget(key)
+            self.kept.forget(key)
 
     def verify(self, keys: Iterable[str]) -> None:
         """Read the values of the stored ones among these keys, to find what is damaged."""
@@ -304,6 +309,14 @@ class Known:
     def without_participation(self) -> set[str]:
         """The keys of projections of which it can be read and was not."""
         return self.with_weighted(set(self.participations.unread(self._entries.keys())))
+
+    def load_kept(self, projections: Sequence[Projection], ranks: KeptRanks) -> None:
+        """Know the energy that ranks keep of stored projections. Reads files."""
+        self.kept.load(projections, self._entries.keys(), ranks)
+
+    def without_kept(self, ranks: KeptRanks) -> set[str]:
+        """The keys of stored projections of which it is not known."""
+        return self.kept.unread(self.columns.projections, self._entries.keys(), ranks)
 
     def entry(self, projection: Projection) -> Entry | None:
         """What is stored of a projection."""
@@ -401,6 +414,7 @@ class Known:
         for known in (self._values, self._ranks, self._null_ranks, self._facts):
             known.pop(key, None)
         self.participations.forget(key)
+        self.kept.forget(key)
         self._tell((key,))
 
     def _tell(self, keys: Iterable[str]) -> None:

@@ -6,8 +6,8 @@ Heatmap units, table columns, the compare table, `show`, CSV and plots all read 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from types import ModuleType
 
 from rankscope.engine.calibration.said import ENOUGH, SINK
@@ -18,6 +18,7 @@ from rankscope.engine.derive.weighting import is_under_weighting, is_weighted, n
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection, Values
 
+from .kept_ranks import KeptRanks
 from .known import Fact, FromValues
 from .quantities import FLIPPED_RANK, PARTICIPATION, RANK, RAW_RANK, Quantity, Value, by_shape, rank_over, stored
 from .session import Session
@@ -30,6 +31,8 @@ MODELS_LIMITS = (0.5, 0.8, 0.95, 1.0, 1.05, 1.25, 2.0)
 OF_SHAPES = ("k/k0", "k/kf", "k/k*", "k/raw")
 """Units that compare with matrices of the same shape."""
 SHARE_LIMITS = (10.0, 20.0, 30.0, 45.0, 60.0)
+ENERGY = "energy"
+KEPT_LIMITS = (50.0, 60.0, 70.0, 80.0, 90.0, 95.0, 99.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,8 @@ class Measure:
     matrix as it is. `may_be_bound`: `from_values` may tell that its number is only a lower bound. `is_unit`: the
     heatmap can show it. `words` write it where digits alone do not. `said` is the name of one that the file of a
     weighting says, of Said.known: where none does, there is no such number. `needs_directions`: it is of the leading
-    directions, which are stored of what `i` was pressed on alone: it has no column in tables.
+    directions, which are stored of what `i` was pressed on alone: it has no column in tables. `needs_ranks`: it is of
+    the ranks that are asked for, `ranks`, for whose text "{k}" stands: there is no number without them, see energy_of.
     """
 
     name: str
@@ -67,6 +71,8 @@ class Measure:
     words: Callable[[float], str] | None = None
     said: str = ""
     needs_directions: bool = False
+    needs_ranks: bool = False
+    ranks: KeptRanks | None = None
 
     def beside(self, p: Projection) -> Projection | None:
         """Whose spectrum its number needs beside that of a projection."""
@@ -81,7 +87,10 @@ class Measure:
 
     def fits(self, p: Projection) -> bool:
         """Whether there is such a number of a projection: of what is made of several there is no other state, no twin,
-        and under a weighting no noise; of a product neither noise nor factors of the same shape."""
+        and under a weighting no noise; of a product neither noise nor factors of the same shape; and none that is of a
+        rank where no rank is asked of it."""
+        if self.ranks is not None and self.ranks.of(p) is None:
+            return False
         if p.derived is None or not p.derived.is_further:
             return True
         is_weighted_noise = self.needs_noise and p.derived.weighting
@@ -96,12 +105,13 @@ class Measure:
 
     def titled(self, threshold: float) -> str:
         """The heading at a threshold: `k90/k0`."""
-        return self.heading.replace("{t}", percent(threshold))
+        k = "k" if self.ranks is None else self.ranks.short
+        return self.heading.replace("{t}", percent(threshold)).replace("{k}", k)
 
     def explained(self, threshold: float, weighting: str = "") -> str:
         """The formula at a threshold, under a weighting ("": none)."""
         formula = self.weighted_formula if weighting and self.weighted_formula else self.formula
-        return formula.replace("{t}", percent(threshold))
+        return formula.replace("{t}", percent(threshold)).replace("{k}", "k" if self.ranks is None else self.ranks.text)
 
     def written(self, value: float) -> str:
         """A value as text: counts whole, the rest by `digits` after the point, None: 4 significant digits."""
@@ -212,6 +222,11 @@ def _smallest(session: Session, p: Projection, _: float) -> float | None:
     return entry.sigma_min
 
 
+def _kept_words(share: float) -> str:
+    """Never rounded up to all of it."""
+    return "99.9" if 99.95 <= share < 100 * (1 - 1e-9) else f"{share:.1f}"
+
+
 def _metrics() -> ModuleType:
     from rankscope.engine import metrics  # numpy
 
@@ -260,6 +275,8 @@ MEASURES = (
             limits=RATIO_LIMITS, diverges=True, greyed_above=1.0, is_unit=True),
     Measure("k/raw", "k{t}/raw", "k{t} as shown / k{t} of the weights as they are", 2, rank_over(RAW_RANK),
             limits=RATIO_LIMITS, diverges=True, needs_raw=True, is_unit=True),
+    Measure(ENERGY, "E({k}) %", "% of the sum of sigma^2 that rank {k} keeps", 1, lambda *_: None,
+            limits=KEPT_LIMITS, is_unit=True, words=_kept_words, needs_ranks=True),
     Measure("effective_rank", "eff.rank", "exp(-sum p ln p), p = sing. value / sum (Roy 2007)", 1,
             stored("effective_rank"), is_unit=True),
     Measure("entropy_rank", "entr.rank", "exp(-sum p ln p), p = singular value^2 / the sum of those", 1,
@@ -327,6 +344,16 @@ def unit_of(name: str) -> Measure:
     if found is None or not found.is_unit:
         raise InputError(f"no unit {printable(name)!r}: {' '.join(m.name for m in BY_NAME.values() if m.is_unit)}")
     return found
+
+
+@lru_cache(maxsize=64)  # the same ranks give the same measure: requests of charts are compared
+def energy_of(ranks: KeptRanks) -> Measure:
+    """The energy that these ranks keep, as a measure that has numbers: E(512) %."""
+    value = Quantity(
+        lambda session, p, _: session.kept.number(p, ranks),
+        lambda session, _: session.columns.of_keys(session.kept.numbers(session.columns.projections, ranks)),
+    )
+    return replace(BY_NAME[ENERGY], value=value, ranks=ranks)
 
 
 def from_values() -> dict[str, FromValues]:

@@ -13,6 +13,9 @@ from rankscope.engine.derive.flip import flipped
 from rankscope.engine.derive.weighting import CENTRED_NAME
 from rankscope.engine.spectrum import THRESHOLDS, Projection, Values
 
+from .contrast import Contrast
+from .depths import Depths, address_there, depths_of, kind_of
+from .kept_ranks import KeptRanks
 from .measures import BY_NAME, MODELS_LIMITS, Measure, from_values
 from .quantities import divided, unread_ranks
 from .session import Session
@@ -46,11 +49,13 @@ class Group:
 
 
 class Pair:
-    """`first` is the model that tree and grid show; `second`, where there is one, is held against it."""
+    """`first` is the model that tree and grid show; `second`, where there is one, is held against it: what has the same
+    address, or `by_depth`, where one has more layers than the other, stands as deep (see depths.address_there)."""
 
-    def __init__(self, first: Session, second: Session | None = None) -> None:
+    def __init__(self, first: Session, second: Session | None = None, *, by_depth: bool = True) -> None:
         self.first = first
         self.second = second
+        self._by_depth = by_depth
 
     def hold(self, second: Session) -> None:
         """Hold another model against the first."""
@@ -59,16 +64,27 @@ class Pair:
 
     def renew(self) -> None:
         """A session shows other projections."""
-        for name in ("_partners", "_held_against", "_ours"):
+        for name in ("depths", "_partners", "_held_against", "_ours"):
             self.__dict__.pop(name, None)
 
     @cached_property
+    def depths(self) -> Depths:
+        """The towers whose layers are matched by how deep they stand; none where they are by their addresses."""
+        return depths_of(self.first.model, self.second.model) if self.second and self._by_depth else {}
+
+    @cached_property
     def _partners(self) -> dict[str, Projection]:
-        return {p.address: p for p in self.second.model.every} if self.second else {}
+        """By addresses, of the first model or of what only the second has."""
+        theirs = {p.address: p for p in self.second.model.every} if self.second else {}
+        if not self.depths:
+            return theirs
+        alone = {address: q for address, q in theirs.items() if address not in self._ours}
+        every = ((p.address, theirs.get(address_there(p, self.depths))) for p in self.first.model.every)
+        return alone | {address: q for address, q in every if q is not None}
 
     @cached_property
     def _held_against(self) -> dict[str, set[str]]:
-        """By the keys of the second model, the keys of the first at the same addresses."""
+        """By the keys of the second model, the keys of the first that they are held against."""
         found: dict[str, set[str]] = {}
         for p in self.first.model.every:
             if (partner := self.partner(p)) is not None:
@@ -80,7 +96,7 @@ class Pair:
         return {p.address: p for p in self.first.model.every}
 
     def partner(self, p: Projection) -> Projection | None:
-        """The projection of the second model at the same address."""
+        """The projection of the second model that is held against it, at the same address unless depths differ."""
         return self._partners.get(p.address)
 
     def ours(self, p: Projection) -> Projection | None:
@@ -142,8 +158,14 @@ class Pair:
             return [], []
         return (
             [p for p in self.first.model.tree.scanned() if p.address not in self._partners],
-            [p for p in self.second.model.tree.scanned() if p.address not in self._ours],
+            self.only_second(self.second.model.tree.scanned()),
         )
+
+    def only_second(self, projections: Iterable[Projection]) -> list[Projection]:
+        """Those of the second model's that have no counterpart; layers between those that have one are not named."""
+        kinds = {kind_of(p) for p in self.first.model.every} if self.depths else set()
+        found = [q for q in projections if q.address not in self._ours]
+        return [q for q in found if (q.tower or "") not in self.depths or kind_of(q) not in kinds]
 
     def curves(self, p: Projection, side: Side) -> list[tuple[str, Session, Projection]]:
         """The spectra that stand for a projection on a side: the model's letter ("" for a lone model), its
@@ -160,13 +182,15 @@ class Pair:
 @dataclass(slots=True)
 class Lens:
     """Which number stands for a projection: of which measure, at which threshold, of which model. `thresholds` are
-    those that tables have a column of."""
+    those that tables have a column of, and of the energy that `ranks` keep, where some are asked for."""
 
     pair: Pair
     threshold: float
     measure: Measure = field(default_factory=lambda: BY_NAME["k"])
     side: Side = Side.A
     thresholds: tuple[float, ...] = THRESHOLDS
+    ranks: KeptRanks | None = None
+    contrast: Contrast = Contrast.FIXED
 
     def number(self, p: Projection) -> float | None:
         """The number, None where it is not known (yet), or nothing is known of it."""
@@ -249,13 +273,17 @@ class Lens:
     @property
     def limits(self) -> tuple[float, ...] | None:
         """Where the shade changes; None: spread over what there is."""
+        if self.contrast is not Contrast.FIXED:
+            return None
         if self.side is Side.RATIO:
             return MODELS_LIMITS
         return BY_NAME[self.measure.shaded_by or self.measure.name].limits
 
     @property
     def diverges(self) -> bool:
-        """Whether shades part at 1."""
+        """Whether shades part at 1: not where they are spread over what there is, which may lie on one side of it."""
+        if self.contrast is not Contrast.FIXED:
+            return False
         return self.side is Side.RATIO or BY_NAME[self.measure.shaded_by or self.measure.name].diverges
 
     @property
@@ -305,7 +333,8 @@ class Lens:
     def needs_values(self) -> bool:
         """Whether its numbers are worked out from values that the store's tables do not keep."""
         is_kept = self.threshold in THRESHOLDS and not self.pair.weighting
-        return not is_kept or self.measure.from_values is not None or self.measure.needs_directions
+        of_values = self.measure.from_values is not None or self.measure.needs_directions or self.measure.needs_ranks
+        return not is_kept or of_values
 
     def unread(self) -> set[str]:
         """Content keys, in the first model, of what `load` has something to read for."""
@@ -320,6 +349,8 @@ class Lens:
                 unread |= session.without_raw_rank(self.threshold)
             if self.measure.needs_directions:
                 unread |= session.without_participation() & session.columns.rows.keys()
+            if self.measure.ranks is not None:
+                unread |= session.without_kept(self.measure.ranks)
             if self.measure.from_values is not None:
                 unread |= session.without_facts() & session.columns.rows.keys()
             found |= self.pair.known_as(session, unread)
@@ -345,6 +376,8 @@ class Lens:
                 session.load_ranks([flipped(p) for p in found], self.threshold)
             if self.measure.needs_directions:
                 session.load_participations(found)
+            if self.measure.ranks is not None:
+                session.load_kept(found, self.measure.ranks)
             if self.measure.from_values is not None:
                 session.load_facts(found, from_values())
 

@@ -9,6 +9,7 @@ from functools import partial
 from rankscope.engine import metrics
 from rankscope.engine.spectrum import Projection, Values
 
+from .kept_ranks import KeptRanks
 from .measures import Measure
 from .pair import Lens
 from .session import Session
@@ -19,9 +20,10 @@ Numbers = dict[str, tuple[float | None, ...]]
 _BATCH = 256
 
 
-def fields_at(lens: Lens, k: int, projections: Iterable[Projection]) -> tuple[Field, ...]:
-    """sigma_k, energy and relative error of the best approximation of rank k, and what its factors hold. Reads files,
-    a batch at a time: the values of a whole model need not be in memory."""
+def fields_at(lens: Lens, ranks: KeptRanks, projections: Iterable[Projection]) -> tuple[Field, ...]:
+    """sigma_k, energy and relative error of the best approximation of rank k, and what its factors hold; where roles
+    have ranks of their own, k too. Reads files, a batch at a time: the values of a whole model need not be in memory.
+    """
     known: Numbers = {}
     wanted = [(session, p) for q in projections for _, session, p in lens.pair.curves(q, lens.side)]
     for session in lens.pair.sessions:
@@ -29,20 +31,27 @@ def fields_at(lens: Lens, k: int, projections: Iterable[Projection]) -> tuple[Fi
         keys = list(stored)
         for start in range(0, len(keys), _BATCH):
             for key, values in session.store.values(keys[start : start + _BATCH]).items():
-                known[key] = _numbers(session, stored[key], values, k)
-    return tuple(field_of(m.name, replace(lens, measure=m)) for m in _measures(k, known))
+                known[key] = _numbers(session, stored[key], values, ranks.of(stored[key]))
+    return tuple(field_of(m.name, replace(lens, measure=m)) for m in _measures(ranks, known))
 
 
-def _measures(k: int, known: Numbers) -> list[Measure]:
+def _measures(ranks: KeptRanks, known: Numbers) -> list[Measure]:
+    k = "k" if ranks.roles else str(ranks.common)
     rows = (
-        (f"sigma_{k}", f"sigma_{k}", "singular value {k}; none below the solver's noise floor", None),
-        (f"energy_{k}", f"energy({k}) %", "share of sum sigma^2 in the first {k}", 2),
-        (f"relative_error_{k}", "rel.error", "sqrt(1 - energy({k})), relative Frobenius error of rank {k}", None),
-        (f"factors_{k}", "factors", "{k} (m + n): parameters of two factors of rank {k}", 0),
-        (f"factors_{k}_percent", "factors %", "the same in % of m n", 1),
+        (ranks.column("sigma"), f"sigma_{k}", "singular value {k}; none below the solver's noise floor", None),
+        (ranks.column("energy"), f"energy({k}) %", "share of sum sigma^2 in the first {k}", 2),
+        (
+            ranks.column("relative_error"),
+            "rel.error",
+            "sqrt(1 - energy({k})), relative Frobenius error of rank {k}",
+            None,
+        ),
+        (ranks.column("factors"), "factors", "{k} (m + n): parameters of two factors of rank {k}", 0),
+        (f"{ranks.column('factors')}_percent", "factors %", "the same in % of m n", 1),
+        *([("rank", "k", "the rank that is asked of its role", 0)] if ranks.roles else []),
     )
     return [
-        Measure(name, heading, formula.replace("{k}", str(k)), digits, partial(_look_up, known, column))
+        Measure(name, heading, formula.replace("{k}", k), digits, partial(_look_up, known, column))
         for column, (name, heading, formula, digits) in enumerate(rows)
     ]
 
@@ -51,10 +60,10 @@ def _look_up(known: Numbers, column: int, _: Session, p: Projection, __: float) 
     return known[p.key][column] if p.key in known else None
 
 
-def _numbers(session: Session, p: Projection, values: Values, k: int) -> tuple[float | None, ...]:
+def _numbers(session: Session, p: Projection, values: Values, k: int | None) -> tuple[float | None, ...]:
     entry = session.entry(p)
-    if k > len(values) or entry is None:
-        return (None,) * 5
+    if k is None or k > len(values) or entry is None:
+        return (*(None,) * 5, k)
     sigma = float(values[k - 1])
     factors = metrics.factor_parameters(p.rows, p.cols, k)
     return (
@@ -63,4 +72,5 @@ def _numbers(session: Session, p: Projection, values: Values, k: int) -> tuple[f
         metrics.relative_error(values, k),
         factors,
         100 * factors / (p.rows * p.cols),
+        k,
     )

@@ -36,16 +36,19 @@ def of_rows(fields: Sequence[Field], projections: Iterable[Projection]) -> Itera
             **_place(lens, p),
             **{of.measure.name: _plain(of.number(p)) for of in extra},
             "threshold": lens.threshold,
+            **({"rank": lens.ranks.of(p)} if lens.ranks is not None and lens.ranks.roles else {}),
             **{field.name: _plain(field.number(p)) for field in numbers},
             **{f"{name}_is_bound": of.is_bound(p) if there is not None else None for name, of in bounds.items()},
         }
 
 
 def of_cells(lenses: Sequence[Lens], projections: Iterable[Projection]) -> Iterator[dict[str, object]]:
-    """The heatmap: a record a projection, a number a lens, named `k90` or `k/k0_90` by its threshold."""
+    """The heatmap: a record a projection, a number a lens, named `k90` or `k/k0_90` by its threshold; of the energy
+    that ranks keep the rank too."""
     for p in projections:
         numbers = {_name(lens): _plain(lens.number(p)) for lens in lenses}
-        yield {**_place(lenses[0], p), **numbers}
+        ranks = lenses[0].measure.ranks
+        yield {**_place(lenses[0], p), **({"rank": ranks.of(p)} if ranks is not None else {}), **numbers}
 
 
 def of_ranks(rows: Iterable[PlanRow]) -> Iterator[dict[str, object]]:
@@ -78,6 +81,7 @@ def of_layers(lenses: Sequence[Lens], grid: Grid) -> Iterator[dict[str, object]]
                         **_model(lens),
                         "threshold": lens.threshold,
                         "unit": lens.measure.name,
+                        **({"rank": ranks.of(cell[0])} if (ranks := lens.measure.ranks) is not None else {}),
                         **{name: _plain(float(of(found))) for name, of in _OF_EXPERTS.items()},
                         "projections": len(found),
                         **_said(lens, cell),
@@ -136,6 +140,7 @@ def _place(lens: Lens, p: Projection) -> dict[str, object]:
         "rows": measured.rows or None,
         "cols": measured.cols or None,
         "state": str(session.state(there)) if there is not None else None,
+        **({"partner": q.address if (q := lens.pair.partner(p)) else None} if lens.pair.depths else {}),
         **_model(lens),
         **_state_of(lens, p),
         **({"shapes_differ": lens.pair.differs_in_shape(p)} if lens.side is Side.RATIO else {}),
@@ -170,6 +175,8 @@ def _name(lens: Lens) -> str:
     measure = lens.measure
     if measure.name == "k":
         return lens.measure.titled(lens.threshold)
+    if measure.ranks is not None:
+        return measure.ranks.column(measure.name)
     return f"{measure.name}_{percent(lens.threshold)}" if measure.depends_on_threshold else measure.name
 
 

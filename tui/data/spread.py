@@ -1,4 +1,4 @@
-"""What many numbers come to: their median, half of the interquartile range, and how far they reach."""
+"""What many numbers come to: their median, the farthest from it, half of the interquartile range, and their reach."""
 
 from __future__ import annotations
 
@@ -24,6 +24,16 @@ def middle_of(numbers: Values) -> float | None:
     if not len(numbers):
         return None
     return float(numbers[half] if len(numbers) % 2 else (numbers[half - 1] + numbers[half]) / 2)
+
+
+def farthest_of(numbers: Values) -> float | None:
+    """Of sorted numbers the one that is farthest from their median, of two as far the larger; None of fewer than two,
+    and where all are equal."""
+    middle = middle_of(numbers)
+    if middle is None or numbers[0] == numbers[-1]:
+        return None
+    low, high = float(numbers[0]), float(numbers[-1])
+    return high if high - middle >= middle - low else low
 
 
 def half_range(numbers: Values) -> float | None:

@@ -15,9 +15,11 @@ from rankscope.engine.spectrum import Projection
 
 from .changes import Change, Keys, Listener
 from .comparison import MOST_MARKS
+from .contrast import Contrast
 from .filter import find
 from .grid import Grid, Row, Selection, make_grid
-from .measures import BY_NAME
+from .kept_ranks import KeptRanks
+from .measures import BY_NAME, energy_of
 from .model import Model
 from .pair import Lens, Pair, Side
 from .plan_shown import ShownPlan
@@ -300,11 +302,21 @@ class ExplorerState:
             self.say(f"there is no {name} {self._without(BY_NAME[name].needs_raw)}")
             return
         self.lens.measure = BY_NAME[name]
+        if self.lens.measure.needs_ranks:
+            self.lens.ranks = self.lens.ranks or KeptRanks(self.k or self._usual_rank())
+            self.lens.measure = energy_of(self.lens.ranks)
         self.lens_changed()
-        if self.lens.measure.needs_twin and not self.lens.knows_any(self.shown):
+        if self.lens.measure.needs_ranks:
+            self.say("rank k keeps so much: :k 512 sets it, :k q=1536 kv=512 by role, comma and full stop move it")
+        elif self.lens.measure.needs_twin and not self.lens.knows_any(self.shown):
             self.say("kf is the rank of the same weights with random signs: s computes these spectra")
         elif self.lens.measure.needs_directions and not any(s.has_directions for s in self.pair.sessions):
             self.say("no directions are computed yet: i on a projection computes its own")
+
+    def set_contrast(self, contrast: Contrast) -> None:
+        """Spread the shades over something else."""
+        self.lens.contrast = contrast
+        self.lens_changed()
 
     def _without(self, needs_raw: bool) -> str:
         """In which state there is no such number, and the key to one where there is."""
@@ -434,9 +446,39 @@ class ExplorerState:
         self.changed(Change.AXES)
 
     def set_rank(self, rank: int | None) -> None:
-        """Put the rank cursor at a rank, at least 1; a curve that has not so many says so. None: take it away."""
+        """Put the rank cursor at a rank, at least 1; a curve that has not so many says so. None: take it away. Where
+        roles have no ranks of their own, the energy that is shown is that of the cursor."""
         self.k = None if rank is None else max(1, rank)
         self.changed(Change.RANK)
+        if self.k is not None and not (self.lens.ranks and self.lens.ranks.roles):
+            self.keep(KeptRanks(self.k))
+
+    def keep(self, ranks: KeptRanks) -> None:
+        """Ask for the energy that these ranks keep, wherever it is shown."""
+        if ranks == self.lens.ranks:
+            return
+        self.lens.ranks = ranks
+        if self.lens.measure.needs_ranks:
+            self.lens.measure = energy_of(ranks)
+            self.lens_changed()
+        elif BY_KEY[self.top].from_values and self.loaded:  # the tables have a column of it
+            self.changed(Change.LOADED)
+            self.changed(Change.WANTED)
+
+    def step_kept(self, steps: int) -> None:
+        """The ranks whose energy is shown so many steps further; the cursor goes with one that all roles have."""
+        if self.lens.ranks is None:
+            return
+        there = self.lens.ranks.stepped(steps, max((p.count for p in self.rows), default=1))
+        if there.roles:
+            self.keep(there)
+        else:
+            self.set_rank(there.common)
+
+    def _usual_rank(self) -> int:
+        """The median threshold rank of what is selected; where none is known, half of the full rank."""
+        known = sorted(k for p in self.selected if (k := self.session.rank(p, self.threshold)))
+        return known[len(known) // 2] if known else max(1, max((p.count for p in self.selected), default=2) // 2)
 
     @property
     def shows_plan(self) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from rankscope.engine.spectrum import Projection, Values
 
 from .latent_columns import latent_measures
-from .measures import BY_NAME, SAID_MEASURES, Measure
+from .measures import BY_NAME, ENERGY, SAID_MEASURES, Measure, energy_of
 from .pair import UNEQUAL, UNKNOWN, Group, Lens, Side
 from .session import Session
 from .wording import MARKS, percent, refusal
@@ -87,13 +87,15 @@ class Field:
             return True
         if (other := lens.measure.beside(p)) is not None:
             return lens.measure.needs_noise and session.has(other)
+        if (ranks := lens.measure.ranks) is not None:
+            return not lens.measure.fits(p) or session.kept.knows(p, ranks)
         known = session.facts(p) if lens.measure.from_values is not None else session.rank(p, lens.threshold)
         return known is not None
 
 
 def fields_of(lens: Lens, with_twins: bool = False, latent: Sequence[Measure] = ()) -> tuple[Field, ...]:
-    """The columns: address, shape, k at the lens's thresholds, what the file of a weighting says beside it, then the
-    measures at the lens's.
+    """The columns: address, shape, k at the lens's thresholds, what the file of a weighting says beside it, the energy
+    that the lens's ranks keep, then the measures at its threshold.
 
     They are of the lens as it is now: another threshold or side needs other fields. `with_twins`: with those measures
     that need the spectrum with random signs; `latent`: with these numbers of latent attention, see latent_columns.
@@ -104,7 +106,9 @@ def fields_of(lens: Lens, with_twins: bool = False, latent: Sequence[Measure] = 
     if lens.side is not Side.RATIO:
         found += [field_of(m.name, replace(lens, measure=m)) for m in SAID_MEASURES if lens.pair.says(m.said)]
     found_ones = (m for m in BY_NAME.values() if m.exists(lens.pair.shown_as) and not m.needs_directions)
-    others = (m for m in found_ones if m.name != "k" and (with_twins or not m.needs_twin))
+    others = (m for m in found_ones if m.name != "k" and not m.needs_ranks and (with_twins or not m.needs_twin))
+    if lens.ranks is not None:
+        found.append(field_of(lens.ranks.column(ENERGY), replace(lens, measure=energy_of(lens.ranks))))
     return (*found, *(field_of(m.name, replace(lens, measure=m)) for m in (*latent, *others)))
 
 
@@ -146,7 +150,8 @@ def _reading(fields: Iterable[Field]) -> Iterator[Lens]:
     lenses = [field.lens for field in fields if field.lens is not None]
     of_values = next((lens for lens in lenses if lens.measure.from_values is not None), None)
     for lens in lenses:
-        if lens.measure.name == "k" or lens.measure.needs_twin or lens.measure.needs_raw or lens is of_values:
+        of = lens.measure
+        if of.name == "k" or of.needs_twin or of.needs_raw or of.ranks is not None or lens is of_values:
             yield lens
 
 

@@ -92,7 +92,7 @@ VIEWS: tuple[ViewSpec, ...] = (
         csv="data.view_records:of_heatmap",
         text="cli.show:print_heatmap",
         picture="charts.picture:save_heatmap_view",
-        options=("unit", "csv"),
+        options=("unit", "rank", "by", "csv"),
     ),
     ViewSpec(
         "table",
@@ -113,7 +113,7 @@ VIEWS: tuple[ViewSpec, ...] = (
         widget="widgets.compare:Compare",
         csv="data.view_records:of_compare",
         text="cli.show:print_compare",
-        options=("csv",),
+        options=("rank", "csv"),
         from_values=True,
     ),
     ViewSpec(
@@ -146,7 +146,7 @@ VIEWS: tuple[ViewSpec, ...] = (
         csv="data.view_records:of_layers_view",
         text=_CHART_TEXT,
         picture=_CHART_PICTURE,
-        options=("line", "csv"),
+        options=("line", "unit", "rank", "csv"),
         over_layers=True,
     ),
     ViewSpec(

@@ -44,6 +44,14 @@ def percent(threshold: float) -> str:
     return f"{threshold * 100:.10g}"
 
 
+def parameters(number: int) -> str:
+    """49k, 1.23M: three digits."""
+    for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= scale:
+            return f"{number / scale:.3g}{unit}" if number < 999.5 * scale else f"{number / scale:.0f}{unit}"
+    return str(number)
+
+
 def describe(progress: Progress) -> str:
     """`143/210  31/s  ETA 2 s  1.2/3.2 GB  0 failed`; at last `210/210  solving 2 of 4 again, ill-conditioned`."""
     rate = float(f"{progress.rate:.3g}")

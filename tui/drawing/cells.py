@@ -19,10 +19,11 @@ from ..data.grid import Column, Grid, Row, Selection
 from ..data.measures import BY_NAME
 from ..data.pair import Group, Lens, Side
 from ..data.session import State
-from ..data.spread import even_limits, extent, half_range, known, middle_of
+from ..data.spread import farthest_of, known, middle_of
 from ..data.wording import MARKS, UNSEEN
 from ..settings.palette import Depth, Palette
 from .cell import GREYED, PLAIN, Cell, Count, most_telling, of_state, signed, written_forms
+from .shades import Shades
 
 Place = tuple[Row, Column]
 
@@ -50,10 +51,8 @@ class Look:
         self._counts: dict[Place, Count] = {}
         self._counted = lens.side
         self._groups: dict[Place, Group] = {}
-        self._whole: Group | None = None
         self._ratios: dict[Place, float | None] = {}
-        self._range: tuple[float, float] | None = None
-        self._limits: tuple[float, ...] | None = None
+        self._shades = Shades()
 
     # What is shown
 
@@ -61,7 +60,7 @@ class Look:
         """Look at another grid."""
         self._grid = grid
         self._groups.clear()
-        self._whole = None
+        self._shades.show(grid)
         self._places = _places(grid)
         shown = [p for members in grid.cells.values() for p in members]
         self._longest = max((p.count for p in shown), default=0)
@@ -84,14 +83,15 @@ class Look:
             self._counts.clear()
             self.turn()
             return
-        tones = []
+        changed = []
         for places in (self._places, self._expert_places):
             for place, p in (found for key in keys for found in places.get(key, ())):
                 self._cells.pop(place, None)
                 self._counts.pop(place, None)
                 self._ratios.pop(place, None)
-                tones.append(p)
-        self._widen(tones)
+                changed.append((place[1], p))
+        if self._shades.widen(self.lens, changed):
+            self._cells.clear()
 
     def turn(self) -> None:
         """The lens gives another number; how many projections of a group are done stands, unless it is of another
@@ -101,7 +101,7 @@ class Look:
         self._counted = self.lens.side
         self._cells.clear()
         self._ratios.clear()
-        self._limits = None
+        self._shades.turn()
 
     @property
     def marked(self) -> frozenset[str]:
@@ -140,19 +140,19 @@ class Look:
         found = self._cells.get(place)
         if found is None:
             members = self._members(place)
-            found = self._single(members[0]) if len(members) == 1 else self._fold(self._group(place))
+            found = self._single(members[0], column) if len(members) == 1 else self._fold(self._group(place), column)
             self._cells[place] = found
         return found
 
-    def blend(self, cells: Sequence[Cell]) -> Cell:
-        """Several cells as one that has no text: the median of their tones, else the most telling mark."""
+    def blend(self, cells: Sequence[Cell], column: Column) -> Cell:
+        """Several cells of a role as one that has no text: the median of their tones, else the most telling mark."""
         if len(cells) == 1:
             return cells[0]
         tones = [cell.tone for cell in cells if cell.tone is not None and not cell.is_greyed]
         is_marked = any(cell.is_marked for cell in cells)
         marks = {cell.mark for cell in cells}
         if tones:
-            blend = self._shaded((MARKS[State.DONE],), None, median(tones), is_marked)
+            blend = self._shaded((MARKS[State.DONE],), None, median(tones), is_marked, column=column)
             return replace(blend, has_failed="!" in marks or any(cell.has_failed for cell in cells))
         grey = next((cell for cell in cells if cell.is_greyed), None)
         return of_state(most_telling(marks), is_marked) if grey is None else replace(grey, is_marked=is_marked)
@@ -208,46 +208,25 @@ class Look:
         return len(measure.written(self._most_rows if measure.needs_directions else self._longest))
 
     def beside(self, members: int) -> int:
-        """Characters beside the number of so many experts in a cell: their spread, or how many of them there are."""
+        """Characters beside the number of so many experts in a cell: the farthest, or how many of them there are."""
         some = self.lens.pair.first.experts
-        return self.width + 1 if some is None or some >= members else len(f" {some}/{members}")
+        return self.width + 2 if some is None or some >= members else len(f" {some}/{members}")
 
     @property
     def is_mono(self) -> bool:
         """Whether shades are characters."""
         return self.palette.depth is Depth.MONO
 
-    @property
-    def limits(self) -> tuple[float, ...]:
-        """Where the shade changes: the unit's own, else spread over the numbers there are; () without any."""
-        if self.lens.limits is not None:
-            return self.lens.limits
-        if not self.lens.pair.has_spectra:
-            return ()
-        if self._limits is None:
-            if self._whole is None:
-                shown = [p for members in self._grid.cells.values() for p in members]
-                self._whole = self.lens.pair.group(shown)
-            self._range = extent(self.lens.tones(self._whole))
-            self._limits = even_limits(self._range)
-        return self._limits
+    def limits(self, column: Column | None = None) -> tuple[float, ...]:
+        """Where the shade changes, of a role where each has its own scale: the unit's own, else spread over the numbers
+        there are; () without any."""
+        return self._shades.limits(self.lens, column)
 
-    def shaded(self, tone: float) -> tuple[Style, str]:
-        """The shade of a number as a style, and as a character where there are no colours."""
-        level = self.palette.level(tone, self.limits) if self.is_mono else ""
-        return self.palette.shade(tone, self.limits, self.lens.diverges), level
-
-    def _widen(self, changed: Sequence[Projection]) -> None:
-        """Let the shades reach as far as what has changed."""
-        if self._limits is None or self.lens.limits is not None:
-            return
-        found = extent(self.lens.tones(self.lens.pair.group(changed)))
-        ends = [end for reach in (self._range, found) if reach is not None for end in reach]
-        wider = (min(ends), max(ends)) if ends else None
-        if wider != self._range:
-            self._range = wider
-            self._limits = even_limits(wider)
-            self._cells.clear()
+    def shaded(self, tone: float, column: Column | None = None) -> tuple[Style, str]:
+        """The shade of a number of a role as a style, and as a character where there are no colours."""
+        limits = self.limits(column)
+        level = self.palette.level(tone, limits) if self.is_mono else ""
+        return self.palette.shade(tone, limits, self.lens.diverges), level
 
     def _members(self, place: Place) -> tuple[Projection, ...]:
         return (self._grid if place[0].member is None else self._experts).cells.get(place, ())
@@ -266,18 +245,18 @@ class Look:
             found = self._counts[place] = Count(marks.count("#"), marks.count("!"), total)
         return found
 
-    def _single(self, p: Projection) -> Cell:
+    def _single(self, p: Projection, column: Column) -> Cell:
         is_marked = p.key in self._marked
         number, mark = self.lens.number(p), self.mark(p)
         if number is None or mark == MARKS[State.RUNNING]:
             return of_state(self._lacking(p, mark), is_marked)
         forms = signed(written_forms(self.lens.written(number), number), self.lens.sign(p))
         forms = (self.lens.text(p), *forms[1:])
-        return self._shaded(forms, number, self.lens.tone(p), is_marked, self.lens.is_greyed(p))
+        return self._shaded(forms, number, self.lens.tone(p), is_marked, self.lens.is_greyed(p), column)
 
-    def _fold(self, group: Group) -> Cell:
-        """Several in one place (experts, KV heads): the median, and after "~" half of the interquartile range,
-        104~9: half of the experts lie about within 9 of 104. Of a part how many are there, 104 8/256; as long as some
+    def _fold(self, group: Group, column: Column) -> Cell:
+        """Several in one place (experts, KV heads): the median, and after "^" the one that is farthest from it, 29 ^33:
+        half of the interquartile range hides one expert of 32. Of a part how many are there, 104 8/256; as long as some
         are missing that were asked for, and where that does not fit, the state of the rest: a few do not stand for all.
         """
         members = group.members
@@ -297,8 +276,8 @@ class Look:
         if marks:
             forms = (f"{forms[0]}{count}", most_telling(marks))
         else:
-            half = half_range(numbers)
-            whole = [forms[0] if half is None else f"{forms[0]}~{self.lens.written(half)}", forms[0]]
+            far = farthest_of(numbers)
+            whole = [forms[0] if far is None else f"{forms[0]} ^{self.lens.written(far)}", forms[0]]
             forms = (*(f"{form}{count}" for form in whole), *whole, *forms)
         forms = signed(forms, self._sign_of(members, every))
         above = self.lens.greyed_above
@@ -306,7 +285,7 @@ class Look:
         tones = self.lens.tones(group)
         if above is not None and not is_greyed:
             tones = tones[every <= above]
-        cell = self._shaded(forms, middle, middle_of(known(tones)), is_marked, is_greyed)
+        cell = self._shaded(forms, middle, middle_of(known(tones)), is_marked, is_greyed, column)
         return replace(cell, has_failed="!" in marks)
 
     def _marks_of_lacking(self, members: Sequence[Projection], lacking: Iterable[Projection]) -> set[str]:
@@ -335,9 +314,15 @@ class Look:
         return mark if other is None else MARKS[session.state(other)]
 
     def _shaded(
-        self, forms: tuple[str, ...], number: float | None, tone: float | None, is_marked: bool, is_greyed: bool = False
+        self,
+        forms: tuple[str, ...],
+        number: float | None,
+        tone: float | None,
+        is_marked: bool,
+        is_greyed: bool = False,
+        column: Column | None = None,
     ) -> Cell:
-        style, level = self.shaded(tone) if tone is not None else (PLAIN, "")
+        style, level = self.shaded(tone, column) if tone is not None else (PLAIN, "")
         if is_greyed:
             style = GREYED
         if is_marked:

@@ -9,6 +9,7 @@ from statistics import fmean, median
 from rankscope.engine.plan.plan_file import PlanRow
 from rankscope.engine.spectrum import Projection
 
+from ..data.contrast import Contrast
 from ..data.grid import Column, Row
 from ..data.measures import BY_NAME
 from ..data.pair import Side
@@ -27,7 +28,7 @@ class PlanLook(Look):
     last_head = "  kept"
 
     def __init__(self, look: Look) -> None:
-        super().__init__(replace(look.lens, measure=RANK_KEPT, side=Side.A), look.palette)
+        super().__init__(replace(look.lens, measure=RANK_KEPT, side=Side.A, contrast=Contrast.FIXED), look.palette)
         self.plan: ShownPlan | None = None
 
     @property

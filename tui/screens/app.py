@@ -49,14 +49,16 @@ class RankScopeApp(Surviving[None], inherit_bindings=False):
         experts: int | None = None,
         under: tuple[Offer, Sequence[Model]] | None = None,
         memory: Memory | None = None,
+        *,
+        by_depth: bool = True,
     ) -> None:
         """`under`: the weighting under which the models are shown at first, and what they are then. `memory`: where it
-        is kept how the first was looked at, None: nowhere."""
+        is kept how the first was looked at, None: nowhere. `by_depth`: how two of them are matched, see Pair."""
         super().__init__(driver_class=TerminalDriver)
         use_nearest(self)
         use_plain(self)
         self._config = config
-        self.pair = Pair(*(self._session(model, root, settings, experts) for model in models))
+        self.pair = Pair(*(self._session(model, root, settings, experts) for model in models), by_depth=by_depth)
         if under is not None:
             for session, shown in zip(self.pair.sessions, under[1], strict=True):
                 session.show(shown)

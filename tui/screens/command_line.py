@@ -10,10 +10,11 @@ from textual.binding import Binding
 
 from rankscope.engine.errors import InputError, printable
 
+from ..data.contrast import Contrast
 from ..data.measures import unit_of
 from ..settings.keys import EXPLORER
 from ..settings.plan_words import plan_wish
-from ..settings.values import reference_line, threshold, whole
+from ..settings.values import kept_ranks, reference_line, threshold, whole
 
 ALONE = ("tour",)
 """Commands that are no actions of a key, and take no argument."""
@@ -69,9 +70,11 @@ def _threshold(argument: str) -> str:
         raise InputError(str(error)) from None
 
 
-def _rank(argument: str) -> str:
-    if not argument.isdecimal() or int(argument) < 1:
-        raise InputError(f"{printable(argument)!r} is no rank: write a whole number, :k 512")
+def _ranks(argument: str) -> str:
+    try:
+        kept_ranks(argument)
+    except ArgumentTypeError as error:
+        raise InputError(printable(str(error), 200)) from None
     return argument
 
 
@@ -86,6 +89,12 @@ def _unit(argument: str) -> str:
     """By name: `k/k0`, `stable_rank`, `%`."""
     name = {"%": "percent", "effective": "effective_rank", "stable": "stable_rank"}.get(argument, argument)
     return unit_of(name).name
+
+
+def _contrast(argument: str) -> str:
+    if argument not in list(Contrast):
+        raise InputError(f"no contrast {printable(argument)!r}: {' '.join(Contrast)}")
+    return argument
 
 
 def _line(argument: str) -> str:
@@ -103,9 +112,10 @@ def _plan(argument: str) -> str:
 
 _WITH_ARGUMENT: dict[str, Callable[[str], str]] = {
     "threshold": _threshold,
-    "k": _rank,
+    "k": _ranks,
     "unit": _unit,
     "line": _line,
+    "contrast": _contrast,
     "filter": str,
     "against": str,
     "export": str,
@@ -120,6 +130,7 @@ _EXAMPLES = {
     "k": ":k 512",
     "unit": ":unit k/k0",
     "line": ":line target=256",
+    "contrast": ":contrast role",
     "filter": ":filter key",
     "against": ":against org/name",
     "export": ":export spectra.csv",

@@ -110,8 +110,13 @@ def selection_text(lens: Lens, selection: Selection, grid: Grid) -> Text:
         count = f"{known}/{len(found)}" if 0 < known < len(found) else len(found)
         member = member_of(found[0])
         what = "layer" if is_of_series(found[0]) else member.what if member else EXPERT
-        return text.append(f"  {count} {what}s: median~half the interquartile range; enter unfolds", "not bold")
-    return text.append_text(_state(lens, found[0])) if len(found) == 1 else text
+        return text.append(f"  {count} {what}s: median ^farthest; enter opens, the farthest first", "not bold")
+    if len(found) != 1:
+        return text
+    partner = lens.pair.partner(found[0])
+    if partner is not None and partner.address != found[0].address:
+        text.append(f"  B {printable(partner.address)}", "not bold")
+    return text.append_text(_state(lens, found[0]))
 
 
 def waiting_text(pair: Pair) -> str:

@@ -14,6 +14,7 @@ from platformdirs import user_config_path
 
 from rankscope.engine.errors import InputError, printable
 
+from ..data.contrast import Contrast
 from ..data.reference_lines import ReferenceLine
 from .config import AUTO, Config
 from .palette import Depth, Palette
@@ -163,6 +164,12 @@ def _flat(table: dict[str, Any], prefix: str, hint: str) -> Iterable[tuple[str, 
             yield f"{prefix}{key}", _text(value, f"keymap.{prefix}{key}", hint)
 
 
+def _contrast(value: Any) -> tuple[str, Contrast]:
+    if value not in list(Contrast):
+        raise _WrongError(f"contrast is {value!r}: write one of {', '.join(Contrast)}")
+    return "contrast", Contrast(value)
+
+
 def _switch(key: str) -> Callable[[Any], tuple[str, bool]]:
     """The reader of a setting that is on or off."""
 
@@ -210,6 +217,7 @@ _READERS: dict[str, Callable[[Any], tuple[str, Any]]] = {
     "color": _color,
     "threshold": _threshold,
     "thresholds": _thresholds,
+    "contrast": _contrast,
     "suspend": _switch("suspend"),
     "bell": _switch("bell"),
     "mouse": _switch("mouse"),

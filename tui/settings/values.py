@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from argparse import ArgumentTypeError
 
+from ..data.kept_ranks import KeptRanks
 from ..data.reference_lines import ReferenceLine
 
 
@@ -35,6 +36,27 @@ def cut(text: str) -> float:
     if not 0 < value < 1:
         raise ArgumentTypeError(f"{text!r} is no share of the parameters: it lies above 0 and below 100 %")
     return value
+
+
+def kept_ranks(text: str) -> KeptRanks:
+    """Ranks to keep: 512 for all, query=1536,key_value=512 by role, with commas or blanks between; both at once: the
+    number is that of all other roles."""
+    example = "write 512, or query=1536,key_value=512 with roles as in addresses, q k v o kv for short"
+    common: list[int] = []
+    roles: dict[str, int] = {}
+    for part in text.replace(",", " ").split():
+        role, has_role, number = part.rpartition("=")
+        if not number.isdecimal() or len(number) > 9 or int(number) < 1 or (has_role and not role):
+            raise ArgumentTypeError(f"{part!r} is no rank: {example}")
+        if role in roles or (not role and common):
+            raise ArgumentTypeError(f"{text!r} names {role or 'a rank for all'} twice: {example}")
+        if role:
+            roles[role] = int(number)
+        else:
+            common.append(int(number))
+    if not (common or roles):
+        raise ArgumentTypeError(f"{text!r} is no rank: {example}")
+    return KeptRanks(common[0] if common else None, tuple(roles.items()))
 
 
 def reference_line(text: str) -> ReferenceLine:

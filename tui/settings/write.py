@@ -26,6 +26,7 @@ def written(config: Config, file: Path, themes: Iterable[str]) -> str:
             f"color = {_quoted(config.depth or AUTO)}  # auto: as the terminal says; 256, 16 or mono",
             f'threshold = {config.threshold!r}  # energy threshold to start with: 0.9, 90 or "90%"',
             f"thresholds = {list(config.thresholds)}  # energy thresholds that t goes through",
+            f"contrast = {_quoted(config.contrast)}  # of shades: fixed (the unit's scale), model or role",
             f"suspend = {str(config.suspend).lower()}  # whether ctrl+z leaves the terminal to the shell until fg",
             f"bell = {str(config.bell).lower()}  # whether the terminal's bell rings when a scan is through",
             f"mouse = {str(config.mouse).lower()}  # whether clicks are for the explorer, not for selecting text",

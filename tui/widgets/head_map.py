@@ -14,6 +14,7 @@ from rankscope.engine.derive.heads import KINDS, head_of
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection
 
+from ..data.contrast import Contrast
 from ..data.grid import Column, Grid, Row, Selection
 from ..data.heads import HeadRows, compares_with_noise, head_grid, label_of, lens_for
 from ..data.view_records import Content
@@ -63,7 +64,10 @@ class HeadMap(Heatmap, inherit_bindings=False):
             self._travel(*self.cursor)
 
     def _turn(self) -> None:
-        self._look.lens = lens_for(self._main.lens, self.kind)
+        lens = lens_for(self._main.lens, self.kind)
+        # All that it shows is of one role, and its columns are heads.
+        contrast = Contrast.MODEL if lens.contrast is Contrast.ROLE else lens.contrast
+        self._look.lens = replace(lens, contrast=contrast)
         self._look.tells_noise = compares_with_noise(self._main.lens, self.kind)
 
     def set_rows(self, projections: Sequence[Projection], grid: Grid) -> None:  # noqa: ARG002 - the base class's
@@ -97,10 +101,10 @@ class HeadMap(Heatmap, inherit_bindings=False):
             return printable(self.said)
         return f"{printable(label_of(self.rows))}: {super().title()}"
 
-    def subtitle(self) -> Text:
+    def subtitle(self, room: int) -> Text:  # noqa: ARG002 - it is short
         """The shades; where some cannot be made, why."""
         refused = next((p.problem for p in self.rows if p.problem), None)
-        return Text(printable(refused)) if refused else super().subtitle()
+        return Text(printable(refused)) if refused else self._shades()
 
     def content(self, content: Content) -> Content:
         """Its rows."""

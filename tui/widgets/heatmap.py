@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 from rich.style import Style
@@ -20,27 +21,31 @@ from textual.strip import Strip
 
 from rankscope.engine.spectrum import Projection
 
+from ..data.contrast import Contrast
 from ..data.grid import Column, Grid, Row, Selection, unfolded
-from ..drawing.cell import GREY_FILL, GREYED
+from ..data.kept_sum import ShownRanks
+from ..data.outliers import by_distance, standings
+from ..drawing.cell import GREY_FILL, GREYED, PLAIN
 from ..drawing.cells import Look
 from ..drawing.strips import difference
 from ..settings import keys
 from .heatmap_overview import Overview
-from .heatmap_table import Layers, Pointer
+from .heatmap_table import LONGEST_NAME, Layers, Pointer, shortened
 from .top_pane import TopPane
 
 
-def shade_key(look: Look) -> Text:
-    """The shades with the limits between them; empty where there are no numbers to spread them over. Above the limit
-    from which cells are grey there is grey alone."""
+def shade_key(look: Look, column: Column | None = None) -> Text:
+    """The shades with the limits between them, of a role where each has its own; empty where there are no numbers to
+    spread them over. Above the limit from which cells are grey there is grey alone."""
     above = look.lens.greyed_above
-    limits = [limit for limit in look.limits if above is None or limit <= above]
+    limits = [limit for limit in look.limits(column) if above is None or limit <= above]
+    digits = 3 if look.lens.contrast is Contrast.FIXED else 2
     text = Text()
     for limit in limits:
-        _patch(text, *look.shaded(limit))
-        text.append(_limit(limit))
+        _patch(text, *look.shaded(limit, column))
+        text.append(_limit(limit, digits))
     if limits and above is None:
-        _patch(text, *look.shaded(math.inf))
+        _patch(text, *look.shaded(math.inf, column))
     elif limits:
         _patch(text, GREYED, 2 * GREY_FILL)
     return text
@@ -50,8 +55,8 @@ def _patch(text: Text, style: Style, level: str) -> None:
     text.append(level or "  ", style)
 
 
-def _limit(value: float) -> str:
-    text = f"{value / 1000:.3g}k" if value >= 1000 else f"{value:.3g}"
+def _limit(value: float, digits: int) -> str:
+    text = f"{value / 1000:.{digits}g}k" if value >= 1000 else f"{value:.{digits}g}"
     return text.removeprefix("0") or "0"
 
 
@@ -76,17 +81,52 @@ class Heatmap(TopPane, inherit_bindings=False):
         self.cursor = (0, 0)
         self.selection = Selection()
         self._block = ""
+        self._ranks = ShownRanks(look.lens.pair, ())
         self._strips: dict[int, Strip] = {}
         self._form: Layers | Overview = Layers(look, self.grid, Size(0, 0))
 
-    def subtitle(self) -> Text:
-        """The shades, and what they are of where that is another measure than the number."""
-        by = self._look.lens.shade_title
-        return Text(f"shade {by} " if by else "").append_text(shade_key(self._look))
+    def title(self) -> str:
+        """The number; of the energy that ranks keep, what these come to."""
+        found = self._ranks.sum(self._look.lens) if self._look.lens.measure.needs_ranks else None
+        if found is None:
+            return super().title()
+        name = self._look.lens.title
+        return f"{name}: {found.fitting(self.size.width - len(name) - len('3 heatmap    '))}"
 
-    def set_rows(self, projections: Sequence[Projection], grid: Grid) -> None:  # noqa: ARG002 - the base class's
+    def subtitle(self, room: int) -> Text:
+        """Where the cursor's role is smallest and largest, in bold what stands out; then the shades, without a word
+        where there is little room, and alone where there is less."""
+        ends, key = self._extremes(), shade_key(self._look, self._column)
+        forms = [Text("  ").join(filter(None, parts)) for parts in ((ends, self._shades()), (ends, key))]
+        return next((form for form in forms if form.cell_len <= room), self._shades())
+
+    def _extremes(self) -> Text:
+        """`key min 69@79  max 125@3`."""
+        column, look = self._column, self._look
+        if column is None or not self.shown.rows or not look.lens.pair.has_spectra:
+            return Text()
+        tower = self.shown.rows[self.cursor[0]].tower
+        rows = [row for row in self.shown.rows if row.tower == tower]
+        found = sorted(standings(rows, column, lambda *place: look.cell(*place).number), key=lambda s: s.number)
+        if len(found) < 2:
+            return Text()
+        text = Text(shortened(column.heading, LONGEST_NAME))
+        for name, standing in (("min", found[0]), ("max", found[-1])):
+            number = look.short(standing.number, max(look.width, len(name)))
+            style = Style(bold=True) if standing.is_outlier else PLAIN
+            text.append(f" {name} ").append(f"{number}@{standing.row.label}", style).append(" ")
+        return text
+
+    def _shades(self) -> Text:
+        """The shades, what they are of where that is another measure than the number, and spread over what."""
+        lens = self._look.lens
+        by = ", ".join(filter(None, (lens.shade_title, lens.contrast.words)))
+        return Text(f"shade {by} " if by else "").append_text(shade_key(self._look, self._column))
+
+    def set_rows(self, projections: Sequence[Projection], grid: Grid) -> None:
         """The cursor stays inside, and unfolded experts unfolded where they are in the grid."""
         self.grid = grid
+        self._ranks = ShownRanks(self._look.lens.pair, projections)
         if self.unfolded is None or not self._open(self.unfolded, self._block):
             self._close()
 
@@ -140,10 +180,17 @@ class Heatmap(TopPane, inherit_bindings=False):
         return True
 
     def _open(self, row: Row, block: str) -> bool:
-        """Show the experts of a block in a layer, if it has any."""
+        """Show the experts of a block in a layer, if it has any: first the one that is farthest from their median in
+        the cursor's role."""
         if not any(len(self.grid.cells.get((row, c), ())) > 1 for c in self.grid.columns if c.block == block):
             return False
-        self._show(unfolded(self.grid, row, block), row, block)
+        grid = unfolded(self.grid, row, block)
+        column = self._column if self._column in grid.columns else grid.columns[0]
+
+        def number(*place: *tuple[Row, Column]) -> float | None:
+            return next(map(self._look.lens.number, grid.cells.get(place, ())), None)
+
+        self._show(replace(grid, rows=tuple(by_distance(grid.rows, column, number))), row, block)
         return True
 
     def _close(self) -> None:

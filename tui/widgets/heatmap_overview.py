@@ -214,7 +214,7 @@ class Overview:
 
     def _cell(self, layers: range, column: int) -> Cell:
         rows, role = self._grid.rows, self._grid.columns[column]
-        return self._look.blend([self._look.cell(rows[layer], role) for layer in layers])
+        return self._look.blend([self._look.cell(rows[layer], role) for layer in layers], role)
 
     def _is_whole(self, column: int, selection: Selection) -> bool:
         """Whether all that a line shows is selected: its name says so, and the shades stay in view."""

@@ -43,7 +43,7 @@ class PlanMap(Heatmap, inherit_bindings=False):
         plan = self._plan_look.plan
         return "none yet: :plan 20% makes one" if plan is None else plan.title
 
-    def subtitle(self) -> Text:
+    def subtitle(self, room: int) -> Text:  # noqa: ARG002 - it is short
         if self._plan_look.plan is None:
             return Text()
         return Text("shade % of the full rank ").append_text(shade_key(self._look))

@@ -33,8 +33,8 @@ class TopPane(ScrollView, can_focus=True, inherit_bindings=False):
         """What its border says behind its name."""
         return f"{self._look.lens.title} = {self._look.lens.formula}"
 
-    def subtitle(self) -> Text:
-        """What its lower border says, before the filter."""
+    def subtitle(self, room: int) -> Text:  # noqa: ARG002 - for those that have much to say
+        """What its lower border says, before the filter, for which there are so many columns."""
         return Text()
 
     def set_rows(self, projections: Sequence[Projection], grid: Grid) -> None:

@@ -11,6 +11,7 @@ from textual.timer import Timer
 from ...charts.painter import Painter
 from ...charts.request import Painting, Request
 from ...data.changes import Change
+from ...data.kept_ranks import KeptRanks, rank_step
 from ...data.pair import Pair
 from ...data.views import View
 from ...settings import keys
@@ -68,7 +69,9 @@ class Charting(Layout):
             self._chart_timer = self.set_timer(CHART_DELAY, self._rested)
 
     def _rested(self) -> None:
-        """What costs many bytes: the chart, and the tree where another pane is moving."""
+        """What costs many bytes: the chart, the heatmap's foot, and the tree where another pane is moving."""
+        self._chart_timer = None
+        self.show_titles()
         if self.state.pane != View.TREE and self.tree_pane.display:
             self.tree_pane.follow(self.state.selection)
         width, height = self.chart.canvas
@@ -95,7 +98,7 @@ class Charting(Layout):
             marks=tuple(state.marks.values()) if state.top == View.COMPARE or state.small else (),
             compare=state.compares,
             lines=state.lines,
-            unit=state.lens.measure.name,
+            measure=state.lens.measure,
             palette=palette if self.app.current_theme.dark else palette.on_light(),
             grid=state.grid,
         )
@@ -103,10 +106,26 @@ class Charting(Layout):
     # The rank cursor
 
     def action_rank(self, step: int) -> None:
-        """The cursor so many ranks further; without one, it begins at the threshold rank."""
-        if self.can_walk():
+        """The cursor so many steps further, each a hundredth of the rank; without one, it begins at the threshold
+        rank. While the energy that ranks keep is shown these move, whatever is drawn."""
+        if self.state.lens.measure.needs_ranks:
+            self.state.step_kept(step)
+        elif self.can_walk():
             k = self.state.k
-            self.state.set_rank(self._first_rank() if k is None else min(k + step, self._most_ranks))
+            self.state.set_rank(self._first_rank() if k is None else min(k + step * rank_step(k), self._most_ranks))
+
+    def set_ranks(self, asked: KeptRanks) -> None:
+        """The rank cursor at one rank, or a rank for each role, whose energy is shown."""
+        state = self.state
+        if asked.roles:
+            ranks = asked.named(dict.fromkeys(p.role for p in state.rows))
+            state.keep(ranks)
+            if not state.lens.measure.needs_ranks:
+                state.say(f"asked for {ranks.text}: u or :unit energy shows what that keeps")
+            return
+        state.keep(asked)
+        if state.lens.measure.needs_ranks or self.can_walk():
+            state.set_rank(asked.common)
 
     @on(ChartPane.Walk)
     def _chart_walked(self, event: ChartPane.Walk) -> None:

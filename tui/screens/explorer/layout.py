@@ -28,6 +28,7 @@ from ...settings.config import Config
 from ...widgets.chart import ChartPane
 from ...widgets.compare import Compare
 from ...widgets.heatmap import Heatmap
+from ...widgets.heatmap_table import Layers
 from ...widgets.line import Line
 from ...widgets.plan_map import PlanMap
 from ...widgets.plan_sums import PlanSums
@@ -50,6 +51,12 @@ from ..status_lines import (
 )
 
 WIDE, HUGE, HIGH = 120, 160, 30
+TURNED = 100
+"""Columns below which the heatmap is turned, unless the user has chosen."""
+MOST_SCREENS = 3
+"""Screens that its table may fill."""
+LINES = 3
+"""Above and below the panes."""
 CHART_LINES = 26
 """A chart that is as high as this gains less from more lines than the heatmap does."""
 LEAST_CHART = 11
@@ -66,6 +73,7 @@ class Layout(Screen[None]):
         self.pair = pair
         self.config = config
         self.state = ExplorerState.of(pair, config.threshold, config.thresholds, config.lines)
+        self.state.lens.contrast = config.contrast
         self.look = Look(self.state.lens, config.palette)
         self.look.show(self.state.grid)
         self.shown_limits: tuple[float, ...] = ()
@@ -114,8 +122,14 @@ class Layout(Screen[None]):
 
     @property
     def is_overview(self) -> bool:
-        """Whether the heatmap is turned: as the user chose, else where the terminal is narrow."""
-        return not self.is_wide if self.state.overview is None else self.state.overview
+        """Whether the heatmap is turned: as the user chose, else on a narrow terminal, and where its table would fill
+        several screens."""
+        if self.state.overview is not None:
+            return self.state.overview
+        room = self.size.height - LINES
+        is_shared = self.is_wide and self.size.height >= HIGH and not self.state.full
+        page = (_beside_chart(room) if is_shared else room) - (Layers.header + 2)
+        return self.size.width < TURNED or len(self.state.grid.rows) > MOST_SCREENS * max(1, page)
 
     def check_action(self, action: str, _: tuple[object, ...]) -> bool | None:
         """In an open prompt digits, "/" and ":" are characters; the keys of a plan work while one shows."""
@@ -206,9 +220,10 @@ class Layout(Screen[None]):
         self.tree_pane.show_title(f"{View.TREE} tree{filtered}")
         for key, pane in self.tops.items():
             # Below, for it may be long: above it would cut the formula. Marks stay, whatever it leaves.
-            below = [pane.subtitle(), Text("" if pane.compares_marks else filtered.strip())]
+            foot = Text("" if pane.compares_marks else filtered.strip())
+            below = [pane.subtitle(pane.size.width - 2 - len(foot)), foot]
             self._title(pane, Text(f"{key} {pane.id}  {pane.title()}"), Text("  ").join(filter(None, below)))
-        self.shown_limits = self.look.limits
+        self.shown_limits = self.look.limits()
         drawn = chart_title(
             state.chart,
             state.lens.title,
@@ -245,7 +260,7 @@ class Layout(Screen[None]):
         self.tree_pane.display = wide or pane == View.TREE
         on_right = top if pane == View.TREE else pane
         self.query_one("#right").display = wide or pane != View.TREE
-        room = self.size.height - 3 - self.query_one("#tour").display
+        room = self.size.height - LINES - self.query_one("#tour").display
         least, full = maps.get(top, self.heatmap).overview_lines
         below = on_right in maps and self.is_overview and room - least >= LEAST_CHART and not alone
         sums = self.state.shows_plan and on_right == View.PLAN and not alone
@@ -255,9 +270,15 @@ class Layout(Screen[None]):
         self.plan_sums.display = sums
         self.chart.display = not sums and (both or BY_KEY[on_right].place is Place.CHART)
         beneath = self.chart.display or sums
-        most = max(room // 2, room - CHART_LINES) if beneath else room
+        most = _beside_chart(room) if beneath else room
         for one in maps.values():
             one.styles.height = max(least, min(full, room - LEAST_CHART)) if below else "1fr"
         for key, widget in self.tops.items():
             fits = beneath and not (below and key in maps)
             widget.styles.max_height = min(most, widget.lines_needed) if fits else None
+        self.call_after_refresh(self.show_titles)  # they are as long as there is room for
+
+
+def _beside_chart(room: int) -> int:
+    """Lines that what stands over a chart has at most."""
+    return max(room // 2, room - CHART_LINES)

@@ -39,7 +39,8 @@ def _columns(screen: Background, keys: Keys) -> None:
 def _numbers(screen: Background, keys: Keys) -> None:
     screen.look.forget(keys)
     screen.heatmap.update(keys)
-    if screen.look.limits != screen.shown_limits:  # shades are spread over what there is, and there is more now
+    # Shades are spread over what there is, and there is more now; so there is of what ranks come to.
+    if screen.look.limits() != screen.shown_limits or screen.state.lens.measure.needs_ranks:
         screen.show_titles()
     screen.tree_pane.update_marks()
     _loaded(screen, keys)

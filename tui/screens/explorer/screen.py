@@ -10,13 +10,15 @@ from textual import on
 from rankscope.engine.errors import InputError
 
 from ...data.changes import Change, Keys
+from ...data.contrast import Contrast
+from ...data.depths import words_of
 from ...data.model import open_model
 from ...data.pair import Pair, Side
 from ...data.session import Session
 from ...data.stacks import with_stacks
 from ...data.weighting import Offer
 from ...settings.config import Config
-from ...settings.values import reference_line
+from ...settings.values import kept_ranks, reference_line
 from ...widgets.prompt import Prompt
 from ..command_line import parse_command
 from ..first_run import is_first_run, mark_seen
@@ -69,6 +71,9 @@ class Explorer(SelectionKeys):
         self.guide.changed()
 
     def _greet(self) -> None:
+        if self.pair.depths:
+            self.state.say(words_of(self.pair.depths))
+            return
         if is_first_run():
             self.state.say(self.state.note or FIRST_KEYS)
             mark_seen()
@@ -147,10 +152,11 @@ class Explorer(SelectionKeys):
             case "threshold":
                 state.set_threshold(float(argument))
             case "k":
-                if self.can_walk():
-                    state.set_rank(int(argument))
+                self.set_ranks(kept_ranks(argument))
             case "unit":
                 state.set_unit(argument)
+            case "contrast":
+                state.set_contrast(Contrast(argument))
             case "filter":
                 state.set_filter(argument)
             case "mark":
@@ -210,4 +216,5 @@ class Explorer(SelectionKeys):
         self.verify(session)
         self.state.say(
             f"B is {session.model.name}: {len(ours)} addresses only in A, {len(theirs)} only in B; d shows A, B, B/A"
+            f"{'; ' * bool(self.pair.depths)}{words_of(self.pair.depths)}"
         )

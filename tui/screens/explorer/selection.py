@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from math import isinf
+
 from textual import on
 from textual.widgets import Tree
 
 from ...data.changes import Change
 from ...data.grid import Selection
 from ...data.measures import units
+from ...data.outliers import FAR, next_of, outliers
 from ...data.pair import Side
 from ...data.views import BY_KEY, Place, View
 from ...widgets.chart import ChartPane
@@ -53,6 +56,22 @@ class SelectionKeys(Background):
     def action_match(self, step: int) -> None:
         """The next projection in the grid."""
         self.state.step_match(step)
+
+    def action_outlier(self, step: int) -> None:
+        """The next cell whose number stands out of its role, and why it does."""
+        state, look = self.state, self.look
+        found = outliers(state.grid, lambda *place: look.cell(*place).number)
+        if not found:
+            known = "" if state.lens.knows_any(state.shown) else ": none is known yet"
+            state.say(f"no {state.lens.title} is more than {FAR:g} MAD from its role's median over the layers{known}")
+            return
+        standing, column = found[next_of([(s.row, c) for s, c in found], state.grid, state.selection, step)]
+        state.select(Selection(standing.row, column))
+        written, side = state.lens.written, "above" if standing.deviations > 0 else "below"
+        far = "" if isinf(standing.deviations) else f"{abs(standing.deviations):.1f} MAD "
+        said = f"{state.lens.title} {written(standing.number)}: {far}{side} {written(standing.middle)}"
+        count = "1 stands" if len(found) == 1 else f"{len(found)} stand"
+        state.say(f"{said}, the median of {column.heading} over the layers; {count} out")
 
     def action_mark(self) -> None:
         """Mark what is selected, or take its marks away."""
@@ -143,7 +162,7 @@ class SelectionKeys(Background):
             if number is not None:
                 self.state.set_unit(found[number].name)
 
-        at = found.index(lens.measure) if lens.measure in found else 0
+        at = next((n for n, m in enumerate(found) if m.name == lens.measure.name), 0)
         self.app.push_screen(Choice("unit", rows, at), chosen)
 
     def action_side(self) -> None:

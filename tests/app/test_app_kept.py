@@ -1,0 +1,113 @@
+"""What rank k would keep, in the explorer: asked for all roles or each, stepped, shown in every view."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from app_looking import SMALL, WIDE, exploring
+from app_models import TENSORS, fill
+from safetensors.numpy import load_file
+
+from rankscope.engine.errors import InputError
+from rankscope.tui.data.kept_ranks import KeptRanks
+from rankscope.tui.settings.values import kept_ranks
+
+ROLES = tuple(TENSORS)
+
+
+def energies(folder: Path, layer: int, ranks: dict[str, int]) -> list[str]:
+    """Of each role in a layer what its rank keeps, as a cell has it; a dash where none is asked for. By LAPACK."""
+    weights, found = load_file(folder / "model.safetensors"), []
+    for role in ROLES:
+        values = np.linalg.svd(
+            weights[f"model.layers.{layer}.{TENSORS[role]}.weight"].astype(np.float64), compute_uv=False
+        )
+        k = min(ranks.get(role, 0), len(values))
+        kept = 100 * (values[:k] ** 2).sum() / (values**2).sum()
+        most = 100.0 if k == len(values) else 99.9  # never rounded up to all of it
+        found.append(f"{min(most, kept):.1f}" if role in ranks else "-")
+    return found
+
+
+async def test_the_unit_follows_the_rank_in_every_view(llama: Path, root: Path) -> None:
+    fill(llama, root)
+    async with exploring(llama, root, WIDE) as view:
+        await view.press("3")
+        await view.rests()
+        await view.press("colon")
+        await view.type("k 20")
+        await view.press("colon")
+        await view.type("unit energy")
+        await view.until(lambda: view.cells(1) == energies(llama, 1, dict.fromkeys(ROLES, 20)), "energies at rank 20")
+        title = str(view.app.explorer.heatmap.border_title)
+        assert title.startswith("3 heatmap  E(20) %: ")
+        assert "(worst: layers." in title
+        await view.press("full_stop", "full_stop", "comma")
+        await view.until(lambda: view.cells(1) == energies(llama, 1, dict.fromkeys(ROLES, 21)), "energies at rank 21")
+        assert view.app.explorer.state.k == 21
+        await view.press("5", "f")
+        await view.until(lambda: energies(llama, 0, {"query": 21})[0] in view.pane("table")[1].split(), "the column")
+        await view.press("f", "4")
+        await view.chart("E(21) %")
+        await view.press("7")  # ranks are asked for of whole projections
+        await view.sees("7 heads  query: k90 = ")
+
+
+async def test_roles_have_ranks_of_their_own_and_move_together(llama: Path, root: Path) -> None:
+    fill(llama, root)
+    async with exploring(llama, root, WIDE) as view:
+        await view.press("3", "colon")
+        await view.type("k q=40 kv=10")
+        await view.sees("asked for query 40, key 10, value 10: u or :unit energy")
+        await view.press("colon")
+        await view.type("unit energy")
+        asked = {"query": 40, "key": 10, "value": 10}
+        await view.until(lambda: view.cells(2) == energies(llama, 2, asked), "energies at these ranks")
+        await view.press("comma", "comma")  # a twentieth less: 38, and 9.5, which is even
+        asked = {"query": 38, "key": 10, "value": 10}
+        await view.until(lambda: view.cells(2) == energies(llama, 2, asked), "energies two steps below")
+        assert view.app.explorer.state.k is None
+        await view.press("colon")
+        await view.type("k 5")
+        await view.until(lambda: view.cells(2) == energies(llama, 2, dict.fromkeys(ROLES, 5)), "one rank again")
+        await view.press("colon")
+        await view.type("k embed=5")
+        await view.sees("no role 'embed' here: query key value output gate up down")
+
+
+async def test_without_a_rank_it_begins_at_that_of_the_selection(llama: Path, root: Path) -> None:
+    fill(llama, root)
+    async with exploring(llama, root, SMALL) as view:
+        await view.press("3", "colon")
+        await view.type("unit energy")
+        ranks = view.app.explorer.state.lens.ranks
+        assert ranks is not None
+        await view.sees(f"E({ranks.text}) %", ":k 512 sets it", "(worst: layers.")
+
+
+def test_ranks_are_scaled_by_the_largest_and_stay_above_zero() -> None:
+    ranks = kept_ranks("q=1000,kv=256")
+    up = ranks.stepped(1, 4096)
+    assert (dict(up.roles), up.lead, up.text) == ({"q": 1000, "kv": 256}, 1010, "q 1010, kv 259")
+    assert up.stepped(-1, 4096).text == ranks.text
+    assert ranks.stepped(-10_000, 4096).text == "q 1, kv 1"
+    assert ranks.stepped(10_000, 4096).text == "q 4096, kv 1049"
+    assert KeptRanks(512).stepped(1, 4096) == KeptRanks(517)
+    assert KeptRanks(50).stepped(-1, 4096) == KeptRanks(49)
+
+
+@pytest.mark.parametrize(
+    ("roles", "meant"),
+    [
+        (("query", "key", "value", "key_value"), ("key_value",)),
+        (("query_a", "kv_a", "key_b"), ("kv_a",)),
+        (("query", "kv"), ("kv",)),
+        (("query", "key", "value"), ("key", "value")),
+    ],
+)
+def test_kv_is_what_a_model_has_of_it(roles: tuple[str, ...], meant: tuple[str, ...]) -> None:
+    assert kept_ranks("kv=5 512").named(roles) == KeptRanks(512, tuple((role, 5) for role in meant))
+    with pytest.raises(InputError, match="no role 'kv' here: up"):
+        kept_ranks("kv=5").named(("up",))

@@ -1,0 +1,84 @@
+"""The ranks that `rankscope show` is asked to keep: of which roles they are, and what they come to."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from rankscope.engine.catalogue.tree import matches
+from rankscope.engine.derive.latent import KEY_VALUE
+from rankscope.engine.errors import InputError, printable
+from rankscope.engine.spectrum import Projection
+
+from ..data.gauge import RAW
+from ..data.kept_ranks import KeptRanks
+from ..data.kept_sum import ShownRanks
+from ..data.measures import Measure, energy_of
+from ..data.pair import Lens, Side
+from ..data.session import Session
+from ..data.stacks import with_stored
+from ..data.views import BY_NAME, Place
+
+
+def check_ranks(measure: Measure, args: Namespace) -> None:
+    """Whether --rank, --unit and --view go together.
+
+    Raises:
+        InputError: they do not.
+    """
+    view = BY_NAME[args.view]
+    is_over_ranks = view.place is Place.CHART and not view.over_layers
+    if measure.needs_ranks and "rank" not in view.options:
+        raise InputError(f"--unit energy is for --view heatmap or layers, not for {view.name}")
+    if measure.needs_ranks and not args.rank:
+        raise InputError("--unit energy needs the ranks: --rank 512, or --rank query=1536,key_value=512 by role")
+    if not args.rank:
+        return
+    if "unit" in view.options and not measure.needs_ranks:
+        raise InputError(f"--rank with --view {view.name} is for --unit energy: add it")
+    if is_over_ranks and args.rank.roles:
+        raise InputError(f"--view {view.name} takes one --rank for all that it shows")
+    for kind in ("csv", "json"):
+        if is_over_ranks and getattr(args, kind, False):
+            raise InputError(f"--rank with --{kind} goes with --view table: of a chart every rank is written")
+
+
+def named_ranks(
+    session: Session, wanted: Sequence[Projection], args: Namespace
+) -> tuple[KeptRanks | None, list[Projection]]:
+    """The ranks of --rank by the roles of what is shown; and the stacks of keys and values that are shown beside it,
+    where one of the ranks is theirs.
+
+    Raises:
+        InputError: a role that there is not, or of which nothing is computed.
+    """
+    if not args.rank:
+        return None, []
+    names = {name for name, _ in args.rank.roles}
+    stacks = show_stacks(session, args) if names & {"kv", KEY_VALUE} else []
+    if KEY_VALUE in names and not stacks and not any(p.role == KEY_VALUE for p in wanted):
+        name = printable(args.model)
+        raise InputError(f"keys and values as one are not computed of these: run  rankscope scan {name} --derived mla")
+    ranks = args.rank.named(dict.fromkeys(p.role for p in (*wanted, *stacks)))
+    return ranks, stacks if ranks.names(KEY_VALUE) else []
+
+
+def show_stacks(session: Session, args: Namespace) -> list[Projection]:
+    """Have a session know the stacks of keys and values that are stored beside its projections; those that the filter
+    names. In the fixed gauge there are none."""
+    if args.gauge != RAW:
+        return []
+    session.show(with_stored(session.model, session.root, session.weighting))
+    return [p for p in session.model.further if not args.filter or matches(p.address, args.filter)]
+
+
+def sums(lens: Lens, ranks: KeptRanks, projections: Sequence[Projection]) -> Iterator[str]:
+    """What the ranks come to, a line a model. Reads files."""
+    shown = ShownRanks(lens.pair, projections)
+    is_pair = lens.pair.second is not None
+    for side in (Side.A, Side.B) if is_pair else (Side.A,):
+        kept = replace(lens, measure=energy_of(ranks), side=side)
+        kept.load(projections)
+        if (found := shown.sum(kept)) is not None:
+            yield f"{side}: {found.forms[0]}" if is_pair else found.forms[0]
