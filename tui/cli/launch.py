@@ -22,9 +22,9 @@ from ..settings.config import AUTO, Config
 from ..settings.palette import Depth
 from ..settings.read import config_path, load
 from ..settings.terminal import set_up
-from .arguments import ADDRESS
 from .ending import at_end
 from .opening import save, unsaved
+from .options import ADDRESS
 from .series import check_options
 
 if TYPE_CHECKING:

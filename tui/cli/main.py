@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..data.named import resolve
-from . import arguments
+from . import arguments, options
 from .parser import Parser
 
 PROG = "rankscope"
@@ -131,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         PROG, description="Singular-value spectra and threshold ranks of model weights.", epilog=arguments.EXIT_CODES
     )
-    arguments.add_version(parser)
+    options.add_version(parser)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:
         own = commands.add_parser(command.name, help=command.help, description=command.help)
@@ -141,8 +141,8 @@ def _parser() -> argparse.ArgumentParser:
                 own.add_argument("model", nargs="+", help=several)
             else:
                 own.add_argument("model", help=arguments.MODEL_HELP)
-            arguments.add_links(own)
-        arguments.add_store(own)
+            options.add_links(own)
+        options.add_store(own)
         if command.options is not None:
             command.options(own)
         own.set_defaults(run=command.run)

@@ -23,10 +23,10 @@ from ..data.session import Session
 from ..data.table_rows import has_twins
 from ..data.views import BY_NAME, VIEWS, taking
 from ..data.weighting import NONE
-from .arguments import ADDRESS, DELTA
 from .delta_stored import open_deltas
 from .kept import check_ranks, named_ranks, show_stacks
 from .opening import lines_of, open_spectra, shown_of, stored_of, verify, wanted_of
+from .options import ADDRESS, DELTA
 
 _MOST_LISTED = 20
 """Addresses that are named one by one."""

@@ -1,0 +1,135 @@
+"""What the explorer shows, as fields without a widget, and what can be asked of them; state.py has how they change.
+
+Every change ends in `changed`, which tells the one listener what is other than before; screens/explorer/repaint says
+who draws again for what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from rankscope.engine.errors import printable
+from rankscope.engine.spectrum import Projection
+
+from .changes import Change, Keys, Listener
+from .grid import Grid, Selection
+from .pair import Lens, Pair
+from .plan_shown import ShownPlan
+from .reference_lines import ReferenceLine
+from .session import Session
+from .views import BY_KEY, View, ViewSpec
+
+
+def _nobody(_: Change, __: Keys) -> None:
+    """Where no screen shows the state."""
+
+
+@dataclass(slots=True)
+class ViewState:
+    """`grid` and `shown` are what the filter `pattern` leaves, `others` what stands in no cell of the grid, `further`
+    matrices made of several, which no scan computes.
+
+    `pane` has the focus, `top` stands over the chart and `chart` is drawn (keys of data.views); `came_from` is
+    the pane from which the focus came to the chart. `overview` is None for what suits the terminal, `full` shows the
+    focused pane alone. `small` shows small multiples by layer in charts of spectra, `panels` those by threshold in
+    the view over layers. `relative`: singular values over sigma_1. `k` is the rank cursor, `origin` where a walk over
+    layers or roles began, `note` a sentence for the user until the next move. `version` counts what changed the chart.
+    `solving` is what a device began last, `plan` the one that was made last under what is shown.
+    """
+
+    pair: Pair
+    lens: Lens
+    thresholds: tuple[float, ...]
+    lines: tuple[ReferenceLine, ...] = ()
+    listen: Listener = _nobody
+    selection: Selection = field(default_factory=Selection)
+    origin: Selection | None = None
+    pattern: str = ""
+    shown: Sequence[Projection] = ()
+    others: Sequence[Projection] = ()
+    further: Sequence[Projection] = ()
+    grid: Grid = field(default_factory=lambda: Grid((), (), {}))
+    marks: dict[str, Projection] = field(default_factory=dict)
+    k: int | None = None
+    pane: int = View.TREE
+    top: int = View.HEATMAP
+    chart: int = View.SPECTRUM
+    came_from: int = View.TREE
+    overview: bool | None = None
+    full: bool = False
+    axes: int = 0
+    small: bool = False
+    panels: bool = False
+    relative: bool = False
+    note: str = ""
+    version: int = 0
+    loaded: bool = False
+    is_starting: bool = False
+    is_stopping: bool = False
+    solving: tuple[Session, Projection] | None = None
+    plan: ShownPlan | None = None
+
+    def changed(self, what: Change, keys: Keys = None) -> None:
+        """Tell the listener; `keys` are content keys of the first model, None: of any projection."""
+        self.listen(what, keys)
+
+    @property
+    def session(self) -> Session:
+        """Of the model that tree and grid show."""
+        return self.pair.first
+
+    @property
+    def threshold(self) -> float:
+        """The energy threshold of all ranks on the screen."""
+        return self.lens.threshold
+
+    @property
+    def chart_view(self) -> ViewSpec:
+        """The view that is drawn."""
+        return BY_KEY[self.chart]
+
+    @property
+    def shown_axes(self) -> int:
+        """The kind of axes of the chart: the last that it has, where another view has more."""
+        return min(self.axes, len(self.chart_view.axes) - 1)
+
+    @property
+    def selected(self) -> tuple[Projection, ...]:
+        """The selected projections, in model order."""
+        return self.selection.projections(self.grid)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything is queued or running."""
+        return self.is_starting or any(s.progress is not None and s.progress.busy for s in self.pair.sessions)
+
+    @property
+    def has_ranks(self) -> bool:
+        """Whether the chart is one over ranks, on which a cursor can walk."""
+        return not (self.chart_view.over_layers or self.small)
+
+    @property
+    def compares(self) -> bool:
+        """Whether the chart is of the marks, not of the selection."""
+        return self.top == View.COMPARE and not self.chart_view.over_layers
+
+    def usual_rank(self) -> int:
+        """The median threshold rank of what is selected; where none is known, half of the full rank."""
+        known = sorted(k for p in self.selected if (k := self.session.rank(p, self.threshold)))
+        return known[len(known) // 2] if known else max(1, max((p.count for p in self.selected), default=2) // 2)
+
+    @property
+    def shows_plan(self) -> bool:
+        """Whether there is a plan, and its map stands over the chart."""
+        return self.plan is not None and self.top == View.PLAN
+
+    def known_as(self, session: Session, keys: set[str]) -> set[str]:
+        """The keys, in the first model, of what changed in a session; twins and directions change theirs."""
+        keys = session.with_weighted(keys | session.participations.matrices(keys))
+        return self.pair.known_as(session, session.with_parents(keys) if self.lens.measure.needs_twin else keys)
+
+    def say(self, text: str) -> None:
+        """A sentence in place of the key hints, until the next move."""
+        self.note = printable(text)
+        self.changed(Change.LINES)
