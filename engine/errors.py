@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+import sys
 
 _URL_SECRETS = re.compile(r"(?<=://)[^/\s@'\"]*@|(?<=://)([^\s?#'\"]*)[?#][^\s'\"]*")
 
@@ -22,6 +24,12 @@ class UnseenError(WeightsError):
     def of(cls, shown: str) -> UnseenError:
         """The error on what is called so."""
         return cls(f"{shown} is unseen: no token of the calibration reached it")
+
+
+def install_line(extra: str) -> str:
+    """The command that adds an extra of this package to the Python that runs it, whether it came from an index or a
+    clone."""
+    return f"{shlex.quote(sys.executable)} -m pip install 'rankscope-tui[{extra}]'"
 
 
 def without_secrets(text: str) -> str:

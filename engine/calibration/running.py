@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from ..catalogue.names import inner_config
 from ..catalogue.sizes import family_of
 from ..checkpoint.open import Checkpoint
-from ..errors import InputError, WeightsError, printable
+from ..errors import InputError, WeightsError, install_line, printable
 from ..formats.gguf import Gguf
 from ..spectrum import Projection
 from .channels import is_gguf
@@ -23,8 +23,6 @@ from .texts import LENGTH
 
 if TYPE_CHECKING:
     import torch
-
-_MISSING = "running a model needs transformers and accelerate: pip install 'rankscope-tui[calibrate]'"
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,12 +44,14 @@ Take: TypeAlias = Callable[[Fed, "torch.Tensor", "torch.Tensor | None"], None]
 """Told of an input: rows of (tokens, features), and the position of each, None where that is not known."""
 
 
-def require() -> None:
-    """Raises:
-    InputError: transformers or accelerate is not installed.
+def require(what: str = "running a model") -> None:
+    """See that the extra `calibrate`, which `what` needs, is there.
+
+    Raises:
+        InputError: transformers or accelerate is not installed.
     """
     if not (find_spec("transformers") and find_spec("accelerate")):
-        raise InputError(_MISSING)
+        raise InputError(f"{what} needs transformers and accelerate:  {install_line('calibrate')}")
 
 
 def load(checkpoint: Checkpoint, device: str, dtype: str = "") -> tuple[torch.nn.Module, Any]:
@@ -106,7 +106,7 @@ def skeleton(checkpoint: Checkpoint) -> torch.nn.Module:
     Raises:
         InputError: transformers is not installed, or makes none.
     """
-    require()
+    require("naming the modules of a LoRA")
     import torch
 
     where, options = _place(checkpoint)

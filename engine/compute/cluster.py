@@ -17,7 +17,7 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError, printable
+from ..errors import InputError, install_line, printable
 from .devices import Device
 from .remote_batch import Batch, solve, warm
 
@@ -29,7 +29,6 @@ DEVICE, THREADS, PARENT = "RANKSCOPE_WORKER_DEVICE", "RANKSCOPE_WORKER_THREADS",
 process that the worker ends with, "" for a worker that stands alone."""
 IN_FLIGHT = 2
 """Batches that a worker has at most: one is solved, and what the next needs is read. An urgent one comes on top."""
-INSTALL = "pip install 'rankscope-tui[cluster]'"
 _CONNECT_SECONDS, _START_SECONDS = 10, 120
 _CONFIG: dict[str, Any] = {
     "distributed.scheduler.worker-ttl": None,  # a host that slept, or a process that was stopped, is no dead one
@@ -213,7 +212,7 @@ def _address(scheduler: str) -> str:
         InputError: it is named in another way, or Dask is not installed.
     """
     if not is_installed():
-        raise InputError(f"a scheduler needs Dask: {INSTALL}")
+        raise InputError(f"a scheduler needs Dask:  {install_line('cluster')}")
     with suppress(OSError, ValueError, KeyError, TypeError):
         scheduler = scheduler if "://" in scheduler else str(json.loads(Path(scheduler).read_text())["address"])
     if not re.fullmatch(r"(tcp|tls)://[^/\s]+:\d+", scheduler):

@@ -6,11 +6,11 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Sequence
 
-from ..errors import printable
+from ..errors import install_line, printable
 from ..solvers.gpus import costs_a_second
 from ..spectrum import Projection
 from . import devices, driver
-from .cluster import INSTALL, Cluster, is_installed
+from .cluster import Cluster, is_installed
 from .devices import Device
 from .far import Far
 from .outcomes import Outcomes
@@ -124,7 +124,9 @@ class Elsewhere:
         if self._processes:
             return (*(device.name for device in self._processes), str(self._threads or ""))
         if self._spec == "auto" and len(self.devices) > _WITHOUT:
-            self._told.note(f"{_WITHOUT} of {len(self.devices)} GPUs are used; for a process each:  {INSTALL}")
+            self._told.note(
+                f"{_WITHOUT} of {len(self.devices)} GPUs are used; for a process each:  {install_line('cluster')}"
+            )
             self.devices = self.devices[:_WITHOUT]
         return ()
 

@@ -14,7 +14,7 @@ import numpy as np
 from rich.text import Text
 
 from rankscope.engine.atomic import write_atomically
-from rankscope.engine.errors import InputError, printable
+from rankscope.engine.errors import InputError, install_line, printable
 
 from ..data.grid import Grid
 from ..data.measures import BY_NAME
@@ -118,7 +118,7 @@ def _check(path: Path) -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise InputError("pictures need matplotlib: pip install 'rankscope-tui[plots]'") from None
+        raise InputError(f"pictures need matplotlib:  {install_line('plots')}") from None
 
 
 @contextmanager

@@ -82,7 +82,7 @@ def _layout(
         return Layout(checkpoint, works, own, own, args.merge, dtype, config_type(checkpoint) or "F16", place, tell)
     from rankscope.engine.calibration.running import require
 
-    require()
+    require("applying a plan to a GGUF file")
     from rankscope.engine.plan.from_gguf import bytes_for, converted, type_for
 
     dtype = dtype or type_for(checkpoint)
