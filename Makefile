@@ -51,10 +51,11 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-# The sdist, the wheel made of it, and the demo run from that wheel in a clean environment.
-package: | $(BIN)/uv
+# The sdist and the wheel made of it, as an index would check them, and the demo run from that wheel in a clean environment.
+package: $(VENV)/.dev
 	rm -rf dist $(VENV)/package
 	$(UV) build --quiet
+	$(BIN)/twine check --strict dist/*
 	$(UV) venv --quiet --python $(PYTHON) $(VENV)/package
 	$(INSTALL) --python $(VENV)/package "rankscope-tui[demo] @ $$(ls -d $(CURDIR)/dist/*.whl)"
 	cd / && RANKSCOPE_STORE=$(CURDIR)/$(VENV)/package/store $(CURDIR)/$(VENV)/package/bin/rankscope scan demo -t 90
