@@ -14,7 +14,7 @@ from .stored import ROW_BITS, Stored
 _NONE: frozenset[int] = frozenset()
 
 
-class Found(NamedTuple):
+class StoredRow(NamedTuple):
     """The row of a key that counts: the file that it is in, and where its values are."""
 
     key: str
@@ -136,14 +136,14 @@ class Index:
                 files.setdefault(self.parts[name].version, []).append(name)
         return list(files.values())
 
-    def find(self, key: str) -> Found | None:
+    def find(self, key: str) -> StoredRow | None:
         """The row that counts, None if there is none."""
         held = self._rows.get(key)
         if held is None or not self._is_valid(held):
             return None
         name, row = self._split(held)
         part = self.parts[name]
-        return Found(key, name, part.place(row), part.entries, row)
+        return StoredRow(key, name, part.place(row), part.entries, row)
 
     def _split(self, held: int) -> tuple[str, int]:
         """The file and the row in it."""

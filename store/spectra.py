@@ -20,7 +20,7 @@ from rankscope.engine.spectrum import Spectrum, Values
 from . import room, segments
 from .entry import Entry, entry_of, spectrum_of
 from .files import Files
-from .index import Found
+from .index import StoredRow
 from .layout import build
 from .segments import DamagedFile
 from .stored import Stored
@@ -348,17 +348,17 @@ class SpectraStore:
                 self._files.index.forget([path.name])
                 self.refresh()
 
-    def _read(self, keys: Iterable[str]) -> dict[str, tuple[Found, Values]]:
+    def _read(self, keys: Iterable[str]) -> dict[str, tuple[StoredRow, Values]]:
         """Row and values of the keys that are saved, a file at a time."""
         wanted = set(keys)
-        read: dict[str, tuple[Found, Values]] = {}
+        read: dict[str, tuple[StoredRow, Values]] = {}
         while files := self._places(wanted - read.keys()):
             for name, rows in files.items():
                 for found, values in zip(rows, self._values_in(name, rows), strict=False):
                     read[found.key] = found, values
         return read
 
-    def _values_in(self, name: str, rows: list[Found]) -> list[Values]:
+    def _values_in(self, name: str, rows: list[StoredRow]) -> list[Values]:
         """The values of some rows of a file; none where it is damaged or gone: the index then tells where they are."""
         places = [found.place for found in rows]
         try:
@@ -381,9 +381,9 @@ class SpectraStore:
             part = self._files.index.parts.get(name)
         return part.entries.keys if part else []
 
-    def _places(self, keys: Iterable[str]) -> dict[str, list[Found]]:
+    def _places(self, keys: Iterable[str]) -> dict[str, list[StoredRow]]:
         """The rows of these keys that count, by file."""
-        files: dict[str, list[Found]] = {}
+        files: dict[str, list[StoredRow]] = {}
         with self._lock:
             self._load()
             for key in keys:

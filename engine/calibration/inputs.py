@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from ..catalogue.members import block_of
-from ..catalogue.names import Place, locate, modality
+from ..catalogue.names import Location, locate, modality
 from ..catalogue.rules import find_rules
 from ..errors import WeightsError, printable
 from ..spectrum import Projection
@@ -114,7 +114,7 @@ def _matrix(p: Projection) -> int | None:
     return p.slice.index if p.slice is not None else None
 
 
-def _roles(place: Place, family: str) -> Iterator[tuple[int, str, str]]:
+def _roles(place: Location, family: str) -> Iterator[tuple[int, str, str]]:
     """Rank, block and role of all that a tensor may hold, all of which have one input: what its name says for any
     shape comes first.
     """

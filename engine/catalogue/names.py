@@ -30,7 +30,7 @@ _NESTED = (
 )
 
 
-class Place(NamedTuple):
+class Location(NamedTuple):
     """Where a tensor's name says it stands: `prefix` before the layer list, `path` inside the layer.
 
     `lora` is "A", "B" or "BA", and the name of an adapter that has one, for the low-rank adapter of the tensor that
@@ -44,17 +44,17 @@ class Place(NamedTuple):
     lora: str = ""
 
 
-def locate(name: str) -> Place | None:
+def locate(name: str) -> Location | None:
     """The place of a tensor; None outside of layers."""
     head, found, tail = name.partition(".experts.")
     number, _, rest = tail.partition(".")
     if rest and (expert := _number(number)) is not None and (place := _locate(f"{head}{found}0.{rest}")):
-        return Place(place.prefix, place.layer, expert, place.path, place.lora)
+        return Location(place.prefix, place.layer, expert, place.path, place.lora)
     return _locate(name)
 
 
 @lru_cache(maxsize=4096)  # one place for all experts of a layer: 1 us instead of 6
-def _locate(name: str) -> Place | None:
+def _locate(name: str) -> Location | None:
     words = words_of(name)
     # `layers.0.weight` is a step of a head: nothing stands in it.
     last = len(words) - (3 if words[-1] in ("weight", "bias") else 2)
@@ -62,7 +62,7 @@ def _locate(name: str) -> Place | None:
     return None if start is None else _standing(words, start)
 
 
-def locate_in(name: str, lists: Collection[str]) -> Place | None:
+def locate_in(name: str, lists: Collection[str]) -> Location | None:
     """The place of a tensor in one of these lists of layers, of the first that its name has; None outside of them."""
     words = words_of(name)
     for start in _starts(words):
@@ -92,7 +92,7 @@ def _starts(words: Sequence[str]) -> list[int]:
     return [i for i in range(last) if _number(words[i + 1]) is not None and _number(words[i]) is None]
 
 
-def _standing(words: list[str], start: int) -> Place:
+def _standing(words: list[str], start: int) -> Location:
     """The place in the layers whose list is the word at `start`."""
     prefix, layer, path = words[:start], int(words[start + 1]), words[start + 2 :]
     if words[start].startswith("mtp"):
@@ -109,7 +109,7 @@ def _standing(words: list[str], start: int) -> Place:
         if word in _EXPERTS and (expert := _number(path[i + 1].removeprefix("expert_"))) is not None:
             del path[i + 1]
             break
-    return Place(".".join(prefix), layer, expert, ".".join(path), lora)
+    return Location(".".join(prefix), layer, expert, ".".join(path), lora)
 
 
 def _take_adapter(path: list[str]) -> str:

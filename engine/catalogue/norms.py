@@ -11,7 +11,7 @@ from ..errors import WeightsError, printable
 from ..formats.tensor import Tensor
 from ..spectrum import Projection
 from .gguf_norms import GGUF_ROWS
-from .names import Place, inner_config, locate, locate_in, numbered, words_of
+from .names import Location, inner_config, locate, locate_in, numbered, words_of
 from .norm_families import BARE, NONE, ROWS, UNKNOWN, VARIANTS, Row
 from .sizes import family_of
 from .tree import Listed
@@ -68,7 +68,7 @@ class Norms:
         self._alone = checkpoint.format.stands_alone
         self._tensors = {".".join(words_of(tensor.name)): tensor for tensor in checkpoint.tensors}
         self._modules = {name.rpartition(".")[0] for name in self._tensors}
-        self._found: dict[tuple[Place, str, str], Norm | None] = {}
+        self._found: dict[tuple[Location, str, str], Norm | None] = {}
         self._family = lru_cache(maxsize=None)(self._family_of)
 
     def feeding(self, projection: Projection) -> Norm | None:
@@ -125,7 +125,7 @@ class Norms:
             raise _refusal(projection, f"{printable(norm.path)} has a bias, as no RMS norm has")
         return norm
 
-    def _row(self, projection: Projection, place: Place) -> tuple[str, Row]:
+    def _row(self, projection: Projection, place: Location) -> tuple[str, Row]:
         """The family of the tower that a projection stands in, and what is known of its norms."""
         family = self._family(place.prefix) or ("llama" if _META.search(place.path) else "")
         row = _row_of(family, self._alone)
@@ -188,12 +188,12 @@ class _Stand:
     """A projection where it stands: the words of its tensor's name, and how many of them name its layer."""
 
     projection: Projection
-    place: Place
+    place: Location
     words: tuple[str, ...]
     head: int
 
     @classmethod
-    def of(cls, projection: Projection, place: Place) -> _Stand:
+    def of(cls, projection: Projection, place: Location) -> _Stand:
         words = words_of(projection.tensor)
         if words[-1] == "weight":
             words.pop()

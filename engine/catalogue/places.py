@@ -9,12 +9,12 @@ from ..formats.tensor import Tensor
 from ..spectrum import Slice
 from .factor_names import APPLY
 from .factored import Factored, Pair
-from .roles import Found, Layers, other
+from .roles import CheckpointLayers, FoundProjection, other
 
 
-def placed(layers: Layers, factors: Factored) -> list[Found]:
-    """What every tensor holds, as Layers.found, the factors of adapters under their own names again."""
-    made: list[Found] = []
+def placed(layers: CheckpointLayers, factors: Factored) -> list[FoundProjection]:
+    """What every tensor holds, as CheckpointLayers.found, the factors of adapters under their own names again."""
+    made: list[FoundProjection] = []
     stood: set[str] = set()
     planes = {tensor.name: pair.planes for pair in factors.pairs.values() for tensor in (pair.a, *pair.blocks)}
     for item in layers.found():
@@ -31,7 +31,7 @@ def placed(layers: Layers, factors: Factored) -> list[Found]:
     return made
 
 
-def _left_whole(layers: Layers, item: Found, factors: Factored) -> list[Found]:
+def _left_whole(layers: CheckpointLayers, item: FoundProjection, factors: Factored) -> list[FoundProjection]:
     """A product as one, where the matrix would be fused and cannot be split; nothing of a stack, whose pair goes."""
     pair = factors.pairs[item.tensor.name]
     if not pair.planes:
@@ -41,7 +41,7 @@ def _left_whole(layers: Layers, item: Found, factors: Factored) -> list[Found]:
     return []
 
 
-def _factors(item: Found, original: Tensor, is_turned: bool, planes: int | None) -> list[Found]:
+def _factors(item: FoundProjection, original: Tensor, is_turned: bool, planes: int | None) -> list[FoundProjection]:
     """A factor of an adapter, or each plane of a stack of them; `planes` is None where it has no product. That of a
     convolution is a matrix with a row for each output."""
     shape = original.shape
@@ -53,7 +53,7 @@ def _factors(item: Found, original: Tensor, is_turned: bool, planes: int | None)
     return [found._replace(part=Slice(1, 1, 0, prod(shape[1:])))] if is_wide else [found]
 
 
-def _can_be_cut(item: Found, pair: Pair) -> bool:
+def _can_be_cut(item: FoundProjection, pair: Pair) -> bool:
     """Whether it is a projection, all of the product or some of its outputs."""
     if item.part is None:
         return item.block != "other"
@@ -62,7 +62,7 @@ def _can_be_cut(item: Found, pair: Pair) -> bool:
     return is_plain and (item.part.index is not None) == bool(pair.planes) and item.part.axis == axis
 
 
-def _whole(layers: Layers, item: Found, pair: Pair) -> Found:
+def _whole(layers: CheckpointLayers, item: FoundProjection, pair: Pair) -> FoundProjection:
     """The product as one, where the matrix would be fused and cannot be split, or is a part of one."""
     tensor = item.tensor
     name, role, number = tensor.name, "", None

@@ -16,7 +16,7 @@ from ..spectrum import HEADS, TURNED_HEADS, Slice
 from .contradictions import latent_query_rows
 from .layouts import NAMES, Layout, Rule
 from .members import Group, Held, block_of, verdicts
-from .names import Place, attention_of, inner_config, is_linear_part, locate, locate_in, tower_labels
+from .names import Location, attention_of, inner_config, is_linear_part, locate, locate_in, tower_labels
 from .rules import KNOWN_FAMILIES, NOT_PROJECTIONS, find_rules, split
 from .sizes import Shapes, Sizes, family_of, resolve, sizes
 from .structure import layer_lists
@@ -35,11 +35,11 @@ _HEADS = {"heads": HEADS, "turned heads": TURNED_HEADS}
 _Numbers: TypeAlias = Callable[[int, Collection[str]], Sizes]
 
 
-class Found(NamedTuple):
+class FoundProjection(NamedTuple):
     """A projection before it has an address."""
 
     tensor: Tensor
-    place: Place | None
+    place: Location | None
     tower: str
     block: str
     role: str
@@ -48,29 +48,29 @@ class Found(NamedTuple):
     transposed: bool = False
     note: str = ""
 
-    def as_other(self, note: str = "") -> Found:
+    def as_other(self, note: str = "") -> FoundProjection:
         """The whole tensor as no projection: its role is its own name."""
         return other(self.tensor, self.place, note)
 
 
-def other(tensor: Tensor, place: Place | None, note: str = "") -> Found:
+def other(tensor: Tensor, place: Location | None, note: str = "") -> FoundProjection:
     """A tensor that is no projection: its role is its own name."""
     role = place.path if place and place.expert is None and not place.lora else tensor.name
-    return Found(tensor, place, "", "other", printable(role), note=note)
+    return FoundProjection(tensor, place, "", "other", printable(role), note=note)
 
 
 class _Named(NamedTuple):
     tensor: Tensor
-    place: Place
+    place: Location
     rules: tuple[Rule, ...]
 
 
-class Layers:
+class CheckpointLayers:
     """The layers of a checkpoint: which rules their names fit, and what their shapes say."""
 
     def __init__(self, config: Mapping[str, Any], tensors: Sequence[Tensor]) -> None:
         self._config = config
-        self._outside: list[Found] = []
+        self._outside: list[FoundProjection] = []
         self._named: list[_Named] = []
         self._shapes: dict[tuple[str, int], dict[str, tuple[int, ...]]] = defaultdict(dict)
         self._linear: set[tuple[str, int, str]] = set()
@@ -90,10 +90,10 @@ class Layers:
         self._verdicts = dict(verdicts(self._judged(), self._widths))
         self._towers = tower_labels(item.place.prefix for item in self._named)
 
-    def _holds_projection(self, place: Place) -> bool:
+    def _holds_projection(self, place: Location) -> bool:
         return any(find_rules(place.path, self.family(place.prefix), dims) for dims in (2, 3))
 
-    def _take(self, tensor: Tensor, place: Place | None) -> bool:
+    def _take(self, tensor: Tensor, place: Location | None) -> bool:
         """Whether it stands in a layer, and is noted as that."""
         if place is None:
             return False
@@ -114,7 +114,7 @@ class Layers:
             self._outside.append(other(tensor, place))
         return True
 
-    def _remember(self, tensor: Tensor, place: Place, rules: tuple[Rule, ...]) -> None:
+    def _remember(self, tensor: Tensor, place: Location, rules: tuple[Rule, ...]) -> None:
         """The shapes that tell how the fused tensors of the layer are split."""
         shapes = self._shapes[place.prefix, place.layer]
         if is_linear_part(place.path) or (rules and rules[0].block == "linear_attention"):
@@ -158,7 +158,7 @@ class Layers:
                     modules.add(fused.module)
         return [h._replace(turned=h.rule.stack == "planes" and h.module in modules) for h in held] if modules else held
 
-    def _group(self, place: Place) -> Group:
+    def _group(self, place: Location) -> Group:
         apart = (place.prefix, place.layer) in self._uneven
         return place.prefix, place.layer, place.expert if apart else None
 
@@ -173,7 +173,7 @@ class Layers:
         known = self._known(item.place.prefix, item.place.layer)
         return next((r for r in item.rules if not r.when or _holds(r, item.tensor, shapes, known)), None)
 
-    def found(self) -> list[Found]:
+    def found(self) -> list[FoundProjection]:
         """What every tensor holds: its projections, or itself as block `other`."""
         result = self._outside.copy()
         for item in self._named:
@@ -183,7 +183,7 @@ class Layers:
                 result.append(other(item.tensor, item.place, str(error)))
         return result
 
-    def _parts(self, item: _Named) -> list[Found]:
+    def _parts(self, item: _Named) -> list[FoundProjection]:
         """The projections of a tensor.
 
         Raises:
@@ -193,7 +193,7 @@ class Layers:
         tower = self._tower(place)
         if place.lora:
             role = (rules[-1].role if rules else "") or place.path.rpartition(".")[2]
-            return [Found(tensor, place, tower, "lora", f"{role}_{place.lora}", None, place.expert)]
+            return [FoundProjection(tensor, place, tower, "lora", f"{role}_{place.lora}", None, place.expert)]
         shapes = self._shapes[place.prefix, place.layer]
         known = self._known(place.prefix, place.layer)
         rule = self._rule(item)
@@ -209,7 +209,7 @@ class Layers:
             _check_latent(shapes, known.get("heads", 0))
         block = self._block(rule, place)
         if rule.role and not rule.layouts and not rule.stack:
-            return [Found(tensor, place, tower, block, rule.role, None, place.expert, rule.transposed, note)]
+            return [FoundProjection(tensor, place, tower, block, rule.role, None, place.expert, rule.transposed, note)]
         if rule.by_output and not shapes.get("attention.output") and not self._is_known(place):
             raise ValueError("no known model_type says how it is fused, and there is no output matrix: not split")
         is_stack = rule.block == "expert" and rule.stack == "planes"
@@ -218,7 +218,7 @@ class Layers:
         if rule.proven and len(slices) > 1:
             self.proven[place.path.rpartition(".")[2]] = None
         return [
-            Found(
+            FoundProjection(
                 *(tensor, place, tower, block, role, part, place.expert if number is None else number),
                 transposed=rule.transposed or turned,
                 note=note,
@@ -226,7 +226,7 @@ class Layers:
             for number, role, part in slices
         ]
 
-    def whole(self, tensor: Tensor, name: str, role: str = "", number: int | None = None) -> Found | None:
+    def whole(self, tensor: Tensor, name: str, role: str = "", number: int | None = None) -> FoundProjection | None:
         """A tensor as one projection in the place of the tensor of this name, though that may be fused: with a role of
         its own, in a stack its number, else under that tensor's last word. None where no rule knows that name."""
         place = locate(name) or (locate_in(name, self._lists) if self._lists else None)
@@ -237,17 +237,17 @@ class Layers:
             return None
         named = role or rules[-1].role or printable(place.path.rpartition(".")[2])
         expert = place.expert if number is None else number
-        return Found(tensor, place, self._tower(place), self._block(rules[-1], place), named, None, expert)
+        return FoundProjection(tensor, place, self._tower(place), self._block(rules[-1], place), named, None, expert)
 
-    def _is_known(self, place: Place) -> bool:
+    def _is_known(self, place: Location) -> bool:
         return self.family(place.prefix).partition("+")[0] in KNOWN_FAMILIES
 
-    def is_router(self, place: Place) -> bool:
+    def is_router(self, place: Location) -> bool:
         """Whether it is the bare `gate` that chooses among the experts beside it (Mistral's own files)."""
         head, _, leaf = place.path.rpartition(".")
         return leaf == "gate" and (place.prefix, place.layer, f"{head}." if head else "") in self._experts
 
-    def _block(self, rule: Rule, place: Place) -> str:
+    def _block(self, rule: Rule, place: Location) -> str:
         block = block_of(rule.block, place.path)
         if block == "mlp" and place.expert is not None:
             return "expert"
@@ -270,7 +270,7 @@ class Layers:
             return outputs == hidden
         return self.family(prefix) in _INPUT_FIRST
 
-    def _tower(self, place: Place) -> str:
+    def _tower(self, place: Location) -> str:
         tower = self._towers[place.prefix]
         # Multi-token-prediction layers stand behind the last ordinary one (DeepSeek-V3, GLM-4.5). Of an encoder
         # and a decoder, config.json may count only one.
@@ -283,7 +283,7 @@ def _is_matrix(tensor: Tensor) -> bool:
     return len(tensor.shape) in (2, 3) and 0 not in tensor.shape
 
 
-def _stack(tensor: Tensor, place: Place) -> tuple[Rule, ...]:
+def _stack(tensor: Tensor, place: Location) -> tuple[Rule, ...]:
     """A stack under `experts` that no rule names: one projection each plane, its role is its own name."""
     if len(tensor.shape) != 3 or 1 in tensor.shape[1:]:
         return ()
@@ -293,7 +293,7 @@ def _stack(tensor: Tensor, place: Place) -> tuple[Rule, ...]:
     return (_own_name(place),)
 
 
-def _own_name(place: Place) -> Rule:
+def _own_name(place: Location) -> Rule:
     """Each plane of a stack is one projection, its role is the stack's own name."""
     return Rule("", "expert", printable(place.path.rpartition(".")[2].removesuffix("_weight")), stack="planes")
 

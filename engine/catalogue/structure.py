@@ -5,21 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 
-from .names import Place, locate_in, numbered
+from .names import Location, locate_in, numbered
 
 _NO_LAYERS = re.compile(
     r"expert|head|adapter|lora|merger|mlp|ffn(?!s$)|feed_forward|proj(?:$|_|ection|ector)|attn$|attention$"
 )
 
 
-def layer_lists(names: Iterable[str], holds_projection: Callable[[Place], bool]) -> frozenset[str]:
+def layer_lists(names: Iterable[str], holds_projection: Callable[[Location], bool]) -> frozenset[str]:
     """The lists of layers among names without a known word, dotted (`lxmert.encoder.r_layers`).
 
     A list is what has a number behind it and there, under two numbers or more, the same projection; under one it is a
     list where another of its name is one. Experts, heads and adapters are none, nor is a block made of numbered parts
     (`mlp.0`).
     """
-    patterns: dict[tuple[str, str], tuple[Place, set[int]]] = {}
+    patterns: dict[tuple[str, str], tuple[Location, set[int]]] = {}
     for name in names:
         for head in numbered(name):
             if not _NO_LAYERS.search(head.rpartition(".")[2]) and (place := locate_in(name, frozenset((head,)))):

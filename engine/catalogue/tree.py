@@ -20,7 +20,7 @@ from ..weights import TORCH_NAMES, why_no_weights
 from .factored import Factored, Pair, factored
 from .names import locate, numbered
 from .places import placed
-from .roles import Found, Layers
+from .roles import CheckpointLayers, FoundProjection
 from .rules import BLOCKS, KNOWN_FAMILIES, NOT_PROJECTIONS, ROLES, cut_shape
 from .whole_factors import told
 
@@ -152,7 +152,7 @@ def build_tree(checkpoint: Listed) -> Tree:
 def _build(checkpoint: Listed) -> Tree:
     kind = checkpoint.format
     factors = factored(checkpoint.tensors, checkpoint.adapter, is_gguf=kind.stands_alone)
-    layers = Layers(checkpoint.config, factors.tensors)
+    layers = CheckpointLayers(checkpoint.config, factors.tensors)
     found = layers.found() if not factors.pairs and not factors.originals else placed(layers, factors)
     named = told(sorted(_addressed([f for f in found if f.block != "other"], kind), key=model_order), checkpoint.config)
     held = {p.tensor for p in named}
@@ -197,9 +197,9 @@ def _product(p: Projection, pair: Pair, held: Mapping[tuple[str, int | None], Pr
     return derive(stand_in, Derived(formula, 1, label, True, parents, (Operand(repr(pair.scale)),)))
 
 
-def _addressed(found: Sequence[Found], kind: Format) -> list[Projection]:
+def _addressed(found: Sequence[FoundProjection], kind: Format) -> list[Projection]:
     """Projections with unique addresses; one whose address stays shared with another's is left out."""
-    groups: dict[str, list[Found]] = defaultdict(list)
+    groups: dict[str, list[FoundProjection]] = defaultdict(list)
     for item in found:
         groups[_address(item, "")].append(item)
     named: list[Projection] = []
@@ -222,20 +222,20 @@ def _addressed(found: Sequence[Found], kind: Format) -> list[Projection]:
     return named
 
 
-def _whole(others: Iterable[Found], kind: Format) -> dict[str, Projection]:
+def _whole(others: Iterable[FoundProjection], kind: Format) -> dict[str, Projection]:
     """Tensors that are no projections, by address."""
     addresses = ((item, f"other.{escape(item.tensor.name)}") for item in others)
     return {address: _projection(item, address, kind) for item, address in addresses}
 
 
-def _address(item: Found, sub: str) -> str:
+def _address(item: FoundProjection, sub: str) -> str:
     assert item.place is not None
     expert = "" if item.expert is None else str(item.expert)
     words = (_word(item.tower), "layers", str(item.place.layer), escape(sub), item.block, expert, _word(item.role))
     return ".".join(filter(None, words))
 
 
-def _projection(item: Found, address: str, kind: Format) -> Projection:
+def _projection(item: FoundProjection, address: str, kind: Format) -> Projection:
     tensor, part = item.tensor, item.part
     rows, cols = cut_shape(tensor.shape, part)
     if item.transposed:
@@ -297,7 +297,7 @@ def _problem(tensor: Tensor, rows: int, dequantisation: str) -> str | None:
     return None
 
 
-def _is_known(checkpoint: Listed, layers: Layers, others: Iterable[Found]) -> bool:
+def _is_known(checkpoint: Listed, layers: CheckpointLayers, others: Iterable[FoundProjection]) -> bool:
     """Whether the catalogue names every projection: of the families, or as it turns out every matrix of a layer."""
     # What a model is, its towers alone do not say: one of a new type may hold a tower without a config of its own.
     by_family = not checkpoint.format.stands_alone and str(checkpoint.config.get("model_type")) in KNOWN_FAMILIES

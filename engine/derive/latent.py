@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from ..catalogue.caches import Cache, Heads
 from ..errors import InputError, WeightsError, printable
@@ -172,11 +172,18 @@ def _product(cache: Cache, role: str, gain: GainOf, under: Weighting | None) -> 
     return _made(beside, formula, label, (*second, first), (numbers,), None)
 
 
-def norms_of(label: str) -> tuple[float, float, float] | None:
-    """From the label of a stored row of latent_of: the norms of the keys, of what of them has left RoPE, and of the
-    values, under its weighting."""
+class KeyValueNorms(NamedTuple):
+    """The norms of the keys of a layer, of the `rest` of them that has left RoPE, and of the values."""
+
+    keys: float
+    rest: float
+    values: float
+
+
+def norms_of(label: str) -> KeyValueNorms | None:
+    """From the label of a stored row of latent_of: the norms under its weighting."""
     found = _NORMS.search(label)
-    return (float(found[1]), float(found[2]), float(found[3])) if found else None
+    return KeyValueNorms(float(found[1]), float(found[2]), float(found[3])) if found else None
 
 
 def norms_note(keys: float, rest: float, values: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..calibration.converting import convert
@@ -32,11 +32,19 @@ def bytes_for(checkpoint: Checkpoint, dtype: str) -> int:
     return _BYTES[dtype] * checkpoint.numbers
 
 
-def converted(
-    checkpoint: Checkpoint, works: Sequence[Work], tree: Tree, folder: Path, dtype: str
-) -> tuple[Checkpoint, list[Work], Matrices, Reordered]:
-    """The model as transformers writes it to a folder; what is asked of its projections, instead of those of the
-    file's `tree`; and what reads it, and the exact matrices of the file in the order of its rows.
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """A GGUF file as transformers writes it: the checkpoint, what is asked of its projections, what reads it, and the
+    `exact` matrices of the file in the order of its rows."""
+
+    checkpoint: Checkpoint
+    works: list[Work]
+    own: Matrices
+    exact: Reordered
+
+
+def converted(checkpoint: Checkpoint, works: Sequence[Work], tree: Tree, folder: Path, dtype: str) -> Converted:
+    """The model as transformers writes it to a folder, with what is asked of the projections of the file's `tree`.
 
     Raises:
         InputError: transformers cannot load it, or has no matrix where the file has a projection.
@@ -53,4 +61,4 @@ def converted(
         moved.append(replace(work, projection=p))
     matrices = Matrices(made)
     of = {p.address: p for p in tree.projections}
-    return made, moved, matrices, Reordered(Matrices(checkpoint), of, matrices, dtype)
+    return Converted(made, moved, matrices, Reordered(Matrices(checkpoint), of, matrices, dtype))

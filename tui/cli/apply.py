@@ -89,10 +89,10 @@ def _layout(
     _check_room(folder.parent, 2 * bytes_for(checkpoint, dtype))
     say(f"loading {printable(checkpoint.name)} by transformers, to write it under its names in {dtype}")
     (folder / "converted").mkdir()
-    made, works, own, exact = converted(checkpoint, works, model.tree, folder / "converted", dtype)
-    if (held := checkpoint.numbers) != made.numbers:
-        say(f"the file holds {held:,} numbers, and transformers makes {made.numbers:,} of it: it may leave some aside")
-    return Layout(made, works, own, exact, args.merge, None, dtype, place, tell)
+    made = converted(checkpoint, works, model.tree, folder / "converted", dtype)
+    if (held := checkpoint.numbers) != (numbers := made.checkpoint.numbers):
+        say(f"the file holds {held:,} numbers, and transformers makes {numbers:,} of it: it may leave some aside")
+    return Layout(made.checkpoint, made.works, made.own, made.exact, args.merge, None, dtype, place, tell)
 
 
 def _write(layout: Layout, folder: Path, parent: Path) -> tuple[list[Done], int]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
-from rankscope.engine.derive.latent import Way, is_latent, norms_of
+from rankscope.engine.derive.latent import KeyValueNorms, Way, is_latent, norms_of
 
 from .mla import QUERY, Layer
 from .session import Session, State
@@ -32,12 +32,12 @@ POSITION_FREE = (
 @dataclass(frozen=True, slots=True)
 class Ranks:
     """Of one layer at one threshold, None where nothing is stored: `k` of its joint row, `others` by the label of the
-    rows beside it. `norms` of keys, of what of them has left RoPE, and of values, under the weighting."""
+    rows beside it. `norms` are those under the weighting."""
 
     layer: Layer
     k: int | None
     others: Mapping[str, int | None]
-    norms: tuple[float, float, float] | None
+    norms: KeyValueNorms | None
     has_failed: bool = False
 
     @property
@@ -61,9 +61,9 @@ class Ranks:
     @property
     def roped(self) -> float | None:
         """The share of the keys' energy that keeps RoPE, in a way that takes some of it away."""
-        if self.norms is None or not self.norms[0] or self.layer.roped == 0:
+        if self.norms is None or not self.norms.keys or self.layer.roped == 0:
             return None
-        return 1 - (self.norms[1] / self.norms[0]) ** 2
+        return 1 - (self.norms.rest / self.norms.keys) ** 2
 
     @property
     def query(self) -> int | None:
@@ -93,9 +93,7 @@ def _name(p: Projection) -> str:
     return QUERIES_NAME if made is not None and made.is_further else p.role
 
 
-def _rank(
-    joint: Projection, sigma: Values, norms: tuple[float, float, float] | None, chosen: Way, threshold: float
-) -> int:
+def _rank(joint: Projection, sigma: Values, norms: KeyValueNorms | None, chosen: Way, threshold: float) -> int:
     """The smallest k that loses at most (1 - threshold) of the energy of all keys and values, balanced as chosen: of
     what of the keys has left RoPE no more is lost than if all of them had."""
     from rankscope.engine.metrics import rank_losing, threshold_rank
