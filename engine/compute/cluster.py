@@ -46,6 +46,16 @@ def is_installed() -> bool:
     return all(importlib.util.find_spec(name) for name in ("distributed", "cryptography"))
 
 
+def require() -> None:
+    """See that the extra `cluster` is there.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    if not is_installed():
+        raise InputError(f"a scheduler needs Dask:  {install_line('cluster')}")
+
+
 def environment(device: str, threads: int | None, parent: int | None = None) -> dict[str, str]:
     """What a worker process for a device ("cpu", "cuda:1") has in its environment before it imports anything: of GPUs
     it sees that one only, the n-th of those that this process sees."""
@@ -211,8 +221,7 @@ def _address(scheduler: str) -> str:
     Raises:
         InputError: it is named in another way, or Dask is not installed.
     """
-    if not is_installed():
-        raise InputError(f"a scheduler needs Dask:  {install_line('cluster')}")
+    require()
     with suppress(OSError, ValueError, KeyError, TypeError):
         scheduler = scheduler if "://" in scheduler else str(json.loads(Path(scheduler).read_text())["address"])
     if not re.fullmatch(r"(tcp|tls)://[^/\s]+:\d+", scheduler):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -123,6 +124,17 @@ def test_closing_both_takes_no_longer_than_closing_one(
     monkeypatch.setattr(Session, "close", close)
     assert not app.close(0.75)
     assert done == [app.pair.first, app.pair.second, 0.75, 0.25]
+
+
+def test_a_scheduler_without_dask_is_told_before_anything_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    parser = argparse.ArgumentParser()
+    arguments.explorer(parser)
+    given = parser.parse_args([str(tmp_path / "no such model"), "--scheduler", "tcp://127.0.0.1:1"])
+    with pytest.raises(InputError, match=r"needs Dask:  \S+ -m pip install 'rankscope-tui\[cluster\]'$"):
+        run_app(given, tmp_path)
 
 
 def test_what_the_explorer_computes_gives_way_to_its_keys(

@@ -34,12 +34,25 @@ if TYPE_CHECKING:
     from ..screens.memory import Memory
 
 
+def _check(args: Namespace) -> None:
+    """See that what the explorer is to begin with is there, before anything is opened.
+
+    Raises:
+        InputError: a settings file that is named, or what a scheduler needs, is not.
+    """
+    if os.environ.get("RANKSCOPE_CONFIG") and not config_path().exists():
+        raise InputError(f"there is no {printable(str(config_path()))}, which RANKSCOPE_CONFIG names")
+    if args.scheduler:
+        from rankscope.engine.compute.cluster import require
+
+        require()
+
+
 def run_app(args: Namespace, root: Path) -> int:
     """Open the models (where asked downloading them first, with a progress bar), show them until the user quits."""
     from ..data.session import CLOSE_SECONDS
 
-    if os.environ.get("RANKSCOPE_CONFIG") and not config_path().exists():
-        raise InputError(f"there is no {printable(str(config_path()))}, which RANKSCOPE_CONFIG names")
+    _check(args)
     config = _checked(set_up(_settings(args), os.environ))
     models = _models(args, root, config)
     if not models:
