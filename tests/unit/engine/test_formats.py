@@ -218,8 +218,8 @@ def test_what_a_folder_is_opened_by(names: list[str], chosen: list[str]) -> None
         (PYTORCH, "F8_E4M3", (3, 7), 21, 84, 21),
         (GGUF, "F16", (3, 32), 192, 192, 192),
         (GGUF, "BF16", (5, 3, 32), 960, 1920, 960),
-        (GGUF, "Q4_0", (3, 32), 54, 384, 384),
-        (GGUF, "Q4_0", (5, 3, 32), 270, 270 + 384, 270 + 384),
+        (GGUF, "Q4_0", (3, 32), 54, 54 + 384, 54),
+        (GGUF, "Q4_0", (5, 3, 32), 270, 270 + 384, 270),
     ],
 )
 def test_the_bytes_that_weights_take_on_a_device(
