@@ -59,10 +59,10 @@ def run_app(args: Namespace, root: Path) -> int:
     # garbage takes 0.3 s until the first screen, and 0.1 s under some key presses.
     gc.freeze()
     gc.enable()
-    with at_end(lambda: save(app.pair.sessions), partial(put_back, app)):
+    with at_end(lambda: save(app.pair.opened), partial(put_back, app)):
         app.run(mouse=config.mouse)  # without, the mouse stays the terminal's, for selecting text
         ended = app.close(CLOSE_SECONDS)
-    if lost := unsaved(app.pair.sessions):
+    if lost := unsaved(app.pair.opened):
         print(f"rankscope-tui: {lost}", file=sys.stderr)
     if app.last_words:
         print(f"rankscope-tui: {app.last_words}", file=sys.stderr)

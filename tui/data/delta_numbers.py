@@ -65,12 +65,22 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One number of every difference: how it is called in tables and in CSV, had, and written."""
+    """One number of every difference: how it is called in tables and in CSV, had, written, and explained."""
 
     heading: str
     name: str
     number: Callable[[Change], float | None]
     written: Callable[[float], str]
+    explained: str
+
+    def text(self, change: Change) -> str:
+        """What stands there: `unchanged` of what is the same, in the place of a number that there is none of."""
+        if change.mark:
+            return change.mark
+        if change.is_unchanged and self.name == "above_rounding":
+            return "unchanged"
+        number = None if change.is_unchanged and self.name != "unchanged_share" else self.number(change)
+        return "-" if number is None else self.written(number)
 
 
 def columns_at(threshold: float) -> tuple[Column, ...]:
@@ -78,14 +88,14 @@ def columns_at(threshold: float) -> tuple[Column, ...]:
     k_name = f"k{percent(threshold)}"
     whole: Callable[[float], str] = "{:,.0f}".format
     return (
-        Column("above", "above_rounding", lambda c: c.above, ">= {:.0f}".format),
-        Column(k_name, k_name, lambda c: c.k, whole),
-        Column("stable", "stable_rank", lambda c: c.stable, "{:.2f}".format),
-        Column("|d|/|W|", "relative_norm", lambda c: c.relative, "{:.2e}".format),
-        Column("same %", "unchanged_share", lambda c: c.unchanged, _share),
-        Column("rank", "rank", lambda c: c.rank, whole),
-        Column("r (m + n)", "parameters", lambda c: c.parameters, whole),
-        Column(f"{k_name}/k0", f"{k_name}/k0", lambda c: c.ratio, "{:.2f}".format),
+        Column("above", "above_rounding", lambda c: c.above, ">= {:.0f}".format, "values that rounding cannot make"),
+        Column(k_name, k_name, lambda c: c.k, whole, f"fewest values for {percent(threshold)} % of sum sigma^2"),
+        Column("stable", "stable_rank", lambda c: c.stable, "{:.2f}".format, "stable rank: sum sigma^2 / sigma_1^2"),
+        Column("|d|/|W|", "relative_norm", lambda c: c.relative, "{:.2e}".format, "Frobenius norms, delta's / A's"),
+        Column("same %", "unchanged_share", lambda c: c.unchanged, _share, "entries that A and B have in common"),
+        Column("rank", "rank", lambda c: c.rank, whole, f"the smaller of above and {k_name}: the LoRA rank"),
+        Column("r (m + n)", "parameters", lambda c: c.parameters, whole, "parameters of two factors of that rank"),
+        Column(f"{k_name}/k0", f"{k_name}/k0", lambda c: c.ratio, "{:.2f}".format, f"{k_name} over that of noise"),
     )
 
 

@@ -119,6 +119,8 @@ def rows_of_session(session: Session, offset: int = 0) -> HeadRows:
         InputError: see head_rows.
     """
     checkpoint = session.model.checkpoint
+    if session.model.against:
+        return HeadRows({}, offset, ("heads are of one model: d leaves the delta",))
     if checkpoint is None:
         return stored_rows(session, offset)
     return head_rows(checkpoint, session.model.tree.projections, offset)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from rankscope.engine.derive.derived import is_state
+from rankscope.engine.derive.difference import DELTA
 from rankscope.engine.derive.flip import flipped
 from rankscope.engine.derive.gauge import what_is_fixed
 from rankscope.engine.derive.weighting import is_weighted, noise_of
@@ -73,7 +74,8 @@ class Known:
         self.model = model
         self.said = model.said
         first = next((p.derived for p in model.tree.projections if p.rows), None)
-        self.weighting = ("", "") if first is None or not first.weighting else (first.weighting, first.label)
+        by = "" if first is None else first.label.removeprefix(f"{DELTA} under ")
+        self.weighting = ("", "") if first is None or not first.weighting else (first.weighting, by)
         self.gauge = first.gauge if first is not None else ""
         self.fixed = what_is_fixed(model.tree.projections) if self.gauge else ""
         self._beside = self._needed_beside(model) if first is not None else {}
@@ -87,8 +89,9 @@ class Known:
 
     @property
     def shown_as(self) -> str:
-        """The name of the weighting, of the gauge, or of both: `norm`, `fixed`, `imatrix fixed`; "" for neither."""
-        return " ".join(filter(None, (self.weighting[0], self.gauge)))
+        """The name of the weighting, of the gauge, or of both: `norm`, `fixed`, `imatrix fixed`; of differences to
+        another model `delta`, `norm delta`; "" for none of these."""
+        return " ".join(filter(None, (self.weighting[0], self.gauge, DELTA if self.model.against else "")))
 
     def figures(self, projection: Projection) -> Figures | None:
         """What the file of the weighting says of a projection beside its spectrum, None where it says nothing."""

@@ -21,7 +21,8 @@ from .phrases import UNREAD_ADVICE
 class Model:
     """An opened model. Where its weights could not be opened but spectra of it are stored, `checkpoint` is
     None and `reason` says why. `said`: what the file that it is weighted by says beside its spectra, None for none.
-    `further` are matrices made of several (see stacks), shown beside the projections and never counted among them."""
+    `further` are matrices made of several (see stacks), shown beside the projections and never counted among them.
+    `against` is the name of the other model where the projections are differences to it (see deltas)."""
 
     name: str
     checkpoint: Checkpoint | None
@@ -30,6 +31,7 @@ class Model:
     reason: str = ""
     said: Said | None = None
     further: tuple[Projection, ...] = ()
+    against: str = ""
 
     @property
     def every(self) -> tuple[Projection, ...]:

@@ -77,16 +77,16 @@ class RankScopeApp(Surviving[None], inherit_bindings=False):
 
     def _pause(self, is_paused: bool) -> None:
         """ctrl+z and fg: what computes for the explorer in other processes stands still with it."""
-        for session in self.pair.sessions:
+        for session in self.pair.opened:
             session.pause(is_paused)
 
     def close(self, timeout: float) -> bool:
         """Save what is finished, within so many seconds; True if no thread is left running."""
         self.explorer.painter.close()
         deadline = time.monotonic() + timeout
-        for session in self.pair.sessions:
+        for session in self.pair.opened:
             session.stop()
-        ended = [session.close(max(0.0, deadline - time.monotonic())) for session in self.pair.sessions]
+        ended = [session.close(max(0.0, deadline - time.monotonic())) for session in self.pair.opened]
         return all(ended) & self.explorer.planning.close(max(0.0, deadline - time.monotonic()))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:

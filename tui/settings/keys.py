@@ -47,7 +47,7 @@ EXPLORER = _keys(
     ("full_stop", "rank(1)", "rank +1", "rank.next", "The rank cursor one further; :k 512 sets it"),
     ("comma", "rank(-1)", "rank -1", "rank.previous", "The rank cursor one back"),
     ("i", "inspect", "directions", "inspect", "What the first direction of the projection is"),
-    ("d", "side", "A B B/A", "side", "Of two models: A, B, B/A; :against MODEL opens one"),
+    ("d", "side", "A B B/A delta", "side", "Two models: A, B, B/A, delta; :against MODEL"),
     ("space", "mark", "mark", "mark", "Mark the selection for comparison; again: unmark"),
     ("M", "clear_marks", "clear marks", "mark.clear", "Take all marks away"),
     ("enter", "compute", "compute", "compute", "Compute the selection first; open what is computed"),
@@ -124,6 +124,18 @@ TABLE = _keys(
     ("pagedown,ctrl+d", "half(1)", "half down", "table.half_down", "Half a page down"),
 )
 
+DELTA = _keys(
+    ("up,k", "move(-1,0)", "up", "delta.up", "Previous projection"),
+    ("down,j", "move(1,0)", "down", "delta.down", "Next projection"),
+    ("left,h", "move(0,-1)", "left", "delta.left", "Previous column"),
+    ("right,l", "move(0,1)", "right", "delta.right", "Next column"),
+    ("o", "sort", "sort", "delta.sort", "Sort by the column, largest first; again: smallest first"),
+    ("home,g", "jump(-1)", "top", "delta.top", "First row"),
+    ("end,G", "jump(1)", "bottom", "delta.bottom", "Last row"),
+    ("pageup,ctrl+u", "half(-1)", "half up", "delta.half_up", "Half a page up"),
+    ("pagedown,ctrl+d", "half(1)", "half down", "delta.half_down", "Half a page down"),
+)
+
 COMPARE = _keys(
     ("up,k", "move(-1,0)", "up", "compare.up", "Previous metric"),
     ("down,j", "move(1,0)", "down", "compare.down", "Next metric"),
@@ -153,7 +165,15 @@ PLAN = _keys(
 )
 """Of the explorer, while a plan shows."""
 
-PANES = {"tree": TREE, "heatmap": HEATMAP, "table": TABLE, "compare": COMPARE, "heads": HEADS, "chart": CHART}
+PANES = {
+    "tree": TREE,
+    "heatmap": HEATMAP,
+    "table": TABLE,
+    "compare": COMPARE,
+    "heads": HEADS,
+    "delta": DELTA,
+    "chart": CHART,
+}
 
 PROMPT: list[BindingType] = [
     # ctrl+c before the input line, which would take it for copying.

@@ -146,10 +146,6 @@ class SelectionKeys(Background):
         at = found.index(lens.measure) if lens.measure in found else 0
         self.app.push_screen(Choice("unit", rows, at), chosen)
 
-    def action_side(self) -> None:
-        """A, B, B/A."""
-        self.state.next_side()
-
     # Views
 
     def action_pane(self, key: int) -> None:
