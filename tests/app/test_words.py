@@ -291,7 +291,7 @@ def test_while_something_is_computed_the_line_of_keys_begins_with_how_to_stop_it
     assert key_line(width, hints, {}).plain.startswith(" x stop  0-9 view")
     assert "scan" not in key_line(200, hints, {}).plain
     assert key_line(width, hints, {"stop": "X"}, "a note").plain == " X stop  a note"
-    assert key_line(width, shown_hints(False, True), {}).plain.startswith(" d A, B, B/A, delta  0-9 view")
+    assert key_line(max(width, 40), shown_hints(False, True), {}).plain.startswith(" d A, B, B/A, delta  0-9 view")
 
 
 def test_a_rank_is_a_whole_number_from_one_on() -> None:

@@ -24,7 +24,7 @@ from ..data.view_records import Content
 from ..drawing.cells import Look
 from ..settings import keys
 from .heatmap_table import shortened
-from .sheet import DIM, MARK_STYLES, PLAIN, Sheet
+from .sheet import DIM, FOOTER, MARK_STYLES, PLAIN, Sheet
 from .table import LEAST_ADDRESS, MetricTable
 
 _WORDS = 3 + max(len("unchanged"), *map(len, Apart))
@@ -149,9 +149,8 @@ class DeltaTable(Sheet, inherit_bindings=False):
         if listed is not None:
             return f"{listed.why}: {printable(listed.text)}"
         if self.cursor[1] < 2:
-            return (
-                f"{self._rows.deltas} differences, and {self.row_count - self._rows.deltas} rows that have none below"
-            )
+            apart = self.row_count - self._rows.deltas
+            return f"{self._rows.deltas} differences{f'; below them {apart} tensors that have none' if apart else ''}"
         change: Change | None = self._rows.change(self.cursor[0])
         if change is not None and change.quantised:
             return f"A or B is quantised ({change.quantised}): no rank is advised"
@@ -159,6 +158,13 @@ class DeltaTable(Sheet, inherit_bindings=False):
         return f"{column.heading}: {column.explained}"
 
     # The cursor
+
+    def go(self, row: int, column: int) -> None:
+        """Put the cursor there, without telling anyone; what stands below is of the row too."""
+        before = self.cursor
+        super().go(row, column)
+        if before[0] != self.cursor[0]:
+            self._refresh_lines((self._room.height - FOOTER,))
 
     def show_selection(self, selection: Selection) -> None:
         found = () if selection == Selection() else selection.projections(self._grid)

@@ -45,6 +45,9 @@ class Inspector:
         if len(found) != 1:
             state.say("i is of one projection: select one")
             return
+        if state.session.model.against:
+            state.say("i is of a projection of one model: d leaves the delta")
+            return
         if found[0].derived is not None and found[0].derived.is_further:
             state.say("i is of one projection, and this is made of several")
             return
