@@ -66,10 +66,11 @@ class _Found:
 
 
 def _side_by_side(ours: Weights, theirs: Weights) -> tuple[Weights, Weights]:
-    """Both where the first lies; on the CPU where only one of them found room elsewhere."""
+    """Both where they lie; on the CPU where one of them found no room there. Of float8 torch finds no extremes."""
     if isinstance(ours, np.ndarray) or isinstance(theirs, np.ndarray):
         return host_array(ours), host_array(theirs)
-    return ours, theirs
+    first, second = (m.float() if m.element_size() == 1 else m for m in (ours, theirs))
+    return first, second
 
 
 def _exponent(parents: tuple[Projection, Projection], pair: tuple[Weights, Weights]) -> int:

@@ -18,9 +18,10 @@ from ..checkpoint.open import Checkpoint
 from ..errors import InputError, printable
 from ..formats.writing import Entry
 from ..moment import Moment
+from ..spectrum import Projection
 from ..weights import HostArray, Weights, encoded, host_array
 from .factors import TwoFactors, factors
-from .lora_file import LoraRanks
+from .lora_file import WEIGHT, LoraRanks
 from .lora_modules import LoraModule
 
 if TYPE_CHECKING:
@@ -35,13 +36,13 @@ _TYPE = "F32"
 class Adapter:
     """The factors of an adapter.
 
-    `ours` and `theirs` are A and B as transformers loads them. `moment` gives the second moments of a module's input,
-    None for its weights as they are. `place` brings a matrix to where it is factored.
+    `ours` and `theirs` are A and B as transformers loads them. `moment` gives the second moments of a projection's
+    input, None for its weights as they are. `place` brings a matrix to where it is factored.
     """
 
     ours: nn.Module
     theirs: nn.Module
-    moment: Callable[[LoraModule], Moment | None]
+    moment: Callable[[Projection], Moment | None]
     place: Callable[[HostArray], Weights]
 
     def entries(self, modules: Mapping[str, LoraModule], ranks: LoraRanks) -> Iterator[Entry]:
@@ -53,7 +54,7 @@ class Adapter:
         """
         prefixes = _prefixes(self.ours, ranks)
         for name, rank in ranks.every.items():
-            a, b = self._pair(modules[name], rank)
+            a, b = self._pair(modules.get(name) or modules[name.removesuffix(WEIGHT)], rank)
             for letter, numbers in (("A", b), ("B", a)):
                 data: Callable[[], HostArray] = partial(encoded, numbers, _TYPE)
                 yield Entry(f"{_PREFIX}{prefixes[name]}.lora_{letter}.weight", _TYPE, numbers.shape, data)
@@ -62,22 +63,21 @@ class Adapter:
         before, after = (_held(model, module) for model in (self.ours, self.theirs))
         if before.shape != after.shape:
             raise InputError(f"{printable(module.name)} has other shapes in A and in B as transformers loads them")
-        moment = self.moment(module)
         if not module.is_parameter:
-            return self._factored(_oriented(after) - _oriented(before), module, moment, rank)
-        pairs = [
-            self._factored(_oriented(b) - _oriented(a), module, moment, rank)
-            for a, b in zip(before, after, strict=True)
-        ]
+            return self._factored(before, after, module, 0, rank)
+        pairs = [self._factored(*both, module, n, rank) for n, both in enumerate(zip(before, after, strict=True))]
         # PEFT's layout of a stack: rows of lora_A by expert, columns of lora_B by component, then by expert.
         return TwoFactors(
             np.stack([pair.a for pair in pairs], axis=2).reshape(pairs[0].a.shape[0], -1),
             np.concatenate([pair.b for pair in pairs]),
         )
 
-    def _factored(self, delta: HostArray, module: LoraModule, moment: Moment | None, rank: int) -> TwoFactors:
-        matrix = delta.T if module.is_turned else delta
-        made = factors(self.place(np.ascontiguousarray(matrix)), moment, min(rank, *matrix.shape))
+    def _factored(self, before: Tensor, after: Tensor, module: LoraModule, number: int, rank: int) -> TwoFactors:
+        """Of one of a module's matrices; more columns than it has are zeros."""
+        delta = _numbers(after) - _numbers(before)
+        matrix = np.ascontiguousarray(delta.T if module.is_turned else delta)
+        moment = self.moment(module.matrices[number][0])
+        made = factors(self.place(matrix), moment, min(rank, *matrix.shape))
         a, b = host_array(made.a), host_array(made.b)
         lacking = rank - a.shape[1]
         return TwoFactors(np.pad(a, ((0, 0), (0, lacking))), np.pad(b, ((0, lacking), (0, 0))))
@@ -100,7 +100,7 @@ def _held(model: nn.Module, module: LoraModule) -> Tensor:
     return held
 
 
-def _oriented(held: Tensor) -> HostArray:
+def _numbers(held: Tensor) -> HostArray:
     found: HostArray = held.double().numpy()
     return found
 

@@ -21,11 +21,17 @@ _TASKS = (
 )
 """What PEFT calls the task of a class, by the end of its name; it needs to know of none."""
 
+WEIGHT = ".weight"
+"""What the name of a module's own parameter ends in."""
+_PARTS = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
+"""What PEFT calls parts of experts that transformers stacks (its transformers_weight_conversion.py)."""
+
 
 @dataclass(frozen=True, slots=True)
 class LoraRanks:
-    """The ranks of an adapter's modules, of those that get one, by name: `modules`, and stacks of experts,
-    `parameters`. `left` are parameters that PEFT could not tell from others."""
+    """The ranks of an adapter's modules, of those that get one, by name: `modules`; and `parameters`, stacks of experts
+    and weights of modules that PEFT would take for others. `left` are parameters that PEFT could not tell from others.
+    """
 
     modules: Mapping[str, int]
     parameters: Mapping[str, int]
@@ -44,15 +50,21 @@ class LoraRanks:
 
 
 def ranks_for(found: LoraModules, ranks: Mapping[str, int]) -> LoraRanks:
-    """Which of the modules get an adapter: those of rank 1 or more. PEFT takes a parameter for a target by the end of
-    its name too, and lets none be excluded: such a one is left out."""
+    """Which of the modules get an adapter: those of rank 1 or more.
+
+    In a model with stacked experts PEFT takes every target whose last word is one of _PARTS for a part of these, even
+    of a dense layer: the weight of such a module is named as a parameter. PEFT takes a parameter for a target by the
+    end of its name too, and lets none be excluded: such a one is left out.
+    """
     given = {m.name: ranks[m.name] for m in found.modules if ranks[m.name] >= 1}
     stacks = {m.name for m in found.modules if m.is_parameter}
+    renamed = {name for name in given if found.has_stacks and name.rpartition(".")[2] in _PARTS} - stacks
     parameters = {name: rank for name, rank in given.items() if name in stacks}
+    parameters |= {f"{name}{WEIGHT}": given[name] for name in renamed}
     others = suffixed(found.names, parameters)
     left = tuple(name for name in parameters if any(other.endswith(f".{name}") for other in others))
     return LoraRanks(
-        {name: rank for name, rank in given.items() if name not in stacks},
+        {name: rank for name, rank in given.items() if name not in stacks and name not in renamed},
         {name: rank for name, rank in parameters.items() if name not in left},
         left,
     )

@@ -37,12 +37,14 @@ class LoraModule:
 @dataclass(frozen=True, slots=True)
 class LoraModules:
     """The modules of some projections. `left` says of others why no adapter can be made of them. `names` are all
-    modules and parameters of the model, in its order: what PEFT matches against."""
+    modules and parameters of the model, in its order: what PEFT matches against. `has_stacks`: some of these are stacks
+    of experts, for parts of which PEFT takes any module of certain names."""
 
     kind: str
     modules: tuple[LoraModule, ...]
     left: tuple[tuple[Projection, str], ...]
     names: tuple[str, ...]
+    has_stacks: bool = False
 
 
 def modules_of(checkpoint: Checkpoint, projections: Sequence[Projection]) -> LoraModules:
@@ -66,12 +68,14 @@ def modules_of(checkpoint: Checkpoint, projections: Sequence[Projection]) -> Lor
         else:
             matrices = tuple(one.projections for one in sorted(parts, key=lambda one: one.expert or 0))
             modules.append(LoraModule(name, is_parameter, _is_turned(parts[0]), matrices))
-    return LoraModules(type(model).__name__, tuple(modules), tuple(left), tuple(_names(model)))
+    stacks = (name for name, parameter in model.named_parameters() if parameter.dim() == 3)
+    has_stacks = any("experts" in name.split(".") for name in stacks)
+    return LoraModules(type(model).__name__, tuple(modules), tuple(left), tuple(_names(model)), has_stacks)
 
 
 def _names(model: nn.Module) -> Iterator[str]:
     yield from (path for path, _ in model.named_modules() if path)
-    yield from (name for name, parameter in model.named_parameters() if parameter.dim() == 3)
+    yield from (name for name, parameter in model.named_parameters() if parameter.dim() > 1)
 
 
 def _why_not(parts: Sequence[Fed]) -> str:

@@ -91,7 +91,7 @@ async def test_help_can_be_read_to_its_end_on_a_small_screen(llama: Path, root: 
         assert "there is no such matrix" in view.text
         await view.press("G")
         assert view.box[2].strip() == "words"
-        await view.press(*["ctrl+d"] * 15)
+        await view.press(*["ctrl+d"] * 17)
         assert GLOSSARY[-1][1].split()[-1] in view.text
         await view.press("g")
         assert "in the tree" in view.text

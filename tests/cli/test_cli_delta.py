@@ -67,19 +67,20 @@ def test_a_planted_change_is_found_and_its_numbers_are_lapacks(tuned: Any, cli: 
     assert ran.code == 0, ran.err
     assert "tuned - base" in ran.out
     assert "1 of 7 are unchanged to the bit, 0 differ by no more than rounding" in ran.err
-    shown = cli("show", base, "--against", other, "--view", "delta", "-t", "90", "--csv")
-    found = {row["address"]: row for row in rows_of(shown.out)}
-    assert list(found) == PLACES
+    shown = cli("show", base, "--against", other, "--view", "delta", "-t", "80", "90", "--csv")
+    rows = rows_of(shown.out)
+    assert [(row["threshold"], row["address"]) for row in rows] == [(t, at) for t in ("0.8", "0.9") for at in PLACES]
+    found = {row["address"]: row for row in rows if row["threshold"] == "0.9"}
     for address, (before, after) in held.items():
         row, delta = found[address], (after.double() - before.double()).numpy()
         if address == UNCHANGED:
             assert (row["state"], row["rank"], row["above_rounding"], row["unchanged_share"]) == (
-                "unchanged", "0", "0", "1.0",
+                "unchanged", "", "", "1.0",
             )  # fmt: skip
             continue
         sigma, (rows, cols) = lapack(delta), delta.shape
         k = threshold_rank(sigma, 0.9)
-        assert (int(row["above_rounding"]), int(row["k90"])) == (RANK, k)
+        assert (int(row["above_rounding"]), int(row["k"])) == (RANK, k)
         assert (int(row["rank"]), int(row["parameters"])) == (k, k * (rows + cols))
         assert float(row["stable_rank"]) == pytest.approx((sigma**2).sum() / sigma[0] ** 2)
         size = np.linalg.norm(before.double().numpy())
@@ -89,10 +90,8 @@ def test_a_planted_change_is_found_and_its_numbers_are_lapacks(tuned: Any, cli: 
     assert line.split()[1:4] == [f"{SHAPES['mlp.gate'][1][0]}x{HIDDEN}", "unchanged", "-"]
 
 
-def test_values_lie_with_a_under_both_keys_and_outlive_b(tuned: Any, cli: Run, store: Path, tmp_path: Path) -> None:
-    base, gone, _ = tuned
-    other = tmp_path / "tuned"
-    shutil.copytree(gone, other)
+def test_values_lie_with_a_under_both_keys_and_outlive_both(tuned: Any, cli: Run, store: Path, tmp_path: Path) -> None:
+    base, other = (Path(shutil.copytree(held, tmp_path / held.name)) for held in tuned[:2])
     assert cli("delta", base, other).code == 0
     first, second = open_model(str(base), store), open_model(str(other), store)
     (delta,) = matched(first, second, None, "layers.0.attention.key").deltas
@@ -105,8 +104,9 @@ def test_values_lie_with_a_under_both_keys_and_outlive_b(tuned: Any, cli: Run, s
     assert "/7" not in again.err, "nothing is computed twice"
     csv_of = ("show", base, "--against", other, "--view", "delta", "--csv")
     before = cli(*csv_of)
-    shutil.rmtree(other)
-    assert cli(*csv_of).out == before.out
+    for folder in (other, base):
+        shutil.rmtree(folder)
+        assert cli(*csv_of).out == before.out
     assert cli("show", base, "--against", tmp_path / "never", "--side", "delta").code == 2
 
 
@@ -183,8 +183,34 @@ def test_of_quantised_weights_there_is_a_spectrum_and_no_advice(cli: Run, tmp_pa
     assert ran.code == 0, ran.err
     assert "no rank is advised of 1 of 1: A or B is quantised" in ran.err
     (row,) = rows_of(cli("show", tmp_path / "a", "--against", tmp_path / "b", "--view", "delta", "--csv").out)
-    assert int(row["k90"]) > 0
+    assert int(row["k"]) > 0
     assert (row["above_rounding"], row["rank"], row["parameters"]) == ("", "", "")
+
+
+def test_two_roundings_of_one_original_are_no_change(cli: Run, tmp_path: Path) -> None:
+    """What B = float16 of the weights adds to A = bfloat16 of them is A's rounding."""
+    weights, name = torch.randn(KV, HIDDEN), tensor_name("layers.0.attention.key")
+    for folder, dtype in (("a", torch.bfloat16), ("b", torch.float16)):
+        write(tmp_path / folder, {})
+        save_torch({name: weights.to(dtype)}, tmp_path / folder / "model.safetensors")
+    for option, is_change in ((), True), (("--independent",), False):
+        assert cli("delta", tmp_path / "a", tmp_path / "b", *option).code == 0
+        shown = cli("show", tmp_path / "a", "--against", tmp_path / "b", "--view", "delta", "--csv", *option)
+        (row,) = rows_of(shown.out)
+        assert (int(row["above_rounding"]) > 0, int(row["rank"]) > 0) == (is_change, is_change)
+
+
+def test_one_that_fails_is_named_and_the_others_are_there(cli: Run, tmp_path: Path) -> None:
+    held = write_llama(tmp_path / "a", layers=1)
+    broken = held[tensor_name("layers.0.mlp.up")].copy()
+    broken[2, 3] = np.inf
+    write_llama(tmp_path / "b", layers=1, changes={tensor_name("layers.0.mlp.up"): broken})
+    ran = cli("delta", tmp_path / "a", tmp_path / "b")
+    assert ran.code == 1
+    assert "failed: layers.0.mlp.up delta: layers.0.mlp.up of B: " in ran.err
+    cells = {words[0]: words[2] for line in ran.out.splitlines() if len(words := line.split()) > 5}
+    assert cells["layers.0.mlp.up"] == "!"
+    assert sum(cell == "unchanged" for cell in cells.values()) == len(SHAPES) - 1
 
 
 def test_bad_use_is_one_line(tuned: Any, cli: Run, tmp_path: Path) -> None:

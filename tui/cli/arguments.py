@@ -107,7 +107,9 @@ def _add_view(parser: argparse.ArgumentParser, views: Sequence[str]) -> None:
     _add_thresholds(parser)
     parser.add_argument("--unit", metavar="NAME", help="heatmap: k, percent, k/k0, k/kf, k/k*, effective_rank ... (k)")
     parser.add_argument("--against", metavar="MODEL", help="a second model, B: the same projections of both")
-    parser.add_argument("--side", choices=("A", "B", "B/A", DELTA), help="with --against: numbers of which (B/A)")
+    parser.add_argument(
+        "--side", choices=("A", "B", "B/A", DELTA), help="with --against: numbers of which, or of B - A (B/A)"
+    )
     parser.add_argument(
         "--line", type=reference_line, action="append", metavar="NAME=K[@ROLE]", help="layers: a rank to draw across"
     )

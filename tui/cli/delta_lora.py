@@ -14,7 +14,6 @@ from rankscope.engine.formats.safetensors import SAFETENSORS
 from rankscope.engine.formats.writing import write_safetensors
 from rankscope.engine.moment import Moment, Weighting
 from rankscope.engine.plan.lora_file import LoraRanks, config_of, encoded, ranks_for
-from rankscope.engine.plan.lora_modules import LoraModule
 from rankscope.engine.spectrum import Projection
 
 from ..data.delta_lora import Wanted, ranks_of, wanted_of
@@ -104,8 +103,8 @@ class Lora:
             move_folder(made, output)
         say(f"an adapter of {len(given.every)} modules is in {printable(str(output))}")
 
-    def _moment(self, module: LoraModule) -> Moment | None:
-        return None if self._under is None else self._under.moment(module.matrices[0][0])
+    def _moment(self, projection: Projection) -> Moment | None:
+        return None if self._under is None else self._under.moment(projection)
 
 
 def _first_of(count: int, name: str) -> str:

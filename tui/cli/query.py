@@ -57,9 +57,8 @@ def understand(args: Namespace, root: Path) -> Asked:
     _check(args)
     gauge = FIXED if args.view == "gauge" else args.gauge
     measure = unit_of(getattr(args, "unit", None) or "k")
-    if is_delta(args):
+    if of_two := is_delta(args):
         _check_delta(args, measure)
-    of_two = is_delta(args)
     first = open_deltas(args, root) if of_two else open_spectra(args.model, root, args.weight, args.filter, gauge)
     wanted = wanted_of(first.model.tree, args.filter)
     if args.view == "compare" and len(wanted) > MOST_MARKS:
@@ -77,15 +76,7 @@ def understand(args: Namespace, root: Path) -> Asked:
         name = printable(args.model)
         raise InputError(f"the weights as they are, to compare with, are not stored: run  rankscope scan {name}")
     pair = Pair(first, None if of_two else _second(args, root, measure))
-    notes = [f"{missing} of {len(wanted)} are not computed yet"] if (missing := len(wanted) - len(stored)) else []
-    if first.shown_as and (refused := [p for p in wanted if p.problem]):
-        lacks = "no second moments there" if args.weight != NONE else "no gauge that is known"
-        notes.append(f"{len(refused)} of them have {lacks}: {refused[0].problem}")
-    if left := [p for p in wanted if why_not_balanced(p)]:
-        notes.append(f"{len(left)} of them are not balanced: {left[0].address}: {why_not_balanced(left[0])}")
-    notes += lines_of(first.said)
-    if pair.second is not None:
-        notes += _unmatched(pair, pair.second, wanted, args)
+    notes = _notes(pair, wanted, len(wanted) - len(stored), args)
     side = Side.A if of_two or not args.against else Side(args.side) if args.side else Side.RATIO
     thresholds = tuple(dict.fromkeys(args.threshold or DEFAULT_THRESHOLDS))
     lens = Lens(pair, thresholds[-1], measure, side)
@@ -93,6 +84,20 @@ def understand(args: Namespace, root: Path) -> Asked:
         name = printable(args.model)
         raise InputError(f"no spectra with random signs are stored of {name}: run  rankscope scan {name} --null flip")
     return Asked(lens, thresholds, wanted, make_grid(wanted), bool(args.filter), tuple(notes))
+
+
+def _notes(pair: Pair, wanted: list[Projection], missing: int, args: Namespace) -> Iterator[str]:
+    """What a user has to know of what is shown: what is `missing`, refused, not balanced, not matched."""
+    if missing:
+        yield f"{missing} of {len(wanted)} are not computed yet"
+    if pair.first.shown_as and (refused := [p for p in wanted if p.problem]):
+        lacks = "no second moments there" if args.weight != NONE else "no gauge that is known"
+        yield f"{len(refused)} of them have {lacks}: {refused[0].problem}"
+    if left := [p for p in wanted if why_not_balanced(p)]:
+        yield f"{len(left)} of them are not balanced: {left[0].address}: {why_not_balanced(left[0])}"
+    yield from lines_of(pair.first.said)
+    if pair.second is not None:
+        yield from _unmatched(pair, pair.second, wanted, args)
 
 
 def is_delta(args: Namespace) -> bool:

@@ -21,6 +21,8 @@ ADVICE = (
     "above: at least so many singular values stand above what rounding alone can make; the LoRA rank that holds the "
     "change is the smaller of that and of k."
 )
+ABOVE, UNCHANGED = "above_rounding", "unchanged_share"
+"""Names of columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +75,17 @@ class Column:
     written: Callable[[float], str]
     explained: str
 
+    def of(self, change: Change) -> float | None:
+        """The number, None where there is none: of what is unchanged there is but the share of that."""
+        return None if change.is_unchanged and self.name != UNCHANGED else self.number(change)
+
     def text(self, change: Change) -> str:
         """What stands there: `unchanged` of what is the same, in the place of a number that there is none of."""
         if change.mark:
             return change.mark
-        if change.is_unchanged and self.name == "above_rounding":
+        if change.is_unchanged and self.name == ABOVE:
             return "unchanged"
-        number = None if change.is_unchanged and self.name != "unchanged_share" else self.number(change)
+        number = self.of(change)
         return "-" if number is None else self.written(number)
 
 
@@ -88,14 +94,14 @@ def columns_at(threshold: float) -> tuple[Column, ...]:
     k_name = f"k{percent(threshold)}"
     whole: Callable[[float], str] = "{:,.0f}".format
     return (
-        Column("above", "above_rounding", lambda c: c.above, ">= {:.0f}".format, "values that rounding cannot make"),
-        Column(k_name, k_name, lambda c: c.k, whole, f"fewest values for {percent(threshold)} % of sum sigma^2"),
+        Column("above", ABOVE, lambda c: c.above, ">= {:.0f}".format, "values that rounding cannot make"),
+        Column(k_name, "k", lambda c: c.k, whole, f"fewest values for {percent(threshold)} % of sum sigma^2"),
         Column("stable", "stable_rank", lambda c: c.stable, "{:.2f}".format, "stable rank: sum sigma^2 / sigma_1^2"),
         Column("|d|/|W|", "relative_norm", lambda c: c.relative, "{:.2e}".format, "Frobenius norms, delta's / A's"),
-        Column("same %", "unchanged_share", lambda c: c.unchanged, _share, "entries that A and B have in common"),
+        Column("same %", UNCHANGED, lambda c: c.unchanged, _share, "entries that A and B have in common"),
         Column("rank", "rank", lambda c: c.rank, whole, f"the smaller of above and {k_name}: the LoRA rank"),
         Column("r (m + n)", "parameters", lambda c: c.parameters, whole, "parameters of two factors of that rank"),
-        Column(f"{k_name}/k0", f"{k_name}/k0", lambda c: c.ratio, "{:.2f}".format, f"{k_name} over that of noise"),
+        Column(f"{k_name}/k0", "k/k0", lambda c: c.ratio, "{:.2f}".format, f"{k_name} over that of noise"),
     )
 
 
@@ -106,14 +112,13 @@ def changes_of(
 
     `independent`: A and B were each rounded by themselves, so that both count with their rounding.
     """
-    session.load_ranks(deltas, threshold)
-    return [change for _, change in _each(session, deltas, threshold, independent)]
+    return list(_each(session, deltas, threshold, independent))
 
 
 def records_of(changes: Sequence[Change], threshold: float, columns: Sequence[Column]) -> Iterator[dict[str, object]]:
     """A record a difference, for CSV."""
     for c in changes:
-        numbers = {column.name: column.number(c) for column in columns}
+        numbers = {column.name: column.of(c) for column in columns}
         place = {"address": c.delta.address, "rows": c.delta.rows, "cols": c.delta.cols, "threshold": threshold}
         state = "unchanged" if c.is_unchanged else c.quantised or c.mark
         yield {**place, **numbers, "state": state, "problem": c.delta.problem}
@@ -129,9 +134,7 @@ def noise_beside(deltas: Sequence[Projection]) -> list[Projection]:
 _BATCH = 256
 
 
-def _each(
-    session: Session, deltas: Sequence[Projection], threshold: float, independent: bool
-) -> Iterator[tuple[Projection, Change]]:
+def _each(session: Session, deltas: Sequence[Projection], threshold: float, independent: bool) -> Iterator[Change]:
     nulls = _Nulls(session, threshold)
     for start in range(0, len(deltas), _BATCH):
         batch = deltas[start : start + _BATCH]
@@ -140,9 +143,9 @@ def _each(
             entry = session.entry(p)
             if entry is None or p.key not in values:
                 failed = session.state(p) is State.FAILED
-                yield p, Change(p, mark="?" if p.problem else "!" if failed else ".")
+                yield Change(p, mark="?" if p.problem else "!" if failed else ".")
             else:
-                yield p, _change(p, entry, values[p.key], threshold, independent, nulls)
+                yield _change(p, entry, values[p.key], threshold, independent, nulls)
 
 
 def _change(p: Projection, entry: Entry, sigma: Values, threshold: float, independent: bool, nulls: _Nulls) -> Change:
@@ -177,9 +180,10 @@ class _Nulls:
 
         if p.derived is None or not p.derived.weighting:
             return null_rank(p.rows, p.cols, self._threshold)
-        key = noise_of(p).key
+        noise = noise_of(p)
+        key = noise.key
         if key not in self._found:
-            values = self._session.read([key]) if key in self._session.stored_keys else {}
+            values = self._session.read([key]) if self._session.has(noise) else {}
             self._found[key] = null_rank_of(values[key], self._threshold) if key in values else None
         return self._found[key]
 

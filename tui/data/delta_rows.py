@@ -127,7 +127,7 @@ class DeltaRows:
             return
         from .table_rows import sort_order
 
-        numbers = [None if (c := self._change(p)) is None or c.mark else column.number(c) for p in self._every]
+        numbers = [None if (c := self._change(p)) is None or c.mark else column.of(c) for p in self._every]
         self._order = [self._every[at] for at in sort_order(numbers, self._is_descending)]
 
     def mark_of(self, name: str) -> str:

@@ -11,6 +11,7 @@ from rankscope.engine.catalogue.whole_factors import CUT
 from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
 from rankscope.engine.checkpoint.remote import stored_name
+from rankscope.engine.derive.difference import is_delta
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection
 
@@ -97,8 +98,9 @@ def open_stored(model: str, root: Path) -> Model | None:
 
 
 def _own(projection: Projection) -> Projection | None:
-    """The matrix of the checkpoint that is stored, as it is or under a weighting; None of what else is derived."""
+    """The matrix of the checkpoint that is stored, as it is, under a weighting, or less that of another; None of what
+    else is derived."""
     made = projection.derived
     if made is None:
         return projection
-    return projection.parents[0] if not made.is_further and made.parents else None
+    return projection.parents[0] if made.parents and (not made.is_further or is_delta(projection)) else None

@@ -184,6 +184,16 @@ def test_torch_and_numpy_find_the_same() -> None:
         assert astuple(again) == pytest.approx(astuple(found), rel=1e-13)
 
 
+def test_float8_is_rounded_to_its_own_steps() -> None:
+    rng = np.random.default_rng(6)
+    a = torch.tensor(rng.standard_normal((ROWS, COLS))).to(torch.float8_e4m3fn)
+    b = (a.double() + torch.tensor(planted(rng, 3, True, 120.0))).to(torch.float8_e4m3fn)
+    delta, found = noted(host_array(a), host_array(b), ("F8_E4M3", "F8_E4M3"))
+    assert numerical_rank(scipy.linalg.svdvals(delta), ROWS, COLS, found.edge) == 3
+    made = subtract(delta_of(projection("F8_E4M3"), projection("F8_E4M3", "b")), [a, b])
+    assert np.array_equal(host_array(made.matrix), delta)
+
+
 class Given:
     """A weighting of one moment."""
 
@@ -218,6 +228,10 @@ def test_under_moments_rounding_is_not_counted_either(form: str) -> None:
             assert row.derived is not None
             found = noted_of(replace(row, derived=replace(row.derived, label=subtract(row, [a, b]).note)))
             assert found is not None
+            on_torch = subtract(row, [torch.tensor(a), torch.tensor(b)])
+            again = noted_of(replace(row, derived=replace(row.derived, label=on_torch.note)))
+            assert again is not None
+            assert astuple(again) == pytest.approx(astuple(found), rel=1e-9)
             sigma = scipy.linalg.svdvals((b.astype(np.float64) - a) @ root)
             assert numerical_rank(sigma, ROWS, COLS, found.edge) <= rank
             clear += numerical_rank(sigma, ROWS, COLS, found.edge) == rank > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import peft
@@ -90,3 +91,16 @@ def test_conv1d_is_turned() -> None:
     for is_turned in (True, False):
         found = found_of(*given, is_turned=is_turned)
         assert config_of("base", found, ranks_for(found, given))["fan_in_fan_out"] is is_turned
+
+
+def test_beside_stacks_what_peft_takes_for_a_part_of_them_is_named_by_its_weight() -> None:
+    given = {"a.proj": 2, "a.down_proj": 3, "tower.a.down_proj": 1, "b.up_proj": 3}
+    for has_stacks in (True, False):
+        found = replace(found_of(*given), has_stacks=has_stacks)
+        found = replace(found, names=(*NAMES, *(f"{name}.weight" for name in given), "tower.b.up_proj.weight"))
+        ranks = ranks_for(found, given)
+        if has_stacks:
+            parameters = {"tower.a.down_proj.weight": 1, "a.down_proj.weight": 3}
+            assert ranks == LoraRanks({"a.proj": 2}, parameters, ("b.up_proj.weight",))
+        else:
+            assert ranks == LoraRanks(given, {})
