@@ -75,6 +75,9 @@ async def test_d_goes_on_to_the_differences_and_back(pair: Any, root: Path) -> N
         assert view.app.pair.second is not None
         await view.press("d")
         await view.sees("k90 of B")
+        await view.rush("d", "d", "d", "d")  # B/A, delta, A, B: whatever has been read by then
+        await view.rests()
+        await view.sees("k90 of B", "A base")
 
 
 async def test_the_table_has_what_the_command_prints(pair: Any, root: Path, tmp_path: Path) -> None:

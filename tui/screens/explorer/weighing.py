@@ -86,6 +86,8 @@ class Weigher:
             self._leave_ratio()
             self._state.say("differences are of weights in no gauge: v leaves the fixed gauge, and d comes back here")
             return
+        if self._wanted.delta and not self._shown.delta:
+            self._leave_ratio()  # the next key came before the differences were there
         self.use(replace(self._wanted, delta=not self._wanted.delta))
 
     def use_again(self) -> None:
