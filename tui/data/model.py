@@ -27,7 +27,8 @@ class Model:
     `further` are matrices made of several (see stacks), shown beside the projections and never counted among them;
     `multiplied` are states of projections in whose place the tree has others made of them (see gauge.fixed). Of a
     series (series.py) `parts` are the folders in the store by what stands before the keys of its models, and
-    `part_names` a line on each."""
+    `part_names` a line on each. `against` is the name of the other model where the projections are differences to it
+    (see deltas)."""
 
     name: str
     checkpoint: Checkpoint | None
@@ -39,6 +40,7 @@ class Model:
     multiplied: tuple[Projection, ...] = ()
     parts: Mapping[str, str] = field(default_factory=dict)
     part_names: tuple[str, ...] = ()
+    against: str = ""
 
     @property
     def every(self) -> tuple[Projection, ...]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from rankscope.engine.catalogue.tree import model_order
+from rankscope.engine.catalogue.tree import matches, model_order
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection
 
 from .changes import Change, Keys, Listener
 from .comparison import MOST_MARKS
 from .contrast import Contrast
+from .deltas import Listed
 from .filter import find
 from .grid import Grid, Row, Selection, make_grid
 from .kept_ranks import KeptRanks
@@ -26,6 +27,8 @@ from .plan_shown import ShownPlan
 from .reference_lines import ReferenceLine
 from .session import Session
 from .views import BY_KEY, Place, View, ViewSpec
+
+ONE_MODEL = "there is one model: :against org/name holds another against it"
 
 
 def _nobody(_: Change, __: Keys) -> None:
@@ -121,7 +124,7 @@ class ExplorerState:
     @property
     def is_busy(self) -> bool:
         """Whether anything is queued or running."""
-        return self.is_starting or any(s.progress is not None and s.progress.busy for s in self.pair.sessions)
+        return self.is_starting or any(s.progress is not None and s.progress.busy for s in self.pair.opened)
 
     @property
     def has_ranks(self) -> bool:
@@ -239,6 +242,15 @@ class ExplorerState:
         self.others = [p for p in (self.shown if pattern else tree.projections) if p.key not in placed]
 
     @property
+    def apart(self) -> Sequence[Listed]:
+        """What of two models has no difference, and the filter leaves."""
+        every = self.pair.apart
+        if not (every and self.pattern):
+            return every
+        named = {p.address for p in find((p for item in every for p in item.projections), self.pattern)}
+        return [item for item in every if item.address in named or matches(item.address, self.pattern)]
+
+    @property
     def rows(self) -> Sequence[Projection]:
         """What tables list: what is shown, and of what is made of several that which has a column."""
         if not set(self.grid.derived) & set(self.grid.columns):
@@ -324,6 +336,8 @@ class ExplorerState:
             return "without a weighting: w chooses one"
         if self.pair.weighting:
             return "under a weighting: w, none: the weights as they are"
+        if self.session.model.against:
+            return "of differences: d shows the models"
         return "in the fixed gauge: v shows the weights as they are"
 
     def show_under(self, models: Mapping[Session, Model]) -> None:
@@ -350,7 +364,7 @@ class ExplorerState:
     def next_side(self) -> None:
         """A, B, B/A."""
         if self.pair.second is None:
-            self.say("there is one model: :against org/name holds another against it")
+            self.say(ONE_MODEL)
             return
         sides = list(Side)
         self.lens.side = sides[(sides.index(self.lens.side) + 1) % len(sides)]
