@@ -137,6 +137,9 @@ def open_checkpoint(model: str, access: Access = Access.RANGES, listings: Listin
     if path := _existing(model):
         return _open_path(path, listings)
     if urls.is_url(model):
+        if access is Access.DOWNLOAD and (found := urls.hub_file(model)) is not None:
+            for file in found.parts:
+                hub.file_of(f"{found.repo}@{found.revision}/{file}")
         return _opened(remote.open_url(model))
     if not model.startswith(hub.SCHEME) and _looks_like_path(model):
         raise InputError(f"no such file or folder: {printable(model)}")

@@ -81,16 +81,17 @@ def open_repo(place: hub.Place, lacking: str = "", only: HubFile | None = None) 
     link = Link(partial(hub.explain, place=place), hub.request_headers())
     with hub.explained(place, lacking), ThreadPoolExecutor(CONNECTIONS) as pool, _Watched() as watch:
         repo = _Repo.found(place, link, watch)
-        files, named, left_out = (repo.parts(only.file), {}, "") if only else repo.weights(watch)
+        files, named, left_out = repo.held(only) if only else repo.weights(watch)
         kind = _ranged(files[0], place.name)
         folder = only.file.rpartition("/")[0] if only else place.folder
         beside = None if kind.stands_alone else pool.submit(repo.config, folder, watch)
-        found = list(pool.map(partial(repo.listing, kind=kind, parts=len(files), watch=watch), files))
+        origin = Origin(only.name if only else place.name, repo.commit, len(files))
+        found = list(pool.map(partial(repo.listing, kind=kind, origin=origin, watch=watch), files))
         listed = with_descriptions({each.path: each.listing for each in found}, pool, watch)
         config = beside.result() if beside else _said(found)
     renamed = f"{place.repo} has another name on the Hub now: {printable(repo.name)}" if repo.name != place.repo else ""
     warnings = tuple(filter(None, (renamed, left_out)))
-    return Opened(only.name if only else place.name, repo.commit, config, kind, listed, named, warnings)
+    return Opened(origin.repo, repo.commit, config, kind, listed, named, warnings)
 
 
 def open_url(url: str) -> Opened:
@@ -214,12 +215,12 @@ class _Repo:
         beside = [file for file in asked.held(self.files) if "/" not in file]
         return sorted(files), named, left_out(beside, asked.held(files))
 
-    def parts(self, file: str) -> list[str]:
-        """A file, and the other parts of its model where it is one of several of a format that stands alone."""
-        held = siblings(file) if registry.stands_alone(file) else []
-        if absent := next((part for part in held if part not in self.files), "") if file in self.files else "":
-            raise InputError(f"{self.asked.name} does not hold shard {printable(absent)}, which another shard names")
-        return held or [file]
+    def held(self, only: HubFile) -> tuple[list[str], Mapping[str, str], str]:
+        """As `weights`, of the model in one file or its parts."""
+        absent = [part for part in only.parts if part not in self.files]
+        if absent and only.file in self.files:
+            raise InputError(f"{self.asked.name} does not hold shard {printable(absent[0])}, which another shard names")
+        return only.parts, {}, ""
 
     def config(self, folder: str, watch: Watch) -> Mapping[str, Any]:
         """What config.json of a folder says, else that of the repo; see settings.completed."""
@@ -237,12 +238,12 @@ class _Repo:
         data, _ = self._remote(file).begin(_MAX_JSON, watch, is_small=True)
         return parse_json(data, Path(file))
 
-    def listing(self, file: str, kind: Ranged, parts: int, watch: Watch) -> _Found:
-        """What one file, which is here or on the Hub, lists: one of so many `parts`."""
+    def listing(self, file: str, kind: Ranged, origin: Origin, watch: Watch) -> _Found:
+        """What one file, which is here or on the Hub, lists."""
         if file not in self.files:
             raise InputError(f"{self.asked.repo} has no {printable(file)}")
         if (local := self._local(file)) is not None:
-            held, stamp, said = kind.list_tensors(local, Origin(self.asked.name, self.commit, parts))
+            held, stamp, said = kind.list_tensors(local, origin)
             return _Found(local, (held, stamp), said)
         remote = self._remote(file)
         header, answer = _header(remote, Path(file), kind, watch)
@@ -250,8 +251,8 @@ class _Repo:
         addressed = re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", identity) is not None
         if not addressed:
             identity = digest(self.name, self.commit, file)
-        source = Source(self.asked.name, self.commit, Path(file).name, identity, answer.size, addressed)
-        tensors, config = kind.parse(header, Path(file), answer.size, source, parts)
+        source = Source(origin.repo, self.commit, Path(file).name, identity, answer.size, addressed)
+        tensors, config = kind.parse(header, Path(file), answer.size, source, origin.parts)
         return _Found(Path(file), (tensors, remote), config)
 
     def _remote(self, file: str) -> RemoteFile:

@@ -30,7 +30,12 @@ class HubFile(NamedTuple):
         """What its spectra are stored under: the repo's name, of a format that stands alone the file's too, for a repo
         may hold several models of such a format.
         """
-        return f"{self.repo}/{_first_part(self.file)}" if registry.stands_alone(self.file) else self.repo
+        return f"{self.repo}/{self.parts[0]}" if registry.stands_alone(self.file) else self.repo
+
+    @property
+    def parts(self) -> list[str]:
+        """The file, of a format that stands alone with the other parts of its model."""
+        return _parts(self.file)
 
 
 def is_url(model: str) -> bool:
@@ -50,8 +55,7 @@ def stored_name(model: str) -> str:
         return found.name
     if (parts := _split(model)) is None:
         return model
-    path = _first_part(parts.path) if registry.stands_alone(parts.path) else parts.path
-    name = f"{parts.hostname}{f':{parts.port}' if parts.port else ''}{path}"
+    name = f"{parts.hostname}{f':{parts.port}' if parts.port else ''}{_parts(parts.path)[0]}"
     return name if len(name) <= 150 else f"{parts.hostname}/{digest(name)[:8]}/{PurePosixPath(name).name[-60:]}"
 
 
@@ -84,13 +88,11 @@ def _named_in_repo(text: str) -> HubFile | None:
 def files_of(url: str) -> list[str]:
     """The URL, or where its name says that its model is in several files of a format that stands alone, of all."""
     parts = urlsplit(url)
-    held = siblings(parts.path) if registry.stands_alone(parts.path) else []
-    return [urlunsplit(parts._replace(path=path)) for path in held] or [url]
+    return [urlunsplit(parts._replace(path=path)) for path in _parts(parts.path)]
 
 
-def _first_part(file: str) -> str:
-    """The first file of the model that a file is a part of."""
-    return next(iter(siblings(file)), file)
+def _parts(file: str) -> list[str]:
+    return (siblings(file) if registry.stands_alone(file) else []) or [file]
 
 
 def _split(url: str) -> SplitResult | None:

@@ -168,7 +168,22 @@ def test_one_of_several_models_in_a_repo_is_named_by_its_file(hub: HubServer, tm
     first_weights, second, third = (read(each, TENSORS[0]) for each in opened)
     np.testing.assert_array_equal(second, third)
     assert not np.array_equal(first_weights, second)
+    assert [{t.source.repo for t in each.tensors} for each in opened] == [{each.name} for each in opened]
     assert "has no c.gguf" in line(f"hf://{NAME}/c.gguf")
+
+
+@pytest.mark.parametrize("files", [1, 3])
+def test_one_of_several_is_downloaded(hub: HubServer, split: dict[str, bytes], whole: bytes, files: int) -> None:
+    hub.push(NAME, {"a.gguf": whole, **split})
+    name = f"hf://{NAME}/{'a.gguf' if files == 1 else PARTS[1]}"
+    far = open_checkpoint(name)
+    near = open_checkpoint(name, Access.DOWNLOAD)
+    assert (near.name, near.is_remote, len(near.stamps)) == (far.name, False, files)
+    assert build_tree(near).projections == build_tree(far).projections
+    hub.requests.clear()
+    assert not open_checkpoint(name).is_remote
+    assert hub.files() == []
+    assert f"{NAME} has no file c.gguf" in line(f"hf://{NAME}/c.gguf", Access.DOWNLOAD)
 
 
 def test_a_file_that_changes_is_not_read(hub: HubServer, tmp_path: Path, whole: bytes) -> None:
