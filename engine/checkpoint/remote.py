@@ -108,26 +108,26 @@ def open_url(url: str) -> Opened:
     urls = files_of(url)
     with ThreadPoolExecutor(CONNECTIONS) as pool, _Watched() as watch:
         beside = None if kind.stands_alone else pool.submit(_beside, url, watch)
-        listed = list(pool.map(partial(_at, kind=kind, parts=len(urls), watch=watch), urls))
+        origin = Origin(printable(urls[0]), "", len(urls))
+        listed = list(pool.map(partial(_at, kind=kind, origin=origin, watch=watch), urls))
         config = beside.result() if beside else _said(listed)
         with _told(_link(url)):
             whole = with_descriptions({each.path: each.listing for each in listed}, pool, watch)
     return Opened(stored_name(url), "", config, kind, whole, {})
 
 
-def _at(url: str, kind: Ranged, parts: int, watch: Watch) -> _Found:
+def _at(url: str, kind: Ranged, origin: Origin, watch: Watch) -> _Found:
     """What the file at a URL lists."""
     file, link = Path(unquote(PurePosixPath(urlsplit(url).path).name)), _link(url)
     remote = RemoteFile(link, url, printable(file.name))
     with _told(link):
         header, answer = _header(remote, file, kind, watch)
     remote.pin(answer.etag)
-    shown = printable(url)
     # Of a file without etag and time nobody can say later whether it is the same.
     version = (answer.etag, answer.modified) if answer.etag or answer.modified else uuid.uuid4().hex
-    identity = digest(shown, version, answer.size, blake2b(header, digest_size=16).digest())
-    source = Source(shown, "", file.name, identity, answer.size, False)
-    tensors, config = kind.parse(header, file, answer.size, source, parts)
+    identity = digest(printable(url), version, answer.size, blake2b(header, digest_size=16).digest())
+    source = Source(origin.repo, "", file.name, identity, answer.size, False)
+    tensors, config = kind.parse(header, file, answer.size, source, origin.parts)
     return _Found(file, (tensors, remote), config)
 
 

@@ -88,7 +88,8 @@ def _named_in_repo(text: str) -> HubFile | None:
 def files_of(url: str) -> list[str]:
     """The URL, or where its name says that its model is in several files of a format that stands alone, of all."""
     parts = urlsplit(url)
-    return [urlunsplit(parts._replace(path=path)) for path in _parts(parts.path)]
+    held = _parts(parts.path)
+    return [urlunsplit(parts._replace(path=path)) for path in held] if len(held) > 1 else [url]
 
 
 def _parts(file: str) -> list[str]:

@@ -134,6 +134,7 @@ def test_a_model_in_parts_is_opened_by_any_of_them(hub: HubServer, split: dict[s
     opened = open_checkpoint(urls.get(named, named))
     assert [t.name for t in opened.tensors] == TENSORS
     assert [file.name for file in opened.stamps] == PARTS
+    assert len({t.source.repo for t in opened.tensors}) == 1
     assert (opened.config["num_hidden_layers"], opened.quantisation) == (2, "Q8_0")
     assert opened.name == stored_name(urls.get(named, named))
     if named != NAME:
@@ -141,6 +142,17 @@ def test_a_model_in_parts_is_opened_by_any_of_them(hub: HubServer, split: dict[s
     assert [read(opened, name).shape for name in TENSORS] == [(48, 64)] * 8
     again = open_checkpoint(opened.elsewhere)
     assert (again.name, again.tensors) == (opened.name, opened.tensors)
+
+
+def test_a_model_in_a_folder_of_a_repo(hub: HubServer, split: dict[str, bytes], whole: bytes) -> None:
+    hub.push(NAME, {f"UD-Q4/{name}": data for name, data in split.items()} | {"UD-Q8/TINY.GGUF": whole})
+    assert "has no weights on the Hub that can be read but in folders of it (UD-Q4, UD-Q8)" in line(NAME)
+    opened = open_checkpoint(f"{NAME}/UD-Q4")
+    assert (opened.name, len(opened.stamps), len(opened.tensors)) == (f"{NAME}/UD-Q4", 3, 8)
+    assert open_checkpoint(f"hf://{NAME}/UD-Q4/{PARTS[2]}").name == f"{NAME}/UD-Q4/{PARTS[0]}"
+    other = open_checkpoint(f"{NAME}/UD-Q8")
+    for name in TENSORS:
+        np.testing.assert_array_equal(read(opened, name), read(other, name))
 
 
 def test_a_part_that_is_not_there(hub: HubServer, split: dict[str, bytes], whole: bytes) -> None:
