@@ -10,8 +10,8 @@ from ..data.views import DEFAULT, named_for
 from ..settings.values import cut, positive, reference_line, threshold, thresholds, whole
 
 MODEL_HELP = (
-    "org/name[/folder][@revision] on the Hub, a folder, a file (.safetensors, .gguf, .bin, .pt, .ckpt), a URL of one, "
-    "or demo"
+    "org/name[/folder][@revision] or hf://org/name/FILE.gguf on the Hub, a folder, a file (.safetensors, .gguf, .bin, "
+    ".pt, .ckpt), a URL of a .safetensors or .gguf, or demo"
 )
 
 
