@@ -19,7 +19,7 @@ from ..spectrum import Source
 from ..weights import TORCH_NAMES
 from . import foreign
 from .foreign import HEAD
-from .format import Listing, Origin, Ranged
+from .format import Listing, Origin, Parsed, Ranged
 from .guarded import check_dense, open_regular
 from .tensor import FileStamp, Stored, Tensor, identify, read_bytes
 
@@ -84,7 +84,7 @@ class Safetensors(Ranged):
         """See Format."""
         header, stamp = self._header(file)
         source = identify(file, origin.repo, origin.commit, header)
-        return Listing(self.parse(header, file, stamp.size, source), stamp)
+        return Listing(self.parse(header, file, stamp.size, source, origin.parts).tensors, stamp)
 
     def metadata(self, file: Path) -> dict[str, str]:
         """The texts that the header of a file holds beside its tensors, by name.
@@ -100,7 +100,7 @@ class Safetensors(Ranged):
             with open_regular(file) as handle:
                 stamp = FileStamp.of(file.stat())
                 head = handle.read(HEAD)
-                begin, end = self.header_span(head, stamp.size, file)
+                begin, end = _header_span(head, stamp.size, file)
                 header = head[begin:end] + handle.read(max(end - len(head), 0))
         except OSError as error:
             raise InputError(f"cannot read {printable(str(file))}: {error.strerror}") from None
@@ -108,20 +108,12 @@ class Safetensors(Ranged):
             raise _bad(file, "ends inside its header; download it again")
         return header, stamp
 
-    def header_span(self, head: bytes, size: int, file: Path) -> tuple[int, int]:
+    def header(self, begun: Callable[[int], bytes], size: int, file: Path) -> bytes:
         """See Ranged; the first 8 bytes state how long the header is."""
-        (length,) = struct.unpack_from("<Q", head) if len(head) >= 8 else (size,)
-        if length > size - 8:
-            cut_off = head[5:9] == b"\0\0\0{"
-            held = f"states a header of {length} bytes in a file of {size}; it is truncated or not safetensors"
-            short = f"is {size} bytes long, too short for a header; download it again"
-            raise _bad(file, ("" if cut_off else foreign.content(head)) or (held if len(head) >= 8 else short))
-        if length > MAX_HEADER:
-            most = f"{MAX_HEADER:,} that safetensors allows"
-            raise _bad(file, f"has a header of {length:,} bytes, too large for the {most}: save the model in shards")
-        return 8, 8 + int(length)
+        begin, end = _header_span(begun(HEAD), size, file)
+        return begun(end)[begin:end]
 
-    def parse(self, header: bytes, file: Path, size: int, source: Source) -> list[Tensor]:
+    def parse(self, header: bytes, file: Path, size: int, source: Source, parts: int) -> Parsed:  # noqa: ARG002 - of any
         """See Ranged."""
         start = 8 + len(header)
         entries = _entries(header, file)
@@ -129,7 +121,7 @@ class Safetensors(Ranged):
             _tensor(name, entry, start, file, source) for name, entry in entries.items() if name != "__metadata__"
         ]
         _check_cover(tensors, start, size, file)
-        return tensors
+        return Parsed(tensors)
 
 
 SAFETENSORS = Safetensors()
@@ -146,6 +138,24 @@ def read_part(tensor: Tensor, stored: Stored, landing: Landing) -> tuple[torch.T
     data, seen = read_bytes(tensor, stored, landing)
     numbers = torch.as_tensor(data).view(getattr(torch, PART_NAMES[tensor.dtype]))
     return numbers if tensor.dtype == "F4" else numbers.reshape(tensor.shape), seen
+
+
+def _header_span(head: bytes, size: int, file: Path) -> tuple[int, int]:
+    """First byte and end of the header of a file of `size` bytes that begins with `head`.
+
+    Raises:
+        InputError: it would be longer than the file or than a header may be.
+    """
+    (length,) = struct.unpack_from("<Q", head) if len(head) >= 8 else (size,)
+    if length > size - 8:
+        cut_off = head[5:9] == b"\0\0\0{"
+        held = f"states a header of {length} bytes in a file of {size}; it is truncated or not safetensors"
+        short = f"is {size} bytes long, too short for a header; download it again"
+        raise _bad(file, ("" if cut_off else foreign.content(head)) or (held if len(head) >= 8 else short))
+    if length > MAX_HEADER:
+        most = f"{MAX_HEADER:,} that safetensors allows"
+        raise _bad(file, f"has a header of {length:,} bytes, too large for the {most}: save the model in shards")
+    return 8, 8 + int(length)
 
 
 def _entries(header: bytes, file: Path) -> dict[str, Any]:

@@ -172,7 +172,7 @@ def test_refusals(made: Made, case: str, model: str, said: str) -> None:
     [
         ("14", "type4.gguf", "GGUF type 4 (Q4_2, which llama.cpp removed): unsupported quantisation"),
         ("14", "type31.gguf", "GGUF type 31 (Q4_0_4_4, which llama.cpp removed): unsupported quantisation"),
-        ("14", "type42.gguf", "GGUF type 42 is not known: unsupported quantisation"),
+        ("14", "type42.gguf", "GGUF type 42 (Q2_0 of a newer llama.cpp): unsupported quantisation"),
         ("32", "all", "BOOL holds true and false, as masks do, not weights"),
         ("32", "all", "C64 holds complex numbers, which are not computed"),
         ("32", "all", "F6_E2M3 holds floats of 6 bits, which are not read: unsupported quantisation"),

@@ -97,9 +97,7 @@ def test_a_model_that_is_cached_in_part_says_what_is_missing(hub: HubServer, mon
 
 
 def test_a_repo_without_safetensors_says_what_it_holds(hub: HubServer) -> None:
-    hub.push(NAME, {"config.json": b"{}", "model.Q4_0.gguf": b"x"})
-    assert line() == f"{NAME} has .gguf weights, which cannot be read in part: use --download"
-    hub.push(NAME, {"model.Q4_0.gguf": None, "model.onnx": b"x"})
+    hub.push(NAME, {"config.json": b"{}", "model.onnx": b"x"})
     assert "no weights on the Hub that can be read (it holds model.onnx of ONNX)" in line()
     assert hub.files() == []
 

@@ -14,7 +14,7 @@ from rankscope.engine.catalogue.tree import build_tree
 from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.checkpoint.open import open_checkpoint
 from rankscope.engine.checkpoint.ranges import said
-from rankscope.engine.checkpoint.remote import stored_name
+from rankscope.engine.checkpoint.urls import stored_name
 from rankscope.engine.compute.devices import make_run
 from rankscope.engine.errors import WeightsError, printable, without_secrets
 
@@ -106,9 +106,11 @@ def test_a_file_on_the_hub_is_a_part_of_its_repo(hub: HubServer, page: str, monk
         ("hf://datasets/org/tiny", "hf://datasets/ holds no models"),
         ("hf://spaces/org/tiny/model.safetensors", "hf://spaces/ holds no models"),
         ("hf://org/tiny/model.safetensors", "is no file, no folder and no Hub id"),
-        ("https://huggingface.co/org/tiny", "is no URL of a .safetensors file: name a model on the Hub as org/name"),
-        ("https://example.org/model.bin", "is no URL of a .safetensors file"),
-        ("https://example.org/model.safetensors.index.json", "is no URL of a .safetensors file"),
+        ("hf://org/../model.gguf", "is no file, no folder and no Hub id"),
+        ("hf://org/tiny/model.gguf@", "is no file, no folder and no Hub id"),
+        ("https://huggingface.co/org/tiny", " or .gguf file: name a model on the Hub as org/name"),
+        ("https://example.org/model.bin", "is no URL of a .safetensors or .gguf file"),
+        ("https://example.org/model.safetensors.index.json", "is no URL of a .safetensors or .gguf file"),
         ("ftp://example.org/model.safetensors", "is no https:// URL"),
         ("s3://bucket/model.safetensors", "is no https:// URL"),
         ("https:///model.safetensors", "is no https:// URL"),

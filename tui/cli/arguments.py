@@ -10,8 +10,8 @@ from ..settings.values import cut, kept_ranks, positive, reference_line, thresho
 from .parser import Flat
 
 MODEL_HELP = (
-    "org/name[/folder][@revision] on the Hub, a folder, a file (.safetensors, .gguf, .bin, .pt, .ckpt), a URL of one, "
-    "or demo; of a model or an adapter"
+    "org/name[/folder][@revision] or hf://org/name/FILE.gguf on the Hub, a folder, a file (.safetensors, .gguf, .bin, "
+    ".pt, .ckpt), a URL of a .safetensors or .gguf, or demo; of a model or an adapter"
 )
 
 

@@ -11,7 +11,7 @@ from rankscope.engine.catalogue.tree import Tree, build_tree, model_order
 from rankscope.engine.catalogue.whole_factors import CUT
 from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
-from rankscope.engine.checkpoint.remote import stored_name
+from rankscope.engine.checkpoint.urls import stored_name
 from rankscope.engine.derive.difference import is_delta
 from rankscope.engine.derive.heads import head_of
 from rankscope.engine.errors import InputError, printable
