@@ -183,7 +183,7 @@ def export(args: Namespace, root: Path) -> int:
     # Tied tensors share one entry, which names the projection that was computed.
     entries = [replace(entry, projection=p) for p in stored if (entry := session.entry(p)) is not None]
     try:
-        write_export(entries, values, Path(args.output))
+        write_export(entries, values, Path(args.output), args.layout)
     except ValueError as error:
         raise InputError(str(error)) from None
     except OSError as error:
