@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from cli_models import EMBEDDING, HIDDEN, KV, Arrays, addresses, lapack, tensor_name, threshold_rank, write_llama
 from cli_process import Run
+from safetensors.numpy import save_file
 
 from rankscope.engine.compute.events import Progress
 from rankscope.engine.errors import InputError
@@ -164,6 +165,7 @@ def test_failures_are_told_by_address(tmp_path: Path) -> None:
     ("given", "message"),
     [
         ({"name": "absent/model.safetensors"}, "absent"),
+        ({"name": "a\0b"}, "holds a zero byte"),
         ({"weight": "absent.imatrix"}, "absent.imatrix"),
         ({"gauge": "loose"}, "gauge is raw or fixed, not 'loose'"),
         ({"device": "tpu"}, "auto, cpu, cuda"),
@@ -290,3 +292,13 @@ def test_a_notebook_shows_what_reads_on_any_ground(tmp_path: Path) -> None:
             assert text == "."
             assert "color" not in style  # the page's own
         assert model._repr_html_() == model.heatmap("k/k0", 0.9)._repr_html_()
+
+
+def test_matrices_outside_of_layers_have_a_table_and_no_heatmap(tmp_path: Path) -> None:
+    weights = np.random.default_rng(0).standard_normal((5, 7)).astype(np.float32)
+    save_file({"odd": weights, "vector": np.ones(3, np.float32)}, tmp_path / "odd.safetensors")
+    with open_model(tmp_path / "odd.safetensors") as model:
+        assert model.scan() == {}
+        assert model.table()["k90"].tolist() == [threshold_rank(lapack(weights), 0.9)]
+        assert model.heatmap().values.shape == (0, 0)
+        assert "no layers, see .table()" in model._repr_html_()

@@ -56,7 +56,8 @@ class Heatmap:
         head = "".join(map(_heading, ("layer", *self.columns)))
         rows = zip(self.rows, self.cells, strict=True)
         body = "".join(f"<tr>{_heading(name)}{''.join(map(_cell, cells))}</tr>" for name, cells in rows)
-        caption = f'<caption style="text-align:left;color:inherit">{_shown(self.title)}</caption>'
+        title = self.title if self.rows else f"{self.title}; no layers, see .table()"
+        caption = f'<caption style="text-align:left;color:inherit">{_shown(title)}</caption>'
         return (
             f'<table style="border-collapse:collapse">{caption}<thead><tr>{head}</tr></thead>'
             f"<tbody>{body}</tbody></table>"

@@ -73,6 +73,9 @@ def open_model(
     for what, count in (("experts", experts), ("threads", threads)):
         if count is not None and (not isinstance(count, int) or count < 1):
             raise InputError(f"{what} is a whole number from 1 on, not {printable(repr(count))}")
+    for what, text in (("name", name), ("weight", weight), ("store", store)):
+        if "\0" in str(text):
+            raise InputError(f"{what} {printable(repr(str(text)))} holds a zero byte: no file is named so")
     root = Path(store).expanduser() if store is not None else default_root()
     settings = Settings(check_spec(device), threads)
     opened = models.open_model(str(name), root, Access.DOWNLOAD if download else Access.RANGES)
