@@ -1,4 +1,4 @@
-"""The HDF5 layout of one file, and the only place that opens an HDF5 file.
+"""The HDF5 layout of one file of the store, and the only place that opens an HDF5 file to read it.
 
 An image is built in memory and is parsed after its bytes have been verified: libhdf5 crashed on a
 full disk, and flipped bits crashed or hung it.
@@ -170,7 +170,7 @@ def _type_in(version: int) -> str:
 
 def build(entries: Sequence[Entry], values: Sequence[Values]) -> Image:
     """One file of the store, of one format version. `values[i]` are as those of a Spectrum."""
-    with h5.File(f"image-{next(_number)}", "w", driver="core", backing_store=False, userblock_size=HEAD) as file:
+    with h5.File(next_image(), "w", driver="core", backing_store=False, userblock_size=HEAD) as file:
         tables = _fill(file, entries, values, {})
         file.flush()
         # The image leaves out the user block that its addresses count in.
@@ -185,7 +185,7 @@ def build(entries: Sequence[Entry], values: Sequence[Values]) -> Image:
 
 def build_compressed(entries: Sequence[Entry], values: Sequence[Values]) -> bytes:
     """The same layout for an export: gzip and shuffle, no user block."""
-    with h5.File(f"image-{next(_number)}", "w", driver="core", backing_store=False) as file:
+    with h5.File(next_image(), "w", driver="core", backing_store=False) as file:
         packed = {"compression": "gzip", "shuffle": True} if any(len(v) for v in values) else {}
         _fill(file, entries, values, packed)
         file.flush()
@@ -298,7 +298,7 @@ def _fill(file: Any, entries: Sequence[Entry], values: Sequence[Values], packed:
 
     file.attrs["format"] = FORMAT
     file.attrs["format_version"] = version
-    file.attrs["software"] = _software()
+    file.attrs["software"] = software()
     # To the microsecond: every file has a name of its own, so no merge can write one of its inputs.
     file.attrs["created_at"] = datetime.now(UTC).isoformat(timespec="microseconds")
     file.attrs["description"] = _description(version, has_generations)
@@ -368,6 +368,12 @@ def _readable() -> Iterator[None]:
         raise UnknownFormatError(f"It cannot be read as a file of spectra ({error}).") from error
 
 
+def next_image() -> str:
+    """The name of an image in memory."""
+    return f"image-{next(_number)}"
+
+
 @cache
-def _software() -> str:
+def software() -> str:
+    """This program and its version."""
     return f"rankscope-tui {version('rankscope-tui')}"

@@ -78,7 +78,7 @@ def test_a_new_view_is_a_row_and_a_file(llama: Path, root: Path, tmp_path: Path)
     assert done.stderr.splitlines()[-2:] == [
         "rankscope: --sort goes with --view table, not with squares",
         "rankscope: --csv goes with --view heatmap or table or compare or heads or layers or spectrum or directions or "
-        "delta or series or gauge or mla or squares, not with facets",
+        "series or gauge or mla or squares, not with facets",
     ]
 
 

@@ -311,6 +311,13 @@ def tree(parser: argparse.ArgumentParser) -> None:
 def export(parser: argparse.ArgumentParser) -> None:
     """Of `rankscope export`."""
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="FILE.h5, .npz, .csv or .json")
+    parser.add_argument(
+        "--layout",
+        choices=("index", "groups"),
+        default="index",
+        help="of an .h5: one array of all values and an index of it (index), or a group a projection with attributes "
+        "and dimension scales, for xarray, pandas and netCDF (groups)",
+    )
     _add_filter(parser)
     _add_weight(parser)
     _add_gauge(parser)
