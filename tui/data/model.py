@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rankscope.engine.calibration.said import Said
+from rankscope.engine.catalogue.rules import BLOCKS
 from rankscope.engine.catalogue.tree import Tree, build_tree, model_order
 from rankscope.engine.catalogue.whole_factors import CUT
 from rankscope.engine.checkpoint.hub import Access
@@ -90,7 +91,7 @@ def open_stored(model: str, root: Path) -> Model | None:
         raise InputError(f"{found.unread} {UNREAD_ADVICE}")
     stored = SpectraStore(root, found.folder).stored()
     projections = map(stored.projection, sorted(stored, key=stored.computed_at))
-    newest = {p.address: p for p in map(_own, projections) if p is not None}
+    newest = {p.address: _placed(p) for p in map(_own, projections) if p is not None}
     return Model(found.name, None, Tree(tuple(sorted(newest.values(), key=model_order)), True), found.folder)
 
 
@@ -100,3 +101,10 @@ def _own(projection: Projection) -> Projection | None:
     if made is None:
         return projection
     return projection.parents[0] if not made.is_further and made.parents else None
+
+
+def _placed(projection: Projection) -> Projection:
+    """As it is, or among the others where it says of itself a place that no tree has: a file may be of anybody."""
+    if projection.block in BLOCKS and projection.layer is not None:
+        return projection
+    return replace(projection, block="other", layer=None, expert=None)
