@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rankscope.engine.spectrum import LEADING
+from rankscope.engine.spectrum import DIRECTIONS, LEADING
 
 from .columns import ADDED, DERIVED_INDEX, GENERATION, INDEX, PARENT, RUN, SOURCE, Table
 from .entries import Tables
@@ -36,10 +36,12 @@ def check(tables: Tables, stored: int, *, is_directions: bool) -> None:
     expected = _counts(index["rows"], index["cols"], is_directions)
     _must(count == expected, "index: a count that the shape of its matrix does not have")
     _must((offset >= 0) & (count <= stored) & (offset <= stored - count), "index: values that are not in the file")
+    _must(~(np.isinf(index["sigma_max"]) | np.isinf(index["sigma_min"])), "index: an infinite singular value")
     _must(index["run_id"] < len(tables.runs), "index: a run that is not in the file")
     _must(index["source_id"] < len(tables.sources), "index: a source that is not in the file")
     _check_ranks(tables)
     if tables.parents is not None:
+        _must(_is_directions(index["formula"]) == is_directions, "index: a formula of another format version")
         _check_columns("parents", tables.parents, PARENT)
         _check_shapes("parents", tables.parents)
         _must(tables.parents["row"] < len(index), "parents: a row that is not in the index")
@@ -76,6 +78,13 @@ def _counts(rows: NDArray[Any], cols: NDArray[Any], is_directions: bool) -> NDAr
     """How many numbers are stored of matrices of these shapes: Projection.stored_count of each."""
     short: NDArray[Any] = np.minimum(rows, cols)
     return np.minimum(LEADING, short) * (1 + rows + cols) + rows + cols if is_directions else short
+
+
+def _is_directions(formulas: NDArray[Any]) -> NDArray[np.bool_]:
+    """Projection.is_directions of each."""
+    name = DIRECTIONS.encode()
+    found: NDArray[np.bool_] = (formulas == name) | np.char.startswith(formulas, name + b"_")
+    return found
 
 
 def _must(holds: NDArray[np.bool_], otherwise: str) -> None:

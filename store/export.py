@@ -205,7 +205,7 @@ def _flatten(item: Mapping[str, object]) -> dict[str, object]:
         elif name == "ranks":
             flat |= {f"rank_{key}": rank for key, rank in value.items()} if isinstance(value, Mapping) else {}
         elif isinstance(value, str):
-            text = escaped(value)
+            text = "\n".join(map(escaped, value.split("\n")))  # a line's end is quoted
             flat[name] = f"'{text}" if value.startswith(_FORMULA) else text
         else:
             flat[name] = value

@@ -115,6 +115,10 @@ class UnknownFormatError(Exception):
     """The file is intact and not ours to read; the message is a sentence for the user."""
 
 
+_VALUE_BYTES = 8
+"""Of a singular value; numbers of directions take fewer."""
+
+
 class Place(NamedTuple):
     """Where the values of an entry are in its file: the first byte, how many values, the checksum of their bytes, and
     how many bytes a value takes."""
@@ -122,7 +126,7 @@ class Place(NamedTuple):
     start: int
     number: int
     crc32: int
-    width: int = 8
+    width: int = _VALUE_BYTES
 
     @property
     def size(self) -> int:
@@ -228,11 +232,12 @@ def parse_damaged(data: bytes) -> Part | None:
 
 def decode(raw: bytes | memoryview, place: Place) -> Values | None:
     """The stored bytes of a place as a read-only array of shape (number,), float64, of directions float32; None if they
-    are damaged."""
+    are damaged, or no singular values at all: of those none is negative, infinite or NaN."""
     if len(raw) != place.size or zlib.crc32(raw) != place.crc32:
         return None
     values: Values = np.frombuffer(raw, f"<f{place.width}")
-    return values
+    is_spectrum = place.width == _VALUE_BYTES and place.number
+    return None if is_spectrum and not 0 <= values.min() <= values.max() < np.inf else values
 
 
 def _without_values(raw: BinaryIO | io.FileIO) -> Part | None:

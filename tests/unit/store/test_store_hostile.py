@@ -21,6 +21,7 @@ from rankscope.store import layout, opening, segments
 from rankscope.store.entry import entry_of
 from rankscope.store.models import stored_models
 from rankscope.store.spectra import SpectraStore
+from rankscope.tui.cli.main import main
 
 Make = Callable[..., Spectrum]
 CHILD = Path(__file__).with_name("hostile_files.py")
@@ -118,7 +119,7 @@ def huge_values(file: Any, _: Path) -> None:
     file.create_dataset("values", (2**50,), "<f8")
 
 
-def a_cell(column: str, value: int) -> Callable[[Any, Path], None]:
+def a_cell(column: str, value: float) -> Callable[[Any, Path], None]:
     """The first row of the index says another number there."""
 
     def change(file: Any, _: Path) -> None:
@@ -139,6 +140,7 @@ TRICKS = [
     *(external_storage, virtual_dataset, external_link, soft_link, filters, huge_shape, huge_values, a_variable_text),
     *(a_cell("count", 2**60), a_cell("offset", -1), a_cell("offset", 2**60), a_cell("offset", 25), a_cell("count", -1)),
     *(a_cell("rows", 2**60), a_cell("cols", -3), a_cell("source_id", 7), a_cell("run_id", 2**31)),
+    a_cell("sigma_max", np.inf),
 ]
 
 
@@ -162,6 +164,42 @@ def test_a_trick_is_refused_and_the_others_are_served(
     assert path.name == name
     assert sentence.startswith(NOT_OURS)
     assert "secret" not in repr(model)
+
+
+ESCAPE = "\x1b]0;hostile\x07\x9b31m"
+
+
+def test_no_escape_of_a_file_reaches_the_terminal_or_a_csv(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANKSCOPE_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    changes = {name: f"{name}{ESCAPE}" for name in ("tensor", "tower", "role", "dtype", "solver", "device")}
+    source = replace(make(0).projection.source, repo=f"org/m{ESCAPE}", file=f"f{ESCAPE}")
+    kept = [make(n, address=f"layers.{n}.{ESCAPE}", source=source, **changes) for n in range(3)]
+    kept.append(make(3, address=f"layers.3.{ESCAPE}", block=ESCAPE))
+    folder = tmp_path / "store" / "org--m"
+    folder.mkdir(parents=True)
+    segments.write(folder, segments.SEGMENT, image(kept))
+    where = tmp_path / "a.csv"
+    csv = ("export", "org--m", "-o", str(where))
+    views = [("show", "org--m", "--view", view) for view in ("heatmap", "table", "spectrum")]
+    for words in (("ls",), ("doctor",), ("show", "org--m", "--csv"), csv, *views):
+        assert main(list(words)) == 0
+        said = "".join(capsys.readouterr())
+        assert all(c.isprintable() or c == "\n" for c in said), words
+    rows = where.read_text()
+    assert all(c.isprintable() or c == "\n" for c in rows)
+    assert rows.count("hostile") > 3 * len(kept)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -1.0])
+def test_numbers_that_are_no_singular_values_are_not_served(make: Make, tmp_path: Path, wrong: float) -> None:
+    (tmp_path / "m").mkdir()
+    data = layout.build([entry_of(make(n)) for n in range(2)], [np.full(12, wrong), make(1).values]).data
+    segments.write(tmp_path / "m", segments.SEGMENT, data)
+    store = SpectraStore(tmp_path, "m")
+    assert store.values([make(n).projection.key for n in range(2)]).keys() == {make(1).projection.key}
 
 
 def within_ten_seconds(look: Callable[[], object]) -> object:
