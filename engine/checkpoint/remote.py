@@ -124,7 +124,7 @@ def open_url(url: str) -> Opened:
             raise InputError(str(error)) from None
         except client_errors() as error:
             raise InputError(link.explain(error)) from None
-    remote.pin(answer.etag)
+    remote.pin(answer.sent)
     # Of a file without etag and time nobody can say later whether it is the same.
     version = (answer.etag, answer.modified) if answer.etag or answer.modified else uuid.uuid4().hex
     identity = digest(shown, version, answer.size, blake2b(header, digest_size=16).digest())
