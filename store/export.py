@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from rankscope.engine.atomic import write_atomically
-from rankscope.engine.errors import without_secrets
+from rankscope.engine.errors import escaped, without_secrets
 from rankscope.engine.spectrum import Projection, Slice, Values
 
 from .entry import Entry
@@ -265,8 +265,9 @@ def _flatten(item: Mapping[str, object]) -> dict[str, object]:
             flat |= {f"slice_{part}": parts.get(part) for part in (*_SLICE, *(["index"] if "index" in parts else []))}
         elif name == "ranks":
             flat |= {f"rank_{key}": rank for key, rank in value.items()} if isinstance(value, Mapping) else {}
-        elif isinstance(value, str) and value.startswith(_FORMULA):
-            flat[name] = f"'{value}"
+        elif isinstance(value, str):
+            text = "\n".join(map(escaped, value.split("\n")))  # a line's end is quoted
+            flat[name] = f"'{text}" if value.startswith(_FORMULA) else text
         else:
             flat[name] = value
     return flat

@@ -126,7 +126,7 @@ def _at(url: str, kind: Ranged, origin: Origin, watch: Watch) -> _Found:
     remote = RemoteFile(link, url, printable(file.name))
     with _told(link):
         header, answer = _header(remote, file, kind, watch)
-    remote.pin(answer.etag)
+    remote.pin(answer.sent)
     # Of a file without etag and time nobody can say later whether it is the same.
     version = (answer.etag, answer.modified) if answer.etag or answer.modified else uuid.uuid4().hex
     identity = digest(printable(url), version, answer.size, blake2b(header, digest_size=16).digest())

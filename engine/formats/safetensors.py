@@ -20,7 +20,7 @@ from ..weights import TORCH_NAMES
 from . import foreign
 from .foreign import HEAD
 from .format import Listing, Origin, Parsed, Ranged
-from .guarded import check_dense, open_regular
+from .guarded import check_dense, check_memory, open_regular
 from .tensor import FileStamp, Stored, Tensor, identify, read_bytes
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ _OF_INDEX = ".safetensors.index.json"
 _BESIDE = re.compile(
     r"(adapter_model.*|(\d+_)?adapters|pytorch_lora_weights.*|optimizer(_\d+)?|optim)\.safetensors", re.IGNORECASE
 )
+_HALF = re.compile("[\ud800-\udfff]")
 INDEX = f"model{_OF_INDEX}"
 MAX_HEADER = 100_000_000  # the limit of the reference reader
 MAX_SIZE = 2**64  # as there
@@ -92,7 +93,8 @@ class Safetensors(Ranged):
         Raises:
             InputError: the file cannot be read, is truncated or malformed.
         """
-        found = _entries(self._header(file)[0], file).get("__metadata__")
+        header, stamp = self._header(file)
+        found = _entries(header, file, stamp.size).get("__metadata__")
         return {name: text for name, text in found.items() if type(text) is str} if isinstance(found, dict) else {}
 
     def _header(self, file: Path) -> tuple[bytes, FileStamp]:
@@ -116,7 +118,7 @@ class Safetensors(Ranged):
     def parse(self, header: bytes, file: Path, size: int, source: Source, parts: int) -> Parsed:  # noqa: ARG002 - of any
         """See Ranged."""
         start = 8 + len(header)
-        entries = _entries(header, file)
+        entries = _entries(header, file, size)
         tensors = [
             _tensor(name, entry, start, file, source) for name, entry in entries.items() if name != "__metadata__"
         ]
@@ -158,7 +160,7 @@ def _header_span(head: bytes, size: int, file: Path) -> tuple[int, int]:
     return 8, 8 + int(length)
 
 
-def _entries(header: bytes, file: Path) -> dict[str, Any]:
+def _entries(header: bytes, file: Path, size: int) -> dict[str, Any]:
     if not header:
         raise _bad(
             file, "has an empty header that is not JSON, as downloads have that were cut short: download it again"
@@ -168,7 +170,8 @@ def _entries(header: bytes, file: Path) -> dict[str, Any]:
         entries = dict(pairs)
         if len(entries) < len(pairs):
             raise ValueError("a name stands twice")
-        "".join(entries).encode()  # JSON may escape half a surrogate pair, which no other text can hold
+        if any(map(_HALF.search, entries)):  # JSON may escape half a surrogate pair, which no other text can hold
+            raise ValueError("a name has half a letter")
         return entries
 
     def no_number(word: str) -> None:
@@ -176,9 +179,11 @@ def _entries(header: bytes, file: Path) -> dict[str, Any]:
 
     try:
         check_dense(header)
+        check_memory(header, size)
         text = header.decode()
         entries = json.loads(text, parse_constant=no_number)
         if not _is_plain(header, entries):
+            del entries  # or both would be held
             entries = json.loads(text, parse_constant=no_number, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         raise _bad(file, f"has a header that is not JSON ({printable(str(error), 80)})") from None

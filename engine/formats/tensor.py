@@ -146,10 +146,11 @@ def peek(tensor: Tensor) -> bytes:
 
 
 def read_bytes(tensor: Tensor, stored: Stored, landing: Landing) -> tuple[Weights, str]:
-    """The tensor's bytes, uint8, shape (end - begin,), and their digest ("" where the source is content-addressed).
+    """The tensor's bytes, uint8, shape (end - begin,), and their digest.
 
-    The digest is XXH3-128: it tells changed weights from the same, at 10 GB/s and more where hashlib's digests make
-    0.4 to 1.1 on the host of an H100.
+    It is kept of content-addressed files too: a server may send other bytes than those whose digest it states. It is
+    XXH3-128, which tells changed weights from the same at 10 GB/s and more, where hashlib's digests make 0.4 to 1.1 on
+    the host of an H100.
 
     Raises:
         WeightsError: the file changed since it was opened, is truncated, or cannot be read.
@@ -161,11 +162,10 @@ def read_bytes(tensor: Tensor, stored: Stored, landing: Landing) -> tuple[Weight
 
         def fill(view: memoryview, at: int) -> None:
             read(view, at)
-            if not tensor.source.content_addressed:
-                state.update(view)
+            state.update(view)
 
         data = landing.land(tensor.end - tensor.begin, fill)
-    return data, "" if tensor.source.content_addressed else state.hexdigest()
+    return data, state.hexdigest()
 
 
 def read_plain(tensor: Tensor, stored: Stored, landing: Landing) -> tuple[Weights, str]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import itertools
 import struct
 import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,6 +55,23 @@ def failure(checkpoint: Checkpoint, name: str = QUERY) -> str:
 
 def changed(**headers: str) -> Odd:
     return Odd(lambda status, body, old: (status, body, old | {k.replace("_", "-"): v for k, v in headers.items()}))
+
+
+def dripping(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    """From now on servers send a byte every five seconds, and never nothing for as long as the client waits."""
+    real = ranges.stream
+
+    @contextmanager
+    def stream(url: str, headers: Mapping[str, str]) -> Iterator[tuple[Any, Iterator[bytes]]]:
+        with real(url, headers) as (response, chunks):
+            yield response, drip(b"".join(chunks))
+
+    def drip(body: bytes) -> Iterator[bytes]:
+        for byte in body:
+            clock.now += 5
+            yield bytes([byte])
+
+    monkeypatch.setattr(ranges, "stream", stream)
 
 
 # Opening
@@ -335,3 +355,15 @@ def test_a_fetch_ends_when_nobody_wants_the_tensor(hub: HubServer) -> None:
     watch = Watch(fetched=lambda _: withdrawn.set(), cancelled=withdrawn)
     with pytest.raises(WeightsError, match="stopped"):
         opened.read(next(t for t in opened.tensors if t.name == QUERY), watch=watch)
+
+
+def test_a_server_that_sends_a_byte_at_a_time_is_given_up(
+    hub: HubServer, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.push(NAME, SHARDED)
+    opened = open_checkpoint(NAME)
+    begun = clock.now
+    dripping(monkeypatch, clock)
+    assert "4 bytes came in 20 s" in failure(opened)
+    assert "4 bytes came in 20 s" in line()
+    assert clock.now - begun < 600

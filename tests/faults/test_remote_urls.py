@@ -48,6 +48,18 @@ def test_a_file_of_any_server_is_read_by_range(hub: HubServer, monkeypatch: pyte
     assert scan(again, build_tree(again).scanned(), found.sink).accepted == []
 
 
+def test_a_redirect_may_have_another_etag_than_what_it_leads_to(hub: HubServer) -> None:
+    url = elsewhere(hub)
+    hub.static["/mirror/tiny.safetensors"] = ONE_FILE["model.safetensors"]
+    where = {"Location": f"http://127.0.0.1:{hub.port}/mirror/tiny.safetensors", "ETag": '"of the redirect"'}
+    hub.odd["/files/a b/tiny.safetensors"] = [Odd(lambda *_: (302, b"", where))]
+    opened = open_checkpoint(url)
+    np.testing.assert_array_equal(read(opened), FIRST[QUERY])
+    hub.static["/mirror/tiny.safetensors"] = save({n: 2 * t for n, t in {**FIRST, **SECOND}.items()})
+    with pytest.raises(WeightsError, match=r"tiny.safetensors is not on the server as it was listed"):
+        read(opened)
+
+
 def test_a_file_that_changes_is_not_read(hub: HubServer) -> None:
     url = elsewhere(hub)
     opened = open_checkpoint(url)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rankscope.engine.calibration.said import Said
+from rankscope.engine.catalogue.rules import BLOCKS
 from rankscope.engine.catalogue.tree import Tree, build_tree, model_order
 from rankscope.engine.catalogue.whole_factors import CUT
 from rankscope.engine.checkpoint.hub import Access
@@ -102,7 +103,7 @@ def open_stored(model: str, root: Path) -> Model | None:
         raise InputError(f"{found.unread} {UNREAD_ADVICE}")
     stored = SpectraStore(root, found.folder).stored()
     projections = map(stored.projection, sorted(stored, key=stored.computed_at))
-    newest = {p.address: p for made in projections for p in _own(made)}
+    newest = {p.address: _placed(p) for made in projections for p in _own(made)}
     return Model(found.name, None, Tree(tuple(sorted(newest.values(), key=model_order)), True), found.folder)
 
 
@@ -115,3 +116,10 @@ def _own(projection: Projection) -> tuple[Projection, ...]:
     if made.is_further and not is_delta(projection):
         return made.parents if head_of(projection) else ()
     return made.parents[:1]
+
+
+def _placed(projection: Projection) -> Projection:
+    """As it is, or among the others where it says of itself a place that no tree has: a file may be of anybody."""
+    if projection.block in BLOCKS and projection.layer is not None:
+        return projection
+    return replace(projection, block="other", layer=None, expert=None)
