@@ -130,7 +130,7 @@ def test_what_the_explorer_computes_gives_way_to_its_keys(
 ) -> None:
     made: list[Settings] = []
 
-    def app_of(_models: object, _root: Path, settings: Settings, *_: object) -> None:
+    def app_of(_models: object, _root: Path, settings: Settings, *_: object, **__: object) -> None:
         made.append(settings)
         raise InputError("seen")
 

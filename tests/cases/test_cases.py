@@ -315,7 +315,8 @@ def test_a_ratio_of_different_shapes_is_marked(made: Made, tmp_path: Path) -> No
     def shown(*options: str) -> str:
         out = io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
-            assert main(["show", one, "--against", other, "--store", str(tmp_path), *options]) == 0
+            models = [one, "--against", other, "--pair", "address"]  # B has another layer
+            assert main(["show", *models, "--store", str(tmp_path), *options]) == 0
         return out.getvalue()
 
     assert "32x32 \u2260 16x32  \u22600." in shown("--view", "table")
