@@ -24,8 +24,8 @@ _COMMANDS = """
 ## Commands
 
 `:` opens the command line; `tab` completes, `up` brings back. `:12` goes to layer 12, `:tour` leads through a question,
-and the name of any key of the explorer, or the end of it, does what that key does: `:scan`, `:quit`. These take a word
-more:
+and the name of any key of the explorer, or the end of it, does what that key does: `:scan`, `:quit`. `ctrl+p` finds
+keys by what they do. These take a word more:
 
 | for example | |
 |---|---|
