@@ -124,3 +124,14 @@ def _alive(pid: int) -> bool:
     except (PermissionError, OverflowError):
         return True
     return True
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether files can be made in a folder, or the folder itself where it does not exist yet."""
+    nearest = nearest_existing(folder)
+    return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
+
+
+def nearest_existing(folder: Path) -> Path:
+    """The folder itself where it exists, else the nearest above it that does."""
+    return next(p for p in (folder, *folder.absolute().parents) if p.exists())

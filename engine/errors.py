@@ -45,5 +45,12 @@ def printable(text: str, limit: int = 200) -> str:
     text = without_secrets(text)
     if len(text) <= limit and text.isprintable():  # nearly all text, at a twentieth of the time
         return text
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: limit + 1])
+    shown = escaped(text[: limit + 1])
     return shown if len(shown) <= limit else shown[: limit - 3] + "..."
+
+
+def escaped(text: str) -> str:
+    """Text whose control and invisible characters are shown as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -7,8 +7,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, TypeAlias
 
-import numpy as np
-
 from .errors import WeightsError
 from .spectrum import Operand, Projection, Values, digest
 
@@ -99,6 +97,8 @@ class FewNumbers:
     numbers: tuple[float, ...]
 
     def __call__(self) -> Values:
+        import numpy as np
+
         return np.array(self.numbers, np.float64)
 
 
@@ -110,4 +110,6 @@ def travelling(numbers: Iterable[float]) -> Operand:
 
 def operand(values: Values) -> Operand:
     """Numbers that are at hand, known by the digest of their shape and of their bytes as little-endian float64."""
+    import numpy as np
+
     return Operand(digest(values.shape, np.ascontiguousarray(values, "<f8").tobytes()), lambda: values)

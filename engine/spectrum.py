@@ -270,7 +270,7 @@ class Spectrum:
     `values`: float64, shape (min(rows, cols),), descending, in the units of the weights; of leading directions float32,
     shape (projection.stored_count,), as engine/derive/directions.py packs them. `computed_at` is ISO 8601,
     UTC. `weights_digests` are of the stored bytes that were read, one for the tensor of each of `projection.parents`,
-    in order ("" where its source is content-addressed).
+    in order ("" where it was computed before digests of content-addressed files were kept).
     """
 
     projection: Projection

@@ -14,6 +14,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from rankscope.engine.errors import escaped
+
 h5: Any = h5py  # it has no types
 
 Table = NDArray[np.void]
@@ -94,6 +96,10 @@ of these the newest. So a new result replaces what it was computed to replace wh
 ADDED: dict[str, str | int | float] = {"null": "", "slice_index": -1, "generation": 0, "clipped": 0.0}
 """Columns that older files do not have, and what every row of such a file means."""
 
+_OF_USERS = {"repo", "file", "tensor", "label", "host", "command"}
+"""Text that may have any character, and comes back as it was: whoever shows it escapes it. In all other text nothing of
+ours has a control character, so there one is somebody's trick on a terminal."""
+
 
 def pack(kinds: Mapping[str, str], rows: Sequence[Row]) -> Table:
     """Rows as a compound array whose text columns are as wide as their longest string."""
@@ -136,7 +142,8 @@ class Columns:
         values = self._table[number].item()
         found = {name: values[place] for name, place in self._places} | self._missing
         for name in self._text:
-            found[name] = _text(found[name])
+            text = _text(found[name])
+            found[name] = text if name in _OF_USERS else escaped(text)
         return found
 
     def stored(self, name: str) -> NDArray[Any]:
@@ -153,4 +160,7 @@ class Columns:
 
 
 def _text(item: bytes) -> str:
-    return item.decode("utf-8", "surrogatepass")
+    try:
+        return item.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:  # which nothing of ours writes
+        return item.decode("utf-8", "backslashreplace")

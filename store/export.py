@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from rankscope.engine.atomic import write_atomically
+from rankscope.engine.errors import escaped, without_secrets
 from rankscope.engine.spectrum import Projection, Slice, Values
 
 from .entry import Entry
+from .groups import RESERVED, Member, build_groups
 from .layout import build_compressed
 
 STATE = "stored"
@@ -75,20 +77,31 @@ def _is_bound(entry: Entry) -> bool | None:
     return entry.sigma_max > 0 and entry.sigma_min <= entry.provenance.noise_floor
 
 
-def export(entries: Sequence[Entry], values: Mapping[str, Values], path: Path) -> None:
+INDEX, GROUPS = "index", "groups"
+LAYOUTS = (INDEX, GROUPS)
+"""How an .h5 can be laid out."""
+
+
+def export(entries: Sequence[Entry], values: Mapping[str, Values], path: Path, layout: str = INDEX) -> None:
     """Write `entries` to `path` in one step, in the format that its suffix names.
 
-    `.h5`: the layout of the store, compressed; the description in it says how to read it.
+    `.h5`: the layout of the store, compressed, or for GROUPS a group a projection, which programs read that know
+    nothing of ours; the description in either says how to read it.
     `.npz`: one float64 array an address, under `escape_name(address)`, or `address@weighting`, `address@gauge`.
     `.csv` and `.json`: one `row` a projection; they need no `values` (by content key) at all.
 
     Raises:
-        ValueError: another suffix; values of an entry are missing; two entries of an .npz have one address.
+        ValueError: another suffix; a layout of another format than .h5; values of an entry are missing; two entries of
+            an .npz or of GROUPS have one address.
         OSError: the disk is full or fails; what stood at `path` still stands there.
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    if suffix == ".h5":
+    if layout != INDEX and suffix != ".h5":
+        raise ValueError(f"the layout {layout} is of .h5 files, and {path.name!r} is none")
+    if layout == GROUPS:
+        data = build_groups(_members(entries, _arrays(entries, values)))
+    elif suffix == ".h5":
         data = build_compressed(entries, _arrays(entries, values))
     elif suffix == ".npz":
         data = _npz(entries, _arrays(entries, values))
@@ -169,14 +182,63 @@ def _npz(entries: Sequence[Entry], arrays: Sequence[Values]) -> bytes:
         for entry, array in zip(entries, arrays, strict=True):
             name = f"{escape_name(_name(entry.projection))}.npy"
             if name in archive.NameToInfo:
-                raise ValueError(
-                    f"Two spectra have the address {_name(entry.projection)} (its weights changed between "
-                    "revisions): export one of them, or to .h5, .csv or .json."
-                )
+                raise _of_one_address(entry.projection)
             member = io.BytesIO()
             np.lib.format.write_array(member, np.ascontiguousarray(array, np.float64), allow_pickle=False)
             archive.writestr(zipfile.ZipInfo(name), member.getvalue())
     return out.getvalue()
+
+
+def _of_one_address(projection: Projection) -> ValueError:
+    return ValueError(
+        f"Two spectra have the address {_name(projection)} (its weights changed between "
+        f"revisions): export one of them, or to .csv, .json or an .h5 of the layout {INDEX}."
+    )
+
+
+def _members(entries: Sequence[Entry], arrays: Sequence[Values]) -> list[Member]:
+    """What the groups of a file are made of."""
+    found: dict[str, Member] = {}
+    for entry, array, facts in zip(entries, arrays, _rows(entries), strict=True):
+        path = group_path(entry.projection)
+        if path in found:
+            raise _of_one_address(entry.projection)
+        found[path] = Member(path, _facts(entry, facts), array, entry.ranks)
+    return list(found.values())
+
+
+def _facts(entry: Entry, facts: Mapping[str, object]) -> dict[str, object]:
+    """A `row` without what a group holds as datasets, flat, and where the spectrum comes from."""
+    part = entry.projection.slice
+    of_slice = {f"slice_{name}": getattr(part, name, None) for name in (*_SLICE, "index")}
+    kept = {name: value for name, value in facts.items() if name not in ("slice", "ranks", "state", "error")}
+    source = entry.projection.source
+    return {
+        **kept,
+        **of_slice,
+        "repo": without_secrets(source.repo),
+        "commit": source.commit or None,
+        "file": source.file,
+        "software": entry.run.software,
+        "computed_at": entry.computed_at,
+    }
+
+
+def group_path(projection: Projection) -> str:
+    """The group of a projection: `layers/12/attention/key`, `layers/0/mlp/up@norm`, `other/model.embed_tokens.weight`.
+
+    What cannot stand in a name, and names that a group has for its own datasets, are percent-encoded.
+    """
+    name = _name(projection)
+    # A tensor that is no projection keeps its dots: a.b and a.b.c are then two groups, not one in the other.
+    words = name.split(".", 1) if name.startswith("other.") else name.split(".")
+    return "/".join(_group_word(word) for word in words)
+
+
+def _group_word(word: str) -> str:
+    if word in ("", ".") or word in RESERVED:
+        return "".join(f"%{byte:02X}" for byte in word[:1].encode()) + word[1:] or "%"
+    return escape_name(word)
 
 
 def _name(projection: Projection) -> str:
@@ -203,8 +265,9 @@ def _flatten(item: Mapping[str, object]) -> dict[str, object]:
             flat |= {f"slice_{part}": parts.get(part) for part in (*_SLICE, *(["index"] if "index" in parts else []))}
         elif name == "ranks":
             flat |= {f"rank_{key}": rank for key, rank in value.items()} if isinstance(value, Mapping) else {}
-        elif isinstance(value, str) and value.startswith(_FORMULA):
-            flat[name] = f"'{value}"
+        elif isinstance(value, str):
+            text = "\n".join(map(escaped, value.split("\n")))  # a line's end is quoted
+            flat[name] = f"'{text}" if value.startswith(_FORMULA) else text
         else:
             flat[name] = value
     return flat

@@ -1,7 +1,7 @@
-"""The HDF5 layout of one file, and the only place that opens an HDF5 file.
+"""The HDF5 layout of one file, and the only place where libhdf5 writes one.
 
-An image is built in memory and is parsed after its bytes have been verified: libhdf5 crashed on a
-full disk, and flipped bits crashed or hung it.
+An image is built in memory: libhdf5 crashed on a full disk. It is read by our own strict reader (hdf5.py), after its
+bytes have been verified: flipped bits crashed libhdf5 or hung it, and whoever made a file may have meant it to.
 
 Nothing is compressed in the store (reading would be 5 times slower); an export is.
 """
@@ -9,6 +9,7 @@ Nothing is compressed in the store (reading would be 5 times slower); an export 
 from __future__ import annotations
 
 import io
+import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,13 +24,15 @@ from typing import Any, BinaryIO, NamedTuple
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
 
 from rankscope.engine.spectrum import THRESHOLDS, Projection, Values
 
+from . import opening
+from .checks import check
 from .columns import DERIVED, GENERATION, INDEX, PARENT, RUN, SOURCE, pack
 from .entries import Entries, Tables
 from .entry import Entry
+from .hdf5 import Bytes, File
 from .rows import derived_row, fields, index_row, parent_rows
 
 h5: Any = h5py  # it has no types
@@ -113,6 +116,10 @@ class UnknownFormatError(Exception):
     """The file is intact and not ours to read; the message is a sentence for the user."""
 
 
+_VALUE_BYTES = 8
+"""Of a singular value; numbers of directions take fewer."""
+
+
 class Place(NamedTuple):
     """Where the values of an entry are in its file: the first byte, how many values, the checksum of their bytes, and
     how many bytes a value takes."""
@@ -120,7 +127,7 @@ class Place(NamedTuple):
     start: int
     number: int
     crc32: int
-    width: int = 8
+    width: int = _VALUE_BYTES
 
     @property
     def size(self) -> int:
@@ -170,7 +177,7 @@ def _type_in(version: int) -> str:
 
 def build(entries: Sequence[Entry], values: Sequence[Values]) -> Image:
     """One file of the store, of one format version. `values[i]` are as those of a Spectrum."""
-    with h5.File(f"image-{next(_number)}", "w", driver="core", backing_store=False, userblock_size=HEAD) as file:
+    with h5.File(next_image(), "w", driver="core", backing_store=False, userblock_size=HEAD) as file:
         tables = _fill(file, entries, values, {})
         file.flush()
         # The image leaves out the user block that its addresses count in.
@@ -185,7 +192,7 @@ def build(entries: Sequence[Entry], values: Sequence[Values]) -> Image:
 
 def build_compressed(entries: Sequence[Entry], values: Sequence[Values]) -> bytes:
     """The same layout for an export: gzip and shuffle, no user block."""
-    with h5.File(f"image-{next(_number)}", "w", driver="core", backing_store=False) as file:
+    with h5.File(next_image(), "w", driver="core", backing_store=False) as file:
         packed = {"compression": "gzip", "shuffle": True} if any(len(v) for v in values) else {}
         _fill(file, entries, values, packed)
         file.flush()
@@ -199,22 +206,19 @@ def parse(data: bytes) -> Part:
     Raises:
         UnknownFormatError: another format or format version.
     """
-    with _readable(), h5.File(io.BytesIO(data), "r") as file:
-        return _part(file)
+    return _part(Bytes(data))
 
 
 def parse_volume(path: Path) -> Part | None:
     """The contents of a large file, None if it is damaged; of its values not a byte is read.
 
-    Everything that HDF5 parses is verified against the user block first (3 MB of a volume of 64 MB).
+    Everything that is parsed is verified against the user block first (3 MB of a volume of 64 MB).
 
     Raises:
         UnknownFormatError: another format or format version.
         OSError: the file is gone or cannot be read.
     """
-    # HDF5 reads through this handle: it takes no lock (file systems without locks would refuse it), and
-    # does not stumble when another process merges and unlinks the file meanwhile.
-    with open(path, "rb", buffering=0) as raw:
+    with opening.open_regular(path) as raw:
         return _without_values(raw)
 
 
@@ -229,16 +233,18 @@ def parse_damaged(data: bytes) -> Part | None:
 
 def decode(raw: bytes | memoryview, place: Place) -> Values | None:
     """The stored bytes of a place as a read-only array of shape (number,), float64, of directions float32; None if they
-    are damaged."""
+    are damaged, or no singular values at all: of those none is negative, infinite or NaN."""
     if len(raw) != place.size or zlib.crc32(raw) != place.crc32:
         return None
     values: Values = np.frombuffer(raw, f"<f{place.width}")
-    return values
+    is_spectrum = place.width == _VALUE_BYTES and place.number
+    return None if is_spectrum and not 0 <= values.min() <= values.max() < np.inf else values
 
 
 def _without_values(raw: BinaryIO | io.FileIO) -> Part | None:
-    """The contents of a file, None where what HDF5 parses of it is not what the user block promises."""
-    fields = raw.read(HEAD).rstrip(b"\0").split()
+    """The contents of a file, None where what is parsed of it is not what the user block promises."""
+    head = raw.read(HEAD)
+    fields = head.rstrip(b"\0").split()
     if len(fields) != 4 or not (fields[1] + fields[2]).isdigit():
         return None
     first, size = int(fields[1]), int(fields[2])
@@ -247,10 +253,10 @@ def _without_values(raw: BinaryIO | io.FileIO) -> Part | None:
     raw.seek(HEAD)
     before = raw.read(first - HEAD)
     raw.seek(first + size)
-    if _digest(before, raw.read()).encode() != fields[3]:
+    after = raw.read()
+    if _digest(before, after).encode() != fields[3]:
         return None
-    with _readable(), h5.File(raw, "r") as file:
-        return _part(file)
+    return _part(Bytes(head + before, after, first + size))
 
 
 def _fill(file: Any, entries: Sequence[Entry], values: Sequence[Values], packed: Mapping[str, object]) -> Tables:
@@ -298,7 +304,7 @@ def _fill(file: Any, entries: Sequence[Entry], values: Sequence[Values], packed:
 
     file.attrs["format"] = FORMAT
     file.attrs["format_version"] = version
-    file.attrs["software"] = _software()
+    file.attrs["software"] = software()
     # To the microsecond: every file has a name of its own, so no merge can write one of its inputs.
     file.attrs["created_at"] = datetime.now(UTC).isoformat(timespec="microseconds")
     file.attrs["description"] = _description(version, has_generations)
@@ -315,30 +321,29 @@ def _description(version: int, has_generations: bool) -> str:
     return _PROSE + _DERIVED_PROSE + generations + _DERIVED_PYTHON + _MATLAB
 
 
-def _part(file: Any) -> Part:
-    if file.attrs.get("format") != FORMAT:
-        raise UnknownFormatError("It is not a file of spectra.")
-    found = int(file.attrs["format_version"])
-    if found not in READABLE:
-        known = " and ".join(filter(None, [", ".join(map(str, READABLE[:-1])), str(READABLE[-1])]))
-        raise UnknownFormatError(f"It has format version {found}; this version of rankscope reads {known}.")
-    tables = Tables(
-        index=_table(file, b"index"),
-        sources=_table(file, b"sources"),
-        runs=_table(file, b"runs"),
-        ranks=_table(file, b"rank_table"),
-        thresholds=_table(file, b"rank_threshold"),
-        parents=_table(file, b"parents") if found != FORMAT_VERSION else None,
-    )
-    return Part(Entries(tables), h5.h5d.open(file.id, _dataset_in(found).encode()).get_offset() or HEAD, found)
-
-
-def _table(file: Any, name: bytes) -> NDArray[Any]:
-    """A dataset as it is stored: `file[name][()]` would work out its type three times, 2 ms for the index."""
-    dataset = h5.h5d.open(file.id, name)
-    table = np.empty(dataset.shape, dataset.dtype)
-    dataset.read(h5.h5s.ALL, h5.h5s.ALL, table, dataset.get_type())
-    return table
+def _part(data: Bytes) -> Part:
+    with _readable():
+        file = File(data)
+        if file.attributes.get("format") != FORMAT:
+            raise UnknownFormatError("It is not a file of spectra.")
+        found = int(file.attributes["format_version"])
+        if found not in READABLE:
+            known = " and ".join(filter(None, [", ".join(map(str, READABLE[:-1])), str(READABLE[-1])]))
+            raise UnknownFormatError(f"It has format version {found}; this version of rankscope reads {known}.")
+        datasets = file.datasets()
+        tables = Tables(
+            index=file.table(datasets["index"]),
+            sources=file.table(datasets["sources"]),
+            runs=file.table(datasets["runs"]),
+            ranks=file.table(datasets["rank_table"]),
+            thresholds=file.table(datasets["rank_threshold"]),
+            parents=file.table(datasets["parents"]) if found != FORMAT_VERSION else None,
+        )
+        numbers = datasets[_dataset_in(found)]
+        if numbers.dtype != np.dtype(_type_in(found)):
+            raise ValueError(f"{_dataset_in(found)} holds other numbers")
+        check(tables, numbers.shape[0], is_directions=found == DIRECTIONS_VERSION)
+        return Part(Entries(tables), numbers.start or HEAD, found)
 
 
 def _version(entries: Sequence[Entry]) -> int:
@@ -359,15 +364,21 @@ def _digest(*parts: bytes) -> str:
 
 @contextmanager
 def _readable() -> Iterator[None]:
-    """Whatever h5py makes of verified bytes that are not ours becomes one sentence."""
+    """Whatever is wrong with verified bytes that are not ours becomes one sentence."""
     try:
         yield
     except UnknownFormatError:
         raise
-    except (OSError, LookupError, ValueError, TypeError, RuntimeError) as error:
+    except (LookupError, ValueError, TypeError, OverflowError, MemoryError, struct.error) as error:
         raise UnknownFormatError(f"It cannot be read as a file of spectra ({error}).") from error
 
 
+def next_image() -> str:
+    """The name of an image in memory."""
+    return f"image-{next(_number)}"
+
+
 @cache
-def _software() -> str:
+def software() -> str:
+    """This program and its version."""
     return f"rankscope-tui {version('rankscope-tui')}"

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from rankscope.engine.atomic import sweep, write_atomically
 
+from . import opening
+
 _FOLDER = ".listings"
 """No model's folder begins with a dot."""
 
@@ -25,7 +27,7 @@ class FileListings:
     def get(self, key: str) -> str | None:
         """The text that was put under this key, None where there is none or it is damaged."""
         try:
-            checksum, _, text = (self._folder / key).read_bytes().partition(b"\n")
+            checksum, _, text = opening.read_bytes(self._folder / key).partition(b"\n")
         except OSError:
             return None
         return text.decode() if checksum == _checksum(text) else None

@@ -19,6 +19,7 @@ from pathlib import Path
 from rankscope.engine.atomic import TEMPORARY, sweep, sync_folder, write_atomically
 from rankscope.engine.spectrum import Values
 
+from . import opening
 from .entry import Entry
 from .layout import Image, Part, Place, build, decode, parse, parse_volume
 from .room import free, is_full
@@ -117,7 +118,7 @@ def read(path: Path) -> bytes:
         FileNotFoundError, OSError: as `load`.
     """
     with _gone():
-        return path.read_bytes()
+        return opening.read_bytes(path)
 
 
 def is_whole(path: Path, data: bytes) -> bool:
@@ -133,7 +134,7 @@ def spectra_in(data: bytes, part: Part) -> Iterator[tuple[Entry, int, Values | N
 
 
 def load_part(path: Path) -> Part:
-    """The index of a file, verified before HDF5 parses a byte of it.
+    """The index of a file, verified before a byte of it is parsed.
 
     A segment is verified whole, a volume without its values: they are most of its bytes, and are
     verified one spectrum at a time when they are read. A merge verifies its inputs whole.
@@ -161,7 +162,7 @@ def load_values(path: Path, places: Iterable[Place]) -> list[Values]:
         DamagedFile, FileNotFoundError, OSError: as `load`.
     """
     loaded = []
-    with _gone(), open(path, "rb", buffering=0) as file:
+    with _gone(), opening.open_regular(path) as file:
         for place in places:
             values = decode(os.pread(file.fileno(), place.size, place.start), place)
             if values is None:
@@ -185,7 +186,7 @@ def unreadable(path: Path, places: Iterable[Place]) -> set[int]:
     Raises:
         OSError: it gives back nothing of the file.
     """
-    with _gone(), open(path, "rb", buffering=0) as file:
+    with _gone(), opening.open_regular(path) as file:
         os.pread(file.fileno(), 1, 0)
         return {place.start for place in places if not _gives(file.fileno(), place.start, place.size)}
 

@@ -29,11 +29,17 @@ class Chosen(NamedTuple):
     left_out: str
 
 
-def choose(names: Collection[str], where: str, size: Callable[[str], int] = lambda _: 0) -> list[str]:
+def choose(
+    names: Collection[str],
+    where: str,
+    size: Callable[[str], int] = lambda _: 0,
+    named: Callable[[str], str] | None = None,
+) -> list[str]:
     """Of the file names of a folder: the index of the weights, or the files that hold them; [] where none does.
 
     What a format is sure of comes before what may be something else, then formats in the registry's order. `size`
-    says how many bytes a file has, 0 where that is not known.
+    says how many bytes a file has, 0 where that is not known; `named` how a user names one of a format that stands
+    alone, where that is not its path.
 
     Raises:
         InputError: several files that may each be a model, or parts of a tensor-parallel model and nothing else.
@@ -46,8 +52,9 @@ def choose(names: Collection[str], where: str, size: Callable[[str], int] = lamb
     if len(models) > 1:
         first = ", ".join(printable(files[0], 80) for files in models[:3])
         # A part of a split GGUF opens all of it, a shard of another format does not.
-        cut = any(is_part(files[0]) or registry.is_index(files[0]) for files in models)
-        cure = "leave one of them in it" if cut and not registry.stands_alone(models[0][0]) else "name one of the files"
+        cut, alone = any(is_part(files[0]) or registry.is_index(files[0]) for files in models), models[0][0]
+        cure = "leave one of them in it" if cut and not registry.stands_alone(alone) else "name one of the files"
+        cure += f", as {printable(named(alone), 120)}" if named and registry.stands_alone(alone) else ""
         raise InputError(f"{where} holds {len(models)} models ({first}{', ...' * (len(models) > 3)}): {cure}")
     if parts and not models:
         first = min(parts)

@@ -268,7 +268,10 @@ def chosen(
     alone = [place.inside(file) for file in names if registry.stands_alone(file)]
     begun = cache(lambda: heads(alone))
     models = of_models(names, lambda file: begun().get(place.inside(file), b""))
-    weights = choose(models, place.name, lambda file: size(place.inside(file)))
+    at = f"@{place.revision}" if place.revision != "main" else ""
+    weights = choose(
+        models, place.name, lambda file: size(place.inside(file)), lambda file: f"{SCHEME}{place.name}/{file}{at}"
+    )
     if not weights:
         below = folders_with_weights(held)
         example = f"{place.name}/{printable(below[0], 80)}" if below else ""

@@ -21,7 +21,7 @@ from ..formats.tensor import FileStamp, Stored, Tensor, read_bytes
 from ..landing import HOST, Landing
 from ..quantised import modules as quantised
 from ..quantised import settings
-from . import hub, native, remote
+from . import hub, native, remote, urls
 from .files import weight_files, with_siblings
 from .hub import ADAPTER_CONFIG, Access
 from .ranges import UNWATCHED, RemoteFile, Watch
@@ -138,7 +138,10 @@ def open_checkpoint(model: str, access: Access = Access.RANGES, listings: Listin
         return _open_path(demo_file(), listings)
     if path := _existing(model):
         return _open_path(path, listings)
-    if remote.is_url(model):
+    if urls.is_url(model):
+        if access is Access.DOWNLOAD and (found := urls.hub_file(model)) is not None:
+            for file in found.parts:
+                hub.file_of(f"{found.repo}@{found.revision}/{file}")
         return _opened(remote.open_url(model))
     if not model.startswith(hub.SCHEME) and _looks_like_path(model):
         raise InputError(f"no such file or folder: {printable(model)}")

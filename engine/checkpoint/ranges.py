@@ -26,6 +26,9 @@ _TOLD = 5.0
 _PROBE = 10.0
 """Seconds for which a server that was given up is not asked again: each of a scan's tensors would wait a minute."""
 _BLOCK = 1 << 16
+_PATIENT = 20.0
+"""Seconds of waiting in which at least _SLOWEST bytes must come: a server that sends one at a time would never end."""
+_SLOWEST = 20_000
 
 
 class FetchError(Exception):
@@ -174,11 +177,13 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a server said of a file; etag and time of its last change are "" where it did not say."""
+    """What a server said of a file; etag and time of its last change are "" where it did not say. `sent` is the etag
+    of the server that sends the bytes, where one that leads to it has another."""
 
     size: int
     etag: str
     modified: str
+    sent: str
 
 
 class RemoteFile:
@@ -216,7 +221,7 @@ class RemoteFile:
                 return data, answer
 
     def pin(self, etag: str) -> None:
-        """A file that is not of a commit: from now on it must keep this etag."""
+        """A file that is not of a commit: from now on it must keep this etag, of the server that sends the bytes."""
         self._etag = etag
 
     def chunks(self, begin: int, end: int, patience: Patience, watch: Watch) -> Generator[bytes, None, None]:
@@ -276,13 +281,14 @@ class RemoteFile:
             raise FetchError(f"{self.name} is {size} bytes long: too long for what it should be")
         original = response.history[0].headers if response.history else headers
         etag = original.get("X-Linked-Etag") or original.get("ETag") or headers.get("ETag") or ""
-        if (self.size is not None and size != self.size) or (self._etag is not None and etag != self._etag):
+        sent = headers.get("ETag") or ""
+        if (self.size is not None and size != self.size) or (self._etag is not None and sent != self._etag):
             raise FetchError(f"{self.name} is not on the server as it was listed: open the model again")
-        return Answer(size, etag, headers.get("Last-Modified") or "")
+        return Answer(size, etag, headers.get("Last-Modified") or "", sent)
 
     def _exactly(self, chunks: Iterator[bytes], count: int) -> Iterator[bytes]:
-        """The body, which must not be longer than that."""
-        for chunk in chunks:
+        """The body, which must not be longer than that, nor come a few bytes at a time."""
+        for chunk in _lively(chunks):
             count -= len(chunk)
             if count < 0:
                 raise FetchError(f"the server sends more of {self.name} than was asked for")
@@ -338,6 +344,25 @@ def stream(url: str, headers: Mapping[str, str]) -> Iterator[tuple[Any, Iterator
     else:  # requests: huggingface_hub below 1.0
         with session.get(url, headers=headers, timeout=timeout, stream=True) as response:
             yield response, response.iter_content(_BLOCK)
+
+
+def _lively(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The chunks, as long as they come at more than a trickle; the time that they are used for does not count.
+
+    Raises:
+        TimeoutError: in _PATIENT seconds fewer than _SLOWEST bytes came.
+    """
+    waited, came = 0.0, 0
+    begun = clock()
+    for chunk in chunks:
+        waited += clock() - begun
+        came += len(chunk)
+        yield chunk
+        if waited >= _PATIENT:
+            if came < _SLOWEST:
+                raise TimeoutError(f"{came} bytes came in {waited:.0f} s")
+            waited, came = 0.0, 0
+        begun = clock()
 
 
 def client_errors() -> tuple[type[Exception], ...]:

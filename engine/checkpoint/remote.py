@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from glob import escape
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
-from urllib.parse import SplitResult, unquote, urljoin, urlsplit
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import unquote, urljoin, urlsplit
 
 from ..errors import InputError, printable
 from ..formats import registry
@@ -23,16 +24,16 @@ from ..formats.tensor import FileStamp, Tensor
 from ..quantised import settings
 from ..spectrum import Source, digest
 from . import hub
+from .descriptions import with_descriptions
 from .files import left_out, weight_map_of
-from .ranges import OPENING, Answer, FetchError, Link, RemoteFile, Retry, Watch, client_errors, said, status_of
+from .ranges import OPENING, Answer, FetchError, Link, RemoteFile, Retry, Watch, client_errors
+from .urls import HubFile, checked, explain, files_of, hub_file, stored_name
 
 FIRST = 100_000
 """Bytes asked for at once: the headers of 97 % of the Hub's files are shorter (huggingface_hub's figure)."""
 CONNECTIONS = 32
 """160 headers at 0.2 s each are there in a second."""
 _MAX_JSON = 100_000_000
-_HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
-_FILE = re.compile(r"/(?P<repo>[^/]+/[^/]+|[^/]+)/(?:resolve|blob)/(?P<revision>[^/]+)/(?P<file>.+)")
 
 Listing = tuple[list[Tensor], FileStamp | RemoteFile]
 T = TypeVar("T")
@@ -53,6 +54,14 @@ class Opened:
     adapter: Mapping[str, Any] = field(default_factory=dict)
 
 
+class _Found(NamedTuple):
+    """Where one file of a model is, its listing, and what it says of the model."""
+
+    path: Path
+    listing: Listing
+    config: Mapping[str, Any] | None
+
+
 @dataclass(frozen=True, slots=True)
 class _Blob:
     """What the Hub says of a file: its name in the cache's blobs ("" where it does not say) and its size."""
@@ -61,26 +70,9 @@ class _Blob:
     size: int | None
 
 
-def is_url(model: str) -> bool:
-    """Whether a name is a URL, other than hf://."""
-    return re.match(r"[A-Za-z][\w+.-]*://", model) is not None and not model.startswith(hub.SCHEME)
-
-
-def stored_name(model: str) -> str:
-    """The name under which what is computed of a Hub id or URL is stored."""
-    if not is_url(model):
-        return model.removeprefix(hub.SCHEME).partition("@")[0].removesuffix("/")
-    if (found := _hub_file(model)) is not None:
-        return found[0]
-    if (parts := _split(model)) is None:
-        return model
-    name = f"{parts.hostname}{f':{parts.port}' if parts.port else ''}{parts.path}"
-    return name if len(name) <= 150 else f"{parts.hostname}/{digest(name)[:8]}/{PurePosixPath(name).name[-60:]}"
-
-
-def open_repo(place: hub.Place, lacking: str = "", only: str = "") -> Opened:
-    """A model on the Hub at the commit that a revision names now; `only` one of its files, where that is given.
-    `lacking` says what the cache has not of it.
+def open_repo(place: hub.Place, lacking: str = "", only: HubFile | None = None) -> Opened:
+    """A model on the Hub at the commit that a revision names now; `only` the one in this file, where that is given, or
+    in all of its parts. `lacking` says what the cache has not of it.
 
     One request for the list of files, one each for index and config.json, one a shard for its header; none
     for what is in the cache, where files are looked for by the digest of their content.
@@ -89,51 +81,81 @@ def open_repo(place: hub.Place, lacking: str = "", only: str = "") -> Opened:
         InputError: it cannot be opened, with the reason.
     """
     link = Link(partial(hub.explain, place=place), hub.request_headers())
-    with hub.explained(place, lacking), _Watched() as watch:
+    with hub.explained(place, lacking), ThreadPoolExecutor(CONNECTIONS) as pool, _Watched() as watch:
         repo = _Repo.found(place, link, watch)
-        with ThreadPoolExecutor(CONNECTIONS) as pool:
-            files, named, left_out = ([only], {}, "") if only else repo.weights(watch)
-            kind = _ranged(files[0], place.name)
-            folder = only.rpartition("/")[0] if only else place.folder
-            config = pool.submit(repo.config, folder, watch)
-            about = pool.submit(repo.adapter, files[0], kind, watch)
-            listed = dict(pool.map(partial(repo.listing, kind=kind, watch=watch), files))
-            found_config, adapter = config.result(), about.result()
+        files, named, left_out = repo.held(only) if only else repo.weights(watch)
+        kind = _ranged(files[0], place.name)
+        folder = only.file.rpartition("/")[0] if only else place.folder
+        beside = None if kind.stands_alone else pool.submit(repo.config, folder, watch)
+        about = pool.submit(repo.adapter, files[0], kind, watch)
+        origin = Origin(only.name if only else place.name, repo.commit, len(files))
+        found = list(pool.map(partial(repo.listing, kind=kind, origin=origin, watch=watch), files))
+        listed = with_descriptions({each.path: each.listing for each in found}, pool, watch)
+        config = beside.result() if beside else _said(found)
+        adapter = about.result()
     renamed = f"{place.repo} has another name on the Hub now: {printable(repo.name)}" if repo.name != place.repo else ""
     warnings = tuple(filter(None, (renamed, left_out)))
-    return Opened(place.name, repo.commit, found_config, kind, listed, named, warnings, adapter)
+    return Opened(origin.repo, repo.commit, config, kind, listed, named, warnings, adapter)
 
 
 def open_url(url: str) -> Opened:
-    """A file at a URL, of a format that is read in part. One of the Hub's is opened as a file of its repo, with the
-    user's token; no other server is sent a token.
+    """The model in a file at a URL, of a format that is read in part, and in the other parts beside it where it is one
+    of several. One of the Hub's is opened as a file of its repo, with the user's token; no other server is sent one.
 
     Raises:
         InputError: another kind of URL, or it cannot be opened.
     """
-    shown = printable(url)
-    if (found := _hub_file(url)) is not None:
-        return open_repo(hub.parse(f"{found[0]}@{found[1]}"), only=found[2])
-    parts = _checked(url, shown)
-    file = Path(unquote(PurePosixPath(parts.path).name))
-    kind = _ranged(file.name, shown)
-    link = Link(partial(_explain, host=parts.netloc, file=printable(file.name)), {})
+    if (found := hub_file(url)) is not None:
+        return open_repo(hub.parse(f"{found.repo}@{found.revision}"), only=found)
+    parts = checked(url, printable(url))
+    kind = _ranged(PurePosixPath(parts.path).name, printable(url))
+    urls = files_of(url)
+    with ThreadPoolExecutor(CONNECTIONS) as pool, _Watched() as watch:
+        beside = None if kind.stands_alone else pool.submit(_beside, url, watch)
+        origin = Origin(printable(urls[0]), "", len(urls))
+        listed = list(pool.map(partial(_at, kind=kind, origin=origin, watch=watch), urls))
+        config = beside.result() if beside else _said(listed)
+        with _told(_link(url)):
+            whole = with_descriptions({each.path: each.listing for each in listed}, pool, watch)
+    return Opened(stored_name(url), "", config, kind, whole, {})
+
+
+def _at(url: str, kind: Ranged, origin: Origin, watch: Watch) -> _Found:
+    """What the file at a URL lists."""
+    file, link = Path(unquote(PurePosixPath(urlsplit(url).path).name)), _link(url)
     remote = RemoteFile(link, url, printable(file.name))
-    with _Watched() as watch:
-        try:
-            header, answer = _header(remote, file, kind, watch)
-            config = _beside(link, url, watch)
-        except FetchError as error:
-            raise InputError(str(error)) from None
-        except client_errors() as error:
-            raise InputError(link.explain(error)) from None
-    remote.pin(answer.etag)
+    with _told(link):
+        header, answer = _header(remote, file, kind, watch)
+    remote.pin(answer.sent)
     # Of a file without etag and time nobody can say later whether it is the same.
     version = (answer.etag, answer.modified) if answer.etag or answer.modified else uuid.uuid4().hex
-    identity = digest(shown, version, answer.size, blake2b(header, digest_size=16).digest())
-    source = Source(shown, "", file.name, identity, answer.size, False)
-    listed = {file: (kind.parse(header, file, answer.size, source), remote)}
-    return Opened(stored_name(url), "", config, kind, listed, {})
+    identity = digest(printable(url), version, answer.size, blake2b(header, digest_size=16).digest())
+    source = Source(origin.repo, "", file.name, identity, answer.size, False)
+    tensors, config = kind.parse(header, file, answer.size, source, origin.parts)
+    return _Found(file, (tensors, remote), config)
+
+
+def _link(url: str) -> Link:
+    """The server of a URL that is not the Hub's, asked for that file."""
+    parts = urlsplit(url)
+    file = printable(unquote(PurePosixPath(parts.path).name))
+    return Link(partial(explain, host=parts.netloc, file=file), {})
+
+
+@contextmanager
+def _told(link: Link) -> Iterator[None]:
+    """What a server that is not the Hub did not give, as one line."""
+    try:
+        yield
+    except FetchError as error:
+        raise InputError(str(error)) from None
+    except client_errors() as error:
+        raise InputError(link.explain(error)) from None
+
+
+def _said(found: Iterable[_Found]) -> Mapping[str, Any]:
+    """What the first of the files that says anything of the model says."""
+    return next((each.config for each in found if each.config), {})
 
 
 class _Watched:
@@ -197,6 +219,13 @@ class _Repo:
         beside = [file for file in asked.held(self.files) if "/" not in file]
         return sorted(files), named, left_out(beside, asked.held(files))
 
+    def held(self, only: HubFile) -> tuple[list[str], Mapping[str, str], str]:
+        """As `weights`, of the model in one file or its parts."""
+        absent = [part for part in only.parts if part not in self.files]
+        if absent and only.file in self.files:
+            raise InputError(f"{self.asked.name} does not hold shard {printable(absent[0])}, which another shard names")
+        return only.parts, {}, ""
+
     def config(self, folder: str, watch: Watch) -> Mapping[str, Any]:
         """What config.json of a folder says, else that of the repo; see settings.completed."""
         within = folder if f"{folder}/{hub.CONFIG}" in self.files else ""
@@ -220,21 +249,22 @@ class _Repo:
         data, _ = self._remote(file).begin(_MAX_JSON, watch, is_small=True)
         return parse_json(data, Path(file))
 
-    def listing(self, file: str, kind: Ranged, watch: Watch) -> tuple[Path, Listing]:
-        """Where one file is, here or on the Hub, and its tensors."""
+    def listing(self, file: str, kind: Ranged, origin: Origin, watch: Watch) -> _Found:
+        """What one file, which is here or on the Hub, lists."""
         if file not in self.files:
             raise InputError(f"{self.asked.repo} has no {printable(file)}")
         if (local := self._local(file)) is not None:
-            tensors, stamp, _ = kind.list_tensors(local, Origin(self.asked.name, self.commit))
-            return local, (tensors, stamp)
+            held, stamp, said = kind.list_tensors(local, origin)
+            return _Found(local, (held, stamp), said)
         remote = self._remote(file)
         header, answer = _header(remote, Path(file), kind, watch)
         identity = self.files[file].etag or answer.etag.removeprefix("W/").strip('"')
         addressed = re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", identity) is not None
         if not addressed:
             identity = digest(self.name, self.commit, file)
-        source = Source(self.asked.name, self.commit, Path(file).name, identity, answer.size, addressed)
-        return Path(file), (kind.parse(header, Path(file), answer.size, source), remote)
+        source = Source(origin.repo, self.commit, Path(file).name, identity, answer.size, addressed)
+        tensors, config = kind.parse(header, Path(file), answer.size, source, origin.parts)
+        return _Found(Path(file), (tensors, remote), config)
 
     def _remote(self, file: str) -> RemoteFile:
         from huggingface_hub import hf_hub_url
@@ -275,71 +305,24 @@ def _ranged(name: str, asked: str) -> Ranged:
 
 
 def _header(file: RemoteFile, shown: Path, kind: Ranged, watch: Watch) -> tuple[bytes, Answer]:
-    """The header of a file, in one request or two."""
-    data, answer = file.begin(FIRST, watch)
-    begin, end = kind.header_span(data, answer.size, shown)
-    return b"".join((data[begin:end], *file.chunks(len(data), end, OPENING, watch))), answer
+    """The header of a file, in as few requests as its format needs."""
+    held, answer = file.begin(FIRST, watch)
+
+    def begun(count: int) -> bytes:
+        nonlocal held
+        held = b"".join((held, *file.chunks(len(held), min(count, answer.size), OPENING, watch)))
+        return held
+
+    return kind.header(begun, answer.size, shown), answer
 
 
-def _hub_file(url: str) -> tuple[str, str, str] | None:
-    """(id, revision, file) of a URL of a file on the Hub, or on what HF_ENDPOINT names; None for any other."""
-    from huggingface_hub import constants
-
-    endpoint = urlsplit(constants.ENDPOINT)
-    parts = _split(url)
-    if parts is None or parts.netloc not in (endpoint.netloc, *_HUB_HOSTS):
-        return None
-    found = _FILE.fullmatch(parts.path.removeprefix(endpoint.path.rstrip("/")))
-    if found is None or not found["file"].lower().endswith(registry.ranged_suffixes()):
-        return None
-    return unquote(found["repo"]), unquote(found["revision"]), unquote(found["file"])
-
-
-def _split(url: str) -> SplitResult | None:
-    """The parts of a URL, None where it has none."""
-    try:
-        parts = urlsplit(url)
-        parts.port  # noqa: B018 - raises where it is no number
-    except ValueError:
-        return None
-    return parts
-
-
-def _checked(url: str, shown: str) -> SplitResult:
-    """The parts of a URL that may be read."""
-    parts = _split(url)
-    if parts is None:
-        raise InputError(f"{shown} is not a URL")
-    if parts.username is not None:
-        raise InputError(f"{shown}: a URL must not hold a user or password")
-    suffixes = registry.ranged_suffixes()
-    kinds = " or ".join(suffixes)
-    if parts.scheme.lower() not in ("http", "https") or not parts.hostname or not url.isprintable():
-        raise InputError(f"{shown} is no https:// URL of a {kinds} file")
-    if not parts.path.lower().endswith(suffixes):
-        raise InputError(f"{shown} is no URL of a {kinds} file: name a model on the Hub as org/name")
-    return parts
-
-
-def _beside(link: Link, url: str, watch: Watch) -> dict[str, Any]:
+def _beside(url: str, watch: Watch) -> dict[str, Any]:
     """The config.json beside a file, {} where there is none."""
-    file = RemoteFile(link, urljoin(url, "config.json"), "config.json")
+    beside = urljoin(url, hub.CONFIG)
+    file = RemoteFile(_link(beside), beside, hub.CONFIG)
     try:
-        return parse_json(file.begin(_MAX_JSON, watch, is_small=True)[0], Path("config.json"))
+        return parse_json(file.begin(_MAX_JSON, watch, is_small=True)[0], Path(hub.CONFIG))
     except (FetchError, InputError):
         return {}
     except client_errors():
         return {}
-
-
-def _explain(error: Exception, host: str, file: str) -> str:
-    """Why a server that is not the Hub did not send a file: one sentence."""
-    from huggingface_hub import constants
-
-    status = status_of(error)
-    if constants.HF_HUB_OFFLINE:
-        return f"{file} is on {host}; HF_HUB_OFFLINE is set"
-    if status:
-        why = {401: ": access refused", 403: ": access refused", 404: ": no such file", 429: ": too many requests"}
-        return f"{host} answered {status} for {file}{why.get(status, ': try again later')}"
-    return f"cannot reach {host} ({said(error)})"

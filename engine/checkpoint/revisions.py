@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ..errors import InputError, printable
-from . import hub, remote
+from . import hub, urls
 
 _WILD = frozenset("*?[")
 
@@ -28,7 +28,7 @@ def models_named(names: Iterable[str]) -> list[str]:
 def is_pattern(name: str) -> bool:
     """Whether a name may stand for several: one with `*`, `?` or `[` that is no URL and no file or folder there is."""
     try:
-        return bool(_WILD & set(name)) and not remote.is_url(name) and not Path(name).exists()
+        return bool(_WILD & set(name)) and not urls.is_url(name) and not Path(name).exists()
     except (OSError, ValueError):  # too long for a path
         return True
 

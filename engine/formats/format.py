@@ -52,6 +52,13 @@ class Listing(NamedTuple):
     config: Mapping[str, Any] | None = None
 
 
+class Parsed(NamedTuple):
+    """What a header says: the tensors in its order, and what it says of the model, as in Listing."""
+
+    tensors: list[Tensor]
+    config: Mapping[str, Any] | None = None
+
+
 class Format(Protocol):
     """A file format of weights. Formats derive from this class, whose answers are those of a format of plain numbers.
 
@@ -143,16 +150,17 @@ class Format(Protocol):
 class Ranged(Format, Protocol):
     """A format whose files can be listed from their first bytes, and so on a server."""
 
-    def header_span(self, head: bytes, size: int, file: Path) -> tuple[int, int]:
-        """First byte and end of the header of a file of `size` bytes that begins with `head`; 8 bytes are enough.
+    def header(self, begun: Callable[[int], bytes], size: int, file: Path) -> bytes:
+        """The header of a file of `size` bytes. `begun` gives as many of its first bytes as are asked for, or more, or
+        all of a shorter file; what is not there yet is fetched.
 
         Raises:
-            InputError: it would be longer than the file or than a header may be.
+            InputError: it would be longer than the file or than a header may be, or is malformed.
         """
         ...
 
-    def parse(self, header: bytes, file: Path, size: int, source: Source) -> list[Tensor]:
-        """The tensors that a header lists, in its order, of a file of `size` bytes.
+    def parse(self, header: bytes, file: Path, size: int, source: Source, parts: int) -> Parsed:
+        """What a header says, of a file of `size` bytes that is one of so many `parts` of a model.
 
         Raises:
             InputError: the header is malformed, or does not fit the file.

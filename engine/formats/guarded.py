@@ -14,6 +14,8 @@ from . import foreign
 
 MAX_CONFIG = 8 << 20  # the largest config.json name 21,843 labels twice: 2 MB
 _ALWAYS_HELD = 1 << 20
+_MOST_TIMES = 10
+_FOUR_BYTES = re.compile(rb"[\xf0-\xf7]")  # the first byte of a letter that takes four, in UTF-8 and in Python
 _TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)  # possessive: no memory for ways back
 
 
@@ -125,7 +127,7 @@ def _fault(error: json.JSONDecodeError) -> str:
 def check_dense(data: bytes) -> None:
     """Refuse large JSON whose values are so small that Python would need 20 to 60 times its size to hold them.
 
-    What is left takes 2 to 8 times its size, 17 at most.
+    What is left takes 2 to 8 times its size, 17 at most: see check_memory.
     The densest entry of a safetensors header has 50 bytes: 3 brackets, 4 colons, 5 commas. What stands in texts
     does not count; it is taken out only where the plain counts are too high.
 
@@ -143,3 +145,34 @@ def check_dense(data: bytes) -> None:
 def _needed(data: bytes) -> list[int]:
     """The bytes that so many brackets, colons and commas take at least."""
     return [16 * (data.count(b"[") + data.count(b"{")), 12 * data.count(b":"), 5 * data.count(b",")]
+
+
+def check_memory(data: bytes, size: int) -> None:
+    """Refuse large JSON that Python may need more than ten times the size of its file to hold, `size`.
+
+    A file that has weights is much larger than its header; one that has none is made of names and values alone. What
+    stands in texts does not count as values; it is taken out only where the plain counts are too high.
+
+    Raises:
+        ValueError: it may need more.
+    """
+    room = _MOST_TIMES * size - _bytes_of_text(data)
+    if len(data) <= _ALWAYS_HELD or (needed := _bytes_of_values(data)) <= room:
+        return
+    if needed - sum(_bytes_of_values(text[0]) for text in _TEXT.finditer(data)) > room:
+        raise ValueError("it holds too many values for its size")
+
+
+def _bytes_of_values(data: bytes) -> int:
+    """What objects (with what becomes of them), lists, names and values take at most, beside their text."""
+    return 500 * data.count(b"{") + 100 * data.count(b"[") + 200 * data.count(b":") + 45 * data.count(b",")
+
+
+def _bytes_of_text(data: bytes) -> int:
+    """What the bytes, the text made of them, and the texts in that take at most.
+
+    One wide letter makes all of a text wide, and a text with escapes is put together of pieces.
+    """
+    wide = 1 if data.isascii() else 4 if _FOUR_BYTES.search(data) else 2
+    pieces = wide if b"\\" in data else 0
+    return len(data) * (1 + wide + (4 if b"\\u" in data else wide) + pieces)

@@ -19,8 +19,8 @@ from ..spectrum import Source
 from ..weights import TORCH_NAMES
 from . import foreign
 from .foreign import HEAD
-from .format import Listing, Origin, Ranged
-from .guarded import check_dense, open_regular
+from .format import Listing, Origin, Parsed, Ranged
+from .guarded import check_dense, check_memory, open_regular
 from .tensor import FileStamp, Stored, Tensor, identify, read_bytes
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ _OF_INDEX = ".safetensors.index.json"
 _BESIDE = re.compile(
     r"(adapter_model.*|(\d+_)?adapters|pytorch_lora_weights.*|optimizer(_\d+)?|optim)\.safetensors", re.IGNORECASE
 )
+_HALF = re.compile("[\ud800-\udfff]")
 INDEX = f"model{_OF_INDEX}"
 MAX_HEADER = 100_000_000  # the limit of the reference reader
 MAX_SIZE = 2**64  # as there
@@ -84,7 +85,7 @@ class Safetensors(Ranged):
         """See Format."""
         header, stamp = self._header(file)
         source = identify(file, origin.repo, origin.commit, header)
-        return Listing(self.parse(header, file, stamp.size, source), stamp)
+        return Listing(self.parse(header, file, stamp.size, source, origin.parts).tensors, stamp)
 
     def metadata(self, file: Path) -> dict[str, str]:
         """The texts that the header of a file holds beside its tensors, by name.
@@ -92,7 +93,8 @@ class Safetensors(Ranged):
         Raises:
             InputError: the file cannot be read, is truncated or malformed.
         """
-        found = _entries(self._header(file)[0], file).get("__metadata__")
+        header, stamp = self._header(file)
+        found = _entries(header, file, stamp.size).get("__metadata__")
         return {name: text for name, text in found.items() if type(text) is str} if isinstance(found, dict) else {}
 
     def _header(self, file: Path) -> tuple[bytes, FileStamp]:
@@ -100,7 +102,7 @@ class Safetensors(Ranged):
             with open_regular(file) as handle:
                 stamp = FileStamp.of(file.stat())
                 head = handle.read(HEAD)
-                begin, end = self.header_span(head, stamp.size, file)
+                begin, end = _header_span(head, stamp.size, file)
                 header = head[begin:end] + handle.read(max(end - len(head), 0))
         except OSError as error:
             raise InputError(f"cannot read {printable(str(file))}: {error.strerror}") from None
@@ -108,28 +110,20 @@ class Safetensors(Ranged):
             raise _bad(file, "ends inside its header; download it again")
         return header, stamp
 
-    def header_span(self, head: bytes, size: int, file: Path) -> tuple[int, int]:
+    def header(self, begun: Callable[[int], bytes], size: int, file: Path) -> bytes:
         """See Ranged; the first 8 bytes state how long the header is."""
-        (length,) = struct.unpack_from("<Q", head) if len(head) >= 8 else (size,)
-        if length > size - 8:
-            cut_off = head[5:9] == b"\0\0\0{"
-            held = f"states a header of {length} bytes in a file of {size}; it is truncated or not safetensors"
-            short = f"is {size} bytes long, too short for a header; download it again"
-            raise _bad(file, ("" if cut_off else foreign.content(head)) or (held if len(head) >= 8 else short))
-        if length > MAX_HEADER:
-            most = f"{MAX_HEADER:,} that safetensors allows"
-            raise _bad(file, f"has a header of {length:,} bytes, too large for the {most}: save the model in shards")
-        return 8, 8 + int(length)
+        begin, end = _header_span(begun(HEAD), size, file)
+        return begun(end)[begin:end]
 
-    def parse(self, header: bytes, file: Path, size: int, source: Source) -> list[Tensor]:
+    def parse(self, header: bytes, file: Path, size: int, source: Source, parts: int) -> Parsed:  # noqa: ARG002 - of any
         """See Ranged."""
         start = 8 + len(header)
-        entries = _entries(header, file)
+        entries = _entries(header, file, size)
         tensors = [
             _tensor(name, entry, start, file, source) for name, entry in entries.items() if name != "__metadata__"
         ]
         _check_cover(tensors, start, size, file)
-        return tensors
+        return Parsed(tensors)
 
 
 SAFETENSORS = Safetensors()
@@ -148,7 +142,25 @@ def read_part(tensor: Tensor, stored: Stored, landing: Landing) -> tuple[torch.T
     return numbers if tensor.dtype == "F4" else numbers.reshape(tensor.shape), seen
 
 
-def _entries(header: bytes, file: Path) -> dict[str, Any]:
+def _header_span(head: bytes, size: int, file: Path) -> tuple[int, int]:
+    """First byte and end of the header of a file of `size` bytes that begins with `head`.
+
+    Raises:
+        InputError: it would be longer than the file or than a header may be.
+    """
+    (length,) = struct.unpack_from("<Q", head) if len(head) >= 8 else (size,)
+    if length > size - 8:
+        cut_off = head[5:9] == b"\0\0\0{"
+        held = f"states a header of {length} bytes in a file of {size}; it is truncated or not safetensors"
+        short = f"is {size} bytes long, too short for a header; download it again"
+        raise _bad(file, ("" if cut_off else foreign.content(head)) or (held if len(head) >= 8 else short))
+    if length > MAX_HEADER:
+        most = f"{MAX_HEADER:,} that safetensors allows"
+        raise _bad(file, f"has a header of {length:,} bytes, too large for the {most}: save the model in shards")
+    return 8, 8 + int(length)
+
+
+def _entries(header: bytes, file: Path, size: int) -> dict[str, Any]:
     if not header:
         raise _bad(
             file, "has an empty header that is not JSON, as downloads have that were cut short: download it again"
@@ -158,7 +170,8 @@ def _entries(header: bytes, file: Path) -> dict[str, Any]:
         entries = dict(pairs)
         if len(entries) < len(pairs):
             raise ValueError("a name stands twice")
-        "".join(entries).encode()  # JSON may escape half a surrogate pair, which no other text can hold
+        if any(map(_HALF.search, entries)):  # JSON may escape half a surrogate pair, which no other text can hold
+            raise ValueError("a name has half a letter")
         return entries
 
     def no_number(word: str) -> None:
@@ -166,9 +179,11 @@ def _entries(header: bytes, file: Path) -> dict[str, Any]:
 
     try:
         check_dense(header)
+        check_memory(header, size)
         text = header.decode()
         entries = json.loads(text, parse_constant=no_number)
         if not _is_plain(header, entries):
+            del entries  # or both would be held
             entries = json.loads(text, parse_constant=no_number, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         raise _bad(file, f"has a header that is not JSON ({printable(str(error), 80)})") from None

@@ -53,7 +53,8 @@ class Tensor(NamedTuple):
     A quantised matrix is one Tensor too: name and shape are those of the matrix it stands for, file,
     bytes and dtype those of the packed numbers, `parts` everything that `scheme` needs under the name
     its formula gives it. A matrix of which several files hold parts has `parts` too, and no `scheme`.
-    `problem` is the sentence that says why it cannot be read, "" where it can.
+    `problem` is the sentence that says why it cannot be read, "" where it can. `content` is all its bytes where they
+    came with the header, b"" where they are on a server and did not, None where the file is asked for them.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Tensor(NamedTuple):
     scheme: Scheme | None = None
     problem: str = ""
     strides: tuple[int, ...] = ()
+    content: bytes | None = None
 
     @property
     def stored_bytes(self) -> int:
@@ -131,21 +133,24 @@ def peek(tensor: Tensor) -> bytes:
     shown = printable(tensor.name)
     if tensor.end - tensor.begin > PEEK_BYTES:
         raise ValueError(f"{shown} is too large for what it should describe")
+    if tensor.content:
+        return tensor.content
+    if tensor.content is not None:  # on a server, where a request for each would take as long as the download
+        raise ValueError(f"how it is packed stands in {shown}, which is not here: use --download")
     try:
         with open(tensor.file, "rb") as handle:
             handle.seek(tensor.begin)
             return handle.read(tensor.end - tensor.begin)
-    except FileNotFoundError:  # on a server, where a request for each would take as long as the download
-        raise ValueError(f"how it is packed stands in {shown}, which is not here: use --download") from None
     except OSError as error:
         raise ValueError(f"{shown} cannot be read: {error.strerror}") from None
 
 
 def read_bytes(tensor: Tensor, stored: Stored, landing: Landing) -> tuple[Weights, str]:
-    """The tensor's bytes, uint8, shape (end - begin,), and their digest ("" where the source is content-addressed).
+    """The tensor's bytes, uint8, shape (end - begin,), and their digest.
 
-    The digest is XXH3-128: it tells changed weights from the same, at 10 GB/s and more where hashlib's digests make
-    0.4 to 1.1 on the host of an H100.
+    It is kept of content-addressed files too: a server may send other bytes than those whose digest it states. It is
+    XXH3-128, which tells changed weights from the same at 10 GB/s and more, where hashlib's digests make 0.4 to 1.1 on
+    the host of an H100.
 
     Raises:
         WeightsError: the file changed since it was opened, is truncated, or cannot be read.
@@ -157,11 +162,10 @@ def read_bytes(tensor: Tensor, stored: Stored, landing: Landing) -> tuple[Weight
 
         def fill(view: memoryview, at: int) -> None:
             read(view, at)
-            if not tensor.source.content_addressed:
-                state.update(view)
+            state.update(view)
 
         data = landing.land(tensor.end - tensor.begin, fill)
-    return data, "" if tensor.source.content_addressed else state.hexdigest()
+    return data, state.hexdigest()
 
 
 def read_plain(tensor: Tensor, stored: Stored, landing: Landing) -> tuple[Weights, str]:

@@ -27,6 +27,12 @@ FP8_SCALES = (
     "_scale_inv", "_scale", "_weight_scale",
 )  # fmt: skip
 BNB4 = ("weight.quant_state.bitsandbytes__nf4", "weight.quant_state.bitsandbytes__fp4")
+_DESCRIPTIONS = (*(name.removeprefix("weight.") for name in BNB4), "weight_shape")
+
+
+def describes(name: str) -> bool:
+    """Whether a tensor of this name says how others are packed, so that its bytes are needed to list those."""
+    return name.endswith(_DESCRIPTIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,8 +290,9 @@ def bitsandbytes4(parts: Parts, _: Settings) -> Found:
 
 def _quant_state(tensor: Tensor) -> tuple[Shape, int, int, float]:
     """(shape, block size, nested block size or 0, nested offset) of bitsandbytes' JSON."""
+    stored = peek(tensor)
     try:
-        state = json.loads(peek(tensor).decode())
+        state = json.loads(stored.decode())
         shape, block = tuple(state["shape"]), state["blocksize"]
         nested = state.get("nested_blocksize") or 0
         offset = float(state["nested_offset"]) if nested else 0.0

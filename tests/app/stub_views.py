@@ -79,7 +79,7 @@ STUBS = (
 def add() -> None:
     """Add them, before anything else of the interface is imported."""
     sys.modules["rankscope.tui.charts.stub"] = sys.modules[__name__]
-    # One key is left: the other stands in the place of the energy view.
-    views.VIEWS = (*(view for view in views.VIEWS if view.name != "energy"), *STUBS)
+    # No key is left: they stand in the place of two others.
+    views.VIEWS = (*(view for view in views.VIEWS if view.name not in ("energy", "delta")), *STUBS)
     views.BY_KEY.update({view.drawn_as: view for view in STUBS})
     views.BY_NAME.update({view.name: view for view in STUBS})

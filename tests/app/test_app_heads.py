@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from app_looking import HUGE, SMALL, exploring
 from app_models import LLAMA, fill, llama_weights, numpy_rank, save_model
+from textual.widgets import Tree
 
 HEADS, DIM, HIDDEN = 4, 12, 48
 
@@ -41,6 +42,26 @@ async def test_enter_computes_the_head_under_the_cursor(llama: Path, root: Path)
         await view.sees("layers.2.attention.head.1.query")  # there are two KV heads on the way
         await view.press("t")
         await view.sees("7 heads  query: k95")
+
+
+async def test_the_tree_stands_at_the_projection_of_the_head(llama: Path, root: Path) -> None:
+    fill(llama, root)
+    async with exploring(llama, root, HUGE) as view:
+        await view.rests()
+        await view.press("7")
+        await view.sees("7 heads  query")
+        for keys, wanted in (
+            (("l", "l", "j"), ("2", "query")),
+            (("L", "h"), ("1", "key")),
+            (("L", "L"), ("1", "query")),
+        ):
+            await view.press(*keys)
+            await view.rests()
+            node = view.app.explorer.query_one(Tree).cursor_node
+            assert node is not None
+            assert node.parent is not None
+            assert node.parent.parent is not None
+            assert (str(node.parent.parent.label).split()[0], str(node.label).split()[0]) == wanted
 
 
 async def test_an_offset_and_the_fixed_gauge_show_others(llama: Path, root: Path) -> None:

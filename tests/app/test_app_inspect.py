@@ -11,7 +11,7 @@ from app_looking import HUGE, SMALL, View, exploring
 from app_models import LLAMA, llama_weights, save_model
 
 LAYERS = 3
-LAST_UNIT = ("j",) * 8
+LAST_UNIT = ("j",) * 9
 UP = "model.layers.1.mlp.up_proj.weight"
 
 

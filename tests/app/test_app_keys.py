@@ -126,7 +126,7 @@ async def test_a_command_of_the_palette_acts(llama: Path, root: Path) -> None:
 async def test_the_footer_tells_the_main_keys_at_80_columns(llama: Path, root: Path) -> None:
     async with exploring(llama, root, SMALL) as view:
         assert view.lines[-1].rstrip() == (
-            " 0-7 view  enter compute  s scan  / filter  t threshold  u unit  ? help  q quit"
+            " 0-9 view  enter compute  s scan  / filter  t threshold  u unit  ? help  q quit"
         )
 
 

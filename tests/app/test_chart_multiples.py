@@ -15,6 +15,7 @@ from rankscope.tui.charts.figure import Figure, Stroke, spans
 from rankscope.tui.charts.painter import figure_of, paint
 from rankscope.tui.charts.request import Request
 from rankscope.tui.data.grid import Column, Grid, Selection
+from rankscope.tui.data.measures import BY_NAME
 from rankscope.tui.data.pair import Pair, Side
 from rankscope.tui.data.reference_lines import KEY_VALUE, ReferenceLine
 
@@ -208,7 +209,9 @@ def test_the_legend_has_smallest_median_and_largest_on_a_small_screen_too(pair: 
     ("unit", "form", "panels"), [("k", ".0f", 3), ("k/k*", ".2f", 3), ("percent", ".1f", 3), ("stable_rank", ".2f", 1)]
 )
 def test_the_view_follows_the_unit(pair: Pair, unit: str, form: str, panels: int) -> None:
-    found = figure(pair, ask(pair, Selection(), LAYERS, width=200, unit=unit, lines=(ReferenceLine("r", 7),)))
+    found = figure(
+        pair, ask(pair, Selection(), LAYERS, width=200, measure=BY_NAME[unit], lines=(ReferenceLine("r", 7),))
+    )
     assert len(found.charts) == panels
     chart = next(c for c in found.charts if panels == 1 or c.title.startswith("k90"))
     for series in chart.series:
@@ -223,7 +226,7 @@ def test_the_view_follows_the_unit(pair: Pair, unit: str, form: str, panels: int
             }  # fmt: skip
             assert y == pytest.approx(expected[unit], rel=1e-5)
     assert [level.value for level in chart.levels] == {"k": [7], "k/k*": [1.0]}.get(unit, [])
-    line = paint(pair, ask(pair, select(2), LAYERS, width=200, unit=unit)).readout.plain
+    line = paint(pair, ask(pair, select(2), LAYERS, width=200, measure=BY_NAME[unit])).readout.plain
     value = next(s.y[2] for s in chart.series if s.label == "key")
     assert f"key {value:{form}}".replace(" 0.", " .") in line
 

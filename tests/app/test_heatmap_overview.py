@@ -260,6 +260,15 @@ async def test_experts_are_columns_too() -> None:
         assert reversed_ == set(">up ")
 
 
+async def test_a_folded_cell_has_its_farthest_expert_where_all_have_room() -> None:
+    async with showing(ranked(moe(3, 16)), (80, 24), overview=True) as eyes:  # 105 + 3 n in layer 1, and so on
+        assert role(eyes, "gate").split()[1:7] == ["28", "^50", "128", "^150", "228", "^250"]
+        assert role(eyes, "query").split()[1:4] == ["1", "101", "201"]
+        assert eyes.lines[0].split()[:4] == ["layer", "0", "1", "2"]
+    async with showing(ranked(moe(8, 16)), (80, 24), overview=True) as eyes:
+        assert role(eyes, "gate").split()[1:9] == [str(100 * n + 28) for n in range(8)]
+
+
 async def test_one_move_draws_only_what_it_changes() -> None:
     async with showing(ranked(layers(80)), overview=True) as eyes:
         await eyes.press("l", "j")

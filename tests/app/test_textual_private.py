@@ -23,9 +23,10 @@ OF_OTHERS = {
     ("cli/ending.py", "_exit"),
     ("cli/launch.py", "_exit"),
     ("cli/main.py", "_exit"),
+    ("cli/parser.py", "_actions"),
     ("charts/curves.py", "_limit_size"),
 }
-"""Of os and of plotext."""
+"""Of os, argparse and plotext."""
 
 
 def is_private(name: str) -> bool:

@@ -78,14 +78,14 @@ def test_a_new_view_is_a_row_and_a_file(llama: Path, root: Path, tmp_path: Path)
     assert done.stderr.splitlines()[-2:] == [
         "rankscope: --sort goes with --view table, not with squares",
         "rankscope: --csv goes with --view heatmap or table or compare or heads or layers or spectrum or directions or "
-        "series or gauge or mla or delta or squares, not with facets",
+        "series or gauge or mla or squares, not with facets",
     ]
 
 
 def test_the_keys_are_those_of_the_table_and_no_two_share_one() -> None:
-    assert [view.key for view in keyed()] == list(View) == [0, 1, 2, 3, 4, 5, 6, 7, 9]
+    assert [view.key for view in keyed()] == list(View) == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
     assert [view.name for view in keyed()] == [view.name.lower() for view in View]
-    assert [view.name for view in placed(Place.TOP)] == ["heatmap", "table", "compare", "heads", "plan"]
+    assert [view.name for view in placed(Place.TOP)] == ["heatmap", "table", "compare", "heads", "delta", "plan"]
     assert len({view.name for view in VIEWS}) == len(VIEWS)
 
 
@@ -98,12 +98,12 @@ def test_what_the_command_line_offers() -> None:
         "table",
         "compare",
         "heads",
+        "delta",
         "facets",
         "directions",
         "series",
         "gauge",
         "mla",
-        "delta",
     ]
     assert named_for("picture") == ["heatmap", "spectrum", "energy", "layers", "facets"]
     assert taking("rank") == ["heatmap", "table", "compare", "layers", "spectrum", "energy"]

@@ -267,7 +267,7 @@ def test_the_first_line_says_what_is_open() -> None:
     session = SimpleNamespace(stored=lambda found: len(found) - 1, weighting=("", ""), gauge="")
     pair = cast(Any, SimpleNamespace(first=session, second=None))
     for count, said in ((1, "1 layer"), (2, "2 layers"), (0, "0 layers")):
-        session.model = SimpleNamespace(name="org/m\x1b", checkpoint=None, tree=None, parts={})
+        session.model = SimpleNamespace(name="org/m\x1b", checkpoint=None, tree=None, parts={}, against="")
         text = model_text(pair, layers(1), count)
         assert text == (f"org/m\\x1b  stored spectra only, no weights  {said}", "6/7 stored")
     session.model.checkpoint = SimpleNamespace(commit="", config={}, is_remote=False, quantisation="Q4_1")
@@ -279,20 +279,20 @@ def test_the_first_line_says_what_is_open() -> None:
 
 
 def test_as_many_key_hints_as_fit() -> None:
-    two = " 0-7 view  enter compute"
-    for width, said in ((9, ""), (10, " 0-7 view"), (24, " 0-7 view"), (25, two), (32, two), (33, f"{two}  s scan")):
+    two = " 0-9 view  enter compute"
+    for width, said in ((9, ""), (10, " 0-9 view"), (24, " 0-9 view"), (25, two), (32, two), (33, f"{two}  s scan")):
         assert key_line(width, HINTS, {}).plain == said
-    assert key_line(25, HINTS, {"compute": "c"}).plain == " 0-7 view  c compute"
+    assert key_line(25, HINTS, {"compute": "c"}).plain == " 0-9 view  c compute"
     assert key_line(25, HINTS, {}, "why").plain == " why"
 
 
 @pytest.mark.parametrize("width", [25, 80, 120, 200])
 def test_while_something_is_computed_the_line_of_keys_begins_with_how_to_stop_it(width: int) -> None:
     hints = shown_hints(True, False)
-    assert key_line(width, hints, {}).plain.startswith(" x stop  0-7 view")
+    assert key_line(width, hints, {}).plain.startswith(" x stop  0-9 view")
     assert "scan" not in key_line(200, hints, {}).plain
     assert key_line(width, hints, {"stop": "X"}, "a note").plain == " X stop  a note"
-    assert key_line(width, shown_hints(False, True), {}).plain.startswith(" d A, B, B/A  0-7 view")
+    assert key_line(max(width, 40), shown_hints(False, True), {}).plain.startswith(" d A, B, B/A, delta  0-9 view")
 
 
 def test_a_rank_is_a_whole_number_from_one_on() -> None:

@@ -152,6 +152,6 @@ def test_stacks_and_products_are_in_the_views_of_show(tmp_path: Path, cli: Run) 
     sigma = [float(row["sigma"]) for row in csv.DictReader(ran.out.splitlines())]
     assert np.allclose(sigma, lapack(products["none"])[:8], rtol=1e-10)
     assert "key_value" not in cli("show", tmp_path / "lite").out
-    wrong = cli("scan", "--derived", "head", tmp_path / "lite")
+    wrong = cli("scan", "--derived=head", tmp_path / "lite")
     assert (wrong.code, "--derived: invalid choice: 'head'" in wrong.err) == (2, True)
     assert "model 2 of 2" in cli("scan", "--derived", "small", tmp_path / "lite").err

@@ -13,7 +13,7 @@ from opening import CONFIG, DOWN, KEY, QUERY, index, refused, weights
 from rankscope.engine.catalogue.tree import build_tree
 from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
-from rankscope.engine.checkpoint.remote import stored_name
+from rankscope.engine.checkpoint.urls import stored_name
 from rankscope.engine.formats.safetensors import INDEX
 from rankscope.tui.cli.main import main
 

@@ -33,7 +33,9 @@ from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.checkpoint.open import open_checkpoint
 from rankscope.engine.checkpoint.ranges import RemoteFile
 from rankscope.engine.compute import devices
+from rankscope.engine.derive.flip import flipped
 from rankscope.engine.solvers import batch
+from rankscope.store.spectra import SpectraStore
 
 pytestmark = pytest.mark.usefixtures("short_first_range")
 
@@ -80,9 +82,26 @@ def test_spectra_are_those_of_a_local_scan_and_a_downloaded_model_has_them(hub: 
     assert here.sink.kept.keys() == there.sink.kept.keys()
     for key, spectrum in here.sink.kept.items():
         np.testing.assert_array_equal(spectrum.values, there.sink.kept[key].values)
-        assert there.sink.kept[key].weights_digests == ("",)
+        assert there.sink.kept[key].weights_digests == spectrum.weights_digests != ("",)
         exact = np.linalg.svd({**FIRST, **SECOND}[spectrum.projection.tensor].astype(np.float64), compute_uv=False)
         np.testing.assert_allclose(spectrum.values, exact, rtol=1e-9)
+
+
+def test_bytes_that_a_server_changed_are_found_out_when_they_are_read_again(hub: HubServer, tmp_path: Path) -> None:
+    hub.push(NAME, SHARDED)
+    far = open_checkpoint(NAME)
+    query = next(p for p in build_tree(far).scanned() if p.tensor == QUERY)
+    hub.odd[SHARD_1] = [Odd(lambda status, body, headers: (status, bytes(len(body)), headers))]
+    with SpectraStore(tmp_path, "m") as store:
+        scan(far, [query], store)
+        assert store.get(query.key).values[0] == 0
+        hub.odd.clear()
+        near = open_checkpoint(NAME, Access.DOWNLOAD)
+        scan(near, [flipped(query)], store)
+        assert not store.has(query.key)
+        assert scan(near, [query], store).accepted == [query]
+        exact = np.linalg.svd(FIRST[QUERY].astype(np.float64), compute_uv=False)
+        np.testing.assert_allclose(store.get(query.key).values, exact, rtol=1e-9)
 
 
 def test_what_is_in_the_cache_is_read_there(hub: HubServer) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import itertools
 import struct
 import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,6 +57,23 @@ def changed(**headers: str) -> Odd:
     return Odd(lambda status, body, old: (status, body, old | {k.replace("_", "-"): v for k, v in headers.items()}))
 
 
+def dripping(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    """From now on servers send a byte every five seconds, and never nothing for as long as the client waits."""
+    real = ranges.stream
+
+    @contextmanager
+    def stream(url: str, headers: Mapping[str, str]) -> Iterator[tuple[Any, Iterator[bytes]]]:
+        with real(url, headers) as (response, chunks):
+            yield response, drip(b"".join(chunks))
+
+    def drip(body: bytes) -> Iterator[bytes]:
+        for byte in body:
+            clock.now += 5
+            yield bytes([byte])
+
+    monkeypatch.setattr(ranges, "stream", stream)
+
+
 # Opening
 
 
@@ -97,9 +117,7 @@ def test_a_model_that_is_cached_in_part_says_what_is_missing(hub: HubServer, mon
 
 
 def test_a_repo_without_safetensors_says_what_it_holds(hub: HubServer) -> None:
-    hub.push(NAME, {"config.json": b"{}", "model.Q4_0.gguf": b"x"})
-    assert line() == f"{NAME} has .gguf weights, which cannot be read in part: use --download"
-    hub.push(NAME, {"model.Q4_0.gguf": None, "model.onnx": b"x"})
+    hub.push(NAME, {"config.json": b"{}", "model.onnx": b"x"})
     assert "no weights on the Hub that can be read (it holds model.onnx of ONNX)" in line()
     assert hub.files() == []
 
@@ -337,3 +355,15 @@ def test_a_fetch_ends_when_nobody_wants_the_tensor(hub: HubServer) -> None:
     watch = Watch(fetched=lambda _: withdrawn.set(), cancelled=withdrawn)
     with pytest.raises(WeightsError, match="stopped"):
         opened.read(next(t for t in opened.tensors if t.name == QUERY), watch=watch)
+
+
+def test_a_server_that_sends_a_byte_at_a_time_is_given_up(
+    hub: HubServer, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.push(NAME, SHARDED)
+    opened = open_checkpoint(NAME)
+    begun = clock.now
+    dripping(monkeypatch, clock)
+    assert "4 bytes came in 20 s" in failure(opened)
+    assert "4 bytes came in 20 s" in line()
+    assert clock.now - begun < 600

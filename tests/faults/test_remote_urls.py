@@ -14,7 +14,7 @@ from rankscope.engine.catalogue.tree import build_tree
 from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.checkpoint.open import open_checkpoint
 from rankscope.engine.checkpoint.ranges import said
-from rankscope.engine.checkpoint.remote import stored_name
+from rankscope.engine.checkpoint.urls import stored_name
 from rankscope.engine.compute.devices import make_run
 from rankscope.engine.errors import WeightsError, printable, without_secrets
 
@@ -46,6 +46,18 @@ def test_a_file_of_any_server_is_read_by_range(hub: HubServer, monkeypatch: pyte
     assert not any(request.token for request in hub.requests)
     again = open_checkpoint(elsewhere(hub))
     assert scan(again, build_tree(again).scanned(), found.sink).accepted == []
+
+
+def test_a_redirect_may_have_another_etag_than_what_it_leads_to(hub: HubServer) -> None:
+    url = elsewhere(hub)
+    hub.static["/mirror/tiny.safetensors"] = ONE_FILE["model.safetensors"]
+    where = {"Location": f"http://127.0.0.1:{hub.port}/mirror/tiny.safetensors", "ETag": '"of the redirect"'}
+    hub.odd["/files/a b/tiny.safetensors"] = [Odd(lambda *_: (302, b"", where))]
+    opened = open_checkpoint(url)
+    np.testing.assert_array_equal(read(opened), FIRST[QUERY])
+    hub.static["/mirror/tiny.safetensors"] = save({n: 2 * t for n, t in {**FIRST, **SECOND}.items()})
+    with pytest.raises(WeightsError, match=r"tiny.safetensors is not on the server as it was listed"):
+        read(opened)
 
 
 def test_a_file_that_changes_is_not_read(hub: HubServer) -> None:
@@ -106,9 +118,11 @@ def test_a_file_on_the_hub_is_a_part_of_its_repo(hub: HubServer, page: str, monk
         ("hf://datasets/org/tiny", "hf://datasets/ holds no models"),
         ("hf://spaces/org/tiny/model.safetensors", "hf://spaces/ holds no models"),
         ("hf://org/tiny/model.safetensors", "is no file, no folder and no Hub id"),
-        ("https://huggingface.co/org/tiny", "is no URL of a .safetensors file: name a model on the Hub as org/name"),
-        ("https://example.org/model.bin", "is no URL of a .safetensors file"),
-        ("https://example.org/model.safetensors.index.json", "is no URL of a .safetensors file"),
+        ("hf://org/../model.gguf", "is no file, no folder and no Hub id"),
+        ("hf://org/tiny/model.gguf@", "is no file, no folder and no Hub id"),
+        ("https://huggingface.co/org/tiny", " or .gguf file: name a model on the Hub as org/name"),
+        ("https://example.org/model.bin", "is no URL of a .safetensors or .gguf file"),
+        ("https://example.org/model.safetensors.index.json", "is no URL of a .safetensors or .gguf file"),
         ("ftp://example.org/model.safetensors", "is no https:// URL"),
         ("s3://bucket/model.safetensors", "is no https:// URL"),
         ("https:///model.safetensors", "is no https:// URL"),

@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.text import Text
 
-from rankscope.engine.atomic import move_folder, temporary_folder
+from rankscope.engine.atomic import is_writable, move_folder, temporary_folder
 from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.checkpoint.open import Checkpoint
 from rankscope.engine.compute.devices import pick, set_blas_threads, thread_count
@@ -35,7 +35,6 @@ from ..data.phrases import byte_size
 from ..data.weighting import NONE, NORM, choose, pooled
 from ..data.wording import WHAT_A_PLAN_IS
 from ..drawing.console import add_columns, make_console, plain_table, say
-from .doctor import is_writable
 from .ending import at_end
 
 TYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}

@@ -29,8 +29,8 @@ from .options import (
 )
 
 MODEL_HELP = (
-    "org/name[/folder][@revision] on the Hub, a folder, a file (.safetensors, .gguf, .bin, .pt, .ckpt), a URL of one, "
-    "or demo; of a model or an adapter"
+    "org/name[/folder][@revision] or hf://org/name/FILE.gguf on the Hub, a folder, a file (.safetensors, .gguf, .bin, "
+    ".pt, .ckpt), a URL of a .safetensors or .gguf, or demo; of a model or an adapter"
 )
 
 
@@ -145,6 +145,13 @@ def tree(parser: argparse.ArgumentParser) -> None:
 def export(parser: argparse.ArgumentParser) -> None:
     """Of `rankscope export`."""
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="FILE.h5, .npz, .csv or .json")
+    parser.add_argument(
+        "--layout",
+        choices=("index", "groups"),
+        default="index",
+        help="of an .h5: one array of all values and an index of it (index), or a group a projection with attributes "
+        "and dimension scales, for xarray, pandas and netCDF (groups)",
+    )
     add_filter(parser)
     add_weight(parser)
     add_gauge(parser)

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from rich.text import Text
 
+from rankscope.engine.atomic import is_writable
 from rankscope.engine.catalogue.experts import sample
 from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.compute.engine import Settings
@@ -41,7 +42,6 @@ from ..data.weighting import NONE, choose
 from ..data.wording import describe, left_out, products_among, solved_again
 from ..drawing.console import add_columns, make_console, plain_table, say
 from ..drawing.console_tables import print_tables
-from .doctor import is_writable
 from .ending import at_end
 from .heads import heads_to_compute
 from .opening import lines_of, open_spectra, own_of, save, say_damage, say_opened, stored_of, under, verify, wanted_of
@@ -192,7 +192,7 @@ def export(args: Namespace, root: Path) -> int:
     # Tied tensors share one entry, which names the projection that was computed.
     entries = [replace(entry, projection=p) for p in stored if (entry := session.entry(p)) is not None]
     try:
-        write_export(entries, values, Path(args.output))
+        write_export(entries, values, Path(args.output), args.layout)
     except ValueError as error:
         raise InputError(str(error)) from None
     except OSError as error:

@@ -19,7 +19,7 @@ from rankscope.engine.compute.events import Event
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection
 
-from ..data.delta_numbers import ABOVE, ADVICE, Change, Column, changes_of, columns_at, noise_beside
+from ..data.delta_numbers import ADVICE, Change, changes_of, columns_at, noise_beside
 from ..data.delta_vectors import vector_changes
 from ..data.deltas import Apart, Listed, Matched, matched
 from ..data.model import Model, open_model
@@ -101,20 +101,10 @@ def print_changes(console: Console, changes: Sequence[Change], threshold: float,
     """A row a difference."""
     columns = columns_at(threshold)
     shapes = [f"{c.delta.rows}x{c.delta.cols}" for c in changes]
-    texts = [["shape", *shapes], *([column.heading, *(cell(column, c) for c in changes)] for column in columns)]
+    texts = [["shape", *shapes], *([column.heading, *(column.text(c) for c in changes)] for column in columns)]
     for table in wide_tables(console, ["projection", *(c.delta.address for c in changes)], texts, Text(title)):
         console.print(table)
         console.print()
-
-
-def cell(column: Column, change: Change) -> str:
-    """What stands there: `unchanged` of what is the same, in the place of a number that there is none of."""
-    if change.mark:
-        return change.mark
-    if change.is_unchanged and column.name == ABOVE:
-        return "unchanged"
-    number = column.of(change)
-    return "-" if number is None else column.written(number)
 
 
 def title_of(asked: Asked, args: Namespace) -> str:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rankscope.engine.atomic import move_folder, temporary_folder, write_atomically
+from rankscope.engine.atomic import is_writable, move_folder, temporary_folder, write_atomically
 from rankscope.engine.derive.difference import quantised_of
 from rankscope.engine.errors import InputError, WeightsError, printable
 from rankscope.engine.formats.safetensors import SAFETENSORS
@@ -21,7 +21,6 @@ from ..data.model import Model
 from ..data.session import Session
 from ..drawing.console import say
 from .apply import placing
-from .doctor import is_writable
 
 CONFIG = "adapter_config.json"
 _MADE = "made"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from rankscope.engine.atomic import is_writable, nearest_existing
 from rankscope.engine.checkpoint import hub
 from rankscope.engine.checkpoint.open import demo_file
 from rankscope.engine.compute import devices
@@ -48,16 +49,6 @@ def verify_store(root: Path, say: Callable[[str], None]) -> bool:
     return bool(damaged or lost)
 
 
-def is_writable(folder: Path) -> bool:
-    """Whether files can be made in a folder, or the folder itself where it does not exist yet."""
-    nearest = _nearest(folder)
-    return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
-
-
-def _nearest(folder: Path) -> Path:
-    return next(p for p in (folder, *folder.absolute().parents) if p.exists())
-
-
 def _version(name: str) -> str:
     try:
         return version(name)
@@ -80,7 +71,7 @@ def _devices() -> Iterator[tuple[str, str]]:
 def _store(root: Path) -> Iterator[tuple[str, str]]:
     models = stored_models(root)
     writable = "writable" if is_writable(root) else "NOT writable"
-    free = shutil.disk_usage(_nearest(root)).free / 1e9
+    free = shutil.disk_usage(nearest_existing(root)).free / 1e9
     size = sum(model.size for model in models) / 1e6
     yield "store", f"{root}: {len(models)} models, {size:.1f} MB; {writable}, {free:.0f} GB free"
     for path, sentence in (damaged for model in models for damaged in model.damaged):

@@ -76,7 +76,7 @@ def run_app(args: Namespace, root: Path) -> int:
     with at_end(partial(_save, app), partial(put_back, app)):
         app.run(mouse=config.mouse)  # without, the mouse stays the terminal's, for selecting text
         ended = app.close(CLOSE_SECONDS)
-    if lost := unsaved(app.pair.sessions):
+    if lost := unsaved(app.pair.opened):
         print(f"rankscope-tui: {lost}", file=sys.stderr)
     if app.last_words:
         print(f"rankscope-tui: {app.last_words}", file=sys.stderr)
@@ -110,7 +110,7 @@ def _models(args: Namespace, root: Path, config: Config) -> list[Model]:
 def _save(app: RankScopeApp) -> str:
     """What is finished, and how it was looked at; see `save`."""
     app.explorer.rememberer.keep()
-    return save(app.pair.sessions)
+    return save(app.pair.opened)
 
 
 def _under(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rich.text import Text
 
+from rankscope.engine.atomic import is_writable
 from rankscope.engine.calibration.collect import HELD_OUT, Collector, Plan, make_plan, room
 from rankscope.engine.calibration.moments_file import write_moments
 from rankscope.engine.calibration.running import fed_of, length_of, load, require
@@ -30,7 +31,6 @@ from rankscope.engine.spectrum import Projection
 from ..data.model import open_model
 from ..data.phrases import byte_size
 from ..drawing.console import add_columns, make_console, plain_table, say
-from .doctor import is_writable
 from .ending import at_end
 from .eta import EtaLines
 

@@ -12,6 +12,7 @@ from statistics import median
 
 from rich.text import Text
 
+from rankscope.engine.atomic import is_writable
 from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.compute.engine import Settings
 from rankscope.engine.compute.events import Event
@@ -28,7 +29,6 @@ from ..data.weighting import NONE, NORM, choose, pooled, said_of
 from ..data.wording import WEIGHTS_ONLY, WHAT_A_PLAN_IS, left_out
 from ..drawing.console import add_columns, make_console, plain_table, say
 from .commands import compute, say_failures
-from .doctor import is_writable
 from .ending import at_end
 from .opening import lines_of, save, say_opened, verify, wanted_of
 

@@ -98,7 +98,7 @@ def _find(model: str, root: Path) -> StoredModel | None:
 
         names = {str(demo_file())}
     elif "@" in model or ":" in model:  # a revision, hf://, a URL
-        from rankscope.engine.checkpoint.remote import stored_name
+        from rankscope.engine.checkpoint.urls import stored_name
 
         names.add(stored_name(model))
     return find_model(root, names)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rankscope.engine.catalogue.tree import Tree, build_tree
 from rankscope.engine.checkpoint.hub import Access, Place, cached_models, whole
 from rankscope.engine.checkpoint.open import demo_file, open_checkpoint
-from rankscope.engine.checkpoint.remote import is_url
+from rankscope.engine.checkpoint.urls import is_url
 from rankscope.engine.errors import InputError
 from rankscope.store.folders import model_folder
 from rankscope.store.listings import FileListings

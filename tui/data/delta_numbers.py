@@ -67,16 +67,26 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One number of every difference: how it is called in tables and in CSV, had, and written."""
+    """One number of every difference: how it is called in tables and in CSV, had, written, and explained."""
 
     heading: str
     name: str
     number: Callable[[Change], float | None]
     written: Callable[[float], str]
+    explained: str
 
     def of(self, change: Change) -> float | None:
         """The number, None where there is none: of what is unchanged there is but the share of that."""
         return None if change.is_unchanged and self.name != UNCHANGED else self.number(change)
+
+    def text(self, change: Change) -> str:
+        """What stands there: `unchanged` of what is the same, in the place of a number that there is none of."""
+        if change.mark:
+            return change.mark
+        if change.is_unchanged and self.name == ABOVE:
+            return "unchanged"
+        number = self.of(change)
+        return "-" if number is None else self.written(number)
 
 
 def columns_at(threshold: float) -> tuple[Column, ...]:
@@ -84,14 +94,14 @@ def columns_at(threshold: float) -> tuple[Column, ...]:
     k_name = f"k{percent(threshold)}"
     whole: Callable[[float], str] = "{:,.0f}".format
     return (
-        Column("above", ABOVE, lambda c: c.above, ">= {:.0f}".format),
-        Column(k_name, "k", lambda c: c.k, whole),
-        Column("stable", "stable_rank", lambda c: c.stable, "{:.2f}".format),
-        Column("|d|/|W|", "relative_norm", lambda c: c.relative, "{:.2e}".format),
-        Column("same %", UNCHANGED, lambda c: c.unchanged, _share),
-        Column("rank", "rank", lambda c: c.rank, whole),
-        Column("r (m + n)", "parameters", lambda c: c.parameters, whole),
-        Column(f"{k_name}/k0", "k/k0", lambda c: c.ratio, "{:.2f}".format),
+        Column("above", ABOVE, lambda c: c.above, ">= {:.0f}".format, "values that rounding cannot make"),
+        Column(k_name, "k", lambda c: c.k, whole, f"fewest values for {percent(threshold)} % of sum sigma^2"),
+        Column("stable", "stable_rank", lambda c: c.stable, "{:.2f}".format, "stable rank: sum sigma^2 / sigma_1^2"),
+        Column("|d|/|W|", "relative_norm", lambda c: c.relative, "{:.2e}".format, "Frobenius norms, delta's / A's"),
+        Column("same %", UNCHANGED, lambda c: c.unchanged, _share, "entries that A and B have in common"),
+        Column("rank", "rank", lambda c: c.rank, whole, f"the smaller of above and {k_name}: the LoRA rank"),
+        Column("r (m + n)", "parameters", lambda c: c.parameters, whole, "parameters of two factors of that rank"),
+        Column(f"{k_name}/k0", "k/k0", lambda c: c.ratio, "{:.2f}".format, f"{k_name} over that of noise"),
     )
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from rankscope.engine.moment import Weighting
     from rankscope.store.stored import Stored
 
+    from .session import Session
+
 
 class Apart(StrEnum):
     """Why two tensors, or one that has no partner, have no difference whose spectrum is computed."""
@@ -41,15 +43,23 @@ class Listed:
     theirs: Projection | None
 
     @property
+    def projections(self) -> tuple[Projection, ...]:
+        """A's and B's, as far as they have one."""
+        return tuple(p for p in (self.ours, self.theirs) if p is not None)
+
+    @property
+    def address(self) -> str:
+        """A's, where it has one."""
+        return self.projections[0].address
+
+    @property
     def text(self) -> str:
         """`layers.0.mlp.up: 40 x 24 in A, 48 x 24 in B`, `other.a.bias`, `a.b -> c.b`."""
-        shown = self.ours or self.theirs
-        assert shown is not None
         if self.ours is None or self.theirs is None:
-            return shown.address
+            return self.address
         if self.why is Apart.SHAPE:
-            return f"{shown.address}: {_shape(self.ours)} in A, {_shape(self.theirs)} in B"
-        return shown.address if self.why is not Apart.RENAMED else f"{shown.address} -> {self.theirs.address}"
+            return f"{self.address}: {_shape(self.ours)} in A, {_shape(self.theirs)} in B"
+        return self.address if self.why is not Apart.RENAMED else f"{self.address} -> {self.theirs.address}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +109,29 @@ def matched(first: Model, second: Model, under: Weighting | None = None, pattern
     return Matched(tuple(deltas), tuple(apart))
 
 
-def with_deltas(model: Model, deltas: Sequence[Projection]) -> Model:
-    """A model whose projections are differences to another: every view shows these as it would show its own."""
-    return replace(model, tree=replace(model.tree, projections=tuple(deltas)), said=None, further=())
+def with_deltas(model: Model, deltas: Sequence[Projection], against: str = "") -> Model:
+    """A model whose projections are differences to another, of the name `against`: every view shows these as it would
+    show its own."""
+    tree = replace(model.tree, projections=tuple(deltas))
+    return replace(model, tree=tree, said=None, further=(), against=against)
+
+
+def deltas_shown(first: Session, second: Session, under: Weighting | None = None) -> Matched:
+    """The differences of two open models as they are, under a weighting: those that can be computed; where the weights
+    of either are not at hand those that are stored. Reads files.
+
+    Raises:
+        InputError: there are none.
+    """
+    if first.raw.checkpoint is not None and second.raw.checkpoint is not None:
+        return matched(first.raw, second.raw, under)
+    repos = {p.source.repo for p in second.raw.tree.projections}
+    stored = first.store.stored()
+    found = [p for repo in sorted(repos) for p in stored_deltas(stored, repo, under.name if under is not None else "")]
+    if not found:
+        gone = second if first.raw.checkpoint is not None else first
+        raise InputError(f"no delta is stored, and the weights of {printable(gone.raw.name)} are not at hand")
+    return Matched(tuple(found), ())
 
 
 def stored_deltas(stored: Stored, second: str, weighting: str = "") -> list[Projection]:

@@ -160,8 +160,8 @@ GLOSSARY = (
     ),
     (
         "delta",
-        "What a fine-tune B changed of A: W_B - W_A of each projection, which has a spectrum of its own "
-        "(rankscope delta A B).",
+        "What a fine-tune B changed of A: W_B - W_A of each projection, which has a spectrum of its own: d behind B/A "
+        "shows these in every view, 8 as a table (rankscope delta A B).",
     ),
     (
         "above, rounding edge",

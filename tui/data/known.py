@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from rankscope.engine.derive.derived import is_state
+from rankscope.engine.derive.difference import DELTA, is_delta
 from rankscope.engine.derive.flip import flipped
 from rankscope.engine.derive.gauge import weighting_label, what_is_fixed
 from rankscope.engine.derive.weighting import is_weighted, noise_of
@@ -78,9 +79,10 @@ class Known:
         self.said = model.said
         shown = next((p for p in model.tree.projections if p.rows), None)
         first = shown.derived if shown is not None else None
-        self.weighting = (
-            (first.weighting, weighting_label(shown)) if shown is not None and first is not None else ("", "")
-        )
+        self.weighting = ("", "")
+        if shown is not None and first is not None and first.weighting:
+            of_delta = first.label.removeprefix(f"{DELTA} under ")
+            self.weighting = first.weighting, of_delta if is_delta(shown) else weighting_label(shown)
         self.gauge = first.gauge if first is not None else ""
         self.fixed = what_is_fixed(model.tree.projections) if self.gauge else ""
         self._beside = self._needed_beside(model) if first is not None else {}
@@ -94,8 +96,9 @@ class Known:
 
     @property
     def shown_as(self) -> str:
-        """The name of the weighting, of the gauge, or of both: `norm`, `fixed`, `imatrix fixed`; "" for neither."""
-        return " ".join(filter(None, (self.weighting[0], self.gauge)))
+        """The name of the weighting, of the gauge, or of both: `norm`, `fixed`, `imatrix fixed`; of differences to
+        another model `delta`, `norm delta`; "" for none of these."""
+        return " ".join(filter(None, (self.weighting[0], self.gauge, DELTA if self.model.against else "")))
 
     def figures(self, projection: Projection) -> Figures | None:
         """What the file of the weighting says of a projection beside its spectrum, None where it says nothing."""

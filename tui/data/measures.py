@@ -12,6 +12,7 @@ from types import ModuleType
 
 from rankscope.engine.calibration.said import ENOUGH, SINK
 from rankscope.engine.derive.derived import is_state
+from rankscope.engine.derive.difference import DELTA
 from rankscope.engine.derive.flip import flipped
 from rankscope.engine.derive.heads import is_like_noise
 from rankscope.engine.derive.weighting import is_under_weighting, is_weighted, noise_of
@@ -83,6 +84,8 @@ class Measure:
 
     def exists(self, shown_as: str) -> bool:
         """Whether there is such a number in a state: see Known.shown_as."""
+        if DELTA in shown_as.split():
+            return not (self.needs_twin or self.needs_raw or self.needs_directions)
         return not (self.needs_twin if shown_as else self.needs_raw)
 
     def fits(self, p: Projection) -> bool:

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rankscope.engine.calibration.said import Said
+from rankscope.engine.catalogue.rules import BLOCKS
 from rankscope.engine.catalogue.tree import Tree, build_tree, model_order
 from rankscope.engine.catalogue.whole_factors import CUT
 from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
-from rankscope.engine.checkpoint.remote import stored_name
+from rankscope.engine.checkpoint.urls import stored_name
 from rankscope.engine.derive.difference import is_delta
 from rankscope.engine.derive.heads import head_of
 from rankscope.engine.errors import InputError, printable
@@ -27,7 +28,8 @@ class Model:
     `further` are matrices made of several (see stacks), shown beside the projections and never counted among them;
     `multiplied` are states of projections in whose place the tree has others made of them (see gauge.fixed). Of a
     series (series.py) `parts` are the folders in the store by what stands before the keys of its models, and
-    `part_names` a line on each."""
+    `part_names` a line on each. `against` is the name of the other model where the projections are differences to it
+    (see deltas)."""
 
     name: str
     checkpoint: Checkpoint | None
@@ -39,6 +41,7 @@ class Model:
     multiplied: tuple[Projection, ...] = ()
     parts: Mapping[str, str] = field(default_factory=dict)
     part_names: tuple[str, ...] = ()
+    against: str = ""
 
     @property
     def every(self) -> tuple[Projection, ...]:
@@ -100,7 +103,7 @@ def open_stored(model: str, root: Path) -> Model | None:
         raise InputError(f"{found.unread} {UNREAD_ADVICE}")
     stored = SpectraStore(root, found.folder).stored()
     projections = map(stored.projection, sorted(stored, key=stored.computed_at))
-    newest = {p.address: p for made in projections for p in _own(made)}
+    newest = {p.address: _placed(p) for made in projections for p in _own(made)}
     return Model(found.name, None, Tree(tuple(sorted(newest.values(), key=model_order)), True), found.folder)
 
 
@@ -113,3 +116,10 @@ def _own(projection: Projection) -> tuple[Projection, ...]:
     if made.is_further and not is_delta(projection):
         return made.parents if head_of(projection) else ()
     return made.parents[:1]
+
+
+def _placed(projection: Projection) -> Projection:
+    """As it is, or among the others where it says of itself a place that no tree has: a file may be of anybody."""
+    if projection.block in BLOCKS and projection.layer is not None:
+        return projection
+    return replace(projection, block="other", layer=None, expert=None)

@@ -22,6 +22,7 @@ from .session import Session
 
 if TYPE_CHECKING:
     from .columns import Rows
+    from .deltas import Listed
 
 UNEQUAL = "\u2260"
 UNKNOWN = "-"
@@ -50,17 +51,40 @@ class Group:
 
 class Pair:
     """`first` is the model that tree and grid show; `second`, where there is one, is held against it: what has the same
-    address, or `by_depth`, where one has more layers than the other, stands as deep (see depths.address_there)."""
+    address, or `by_depth`, where one has more layers than the other, stands as deep (see depths.address_there).
+
+    While the first shows its differences to the second, numbers are of one model: the second stands `aside` then, and
+    `apart` is what has no difference.
+    """
 
     def __init__(self, first: Session, second: Session | None = None, *, by_depth: bool = True) -> None:
         self.first = first
         self.second = second
         self._by_depth = by_depth
+        self.aside: Session | None = None
+        self.apart: Sequence[Listed] = ()
 
     def hold(self, second: Session) -> None:
         """Hold another model against the first."""
-        self.second = second
+        self.second, self.aside, self.apart = second, None, ()
         self.renew()
+
+    def set_aside(self, apart: Sequence[Listed] | None) -> None:
+        """The first shows its differences to the second, and this has none; None: it shows its own projections."""
+        other = self.other
+        self.second, self.aside = (other, None) if apart is None else (None, other)
+        self.apart = apart or ()
+        self.renew()
+
+    @property
+    def other(self) -> Session | None:
+        """The model that is held against the first, or stands aside."""
+        return self.second or self.aside
+
+    @property
+    def opened(self) -> tuple[Session, ...]:
+        """One or two, the one that stands aside among them."""
+        return (self.first,) if self.other is None else (self.first, self.other)
 
     def renew(self) -> None:
         """A session shows other projections."""

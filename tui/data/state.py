@@ -27,6 +27,8 @@ from .session import Session
 from .view_state import ViewState
 from .views import BY_KEY, Place, View
 
+ONE_MODEL = "there is one model: :against org/name holds another against it"
+
 
 @dataclass(slots=True)
 class ExplorerState(ViewState):
@@ -223,6 +225,8 @@ class ExplorerState(ViewState):
             return "without a weighting: w chooses one"
         if self.pair.weighting:
             return "under a weighting: w, none: the weights as they are"
+        if self.session.model.against:
+            return "of differences: d shows the models"
         return "in the fixed gauge: v shows the weights as they are"
 
     def show_under(self, models: Mapping[Session, Model]) -> None:
@@ -249,7 +253,7 @@ class ExplorerState(ViewState):
     def next_side(self) -> None:
         """A, B, B/A."""
         if self.pair.second is None:
-            self.say("there is one model: :against org/name holds another against it")
+            self.say(ONE_MODEL)
             return
         sides = list(Side)
         self.lens.side = sides[(sides.index(self.lens.side) + 1) % len(sides)]

@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from rankscope.engine.catalogue.tree import matches
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection
 
 from .changes import Change, Keys, Listener
+from .deltas import Listed
+from .filter import find
 from .grid import Grid, Selection
 from .pair import Lens, Pair
 from .plan_shown import ShownPlan
@@ -102,7 +105,7 @@ class ViewState:
     @property
     def is_busy(self) -> bool:
         """Whether anything is queued or running."""
-        return self.is_starting or any(s.progress is not None and s.progress.busy for s in self.pair.sessions)
+        return self.is_starting or any(s.progress is not None and s.progress.busy for s in self.pair.opened)
 
     @property
     def has_ranks(self) -> bool:
@@ -123,6 +126,15 @@ class ViewState:
     def shows_plan(self) -> bool:
         """Whether there is a plan, and its map stands over the chart."""
         return self.plan is not None and self.top == View.PLAN
+
+    @property
+    def apart(self) -> Sequence[Listed]:
+        """What of two models has no difference, and the filter leaves."""
+        every = self.pair.apart
+        if not (every and self.pattern):
+            return every
+        named = {p.address for p in find((p for item in every for p in item.projections), self.pattern)}
+        return [item for item in every if item.address in named or matches(item.address, self.pattern)]
 
     def known_as(self, session: Session, keys: set[str]) -> set[str]:
         """The keys, in the first model, of what changed in a session; twins and directions change theirs."""

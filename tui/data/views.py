@@ -22,6 +22,7 @@ class View(IntEnum):
     TABLE = 5
     COMPARE = 6
     HEADS = 7
+    DELTA = 8
     PLAN = 9
 
 
@@ -227,12 +228,14 @@ VIEWS: tuple[ViewSpec, ...] = (
     ),
     ViewSpec(
         "delta",
-        None,
-        "What a fine-tune changed, and which LoRA rank holds it, where that is computed",
+        View.DELTA,
+        "What a fine-tune changed: ranks of B - A",
         Place.TOP,
+        widget="widgets.delta_table:DeltaTable",
         csv="data.view_records:of_delta",
         text="cli.delta:print_delta",
         options=("independent", "csv"),
+        from_values=True,
     ),
 )
 """As they stand on the screen: the tree, what stands over the chart, the charts."""

@@ -215,12 +215,14 @@ class StoredWeighting:
 @dataclass(frozen=True, slots=True)
 class Offer:
     """A weighting that can be chosen: `text` is what a user would name it by, `about` says what it is. `stored` is name
-    and label of one whose spectra are stored and whose file is not at hand. `fixed`: in the fixed gauge."""
+    and label of one whose spectra are stored and whose file is not at hand. `fixed`: in the fixed gauge. `delta`: of
+    the differences of two models."""
 
     text: str
     about: str
     stored: tuple[str, str] | None = None
     fixed: bool = False
+    delta: bool = False
 
     @property
     def words(self) -> str:

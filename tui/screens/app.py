@@ -82,7 +82,7 @@ class RankScopeApp(Surviving[None], inherit_bindings=False):
 
     def _pause(self, is_paused: bool) -> None:
         """ctrl+z and fg: what computes for the explorer in other processes stands still with it."""
-        for session in self.pair.sessions:
+        for session in self.pair.opened:
             session.pause(is_paused)
 
     def close(self, timeout: float) -> bool:
@@ -90,9 +90,9 @@ class RankScopeApp(Surviving[None], inherit_bindings=False):
         self.explorer.rememberer.keep()
         self.explorer.painter.close()
         deadline = time.monotonic() + timeout
-        for session in self.pair.sessions:
+        for session in self.pair.opened:
             session.stop()
-        ended = [session.close(max(0.0, deadline - time.monotonic())) for session in self.pair.sessions]
+        ended = [session.close(max(0.0, deadline - time.monotonic())) for session in self.pair.opened]
         return all(ended) & self.explorer.planning.close(max(0.0, deadline - time.monotonic()))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:

@@ -42,8 +42,8 @@ def parse_command(text: str) -> tuple[str, str]:
         if isinstance(binding, Binding) and name in (binding.id, (binding.id or "").rpartition(".")[2]):
             return binding.action, ""
     if name in _WITH_ARGUMENT:
-        raise InputError(f":{name} needs a word more: {_EXAMPLES[name]}")
-    raise InputError(f"no command {printable(name)!r}: :12 goes to layer 12; {'; '.join(_EXAMPLES.values())}; :quit")
+        raise InputError(f":{name} needs a word more: {EXAMPLES[name]}")
+    raise InputError(f"no command {printable(name)!r}: :12 goes to layer 12; {'; '.join(EXAMPLES.values())}; :quit")
 
 
 def command_names() -> set[str]:
@@ -125,7 +125,7 @@ _WITH_ARGUMENT: dict[str, Callable[[str], str]] = {
     "plan-save": str,
     "offset": _offset,
 }
-_EXAMPLES = {
+EXAMPLES = {
     "threshold": ":t 97",
     "k": ":k 512",
     "unit": ":unit k/k0",

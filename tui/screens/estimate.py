@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from rankscope.engine.compute.devices import thread_count
+from rankscope.engine.derive.difference import is_delta
 from rankscope.engine.derive.weighting import is_noise
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection
@@ -57,6 +58,8 @@ def _state(p: Projection, weighs: bool) -> str:
     made = p.derived
     by = f" by {made.weighting}" if made is not None and made.weighting else ""
     gauge = " in the fixed gauge" if made is not None and made.gauge else ""
+    if is_delta(p):
+        return f" of B - A{by}"
     return by + gauge or (" as they are" if weighs else "")
 
 
@@ -87,9 +90,10 @@ def _weights(session: Session, missing: Sequence[Projection]) -> str:
 
 
 def _size(session: Session, missing: Sequence[Projection]) -> int:
-    tensors = {q.tensor for p in missing for q in p.parents}
-    checkpoint = session.model.checkpoint
-    return sum(t.end - t.begin for t in checkpoint.tensors if t.name in tensors) if checkpoint else 0
+    tensors = {(q.source.repo, q.tensor) for p in missing for q in p.parents}
+    opened = (session.model.checkpoint, *session.others)
+    held = (t for checkpoint in opened if checkpoint for t in checkpoint.tensors)
+    return sum(t.end - t.begin for t in held if (t.source.repo, t.name) in tensors)
 
 
 def _time(session: Session, missing: Sequence[Projection]) -> str:

@@ -29,7 +29,7 @@ class Hint(NamedTuple):
     ident: str = ""
 
 
-STOP, SIDE, SCAN = Hint("x", "stop", "stop"), Hint("d", "A, B, B/A", "side"), Hint("s", "scan", "scan")
+STOP, SIDE, SCAN = Hint("x", "stop", "stop"), Hint("d", "A, B, B/A, delta", "side"), Hint("s", "scan", "scan")
 THRESHOLD, WEIGHT = Hint("t", "threshold", "threshold.next"), Hint("w", "weighting", "weight")
 QUIT = Hint("q", "quit", "quit")
 CUT = (Hint("+", "cut more", "plan.more"), Hint("-", "cut less", "plan.less"))
@@ -75,7 +75,7 @@ def model_text(pair: Pair, projections: Sequence[Projection], layers: int) -> tu
 
 def _model_parts(session: Session) -> list[str]:
     model = session.model
-    parts = [printable(model.name)]
+    parts = [printable(f"{model.against} - {model.name}" if model.against else model.name)]
     if label := session.weighting[1]:
         parts.append(f"weighted by {printable(label)}")
     if session.gauge:
@@ -121,7 +121,7 @@ def selection_text(lens: Lens, selection: Selection, grid: Grid) -> Text:
 
 def waiting_text(pair: Pair) -> str:
     """Why what is computed cannot be saved for now, "" where it can."""
-    found = (session.progress for session in pair.sessions)
+    found = (session.progress for session in pair.opened)
     waiting = next((progress.waiting for progress in found if progress and progress.busy and progress.waiting), "")
     return printable(waiting, 500)
 

@@ -53,7 +53,7 @@ EXPLORER = _keys(
     ),
     ("comma", "rank(-1)", "rank down", "rank.previous", "Rank a hundredth down"),
     ("i", "inspect", "directions", "inspect", "What the first direction of the projection is"),
-    ("d", "side", "A B B/A", "side", "Of two models: A, B, B/A; :against MODEL opens one"),
+    ("d", "side", "A B B/A delta", "side", "Two models: A, B, B/A, delta; :against MODEL"),
     ("b", "outlier(1)", "next outlier", "outlier.next", "Next layer that stands out of its role: 3 MAD"),
     ("B", "outlier(-1)", "previous outlier", "outlier.previous", "Previous layer that stands out of its role"),
     ("space", "mark", "mark", "mark", "Mark the selection for comparison; again: unmark"),
@@ -132,6 +132,18 @@ TABLE = _keys(
     ("pagedown,ctrl+d", "half(1)", "half down", "table.half_down", "Half a page down"),
 )
 
+DELTA = _keys(
+    ("up,k", "move(-1,0)", "up", "delta.up", "Previous projection"),
+    ("down,j", "move(1,0)", "down", "delta.down", "Next projection"),
+    ("left,h", "move(0,-1)", "left", "delta.left", "Previous column"),
+    ("right,l", "move(0,1)", "right", "delta.right", "Next column"),
+    ("o", "sort", "sort", "delta.sort", "Sort by the column, largest first; again: smallest first"),
+    ("home,g", "jump(-1)", "top", "delta.top", "First row"),
+    ("end,G", "jump(1)", "bottom", "delta.bottom", "Last row"),
+    ("pageup,ctrl+u", "half(-1)", "half up", "delta.half_up", "Half a page up"),
+    ("pagedown,ctrl+d", "half(1)", "half down", "delta.half_down", "Half a page down"),
+)
+
 COMPARE = _keys(
     ("up,k", "move(-1,0)", "up", "compare.up", "Previous metric"),
     ("down,j", "move(1,0)", "down", "compare.down", "Next metric"),
@@ -161,7 +173,15 @@ PLAN = _keys(
 )
 """Of the explorer, while a plan shows."""
 
-PANES = {"tree": TREE, "heatmap": HEATMAP, "table": TABLE, "compare": COMPARE, "heads": HEADS, "chart": CHART}
+PANES = {
+    "tree": TREE,
+    "heatmap": HEATMAP,
+    "table": TABLE,
+    "compare": COMPARE,
+    "heads": HEADS,
+    "delta": DELTA,
+    "chart": CHART,
+}
 
 PROMPT: list[BindingType] = [
     # ctrl+c before the input line, which would take it for copying.

@@ -87,6 +87,10 @@ class Overview:
             self._tail = 0
             self._name_width, room = self._divide(size.width)
         most = look.width + look.is_mono + 1
+        folded = [len(members) for members in grid.cells.values() if len(members) > 1]
+        with_farthest = most + max(map(look.beside, folded), default=0)
+        if len(grid.rows) * with_farthest <= room:  # else a folded cell has its median alone
+            most = with_farthest
         self._slots = Slots.fitting(len(grid.rows), room, most)
         self._has_numbers = self._slots.width == most
         self.label_width = self._name_width + 2

@@ -279,11 +279,11 @@ class ProjectionTree(Tree[Item], inherit_bindings=False):
             path.append(Selection(selection.row, block=block))
         if selection.column:
             path.append(Selection(selection.row, selection.column))
-        if selection.single:
-            path.append(selection)
         node = self._child(self.root, name)
         for step in path:
             node = self._child(node, step)
+        if selection.single:  # an expert has a node of its own; a head is at the projection that it is of
+            node = self._child(node, selection) or node
         return node
 
     def _child(self, node: TreeNode[Item] | None, wanted: Selection | str) -> TreeNode[Item] | None:

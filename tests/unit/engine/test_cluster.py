@@ -330,9 +330,9 @@ def test_processes_are_given_back_when_there_is_nothing_to_do_and_come_again(
     for count in (3, 6):
         engine.submit(checkpoint, projections[:count])
         heard.wait(lambda h, count=count: len(h.of(Saved)) == count)  # type: ignore[misc]
-        assert given_back.wait(engine_fakes.PATIENCE)
-        given_back.clear()
-    assert elsewhere._open[KEY][1] == 1
+        while elsewhere._open[KEY][1] > 1:  # it may be given back and taken again before all are saved
+            assert given_back.wait(engine_fakes.PATIENCE)
+            given_back.clear()
 
 
 @pytest.mark.usefixtures("tiny_batches")

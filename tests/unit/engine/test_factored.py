@@ -257,7 +257,7 @@ def test_nothing_is_made_of_a_product(tmp_path: Path) -> None:
     products = [p for p in tree.projections if p.is_product]
     assert len(products) == 8
     assert caches(checkpoint, products) == []
-    assert attentions(checkpoint, products) == ([], [])
+    assert attentions(checkpoint, products) == ([], {})
     assert {weighted(p, NormWeighting(checkpoint)).problem for p in products} == {AS_FACTORS}
 
 

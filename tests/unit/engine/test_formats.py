@@ -218,14 +218,14 @@ def test_what_a_folder_is_opened_by(names: list[str], chosen: list[str]) -> None
         (PYTORCH, "F8_E4M3", (3, 7), 21, 84, 21),
         (GGUF, "F16", (3, 32), 192, 192, 192),
         (GGUF, "BF16", (5, 3, 32), 960, 1920, 960),
-        (GGUF, "Q4_0", (3, 32), 54, 384, 384),
-        (GGUF, "Q4_0", (5, 3, 32), 270, 270 + 384, 270 + 384),
+        (GGUF, "Q4_0", (3, 32), 54, 54 + 384, 54),
+        (GGUF, "Q4_0", (5, 3, 32), 270, 270 + 384, 270),
     ],
 )
 def test_the_bytes_that_weights_take_on_a_device(
     kind: Format, dtype: str, shape: tuple[int, ...], stored: int, cpu: int, gpu: int, tmp_path: Path
 ) -> None:
-    """By hand: 18 bytes hold 32 weights of Q4_0, and a stack lies there as blocks beside one matrix of float32."""
+    """By hand: 18 bytes hold 32 weights of Q4_0, which lie on the CPU beside one matrix of float32, on a GPU alone."""
     file = tmp_path / "m"
     file.touch()
     tensor = Tensor("a", dtype, shape, file, 100, 100 + stored, identify(file, "", "", b""))

@@ -46,6 +46,9 @@ class Inspector:
         if len(found) != 1:
             state.say("i is of one projection: select one")
             return
+        if state.session.model.against:
+            state.say("i is of a projection of one model: d leaves the delta")
+            return
         if found[0].derived is not None and found[0].derived.is_further:
             several = "i is of one projection, and this is made of several"
             state.say(f"no i of {found[0].address}: {AS_FACTORS}" if found[0].is_product else several)

@@ -190,7 +190,7 @@ class Layout(Screen[None]):
     @property
     def _hints(self) -> tuple[Hint, ...]:
         is_busy = self.state.is_busy and not self.state.is_stopping
-        return shown_hints(is_busy, self.pair.second is not None, bool(self.pair.weighting), self.state.shows_plan)
+        return shown_hints(is_busy, self.pair.other is not None, bool(self.pair.weighting), self.state.shows_plan)
 
     async def on_click(self, event: Click) -> None:
         """A click goes to its pane, as the pane's key does; on the line of keys it does what that says."""
@@ -206,7 +206,7 @@ class Layout(Screen[None]):
 
     def _job(self, said: str) -> str:
         """What is being computed, or how much has failed."""
-        sessions = self.pair.sessions
+        sessions = self.pair.opened
         busy = next((s for s in sessions if s.progress is not None and s.progress.busy), self.pair.first)
         solving = self.state.solving
         running = solving[1] if solving and solving[0] is busy else None

@@ -64,6 +64,9 @@ class Planning:
     def make(self, text: str) -> None:
         """Make the plan that a user asks for, of what the filter leaves; compute what it lacks after a question."""
         wish, state = plan_wish(text, self._state.pattern), self._state
+        if state.session.model.against:
+            state.say("a plan is of one model: d leaves the delta")
+            return
         if state.session.gauge:
             state.say("a plan is of the matrices as they are stored: v leaves the fixed gauge")
             return

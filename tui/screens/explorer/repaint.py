@@ -66,6 +66,11 @@ def _marks(screen: Background, _: Keys) -> None:
         pane.set_marks(tuple(marks.values()))
 
 
+def _apart(screen: Background, _: Keys) -> None:
+    for pane in screen.tops.values():
+        pane.set_apart(screen.state.apart)
+
+
 def _heads(screen: Background, _: Keys) -> None:
     screen.header.want()
 
@@ -110,7 +115,7 @@ def _load(screen: Background, keys: Keys) -> None:
 TABLE: Mapping[Change, tuple[Painter, ...]] = {
     Change.SELECTION: (_selection, _chart, _lines),
     Change.TREE: (_tree,),
-    Change.ROWS: (_rows, _heads, _layout, _titles, _model),
+    Change.ROWS: (_rows, _apart, _heads, _layout, _titles, _model),
     Change.COLUMNS: (_columns, _layout, _titles),
     Change.NUMBERS: (_numbers, _model, _lines),
     Change.LOADED: (_loaded,),

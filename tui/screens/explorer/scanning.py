@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
 
+from rankscope.engine.derive.difference import is_delta
 from rankscope.engine.derive.weighting import can_be_made, is_noise, is_weighted
 from rankscope.engine.errors import InputError
 from rankscope.engine.spectrum import Projection
@@ -90,7 +91,7 @@ class Scanner:
         state.is_stopping = True
         self._waiting = {}
         self._scanned = {}
-        for session in state.pair.sessions:
+        for session in state.pair.opened:
             session.stop()
         state.say("stopping after the running projection; ctrl+c quits")
 
@@ -143,7 +144,7 @@ class Scanner:
         yield p
         if not p.rows or p.problem is not None:
             return
-        if is_weighted(p):
+        if is_weighted(p) or (is_delta(p) and p.derived is not None and p.derived.weighting):
             yield session.noise(p)
         if (other := self._state.lens.measure.beside(p)) is not None:
             yield other
@@ -156,7 +157,7 @@ class Scanner:
         for session, projections in missing.items():
             self._scanned[session] = [*self._scanned.get(session, ()), *projections]
         self._wait(missing)
-        for session in self._state.pair.sessions:
+        for session in self._state.pair.opened:
             if session.progress is not None and session.progress.busy and session in self._waiting:
                 self._start(session, self._waiting.pop(session), urgent=False)
         self._go_on()

@@ -16,6 +16,8 @@ from ...data.model import open_model
 from ...data.pair import Pair, Side
 from ...data.session import Session
 from ...data.stacks import with_stacks
+from ...data.state import ONE_MODEL
+from ...data.views import View
 from ...data.weighting import Offer
 from ...settings.config import Config
 from ...settings.values import kept_ranks, reference_line
@@ -94,6 +96,24 @@ class Explorer(SelectionKeys):
     def _directions_computed(self, message: EngineEvents) -> None:
         self.inspector.take(message.session, message.events)
 
+    def action_side(self) -> None:
+        """A, B, B/A, delta."""
+        state = self.state
+        if self.weigher.wants_delta or (self.pair.second is not None and state.lens.side is Side.RATIO):
+            self.weigher.turn_delta()
+        else:
+            state.next_side()
+
+    def action_pane(self, key: int) -> None:
+        """Go to the view of a key; to that of differences with these."""
+        super().action_pane(key)
+        if key != View.DELTA or self.weigher.wants_delta:
+            return
+        if self.pair.other is None:
+            self.state.say(ONE_MODEL)
+        else:
+            self.weigher.turn_delta()
+
     def action_gauge(self) -> None:
         """Show the fixed gauge, or again the weights as they are."""
         self.weigher.turn_gauge()
@@ -111,7 +131,7 @@ class Explorer(SelectionKeys):
         if not self.state.is_busy or self.state.is_stopping:
             self.app.exit()
             return
-        found = [session.progress for session in self.pair.sessions if session.progress and session.progress.busy]
+        found = [session.progress for session in self.pair.opened if session.progress and session.progress.busy]
         done, total = sum(p.done for p in found), sum(p.total for p in found)
         lines = [f"{done} of {total} are computed and saved." if found else "The computation is starting."]
         lines.append("Quit now? What is saved stays; s goes on with the rest another time.")
@@ -204,17 +224,19 @@ class Explorer(SelectionKeys):
         self.post_message(Done(partial(self._opened_second, session)))
 
     def _opened_second(self, session: Session) -> None:
-        if self.pair.second is not None:
-            self.pair.second.close(0)
+        if (before := self.pair.other) is not None:
+            before.close(0)
         self.pair.hold(session)
         self.state.lens.side = Side.RATIO
-        if session.shown_as != self.pair.first.shown_as or session.weighting != self.pair.first.weighting:
+        if self.weigher.wants_delta:
+            self.weigher.turn_delta()
+        elif session.shown_as != self.pair.first.shown_as or session.weighting != self.pair.first.weighting:
             self.weigher.use_again()  # another one was chosen meanwhile
         ours, theirs = self.pair.unmatched()
+        differ = f": {len(ours)} addresses only in A, {len(theirs)} only in B"
+        counted = "" if self.pair.first.model.against else differ
         self.state.changed(Change.ROWS)
         self.state.lens_changed()
         self.verify(session)
-        self.state.say(
-            f"B is {session.model.name}: {len(ours)} addresses only in A, {len(theirs)} only in B; d shows A, B, B/A"
-            f"{'; ' * bool(self.pair.depths)}{words_of(self.pair.depths)}"
-        )
+        depths = f"; {words_of(self.pair.depths)}" if self.pair.depths else ""
+        self.state.say(f"B is {session.model.name}{counted}; d shows A, B, B/A, delta{depths}")

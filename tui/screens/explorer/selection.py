@@ -165,10 +165,6 @@ class SelectionKeys(Background):
         at = next((n for n, m in enumerate(found) if m.name == lens.measure.name), 0)
         self.app.push_screen(Choice("unit", rows, at), chosen)
 
-    def action_side(self) -> None:
-        """A, B, B/A."""
-        self.state.next_side()
-
     # Views
 
     def action_pane(self, key: int) -> None:

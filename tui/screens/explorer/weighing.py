@@ -1,19 +1,26 @@
-"""Which weighting and gauge are shown: asked for, made in the background, put in the place of what was shown."""
+"""Which weighting, gauge and differences are shown: asked for, made in the background, put in place of what was."""
 
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from rankscope.engine.errors import InputError, printable
 
+from ...data.deltas import deltas_shown, with_deltas
 from ...data.model import Model
+from ...data.pair import Side
 from ...data.session import Session
 from ...data.weighting import NONE, Offer, offers
 from ..dialogs import Choice
 from ..messages import Done
 from .background import Background
+
+if TYPE_CHECKING:
+    from ...data.deltas import Listed
 
 EXCHANGE_SECONDS = 1.0
 """How long the thread that draws waits for the event loop, which may be about to quit."""
@@ -21,8 +28,19 @@ LONGEST = 32
 """Characters of the name of a file in the menu: of a longer one the end."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What each session shows under an offer, made while `opened` were open; `apart` is what has no difference, None
+    where no differences are shown."""
+
+    models: Mapping[Session, Model]
+    opened: Sequence[Session]
+    apart: Sequence[Listed] | None = None
+
+
 class Weigher:
-    """Puts the models of a screen under a weighting, or in the fixed gauge. `given` is what is shown at first."""
+    """Puts the models of a screen under a weighting, in the fixed gauge, or the differences of two in the place of the
+    first. `given` is what is shown at first."""
 
     def __init__(self, screen: Background, given: Offer | None = None) -> None:
         self._screen = screen
@@ -44,18 +62,33 @@ class Weigher:
 
         def chosen(number: int | None) -> None:
             if number is not None:
-                self.use(replace(found[number], fixed=self._wanted.fixed))
+                self.use(replace(found[number], fixed=self._wanted.fixed, delta=self._wanted.delta))
 
         at = next((n for n, offer in enumerate(found) if self._is_shown(offer)), 0)
         self._screen.app.push_screen(Choice("weighting", rows, at), chosen)
 
     def use_named(self, text: str) -> None:
         """Show what a user names."""
-        self.use(Offer(text, "", fixed=self._wanted.fixed))
+        self.use(Offer(text, "", fixed=self._wanted.fixed, delta=self._wanted.delta))
 
     def turn_gauge(self) -> None:
         """Show the fixed gauge, or again the weights as they are, under the same weighting."""
         self.use(replace(self._wanted, fixed=not self._wanted.fixed))
+
+    @property
+    def wants_delta(self) -> bool:
+        """Whether the differences of two models are shown, or will be."""
+        return self._wanted.delta
+
+    def turn_delta(self) -> None:
+        """Show the differences of the two models, or again the models themselves, under the same weighting."""
+        if self._wanted.fixed and not self._wanted.delta:
+            self._leave_ratio()
+            self._state.say("differences are of weights in no gauge: v leaves the fixed gauge, and d comes back here")
+            return
+        if self._wanted.delta and not self._shown.delta:
+            self._leave_ratio()  # the next key came before the differences were there
+        self.use(replace(self._wanted, delta=not self._wanted.delta))
 
     def use_again(self) -> None:
         """Show what was wanted last in all models: one has joined meanwhile."""
@@ -64,8 +97,13 @@ class Weigher:
     def use(self, offer: Offer) -> None:
         """Show another weighting, once it has been read."""
         self._wanted = offer
+        if offer.delta and offer.fixed:
+            self._wanted = self._shown
+            self._state.say("differences are of weights in no gauge: d leaves them")
+            return
         what = offer.text if offer.text != NONE else "the gains of the norms"
-        self._state.say("" if offer.text == NONE and not offer.fixed else f"reading {what}")
+        what = what if offer.text != NONE or not offer.delta else "what differs"
+        self._state.say("" if offer.text == NONE and not (offer.fixed or offer.delta) else f"reading {what}")
         self._screen.in_background(partial(self._make, offer), f"reading {what}")
 
     def weighed(self, model: Model, offer: Offer | None = None) -> Model:
@@ -83,34 +121,60 @@ class Weigher:
     def _make(self, offer: Offer) -> None:
         """For a thread."""
         try:
-            made = {session: self.weighed(session.raw, offer) for session in self._state.pair.sessions}
+            made = self._made(offer)
         except InputError:
             self._screen.post_message(Done(partial(self._give_up, offer)))
             raise
-        for session, model in made.items():
+        for session, model in made.models.items():
             session.know(model)
         done = threading.Event()
         self._screen.post_message(Done(partial(self._exchange, offer, made, done)))
         done.wait(EXCHANGE_SECONDS)  # or a chart would be drawn half of this and half of what was shown before
 
+    def _made(self, offer: Offer) -> _Made:
+        pair, root = self._state.pair, self._state.session.root
+        first, other, opened = pair.first, pair.other, pair.opened
+        if not offer.delta or other is None:
+            return _Made({session: self.weighed(session.raw, offer) for session in opened}, opened)
+        said = list[str]()
+        found = deltas_shown(first, other, offer.weighting(first.raw, root, said.append))
+        if said:
+            self._screen.post_message(Done(partial(self._warn, said)))
+        shown = with_deltas(first.raw, found.deltas, other.raw.name)
+        return _Made({first: shown}, opened, found.apart)
+
     def _give_up(self, offer: Offer) -> None:
         if offer is self._wanted:
             self._wanted = self._shown
+            if offer.delta and not self._shown.delta:
+                self._leave_ratio()
 
-    def _exchange(self, offer: Offer, made: dict[Session, Model], done: threading.Event) -> None:
+    def _leave_ratio(self) -> None:
+        """The key goes on from B/A to A where there are no differences."""
+        self._state.lens.side = Side.A
+        self._state.lens_changed()
+
+    def _exchange(self, offer: Offer, made: _Made, done: threading.Event) -> None:
         try:
             self._show(offer, made)
         finally:
             done.set()
 
-    def _show(self, offer: Offer, made: dict[Session, Model]) -> None:
+    def _show(self, offer: Offer, made: _Made) -> None:
+        pair = self._state.pair
         if offer is not self._wanted:
             return
-        if set(made) != set(self._state.pair.sessions):
+        if tuple(made.opened) != pair.opened:
             self.use_again()
             return
+        if made.apart is not None or pair.aside is not None:
+            other = pair.other
+            assert other is not None
+            pair.first.others = (other.raw.checkpoint,) if other.raw.checkpoint is not None else ()
+            pair.set_aside(made.apart)
+            self._state.lens.side = Side.A
         self._shown = offer
-        self._state.show_under(made)
+        self._state.show_under(made.models)
         self._know(offer)
 
     def _know(self, offer: Offer) -> None:

@@ -1,0 +1,80 @@
+"""Small tensors that say how others are packed, fetched with the headers of files on a server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import NamedTuple
+
+from ..formats.tensor import PEEK_BYTES, FileStamp, Tensor
+from ..quantised.schemes import describes
+from .ranges import OPENING, RemoteFile, Watch
+
+_GAP = 1 << 16
+"""Bytes between two of them that are rather fetched along than left out by another request."""
+_MOST_REQUESTS = 600
+"""bitsandbytes has one beside each matrix: of 80 layers 560, which are there in 4 s."""
+_MOST_BYTES = 32_000_000
+
+Listings = Mapping[Path, tuple[list[Tensor], FileStamp | RemoteFile]]
+
+
+class _Span(NamedTuple):
+    """Bytes of a file that are fetched at once."""
+
+    file: RemoteFile
+    begin: int
+    end: int
+
+
+def with_descriptions(listed: Listings, pool: Executor, watch: Watch) -> Listings:
+    """The listings, where `content` of such tensors is what was fetched of them: nothing, where it took too many
+    requests or bytes.
+
+    Raises:
+        FetchError, or the client's error: a server did not give them.
+    """
+    wanted = {
+        path: [t for t in tensors if describes(t.name) and t.end - t.begin <= PEEK_BYTES]
+        for path, (tensors, stored) in listed.items()
+        if isinstance(stored, RemoteFile)
+    }
+    spans = [span for path, tensors in wanted.items() for span in _spans(listed[path][1], tensors)]
+    too_much = len(spans) > _MOST_REQUESTS or sum(span.end - span.begin for span in spans) > _MOST_BYTES
+    fetched = {} if too_much else dict(zip(spans, pool.map(lambda span: _fetched(span, watch), spans), strict=True))
+    made = dict(listed)
+    for path, tensors in wanted.items():
+        if tensors:
+            found = {span: data for span, data in fetched.items() if span.file is listed[path][1]}
+            contents = {t.name: _content(t, found) for t in tensors}
+            held, stored = listed[path]
+            made[path] = [t._replace(content=contents[t.name]) if t.name in contents else t for t in held], stored
+    return made
+
+
+def _spans(file: FileStamp | RemoteFile, tensors: Iterable[Tensor]) -> list[_Span]:
+    """The ranges that hold these tensors, those of neighbours in one."""
+    assert isinstance(file, RemoteFile)
+    spans: list[_Span] = []
+    for tensor in sorted(tensors, key=lambda t: t.begin):
+        if spans and tensor.begin - spans[-1].end <= _GAP:
+            spans[-1] = spans[-1]._replace(end=max(tensor.end, spans[-1].end))
+        else:
+            spans.append(_Span(file, tensor.begin, tensor.end))
+    return spans
+
+
+def _fetched(span: _Span, watch: Watch) -> bytes:
+    return b"".join(span.file.chunks(span.begin, span.end, OPENING, watch))
+
+
+def _content(tensor: Tensor, found: Mapping[_Span, bytes]) -> bytes:
+    return next(
+        (
+            data[tensor.begin - span.begin : tensor.end - span.begin]
+            for span, data in found.items()
+            if span.begin <= tensor.begin and tensor.end <= span.end
+        ),
+        b"",
+    )

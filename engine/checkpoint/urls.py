@@ -1,0 +1,135 @@
+"""URLs of files of weights: which may be read, which are the Hub's, and under which name what is computed is stored."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+from typing import NamedTuple
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
+
+from ..errors import InputError
+from ..formats import registry
+from ..formats.parts import siblings
+from ..spectrum import digest
+from . import hub
+from .ranges import said, status_of
+
+_HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
+_FILE = re.compile(r"/(?P<repo>[^/]+/[^/]+|[^/]+)/(?:resolve|blob)/(?P<revision>[^/]+)/(?P<file>.+)")
+
+
+class HubFile(NamedTuple):
+    """A file of weights on the Hub."""
+
+    repo: str
+    revision: str
+    file: str
+
+    @property
+    def name(self) -> str:
+        """What its spectra are stored under: the repo's name, of a format that stands alone the file's too, for a repo
+        may hold several models of such a format.
+        """
+        return f"{self.repo}/{self.parts[0]}" if registry.stands_alone(self.file) else self.repo
+
+    @property
+    def parts(self) -> list[str]:
+        """The file, of a format that stands alone with the other parts of its model."""
+        return _parts(self.file)
+
+
+def is_url(model: str) -> bool:
+    """Whether a name is the URL of a file; `hf://` names a repo, or a folder of one, unless it ends in a file of a
+    format that stands alone.
+    """
+    return re.match(r"[A-Za-z][\w+.-]*://", model) is not None and (
+        not model.startswith(hub.SCHEME) or hub_file(model) is not None
+    )
+
+
+def stored_name(model: str) -> str:
+    """The name under which what is computed of a Hub id or URL is stored."""
+    if not is_url(model):
+        return model.removeprefix(hub.SCHEME).partition("@")[0].removesuffix("/")
+    if (found := hub_file(model)) is not None:
+        return found.name
+    if (parts := _split(model)) is None:
+        return model
+    name = f"{parts.hostname}{f':{parts.port}' if parts.port else ''}{_parts(parts.path)[0]}"
+    return name if len(name) <= 150 else f"{parts.hostname}/{digest(name)[:8]}/{PurePosixPath(name).name[-60:]}"
+
+
+def hub_file(url: str) -> HubFile | None:
+    """The file that a URL names on the Hub, or on what HF_ENDPOINT names, or which `hf://org/name/FILE[@revision]`
+    names, of a format that stands alone; None for any other.
+    """
+    if url.startswith(hub.SCHEME):
+        return _named_in_repo(url.removeprefix(hub.SCHEME))
+    from huggingface_hub import constants
+
+    endpoint = urlsplit(constants.ENDPOINT)
+    parts = _split(url)
+    if parts is None or parts.netloc not in (endpoint.netloc, *_HUB_HOSTS):
+        return None
+    found = _FILE.fullmatch(parts.path.removeprefix(endpoint.path.rstrip("/")))
+    if found is None or not found["file"].lower().endswith(registry.ranged_suffixes()):
+        return None
+    return HubFile(unquote(found["repo"]), unquote(found["revision"]), unquote(found["file"]))
+
+
+def _named_in_repo(text: str) -> HubFile | None:
+    path, at, revision = text.partition("@")
+    org, base, file = (*path.split("/", 2), "", "")[:3]
+    if not registry.stands_alone(file) or (at and not revision):
+        return None
+    return HubFile(f"{org}/{base}", revision or "main", file)
+
+
+def files_of(url: str) -> list[str]:
+    """The URL, or where its name says that its model is in several files of a format that stands alone, of all."""
+    parts = urlsplit(url)
+    held = _parts(parts.path)
+    return [urlunsplit(parts._replace(path=path)) for path in held] if len(held) > 1 else [url]
+
+
+def _parts(file: str) -> list[str]:
+    return (siblings(file) if registry.stands_alone(file) else []) or [file]
+
+
+def _split(url: str) -> SplitResult | None:
+    """The parts of a URL, None where it has none."""
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - raises where it is no number
+    except ValueError:
+        return None
+    return parts
+
+
+def checked(url: str, shown: str) -> SplitResult:
+    """The parts of a URL that may be read."""
+    parts = _split(url)
+    if parts is None:
+        raise InputError(f"{shown} is not a URL")
+    if parts.username is not None:
+        raise InputError(f"{shown}: a URL must not hold a user or password")
+    suffixes = registry.ranged_suffixes()
+    kinds = " or ".join(suffixes)
+    if parts.scheme.lower() not in ("http", "https") or not parts.hostname or not url.isprintable():
+        raise InputError(f"{shown} is no https:// URL of a {kinds} file")
+    if not parts.path.lower().endswith(suffixes):
+        raise InputError(f"{shown} is no URL of a {kinds} file: name a model on the Hub as org/name")
+    return parts
+
+
+def explain(error: Exception, host: str, file: str) -> str:
+    """Why a server that is not the Hub did not send a file: one sentence."""
+    from huggingface_hub import constants
+
+    status = status_of(error)
+    if constants.HF_HUB_OFFLINE:
+        return f"{file} is on {host}; HF_HUB_OFFLINE is set"
+    if status:
+        why = {401: ": access refused", 403: ": access refused", 404: ": no such file", 429: ": too many requests"}
+        return f"{host} answered {status} for {file}{why.get(status, ': try again later')}"
+    return f"cannot reach {host} ({said(error)})"

@@ -1,0 +1,92 @@
+"""Whether the tables of a file may be followed: what they say of sizes and places holds within the file.
+
+Digests and checksums say that a file is what somebody wrote, not that it was us.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rankscope.engine.spectrum import DIRECTIONS, LEADING
+
+from .columns import ADDED, DERIVED_INDEX, GENERATION, INDEX, PARENT, RUN, SOURCE, Table
+from .entries import Tables
+
+_LONGEST = 2**40
+"""Rows or columns that no matrix has."""
+
+
+def check(tables: Tables, stored: int, *, is_directions: bool) -> None:
+    """`stored` is how many numbers the file holds of all rows.
+
+    Raises:
+        ValueError: they point outside the file, or contradict each other.
+    """
+    index = tables.index
+    kinds = (INDEX if tables.parents is None else DERIVED_INDEX) | GENERATION
+    _check_columns("index", index, kinds)
+    _check_columns("sources", tables.sources, SOURCE)
+    _check_columns("runs", tables.runs, RUN)
+    _check_shapes("index", index)
+    offset, count = index["offset"], index["count"]
+    expected = _counts(index["rows"], index["cols"], is_directions)
+    _must(count == expected, "index: a count that the shape of its matrix does not have")
+    _must((offset >= 0) & (count <= stored) & (offset <= stored - count), "index: values that are not in the file")
+    _must(~(np.isinf(index["sigma_max"]) | np.isinf(index["sigma_min"])), "index: an infinite singular value")
+    _must(index["run_id"] < len(tables.runs), "index: a run that is not in the file")
+    _must(index["source_id"] < len(tables.sources), "index: a source that is not in the file")
+    _check_ranks(tables)
+    if tables.parents is not None:
+        _must(_is_directions(index["formula"]) == is_directions, "index: a formula of another format version")
+        _check_columns("parents", tables.parents, PARENT)
+        _check_shapes("parents", tables.parents)
+        _must(tables.parents["row"] < len(index), "parents: a row that is not in the index")
+        _must(tables.parents["source_id"] < len(tables.sources), "parents: a source that is not in the file")
+
+
+def _check_columns(name: str, table: Table, kinds: Mapping[str, str]) -> None:
+    if table.ndim != 1 or table.dtype.names is None:
+        raise ValueError(f"{name} is no table")
+    for column, kind in kinds.items():
+        if column in ADDED and column not in table.dtype.names:
+            continue
+        found = table.dtype[column]
+        if found.kind != "S" if kind == "text" else found != np.dtype(kind):
+            raise ValueError(f"{name}: {column} is of another type")
+
+
+def _check_shapes(name: str, table: Table) -> None:
+    for side in ("rows", "cols"):
+        _must((table[side] >= 0) & (table[side] <= _LONGEST), f"{name}: a shape that no matrix has")
+
+
+def _check_ranks(tables: Tables) -> None:
+    ranks, thresholds = tables.ranks, tables.thresholds
+    if (ranks.dtype, thresholds.dtype) != (np.dtype("<u4"), np.dtype("<f8")):
+        raise ValueError("rank_table or rank_threshold holds other numbers")
+    if thresholds.ndim != 1 or ranks.shape != (len(tables.index), len(thresholds)):
+        raise ValueError("rank_table has another shape than index and rank_threshold")
+    _must((thresholds > 0) & (thresholds <= 1), "rank_threshold: a share of the energy that is none")
+    _must(ranks <= tables.index["count"][:, None], "rank_table: a rank that is none of its matrix")
+
+
+def _counts(rows: NDArray[Any], cols: NDArray[Any], is_directions: bool) -> NDArray[Any]:
+    """How many numbers are stored of matrices of these shapes: Projection.stored_count of each."""
+    short: NDArray[Any] = np.minimum(rows, cols)
+    return np.minimum(LEADING, short) * (1 + rows + cols) + rows + cols if is_directions else short
+
+
+def _is_directions(formulas: NDArray[Any]) -> NDArray[np.bool_]:
+    """Projection.is_directions of each."""
+    name = DIRECTIONS.encode()
+    found: NDArray[np.bool_] = (formulas == name) | np.char.startswith(formulas, name + b"_")
+    return found
+
+
+def _must(holds: NDArray[np.bool_], otherwise: str) -> None:
+    if not holds.all():
+        raise ValueError(otherwise)

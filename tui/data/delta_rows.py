@@ -1,0 +1,135 @@
+"""The table of what a fine-tune changed without a screen: its rows, what is known of each, and their order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from rankscope.engine.derive.difference import is_delta
+from rankscope.engine.spectrum import Projection, Run
+
+from .delta_numbers import Change, Column, changes_of
+from .deltas import Listed
+from .pair import Lens
+from .session import Session
+from .wording import MARKS, refusal
+
+_Stamp: TypeAlias = tuple[str, Run, float]
+
+
+class DeltaRows:
+    """Rows 0 to `deltas` are differences, in the order of a column; those behind have none. What `load` has found at
+    the lens's threshold is kept as long as the same spectrum is stored."""
+
+    def __init__(self, lens: Lens) -> None:
+        self._lens = lens
+        self._every: Sequence[Projection] = ()
+        self._order: Sequence[Projection] = ()
+        self._apart: Sequence[Listed] = ()
+        self._places: dict[str, int] | None = None
+        self._known: dict[str, tuple[_Stamp, Change]] = {}
+        self._sorted_by = ""
+        self._is_descending = False
+        self.longest = self.longest_shape = 0
+
+    def show(self, projections: Sequence[Projection]) -> None:
+        """Other rows; of projections that are no differences none."""
+        shown = projections if self._session.model.against else ()
+        self._every = self._order = shown
+        self._places = None
+        self._sorted_by, self._is_descending = "", False
+        self._measure()
+
+    def show_apart(self, apart: Sequence[Listed]) -> None:
+        """What is listed behind the differences."""
+        self._apart = apart
+        self._measure()
+
+    def _measure(self) -> None:
+        addresses = [*(p.address for p in self._every), *(item.address for item in self._apart)]
+        self.longest = max(map(len, addresses), default=0)
+        shapes = {(p.rows, p.cols) for p in self._every}
+        self.longest_shape = max((len(f"{rows}x{cols}") for rows, cols in shapes), default=len("shape"))
+
+    @property
+    def _session(self) -> Session:
+        return self._lens.pair.first
+
+    def __len__(self) -> int:
+        return len(self._order) + len(self._apart)
+
+    @property
+    def deltas(self) -> int:
+        """How many of the rows are differences."""
+        return len(self._order)
+
+    def delta(self, row: int) -> Projection:
+        """The difference of a row."""
+        return self._order[row]
+
+    def listed(self, row: int) -> Listed | None:
+        """What has no difference, None of a row that is one."""
+        return None if row < len(self._order) else self._apart[row - len(self._order)]
+
+    def key(self, row: int) -> str:
+        """Of a difference, "" of what is none."""
+        return "" if row >= len(self._order) else self._order[row].key
+
+    def place(self, address: str) -> int | None:
+        """Where a difference stands."""
+        if self._places is None:
+            self._places = {p.address: row for row, p in enumerate(self._order)}
+        return self._places.get(address)
+
+    def change(self, row: int) -> Change | None:
+        """What is known of a difference, its mark alone where it is not computed; None where it is not read yet."""
+        return self._change(self._order[row])
+
+    def changes(self) -> list[Change]:
+        """Of all differences, in their order."""
+        return [found or Change(p, mark=".") for p in self._order for found in (self._change(p),)]
+
+    def _change(self, p: Projection) -> Change | None:
+        if p.problem is not None:
+            return Change(p, mark=refusal(p))
+        if not self._session.has(p):
+            return Change(p, mark=MARKS[self._session.state(p)])
+        held = self._known.get(p.key)
+        return held[1] if held is not None and held[0] == self._stamp(p) else None
+
+    def _stamp(self, p: Projection) -> _Stamp | None:
+        """What tells one stored spectrum at one threshold from another."""
+        entry = self._session.entry(p)
+        return None if entry is None else (entry.computed_at, entry.run, self._lens.threshold)
+
+    def load(self, projections: Sequence[Projection]) -> None:
+        """Know the numbers of those that are stored. Reads files."""
+        threshold = self._lens.threshold
+        stored = [(p, stamp) for p in projections if is_delta(p) and (stamp := self._stamp(p)) is not None]
+        for (p, stamp), change in zip(
+            stored, changes_of(self._session, [p for p, _ in stored], threshold), strict=True
+        ):
+            if not change.mark:
+                self._known[p.key] = (*stamp[:2], threshold), change
+
+    def unread(self) -> set[str]:
+        """The keys of what `load` has something to read for. For a thread: it goes through all of them."""
+        return {p.key for p in self._every if self._session.has(p) and self._change(p) is None}
+
+    def sort(self, column: Column | None) -> None:
+        """By a column, numbers from the largest down, unknown ones last; by the same again: the other way; None: in
+        the model's order."""
+        name = "" if column is None else column.name
+        self._is_descending = not self._is_descending if name == self._sorted_by else bool(name)
+        self._sorted_by, self._places = name, None
+        if column is None:
+            self._order = self._every[::-1] if self._is_descending else self._every
+            return
+        from .table_rows import sort_order
+
+        numbers = [None if (c := self._change(p)) is None or c.mark else column.of(c) for p in self._every]
+        self._order = [self._every[at] for at in sort_order(numbers, self._is_descending)]
+
+    def mark_of(self, name: str) -> str:
+        """What stands at the heading of the column of a name: which way rows are sorted by it."""
+        return ("^ ", "v ")[self._is_descending] if name == self._sorted_by else ""
