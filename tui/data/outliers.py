@@ -89,12 +89,13 @@ class Role:
         return [self._standing(at) for _, _, at in sorted(found)]
 
     def ends(self) -> tuple[Standing, Standing] | None:
-        """The smallest and the largest; None of fewer than two."""
+        """The smallest and the largest, of equal ones the first and the last; None of fewer than two."""
         import numpy as np
 
         if np.count_nonzero(~np.isnan(self._numbers)) < 2:
             return None
-        return self._standing(int(np.nanargmin(self._numbers))), self._standing(int(np.nanargmax(self._numbers)))
+        last = len(self._numbers) - 1 - int(np.nanargmax(self._numbers[::-1]))
+        return self._standing(int(np.nanargmin(self._numbers))), self._standing(last)
 
     def _row_of(self, at: int) -> int:
         return bisect_right(self._ends, at)

@@ -46,6 +46,7 @@ class ExplorerState:
     the view over layers. `relative`: singular values over sigma_1. `k` is the rank cursor, `origin` where a walk over
     layers or roles began, `note` a sentence for the user until the next move. `version` counts what changed the chart.
     `solving` is what a device began last, `plan` the one that was made last under what is shown.
+    `unit_asked_for` is what the menu of units opens on, "" for the unit that is shown.
     """
 
     pair: Pair
@@ -79,6 +80,7 @@ class ExplorerState:
     is_stopping: bool = False
     solving: tuple[Session, Projection] | None = None
     plan: ShownPlan | None = None
+    unit_asked_for: str = ""
 
     @classmethod
     def of(
@@ -313,6 +315,7 @@ class ExplorerState:
         if not BY_NAME[name].exists(self.pair.shown_as):
             self.say(f"there is no {name} {self._without(BY_NAME[name].needs_raw)}")
             return
+        self.unit_asked_for = ""
         self.lens.measure = BY_NAME[name]
         if self.lens.measure.needs_ranks:
             self.lens.ranks = self.lens.ranks or KeptRanks(self.k or self._usual_rank())

@@ -66,7 +66,7 @@ EXPLORER = _keys(
     ("slash", "filter", "filter", "filter", "Filter by address: key, layers.3, *.mlp.*, 3dwn"),
     ("n", "match(1)", "next match", "filter.next", "Next projection that the filter leaves"),
     ("N", "match(-1)", "previous match", "filter.previous", "Previous projection that the filter leaves"),
-    ("colon", "command", "command", "command", "Command line: :12  :t 97  :k 512  :filter key"),
+    ("colon", "command", "command", "command", "Command line: :12  :t 97  :k 512  :k q=96 kv=64"),
     ("escape,backspace", "back", "back", "back", "Undo: pane, rank, experts, chart, filter; else tree"),
     ("question_mark", "help", "help", "help", "Keys of the focused pane, marks, and a glossary"),
     ("q", "quit", "quit", "quit", "Quit; asks while a scan runs"),

@@ -159,7 +159,8 @@ class SelectionKeys(Background):
             if number is not None:
                 self.state.set_unit(found[number].name)
 
-        at = next((n for n, m in enumerate(found) if m.name == lens.measure.name), 0)
+        first = self.state.unit_asked_for or lens.measure.name
+        at = next((n for n, m in enumerate(found) if m.name == first), 0)
         self.app.push_screen(Choice("unit", rows, at), chosen)
 
     # Views
