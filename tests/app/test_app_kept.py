@@ -94,7 +94,15 @@ async def test_without_a_rank_it_begins_at_that_of_the_selection(llama: Path, ro
         await view.type("unit energy")
         ranks = view.app.explorer.state.lens.ranks
         assert ranks is not None
-        await view.sees(f"E({ranks.text}) %", ":k 512 sets it", "keeps ", " % of the parameters, worst ")
+        await view.sees(f"E({ranks.text}) %", ":k 512 sets it")
+        kept = {
+            (layer, role): float(energy)
+            for layer in range(6)
+            for role, energy in zip(ROLES, energies(llama, layer, dict.fromkeys(ROLES, ranks.common or 0)), strict=True)
+        }
+        (layer, role), least = min(kept.items(), key=lambda place: place[1])
+        await view.until(lambda: f"keeps {least} to {max(kept.values())} %, " in view.lines[1], "what it keeps")
+        assert f", worst {layer} {role} \u2500" in view.lines[1]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -71,6 +72,16 @@ def test_an_expert_stands_out_of_all_layers_and_experts_of_its_role() -> None:
     ]
     rows = by_distance(grid, GATE, lambda row, _: ((36.0, 39.0, math.nan, 5.0, 36.0, 35.0)[row.layer],))
     assert [row.layer for row in rows] == [3, 1, 5, 0, 4, 2]
+
+
+def test_of_a_series_the_model_and_layer_are_named_else_the_address() -> None:
+    experts = [p for p in moe(1, 6) if p.role == "gate"]
+    layers_of = [replace(p, tower="step", layer=500, address=f"step.500.layers.{p.expert}.mlp.gate") for p in experts]
+    nameless = [replace(p, expert=None) for p in experts]
+    for projections, where in ((layers_of, "step.500 layer 3 gate"), (nameless, "layers.0.expert.3.gate")):
+        grid = make_grid(projections)
+        found = outliers(grid, lambda *_: (9.0, 9.0, 9.0, 30.0, 9.0, 9.0), ranks=True)
+        assert [s.where for s in found] == [where]
 
 
 def test_towers_have_layers_of_their_own_and_the_order_is_that_of_the_grid() -> None:

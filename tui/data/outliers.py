@@ -21,7 +21,7 @@ LEAST_DEVIATION = 1.0
 LEAST_SHARE = 0.01
 """The same of other numbers, of their median."""
 
-NumbersOf = Callable[[Row, Column], Sequence[float]]
+NumbersOf = Callable[[Row, Column], "Values | Sequence[float]"]
 """The numbers of the projections in a place of the grid, in their order; NaN where none is known."""
 
 
@@ -112,10 +112,14 @@ class Role:
 
 
 def _where(row: Row, column: Column, members: Sequence[Projection], single: Projection | None) -> str:
-    """`layer 4 key`, `layer 4 expert 11 gate`, of a series `step.1000 key`, `step.1000 layer 11 gate`."""
+    """`layer 4 key`, `layer 4 expert 11 gate`, of a series `step.1000 key`, `step.1000 layer 11 gate`; the address
+    where nothing shorter tells several apart.
+    """
     is_series = any(map(is_of_series, members[:1]))
     line = row.label if is_series else f"layer {row.label}"
     member = None if single is None else member_of(single)
+    if single is not None and member is None:
+        return single.address
     if member is None:
         return f"{line} {column.heading}"
     return f"{line} {'layer' if is_series and member.what == EXPERT else member.what} {member.number} {column.role}"

@@ -33,6 +33,9 @@ from .heatmap_overview import Overview
 from .heatmap_table import LONGEST_NAME, Layers, Pointer, shortened
 from .top_pane import TopPane
 
+TITLE_MARGIN = 4
+"""Columns of its border, inside the corners, that a title leaves free."""
+
 
 def shade_key(look: Look, column: Column | None = None) -> Text:
     """The shades with the limits between them, of a role where each has its own; empty where there are no numbers to
@@ -90,8 +93,8 @@ class Heatmap(TopPane, inherit_bindings=False):
         found = self._ranks.sum(self._look.lens) if self._look.lens.measure.needs_ranks else None
         if found is None:
             return super().title()
-        name = self._look.lens.title
-        return f"{name}: {found.fitting(self.size.width - len(name) - len('3 heatmap    '))}"
+        name = f"{self._look.lens.title}: "
+        return f"{name}{found.fitting(self.size.width - TITLE_MARGIN - len('3 heatmap  ') - len(name))}"
 
     def subtitle(self, room: int) -> Text:
         """Where the cursor's role is smallest and largest, in bold what stands out; then the shades, without a word
