@@ -12,9 +12,18 @@ from safetensors.numpy import load_file
 
 from rankscope.engine.errors import InputError
 from rankscope.tui.data.kept_ranks import KeptRanks
+from rankscope.tui.data.kept_sum import KeptSum
+from rankscope.tui.data.measures import BY_NAME
 from rankscope.tui.settings.values import kept_ranks
 
 ROLES = tuple(TENSORS)
+
+
+def written(kept: float, is_all: bool) -> str:
+    """As a cell has it: near 100 two digits, never rounded up to all of it."""
+    if is_all:
+        return "100.0"
+    return f"{min(99.99, kept):.2f}" if kept >= 98.95 else f"{kept:.1f}"
 
 
 def energies(folder: Path, layer: int, ranks: dict[str, int]) -> list[str]:
@@ -26,8 +35,7 @@ def energies(folder: Path, layer: int, ranks: dict[str, int]) -> list[str]:
         )
         k = min(ranks.get(role, 0), len(values))
         kept = 100 * (values[:k] ** 2).sum() / (values**2).sum()
-        most = 100.0 if k == len(values) else 99.9  # never rounded up to all of it
-        found.append(f"{min(most, kept):.1f}" if role in ranks else "-")
+        found.append(written(kept, k == len(values)) if role in ranks else "-")
     return found
 
 
@@ -42,8 +50,8 @@ async def test_the_unit_follows_the_rank_in_every_view(llama: Path, root: Path) 
         await view.type("unit energy")
         await view.until(lambda: view.cells(1) == energies(llama, 1, dict.fromkeys(ROLES, 20)), "energies at rank 20")
         title = str(view.app.explorer.heatmap.border_title)
-        assert title.startswith("3 heatmap  E(20) %: ")
-        assert "(worst: layers." in title
+        assert title.startswith("3 heatmap  E(20) %: keeps ")
+        assert "worst " in title
         await view.press("full_stop", "full_stop", "comma")
         await view.until(lambda: view.cells(1) == energies(llama, 1, dict.fromkeys(ROLES, 21)), "energies at rank 21")
         assert view.app.explorer.state.k == 21
@@ -61,8 +69,7 @@ async def test_roles_have_ranks_of_their_own_and_move_together(llama: Path, root
         await view.press("3", "colon")
         await view.type("k q=40 kv=10")
         await view.sees("asked for query 40, key 10, value 10: u or :unit energy")
-        await view.press("colon")
-        await view.type("unit energy")
+        await view.press("u", "enter")  # the menu opens on it
         asked = {"query": 40, "key": 10, "value": 10}
         await view.until(lambda: view.cells(2) == energies(llama, 2, asked), "energies at these ranks")
         await view.press("comma", "comma")  # a twentieth less: 38, and 9.5, which is even
@@ -72,6 +79,8 @@ async def test_roles_have_ranks_of_their_own_and_move_together(llama: Path, root
         await view.press("colon")
         await view.type("k 5")
         await view.until(lambda: view.cells(2) == energies(llama, 2, dict.fromkeys(ROLES, 5)), "one rank again")
+        await view.press("u", "k", "enter", "u", "enter")  # once another unit was chosen, on that
+        assert view.app.explorer.state.lens.measure.name == "k/k*"
         await view.press("colon")
         await view.type("k embed=5")
         await view.sees("no role 'embed' here: query key value output gate up down")
@@ -81,10 +90,46 @@ async def test_without_a_rank_it_begins_at_that_of_the_selection(llama: Path, ro
     fill(llama, root)
     async with exploring(llama, root, SMALL) as view:
         await view.press("3", "colon")
+        await view.sees(": 12: layer 12; k 512; k q=96 kv=64; ", "; up: before")
         await view.type("unit energy")
         ranks = view.app.explorer.state.lens.ranks
         assert ranks is not None
-        await view.sees(f"E({ranks.text}) %", ":k 512 sets it", "(worst: layers.")
+        await view.sees(f"E({ranks.text}) %", ":k 512 sets it")
+        kept = {
+            (layer, role): float(energy)
+            for layer in range(6)
+            for role, energy in zip(ROLES, energies(llama, layer, dict.fromkeys(ROLES, ranks.common or 0)), strict=True)
+        }
+        (layer, role), least = min(kept.items(), key=lambda place: place[1])
+        await view.until(lambda: f"keeps {least} to {max(kept.values())} %, " in view.lines[1], "what it keeps")
+        assert f", worst {layer} {role} \u2500" in view.lines[1]
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [(97.849, "97.8"), (98.94, "98.9"), (98.97, "98.97"), (99.926, "99.93"), (99.9999, "99.99"), (100.0, "100.0")],
+)
+def test_near_all_of_the_energy_two_digits_say_how_near(share: float, said: str) -> None:
+    assert BY_NAME["energy"].written(share) == said
+
+
+@pytest.mark.parametrize(
+    ("width", "said"),
+    [
+        (100, "125k of 100k parameters (125 %), keep 99.91 to 99.95 % (worst: layers.2.self.attention.key_value)"),
+        (70, "keeps 99.91 to 99.95 %, 125 % of the parameters, worst 2 key_value"),
+        (63, "keeps 99.91 to 99.95 %, 125 % of parameters, worst 2 key_value"),
+        (61, "keeps 99.91 to 99.95 %, 125 % parameters, worst 2 key_value"),
+        (58, "keeps 99.91 to 99.95 %, 125 % size, worst 2 key_value"),
+        (50, "keeps 99.91 to 99.95 %, 125 % parameters"),
+        (30, "keeps 99.91 to 99.95 %"),
+    ],
+)
+def test_the_sum_says_which_number_is_which_at_any_width(width: int, said: str) -> None:
+    found = KeptSum(
+        "k", 9, 125_000, 100_000, 9, 9, "99.91", "99.95", "layers.2.self.attention.key_value", "2 key_value"
+    )
+    assert found.fitting(width) == said
 
 
 def test_ranks_are_scaled_by_the_largest_and_stay_above_zero() -> None:

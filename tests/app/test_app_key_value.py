@@ -163,14 +163,14 @@ async def test_under_a_weighting_and_in_the_fixed_gauge(folder: Path, root: Path
         await seen.until(lambda: computed(seen) == ranks(weights, gain=gain) != ranks(weights), "the stacks")
         await seen.press("colon")
         await seen.type("unit k/k0")  # noise weighted alike is of projections
-        assert column(seen, "key_value") == ["-", "-"]
+        await seen.until(lambda: computed(seen) == ["-", "-"], "no such number of stacks")
         await seen.press("colon")
         await seen.type("weight none")
         await seen.until(lambda: "weighted by" not in seen.lines[0], "the weights as they are")
-        assert "key_value" not in seen.pane("heatmap")[1]
+        await seen.until(lambda: "key_value" not in seen.pane("heatmap")[1], "no column of stacks")
         await seen.press("v")
         await seen.until(lambda: "gauge-fixed" in seen.lines[0], "the gauge")
-        assert not seen.app.explorer.state.further
+        await seen.until(lambda: not seen.app.explorer.state.further, "no stacks in the gauge")
 
 
 async def test_two_models_are_held_against_each_other(folder: Path, root: Path, tmp_path: Path) -> None:

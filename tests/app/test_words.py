@@ -30,6 +30,8 @@ from rankscope.tui.screens.command_line import parse_command
 from rankscope.tui.screens.messages import BackgroundFailed
 from rankscope.tui.screens.status_lines import (
     HINTS,
+    OUTLIER,
+    ZOOM,
     bits,
     job_text,
     key_line,
@@ -293,6 +295,18 @@ def test_while_something_is_computed_the_line_of_keys_begins_with_how_to_stop_it
     assert "scan" not in key_line(200, hints, {}).plain
     assert key_line(width, hints, {"stop": "X"}, "a note").plain == " X stop  a note"
     assert key_line(max(width, 40), shown_hints(False, True), {}).plain.startswith(" d A, B, B/A, delta  0-9 view")
+
+
+def test_in_the_heatmap_there_is_a_key_to_what_stands_out_and_zoom_says_where_it_goes() -> None:
+    zoom = ZOOM._replace(word="table")
+    own = (OUTLIER, zoom)
+    line = key_line(200, shown_hints(False, False, zoom=zoom, own=own), {"outlier.next": "o"}).plain
+    assert "  q quit  o outlier  z table  JK layer" in line
+    assert line.count("z table") == 1
+    assert key_line(80, shown_hints(False, False, zoom=zoom, own=own), {}).plain.endswith("  q quit")
+    line = key_line(200, shown_hints(False, False, True, zoom=zoom), {}).plain
+    assert "  q quit  t threshold  JK layer" in line
+    assert "  z table  f full screen" in line
 
 
 def test_a_rank_is_a_whole_number_from_one_on() -> None:

@@ -134,8 +134,8 @@ GLOSSARY = (
     ),
     (
         "outlier",
-        "A layer whose number is more than 3 MAD from its role's median over the layers (b, B); MAD is the median of "
-        "the distances from that median.",
+        "A projection whose number is more than 3 MAD from its role's median over the layers and their experts (b, B); "
+        "MAD is the median of the distances from that median, at least 1 of ranks, else a hundredth of the median.",
     ),
     (
         "contrast",

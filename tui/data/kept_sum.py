@@ -10,6 +10,7 @@ from functools import cached_property
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection, Values
 
+from .grid import Row, member_of
 from .pair import Group, Lens, Pair, Side
 from .wording import parameters
 
@@ -17,7 +18,8 @@ from .wording import parameters
 @dataclass(frozen=True, slots=True)
 class KeptSum:
     """Of `count` projections: `parts` parameters of `whole`; where energies are known, of `known` of them, the `least`
-    and the `most` in %, and where the least is. `costly` of them have more parameters as factors than as they are."""
+    and the `most` in %, where the least is, and that in short. `costly` of them have more parameters as factors than as
+    they are."""
 
     text: str
     count: int
@@ -28,6 +30,7 @@ class KeptSum:
     least: str = ""
     most: str = ""
     worst: str = ""
+    worst_short: str = ""
 
     @property
     def forms(self) -> tuple[str, ...]:
@@ -39,14 +42,18 @@ class KeptSum:
         worst = f" (worst: {self.worst})" if self.known else ""
         costly = f"; {self.costly} would take more than as they are" if self.costly else ""
         takes = f"{self.count} shown projections take {parts} of {whole} parameters"
+        keeps = f"keeps {energy}, {share}"
+        where = f", worst {self.worst_short}" if self.known else ""
         return (
             f"at rank {self.text} the {takes} ({share}) and keep {energy}{some}{worst}{costly}",
             f"{takes} ({share}), keep {energy}{some}{worst}",
             f"{parts} of {whole} parameters ({share}), keep {energy}{worst}",
-            f"{parts} of {whole} ({share}), keep {energy}{worst}",
-            f"{share}: keep {energy}{worst}",
-            *((f"{share}: {energy}, worst {self.worst}",) if self.known else ()),
-            f"{share}: keep {energy}",
+            f"{keeps} of the parameters{where}",
+            f"{keeps} of parameters{where}",
+            f"{keeps} parameters{where}",
+            f"{keeps} size{where}",
+            f"{keeps} parameters",
+            f"keeps {energy}",
             energy,
         )
 
@@ -99,8 +106,9 @@ class ShownRanks:
             return found
         low, high = known[numbers[known].argmin()], known[numbers[known].argmax()]
         least, most = (lens.written(float(numbers[at])) for at in (low, high))
-        worst = printable(self._group.members[low].address)
-        return replace(found, known=len(known), least=least, most=most, worst=worst)
+        worst = self._group.members[low]
+        address = printable(worst.address)
+        return replace(found, known=len(known), least=least, most=most, worst=address, worst_short=_in_short(worst))
 
     @cached_property
     def _different(self) -> list[Projection]:
@@ -120,6 +128,15 @@ class ShownRanks:
             every = ((p, there(p)) for p in self._different)
             found[side] = Counter((p.role, q.rows, q.cols, _is_stack(p)) for p, q in every if q is not None)
         return found
+
+
+def _in_short(p: Projection) -> str:
+    """`2 key_value`, `vision.4 e11 gate`: an address without its middle words; of what is in no layer all of it."""
+    if p.layer is None:
+        return printable(p.address)
+    member = member_of(p)
+    words = [Row(p.tower or "", p.layer).label, member.label if member else "", p.role]
+    return printable(" ".join(filter(None, words)))
 
 
 def _is_stack(p: Projection) -> bool:

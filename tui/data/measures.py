@@ -226,8 +226,11 @@ def _smallest(session: Session, p: Projection, _: float) -> float | None:
 
 
 def _kept_words(share: float) -> str:
-    """Never rounded up to all of it."""
-    return "99.9" if 99.95 <= share < 100 * (1 - 1e-9) else f"{share:.1f}"
+    """One digit after the point, two from 99 on, where the last per cent is what is asked for; never rounded up to all
+    of it."""
+    if share >= 100 * (1 - 1e-9):
+        return "100.0"
+    return f"{min(share, 99.99):.2f}" if share >= 98.95 else f"{share:.1f}"
 
 
 def _metrics() -> ModuleType:

@@ -1,84 +1,166 @@
-"""Which layers stand out of their role: farther from its median over the layers than others are."""
+"""Which projections stand out of their role: farther from its median over the layers, and over the experts or heads of
+each, than others are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import median
+from itertools import accumulate
+from math import inf, isnan, nan
 
-from .grid import Column, Grid, Row, Selection
-from .spread import LEAST_SPREAD
+from rankscope.engine.spectrum import Projection, Values
+
+from .grid import EXPERT, Column, Grid, Row, Selection, is_of_series, member_of
+from .spread import LEAST_SPREAD, known, middle_of
 
 FAR = 3.0
 """Median absolute deviations from the median, beyond which a number is an outlier."""
-_SAME = 1e-9
-"""Relative to the median: what differs by less is equal but for rounding."""
+LEAST_DEVIATION = 1.0
+"""Of ranks: that of numbers which are nearly all equal would make each other number an outlier."""
+LEAST_SHARE = 0.01
+"""The same of other numbers, of their median."""
 
-NumberOf = Callable[[Row, Column], float | None]
-"""The number of a cell of the grid, None where none is known."""
+NumbersOf = Callable[[Row, Column], "Values | Sequence[float]"]
+"""The numbers of the projections in a place of the grid, in their order; NaN where none is known."""
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A layer's number among those of its role: how many median absolute deviations it lies above (below: negative)
-    the `middle`."""
+    """A number among those of its role: how many median absolute deviations it lies above (below: negative) the
+    `middle`. It is that of a place of the grid; of several in one (experts, heads) that of the `single` one. `where`
+    says which: `layer 4 key`, `layer 4 expert 11 gate`.
+    """
 
     row: Row
+    column: Column
     number: float
     middle: float
     deviations: float
+    where: str
+    single: Projection | None = None
 
     @property
     def is_outlier(self) -> bool:
         """Whether it stands out."""
         return abs(self.deviations) > FAR
 
+    @property
+    def selection(self) -> Selection:
+        """What is selected to look at it."""
+        return Selection(self.row, self.column, single=self.single)
 
-def standings(rows: Iterable[Row], column: Column, number_of: NumberOf) -> list[Standing]:
-    """Of each row that has a number where it stands among these rows. Of too few to tell nobody stands out."""
-    found = [(row, number) for row in rows if (number := number_of(row, column)) is not None]
-    if not found:
-        return []
-    middle = median(number for _, number in found)
-    spread = median(abs(number - middle) for _, number in found)
-    says = len(found) >= LEAST_SPREAD
-    return [Standing(row, n, middle, _deviations(n - middle, spread, middle) if says else 0.0) for row, n in found]
+    @property
+    def label(self) -> str:
+        """Where it stands in its role: `4`, of an expert `4.e11`."""
+        member = self.single and member_of(self.single)
+        return f"{self.row.label}.{member.label}" if member else self.row.label
 
 
-def outliers(grid: Grid, number_of: NumberOf) -> list[tuple[Standing, Column]]:
-    """All that stand out, layer by layer; each tower has layers of its own."""
-    towers = dict.fromkeys(row.tower for row in grid.rows)
-    every = {
-        (standing.row, column): standing
-        for tower in towers
+class Role:
+    """The numbers of a role over some rows of a grid, and how far each is from their median.
+
+    The median absolute deviation is at least LEAST_DEVIATION where they are `ranks`, else LEAST_SHARE of the median.
+    Of too few to tell nobody stands out.
+    """
+
+    def __init__(self, grid: Grid, rows: Sequence[Row], column: Column, numbers_of: NumbersOf, *, ranks: bool) -> None:
+        import numpy as np  # the first screen does without
+
+        self._grid, self._rows, self._column = grid, rows, column
+        every = [np.asarray(numbers_of(row, column), float) for row in rows]
+        self._ends = list(accumulate(map(len, every)))
+        self._numbers: Values = np.concatenate(every) if every else np.empty(0)
+        there = known(self._numbers)
+        self._middle = middle_of(there) or 0.0
+        with np.errstate(invalid="ignore"):  # of two that are infinite
+            distances = np.abs(self._numbers - self._middle)
+        spread = middle_of(known(distances)) or 0.0
+        spread = max(spread, LEAST_DEVIATION if ranks else LEAST_SHARE * abs(self._middle))
+        self._spread = spread if spread > 0 and len(there) >= LEAST_SPREAD else inf
+        self._distances: Values = np.nan_to_num(distances)
+
+    def outliers(self) -> list[Standing]:
+        """What stands out, row by row; of several in one place the farthest first."""
+        import numpy as np
+
+        far = np.flatnonzero(self._distances > FAR * self._spread).tolist()
+        found = [(self._row_of(at), -float(self._distances[at]), at) for at in far]
+        return [self._standing(at) for _, _, at in sorted(found)]
+
+    def ends(self) -> tuple[Standing, Standing] | None:
+        """The smallest and the largest, of equal ones the first and the last; None of fewer than two."""
+        import numpy as np
+
+        if np.count_nonzero(~np.isnan(self._numbers)) < 2:
+            return None
+        last = len(self._numbers) - 1 - int(np.nanargmax(self._numbers[::-1]))
+        return self._standing(int(np.nanargmin(self._numbers))), self._standing(last)
+
+    def _row_of(self, at: int) -> int:
+        return bisect_right(self._ends, at)
+
+    def _standing(self, at: int) -> Standing:
+        place = self._row_of(at)
+        row, number = self._rows[place], float(self._numbers[at])
+        members = self._grid.cells.get((row, self._column), ())
+        single = members[at - self._ends[place]] if len(members) > 1 else None
+        deviations = (number - self._middle) / self._spread
+        return Standing(
+            row, self._column, number, self._middle, deviations, _where(row, self._column, members, single), single
+        )
+
+
+def _where(row: Row, column: Column, members: Sequence[Projection], single: Projection | None) -> str:
+    """`layer 4 key`, `layer 4 expert 11 gate`, of a series `step.1000 key`, `step.1000 layer 11 gate`; the address
+    where nothing shorter tells several apart.
+    """
+    is_series = any(map(is_of_series, members[:1]))
+    line = row.label if is_series else f"layer {row.label}"
+    member = None if single is None else member_of(single)
+    if single is not None and member is None:
+        return single.address
+    if member is None:
+        return f"{line} {column.heading}"
+    return f"{line} {'layer' if is_series and member.what == EXPERT else member.what} {member.number} {column.role}"
+
+
+def outliers(grid: Grid, numbers_of: NumbersOf, *, ranks: bool) -> list[Standing]:
+    """All that stand out, layer by layer and role by role; each tower has layers of its own."""
+    towers = {row.tower: [other for other in grid.rows if other.tower == row.tower] for row in grid.rows}
+    every = [
+        standing
+        for rows in towers.values()
         for column in grid.columns
-        for standing in standings([row for row in grid.rows if row.tower == tower], column, number_of)
-        if standing.is_outlier
-    }
-    places = ((row, column) for row in grid.rows for column in grid.columns)
-    return [(every[place], place[1]) for place in places if place in every]
+        for standing in Role(grid, rows, column, numbers_of, ranks=ranks).outliers()
+    ]
+    order = {row: n for n, row in enumerate(grid.rows)}
+    return sorted(every, key=lambda standing: (order[standing.row], grid.columns.index(standing.column)))
 
 
-def by_distance(rows: Sequence[Row], column: Column, number_of: NumberOf) -> list[Row]:
-    """Rows from the farthest from the median of a column to the nearest; those without a number last."""
-    found = sorted(standings(rows, column, number_of), key=lambda s: -abs(s.number - s.middle))
-    there = {standing.row for standing in found}
-    return [*(standing.row for standing in found), *(row for row in rows if row not in there)]
+def by_distance(grid: Grid, column: Column, numbers_of: NumbersOf) -> list[Row]:
+    """The rows of a grid of single projections from the farthest from the median of a column to the nearest; those
+    without a number last."""
+    import numpy as np
+
+    numbers = {row: next(iter(numbers_of(row, column)), nan) for row in grid.rows}
+    middle = middle_of(known(np.array([*numbers.values()]))) or 0.0
+    return sorted(grid.rows, key=lambda row: (isnan(numbers[row]), -abs(numbers[row] - middle)))
 
 
-def next_of(places: Sequence[tuple[Row, Column]], grid: Grid, selection: Selection, step: int) -> int:
-    """Which of some places, in the order of the grid, comes after what is selected, or before it for a step below 0;
-    round at the ends."""
-    rows, columns = grid.rows, grid.columns
-    row = rows.index(selection.row) if selection.row in rows else -1
-    here = row, columns.index(selection.column) if row >= 0 and selection.column in columns else -1
-    at = [(rows.index(row), columns.index(column)) for row, column in places]
+def next_of(found: Sequence[Standing], grid: Grid, selection: Selection, step: int) -> int:
+    """Which of what stands out, in the order of the grid, comes after what is selected, or before it for a step below
+    0; round at the ends."""
+    at = [(*_place(standing.selection, grid), n) for n, standing in enumerate(found)]
+    row, column, single = selection.row, selection.column, selection.single
+    same = (n for n, other in enumerate(found) if (other.row, other.column, other.single) == (row, column, single))
+    here = (*_place(selection, grid), next(same, -1))
     if step > 0:
         return next((n for n, place in enumerate(at) if place > here), 0)
     return next((n for n in reversed(range(len(at))) if at[n] < here), len(at) - 1)
 
 
-def _deviations(distance: float, spread: float, middle: float) -> float:
-    if abs(distance) <= _SAME * abs(middle):
-        return 0.0
-    return distance / spread if spread > 0 else distance * float("inf")
+def _place(selection: Selection, grid: Grid) -> tuple[int, int]:
+    """The row and column of a selection, -1 for none."""
+    row = grid.rows.index(selection.row) if selection.row in grid.rows else -1
+    return row, grid.columns.index(selection.column) if row >= 0 and selection.column in grid.columns else -1

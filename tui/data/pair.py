@@ -295,6 +295,11 @@ class Lens:
         return self._value(BY_NAME[by], p) if by and self.side is not Side.RATIO else self.number(p)
 
     @property
+    def is_rank(self) -> bool:
+        """Whether the numbers are ranks: whole, and not held against anything."""
+        return self.measure.digits == 0 and self.side is not Side.RATIO
+
+    @property
     def limits(self) -> tuple[float, ...] | None:
         """Where the shade changes; None: spread over what there is."""
         if self.contrast is not Contrast.FIXED:

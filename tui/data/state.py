@@ -202,6 +202,7 @@ class ExplorerState(ViewState):
         if not BY_NAME[name].exists(self.pair.shown_as):
             self.say(f"there is no {name} {self._without(BY_NAME[name].needs_raw)}")
             return
+        self.unit_asked_for = ""
         self.lens.measure = BY_NAME[name]
         if self.lens.measure.needs_ranks:
             self.lens.ranks = self.lens.ranks or KeptRanks(self.k or self.usual_rank())

@@ -38,7 +38,8 @@ class ViewState:
     focused pane alone. `small` shows small multiples by layer in charts of spectra, `panels` those by threshold in
     the view over layers. `relative`: singular values over sigma_1. `k` is the rank cursor, `origin` where a walk over
     layers or roles began, `note` a sentence for the user until the next move. `version` counts what changed the chart.
-    `solving` is what a device began last, `plan` the one that was made last under what is shown.
+    `solving` is what a device began last, `plan` the one that was made last under what is shown. `unit_asked_for` is
+    what the menu of units opens on, "" for the unit that is shown.
     """
 
     pair: Pair
@@ -72,6 +73,7 @@ class ViewState:
     is_stopping: bool = False
     solving: tuple[Session, Projection] | None = None
     plan: ShownPlan | None = None
+    unit_asked_for: str = ""
 
     def changed(self, what: Change, keys: Keys = None) -> None:
         """Tell the listener; `keys` are content keys of the first model, None: of any projection."""

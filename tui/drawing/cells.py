@@ -144,6 +144,17 @@ class Look:
             self._cells[place] = found
         return found
 
+    def numbers(self, row: Row, column: Column) -> Values | Sequence[float]:
+        """The numbers of the projections in a place, in their order; NaN where one is not known (yet), or while it is
+        computed again."""
+        members = self._members((row, column))
+        if len(members) == 1:
+            number = self.cell(row, column).number
+            return (math.nan if number is None else number,)
+        if not members or not self.lens.pair.has_spectra:
+            return (math.nan,) * len(members)
+        return self.lens.numbers(self._group((row, column)))
+
     def blend(self, cells: Sequence[Cell], column: Column) -> Cell:
         """Several cells of a role as one that has no text: the median of their tones, else the most telling mark."""
         if len(cells) == 1:

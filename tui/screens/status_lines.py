@@ -32,6 +32,7 @@ class Hint(NamedTuple):
 STOP, SIDE, SCAN = Hint("x", "stop", "stop"), Hint("d", "A, B, B/A, delta", "side"), Hint("s", "scan", "scan")
 THRESHOLD, WEIGHT = Hint("t", "threshold", "threshold.next"), Hint("w", "weighting", "weight")
 QUIT = Hint("q", "quit", "quit")
+OUTLIER, ZOOM = Hint("b", "outlier", "outlier.next"), Hint("z", "overview", "zoom")
 CUT = (Hint("+", "cut more", "plan.more"), Hint("-", "cut less", "plan.less"))
 _LAST = next(key for key in sorted(BY_KEY) if key + 1 not in BY_KEY)
 """Up to here every digit is a view."""
@@ -39,12 +40,13 @@ HINTS = (
     Hint(f"0-{_LAST}", "view"), Hint("enter", "compute", "compute"), SCAN, Hint("/", "filter", "filter"),
     THRESHOLD, Hint("u", "unit", "unit"), Hint("?", "help", "help"),
     QUIT, Hint("JK", "layer"), Hint("HL", "role"), Hint("space", "mark", "mark"),
-    Hint("z", "zoom", "zoom"), Hint("f", "full screen", "full"),
+    ZOOM, Hint("f", "full screen", "full"),
     Hint(", .", "rank"), Hint("a", "axes", "axes"), Hint("e", "export", "export"),
     Hint("tab", "pane", "pane.next"), Hint(":", "command", "command"), Hint("ctrl+p", "palette"), WEIGHT,
 )  # fmt: skip
 """Most wanted first. While something is computed STOP comes first and SCAN is left out; where there are two models SIDE
-comes before these; under a weighting WEIGHT stands for THRESHOLD, and that behind QUIT."""
+comes before these; under a weighting WEIGHT stands for THRESHOLD, and that behind QUIT; keys of the
+focused pane alone stand behind QUIT too."""
 
 
 def chart_title(
@@ -194,10 +196,20 @@ def loss(lens: Lens, p: Projection) -> str:
     return "what was stored of it is damaged; enter computes it again" if is_lost else ""
 
 
-def shown_hints(is_busy: bool, is_pair: bool, is_weighted: bool = False, shows_plan: bool = False) -> tuple[Hint, ...]:
+def shown_hints(
+    is_busy: bool,
+    is_pair: bool,
+    is_weighted: bool = False,
+    shows_plan: bool = False,
+    zoom: Hint = ZOOM,
+    own: tuple[Hint, ...] = (),
+) -> tuple[Hint, ...]:
     """What the last line has to say, while something is computed (`is_busy`) or not, of one model or of two, under a
-    weighting or not, while a plan shows or not."""
-    moved = {THRESHOLD: (WEIGHT,), QUIT: (QUIT, THRESHOLD), WEIGHT: ()} if is_weighted else {}
+    weighting or not, while a plan shows or not; `zoom` says where ZOOM goes, `own` are keys of the focused pane, which
+    stand behind QUIT."""
+    moved = {QUIT: (QUIT, *(THRESHOLD,) * is_weighted, *own), ZOOM: () if zoom in own else (zoom,)}
+    if is_weighted:
+        moved |= {THRESHOLD: (WEIGHT,), WEIGHT: ()}
     rest = (shown for hint in HINTS for shown in moved.get(hint, (hint,)) if not (is_busy and hint is SCAN))
     return (STOP,) * is_busy + CUT * shows_plan + (SIDE,) * is_pair + (*rest,)
 

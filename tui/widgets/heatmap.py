@@ -24,7 +24,7 @@ from rankscope.engine.spectrum import Projection
 from ..data.contrast import Contrast
 from ..data.grid import Column, Grid, Row, Selection, unfolded
 from ..data.kept_sum import ShownRanks
-from ..data.outliers import by_distance, standings
+from ..data.outliers import Role, by_distance
 from ..drawing.cell import GREY_FILL, GREYED, PLAIN
 from ..drawing.cells import Look
 from ..drawing.strips import difference
@@ -32,6 +32,9 @@ from ..settings import keys
 from .heatmap_overview import Overview
 from .heatmap_table import LONGEST_NAME, Layers, Pointer, shortened
 from .top_pane import TopPane
+
+TITLE_MARGIN = 4
+"""Columns of its border, inside the corners, that a title leaves free."""
 
 
 def shade_key(look: Look, column: Column | None = None) -> Text:
@@ -90,8 +93,8 @@ class Heatmap(TopPane, inherit_bindings=False):
         found = self._ranks.sum(self._look.lens) if self._look.lens.measure.needs_ranks else None
         if found is None:
             return super().title()
-        name = self._look.lens.title
-        return f"{name}: {found.fitting(self.size.width - len(name) - len('3 heatmap    '))}"
+        name = f"{self._look.lens.title}: "
+        return f"{name}{found.fitting(self.size.width - TITLE_MARGIN - len('3 heatmap  ') - len(name))}"
 
     def subtitle(self, room: int) -> Text:
         """Where the cursor's role is smallest and largest, in bold what stands out; then the shades, without a word
@@ -107,14 +110,14 @@ class Heatmap(TopPane, inherit_bindings=False):
             return Text()
         tower = self.shown.rows[self.cursor[0]].tower
         rows = [row for row in self.shown.rows if row.tower == tower]
-        found = sorted(standings(rows, column, lambda *place: look.cell(*place).number), key=lambda s: s.number)
-        if len(found) < 2:
+        ends = Role(self.shown, rows, column, look.numbers, ranks=look.lens.is_rank).ends()
+        if ends is None:
             return Text()
         text = Text(shortened(column.heading, LONGEST_NAME))
-        for name, standing in (("min", found[0]), ("max", found[-1])):
+        for name, standing in zip(("min", "max"), ends, strict=True):
             number = look.short(standing.number, max(look.width, len(name)))
             style = Style(bold=True) if standing.is_outlier else PLAIN
-            text.append(f" {name} ").append(f"{number}@{standing.row.label}", style).append(" ")
+            text.append(f" {name} ").append(f"{number}@{standing.label}", style).append(" ")
         return text
 
     def _shades(self) -> Text:
@@ -186,11 +189,8 @@ class Heatmap(TopPane, inherit_bindings=False):
             return False
         grid = unfolded(self.grid, row, block)
         column = self._column if self._column in grid.columns else grid.columns[0]
-
-        def number(*place: *tuple[Row, Column]) -> float | None:
-            return next(map(self._look.lens.number, grid.cells.get(place, ())), None)
-
-        self._show(replace(grid, rows=tuple(by_distance(grid.rows, column, number))), row, block)
+        self._look.show_experts(grid)
+        self._show(replace(grid, rows=tuple(by_distance(grid, column, self._look.numbers))), row, block)
         return True
 
     def _close(self) -> None:

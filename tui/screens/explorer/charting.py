@@ -12,6 +12,7 @@ from ...charts.painter import Painter
 from ...charts.request import Painting, Request
 from ...data.changes import Change
 from ...data.kept_ranks import KeptRanks, rank_step
+from ...data.measures import ENERGY
 from ...data.pair import Pair
 from ...data.views import View
 from ...settings import keys
@@ -121,6 +122,7 @@ class Charting(Layout):
             ranks = asked.named(dict.fromkeys(p.role for p in state.rows))
             state.keep(ranks)
             if not state.lens.measure.needs_ranks:
+                state.unit_asked_for = ENERGY
                 state.say(f"asked for {ranks.text}: u or :unit energy shows what that keeps")
             return
         state.keep(asked)

@@ -38,6 +38,8 @@ from ...widgets.top_pane import TopPane
 from ...widgets.tree import ProjectionTree
 from ..dialogs import Help
 from ..status_lines import (
+    OUTLIER,
+    ZOOM,
     Hint,
     chart_title,
     hint_at,
@@ -190,7 +192,21 @@ class Layout(Screen[None]):
     @property
     def _hints(self) -> tuple[Hint, ...]:
         is_busy = self.state.is_busy and not self.state.is_stopping
-        return shown_hints(is_busy, self.pair.other is not None, bool(self.pair.weighting), self.state.shows_plan)
+        zoom = ZOOM._replace(word=self._zooms_to)
+        turns = (zoom,) if self.state.pane == View.HEATMAP or BY_KEY[self.state.pane].place is Place.CHART else ()
+        own = (*(OUTLIER,) * (self.state.pane == View.HEATMAP), *turns)
+        is_pair, is_weighted = self.pair.other is not None, bool(self.pair.weighting)
+        return shown_hints(is_busy, is_pair, is_weighted, self.state.shows_plan, zoom, own)
+
+    @property
+    def _zooms_to(self) -> str:
+        """What the key that zooms goes to, in a word or two."""
+        state, view = self.state, BY_KEY[self.state.pane]
+        if view.place is not Place.CHART:
+            return "table" if self.is_overview else "overview"
+        if view.over_layers:
+            return "large charts" if state.panels else "small charts"
+        return "one chart" if state.small else "facets"
 
     async def on_click(self, event: Click) -> None:
         """A click goes to its pane, as the pane's key does; on the line of keys it does what that says."""

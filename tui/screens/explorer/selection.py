@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import isinf
-
 from textual import on
 from textual.widgets import Tree
 
@@ -58,20 +56,19 @@ class SelectionKeys(Background):
         self.state.step_match(step)
 
     def action_outlier(self, step: int) -> None:
-        """The next cell whose number stands out of its role, and why it does."""
-        state, look = self.state, self.look
-        found = outliers(state.grid, lambda *place: look.cell(*place).number)
+        """The next projection whose number stands out of its role, and how far."""
+        state, lens = self.state, self.state.lens
+        found = outliers(state.grid, self.look.numbers, ranks=lens.is_rank)
         if not found:
-            known = "" if state.lens.knows_any(state.shown) else ": none is known yet"
-            state.say(f"no {state.lens.title} is more than {FAR:g} MAD from its role's median over the layers{known}")
+            known = "" if lens.knows_any(state.shown) else ": none is known yet"
+            state.say(f"no {lens.title} is more than {FAR:g} MAD from its role's median over the layers{known}")
             return
-        standing, column = found[next_of([(s.row, c) for s, c in found], state.grid, state.selection, step)]
-        state.select(Selection(standing.row, column))
-        written, side = state.lens.written, "above" if standing.deviations > 0 else "below"
-        far = "" if isinf(standing.deviations) else f"{abs(standing.deviations):.1f} MAD "
-        said = f"{state.lens.title} {written(standing.number)}: {far}{side} {written(standing.middle)}"
-        count = "1 stands" if len(found) == 1 else f"{len(found)} stand"
-        state.say(f"{said}, the median of {column.heading} over the layers; {count} out")
+        at = next_of(found, state.grid, state.selection, step)
+        one = found[at]
+        state.select(one.selection)
+        number, middle = lens.written(one.number), lens.written(one.middle)
+        far = f"{abs(one.deviations):.1f} MAD {'above' if one.deviations > 0 else 'below'}"
+        state.say(f"{at + 1} of {len(found)}: {one.where}: {lens.title} {number}, median {middle}, {far}")
 
     def action_mark(self) -> None:
         """Mark what is selected, or take its marks away."""
@@ -162,7 +159,8 @@ class SelectionKeys(Background):
             if number is not None:
                 self.state.set_unit(found[number].name)
 
-        at = next((n for n, m in enumerate(found) if m.name == lens.measure.name), 0)
+        first = self.state.unit_asked_for or lens.measure.name
+        at = next((n for n, m in enumerate(found) if m.name == first), 0)
         self.app.push_screen(Choice("unit", rows, at), chosen)
 
     # Views
