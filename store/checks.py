@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rankscope.engine.spectrum import DIRECTIONS, LEADING
+from rankscope.engine.spectrum import DIRECTIONS, FACTORS, FACTORS_ALPHA, LEADING
 
 from .columns import ADDED, DERIVED_INDEX, GENERATION, INDEX, PARENT, RUN, SOURCE, Table
 from .entries import Tables
@@ -33,8 +33,9 @@ def check(tables: Tables, stored: int, *, is_directions: bool) -> None:
     _check_columns("runs", tables.runs, RUN)
     _check_shapes("index", index)
     offset, count = index["offset"], index["count"]
-    expected = _counts(index["rows"], index["cols"], is_directions)
-    _must(count == expected, "index: a count that the shape of its matrix does not have")
+    most = _counts(index["rows"], index["cols"], is_directions)
+    is_right = (count == most) | (_is_product(index) & (count >= 0) & (count <= most))
+    _must(is_right, "index: a count that the shape of its matrix does not have")
     _must((offset >= 0) & (count <= stored) & (offset <= stored - count), "index: values that are not in the file")
     _must(~(np.isinf(index["sigma_max"]) | np.isinf(index["sigma_min"])), "index: an infinite singular value")
     _must(index["run_id"] < len(tables.runs), "index: a run that is not in the file")
@@ -78,6 +79,12 @@ def _counts(rows: NDArray[Any], cols: NDArray[Any], is_directions: bool) -> NDAr
     """How many numbers are stored of matrices of these shapes: Projection.stored_count of each."""
     short: NDArray[Any] = np.minimum(rows, cols)
     return np.minimum(LEADING, short) * (1 + rows + cols) + rows + cols if is_directions else short
+
+
+def _is_product(index: Table) -> NDArray[np.bool_]:
+    """Projection.is_product of each: it has as many values as its factors share."""
+    formulas = index["formula"] if "formula" in (index.dtype.names or ()) else np.zeros(len(index), "S1")
+    return np.isin(formulas, [name.encode() for name in (FACTORS, FACTORS_ALPHA)])
 
 
 def _is_directions(formulas: NDArray[Any]) -> NDArray[np.bool_]:
