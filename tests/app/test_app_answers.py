@@ -222,7 +222,7 @@ async def test_two_models_are_matched_by_address(llama: Path, other: Path, root:
         assert any("only in A (7)" in label for label in view.labels)
         assert any("only in B (1)" in label for label in view.labels)
         a, b = (rank_in(folder, 0, "query", 0.9) for folder in (llama, other))
-        for side, text in (("B", str(b)), ("B/A", f"{b / a:.3f}"), ("A", str(a))):
+        for side, text in (("B", str(b)), ("B/A", f"{b / a:.3f}"), ("delta", "."), ("A", str(a))):
             await view.press("d")
             await view.until(lambda t=text: view.cells(0)[0] == t, side)  # type: ignore[misc]
         await view.press("d")

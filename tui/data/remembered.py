@@ -21,6 +21,8 @@ from .weighting import NONE, Offer, lasting
 VERSION = 1
 """Of what `written` writes."""
 _MOST = 4096
+_OF_THE_MOMENT = (View.PLAN, View.DELTA)
+"""Views of what is not remembered: they would have nothing to show."""
 """Characters of a text: none that is longer was written by us."""
 
 
@@ -127,11 +129,10 @@ class Remembered:
         state.overview, state.small, state.panels = self.overview, self.small, self.panels
         state.axes, state.relative = self.axes, self.relative
         state.changed(Change.AXES)
-        # A plan is not remembered, so its view has nothing to show.
         for key in (self.top, self.chart, self.pane):
-            if key in BY_KEY and key != View.PLAN:
+            if key in BY_KEY and key not in _OF_THE_MOMENT:
                 state.show(key)
-        if self.came_from in BY_KEY and self.came_from != View.PLAN:
+        if self.came_from in BY_KEY and self.came_from not in _OF_THE_MOMENT:
             state.came_from = self.came_from
 
     def _select(self, state: ExplorerState, projections: Mapping[str, Projection]) -> None:
