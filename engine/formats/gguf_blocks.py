@@ -66,16 +66,27 @@ def gguf_matrix(blocks: Weights, dtype: str, shape: tuple[int, ...]) -> Weights 
 
 
 def _dequantised(rows: Weights, dtype: str) -> Weights:
-    """float32, shape (..., in), of rows of bytes."""
+    """float32, shape (..., in), of rows of bytes. A scale that is infinite or no number gives weights that are none,
+    without numpy's warnings: who computes such a matrix says so by its address."""
     import numpy as np
 
-    if not is_on_device(dtype):
-        from gguf import GGMLQuantizationType
-        from gguf.quants import dequantize
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _by_formula(rows, dtype) if is_on_device(dtype) else _by_package(rows, dtype)
 
-        assert isinstance(rows, np.ndarray)
-        weights: Weights = dequantize(rows, GGMLQuantizationType[dtype])
-        return weights
+
+def _by_package(rows: Weights, dtype: str) -> Weights:
+    import numpy as np
+    from gguf import GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    assert isinstance(rows, np.ndarray)
+    weights: Weights = dequantize(rows, GGMLQuantizationType[dtype])
+    return weights
+
+
+def _by_formula(rows: Weights, dtype: str) -> Weights:
+    import numpy as np
+
     width, size = _BLOCKS[dtype]
     blocks = rows.reshape(-1, size)
     of: ggml_blocks.Arrays

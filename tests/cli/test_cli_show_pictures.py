@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cli_models import write_llama
 from cli_process import Run
@@ -99,3 +100,14 @@ def test_ls_as_json_is_a_line_a_model(tmp_path: Path, cli: Run, store: Path) -> 
 def test_ls_as_json_of_nothing_is_nothing(cli: Run) -> None:
     ran = cli("ls", "--json")
     assert (ran.code, ran.out) == (0, "")
+
+
+def test_layers_of_two_towers_stand_one_after_the_other_by_their_names(tmp_path: Path, cli: Run) -> None:
+    rng = np.random.default_rng(4)
+    seeing = {
+        f"vision_tower.layers.{n}.self_attn.q_proj.weight": rng.standard_normal((8, 8), np.float32) for n in (0, 1)
+    }
+    write_llama(tmp_path / "m", layers=3, changes=seeing)
+    assert cli("scan", tmp_path / "m", "--filter", "*.query").code == 0
+    drawn = cli("show", tmp_path / "m", "--view", "layers", "-t", "90", "--filter", "*layers.[12].*query").out
+    assert drawn.splitlines()[-2].split() == ["1", "2", "vision.1"]  # 1, then 2 for both of them

@@ -185,6 +185,8 @@ def test_what_cannot_be_asked_is_one_line(tmp_path: Path, model: OpenModel) -> N
         (lambda: model.spectrum(HOSTILE + "\x1b[2J"), "no projection"),
         (lambda: model.spectrum("other.model.layers.0.input_layernorm.weight"), "not a matrix"),
         (lambda: model.numbers("rank"), "no unit 'rank': k percent"),
+        (lambda: model.numbers("energy"), "no unit 'energy': k percent"),
+        (lambda: model.heatmap("energy"), "no unit 'energy': k percent"),
         (lambda: model.numbers("k", 90), "threshold is a share"),
         (lambda: model.numbers("k", float("nan")), "threshold is a share"),
         (lambda: model.heatmap("k", "90"), "threshold is a share"),  # type: ignore[arg-type]

@@ -72,7 +72,7 @@ def _lens(pair: Pair, request: Request) -> Lens:
 def _at(request: Request) -> tuple[float, str] | None:
     """Where the selected layer stands, and its name."""
     row = selected_row(request)
-    return None if row is None else (_place(request.grid.rows.index(row), row), f"layer {row.label}")
+    return None if row is None else (_standing(request.grid)[request.grid.rows.index(row)], f"layer {row.label}")
 
 
 def selected_row(request: Request) -> Row | None:
@@ -179,25 +179,28 @@ def _role(lens: Lens, grid: Grid, column: Column, number: int) -> Series:
     numbers = lens.numbers(lens.pair.group(grid.column(column)))
     ends = np.cumsum([len(grid.cells.get((row, column), ())) for row in grid.rows])
     points = []
-    for index, (row, cell) in enumerate(zip(grid.rows, np.split(numbers, ends[:-1]), strict=True)):
+    for at, cell in zip(_standing(grid), np.split(numbers, ends[:-1]), strict=True):
         found = known(cell)
         if (middle := middle_of(found)) is not None:
-            points.append((_place(index, row), found[0], middle, found[-1]))
+            points.append((at, found[0], middle, found[-1]))
     x, low, y, high = np.array(points, dtype=np.float64).T if points else np.zeros((4, 0))
     band = (low, high) if (low < high).any() else None
     stroke = Stroke.DASHED if lens.side is Side.B else Stroke.SOLID
     return Series(column.heading, x, y, number, stroke, band=band)
 
 
-def _place(index: int, row: Row) -> float:
-    """Where a layer stands: at its number, or one after the other where towers count anew."""
-    return float(index if row.tower or row.layer is None else row.layer)
+def _standing(grid: Grid) -> list[float]:
+    """Where each layer stands: at its number, or one after the other where there are towers, which count anew."""
+    has_towers = any(row.tower for row in grid.rows)
+    return [float(index if has_towers else row.layer) for index, row in enumerate(grid.rows)]
 
 
 def _places(grid: Grid) -> tuple[str, ...]:
-    """What stands at each place of the axis, where the layers of one tower stand one after the other."""
+    """What stands at each place of the axis, where layers stand one after the other; of the only tower the numbers."""
     towers = {row.tower for row in grid.rows}
-    return tuple(str(row.layer) for row in grid.rows) if len(towers) == 1 and towers != {""} else ()
+    if not any(towers):
+        return ()
+    return tuple(str(row.layer) if len(towers) == 1 else row.label for row in grid.rows)
 
 
 def _by_layer(lens: Lens, series: tuple[Series, ...], levels: tuple[Level, ...], places: tuple[str, ...]) -> Chart:

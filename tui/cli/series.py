@@ -22,6 +22,9 @@ from ..drawing.console_tables import print_tables
 from .opening import say_damage
 from .query import Asked
 
+OF_ONE_MODEL = frozenset({"heads", "mla", "gauge", "delta", "directions"})
+"""Views of what a series does not have: nothing that is made of the matrices of a model is read of one."""
+
 
 def check_options(args: Namespace) -> None:
     """Refuse what a series cannot be combined with.
@@ -38,6 +41,9 @@ def check_options(args: Namespace) -> None:
     for option, is_given in given.items():
         if is_given:
             raise InputError(f"{option} is of one model: leave it out for a series")
+    view = getattr(args, "view", None)
+    if view in OF_ONE_MODEL:
+        raise InputError(f"--view {view} is not of a series: name one model")
 
 
 def each_of(names: Sequence[str], run: Callable[[str], int]) -> int:

@@ -231,13 +231,14 @@ class OpenModel:
 
     def _loaded(self, unit: str, threshold: float, wanted: Sequence[Projection]) -> Lens:
         """A lens that has read what its numbers need."""
-        if unit not in BY_NAME:
-            raise InputError(f"no unit {printable(repr(unit))}: {' '.join(BY_NAME)}")
+        units = {name: measure for name, measure in BY_NAME.items() if not measure.needs_ranks}
+        if unit not in units:
+            raise InputError(f"no unit {printable(repr(unit))}: {' '.join(units)}")
         if not isinstance(threshold, float | int) or not 0 < threshold <= 1:
             given = printable(repr(threshold))
             raise InputError(f"threshold is a share of the energy above 0 and up to 1, as 0.9, not {given}")
         self._look()
-        lens = Lens(Pair(self._session), threshold, BY_NAME[unit])
+        lens = Lens(Pair(self._session), threshold, units[unit])
         lens.load(wanted)
         self._say_damage()
         return lens

@@ -51,6 +51,15 @@ def test_every_bit_is_that_of_the_package(name: str) -> None:
         _assert_same_bits(host_array(ours), theirs)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["Q4_K", "Q6_K", "IQ2_XXS", "IQ1_S"])
+def test_scales_that_are_no_numbers_give_such_weights_without_a_warning(name: str) -> None:
+    block, size = gguf.GGML_QUANT_SIZES[Quant[name]]
+    for half in (0x7C00, 0xFFFF, 0x7C01):  # infinite, not a number, and one of these that signals
+        rows = np.full((4, size // 2), half, np.uint16).view(np.uint8)
+        assert not np.isfinite(host_array(gguf_matrix(rows.reshape(-1), name, (4, block)))).any()
+
+
 @pytest.mark.parametrize("name", ["Q4_0", "Q6_K", "MXFP4"])
 def test_a_matrix_of_a_stack_is_made_when_it_is_taken(name: str) -> None:
     rng = np.random.default_rng(8)
