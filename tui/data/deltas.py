@@ -27,6 +27,7 @@ class Apart(StrEnum):
     """Why two tensors, or one that has no partner, have no difference whose spectrum is computed."""
 
     SHAPE = "other shapes"
+    FACTORS = "held as two factors, of which no difference is made"
     RENAMED = "renamed"
     ONLY_A = "only in A"
     ONLY_B = "only in B"
@@ -96,6 +97,8 @@ def matched(first: Model, second: Model, under: Weighting | None = None, pattern
             lone_a.append(p)
         elif (p.rows, p.cols) != (partner.rows, partner.cols):
             apart.append(Listed(Apart.SHAPE, p, partner))
+        elif p.is_product or partner.is_product:
+            apart.append(Listed(Apart.FACTORS, p, partner))
         elif not p.rows:
             apart.append(Listed(Apart.VECTOR, p, partner))
         elif p.address in wanted:
