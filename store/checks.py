@@ -33,9 +33,6 @@ def check(tables: Tables, stored: int, *, is_directions: bool) -> None:
     _check_columns("runs", tables.runs, RUN)
     _check_shapes("index", index)
     offset, count = index["offset"], index["count"]
-    most = _counts(index["rows"], index["cols"], is_directions)
-    is_right = (count == most) | (_is_product(index) & (count >= 0) & (count <= most))
-    _must(is_right, "index: a count that the shape of its matrix does not have")
     _must((offset >= 0) & (count <= stored) & (offset <= stored - count), "index: values that are not in the file")
     _must(~(np.isinf(index["sigma_max"]) | np.isinf(index["sigma_min"])), "index: an infinite singular value")
     _must(index["run_id"] < len(tables.runs), "index: a run that is not in the file")
@@ -47,6 +44,8 @@ def check(tables: Tables, stored: int, *, is_directions: bool) -> None:
         _check_shapes("parents", tables.parents)
         _must(tables.parents["row"] < len(index), "parents: a row that is not in the index")
         _must(tables.parents["source_id"] < len(tables.sources), "parents: a source that is not in the file")
+    expected = _counts(tables, is_directions=is_directions)
+    _must(count == expected, "index: a count that the shape of its matrix does not have")
 
 
 def _check_columns(name: str, table: Table, kinds: Mapping[str, str]) -> None:
@@ -75,16 +74,31 @@ def _check_ranks(tables: Tables) -> None:
     _must(ranks <= tables.index["count"][:, None], "rank_table: a rank that is none of its matrix")
 
 
-def _counts(rows: NDArray[Any], cols: NDArray[Any], is_directions: bool) -> NDArray[Any]:
-    """How many numbers are stored of matrices of these shapes: Projection.stored_count of each."""
+def _counts(tables: Tables, *, is_directions: bool) -> NDArray[Any]:
+    """How many numbers are stored of each row: its Projection.stored_count."""
+    rows, cols = tables.index["rows"], tables.index["cols"]
     short: NDArray[Any] = np.minimum(rows, cols)
-    return np.minimum(LEADING, short) * (1 + rows + cols) + rows + cols if is_directions else short
+    if is_directions:
+        leading: NDArray[Any] = np.minimum(LEADING, short) * (1 + rows + cols) + rows + cols
+        return leading
+    if tables.parents is None:
+        return short
+    inner = _inner(tables.index["formula"], tables.parents)
+    shared: NDArray[Any] = np.where(inner > 0, np.minimum(short, inner), short)
+    return shared
 
 
-def _is_product(index: Table) -> NDArray[np.bool_]:
-    """Projection.is_product of each: it has as many values as its factors share."""
-    formulas = index["formula"] if "formula" in (index.dtype.names or ()) else np.zeros(len(index), "S1")
-    return np.isin(formulas, [name.encode() for name in (FACTORS, FACTORS_ALPHA)])
+def _inner(formulas: NDArray[Any], parents: Table) -> NDArray[Any]:
+    """Projection.inner of each: of a product the rows of A, its last parent or the one before its alpha; else 0."""
+    found = np.zeros(len(formulas), np.int64)
+    in_order = np.argsort(parents["row"], kind="stable")
+    rows = parents["row"][in_order]
+    for formula, from_end in ((FACTORS, 1), (FACTORS_ALPHA, 2)):
+        products = np.flatnonzero(formulas == formula.encode())
+        at = np.searchsorted(rows, products, side="right") - from_end
+        _must(at >= np.searchsorted(rows, products), "parents: a product without its factors")
+        found[products] = parents["rows"][in_order[at]]
+    return found
 
 
 def _is_directions(formulas: NDArray[Any]) -> NDArray[np.bool_]:

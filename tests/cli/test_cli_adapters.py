@@ -83,6 +83,29 @@ def test_what_needs_the_matrix_itself_is_refused_in_words(cli: Run, tmp_path: Pa
     assert f"3 are not planned: layers.0.attention.query: {factors}" in plan.err
 
 
+def test_no_difference_is_made_of_what_is_held_as_two_factors(cli: Run, tmp_path: Path) -> None:
+    adapter = peft().write(tmp_path / "adapter")
+    weights = {f"model.layers.{n}.self_attn.q_proj.weight": two(n, M, 20, 20)[2].astype("f4") for n in range(2)}
+    weights["model.layers.0.self_attn.o_proj.weight"] = two(5, 20, 20, 20)[2].astype("f4")
+    for name in ("base", "mixed"):
+        (tmp_path / name).mkdir()
+    save_file(weights, tmp_path / "base" / "model.safetensors")
+    for pair in ((tmp_path / "base", adapter), (adapter, tmp_path / "base")):
+        ran = cli("delta", *pair, "--device", "cpu")
+        assert ran.code == 2
+        assert ran.err.splitlines()[-1].startswith("rankscope: no matrix is in both ")
+        assert "layers.0.attention.query is held as two factors, of which no difference is made" in ran.err
+    name = "model.layers.0.self_attn.q_proj.weight"
+    b, a, _ = two(1, M, 20, 3)
+    mixed = {f"{name.removesuffix('.weight')}.lora_A.weight": a, f"{name.removesuffix('.weight')}.lora_B.weight": b}
+    mixed |= {n: 2 * w for n, w in weights.items() if n != name}
+    save_file(mixed, tmp_path / "mixed" / "model.safetensors")
+    ran = cli("delta", tmp_path / "base", tmp_path / "mixed", "--device", "cpu")
+    assert ran.code == 0
+    assert "two factors: 1: layers.0.attention.query" in ran.err
+    assert "layers.1.attention.query" in ran.out
+
+
 def test_a_broken_adapter_config_is_named(cli: Run, tmp_path: Path) -> None:
     model = fused().write(tmp_path / "m")
     (model / "adapter_config.json").write_text("{")

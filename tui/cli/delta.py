@@ -134,7 +134,7 @@ def _about(changes: Sequence[Change]) -> Iterator[str]:
 
 def _apart(first: Model, second: Model, found: Matched) -> Iterator[str]:
     """What of either model has no row."""
-    for why in (Apart.SHAPE, Apart.RENAMED, Apart.ONLY_A, Apart.ONLY_B):
+    for why in (Apart.SHAPE, Apart.FACTORS, Apart.RENAMED, Apart.ONLY_A, Apart.ONLY_B):
         if listed := found.why(why):
             yield f"{why}: {len(listed)}: {_named(item.text for item in listed)}"
     if listed := found.why(Apart.LEFT_OUT):

@@ -27,6 +27,7 @@ class Apart(StrEnum):
     """Why two tensors, or one that has no partner, have no difference whose spectrum is computed."""
 
     SHAPE = "other shapes"
+    FACTORS = "two factors"
     RENAMED = "renamed"
     ONLY_A = "only in A"
     ONLY_B = "only in B"
@@ -96,6 +97,8 @@ def matched(first: Model, second: Model, under: Weighting | None = None, pattern
             lone_a.append(p)
         elif (p.rows, p.cols) != (partner.rows, partner.cols):
             apart.append(Listed(Apart.SHAPE, p, partner))
+        elif p.is_product or partner.is_product:
+            apart.append(Listed(Apart.FACTORS, p, partner))
         elif not p.rows:
             apart.append(Listed(Apart.VECTOR, p, partner))
         elif p.address in wanted:
@@ -187,4 +190,6 @@ def _shape(p: Projection) -> str:
 def _nothing(first: Model, second: Model, pattern: str | None, apart: Sequence[Listed]) -> str:
     named = f" matches {printable(pattern)!r} and" if pattern else ""
     why = f": {apart[0].why}: {printable(apart[0].text)}" if apart else ""
+    if apart and apart[0].why is Apart.FACTORS:
+        why = f": {printable(apart[0].text)} is held as two factors, of which no difference is made"
     return f"no matrix{named} is in both {printable(first.name)} and {printable(second.name)}, in one shape{why}"
