@@ -25,8 +25,9 @@ OF_OTHERS = {
     ("cli/main.py", "_exit"),
     ("cli/parser.py", "_actions"),
     ("charts/curves.py", "_limit_size"),
+    ("screens/explorer/layout.py", "_replace"),
 }
-"""Of os, argparse and plotext."""
+"""Of os, argparse, plotext and named tuples."""
 
 
 def is_private(name: str) -> bool:
