@@ -37,7 +37,7 @@ class KeptSum:
         """What it says in a line, from the fullest to the shortest."""
         share = f"{100 * self.parts / self.whole:.0f} %"
         parts, whole = parameters(self.parts), parameters(self.whole)
-        some = f" of the {self.known} computed" if self.known < self.count else ""
+        some = f" of the {self.known} computed" if 0 < self.known < self.count else ""
         energy = f"{self.least} to {self.most} %" if self.known else "an unknown share"
         worst = f" (worst: {self.worst})" if self.known else ""
         costly = f"; {self.costly} would take more than as they are" if self.costly else ""
