@@ -13,7 +13,6 @@ from ..errors import WeightsError
 from ..spectrum import Projection, Run
 from . import devices
 from .devices import Device
-from .elsewhere import Elsewhere
 from .events import (
     Failed,
     Found,
@@ -69,6 +68,8 @@ class Engine:
         self._queue = JobQueue()
         self._reporter = Reporter(listener)
         self._outcomes = Outcomes(sink, self._queue, self._reporter, not self._settings.is_worker)
+        from .elsewhere import Elsewhere  # 40 ms, of which a screen that opens needs nothing
+
         self._elsewhere = Elsewhere(
             self._settings.device,
             self._settings.threads,

@@ -25,7 +25,6 @@ from ..settings.terminal import set_up
 from .ending import at_end
 from .opening import save, unsaved
 from .options import ADDRESS
-from .series import check_options
 
 if TYPE_CHECKING:
     from ..data.model import Model
@@ -102,6 +101,8 @@ def _models(args: Namespace, root: Path, config: Config) -> list[Model]:
         return [open_model(each, root, access) for each in (name, args.against) if each is not None]
 
     if is_series(args.model):
+        from .series import check_options
+
         check_options(args)
         return [open_series(args.model, root)]
     return opened(args.model[0]) if args.model else _picked(root, config, opened)
