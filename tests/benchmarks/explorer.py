@@ -35,7 +35,7 @@ from rankscope.store.spectra import SpectraStore
 from rankscope.tui.data.model import open_model
 
 BIN = Path(sys.executable).parent
-PROGRAM = (str(BIN / "rankscope-tui"),)
+PROGRAM = (str(BIN / "rankscope-tui"), "--fresh")
 TREE = re.compile(rb"0 tree")
 FILLED = re.compile(rb"(\d+)/\1 stored")
 QUIET = 0.05
