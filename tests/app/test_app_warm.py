@@ -6,6 +6,7 @@ import os
 import re
 import select
 import signal
+import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,6 @@ from rankscope.store.models import stored_models
 
 PROGRAM = """
 import sys
-import time
 from rankscope.engine.compute import driver
 from rankscope.engine.compute.devices import Device
 from rankscope.tui.cli.main import main_tui
