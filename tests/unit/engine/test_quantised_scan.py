@@ -7,6 +7,7 @@ import struct
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from rankscope.engine.catalogue.tree import build_tree
 from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
+from rankscope.engine.compute import worker
 from rankscope.engine.compute.engine import Engine, Settings
 from rankscope.engine.compute.job import SCAN, Job
 from rankscope.engine.formats.safetensors import DTYPE_BITS
@@ -285,3 +287,26 @@ def test_every_float_type_of_safetensors_is_read_by_its_definition(tmp_path: Pat
     wanted = np.asarray(PLAIN[dtype](data), np.float64).reshape(6, 8)
     assert np.array_equal(host_array(weights).astype(np.float64), wanted)
     _assert_spectrum(_scan(checkpoint, [projection])["layers.0.attention.query"], wanted)
+
+
+def test_what_has_no_room_as_floats_on_its_device_is_made_on_the_cpu() -> None:
+    made = np.arange(6.0).reshape(2, 3)
+
+    class Full:
+        """A packed matrix on a device without room."""
+
+        shape = (2, 3)
+
+        def __getitem__(self, index: int) -> NDArray[Any]:
+            raise RuntimeError("out of memory")
+
+        def reshape(self, *_: int) -> NDArray[Any]:
+            raise RuntimeError("out of memory")
+
+        def on_host(self) -> NDArray[Any]:
+            return made
+
+    whole = SimpleNamespace(slice=None)
+    assert np.array_equal(worker._part(whole, Full()), made)
+    with pytest.raises(RuntimeError):  # what is no packed matrix has nothing to be made of
+        worker._part(SimpleNamespace(slice=SimpleNamespace(axis=0, index=0)), [Full()])
