@@ -10,18 +10,20 @@ import numpy as np
 from ..errors import WeightsError, printable
 from ..moment import Moment
 from ..spectrum import Operand, Values, digest
-from .held import Held, Matrix, Order
+from .held import FeatureOrder, MomentReader, StackedMatrix
 
 _ROUNDING = 1e-3
 """How far mu^2 of a feature may lie above its E[x^2], in parts of it: sums in float32 round, and may count one token
 in the one and not in the other."""
 
 
-def centred_moment(held: Held, name: str, cols: int, matrix: Matrix | None, order: Order | None) -> Moment:
-    """As Held.moment, about the mean. Its digest is never that of the moment about 0.
+def centred_moment(
+    held: MomentReader, name: str, cols: int, matrix: StackedMatrix | None, order: FeatureOrder | None
+) -> Moment:
+    """As MomentReader.moment, about the mean. Its digest is never that of the moment about 0.
 
     Raises:
-        UnseenError, WeightsError: as Held.moment and Held.mean, or mean and moment are not of the same tokens.
+        UnseenError, WeightsError: as MomentReader.moment and MomentReader.mean, or these are not of the same tokens.
     """
     moment = held.moment(name, cols, matrix, order)
     (whole,) = moment.operands

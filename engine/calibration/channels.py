@@ -14,7 +14,7 @@ import numpy as np
 from ..catalogue.names import inner_config
 from ..errors import WeightsError, printable
 from ..spectrum import Projection
-from .held import Order
+from .held import FeatureOrder
 
 
 class Shuffled(NamedTuple):
@@ -41,7 +41,7 @@ SHUFFLED = (
 )
 
 
-def order_of(projection: Projection, config: Mapping[str, Any], name: str) -> Order | None:
+def order_of(projection: Projection, config: Mapping[str, Any], name: str) -> FeatureOrder | None:
     """Where a file, which calls a tensor `name`, has each input feature of a projection; None where order is the same.
 
     Raises:

@@ -13,18 +13,18 @@ from ..spectrum import Values
 from ..weights import HostArray
 from .said import Figures
 
-Order: TypeAlias = NDArray[np.intp]
+FeatureOrder: TypeAlias = NDArray[np.intp]
 """For each input feature of the model's matrix, where the file has it."""
 
 
-class Matrix(NamedTuple):
+class StackedMatrix(NamedTuple):
     """One matrix of a stack, by its number, of as many as the model has: `of`, 0 where that is not known."""
 
     number: int
     of: int = 0
 
 
-class Held(Protocol):
+class MomentReader(Protocol):
     """Second moments by the names of tensors, as they lie in a file."""
 
     @property
@@ -62,12 +62,12 @@ class Held(Protocol):
         """Digests of all that was read, held out or not (see tokens_read.py), None where the file does not say."""
         ...
 
-    def tokens_of(self, name: str, matrix: Matrix | None) -> float | None:
+    def tokens_of(self, name: str, matrix: StackedMatrix | None) -> float | None:
         """How many tokens reached the input of a tensor, or of one `matrix` of a stack; 0 where none did, None
         where it is not known."""
         ...
 
-    def moment(self, name: str, cols: int, matrix: Matrix | None, order: Order | None) -> Moment:
+    def moment(self, name: str, cols: int, matrix: StackedMatrix | None, order: FeatureOrder | None) -> Moment:
         """That of the input of a tensor of `cols` input features, or of one `matrix` of a stack, in an `order`.
 
         Raises:
@@ -76,7 +76,7 @@ class Held(Protocol):
         """
         ...
 
-    def mean(self, name: str, cols: int, matrix: Matrix | None, order: Order | None) -> Values:
+    def mean(self, name: str, cols: int, matrix: StackedMatrix | None, order: FeatureOrder | None) -> Values:
         """E[x] of the same input, shape (cols,).
 
         Raises:

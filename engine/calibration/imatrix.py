@@ -25,7 +25,7 @@ from ..landing import HOST
 from ..moment import Moment
 from ..spectrum import Operand, Source, Values, digest
 from ..weights import host_array
-from .held import Matrix, Order, mean_of
+from .held import FeatureOrder, StackedMatrix, mean_of
 from .said import Figures
 
 SUMS, COUNTS, PLAIN_SUMS = ".in_sum2", ".counts", ".in_sum"
@@ -49,7 +49,7 @@ class Sums(NamedTuple):
 @dataclass(frozen=True)
 class Imatrix:
     """An importance matrix; `sums` by the name of the tensor whose input they are of. `chunks` is how many chunks of
-    `chunk_size` tokens it was made of, each 0 where the file does not say. `said`: see Held.
+    `chunk_size` tokens it was made of, each 0 where the file does not say. `said`: see MomentReader.
     """
 
     sums: Mapping[str, Sums]
@@ -65,22 +65,22 @@ class Imatrix:
 
     @property
     def figures(self) -> Mapping[str, Figures]:
-        """See Held: none."""
+        """See MomentReader: none."""
         return {}
 
     @property
     def tokens_read(self) -> frozenset[str] | None:
-        """See Held: it does not say."""
+        """See MomentReader: it does not say."""
         return None
 
     @property
     def names(self) -> tuple[str, ...]:
-        """See Held."""
+        """See MomentReader."""
         return tuple(self.sums)
 
     @property
     def about(self) -> str:
-        """See Held: data sets and chunks."""
+        """See MomentReader: data sets and chunks."""
         shown = [printable(PureWindowsPath(path).name or path, 40) for path in self.data_sets]
         words = [*shown[:_SHOWN], *["..."] * (len(shown) > _SHOWN)]
         if self.chunks:
@@ -88,8 +88,8 @@ class Imatrix:
             words.append(f"{self.chunks:,} chunk{'s' * (self.chunks != 1)}{size}")
         return ", ".join(words)
 
-    def moment(self, name: str, cols: int, matrix: Matrix | None, order: Order | None) -> Moment:
-        """See Held: E[x^2].
+    def moment(self, name: str, cols: int, matrix: StackedMatrix | None, order: FeatureOrder | None) -> Moment:
+        """See MomentReader: E[x^2].
 
         Its digest is that of what both layouts hold of the numbers (see `_settled`): spectra under the two files of
         one run are the same.
@@ -110,8 +110,8 @@ class Imatrix:
         seen = digest(means.shape, _settled(means, calls).astype("<f4").tobytes())
         return Moment("diagonal", cols, (Operand(seen, partial(self._means, squares, count, order)),))
 
-    def tokens_of(self, name: str, matrix: Matrix | None) -> float | None:
-        """See Held. The older layout counts chunks, and one count for all experts is none of each."""
+    def tokens_of(self, name: str, matrix: StackedMatrix | None) -> float | None:
+        """See MomentReader. The older layout counts chunks, and one count for all experts is none of each."""
         sums, counts = self.sums[name], self._counts(name)
         if sums.counts is None or (matrix is not None and matrix.number >= len(counts) > 1):
             return None
@@ -119,8 +119,8 @@ class Imatrix:
             return None
         return float(counts[matrix.number if matrix else 0])
 
-    def mean(self, name: str, cols: int, matrix: Matrix | None, order: Order | None) -> Values:
-        """See Held."""
+    def mean(self, name: str, cols: int, matrix: StackedMatrix | None, order: FeatureOrder | None) -> Values:
+        """See MomentReader."""
         sums, counts, index = self.sums[name], self._counts(name), matrix.number if matrix else 0
         if sums.plain is None or sums.plain.shape != sums.squares.shape:
             raise WeightsError(f"{_of(name, matrix)} has no mean: the file has no sums of x, only of x^2")
@@ -133,7 +133,7 @@ class Imatrix:
             raise WeightsError(f"{_of(name, matrix)} has no mean: a sum of x is not finite")
         return means
 
-    def _matrices(self, name: str, cols: int, matrix: Matrix | None) -> int:
+    def _matrices(self, name: str, cols: int, matrix: StackedMatrix | None) -> int:
         """How many matrices of so many columns the sums of a tensor are of, of which `matrix` is one.
 
         Raises:
@@ -168,7 +168,7 @@ class Imatrix:
         self._counted[name] = counts
         return counts
 
-    def _means(self, squares: Tensor, count: float, order: Order | None) -> Values:
+    def _means(self, squares: Tensor, count: float, order: FeatureOrder | None) -> Values:
         """Sums of squares -> E[x^2], in the model's order of input features."""
         means = mean_of(host_array(read_plain(squares, self.stamp, HOST)[0]), count)
         return means if order is None else means[order]
@@ -192,7 +192,7 @@ def _row(sums: Tensor, cols: int, index: int) -> Tensor:
     return sums._replace(shape=(cols,), begin=begin, end=begin + 4 * cols)
 
 
-def _of(name: str, matrix: Matrix | None) -> str:
+def _of(name: str, matrix: StackedMatrix | None) -> str:
     return printable(name) if matrix is None else f"expert {matrix.number} of {printable(name)}"
 
 

@@ -29,7 +29,7 @@ from ..landing import CHUNK, HOST
 from ..moment import Moment, diagonal
 from ..spectrum import Operand, Values, digest
 from ..weights import HostArray, host_array
-from .held import Matrix, Order, mean_of
+from .held import FeatureOrder, StackedMatrix, mean_of
 from .said import Figures, read_figures
 from .tokens_read import read_back
 
@@ -47,7 +47,7 @@ class Moments:
     """A file of second moments: its tensors by the tensor and the part of the tokens that they are of, then by what
     they hold (xx, x2, x, count). `inputs` gives for tensors that share the input of another the name of that one.
     `counts` is how many tokens reached each, those that are held out aside. `said`, `figures` and `tokens_read`: see
-    Held.
+    MomentReader.
     """
 
     sums: Mapping[tuple[str, str], Mapping[str, Tensor]]
@@ -64,27 +64,29 @@ class Moments:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """See Held."""
+        """See MomentReader."""
         return (*(name for name, part in self.sums if not part), *self.inputs)
 
     @property
     def about(self) -> str:
-        """See Held: data sets, and how many tokens reached the input that most of them did."""
+        """See MomentReader: data sets, and how many tokens reached the input that most of them did."""
         tokens = max(self.counts.values(), default=0)
         return ", ".join(filter(None, [printable(self.data_sets, 60), f"{tokens:,.0f} tokens"]))
 
     @property
     def is_split(self) -> bool:
-        """See Held."""
+        """See MomentReader."""
         return any(part == "first" for _, part in self.sums)
 
-    def tokens_of(self, name: str, matrix: Matrix | None) -> float | None:
-        """See Held."""
+    def tokens_of(self, name: str, matrix: StackedMatrix | None) -> float | None:
+        """See MomentReader."""
         count = self.counts.get(self.inputs.get(name, name), np.nan)
         return count if matrix is None and 0 <= count < np.inf else None
 
-    def moment(self, name: str, cols: int, matrix: Matrix | None, order: Order | None, part: Part = "") -> Moment:
-        """See Held: E[x x^T], or E[x^2] where the file has no more, of one part of the tokens.
+    def moment(
+        self, name: str, cols: int, matrix: StackedMatrix | None, order: FeatureOrder | None, part: Part = ""
+    ) -> Moment:
+        """See MomentReader: E[x x^T], or E[x^2] where the file has no more, of one part of the tokens.
 
         The digest of a matrix needs all of it to be read, once; `load` of its operand says whether it can be used.
         """
@@ -106,8 +108,8 @@ class Moments:
         seen = digest(self._seen(name, part, sums), repr(count), b"" if order is None else order.tobytes())
         return Moment("full", cols, (Operand(seen, partial(self._products, shown, sums, count, order)),))
 
-    def mean(self, name: str, cols: int, matrix: Matrix | None, order: Order | None) -> Values:  # noqa: ARG002
-        """See Held. Of a stack there is none, as there is no moment."""
+    def mean(self, name: str, cols: int, matrix: StackedMatrix | None, order: FeatureOrder | None) -> Values:  # noqa: ARG002
+        """See MomentReader. Of a stack there is none, as there is no moment."""
         name = self.inputs.get(name, name)
         held, shown = self.sums.get((name, ""), {}), printable(name)
         sums = held.get("x")
@@ -129,14 +131,14 @@ class Moments:
             raise WeightsError(f"{shown} has no usable moments: the file states {tokens:g} tokens")
         return tokens
 
-    def _squares(self, shown: str, sums: Tensor, count: float, order: Order | None) -> Values:
+    def _squares(self, shown: str, sums: Tensor, count: float, order: FeatureOrder | None) -> Values:
         """Sums of x^2 -> E[x^2], in the model's order of input features."""
         means = mean_of(_read(sums, self.stamp), count)
         if not np.isfinite(means).all() or means.min(initial=0) < 0:
             raise WeightsError(f"{shown} has no usable moments: a sum of squares is negative or not finite")
         return means if order is None else means[order]
 
-    def _products(self, shown: str, sums: Tensor, count: float, order: Order | None) -> Values:
+    def _products(self, shown: str, sums: Tensor, count: float, order: FeatureOrder | None) -> Values:
         """Sums of x x^T -> E[x x^T], symmetric to the last bit, in the model's order of input features."""
         means = mean_of(_read(sums, self.stamp), count)
         largest = float(max(means.max(initial=0), -means.min(initial=0)))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..formats.writing import Entry, write_safetensors
+from ..formats.writing import TensorToWrite, write_safetensors
 from .running import Fed
 from .said import Figures
 from .sums import Sums
@@ -30,19 +30,19 @@ def write_moments(
     write_safetensors(file, entries, metadata)
 
 
-def _entries(name: str, sums: Sums) -> Iterator[Entry]:
+def _entries(name: str, sums: Sums) -> Iterator[TensorToWrite]:
     """All tokens but those held out, zeros where there are none; position 0 and those held out where there are some."""
     shape, kind = ((sums.cols, sums.cols), "xx") if sums.full else ((sums.cols,), "x2")
     rest, first, held = (sums.parts[part] for part in ("rest", "first", "held"))
     yield _count(f"{name}.count", sums.tokens)
-    yield Entry(f"{name}.x", "F32", (sums.cols,), lambda: rest.first() + first.first())
-    yield Entry(f"{name}.{kind}", "F32", shape, sums.whole)
+    yield TensorToWrite(f"{name}.x", "F32", (sums.cols,), lambda: rest.first() + first.first())
+    yield TensorToWrite(f"{name}.{kind}", "F32", shape, sums.whole)
     for label, part in (("first", first), ("held", held)):
         if part.count:
             yield _count(f"{name}.{label}.count", part.count)
-            yield Entry(f"{name}.{label}.x", "F32", (sums.cols,), part.first)
-            yield Entry(f"{name}.{label}.{kind}", "F32", shape, part.second)
+            yield TensorToWrite(f"{name}.{label}.x", "F32", (sums.cols,), part.first)
+            yield TensorToWrite(f"{name}.{label}.{kind}", "F32", shape, part.second)
 
 
-def _count(name: str, count: int) -> Entry:
-    return Entry(name, "I64", (1,), lambda: np.array([count], "<i8"))
+def _count(name: str, count: int) -> TensorToWrite:
+    return TensorToWrite(name, "I64", (1,), lambda: np.array([count], "<i8"))

@@ -18,7 +18,7 @@ from ..spectrum import Projection, Values
 from .centred import centred_moment
 from .channels import order_of
 from .doubts import doubts
-from .held import Held, Matrix, Order
+from .held import FeatureOrder, MomentReader, StackedMatrix
 from .imatrix import read_gguf, read_legacy
 from .inputs import Inputs
 from .moments import read_moments
@@ -40,7 +40,7 @@ class FileWeighting:
     """
 
     def __init__(
-        self, named: str, file: str, held: Held, model: str, config: Mapping[str, Any], is_centred: bool = False
+        self, named: str, file: str, held: MomentReader, model: str, config: Mapping[str, Any], is_centred: bool = False
     ) -> None:
         self.is_centred = is_centred
         self._named, self._held, self._config = printable(named, 100), held, config
@@ -64,7 +64,7 @@ class FileWeighting:
 
     @property
     def tokens_read(self) -> frozenset[str] | None:
-        """See Held."""
+        """See MomentReader."""
         return self._held.tokens_read
 
     def said(self, projections: Iterable[Projection]) -> Said:
@@ -134,7 +134,7 @@ class FileWeighting:
             raise WeightsError(f"{printable(name)} has no number of tokens of its own in the file{again}")
         return tokens
 
-    def _place(self, projection: Projection) -> tuple[str, Matrix | None, Order | None]:
+    def _place(self, projection: Projection) -> tuple[str, StackedMatrix | None, FeatureOrder | None]:
         """Which tensor of the file has its input, which matrix of that, and in which order.
 
         Raises:
@@ -144,7 +144,7 @@ class FileWeighting:
             raise WeightsError(f"{printable(projection.tensor)} is no matrix")
         name, number = self._inputs.of(projection)
         experts = sizes(self._inner, projection.layer or 0).get("experts", 0) if projection.block == "expert" else 0
-        matrix = None if number is None else Matrix(number, experts)
+        matrix = None if number is None else StackedMatrix(number, experts)
         return name, matrix, order_of(projection, self._config, name)
 
 
@@ -159,7 +159,7 @@ def open_weighting(text: str, model: str, config: Mapping[str, Any], is_centred:
     path = _path(text)
     file = path or hub.file_of(text)
     head = head_of(file, foreign.HEAD)
-    held: Held | None = None
+    held: MomentReader | None = None
     if head.startswith(b"GGUF"):
         held = read_gguf(file)
     elif foreign.is_imatrix(head):

@@ -18,13 +18,13 @@ from .factor_names import APPLY, LORA, NESTED, OTHER, Named, may_be_factor, name
 from .names import locate
 from .rules import find_rules
 
-_Group = tuple[str, str, str]
+_FactorGroup = tuple[str, str, str]
 """Kind, module, and name of the adapter."""
-_Held = tuple[Named, Tensor]
+_NamedTensor = tuple[Named, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class FactorPair:
     """The factors of a matrix of `shape` (outputs, inputs): the blocks of B in their order, and A, which share the size
     `inner`. The product is times `scale`, and times the number in `alpha` where there is such a tensor. `is_turned`:
     both factors are stored as (inputs, outputs); `stands_turned` that of the stand-in. Of a stack of experts all
@@ -51,7 +51,7 @@ class Factored:
     """
 
     tensors: list[Tensor]
-    pairs: dict[str, Pair] = field(default_factory=dict)
+    pairs: dict[str, FactorPair] = field(default_factory=dict)
     originals: dict[str, Tensor] = field(default_factory=dict)
     turned: set[str] = field(default_factory=set)
     lines: list[str] = field(default_factory=list)
@@ -73,7 +73,10 @@ def factored(tensors: Sequence[Tensor], adapter: Mapping[str, Any], *, is_gguf: 
 
 
 def _take_pairs(
-    found: Factored, groups: Mapping[_Group, Sequence[_Held]], beside: Mapping[str, Sequence[_Held]], scales: Scales
+    found: Factored,
+    groups: Mapping[_FactorGroup, Sequence[_NamedTensor]],
+    beside: Mapping[str, Sequence[_NamedTensor]],
+    scales: Scales,
 ) -> dict[str, list[str]]:
     """Take what has a product; by the reason which factors of adapters have none."""
     names = {tensor.name for tensor in found.tensors}
@@ -82,7 +85,7 @@ def _take_pairs(
     for (kind, module, name), held in groups.items():
         pair = _pair(kind, module, held)
         if kind != LORA:
-            if isinstance(pair, Pair) and _place_of(pair) not in names:
+            if isinstance(pair, FactorPair) and _place_of(pair) not in names:
                 found.pairs[_place_of(pair)] = pair
             continue
         if any(said.side in OTHER for said, _ in beside.get(module, ())):
@@ -102,10 +105,12 @@ def _suffix(adapter: str) -> str:
     return f".{adapter}" if adapter else ""
 
 
-def _groups(tensors: Iterable[Tensor], is_gguf: bool) -> tuple[dict[_Group, list[_Held]], dict[str, list[_Held]]]:
+def _groups(
+    tensors: Iterable[Tensor], is_gguf: bool
+) -> tuple[dict[_FactorGroup, list[_NamedTensor]], dict[str, list[_NamedTensor]]]:
     """The factors by the matrix that they make, and by module what lies beside those of adapters."""
-    groups: dict[_Group, list[_Held]] = defaultdict(list)
-    beside: dict[str, list[_Held]] = defaultdict(list)
+    groups: dict[_FactorGroup, list[_NamedTensor]] = defaultdict(list)
+    beside: dict[str, list[_NamedTensor]] = defaultdict(list)
     held = list(tensors)
     for tensor in held:
         for said in named(tensor.name) if may_be_factor(tensor.name) else ():
@@ -121,7 +126,7 @@ def _groups(tensors: Iterable[Tensor], is_gguf: bool) -> tuple[dict[_Group, list
     return groups, beside
 
 
-def _pair(kind: str, module: str, held: Sequence[_Held]) -> Pair | str:
+def _pair(kind: str, module: str, held: Sequence[_NamedTensor]) -> FactorPair | str:
     """The factors of a matrix, or why these tensors are none."""
     right = [tensor for said, tensor in held if said.side == "A"]
     left = sorted((said.block, tensor) for said, tensor in held if said.side == "B")
@@ -141,7 +146,7 @@ def _pair(kind: str, module: str, held: Sequence[_Held]) -> Pair | str:
         a_shape, *shapes = (_matrix(t.shape[1:] if planes else t.shape, is_turned) for t in (a, *blocks))
         rows, inner = sum(m for m, _ in shapes), sum(r for _, r in shapes)
         if inner == a_shape[0] and rows and inner and a_shape[1]:
-            pair = Pair(kind, module, blocks, a, (rows, a_shape[1]), inner, is_turned, planes)
+            pair = FactorPair(kind, module, blocks, a, (rows, a_shape[1]), inner, is_turned, planes)
             return "no product" if kind == NESTED and not _is_nested(pair) else pair
     return "an A and a B whose shapes do not fit"
 
@@ -152,25 +157,25 @@ def _matrix(shape: Sequence[int], is_turned: bool) -> tuple[int, int]:
     return (cols, rows) if is_turned else (rows, cols)
 
 
-def _is_nested(pair: Pair) -> bool:
+def _is_nested(pair: FactorPair) -> bool:
     """Whether two linears in a row are one projection of low rank, and not two layers of a small network."""
     place = locate(f"{pair.module}.weight")
     return pair.inner < min(pair.shape) and place is not None and bool(find_rules(place.path, "", 2))
 
 
-def _scaled(pair: Pair, scales: Scales, beside: Mapping[str, Sequence[_Held]]) -> Pair:
+def _scaled(pair: FactorPair, scales: Scales, beside: Mapping[str, Sequence[_NamedTensor]]) -> FactorPair:
     """With its scale: kohya's scripts store alpha beside the factors."""
     alpha = next((t for said, t in beside.get(pair.module, ()) if said.side == "alpha" and prod(t.shape) == 1), None)
     scale = scales.of(pair.module, pair.inner) if alpha is None else 1 / scales.divisor(pair.inner)
     return replace(pair, scale=scale, alpha=alpha, stands_turned=scales.is_turned and not pair.planes)
 
 
-def _place_of(pair: Pair) -> str:
+def _place_of(pair: FactorPair) -> str:
     """The name of the matrix that a checkpoint of low rank has factors of."""
     return pair.module if pair.kind == APPLY else f"{pair.module}.weight"
 
 
-def _rename(found: Factored, groups: Mapping[_Group, Sequence[_Held]]) -> None:
+def _rename(found: Factored, groups: Mapping[_FactorGroup, Sequence[_NamedTensor]]) -> None:
     """The factors of adapters under PEFT's names, as far as these are free."""
     turned = {t.name: pair.is_turned for pair in found.pairs.values() for t in (pair.a, *pair.blocks)}
     renamed: dict[str, str] = {}
@@ -188,13 +193,13 @@ def _rename(found: Factored, groups: Mapping[_Group, Sequence[_Held]]) -> None:
             found.originals[new] = tensor
 
 
-def _stand_in(name: str, pair: Pair) -> Tensor:
+def _stand_in(name: str, pair: FactorPair) -> Tensor:
     shape = pair.shape[::-1] if pair.stands_turned else pair.shape
     stack = (pair.planes, *shape) if pair.planes else shape
     return Tensor(name, pair.a.dtype, stack, pair.a.file, pair.a.begin, pair.a.end, pair.a.source)
 
 
-def _lines(failed: Mapping[str, Sequence[str]], beside: Mapping[str, Sequence[_Held]]) -> list[str]:
+def _lines(failed: Mapping[str, Sequence[str]], beside: Mapping[str, Sequence[_NamedTensor]]) -> list[str]:
     lines = [f"{_counted(names)}: {why}, e.g. {printable(names[0])}" for why, names in failed.items()]
     sides: dict[str, list[str]] = defaultdict(list)
     for held in beside.values():

@@ -15,11 +15,11 @@ from .layouts import Rule
 _SHARED = frozenset(("share_expert", "shared_expert", "shared_experts", "shared_mlp"))
 _INTEGERS = re.compile(r"[IU]\d+|BOOL")
 
-Group: TypeAlias = tuple[str, int, int | None]
+MlpGroup: TypeAlias = tuple[str, int, int | None]
 """Prefix and layer, and the expert where those of the layer differ in their shapes."""
 
 
-class Held(NamedTuple):
+class MlpTensor(NamedTuple):
     """A tensor of an MLP, its path in the layer and the rule that holds for it; `turned`: its planes are (in, out)."""
 
     path: str
@@ -53,8 +53,8 @@ def block_of(block: str, path: str) -> str:
 
 
 def verdicts(
-    groups: Mapping[Group, Sequence[Held]], widths: Callable[[str, int], tuple[int, int]]
-) -> Iterator[tuple[tuple[Group, str], Verdict]]:
+    groups: Mapping[MlpGroup, Sequence[MlpTensor]], widths: Callable[[str, int], tuple[int, int]]
+) -> Iterator[tuple[tuple[MlpGroup, str], Verdict]]:
     """Group and path of each tensor whose name the shapes of its layer contradict, and what follows.
 
     `widths` gives those of a layer that `judge` asks for.

@@ -8,7 +8,7 @@ from ..errors import printable
 from ..formats.tensor import Tensor
 from ..spectrum import Slice
 from .factor_names import APPLY
-from .factored import Factored, Pair
+from .factored import Factored, FactorPair
 from .roles import CheckpointLayers, FoundProjection, other
 
 
@@ -53,7 +53,7 @@ def _factors(item: FoundProjection, original: Tensor, is_turned: bool, planes: i
     return [found._replace(part=Slice(1, 1, 0, prod(shape[1:])))] if is_wide else [found]
 
 
-def _can_be_cut(item: FoundProjection, pair: Pair) -> bool:
+def _can_be_cut(item: FoundProjection, pair: FactorPair) -> bool:
     """Whether it is a projection, all of the product or some of its outputs."""
     if item.part is None:
         return item.block != "other"
@@ -62,7 +62,7 @@ def _can_be_cut(item: FoundProjection, pair: Pair) -> bool:
     return is_plain and (item.part.index is not None) == bool(pair.planes) and item.part.axis == axis
 
 
-def _whole(layers: CheckpointLayers, item: FoundProjection, pair: Pair) -> FoundProjection:
+def _whole(layers: CheckpointLayers, item: FoundProjection, pair: FactorPair) -> FoundProjection:
     """The product as one, where the matrix would be fused and cannot be split, or is a part of one."""
     tensor = item.tensor
     name, role, number = tensor.name, "", None

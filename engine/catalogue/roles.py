@@ -15,7 +15,7 @@ from ..formats.tensor import Tensor
 from ..spectrum import HEADS, TURNED_HEADS, Slice
 from .contradictions import latent_query_rows
 from .layouts import NAMES, Layout, Rule
-from .members import Group, Held, block_of, verdicts
+from .members import MlpGroup, MlpTensor, block_of, verdicts
 from .names import Location, attention_of, inner_config, is_linear_part, locate, locate_in, tower_labels
 from .rules import KNOWN_FAMILIES, NOT_PROJECTIONS, find_rules, split
 from .sizes import Shapes, Sizes, family_of, resolve, sizes
@@ -135,19 +135,19 @@ class CheckpointLayers:
         elif len(tensor.shape) == 2 and ".".join(place.path.split(".")[-2:]) in _ROUTERS:
             shapes["router"] = tensor.shape
 
-    def _judged(self) -> dict[Group, list[Held]]:
+    def _judged(self) -> dict[MlpGroup, list[MlpTensor]]:
         """The tensors of MLPs that are judged together: of a layer, and of each expert where experts differ."""
         uneven: list[_Named] = []
         if self._uneven:
             uneven = [item for item in self._named if self._group(item.place)[2] is not None and _is_of_mlp(item)]
         even = [item for item in self._held.values() if self._group(item.place)[2] is None]
-        groups: dict[Group, list[Held]] = defaultdict(list)
+        groups: dict[MlpGroup, list[MlpTensor]] = defaultdict(list)
         for item in (*even, *uneven):
             if rule := self._rule(item):
-                groups[self._group(item.place)].append(Held(item.place.path, item.tensor, rule, False))
+                groups[self._group(item.place)].append(MlpTensor(item.place.path, item.tensor, rule, False))
         return {group: self._turned(group, held) for group, held in groups.items()}
 
-    def _turned(self, group: Group, held: list[Held]) -> list[Held]:
+    def _turned(self, group: MlpGroup, held: list[MlpTensor]) -> list[MlpTensor]:
         """The same with `turned` where a fused stack tells which way the planes of its module stand."""
         prefix, layer, _ = group
         modules: set[str] = set()
@@ -158,7 +158,7 @@ class CheckpointLayers:
                     modules.add(fused.module)
         return [h._replace(turned=h.rule.stack == "planes" and h.module in modules) for h in held] if modules else held
 
-    def _group(self, place: Location) -> Group:
+    def _group(self, place: Location) -> MlpGroup:
         apart = (place.prefix, place.layer) in self._uneven
         return place.prefix, place.layer, place.expert if apart else None
 

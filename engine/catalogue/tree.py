@@ -17,7 +17,7 @@ from ..formats.format import Format
 from ..formats.tensor import Tensor
 from ..spectrum import FACTORS, FACTORS_ALPHA, Derived, Operand, Projection, Slice, derive, framed
 from ..weights import TORCH_NAMES, why_no_weights
-from .factored import Factored, Pair, factored
+from .factored import Factored, FactorPair, factored
 from .names import locate, numbered
 from .places import placed
 from .roles import CheckpointLayers, FoundProjection
@@ -173,7 +173,7 @@ def _plane(p: Projection) -> int | None:
     return None if p.slice is None else p.slice.index
 
 
-def _product(p: Projection, pair: Pair, held: Mapping[tuple[str, int | None], Projection]) -> Projection:
+def _product(p: Projection, pair: FactorPair, held: Mapping[tuple[str, int | None], Projection]) -> Projection:
     """The product of two factors, named and placed like their stand-in, of whose outputs it may be some."""
     plane = _plane(p) if pair.planes else None
     if any((tensor.name, plane) not in held for tensor in (pair.a, *pair.blocks)):

@@ -176,7 +176,7 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ServerReply:
     """What a server said of a file; etag and time of its last change are "" where it did not say. `sent` is the etag
     of the server that sends the bytes, where one that leads to it has another."""
 
@@ -202,7 +202,7 @@ class RemoteFile:
         """Where it lies: with a key to it where its user named one."""
         return self._url
 
-    def begin(self, count: int, watch: Watch, *, is_small: bool = False) -> tuple[bytes, Answer]:
+    def begin(self, count: int, watch: Watch, *, is_small: bool = False) -> tuple[bytes, ServerReply]:
         """The first `count` bytes, or all where it is shorter; a small file may come whole.
 
         Raises:
@@ -263,7 +263,7 @@ class RemoteFile:
                 self._location = str(response.url)
             yield response, chunks
 
-    def _answer(self, response: Any, first: int, end: int, *, is_small: bool = False) -> Answer:
+    def _answer(self, response: Any, first: int, end: int, *, is_small: bool = False) -> ServerReply:
         """The answer's own account of what it sends, checked against what was asked for."""
         headers = response.headers
         if headers.get("Content-Encoding", "identity") != "identity":
@@ -284,7 +284,7 @@ class RemoteFile:
         sent = headers.get("ETag") or ""
         if (self.size is not None and size != self.size) or (self._etag is not None and sent != self._etag):
             raise FetchError(f"{self.name} is not on the server as it was listed: open the model again")
-        return Answer(size, etag, headers.get("Last-Modified") or "", sent)
+        return ServerReply(size, etag, headers.get("Last-Modified") or "", sent)
 
     def _exactly(self, chunks: Iterator[bytes], count: int) -> Iterator[bytes]:
         """The body, which must not be longer than that, nor come a few bytes at a time."""

@@ -26,7 +26,7 @@ from ..spectrum import Source, digest
 from . import hub
 from .descriptions import with_descriptions
 from .files import left_out, weight_map_of
-from .ranges import OPENING, Answer, FetchError, Link, RemoteFile, Retry, Watch, client_errors
+from .ranges import OPENING, FetchError, Link, RemoteFile, Retry, ServerReply, Watch, client_errors
 from .urls import HubFile, checked, explain, files_of, hub_file, stored_name
 
 FIRST = 100_000
@@ -54,7 +54,7 @@ class Opened:
     adapter: Mapping[str, Any] = field(default_factory=dict)
 
 
-class _Found(NamedTuple):
+class _ListedFile(NamedTuple):
     """Where one file of a model is, its listing, and what it says of the model."""
 
     path: Path
@@ -120,7 +120,7 @@ def open_url(url: str) -> Opened:
     return Opened(stored_name(url), "", config, kind, whole, {})
 
 
-def _at(url: str, kind: Ranged, origin: Origin, watch: Watch) -> _Found:
+def _at(url: str, kind: Ranged, origin: Origin, watch: Watch) -> _ListedFile:
     """What the file at a URL lists."""
     file, link = Path(unquote(PurePosixPath(urlsplit(url).path).name)), _link(url)
     remote = RemoteFile(link, url, printable(file.name))
@@ -132,7 +132,7 @@ def _at(url: str, kind: Ranged, origin: Origin, watch: Watch) -> _Found:
     identity = digest(printable(url), version, answer.size, blake2b(header, digest_size=16).digest())
     source = Source(origin.repo, "", file.name, identity, answer.size, False)
     tensors, config = kind.parse(header, file, answer.size, source, origin.parts)
-    return _Found(file, (tensors, remote), config)
+    return _ListedFile(file, (tensors, remote), config)
 
 
 def _link(url: str) -> Link:
@@ -153,7 +153,7 @@ def _told(link: Link) -> Iterator[None]:
         raise InputError(link.explain(error)) from None
 
 
-def _said(found: Iterable[_Found]) -> Mapping[str, Any]:
+def _said(found: Iterable[_ListedFile]) -> Mapping[str, Any]:
     """What the first of the files that says anything of the model says."""
     return next((each.config for each in found if each.config), {})
 
@@ -249,13 +249,13 @@ class _Repo:
         data, _ = self._remote(file).begin(_MAX_JSON, watch, is_small=True)
         return parse_json(data, Path(file))
 
-    def listing(self, file: str, kind: Ranged, origin: Origin, watch: Watch) -> _Found:
+    def listing(self, file: str, kind: Ranged, origin: Origin, watch: Watch) -> _ListedFile:
         """What one file, which is here or on the Hub, lists."""
         if file not in self.files:
             raise InputError(f"{self.asked.repo} has no {printable(file)}")
         if (local := self._local(file)) is not None:
             held, stamp, said = kind.list_tensors(local, origin)
-            return _Found(local, (held, stamp), said)
+            return _ListedFile(local, (held, stamp), said)
         remote = self._remote(file)
         header, answer = _header(remote, Path(file), kind, watch)
         identity = self.files[file].etag or answer.etag.removeprefix("W/").strip('"')
@@ -264,7 +264,7 @@ class _Repo:
             identity = digest(self.name, self.commit, file)
         source = Source(origin.repo, self.commit, Path(file).name, identity, answer.size, addressed)
         tensors, config = kind.parse(header, Path(file), answer.size, source, origin.parts)
-        return _Found(Path(file), (tensors, remote), config)
+        return _ListedFile(Path(file), (tensors, remote), config)
 
     def _remote(self, file: str) -> RemoteFile:
         from huggingface_hub import hf_hub_url
@@ -304,7 +304,7 @@ def _ranged(name: str, asked: str) -> Ranged:
     return kind
 
 
-def _header(file: RemoteFile, shown: Path, kind: Ranged, watch: Watch) -> tuple[bytes, Answer]:
+def _header(file: RemoteFile, shown: Path, kind: Ranged, watch: Watch) -> tuple[bytes, ServerReply]:
     """The header of a file, in as few requests as its format needs."""
     held, answer = file.begin(FIRST, watch)
 

@@ -14,8 +14,8 @@ from ..spectrum import Projection, Run
 from . import devices
 from .devices import Device
 from .events import (
+    AlreadyStored,
     Failed,
-    Found,
     Listener,
     Notice,
     SolvingAgain,
@@ -218,7 +218,7 @@ class Engine:
     def _read_one(self, reader: Reader, job: Job) -> None:
         if all(self._outcomes.is_found(p) for p in job.projections):
             for projection in self._queue.drop(job):
-                self._reporter.tell(Found(projection))
+                self._reporter.tell(AlreadyStored(projection))
             return
         for projection in self._load(reader, job):
             self._outcomes.fail([projection], job.fault_of(projection))

@@ -56,7 +56,7 @@ class StayBounds:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class AlreadyStored:
     """A spectrum that was asked for is on the disk: another process has computed it meanwhile."""
 
     projection: Projection
@@ -122,6 +122,16 @@ class Progress:
 
 
 Event: TypeAlias = (
-    Started | Computed | Saved | Found | Failed | Stopped | SolvingAgain | SavedAgain | StayBounds | Notice | Progress
+    Started
+    | Computed
+    | Saved
+    | AlreadyStored
+    | Failed
+    | Stopped
+    | SolvingAgain
+    | SavedAgain
+    | StayBounds
+    | Notice
+    | Progress
 )
 Listener: TypeAlias = Callable[[tuple[Event, ...]], None]

@@ -17,7 +17,7 @@ from .events import SolvingAgain, Started, StayBounds
 from .job import SECOND, URGENT, Job
 from .outcomes import Outcomes
 from .queue import JobQueue
-from .remote_batch import Answer, Batch, as_asked, had_no_room, light
+from .remote_batch import Batch, BatchResult, as_asked, had_no_room, light
 from .reporter import Reporter
 from .share import Share, kind_of, part_of
 
@@ -278,12 +278,12 @@ class Far:
     def _landed(self, flight: Flight, future: Future[Any]) -> None:
         """A batch has come back, from a thread of Dask's."""
         try:
-            answer: Answer | None = future.result()
+            answer: BatchResult | None = future.result()
         except Exception as error:  # noqa: BLE001 - of the worker, or of the way to it
             if future.cancelled() or future.status in ("cancelled", "lost"):
                 answer = None
             else:
-                answer = Answer(refused=f"{type(error).__name__}: {error}")
+                answer = BatchResult(refused=f"{type(error).__name__}: {error}")
         with self._changed:
             self._landing += 1
         try:
@@ -294,7 +294,7 @@ class Far:
                 self._landing -= 1
                 self._changed.notify_all()
 
-    def _came_back(self, flight: Flight, answer: Answer | None) -> None:
+    def _came_back(self, flight: Flight, answer: BatchResult | None) -> None:
         """Take in what a worker made of a batch, None where it was lost, once the worker has its next one."""
         if answer is not None and answer.refused:
             self._refused(flight, answer.refused)
@@ -311,7 +311,7 @@ class Far:
         self._outcomes.note(f"{flight.worker.name} gets none of it: {reason}")
         self._queue.put_back(flight.jobs)
 
-    def _take_in(self, flight: Flight, answer: Answer) -> None:
+    def _take_in(self, flight: Flight, answer: BatchResult) -> None:
         spectra = {spectrum.projection.key: spectrum for spectrum in answer.spectra}
         failures = dict(answer.failures)
         for notice in answer.notices:

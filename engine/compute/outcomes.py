@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from typing import Protocol
 
 from ..spectrum import Projection, Spectrum
-from .events import Computed, Failed, Found, Notice, Saved, SavedAgain, StayBounds
+from .events import AlreadyStored, Computed, Failed, Notice, Saved, SavedAgain, StayBounds
 from .job import Job
 from .queue import JobQueue
 from .reporter import Reporter
@@ -73,7 +73,7 @@ class Outcomes:
             found = [p for p in job.projections if self.is_found(p)]
             job.projections = [p for p in job.projections if p not in found]
             for projection in found:
-                self._reporter.tell(Found(projection))
+                self._reporter.tell(AlreadyStored(projection))
 
     def keep(self, spectrum: Spectrum, job: Job) -> None:
         """Save what was solved of a job."""

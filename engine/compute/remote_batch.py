@@ -18,7 +18,7 @@ SERVICE = "rankscope"
 class Solves(Protocol):
     """What solves batches in a worker process."""
 
-    def solve(self, batch: Batch) -> Answer: ...
+    def solve(self, batch: Batch) -> BatchResult: ...
 
     def warm(self) -> None: ...
 
@@ -42,7 +42,7 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class BatchResult:
     """Of a batch: spectra, sentences of those that failed by key, lines for the user, and the seconds it took.
 
     With `refused` the worker could do nothing of it: why it can use these files for no batch.
@@ -87,11 +87,11 @@ def warm() -> None:
         service.warm()
 
 
-def solve(batch: Batch) -> Answer:
+def solve(batch: Batch) -> BatchResult:
     """What a worker process makes of a batch; called there."""
     from distributed import get_worker
 
     service: Solves | None = getattr(get_worker(), SERVICE, None)
     if service is None:
-        return Answer(refused="it was not started by  rankscope worker")
+        return BatchResult(refused="it was not started by  rankscope worker")
     return service.solve(batch)

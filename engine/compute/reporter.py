@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from ..spectrum import Projection
 from .events import (
     Again,
+    AlreadyStored,
     Event,
     Failed,
-    Found,
     Listener,
     Progress,
     Saved,
@@ -125,7 +125,7 @@ class Reporter:
                     self._open_again.add(spectrum.projection.key)
                     self._found_again += 1
                 self._count_done(spectrum.projection)
-            case Found(projection):
+            case AlreadyStored(projection):
                 self._count_done(projection)
             case Failed(projection):
                 self._open.pop(projection.key, None)

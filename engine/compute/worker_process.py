@@ -29,7 +29,7 @@ from .events import Event, Failed, Notice
 from .opened import Opened, RefusedError
 from .queue import JobQueue
 from .reader import Reader
-from .remote_batch import SERVICE, SOFTWARE, Answer, Batch, light
+from .remote_batch import SERVICE, SOFTWARE, Batch, BatchResult, light
 from .worker import Solver, own_stream
 
 if TYPE_CHECKING:
@@ -100,16 +100,16 @@ class Service:
         self._opened: dict[tuple[str, ...], Opened] = {}
         self._notices: list[str] = []
 
-    def solve(self, batch: Batch) -> Answer:
+    def solve(self, batch: Batch) -> BatchResult:
         """Spectra and failures of a batch, or why nothing of it can be done here."""
         start = time.monotonic()
         if batch.software != SOFTWARE:
-            return Answer(refused=f"it runs {SOFTWARE}, and this is {batch.software}")
+            return BatchResult(refused=f"it runs {SOFTWARE}, and this is {batch.software}")
         try:
             self._look_at_device()
             opened, wanted = self._whole(batch)
         except (InputError, RefusedError) as error:
-            return Answer(refused=str(error))
+            return BatchResult(refused=str(error))
         if batch.is_again or batch.is_last:
             found: dict[str, Spectrum | str | None] = {p.key: self._alone(opened, p, batch.is_again) for p in wanted}
         else:
@@ -120,7 +120,7 @@ class Service:
         failures = {key: reason for key, reason in found.items() if isinstance(reason, str)}
         with self._lock:
             notices, self._notices = tuple(self._notices), []
-        return Answer(tuple(spectra), tuple(failures.items()), notices, time.monotonic() - start)
+        return BatchResult(tuple(spectra), tuple(failures.items()), notices, time.monotonic() - start)
 
     def warm(self) -> None:
         """Load all that the first batch needs: torch, a context, kernels, page-locked memory. Nothing on a CPU."""

@@ -14,7 +14,7 @@ from ..weights import Weights, host_array
 from .balance import centre
 from .factors import numbers_of
 from .gauge import CENTRED
-from .rotation import Layout, rows_of
+from .rotation import RotaryLayout, rows_of
 from .slabs import exponent_of, joined, placed, slabs
 from .stack import triangle
 from .weigh import Check, Weighed, weigh
@@ -36,7 +36,7 @@ def multiply_qk(projection: Projection, matrices: Sequence[Weights]) -> Weighed:
     query, key = matrices[0][first : first + dim], matrices[1][second : second + dim]
     if is_turned:
         rotated, is_interleaved, *angles = numbers_of(made.operands[1:2])[0]
-        layout = Layout(1, dim, int(rotated), bool(is_interleaved))
+        layout = RotaryLayout(1, dim, int(rotated), bool(is_interleaved))
         query, key = _turned(query, layout, np.array(angles)), _turned(key, layout, np.zeros(len(angles)))
     own = 1 + is_turned
     each = (len(made.operands) - own) // 2
@@ -105,7 +105,7 @@ def _product(left: tuple[Values, float], right: tuple[Values, float], like: Weig
     return Weighed(placed(np.ldexp(first @ second.T, back), like), check)
 
 
-def _turned(rows: Weights, layout: Layout, angles: Values) -> Weights:
+def _turned(rows: Weights, layout: RotaryLayout, angles: Values) -> Weights:
     """Rows of one head, those that RoPE leaves first, then its pairs turned by their angles."""
     held = host_array(_double(rows))
     pairs = layout.pairs(held)[:, 0] * np.exp(1j * angles)[:, None]

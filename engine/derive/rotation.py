@@ -18,7 +18,7 @@ Pairs: TypeAlias = NDArray[np.complex128]
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class RotaryLayout:
     """How the rows of a key stand: `count` heads of `head_dim` rows, of which the first `rotated` make pairs, 2 i and
     2 i + 1 where `is_interleaved`, else i and i + rotated / 2."""
 

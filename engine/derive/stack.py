@@ -12,7 +12,7 @@ from ..spectrum import Projection, Values
 from ..weights import Weights, host_array
 from .factors import numbers_of
 from .latent import DECOUPLED, LATENT, RECOMPUTE, Way, norms_note, ways
-from .rotation import Layout, head_kept, rows_of, shared_basis, shared_kept
+from .rotation import RotaryLayout, head_kept, rows_of, shared_basis, shared_kept
 from .slabs import exponent_of, joined, placed, slabs
 from .weigh import Noted, Weighed, weigh
 from .weighting import WEIGHED, by_moment
@@ -97,7 +97,7 @@ def _without_rope(projection: Projection, chosen: Way, key: Values, where: Weigh
     made = projection.derived
     assert made is not None
     count, head_dim, rotated, is_interleaved, dims = map(int, numbers_of(made.operands[:1])[0])
-    layout = Layout(count, head_dim, rotated, bool(is_interleaved))
+    layout = RotaryLayout(count, head_dim, rotated, bool(is_interleaved))
     exponent = exponent_of(where)
     pairs = layout.pairs(np.ldexp(key, -exponent))
     under = weighed_as(projection, where)

@@ -29,7 +29,7 @@ def subtract(projection: Projection, matrices: Sequence[Weights]) -> Noted:
     pairs = [_side_by_side(*pair) for pair in zip(matrices[:half], matrices[half:], strict=True)]
     exponent = max(_exponent(*both) for both in zip(difference.pairs_of(projection), pairs, strict=True))
     factor = _factor(projection, pairs[0][0])
-    found = _Found(factor, exponent)
+    found = _Difference(factor, exponent)
     for parents, pair in zip(difference.pairs_of(projection), pairs, strict=True):
         found.add(parents, pair)
     norm = math.hypot(*(norm_as(projection, ours) for ours, _ in pairs))
@@ -40,7 +40,7 @@ def subtract(projection: Projection, matrices: Sequence[Weights]) -> Noted:
     return Noted(weighed_as(projection, matrix), difference.Noted(norm, found.unchanged, *edges).text)
 
 
-class _Found:
+class _Difference:
     """The difference, over 2^exponent, and what rounding may be in it, one pair of matrices after the other."""
 
     def __init__(self, factor: Factor | None, exponent: int) -> None:

@@ -23,8 +23,8 @@ from .gguf_blocks import gguf_matrix, is_on_device
 from .gguf_header import (
     MAGIC,
     Described,
-    Head,
     ShortError,
+    TensorHeader,
     bad,
     config,
     described,
@@ -205,7 +205,7 @@ def _laid_out(found: Described, file: Path, size: int, source: Source) -> list[T
     return _tensors(found.heads, -(-found.end // align) * align, size, file, source)
 
 
-def _tensors(heads: Sequence[Head], start: int, size: int, file: Path, source: Source) -> list[Tensor]:
+def _tensors(heads: Sequence[TensorHeader], start: int, size: int, file: Path, source: Source) -> list[Tensor]:
     """The tensors of a file of `size` bytes whose data begin at `start`. One of an unknown type ends where the next
     begins, and cannot be read.
     """
@@ -226,7 +226,7 @@ def _tensors(heads: Sequence[Head], start: int, size: int, file: Path, source: S
     return tensors
 
 
-def _tensor(head: Head, start: int, size: int, file: Path, source: Source) -> Tensor:
+def _tensor(head: TensorHeader, start: int, size: int, file: Path, source: Source) -> Tensor:
     name, shape, kind, offset = head
     dtype, block, bytes_ = GGML_TYPES[kind]
     if shape and shape[-1] % block:

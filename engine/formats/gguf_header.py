@@ -46,7 +46,7 @@ class ShortError(struct.error):
         self.needed = needed
 
 
-class Head(NamedTuple):
+class TensorHeader(NamedTuple):
     """A tensor as the header states it: shape in (out, in) order, number of its type, offset in the data."""
 
     name: str
@@ -59,11 +59,11 @@ class Described(NamedTuple):
     """What is kept of the metadata, the tensors in the file's order, and where the header ends."""
 
     metadata: dict[str, Any]
-    heads: list[Head]
+    heads: list[TensorHeader]
     end: int
 
 
-class Walk:
+class HeaderCursor:
     """A cursor over the header that never leaves what is here of the file, nor the file of `size` bytes."""
 
     def __init__(self, data: mmap.mmap | bytes, size: int) -> None:
@@ -126,13 +126,13 @@ class Walk:
         return None
 
 
-def opening(data: mmap.mmap | bytes, file: Path, size: int = sys.maxsize) -> tuple[Walk, int, int]:
+def opening(data: mmap.mmap | bytes, file: Path, size: int = sys.maxsize) -> tuple[HeaderCursor, int, int]:
     """A cursor at the metadata of a file of `size` bytes, the number of tensors, and that of entries of metadata.
 
     Raises:
         InputError: another kind of file, version or order of bytes.
     """
-    walk = Walk(data, size)
+    walk = HeaderCursor(data, size)
     if data[:4] != MAGIC:
         raise bad(file, foreign.content(data[: foreign.HEAD]) or "is no GGUF file: it does not begin with GGUF")
     if data[4:6] == b"\0\0" and len(data) >= 8:  # the version stands at the other end of its four bytes
@@ -161,7 +161,7 @@ def described(data: mmap.mmap | bytes, file: Path, size: int) -> Described:
     return Described(metadata, listed, walk.at)
 
 
-def entries(walk: Walk, count: int) -> Iterator[tuple[str, Any]]:
+def entries(walk: HeaderCursor, count: int) -> Iterator[tuple[str, Any]]:
     """What is kept of the metadata, of which a file may hold millions."""
     for _ in range(count):
         name = walk.string()
@@ -170,7 +170,7 @@ def entries(walk: Walk, count: int) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-def texts(walk: Walk, count: int, name: str, others: Sequence[str]) -> dict[str, Any]:
+def texts(walk: HeaderCursor, count: int, name: str, others: Sequence[str]) -> dict[str, Any]:
     """The list of strings of one name in the metadata, and the values under other names."""
     found: dict[str, Any] = {}
     for _ in range(count):
@@ -181,7 +181,7 @@ def texts(walk: Walk, count: int, name: str, others: Sequence[str]) -> dict[str,
     return found
 
 
-def heads(walk: Walk, count: int) -> Iterator[Head]:
+def heads(walk: HeaderCursor, count: int) -> Iterator[TensorHeader]:
     """The tensors."""
     if count > _MAX_TENSORS:
         raise ValueError(f"it states {count} tensors")
@@ -190,7 +190,7 @@ def heads(walk: Walk, count: int) -> Iterator[Head]:
         if dims > _MAX_DIMS:
             raise ValueError(f"tensor {name} has {dims} dimensions")
         shape = tuple(walk.take() for _ in range(dims))[::-1]
-        yield Head(name, shape, walk.take(_U32), walk.take())
+        yield TensorHeader(name, shape, walk.take(_U32), walk.take())
 
 
 def no_model(metadata: dict[str, Any], first: Sequence[str] | None) -> str:

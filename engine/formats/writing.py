@@ -15,7 +15,7 @@ from ..weights import HostArray
 from .safetensors import DTYPE_BITS
 
 
-class Entry(NamedTuple):
+class TensorToWrite(NamedTuple):
     """A tensor to be written: `load` gives its numbers, or their bytes, in row-major order and as they are stored."""
 
     name: str
@@ -29,7 +29,7 @@ class Entry(NamedTuple):
         return math.prod(self.shape) * DTYPE_BITS[self.dtype] // 8
 
 
-def write_safetensors(file: Path, entries: Sequence[Entry], metadata: Mapping[str, str]) -> None:
+def write_safetensors(file: Path, entries: Sequence[TensorToWrite], metadata: Mapping[str, str]) -> None:
     """Write tensors to a file in one step, and the metadata into its header.
 
     Raises:
@@ -45,7 +45,7 @@ def write_safetensors(file: Path, entries: Sequence[Entry], metadata: Mapping[st
     write_pieces(file, _pieces(text, entries))
 
 
-def _pieces(text: bytes, entries: Sequence[Entry]) -> Iterator[bytes | memoryview]:
+def _pieces(text: bytes, entries: Sequence[TensorToWrite]) -> Iterator[bytes | memoryview]:
     yield len(text).to_bytes(8, "little")
     yield text
     for entry in entries:

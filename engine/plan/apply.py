@@ -18,12 +18,12 @@ from ..checkpoint.open import Checkpoint
 from ..formats.format import Origin
 from ..formats.safetensors import INDEX, SAFETENSORS
 from ..formats.tensor import FileStamp, Tensor, read_plain
-from ..formats.writing import Entry, write_safetensors
+from ..formats.writing import TensorToWrite, write_safetensors
 from ..landing import HOST
 from ..quantised.effective import FORMULAS as OWN_FACTORS
 from ..weights import HostArray, host_array
 from .factors import weighted_error
-from .layout import Layout, factor_name
+from .layout import RewrittenCheckpoint, factor_name
 from .side_files import config_bytes, is_config, side_files
 from .works import Work
 
@@ -33,7 +33,7 @@ _NUMBERED = re.compile(r"(.+)-\d+-of-\d+")
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class WrittenProjection:
     """A projection as it was written: `error` is the relative error of its output, measured on the numbers that were
     read back, `promised` what the plan states. `dtype` rounds them; `parameters` are the numbers that stand for it in
     the file."""
@@ -46,14 +46,14 @@ class Done:
     parameters: int
 
 
-def bytes_of(entries: Mapping[Path, Sequence[Entry]], checkpoint: Checkpoint) -> int:
+def bytes_of(entries: Mapping[Path, Sequence[TensorToWrite]], checkpoint: Checkpoint) -> int:
     """What will be written, all in all; headers of files are counted amply."""
     listed = [entry for found in entries.values() for entry in found]
     beside = sum(path.stat().st_size for path in side_files(checkpoint))
     return sum(entry.bytes + 2 * len(entry.name) + 256 for entry in listed) + beside
 
 
-def write(layout: Layout, entries: Mapping[Path, Sequence[Entry]], folder: Path) -> None:
+def write(layout: RewrittenCheckpoint, entries: Mapping[Path, Sequence[TensorToWrite]], folder: Path) -> None:
     """Write a checkpoint to a folder that is there and empty.
 
     Raises:
@@ -79,7 +79,7 @@ def write(layout: Layout, entries: Mapping[Path, Sequence[Entry]], folder: Path)
         write_atomically(folder / path.name, data)
 
 
-def _file_names(layout: Layout, files: Sequence[Path]) -> dict[Path, str]:
+def _file_names(layout: RewrittenCheckpoint, files: Sequence[Path]) -> dict[Path, str]:
     """What the files are called: as they were, where they were safetensors and tensors keep their names; else as
     transformers would, or `factored...`, which it does not take for a model."""
     own = [file.name for file in files]
@@ -91,7 +91,7 @@ def _file_names(layout: Layout, files: Sequence[Path]) -> dict[Path, str]:
     return {file: f"{stem}-{n:05d}-of-{len(files):05d}{suffix}" for n, file in enumerate(files, 1)}
 
 
-def _described(layout: Layout) -> dict[str, Any]:
+def _described(layout: RewrittenCheckpoint) -> dict[str, Any]:
     """factors.json; see docs/PLAN.md."""
     tensors: dict[str, Any] = {}
     shapes = {tensor.name: tensor.shape for tensor in layout.checkpoint.tensors}
@@ -108,7 +108,7 @@ def _write_json(path: Path, found: Mapping[str, Any]) -> None:
     write_atomically(path, json.dumps(found, indent=1).encode() + b"\n")
 
 
-class Written:
+class WrittenTensors:
     """The tensors of a folder that was written, read back from its files."""
 
     def __init__(self, folder: Path) -> None:
@@ -124,7 +124,7 @@ class Written:
         """How many numbers are in all tensors."""
         return sum(math.prod(tensor.shape) for tensor, _ in self._found.values())
 
-    def check(self, layout: Layout) -> list[Done]:
+    def check(self, layout: RewrittenCheckpoint) -> list[WrittenProjection]:
         """Each projection held against the matrix that it stands for.
 
         Raises:
@@ -134,7 +134,7 @@ class Written:
         done = {work.projection.address: self._checked(work, layout) for work in by_tensor}
         return [done[work.projection.address] for work in layout.works]
 
-    def _checked(self, work: Work, layout: Layout) -> Done:
+    def _checked(self, work: Work, layout: RewrittenCheckpoint) -> WrittenProjection:
         p = work.projection
         matrix = layout.place(layout.source.matrix(p))
         if layout.merge:
@@ -145,7 +145,7 @@ class Written:
             (a, dtype), (b, _) = (self._read(f"{factor_name(work)}.{side}") for side in "AB")
             made, count = a.astype(np.float64) @ b.astype(np.float64), a.size + b.size
         error = weighted_error(matrix, _beside(made, matrix), work.moment)
-        return Done(p.address, work.rank, error, work.promised, dtype, count)
+        return WrittenProjection(p.address, work.rank, error, work.promised, dtype, count)
 
     def _read(self, name: str) -> tuple[HostArray, str]:
         tensor, stamp = self._found[name]

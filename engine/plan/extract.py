@@ -16,7 +16,7 @@ import numpy as np
 from ..calibration.running import load_model
 from ..checkpoint.open import Checkpoint
 from ..errors import InputError, printable
-from ..formats.writing import Entry
+from ..formats.writing import TensorToWrite
 from ..moment import Moment
 from ..spectrum import Projection
 from ..weights import HostArray, Weights, encoded, host_array
@@ -45,7 +45,7 @@ class Adapter:
     moment: Callable[[Projection], Moment | None]
     place: Callable[[HostArray], Weights]
 
-    def entries(self, modules: Mapping[str, LoraModule], ranks: LoraRanks) -> Iterator[Entry]:
+    def entries(self, modules: Mapping[str, LoraModule], ranks: LoraRanks) -> Iterator[TensorToWrite]:
         """The tensors to be written.
 
         Raises:
@@ -57,7 +57,7 @@ class Adapter:
             a, b = self._pair(modules.get(name) or modules[name.removesuffix(WEIGHT)], rank)
             for letter, numbers in (("A", b), ("B", a)):
                 data: Callable[[], HostArray] = partial(encoded, numbers, _TYPE)
-                yield Entry(f"{_PREFIX}{prefixes[name]}.lora_{letter}.weight", _TYPE, numbers.shape, data)
+                yield TensorToWrite(f"{_PREFIX}{prefixes[name]}.lora_{letter}.weight", _TYPE, numbers.shape, data)
 
     def _pair(self, module: LoraModule, rank: int) -> TwoFactors:
         before, after = (_held(model, module) for model in (self.ours, self.theirs))

@@ -16,7 +16,7 @@ from ..checkpoint.open import Checkpoint
 from ..errors import InputError, WeightsError, printable
 from ..formats.safetensors import DTYPE_BITS
 from ..formats.tensor import Tensor
-from ..formats.writing import Entry
+from ..formats.writing import TensorToWrite
 from ..quantised.effective import FORMULAS as OWN_FACTORS
 from ..weights import WRITTEN, HostArray, encoded, host_array
 from .factors import TwoFactors, factors
@@ -31,7 +31,7 @@ _SCALES_OF_INPUTS = (
 
 
 @dataclass(frozen=True)
-class Layout:
+class RewrittenCheckpoint:
     """How a checkpoint is written anew.
 
     `own` reads the checkpoint, `source` the matrices that are factored.
@@ -50,7 +50,7 @@ class Layout:
     place: Callable[[HostArray], Any] = field(default=lambda matrix: matrix, repr=False)
     tell: Callable[[], None] = field(default=lambda: None, repr=False)
 
-    def entries(self) -> dict[Path, list[Entry]]:
+    def entries(self) -> dict[Path, list[TensorToWrite]]:
         """The tensors to be written, by the file of the checkpoint in which they lie now.
 
         Raises:
@@ -59,7 +59,7 @@ class Layout:
         by_tensor: dict[str, list[Work]] = defaultdict(list)
         for work in self.works:
             by_tensor[work.projection.tensor].append(work)
-        found: dict[Path, list[Entry]] = defaultdict(list)
+        found: dict[Path, list[TensorToWrite]] = defaultdict(list)
         for tensor in self.checkpoint.tensors:
             works = by_tensor.get(tensor.name, [])
             found[tensor.file] += self._planned(tensor, works) if works else self._kept(tensor)
@@ -72,7 +72,7 @@ class Layout:
         """What is written in the place of its matrices."""
         return self.dtype or (tensor.dtype if tensor.scheme is None and tensor.dtype in WRITTEN else self.floats)
 
-    def _kept(self, tensor: Tensor) -> Iterator[Entry]:
+    def _kept(self, tensor: Tensor) -> Iterator[TensorToWrite]:
         _check(tensor)
         if self.checkpoint.quantisation and tensor.name.rpartition(".")[2] in _SCALES_OF_INPUTS:
             return
@@ -82,12 +82,14 @@ class Layout:
             return
         is_stored = not tensor.parts and not tensor.strides
         if is_stored and (self.dtype in (None, tensor.dtype) or tensor.dtype not in WRITTEN):
-            yield Entry(tensor.name, tensor.dtype, tensor.shape, partial(self._bytes, tensor))
+            yield TensorToWrite(tensor.name, tensor.dtype, tensor.shape, partial(self._bytes, tensor))
         else:
             dtype = self.type_of(tensor)
-            yield Entry(tensor.name, dtype, tensor.shape, lambda: _stored(tensor.name, self.own.whole(tensor), dtype))
+            yield TensorToWrite(
+                tensor.name, dtype, tensor.shape, lambda: _stored(tensor.name, self.own.whole(tensor), dtype)
+            )
 
-    def _planned(self, tensor: Tensor, works: Sequence[Work]) -> Iterator[Entry]:
+    def _planned(self, tensor: Tensor, works: Sequence[Work]) -> Iterator[TensorToWrite]:
         _check(tensor)
         if tensor.scheme is not None and tensor.scheme.formula in OWN_FACTORS:
             name = printable(tensor.name)
@@ -96,17 +98,17 @@ class Layout:
             )
         dtype = self.type_of(tensor)
         if self.merge:
-            yield Entry(tensor.name, dtype, tensor.shape, partial(self._merged, tensor, works, dtype))
+            yield TensorToWrite(tensor.name, dtype, tensor.shape, partial(self._merged, tensor, works, dtype))
             return
         for work in works:
-            pair = _Pair(partial(self._factors, work), f"{factor_name(work)}.", dtype)
+            pair = _LazyFactors(partial(self._factors, work), f"{factor_name(work)}.", dtype)
             p = work.projection
-            yield Entry(f"{factor_name(work)}.A", dtype, (p.rows, work.rank), pair.a)
-            yield Entry(f"{factor_name(work)}.B", dtype, (work.rank, p.cols), pair.b)
+            yield TensorToWrite(f"{factor_name(work)}.A", dtype, (p.rows, work.rank), pair.a)
+            yield TensorToWrite(f"{factor_name(work)}.B", dtype, (work.rank, p.cols), pair.b)
         left = int((~covered(tensor.shape, works)).sum())
         if left:
             rest = partial(self._rest, tensor, works, dtype)
-            yield Entry(f"{tensor.name}.rest", dtype, (left,), rest)
+            yield TensorToWrite(f"{tensor.name}.rest", dtype, (left,), rest)
 
     def _bytes(self, tensor: Tensor) -> HostArray:
         return host_array(self.checkpoint.read_stored(tensor))
@@ -154,7 +156,7 @@ def write_into(whole: HostArray, work: Work, matrix: HostArray) -> None:
         put(whole, p.slice, turned)
 
 
-class _Pair:
+class _LazyFactors:
     """Two factors that are worked out for the first of them, and let go with the second."""
 
     def __init__(self, make: Callable[[], TwoFactors], name: str, dtype: str) -> None:

@@ -22,7 +22,7 @@ from ..spectrum import digest
 from ..weights import host_array, settled
 from . import effective, schemes
 from .packed import PackedMatrix, is_by_expert, stays_packed
-from .schemes import BNB4, FLOATS, FP8, FP8_SCALES, Found, Parts
+from .schemes import BNB4, FLOATS, FP8, FP8_SCALES, Parts, QuantisedMatrix
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def _plan(parts: Parts, settings: Settings) -> tuple[_Plan | str | None, bool]:
     if build is None or isinstance(build, str):
         return build, True
     try:
-        found: Found = build(parts, settings)
+        found: QuantisedMatrix = build(parts, settings)
     except ValueError as error:
         return str(error), not parts.keys() & {*BNB4, "weight_shape"}
     names = {id(part): name for name, part in parts.items()}
@@ -194,7 +194,7 @@ def _unreadable(name: str, parts: Parts, problem: str) -> Tensor:
     return carrier._replace(name=name, shape=shape[:3], parts=tuple(parts.items()), problem=problem)
 
 
-def _format(parts: Parts, settings: Settings) -> Callable[[Parts, Settings], Found] | str | None:
+def _format(parts: Parts, settings: Settings) -> Callable[[Parts, Settings], QuantisedMatrix] | str | None:
     """What reads a module's parts, or the sentence that says why nothing does; None for a module of plain weights."""
     weight = parts.get("weight", parts.get(""))
     dtype = weight.dtype if weight is not None else ""
@@ -225,7 +225,7 @@ def _format(parts: Parts, settings: Settings) -> Callable[[Parts, Settings], Fou
 
 def _integers(
     parts: Parts, dtype: str, scaled: list[str], settings: Settings
-) -> Callable[[Parts, Settings], Found] | str | None:
+) -> Callable[[Parts, Settings], QuantisedMatrix] | str | None:
     """`_format` of a `weight` of integers: a table of numbers, or packed."""
     method = settings.method
     scale = parts[scaled[0]].dtype if scaled else ""

@@ -36,7 +36,7 @@ def describes(name: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class QuantisedMatrix:
     """A matrix of shape (out, in) or (experts, out, in), and the parts its scheme reads, the packed numbers first.
 
     `peeked`: the stored bytes had to be asked, so that another module like it may be another matrix.
@@ -48,7 +48,7 @@ class Found:
     peeked: bool = False
 
 
-def fp8(parts: Parts, settings: Settings) -> Found:
+def fp8(parts: Parts, settings: Settings) -> QuantisedMatrix:
     """float8 with a scale for each block, row or tensor."""
     weight = _carrier(parts, "weight", "")
     name = next((n for n in FP8_SCALES if n in parts), "")
@@ -64,10 +64,10 @@ def fp8(parts: Parts, settings: Settings) -> Found:
         raise ValueError(f"not a matrix ({_show(weight.shape)})")
     block, words = _shared(weight.shape, scale, settings.blocks(), by_exponents)
     scheme = Scheme("mxfp8" if by_exponents and block == (1, 32) else "fp8", words, "scaled", _exact([scale]), block)
-    return Found(weight.shape, scheme, {"weight": weight, "scale": scale})
+    return QuantisedMatrix(weight.shape, scheme, {"weight": weight, "scale": scale})
 
 
-def int8(parts: Parts, settings: Settings) -> Found:
+def int8(parts: Parts, settings: Settings) -> QuantisedMatrix:
     """int8 with scales and perhaps zero points (compressed-tensors int-quantized, modelopt int8)."""
     weight = _carrier(parts, "weight")
     scale = _typed(parts, "weight_scale", FLOATS)
@@ -77,10 +77,10 @@ def int8(parts: Parts, settings: Settings) -> Found:
         zero = found["zero"] = _typed(parts, "weight_zero_point", {"I8", "I32"})
         _sized("weight_zero_point", zero, scale.shape)
         words += " with zero points"
-    return Found(weight.shape, Scheme("int8", words, "scaled", _exact([scale]), block), found)
+    return QuantisedMatrix(weight.shape, Scheme("int8", words, "scaled", _exact([scale]), block), found)
 
 
-def fp4(parts: Parts, _: Settings) -> Found:
+def fp4(parts: Parts, _: Settings) -> QuantisedMatrix:
     """E2M1, two a byte: MXFP4 with exponents for 32 columns, NVFP4 with float8 for 16 and one number for all."""
     weight = _carrier(parts, "weight_packed", "weight", "")
     if weight.dtype not in ("U8", "I8", "F4"):
@@ -94,7 +94,7 @@ def fp4(parts: Parts, _: Settings) -> Found:
     found = {"weight": weight, "scale": scale}
     if scale.dtype in EXPONENTS:
         _sized(name, scale, (*shape[:-1], -(-columns // 32)))
-        return Found(shape, Scheme("mxfp4", "", "fp4", "bfloat16", (1, 32)), found)
+        return QuantisedMatrix(shape, Scheme("mxfp4", "", "fp4", "bfloat16", (1, 32)), found)
     _sized(name, scale, (*shape[:-1], -(-columns // 16)))
     # modelopt multiplies by its second scale, compressed-tensors divides by its global one.
     role, second = ("global", "weight_scale_2") if "weight_scale_2" in parts else ("divisor", "weight_global_scale")
@@ -102,10 +102,10 @@ def fp4(parts: Parts, _: Settings) -> Found:
     if math.prod(found[role].shape) not in (1, math.prod(shape[:-2])):
         raise ValueError(f"{second} has shape {_show(found[role].shape)}, not one number")
     of = "modelopt" if role == "global" else "compressed-tensors"
-    return Found(shape, Scheme("nvfp4", of, "fp4", "float64", (1, 16)), found)
+    return QuantisedMatrix(shape, Scheme("nvfp4", of, "fp4", "float64", (1, 16)), found)
 
 
-def mxfp4_blocks(parts: Parts, _: Settings) -> Found:
+def mxfp4_blocks(parts: Parts, _: Settings) -> QuantisedMatrix:
     """gpt-oss: `_blocks` uint8 (..., out, in / 32, 16), `_scales` uint8 (..., out, in / 32)."""
     blocks = _carrier(parts, "_blocks")
     scales = _typed(parts, "_scales", EXPONENTS)
@@ -113,10 +113,10 @@ def mxfp4_blocks(parts: Parts, _: Settings) -> Found:
         raise ValueError(f"_blocks is {blocks.dtype} {_show(blocks.shape)}, not U8 with blocks of 16 bytes")
     _sized("_scales", scales, blocks.shape[:-1])
     shape = (*blocks.shape[:-2], 32 * blocks.shape[-2])
-    return Found(shape, Scheme("mxfp4", "", "fp4", "bfloat16", (1, 32)), {"weight": blocks, "scale": scales})
+    return QuantisedMatrix(shape, Scheme("mxfp4", "", "fp4", "bfloat16", (1, 32)), {"weight": blocks, "scale": scales})
 
 
-def packed(parts: Parts, settings: Settings) -> Found:
+def packed(parts: Parts, settings: Settings) -> QuantisedMatrix:
     """compressed-tensors pack-quantized: integers of 1 to 8 bits in int32 words, scales by row or group of columns."""
     weight = _carrier(parts, "weight_packed")
     if weight.dtype != "I32" or len(weight.shape) not in (2, 3):
@@ -139,7 +139,9 @@ def packed(parts: Parts, settings: Settings) -> Found:
         detail += " by g_idx"
     if "weight_shape" in parts:
         found["shape"] = _typed(parts, "weight_shape", {"I64", "I32"})
-    return Found(shape, Scheme(f"int{bits}", detail, "packed", _exact([scale]), (1, group), bits), found, peeked)
+    return QuantisedMatrix(
+        shape, Scheme(f"int{bits}", detail, "packed", _exact([scale]), (1, group), bits), found, peeked
+    )
 
 
 def _with_zeros(parts: Parts, settings: Settings) -> bool:
@@ -189,7 +191,7 @@ def _peeked_shape(tensor: Tensor) -> list[int]:
     return shape
 
 
-def gptq_or_awq(parts: Parts, settings: Settings) -> Found:
+def gptq_or_awq(parts: Parts, settings: Settings) -> QuantisedMatrix:
     """`qweight`: which of the two, config.json has to say."""
     method = settings.method
     packing = settings.word("packing_format") if "auto-round" in method or "autoround" in method else method
@@ -202,7 +204,7 @@ def gptq_or_awq(parts: Parts, settings: Settings) -> Found:
     raise ValueError("qweight may be GPTQ or AWQ: config.json names no quantization_config that tells which")
 
 
-def gptq(parts: Parts, settings: Settings) -> Found:
+def gptq(parts: Parts, settings: Settings) -> QuantisedMatrix:
     """`qweight` int32 (in * bits / 32, out), `qzeros` (groups, out * bits / 32), `scales` (groups, out), `g_idx`."""
     layout = settings.word("checkpoint_format", "format") or "gptq"
     if layout not in ("gptq", "gptq_v2"):
@@ -235,12 +237,12 @@ def gptq(parts: Parts, settings: Settings) -> Found:
     detail = f"{_per(group, columns)} by g_idx" if "g_idx" in found else _per(group, columns)
     name = f"gptq int{bits}" if layout == "gptq" else f"gptq v2 int{bits}"
     offset = 1 if layout == "gptq" else 0
-    return Found(
+    return QuantisedMatrix(
         (rows, columns), Scheme(name, detail, "gptq", _exact([scales]), (1, group), bits, offset=offset), found
     )
 
 
-def awq(parts: Parts, settings: Settings) -> Found:
+def awq(parts: Parts, settings: Settings) -> QuantisedMatrix:
     """GEMM: `qweight` int32 (in, out / 8), `qzeros` (groups, out / 8), `scales` (groups, out)."""
     version = settings.word("version", "checkpoint_format", "format") or "gemm"
     if version not in ("gemm", "awq"):
@@ -258,10 +260,10 @@ def awq(parts: Parts, settings: Settings) -> Found:
     _sized("scales", scales, (groups, 8 * words))
     _sized("qzeros", zeros, (groups, words))
     scheme = Scheme("awq int4", _per(group, columns), "awq", _exact([scales]), (group, 1), 4)
-    return Found((8 * words, columns), scheme, {"weight": weight, "zero": zeros, "scale": scales})
+    return QuantisedMatrix((8 * words, columns), scheme, {"weight": weight, "zero": zeros, "scale": scales})
 
 
-def bitsandbytes4(parts: Parts, _: Settings) -> Found:
+def bitsandbytes4(parts: Parts, _: Settings) -> QuantisedMatrix:
     """nf4 and fp4: half bytes of the flattened matrix; its shape and block size stand in a JSON beside them."""
     weight = _carrier(parts, "weight")
     key = next((name for name in BNB4 if name in parts), "")
@@ -285,7 +287,9 @@ def bitsandbytes4(parts: Parts, _: Settings) -> Found:
     found["state"] = parts[key]
     detail = f"blocks of {block}" + (", double quantised" if nested else "")
     name = f"bitsandbytes {key[-3:]}"
-    return Found(shape, Scheme(name, detail, "codebook", "float64", (1, block), 4, nested, offset), found, True)
+    return QuantisedMatrix(
+        shape, Scheme(name, detail, "codebook", "float64", (1, block), 4, nested, offset), found, True
+    )
 
 
 def _quant_state(tensor: Tensor) -> tuple[Shape, int, int, float]:
@@ -304,7 +308,7 @@ def _quant_state(tensor: Tensor) -> tuple[Shape, int, int, float]:
     return shape, block, nested, offset
 
 
-def bitsandbytes8(parts: Parts, _: Settings) -> Found:
+def bitsandbytes8(parts: Parts, _: Settings) -> QuantisedMatrix:
     """LLM.int8(): `weight` int8 (out, in), `SCB` float32 (out)."""
     weight = _carrier(parts, "weight")
     scale = _typed(parts, "SCB", FLOATS)
@@ -313,12 +317,12 @@ def bitsandbytes8(parts: Parts, _: Settings) -> Found:
     found = {"weight": weight, "scale": scale}
     if "weight_format" in parts:
         found["format"] = _typed(parts, "weight_format", {"U8", "I8", "I32", "I64"})
-    return Found(
+    return QuantisedMatrix(
         weight.shape, Scheme("bitsandbytes int8", "per row", "int8 rows", "float64", (1, weight.shape[1])), found
     )
 
 
-def bitnet(parts: Parts, settings: Settings) -> Found:
+def bitnet(parts: Parts, settings: Settings) -> QuantisedMatrix:
     """`weight` uint8 (out / 4, in), four ternary numbers a byte; `weight_scale` one number."""
     weight = _carrier(parts, "weight")
     scale = _typed(parts, "weight_scale", FLOATS)
@@ -328,14 +332,14 @@ def bitnet(parts: Parts, settings: Settings) -> Found:
         raise ValueError(f"weight_scale has shape {_show(scale.shape)}, not one number")
     divided = settings.word("linear_class") != "autobitlinear"
     scheme = Scheme("bitnet", "scale divides" if divided else "", "ternary", "float64", offset=float(divided))
-    return Found((4 * weight.shape[0], weight.shape[1]), scheme, {"weight": weight, "scale": scale})
+    return QuantisedMatrix((4 * weight.shape[0], weight.shape[1]), scheme, {"weight": weight, "scale": scale})
 
 
-def plain(parts: Parts, _: Settings) -> Found:
+def plain(parts: Parts, _: Settings) -> QuantisedMatrix:
     """E8M0 and E2M1 by themselves: numbers, but none that torch computes with."""
     weight = _carrier(parts, "weight", "")
     name, formula = ("e8m0", "exponents") if weight.dtype == "F8_E8M0" else ("e2m1", "fp4")
-    return Found(weight.shape, Scheme(name, "", formula, "float32"), {"weight": weight})
+    return QuantisedMatrix(weight.shape, Scheme(name, "", formula, "float32"), {"weight": weight})
 
 
 def _carrier(parts: Parts, *names: str) -> Tensor:

@@ -16,7 +16,7 @@ from textual.widget import Widget
 from rankscope.engine.catalogue.experts import sample
 from rankscope.engine.derive.flip import flipped
 from rankscope.engine.spectrum import Projection, Source
-from rankscope.tui.data.columns import Columns
+from rankscope.tui.data.columns import NumberColumns
 from rankscope.tui.data.grid import Grid, Selection, make_grid
 from rankscope.tui.data.measures import BY_NAME
 from rankscope.tui.data.pair import Lens, Pair, Side
@@ -72,9 +72,9 @@ class Told:
         self.said = None
 
     @property
-    def columns(self) -> Columns:
+    def columns(self) -> NumberColumns:
         """Made anew each time: nobody says what has changed here."""
-        return Columns(self.model.tree.projections)
+        return NumberColumns(self.model.tree.projections)
 
     def figures(self, _: Projection) -> None:
         return None

@@ -13,7 +13,7 @@ from app_sheets import find, session_of
 from rankscope.engine.compute.events import Failed, Saved
 from rankscope.engine.derive.flip import flipped
 from rankscope.engine.spectrum import Projection, Values
-from rankscope.tui.data.columns import Columns
+from rankscope.tui.data.columns import NumberColumns
 from rankscope.tui.data.measures import BY_NAME, MEASURES, from_values
 from rankscope.tui.data.pair import Lens, Pair, Side
 from rankscope.tui.data.spread import half_range, known, middle_of
@@ -104,7 +104,7 @@ def test_what_is_read_already_is_not_read_again(pair: Pair) -> None:
 class Made:
     """An array that counts how often it was made, and of which rows it was put right."""
 
-    def __init__(self, columns: Columns) -> None:
+    def __init__(self, columns: NumberColumns) -> None:
         self._columns = columns
         self.whole = 0
         self.rows: list[str] = []
@@ -122,13 +122,13 @@ class Made:
 
 
 @pytest.fixture
-def made(llama: Path, root: Path) -> tuple[Columns, tuple[Projection, ...], Made]:
+def made(llama: Path, root: Path) -> tuple[NumberColumns, tuple[Projection, ...], Made]:
     session = session_of(llama, root, addresses=())
     return session.columns, session.model.tree.projections, Made(session.columns)
 
 
 def test_an_array_is_made_once_and_put_right_where_something_changed(
-    made: tuple[Columns, tuple[Projection, ...], Made],
+    made: tuple[NumberColumns, tuple[Projection, ...], Made],
 ) -> None:
     columns, projections, array = made
     first, second = projections[3], projections[5]
@@ -143,7 +143,7 @@ def test_an_array_is_made_once_and_put_right_where_something_changed(
 
 
 def test_an_array_is_made_anew_where_most_of_it_is_another_or_nobody_remembers(
-    made: tuple[Columns, tuple[Projection, ...], Made],
+    made: tuple[NumberColumns, tuple[Projection, ...], Made],
 ) -> None:
     columns, projections, array = made
     array.ask()

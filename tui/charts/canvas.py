@@ -16,7 +16,7 @@ RUN = 3
 _WIDE = 60
 """Columns from which runs are so long; small multiples have shorter ones, so that every curve has its turn."""
 
-Cell: TypeAlias = "tuple[int, int]"
+CanvasCell: TypeAlias = "tuple[int, int]"
 """Column from the left, row from below, as plotext counts."""
 
 
@@ -46,7 +46,7 @@ class Canvas(matrix_class):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._inks: list[Ink] = []
-        self._claims: dict[Cell, list[tuple[int, str]]] = {}
+        self._claims: dict[CanvasCell, list[tuple[int, str]]] = {}
 
     def colour(self, ink: Ink) -> tuple[int, int, int]:
         """What to hand to plotext as the colour of a thing that is drawn in this ink, a new one for each thing."""
@@ -70,7 +70,7 @@ class Canvas(matrix_class):
         seen = self._seen()
         return [self._line(row, seen) for row in reversed(self.Rows)]
 
-    def _line(self, row: int, seen: dict[Cell, tuple[str, str]]) -> Text:
+    def _line(self, row: int, seen: dict[CanvasCell, tuple[str, str]]) -> Text:
         line = Text(no_wrap=True)
         text, style = "", ""
         for col, below in enumerate(self.marker[row]):
@@ -81,10 +81,10 @@ class Canvas(matrix_class):
             text += marker
         return line.append(text, style or None)
 
-    def _seen(self) -> dict[Cell, tuple[str, str]]:
+    def _seen(self) -> dict[CanvasCell, tuple[str, str]]:
         """Character and style of every cell that something is drawn in."""
-        found: dict[Cell, tuple[str, str]] = {}
-        shared: dict[Cell, dict[int, str]] = {}
+        found: dict[CanvasCell, tuple[str, str]] = {}
+        shared: dict[CanvasCell, dict[int, str]] = {}
         for cell, claims in self._claims.items():
             top = max(self._inks[number].layer for number, _ in claims)
             owners = {number: marker for number, marker in claims if self._inks[number].layer is top}
@@ -100,7 +100,7 @@ class Canvas(matrix_class):
             found[cell] = shared[cell][number], self._inks[number].style
         return found
 
-    def _needs(self, shared: Iterable[Cell]) -> list[float]:
+    def _needs(self, shared: Iterable[CanvasCell]) -> list[float]:
         """How large a part of what it shares each curve is due: the more, the less of it lies elsewhere."""
         among = set(shared)
         count = Counter(number for claims in self._claims.values() for number, _ in claims)
@@ -108,7 +108,9 @@ class Canvas(matrix_class):
         return [ink.turns * common[number] / max(1, count[number]) for number, ink in enumerate(self._inks)]
 
 
-def in_turn(shared: Mapping[Cell, Sequence[int]], needs: Sequence[float], run: int) -> Iterator[tuple[Cell, int]]:
+def in_turn(
+    shared: Mapping[CanvasCell, Sequence[int]], needs: Sequence[float], run: int
+) -> Iterator[tuple[CanvasCell, int]]:
     """Which of its owners has each shared cell, from left to right and down. Among the same owners it goes round in
     runs; each run goes to the one that has waited longest, in other company too."""
     waited = [0.0] * len(needs)

@@ -19,8 +19,8 @@ from rankscope.engine.compute.devices import pick, set_blas_threads, thread_coun
 from rankscope.engine.errors import InputError, WeightsError, printable
 from rankscope.engine.formats.safetensors import SAFETENSORS
 from rankscope.engine.moment import Weighting
-from rankscope.engine.plan.apply import Done, Written, bytes_of, write
-from rankscope.engine.plan.layout import Layout
+from rankscope.engine.plan.apply import WrittenProjection, WrittenTensors, bytes_of, write
+from rankscope.engine.plan.layout import RewrittenCheckpoint
 from rankscope.engine.plan.matrices import Matrices
 from rankscope.engine.plan.plan_file import Plan, read_plan
 from rankscope.engine.plan.side_files import config_type, has_config
@@ -70,7 +70,7 @@ def apply(args: Namespace, root: Path) -> int:
 
 def _layout(
     model: Model, works: Sequence[Work], args: Namespace, place: Callable[[HostArray], Any], folder: Path
-) -> Layout:
+) -> RewrittenCheckpoint:
     """Of the model itself; of a GGUF file of what transformers makes of it, in a temporary folder."""
     checkpoint = model.checkpoint
     assert checkpoint is not None
@@ -78,7 +78,9 @@ def _layout(
     if not checkpoint.format.stands_alone:
         _say_kind(checkpoint)
         own = Matrices(checkpoint)
-        return Layout(checkpoint, works, own, own, args.merge, dtype, config_type(checkpoint) or "F16", place, tell)
+        return RewrittenCheckpoint(
+            checkpoint, works, own, own, args.merge, dtype, config_type(checkpoint) or "F16", place, tell
+        )
     from rankscope.engine.calibration.running import require
 
     require("applying a plan to a GGUF file")
@@ -91,17 +93,17 @@ def _layout(
     made = converted(checkpoint, works, model.tree, folder / "converted", dtype)
     if (held := checkpoint.numbers) != (numbers := made.checkpoint.numbers):
         say(f"the file holds {held:,} numbers, and transformers makes {numbers:,} of it: it may leave some aside")
-    return Layout(made.checkpoint, made.works, made.own, made.exact, args.merge, None, dtype, place, tell)
+    return RewrittenCheckpoint(made.checkpoint, made.works, made.own, made.exact, args.merge, None, dtype, place, tell)
 
 
-def _write(layout: Layout, folder: Path, parent: Path) -> tuple[list[Done], int]:
+def _write(layout: RewrittenCheckpoint, folder: Path, parent: Path) -> tuple[list[WrittenProjection], int]:
     """Write all of it, if `parent` has room; what each projection has lost as read back, and how many numbers."""
     entries = layout.entries()
     _check_room(parent, bytes_of(entries, layout.checkpoint))
     folder.mkdir()
     write(layout, entries, folder)
     say("reading back what was written")
-    written = Written(folder)
+    written = WrittenTensors(folder)
     return written.check(layout), written.numbers
 
 
@@ -211,14 +213,14 @@ def _put_away(folder: Path, output: Path) -> str:
     return "" if is_whole else f"nothing is written to {printable(str(output))}"
 
 
-def _counted(plan: Plan, works: Sequence[Work], done: Sequence[Done]) -> str:
+def _counted(plan: Plan, works: Sequence[Work], done: Sequence[WrittenProjection]) -> str:
     """What has become of the numbers that were factored, as counted in the files and as the plan has it."""
     before = sum(work.projection.rows * work.projection.cols for work in works)
     stated = sum(row.parameters for row in plan.rows if row.rank is not None)
     return f": {sum(each.parameters for each in done):,} ({stated:,} by the plan) in the place of {before:,}"
 
 
-def _print(done: Sequence[Done], plan: Plan, merge: bool) -> None:
+def _print(done: Sequence[WrittenProjection], plan: Plan, merge: bool) -> None:
     """A row a projection."""
     console = make_console()
     table = plain_table(console)

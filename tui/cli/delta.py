@@ -19,7 +19,7 @@ from rankscope.engine.compute.events import Event
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection
 
-from ..data.delta_numbers import ADVICE, Change, changes_of, columns_at, noise_beside
+from ..data.delta_numbers import ADVICE, DeltaNumbers, changes_of, columns_at, noise_beside
 from ..data.delta_vectors import vector_changes
 from ..data.deltas import Apart, Listed, Matched, matched
 from ..data.model import Model, open_model
@@ -61,14 +61,14 @@ def delta(args: Namespace, root: Path) -> int:
 
 def print_delta(console: Console, asked: Asked, args: Namespace) -> None:
     """What is stored of the differences."""
-    changes: Sequence[Change] = ()
+    changes: Sequence[DeltaNumbers] = ()
     for threshold, changes in shown(asked, args).items():
         print_changes(console, changes, threshold, f"at {percent(threshold)} % of the energy")
     for line in _about(changes):
         console.print(Text(line))
 
 
-def shown(asked: Asked, args: Namespace) -> dict[float, list[Change]]:
+def shown(asked: Asked, args: Namespace) -> dict[float, list[DeltaNumbers]]:
     """The numbers of `show --view delta` by threshold. Reads files."""
     session = asked.lens.pair.first
     thresholds = dict.fromkeys(args.threshold or _THRESHOLDS)
@@ -97,7 +97,7 @@ def _computed(first: Model, second: Model, deltas: Sequence[Projection], args: N
     return session
 
 
-def print_changes(console: Console, changes: Sequence[Change], threshold: float, title: str) -> None:
+def print_changes(console: Console, changes: Sequence[DeltaNumbers], threshold: float, title: str) -> None:
     """A row a difference."""
     columns = columns_at(threshold)
     shapes = [f"{c.delta.rows}x{c.delta.cols}" for c in changes]
@@ -118,7 +118,7 @@ def _title(first: str, second: str, weighting: str) -> str:
     return f"{printable(second)} - {printable(first)}{by}"
 
 
-def _about(changes: Sequence[Change]) -> Iterator[str]:
+def _about(changes: Sequence[DeltaNumbers]) -> Iterator[str]:
     """What the numbers are, and of which there is no advice."""
     yield ADVICE
     if quantised := [c for c in changes if c.quantised]:

@@ -21,7 +21,7 @@ from rankscope.engine.spectrum import Projection
 
 from ..data.direction_records import record, token_record
 from ..data.direction_words import lines, sentence, token_lines
-from ..data.directions import Facts, Frame, facts, frame_of, known_of, tokens_of, wanted_for
+from ..data.directions import DirectionContext, Facts, context_of, facts, known_of, tokens_of, wanted_for
 from ..data.model import Model, open_model
 from ..data.session import CLOSE_SECONDS, Session
 from ..drawing.console import add_columns, make_console, plain_table
@@ -41,26 +41,26 @@ def inspect(args: Namespace, root: Path) -> int:
     session = Session(model, root, events.put, Settings(args.device, args.threads, is_small=True))
     session.load()
     say_opened(model, session)
-    frame = frame_of(model)
-    wanted = wanted_for(session, chosen, frame)
+    context = context_of(model)
+    wanted = wanted_for(session, chosen, context)
     try:
         if not session.has(wanted[0]) or model.checkpoint is not None:
             with at_end(partial(save, [session])):
                 compute(session, wanted, events, recompute=False, json_thresholds=None, beside=())
     finally:
         session.close(CLOSE_SECONDS)
-    found = facts(session, shown, frame)
+    found = facts(session, shown, context)
     if found is None:
         say_failures(session, wanted[:1])
         return 1
-    _print(found, _tokens(session, chosen, frame) if args.tokens else None, is_json=args.json)
+    _print(found, _tokens(session, chosen, context) if args.tokens else None, is_json=args.json)
     return say_failures(session, wanted)
 
 
-def _tokens(session: Session, projection: Projection, frame: Frame | None) -> TokenEnds | str:
+def _tokens(session: Session, projection: Projection, context: DirectionContext | None) -> TokenEnds | str:
     """The tokens at its ends, or the line that says why there are none."""
     try:
-        return tokens_of(session, projection, frame)
+        return tokens_of(session, projection, context)
     except WeightsError as error:
         return str(error)
 

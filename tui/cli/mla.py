@@ -22,7 +22,7 @@ from rankscope.engine.derive.latent import Way, way
 from rankscope.engine.errors import InputError, printable
 
 from ..data.latent_ranks import Ranks, beside, columns_of, over, ranks_of, remarks, report, totals
-from ..data.mla import Layer, layers_of, stored_layers
+from ..data.mla import LatentLayer, layers_of, stored_layers
 from ..data.model import open_model
 from ..data.session import CLOSE_SECONDS, Session
 from ..data.weighting import choose, said_of
@@ -90,7 +90,7 @@ def shown(asked: Asked, args: Namespace) -> tuple[Way, dict[float, list[Ranks]]]
     return chosen, {t: ranks_of(session, layers, chosen, t) for t in dict.fromkeys(thresholds)}
 
 
-def _layers(session: Session, chosen: Way, args: Namespace) -> Sequence[Layer]:
+def _layers(session: Session, chosen: Way, args: Namespace) -> Sequence[LatentLayer]:
     model = session.raw
     if model.checkpoint is None:
         return stored_layers(session, chosen, args.filter)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    Rows = NDArray[np.intp]
+    RowNumbers = NDArray[np.intp]
 
 _MOST_CHANGES = 1024
 """Changes that are remembered: who has not asked for so long begins anew."""
@@ -27,7 +27,7 @@ _FEW = 8
 """An array is made anew where more than one in so many of its rows have changed."""
 
 
-class Columns:
+class NumberColumns:
     """What is known of a model's projections (`every`): arrays of float64 with a row for each content key, NaN where
     there is no number. One row more, the last, is always NaN: it stands for a projection that the model does not have.
 
@@ -53,7 +53,7 @@ class Columns:
         return tuple({p.key: p for p in self._every}.values())
 
     @cached_property
-    def _shapes(self) -> tuple[list[Projection], Rows]:
+    def _shapes(self) -> tuple[list[Projection], RowNumbers]:
         """One projection of each shape, products and others apart, and which of these each row is like."""
         import numpy as np
 
@@ -61,7 +61,7 @@ class Columns:
         like = [found.setdefault((p.rows, p.cols, p.inner, is_like_noise(p)), len(found)) for p in self.projections]
         return [self.projections[like.index(number)] for number in range(len(found))], np.array(like, dtype=np.intp)
 
-    def rows_of(self, projections: Iterable[Projection | None]) -> Rows:
+    def rows_of(self, projections: Iterable[Projection | None]) -> RowNumbers:
         """Their rows: the last, which has no number, for None and for what the model does not have."""
         import numpy as np
 

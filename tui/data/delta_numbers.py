@@ -26,7 +26,7 @@ ABOVE, UNCHANGED = "above_rounding", "unchanged_share"
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class DeltaNumbers:
     """What is known of one difference at one threshold, None where there is no such number.
 
     `above` values stand above the rounding edge: at least so many are no rounding. `k` is the threshold rank, `stable`
@@ -66,20 +66,20 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class DeltaColumn:
     """One number of every difference: how it is called in tables and in CSV, had, written, and explained."""
 
     heading: str
     name: str
-    number: Callable[[Change], float | None]
+    number: Callable[[DeltaNumbers], float | None]
     written: Callable[[float], str]
     explained: str
 
-    def of(self, change: Change) -> float | None:
+    def of(self, change: DeltaNumbers) -> float | None:
         """The number, None where there is none: of what is unchanged there is but the share of that."""
         return None if change.is_unchanged and self.name != UNCHANGED else self.number(change)
 
-    def text(self, change: Change) -> str:
+    def text(self, change: DeltaNumbers) -> str:
         """What stands there: `unchanged` of what is the same, in the place of a number that there is none of."""
         if change.mark:
             return change.mark
@@ -89,25 +89,29 @@ class Column:
         return "-" if number is None else self.written(number)
 
 
-def columns_at(threshold: float) -> tuple[Column, ...]:
+def columns_at(threshold: float) -> tuple[DeltaColumn, ...]:
     """What a table has at a threshold."""
     k_name = f"k{percent(threshold)}"
     whole: Callable[[float], str] = "{:,.0f}".format
     return (
-        Column("above", ABOVE, lambda c: c.above, ">= {:.0f}".format, "values that rounding cannot make"),
-        Column(k_name, "k", lambda c: c.k, whole, f"fewest values for {percent(threshold)} % of sum sigma^2"),
-        Column("stable", "stable_rank", lambda c: c.stable, "{:.2f}".format, "stable rank: sum sigma^2 / sigma_1^2"),
-        Column("|d|/|W|", "relative_norm", lambda c: c.relative, "{:.2e}".format, "Frobenius norms, delta's / A's"),
-        Column("same %", UNCHANGED, lambda c: c.unchanged, _share, "entries that A and B have in common"),
-        Column("rank", "rank", lambda c: c.rank, whole, f"the smaller of above and {k_name}: the LoRA rank"),
-        Column("r (m + n)", "parameters", lambda c: c.parameters, whole, "parameters of two factors of that rank"),
-        Column(f"{k_name}/k0", "k/k0", lambda c: c.ratio, "{:.2f}".format, f"{k_name} over that of noise"),
+        DeltaColumn("above", ABOVE, lambda c: c.above, ">= {:.0f}".format, "values that rounding cannot make"),
+        DeltaColumn(k_name, "k", lambda c: c.k, whole, f"fewest values for {percent(threshold)} % of sum sigma^2"),
+        DeltaColumn(
+            "stable", "stable_rank", lambda c: c.stable, "{:.2f}".format, "stable rank: sum sigma^2 / sigma_1^2"
+        ),
+        DeltaColumn(
+            "|d|/|W|", "relative_norm", lambda c: c.relative, "{:.2e}".format, "Frobenius norms, delta's / A's"
+        ),
+        DeltaColumn("same %", UNCHANGED, lambda c: c.unchanged, _share, "entries that A and B have in common"),
+        DeltaColumn("rank", "rank", lambda c: c.rank, whole, f"the smaller of above and {k_name}: the LoRA rank"),
+        DeltaColumn("r (m + n)", "parameters", lambda c: c.parameters, whole, "parameters of two factors of that rank"),
+        DeltaColumn(f"{k_name}/k0", "k/k0", lambda c: c.ratio, "{:.2f}".format, f"{k_name} over that of noise"),
     )
 
 
 def changes_of(
     session: Session, deltas: Sequence[Projection], threshold: float, independent: bool = False
-) -> list[Change]:
+) -> list[DeltaNumbers]:
     """Of these rows of delta_of. Reads files.
 
     `independent`: A and B were each rounded by themselves, so that both count with their rounding.
@@ -115,7 +119,9 @@ def changes_of(
     return list(_each(session, deltas, threshold, independent))
 
 
-def records_of(changes: Sequence[Change], threshold: float, columns: Sequence[Column]) -> Iterator[dict[str, object]]:
+def records_of(
+    changes: Sequence[DeltaNumbers], threshold: float, columns: Sequence[DeltaColumn]
+) -> Iterator[dict[str, object]]:
     """A record a difference, for CSV."""
     for c in changes:
         numbers = {column.name: column.of(c) for column in columns}
@@ -134,7 +140,9 @@ def noise_beside(deltas: Sequence[Projection]) -> list[Projection]:
 _BATCH = 256
 
 
-def _each(session: Session, deltas: Sequence[Projection], threshold: float, independent: bool) -> Iterator[Change]:
+def _each(
+    session: Session, deltas: Sequence[Projection], threshold: float, independent: bool
+) -> Iterator[DeltaNumbers]:
     nulls = _Nulls(session, threshold)
     for start in range(0, len(deltas), _BATCH):
         batch = deltas[start : start + _BATCH]
@@ -143,12 +151,14 @@ def _each(session: Session, deltas: Sequence[Projection], threshold: float, inde
             entry = session.entry(p)
             if entry is None or p.key not in values:
                 failed = session.state(p) is State.FAILED
-                yield Change(p, mark="?" if p.problem else "!" if failed else ".")
+                yield DeltaNumbers(p, mark="?" if p.problem else "!" if failed else ".")
             else:
                 yield _change(p, entry, values[p.key], threshold, independent, nulls)
 
 
-def _change(p: Projection, entry: Entry, sigma: Values, threshold: float, independent: bool, nulls: _Nulls) -> Change:
+def _change(
+    p: Projection, entry: Entry, sigma: Values, threshold: float, independent: bool, nulls: _Nulls
+) -> DeltaNumbers:
     from rankscope.engine.metrics import numerical_rank, stable_rank, threshold_rank
 
     noted, quantised = noted_of(entry.projection), quantised_of(p)
@@ -156,7 +166,7 @@ def _change(p: Projection, entry: Entry, sigma: Values, threshold: float, indepe
     size = entry.provenance.frobenius_norm
     edge = noted.edge_of_two if independent else noted.edge
     above = numerical_rank(sigma, p.rows, p.cols, max(edge, entry.provenance.noise_floor))
-    return Change(
+    return DeltaNumbers(
         p,
         above=None if quantised else above,
         k=threshold_rank(sigma, threshold),

@@ -8,7 +8,7 @@ from typing import TypeAlias
 from rankscope.engine.derive.difference import is_delta
 from rankscope.engine.spectrum import Projection, Run
 
-from .delta_numbers import Change, Column, changes_of
+from .delta_numbers import DeltaColumn, DeltaNumbers, changes_of
 from .deltas import Listed
 from .pair import Lens
 from .session import Session
@@ -27,7 +27,7 @@ class DeltaRows:
         self._order: Sequence[Projection] = ()
         self._apart: Sequence[Listed] = ()
         self._places: dict[str, int] | None = None
-        self._known: dict[str, tuple[_Stamp, Change]] = {}
+        self._known: dict[str, tuple[_Stamp, DeltaNumbers]] = {}
         self._sorted_by = ""
         self._is_descending = False
         self.longest = self.longest_shape = 0
@@ -81,19 +81,19 @@ class DeltaRows:
             self._places = {p.address: row for row, p in enumerate(self._order)}
         return self._places.get(address)
 
-    def change(self, row: int) -> Change | None:
+    def change(self, row: int) -> DeltaNumbers | None:
         """What is known of a difference, its mark alone where it is not computed; None where it is not read yet."""
         return self._change(self._order[row])
 
-    def changes(self) -> list[Change]:
+    def changes(self) -> list[DeltaNumbers]:
         """Of all differences, in their order."""
-        return [found or Change(p, mark=".") for p in self._order for found in (self._change(p),)]
+        return [found or DeltaNumbers(p, mark=".") for p in self._order for found in (self._change(p),)]
 
-    def _change(self, p: Projection) -> Change | None:
+    def _change(self, p: Projection) -> DeltaNumbers | None:
         if p.problem is not None:
-            return Change(p, mark=refusal(p))
+            return DeltaNumbers(p, mark=refusal(p))
         if not self._session.has(p):
-            return Change(p, mark=MARKS[self._session.state(p)])
+            return DeltaNumbers(p, mark=MARKS[self._session.state(p)])
         held = self._known.get(p.key)
         return held[1] if held is not None and held[0] == self._stamp(p) else None
 
@@ -116,7 +116,7 @@ class DeltaRows:
         """The keys of what `load` has something to read for. For a thread: it goes through all of them."""
         return {p.key for p in self._every if self._session.has(p) and self._change(p) is None}
 
-    def sort(self, column: Column | None) -> None:
+    def sort(self, column: DeltaColumn | None) -> None:
         """By a column, numbers from the largest down, unknown ones last; by the same again: the other way; None: in
         the model's order."""
         name = "" if column is None else column.name

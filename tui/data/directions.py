@@ -86,7 +86,7 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class DirectionContext:
     """What a model says of the directions of its projections: the gains of its norms, and what its fixed gauge is.
     Energies that took its weights are kept."""
 
@@ -116,14 +116,16 @@ class Frame:
         return self._energies[shown.key]
 
 
-def frame_of(model: Model) -> Frame | None:
+def context_of(model: Model) -> DirectionContext | None:
     """None of a model of which only what is stored is known. What is asked of it reads the gains of norms."""
     if model.checkpoint is None:
         return None
     from rankscope.engine.derive.fixing import Gauge
     from rankscope.engine.derive.norm_weighting import NormWeighting
 
-    return Frame(model.checkpoint, NormWeighting(model.checkpoint), Gauge(model.checkpoint, model.tree.projections))
+    return DirectionContext(
+        model.checkpoint, NormWeighting(model.checkpoint), Gauge(model.checkpoint, model.tree.projections)
+    )
 
 
 def neighbours_of(session: Session, projection: Projection) -> list[Projection]:
@@ -137,10 +139,10 @@ def neighbours_of(session: Session, projection: Projection) -> list[Projection]:
     return [layers[layer] for layer in (*found[:at][-1:], *found[at + 1 :][:1])] if at >= 0 else []
 
 
-def wanted_for(session: Session, projection: Projection, frame: Frame | None) -> list[Projection]:
+def wanted_for(session: Session, projection: Projection, context: DirectionContext | None) -> list[Projection]:
     """What has to be stored for the facts of a projection as it is: its directions, first, those of its neighbours, and
     its own in the fixed gauge. Reads the gains of norms."""
-    fixed = None if frame is None else frame.fixed(projection)
+    fixed = None if context is None else context.fixed(projection)
     return [*_rows(session, projection), *([] if fixed is None else [directions_of(fixed)])]
 
 
@@ -150,37 +152,37 @@ def known_of(session: Session, projections: Iterable[Projection]) -> list[Facts]
     Raises:
         InputError: none are.
     """
-    frame = frame_of(session.raw)
-    found = [facts(session, p, frame) for p in projections]
+    context = context_of(session.raw)
+    found = [facts(session, p, context) for p in projections]
     known = [each for each in found if each is not None]
     if not known:
         raise InputError("no directions are computed of these: run  rankscope inspect MODEL ADDRESS")
     return known
 
 
-def tokens_of(session: Session, projection: Projection, frame: Frame | None) -> TokenEnds:
+def tokens_of(session: Session, projection: Projection, context: DirectionContext | None) -> TokenEnds:
     """The tokens at the ends of the stored first direction of a projection as it is. Reads files.
 
     Raises:
         WeightsError: it has none, or they cannot be had.
     """
     row = directions_of(projection)
-    if frame is None:
+    if context is None:
         raise WeightsError("the weights are not at hand: no tokens can be named")
     numbers = session.read([row.key]).get(row.key)
     if numbers is None or not numbers[0]:
         raise WeightsError("a matrix of zeros has no first direction")
     from rankscope.engine.derive.tokens import token_ends
 
-    return token_ends(frame.checkpoint, frame.gains, projection, unpacked(row, numbers))
+    return token_ends(context.checkpoint, context.gains, projection, unpacked(row, numbers))
 
 
 def _rows(session: Session, projection: Projection) -> list[Projection]:
     return list(map(directions_of, (projection, *neighbours_of(session, projection))))
 
 
-def facts(session: Session, shown: Projection, frame: Frame | None) -> Facts | None:
-    """The facts of a projection, in whatever state; None where its directions are not stored. Where there is no frame
+def facts(session: Session, shown: Projection, context: DirectionContext | None) -> Facts | None:
+    """The facts of a projection, in whatever state; None where its directions are not stored. Where there is no context
     there are no angles, and nothing is said of the gauge. Reads files."""
     projection = shown.parents[0]
     if shown.is_product or not session.has(directions_of(projection)):
@@ -194,25 +196,25 @@ def facts(session: Session, shown: Projection, frame: Frame | None) -> Facts | N
     size = 2 if is_plane(found) else 1
     angles = []
     for row in rows[1:]:
-        if row.key in read and frame is not None:
-            near = _neighbour(frame.gains, (projection, found), (row.parents[0], unpacked(row, read[row.key])))
+        if row.key in read and context is not None:
+            near = _neighbour(context.gains, (projection, found), (row.parents[0], unpacked(row, read[row.key])))
             angles += [] if near is None else [near]
     return Facts(
         projection=projection,
         values=tuple(found.values.tolist()),
-        energies=tuple(_energies(session, shown, found, frame)),
+        energies=tuple(_energies(session, shown, found, context)),
         weighting=shown.derived.weighting if shown.derived is not None else "",
         is_plane=size == 2,
         outputs=side_of(found.left[:, :size], found.row_norms),
         inputs=side_of(found.right[:, :size], found.column_norms),
         neighbours=tuple(angles),
-        fixed=None if frame is None else _fixed(session, projection, found, frame),
+        fixed=None if context is None else _fixed(session, projection, found, context),
     )
 
 
-def _fixed(session: Session, projection: Projection, found: Directions, frame: Frame) -> Fixed | None:
+def _fixed(session: Session, projection: Projection, found: Directions, context: DirectionContext) -> Fixed | None:
     """What is stored of it."""
-    state = frame.fixed(projection)
+    state = context.fixed(projection)
     row = None if state is None else directions_of(state)
     numbers = None if row is None or not session.has(row) else session.read([row.key]).get(row.key)
     if row is None or numbers is None:
@@ -222,8 +224,8 @@ def _fixed(session: Session, projection: Projection, found: Directions, frame: F
     if projection.role not in READS + WRITES:
         return Fixed(ratio, None, 0.0)
     try:
-        before = _in_residual(projection, found, frame.gains.folded)
-        after = _in_residual(projection, there, frame.gains.signed)
+        before = _in_residual(projection, found, context.gains.folded)
+        after = _in_residual(projection, there, context.gains.signed)
     except WeightsError:
         return Fixed(ratio, None, 0.0)
     return Fixed(ratio, _cosine(before, after), len(before) ** -0.5)
@@ -233,7 +235,9 @@ def _kind(p: Projection) -> tuple[object, ...]:
     return p.tower, p.block, p.role, p.expert
 
 
-def _energies(session: Session, shown: Projection, found: Directions, frame: Frame | None) -> Iterator[float]:
+def _energies(
+    session: Session, shown: Projection, found: Directions, context: DirectionContext | None
+) -> Iterator[float]:
     """See Facts."""
     squares = found.values**2
     total: float | None = float((found.row_norms**2).sum())
@@ -249,7 +253,7 @@ def _energies(session: Session, shown: Projection, found: Directions, frame: Fra
         elif entry is not None:
             total = entry.provenance.frobenius_norm**2
         else:
-            total = None if frame is None else frame.output_energy(shown, form, numbers)
+            total = None if context is None else context.output_energy(shown, form, numbers)
     if total:
         yield from (squares / total).tolist()
 

@@ -27,7 +27,7 @@ _EVEN_LIGHT = 0.179
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class HtmlCell:
     """`text` is the number, or a mark of the state; `note` says more when pointed at; `shade` is from 0, pale, to 1,
     dark, None for none."""
 
@@ -37,7 +37,7 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
-class Heatmap:
+class HtmlHeatmap:
     """One number of every layer and role: `values` is float64, shape (layers, roles), NaN where it is not known; of
     experts their median. `rows` and `columns` name the layers and the roles, `title` says what the number is.
 
@@ -48,7 +48,7 @@ class Heatmap:
     rows: tuple[str, ...]
     columns: tuple[str, ...]
     values: Values
-    cells: Sequence[Sequence[Cell]] = field(repr=False)
+    cells: Sequence[Sequence[HtmlCell]] = field(repr=False)
 
     def _repr_html_(self) -> str:
         """Shaded cells have colours of their own for text and ground, all else those of the page: it reads on a light
@@ -64,7 +64,7 @@ class Heatmap:
         )
 
 
-def heatmap_of(lens: Lens, projections: Sequence[Projection], title: str) -> Heatmap:
+def heatmap_of(lens: Lens, projections: Sequence[Projection], title: str) -> HtmlHeatmap:
     """The heatmap of these projections through a lens, which has loaded their numbers."""
     import numpy as np  # the first screen does without
 
@@ -72,7 +72,7 @@ def heatmap_of(lens: Lens, projections: Sequence[Projection], title: str) -> Hea
     row_at = {row: number for number, row in enumerate(grid.rows)}
     column_at = {column: number for number, column in enumerate(grid.columns)}
     values = np.full((len(grid.rows), len(grid.columns)), np.nan)
-    cells = [[Cell()] * len(grid.columns) for _ in grid.rows]
+    cells = [[HtmlCell()] * len(grid.columns) for _ in grid.rows]
     shown = [p for members in grid.cells.values() for p in members]
     limits = lens.limits if lens.limits is not None else even_limits(extent(lens.tones(lens.pair.group(shown))))
     for (row, column), members in grid.cells.items():
@@ -86,31 +86,31 @@ def heatmap_of(lens: Lens, projections: Sequence[Projection], title: str) -> Hea
         tone = middle_of(known(lens.tones(group)))
         shade = bisect_right(limits, tone) / len(limits) if tone is not None and limits else None
         if len(members) == 1:
-            cells[at[0]][at[1]] = Cell(lens.text(members[0]), members[0].address, shade)
+            cells[at[0]][at[1]] = HtmlCell(lens.text(members[0]), members[0].address, shade)
             continue
         failed = sum(lens.pair.first.state(p) is State.FAILED for p in members)
         note = f"median of {len(found)} of {len(members)} experts{f', {failed} failed' * bool(failed)}"
-        cells[at[0]][at[1]] = Cell(f"{lens.written(number)}{' !' * bool(failed)}", note, shade)
-    return Heatmap(title, tuple(r.label for r in grid.rows), tuple(c.heading for c in grid.columns), values, cells)
+        cells[at[0]][at[1]] = HtmlCell(f"{lens.written(number)}{' !' * bool(failed)}", note, shade)
+    return HtmlHeatmap(title, tuple(r.label for r in grid.rows), tuple(c.heading for c in grid.columns), values, cells)
 
 
-def _unknown(lens: Lens, members: Sequence[Projection]) -> Cell:
+def _unknown(lens: Lens, members: Sequence[Projection]) -> HtmlCell:
     """A cell without a number: what its projections are waiting for, a failure before all else."""
     session = lens.pair.first
     reasons: Mapping[str, str] = session.failures
     p = next((p for p in members if session.state(p) is State.FAILED), members[0])
     if p.problem is not None:
-        return Cell(refusal(p), f"{p.address}: {p.problem}")
+        return HtmlCell(refusal(p), f"{p.address}: {p.problem}")
     state = session.state(p)
     text = "-" if session.has(p) else MARKS[state]
-    return Cell(text, f"{p.address}: {reasons.get(p.key, state)}")
+    return HtmlCell(text, f"{p.address}: {reasons.get(p.key, state)}")
 
 
 def _heading(name: str) -> str:
     return f'<th style="{_CELL}">{_shown(name)}</th>'
 
 
-def _cell(cell: Cell) -> str:
+def _cell(cell: HtmlCell) -> str:
     colours = "" if cell.shade is None else f";{_colours(cell.shade)}"
     return f'<td style="{_CELL}{colours}" title="{_shown(cell.note)}">{_shown(cell.text)}</td>'
 

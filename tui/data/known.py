@@ -16,7 +16,7 @@ from rankscope.engine.derive.gauge import weighting_label, what_is_fixed
 from rankscope.engine.derive.weighting import is_weighted, noise_of
 from rankscope.engine.spectrum import THRESHOLDS, Projection, Values
 
-from .columns import Columns
+from .columns import NumberColumns
 from .kept_energy import KeptEnergies
 from .kept_ranks import KeptRanks
 from .model import Model
@@ -86,13 +86,13 @@ class Known:
         self.gauge = first.gauge if first is not None else ""
         self.fixed = what_is_fixed(model.tree.projections) if self.gauge else ""
         self._beside = self._needed_beside(model) if first is not None else {}
-        self.columns = Columns((*model.every, *self._further))
+        self.columns = NumberColumns((*model.every, *self._further))
 
     def show_beside(self, further: Sequence[Projection]) -> None:
         """Have numbers of further rows too, in the place of those that were given before. They are none of the model's
         projections, and count in none of its totals."""
         self._further = tuple(further)
-        self.columns = Columns((*self.model.every, *self._further))
+        self.columns = NumberColumns((*self.model.every, *self._further))
 
     @property
     def shown_as(self) -> str:

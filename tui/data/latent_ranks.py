@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rankscope.engine.derive.latent import KeyValueNorms, Way, is_latent, norms_of
 
-from .mla import QUERY, Layer
+from .mla import QUERY, LatentLayer
 from .session import Session, State
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Ranks:
     """Of one layer at one threshold, None where nothing is stored: `k` of its joint row, `others` by the label of the
     rows beside it. `norms` are those under the weighting."""
 
-    layer: Layer
+    layer: LatentLayer
     k: int | None
     others: Mapping[str, int | None]
     norms: KeyValueNorms | None
@@ -71,7 +71,7 @@ class Ranks:
         return self.others.get(QUERY)
 
 
-def ranks_of(session: Session, layers: Sequence[Layer], chosen: Way, threshold: float) -> list[Ranks]:
+def ranks_of(session: Session, layers: Sequence[LatentLayer], chosen: Way, threshold: float) -> list[Ranks]:
     """Of these layers. Reads files."""
     session.load_ranks([p for layer in layers for p in layer.others if session.has(p)], threshold)
     values = session.read([layer.joint.key for layer in layers if session.has(layer.joint)])
@@ -108,7 +108,7 @@ def _rank(joint: Projection, sigma: Values, norms: KeyValueNorms | None, chosen:
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class RanksColumn:
     """One number of every layer: how it is called, had, and written."""
 
     heading: str
@@ -116,20 +116,20 @@ class Column:
     written: Callable[[float], str]
 
 
-def columns_of(found: Sequence[Ranks]) -> list[Column]:
+def columns_of(found: Sequence[Ranks]) -> list[RanksColumn]:
     """What a table has of these layers, which are latent as they are, or of which none is."""
     if any(r.layer.is_latent for r in found):
         names = dict.fromkeys(name for r in found for name in r.others)
-        return [Column(PRODUCT_NAME, _k, _whole), *(Column(name, _other(name), _whole) for name in names)]
+        return [RanksColumn(PRODUCT_NAME, _k, _whole), *(RanksColumn(name, _other(name), _whole) for name in names)]
     columns = [
-        Column("kv_lora_rank", _k, _whole),
-        Column("cache", lambda r: r.cache, _whole),
-        Column("of", lambda r: r.layer.full, _whole),
-        Column("saved %", lambda r: r.saved, lambda share: f"{100 * share:.1f}"),
+        RanksColumn("kv_lora_rank", _k, _whole),
+        RanksColumn("cache", lambda r: r.cache, _whole),
+        RanksColumn("of", lambda r: r.layer.full, _whole),
+        RanksColumn("saved %", lambda r: r.saved, lambda share: f"{100 * share:.1f}"),
     ]
     if any(r.roped is not None for r in found):
-        columns.append(Column("rope", lambda r: r.roped, lambda share: f"{share:.2f}"))
-    return [*columns, Column("q_lora_rank", lambda r: r.query, _whole)]
+        columns.append(RanksColumn("rope", lambda r: r.roped, lambda share: f"{share:.2f}"))
+    return [*columns, RanksColumn("q_lora_rank", lambda r: r.query, _whole)]
 
 
 def _k(ranks: Ranks) -> float | None:
@@ -174,7 +174,7 @@ def totals(found: Sequence[Ranks]) -> Iterator[str]:
     yield from _of_factors(found)
 
 
-def remarks(layers: Sequence[Layer]) -> Iterator[str]:
+def remarks(layers: Sequence[LatentLayer]) -> Iterator[str]:
     """What stands below all tables: what is left out, and at last what a rank does not say."""
     if any(layer.leaves_bias for layer in layers):
         yield "Biases of keys and values are left out: --bias append takes them in, under moments that have means"
@@ -192,7 +192,7 @@ def _of_factors(found: Sequence[Ranks]) -> Iterator[str]:
             yield f"{rank} is {held}: the product {name} takes {span['median']:g} of it in the median layer"
 
 
-def _bytes(known: Sequence[tuple[Layer, int]]) -> str:
+def _bytes(known: Sequence[tuple[LatentLayer, int]]) -> str:
     """The same in bytes, where it is known how many a stored number takes."""
     sizes = [layer.bits for layer, _ in known if layer.bits is not None]
     if len(sizes) < len(known):

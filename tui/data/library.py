@@ -36,7 +36,7 @@ from rankscope.store.folders import default_root
 from . import model as models
 from . import records, table_rows
 from .gauge import RAW
-from .html_heatmap import Heatmap, heatmap_of
+from .html_heatmap import HtmlHeatmap, heatmap_of
 from .measures import BY_NAME
 from .pair import Lens, Pair
 from .session import CLOSE_SECONDS, Session, State
@@ -193,7 +193,7 @@ class OpenModel:
             raise InputError("pandas is not installed: pip install pandas, or take .table()") from None
         return pandas.DataFrame(self.table(threshold, filter))
 
-    def heatmap(self, unit: str = "k/k0", threshold: float = 0.9, filter: str | None = None) -> Heatmap:
+    def heatmap(self, unit: str = "k/k0", threshold: float = 0.9, filter: str | None = None) -> HtmlHeatmap:
         """Layers x roles of one number, see `numbers`: as an array, and as a table where a notebook shows it."""
         wanted = self._chosen(filter)
         lens = self._loaded(unit, threshold, wanted)

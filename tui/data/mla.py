@@ -34,7 +34,7 @@ _FACTORS = ("query", "query_a", "query_b", "kv_a", "key_b", "value_b")
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class LatentLayer:
     """One layer that owns a cache.
 
     `joint` is the row whose rank is its kv_lora_rank: the stack of its keys and values, of latent attention the product
@@ -72,7 +72,7 @@ class Layer:
         return self.full - self.joint.rows
 
 
-def layers_of(model: Model, chosen: Way, under: Weighting | None, pattern: str | None = None) -> list[Layer]:
+def layers_of(model: Model, chosen: Way, under: Weighting | None, pattern: str | None = None) -> list[LatentLayer]:
     """The layers of a model that own a cache, or those of them that a filter names.
 
     Raises:
@@ -114,7 +114,7 @@ def _addresses(cache: Cache) -> list[str]:
     return [*(f"{cache.address}.{role}" for role in made), *(p.address for p in cache.roles.values())]
 
 
-def stored_layers(session: Session, chosen: Way, pattern: str | None = None) -> list[Layer]:
+def stored_layers(session: Session, chosen: Way, pattern: str | None = None) -> list[LatentLayer]:
     """The same of a model whose weights are not at hand: what is stored of it, under the weighting that is shown."""
     states = {p.address: p for p in session.model.tree.projections}
     joints: dict[str, Projection] = {}
@@ -127,7 +127,7 @@ def stored_layers(session: Session, chosen: Way, pattern: str | None = None) -> 
         others = [states[at] for role in _FACTORS if (at := f"{address}.{role}") in states]
         others += [products[at] for at in (f"{address}.{QUERY_PRODUCT}",) if at in products]
         if pattern is None or any(matches(q.address, pattern) for q in (p, *p.parents)):
-            found.append(Layer(address, p, tuple(others)))
+            found.append(LatentLayer(address, p, tuple(others)))
     return found
 
 
@@ -142,7 +142,7 @@ class _Making:
         self._gains = Gains(checkpoint)
         self._bits = {t.name: 8 * t.stored_bytes / count for t in checkpoint.tensors if (count := prod(t.shape))}
 
-    def layer(self, cache: Cache) -> Layer:
+    def layer(self, cache: Cache) -> LatentLayer:
         """One layer.
 
         Raises:
@@ -151,24 +151,24 @@ class _Making:
         """
         return self._of_factors(cache) if cache.is_latent else self._of_keys(cache)
 
-    def _of_keys(self, cache: Cache) -> Layer:
+    def _of_keys(self, cache: Cache) -> LatentLayer:
         chosen, under = self._chosen, self._under
         heads = None if chosen.rope == RECOMPUTE else self._heads.of(cache)
         both = [cache.roles[role] for role in ("key", "value")]
         others = tuple(self._state(cache.roles[role]) for role in (QUERY,) if role in cache.roles)
         bits, has_bias = self._bits.get(both[0].tensor), any(map(self._biases.has, both))
         if not chosen.bias:
-            return Layer(cache.address, latent_of(cache, chosen, heads, under), others, heads, bits, has_bias)
+            return LatentLayer(cache.address, latent_of(cache, chosen, heads, under), others, heads, bits, has_bias)
         if not has_bias:
             raise WeightsError(f"{cache.address} has no biases: leave out --bias append")
         columns = tuple(map(self._biases.operand, both))
         joint = latent_of(cache, chosen, heads, _appended(under, both[0]), columns)
-        return Layer(cache.address, joint, others, heads, bits)
+        return LatentLayer(cache.address, joint, others, heads, bits)
 
-    def _of_factors(self, cache: Cache) -> Layer:
+    def _of_factors(self, cache: Cache) -> LatentLayer:
         factors = tuple(self._state(cache.roles[role]) for role in _FACTORS if role in cache.roles)
         joint, *queries = products_of(cache, self._gains.before, self._under)
-        return Layer(cache.address, joint, (*factors, *queries))
+        return LatentLayer(cache.address, joint, (*factors, *queries))
 
     def _state(self, projection: Projection) -> Projection:
         return projection if self._under is None else weighted(projection, self._under)

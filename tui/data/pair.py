@@ -21,7 +21,7 @@ from .quantities import divided, unread_ranks
 from .session import Session
 
 if TYPE_CHECKING:
-    from .columns import Rows
+    from .columns import RowNumbers
     from .deltas import Listed
 
 UNEQUAL = "\u2260"
@@ -46,7 +46,7 @@ class Group:
     """Projections whose numbers are asked for together, with their rows in the columns of each model."""
 
     members: Sequence[Projection]
-    rows: tuple[Rows, ...]
+    rows: tuple[RowNumbers, ...]
 
 
 class Pair:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from rankscope.engine.catalogue.experts import sample
 from rankscope.engine.compute.engine import Engine, Settings
 from rankscope.engine.compute.events import (
+    AlreadyStored,
     Event,
     Failed,
-    Found,
     Listener,
     Progress,
     Saved,
@@ -153,7 +153,7 @@ class Session(Known):
                     self.lost.discard(key)
                     self._forget_numbers(key)
                     changed.append(key)
-                case Found(projection):
+                case AlreadyStored(projection):
                     self._take(projection.key, self.store.entry(projection.key))
                     self._states.pop(projection.key, None)
                     changed.append(projection.key)

@@ -11,7 +11,7 @@ from rankscope.engine.spectrum import Projection, Values
 
 from . import records
 from .comparison import Comparison
-from .delta_numbers import Change, columns_at, records_of
+from .delta_numbers import DeltaNumbers, columns_at, records_of
 from .grid import Grid
 from .latent_ranks import Ranks
 from .latent_ranks import record as latent_record
@@ -38,7 +38,7 @@ class Content:
     values: Iterable[Values] = ()
     latent: Mapping[float, Sequence[Ranks]] = field(default_factory=dict)
     heads: Sequence[Projection] = ()
-    changes: Mapping[float, Sequence[Change]] = field(default_factory=dict)
+    changes: Mapping[float, Sequence[DeltaNumbers]] = field(default_factory=dict)
 
 
 Records = Iterator[dict[str, object]]

@@ -57,7 +57,7 @@ class NumbersLoaded(Message):
         self.of_lens = of_lens
 
 
-class Done(Message):
+class BackgroundDone(Message):
     """Slow work has ended: `then` goes on with it on the event loop."""
 
     def __init__(self, then: Callable[[], None]) -> None:

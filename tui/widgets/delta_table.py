@@ -15,7 +15,7 @@ from textual.strip import Strip
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection
 
-from ..data.delta_numbers import Change, Column, columns_at
+from ..data.delta_numbers import DeltaColumn, DeltaNumbers, columns_at
 from ..data.delta_rows import DeltaRows
 from ..data.deltas import Apart, Listed
 from ..data.grid import Column as Place
@@ -42,7 +42,7 @@ class DeltaTable(Sheet, inherit_bindings=False):
     def __init__(self, look: Look, **kwargs: str) -> None:
         super().__init__(look, **kwargs)
         self._rows = DeltaRows(look.lens)
-        self._columns: tuple[Column, ...] = ()
+        self._columns: tuple[DeltaColumn, ...] = ()
         self._grid = Grid((), (), {})
         self._places: dict[str, tuple[Row, Place]] = {}
         self._at = ""
@@ -151,7 +151,7 @@ class DeltaTable(Sheet, inherit_bindings=False):
         if self.cursor[1] < 2:
             apart = self.row_count - self._rows.deltas
             return f"{self._rows.deltas} differences{f'; below them {apart} tensors that have none' if apart else ''}"
-        change: Change | None = self._rows.change(self.cursor[0])
+        change: DeltaNumbers | None = self._rows.change(self.cursor[0])
         if change is not None and change.quantised:
             return f"A or B is quantised ({change.quantised}): no rank is advised"
         column = self._columns[self.cursor[1] - 2]

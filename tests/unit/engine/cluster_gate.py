@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from derived_examples import FORMULAS
 
 from rankscope.engine.compute import worker_process
-from rankscope.engine.compute.remote_batch import Answer, Batch
+from rankscope.engine.compute.remote_batch import Batch, BatchResult
 from rankscope.engine.derive import formulas
 
 GATE = Path(os.environ["RANKSCOPE_TEST_GATE"])
@@ -31,7 +31,7 @@ def _word(name: str) -> str:
 class Service(worker_process.Service):
     """As the product's, but for what the folder says."""
 
-    def solve(self, batch: Batch) -> Answer:
+    def solve(self, batch: Batch) -> BatchResult:
         if _word("kills") in [p.address for p in batch.projections]:
             os.kill(os.getpid(), signal.SIGKILL)
         if (GATE / "gate").exists():
@@ -40,7 +40,7 @@ class Service(worker_process.Service):
                 gate.read()
         if _word("no_room") == self._shown and not batch.is_last:
             lost = "no singular values: gram-eigvalsh on cpu: out of memory"
-            return Answer(failures=tuple((p.key, lost) for p in batch.projections))
+            return BatchResult(failures=tuple((p.key, lost) for p in batch.projections))
         return super().solve(batch)
 
 

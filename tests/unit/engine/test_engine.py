@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from rankscope.engine.compute import queue as job_queue
 from rankscope.engine.compute import reporter
 from rankscope.engine.compute.engine import Engine, Settings
-from rankscope.engine.compute.events import Computed, Failed, Found, Progress, Saved, Started, Stopped
+from rankscope.engine.compute.events import AlreadyStored, Computed, Failed, Progress, Saved, Started, Stopped
 from rankscope.engine.compute.queue import JobQueue
 from rankscope.engine.formats.safetensors import SAFETENSORS as safetensors  # noqa: N811
 from rankscope.engine.solvers import ladder
@@ -414,7 +414,7 @@ def test_what_another_process_has_saved_is_neither_read_nor_solved(
     gate.open()
     last = heard.wait_until_idle()
     assert (last.done, last.failed, last.total) == (6, 0, 6)
-    assert sorted(addresses([e.projection for e in heard.of(Found)])) == addresses(projections[1:5])
+    assert sorted(addresses([e.projection for e in heard.of(AlreadyStored)])) == addresses(projections[1:5])
     assert sorted(_order(heard), key=str) == [0, 5]
     assert reads == [projections[n].tensor for n in (0, 1, 5)]  # the second was read already
 
@@ -426,7 +426,7 @@ def test_recompute_does_it_again_whoever_has_saved_it(
     sink.others = {p.key for p in projections}
     assert make().submit(checkpoint, projections, recompute=True) == projections
     assert heard.wait_until_idle().done == 3
-    assert not heard.of(Found)
+    assert not heard.of(AlreadyStored)
     assert set(sink.kept) == sink.others
 
 

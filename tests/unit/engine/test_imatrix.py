@@ -12,7 +12,7 @@ import pytest
 from calibration_files import Stats, converted, legacy, stats, write_gguf
 from numpy.typing import NDArray
 
-from rankscope.engine.calibration.held import Matrix
+from rankscope.engine.calibration.held import StackedMatrix
 from rankscope.engine.calibration.imatrix import Imatrix, read_gguf, read_legacy
 from rankscope.engine.errors import InputError, UnseenError, WeightsError
 from rankscope.engine.moment import Moment
@@ -71,10 +71,10 @@ def test_mean_squares_of_each_layout(tmp_path: Path, layout: str) -> None:
     tolerance = 0 if layout == "gguf" else 2**-23  # the .dat rounds twice
     for name, matrix, cols in (
         (QUERY, None, 96),
-        (EXPERTS, Matrix(0), 40),
-        (EXPERTS, Matrix(2, 4), 40),
-        (EXPERTS, Matrix(3), 40),
-        (STACK, Matrix(2), 24),
+        (EXPERTS, StackedMatrix(0), 40),
+        (EXPERTS, StackedMatrix(2, 4), 40),
+        (EXPERTS, StackedMatrix(3), 40),
+        (STACK, StackedMatrix(2), 24),
     ):
         sums, counts = HELD[name]
         row = matrix.number if matrix else 0
@@ -86,16 +86,16 @@ def test_the_layouts_of_one_run_have_one_digest(tmp_path: Path) -> None:
     opened = [in_gguf(tmp_path), of_old(tmp_path), of_converted(tmp_path)]
     for name, matrix, cols in (
         (QUERY, None, 96),
-        (EXPERTS, Matrix(0), 40),
-        (EXPERTS, Matrix(2), 40),
-        (STACK, Matrix(1), 24),
+        (EXPERTS, StackedMatrix(0), 40),
+        (EXPERTS, StackedMatrix(2), 40),
+        (STACK, StackedMatrix(1), 24),
     ):
         digests = {found.moment(name, cols, matrix, None).digest for found in opened}
         assert len(digests) == 1
     of_gguf = opened[0]
     others = {
         of_gguf.moment(name, cols, m, None).digest
-        for name, m, cols in ((EXPERTS, Matrix(0), 40), (EXPERTS, Matrix(2), 40))
+        for name, m, cols in ((EXPERTS, StackedMatrix(0), 40), (EXPERTS, StackedMatrix(2), 40))
     }
     assert len(others) == 2
     changed = {QUERY: Stats(HELD[QUERY].sums * np.float32(1 + 2**-20), (TOKENS,))}
@@ -119,7 +119,7 @@ def test_one_digest_whatever_the_chunks(tmp_path: Path, chunk_size: int) -> None
 def test_an_expert_that_no_token_reached_is_unseen(tmp_path: Path, layout: str) -> None:
     found = LAYOUTS[layout](tmp_path)
     with pytest.raises(UnseenError, match=r"expert 1 of blk\.1\.ffn_gate_exps\.weight is unseen"):
-        found.moment(EXPERTS, 40, Matrix(1), None)
+        found.moment(EXPERTS, 40, StackedMatrix(1), None)
 
 
 @pytest.mark.filterwarnings("error")
@@ -132,7 +132,7 @@ def test_ones_are_unseen_only_where_a_count_is_not_known(tmp_path: Path) -> None
     ones = np.ones((2, 8), np.float32)
     held = {"blk.0.ffn_up_exps.weight": Stats(ones * 7, (7, 7)), "blk.0.ffn_up.weight": Stats(ones[:1] * 7, (7,))}
     found = opened_gguf(write_gguf(tmp_path / "a.gguf", held))
-    assert numbers(found.moment("blk.0.ffn_up_exps.weight", 8, Matrix(1), None)).tolist() == [1.0] * 8
+    assert numbers(found.moment("blk.0.ffn_up_exps.weight", 8, StackedMatrix(1), None)).tolist() == [1.0] * 8
     assert numbers(found.moment("blk.0.ffn_up.weight", 8, None, None)).tolist() == [1.0] * 8
 
 
@@ -150,10 +150,10 @@ def test_what_it_says_of_its_run(tmp_path: Path) -> None:
 REFUSED = {
     "another width": (QUERY, 95, None, "attn_q.weight takes 96 input features in the file, not 95"),
     "half the width": (QUERY, 48, None, "takes 96 input features in the file, not 48"),
-    "experts of another width": (EXPERTS, 80, Matrix(0), "takes 40 input features in the file, not 80"),
+    "experts of another width": (EXPERTS, 80, StackedMatrix(0), "takes 40 input features in the file, not 80"),
     "a stack for a matrix": (EXPERTS, 40, None, "takes 40 input features in the file, not 40"),
-    "too few experts": (EXPERTS, 40, Matrix(4), "is a stack of 4 in the file, without number 4"),
-    "a matrix for a stack": (QUERY, 96, Matrix(1), "is a stack of 1 in the file, without number 1"),
+    "too few experts": (EXPERTS, 40, StackedMatrix(4), "is a stack of 4 in the file, without number 4"),
+    "a matrix for a stack": (QUERY, 96, StackedMatrix(1), "is a stack of 1 in the file, without number 1"),
 }
 
 
@@ -171,7 +171,7 @@ def test_experts_of_another_width_are_refused_where_one_count_stands_for_all(
     tmp_path: Path, layout: str, cols: int
 ) -> None:
     with pytest.raises(WeightsError, match=r"ffn_gate_exps\.weight takes 40 input features in the file, not"):
-        LAYOUTS[layout](tmp_path).moment(EXPERTS, cols, Matrix(0, 4), None)
+        LAYOUTS[layout](tmp_path).moment(EXPERTS, cols, StackedMatrix(0, 4), None)
 
 
 @pytest.mark.parametrize(

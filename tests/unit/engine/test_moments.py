@@ -12,7 +12,7 @@ from calibration_files import write_moments
 from numpy.typing import NDArray
 
 from rankscope.engine.calibration import moments
-from rankscope.engine.calibration.held import Matrix
+from rankscope.engine.calibration.held import StackedMatrix
 from rankscope.engine.calibration.moments import Moments, read_moments
 from rankscope.engine.errors import UnseenError, WeightsError
 from rankscope.engine.moment import Moment
@@ -185,7 +185,7 @@ def test_an_input_that_no_token_reached_is_unseen(tmp_path: Path) -> None:
 
 def test_a_matrix_of_a_stack_has_no_moments_of_its_own(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="is a stack"):
-        opened(tmp_path, sums_of(NAME, TOKENS)).moment(NAME, 300, Matrix(2), None)
+        opened(tmp_path, sums_of(NAME, TOKENS)).moment(NAME, 300, StackedMatrix(2), None)
 
 
 def test_weights_are_no_moments(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from transformers.models.helium import modeling_helium
 from transformers.models.llama import modeling_llama
 
-from rankscope.engine.derive.rotation import Layout, head_kept, rows_of, shared_basis, shared_kept
+from rankscope.engine.derive.rotation import RotaryLayout, head_kept, rows_of, shared_basis, shared_kept
 
 Array = NDArray[Any]
 HIDDEN, TOKENS, THETA = 14, 5, 100.0
@@ -25,7 +25,7 @@ def phases(rotated: int) -> Array:
     return np.arange(TOKENS)[:, None] * THETA ** (-np.arange(0, rotated, 2) / rotated)
 
 
-def scores(query: Array, key: Array, layout: Layout) -> Array:
+def scores(query: Array, key: Array, layout: RotaryLayout) -> Array:
     """As transformers has them of queries and keys, (heads x head_dim, tokens): (heads, token, token)."""
     module, angle = MODULES[layout.is_interleaved], phases(layout.rotated)
     wide = np.concatenate([angle, angle], axis=1)
@@ -49,11 +49,11 @@ def product(query: Array, key: Array) -> Array:
 
 
 @pytest.fixture
-def attention(request: pytest.FixtureRequest) -> tuple[Array, Array, Array, Layout]:
+def attention(request: pytest.FixtureRequest) -> tuple[Array, Array, Array, RotaryLayout]:
     """Queries and keys of a few tokens, the key's matrix, and how its rows stand; of 8 rows of a head 6 are rotated."""
     heads, kv, interleaved = request.param
     rng = np.random.default_rng(3)
-    layout = Layout(kv, 8, 6, interleaved)
+    layout = RotaryLayout(kv, 8, 6, interleaved)
     weights, inputs = rng.standard_normal((kv * 8, HIDDEN)), rng.standard_normal((HIDDEN, TOKENS))
     return rng.standard_normal((heads * 8, TOKENS)), weights @ inputs, weights, layout
 
@@ -61,14 +61,14 @@ def attention(request: pytest.FixtureRequest) -> tuple[Array, Array, Array, Layo
 @pytest.mark.parametrize("is_real", [False, True])
 @pytest.mark.parametrize("attention", [(*h, i) for h in HEADS for i in (False, True)], indirect=True)
 def test_scores_are_the_same_over_the_new_directions(
-    attention: tuple[Array, Array, Array, Layout], is_real: bool
+    attention: tuple[Array, Array, Array, RotaryLayout], is_real: bool
 ) -> None:
     query, key, weights, layout = attention
     true = scores(query, key, layout)
     basis, energies = shared_basis(layout.pairs(weights), is_real)
     new_keys = turned(basis.conj().transpose(0, 2, 1) @ layout.pairs(key), layout.rotated)
     group = len(true) // layout.count
-    as_heads = Layout(len(true), 8, layout.rotated, layout.is_interleaved)
+    as_heads = RotaryLayout(len(true), 8, layout.rotated, layout.is_interleaved)
     pairs, rest = as_heads.pairs(query), as_heads.unrotated(query).reshape(len(true), 2, TOKENS)
     plain = layout.unrotated(key).reshape(layout.count, 2, TOKENS)
     for head in range(len(true)):
@@ -86,14 +86,14 @@ def test_scores_are_the_same_over_the_new_directions(
 @pytest.mark.parametrize("choice", ["norm", "high", "low", "uniform"])
 @pytest.mark.parametrize("attention", [(*h, i) for h in HEADS[2:] for i in (False, True)], indirect=True)
 def test_scores_are_those_of_what_keeps_rope_and_of_what_does_not(
-    attention: tuple[Array, Array, Array, Layout], choice: str
+    attention: tuple[Array, Array, Array, RotaryLayout], choice: str
 ) -> None:
     """Each head keeps some pairs; with the others still rotated, the two parts make up the scores."""
     query, key, weights, layout = attention
     true = scores(query, key, layout)
     kept = head_kept(layout.pairs(weights), 2, choice)
     assert (kept.sum(0) == 1).all()
-    as_heads = Layout(len(true), 8, layout.rotated, layout.is_interleaved)
+    as_heads = RotaryLayout(len(true), 8, layout.rotated, layout.is_interleaved)
     pairs, rest = as_heads.pairs(query), as_heads.unrotated(query).reshape(len(true), 2, TOKENS)
     plain = layout.unrotated(key).reshape(layout.count, 2, TOKENS)
     keys = turned(layout.pairs(key), layout.rotated)
@@ -109,7 +109,7 @@ def test_scores_are_those_of_what_keeps_rope_and_of_what_does_not(
 def test_a_wrong_layout_of_pairs_is_another_attention() -> None:
     rng = np.random.default_rng(0)
     query, key = rng.standard_normal((8, TOKENS)), rng.standard_normal((8, TOKENS))
-    halves, interleaved = Layout(1, 8, 8, False), Layout(1, 8, 8, True)
+    halves, interleaved = RotaryLayout(1, 8, 8, False), RotaryLayout(1, 8, 8, True)
     asked, held = (turned(interleaved.pairs(x), 8)[:, 0] for x in (query, key))
     assert np.abs(product(asked, held) - scores(query, key, interleaved)[0]).max() <= 1e-10
     assert np.abs(product(asked, held) - scores(query, key, halves)[0]).max() > 0.1
@@ -130,7 +130,7 @@ def test_which_pairs_are_kept() -> None:
 
 def test_complex_rows_have_the_singular_values_of_their_pairs() -> None:
     rng = np.random.default_rng(1)
-    key, layout = rng.standard_normal((16, 9)), Layout(2, 8, 6, True)
+    key, layout = rng.standard_normal((16, 9)), RotaryLayout(2, 8, 6, True)
     rows = np.concatenate([rows_of(layout.pairs(key).reshape(-1, 9)), layout.unrotated(key)])
     assert np.allclose(np.linalg.svd(rows, compute_uv=False), np.linalg.svd(key, compute_uv=False), atol=1e-12)
 
@@ -140,7 +140,7 @@ def test_recomputed_keys_of_a_latent_of_full_rank_are_the_keys(interleaved: bool
     """What is kept of a token is what the right vectors of [K / |K|; V / |V|] see of it; keys are rotated as they are
     expanded from that."""
     rng = np.random.default_rng(4)
-    layout, heads = Layout(2, 8, 8, interleaved), 6
+    layout, heads = RotaryLayout(2, 8, 8, interleaved), 6
     weights, values = rng.standard_normal((16, 40)), rng.standard_normal((10, 40))
     inputs, query = rng.standard_normal((40, TOKENS)), rng.standard_normal((heads * 8, TOKENS))
     size = np.linalg.norm(weights)

@@ -20,7 +20,7 @@ from rankscope.engine.compute.far import Far, Worker
 from rankscope.engine.compute.job import SCAN, Job
 from rankscope.engine.compute.outcomes import Outcomes
 from rankscope.engine.compute.queue import JobQueue
-from rankscope.engine.compute.remote_batch import Answer, Batch, light
+from rankscope.engine.compute.remote_batch import Batch, BatchResult, light
 from rankscope.engine.compute.reporter import Reporter
 from rankscope.engine.compute.share import Share
 from rankscope.engine.solvers.gpus import batch_of
@@ -40,8 +40,8 @@ class Flying:
     def done(self) -> bool:
         return True
 
-    def result(self) -> Answer:
-        return Answer(failures=tuple((p.key, "not solved here") for p in self.batch.projections))
+    def result(self) -> BatchResult:
+        return BatchResult(failures=tuple((p.key, "not solved here") for p in self.batch.projections))
 
 
 class Counting:
@@ -191,7 +191,7 @@ def test_a_batch_is_on_its_way_until_the_sink_has_it(tmp_path: Path) -> None:
         return put(spectrum)
 
     sink.put = watched  # type: ignore[method-assign]
-    flying.result = lambda: Answer((made,))  # type: ignore[method-assign]
+    flying.result = lambda: BatchResult((made,))  # type: ignore[method-assign]
     assert not far._is_quiet()
     flying.landed(flying)
     assert (seen, far._is_quiet(), list(sink.kept)) == ([False], True, [wanted[0].key])

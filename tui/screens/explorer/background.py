@@ -20,8 +20,8 @@ from ...settings.config import Config
 from .. import error_log
 from ..dialogs import Confirm
 from ..messages import (
+    BackgroundDone,
     BackgroundFailed,
-    Done,
     EngineEvents,
     NumbersLoaded,
     SpectraLost,
@@ -76,8 +76,8 @@ class Background(Charting):
 
         self.painter.run(guarded)
 
-    @on(Done)
-    def _done(self, message: Done) -> None:
+    @on(BackgroundDone)
+    def _done(self, message: BackgroundDone) -> None:
         message.then()
 
     @on(BackgroundFailed)
@@ -139,7 +139,7 @@ class Background(Charting):
     def _verify_next(self, session: Session, rest: Iterator[list[str]]) -> None:
         def verify() -> None:
             session.verify(chunk)
-            self.post_message(Done(partial(self._verify_next, session, rest)))
+            self.post_message(BackgroundDone(partial(self._verify_next, session, rest)))
 
         if chunk := next(rest, []):
             self.in_background(verify)

@@ -20,13 +20,13 @@ from ...settings.config import Config
 from ...widgets.chart import ChartPane
 from ..estimate import beginning
 from ..messages import ChartReady
-from .layout import Layout
+from .layout import ExplorerPanes
 
 CHART_DELAY = 0.1
 """Seconds after the last move before a chart is drawn: 40 held keys cost 55 kB instead of 395."""
 
 
-class Charting(Layout):
+class Charting(ExplorerPanes):
     """Asks the painter for charts, and keeps the rank cursor."""
 
     def __init__(self, pair: Pair, config: Config) -> None:

@@ -20,7 +20,7 @@ from ...data.views import BY_KEY, Place, View, ViewSpec
 from ...data.weighting import weighted_by
 from .. import clipboard
 from ..dialogs import Choice
-from ..messages import Done
+from ..messages import BackgroundDone
 from .background import Background
 
 Writer = Callable[[Path], None]
@@ -81,7 +81,7 @@ class Exporter:
 
     def _copy(self, text: str) -> None:
         how = clipboard.copy(self._screen.app, text)
-        self._screen.post_message(Done(partial(self._state.say, f"copied {how}: {text}")))
+        self._screen.post_message(BackgroundDone(partial(self._state.say, f"copied {how}: {text}")))
 
     def write(self, name: str) -> None:
         """Write what is shown to a file, by its suffix; a file that is there is left alone."""
@@ -101,7 +101,7 @@ class Exporter:
             writer(path)
         except OSError as error:
             raise InputError(f"cannot write {printable(str(path))}: {error.strerror or error}") from None
-        self._screen.post_message(Done(partial(self._state.say, f"written: {path.absolute()}")))
+        self._screen.post_message(BackgroundDone(partial(self._state.say, f"written: {path.absolute()}")))
 
     def _csv(self) -> Writer:
         from rankscope.store.export import csv_text  # numpy: the first paint does without, here and below

@@ -12,7 +12,7 @@ from ...data.heads import HeadRows, rows_of_session
 from ...data.model import Model
 from ...data.views import View
 from ...widgets.head_map import HeadMap
-from ..messages import Done
+from ..messages import BackgroundDone
 from .charting import Charting
 
 
@@ -47,7 +47,7 @@ class Header:
             self._offset = 0
             self._made = None
             raise
-        self._screen.post_message(Done(partial(self._show, wanted, found)))
+        self._screen.post_message(BackgroundDone(partial(self._show, wanted, found)))
 
     def _show(self, wanted: tuple[Model, int], found: HeadRows) -> None:
         if wanted is not self._made:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from rankscope.engine.compute.events import Event, Failed, Found, Saved
+from rankscope.engine.compute.events import AlreadyStored, Event, Failed, Saved
 from rankscope.engine.derive.derived import AS_FACTORS
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import DIRECTIONS, Projection
@@ -13,11 +13,11 @@ from rankscope.engine.spectrum import DIRECTIONS, Projection
 from ...data.pair import Side
 from ...data.session import Session
 from ..dialogs import Reading
-from ..messages import Done
+from ..messages import BackgroundDone
 from .background import Background
 
 if TYPE_CHECKING:
-    from ...data.directions import Facts, Frame  # numpy: the first screen stands without
+    from ...data.directions import DirectionContext, Facts  # numpy: the first screen stands without
 
 READING = "reading what is stored"
 TOKENS = "the tokens at its ends:  rankscope inspect MODEL ADDRESS --tokens"
@@ -37,7 +37,7 @@ class Inspector:
         self._screen = screen
         self._shown: tuple[Session, Projection] | None = None
         self._open: Reading | None = None
-        self._frame: Frame | None = None
+        self._context: DirectionContext | None = None
 
     def open(self) -> None:
         """Show it of what is selected, and compute what it lacks."""
@@ -58,7 +58,7 @@ class Inspector:
         if raw.problem is not None:
             state.say(raw.problem)
             return
-        self._shown, self._frame = (session, projection), None
+        self._shown, self._context = (session, projection), None
         self._open = Reading(f"{printable(raw.address)}{side}", READING)
         self._screen.app.push_screen(self._open, self._closed)
         self._screen.in_background(partial(self._prepare, session, projection), "reading directions")
@@ -74,17 +74,19 @@ class Inspector:
 
     def _prepare(self, session: Session, projection: Projection) -> None:
         """Find out what is wanted; for a thread: of a model on the Hub the gains of its norms are fetched."""
-        from ...data.directions import frame_of, wanted_for
+        from ...data.directions import context_of, wanted_for
 
-        frame = frame_of(session.raw)
-        wanted = wanted_for(session, projection.parents[0], frame)
-        self._screen.post_message(Done(partial(self._compute, session, projection, frame, wanted)))
+        context = context_of(session.raw)
+        wanted = wanted_for(session, projection.parents[0], context)
+        self._screen.post_message(BackgroundDone(partial(self._compute, session, projection, context, wanted)))
 
-    def _compute(self, session: Session, projection: Projection, frame: Frame | None, wanted: list[Projection]) -> None:
+    def _compute(
+        self, session: Session, projection: Projection, context: DirectionContext | None, wanted: list[Projection]
+    ) -> None:
         missing = [p for p in wanted if not session.has(p)]
         if self._open is None or self._shown != (session, projection):
             return
-        self._frame = frame
+        self._context = context
         if missing and (session.model.checkpoint is not None or not session.has(wanted[0])):
             try:
                 session.compute(missing, urgent=True)
@@ -103,20 +105,20 @@ class Inspector:
         for event in events:
             if isinstance(event, Failed) and _is_own(event.projection, own):
                 self._open.write([printable(event.reason, 1000)])
-            elif isinstance(event, Saved | Found):
+            elif isinstance(event, Saved | AlreadyStored):
                 self._read()
 
     def _read(self) -> None:
         if self._shown is not None:
-            self._screen.in_background(partial(self._load, *self._shown, self._frame), "reading directions")
+            self._screen.in_background(partial(self._load, *self._shown, self._context), "reading directions")
 
-    def _load(self, session: Session, projection: Projection, frame: Frame | None) -> None:
+    def _load(self, session: Session, projection: Projection, context: DirectionContext | None) -> None:
         """For a thread."""
         from ...data.directions import facts
 
-        found = facts(session, projection, frame)
+        found = facts(session, projection, context)
         if found is not None:
-            self._screen.post_message(Done(partial(self._write, projection, found)))
+            self._screen.post_message(BackgroundDone(partial(self._write, projection, found)))
 
     def _write(self, projection: Projection, found: Facts) -> None:
         if self._open is not None and self._shown is not None and self._shown[1] is projection:
@@ -128,4 +130,4 @@ class Inspector:
             self._open.write([*list(lines(found))[1:], *hint])
 
     def _closed(self, _: None) -> None:
-        self._shown = self._open = self._frame = None
+        self._shown = self._open = self._context = None

@@ -65,7 +65,7 @@ LEAST_CHART = 11
 """Lines below which a chart under the overview tells nothing."""
 
 
-class Layout(Screen[None]):
+class ExplorerPanes(Screen[None]):
     """Tree, what stands over the chart, and the chart of one pair of models, all showing one state."""
 
     BINDINGS: ClassVar[list[BindingType]] = [*keys.EXPLORER, *keys.PLAN]

@@ -19,7 +19,7 @@ from ...data.session import Session
 from ...data.views import View
 from ...settings.plan_words import plan_wish
 from ..estimate import estimate
-from ..messages import BackgroundFailed, Done
+from ..messages import BackgroundDone, BackgroundFailed
 from .background import Background
 from .weighing import Weigher
 
@@ -117,25 +117,27 @@ class Planning:
     def _prepare(self, asked: _Asked) -> None:
         session, offer = asked.session, self._weigher.shown
         plannable = Plannable(session, asked.wish, partial(offer.weighting, session.raw, session.root))
-        self._screen.post_message(Done(partial(self._ask, asked, plannable, plannable.missing)))
+        self._screen.post_message(BackgroundDone(partial(self._ask, asked, plannable, plannable.missing)))
 
     def _plan(self, asked: _Asked, plannable: Plannable, *, goes_there: bool) -> None:
         plan = plannable.plan(asked.wish.cut)
-        self._screen.post_message(Done(partial(self._show_first, asked, plannable, plan, goes_there=goes_there)))
+        self._screen.post_message(
+            BackgroundDone(partial(self._show_first, asked, plannable, plan, goes_there=goes_there))
+        )
 
     def _move(self, plannable: Plannable, cut: float) -> None:
         try:
             plan: ShownPlan | InputError = plannable.plan(cut)
         except InputError as error:
             plan = error
-        self._screen.post_message(Done(partial(self._moved, plannable, plan)))
+        self._screen.post_message(BackgroundDone(partial(self._moved, plannable, plan)))
 
     def _write(self, path: Path, plan: ShownPlan) -> None:
         try:
             write_plan(path, plan.planned.plan)
         except OSError as error:
             raise InputError(f"cannot write {printable(str(path))}: {error.strerror or error}") from None
-        self._screen.post_message(Done(partial(self._state.say, f"written: {path.absolute()}")))
+        self._screen.post_message(BackgroundDone(partial(self._state.say, f"written: {path.absolute()}")))
 
     # Back on the event loop
 

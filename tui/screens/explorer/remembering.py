@@ -9,7 +9,7 @@ from textual.timer import Timer
 from ...data.changes import Change
 from ...data.remembered import Remembered
 from ..memory import Memory
-from ..messages import Done
+from ..messages import BackgroundDone
 from .background import Background
 from .weighing import Weigher
 
@@ -63,4 +63,4 @@ class Rememberer:
 
     def _keep(self) -> None:
         if trouble := self.keep():
-            self._screen.post_message(Done(partial(self._screen.state.say, trouble)))
+            self._screen.post_message(BackgroundDone(partial(self._screen.state.say, trouble)))

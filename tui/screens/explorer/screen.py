@@ -25,7 +25,7 @@ from ...widgets.prompt import Prompt
 from ..command_line import parse_command
 from ..first_run import is_first_run, mark_seen
 from ..memory import Commands, Memory
-from ..messages import Done, EngineEvents
+from ..messages import BackgroundDone, EngineEvents
 from .asking import Asking
 from .background import LOOK_SECONDS
 from .exporting import Exporter
@@ -221,7 +221,7 @@ class Explorer(SelectionKeys):
         session.show(shown)
         session.load()
         self.hear_losses(session)
-        self.post_message(Done(partial(self._opened_second, session)))
+        self.post_message(BackgroundDone(partial(self._opened_second, session)))
 
     def _opened_second(self, session: Session) -> None:
         if (before := self.pair.other) is not None:

@@ -16,7 +16,7 @@ from ...data.pair import Side
 from ...data.session import Session
 from ...data.weighting import NONE, Offer, offers
 from ..dialogs import Choice
-from ..messages import Done
+from ..messages import BackgroundDone
 from .background import Background
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class Weigher:
         used, said = offer or self._shown, list[str]()
         shown = used.shown(model, self._state.session.root, said.append)
         if said:
-            self._screen.post_message(Done(partial(self._warn, said)))
+            self._screen.post_message(BackgroundDone(partial(self._warn, said)))
         return shown
 
     def _make(self, offer: Offer) -> None:
@@ -123,12 +123,12 @@ class Weigher:
         try:
             made = self._made(offer)
         except InputError:
-            self._screen.post_message(Done(partial(self._give_up, offer)))
+            self._screen.post_message(BackgroundDone(partial(self._give_up, offer)))
             raise
         for session, model in made.models.items():
             session.know(model)
         done = threading.Event()
-        self._screen.post_message(Done(partial(self._exchange, offer, made, done)))
+        self._screen.post_message(BackgroundDone(partial(self._exchange, offer, made, done)))
         done.wait(EXCHANGE_SECONDS)  # or a chart would be drawn half of this and half of what was shown before
 
     def _made(self, offer: Offer) -> _Made:
@@ -139,7 +139,7 @@ class Weigher:
         said = list[str]()
         found = deltas_shown(first, other, offer.weighting(first.raw, root, said.append))
         if said:
-            self._screen.post_message(Done(partial(self._warn, said)))
+            self._screen.post_message(BackgroundDone(partial(self._warn, said)))
         shown = with_deltas(first.raw, found.deltas, other.raw.name)
         return _Made({first: shown}, opened, found.apart)
 
