@@ -19,7 +19,7 @@ from rankscope.engine.errors import escaped
 h5: Any = h5py  # it has no types
 
 Table = NDArray[np.void]
-Row = tuple[Any, ...]
+TableRow = tuple[Any, ...]
 
 # Name and type of every column, in order; "text" is UTF-8 padded with NUL.
 SOURCE = {
@@ -101,7 +101,7 @@ _OF_USERS = {"repo", "file", "tensor", "label", "host", "command"}
 ours has a control character, so there one is somebody's trick on a terminal."""
 
 
-def pack(kinds: Mapping[str, str], rows: Sequence[Row]) -> Table:
+def pack(kinds: Mapping[str, str], rows: Sequence[TableRow]) -> Table:
     """Rows as a compound array whose text columns are as wide as their longest string."""
     columns = list(zip(*rows, strict=True)) or [()] * len(kinds)
     arrays: list[NDArray[Any]] = []

@@ -18,7 +18,7 @@ from rankscope.engine.errors import escaped, without_secrets
 from rankscope.engine.spectrum import Projection, Slice, Values
 
 from .entry import Entry
-from .groups import RESERVED, Member, build_groups
+from .groups import RESERVED, ExportedGroup, build_groups
 from .layout import build_compressed
 
 STATE = "stored"
@@ -196,14 +196,14 @@ def _of_one_address(projection: Projection) -> ValueError:
     )
 
 
-def _members(entries: Sequence[Entry], arrays: Sequence[Values]) -> list[Member]:
+def _members(entries: Sequence[Entry], arrays: Sequence[Values]) -> list[ExportedGroup]:
     """What the groups of a file are made of."""
-    found: dict[str, Member] = {}
+    found: dict[str, ExportedGroup] = {}
     for entry, array, facts in zip(entries, arrays, _rows(entries), strict=True):
         path = group_path(entry.projection)
         if path in found:
             raise _of_one_address(entry.projection)
-        found[path] = Member(path, _facts(entry, facts), array, entry.ranks)
+        found[path] = ExportedGroup(path, _facts(entry, facts), array, entry.ranks)
     return list(found.values())
 
 

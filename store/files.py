@@ -8,7 +8,7 @@ from pathlib import Path
 
 from . import rescue, segments
 from .index import Index
-from .layout import Place, UnknownFormatError
+from .layout import UnknownFormatError, ValuesPlace
 from .segments import DamagedFile
 
 
@@ -95,7 +95,7 @@ class Files:
             self._asides.add(where.name)
         self._refused[name] = where, rescue.sentence(part, self.index.lost(where.name) if part else ())
 
-    def give_up(self, path: Path, places: Iterable[Place], error: OSError) -> None:
+    def give_up(self, path: Path, places: Iterable[ValuesPlace], error: OSError) -> None:
         """Count what the disk does not give back of these places in a file as not computed; the file stays.
 
         Raises:

@@ -42,7 +42,7 @@ MATLAB:
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class ExportedGroup:
     """One group: its path without a / before it; what attributes and the table say, None for what does not exist; its
     singular values; and its ranks by threshold, the same thresholds for every member."""
 
@@ -52,7 +52,7 @@ class Member:
     ranks: Mapping[float, int]
 
 
-def build_groups(members: Sequence[Member]) -> bytes:
+def build_groups(members: Sequence[ExportedGroup]) -> bytes:
     """The image of a file with these groups. Nothing is compressed: random digits gain a tenth."""
     with h5.File(next_image(), "w", driver="core", backing_store=False) as file:
         for member in members:
@@ -72,7 +72,7 @@ def build_groups(members: Sequence[Member]) -> bytes:
     return image
 
 
-def _add_group(file: Any, member: Member) -> None:
+def _add_group(file: Any, member: ExportedGroup) -> None:
     """A group has scales of its own: a scale lists all that it measures, 64 KB at most, and anew with each."""
     group = file.require_group(member.path)  # one address may begin as another ends
     components = _scale(group, "component", np.arange(1, len(member.values) + 1, dtype="<i4"))
@@ -85,7 +85,7 @@ def _add_group(file: Any, member: Member) -> None:
     _over(group, "threshold_rank", np.array([*member.ranks.values()], "<i4"), thresholds)
 
 
-def _add_table(file: Any, members: Sequence[Member]) -> None:
+def _add_table(file: Any, members: Sequence[ExportedGroup]) -> None:
     """What the attributes say, a column each; those that no projection has anything in are left out."""
     group = file.create_group(TABLE, track_order=True)  # columns as they are written, not by the alphabet
     paths = _scale(group, "path", np.array([_plain(member.path) for member in members], h5.string_dtype()))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from .entries import Entries, tensor_name
 from .entry import Entry
-from .layout import Part, Place
+from .layout import FileContents, ValuesPlace
 from .readings import LastRead
 from .stored import ROW_BITS, Stored
 
@@ -19,7 +19,7 @@ class StoredRow(NamedTuple):
 
     key: str
     file: str
-    place: Place
+    place: ValuesPlace
     entries: Entries
     row: int
 
@@ -43,13 +43,13 @@ class Index:
     """
 
     def __init__(self) -> None:
-        self.parts: dict[str, Part] = {}
+        self.parts: dict[str, FileContents] = {}
         self._lost: dict[str, frozenset[int]] = {}  # file -> rows without values
         self._files: list[str] = []  # by their number
         self._rows: dict[str, int] = {}  # key -> number of the file and of the row in it, see stored.ROW_BITS
         self._read = LastRead()
 
-    def add(self, name: str, part: Part, lost: frozenset[int] = _NONE) -> None:
+    def add(self, name: str, part: FileContents, lost: frozenset[int] = _NONE) -> None:
         """Take in the rows of a file that is not known yet; the values of those in `lost` are damaged."""
         self.parts[name] = part
         if lost:

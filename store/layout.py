@@ -120,7 +120,7 @@ _VALUE_BYTES = 8
 """Of a singular value; numbers of directions take fewer."""
 
 
-class Place(NamedTuple):
+class ValuesPlace(NamedTuple):
     """Where the values of an entry are in its file: the first byte, how many values, the checksum of their bytes, and
     how many bytes a value takes."""
 
@@ -136,18 +136,18 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class FileContents:
     """The contents of one file. `first` is where in it, in bytes, the values of all entries begin."""
 
     entries: Entries
     first: int
     version: int
 
-    def place(self, row: int) -> Place:
+    def place(self, row: int) -> ValuesPlace:
         """Where the values of a row are."""
         offset, count, crc32 = self.entries.place(row)
         width = np.dtype(_type_in(self.version)).itemsize
-        return Place(self.first + width * offset, count, crc32, width)
+        return ValuesPlace(self.first + width * offset, count, crc32, width)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,7 @@ class Image:
     """The bytes of one file, and what parsing them would give."""
 
     data: bytes
-    part: Part
+    part: FileContents
 
 
 def version_of(projection: Projection) -> int:
@@ -187,7 +187,7 @@ def build(entries: Sequence[Entry], values: Sequence[Values]) -> Image:
         size: int = numbers.get_storage_size()
     rest = _digest(body[: first - HEAD], body[first - HEAD + size :])
     head = f"{FORMAT} {first} {size} {rest}\n".encode().ljust(HEAD, b"\0")
-    return Image(head + body, Part(Entries(tables), first, _version(entries)))
+    return Image(head + body, FileContents(Entries(tables), first, _version(entries)))
 
 
 def build_compressed(entries: Sequence[Entry], values: Sequence[Values]) -> bytes:
@@ -200,7 +200,7 @@ def build_compressed(entries: Sequence[Entry], values: Sequence[Values]) -> byte
     return image
 
 
-def parse(data: bytes) -> Part:
+def parse(data: bytes) -> FileContents:
     """The contents of a whole file whose digest has been verified.
 
     Raises:
@@ -209,7 +209,7 @@ def parse(data: bytes) -> Part:
     return _part(Bytes(data))
 
 
-def parse_volume(path: Path) -> Part | None:
+def parse_volume(path: Path) -> FileContents | None:
     """The contents of a large file, None if it is damaged; of its values not a byte is read.
 
     Everything that is parsed is verified against the user block first (3 MB of a volume of 64 MB).
@@ -222,7 +222,7 @@ def parse_volume(path: Path) -> Part | None:
         return _without_values(raw)
 
 
-def parse_damaged(data: bytes) -> Part | None:
+def parse_damaged(data: bytes) -> FileContents | None:
     """The contents of a whole file whose digest is wrong, None if the damage is not among its values alone.
 
     Raises:
@@ -231,7 +231,7 @@ def parse_damaged(data: bytes) -> Part | None:
     return _without_values(io.BytesIO(data)) if data.startswith(f"{FORMAT} ".encode()) else None
 
 
-def decode(raw: bytes | memoryview, place: Place) -> Values | None:
+def decode(raw: bytes | memoryview, place: ValuesPlace) -> Values | None:
     """The stored bytes of a place as a read-only array of shape (number,), float64, of directions float32; None if they
     are damaged, or no singular values at all: of those none is negative, infinite or NaN."""
     if len(raw) != place.size or zlib.crc32(raw) != place.crc32:
@@ -241,7 +241,7 @@ def decode(raw: bytes | memoryview, place: Place) -> Values | None:
     return None if is_spectrum and not 0 <= values.min() <= values.max() < np.inf else values
 
 
-def _without_values(raw: BinaryIO | io.FileIO) -> Part | None:
+def _without_values(raw: BinaryIO | io.FileIO) -> FileContents | None:
     """The contents of a file, None where what is parsed of it is not what the user block promises."""
     head = raw.read(HEAD)
     fields = head.rstrip(b"\0").split()
@@ -321,7 +321,7 @@ def _description(version: int, has_generations: bool) -> str:
     return _PROSE + _DERIVED_PROSE + generations + _DERIVED_PYTHON + _MATLAB
 
 
-def _part(data: Bytes) -> Part:
+def _part(data: Bytes) -> FileContents:
     with _readable():
         file = File(data)
         if file.attributes.get("format") != FORMAT:
@@ -343,7 +343,7 @@ def _part(data: Bytes) -> Part:
         if numbers.dtype != np.dtype(_type_in(found)):
             raise ValueError(f"{_dataset_in(found)} holds other numbers")
         check(tables, numbers.shape[0], is_directions=found == DIRECTIONS_VERSION)
-        return Part(Entries(tables), numbers.start or HEAD, found)
+        return FileContents(Entries(tables), numbers.start or HEAD, found)
 
 
 def _version(entries: Sequence[Entry]) -> int:

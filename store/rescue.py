@@ -15,7 +15,7 @@ from rankscope.engine.spectrum import Values
 
 from . import segments
 from .entry import Entry
-from .layout import Part, UnknownFormatError, build, parse, parse_damaged, parse_volume
+from .layout import FileContents, UnknownFormatError, build, parse, parse_damaged, parse_volume
 from .segments import DamagedFile
 
 _MOST_NAMED = 20
@@ -28,7 +28,7 @@ class Damage:
     """What reading a whole file has shown: its rows, None where the damage is not among the values alone; which of
     them have lost their values; and the others with theirs."""
 
-    part: Part | None
+    part: FileContents | None
     lost: frozenset[int]
     intact: Sequence[tuple[Entry, Values]]
     is_whole: bool
@@ -41,7 +41,7 @@ class Renewed:
 
     aside: Path
     name: str
-    part: Part | None
+    part: FileContents | None
 
 
 def examine(path: Path) -> Damage:
@@ -85,7 +85,7 @@ def renew(path: Path, damage: Damage) -> Renewed | None:
     return None
 
 
-def load_aside(path: Path) -> Part | None:
+def load_aside(path: Path) -> FileContents | None:
     """The rows of a file that was set aside, None where they cannot be read."""
     try:
         return parse_volume(path)
@@ -93,7 +93,7 @@ def load_aside(path: Path) -> Part | None:
         return None
 
 
-def sentence(part: Part | None, lost: Sequence[Entry]) -> str:
+def sentence(part: FileContents | None, lost: Sequence[Entry]) -> str:
     """For the user, of a file that was found damaged now: what is lost."""
     if part is None:
         return f"Its bytes are not those that were written {_CAUSE}; all its spectra count as not computed."
@@ -110,7 +110,7 @@ def sentence_unread(lost: Sequence[Entry], error: OSError) -> str:
     return f"{_named(lost)} cannot be read ({error.strerror}) and {_counts(lost)} as not computed; the others can."
 
 
-def sentence_aside(part: Part | None, lost: Sequence[Entry]) -> str:
+def sentence_aside(part: FileContents | None, lost: Sequence[Entry]) -> str:
     """For the user, of a file that was set aside before: what is still lost."""
     if part is None:
         return "It was found damaged and set aside; what it held cannot be told any more."

@@ -12,11 +12,11 @@ import numpy as np
 from rankscope.engine import bounds
 from rankscope.engine.spectrum import FLIPPED, Derived, Operand, Projection, Provenance, Run, Slice, Source
 
-from .columns import METRICS, PROVENANCE, Row
+from .columns import METRICS, PROVENANCE, TableRow
 from .entry import Entry
 
 
-def index_row(entry: Entry) -> Row:
+def index_row(entry: Entry) -> TableRow:
     """The columns of PROJECTION, RESULT and METRICS, in order; the digests of a derived row's parents lie with them."""
     return (
         *_projection_row(entry.projection),
@@ -27,7 +27,7 @@ def index_row(entry: Entry) -> Row:
     )
 
 
-def derived_row(entry: Entry) -> Row:
+def derived_row(entry: Entry) -> TableRow:
     """The columns of DERIVED, in order."""
     made = entry.projection.derived
     if made is None:
@@ -37,7 +37,7 @@ def derived_row(entry: Entry) -> Row:
     return made.formula, made.version, made.label, made.is_further, digests, made.weighting, made.gauge, clipped
 
 
-def parent_rows(entries: Sequence[Entry], sources: Mapping[Source, int]) -> list[Row]:
+def parent_rows(entries: Sequence[Entry], sources: Mapping[Source, int]) -> list[TableRow]:
     """The columns of PARENT, in order; `sources` gives the row of each source."""
     return [
         (row, *_projection_row(parent), digest, sources[parent.source])
@@ -47,7 +47,7 @@ def parent_rows(entries: Sequence[Entry], sources: Mapping[Source, int]) -> list
     ]
 
 
-def fields(item: object, names: Mapping[str, str]) -> Row:
+def fields(item: object, names: Mapping[str, str]) -> TableRow:
     """The attributes of these names."""
     return tuple(getattr(item, name) for name in names)
 
@@ -110,7 +110,7 @@ def derived_at(row: Mapping[str, Any], parents: tuple[Projection, ...]) -> Deriv
     return Derived(row["formula"], version, label, further, parents, taken, row["weighting"], row["gauge"])
 
 
-def _projection_row(p: Projection) -> Row:
+def _projection_row(p: Projection) -> TableRow:
     """The columns of PROJECTION, in order."""
     s = p.slice
     return (

@@ -21,7 +21,7 @@ from rankscope.engine.spectrum import Values
 
 from . import opening
 from .entry import Entry
-from .layout import Image, Part, Place, build, decode, parse, parse_volume
+from .layout import FileContents, Image, ValuesPlace, build, decode, parse, parse_volume
 from .room import free, is_full
 
 SEGMENT = "seg"
@@ -126,14 +126,14 @@ def is_whole(path: Path, data: bytes) -> bool:
     return blake2b(data, digest_size=16).hexdigest() == path.stem[4:]
 
 
-def spectra_in(data: bytes, part: Part) -> Iterator[tuple[Entry, int, Values | None]]:
+def spectra_in(data: bytes, part: FileContents) -> Iterator[tuple[Entry, int, Values | None]]:
     """Each entry of a whole file with the checksum of its values and these, None where they are damaged."""
     for row, entry in enumerate(part.entries):
         place = part.place(row)
         yield entry, place.crc32, decode(memoryview(data)[place.start : place.start + place.size], place)
 
 
-def load_part(path: Path) -> Part:
+def load_part(path: Path) -> FileContents:
     """The index of a file, verified before a byte of it is parsed.
 
     A segment is verified whole, a volume without its values: they are most of its bytes, and are
@@ -155,7 +155,7 @@ def load_part(path: Path) -> Part:
     return parse(load(path)) if part is None else part
 
 
-def load_values(path: Path, places: Iterable[Place]) -> list[Values]:
+def load_values(path: Path, places: Iterable[ValuesPlace]) -> list[Values]:
     """The values at each place, as `decode` gives them, verified.
 
     Raises:
@@ -180,7 +180,7 @@ def is_tight(folder: Path, more: int) -> bool:
     return len(found) > 1 and left - more < sum(found)
 
 
-def unreadable(path: Path, places: Iterable[Place]) -> set[int]:
+def unreadable(path: Path, places: Iterable[ValuesPlace]) -> set[int]:
     """Where those of these places start whose bytes the disk does not give back.
 
     Raises:

@@ -26,7 +26,7 @@ _SHARE = 0.6
 
 
 @dataclass(frozen=True)
-class Plan:
+class CollectionPlan:
     """What is summed in each pass, and what text does not reach. `full`: see Sums."""
 
     passes: tuple[tuple[Fed, ...], ...]
@@ -67,7 +67,7 @@ def is_full(fed: Fed) -> bool:
     return fed.cols <= WIDEST and all(p.expert is None for p in fed.projections)
 
 
-def make_plan(model: torch.nn.Module, fed: Sequence[Fed], ids: Sequence[int], most: int | None) -> Plan:
+def make_plan(model: torch.nn.Module, fed: Sequence[Fed], ids: Sequence[int], most: int | None) -> CollectionPlan:
     """What to sum, by a run over some tokens; in as many passes as `most` bytes on the device ask for.
 
     Raises:
@@ -90,7 +90,7 @@ def make_plan(model: torch.nn.Module, fed: Sequence[Fed], ids: Sequence[int], mo
         shared[id(one) if _is_expert(one) else tuple(calls[id(one)])].append(one)
     merged = [_merged(group) for group in shared.values()]
     unreached = tuple(one for one in fed if id(one) not in calls and not _is_expert(one))
-    return Plan(tuple(_passes(merged, most)), unreached, is_full)
+    return CollectionPlan(tuple(_passes(merged, most)), unreached, is_full)
 
 
 def _is_expert(fed: Fed) -> bool:
@@ -123,7 +123,7 @@ class Collector:
     """Sums over sequences as they are run; every eighth is held out. `seen` may be read under `lock` at any time: then
     the counts are those of the sums."""
 
-    def __init__(self, model: torch.nn.Module, plan: Plan) -> None:
+    def __init__(self, model: torch.nn.Module, plan: CollectionPlan) -> None:
         self.lock = threading.Lock()
         self.seen: dict[Fed, Sums] = {}
         self._model, self._plan = model, plan

@@ -34,7 +34,7 @@ _MAX_NAME = 1024
 _SHOWN = 3
 
 
-class Sums(NamedTuple):
+class ImatrixSums(NamedTuple):
     """Where the sums of squares of a tensor's input lie, one matrix of a stack behind the other, and the tokens they
     go over: `counts` for each matrix, or where it is None `calls`, the number of chunks, for all of them alike.
     `plain` are the sums of x in the order of those of squares, which newer files have.
@@ -52,7 +52,7 @@ class Imatrix:
     `chunk_size` tokens it was made of, each 0 where the file does not say. `said`: see MomentReader.
     """
 
-    sums: Mapping[str, Sums]
+    sums: Mapping[str, ImatrixSums]
     stamp: FileStamp
     data_sets: tuple[str, ...] = ()
     chunks: int = 0
@@ -220,7 +220,7 @@ def read_gguf(file: Path) -> Imatrix | None:
     )
 
 
-def _checked(file: Path, name: str, found: Mapping[str, Tensor]) -> Sums:
+def _checked(file: Path, name: str, found: Mapping[str, Tensor]) -> ImatrixSums:
     """The sums of a tensor with their counts, both flat."""
     squares, counts = found[name + SUMS], found.get(name + COUNTS)
     if counts is None:
@@ -228,7 +228,7 @@ def _checked(file: Path, name: str, found: Mapping[str, Tensor]) -> Sums:
     if {squares.dtype, counts.dtype} != {"F32"} or 0 in (*squares.shape, *counts.shape):
         raise InputError(f"{_damaged(file)}: the sums of {printable(name)} are not float32, or empty")
     plain = found.get(name + PLAIN_SUMS)
-    return Sums(_flat(squares), _flat(counts), plain=_flat(plain) if plain and plain.dtype == "F32" else None)
+    return ImatrixSums(_flat(squares), _flat(counts), plain=_flat(plain) if plain and plain.dtype == "F32" else None)
 
 
 def _flat(tensor: Tensor) -> Tensor:
@@ -252,7 +252,7 @@ def read_legacy(file: Path) -> Imatrix:
         with open_regular(file) as handle:
             stamp = FileStamp.of(file.stat())
             walk = _Walk(file, handle, stamp.size, identify(file, str(file.resolve()), "", b""))
-            sums: dict[str, Sums] = {}
+            sums: dict[str, ImatrixSums] = {}
             for number in range(walk.count("entries", _MAX_ENTRIES)):
                 name, entry = walk.entry()
                 if name in sums:
@@ -277,7 +277,7 @@ class _Walk:
             raise InputError(f"{_damaged(self._file)}: it states {number} {what}")
         return int(number)
 
-    def entry(self) -> tuple[str, Sums]:
+    def entry(self) -> tuple[str, ImatrixSums]:
         """The name of a tensor, and where its sums lie."""
         name = self._take(self.count("letters of a name", _MAX_NAME)).decode("utf-8", "replace")
         (calls,) = struct.unpack("<i", self._take(4))
@@ -287,7 +287,7 @@ class _Walk:
         if end > self._size:
             raise self._cut_off()
         self._handle.seek(end)
-        return name, Sums(Tensor(name, "F32", (values,), self._file, begin, end, self._source), calls=calls)
+        return name, ImatrixSums(Tensor(name, "F32", (values,), self._file, begin, end, self._source), calls=calls)
 
     def trailer(self) -> tuple[int, str]:
         """The number of chunks and the data set, 0 and "" where they are not there or cut off."""

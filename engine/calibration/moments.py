@@ -33,7 +33,7 @@ from .held import FeatureOrder, StackedMatrix, mean_of
 from .said import Figures, read_figures
 from .tokens_read import read_back
 
-Part: TypeAlias = Literal["", "first", "held"]
+TokenPart: TypeAlias = Literal["", "first", "held"]
 """Whose sums: of all tokens but those held out, of position 0 alone, or of those held out."""
 
 _NUMBERS = {"F32": "<f4", "F64": "<f8", "I32": "<i4", "U32": "<u4", "I64": "<i8", "U64": "<u8"}
@@ -84,7 +84,7 @@ class Moments:
         return count if matrix is None and 0 <= count < np.inf else None
 
     def moment(
-        self, name: str, cols: int, matrix: StackedMatrix | None, order: FeatureOrder | None, part: Part = ""
+        self, name: str, cols: int, matrix: StackedMatrix | None, order: FeatureOrder | None, part: TokenPart = ""
     ) -> Moment:
         """See MomentReader: E[x x^T], or E[x^2] where the file has no more, of one part of the tokens.
 
@@ -153,7 +153,7 @@ class Moments:
             rows[:] = columns[:] = rows / 2 + columns / 2
         return means if order is None else means[np.ix_(order, order)]
 
-    def _seen(self, name: str, part: Part, sums: Tensor) -> str:
+    def _seen(self, name: str, part: TokenPart, sums: Tensor) -> str:
         """The digest of a matrix of sums, read in chunks, and once however many tensors share it."""
         if (known := self._digests.get((name, part))) is not None:
             return known

@@ -15,7 +15,7 @@ WIDEST = 8192
 """Input features up to which all of x x^T is summed: 268 MB for each part, and 822 MB for the 14,336 of Llama-3-8B."""
 
 
-class Part:
+class PartialSums:
     """Sums over some of the tokens: of products, of x, and how many tokens they are."""
 
     def __init__(self, cols: int, full: bool, device: torch.device) -> None:
@@ -60,7 +60,7 @@ class Sums:
 
     def __init__(self, cols: int, full: bool, device: torch.device) -> None:
         self.cols, self.full = cols, full
-        self.parts = {name: Part(cols, full, device) for name in PARTS}
+        self.parts = {name: PartialSums(cols, full, device) for name in PARTS}
 
     def add(self, rows: torch.Tensor, first: torch.Tensor | None, held: bool) -> None:
         """Take in rows of one sequence; `first` is true for those of position 0, None where it is not known which."""

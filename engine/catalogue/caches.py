@@ -14,7 +14,7 @@ from .layouts import models
 from .names import inner_config, locate, modality
 from .rope import Rope, rope_of
 from .sizes import sizes
-from .tree import Listed
+from .tree import ListedCheckpoint
 
 _ENCODERS = models(
     "modernbert nomic_bert distilbert gte new esm eurobert mpnet albert vit clip siglip dinov2 "
@@ -48,7 +48,7 @@ class Heads:
     rope: Rope
 
 
-def caches(checkpoint: Listed, projections: Iterable[Projection]) -> list[Cache]:
+def caches(checkpoint: ListedCheckpoint, projections: Iterable[Projection]) -> list[Cache]:
     """The layers of a model that own a cache, in its order.
 
     None of encoders, of vision and audio, of heads that predict further tokens, of cross-attention, nor where a layer
@@ -89,7 +89,7 @@ def _prefix(p: Projection) -> str:
 class HeadsOf:
     """Answers how the keys of a layer are made of heads, and how those are rotated."""
 
-    def __init__(self, checkpoint: Listed) -> None:
+    def __init__(self, checkpoint: ListedCheckpoint) -> None:
         self._config, self._is_gguf = checkpoint.config, checkpoint.format.stands_alone
         places = ((t.name, locate(t.name)) for t in checkpoint.tensors if len(t.shape) < 3 and "norm" in t.name)
         self._normed = {(place.prefix, place.layer) for _, place in places if place and _KEY_NORM.search(place.path)}

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from .sizes import Shapes
 
 
-class Member(NamedTuple):
+class MlpMember(NamedTuple):
     """A tensor of an MLP: its roles by name, and the shape (out, in) of each of them; 0 x 0 where it tells nothing."""
 
     block: str
@@ -35,13 +35,13 @@ class Verdict(NamedTuple):
 
 
 @lru_cache(maxsize=4096)  # most layers of a model are alike
-def judge(members: tuple[Member, ...], hidden: int, stated: int) -> Mapping[str, Verdict]:
+def judge(members: tuple[MlpMember, ...], hidden: int, stated: int) -> Mapping[str, Verdict]:
     """Of the MLPs of a layer, each path whose name its shapes contradict.
 
     `hidden` is the width that the layer's attention takes, 0 where unknown; `stated` is that of config.json, which
     may be another tower's: it only decides between readings that both fit.
     """
-    groups: dict[tuple[str, str], list[Member]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[MlpMember]] = defaultdict(list)
     for member in members:
         groups[member.block, member.parent].append(member)
     found: dict[str, Verdict] = {}
@@ -53,7 +53,7 @@ def judge(members: tuple[Member, ...], hidden: int, stated: int) -> Mapping[str,
     return found
 
 
-def _by_names(group: Sequence[Member]) -> dict[str, Verdict]:
+def _by_names(group: Sequence[MlpMember]) -> dict[str, Verdict]:
     """Where shapes tell nothing: a gate that has a down and no up beside it is an up."""
     roles = [role for member in group for role in member.roles]
     if sorted(roles) != ["down", "gate"] or len(group) != 2:
@@ -61,7 +61,7 @@ def _by_names(group: Sequence[Member]) -> dict[str, Verdict]:
     return {member.path: Verdict("up") for member in group if member.roles == ("gate",)}
 
 
-def _by_shapes(group: Sequence[Member], hidden: int) -> dict[str, Verdict]:
+def _by_shapes(group: Sequence[MlpMember], hidden: int) -> dict[str, Verdict]:
     """The only roles that fit; or a line on each, which keeps the role of its name where that is no other's."""
     if roles := _reading(group, hidden):
         named = {member.path: member.roles for member in group}
@@ -74,7 +74,7 @@ def _by_shapes(group: Sequence[Member], hidden: int) -> dict[str, Verdict]:
     return {member.path: Verdict(line=line, nameless=fused or not distinct) for member in group}
 
 
-def _agrees(group: Sequence[Member], hidden: int) -> bool:
+def _agrees(group: Sequence[MlpMember], hidden: int) -> bool:
     """Whether the roles by name fit together, stored as (out, in) or as (in, out)."""
     if len(group) == 1 and len(group[0].roles) == 1:
         (member,) = group
@@ -88,14 +88,14 @@ def _agrees(group: Sequence[Member], hidden: int) -> bool:
     return len(alike) < 2 and len(inner) == 1
 
 
-def _reading(group: Sequence[Member], hidden: int) -> dict[str, str] | None:
+def _reading(group: Sequence[MlpMember], hidden: int) -> dict[str, str] | None:
     """The only roles that the shapes allow, by path; None where they allow none or several."""
     if len(group) == 1:
         (member,) = group
         if any(role in member.path.rpartition(".")[2] for role in ("up", "gate", "down")):
             return None  # a name that means nothing else; `fc1` or `w2` do
         return {member.path: "up" if member.roles == ("down",) else "down"}
-    fitting: list[tuple[Member, dict[str, str]]] = []
+    fitting: list[tuple[MlpMember, dict[str, str]]] = []
     for down in (member for member in group if len(member.roles) == 1):
         others = [member for member in group if member is not down]
         if all((m.rows, m.cols) == (down.cols, down.rows) for m in others):
@@ -107,7 +107,7 @@ def _reading(group: Sequence[Member], hidden: int) -> dict[str, str] | None:
     return next((found[0] for found in ([r for _, r in fitting], by_name, by_width) if len(found) == 1), None)
 
 
-def _inputs(others: Sequence[Member]) -> dict[str, str] | None:
+def _inputs(others: Sequence[MlpMember]) -> dict[str, str] | None:
     """What stands beside a down: gate and up, or up alone; None where names do not tell the two apart."""
     if len(others) == 1:
         return {} if len(others[0].roles) == 2 else {others[0].path: "up"}

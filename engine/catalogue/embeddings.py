@@ -8,7 +8,7 @@ from ..errors import WeightsError, printable
 from ..formats.tensor import Tensor
 from ..spectrum import Projection
 from .names import inner_config, locate, locate_in, modality, numbered, words_of
-from .tree import Listed
+from .tree import ListedCheckpoint
 
 _EMBEDDINGS = (
     *("embed_tokens", "wte", "tok_embeddings", "word_embeddings", "word_embedding", "embed_in", "token_embd", "shared"),
@@ -21,7 +21,7 @@ _ENCODERS, _DECODERS = frozenset(("encoder", "enc")), frozenset(("decoder", "dec
 class Embeddings:
     """The embedding and the unembedding of a checkpoint, of which two towers may have two."""
 
-    def __init__(self, checkpoint: Listed) -> None:
+    def __init__(self, checkpoint: ListedCheckpoint) -> None:
         self._config = checkpoint.config
         self._matrices = {".".join(words_of(t.name)): t for t in checkpoint.tensors if len(t.shape) == 2}
 

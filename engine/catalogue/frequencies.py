@@ -10,14 +10,14 @@ from ..errors import WeightsError, printable
 from ..spectrum import Projection
 from .names import inner_config, locate
 from .rope import Rope, rope_of
-from .tree import Listed
+from .tree import ListedCheckpoint
 
 _PLAIN = ("default", "none", "")
 _FACTORS = "rope_freqs.weight"
 """In a GGUF file: by what each frequency is divided."""
 
 
-def rope_at(checkpoint: Listed, key: Projection, head_dim: int) -> tuple[Rope, tuple[float, ...]]:
+def rope_at(checkpoint: ListedCheckpoint, key: Projection, head_dim: int) -> tuple[Rope, tuple[float, ...]]:
     """How the heads of a key, of `head_dim` rows, are rotated, and by how many radians a token.
 
     Raises:

@@ -6,15 +6,15 @@ of names and the rows of the families (tests/unit/engine/test_norms_gguf.py).
 
 from __future__ import annotations
 
-from .norm_families import BARE, LAYER, RMS, Fed, Row, row
+from .norm_families import BARE, LAYER, RMS, FedBy, NormFamily, row
 
-_TWO: Fed = {"in": "attn_norm", "mlp": "ffn_norm", "query_b": "attn_q_a_norm", "kv_b": "attn_kv_a_norm"}
-_ONE: Fed = {"in": "attn_norm", "mlp": "ffn_norm attn_norm"}
-_LATE: Fed = {**_TWO, "mlp": "post_attention_norm"}
-_SSM: Fed = {"in": "attn_norm", "mlp": "ffn_norm", "ssm.output": "ssm_norm -"}
-_BERT: Fed = {"in": "<layer_output_norm ^token_embd_norm", "mlp": "attn_output_norm"}
+_TWO: FedBy = {"in": "attn_norm", "mlp": "ffn_norm", "query_b": "attn_q_a_norm", "kv_b": "attn_kv_a_norm"}
+_ONE: FedBy = {"in": "attn_norm", "mlp": "ffn_norm attn_norm"}
+_LATE: FedBy = {**_TWO, "mlp": "post_attention_norm"}
+_SSM: FedBy = {"in": "attn_norm", "mlp": "ffn_norm", "ssm.output": "ssm_norm -"}
+_BERT: FedBy = {"in": "<layer_output_norm ^token_embd_norm", "mlp": "attn_output_norm"}
 
-GGUF_ROWS: tuple[Row, ...] = (
+GGUF_ROWS: tuple[NormFamily, ...] = (
     row(
         "llama llama4 deci baichuan refact qwen qwen2 qwen2moe qwen2vl qwen3 qwen3moe qwen3vl qwen3vlmoe eurobert phi3 "
         "internlm2 minicpm minicpm3 gemma gemma2 gemma3 gemma-embedding gemma3n xverse deepseek deepseek2 "

@@ -13,7 +13,7 @@ from .layouts import models
 from .names import inner_config, locate
 from .norms import Norms
 from .sizes import sizes
-from .tree import Listed
+from .tree import ListedCheckpoint
 
 _QK_NORM = re.compile(r"(?:^|\.|_)(?:[qk]|qk|query|key)_?(?:layer)?norm\b|\.[qk]_ln\b")
 _V_NORM = re.compile(r"(?:^|\.|_)v(?:alue)?_?(?:layer)?norm\b")
@@ -57,7 +57,9 @@ class Attention:
         return self.key.role == "key_b"
 
 
-def attentions(checkpoint: Listed, projections: Iterable[Projection]) -> tuple[list[Attention], dict[str, str]]:
+def attentions(
+    checkpoint: ListedCheckpoint, projections: Iterable[Projection]
+) -> tuple[list[Attention], dict[str, str]]:
     """The attentions of a checkpoint, given its projections, none derived, in its order; and by their addresses the
     sentences that say of others why their heads cannot be told."""
     groups: dict[str, dict[str, Projection]] = {}
@@ -67,7 +69,7 @@ def attentions(checkpoint: Listed, projections: Iterable[Projection]) -> tuple[l
             groups.setdefault(p.address.rpartition(".")[0], {})[p.role] = p
     found: list[Attention] = []
     unknown: dict[str, str] = {}
-    making = _Making(checkpoint)
+    making = _AttentionMaker(checkpoint)
     for address, roles in groups.items():
         if not {"output"} <= roles.keys() or not ({"key", "value"} <= roles.keys() or "key_b" in roles):
             continue
@@ -78,8 +80,8 @@ def attentions(checkpoint: Listed, projections: Iterable[Projection]) -> tuple[l
     return found, unknown
 
 
-class _Making:
-    def __init__(self, checkpoint: Listed) -> None:
+class _AttentionMaker:
+    def __init__(self, checkpoint: ListedCheckpoint) -> None:
         self._config, self._norms = checkpoint.config, Norms(checkpoint)
         self._normed: dict[tuple[str, int | None], set[str]] = {}
         for name in (t.name for t in checkpoint.tensors if len(t.shape) < 3 and ("norm" in t.name or "_ln" in t.name)):

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
 from ..formats.tensor import Tensor
-from .contradictions import Member, Verdict, judge
+from .contradictions import MlpMember, Verdict, judge
 from .layouts import Rule
 
 _SHARED = frozenset(("share_expert", "shared_expert", "shared_experts", "shared_mlp"))
@@ -33,7 +33,7 @@ class MlpTensor(NamedTuple):
         return self.path.rpartition(".")[0]
 
     @property
-    def member(self) -> Member:
+    def member(self) -> MlpMember:
         """What its shape tells: nothing where blocks of rows make a stack, where it is packed, or odd and fused."""
         tensor, rule = self.tensor, self.rule
         roles = (rule.role,) if rule.role else rule.layouts[0].roles
@@ -42,7 +42,7 @@ class MlpTensor(NamedTuple):
             rows, cols = cols, rows
         if rule.stack == "rows" or tensor.problem or _INTEGERS.fullmatch(tensor.dtype) or rows % len(roles):
             rows = cols = 0
-        return Member(block_of(rule.block, self.path), self.path, roles, rows // len(roles), cols)
+        return MlpMember(block_of(rule.block, self.path), self.path, roles, rows // len(roles), cols)
 
 
 @lru_cache(maxsize=65536)

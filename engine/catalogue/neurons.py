@@ -10,7 +10,7 @@ from ..spectrum import Projection
 from .names import inner_config, locate, locate_in, numbered
 from .norms import Norms
 from .sizes import family_of
-from .tree import Listed
+from .tree import ListedCheckpoint
 
 BLOCKS_OF_NEURONS = frozenset(("mlp", "expert", "shared_expert"))
 _ACTIVATIONS = (
@@ -45,7 +45,7 @@ class Mlp(NamedTuple):
 class Neurons:
     """The MLPs of a checkpoint, and what scaling a neuron of each does. Names and shapes alone."""
 
-    def __init__(self, checkpoint: Listed, norms: Norms, projections: Iterable[Projection]) -> None:
+    def __init__(self, checkpoint: ListedCheckpoint, norms: Norms, projections: Iterable[Projection]) -> None:
         self._config = checkpoint.config
         self._norms = norms
         self._by_address = {p.address: p for p in projections if p.block in BLOCKS_OF_NEURONS}

@@ -29,20 +29,20 @@ RMS, RMS_1, LAYER, LAYER_1 = "rms", "1+rms", "layer", "1+layer"
 """Kinds of norms: root mean square or LayerNorm (the mean is subtracted), with gain w or 1 + w."""
 NONE, UNKNOWN, BARE = "-", "?", "()"
 
-Fed: TypeAlias = Mapping[str, str]
+FedBy: TypeAlias = Mapping[str, str]
 
 
-class Row(NamedTuple):
+class NormFamily(NamedTuple):
     """What feeds the projections of these families, and the kind of their norms."""
 
     models: frozenset[str]
     kind: str
-    fed: Fed
+    fed: FedBy
 
 
-def row(names: str, kind: str, fed: Fed) -> Row:
+def row(names: str, kind: str, fed: FedBy) -> NormFamily:
     """A row for the families of these words."""
-    return Row(models(names), kind, fed)
+    return NormFamily(models(names), kind, fed)
 
 
 VARIANTS = {
@@ -53,46 +53,46 @@ VARIANTS = {
 """Settings that move norms, with the value that their absence means: where config.json says otherwise, the row is that
 of `model_type+setting`."""
 
-_LLAMA: Fed = {"in": "input_layernorm", "mlp": "post_attention_layernorm"}
-_LATENT: Fed = {
+_LLAMA: FedBy = {"in": "input_layernorm", "mlp": "post_attention_layernorm"}
+_LATENT: FedBy = {
     "query_b": "rms:self_attn.q_a_layernorm",
     "kv_b": "rms:self_attn.kv_a_layernorm rms:attention.kv_a_layernorm",
 }
-_PARALLEL: Fed = {"in": "input_layernorm", "mlp": "post_attention_layernorm input_layernorm"}
-_GEMMA2: Fed = {"in": "input_layernorm", "mlp": "pre_feedforward_layernorm"}
-_GPT2: Fed = {"in": "ln_1", "mlp": "ln_2"}
-_ONE: Fed = {"in": "ln_1", "mlp": "ln_1"}
-_BERT: Fed = {
+_PARALLEL: FedBy = {"in": "input_layernorm", "mlp": "post_attention_layernorm input_layernorm"}
+_GEMMA2: FedBy = {"in": "input_layernorm", "mlp": "pre_feedforward_layernorm"}
+_GPT2: FedBy = {"in": "ln_1", "mlp": "ln_2"}
+_ONE: FedBy = {"in": "ln_1", "mlp": "ln_1"}
+_BERT: FedBy = {
     "in": "<output.LayerNorm ^embeddings.LayerNorm",
     "mlp": "crossattention.output.LayerNorm attention.output.LayerNorm",
     "cross": "attention.output.LayerNorm",
 }
-_T5: Fed = {"in": "layer_norm", "mlp": "layer_norm", "cross": "layer_norm", "cross key": "/encoder.final_layer_norm"}
-_MBART: Fed = {
+_T5: FedBy = {"in": "layer_norm", "mlp": "layer_norm", "cross": "layer_norm", "cross key": "/encoder.final_layer_norm"}
+_MBART: FedBy = {
     "in": "self_attn_layer_norm",
     "mlp": "final_layer_norm",
     "cross": "encoder_attn_layer_norm",
     "cross key": "/encoder.layer_norm",
 }
-_BART: Fed = {
+_BART: FedBy = {
     "in": "<final_layer_norm ^layernorm_embedding",
     "mlp": "encoder_attn_layer_norm self_attn_layer_norm",
     "cross": "self_attn_layer_norm",
     "cross key": ">final_layer_norm",
 }
-_VIT: Fed = {"in": "layernorm_before", "mlp": "layernorm_after"}
-_CLIP: Fed = {"in": "layer_norm1", "mlp": "layer_norm2"}
-_NORM1: Fed = {"in": "norm1", "mlp": "norm2"}
-_STABLE: Fed = {"in": "layer_norm", "mlp": "final_layer_norm"}
-_CONFORMER: Fed = {"in": "self_attn_layer_norm", "mlp": "ffn{n}_layer_norm"}
-_JAMBA: Fed = {"in": "input_layernorm", "mlp": "pre_ff_layernorm", "dt_b": "mamba.dt_layernorm"}
-_MAMBA: Fed = {"in": "norm", "mlp": "norm"}
-_LFM: Fed = {"in": "operator_norm", "mlp": "ffn_norm"}
-_DELTA: Fed = {**_LLAMA, "linear_attention.output": "rms:linear_attn.norm"}
-_KDA: Fed = {"linear_attention.output": "self_attn.o_norm attention.o_norm linear_attn.o_norm"}
-_FALCON: Fed = {"in": "ln_attn input_layernorm", "mlp": "ln_mlp post_attention_layernorm input_layernorm"}
-_INKLING: Fed = {"in": "input_layernorm attn_norm", "mlp": "post_attention_layernorm mlp_norm"}
-_NATIVE: Fed = {"in": "attention_norm", "mlp": "ffn_norm"}
+_VIT: FedBy = {"in": "layernorm_before", "mlp": "layernorm_after"}
+_CLIP: FedBy = {"in": "layer_norm1", "mlp": "layer_norm2"}
+_NORM1: FedBy = {"in": "norm1", "mlp": "norm2"}
+_STABLE: FedBy = {"in": "layer_norm", "mlp": "final_layer_norm"}
+_CONFORMER: FedBy = {"in": "self_attn_layer_norm", "mlp": "ffn{n}_layer_norm"}
+_JAMBA: FedBy = {"in": "input_layernorm", "mlp": "pre_ff_layernorm", "dt_b": "mamba.dt_layernorm"}
+_MAMBA: FedBy = {"in": "norm", "mlp": "norm"}
+_LFM: FedBy = {"in": "operator_norm", "mlp": "ffn_norm"}
+_DELTA: FedBy = {**_LLAMA, "linear_attention.output": "rms:linear_attn.norm"}
+_KDA: FedBy = {"linear_attention.output": "self_attn.o_norm attention.o_norm linear_attn.o_norm"}
+_FALCON: FedBy = {"in": "ln_attn input_layernorm", "mlp": "ln_mlp post_attention_layernorm input_layernorm"}
+_INKLING: FedBy = {"in": "input_layernorm attn_norm", "mlp": "post_attention_layernorm mlp_norm"}
+_NATIVE: FedBy = {"in": "attention_norm", "mlp": "ffn_norm"}
 
 ROWS = (
     row(

@@ -12,9 +12,9 @@ from ..formats.tensor import Tensor
 from ..spectrum import Projection
 from .gguf_norms import GGUF_ROWS
 from .names import Location, inner_config, locate, locate_in, numbered, words_of
-from .norm_families import BARE, NONE, ROWS, UNKNOWN, VARIANTS, Row
+from .norm_families import BARE, NONE, ROWS, UNKNOWN, VARIANTS, NormFamily
 from .sizes import family_of
-from .tree import Listed
+from .tree import ListedCheckpoint
 
 _SITE = re.compile(r"(?:([\w+]+):)?([<^/>]?)([^\s!]+)(?:!(\S+))?")
 # What stands behind another matrix, an activation or the attention: no norm, unless a row says so.
@@ -63,7 +63,7 @@ class Norm:
 class Norms:
     """The norms of a checkpoint, and which projection each of them feeds."""
 
-    def __init__(self, checkpoint: Listed) -> None:
+    def __init__(self, checkpoint: ListedCheckpoint) -> None:
         self._config = checkpoint.config
         self._alone = checkpoint.format.stands_alone
         self._tensors = {".".join(words_of(tensor.name)): tensor for tensor in checkpoint.tensors}
@@ -125,7 +125,7 @@ class Norms:
             raise _refusal(projection, f"{printable(norm.path)} has a bias, as no RMS norm has")
         return norm
 
-    def _row(self, projection: Projection, place: Location) -> tuple[str, Row]:
+    def _row(self, projection: Projection, place: Location) -> tuple[str, NormFamily]:
         """The family of the tower that a projection stands in, and what is known of its norms."""
         family = self._family(place.prefix) or ("llama" if _META.search(place.path) else "")
         row = _row_of(family, self._alone)
@@ -224,7 +224,7 @@ class _Stand:
             yield from (".".join((*self.words[:count], path)) for count in range(start, self.head - 1, -1))
 
 
-def _written(row: Row, block: str, role: str, leaf: str) -> str:
+def _written(row: NormFamily, block: str, role: str, leaf: str) -> str:
     """The places of the norm that feeds a projection, as the row has them; `leaf` is the last word of its module."""
     fed = _fed(block, role, leaf)
     found = (row.fed.get(key) for key in (f"{block}.{role}", role, f"{block}.{fed}", fed))
@@ -245,13 +245,13 @@ def _fed(block: str, role: str, leaf: str) -> str:
 
 
 @lru_cache(maxsize=1)
-def _rows() -> tuple[dict[str, Row], dict[str, Row]]:
+def _rows() -> tuple[dict[str, NormFamily], dict[str, NormFamily]]:
     """The rows by family, and those for GGUF by architecture."""
     families, architectures = ({model: row for row in rows for model in row.models} for rows in (ROWS, GGUF_ROWS))
     return families, architectures
 
 
-def _row_of(family: str, alone: bool) -> Row | None:
+def _row_of(family: str, alone: bool) -> NormFamily | None:
     families, architectures = _rows()
     return architectures.get(family) if alone else families.get(family, families.get(family.partition("+")[0]))
 

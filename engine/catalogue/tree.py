@@ -32,7 +32,7 @@ _BLOCK_ORDER = {block: number for number, block in enumerate(BLOCKS)}
 _ROLE_ORDER = {role: number for number, role in enumerate(ROLES)}
 
 
-class Listed(Protocol):
+class ListedCheckpoint(Protocol):
     """What a tree is made of: the names and shapes of a Checkpoint's tensors, and its config.json."""
 
     @property
@@ -137,7 +137,7 @@ def is_named(projection: Projection, pattern: str) -> bool:
     return any(matches(p.address, pattern) for p in (projection, *replaced))
 
 
-def build_tree(checkpoint: Listed) -> Tree:
+def build_tree(checkpoint: ListedCheckpoint) -> Tree:
     """All projections of a checkpoint: names and shapes alone, no weights."""
     # The collector would walk all that is being made again and again: a third of the time for 91,000 tensors.
     collecting = gc.isenabled()
@@ -149,7 +149,7 @@ def build_tree(checkpoint: Listed) -> Tree:
             gc.enable()
 
 
-def _build(checkpoint: Listed) -> Tree:
+def _build(checkpoint: ListedCheckpoint) -> Tree:
     kind = checkpoint.format
     factors = factored(checkpoint.tensors, checkpoint.adapter, is_gguf=kind.stands_alone)
     layers = CheckpointLayers(checkpoint.config, factors.tensors)
@@ -297,7 +297,7 @@ def _problem(tensor: Tensor, rows: int, dequantisation: str) -> str | None:
     return None
 
 
-def _is_known(checkpoint: Listed, layers: CheckpointLayers, others: Iterable[FoundProjection]) -> bool:
+def _is_known(checkpoint: ListedCheckpoint, layers: CheckpointLayers, others: Iterable[FoundProjection]) -> bool:
     """Whether the catalogue names every projection: of the families, or as it turns out every matrix of a layer."""
     # What a model is, its towers alone do not say: one of a new type may hold a tower without a config of its own.
     by_family = not checkpoint.format.stands_alone and str(checkpoint.config.get("model_type")) in KNOWN_FAMILIES

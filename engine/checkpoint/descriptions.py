@@ -17,7 +17,7 @@ _MOST_REQUESTS = 600
 """bitsandbytes has one beside each matrix: of 80 layers 560, which are there in 4 s."""
 _MOST_BYTES = 32_000_000
 
-Listings = Mapping[Path, tuple[list[Tensor], FileStamp | RemoteFile]]
+RemoteListings = Mapping[Path, tuple[list[Tensor], FileStamp | RemoteFile]]
 
 
 class _Span(NamedTuple):
@@ -28,7 +28,7 @@ class _Span(NamedTuple):
     end: int
 
 
-def with_descriptions(listed: Listings, pool: Executor, watch: Watch) -> Listings:
+def with_descriptions(listed: RemoteListings, pool: Executor, watch: Watch) -> RemoteListings:
     """The listings, where `content` of such tensors is what was fetched of them: nothing, where it took too many
     requests or bytes.
 

@@ -51,7 +51,7 @@ class Access(Enum):
     DOWNLOAD = "the whole of it, into the cache"
 
 
-class Place(NamedTuple):
+class HubPlace(NamedTuple):
     """What a user names on the Hub: a repo at a revision, and a folder of it, "" for all of it."""
 
     repo: str
@@ -73,7 +73,7 @@ class Place(NamedTuple):
         return sorted(file.removeprefix(prefix) for file in files if file.startswith(prefix))
 
 
-def parse(model: str) -> Place:
+def parse(model: str) -> HubPlace:
     """`[hf://]org/name[/folder][@revision]`; the revision is "main" where none is given.
 
     Raises:
@@ -97,7 +97,7 @@ def parse(model: str) -> Place:
         raise InputError(
             f"{printable(model)!r} is no file, no folder and no Hub id: name a path, org/name or org/name@revision"
         )
-    return Place(name, revision or "main", folder.removesuffix("/"))
+    return HubPlace(name, revision or "main", folder.removesuffix("/"))
 
 
 def file_of(text: str) -> Path:
@@ -110,7 +110,7 @@ def file_of(text: str) -> Path:
     found = _IN_REPO.fullmatch(text.removeprefix(SCHEME))
     if found is None or not text.isprintable() or {".", ".."} & set(text.split("/")):
         raise InputError(f"no such file: {printable(text)}; one on the Hub is named as org/name/file")
-    file, place = found["file"], Place(found["repo"], found["revision"] or "main")
+    file, place = found["file"], HubPlace(found["repo"], found["revision"] or "main")
     snapshot = cached(place.repo, place.revision)
     if snapshot is not None and (snapshot / file).is_file():
         return snapshot / file
@@ -126,7 +126,7 @@ def file_of(text: str) -> Path:
             raise InputError(f"{place.repo} has no file {printable(file)}: see {where}") from None
 
 
-def whole(place: Place) -> tuple[Path | None, str]:
+def whole(place: HubPlace) -> tuple[Path | None, str]:
     """The snapshot folder of a cached model that is whole, found without a request; else what the cache lacks of it,
     "" where it has nothing.
     """
@@ -143,7 +143,7 @@ def whole(place: Place) -> tuple[Path | None, str]:
     return snapshot, ""
 
 
-def download(place: Place, incomplete: str) -> Path:
+def download(place: HubPlace, incomplete: str) -> Path:
     """The snapshot folder of a model, whose weight files, and config.json, are now in the cache.
 
     huggingface_hub shows progress bars on stderr. `incomplete` says what the cache lacked.
@@ -206,7 +206,7 @@ def _is_folder(folder: str) -> bool:
     return _FOLDER.fullmatch(folder) is not None and folder.isprintable() and not dots and not is_file
 
 
-def _download(place: Place) -> Path:
+def _download(place: HubPlace) -> Path:
     from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 
     # Without a timeout, model_info waits for ever on a server that never answers.
@@ -233,7 +233,7 @@ def request_headers() -> dict[str, str]:
     return headers
 
 
-def heads(place: Place, link: Link, watch: Watch, files: Collection[str]) -> dict[str, bytes]:
+def heads(place: HubPlace, link: Link, watch: Watch, files: Collection[str]) -> dict[str, bytes]:
     """The first TELLING bytes of files of a repo; of none where there are so many that asking takes too long."""
     from huggingface_hub import hf_hub_url
 
@@ -248,7 +248,7 @@ def heads(place: Place, link: Link, watch: Watch, files: Collection[str]) -> dic
 
 
 def chosen(
-    place: Place,
+    place: HubPlace,
     files: Iterable[str],
     heads: Callable[[Collection[str]], Mapping[str, bytes]],
     size: Callable[[str], int] = lambda _: 0,
@@ -283,24 +283,24 @@ def chosen(
     return [place.inside(file) for file in weights]
 
 
-def _no_folder(place: Place, files: Iterable[str], where: str) -> str:
+def _no_folder(place: HubPlace, files: Iterable[str], where: str) -> str:
     """The line on a folder that a repo does not have among these files."""
     below = folders_with_weights(files)
     cure = f"its folders with weights are {listed_folders(below)}" if below else f"name the model as {place.repo}"
     return f"{place.repo} has no folder {printable(place.folder)} {where}: {cure}"
 
 
-def _refuse_ranks(place: Place, files: Iterable[str]) -> None:
+def _refuse_ranks(place: HubPlace, files: Iterable[str]) -> None:
     """Refuse a folder of Megatron's, or one that holds such folders, as refuse_ranks."""
     parent, _, last = place.folder.rpartition("/")
-    for within, named in ((Place(place.repo, folder=parent), last), (place, "")):
+    for within, named in ((HubPlace(place.repo, folder=parent), last), (place, "")):
         held = within.held(files)
         if named or not any("/" not in file and registry.holds_weights([file]) for file in held):
             refuse_ranks({file.partition("/")[0] for file in held if "/" in file}, f"{within.name}/", named)
 
 
 @contextmanager
-def explained(place: Place, incomplete: str = "") -> Iterator[None]:
+def explained(place: HubPlace, incomplete: str = "") -> Iterator[None]:
     """huggingface_hub's errors as one line each; `incomplete` says what the cache lacks."""
     try:
         yield
@@ -311,7 +311,7 @@ def explained(place: Place, incomplete: str = "") -> Iterator[None]:
         raise InputError(explain(error, place, f"{lacking}; ")) from None
 
 
-def explain(error: Exception, place: Place, lacking: str = "") -> str:
+def explain(error: Exception, place: HubPlace, lacking: str = "") -> str:
     """Why the Hub did not answer as it should: one sentence, without URL or token.
 
     Where it cannot be reached, `lacking` stands before that.

@@ -17,7 +17,7 @@ from ..errors import InputError, printable
 from ..formats import joined, registry
 from ..formats.format import Format, Listings, Origin
 from ..formats.guarded import check_inside, read_json
-from ..formats.tensor import FileStamp, Stored, Tensor, read_bytes
+from ..formats.tensor import FileAccess, FileStamp, Tensor, read_bytes
 from ..landing import HOST, Landing
 from ..quantised import modules as quantised
 from ..quantised import settings
@@ -120,7 +120,7 @@ class Checkpoint:
             return joined.bytes_on(device, tensor, self.format)
         return self.format.bytes_on(device, tensor)
 
-    def _watched(self, file: Path, watch: Watch) -> Stored:
+    def _watched(self, file: Path, watch: Watch) -> FileAccess:
         found = self.stamps[file]
         return found.watched_by(watch) if isinstance(found, RemoteFile) else found
 
@@ -198,7 +198,7 @@ def _open_path(path: Path, listings: Listings | None) -> Checkpoint:
     files = with_siblings(path) if kind.stands_alone else native.numbered(path) or [path]
     name = re.sub(r"-0*1-of-\d+$", "", files[0].stem) if len(files) > 1 else path.stem
     config = {} if kind.stands_alone else _config(path.parent)
-    found = _listed(remote.Opened(name, "", config, kind, {}, {}), files, str(files[0].resolve()), listings)
+    found = _listed(remote.CheckpointParts(name, "", config, kind, {}, {}), files, str(files[0].resolve()), listings)
     return _opened(found, files[0])
 
 
@@ -211,13 +211,15 @@ def _open_folder(folder: Path, name: str, listings: Listings | None, snapshot: P
     about = snapshot if snapshot and not (folder / hub.CONFIG).is_file() else folder
     config = {} if kind.stands_alone else _config(about)
     repo, commit = (name, snapshot.name) if snapshot else (str(folder.resolve()), "")
-    empty = remote.Opened(name, commit, config, kind, {}, named, (left_out,) if left_out else ())
+    empty = remote.CheckpointParts(name, commit, config, kind, {}, named, (left_out,) if left_out else ())
     return _opened(_listed(empty, files, repo, listings), None if snapshot else folder)
 
 
-def _listed(empty: remote.Opened, files: list[Path], repo: str, listings: Listings | None) -> remote.Opened:
+def _listed(
+    empty: remote.CheckpointParts, files: list[Path], repo: str, listings: Listings | None
+) -> remote.CheckpointParts:
     """With the listings of these files, and where there is no config.json what the first says of the model."""
-    listed: dict[Path, remote.Listing] = {}
+    listed: dict[Path, remote.RemoteListing] = {}
     config, origin = empty.config, Origin(repo, empty.commit, len(files), listings)
     for file in files:
         tensors, stamp, said = empty.format.list_tensors(file, origin)
@@ -228,7 +230,7 @@ def _listed(empty: remote.Opened, files: list[Path], repo: str, listings: Listin
     return replace(empty, config=config, listed=listed)
 
 
-def _opened(found: remote.Opened, location: Path | None = None) -> Checkpoint:
+def _opened(found: remote.CheckpointParts, location: Path | None = None) -> Checkpoint:
     """One checkpoint of the listings of its files."""
     tensors: dict[str, Tensor] = {}
     twice: list[str] = []
@@ -259,7 +261,7 @@ def _opened(found: remote.Opened, location: Path | None = None) -> Checkpoint:
     )
 
 
-def _adapter(tensors: Iterable[str], found: remote.Opened) -> Mapping[str, Any]:
+def _adapter(tensors: Iterable[str], found: remote.CheckpointParts) -> Mapping[str, Any]:
     """adapter_config.json beside the files of an adapter, or what its header says; {} where there is none, and of all
     else."""
     if found.format.stands_alone:

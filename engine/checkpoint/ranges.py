@@ -239,9 +239,9 @@ class RemoteFile:
                 if begin < end:
                     raise ConnectionResetError(f"{end - begin} bytes did not come")
 
-    def watched_by(self, watch: Watch) -> Reading:
+    def watched_by(self, watch: Watch) -> RemoteReader:
         """The same file for one reader."""
-        return Reading(self, watch)
+        return RemoteReader(self, watch)
 
     @contextmanager
     def _get(self, first: int, end: int) -> Iterator[tuple[Any, Iterator[bytes]]]:
@@ -296,7 +296,7 @@ class RemoteFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class RemoteReader:
     """A remote file for one reader."""
 
     file: RemoteFile

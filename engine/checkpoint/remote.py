@@ -35,12 +35,12 @@ CONNECTIONS = 32
 """160 headers at 0.2 s each are there in a second."""
 _MAX_JSON = 100_000_000
 
-Listing = tuple[list[Tensor], FileStamp | RemoteFile]
+RemoteListing = tuple[list[Tensor], FileStamp | RemoteFile]
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class CheckpointParts:
     """What a Checkpoint is made of; `named` says in which file an index places each tensor, `adapter` is
     adapter_config.json of a file that is no longer to be asked for it."""
 
@@ -48,7 +48,7 @@ class Opened:
     commit: str
     config: Mapping[str, Any]
     format: Format
-    listed: Mapping[Path, Listing]
+    listed: Mapping[Path, RemoteListing]
     named: Mapping[str, str]
     warnings: tuple[str, ...] = ()
     adapter: Mapping[str, Any] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class _ListedFile(NamedTuple):
     """Where one file of a model is, its listing, and what it says of the model."""
 
     path: Path
-    listing: Listing
+    listing: RemoteListing
     config: Mapping[str, Any] | None
 
 
@@ -70,7 +70,7 @@ class _Blob:
     size: int | None
 
 
-def open_repo(place: hub.Place, lacking: str = "", only: HubFile | None = None) -> Opened:
+def open_repo(place: hub.HubPlace, lacking: str = "", only: HubFile | None = None) -> CheckpointParts:
     """A model on the Hub at the commit that a revision names now; `only` the one in this file, where that is given, or
     in all of its parts. `lacking` says what the cache has not of it.
 
@@ -95,10 +95,10 @@ def open_repo(place: hub.Place, lacking: str = "", only: HubFile | None = None) 
         adapter = about.result()
     renamed = f"{place.repo} has another name on the Hub now: {printable(repo.name)}" if repo.name != place.repo else ""
     warnings = tuple(filter(None, (renamed, left_out)))
-    return Opened(origin.repo, repo.commit, config, kind, listed, named, warnings, adapter)
+    return CheckpointParts(origin.repo, repo.commit, config, kind, listed, named, warnings, adapter)
 
 
-def open_url(url: str) -> Opened:
+def open_url(url: str) -> CheckpointParts:
     """The model in a file at a URL, of a format that is read in part, and in the other parts beside it where it is one
     of several. One of the Hub's is opened as a file of its repo, with the user's token; no other server is sent one.
 
@@ -117,7 +117,7 @@ def open_url(url: str) -> Opened:
         config = beside.result() if beside else _said(listed)
         with _told(_link(url)):
             whole = with_descriptions({each.path: each.listing for each in listed}, pool, watch)
-    return Opened(stored_name(url), "", config, kind, whole, {})
+    return CheckpointParts(stored_name(url), "", config, kind, whole, {})
 
 
 def _at(url: str, kind: Ranged, origin: Origin, watch: Watch) -> _ListedFile:
@@ -174,13 +174,13 @@ class _Repo:
     """A repo at one commit, and what of it is in the cache."""
 
     name: str
-    asked: hub.Place
+    asked: hub.HubPlace
     commit: str
     files: Mapping[str, _Blob]
     link: Link
 
     @classmethod
-    def found(cls, place: hub.Place, link: Link, watch: Watch) -> _Repo:
+    def found(cls, place: hub.HubPlace, link: Link, watch: Watch) -> _Repo:
         """Ask the Hub."""
         from huggingface_hub import HfApi, constants
 
@@ -202,7 +202,7 @@ class _Repo:
     def weights(self, watch: Watch) -> tuple[list[str], Mapping[str, str], str]:
         """The files that make up the model, where its index places each tensor, and the line on what is left out."""
         asked = self.asked
-        at_commit = hub.Place(self.name, self.commit)
+        at_commit = hub.HubPlace(self.name, self.commit)
         heads = partial(hub.heads, at_commit, self.link, watch)
         chosen = hub.chosen(asked, self.files, heads, lambda file: self.files[file].size or 0)
         _ranged(chosen[0], asked.name)
@@ -230,7 +230,7 @@ class _Repo:
         """What config.json of a folder says, else that of the repo; see settings.completed."""
         within = folder if f"{folder}/{hub.CONFIG}" in self.files else ""
         read = partial(self.json, watch=watch)
-        place = hub.Place(self.name, folder=within)
+        place = hub.HubPlace(self.name, folder=within)
         return settings.completed(read(place.inside(hub.CONFIG)), lambda name: read(place.inside(name)))
 
     def adapter(self, file: str, kind: Ranged, watch: Watch) -> Mapping[str, Any]:

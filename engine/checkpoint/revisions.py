@@ -57,7 +57,7 @@ def _paths(pattern: str) -> list[str]:
         return []
 
 
-def hub_revisions(place: hub.Place) -> set[str]:
+def hub_revisions(place: hub.HubPlace) -> set[str]:
     """The branches and tags of a repo: those that the Hub names, without it those of the local cache.
 
     Raises:

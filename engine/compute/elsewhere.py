@@ -31,7 +31,7 @@ _open: dict[tuple[str, ...], tuple[Cluster, int]] = {}
 
 class Elsewhere:
     """The worker processes of one engine: none where it has one device and no `scheduler`, unless that is a GPU and
-    `is_apart`, see Settings.
+    `is_apart`, see ComputeSettings.
 
     `spec`: see devices.check_spec; `scheduler`: see Cluster.connect. With `is_small` one device is used, the first; and
     so with `auto` where there is little to do and nothing has to be `is_apart`. `devices` are those that this process

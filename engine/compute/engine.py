@@ -32,7 +32,7 @@ from .worker import Solver, groups, own_stream
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class ComputeSettings:
     """`device` as in devices.check_spec; `threads` as in devices.thread_count.
 
     `prefetch_bytes` of weights may lie in each device's memory, read or being solved; None for what suits it.
@@ -62,9 +62,9 @@ class Engine:
     is not imported, before the first `submit`.
     """
 
-    def __init__(self, sink: Sink, listener: Listener, settings: Settings | None = None) -> None:
+    def __init__(self, sink: Sink, listener: Listener, settings: ComputeSettings | None = None) -> None:
         self._sink = sink
-        self._settings = settings or Settings()
+        self._settings = settings or ComputeSettings()
         self._queue = JobQueue()
         self._reporter = Reporter(listener)
         self._outcomes = Outcomes(sink, self._queue, self._reporter, not self._settings.is_worker)

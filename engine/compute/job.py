@@ -18,7 +18,7 @@ URGENT, SCAN, SECOND = 0, 1, 2
 _NOT_READ = threading.Event()
 """Of a job that nobody reads yet: one for each of 45,000 jobs would be a third of what queueing them takes."""
 
-Place: TypeAlias = tuple[str, str]
+TensorPlace: TypeAlias = tuple[str, str]
 """Where a tensor lies: the identity of the file, its name there."""
 
 
@@ -69,7 +69,7 @@ class Job:
         return self.priority, self.number
 
     @property
-    def place(self) -> Place:
+    def place(self) -> TensorPlace:
         """Where its tensor lies."""
         return self.tensor.source.identity, self.tensor.name
 
@@ -124,19 +124,19 @@ class Job:
         return tuple(sorted(p.count for p in self.projections))
 
 
-def place_of(projection: Projection) -> Place:
+def place_of(projection: Projection) -> TensorPlace:
     return projection.source.identity, projection.tensor
 
 
-def places_of(projection: Projection) -> tuple[Place, ...]:
+def places_of(projection: Projection) -> tuple[TensorPlace, ...]:
     """Of the tensors that are read for it, each once."""
     return tuple(dict.fromkeys(map(place_of, projection.parents)))
 
 
-def grouped(projections: Iterable[Projection]) -> Iterator[tuple[tuple[Place, ...], list[Projection]]]:
+def grouped(projections: Iterable[Projection]) -> Iterator[tuple[tuple[TensorPlace, ...], list[Projection]]]:
     """The projections by the tensor that is read for them; tensors that one of them joins are one group."""
-    groups: dict[Place, list[Projection]] = {}
-    joined: dict[Place, tuple[Place, ...]] = {}  # each place of a group of several -> all of them
+    groups: dict[TensorPlace, list[Projection]] = {}
+    joined: dict[TensorPlace, tuple[TensorPlace, ...]] = {}  # each place of a group of several -> all of them
     for projection in projections:
         first, *more = (place_of(projection),) if projection.derived is None else places_of(projection)
         members = groups.setdefault(first, [])
@@ -147,7 +147,7 @@ def grouped(projections: Iterable[Projection]) -> Iterator[tuple[tuple[Place, ..
                 joined.update(dict.fromkeys(together, together))
                 groups.update(dict.fromkeys(together, members))
         members.append(projection)
-    done: set[Place] = set()
+    done: set[TensorPlace] = set()
     for place, members in groups.items():
         if place not in joined:
             yield (place,), members
@@ -156,7 +156,7 @@ def grouped(projections: Iterable[Projection]) -> Iterator[tuple[tuple[Place, ..
             yield joined[place], members
 
 
-def find(place: Place, opened: Sequence[tuple[Checkpoint, Mapping[str, Tensor]]]) -> tuple[Checkpoint, Tensor]:
+def find(place: TensorPlace, opened: Sequence[tuple[Checkpoint, Mapping[str, Tensor]]]) -> tuple[Checkpoint, Tensor]:
     identity, name = place
     for checkpoint, tensors in opened:
         if name in tensors and tensors[name].source.identity == identity:

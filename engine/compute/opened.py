@@ -24,7 +24,7 @@ class RefusedError(Exception):
     """A worker cannot take a batch, nor any other of these files: one sentence."""
 
 
-class Opened:
+class OpenedCheckpoints:
     """The checkpoints of a batch as this process has opened them, and what loads the operands of its projections."""
 
     def __init__(self, checkpoints: Sequence[Checkpoint]) -> None:

@@ -17,12 +17,12 @@ from . import devices
 from .job import Job
 
 if TYPE_CHECKING:
-    from ..derive.weigh import Check
+    from ..derive.weigh import ValuesCheck
     from ..solvers.batch import Outcome
     from ..solvers.ladder import Rung, Solution
     from ..weights import Weights
 
-Item: TypeAlias = tuple[Projection, Job]
+ProjectionJob: TypeAlias = tuple[Projection, Job]
 
 
 def own_stream(device: str) -> AbstractContextManager[object]:
@@ -37,10 +37,10 @@ def own_stream(device: str) -> AbstractContextManager[object]:
         return nullcontext()
 
 
-def groups(jobs: list[Job], limit_of: Callable[[int], int]) -> list[list[Item]]:
+def groups(jobs: list[Job], limit_of: Callable[[int], int]) -> list[list[ProjectionJob]]:
     """The projections of the jobs, at most `limit_of(side)` of one smaller side together, else in their order."""
-    made: list[list[Item]] = []
-    open_ones: dict[int, list[Item]] = {}
+    made: list[list[ProjectionJob]] = []
+    open_ones: dict[int, list[ProjectionJob]] = {}
     for job in jobs:
         for projection in job.projections:
             if projection.is_directions:
@@ -67,12 +67,12 @@ class Solver:
         self.device = device
         self.limit_of = _limits(device) if devices.is_gpu(device) else _alone
         self._rungs = [rung for rung in choose(device) if not stays or rung.device == device]
-        self._checks: dict[str, Check] = {}  # of the weighted matrices that were made, until they are solved
+        self._checks: dict[str, ValuesCheck] = {}  # of the weighted matrices that were made, until they are solved
         self._notes: dict[str, str] = {}  # and what was found as these and others were made
         self._run = run
         self._tell = tell
 
-    def solve(self, group: list[Item]) -> Iterator[Spectrum | str]:
+    def solve(self, group: list[ProjectionJob]) -> Iterator[Spectrum | str]:
         """Of each projection of one smaller side, in order, its spectrum, or the sentence that says why it has none.
 
         What a batch does not prove climbs the ladder alone, as a single matrix does.
@@ -94,7 +94,7 @@ class Solver:
         except Exception:  # noqa: BLE001 - no room, not converged: the first result stands
             return None
 
-    def _together(self, group: list[Item]) -> list[Outcome]:
+    def _together(self, group: list[ProjectionJob]) -> list[Outcome]:
         count, small = len(group), group[0][0].count
         if count == 1:
             return [None]
@@ -155,13 +155,13 @@ class Solver:
         if made is None:
             return matrices[0]
         from ..derive.formulas import FORMULAS  # numpy
-        from ..derive.weigh import Noted, Weighed
+        from ..derive.weigh import NotedMatrix, Weighed
 
         turned = [m.T if parent.transposed else m for parent, m in zip(made.parents, matrices, strict=False)]
         if made.weighting:
             turned = [self._moved(m) for m in turned or matrices]
         found = FORMULAS[made.formula](projection, turned or matrices)
-        if isinstance(found, Noted):
+        if isinstance(found, NotedMatrix):
             self._notes[projection.key] = found.note
             found = found.matrix
         if not isinstance(found, Weighed):

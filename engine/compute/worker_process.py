@@ -24,9 +24,9 @@ from ..errors import InputError, WeightsError, without_secrets
 from ..spectrum import Projection, Run, Spectrum, digest
 from . import devices, driver
 from .cluster import DEVICE, PARENT, THREADS
-from .engine import Engine, Settings
+from .engine import ComputeSettings, Engine
 from .events import Event, Failed, Notice
-from .opened import Opened, RefusedError
+from .opened import OpenedCheckpoints, RefusedError
 from .queue import JobQueue
 from .reader import Reader
 from .remote_batch import SERVICE, SOFTWARE, Batch, BatchResult, light
@@ -93,11 +93,11 @@ class Service:
 
     def __init__(self, device: str, threads: int | None) -> None:
         self._shown, self._device = device, "cuda:0" if device.startswith("cuda") else "cpu"
-        self._engine = Engine(_Kept(self), self._hear, Settings(self._device, threads, is_worker=True))
+        self._engine = Engine(_Kept(self), self._hear, ComputeSettings(self._device, threads, is_worker=True))
         self._lock, self._device_lock = threading.Lock(), threading.Lock()
         self._has_looked = False
         self._waiting: defaultdict[str, list[Future[Spectrum | str]]] = defaultdict(list)
-        self._opened: dict[tuple[str, ...], Opened] = {}
+        self._opened: dict[tuple[str, ...], OpenedCheckpoints] = {}
         self._notices: list[str] = []
 
     def solve(self, batch: Batch) -> BatchResult:
@@ -154,26 +154,28 @@ class Service:
         for future in waiting:
             future.set_result(found)
 
-    def _whole(self, batch: Batch) -> tuple[Opened, list[Projection]]:
+    def _whole(self, batch: Batch) -> tuple[OpenedCheckpoints, list[Projection]]:
         """The checkpoints of a batch and its projections as they are computed here. Checkpoints are opened once, and
         again where what is asked for is not in them: a file may have changed.
 
         Raises:
             InputError: there is none of that name.
-            RefusedError: see Opened.
+            RefusedError: see OpenedCheckpoints.
         """
         with self._lock:
             known = self._opened.get(batch.models)
         if known is not None:
             with suppress(RefusedError):
                 return known, [known.whole(p) for p in batch.projections]
-        opened = Opened([open_checkpoint(name) for name in batch.models])
+        opened = OpenedCheckpoints([open_checkpoint(name) for name in batch.models])
         wanted = [opened.whole(p) for p in batch.projections]
         with self._lock:
             self._opened[batch.models] = opened
         return opened, wanted
 
-    def _all(self, opened: Opened, wanted: list[Projection], is_urgent: bool) -> dict[str, Spectrum | str | None]:
+    def _all(
+        self, opened: OpenedCheckpoints, wanted: list[Projection], is_urgent: bool
+    ) -> dict[str, Spectrum | str | None]:
         futures: dict[str, Future[Spectrum | str]] = {p.key: Future() for p in wanted}
         with self._lock:
             for key, future in futures.items():
@@ -182,7 +184,7 @@ class Service:
         self._engine.submit(first, wanted, others=others, urgent=is_urgent)
         return {key: future.result() for key, future in futures.items()}
 
-    def _alone(self, opened: Opened, projection: Projection, is_again: bool) -> Spectrum | str | None:
+    def _alone(self, opened: OpenedCheckpoints, projection: Projection, is_again: bool) -> Spectrum | str | None:
         """One projection beside the engine: by the SVD, None where that gives nothing, or where not `is_again` on the
         CPU, whatever this worker has else."""
         device = self._device if is_again else "cpu"

@@ -14,7 +14,7 @@ from ..weights import Weights, host_array
 from .factors import numbers_of
 from .gauge import BALANCED, NOTHING
 from .slabs import Array, exponent_of, joined, placed, slabs
-from .weigh import Noted, weigh
+from .weigh import NotedMatrix, weigh
 from .weighting import WEIGHED, by_moment
 
 _Fold: TypeAlias = Callable[[Array], Array]
@@ -30,7 +30,7 @@ def centre(projection: Projection, matrices: Sequence[Weights]) -> Weights:
     return centred
 
 
-def balance(projection: Projection, matrices: Sequence[Weights]) -> Noted:
+def balance(projection: Projection, matrices: Sequence[Weights]) -> NotedMatrix:
     """The up or the down of an MLP, float64 or under a weighting, where the first matrix lies, or on the CPU where that
     has no room; with how many neurons could not be scaled: their row of up or their column of down is zero, c is 1."""
     try:
@@ -52,7 +52,7 @@ def neuron_scales(up: Values, down: Values, degree: int) -> tuple[Values, int]:
     return scales, int((~known).sum())
 
 
-def _balanced(projection: Projection, matrices: Sequence[Weights]) -> Noted:
+def _balanced(projection: Projection, matrices: Sequence[Weights]) -> NotedMatrix:
     made = projection.derived
     assert made is not None
     role, degree, folding, weighing = _parts_of(made.formula)
@@ -67,11 +67,11 @@ def _balanced(projection: Projection, matrices: Sequence[Weights]) -> Noted:
     scales, zero = neuron_scales(lengths["up"], lengths["down"], degree)
     note = f"{zero} zero neuron{'s' * (zero != 1)}" if zero else ""
     if role == "down":
-        return Noted(_scaled(own, placed(scales**-degree, own)), note)
+        return NotedMatrix(_scaled(own, placed(scales**-degree, own)), note)
     scaled = placed(scales, own)[:, None]
     if weighing:  # its moments are of what leaves the norm, with the gains
-        return Noted(weigh(by_moment(projection), [_scaled(own, scaled)]), note)
-    return Noted(_folded(own, folding, gain) * scaled, note)
+        return NotedMatrix(weigh(by_moment(projection), [_scaled(own, scaled)]), note)
+    return NotedMatrix(_folded(own, folding, gain) * scaled, note)
 
 
 def _parts_of(formula: str) -> tuple[str, int, str, bool]:

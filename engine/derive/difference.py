@@ -28,7 +28,7 @@ _NOTE = re.compile(r"\|A\| (\S+), (\d+) unchanged, edge (\S+), of two roundings 
 
 
 @dataclass(frozen=True, slots=True)
-class Noted:
+class DifferenceFacts:
     """What is found as a difference is made.
 
     `norm` is the Frobenius norm of A's matrix, under the weighting. Of `unchanged` entries A and B hold the same
@@ -94,10 +94,10 @@ def is_delta(projection: Projection) -> bool:
     return projection.derived is not None and projection.derived.formula.partition("_")[0] == DELTA
 
 
-def noted_of(projection: Projection) -> Noted | None:
+def noted_of(projection: Projection) -> DifferenceFacts | None:
     """What was noted of a stored row of delta_of."""
     found = _NOTE.search(projection.derived.label) if projection.derived is not None else None
-    return None if found is None else Noted(float(found[1]), int(found[2]), float(found[3]), float(found[4]))
+    return None if found is None else DifferenceFacts(float(found[1]), int(found[2]), float(found[3]), float(found[4]))
 
 
 def quantised_of(projection: Projection) -> str:

@@ -12,7 +12,7 @@ from ..solvers.leading import Triplets
 from ..spectrum import DIRECTIONS, LEADING, Derived, Projection, Values
 from .derived import derive
 
-Stored = NDArray[np.float32]
+PackedTriplets = NDArray[np.float32]
 
 READS, WRITES = ("query", "key", "value", "gate", "up"), ("output", "down")
 """Roles whose inputs, and whose outputs, are channels of the residual stream."""
@@ -52,7 +52,7 @@ def matrix_behind(directions: Projection) -> Projection:
     return replace(directions, derived=replace(made, formula=made.formula.removeprefix(f"{DIRECTIONS}_")))
 
 
-def packed(found: Triplets) -> Stored:
+def packed(found: Triplets) -> PackedTriplets:
     """All numbers of the leading directions one after the other, as Projection.stored_count says.
 
     Raises:
@@ -65,7 +65,7 @@ def packed(found: Triplets) -> Stored:
     return np.concatenate([part.ravel() for part in parts]).astype(np.float32)
 
 
-def unpacked(projection: Projection, numbers: Stored | Values) -> Directions:
+def unpacked(projection: Projection, numbers: PackedTriplets | Values) -> Directions:
     """What `packed` packed, of a projection of this shape."""
     rows, cols = projection.rows, projection.cols
     k = min(LEADING, rows, cols)

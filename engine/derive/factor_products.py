@@ -12,12 +12,12 @@ from ..spectrum import FACTORS_ALPHA, Projection, Values
 from ..weights import Weights, host_array
 from .slabs import exponent_of, joined, placed, slabs
 from .stack import triangle
-from .weigh import Check, Noted, Weighed
+from .weigh import NotedMatrix, ValuesCheck, Weighed
 
 _EPS = float(np.finfo(np.float64).eps)
 
 
-def multiply_factors(projection: Projection, matrices: Sequence[Weights]) -> Weighed | Noted:
+def multiply_factors(projection: Projection, matrices: Sequence[Weights]) -> Weighed | NotedMatrix:
     """scale B A as R_B R_A^T, which has its singular values, where the first factor lies.
 
     B is diagonal in blocks where there are several. The norm is summed apart, tr(B^T B A A^T). QR and product are off
@@ -40,7 +40,7 @@ def multiply_factors(projection: Projection, matrices: Sequence[Weights]) -> Wei
     energy = max(float(((a @ a.T) * (b.T @ b)).sum()), 0.0)
     reach = _unscaled(float(np.linalg.norm(left, 2) * np.linalg.norm(right, 2)), back, scale)
     size = sum(b.shape) + a.shape[1]
-    check = Check(
+    check = ValuesCheck(
         norm=_unscaled(math.sqrt(energy), back, scale),
         reach=reach,
         whole=_unscaled(float(np.linalg.norm(a) * np.linalg.norm(b)), back, scale),
@@ -50,7 +50,7 @@ def multiply_factors(projection: Projection, matrices: Sequence[Weights]) -> Wei
         added=2 * size * _EPS * reach,
     )
     product = Weighed(placed(np.ldexp(left @ right.T, back) * scale, matrices[0]), check)
-    return Noted(product, note) if note else product
+    return NotedMatrix(product, note) if note else product
 
 
 def _double(address: str, factor: Weights) -> Values:

@@ -14,7 +14,7 @@ from ..errors import WeightsError
 from ..spectrum import Operand, Values
 from .slabs import Array
 
-Place: TypeAlias = Callable[[Values], Array]
+ToDevice: TypeAlias = Callable[[Values], Array]
 
 MOST_NEGATIVE = 1e-5
 """How far the smallest eigenvalue of a second moment may lie below 0, over the largest: rounding of float32 sums."""
@@ -54,7 +54,7 @@ class Diagonal:
 
     clipped, is_exact = 0.0, True
 
-    def __init__(self, numbers: Sequence[Values], place: Place) -> None:
+    def __init__(self, numbers: Sequence[Values], place: ToDevice) -> None:
         (diagonal,) = numbers
         if (diagonal < 0).any():
             raise WeightsError(f"a mean square cannot be negative: {float(diagonal.min()):.3g} among the moments")
@@ -80,7 +80,7 @@ class LayerNorm:
 
     clipped, is_exact = 0.0, False
 
-    def __init__(self, numbers: Sequence[Values], place: Place) -> None:
+    def __init__(self, numbers: Sequence[Values], place: ToDevice) -> None:
         gain, bias = numbers
         n = len(gain)
         self.exponent = _exponent(float(np.abs(numbers).max(initial=0.0)))
@@ -111,7 +111,7 @@ class Full:
 
     is_exact = False
 
-    def __init__(self, numbers: Sequence[Values], place: Place) -> None:
+    def __init__(self, numbers: Sequence[Values], place: ToDevice) -> None:
         (moments,) = numbers
         self.exponent = _exponent(math.sqrt(float(np.abs(moments).max(initial=0.0))))
         self._moments = place(_scaled(moments, 2 * self.exponent))
@@ -138,7 +138,7 @@ class Full:
 
 
 _EPS = float(np.finfo(np.float64).eps)
-_FORMS: dict[str, Callable[[Sequence[Values], Place], Factor]] = {
+_FORMS: dict[str, Callable[[Sequence[Values], ToDevice], Factor]] = {
     "diagonal": Diagonal,
     "layer_norm": LayerNorm,
     "full": Full,
@@ -154,7 +154,7 @@ class Factors:
         self._making: defaultdict[tuple[str, ...], threading.Lock] = defaultdict(threading.Lock)
         self._kept: OrderedDict[tuple[str, ...], Factor] = OrderedDict()
 
-    def get(self, form: str, operands: Sequence[Operand], held: str, place: Place) -> Factor:
+    def get(self, form: str, operands: Sequence[Operand], held: str, place: ToDevice) -> Factor:
         """The factor of a moment of this form, its numbers where `place` brings them; `held` names that place.
 
         Raises:

@@ -17,10 +17,10 @@ from .latent import LATENT, PRODUCTS, ways
 from .signs import flip
 from .stack import multiply_latent, stack_latent
 from .subtract import subtract
-from .weigh import Noted, Weighed, noise, weigh
+from .weigh import NotedMatrix, Weighed, noise, weigh
 from .weighting import NOISE, WEIGHED
 
-Formula: TypeAlias = "Callable[[Projection, Sequence[Weights]], Weights | Weighed | Noted]"
+Formula: TypeAlias = "Callable[[Projection, Sequence[Weights]], Weights | Weighed | NotedMatrix]"
 """Takes the derived projection and its parents' matrices, each of shape (rows, cols) as its parent says, or, where
 `derived` names no parents, the one matrix as it is stored. It returns a new matrix of any float type, on any device.
 

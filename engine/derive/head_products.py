@@ -17,7 +17,7 @@ from .gauge import CENTRED
 from .rotation import RotaryLayout, rows_of
 from .slabs import exponent_of, joined, placed, slabs
 from .stack import triangle
-from .weigh import Check, Weighed, weigh
+from .weigh import ValuesCheck, Weighed, weigh
 from .weighting import WEIGHED, by_moment
 
 
@@ -94,7 +94,7 @@ def _product(left: tuple[Values, float], right: tuple[Values, float], like: Weig
     a, b = (np.ldexp(m, -exponent_of(m)) for m in (a, b))
     first, second = triangle(a.T), triangle(b.T)
     energy = float(((a @ a.T) * (b @ b.T)).sum())
-    check = Check(
+    check = ValuesCheck(
         norm=math.ldexp(math.sqrt(max(energy, 0.0)), back),
         reach=math.ldexp(float(np.linalg.norm(first, 2) * np.linalg.norm(second, 2)), back),
         whole=math.ldexp(float(np.linalg.norm(a) * np.linalg.norm(b)), back),

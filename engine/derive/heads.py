@@ -107,7 +107,7 @@ def heads_of(
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
+class _RowRecipe:
     """What a row is made of: shape, parents, numbers for the formula, and the states of those that are weighted."""
 
     formula: str
@@ -136,23 +136,23 @@ def _row(a: Attention, kind: str, number: int, states: Mapping[str, Projection],
     return _made(beside, plan, tuple(operands), label)
 
 
-def _plan(a: Attention, kind: str, number: int, states: Mapping[str, Projection], is_turned: bool) -> _Plan:
+def _plan(a: Attention, kind: str, number: int, states: Mapping[str, Projection], is_turned: bool) -> _RowRecipe:
     def shown(p: Projection) -> Projection:
         return states.get(p.address, p)
 
     if kind in (QUERY, KEY, VALUE):
         parent, dim = {QUERY: (a.query, a.query_dim), KEY: (a.key, a.dim), VALUE: (a.value, a.value_dim)}[kind]
-        return _Plan(ROWS, (dim, parent.cols), (parent,), (number * dim, dim), (shown(parent),))
+        return _RowRecipe(ROWS, (dim, parent.cols), (parent,), (number * dim, dim), (shown(parent),))
     if kind == QK:
         # The rows of a query's head behind the first `dim` are those that meet the rotated key of latent attention.
         numbers = (number * a.query_dim, number // a.group * a.dim, a.dim, int(is_turned))
         shape = min(a.dim, a.query.cols), min(a.dim, a.key.cols)
-        return _Plan(QK, shape, (a.query, a.key), numbers, (shown(a.query), shown(a.key)), a.no_qk)
+        return _RowRecipe(QK, shape, (a.query, a.key), numbers, (shown(a.query), shown(a.key)), a.no_qk)
     heads = a.group if kind == GROUP_OV else 1
     first = number * heads
     numbers = (first // a.group * a.value_dim, first * a.value_dim, a.value_dim, heads)
     shape = min(a.value_dim, heads * a.output.rows), min(a.value_dim, a.value.cols)
-    return _Plan(OV, shape, (a.value, a.output), numbers, (shown(a.value),), a.no_ov)
+    return _RowRecipe(OV, shape, (a.value, a.output), numbers, (shown(a.value),), a.no_ov)
 
 
 def _said_of(a: Attention, turned: Turned | None) -> str:
@@ -165,7 +165,7 @@ def _said_of(a: Attention, turned: Turned | None) -> str:
     return f", offset {turned.offset}, RoPE {'applied' if turned.rope.dims else 'is none here'}"
 
 
-def _made(beside: Projection, plan: _Plan, operands: tuple[Operand, ...], label: str) -> Projection:
+def _made(beside: Projection, plan: _RowRecipe, operands: tuple[Operand, ...], label: str) -> Projection:
     first = plan.shown[0].derived
     weighting, gauge = (first.weighting, first.gauge) if first is not None else ("", "")
     label = f"{label} under {first.label}" if first is not None and weighting else label

@@ -40,7 +40,7 @@ def variances(slab: Array, kind: str, exponent: int = 0) -> Array:
     return step * step / 12.0
 
 
-class Sums:
+class RoundingSums:
     """Row and column sums of the variances of rounding and of the squared difference, a slab of rows at a time.
 
     `weights` are the diagonal of the second moments that rows are weighed by, None for ones.

@@ -14,13 +14,13 @@ from .factors import numbers_of
 from .latent import DECOUPLED, LATENT, RECOMPUTE, Way, norms_note, ways
 from .rotation import RotaryLayout, head_kept, rows_of, shared_basis, shared_kept
 from .slabs import exponent_of, joined, placed, slabs
-from .weigh import Noted, Weighed, weigh
+from .weigh import NotedMatrix, Weighed, weigh
 from .weighting import WEIGHED, by_moment
 
 _WAYS = {chosen.stem: chosen for chosen in ways()}
 
 
-def stack_latent(projection: Projection, matrices: Sequence[Weights]) -> Noted:
+def stack_latent(projection: Projection, matrices: Sequence[Weights]) -> NotedMatrix:
     """[K_rest / |K| ; V / |V|] of a key and a value, as Way.balance says; the note has the norms.
 
     K_rest is what of the key has left RoPE. A norm of 0 divides nothing.
@@ -43,7 +43,7 @@ def stack_latent(projection: Projection, matrices: Sequence[Weights]) -> Noted:
         rest = _over(rest, whole if chosen.balance == "whole" else left)
         value = _over(value, values)
     stacked = placed(np.concatenate([rest, value]), matrices[0])
-    return Noted(weighed_as(projection, stacked), norms_note(whole, left, values))
+    return NotedMatrix(weighed_as(projection, stacked), norms_note(whole, left, values))
 
 
 def multiply_latent(projection: Projection, matrices: Sequence[Weights]) -> Weights | Weighed:

@@ -12,14 +12,14 @@ from ..spectrum import Projection
 from ..weights import Weights, host_array
 from . import difference
 from .factors import Factor
-from .rounding import Sums, rounded_to, variances
+from .rounding import RoundingSums, rounded_to, variances
 from .slabs import Array, exponent_of, joined, slabs, times_two_to
 from .stack import norm_as, weighed_as
-from .weigh import Noted, factor_of
+from .weigh import NotedMatrix, factor_of
 from .weighting import WEIGHED, by_moment
 
 
-def subtract(projection: Projection, matrices: Sequence[Weights]) -> Noted:
+def subtract(projection: Projection, matrices: Sequence[Weights]) -> NotedMatrix:
     """B's matrix less A's in float64, under the moment of the projection where it has one.
 
     Raises:
@@ -37,7 +37,7 @@ def subtract(projection: Projection, matrices: Sequence[Weights]) -> Noted:
     scale = 1.0 if factor is None else _scale(factor)
     edges = (math.ldexp(sums.edge(scale), back) for sums in (found.of_one, found.of_two))
     matrix = times_two_to(joined(found.parts), exponent)
-    return Noted(weighed_as(projection, matrix), difference.Noted(norm, found.unchanged, *edges).text)
+    return NotedMatrix(weighed_as(projection, matrix), difference.DifferenceFacts(norm, found.unchanged, *edges).text)
 
 
 class _Difference:
@@ -46,7 +46,7 @@ class _Difference:
     def __init__(self, factor: Factor | None, exponent: int) -> None:
         self._factor, self._exponent = factor, exponent
         diagonal = None if factor is None else factor.diagonal
-        self.of_one, self.of_two = Sums(diagonal), Sums(diagonal)
+        self.of_one, self.of_two = RoundingSums(diagonal), RoundingSums(diagonal)
         self.unchanged = 0
         self.parts: list[Array] = []
 

@@ -27,7 +27,7 @@ _factors = Factors()
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class ValuesCheck:
     """What the singular values of a weighted matrix must be, all in their units.
 
     `norm`: sqrt(tr W C W^T), summed apart from W S. `reach`: an upper bound of |W| |C|^1/2, spectral norms, and `whole`
@@ -76,11 +76,11 @@ class Weighed:
     """W S, float64, shape (m, n), and what its singular values must be."""
 
     matrix: Weights
-    check: Check
+    check: ValuesCheck
 
 
 @dataclass(frozen=True, slots=True)
-class Noted:
+class NotedMatrix:
     """A matrix, and what was found as it was made, for its label; "" for nothing."""
 
     matrix: Weights | Weighed
@@ -131,7 +131,7 @@ def factor_of(form: str, operands: Sequence[Operand], matrix: Weights) -> Factor
 
 def _product(matrix: Weights, factor: Factor) -> Weighed:
     if 0 in matrix.shape:
-        return Weighed(matrix, Check(0.0, 0.0, 0.0, matrix.shape[1], factor.clipped, factor.is_exact))
+        return Weighed(matrix, ValuesCheck(0.0, 0.0, 0.0, matrix.shape[1], factor.clipped, factor.is_exact))
     exponent = exponent_of(matrix)
     parts, energy, squares = [], 0.0, 0.0
     for slab in slabs(matrix, exponent):
@@ -141,7 +141,7 @@ def _product(matrix: Weights, factor: Factor) -> Weighed:
     whole, root = math.sqrt(squares), math.sqrt(factor.norm)
     reach = min(whole, _spectral_norm(matrix, exponent))
     back = exponent + factor.exponent  # what W and S were scaled by
-    check = Check(
+    check = ValuesCheck(
         norm=_unscaled(math.sqrt(max(energy, 0.0)), back),
         reach=_unscaled(reach * root, back),
         whole=_unscaled(whole * root, back),

@@ -12,7 +12,7 @@ from ..landing import Landing
 from ..spectrum import Source
 from ..weights import WIDENED, Packed, Weights
 from .parts import grouped
-from .tensor import FileStamp, Stored, Tensor, read_plain
+from .tensor import FileAccess, FileStamp, Tensor, read_plain
 
 TELLING = 1 << 14
 """As many first bytes of a file tell whether it goes along with a model."""
@@ -114,7 +114,7 @@ class Format(Protocol):
         """
         ...
 
-    def read_matrix(self, tensor: Tensor, stored: Stored, landing: Landing) -> tuple[Weights | Packed, str]:
+    def read_matrix(self, tensor: Tensor, stored: FileAccess, landing: Landing) -> tuple[Weights | Packed, str]:
         """The tensor where its bytes land (see weights.plain), and their digest (see read_bytes).
 
         Raises:

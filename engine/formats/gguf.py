@@ -37,7 +37,7 @@ from .gguf_header import (
 )
 from .guarded import open_regular
 from .parts import is_part
-from .tensor import FileStamp, Stored, Tensor, identify, read_bytes, read_plain
+from .tensor import FileAccess, FileStamp, Tensor, identify, read_bytes, read_plain
 from .vocabulary import readable
 
 _TOKENS, _TOKENIZER = "tokenizer.ggml.tokens", "tokenizer.ggml.model"
@@ -96,7 +96,7 @@ class Gguf(Ranged):
         with told(file):
             return _model(described(header, file, size), file, size, source, parts)
 
-    def read_matrix(self, tensor: Tensor, stored: Stored, landing: Landing) -> tuple[Weights | Packed, str]:
+    def read_matrix(self, tensor: Tensor, stored: FileAccess, landing: Landing) -> tuple[Weights | Packed, str]:
         """See Format; blocks are dequantised where they land, those of types that this cannot be done for on the CPU.
 
         Raises:

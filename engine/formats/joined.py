@@ -11,7 +11,7 @@ from ..landing import Landing
 from ..spectrum import digest
 from ..weights import settled
 from .format import Format
-from .tensor import Stored, Tensor
+from .tensor import FileAccess, Tensor
 
 if TYPE_CHECKING:
     from ..weights import Weights
@@ -25,7 +25,9 @@ def is_joined(tensor: Tensor) -> bool:
     return bool(tensor.parts) and tensor.scheme is None and not tensor.problem
 
 
-def read_joined(tensor: Tensor, kind: Format, stored: Mapping[Path, Stored], landing: Landing) -> tuple[Weights, str]:
+def read_joined(
+    tensor: Tensor, kind: Format, stored: Mapping[Path, FileAccess], landing: Landing
+) -> tuple[Weights, str]:
     """The whole matrix where its parts land, and the digest of all their bytes.
 
     Raises:

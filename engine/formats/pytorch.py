@@ -30,7 +30,7 @@ from .guarded import open_regular
 from .parts import grouped, is_part
 from .pickles import bad_file, check_pickle
 from .safetensors import DTYPE_BITS
-from .tensor import FileStamp, Stored, Tensor, identify, read_plain
+from .tensor import FileAccess, FileStamp, Tensor, identify, read_plain
 
 if TYPE_CHECKING:
     import torch
@@ -115,7 +115,7 @@ class PyTorch(Format):
             raise bad_file(file, "has tensors beyond its end: download it again")
         return Listing(tensors, stamp)
 
-    def read_matrix(self, tensor: Tensor, stored: Stored, landing: Landing) -> tuple[Weights, str]:
+    def read_matrix(self, tensor: Tensor, stored: FileAccess, landing: Landing) -> tuple[Weights, str]:
         """See Format; a transposed or sliced view is brought into row-major order.
 
         Raises:

@@ -21,7 +21,7 @@ from . import foreign
 from .foreign import HEAD
 from .format import Listing, Origin, Parsed, Ranged
 from .guarded import check_dense, check_memory, open_regular
-from .tensor import FileStamp, Stored, Tensor, identify, read_bytes
+from .tensor import FileAccess, FileStamp, Tensor, identify, read_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -129,7 +129,7 @@ class Safetensors(Ranged):
 SAFETENSORS = Safetensors()
 
 
-def read_part(tensor: Tensor, stored: Stored, landing: Landing) -> tuple[torch.Tensor, str]:
+def read_part(tensor: Tensor, stored: FileAccess, landing: Landing) -> tuple[torch.Tensor, str]:
     """As read_plain, in torch and of any type of PART_NAMES; two F4 numbers are one byte: the result is flat there.
 
     Raises:

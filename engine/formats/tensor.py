@@ -103,7 +103,7 @@ class Remote(Protocol):
         ...
 
 
-Stored: TypeAlias = FileStamp | Remote
+FileAccess: TypeAlias = FileStamp | Remote
 """How the bytes of a file are had: it is here and must still look like this, or it is elsewhere."""
 
 
@@ -145,7 +145,7 @@ def peek(tensor: Tensor) -> bytes:
         raise ValueError(f"{shown} cannot be read: {error.strerror}") from None
 
 
-def read_bytes(tensor: Tensor, stored: Stored, landing: Landing) -> tuple[Weights, str]:
+def read_bytes(tensor: Tensor, stored: FileAccess, landing: Landing) -> tuple[Weights, str]:
     """The tensor's bytes, uint8, shape (end - begin,), and their digest.
 
     It is kept of content-addressed files too: a server may send other bytes than those whose digest it states. It is
@@ -168,7 +168,7 @@ def read_bytes(tensor: Tensor, stored: Stored, landing: Landing) -> tuple[Weight
     return data, state.hexdigest()
 
 
-def read_plain(tensor: Tensor, stored: Stored, landing: Landing) -> tuple[Weights, str]:
+def read_plain(tensor: Tensor, stored: FileAccess, landing: Landing) -> tuple[Weights, str]:
     """The tensor where its bytes land (see weights.plain), and their digest (see read_bytes).
 
     Raises:

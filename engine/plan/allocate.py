@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..spectrum import Values
-from .hull import Points, RankGrid, Whole, hulls_of, points_of
+from .hull import RankGrid, RankPoints, Whole, hulls_of, points_of
 
 _TOGETHER = 1024
 """Curves whose hulls are worked out together."""
@@ -25,7 +25,7 @@ _WINDOW = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
-class Curve:
+class TailCurve:
     """What a projection may become: `tails` of tails_of, and what its tail counts, `weight` >= 0."""
 
     address: str
@@ -48,11 +48,11 @@ class Allocation:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Group:
+class _ShapeGroup:
     """The projections of one shape: which, their points, and their part of the loss at each, (projections, points)."""
 
     members: NDArray[np.intp]
-    points: Points
+    points: RankPoints
     losses: Values
 
     @property
@@ -70,7 +70,7 @@ class Allocator:
     """Plans for the same projections and any budget. Making one takes the hulls and sorts their steps, once; a plan is
     a look at sums of these."""
 
-    def __init__(self, curves: Sequence[Curve], grid: RankGrid) -> None:
+    def __init__(self, curves: Sequence[TailCurve], grid: RankGrid) -> None:
         self._curves = curves
         total = sum(curve.weight for curve in curves)
         shapes: dict[tuple[int, int], list[int]] = defaultdict(list)
@@ -80,7 +80,7 @@ class Allocator:
         for shape, members in shapes.items():
             shares = np.array([curves[i].weight / total if total > 0 else 0.0 for i in members])
             losses = np.stack([curves[i].tails for i in members]) * shares[:, None]
-            self._groups.append(_Group(np.array(members), points_of(*shape, grid), losses))
+            self._groups.append(_ShapeGroup(np.array(members), points_of(*shape, grid), losses))
         names = sorted(range(len(curves)), key=lambda i: curves[i].address)
         self._places = np.empty(len(curves), np.int64)
         """Where each stands by address: what decides between steps that are alike."""

@@ -25,7 +25,7 @@ class RankGrid:
     cost: Cost = "factors"
 
 
-class Points(NamedTuple):
+class RankPoints(NamedTuple):
     """What a projection of one shape may become: `ranks`, shape (k,), ascending, and last of all it stays as it is.
     `costs`, shape (k + 1,): the parameters of each, ascending."""
 
@@ -34,16 +34,16 @@ class Points(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def points_of(rows: int, cols: int, grid: RankGrid) -> Points:
+def points_of(rows: int, cols: int, grid: RankGrid) -> RankPoints:
     """The points of a shape; no ranks where none costs less than the matrix."""
     first = -(-grid.min_rank // grid.multiple) * grid.multiple
     ranks = np.arange(first, min(rows, cols) + 1, grid.multiple, dtype=np.int64)
     costs = np.array([parameters_of(rows, cols, int(rank), grid.cost) for rank in ranks], np.int64)
     cheaper = costs < rows * cols
-    return Points(ranks[cheaper], np.append(costs[cheaper], rows * cols))
+    return RankPoints(ranks[cheaper], np.append(costs[cheaper], rows * cols))
 
 
-def tails_of(values: Values, points: Points) -> Values:
+def tails_of(values: Values, points: RankPoints) -> Values:
     """1 - energy at every point, shape (k + 1,), descending: the squares that are left out over all squares. 0 where
     the matrix stays as it is, and of a zero matrix.
 

@@ -20,7 +20,7 @@ from ..formats.writing import TensorToWrite
 from ..quantised.effective import FORMULAS as OWN_FACTORS
 from ..weights import WRITTEN, HostArray, encoded, host_array
 from .factors import TwoFactors, factors
-from .matrices import Matrices, Source
+from .matrices import Matrices, MatrixSource
 from .works import Work
 
 _SCALES_OF_INPUTS = (
@@ -43,7 +43,7 @@ class RewrittenCheckpoint:
     checkpoint: Checkpoint
     works: Sequence[Work]
     own: Matrices
-    source: Source
+    source: MatrixSource
     merge: bool
     dtype: str | None
     floats: str

@@ -17,7 +17,7 @@ from ..spectrum import Projection
 from ..weights import HostArray, encoded, host_array
 
 
-class Source(Protocol):
+class MatrixSource(Protocol):
     """Where the matrices come from that are factored."""
 
     def matrix(self, projection: Projection) -> HostArray:
@@ -34,7 +34,7 @@ _KEPT = 3
 
 
 class Matrices:
-    """See Source: those of a checkpoint. The tensors that were read last are kept."""
+    """See MatrixSource: those of a checkpoint. The tensors that were read last are kept."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
@@ -52,7 +52,7 @@ class Matrices:
         return np.asarray(host_array(numbers)).reshape(tensor.shape)
 
     def matrix(self, projection: Projection) -> HostArray:
-        """See Source."""
+        """See MatrixSource."""
         held = self._read(projection.tensor)
         matrix = held if projection.slice is None else cut(held, projection.slice)
         return host_array(matrix.T if projection.transposed else matrix)
@@ -66,17 +66,17 @@ class Matrices:
 
 
 class Reordered:
-    """See Source: the exact matrices of a model, for one whose rows stand in another order and are rounded to `dtype`.
+    """See MatrixSource: the exact matrices of a model, for one whose rows stand in another order, rounded to `dtype`.
 
     transformers puts the rows of queries and keys of a GGUF file back into the order that its modules expect.
     """
 
-    def __init__(self, exact: Source, of: Mapping[str, Projection], written: Source, dtype: str) -> None:
+    def __init__(self, exact: MatrixSource, of: Mapping[str, Projection], written: MatrixSource, dtype: str) -> None:
         """`of`: the projections of the exact ones, by their addresses, which both have."""
         self._exact, self._of, self._written, self._dtype = exact, of, written, dtype
 
     def matrix(self, projection: Projection) -> HostArray:
-        """See Source; WeightsError is raised too where the rows are not the same ones."""
+        """See MatrixSource; WeightsError is raised too where the rows are not the same ones."""
         own, other = self._exact.matrix(self._of[projection.address]), self._written.matrix(projection)
         places: dict[bytes, list[int]] = defaultdict(list)
         for place, row in enumerate(_rows(own, self._dtype)):

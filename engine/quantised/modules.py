@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import WeightsError, printable
 from ..formats.safetensors import read_part
-from ..formats.tensor import Scheme, Stored, Tensor
+from ..formats.tensor import FileAccess, Scheme, Tensor
 from ..landing import Landing
 from ..spectrum import digest
 from ..weights import host_array, settled
 from . import effective, schemes
 from .packed import PackedMatrix, is_by_expert, stays_packed
 from .schemes import BNB4, FLOATS, FP8, FP8_SCALES, Parts, QuantisedMatrix
-from .settings import Settings
+from .settings import QuantisationSettings
 
 if TYPE_CHECKING:
     from ..weights import Packed, Weights
@@ -65,10 +65,10 @@ def assemble(tensors: Iterable[Tensor], config: Mapping[str, Any]) -> list[Tenso
     What cannot be read is there too, with the sentence that says why as its `problem`.
     """
     listed = effective.effective(tensors)
-    settings = Settings.of(config)
+    settings = QuantisationSettings.of(config)
     found: dict[str, Tensor] = {}
     taken: set[str] = set()
-    plans: dict[object, _Plan | str | None] = {}
+    plans: dict[object, _ModuleKind | str | None] = {}
     for stem, parts in _modules([t for t in listed if not t.parts]).items():
         if (tensor := _matrix(stem, parts, settings, plans)) is not None:
             names = [part.name for part in parts.values()]
@@ -86,7 +86,7 @@ def quantisation(tensors: Iterable[Tensor]) -> str:
     return max(names, key=names.__getitem__) if names else ""
 
 
-def read_matrix(tensor: Tensor, stored: Mapping[Path, Stored], landing: Landing) -> tuple[Weights | Packed, str]:
+def read_matrix(tensor: Tensor, stored: Mapping[Path, FileAccess], landing: Landing) -> tuple[Weights | Packed, str]:
     """The floats that a quantised matrix stands for, where its parts land, and the digest of all their bytes.
 
     Raises:
@@ -141,7 +141,7 @@ def _modules(tensors: list[Tensor]) -> dict[str, dict[str, Tensor]]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
+class _ModuleKind:
     """What every module with parts of these names, types and shapes is."""
 
     shape: tuple[int, ...]
@@ -149,7 +149,9 @@ class _Plan:
     roles: tuple[tuple[str, str], ...]
 
 
-def _matrix(stem: str, parts: Parts, settings: Settings, plans: dict[object, _Plan | str | None]) -> Tensor | None:
+def _matrix(
+    stem: str, parts: Parts, settings: QuantisationSettings, plans: dict[object, _ModuleKind | str | None]
+) -> Tensor | None:
     """The quantised matrix of a module, None where the module is not quantised.
 
     `plans` are remembered: 46,000 experts are of two kinds. Not where the stored bytes had to be asked.
@@ -172,7 +174,7 @@ def _matrix(stem: str, parts: Parts, settings: Settings, plans: dict[object, _Pl
     )
 
 
-def _plan(parts: Parts, settings: Settings) -> tuple[_Plan | str | None, bool]:
+def _plan(parts: Parts, settings: QuantisationSettings) -> tuple[_ModuleKind | str | None, bool]:
     """How a module is read, or the sentence that says why not; and whether any other like it is read so."""
     build = _format(parts, settings)
     if build is None or isinstance(build, str):
@@ -182,7 +184,9 @@ def _plan(parts: Parts, settings: Settings) -> tuple[_Plan | str | None, bool]:
     except ValueError as error:
         return str(error), not parts.keys() & {*BNB4, "weight_shape"}
     names = {id(part): name for name, part in parts.items()}
-    return _Plan(found.shape, found.scheme, tuple((r, names[id(t)]) for r, t in found.parts.items())), not found.peeked
+    return _ModuleKind(
+        found.shape, found.scheme, tuple((r, names[id(t)]) for r, t in found.parts.items())
+    ), not found.peeked
 
 
 def _unreadable(name: str, parts: Parts, problem: str) -> Tensor:
@@ -194,7 +198,9 @@ def _unreadable(name: str, parts: Parts, problem: str) -> Tensor:
     return carrier._replace(name=name, shape=shape[:3], parts=tuple(parts.items()), problem=problem)
 
 
-def _format(parts: Parts, settings: Settings) -> Callable[[Parts, Settings], QuantisedMatrix] | str | None:
+def _format(
+    parts: Parts, settings: QuantisationSettings
+) -> Callable[[Parts, QuantisationSettings], QuantisedMatrix] | str | None:
     """What reads a module's parts, or the sentence that says why nothing does; None for a module of plain weights."""
     weight = parts.get("weight", parts.get(""))
     dtype = weight.dtype if weight is not None else ""
@@ -224,8 +230,8 @@ def _format(parts: Parts, settings: Settings) -> Callable[[Parts, Settings], Qua
 
 
 def _integers(
-    parts: Parts, dtype: str, scaled: list[str], settings: Settings
-) -> Callable[[Parts, Settings], QuantisedMatrix] | str | None:
+    parts: Parts, dtype: str, scaled: list[str], settings: QuantisationSettings
+) -> Callable[[Parts, QuantisationSettings], QuantisedMatrix] | str | None:
     """`_format` of a `weight` of integers: a table of numbers, or packed."""
     method = settings.method
     scale = parts[scaled[0]].dtype if scaled else ""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from ..errors import printable
 from ..formats.tensor import Scheme, Tensor, peek
-from .settings import Settings, positive
+from .settings import QuantisationSettings, positive
 
 Parts = Mapping[str, Tensor]
 Shape = tuple[int, ...]
@@ -48,7 +48,7 @@ class QuantisedMatrix:
     peeked: bool = False
 
 
-def fp8(parts: Parts, settings: Settings) -> QuantisedMatrix:
+def fp8(parts: Parts, settings: QuantisationSettings) -> QuantisedMatrix:
     """float8 with a scale for each block, row or tensor."""
     weight = _carrier(parts, "weight", "")
     name = next((n for n in FP8_SCALES if n in parts), "")
@@ -67,7 +67,7 @@ def fp8(parts: Parts, settings: Settings) -> QuantisedMatrix:
     return QuantisedMatrix(weight.shape, scheme, {"weight": weight, "scale": scale})
 
 
-def int8(parts: Parts, settings: Settings) -> QuantisedMatrix:
+def int8(parts: Parts, settings: QuantisationSettings) -> QuantisedMatrix:
     """int8 with scales and perhaps zero points (compressed-tensors int-quantized, modelopt int8)."""
     weight = _carrier(parts, "weight")
     scale = _typed(parts, "weight_scale", FLOATS)
@@ -80,7 +80,7 @@ def int8(parts: Parts, settings: Settings) -> QuantisedMatrix:
     return QuantisedMatrix(weight.shape, Scheme("int8", words, "scaled", _exact([scale]), block), found)
 
 
-def fp4(parts: Parts, _: Settings) -> QuantisedMatrix:
+def fp4(parts: Parts, _: QuantisationSettings) -> QuantisedMatrix:
     """E2M1, two a byte: MXFP4 with exponents for 32 columns, NVFP4 with float8 for 16 and one number for all."""
     weight = _carrier(parts, "weight_packed", "weight", "")
     if weight.dtype not in ("U8", "I8", "F4"):
@@ -105,7 +105,7 @@ def fp4(parts: Parts, _: Settings) -> QuantisedMatrix:
     return QuantisedMatrix(shape, Scheme("nvfp4", of, "fp4", "float64", (1, 16)), found)
 
 
-def mxfp4_blocks(parts: Parts, _: Settings) -> QuantisedMatrix:
+def mxfp4_blocks(parts: Parts, _: QuantisationSettings) -> QuantisedMatrix:
     """gpt-oss: `_blocks` uint8 (..., out, in / 32, 16), `_scales` uint8 (..., out, in / 32)."""
     blocks = _carrier(parts, "_blocks")
     scales = _typed(parts, "_scales", EXPONENTS)
@@ -116,7 +116,7 @@ def mxfp4_blocks(parts: Parts, _: Settings) -> QuantisedMatrix:
     return QuantisedMatrix(shape, Scheme("mxfp4", "", "fp4", "bfloat16", (1, 32)), {"weight": blocks, "scale": scales})
 
 
-def packed(parts: Parts, settings: Settings) -> QuantisedMatrix:
+def packed(parts: Parts, settings: QuantisationSettings) -> QuantisedMatrix:
     """compressed-tensors pack-quantized: integers of 1 to 8 bits in int32 words, scales by row or group of columns."""
     weight = _carrier(parts, "weight_packed")
     if weight.dtype != "I32" or len(weight.shape) not in (2, 3):
@@ -144,12 +144,12 @@ def packed(parts: Parts, settings: Settings) -> QuantisedMatrix:
     )
 
 
-def _with_zeros(parts: Parts, settings: Settings) -> bool:
+def _with_zeros(parts: Parts, settings: QuantisationSettings) -> bool:
     stated = [w.get("symmetric") for w in settings.weights()]
     return "weight_zero_point" in parts or (bool(stated) and all(symmetric is False for symmetric in stated))
 
 
-def _packing(parts: Parts, words: int, groups: int, settings: Settings) -> tuple[int, int, int, bool]:
+def _packing(parts: Parts, words: int, groups: int, settings: QuantisationSettings) -> tuple[int, int, int, bool]:
     """(bits, columns of a group, columns, peeked) of packed rows of `words` words that have `groups` scales.
 
     Where the last word may be padded, only the stored weight_shape knows the columns.
@@ -191,7 +191,7 @@ def _peeked_shape(tensor: Tensor) -> list[int]:
     return shape
 
 
-def gptq_or_awq(parts: Parts, settings: Settings) -> QuantisedMatrix:
+def gptq_or_awq(parts: Parts, settings: QuantisationSettings) -> QuantisedMatrix:
     """`qweight`: which of the two, config.json has to say."""
     method = settings.method
     packing = settings.word("packing_format") if "auto-round" in method or "autoround" in method else method
@@ -204,7 +204,7 @@ def gptq_or_awq(parts: Parts, settings: Settings) -> QuantisedMatrix:
     raise ValueError("qweight may be GPTQ or AWQ: config.json names no quantization_config that tells which")
 
 
-def gptq(parts: Parts, settings: Settings) -> QuantisedMatrix:
+def gptq(parts: Parts, settings: QuantisationSettings) -> QuantisedMatrix:
     """`qweight` int32 (in * bits / 32, out), `qzeros` (groups, out * bits / 32), `scales` (groups, out), `g_idx`."""
     layout = settings.word("checkpoint_format", "format") or "gptq"
     if layout not in ("gptq", "gptq_v2"):
@@ -242,7 +242,7 @@ def gptq(parts: Parts, settings: Settings) -> QuantisedMatrix:
     )
 
 
-def awq(parts: Parts, settings: Settings) -> QuantisedMatrix:
+def awq(parts: Parts, settings: QuantisationSettings) -> QuantisedMatrix:
     """GEMM: `qweight` int32 (in, out / 8), `qzeros` (groups, out / 8), `scales` (groups, out)."""
     version = settings.word("version", "checkpoint_format", "format") or "gemm"
     if version not in ("gemm", "awq"):
@@ -263,7 +263,7 @@ def awq(parts: Parts, settings: Settings) -> QuantisedMatrix:
     return QuantisedMatrix((8 * words, columns), scheme, {"weight": weight, "zero": zeros, "scale": scales})
 
 
-def bitsandbytes4(parts: Parts, _: Settings) -> QuantisedMatrix:
+def bitsandbytes4(parts: Parts, _: QuantisationSettings) -> QuantisedMatrix:
     """nf4 and fp4: half bytes of the flattened matrix; its shape and block size stand in a JSON beside them."""
     weight = _carrier(parts, "weight")
     key = next((name for name in BNB4 if name in parts), "")
@@ -308,7 +308,7 @@ def _quant_state(tensor: Tensor) -> tuple[Shape, int, int, float]:
     return shape, block, nested, offset
 
 
-def bitsandbytes8(parts: Parts, _: Settings) -> QuantisedMatrix:
+def bitsandbytes8(parts: Parts, _: QuantisationSettings) -> QuantisedMatrix:
     """LLM.int8(): `weight` int8 (out, in), `SCB` float32 (out)."""
     weight = _carrier(parts, "weight")
     scale = _typed(parts, "SCB", FLOATS)
@@ -322,7 +322,7 @@ def bitsandbytes8(parts: Parts, _: Settings) -> QuantisedMatrix:
     )
 
 
-def bitnet(parts: Parts, settings: Settings) -> QuantisedMatrix:
+def bitnet(parts: Parts, settings: QuantisationSettings) -> QuantisedMatrix:
     """`weight` uint8 (out / 4, in), four ternary numbers a byte; `weight_scale` one number."""
     weight = _carrier(parts, "weight")
     scale = _typed(parts, "weight_scale", FLOATS)
@@ -335,7 +335,7 @@ def bitnet(parts: Parts, settings: Settings) -> QuantisedMatrix:
     return QuantisedMatrix((4 * weight.shape[0], weight.shape[1]), scheme, {"weight": weight, "scale": scale})
 
 
-def plain(parts: Parts, _: Settings) -> QuantisedMatrix:
+def plain(parts: Parts, _: QuantisationSettings) -> QuantisedMatrix:
     """E8M0 and E2M1 by themselves: numbers, but none that torch computes with."""
     weight = _carrier(parts, "weight", "")
     name, formula = ("e8m0", "exponents") if weight.dtype == "F8_E8M0" else ("e2m1", "fp4")

@@ -11,14 +11,14 @@ OWN_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq", "hf_qua
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class QuantisationSettings:
     """What config.json says of quantisation: `method`, "" for none, and the rest of quantization_config."""
 
     method: str
     config: Mapping[str, Any]
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> Settings:
+    def of(cls, config: Mapping[str, Any]) -> QuantisationSettings:
         nested = [config.get(key) for key in ("text_config", "llm_config", "language_config", "thinker_config")]
         for place in (config, *(n for n in nested if isinstance(n, Mapping))):
             for key in ("quantization_config", "compression_config"):
@@ -67,7 +67,7 @@ def completed(config: Mapping[str, Any], read: Callable[[str], Mapping[str, Any]
     Raises:
         InputError: as `read`.
     """
-    if Settings.of(config).config:
+    if QuantisationSettings.of(config).config:
         return config
     for name, method in OWN_FILES.items():
         if found := read(name):

@@ -38,17 +38,17 @@ def available(device: torch.device | str) -> bool:
     )
 
 
-class Plan(NamedTuple):
+class BandPlan(NamedTuple):
     """Width of the intermediate band, and the rows of a tile of its panels."""
 
     width: int
     tile: int = TILE
 
 
-_PLANS = ((1024, Plan(32)), (1 << 62, Plan(64)))  # up to n; tests/benchmarks/two_stage.py --choices
+_PLANS = ((1024, BandPlan(32)), (1 << 62, BandPlan(64)))  # up to n; tests/benchmarks/two_stage.py --choices
 
 
-def plan(n: int) -> Plan:
+def plan(n: int) -> BandPlan:
     """What is fastest for matrices of size n."""
     return next(found for most, found in _PLANS if n <= most)
 
@@ -63,7 +63,7 @@ def accuracy(shape: tuple[int, ...], sigma: Values) -> tuple[float, float]:
     return bounds.of(NAME, shape, sigma)
 
 
-def eigenvalues(gram: Tensor, by: Plan | None = None, kernels: bool | None = None) -> tuple[Tensor, Tensor]:
+def eigenvalues(gram: Tensor, by: BandPlan | None = None, kernels: bool | None = None) -> tuple[Tensor, Tensor]:
     """Ascending eigenvalues (batch, n) of symmetric float64 matrices (batch, n, n), and which of them passed.
 
     `gram` is overwritten; beside it some 8 n width numbers per matrix are needed. A matrix has passed, in a

@@ -13,7 +13,7 @@ from textual.pilot import Pilot
 from textual.widget import Widget
 from textual.widgets import Tree
 
-from rankscope.engine.compute.engine import Settings
+from rankscope.engine.compute.engine import ComputeSettings
 from rankscope.tui.data.model import Model, open_model
 from rankscope.tui.data.weighting import opened_under
 from rankscope.tui.screens.app import RankScopeApp
@@ -174,7 +174,7 @@ async def exploring(
     opened = [each if isinstance(each, Model) else open_model(str(each), root) for each in names]
     under = opened_under(weight, opened, root, print)
     app = RankScopeApp(
-        opened, root, Settings("cpu", 1), config or Config(threshold=threshold), under=under, memory=memory
+        opened, root, ComputeSettings("cpu", 1), config or Config(threshold=threshold), under=under, memory=memory
     )
     try:
         async with app.run_test(size=size) as pilot:

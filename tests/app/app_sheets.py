@@ -11,7 +11,7 @@ from app_models import LLAMA, Weights, fill, save_model
 from textual.app import App, ComposeResult
 from textual.pilot import Pilot
 
-from rankscope.engine.compute.engine import Settings
+from rankscope.engine.compute.engine import ComputeSettings
 from rankscope.engine.spectrum import Projection
 from rankscope.tui.data.grid import make_grid
 from rankscope.tui.data.pair import Lens, Pair
@@ -31,7 +31,7 @@ def session_of(
     """A session of a model, made of `weights` where they are given, with the spectra of these addresses stored."""
     if weights is not None:
         save_model(folder, weights, LLAMA)
-    session = Session(fill(folder, root, addresses), root, lambda _: None, Settings("cpu", 1))
+    session = Session(fill(folder, root, addresses), root, lambda _: None, ComputeSettings("cpu", 1))
     session.load()
     return session
 
@@ -69,7 +69,7 @@ class Sheets(App[None]):
         self.table.set_rows(self.shown, self.grid)
         self.table.focus()
 
-    def on_metric_table_moved(self, event: MetricTable.Moved) -> None:
+    def on_metric_table_moved(self, event: MetricTable.RowSelected) -> None:
         self.moves.append(event.selection)
 
 

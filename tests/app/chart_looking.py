@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rich.text import Text
 from safetensors.numpy import load_file
 
-from rankscope.engine.compute.engine import Settings
+from rankscope.engine.compute.engine import ComputeSettings
 from rankscope.engine.spectrum import Projection
 from rankscope.store.spectra import SpectraStore
 from rankscope.tui.charts.request import Request
@@ -29,7 +29,7 @@ BITS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 
 def session_of(folder: Path, root: Path) -> Session:
     """The session of a model whose spectra are stored."""
-    session = Session(open_model(str(folder), root), root, lambda _: None, Settings())
+    session = Session(open_model(str(folder), root), root, lambda _: None, ComputeSettings())
     session.load()
     return session
 

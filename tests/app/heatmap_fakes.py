@@ -170,7 +170,7 @@ class Shown(App[None]):
         self.heatmap.set_rows((), self.seen.grid)
         self.heatmap.focus()
 
-    def on_heatmap_moved(self, event: Heatmap.Moved) -> None:
+    def on_heatmap_cell_selected(self, event: Heatmap.CellSelected) -> None:
         self.moves.append(event.selection)
 
     @property

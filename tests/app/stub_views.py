@@ -14,7 +14,7 @@ from rankscope.tui.charts.request import Request
 from rankscope.tui.data import views
 from rankscope.tui.data.pair import Pair
 from rankscope.tui.data.view_records import Content
-from rankscope.tui.data.views import Place, ViewSpec
+from rankscope.tui.data.views import ViewPlace, ViewSpec
 from rankscope.tui.widgets.top_pane import TopPane
 
 
@@ -63,7 +63,7 @@ STUBS = (
         "squares",
         2,
         "Squares, of nothing",
-        Place.CHART,
+        ViewPlace.CHART,
         title="n squared by n",
         axes=("curved", "curved", "curved"),
         draw="charts.stub:draw",
@@ -72,7 +72,9 @@ STUBS = (
         picture="charts.picture:save_chart",
         options=("csv",),
     ),
-    ViewSpec("counted", 8, "How many projections", Place.TOP, widget="charts.stub:Counted", csv="charts.stub:of_count"),
+    ViewSpec(
+        "counted", 8, "How many projections", ViewPlace.TOP, widget="charts.stub:Counted", csv="charts.stub:of_count"
+    ),
 )
 
 

@@ -16,7 +16,7 @@ from app_models import LLAMA, Weights, fill, llama_weights, numpy_rank, save_mod
 from safetensors.numpy import load_file
 from textual.pilot import Pilot
 
-from rankscope.engine.compute.engine import Settings
+from rankscope.engine.compute.engine import ComputeSettings
 from rankscope.engine.derive.latent import norms_note
 from rankscope.store.spectra import SpectraStore
 from rankscope.tui.data.model import Model, open_model
@@ -201,7 +201,7 @@ def test_how_it_looks(
     folder: Path, root: Path, snap_compare: Callable[..., bool], size: tuple[int, int], keys: list[str]
 ) -> None:
     fill_stacks(folder, root)
-    app = RankScopeApp([open_model(str(folder), root)], root, Settings("cpu", 1), Config())
+    app = RankScopeApp([open_model(str(folder), root)], root, ComputeSettings("cpu", 1), Config())
 
     async def look(pilot: Pilot[None]) -> None:
         view = View(app, pilot)

@@ -14,7 +14,7 @@ from app_looking import DEADLINE, HUGE, SMALL, WIDE, View
 from app_models import LLAMA, fill, llama_weights, save_model
 from textual.pilot import Pilot
 
-from rankscope.engine.compute.engine import Settings
+from rankscope.engine.compute.engine import ComputeSettings
 from rankscope.tui.data.model import open_model
 from rankscope.tui.screens.app import RankScopeApp
 from rankscope.tui.settings.config import Config
@@ -41,7 +41,7 @@ SHOWN = [(name, size) for name in VIEWS for size in SIZES if size != "200x60" or
 @pytest.fixture
 def app(llama: Path, root: Path) -> Iterator[RankScopeApp]:
     """The explorer of a computed model."""
-    app = RankScopeApp([fill(llama, root)], root, Settings("cpu", 1), Config())
+    app = RankScopeApp([fill(llama, root)], root, ComputeSettings("cpu", 1), Config())
     yield app
     assert app.close(DEADLINE)
 
@@ -70,7 +70,7 @@ def test_two_models(llama: Path, tmp_path: Path, root: Path, snap_compare: Calla
     fill(llama, root)
     fill(other, root)
     models = [open_model(str(folder), root) for folder in (llama, other)]
-    app = RankScopeApp(models, root, Settings("cpu", 1), Config())
+    app = RankScopeApp(models, root, ComputeSettings("cpu", 1), Config())
     assert snap_compare(app, terminal_size=SIZES[size], run_before=_looking(app, ["3", "d", "d"], "B/A"))
     assert app.close(DEADLINE)
 

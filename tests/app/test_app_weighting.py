@@ -14,7 +14,7 @@ from app_models import Weights, matrix, numpy_rank, save_model
 from calibration_files import legacy, stats, write_gguf
 from safetensors.numpy import save_file
 
-from rankscope.engine.compute.engine import Settings
+from rankscope.engine.compute.engine import ComputeSettings
 from rankscope.engine.errors import InputError
 from rankscope.engine.formats.safetensors import SAFETENSORS
 from rankscope.tui.data.model import open_model
@@ -135,7 +135,7 @@ def test_files_beside_the_model_are_told_by_name_and_content(root: Path, tmp_pat
     save_file({"x": np.ones(3)}, folder / "d-moments.safetensors")
     (folder / "imatrix.txt").write_text("notes on blk.0.attn_q.weight")
     (folder / "imatrix").mkdir()
-    session = Session(open_model(str(folder / "model.safetensors"), root), root, print, Settings("cpu", 1))
+    session = Session(open_model(str(folder / "model.safetensors"), root), root, print, ComputeSettings("cpu", 1))
     found = {Path(offer.text).name: offer.about for offer in offers(session, {})}
     assert {name: about for name, about in found.items() if name not in ("none", "norm")} == {
         "a.IMatrix.gguf": "imatrix, beside the model",

@@ -21,10 +21,10 @@ from rankscope.tui.screens.memory import Memory
 @pytest.fixture
 def completer(llama: Path, root: Path) -> Completer:
     """Of an explorer that shows the llama."""
-    from rankscope.engine.compute.engine import Settings
+    from rankscope.engine.compute.engine import ComputeSettings
     from rankscope.tui.data.session import Session
 
-    session = Session(open_model(str(llama), root), root, lambda _: None, Settings("cpu", 1))
+    session = Session(open_model(str(llama), root), root, lambda _: None, ComputeSettings("cpu", 1))
     return Completer(ExplorerState.of(Pair(session), 0.9, (0.8, 0.9, 0.995)))
 
 

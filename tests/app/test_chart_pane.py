@@ -37,10 +37,10 @@ class Alone(App[None]):
     def chart(self) -> ChartPane:
         return self.query_one(ChartPane)
 
-    def on_chart_pane_step(self, message: Message) -> None:
+    def on_chart_pane_layer_step(self, message: Message) -> None:
         self.heard.append(message)
 
-    on_chart_pane_walk = on_chart_pane_resized = on_chart_pane_step
+    on_chart_pane_rank_walk = on_chart_pane_resized = on_chart_pane_layer_step
 
 
 def shown(pane: ChartPane) -> list[str]:
@@ -162,8 +162,8 @@ async def test_the_keys_ask_for_layers_and_columns() -> None:
         app.chart.focus()
         app.heard.clear()
         await pilot.press("j", "k", "l", "h")
-        steps = [m.layers for m in app.heard if isinstance(m, ChartPane.Step)]
-        walks = [m.columns for m in app.heard if isinstance(m, ChartPane.Walk)]
+        steps = [m.layers for m in app.heard if isinstance(m, ChartPane.LayerStep)]
+        walks = [m.columns for m in app.heard if isinstance(m, ChartPane.RankWalk)]
         assert (steps, walks) == ([1, -1], [1, -1])
         await pilot.resize_terminal(100, 30)
         for _ in range(50):

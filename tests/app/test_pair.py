@@ -9,7 +9,7 @@ import pytest
 from app_models import LLAMA, TENSORS, fill, llama_weights, save_model
 from safetensors.numpy import load_file
 
-from rankscope.engine.compute.engine import Settings
+from rankscope.engine.compute.engine import ComputeSettings
 from rankscope.engine.null import null_rank
 from rankscope.engine.spectrum import Projection
 from rankscope.tui.data.measures import BY_NAME, from_values
@@ -21,7 +21,7 @@ THRESHOLD = 0.9
 
 
 def session_of(folder: Path, root: Path) -> Session:
-    session = Session(open_model(str(folder), root), root, lambda _: None, Settings())
+    session = Session(open_model(str(folder), root), root, lambda _: None, ComputeSettings())
     session.load()
     return session
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from app_models import fill, matrix, rank_in, spectrum_of
 
-from rankscope.engine.compute.engine import Settings
+from rankscope.engine.compute.engine import ComputeSettings
 from rankscope.engine.compute.events import Event, Saved, SavedAgain, SolvingAgain, StayBounds
 from rankscope.engine.metrics import threshold_rank
 from rankscope.store.spectra import entry_of
@@ -23,7 +23,7 @@ def _ignore(_: tuple[Event, ...]) -> None:
 @pytest.fixture
 def session(llama: Path, root: Path) -> Session:
     """A session on the llama, all of it stored and none of it loaded."""
-    return Session(fill(llama, root), root, _ignore, Settings())
+    return Session(fill(llama, root), root, _ignore, ComputeSettings())
 
 
 def test_values_that_make_room_are_loaded_again_where_they_are_asked_for(

@@ -13,7 +13,7 @@ from rich.table import Table
 from textual.app import App
 from textual.widgets import Static
 
-from rankscope.engine.compute.engine import Settings
+from rankscope.engine.compute.engine import ComputeSettings
 from rankscope.store.models import stored_models
 from rankscope.tui.data.model import open_model
 from rankscope.tui.screens.app import RankScopeApp
@@ -169,7 +169,7 @@ async def test_a_setting_takes_ctrl_z_away(
 ) -> None:
     pressed: list[object] = []
     monkeypatch.setattr(App, "action_suspend_process", lambda self: pressed.append(self))
-    app = RankScopeApp([open_model(str(llama), root)], root, Settings("cpu", 1), Config(suspend=suspend))
+    app = RankScopeApp([open_model(str(llama), root)], root, ComputeSettings("cpu", 1), Config(suspend=suspend))
     async with app.run_test(size=(120, 40)) as pilot:
         await pilot.press("ctrl+z", "question_mark", "ctrl+z")  # in a dialog too
         assert pressed == [app, app] * suspend

@@ -12,7 +12,7 @@ import pytest
 from app_models import LLAMA, fill, llama_weights, save_model
 from app_terminal import Terminal
 
-from rankscope.engine.compute.engine import Settings
+from rankscope.engine.compute.engine import ComputeSettings
 from rankscope.engine.errors import InputError
 from rankscope.tui.cli import arguments
 from rankscope.tui.cli.launch import run_app
@@ -91,7 +91,7 @@ async def test_what_is_computed_of_the_second_model_is_known_of_the_second(
     llama: Path, other: Path, root: Path
 ) -> None:
     models = [open_model(str(folder), root) for folder in (llama, other)]
-    app = RankScopeApp(models, root, Settings("cpu", 1), Config())
+    app = RankScopeApp(models, root, ComputeSettings("cpu", 1), Config())
     first, second = app.pair.sessions
     async with app.run_test(size=(120, 40)) as pilot:
         key = next(p for p in second.model.tree.scanned() if p.role == "key")
@@ -108,7 +108,7 @@ async def test_what_is_computed_of_the_second_model_is_known_of_the_second(
 def test_closing_both_takes_no_longer_than_closing_one(
     llama: Path, other: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    app = RankScopeApp([open_model(str(f), root) for f in (llama, other)], root, Settings("cpu", 1), Config())
+    app = RankScopeApp([open_model(str(f), root) for f in (llama, other)], root, ComputeSettings("cpu", 1), Config())
     now = 0.0
     done: list[object] = []
 
@@ -140,9 +140,9 @@ def test_a_scheduler_without_dask_is_told_before_anything_is_opened(
 def test_what_the_explorer_computes_gives_way_to_its_keys(
     llama: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[Settings] = []
+    made: list[ComputeSettings] = []
 
-    def app_of(_models: object, _root: Path, settings: Settings, *_: object, **__: object) -> None:
+    def app_of(_models: object, _root: Path, settings: ComputeSettings, *_: object, **__: object) -> None:
         made.append(settings)
         raise InputError("seen")
 

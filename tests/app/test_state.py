@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from app_models import LLAMA, fill, llama_weights, matrix, rank_in, save_model, spectrum_of
 
-from rankscope.engine.compute.engine import Settings
+from rankscope.engine.compute.engine import ComputeSettings
 from rankscope.engine.compute.events import Saved
 from rankscope.engine.derive.flip import flipped
 from rankscope.tui.data.changes import Change, Keys
@@ -37,7 +37,9 @@ class Heard(list[tuple[Change, Keys]]):
 
 
 def session_of(folder: Path, root: Path, *, stored: bool = True) -> Session:
-    session = Session(fill(folder, root) if stored else open_model(str(folder), root), root, lambda _: None, Settings())
+    session = Session(
+        fill(folder, root) if stored else open_model(str(folder), root), root, lambda _: None, ComputeSettings()
+    )
     session.load()
     return session
 

@@ -17,7 +17,7 @@ from rankscope.engine.compute.events import Failed, Saved
 from rankscope.tui.data.grid import Column, Grid, Row, Selection
 from rankscope.tui.data.measures import from_values
 from rankscope.tui.data.pair import Pair, Side
-from rankscope.tui.data.table_rows import Rows, fields_of, load
+from rankscope.tui.data.table_rows import TableRows, fields_of, load
 from rankscope.tui.data.view_records import of_table
 from rankscope.tui.widgets.heatmap_table import shortened
 from rankscope.tui.widgets.table import MetricTable
@@ -218,7 +218,7 @@ async def test_out_of_sight_nothing_is_worked_out(pair: Pair, monkeypatch: pytes
         await pilot.pause()
         asked: list[object] = []
         with monkeypatch.context() as patch:
-            patch.setattr(Rows, "_settle", lambda rows: asked.append(rows))
+            patch.setattr(TableRows, "_settle", lambda rows: asked.append(rows))
             app.table.update()
             app.table.update({app.shown[0].key})
             app.table.set_rows(app.shown, app.grid)

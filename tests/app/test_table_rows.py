@@ -21,7 +21,7 @@ from rankscope.tui.data.grid import make_grid
 from rankscope.tui.data.pair import Lens, Pair, Side
 from rankscope.tui.data.records import of_cells, of_curves, of_layers, of_rows
 from rankscope.tui.data.session import Session
-from rankscope.tui.data.table_rows import Field, Rows, fields_of, find_field, has_twins, load, sort_order
+from rankscope.tui.data.table_rows import Field, TableRows, fields_of, find_field, has_twins, load, sort_order
 
 KEY = "layers.1.attention.key"
 
@@ -154,7 +154,7 @@ def test_the_twins_have_a_column_once_there_is_one(llama: Path, root: Path) -> N
     session = session_of(llama, root)
     wanted = session.model.tree.scanned()
     lens = Lens(Pair(session), 0.9)
-    rows = Rows(lens)
+    rows = TableRows(lens)
     rows.show(wanted)
     assert not has_twins(lens, wanted)
     assert "k/kf" not in [field.name for field in rows.fields]
@@ -194,7 +194,7 @@ def test_nan_counts_as_unknown(llama: Path, root: Path, monkeypatch: pytest.Monk
 def test_rows_sort_by_any_column_and_back_to_model_order(llama: Path, root: Path) -> None:
     session = session_of(llama, root)
     wanted = session.model.tree.scanned()
-    rows = Rows(Lens(Pair(session), 0.9))
+    rows = TableRows(Lens(Pair(session), 0.9))
     rows.show(wanted)
     ranks = [numpy_rank(matrix_of(llama, p.address), 0.8) for p in wanted]
     sizes = [p.rows * p.cols for p in wanted]
@@ -212,7 +212,7 @@ def test_rows_sort_by_any_column_and_back_to_model_order(llama: Path, root: Path
 def test_a_new_number_moves_its_row_alone(llama: Path, root: Path) -> None:
     session = session_of(llama, root)
     wanted = session.model.tree.scanned()
-    rows = Rows(Lens(Pair(session), 0.9))
+    rows = TableRows(Lens(Pair(session), 0.9))
     rows.show(wanted)
     rows.sort("stable_rank")
     before = list(rows)
@@ -228,7 +228,7 @@ def test_a_column_that_goes_leaves_model_order(llama: Path, root: Path) -> None:
     wanted = session.model.tree.scanned()
     lens = Lens(Pair(session), 0.97)
     session.load_ranks(wanted, 0.97)
-    rows = Rows(lens)
+    rows = TableRows(lens)
     rows.show(wanted)
     rows.sort("k97")
     assert list(rows) != wanted

@@ -20,7 +20,7 @@ from textual.color import Color
 from textual.pilot import Pilot
 from textual.theme import BUILTIN_THEMES
 
-from rankscope.engine.compute.engine import Settings
+from rankscope.engine.compute.engine import ComputeSettings
 from rankscope.tui.drawing.nearest_colour import Nearest
 from rankscope.tui.screens import app as app_module
 from rankscope.tui.screens.app import RankScopeApp
@@ -164,7 +164,7 @@ async def _drawn(pilot: Pilot[None], app: RankScopeApp) -> None:
 
 
 async def test_every_word_can_be_read_in_every_theme(llama: Path, root: Path) -> None:
-    app = RankScopeApp([fill(llama, root)], root, Settings("cpu", 1), Config())
+    app = RankScopeApp([fill(llama, root)], root, ComputeSettings("cpu", 1), Config())
     async with app.run_test(size=(130, 40)) as pilot:
         await _loaded(pilot, app)
         for keys in ("0", "3", ":", "5"):
@@ -186,13 +186,13 @@ from rankscope.tui.settings.palette import Depth
 from rankscope.tui.settings.config import Config
 from rankscope.tui.settings.terminal import set_up
 config = set_up(Config(depth=Depth(sys.argv[4])), os.environ)
-from rankscope.engine.compute.engine import Settings
+from rankscope.engine.compute.engine import ComputeSettings
 from rankscope.tui.screens.app import RankScopeApp
 from rankscope.tui.data.model import open_model
 
 async def main():
     root = Path(sys.argv[3])
-    app = RankScopeApp([open_model(sys.argv[2], root)], root, Settings("cpu", 1), config)
+    app = RankScopeApp([open_model(sys.argv[2], root)], root, ComputeSettings("cpu", 1), config)
     async with app.run_test(size=(130, 40)) as pilot:
         while not app.explorer.state.loaded:
             await pilot.pause(0.005)

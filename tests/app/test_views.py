@@ -11,7 +11,7 @@ import pytest
 from app_models import fill
 
 from rankscope.tui.data.named import resolve
-from rankscope.tui.data.views import BY_KEY, VIEWS, Place, View, keyed, named_for, placed, taking
+from rankscope.tui.data.views import BY_KEY, VIEWS, View, ViewPlace, keyed, named_for, placed, taking
 
 PROGRAM = """
 import asyncio, sys
@@ -85,7 +85,7 @@ def test_a_new_view_is_a_row_and_a_file(llama: Path, root: Path, tmp_path: Path)
 def test_the_keys_are_those_of_the_table_and_no_two_share_one() -> None:
     assert [view.key for view in keyed()] == list(View) == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
     assert [view.name for view in keyed()] == [view.name.lower() for view in View]
-    assert [view.name for view in placed(Place.TOP)] == ["heatmap", "table", "compare", "heads", "delta", "plan"]
+    assert [view.name for view in placed(ViewPlace.TOP)] == ["heatmap", "table", "compare", "heads", "delta", "plan"]
     assert len({view.name for view in VIEWS}) == len(VIEWS)
 
 

@@ -30,7 +30,7 @@ from rankscope.engine import metrics
 from rankscope.engine.catalogue.tree import build_tree
 from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
 from rankscope.engine.compute import devices, second_pass
-from rankscope.engine.compute.engine import Engine, Settings
+from rankscope.engine.compute.engine import ComputeSettings, Engine
 from rankscope.engine.compute.events import Again, Event, Failed, Notice, Progress
 from rankscope.engine.solvers.batch import limits, solve_batch
 from rankscope.engine.solvers.ladder import by_svd, choose, solve
@@ -129,7 +129,7 @@ def scan(checkpoint: Checkpoint, wanted: list[Projection], device: str, root: Pa
     """Into a store that is read again."""
     heard = Listener()
     with SpectraStore(root, "model") as store:
-        engine = Engine(store, heard, Settings(device))
+        engine = Engine(store, heard, ComputeSettings(device))
         engine.submit(checkpoint, wanted)
         heard.idle.wait(500)
         engine.close(10)

@@ -23,7 +23,7 @@ from rankscope.engine.solvers import chase, panel, sturm
 from rankscope.engine.solvers.band import to_band
 from rankscope.engine.solvers.chase import to_tridiagonal
 from rankscope.engine.solvers.sturm import tridiagonal_eigenvalues
-from rankscope.engine.solvers.two_stage import Plan, available, eigenvalues, plan
+from rankscope.engine.solvers.two_stage import BandPlan, available, eigenvalues, plan
 
 CHECKED = [1, 2, 3, 31, 64, 100, 257, 1000, 1024, 4096]
 ALONE = [257, 1024]  # checked in batches of one too
@@ -199,14 +199,14 @@ def hard(n: int, device: str) -> dict[str, Tensor]:
     }
 
 
-def check(sizes: list[int], device: str, by: Plan | None) -> None:
+def check(sizes: list[int], device: str, by: BandPlan | None) -> None:
     """Every hard matrix at every size: error in units of its bound, and the mask."""
     for n in sizes:
         for step in [3 if n >= 4096 else 15] + [1] * (n in ALONE):
             guarded(f"check n={n}", lambda n=n, step=step: check_size(n, step, device, by))
 
 
-def check_size(n: int, step: int, device: str, by: Plan | None) -> None:
+def check_size(n: int, step: int, device: str, by: BandPlan | None) -> None:
     """All the hard matrices of a size, in batches of `step`."""
     named = list(hard(n, device).items())
     report = []
@@ -246,7 +246,7 @@ def main() -> None:
     )
     guarded("parts", lambda: parts(100, args.device))
     if args.check:
-        check(args.sizes or CHECKED, args.device, Plan(args.width) if args.width else None)
+        check(args.sizes or CHECKED, args.device, BandPlan(args.width) if args.width else None)
     elif args.choices:
         choices(args.sizes or list(CHOSEN), args.device)
     else:

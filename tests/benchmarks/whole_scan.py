@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from rankscope.engine.catalogue.tree import build_tree
 from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
 from rankscope.engine.compute import devices
-from rankscope.engine.compute.engine import Engine, Settings
+from rankscope.engine.compute.engine import ComputeSettings, Engine
 from rankscope.engine.compute.events import Again, Event, Failed, Notice, Progress, Saved
 from rankscope.engine.compute.job import SCAN, Job
 from rankscope.engine.compute.reader import Reader
@@ -120,7 +120,7 @@ def scanned(folder: Path, device: str, layers: int | None = None, threads: int |
         checkpoint = open_checkpoint(str(folder))
         wanted = [p for p in build_tree(checkpoint).scanned() if layers is None or (p.layer or 0) < layers]
         with SpectraStore(Path(root), "model") as store:
-            engine = Engine(store, done, Settings(device, threads))
+            engine = Engine(store, done, ComputeSettings(device, threads))
             engine.submit(checkpoint, wanted)
             if not done.idle.wait(300):
                 raise SystemExit("nothing came for 300 s")

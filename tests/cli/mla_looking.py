@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rankscope.engine.compute.opened import Opened
+from rankscope.engine.compute.opened import OpenedCheckpoints
 from rankscope.engine.compute.remote_batch import light
 from rankscope.engine.derive.latent import Way
 from rankscope.tui.data.mla import layers_of
@@ -34,7 +34,7 @@ def elsewhere(folder: Path, weight: Path | None, chosen: Way) -> None:
     under = None if weight is None else choose(str(weight), model, folder / "store", print)
     for p in (p for layer in layers_of(model, chosen, under) for p in layer.wanted if p.derived is not None):
         assert p.derived is not None
-        there = Opened([model.checkpoint]).whole(light(p)).derived
+        there = OpenedCheckpoints([model.checkpoint]).whole(light(p)).derived
         assert there is not None
         for ours, theirs in zip(p.derived.operands, there.operands, strict=True):
             assert ours.load is not None

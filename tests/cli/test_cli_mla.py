@@ -17,7 +17,7 @@ from cli_models import HIDDEN, KV, Arrays, lapack, rows_of, tensor_name, write, 
 from cli_process import Run
 from mla_looking import elsewhere, smallest, table
 
-from rankscope.engine.compute.engine import Settings
+from rankscope.engine.compute.engine import ComputeSettings
 from rankscope.engine.compute.events import Event
 from rankscope.engine.derive.latent import way
 from rankscope.tui.cli.commands import compute
@@ -221,7 +221,7 @@ def test_the_demo(cli: Run, store: Path) -> None:
     the time, are left out."""
     events: queue.SimpleQueue[tuple[Event, ...]] = queue.SimpleQueue()
     model = open_model("demo", store)
-    session = Session(model, store, events.put, Settings("cpu", 1))
+    session = Session(model, store, events.put, ComputeSettings("cpu", 1))
     session.load()
     ways = [way("recompute"), way("decoupled:64")]
     compute(session, [layer.joint for w in ways for layer in layers_of(model, w, None)], events, False, None, ())

@@ -12,7 +12,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from rankscope.engine.checkpoint.open import Checkpoint
-from rankscope.engine.compute.engine import Engine, Settings
+from rankscope.engine.compute.engine import ComputeSettings, Engine
 from rankscope.engine.compute.events import Event, Failed, Progress
 from rankscope.engine.formats.safetensors import INDEX
 from rankscope.engine.spectrum import Projection, Spectrum
@@ -117,7 +117,7 @@ def scan(checkpoint: Checkpoint, projections: Sequence[Projection], sink: Sink |
         if any(isinstance(event, Progress) and not event.busy for event in batch):
             ended.set()
 
-    engine = Engine(sink, listen, Settings("cpu", 1))
+    engine = Engine(sink, listen, ComputeSettings("cpu", 1))
     accepted = engine.submit(checkpoint, projections)
     assert not accepted or ended.wait(PATIENCE)
     engine.close()

@@ -13,7 +13,7 @@ from hub_server import refused as refusing
 from remote_models import CONFIG, NAME, SHARD_2, SHARDED, Clock
 from safetensors.numpy import save
 
-from rankscope.engine.compute.engine import Settings
+from rankscope.engine.compute.engine import ComputeSettings
 from rankscope.engine.compute.events import Progress
 from rankscope.tui.cli.main import main
 from rankscope.tui.data.model import open_model
@@ -146,7 +146,7 @@ def test_some_experts_of_each_layer(hub: HubServer, cli: Cli) -> None:
 
 def test_the_question_before_a_scan_says_what_is_fetched(hub: HubServer, tmp_path: Path) -> None:
     hub.push(NAME, MOE)
-    session = Session(open_model(NAME, tmp_path), tmp_path, lambda _: None, Settings("cpu", 1), 4)
+    session = Session(open_model(NAME, tmp_path), tmp_path, lambda _: None, ComputeSettings("cpu", 1), 4)
     wanted = session.sampled(session.model.tree.scanned())
     lines = estimate(session, wanted, "")
     assert "fetching 196.6 kB of 786.4 kB" in lines
@@ -165,7 +165,7 @@ async def test_the_explorer_opens_scans_and_says_so(
     """Moving fetches nothing; a scan after its question fetches the tensors, and the last line is done."""
     hub.push(NAME, SHARDED)
     monkeypatch.setattr(dialogs, "QUIET_SECONDS", 0)
-    app = RankScopeApp([open_model(NAME, tmp_path)], tmp_path, Settings("cpu", 1), Config())
+    app = RankScopeApp([open_model(NAME, tmp_path)], tmp_path, ComputeSettings("cpu", 1), Config())
     hub.requests.clear()
     async with app.run_test(size=(100, 30)) as pilot:
         session = app.pair.first

@@ -21,7 +21,7 @@ from rich.text import Text
 from rankscope.engine.atomic import is_writable
 from rankscope.engine.catalogue.experts import sample
 from rankscope.engine.checkpoint.hub import Access
-from rankscope.engine.compute.engine import Settings
+from rankscope.engine.compute.engine import ComputeSettings
 from rankscope.engine.compute.events import Event, Notice, Progress
 from rankscope.engine.derive.derived import is_state
 from rankscope.engine.derive.flip import flipped
@@ -78,7 +78,7 @@ def _scan(args: Namespace, root: Path) -> int:
     derived = [p for p in _derived(model, root, args, weights, gauges) if p.label not in named]
     thresholds = tuple(dict.fromkeys((*DEFAULT_THRESHOLDS, *(args.threshold or ()))))
     events: queue.SimpleQueue[tuple[Event, ...]] = queue.SimpleQueue()
-    session = Session(model, root, events.put, Settings(args.device, args.threads, scheduler=args.scheduler))
+    session = Session(model, root, events.put, ComputeSettings(args.device, args.threads, scheduler=args.scheduler))
     session.load()
     session.warm([*wanted, *twins, *derived, *noise])  # while what follows reads
     session.tidy()
@@ -162,7 +162,7 @@ def _say_failed(reason: str, failed: Sequence[Projection]) -> None:
 def tree(args: Namespace, root: Path) -> int:
     """Every projection and tensor, from headers and the store's index."""
     model = open_model(args.model, root, or_stored=False)
-    session = Session(model, root, lambda _: None, Settings())
+    session = Session(model, root, lambda _: None, ComputeSettings())
     session.load()
     for warning in model.warnings:
         say(warning)

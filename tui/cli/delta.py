@@ -14,14 +14,14 @@ from rich.text import Text
 from rankscope.engine.calibration.channels import is_gguf
 from rankscope.engine.catalogue.tree import kinds_of
 from rankscope.engine.checkpoint.hub import Access
-from rankscope.engine.compute.engine import Settings
+from rankscope.engine.compute.engine import ComputeSettings
 from rankscope.engine.compute.events import Event
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection
 
 from ..data.delta_numbers import ADVICE, DeltaNumbers, changes_of, columns_at, noise_beside
 from ..data.delta_vectors import vector_changes
-from ..data.deltas import Apart, Listed, Matched, matched
+from ..data.deltas import Apart, Matched, WithoutDifference, matched
 from ..data.model import Model, open_model
 from ..data.session import CLOSE_SECONDS, Session
 from ..data.weighting import choose, said_of
@@ -78,7 +78,7 @@ def shown(asked: Asked, args: Namespace) -> dict[float, list[DeltaNumbers]]:
 def _computed(first: Model, second: Model, deltas: Sequence[Projection], args: Namespace, root: Path) -> Session:
     """A session of A in which these are stored, or why not is known."""
     events: queue.SimpleQueue[tuple[Event, ...]] = queue.SimpleQueue()
-    session = Session(first, root, events.put, Settings(args.device, args.threads))
+    session = Session(first, root, events.put, ComputeSettings(args.device, args.threads))
     assert second.checkpoint is not None
     session.others = (second.checkpoint,)
     session.load()
@@ -144,7 +144,7 @@ def _apart(first: Model, second: Model, found: Matched) -> Iterator[str]:
         yield from _vectors(first, second, listed)
 
 
-def _vectors(first: Model, second: Model, listed: Sequence[Listed]) -> Iterator[str]:
+def _vectors(first: Model, second: Model, listed: Sequence[WithoutDifference]) -> Iterator[str]:
     """Norms and biases: how many of them differ, and by how much."""
     every = list(vector_changes(first, second, listed))
     changed = [v for v in every if v.relative]
@@ -155,7 +155,7 @@ def _vectors(first: Model, second: Model, listed: Sequence[Listed]) -> Iterator[
         yield f"not compared: {len(unlike)}: {_named(f'{v.listed.text}: {v.reason}' for v in unlike)}"
 
 
-def _ours(listed: Iterable[Listed]) -> Iterator[Projection]:
+def _ours(listed: Iterable[WithoutDifference]) -> Iterator[Projection]:
     yield from (p for item in listed if (p := item.ours) is not None)
 
 

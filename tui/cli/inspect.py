@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from rankscope.engine.checkpoint.hub import Access
-from rankscope.engine.compute.engine import Settings
+from rankscope.engine.compute.engine import ComputeSettings
 from rankscope.engine.compute.events import Event
 from rankscope.engine.derive.derived import AS_FACTORS
 from rankscope.engine.derive.tokens import TokenEnds
@@ -38,7 +38,7 @@ def inspect(args: Namespace, root: Path) -> int:
     chosen = _named(model, args.address)
     shown = _named(under(model, root, args.weight, args.address), args.address)
     events: queue.SimpleQueue[tuple[Event, ...]] = queue.SimpleQueue()
-    session = Session(model, root, events.put, Settings(args.device, args.threads, is_small=True))
+    session = Session(model, root, events.put, ComputeSettings(args.device, args.threads, is_small=True))
     session.load()
     say_opened(model, session)
     context = context_of(model)

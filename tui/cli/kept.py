@@ -18,7 +18,7 @@ from ..data.measures import Measure, energy_of
 from ..data.pair import Lens, Side
 from ..data.session import Session
 from ..data.stacks import with_stored
-from ..data.views import BY_NAME, Place
+from ..data.views import BY_NAME, ViewPlace
 
 
 def check_ranks(measure: Measure, args: Namespace) -> None:
@@ -28,7 +28,7 @@ def check_ranks(measure: Measure, args: Namespace) -> None:
         InputError: they do not.
     """
     view = BY_NAME[args.view]
-    is_over_ranks = view.place is Place.CHART and not view.over_layers
+    is_over_ranks = view.place is ViewPlace.CHART and not view.over_layers
     if measure.needs_ranks and "rank" not in view.options:
         raise InputError(f"--unit energy is for --view heatmap or layers, not for {view.name}")
     if measure.needs_ranks and not args.rank:

@@ -58,7 +58,7 @@ def run_app(args: Namespace, root: Path) -> int:
         return 0
     for warning in (warning for model in models for warning in model.warnings):
         print(warning, file=sys.stderr)
-    from rankscope.engine.compute.engine import Settings
+    from rankscope.engine.compute.engine import ComputeSettings
 
     from ..screens.app import RankScopeApp
     from ..screens.memory import Memory
@@ -66,7 +66,7 @@ def run_app(args: Namespace, root: Path) -> int:
 
     memory = Memory(models[0], fresh=args.fresh)
     under = _under(args, models, root, memory)
-    settings = Settings(args.device, args.threads, scheduler=args.scheduler, is_apart=True, gives_way=True)
+    settings = ComputeSettings(args.device, args.threads, scheduler=args.scheduler, is_apart=True, gives_way=True)
     app = RankScopeApp(models, root, settings, config, args.experts, under, memory, by_depth=args.pair != ADDRESS)
     # A model of 91,000 tensors is a million objects that live as long as the explorer: looking through them for
     # garbage takes 0.3 s until the first screen, and 0.1 s under some key presses.

@@ -16,7 +16,7 @@ from rich.text import Text
 from rankscope.engine.atomic import write_atomically
 from rankscope.engine.catalogue.tree import build_tree
 from rankscope.engine.checkpoint.hub import Access
-from rankscope.engine.compute.engine import Settings
+from rankscope.engine.compute.engine import ComputeSettings
 from rankscope.engine.compute.events import Event
 from rankscope.engine.derive.latent import Way, way
 from rankscope.engine.errors import InputError, printable
@@ -44,7 +44,7 @@ def mla(args: Namespace, root: Path) -> int:
     layers = layers_of(model, chosen, under, args.filter)
     wanted = [p for layer in layers for p in layer.wanted]
     events: queue.SimpleQueue[tuple[Event, ...]] = queue.SimpleQueue()
-    session = Session(model, root, events.put, Settings(args.device, args.threads))
+    session = Session(model, root, events.put, ComputeSettings(args.device, args.threads))
     session.load()
     session.tidy()
     say_opened(model, session)

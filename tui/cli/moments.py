@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.text import Text
 
 from rankscope.engine.atomic import is_writable
-from rankscope.engine.calibration.collect import HELD_OUT, Collector, Plan, make_plan, room
+from rankscope.engine.calibration.collect import HELD_OUT, CollectionPlan, Collector, make_plan, room
 from rankscope.engine.calibration.moments_file import write_moments
 from rankscope.engine.calibration.running import fed_of, length_of, load, require
 from rankscope.engine.calibration.said import Figures, scarce_line, sink_lines
@@ -129,7 +129,7 @@ def one_device(spec: str) -> str:
 
 
 def _say_plan(
-    plan: Plan, run: Sequence[Sequence[int]], wanted: int, lost: Sequence[Projection], label: str, device: str
+    plan: CollectionPlan, run: Sequence[Sequence[int]], wanted: int, lost: Sequence[Projection], label: str, device: str
 ) -> None:
     """What will be run and written, before it is; and what will not be in it."""
     tokens = sum(map(len, run))

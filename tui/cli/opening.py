@@ -10,7 +10,7 @@ from pathlib import Path
 from rankscope.engine.calibration.said import Said, sink_lines
 from rankscope.engine.catalogue.tree import Tree, matches, model_order
 from rankscope.engine.checkpoint.hub import Access
-from rankscope.engine.compute.engine import Settings
+from rankscope.engine.compute.engine import ComputeSettings
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection
 
@@ -135,7 +135,7 @@ def open_spectra(
         InputError: there is no such model, its folder in the store cannot be read, or as `under`.
     """
     model = under(open_model(name, root, Access.CACHE), root, weight, pattern, gauge, with_derived=with_derived)
-    session = Session(model, root, lambda _: None, Settings())
+    session = Session(model, root, lambda _: None, ComputeSettings())
     session.load()
     for path, sentence in session.store.damaged:
         if path == session.store.folder:

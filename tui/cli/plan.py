@@ -14,7 +14,7 @@ from rich.text import Text
 
 from rankscope.engine.atomic import is_writable
 from rankscope.engine.checkpoint.hub import Access
-from rankscope.engine.compute.engine import Settings
+from rankscope.engine.compute.engine import ComputeSettings
 from rankscope.engine.compute.events import Event
 from rankscope.engine.derive.derived import AS_FACTORS
 from rankscope.engine.errors import InputError, printable
@@ -23,7 +23,7 @@ from rankscope.engine.plan.plan_file import PlanRow, looks_like_plan, write_plan
 from rankscope.engine.spectrum import Projection
 
 from ..data.model import open_model
-from ..data.planning import Planned, Planner, Sizes, planned_of, states_of
+from ..data.planning import Planned, Planner, PlanSizes, planned_of, states_of
 from ..data.session import CLOSE_SECONDS, Session
 from ..data.weighting import NONE, NORM, choose, pooled, said_of
 from ..data.wording import WEIGHTS_ONLY, WHAT_A_PLAN_IS, left_out
@@ -58,11 +58,11 @@ def plan(args: Namespace, root: Path) -> int:
         raise InputError(f"--weight {printable(args.weight)}: {error}") from None
     grid = RankGrid(args.min_rank, args.multiple, args.cost)
     refused = {p.address for p in states if p.problem is not None}
-    Sizes.of(model, states, grid, refused).budget(args.cut, args.of)  # what no plan can be is refused before a scan
+    PlanSizes.of(model, states, grid, refused).budget(args.cut, args.of)  # what no plan can be is refused before a scan
     for line in lines_of(said_of(chosen, states)):
         say(line)
     events: queue.SimpleQueue[tuple[Event, ...]] = queue.SimpleQueue()
-    session = Session(model, root, events.put, Settings(args.device, args.threads))
+    session = Session(model, root, events.put, ComputeSettings(args.device, args.threads))
     code = _computed(session, states, events)
     planner = Planner(session, states, weighting, args.objective, grid, session.failures)
     planned = planner.plan(args.cut, args.of, args.uniform)

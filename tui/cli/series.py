@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from rankscope.engine.checkpoint.revisions import models_named
-from rankscope.engine.compute.engine import Settings
+from rankscope.engine.compute.engine import ComputeSettings
 from rankscope.engine.errors import InputError, printable
 
 from ..data.gauge import RAW
@@ -73,7 +73,7 @@ def session_of(names: Sequence[str], root: Path) -> Session:
         InputError: see open_series.
     """
     model = open_series(names, root)
-    session = Session(model, root, lambda _: None, Settings())
+    session = Session(model, root, lambda _: None, ComputeSettings())
     session.load()
     say_damage(session)
     return session

@@ -36,7 +36,7 @@ from ..data.reference_lines import MLA_LINES
 from ..data.series import is_series
 from ..data.table_rows import ADDRESS, Field, fields_of, find_field, has_twins, load, sort_order
 from ..data.view_records import Content
-from ..data.views import BY_NAME, DEFAULT, Place
+from ..data.views import BY_NAME, DEFAULT, ViewPlace
 from ..data.weighting import weighted_by
 from ..drawing.console import make_console, say
 from ..drawing.console_tables import print_tables, wide_tables
@@ -112,7 +112,7 @@ def plot(args: Namespace, root: Path) -> int:
 def _sums(asked: Asked, args: Namespace) -> list[str]:
     """What the ranks that are asked for come to, of a view that lists projections. Reads files."""
     view = BY_NAME[args.view]
-    if asked.ranks is None or args.by or (view.place is Place.CHART and not view.over_layers):
+    if asked.ranks is None or args.by or (view.place is ViewPlace.CHART and not view.over_layers):
         return []
     return list(sums(asked.lens, asked.ranks, asked.projections))
 
@@ -220,7 +220,7 @@ def _palette(console: Console, choice: str) -> Palette:
 
 def _request(asked: Asked, args: Namespace, colours: Palette, width: int, height: int) -> Request:
     view = BY_NAME[args.view]
-    several = asked.is_filtered and len(asked.projections) > 1 and view.place is Place.CHART and bool(view.small)
+    several = asked.is_filtered and len(asked.projections) > 1 and view.place is ViewPlace.CHART and bool(view.small)
     return Request(
         selection=Selection(single=asked.projections[0] if len(asked.projections) == 1 else None),
         view=view.drawn_as,
@@ -256,7 +256,7 @@ def _content(asked: Asked, args: Namespace) -> Content:
         found = heads.shown(asked, args)
         lenses = [lens_for(lens, args.of or QK) for lens in asked.lenses]
         return replace(content, lenses=lenses, heads=found.every)
-    if view.place is Place.CHART and not view.over_layers:
+    if view.place is ViewPlace.CHART and not view.over_layers:
         curves = _curves(asked)
         return replace(content, curves=curves, values=_values(curves))
     if "sort" not in view.options:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rankscope.engine.catalogue.tree import Tree, build_tree
-from rankscope.engine.checkpoint.hub import Access, Place, cached_models, whole
+from rankscope.engine.checkpoint.hub import Access, HubPlace, cached_models, whole
 from rankscope.engine.checkpoint.open import demo_file, open_checkpoint
 from rankscope.engine.checkpoint.urls import is_url
 from rankscope.engine.errors import InputError
@@ -67,7 +67,7 @@ def choices(root: Path, used: Mapping[str, float] | None = None) -> list[AtHand]
             found[DEMO] = replace(demo, kind=f"{demo.kind}, {kept.kind}", trouble=kept.trouble)
     for name in cached_models():
         if name not in found:
-            is_whole = whole(Place(name))[0] is not None
+            is_whole = whole(HubPlace(name))[0] is not None
             last = when.get(model_folder(name))
             trouble = "" if is_whole else "not whole"
             found[name] = AtHand(
@@ -126,7 +126,7 @@ def _where(name: str) -> str:
         return name
     if not name.startswith("/"):
         with suppress(InputError):
-            return "Hub cache" if whole(Place(name))[0] is not None else "Hub"
+            return "Hub cache" if whole(HubPlace(name))[0] is not None else "Hub"
         return "Hub"
     path = Path(name)
     try:

@@ -26,7 +26,7 @@ class Carrier:
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class DirectionSide:
     """One end of a direction, of `size` outputs or inputs. `participation` is 1 / sum u^4: 1 where one channel holds
     all of it, `size` where all hold as much. `carriers` are those with the largest shares, descending."""
 
@@ -35,7 +35,7 @@ class Side:
     carriers: tuple[Carrier, ...]
 
 
-def outputs_of(projection: Projection, numbers: Values) -> Side:
+def outputs_of(projection: Projection, numbers: Values) -> DirectionSide:
     """The output side of a first direction, from what is stored of a projection's directions."""
     found = unpacked(projection, numbers)
     return side_of(found.left[:, : 2 if is_plane(found) else 1], found.row_norms)
@@ -46,7 +46,7 @@ def is_plane(found: Directions) -> bool:
     return len(found.values) > 1 and 0 < found.values[0] < PLANE * found.values[1]
 
 
-def side_of(vectors: Values, norms: Values) -> Side:
+def side_of(vectors: Values, norms: Values) -> DirectionSide:
     """The side of one direction or of two, in columns, with the norms of the matrix's rows, or columns."""
     shares = (vectors**2).mean(axis=1)
     median = float(np.median(norms))
@@ -54,4 +54,4 @@ def side_of(vectors: Values, norms: Values) -> Side:
     carriers = [
         Carrier(n, float(shares[n]), float(norms[n]), float(norms[n]) / median if median else None) for n in best
     ]
-    return Side(len(shares), float(1 / (shares**2).sum()), tuple(carriers))
+    return DirectionSide(len(shares), float(1 / (shares**2).sum()), tuple(carriers))

@@ -42,4 +42,4 @@ class Change(Enum):
 
 
 Keys: TypeAlias = "set[str] | None"
-Listener: TypeAlias = Callable[[Change, Keys], None]
+ChangeListener: TypeAlias = Callable[[Change, Keys], None]

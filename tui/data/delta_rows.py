@@ -9,7 +9,7 @@ from rankscope.engine.derive.difference import is_delta
 from rankscope.engine.spectrum import Projection, Run
 
 from .delta_numbers import DeltaColumn, DeltaNumbers, changes_of
-from .deltas import Listed
+from .deltas import WithoutDifference
 from .pair import Lens
 from .session import Session
 from .wording import MARKS, refusal
@@ -25,7 +25,7 @@ class DeltaRows:
         self._lens = lens
         self._every: Sequence[Projection] = ()
         self._order: Sequence[Projection] = ()
-        self._apart: Sequence[Listed] = ()
+        self._apart: Sequence[WithoutDifference] = ()
         self._places: dict[str, int] | None = None
         self._known: dict[str, tuple[_Stamp, DeltaNumbers]] = {}
         self._sorted_by = ""
@@ -40,7 +40,7 @@ class DeltaRows:
         self._sorted_by, self._is_descending = "", False
         self._measure()
 
-    def show_apart(self, apart: Sequence[Listed]) -> None:
+    def show_apart(self, apart: Sequence[WithoutDifference]) -> None:
         """What is listed behind the differences."""
         self._apart = apart
         self._measure()
@@ -67,7 +67,7 @@ class DeltaRows:
         """The difference of a row."""
         return self._order[row]
 
-    def listed(self, row: int) -> Listed | None:
+    def listed(self, row: int) -> WithoutDifference | None:
         """What has no difference, None of a row that is one."""
         return None if row < len(self._order) else self._apart[row - len(self._order)]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rankscope.engine.errors import WeightsError
 
-from .deltas import Listed
+from .deltas import WithoutDifference
 from .model import Model
 
 if TYPE_CHECKING:
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 class VectorChange:
     """One tensor: |B - A| / |A|, 0 where they are the same, None where that cannot be said, and why."""
 
-    listed: Listed
+    listed: WithoutDifference
     relative: float | None
     reason: str = ""
 
 
-def vector_changes(first: Model, second: Model, vectors: Iterable[Listed]) -> Iterator[VectorChange]:
+def vector_changes(first: Model, second: Model, vectors: Iterable[WithoutDifference]) -> Iterator[VectorChange]:
     """What `matched` lists as vectors, compared. Reads their weights."""
     assert first.checkpoint is not None
     assert second.checkpoint is not None

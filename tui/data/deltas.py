@@ -36,7 +36,7 @@ class Apart(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class WithoutDifference:
     """What has no difference: a projection or tensor of A, of B, or of both."""
 
     why: Apart
@@ -68,9 +68,9 @@ class Matched:
     """`deltas` are the rows of delta_of in A's order; `apart` is everything else that the filter names, of both."""
 
     deltas: tuple[Projection, ...]
-    apart: tuple[Listed, ...]
+    apart: tuple[WithoutDifference, ...]
 
-    def why(self, kind: Apart) -> list[Listed]:
+    def why(self, kind: Apart) -> list[WithoutDifference]:
         """What is apart for this reason."""
         return [listed for listed in self.apart if listed.why is kind]
 
@@ -87,7 +87,7 @@ def matched(first: Model, second: Model, under: Weighting | None = None, pattern
     ours = {p.address: p for p in first.tree.projections}
     wanted = {p.address for p in first.tree.scanned(pattern)} | {p.address for p in second.tree.scanned(pattern)}
     deltas: list[Projection] = []
-    apart: list[Listed] = []
+    apart: list[WithoutDifference] = []
     lone_a: list[Projection] = []
     for p in first.tree.projections:
         partner = theirs.get(p.address)
@@ -96,15 +96,15 @@ def matched(first: Model, second: Model, under: Weighting | None = None, pattern
         if partner is None:
             lone_a.append(p)
         elif (p.rows, p.cols) != (partner.rows, partner.cols):
-            apart.append(Listed(Apart.SHAPE, p, partner))
+            apart.append(WithoutDifference(Apart.SHAPE, p, partner))
         elif p.is_product or partner.is_product:
-            apart.append(Listed(Apart.FACTORS, p, partner))
+            apart.append(WithoutDifference(Apart.FACTORS, p, partner))
         elif not p.rows:
-            apart.append(Listed(Apart.VECTOR, p, partner))
+            apart.append(WithoutDifference(Apart.VECTOR, p, partner))
         elif p.address in wanted:
             deltas.append(delta_of(p, partner, under))
         else:
-            apart.append(Listed(Apart.LEFT_OUT, p, partner))
+            apart.append(WithoutDifference(Apart.LEFT_OUT, p, partner))
     lone_b = [p for p in second.tree.projections if p.address not in ours and (not pattern or _is_named(p, pattern))]
     apart += _without_partner(lone_a, lone_b)
     if not deltas:
@@ -161,7 +161,7 @@ def _is_named(p: Projection, pattern: str) -> bool:
     return p.address == pattern or matches(p.address, pattern)
 
 
-def _without_partner(ours: Sequence[Projection], theirs: Iterable[Projection]) -> Iterator[Listed]:
+def _without_partner(ours: Sequence[Projection], theirs: Iterable[Projection]) -> Iterator[WithoutDifference]:
     """What stands at its address in one model alone. Where in the other one tensor of the same shape ends in the same
     words, and no second one does, it may be the same under another name."""
     by_end: dict[tuple[object, ...], list[Projection]] = defaultdict(list)
@@ -171,10 +171,10 @@ def _without_partner(ours: Sequence[Projection], theirs: Iterable[Projection]) -
     for p in ours:
         found = by_end.get(_end(p), [])
         if len(found) == claims[_end(p)] == 1:
-            yield Listed(Apart.RENAMED, p, by_end.pop(_end(p))[0])
+            yield WithoutDifference(Apart.RENAMED, p, by_end.pop(_end(p))[0])
         else:
-            yield Listed(Apart.ONLY_A, p, None)
-    yield from (Listed(Apart.ONLY_B, None, p) for found in by_end.values() for p in found)
+            yield WithoutDifference(Apart.ONLY_A, p, None)
+    yield from (WithoutDifference(Apart.ONLY_B, None, p) for found in by_end.values() for p in found)
 
 
 def _end(p: Projection) -> tuple[object, ...]:
@@ -187,7 +187,7 @@ def _shape(p: Projection) -> str:
     return f"{p.rows} x {p.cols}" if p.rows else "no matrix"
 
 
-def _nothing(first: Model, second: Model, pattern: str | None, apart: Sequence[Listed]) -> str:
+def _nothing(first: Model, second: Model, pattern: str | None, apart: Sequence[WithoutDifference]) -> str:
     named = f" matches {printable(pattern)!r} and" if pattern else ""
     why = f": {apart[0].why}: {printable(apart[0].text)}" if apart else ""
     if apart and apart[0].why is Apart.FACTORS:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .carriers import Side
+from .carriers import DirectionSide
 from .direction_words import sentence
 from .directions import Facts, Neighbour
 
@@ -34,7 +34,7 @@ def record(known: Facts) -> dict[str, object]:
     }
 
 
-def _side_record(side: Side) -> dict[str, object]:
+def _side_record(side: DirectionSide) -> dict[str, object]:
     carriers = [
         {"channel": c.channel, "share": c.share, "norm": c.norm, "over_median": c.over_median} for c in side.carriers
     ]
@@ -75,7 +75,7 @@ def row(known: Facts) -> dict[str, object]:
     }
 
 
-def _side_row(name: str, side: Side) -> dict[str, object]:
+def _side_row(name: str, side: DirectionSide) -> dict[str, object]:
     first = side.carriers[0]
     return {
         f"{name}_participation": side.participation,

@@ -10,7 +10,7 @@ import numpy as np
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection
 
-from .carriers import Side
+from .carriers import DirectionSide
 from .directions import Facts
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _token(token: Token) -> str:
     return f"{token.score:>+10.3g}  {text}"
 
 
-def _side_lines(side: Side, name: str) -> Iterator[str]:
+def _side_lines(side: DirectionSide, name: str) -> Iterator[str]:
     yield f"{name}: {side.participation:.1f} of {side.size} carry it"
     for carrier in side.carriers:
         times = "" if carrier.over_median is None else f"  {carrier.over_median:.1f} x median"

@@ -14,7 +14,7 @@ from rankscope.engine.derive.weighting import WEIGHED, can_be_made, is_weighted
 from rankscope.engine.errors import InputError, WeightsError
 from rankscope.engine.spectrum import Projection, Values
 
-from .carriers import Side, is_plane, side_of
+from .carriers import DirectionSide, is_plane, side_of
 from .model import Model
 from .session import Session
 
@@ -61,8 +61,8 @@ class Facts:
     energies: tuple[float, ...]
     weighting: str
     is_plane: bool
-    outputs: Side
-    inputs: Side
+    outputs: DirectionSide
+    inputs: DirectionSide
     neighbours: tuple[Neighbour, ...] = ()
     fixed: Fixed | None = None
 

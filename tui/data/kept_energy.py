@@ -13,7 +13,7 @@ _BATCH = 256
 _MOST_RANKS = 16
 """Ranks of which numbers are held: of 45,000 projections each takes some 5 MB."""
 
-Numbers = dict[str, float]
+EnergyByKey = dict[str, float]
 """Energy in % by content key, NaN of a zero matrix, which has none to keep."""
 
 
@@ -24,7 +24,7 @@ class KeptEnergies:
         self, read: Callable[[Sequence[str]], dict[str, Values]], tell: Callable[[Iterable[str]], None]
     ) -> None:
         self._read, self._tell = read, tell
-        self._at: dict[int, Numbers] = {}
+        self._at: dict[int, EnergyByKey] = {}
 
     def number(self, p: Projection, ranks: KeptRanks) -> float | None:
         """The energy in % that a projection keeps at its rank; None where it was not read, or there is none."""

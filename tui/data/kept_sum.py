@@ -11,7 +11,7 @@ from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection, Values
 
 from .grid import Row, member_of
-from .pair import Group, Lens, Pair, Side
+from .pair import Lens, NumberGroup, Pair, Side
 from .wording import parameters
 
 
@@ -117,7 +117,7 @@ class ShownRanks:
         return sorted(found, key=_is_stack)
 
     @cached_property
-    def _group(self) -> Group:
+    def _group(self) -> NumberGroup:
         return self._pair.group(self._different)
 
     @cached_property

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from rankscope.engine.atomic import is_writable
 from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.compute.devices import check_spec
-from rankscope.engine.compute.engine import Settings
+from rankscope.engine.compute.engine import ComputeSettings
 from rankscope.engine.compute.events import Event, Notice, Progress
 from rankscope.engine.derive.gauge import FIXED
 from rankscope.engine.derive.weighting import is_weighted, noise_of
@@ -77,7 +77,7 @@ def open_model(
         if "\0" in str(text):
             raise InputError(f"{what} {printable(repr(str(text)))} holds a zero byte: no file is named so")
     root = Path(store).expanduser() if store is not None else default_root()
-    settings = Settings(check_spec(device), threads)
+    settings = ComputeSettings(check_spec(device), threads)
     opened = models.open_model(str(name), root, Access.DOWNLOAD if download else Access.RANGES)
     shown = in_state(opened, root, choose(str(weight), opened, root, _tell), gauge)
     return OpenModel(shown, root, settings, experts)
@@ -87,7 +87,7 @@ class OpenModel:
     """A model with its spectra, for one thread: what `open_model` returns. `with` closes it; a notebook shows it as the
     heatmap of k90/k0."""
 
-    def __init__(self, model: models.Model, root: Path, settings: Settings, experts: int | None) -> None:
+    def __init__(self, model: models.Model, root: Path, settings: ComputeSettings, experts: int | None) -> None:
         self._events: queue.SimpleQueue[tuple[Event, ...]] = queue.SimpleQueue()
         self._batch: tuple[Event, ...] = ()
         self._asked: Sequence[Projection] = ()

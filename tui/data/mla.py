@@ -90,7 +90,7 @@ def layers_of(model: Model, chosen: Way, under: Weighting | None, pattern: str |
         raise InputError(f"no layer with a cache matches {printable(pattern or '')!r}: see  rankscope tree MODEL")
     if chosen.bias and any(c.is_latent for c in found):
         raise InputError("--bias append is for keys and values: this attention is latent as it is")
-    making = _Making(checkpoint, chosen, under)
+    making = _LatentLayerMaker(checkpoint, chosen, under)
     try:
         return [making.layer(c) for c in found]
     except WeightsError as error:
@@ -131,7 +131,7 @@ def stored_layers(session: Session, chosen: Way, pattern: str | None = None) -> 
     return found
 
 
-class _Making:
+class _LatentLayerMaker:
     """Layers of a checkpoint, made latent as chosen, under a weighting."""
 
     def __init__(self, checkpoint: Checkpoint, chosen: Way, under: Weighting | None) -> None:

@@ -22,7 +22,7 @@ from .session import Session
 
 if TYPE_CHECKING:
     from .columns import RowNumbers
-    from .deltas import Listed
+    from .deltas import WithoutDifference
 
 UNEQUAL = "\u2260"
 UNKNOWN = "-"
@@ -42,7 +42,7 @@ class Side(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class NumberGroup:
     """Projections whose numbers are asked for together, with their rows in the columns of each model."""
 
     members: Sequence[Projection]
@@ -62,14 +62,14 @@ class Pair:
         self.second = second
         self._by_depth = by_depth
         self.aside: Session | None = None
-        self.apart: Sequence[Listed] = ()
+        self.apart: Sequence[WithoutDifference] = ()
 
     def hold(self, second: Session) -> None:
         """Hold another model against the first."""
         self.second, self.aside, self.apart = second, None, ()
         self.renew()
 
-    def set_aside(self, apart: Sequence[Listed] | None) -> None:
+    def set_aside(self, apart: Sequence[WithoutDifference] | None) -> None:
         """The first shows its differences to the second, and this has none; None: it shows its own projections."""
         other = self.other
         self.second, self.aside = (other, None) if apart is None else (None, other)
@@ -137,12 +137,12 @@ class Pair:
             return keys
         return keys.union(*(self._held_against[key] for key in keys & self._held_against.keys()))
 
-    def group(self, members: Sequence[Projection]) -> Group:
+    def group(self, members: Sequence[Projection]) -> NumberGroup:
         """Some of the first model's projections, to ask for their numbers together. Of the pair as it is now."""
         if self.second is None:
-            return Group(members, (self.first.columns.rows_of(members),))
+            return NumberGroup(members, (self.first.columns.rows_of(members),))
         ours, theirs = map(self.ours, members), map(self.partner, members)
-        return Group(members, (self.first.columns.rows_of(ours), self.second.columns.rows_of(theirs)))
+        return NumberGroup(members, (self.first.columns.rows_of(ours), self.second.columns.rows_of(theirs)))
 
     def differs_in_shape(self, p: Projection) -> bool:
         """Whether both models have the projection, and not in the same shape."""
@@ -220,7 +220,7 @@ class Lens:
         """The number, None where it is not known (yet), or nothing is known of it."""
         return None if self.bound(p) == UNKNOWN else self._value(self.measure, p)
 
-    def numbers(self, group: Group) -> Values:
+    def numbers(self, group: NumberGroup) -> Values:
         """The numbers of a group as an array, NaN where one is not known (yet)."""
         found = self._values(self.measure, group)
         if self.side is Side.RATIO and self.measure.may_be_bound:
@@ -235,7 +235,7 @@ class Lens:
 
         return not isnan(self.numbers(self.pair.group(projections))).all()
 
-    def tones(self, group: Group) -> Values:
+    def tones(self, group: NumberGroup) -> Values:
         """The same of what the shades are of."""
         by = self.measure.shaded_by
         return self._values(BY_NAME[by], group) if by and self.side is not Side.RATIO else self.numbers(group)
@@ -429,7 +429,7 @@ class Lens:
             return b
         return b / a if a and b is not None else None
 
-    def _values(self, measure: Measure, group: Group) -> Values:
+    def _values(self, measure: Measure, group: NumberGroup) -> Values:
         found = [
             measure.numbers(session, self.threshold)[rows]
             for session, rows in zip(self.pair.sessions, group.rows, strict=True)

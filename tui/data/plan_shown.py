@@ -51,7 +51,7 @@ class Plannable:
         """
         from rankscope.engine.plan.hull import RankGrid
 
-        from .planning import Sizes, planned_of, states_of
+        from .planning import PlanSizes, planned_of, states_of
         from .weighting import pooled, said_of
 
         model, notes = session.raw, list[str]()
@@ -68,7 +68,7 @@ class Plannable:
         self._weighting = weighting
         self._grid = RankGrid(wish.min_rank, wish.multiple, wish.cost)
         refused = {p.address for p in self.states if p.problem is not None}
-        Sizes.of(model, self.states, self._grid, refused).budget(wish.cut, wish.of)  # before anything is computed
+        PlanSizes.of(model, self.states, self._grid, refused).budget(wish.cut, wish.of)  # before anything is computed
         said = said_of(chosen, self.states)
         notes += said.lines if said is not None else ()
         self.notes = tuple(notes)

@@ -14,7 +14,7 @@ import numpy as np
 from rankscope.engine.calibration.pooled import PooledWeighting
 from rankscope.engine.errors import InputError
 from rankscope.engine.moment import digest_of_moments
-from rankscope.engine.plan.allocate import Allocation, Allocator, Curve
+from rankscope.engine.plan.allocate import Allocation, Allocator, TailCurve
 from rankscope.engine.plan.hull import RankGrid, points_of, tails_of
 from rankscope.engine.plan.plan_file import Action, Objective, Plan, PlanRow, PlanWeighting, Scope
 from rankscope.engine.spectrum import Projection
@@ -65,7 +65,7 @@ def parameters_stored(checkpoint: Checkpoint) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Sizes:
+class PlanSizes:
     """How many parameters projections have: as they are, in the smallest plan, where those that are `kept` stay as they
     are; and how many the model stores, None where its files are not at hand."""
 
@@ -74,7 +74,7 @@ class Sizes:
     stored: int | None
 
     @classmethod
-    def of(cls, model: Model, states: Iterable[Projection], grid: RankGrid, kept: Collection[str]) -> Sizes:
+    def of(cls, model: Model, states: Iterable[Projection], grid: RankGrid, kept: Collection[str]) -> PlanSizes:
         """Of projections of a model; `kept` are addresses."""
         costs = [(points_of(p.rows, p.cols, grid).costs, p.address in kept) for p in states]
         smallest = sum(int(cost[-1 if is_kept else 0]) for cost, is_kept in costs)
@@ -112,7 +112,7 @@ class Planned:
     plan: Plan
     energy: float
     uniform_energy: float
-    sizes: Sizes
+    sizes: PlanSizes
     refused: Mapping[str, str]
 
 
@@ -147,12 +147,12 @@ class Planner:
         self._planned = {address: number for number, address in enumerate(curves)}
         self._allocator = Allocator([replace(c, weight=weights[a]) for a, c in curves.items()], grid)
         self._kept = sum(p.rows * p.cols for p in states if p.address in self.refused)
-        self.sizes = Sizes.of(self._model, states, grid, self.refused.keys())
+        self.sizes = PlanSizes.of(self._model, states, grid, self.refused.keys())
         self._said = self._weighting_said()
 
-    def _read(self, known: Known) -> tuple[dict[str, Curve], dict[str, float]]:
+    def _read(self, known: Known) -> tuple[dict[str, TailCurve], dict[str, float]]:
         """The tails of all that is stored, and whole energies, by address."""
-        curves: dict[str, Curve] = {}
+        curves: dict[str, TailCurve] = {}
         energies: dict[str, float] = {}
         stored = [p for p in self._states if p.problem is None and known.has(p)]
         for start in range(0, len(stored), _BATCH):
@@ -161,7 +161,7 @@ class Planner:
             for p in batch:
                 if p.key in values:
                     tails = tails_of(values[p.key], points_of(p.rows, p.cols, self._grid))
-                    curves[p.address] = Curve(p.address, p.rows, p.cols, 0.0, tails)
+                    curves[p.address] = TailCurve(p.address, p.rows, p.cols, 0.0, tails)
                     energies[p.address] = _energy(values[p.key])
         return curves, energies
 
@@ -194,7 +194,7 @@ class Planner:
         """The plan that cuts at least this share, 0 to 1, of the parameters of the projections or of all stored ones.
 
         Raises:
-            InputError: see Sizes.budget.
+            InputError: see PlanSizes.budget.
         """
         budget = self.sizes.budget(cut, of)
         free = budget - self._kept

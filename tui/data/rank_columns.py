@@ -15,7 +15,7 @@ from .pair import Lens
 from .session import Session
 from .table_rows import Field, field_of
 
-Numbers = dict[str, tuple[float | None, ...]]
+ColumnNumbers = dict[str, tuple[float | None, ...]]
 """By content key, in the order of the columns; None where there is no such number."""
 _BATCH = 256
 
@@ -24,7 +24,7 @@ def fields_at(lens: Lens, ranks: KeptRanks, projections: Iterable[Projection]) -
     """sigma_k, energy and relative error of the best approximation of rank k, and what its factors hold; where roles
     have ranks of their own, k too. Reads files, a batch at a time: the values of a whole model need not be in memory.
     """
-    known: Numbers = {}
+    known: ColumnNumbers = {}
     wanted = [(session, p) for q in projections for _, session, p in lens.pair.curves(q, lens.side)]
     for session in lens.pair.sessions:
         stored = {p.key: p for s, p in wanted if s is session and s.has(p)}
@@ -35,7 +35,7 @@ def fields_at(lens: Lens, ranks: KeptRanks, projections: Iterable[Projection]) -
     return tuple(field_of(m.name, replace(lens, measure=m)) for m in _measures(ranks, known))
 
 
-def _measures(ranks: KeptRanks, known: Numbers) -> list[Measure]:
+def _measures(ranks: KeptRanks, known: ColumnNumbers) -> list[Measure]:
     k = "k" if ranks.roles else str(ranks.common)
     rows = (
         (ranks.column("sigma"), f"sigma_{k}", "singular value {k}; none below the solver's noise floor", None),
@@ -56,7 +56,7 @@ def _measures(ranks: KeptRanks, known: Numbers) -> list[Measure]:
     ]
 
 
-def _look_up(known: Numbers, column: int, _: Session, p: Projection, __: float) -> float | None:
+def _look_up(known: ColumnNumbers, column: int, _: Session, p: Projection, __: float) -> float | None:
     return known[p.key][column] if p.key in known else None
 
 

@@ -15,7 +15,7 @@ from .filter import find
 from .grid import Column, Row, Selection
 from .measures import units
 from .state import ExplorerState
-from .views import BY_KEY, Place, View
+from .views import BY_KEY, View, ViewPlace
 from .weighting import NONE, Offer, lasting
 
 VERSION = 1
@@ -200,15 +200,15 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, tuple) and len(value) <= MOST_MARKS and all(map(_is_text, value))
 
 
-def _is_view(*places: Place) -> Check:
+def _is_view(*places: ViewPlace) -> Check:
     return lambda key: _is_count(key) and (key not in BY_KEY or BY_KEY[key].place in places)
 
 
 _FITS: Mapping[str, Check] = {
-    "pane": _is_view(*Place),
-    "top": _is_view(Place.TOP),
-    "chart": _is_view(Place.CHART),
-    "came_from": _is_view(Place.TREE, Place.TOP),
+    "pane": _is_view(*ViewPlace),
+    "top": _is_view(ViewPlace.TOP),
+    "chart": _is_view(ViewPlace.CHART),
+    "came_from": _is_view(ViewPlace.TREE, ViewPlace.TOP),
     "row": _or_none(_is_pair_of(_is_text, _is_count)),
     "column": _or_none(_is_pair_of(_is_text, _is_text)),
     "block": _or_none(_is_text),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rankscope.engine.catalogue.experts import sample
-from rankscope.engine.compute.engine import Engine, Settings
+from rankscope.engine.compute.engine import ComputeSettings, Engine
 from rankscope.engine.compute.events import (
     AlreadyStored,
     Event,
@@ -56,7 +56,7 @@ class Session(Known):
     """
 
     def __init__(
-        self, model: Model, root: Path, listener: Listener, settings: Settings, experts: int | None = None
+        self, model: Model, root: Path, listener: Listener, settings: ComputeSettings, experts: int | None = None
     ) -> None:
         super().__init__(model, root)
         self.experts = experts

@@ -25,7 +25,7 @@ from .plan_shown import ShownPlan
 from .reference_lines import ReferenceLine
 from .session import Session
 from .view_state import ViewState
-from .views import BY_KEY, Place, View
+from .views import BY_KEY, View, ViewPlace
 
 ONE_MODEL = "there is one model: :against org/name holds another against it"
 
@@ -285,11 +285,11 @@ class ExplorerState(ViewState):
         if self.pane != View.TREE and key == View.TREE:
             self.changed(Change.TREE)
         view, before, self.pane = BY_KEY[key], self.pane, key
-        if view.place is Place.CHART and BY_KEY[before].place is not Place.CHART:
+        if view.place is ViewPlace.CHART and BY_KEY[before].place is not ViewPlace.CHART:
             self.came_from = before
-        if view.place is Place.CHART:
+        if view.place is ViewPlace.CHART:
             self.chart = key
-        elif view.place is Place.TOP:
+        elif view.place is ViewPlace.TOP:
             self.top = key
         if key == View.COMPARE and self.chart_view.over_layers:
             self.chart = View.SPECTRUM
@@ -299,7 +299,7 @@ class ExplorerState(ViewState):
 
     def go_back(self) -> None:
         """From a chart to the pane from which it was opened, else to the tree."""
-        self.show(self.came_from if BY_KEY[self.pane].place is Place.CHART else View.TREE)
+        self.show(self.came_from if BY_KEY[self.pane].place is ViewPlace.CHART else View.TREE)
 
     def step_pane(self, step: int) -> None:
         """Tree, what stands over the chart, chart, and round."""
@@ -321,7 +321,7 @@ class ExplorerState(ViewState):
     def zoom(self, is_overview: bool) -> None:
         """In a chart: small multiples or one. Else: of the heatmap's two forms, the one that is not shown."""
         view = BY_KEY[self.pane]
-        if view.place is Place.CHART:
+        if view.place is ViewPlace.CHART:
             if view.over_layers:
                 self.panels = not self.panels
                 several = "small charts, a threshold each, as many as fit: z goes back to large ones"

@@ -10,7 +10,7 @@ from rankscope.engine.spectrum import Projection, Values
 
 from .latent_columns import latent_measures
 from .measures import BY_NAME, ENERGY, SAID_MEASURES, Measure, energy_of
-from .pair import UNEQUAL, UNKNOWN, Group, Lens, Side
+from .pair import UNEQUAL, UNKNOWN, Lens, NumberGroup, Side
 from .session import Session
 from .wording import MARKS, percent, refusal
 
@@ -50,7 +50,7 @@ class Field:
         number = self.lens.number(p)
         return None if number is None or math.isnan(number) else number
 
-    def numbers(self, group: Group) -> Values:
+    def numbers(self, group: NumberGroup) -> Values:
         """`number` of each of a group, NaN for None."""
         if self.lens is not None:
             return self.lens.numbers(group)
@@ -164,7 +164,7 @@ def sort_order(numbers: Values | Sequence[float | None], descending: bool) -> li
     return order
 
 
-class Rows:
+class TableRows:
     """Projections in the order of a column. Nothing is worked out before it is asked for: a scan of 47,000
     projections tells of changes ten times a second, and a table out of sight must not cost anything."""
 
@@ -179,7 +179,7 @@ class Rows:
         self._with_twins = False
         self._latent: tuple[Measure, ...] = ()
         self._fields: tuple[Field, ...] = ()
-        self._group: Group | None = None
+        self._group: NumberGroup | None = None
         self._order: Sequence[int] = ()
         self._places: Sequence[int] = ()
 

@@ -15,7 +15,7 @@ from .wording import percent
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class TourStep:
     """`keys` to press, `shows` what comes of it; together they fit a line of 80 columns."""
 
     keys: str
@@ -42,18 +42,18 @@ class Tour:
         """Half of the components."""
         return max(1, min(p.count for p in self.projections) // 2)
 
-    def steps(self, state: ExplorerState) -> Sequence[Step]:
+    def steps(self, state: ExplorerState) -> Sequence[TourStep]:
         """In their order."""
         role, found = self.column.role, f"{len(self.projections)} {self.column.role} projections"
         k, energy = BY_NAME["k"].titled(state.threshold), f"{percent(state.threshold)} %"
         return (
-            Step(f"/{self._filter(state)} enter", f"the {found} alone, in every view", self._is_filtered),
-            Step("s, then y", "computes and saves them; it takes seconds to minutes", self._is_computed),
-            Step("3", f"layers x roles: {k}, components with {energy} of energy", _is_at(View.HEATMAP)),
-            Step("u, k/k0, enter", "over that of noise: below 1 there is structure", _has_unit("k/k0")),
-            Step("u, k/k*, enter", "over break-even: above 1 two factors cost more", _has_unit("k/k*")),
-            Step("4", f"the same by layer: where does {role} need more?", _is_at(View.LAYERS)),
-            Step(f"2, then :k {self.rank} enter", "how much half of the components keep", _has_rank),
+            TourStep(f"/{self._filter(state)} enter", f"the {found} alone, in every view", self._is_filtered),
+            TourStep("s, then y", "computes and saves them; it takes seconds to minutes", self._is_computed),
+            TourStep("3", f"layers x roles: {k}, components with {energy} of energy", _is_at(View.HEATMAP)),
+            TourStep("u, k/k0, enter", "over that of noise: below 1 there is structure", _has_unit("k/k0")),
+            TourStep("u, k/k*, enter", "over break-even: above 1 two factors cost more", _has_unit("k/k*")),
+            TourStep("4", f"the same by layer: where does {role} need more?", _is_at(View.LAYERS)),
+            TourStep(f"2, then :k {self.rank} enter", "how much half of the components keep", _has_rank),
         )  # fmt: skip
 
     def answer(self, state: ExplorerState) -> list[str]:

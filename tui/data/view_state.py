@@ -13,8 +13,8 @@ from rankscope.engine.catalogue.tree import matches
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection
 
-from .changes import Change, Keys, Listener
-from .deltas import Listed
+from .changes import Change, ChangeListener, Keys
+from .deltas import WithoutDifference
 from .filter import find
 from .grid import Grid, Selection
 from .pair import Lens, Pair
@@ -46,7 +46,7 @@ class ViewState:
     lens: Lens
     thresholds: tuple[float, ...]
     lines: tuple[ReferenceLine, ...] = ()
-    listen: Listener = _nobody
+    listen: ChangeListener = _nobody
     selection: Selection = field(default_factory=Selection)
     origin: Selection | None = None
     pattern: str = ""
@@ -130,7 +130,7 @@ class ViewState:
         return self.plan is not None and self.top == View.PLAN
 
     @property
-    def apart(self) -> Sequence[Listed]:
+    def apart(self) -> Sequence[WithoutDifference]:
         """What of two models has no difference, and the filter leaves."""
         every = self.pair.apart
         if not (every and self.pattern):

@@ -26,7 +26,7 @@ class View(IntEnum):
     PLAN = 9
 
 
-class Place(Enum):
+class ViewPlace(Enum):
     """Where the explorer shows a view."""
 
     TREE = "at the left"
@@ -56,7 +56,7 @@ class ViewSpec:
     name: str
     key: int | None
     help: str
-    place: Place
+    place: ViewPlace
     title: str = ""
     axes: tuple[str, ...] = ("", "", "")
     widget: str = ""
@@ -83,12 +83,12 @@ class ViewSpec:
 _CHART_TEXT, _CHART_PICTURE = "cli.show:print_chart", "charts.picture:save_chart"
 
 VIEWS: tuple[ViewSpec, ...] = (
-    ViewSpec("tree", View.TREE, "Go to the tree", Place.TREE),
+    ViewSpec("tree", View.TREE, "Go to the tree", ViewPlace.TREE),
     ViewSpec(
         "heatmap",
         View.HEATMAP,
         "Threshold ranks, layers x roles",
-        Place.TOP,
+        ViewPlace.TOP,
         widget="widgets.heatmap:Heatmap",
         csv="data.view_records:of_heatmap",
         text="cli.show:print_heatmap",
@@ -99,7 +99,7 @@ VIEWS: tuple[ViewSpec, ...] = (
         "table",
         View.TABLE,
         "Every projection with every metric; o sorts",
-        Place.TOP,
+        ViewPlace.TOP,
         widget="widgets.table:MetricTable",
         csv="data.view_records:of_table",
         text="cli.show:print_table",
@@ -110,7 +110,7 @@ VIEWS: tuple[ViewSpec, ...] = (
         "compare",
         View.COMPARE,
         "The marked projections side by side",
-        Place.TOP,
+        ViewPlace.TOP,
         widget="widgets.compare:Compare",
         csv="data.view_records:of_compare",
         text="cli.show:print_compare",
@@ -121,7 +121,7 @@ VIEWS: tuple[ViewSpec, ...] = (
         "plan",
         View.PLAN,
         "Ranks for a budget; :plan 20% makes them",
-        Place.TOP,
+        ViewPlace.TOP,
         widget="widgets.plan_map:PlanMap",
         csv="data.view_records:of_plan",
     ),
@@ -129,7 +129,7 @@ VIEWS: tuple[ViewSpec, ...] = (
         "heads",
         View.HEADS,
         "Single heads, QK and OV: heads x layers",
-        Place.TOP,
+        ViewPlace.TOP,
         widget="widgets.head_map:HeadMap",
         csv="data.view_records:of_heads",
         text="cli.heads:print_heads",
@@ -140,7 +140,7 @@ VIEWS: tuple[ViewSpec, ...] = (
         "layers",
         View.LAYERS,
         "The number that u chooses by layer, one line a role",
-        Place.CHART,
+        ViewPlace.CHART,
         title="{unit} by layer",
         draw="charts.by_layer:draw",
         readout="charts.readout:over_layers",
@@ -154,7 +154,7 @@ VIEWS: tuple[ViewSpec, ...] = (
         "spectrum",
         View.SPECTRUM,
         "Singular values of the selection",
-        Place.CHART,
+        ViewPlace.CHART,
         title="singular values by index",
         axes=("log x log", "log y", "linear"),
         draw="charts.spectra:draw_spectrum",
@@ -168,7 +168,7 @@ VIEWS: tuple[ViewSpec, ...] = (
         "energy",
         View.ENERGY,
         "Cumulative energy of the selection",
-        Place.CHART,
+        ViewPlace.CHART,
         title="% of sum sigma^2 by components",
         axes=("log x", "linear", "linear", "minus noise"),
         draw="charts.spectra:draw_energy",
@@ -182,7 +182,7 @@ VIEWS: tuple[ViewSpec, ...] = (
         "facets",
         None,
         "Spectra of the first and the last layers",
-        Place.CHART,
+        ViewPlace.CHART,
         text=_CHART_TEXT,
         picture=_CHART_PICTURE,
         options=("normalised",),
@@ -192,7 +192,7 @@ VIEWS: tuple[ViewSpec, ...] = (
         "directions",
         None,
         "What the first direction of each projection is, where that is computed",
-        Place.TOP,
+        ViewPlace.TOP,
         csv="data.view_records:of_directions",
         text="cli.inspect:print_directions",
         options=("csv",),
@@ -202,7 +202,7 @@ VIEWS: tuple[ViewSpec, ...] = (
         "series",
         None,
         "Several models, as checkpoints of one training: models x roles",
-        Place.TOP,
+        ViewPlace.TOP,
         csv="data.view_records:of_heatmap",
         text="cli.series:print_series",
         options=("unit", "csv"),
@@ -211,7 +211,7 @@ VIEWS: tuple[ViewSpec, ...] = (
         "gauge",
         None,
         "By role, whether the order of the layers outlives fixing the gauge",
-        Place.TOP,
+        ViewPlace.TOP,
         csv="data.view_records:of_gauge",
         text="cli.show:print_gauge",
         options=("unit", "csv"),
@@ -220,7 +220,7 @@ VIEWS: tuple[ViewSpec, ...] = (
         "mla",
         None,
         "Which kv_lora_rank and q_lora_rank latent attention would take, where that is computed",
-        Place.TOP,
+        ViewPlace.TOP,
         csv="data.view_records:of_mla",
         text="cli.mla:print_mla",
         options=("rope", "real", "balance", "bias", "csv"),
@@ -230,7 +230,7 @@ VIEWS: tuple[ViewSpec, ...] = (
         "delta",
         View.DELTA,
         "What a fine-tune changed: ranks of B - A",
-        Place.TOP,
+        ViewPlace.TOP,
         widget="widgets.delta_table:DeltaTable",
         csv="data.view_records:of_delta",
         text="cli.delta:print_delta",
@@ -252,7 +252,7 @@ def keyed() -> list[ViewSpec]:
     return [BY_KEY[key] for key in sorted(BY_KEY)]
 
 
-def placed(place: Place) -> list[ViewSpec]:
+def placed(place: ViewPlace) -> list[ViewSpec]:
     """Those of the explorer that stand in one place, in the order of their keys."""
     return [view for view in keyed() if view.place is place]
 

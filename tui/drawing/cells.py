@@ -17,7 +17,7 @@ from rankscope.engine.spectrum import Projection, Values
 
 from ..data.grid import Column, Grid, Row, Selection
 from ..data.measures import BY_NAME
-from ..data.pair import Group, Lens, Side
+from ..data.pair import Lens, NumberGroup, Side
 from ..data.session import State
 from ..data.spread import farthest_of, known, middle_of
 from ..data.wording import MARKS, UNSEEN
@@ -25,7 +25,7 @@ from ..settings.palette import Depth, Palette
 from .cell import GREYED, PLAIN, Cell, Count, most_telling, of_state, signed, written_forms
 from .shades import Shades
 
-Place = tuple[Row, Column]
+GridPlace = tuple[Row, Column]
 
 
 class Look:
@@ -40,18 +40,18 @@ class Look:
         self._marked: frozenset[str] = frozenset()
         self._grid = Grid((), (), {})
         self._experts = self._grid
-        self._places: dict[str, list[tuple[Place, Projection]]] = {}
-        self._expert_places: dict[str, list[tuple[Place, Projection]]] = {}
+        self._places: dict[str, list[tuple[GridPlace, Projection]]] = {}
+        self._expert_places: dict[str, list[tuple[GridPlace, Projection]]] = {}
         self._longest = self._most_rows = 0
         self.sign_width = 0
         """Characters of the sign that ratios of two shapes have, 0 where there are none."""
         self.tells_noise = True
         """Whether noise of the shapes that are shown says something."""
-        self._cells: dict[Place, Cell] = {}
-        self._counts: dict[Place, Count] = {}
+        self._cells: dict[GridPlace, Cell] = {}
+        self._counts: dict[GridPlace, Count] = {}
         self._counted = lens.side
-        self._groups: dict[Place, Group] = {}
-        self._ratios: dict[Place, float | None] = {}
+        self._groups: dict[GridPlace, NumberGroup] = {}
+        self._ratios: dict[GridPlace, float | None] = {}
         self._shades = Shades()
 
     # What is shown
@@ -239,16 +239,16 @@ class Look:
         level = self.palette.level(tone, limits) if self.is_mono else ""
         return self.palette.shade(tone, limits, self.lens.diverges), level
 
-    def _members(self, place: Place) -> tuple[Projection, ...]:
+    def _members(self, place: GridPlace) -> tuple[Projection, ...]:
         return (self._grid if place[0].member is None else self._experts).cells.get(place, ())
 
-    def _group(self, place: Place) -> Group:
+    def _group(self, place: GridPlace) -> NumberGroup:
         found = self._groups.get(place)
         if found is None:
             found = self._groups[place] = self.lens.pair.group(self._members(place))
         return found
 
-    def _count(self, place: Place) -> Count:
+    def _count(self, place: GridPlace) -> Count:
         found = self._counts.get(place)
         if found is None:
             marks = [self.mark(p) for p in self._grid.cells.get(place, ())]
@@ -265,7 +265,7 @@ class Look:
         forms = (self.lens.text(p), *forms[1:])
         return self._shaded(forms, number, self.lens.tone(p), is_marked, self.lens.is_greyed(p), column)
 
-    def _fold(self, group: Group, column: Column) -> Cell:
+    def _fold(self, group: NumberGroup, column: Column) -> Cell:
         """Several in one place (experts, KV heads): the median, and after "^" the one that is farthest from it, 29 ^33:
         half of the interquartile range hides one expert of 32. Of a part how many are there, 104 8/256; as long as some
         are missing that were asked for, and where that does not fit, the state of the rest: a few do not stand for all.
@@ -341,9 +341,9 @@ class Look:
         return Cell(forms, style, number, tone, level, is_marked, is_greyed)
 
 
-def _places(grid: Grid) -> dict[str, list[tuple[Place, Projection]]]:
+def _places(grid: Grid) -> dict[str, list[tuple[GridPlace, Projection]]]:
     """Where the projection of each content key stands."""
-    found: dict[str, list[tuple[Place, Projection]]] = {}
+    found: dict[str, list[tuple[GridPlace, Projection]]] = {}
     for place, members in grid.cells.items():
         for p in members:
             found.setdefault(p.key, []).append((place, p))

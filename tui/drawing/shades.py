@@ -9,7 +9,7 @@ from rankscope.engine.spectrum import Projection
 
 from ..data.contrast import Contrast
 from ..data.grid import Column, Grid
-from ..data.pair import Group, Lens
+from ..data.pair import Lens, NumberGroup
 from ..data.spread import even_limits, extent
 
 Reach = tuple[float, float]
@@ -21,7 +21,7 @@ class Shades:
 
     def __init__(self) -> None:
         self._grid = Grid((), (), {})
-        self._groups: dict[Column | None, Group] = {}
+        self._groups: dict[Column | None, NumberGroup] = {}
         self._reach: dict[Column | None, Reach | None] = {}
 
     def show(self, grid: Grid) -> None:
@@ -59,7 +59,7 @@ class Shades:
             self._reach[of] = now
         return is_wider
 
-    def _group(self, lens: Lens, column: Column | None) -> Group:
+    def _group(self, lens: Lens, column: Column | None) -> NumberGroup:
         if column not in self._groups:
             every = chain.from_iterable(self._grid.cells.values())
             members = list(every) if column is None else self._grid.column(column)

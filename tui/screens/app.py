@@ -28,7 +28,7 @@ from .messages import EngineEvents
 from .terminal import TerminalDriver, draw_after_fg, use_plain
 
 if TYPE_CHECKING:
-    from rankscope.engine.compute.engine import Settings
+    from rankscope.engine.compute.engine import ComputeSettings
     from rankscope.engine.compute.events import Event
 
 
@@ -44,7 +44,7 @@ class RankScopeApp(Surviving[None], inherit_bindings=False):
         self,
         models: Sequence[Model],
         root: Path,
-        settings: Settings,
+        settings: ComputeSettings,
         config: Config,
         experts: int | None = None,
         under: tuple[Offer, Sequence[Model]] | None = None,
@@ -64,7 +64,7 @@ class RankScopeApp(Surviving[None], inherit_bindings=False):
                 session.show(shown)
         self.explorer = Explorer(self.pair, config, None if under is None else under[0], memory)
 
-    def _session(self, model: Model, root: Path, settings: Settings, experts: int | None) -> Session:
+    def _session(self, model: Model, root: Path, settings: ComputeSettings, experts: int | None) -> Session:
         def listen(events: tuple[Event, ...]) -> None:
             """From a thread of the engine."""
             self.explorer.post_message(EngineEvents(session, events))

@@ -23,7 +23,7 @@ REST = 0.1
 
 
 class ChartPane(Widget, can_focus=True):
-    """Shows what `show` was given, and a rank on it; asks for other layers by `Step`, for other ranks by `Walk`.
+    """Shows what `show` was given, and a rank on it; asks for other layers by `LayerStep`, for other ranks by `RankWalk`.
 
     It draws no chart itself, and a cursor on another rank redraws two lines (362 bytes), not the chart (20 kB); the
     rule through the chart follows once it rests.
@@ -31,14 +31,14 @@ class ChartPane(Widget, can_focus=True):
 
     BINDINGS: ClassVar[list[BindingType]] = keys.CHART
 
-    class Step(Message):
+    class LayerStep(Message):
         """The user asks for the same selection in another layer."""
 
         def __init__(self, layers: int) -> None:
             super().__init__()
             self.layers = layers
 
-    class Walk(Message):
+    class RankWalk(Message):
         """The user asks for the rank so many columns further."""
 
         def __init__(self, columns: int) -> None:
@@ -85,11 +85,11 @@ class ChartPane(Widget, can_focus=True):
 
     def action_step(self, layers: int) -> None:
         """Another layer."""
-        self.post_message(self.Step(layers))
+        self.post_message(self.LayerStep(layers))
 
     def action_walk(self, columns: int) -> None:
         """Another rank."""
-        self.post_message(self.Walk(columns))
+        self.post_message(self.RankWalk(columns))
 
     def on_resize(self) -> None:
         self.post_message(self.Resized())

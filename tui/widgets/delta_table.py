@@ -17,7 +17,7 @@ from rankscope.engine.spectrum import Projection
 
 from ..data.delta_numbers import DeltaColumn, DeltaNumbers, columns_at
 from ..data.delta_rows import DeltaRows
-from ..data.deltas import Apart, Listed
+from ..data.deltas import Apart, WithoutDifference
 from ..data.grid import Column as Place
 from ..data.grid import Grid, Row, Selection
 from ..data.view_records import Content
@@ -58,7 +58,7 @@ class DeltaTable(Sheet, inherit_bindings=False):
         self._places = {p.address: place for place, members in shown for p in members}
         self._settle()
 
-    def set_apart(self, apart: Sequence[Listed]) -> None:
+    def set_apart(self, apart: Sequence[WithoutDifference]) -> None:
         self._rows.show_apart(apart)
         self._settle()
 
@@ -181,7 +181,7 @@ class DeltaTable(Sheet, inherit_bindings=False):
         if self._rows.listed(self.cursor[0]) is None:
             p = self._rows.delta(self.cursor[0])
             self._at = p.address
-            self.post_message(MetricTable.Moved(self._selection(p)))
+            self.post_message(MetricTable.RowSelected(self._selection(p)))
 
     def _selection(self, p: Projection) -> Selection:
         place = self._places.get(p.address)

@@ -143,7 +143,7 @@ class HeadMap(Heatmap, inherit_bindings=False):
         at = self._inside(row, column)
         place = self.shown.rows[at[0]], self.shown.columns[at[1]]
         self._point(Selection(*place), at)
-        self.post_message(self.Moved(self._selected()))
+        self.post_message(self.CellSelected(self._selected()))
 
     def action_layer(self, step: int) -> None:
         """The same head in another layer."""

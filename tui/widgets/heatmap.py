@@ -69,7 +69,7 @@ class Heatmap(TopPane, inherit_bindings=False):
 
     BINDINGS: ClassVar[list[BindingType]] = keys.HEATMAP
 
-    class Moved(Message):
+    class CellSelected(Message):
         """The user selected a cell, or an expert."""
 
         def __init__(self, selection: Selection) -> None:
@@ -270,7 +270,7 @@ class Heatmap(TopPane, inherit_bindings=False):
         if self.unfolded is not None:
             selection = Selection(self.unfolded, place[1], single=next(iter(self.shown.cells.get(place, ())), None))
         self._point(selection, (at_row, at_column))
-        self.post_message(self.Moved(selection))
+        self.post_message(self.CellSelected(selection))
 
     def on_click(self, event: Click) -> None:
         """Go to the cell under the mouse."""

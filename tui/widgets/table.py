@@ -16,7 +16,7 @@ from textual.strip import Strip
 from rankscope.engine.spectrum import Projection
 
 from ..data.grid import Column, Grid, Row, Selection
-from ..data.table_rows import ADDRESS, Field, Rows, fields_of, load, unread
+from ..data.table_rows import ADDRESS, Field, TableRows, fields_of, load, unread
 from ..data.view_records import Content
 from ..drawing.cells import Look
 from ..settings import keys
@@ -31,7 +31,7 @@ class MetricTable(Sheet, inherit_bindings=False):
 
     BINDINGS: ClassVar[list[BindingType]] = keys.TABLE
 
-    class Moved(Message):
+    class RowSelected(Message):
         """The user moved the cursor to a projection."""
 
         def __init__(self, selection: Selection) -> None:
@@ -40,7 +40,7 @@ class MetricTable(Sheet, inherit_bindings=False):
 
     def __init__(self, look: Look, **kwargs: str) -> None:
         super().__init__(look, **kwargs)
-        self._rows = Rows(look.lens)
+        self._rows = TableRows(look.lens)
         self._fields: tuple[Field, ...] = ()
         self._places: dict[str, tuple[Row, Column]] = {}
         self._grid = Grid((), (), {})
@@ -174,7 +174,7 @@ class MetricTable(Sheet, inherit_bindings=False):
         if before[0] != self.cursor[0]:
             p = self._rows[self.cursor[0]]
             self._at = p.address
-            self.post_message(self.Moved(self._selection(p)))
+            self.post_message(self.RowSelected(self._selection(p)))
 
     def _selection(self, p: Projection) -> Selection:
         place = self._places.get(p.address)

@@ -9,7 +9,7 @@ from textual.scroll_view import ScrollView
 
 from rankscope.engine.spectrum import Projection
 
-from ..data.deltas import Listed
+from ..data.deltas import WithoutDifference
 from ..data.grid import Grid, Selection
 from ..data.view_records import Content
 from ..drawing.cells import Look
@@ -41,7 +41,7 @@ class TopPane(ScrollView, can_focus=True, inherit_bindings=False):
     def set_rows(self, projections: Sequence[Projection], grid: Grid) -> None:
         """Show other projections, in model order; `grid` says where they stand."""
 
-    def set_apart(self, apart: Sequence[Listed]) -> None:
+    def set_apart(self, apart: Sequence[WithoutDifference]) -> None:
         """Where the projections are differences of two models: what of these has none."""
 
     def set_marks(self, marks: Sequence[Projection]) -> None:

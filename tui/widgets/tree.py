@@ -36,15 +36,15 @@ BEFORE_TITLE = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class TreeItem:
     """A node: its name, what it selects (None: nothing), and how its children come about."""
 
     name: str
     selection: Selection | None = None
-    children: Callable[[], Iterable[Item]] | None = None
+    children: Callable[[], Iterable[TreeItem]] | None = None
 
 
-class ProjectionTree(Tree[Item], inherit_bindings=False):
+class ProjectionTree(Tree[TreeItem], inherit_bindings=False):
     """`look` tells the state and number of a projection, and how much of a group is done."""
 
     BINDINGS: ClassVar[list[BindingType]] = keys.TREE
@@ -52,9 +52,9 @@ class ProjectionTree(Tree[Item], inherit_bindings=False):
     ICON_NODE_EXPANDED = "v "
 
     def __init__(self, name: str, look: Look, **kwargs: str) -> None:
-        super().__init__(Text(printable(name)), Item(name, Selection()), **kwargs)  # type: ignore[arg-type]
+        super().__init__(Text(printable(name)), TreeItem(name, Selection()), **kwargs)  # type: ignore[arg-type]
         self._look = look
-        self._opened: list[TreeNode[Item]] = []
+        self._opened: list[TreeNode[TreeItem]] = []
         self._said: dict[int, tuple[object, ...]] = {}
         self._title = ""
         self.grid = Grid((), (), {})
@@ -117,7 +117,7 @@ class ProjectionTree(Tree[Item], inherit_bindings=False):
             if node is not None and self._said.get(node.id) != self._says(node):
                 node.refresh()
 
-    def _says(self, node: TreeNode[Item]) -> tuple[object, ...]:
+    def _says(self, node: TreeNode[TreeItem]) -> tuple[object, ...]:
         """What a node tells of states and numbers."""
         item, look = node.data, self._look
         if item is None or item.selection is None:
@@ -129,7 +129,7 @@ class ProjectionTree(Tree[Item], inherit_bindings=False):
             (look.mark(p), look.number_text(p), look.width, look.lens.is_greyed(p), p.key in look.marked) for p in found
         )
 
-    def render_label(self, node: TreeNode[Item], base_style: Style, style: Style) -> Text:
+    def render_label(self, node: TreeNode[TreeItem], base_style: Style, style: Style) -> Text:
         self._said[node.id] = self._says(node)
         item = node.data
         room = max(LEAST_NAME, self._room - self.guide_depth * (len(_path(node)) - 1))
@@ -185,7 +185,7 @@ class ProjectionTree(Tree[Item], inherit_bindings=False):
         # An animation draws the pane for 0.2 s, and each of its steps is sent.
         super().scroll_to_line(line, animate=False)
 
-    def on_tree_node_expanded(self, event: Tree.NodeExpanded[Item]) -> None:
+    def on_tree_node_expanded(self, event: Tree.NodeExpanded[TreeItem]) -> None:
         self._fill(event.node)
 
     def action_close_node(self) -> None:
@@ -209,61 +209,61 @@ class ProjectionTree(Tree[Item], inherit_bindings=False):
             self._fill(node)
             node.expand()
 
-    def _top(self, groups: Mapping[str, Sequence[Projection]]) -> Iterable[Item]:
+    def _top(self, groups: Mapping[str, Sequence[Projection]]) -> Iterable[TreeItem]:
         for tower in dict.fromkeys(row.tower for row in self.grid.rows) if self.grid.counted else ():
             rows = [row for row in self.grid.rows if row.tower == tower]
             name = f"{tower} layers" if tower else "layers"
-            yield Item(f"{name} ({len(rows)})", None, lambda rows=rows: map(self._layer, rows))  # type: ignore[misc]
+            yield TreeItem(f"{name} ({len(rows)})", None, lambda rows=rows: map(self._layer, rows))  # type: ignore[misc]
         if self.grid.columns:
-            yield Item(f"roles ({len(self.grid.counted or self.grid.derived)})", None, self._roles)
+            yield TreeItem(f"roles ({len(self.grid.counted or self.grid.derived)})", None, self._roles)
         for name, members in groups.items():
             if members:
-                yield Item(f"{name} ({len(members)})", None, lambda members=members: map(_single, members))  # type: ignore[misc]
+                yield TreeItem(f"{name} ({len(members)})", None, lambda members=members: map(_single, members))  # type: ignore[misc]
 
-    def _roles(self) -> Iterable[Item]:
+    def _roles(self) -> Iterable[TreeItem]:
         yield from map(self._role, self.grid.counted)
         for column in self.grid.derived:
             yield replace(self._role(column), name=f"{column.heading}, derived")
 
-    def _layer(self, row: Row) -> Item:
-        def blocks() -> Iterable[Item]:
+    def _layer(self, row: Row) -> TreeItem:
+        def blocks() -> Iterable[TreeItem]:
             for block in dict.fromkeys(p.block for p in self.grid.row(row)):
-                yield Item(block, Selection(row, block=block), lambda block=block: self._cells(row, block))  # type: ignore[misc]
+                yield TreeItem(block, Selection(row, block=block), lambda block=block: self._cells(row, block))  # type: ignore[misc]
 
-        return Item(str(row.layer), Selection(row), blocks)
+        return TreeItem(str(row.layer), Selection(row), blocks)
 
-    def _cells(self, row: Row, block: str) -> Iterable[Item]:
+    def _cells(self, row: Row, block: str) -> Iterable[TreeItem]:
         for column in self.grid.counted:
             cell = self.grid.cells.get((row, column), ())
             if column.block != block or not cell:
                 continue
             place = Selection(row, column)
             members = (lambda cell=cell, place=place: (_single(p, place) for p in cell)) if len(cell) > 1 else None
-            yield Item(column.role, place, members)
+            yield TreeItem(column.role, place, members)
 
-    def _role(self, column: Column) -> Item:
-        def layers() -> Iterable[Item]:
+    def _role(self, column: Column) -> TreeItem:
+        def layers() -> Iterable[TreeItem]:
             for row in self.grid.rows:
                 if self.grid.cells.get((row, column)):
-                    yield Item(row.label, Selection(row, column))
+                    yield TreeItem(row.label, Selection(row, column))
 
-        return Item(column.heading, Selection(column=column), layers)
+        return TreeItem(column.heading, Selection(column=column), layers)
 
-    def _add(self, parent: TreeNode[Item], item: Item) -> TreeNode[Item]:
+    def _add(self, parent: TreeNode[TreeItem], item: TreeItem) -> TreeNode[TreeItem]:
         return parent.add(Text(printable(item.name)), item, allow_expand=item.children is not None)
 
-    def _fill(self, node: TreeNode[Item]) -> None:
+    def _fill(self, node: TreeNode[TreeItem]) -> None:
         if not node.children and node.data is not None and node.data.children is not None:
             for item in node.data.children():
                 self._add(node, item)
 
-    def _open(self, node: TreeNode[Item]) -> None:
+    def _open(self, node: TreeNode[TreeItem]) -> None:
         self._fill(node)
         if not node.is_expanded:
             self._opened.append(node)
             node.expand()
 
-    def _find(self, selection: Selection) -> TreeNode[Item] | None:
+    def _find(self, selection: Selection) -> TreeNode[TreeItem] | None:
         """The node of a layer, block or cell under the layers; of a role under the roles; of a tensor under other."""
         if selection.row is None:
             group = "roles" if selection.column else "other"
@@ -286,7 +286,7 @@ class ProjectionTree(Tree[Item], inherit_bindings=False):
             node = self._child(node, selection) or node
         return node
 
-    def _child(self, node: TreeNode[Item] | None, wanted: Selection | str) -> TreeNode[Item] | None:
+    def _child(self, node: TreeNode[TreeItem] | None, wanted: Selection | str) -> TreeNode[TreeItem] | None:
         if node is None:
             return None
         self._open(node)
@@ -296,7 +296,7 @@ class ProjectionTree(Tree[Item], inherit_bindings=False):
         return None
 
 
-def _path(node: TreeNode[Item] | None) -> list[TreeNode[Item]]:
+def _path(node: TreeNode[TreeItem] | None) -> list[TreeNode[TreeItem]]:
     """A node and what it stands in."""
     found = []
     while node is not None:
@@ -305,8 +305,8 @@ def _path(node: TreeNode[Item] | None) -> list[TreeNode[Item]]:
     return found
 
 
-def _single(p: Projection, place: Selection = Selection()) -> Item:  # noqa: B008 - frozen
+def _single(p: Projection, place: Selection = Selection()) -> TreeItem:  # noqa: B008 - frozen
     member = member_of(p) if place.row is not None else None
     whole = p.tensor or p.address.removeprefix("other.") if p.block == "other" else p.address
     name = f"{member.what} {member.number}" if member else whole
-    return Item(name, replace(place, single=p))
+    return TreeItem(name, replace(place, single=p))

@@ -29,7 +29,7 @@ from rankscope.engine.checkpoint.open import open_checkpoint
 from rankscope.engine.compute import cluster, devices, elsewhere, far, outcomes, share
 from rankscope.engine.compute.cluster import Cluster
 from rankscope.engine.compute.devices import Device
-from rankscope.engine.compute.engine import Engine, Settings
+from rankscope.engine.compute.engine import ComputeSettings, Engine
 from rankscope.engine.compute.events import Computed, Failed, Notice, Saved, SolvingAgain, Started, Stopped
 from rankscope.engine.compute.remote_batch import SOFTWARE, Batch
 from rankscope.engine.derive import formulas
@@ -82,7 +82,7 @@ def make(heard: Recorder, sink: MemorySink, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(devices, "pick", lambda spec: (TWO, []) if spec == BOTH else real(spec))
 
     def build(**settings: Any) -> Engine:
-        made.append(Engine(sink, heard, Settings(**{"device": BOTH, "threads": 1, **settings})))
+        made.append(Engine(sink, heard, ComputeSettings(**{"device": BOTH, "threads": 1, **settings})))
         return made[-1]
 
     yield build
@@ -101,7 +101,7 @@ def test_every_state_of_two_checkpoints_is_the_same_bit_for_bit(
     make().submit(a, wanted, others=[b])
     heard.wait_until_idle()
     here, told = MemorySink(), Recorder()
-    alone = Engine(here, told, Settings("cpu", 1))
+    alone = Engine(here, told, ComputeSettings("cpu", 1))
     alone.submit(a, wanted, others=[b])
     told.wait_until_idle()
     alone.close()
@@ -297,7 +297,7 @@ def test_a_client_without_the_credentials_is_refused(
     monkeypatch.setattr(cluster, "_CONNECT_SECONDS", 1)
     checkpoint, projections = llama(tmp_path, 2)
     for open_one in (address, address.replace("tls", "tcp")):
-        engine = Engine(sink, heard, Settings("cpu", 1, scheduler=open_one))
+        engine = Engine(sink, heard, ComputeSettings("cpu", 1, scheduler=open_one))
         engine.submit(checkpoint, projections)
         heard.wait(lambda h, open_one=open_one: any(n.fatal and open_one in n.text for n in h.of(Notice)))  # type: ignore[misc]
         engine.close()

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from rankscope.engine.catalogue.tree import build_tree
 from rankscope.engine.checkpoint.open import open_checkpoint
 from rankscope.engine.compute import cluster, far, share
-from rankscope.engine.compute.engine import Engine, Settings
+from rankscope.engine.compute.engine import ComputeSettings, Engine
 from rankscope.engine.compute.events import Failed, Notice, Started
 
 GATE = Path(__file__).parent / "cluster_gate.py"
@@ -61,7 +61,7 @@ def test_workers_that_see_another_file_or_none_get_nothing_and_lost_ones_are_don
     heard, sink = Recorder(), MemorySink()
     checkpoint = open_checkpoint("/proc/self/cwd/model")
     projections = build_tree(checkpoint).scanned()
-    engine = Engine(sink, heard, Settings("cpu", 1, scheduler=hosts.scheduler_address))
+    engine = Engine(sink, heard, ComputeSettings("cpu", 1, scheduler=hosts.scheduler_address))
     engine.submit(checkpoint, projections[:30])
     assert (heard.wait_until_idle().done, heard.of(Failed)) == (30, [])
     notes = sorted(notice.text for notice in heard.of(Notice))

@@ -16,9 +16,9 @@ from norm_tracing import scattered
 from numpy.typing import NDArray
 from torch import nn
 
-from rankscope.engine.calibration.collect import Collector, Plan, make_plan
+from rankscope.engine.calibration.collect import CollectionPlan, Collector, make_plan
 from rankscope.engine.calibration.figures import figures
-from rankscope.engine.calibration.moments import Moments, Part, read_moments
+from rankscope.engine.calibration.moments import Moments, TokenPart, read_moments
 from rankscope.engine.calibration.moments_file import write_moments
 from rankscope.engine.calibration.running import fed_of
 from rankscope.engine.calibration.said import Figures, sink_lines
@@ -45,7 +45,7 @@ class Case(NamedTuple):
     tree: list[Projection]
     ids: list[list[int]]
 
-    def plan(self, most: int | None = None) -> tuple[Plan, list[Projection]]:
+    def plan(self, most: int | None = None) -> tuple[CollectionPlan, list[Projection]]:
         fed, lost = fed_of(self.model, self.tree, self.checkpoint)
         return make_plan(self.model, fed, self.ids[0], most), lost
 
@@ -139,7 +139,7 @@ def close(found: Array, wanted: Array) -> bool:
     return bool(np.abs(found - wanted).max() <= 2e-5 * np.abs(wanted).max())
 
 
-def loaded(held: Moments, name: str, cols: int, part: Part = "") -> Array:
+def loaded(held: Moments, name: str, cols: int, part: TokenPart = "") -> Array:
     (operand,) = held.moment(name, cols, None, None, part).operands
     assert operand.load is not None
     return operand.load()

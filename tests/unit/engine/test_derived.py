@@ -16,7 +16,7 @@ from engine_fakes import PATIENCE, MemorySink, Recorder, saved
 from lapack_reference import lapack
 
 from rankscope.engine.checkpoint.open import Checkpoint
-from rankscope.engine.compute.engine import Engine, Settings, _tensors_in
+from rankscope.engine.compute.engine import ComputeSettings, Engine, _tensors_in
 from rankscope.engine.compute.events import Failed
 from rankscope.engine.compute.job import Job
 from rankscope.engine.compute.queue import JobQueue
@@ -53,7 +53,7 @@ def sink() -> MemorySink:
 
 @pytest.fixture
 def engine(sink: MemorySink, heard: Recorder) -> Iterator[Engine]:
-    made = Engine(sink, heard, Settings(device="cpu"))
+    made = Engine(sink, heard, ComputeSettings(device="cpu"))
     yield made
     made.close(PATIENCE)
 

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 
-from rankscope.engine.derive.difference import Noted, delta_of, noted_of, quantised_of
+from rankscope.engine.derive.difference import DifferenceFacts, delta_of, noted_of, quantised_of
 from rankscope.engine.derive.rounding import rounded_to, variances
 from rankscope.engine.derive.subtract import subtract
 from rankscope.engine.errors import WeightsError
@@ -48,7 +48,7 @@ def stored(matrix: Matrix, dtype: str) -> Any:
     return host_array(torch.tensor(matrix).to(TYPES[dtype]))
 
 
-def noted(a: Any, b: Any, types: tuple[str, str]) -> tuple[Matrix, Noted]:
+def noted(a: Any, b: Any, types: tuple[str, str]) -> tuple[Matrix, DifferenceFacts]:
     row = delta_of(*(projection(t, name, shape=a.shape) for t, name in zip(types, "ab", strict=True)))
     made = subtract(row, [a, b])
     assert row.derived is not None

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from rankscope.engine.compute import queue as job_queue
 from rankscope.engine.compute import reporter
-from rankscope.engine.compute.engine import Engine, Settings
+from rankscope.engine.compute.engine import ComputeSettings, Engine
 from rankscope.engine.compute.events import AlreadyStored, Computed, Failed, Progress, Saved, Started, Stopped
 from rankscope.engine.compute.queue import JobQueue
 from rankscope.engine.formats.safetensors import SAFETENSORS as safetensors  # noqa: N811
@@ -45,7 +45,7 @@ def make(heard: Recorder, sink: MemorySink) -> Iterator[Make]:
     made: list[Engine] = []
 
     def build(**settings: Any) -> Engine:
-        made.append(Engine(sink, heard, Settings(**{"device": "cpu", **settings})))
+        made.append(Engine(sink, heard, ComputeSettings(**{"device": "cpu", **settings})))
         return made[-1]
 
     yield build

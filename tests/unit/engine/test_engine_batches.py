@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from weighted_examples import Given
 
 from rankscope.engine import moment
-from rankscope.engine.compute.engine import Engine, Settings
+from rankscope.engine.compute.engine import ComputeSettings, Engine
 from rankscope.engine.compute.events import Computed, Failed, Notice, Saved, Started, Stopped
 from rankscope.engine.derive import factors
 from rankscope.engine.derive.flip import flipped
@@ -80,7 +80,7 @@ def make(
 
     def build(workers: int = 1, faster: bool = True, **settings: Any) -> Engine:
         pretend_gpu(monkeypatch, LIMIT, workers, faster)
-        made.append(Engine(sink, heard, Settings(**{"device": "cpu", **settings})))
+        made.append(Engine(sink, heard, ComputeSettings(**{"device": "cpu", **settings})))
         return made[-1]
 
     assert batches

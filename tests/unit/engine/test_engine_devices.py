@@ -14,7 +14,7 @@ import torch
 from engine_fakes import PATIENCE, MemorySink, Recorder, llama
 
 from rankscope.engine.compute import devices
-from rankscope.engine.compute.engine import Engine, Settings
+from rankscope.engine.compute.engine import ComputeSettings, Engine
 from rankscope.engine.compute.events import Event, Failed, Notice, Saved
 from rankscope.engine.compute.reader import Reader
 from rankscope.engine.compute.worker import Solver
@@ -30,7 +30,7 @@ def heard() -> Recorder:
 
 @pytest.fixture
 def engine(heard: Recorder, request: pytest.FixtureRequest) -> Iterator[Engine]:
-    made = Engine(MemorySink(), heard, Settings(device=getattr(request, "param", "cpu")))
+    made = Engine(MemorySink(), heard, ComputeSettings(device=getattr(request, "param", "cpu")))
     yield made
     assert made.close(PATIENCE)
 
@@ -62,7 +62,7 @@ def test_what_is_asked_for_while_a_fatal_start_is_told_does_not_fail_with_it(
     tmp_path: Path, heard: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint, (first, second) = llama(tmp_path, 2)
-    engine = Engine(MemorySink(), heard, Settings(ABSENT, 1))
+    engine = Engine(MemorySink(), heard, ComputeSettings(ABSENT, 1))
     tell, pick = engine._reporter.tell, devices.pick
 
     def told(event: Event) -> None:
@@ -147,7 +147,7 @@ def test_a_lone_large_matrix_has_all_threads_of_a_cpu(monkeypatch: pytest.Monkey
 def test_the_last_matrix_of_a_scan_is_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked, heard = [], Recorder()
     monkeypatch.setattr(devices, "blas_threads", lambda _d, _t, _cost, alone: asked.append(alone) or 1)
-    engine = Engine(MemorySink(), heard, Settings(device="cpu", threads=1))
+    engine = Engine(MemorySink(), heard, ComputeSettings(device="cpu", threads=1))
     engine.submit(*llama(tmp_path, 5))
     assert heard.wait_until_idle().done == 5
     assert engine.close(PATIENCE)
@@ -206,7 +206,7 @@ def test_what_computes_for_a_screen_is_nicer_than_what_draws_it(
     noting(Reader, "read")
     noting(Solver, "solve")
     heard = Recorder()
-    engine = Engine(MemorySink(), heard, Settings("cpu", gives_way=gives_way))
+    engine = Engine(MemorySink(), heard, ComputeSettings("cpu", gives_way=gives_way))
     engine.submit(*llama(tmp_path, 1))
     heard.wait_until_idle()
     assert engine.close(PATIENCE)

@@ -19,8 +19,8 @@ from rankscope.engine.catalogue.caches import caches
 from rankscope.engine.catalogue.heads import attentions
 from rankscope.engine.catalogue.tree import Tree, build_tree
 from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
-from rankscope.engine.compute.engine import Engine, Settings
-from rankscope.engine.compute.opened import Opened
+from rankscope.engine.compute.engine import ComputeSettings, Engine
+from rankscope.engine.compute.opened import OpenedCheckpoints
 from rankscope.engine.compute.remote_batch import light
 from rankscope.engine.derive.derived import AS_FACTORS
 from rankscope.engine.derive.norm_weighting import NormWeighting
@@ -38,7 +38,7 @@ def opened(model: Path) -> tuple[Checkpoint, Tree]:
 def computed(checkpoint: Checkpoint, projections: list[Projection]) -> tuple[dict[str, Spectrum], Recorder]:
     """The spectra of these by address, and what the engine told."""
     sink, heard = MemorySink(), Recorder()
-    engine = Engine(sink, heard, Settings(device="cpu"))
+    engine = Engine(sink, heard, ComputeSettings(device="cpu"))
     engine.submit(checkpoint, projections)
     heard.wait_until_idle()
     engine.close(PATIENCE)
@@ -263,7 +263,7 @@ def test_nothing_is_made_of_a_product(tmp_path: Path) -> None:
 
 def test_a_product_travels_to_a_worker_process(tmp_path: Path) -> None:
     checkpoint, tree = opened(several().write(tmp_path))
-    elsewhere = Opened([open_checkpoint(checkpoint.elsewhere)])
+    elsewhere = OpenedCheckpoints([open_checkpoint(checkpoint.elsewhere)])
     products = [p for p in tree.projections if p.is_product]
     assert [elsewhere.whole(light(p)) for p in products] == products
 

@@ -17,7 +17,7 @@ from lapack_reference import Array, lapack
 from numpy.random import PCG64
 from safetensors.torch import load_file
 
-from rankscope.engine.compute.engine import Engine, Settings
+from rankscope.engine.compute.engine import ComputeSettings, Engine
 from rankscope.engine.compute.events import Failed, Saved
 from rankscope.engine.derive import signs as flip
 from rankscope.engine.derive.flip import flipped
@@ -58,7 +58,7 @@ def sink() -> MemorySink:
 
 @pytest.fixture
 def engine(sink: MemorySink, heard: Recorder) -> Iterator[Engine]:
-    made = Engine(sink, heard, Settings(device="cpu"))
+    made = Engine(sink, heard, ComputeSettings(device="cpu"))
     yield made
     made.close(PATIENCE)
 

@@ -16,7 +16,7 @@ from lapack_reference import lapack
 from numpy.random import PCG64
 from safetensors.torch import load_file
 
-from rankscope.engine.compute.engine import Settings
+from rankscope.engine.compute.engine import ComputeSettings
 from rankscope.store.models import stored_models
 from rankscope.store.spectra import SpectraStore
 from rankscope.tui.cli.main import main
@@ -63,7 +63,7 @@ def computed(root: Path) -> dict[tuple[int | None, str], str]:
 
 
 def session_of(name: Path, root: Path) -> Session:
-    session = Session(open_model(str(name), root), root, lambda _: None, Settings())
+    session = Session(open_model(str(name), root), root, lambda _: None, ComputeSettings())
     session.load()
     return session
 
@@ -131,7 +131,7 @@ def test_tables_lists_and_exports_are_of_the_weights(
     stored = open_stored(str(model), root)
     assert stored is not None
     assert [p.null for p in stored.tree.projections] == [""] * 3
-    session = Session(stored, root, lambda _: None, Settings())
+    session = Session(stored, root, lambda _: None, ComputeSettings())
     session.load()
     for p in stored.tree.projections:
         entry, twin = session.entry(p), session.entry(session.twin(p))

@@ -22,7 +22,7 @@ import rankscope.engine
 from rankscope.engine.catalogue.tree import build_tree
 from rankscope.engine.checkpoint.files import choose
 from rankscope.engine.checkpoint.open import DEMO_FILE, Checkpoint, open_checkpoint
-from rankscope.engine.compute.engine import Engine, Settings
+from rankscope.engine.compute.engine import ComputeSettings, Engine
 from rankscope.engine.errors import InputError
 from rankscope.engine.formats import registry
 from rankscope.engine.formats.format import Format, Listing, Origin
@@ -89,7 +89,7 @@ def refusal(model: Path) -> str:
 def spectra(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
     """Address -> singular values, as a scan by the engine keeps them."""
     sink, heard = MemorySink(), Recorder()
-    engine = Engine(sink, heard, Settings("cpu"))
+    engine = Engine(sink, heard, ComputeSettings("cpu"))
     try:
         engine.submit(checkpoint, build_tree(checkpoint).scanned())
         heard.wait_until_idle()

@@ -21,13 +21,13 @@ from rankscope.engine.catalogue.norms import Norms
 from rankscope.engine.catalogue.rules import cut
 from rankscope.engine.catalogue.tree import Tree, build_tree
 from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
-from rankscope.engine.compute.engine import Engine, Settings
+from rankscope.engine.compute.engine import ComputeSettings, Engine
 from rankscope.engine.derive.balance import neuron_scales
 from rankscope.engine.derive.fixing import Gauge
 from rankscope.engine.derive.formulas import FORMULAS
 from rankscope.engine.derive.gauge import as_stored, is_fixed, what_is_fixed
 from rankscope.engine.derive.norm_weighting import NormWeighting
-from rankscope.engine.derive.weigh import Noted, Weighed
+from rankscope.engine.derive.weigh import NotedMatrix, Weighed
 from rankscope.engine.derive.weighting import noise_of, weighted
 from rankscope.engine.errors import WeightsError
 from rankscope.engine.metrics import threshold_rank
@@ -88,7 +88,7 @@ def made_of(checkpoint: Checkpoint, fixed: Projection) -> Array:
     if fixed.derived.formula == "as_it_is":
         return matrix_of(checkpoint, fixed.parents[0])
     found = FORMULAS[fixed.derived.formula](fixed, [matrix_of(checkpoint, p) for p in fixed.parents])
-    found = found.matrix if isinstance(found, Noted) else found
+    found = found.matrix if isinstance(found, NotedMatrix) else found
     return host_array(found.matrix if isinstance(found, Weighed) else found)
 
 
@@ -321,7 +321,7 @@ def test_zero_neurons_are_counted_where_the_spectrum_is_kept(tmp_path: Path) -> 
     checkpoint, tree, gauge = small(tmp_path, {"model_type": "llama"}, gated=True, zero=2)
     found = by_role(tree, gauge)
     sink, heard = MemorySink(), Recorder()
-    engine = Engine(sink, heard, Settings(device="cpu"))
+    engine = Engine(sink, heard, ComputeSettings(device="cpu"))
     engine.submit(checkpoint, list(map(as_stored, found.values())))
     heard.wait_until_idle()
     engine.close(PATIENCE)
@@ -368,7 +368,7 @@ def test_tensors_of_torch_give_the_same_as_arrays(family: str, tmp_path: Path) -
             results = []
             for given in (parents, mixed, [torch.tensor(p) for p in parents]):
                 found = FORMULAS[made(fixed).formula](fixed, given)
-                found = found.matrix if isinstance(found, Noted) else found
+                found = found.matrix if isinstance(found, NotedMatrix) else found
                 assert not isinstance(found, Weighed)
                 results.append(host_array(found))
             assert results[0].dtype == results[2].dtype == np.float64
@@ -383,8 +383,8 @@ def test_sizes_whose_squares_leave_the_numbers_balance_too(size: float, tmp_path
     up, down = (matrix_of(checkpoint, p) for p in fixed.parents)
     plain = FORMULAS[made(fixed).formula](fixed, [up, down])
     large = FORMULAS[made(fixed).formula](fixed, [up * size, down / size])
-    assert isinstance(plain, Noted)
-    assert isinstance(large, Noted)
+    assert isinstance(plain, NotedMatrix)
+    assert isinstance(large, NotedMatrix)
     np.testing.assert_allclose(np.asarray(large.matrix), np.asarray(plain.matrix), rtol=1e-12)
 
 

@@ -20,7 +20,7 @@ from rankscope.engine.catalogue.rope import NO_ROPE, Rope
 from rankscope.engine.derive.biases import appended
 from rankscope.engine.derive.formulas import FORMULAS
 from rankscope.engine.derive.latent import CHOICES, KEY_VALUE, QUERY_PRODUCT, Way, latent_of, norms_of, products_of, way
-from rankscope.engine.derive.weigh import Noted, Weighed
+from rankscope.engine.derive.weigh import NotedMatrix, Weighed
 from rankscope.engine.errors import InputError, WeightsError
 from rankscope.engine.metrics import rank_losing
 from rankscope.engine.moment import Moment, diagonal, full, layer_norm, operand
@@ -93,7 +93,7 @@ def explicit(chosen: Way, c: Array, interleaved: bool, key: Array = KEY) -> Arra
 def made(derived: Projection, matrices: list[Array]) -> tuple[Array, str]:
     assert derived.derived is not None
     found = FORMULAS[derived.derived.formula](derived, matrices)
-    assert isinstance(found, Noted)
+    assert isinstance(found, NotedMatrix)
     if isinstance(found.matrix, Weighed):
         found.matrix.check.proven(lapack(found.matrix.matrix), PROVENANCE)
     return np.asarray(found.matrix.matrix if isinstance(found.matrix, Weighed) else found.matrix), found.note

@@ -11,7 +11,7 @@ import pytest
 from gguf.constants import MODEL_ARCH_NAMES
 
 from rankscope.engine.catalogue.gguf_norms import GGUF_ROWS
-from rankscope.engine.catalogue.norm_families import ROWS, Row
+from rankscope.engine.catalogue.norm_families import ROWS, NormFamily
 from rankscope.engine.catalogue.tree import build_tree
 from rankscope.engine.checkpoint.open import open_checkpoint
 from rankscope.engine.derive.norm_weighting import NormWeighting
@@ -36,7 +36,7 @@ CONVERTED = {
 """Architectures and the families that are converted to them, under the names of their layers."""
 
 
-def _row(rows: tuple[Row, ...], model: str) -> Row:
+def _row(rows: tuple[NormFamily, ...], model: str) -> NormFamily:
     return next(row for row in rows if model in row.models)
 
 

@@ -11,7 +11,7 @@ import scipy.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rankscope.engine.plan.allocate import Allocation, Allocator, Curve
+from rankscope.engine.plan.allocate import Allocation, Allocator, TailCurve
 from rankscope.engine.plan.hull import RankGrid, hulls_of, points_of, tails_of
 from rankscope.engine.plan.plan_file import Cost
 
@@ -21,7 +21,7 @@ GRIDS = (RankGrid(1, 1), RankGrid(1, 1, "pifa"), RankGrid(2, 1), RankGrid(1, 2, 
 
 def curve(
     rng: np.random.Generator, name: str, shape: tuple[int, int], weight: float, grid: RankGrid, spectrum: bool = True
-) -> Curve:
+) -> TailCurve:
     """Of a spectrum, or (as nothing in the allocation may rest on it) of any tails that descend; all of them 64ths."""
     points = points_of(*shape, grid)
     if spectrum:
@@ -30,10 +30,10 @@ def curve(
         tails = np.append(left[points.ranks], 0.0) / 64
     else:
         tails = np.append(np.sort(rng.integers(0, 65, len(points.ranks)))[::-1], 0) / 64
-    return Curve(name, *shape, weight, tails)
+    return TailCurve(name, *shape, weight, tails)
 
 
-def case(seed: int) -> tuple[list[Curve], RankGrid]:
+def case(seed: int) -> tuple[list[TailCurve], RankGrid]:
     """Up to four projections, whose weights add up to a power of two: all sums and products are exact."""
     rng = np.random.default_rng([17, seed])
     grid, count = GRIDS[seed % len(GRIDS)], int(rng.integers(1, 5))
@@ -45,7 +45,7 @@ def case(seed: int) -> tuple[list[Curve], RankGrid]:
     ], grid
 
 
-def every_plan(curves: list[Curve], grid: RankGrid) -> list[tuple[int, Fraction]]:
+def every_plan(curves: list[TailCurve], grid: RankGrid) -> list[tuple[int, Fraction]]:
     """Parameters and loss of each combination of points."""
     total = Fraction(sum(c.weight for c in curves))
     options = [
@@ -99,7 +99,7 @@ def lower_hull(points: list[tuple[int, Fraction]]) -> list[int]:
         found.append(max(ways)[2])
 
 
-def by_the_rules(curves: list[Curve], grid: RankGrid, budget: int) -> tuple[list[int], list[tuple[int, Fraction]]]:
+def by_the_rules(curves: list[TailCurve], grid: RankGrid, budget: int) -> tuple[list[int], list[tuple[int, Fraction]]]:
     """The points that the rules give, one step at a time in exact numbers, and (parameters, loss) after each step."""
     total = Fraction(sum(c.weight for c in curves)) or Fraction(1)
     all_points = [
@@ -135,12 +135,12 @@ def by_the_rules(curves: list[Curve], grid: RankGrid, budget: int) -> tuple[list
         chosen[i], slack = k, slack - cost
 
 
-def ranks_of(curves: list[Curve], grid: RankGrid, chosen: list[int]) -> list[int]:
+def ranks_of(curves: list[TailCurve], grid: RankGrid, chosen: list[int]) -> list[int]:
     every = [[*map(int, points_of(c.rows, c.cols, grid).ranks), 0] for c in curves]
     return [ranks[k] for ranks, k in zip(every, chosen, strict=True)]
 
 
-def many(seed: int, count: int) -> tuple[list[Curve], RankGrid]:
+def many(seed: int, count: int) -> tuple[list[TailCurve], RankGrid]:
     """As `case`, of more projections, many of them alike."""
     rng = np.random.default_rng([18, seed])
     grid = GRIDS[seed % len(GRIDS)]
@@ -150,7 +150,7 @@ def many(seed: int, count: int) -> tuple[list[Curve], RankGrid]:
         own = np.random.default_rng([19, seed, int(rng.integers(3))])
         made.append(curve(own, f"layers.{i}.mlp.up", kinds[int(rng.integers(3))], 1.0, grid, spectrum=bool(seed % 2)))
     rest = 2 ** int(np.ceil(np.log2(count))) - count
-    return [*made, Curve("other", 1, 9, rest, np.zeros(1))], grid
+    return [*made, TailCurve("other", 1, 9, rest, np.zeros(1))], grid
 
 
 @pytest.mark.parametrize("window", [2, 1 << 16])
@@ -178,7 +178,7 @@ def test_no_budget_is_ever_passed(data: st.DataObject) -> None:
         values = np.sort(data.draw(spectra))[::-1]
         shape = (len(values), len(values) + data.draw(st.integers(0, 20)))
         tails = tails_of(values, points_of(*shape, grid))
-        curves.append(Curve(f"layers.{number}", *shape, data.draw(st.floats(0, 1e9)), tails))
+        curves.append(TailCurve(f"layers.{number}", *shape, data.draw(st.floats(0, 1e9)), tails))
     allocator = Allocator(curves, grid)
     budget = data.draw(st.integers(allocator.smallest, allocator.largest + 5))
     for found in (allocator.plan(budget), allocator.uniform(budget)):
@@ -204,7 +204,7 @@ def test_below_the_smallest_plan_there_is_none() -> None:
 def two(first: str, second: str, tails: list[float]) -> Allocation:
     """A rank more for one of two that are alike."""
     grid = RankGrid(1, 1)
-    curves = [Curve(name, 6, 8, 1.0, np.array(tails)) for name in (first, second)]
+    curves = [TailCurve(name, 6, 8, 1.0, np.array(tails)) for name in (first, second)]
     return Allocator(curves, grid).plan(3 * 14)
 
 
@@ -215,8 +215,8 @@ def test_of_equal_gains_the_first_address_wins() -> None:
 
 def test_of_equal_gains_the_smaller_cost_wins() -> None:
     """14 for (6, 8), 16 for (8, 8), with equal gains for each parameter, and room for one of them."""
-    small = Curve("z", 6, 8, 14.0, np.array([0.5, 0.25, 0.125, 0]))
-    large = Curve("a", 8, 8, 16.0, np.array([0.5, 0.25, 0.125, 0]))
+    small = TailCurve("z", 6, 8, 14.0, np.array([0.5, 0.25, 0.125, 0]))
+    large = TailCurve("a", 8, 8, 16.0, np.array([0.5, 0.25, 0.125, 0]))
     assert list(Allocator([large, small], RankGrid(1, 1)).plan(30 + 16).ranks) == [1, 2]
 
 
@@ -225,7 +225,7 @@ def test_uniform_gives_the_rank_of_the_formula() -> None:
     shapes = [(64, 96), (128, 96), (200, 200), (96, 64)]
     grid = RankGrid(8, 8)
     curves = [
-        Curve(str(i), *s, 1.0, tails_of(np.sort(rng.random(min(s)))[::-1], points_of(*s, grid)))
+        TailCurve(str(i), *s, 1.0, tails_of(np.sort(rng.random(min(s)))[::-1], points_of(*s, grid)))
         for i, s in enumerate(shapes)
     ]
     allocator = Allocator(curves, grid)
@@ -281,6 +281,8 @@ def test_a_straight_line_has_two_vertices() -> None:
 
 
 def test_nothing_to_lose_is_the_smallest_plan() -> None:
-    curves = [Curve(name, 6, 8, weight, np.array([0.5, 0.25, 0.125, 0])) for name, weight in (("a", 0.0), ("b", 0.0))]
+    curves = [
+        TailCurve(name, 6, 8, weight, np.array([0.5, 0.25, 0.125, 0])) for name, weight in (("a", 0.0), ("b", 0.0))
+    ]
     found = Allocator(curves, RankGrid(1, 1)).plan(90)
     assert (found.loss, found.bound, list(found.ranks)) == (0.0, 0.0, [1, 1])

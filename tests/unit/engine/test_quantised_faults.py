@@ -18,7 +18,7 @@ from quantised_packers import Packed
 
 from rankscope.engine.catalogue.tree import build_tree
 from rankscope.engine.checkpoint.open import Checkpoint
-from rankscope.engine.compute.engine import Engine, Settings
+from rankscope.engine.compute.engine import ComputeSettings, Engine
 from rankscope.engine.compute.events import Failed, Saved
 from rankscope.engine.errors import WeightsError
 from rankscope.engine.spectrum import Projection
@@ -172,7 +172,7 @@ def test_a_contradiction_is_a_sentence_and_the_rest_is_computed(tmp_path: Path, 
 def _scan(checkpoint: Checkpoint, projections: list[Projection], done: list[str]) -> dict[str, str]:
     """Through the engine: the reason by tensor, where exactly the tensors `done` give a spectrum."""
     recorder, sink = Recorder(), MemorySink()
-    engine = Engine(sink, recorder, Settings(device="cpu", threads=1))
+    engine = Engine(sink, recorder, ComputeSettings(device="cpu", threads=1))
     wanted = [p for p in projections if p.rows]
     engine.submit(checkpoint, wanted)
     recorder.wait(lambda r: len(r.of(Failed)) + len(r.of(Saved)) == len(wanted))

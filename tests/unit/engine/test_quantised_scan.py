@@ -24,7 +24,7 @@ from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 from rankscope.engine.catalogue.tree import build_tree
 from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
 from rankscope.engine.compute import worker
-from rankscope.engine.compute.engine import Engine, Settings
+from rankscope.engine.compute.engine import ComputeSettings, Engine
 from rankscope.engine.compute.job import SCAN, Job
 from rankscope.engine.formats.safetensors import DTYPE_BITS
 from rankscope.engine.formats.tensor import Tensor
@@ -81,7 +81,7 @@ def _write(folder: Path, tensors: Mapping[str, torch.Tensor], config: Mapping[st
 
 def _scan(checkpoint: Checkpoint, projections: list[Projection]) -> dict[str, Spectrum]:
     recorder, sink = Recorder(), MemorySink()
-    engine = Engine(sink, recorder, Settings(device="cpu", threads=1))
+    engine = Engine(sink, recorder, ComputeSettings(device="cpu", threads=1))
     engine.submit(checkpoint, projections)
     recorder.wait_until_idle()
     assert engine.close(10)

@@ -19,7 +19,7 @@ from weighted_examples import Given
 
 from rankscope.engine import bounds, metrics, moment
 from rankscope.engine.compute import second_pass
-from rankscope.engine.compute.engine import Engine, Settings
+from rankscope.engine.compute.engine import ComputeSettings, Engine
 from rankscope.engine.compute.events import (
     Computed,
     Failed,
@@ -95,7 +95,7 @@ def make(heard: Recorder, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> Iterat
     monkeypatch.setattr(second_pass, "SHARE", math.inf)
 
     def build(sink: Any) -> Engine:
-        made.append(Engine(sink, heard, Settings("cpu")))
+        made.append(Engine(sink, heard, ComputeSettings("cpu")))
         return made[-1]
 
     yield build

@@ -26,7 +26,7 @@ from concurrent.futures import Future
 import numpy as np
 from safetensors.numpy import save_file
 from rankscope.engine.checkpoint.open import open_checkpoint
-from rankscope.engine.compute.engine import Engine, Settings
+from rankscope.engine.compute.engine import Engine, ComputeSettings
 from rankscope.engine.compute.events import Progress, Saved
 from rankscope.engine.catalogue.tree import build_tree
 save_file({"model.layers.0.mlp.up_proj.weight": np.eye(5, 7, dtype=np.float32)}, "FOLDER/model.safetensors")
@@ -47,7 +47,7 @@ def listen(batch):
     if not batch[-1].busy:
         idle.set()
 checkpoint = open_checkpoint("FOLDER")
-engine = Engine(Sink(), listen, Settings("cpu"))
+engine = Engine(Sink(), listen, ComputeSettings("cpu"))
 engine.submit(checkpoint, build_tree(checkpoint).scanned())
 assert idle.wait(30)
 assert engine.close()

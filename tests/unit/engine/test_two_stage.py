@@ -19,7 +19,7 @@ from rankscope.engine.solvers.band import to_band
 from rankscope.engine.solvers.chase import to_tridiagonal
 from rankscope.engine.solvers.panel import reflect
 from rankscope.engine.solvers.sturm import tridiagonal_eigenvalues
-from rankscope.engine.solvers.two_stage import Plan
+from rankscope.engine.solvers.two_stage import BandPlan
 
 SIZES = [(1, 4), (2, 4), (3, 4), (5, 8), (31, 8), (33, 16), (64, 16), (97, 32), (200, 32)]
 
@@ -60,7 +60,7 @@ def _hard(n: int) -> dict[str, Array]:
 def test_hard_matrices_match_lapack(n: int, width: int) -> None:
     named = _hard(n)
     grams = torch.stack([torch.from_numpy(w @ w.T) for w in named.values()])
-    values, passed = two_stage.eigenvalues(grams, Plan(width))
+    values, passed = two_stage.eigenvalues(grams, BandPlan(width))
     assert passed.all(), [name for name, ok in zip(named, passed, strict=True) if not ok]
     for (name, w), row in zip(named.items(), values.numpy(), strict=True):
         expected = lapack(w)
@@ -74,10 +74,10 @@ def test_hard_matrices_match_lapack(n: int, width: int) -> None:
 @pytest.mark.parametrize(("n", "width"), [(1, 4), (2, 4), (33, 16), (100, 32)])
 def test_a_batch_of_one_is_solved_as_in_company(n: int, width: int) -> None:
     grams = torch.stack([torch.from_numpy(w @ w.T) for w in _hard(n).values()])
-    together = two_stage.eigenvalues(grams.clone(), Plan(width))[0]
+    together = two_stage.eigenvalues(grams.clone(), BandPlan(width))[0]
     for gram, wanted in list(zip(grams, together, strict=True))[::4]:
         for alone in (gram.clone()[None], gram.expand(1, n, n).clone(), torch.stack([gram, gram])[1:]):
-            values, passed = two_stage.eigenvalues(alone, Plan(width))
+            values, passed = two_stage.eigenvalues(alone, BandPlan(width))
             assert passed.all()
             assert (values[0] - wanted).abs().max() <= 1e-14 * wanted.abs().max()
 
@@ -111,7 +111,7 @@ def test_bisection_finds_every_eigenvalue(n: int) -> None:
 
 
 def test_a_zero_matrix_has_zeros() -> None:
-    values, passed = two_stage.eigenvalues(torch.zeros(1, 9, 9, dtype=torch.float64), Plan(4))
+    values, passed = two_stage.eigenvalues(torch.zeros(1, 9, 9, dtype=torch.float64), BandPlan(4))
     assert passed.all()
     assert not values.any()
 
@@ -119,7 +119,7 @@ def test_a_zero_matrix_has_zeros() -> None:
 def test_not_a_number_does_not_pass_and_harms_no_neighbour() -> None:
     gram = torch.eye(20, dtype=torch.float64).repeat(3, 1, 1)
     gram[1, 4, 4] = torch.nan
-    values, passed = two_stage.eigenvalues(gram, Plan(4))
+    values, passed = two_stage.eigenvalues(gram, BandPlan(4))
     assert passed.tolist() == [True, False, True]
     assert torch.equal(values[0], torch.ones(20, dtype=torch.float64))
 
@@ -168,7 +168,7 @@ from rankscope.engine.solvers.band import to_band
 from rankscope.engine.solvers.chase import to_tridiagonal
 from rankscope.engine.solvers.panel import tall_qr
 from rankscope.engine.solvers.sturm import tridiagonal_eigenvalues
-from rankscope.engine.solvers.two_stage import Plan, eigenvalues
+from rankscope.engine.solvers.two_stage import BandPlan, eigenvalues
 
 torch.set_num_threads(1)
 torch.manual_seed(0)
@@ -184,7 +184,7 @@ for n, width, leaf, tile in ((3, 4, 4, 16), (17, 4, 4, 16), (40, 8, 4, 16), (70,
     row = {"qr": max(map(gap, *q)), "band": gap(bands[0][0], bands[1][0]), "chase": gap(rows[0][0], rows[1][0])}
     if n <= 17:
         row["bisect"] = gap(*[tridiagonal_eigenvalues(rows[1], kernels) for kernels in (True, False)])
-        values, passed = eigenvalues(gram.clone(), Plan(width), True)
+        values, passed = eigenvalues(gram.clone(), BandPlan(width), True)
         row["values"] = gap(values, torch.linalg.eigvalsh(gram))
         row["failed"] = int((~passed).sum())
     found.append(row)

@@ -17,7 +17,7 @@ from engine_fakes import PATIENCE, MemorySink, Recorder, llama
 import rankscope.engine.solvers
 from rankscope.engine.compute import devices, driver, elsewhere, worker_process
 from rankscope.engine.compute.devices import Device
-from rankscope.engine.compute.engine import Engine, Settings
+from rankscope.engine.compute.engine import ComputeSettings, Engine
 from rankscope.engine.compute.events import Event, Progress
 from rankscope.engine.compute.remote_batch import Batch, light
 from rankscope.engine.solvers import two_stage, warm
@@ -84,20 +84,20 @@ def test_kernels_are_compiled_side_by_side_and_one_that_does_not_compile_stops_n
 @pytest.mark.parametrize(
     ("settings", "found", "has_dask", "expected"),
     [
-        (Settings(is_apart=True), [GPU], True, True),
-        (Settings(is_apart=True), [GPU], False, False),
-        (Settings(is_apart=True), [], True, False),
-        (Settings("cpu", is_apart=True), [GPU], True, False),
-        (Settings("cuda:1", is_apart=True), [GPU], True, False),
-        (Settings(scheduler="tcp://a:1", is_apart=True), [GPU], True, False),
-        (Settings(), [GPU], False, True),
-        (Settings("cuda"), [GPU, Device("cuda:1", "")], False, False),
-        (Settings("auto"), [GPU, Device("cuda:1", "")], False, True),  # for so little one is used
-        (Settings(), [], True, False),
+        (ComputeSettings(is_apart=True), [GPU], True, True),
+        (ComputeSettings(is_apart=True), [GPU], False, False),
+        (ComputeSettings(is_apart=True), [], True, False),
+        (ComputeSettings("cpu", is_apart=True), [GPU], True, False),
+        (ComputeSettings("cuda:1", is_apart=True), [GPU], True, False),
+        (ComputeSettings(scheduler="tcp://a:1", is_apart=True), [GPU], True, False),
+        (ComputeSettings(), [GPU], False, True),
+        (ComputeSettings("cuda"), [GPU, Device("cuda:1", "")], False, False),
+        (ComputeSettings("auto"), [GPU, Device("cuda:1", "")], False, True),  # for so little one is used
+        (ComputeSettings(), [], True, False),
     ],
 )
 def test_only_a_gpu_is_made_ready_and_apart_only_by_a_process(
-    monkeypatch: pytest.MonkeyPatch, settings: Settings, found: list[Device], has_dask: bool, expected: bool
+    monkeypatch: pytest.MonkeyPatch, settings: ComputeSettings, found: list[Device], has_dask: bool, expected: bool
 ) -> None:
     monkeypatch.setattr(driver, "gpus", lambda: found)
     monkeypatch.setattr(elsewhere, "is_installed", lambda: has_dask)
@@ -146,7 +146,7 @@ def test_one_gpu_of_the_explorer_is_made_ready_in_a_process_of_its_own_and_it_is
     heard, cluster = Recorder(), FakeCluster()
     monkeypatch.setattr(driver, "gpus", lambda: [GPU])
     monkeypatch.setattr(elsewhere.Cluster, "local", lambda _devices, _threads: cluster)
-    engine = Engine(MemorySink(), heard, Settings(is_apart=True))
+    engine = Engine(MemorySink(), heard, ComputeSettings(is_apart=True))
     engine.warm()
     assert cluster.asked.wait(PATIENCE)
     assert heard.of(Progress) == []  # nothing was asked for
@@ -168,7 +168,7 @@ def test_a_scan_of_much_has_its_processes_started_before_it_is_asked_for(
     monkeypatch.setattr(driver, "capability", lambda _: (9, 0))
     monkeypatch.setattr(elsewhere.Cluster, "local", lambda found, _: started.append(found) or cluster)
     _, (small,) = llama(tmp_path, 1)
-    engine = Engine(MemorySink(), lambda _: None, Settings())
+    engine = Engine(MemorySink(), lambda _: None, ComputeSettings())
     engine.warm([replace(small, rows=8192, cols=28672)] * 170)  # half a minute of an H100
     assert cluster.asked.wait(PATIENCE)
     assert started == [both]
@@ -188,7 +188,7 @@ def test_what_is_waited_for_is_said_to_whom_asks_while_it_starts(
 
     monkeypatch.setattr(driver, "gpus", lambda: [GPU])
     monkeypatch.setattr(elsewhere.Cluster, "local", local)
-    engine = Engine(MemorySink(), heard, Settings(is_apart=True))
+    engine = Engine(MemorySink(), heard, ComputeSettings(is_apart=True))
     engine.warm()
     assert begun.wait(PATIENCE)
     engine.submit(*llama(tmp_path, 1))
@@ -203,7 +203,7 @@ def test_a_process_is_given_back_after_a_time_without_work(monkeypatch: pytest.M
     monkeypatch.setattr(elsewhere.Cluster, "local", lambda _devices, _threads: cluster)
     monkeypatch.setattr("rankscope.engine.compute.far.IDLE_SECONDS", 0.0)
     monkeypatch.setattr("rankscope.engine.compute.far._TICK", 0.01)
-    engine = Engine(MemorySink(), lambda _: None, Settings(is_apart=True))
+    engine = Engine(MemorySink(), lambda _: None, ComputeSettings(is_apart=True))
     engine.warm()
     assert cluster.closed.wait(PATIENCE)
     assert engine.close(PATIENCE)
@@ -279,12 +279,12 @@ def test_a_computed_model_leaves_gpus_alone(
         if any(isinstance(event, Progress) and not event.busy for event in events):
             done.set()
 
-    session = Session(model, tmp_path / "store", listen, Settings("cpu"))
+    session = Session(model, tmp_path / "store", listen, ComputeSettings("cpu"))
     if is_stored:
         session.compute(model.tree.scanned())
         assert done.wait(PATIENCE)
     session.close(PATIENCE)
-    opened = Session(model, tmp_path / "store", listen, Settings("cpu"))
+    opened = Session(model, tmp_path / "store", listen, ComputeSettings("cpu"))
     opened.load()
     opened.warm(model.tree.scanned())
     assert len(warmed) == expected

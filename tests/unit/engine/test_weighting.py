@@ -14,7 +14,7 @@ from weighted_examples import MATRICES, MOMENTS, Array, Given, eigen, projection
 
 from rankscope.engine import moment
 from rankscope.engine.derive import factors
-from rankscope.engine.derive.weigh import C, Check, Weighed, noise, weigh
+from rankscope.engine.derive.weigh import C, ValuesCheck, Weighed, noise, weigh
 from rankscope.engine.derive.weighting import is_weighted, noise_of, weighted
 from rankscope.engine.errors import WeightsError
 from rankscope.engine.metrics import threshold_rank
@@ -185,7 +185,7 @@ def test_a_product_that_is_wrong_is_found_by_the_trace(form: str, monkeypatch: p
 
 
 def test_a_check_lets_no_energy_of_nothing_pass() -> None:
-    check = Check(0.0, 0.0, 0.0, 4, 0.0, False)
+    check = ValuesCheck(0.0, 0.0, 0.0, 4, 0.0, False)
     with pytest.raises(WeightsError, match="not the trace"):
         check.proven(np.array([1.0]), Provenance(1.0, "gram", 1, "float64", 0.0, 0.0, "cpu", 0.0))
 

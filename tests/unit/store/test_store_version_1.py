@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from rankscope.engine.catalogue.tree import build_tree
 from rankscope.engine.checkpoint.open import open_checkpoint
-from rankscope.engine.compute.engine import Settings
+from rankscope.engine.compute.engine import ComputeSettings
 from rankscope.engine.derive.flip import flipped
 from rankscope.engine.spectrum import Provenance, Slice, Source
 from rankscope.store import layout, segments
@@ -62,7 +62,7 @@ def model(tmp_path: Path) -> Model:
 
 
 def test_every_projection_and_twin_is_found_with_lapacks_values(model: Model, root: Path) -> None:
-    session = Session(model, root, lambda _: None, Settings())
+    session = Session(model, root, lambda _: None, ComputeSettings())
     session.load()
     projections = model.tree.scanned()
     assert [p.role for p in projections] == ["query", "key", "value", "output"]

@@ -129,8 +129,8 @@ class Charting(ExplorerPanes):
         if state.lens.measure.needs_ranks or self.can_walk():
             state.set_rank(asked.common)
 
-    @on(ChartPane.Walk)
-    def _chart_walked(self, event: ChartPane.Walk) -> None:
+    @on(ChartPane.RankWalk)
+    def _chart_walked(self, event: ChartPane.RankWalk) -> None:
         if self.state.chart_view.over_layers:
             self.state.step_layer(event.columns)
         elif self.can_walk() and self.painting is not None and self.painting.ruler is not None:

@@ -16,14 +16,14 @@ from rankscope.engine.errors import InputError, printable
 from ...data.comparison import headings_of
 from ...data.named import resolve
 from ...data.view_records import Content
-from ...data.views import BY_KEY, Place, View, ViewSpec
+from ...data.views import BY_KEY, View, ViewPlace, ViewSpec
 from ...data.weighting import weighted_by
 from .. import clipboard
 from ..dialogs import Choice
 from ..messages import BackgroundDone
 from .background import Background
 
-Writer = Callable[[Path], None]
+FileWriter = Callable[[Path], None]
 MOST_NAMED = 4
 """Marks that the name of a file lists."""
 LONGEST_STEM = 200
@@ -68,14 +68,14 @@ class Exporter:
         """Copy the number, or the line, that the focused pane stands on."""
         state, pane = self._state, self._screen.tops.get(self._state.pane)
         text = pane.text_of_cell() if pane is not None else None
-        if BY_KEY[state.pane].place is Place.CHART:
+        if BY_KEY[state.pane].place is ViewPlace.CHART:
             text = self._screen.chart.readout.plain
         elif text is None:
             text = "\t".join(filter(None, (state.lens.text(p) for p in state.selected)))
         if not text:
             state.say("there is no number here yet")
             return
-        if (name := state.pair.shown_as) and BY_KEY[state.pane].place is not Place.CHART:
+        if (name := state.pair.shown_as) and BY_KEY[state.pane].place is not ViewPlace.CHART:
             text = f"{text} @{name.replace(' ', '@')}"
         self._screen.in_background(partial(self._copy, text), "copying")
 
@@ -96,25 +96,25 @@ class Exporter:
         work = partial(self._write, writers[path.suffix.lower()](), path)
         self._screen.in_background(work, f"writing {path.name}")
 
-    def _write(self, writer: Writer, path: Path) -> None:
+    def _write(self, writer: FileWriter, path: Path) -> None:
         try:
             writer(path)
         except OSError as error:
             raise InputError(f"cannot write {printable(str(path))}: {error.strerror or error}") from None
         self._screen.post_message(BackgroundDone(partial(self._state.say, f"written: {path.absolute()}")))
 
-    def _csv(self) -> Writer:
+    def _csv(self) -> FileWriter:
         from rankscope.store.export import csv_text  # numpy: the first paint does without, here and below
 
         view, state = self._view, self._state
         content = Content((replace(state.lens),), state.rows, state.grid)
-        if view.place is Place.TOP:
+        if view.place is ViewPlace.TOP:
             content = self._screen.tops[view.drawn_as].content(content)
         elif painting := self._screen.painting:
             content = replace(content, curves=painting.curves, values=painting.values)
         return lambda path: _save(path, csv_text(resolve(view.csv)(content)))
 
-    def _svg(self) -> Writer:
+    def _svg(self) -> FileWriter:
         from ...charts.picture import svg_of
 
         pane = self._screen.tops.get(self._view.drawn_as, self._screen.chart)
@@ -123,7 +123,7 @@ class Exporter:
         title = f"{self._models}  {Markup.from_markup(str(pane.border_title)).plain}"
         return lambda path: _save(path, svg_of(lines, pane.size.width, title))
 
-    def _picture(self) -> Writer:
+    def _picture(self) -> FileWriter:
         """By matplotlib, where it is installed."""
         from ...charts.picture import save_picture
 
@@ -134,9 +134,9 @@ class Exporter:
         """A name in this folder that no file has."""
         view, state = self._view, self._state
         parts = [Path(state.session.model.name).stem or "model", view.name]
-        if view.key == View.COMPARE or (view.place is Place.CHART and state.compares):
+        if view.key == View.COMPARE or (view.place is ViewPlace.CHART and state.compares):
             parts += _named_marks(headings_of(tuple(state.marks.values())))
-        elif view.place is Place.CHART and not view.over_layers:
+        elif view.place is ViewPlace.CHART and not view.over_layers:
             parts.append(state.selection.label(state.grid))
         if name := state.pair.shown_as:
             parts.append(f"by {name}")

@@ -20,7 +20,7 @@ from ...data.changes import Change
 from ...data.named import resolve
 from ...data.pair import Pair
 from ...data.state import ExplorerState
-from ...data.views import BY_KEY, Place, View, placed
+from ...data.views import BY_KEY, View, ViewPlace, placed
 from ...data.wording import LEGEND
 from ...drawing.cells import Look
 from ...settings import keys
@@ -87,7 +87,7 @@ class ExplorerPanes(Screen[None]):
         with Horizontal(id="body"):
             yield ProjectionTree(self.pair.first.model.name, self.look, id="tree")
             with Vertical(id="right"):
-                for view in placed(Place.TOP):
+                for view in placed(ViewPlace.TOP):
                     yield resolve(view.widget)(self.look, id=view.name)
                 yield PlanSums(id="sums")
                 yield ChartPane(id="chart")
@@ -98,7 +98,7 @@ class ExplorerPanes(Screen[None]):
 
     def on_mount(self) -> None:
         self.tree_pane = self.query_one(ProjectionTree)
-        self.tops = {view.key: self.query_one(f"#{view.name}", TopPane) for view in placed(Place.TOP)}
+        self.tops = {view.key: self.query_one(f"#{view.name}", TopPane) for view in placed(ViewPlace.TOP)}
         self.heatmap = self.query_one("#heatmap", Heatmap)
         self.plan_map = self.query_one(PlanMap)
         self.plan_sums = self.query_one(PlanSums)
@@ -193,7 +193,7 @@ class ExplorerPanes(Screen[None]):
     def _hints(self) -> tuple[Hint, ...]:
         is_busy = self.state.is_busy and not self.state.is_stopping
         zoom = ZOOM._replace(word=self._zooms_to)
-        turns = (zoom,) if self.state.pane == View.HEATMAP or BY_KEY[self.state.pane].place is Place.CHART else ()
+        turns = (zoom,) if self.state.pane == View.HEATMAP or BY_KEY[self.state.pane].place is ViewPlace.CHART else ()
         own = (*(OUTLIER,) * (self.state.pane == View.HEATMAP), *turns)
         is_pair, is_weighted = self.pair.other is not None, bool(self.pair.weighting)
         return shown_hints(is_busy, is_pair, is_weighted, self.state.shows_plan, zoom, own)
@@ -202,7 +202,7 @@ class ExplorerPanes(Screen[None]):
     def _zooms_to(self) -> str:
         """What the key that zooms goes to, in a word or two."""
         state, view = self.state, BY_KEY[self.state.pane]
-        if view.place is not Place.CHART:
+        if view.place is not ViewPlace.CHART:
             return "table" if self.is_overview else "overview"
         if view.over_layers:
             return "large charts" if state.panels else "small charts"
@@ -284,7 +284,7 @@ class ExplorerPanes(Screen[None]):
         for key, widget in self.tops.items():
             widget.display = key == top and (both or on_right == key)
         self.plan_sums.display = sums
-        self.chart.display = not sums and (both or BY_KEY[on_right].place is Place.CHART)
+        self.chart.display = not sums and (both or BY_KEY[on_right].place is ViewPlace.CHART)
         beneath = self.chart.display or sums
         most = _beside_chart(room) if beneath else room
         for one in maps.values():

@@ -20,7 +20,7 @@ CHUNK = 512
 MOST_TOLD = 16
 """Messages of one load, about: each may sort 45,000 rows, and send what is other on the screen."""
 
-Run = Callable[[Callable[[], None]], None]
+Runner = Callable[[Callable[[], None]], None]
 
 
 @dataclass(slots=True)
@@ -41,7 +41,7 @@ class Loader:
     in view comes first. `tell` is called in that thread.
     """
 
-    def __init__(self, state: ExplorerState, run: Run, tell: Callable[[NumbersLoaded], object]) -> None:
+    def __init__(self, state: ExplorerState, run: Runner, tell: Callable[[NumbersLoaded], object]) -> None:
         self._state = state
         self._run = run
         self._tell = tell

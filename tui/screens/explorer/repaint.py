@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from ...data.changes import Change, Keys
 from .background import Background
 
-Painter = Callable[[Background, Keys], None]
+Repaint = Callable[[Background, Keys], None]
 
 
 def repaint(screen: Background, what: Change, keys: Keys) -> None:
@@ -112,7 +112,7 @@ def _load(screen: Background, keys: Keys) -> None:
     screen.load_numbers(keys)
 
 
-TABLE: Mapping[Change, tuple[Painter, ...]] = {
+TABLE: Mapping[Change, tuple[Repaint, ...]] = {
     Change.SELECTION: (_selection, _chart, _lines),
     Change.TREE: (_tree,),
     Change.ROWS: (_rows, _apart, _heads, _layout, _titles, _model),

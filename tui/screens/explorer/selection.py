@@ -10,11 +10,11 @@ from ...data.grid import Selection
 from ...data.measures import units
 from ...data.outliers import FAR, next_of, outliers
 from ...data.pair import Side
-from ...data.views import BY_KEY, Place, View
+from ...data.views import BY_KEY, View, ViewPlace
 from ...widgets.chart import ChartPane
 from ...widgets.heatmap import Heatmap
 from ...widgets.table import MetricTable
-from ...widgets.tree import Item
+from ...widgets.tree import TreeItem
 from ..dialogs import Choice
 from .background import Background
 
@@ -23,24 +23,24 @@ class SelectionKeys(Background):
     """Actions that change the state, and moves in the panes."""
 
     @on(Tree.NodeHighlighted)
-    def _tree_moved(self, event: Tree.NodeHighlighted[Item]) -> None:
+    def _tree_moved(self, event: Tree.NodeHighlighted[TreeItem]) -> None:
         item = event.node.data
         if not self.tree_pane.has_focus:
             return  # it was filled anew, and its cursor stands where something else was
         if item is not None and item.selection is not None and item.selection != self.state.selection:
             self.state.move_to(item.selection)
 
-    @on(Heatmap.Moved)
-    @on(MetricTable.Moved)
-    def _moved(self, event: Heatmap.Moved | MetricTable.Moved) -> None:
+    @on(Heatmap.CellSelected)
+    @on(MetricTable.RowSelected)
+    def _moved(self, event: Heatmap.CellSelected | MetricTable.RowSelected) -> None:
         self.state.select(event.selection)
         if self.state.top == View.HEADS:
             self.show_titles()  # perhaps of another kind
         if not self.painter.is_idle:
             self.loader.in_view = self.tops[self.state.top].keys_in_view()
 
-    @on(ChartPane.Step)
-    def _chart_step(self, event: ChartPane.Step) -> None:
+    @on(ChartPane.LayerStep)
+    def _chart_step(self, event: ChartPane.LayerStep) -> None:
         self.state.step_layer(event.layers)
 
     def action_step_layer(self, step: int) -> None:
@@ -90,7 +90,7 @@ class SelectionKeys(Background):
             state.changed(Change.LAYOUT)
         elif state.small and state.pane != View.TREE:
             state.leave_small()
-        elif state.pattern and BY_KEY[state.pane].place is not Place.CHART:
+        elif state.pattern and BY_KEY[state.pane].place is not ViewPlace.CHART:
             state.set_filter("")
         else:
             state.go_back()
@@ -115,7 +115,7 @@ class SelectionKeys(Background):
             state.say(refused)
         elif state.pane == View.COMPARE and state.marks:
             self.scanner.compute(self.scanner.missing(state.marks.values(), Side.RATIO))
-        elif BY_KEY[state.pane].place is not Place.CHART and state.pane != View.COMPARE:
+        elif BY_KEY[state.pane].place is not ViewPlace.CHART and state.pane != View.COMPARE:
             state.show(state.chart)
 
     def _opens(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...data.changes import Change
-from ...data.tour import Step, Tour
+from ...data.tour import Tour, TourStep
 from ...widgets.line import Line
 from ..dialogs import Reading
 from .background import Background
@@ -17,7 +17,7 @@ class Guide:
     def __init__(self, screen: Background) -> None:
         self._screen = screen
         self._tour: Tour | None = None
-        self._steps: Sequence[Step] = ()
+        self._steps: Sequence[TourStep] = ()
         self._at = 0
 
     def turn(self) -> None:

@@ -20,7 +20,7 @@ from ..messages import BackgroundDone
 from .background import Background
 
 if TYPE_CHECKING:
-    from ...data.deltas import Listed
+    from ...data.deltas import WithoutDifference
 
 EXCHANGE_SECONDS = 1.0
 """How long the thread that draws waits for the event loop, which may be about to quit."""
@@ -35,7 +35,7 @@ class _Made:
 
     models: Mapping[Session, Model]
     opened: Sequence[Session]
-    apart: Sequence[Listed] | None = None
+    apart: Sequence[WithoutDifference] | None = None
 
 
 class Weigher:
