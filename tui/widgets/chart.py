@@ -23,7 +23,7 @@ REST = 0.1
 
 
 class ChartPane(Widget, can_focus=True):
-    """Shows what `show` was given, and a rank on it; asks for other layers by `LayerStep`, for other ranks by `RankWalk`.
+    """Shows what `show` was given, a rank on it; asks for other layers by `LayerStep`, for other ranks by `RankWalk`.
 
     It draws no chart itself, and a cursor on another rank redraws two lines (362 bytes), not the chart (20 kB); the
     rule through the chart follows once it rests.
