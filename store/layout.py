@@ -27,7 +27,7 @@ import numpy as np
 
 from rankscope.engine.spectrum import THRESHOLDS, Projection, Values
 
-from . import opening
+from . import regular_files
 from .checks import check
 from .columns import DERIVED, GENERATION, INDEX, PARENT, RUN, SOURCE, pack
 from .entries import Entries, Tables
@@ -218,7 +218,7 @@ def parse_volume(path: Path) -> FileContents | None:
         UnknownFormatError: another format or format version.
         OSError: the file is gone or cannot be read.
     """
-    with opening.open_regular(path) as raw:
+    with regular_files.open_regular(path) as raw:
         return _without_values(raw)
 
 

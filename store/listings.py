@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rankscope.engine.atomic import sweep, write_atomically
 
-from . import opening
+from . import regular_files
 
 _FOLDER = ".listings"
 """No model's folder begins with a dot."""
@@ -27,7 +27,7 @@ class FileListings:
     def get(self, key: str) -> str | None:
         """The text that was put under this key, None where there is none or it is damaged."""
         try:
-            checksum, _, text = opening.read_bytes(self._folder / key).partition(b"\n")
+            checksum, _, text = regular_files.read_bytes(self._folder / key).partition(b"\n")
         except OSError:
             return None
         return text.decode() if checksum == _checksum(text) else None

@@ -19,7 +19,7 @@ from pathlib import Path
 from rankscope.engine.atomic import TEMPORARY, sweep, sync_folder, write_atomically
 from rankscope.engine.spectrum import Values
 
-from . import opening
+from . import regular_files
 from .entry import Entry
 from .layout import FileContents, Image, ValuesPlace, build, decode, parse, parse_volume
 from .room import free, is_full
@@ -118,7 +118,7 @@ def read(path: Path) -> bytes:
         FileNotFoundError, OSError: as `load`.
     """
     with _gone():
-        return opening.read_bytes(path)
+        return regular_files.read_bytes(path)
 
 
 def is_whole(path: Path, data: bytes) -> bool:
@@ -162,7 +162,7 @@ def load_values(path: Path, places: Iterable[ValuesPlace]) -> list[Values]:
         DamagedFile, FileNotFoundError, OSError: as `load`.
     """
     loaded = []
-    with _gone(), opening.open_regular(path) as file:
+    with _gone(), regular_files.open_regular(path) as file:
         for place in places:
             values = decode(os.pread(file.fileno(), place.size, place.start), place)
             if values is None:
@@ -186,7 +186,7 @@ def unreadable(path: Path, places: Iterable[ValuesPlace]) -> set[int]:
     Raises:
         OSError: it gives back nothing of the file.
     """
-    with _gone(), opening.open_regular(path) as file:
+    with _gone(), regular_files.open_regular(path) as file:
         os.pread(file.fileno(), 1, 0)
         return {place.start for place in places if not _gives(file.fileno(), place.start, place.size)}
 

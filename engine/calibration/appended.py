@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ..derive.biases import appended
 from ..moment import Moment
 from ..spectrum import Projection
-from .weighting import FileWeighting
+from .file_weighting import FileWeighting
 
 APPENDED = "appended:"
 """What stands before the file of moments, where an operand names it."""

@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import WeightsError, printable
 from ..moment import Moment
 from ..spectrum import Operand, Values, digest
-from .held import FeatureOrder, MomentReader, StackedMatrix
+from .moment_reader import FeatureOrder, MomentReader, StackedMatrix
 
 _ROUNDING = 1e-3
 """How far mu^2 of a feature may lie above its E[x^2], in parts of it: sums in float32 round, and may count one token

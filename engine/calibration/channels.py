@@ -14,7 +14,7 @@ import numpy as np
 from ..catalogue.names import inner_config
 from ..errors import WeightsError, printable
 from ..spectrum import Projection
-from .held import FeatureOrder
+from .moment_reader import FeatureOrder
 
 
 class Shuffled(NamedTuple):

@@ -25,7 +25,7 @@ from ..landing import HOST
 from ..moment import Moment
 from ..spectrum import Operand, Source, Values, digest
 from ..weights import host_array
-from .held import FeatureOrder, StackedMatrix, mean_of
+from .moment_reader import FeatureOrder, StackedMatrix, mean_of
 from .said import Figures
 
 SUMS, COUNTS, PLAIN_SUMS = ".in_sum2", ".counts", ".in_sum"

@@ -1,4 +1,4 @@
-"""Writing a file of moments: see moments.py for what stands in it, and docs/MOMENTS.md."""
+"""Writing a file of moments: see moments_read.py for what stands in it, and docs/MOMENTS.md."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from typing import TypeAlias
 from ..errors import UnseenError, WeightsError, printable
 from ..moment import Form, Moment, diagonal
 from ..spectrum import Operand, Projection, Values, digest
-from .weighting import FileWeighting
+from .file_weighting import FileWeighting
 
 POOLED = "pooled:"
 """What stands before the file of pooled moments, where an operand names it."""

@@ -16,7 +16,7 @@ from ..errors import InputError, printable
 from ..formats import registry
 from ..formats.format import TELLING
 from ..quantised.settings import OWN_FILES
-from .files import choose, folders_with_weights, listed_folders, of_models, read_weight_map, weight_files
+from .model_files import choose, folders_with_weights, listed_folders, of_models, read_weight_map, weight_files
 from .native import PARAMS
 from .ranges import (
     UNWATCHED,

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from ..errors import InputError, printable
 from ..formats.guarded import check_inside, read_json
-from ..formats.joined import AXES
+from ..formats.joined_tensors import AXES
 from ..formats.tensor import Tensor
 
 PARAMS = "params.json"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..catalogue import sharing
 from ..errors import InputError, printable
-from ..formats import joined, registry
+from ..formats import joined_tensors, registry
 from ..formats.format import Format, Listings, Origin
 from ..formats.guarded import check_inside, read_json
 from ..formats.tensor import FileAccess, FileStamp, Tensor, read_bytes
@@ -22,8 +22,8 @@ from ..landing import HOST, Landing
 from ..quantised import modules as quantised
 from ..quantised import settings
 from . import hub, native, remote, urls
-from .files import weight_files, with_siblings
 from .hub import ADAPTER_CONFIG, Access
+from .model_files import weight_files, with_siblings
 from .ranges import UNWATCHED, RemoteFile, Watch
 from .tensor_parallel import check_file
 
@@ -98,8 +98,8 @@ class Checkpoint:
             RuntimeError: see Landing.
         """
         stored = {part.file: self._watched(part.file, watch) for part in (tensor, *(part for _, part in tensor.parts))}
-        if joined.is_joined(tensor):
-            return joined.read_joined(tensor, self.format, stored, landing)
+        if joined_tensors.is_joined(tensor):
+            return joined_tensors.read_joined(tensor, self.format, stored, landing)
         if tensor.parts:
             return quantised.read_matrix(tensor, stored, landing)
         return self.format.read_matrix(tensor, stored[tensor.file], landing)
@@ -116,8 +116,8 @@ class Checkpoint:
         """What the weights that `read` brings to a device take in its memory."""
         if tensor.scheme is not None:
             return quantised.bytes_on(device, tensor)
-        if joined.is_joined(tensor):
-            return joined.bytes_on(device, tensor, self.format)
+        if joined_tensors.is_joined(tensor):
+            return joined_tensors.bytes_on(device, tensor, self.format)
         return self.format.bytes_on(device, tensor)
 
     def _watched(self, file: Path, watch: Watch) -> FileAccess:

@@ -25,7 +25,7 @@ from ..quantised import settings
 from ..spectrum import Source, digest
 from . import hub
 from .descriptions import with_descriptions
-from .files import left_out, weight_map_of
+from .model_files import left_out, weight_map_of
 from .ranges import OPENING, FetchError, Link, RemoteFile, Retry, ServerReply, Watch, client_errors
 from .urls import HubFile, checked, explain, files_of, hub_file, stored_name
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from ..formats.guarded import check_inside, read_json
-from ..formats.vocabulary import from_tokenizer
+from ..formats.tokenizer_texts import from_tokenizer
 
 if TYPE_CHECKING:
     from .open import Checkpoint

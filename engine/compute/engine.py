@@ -28,7 +28,7 @@ from .outcomes import Outcomes, Sink
 from .queue import JobQueue
 from .reader import Reader
 from .reporter import Reporter
-from .worker import Solver, groups, own_stream
+from .worker_thread import Solver, groups, own_stream
 
 
 @dataclass(frozen=True, slots=True)

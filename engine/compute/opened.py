@@ -7,8 +7,8 @@ from contextlib import suppress
 from dataclasses import replace
 
 from ..calibration.appended import APPENDED, AppendedWeighting
+from ..calibration.file_weighting import ABOUT_MEAN, open_weighting
 from ..calibration.pooled import POOLED, PooledWeighting
-from ..calibration.weighting import ABOUT_MEAN, open_weighting
 from ..catalogue.tree import build_tree
 from ..checkpoint.open import Checkpoint
 from ..derive.biases import Biases

@@ -30,7 +30,7 @@ from .opened import OpenedCheckpoints, RefusedError
 from .queue import JobQueue
 from .reader import Reader
 from .remote_batch import SERVICE, SOFTWARE, Batch, BatchResult, light
-from .worker import Solver, own_stream
+from .worker_thread import Solver, own_stream
 
 if TYPE_CHECKING:
     from distributed import Worker

@@ -11,8 +11,8 @@ import numpy as np
 from ..errors import WeightsError
 from ..spectrum import Projection, Values
 from ..weights import Weights, host_array
-from .factors import numbers_of
 from .gauge import BALANCED, NOTHING
+from .moment_factors import numbers_of
 from .slabs import Array, exponent_of, joined, placed, slabs
 from .weigh import NotedMatrix, weigh
 from .weighting import WEIGHED, by_moment

@@ -11,8 +11,8 @@ from .balance import balance, centre
 from .difference import DELTA
 from .factor_products import multiply_factors
 from .gauge import BALANCED, CENTRED, NOTHING
+from .head_matrices import HEAD, OV, QK, ROWS
 from .head_products import head_rows, multiply_ov, multiply_qk
-from .heads import HEAD, OV, QK, ROWS
 from .latent import LATENT, PRODUCTS, ways
 from .signs import flip
 from .stack import multiply_latent, stack_latent

@@ -1,4 +1,4 @@
-"""The matrices of heads.py: some rows of a projection, and products of two factors by QR, which are never formed."""
+"""What head_matrices.py names: rows of a projection, and products of two factors by QR, which are never formed."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ..errors import WeightsError
 from ..spectrum import Projection, Values
 from ..weights import Weights, host_array
 from .balance import centre
-from .factors import numbers_of
 from .gauge import CENTRED
+from .moment_factors import numbers_of
 from .rotation import RotaryLayout, rows_of
 from .slabs import exponent_of, joined, placed, slabs
 from .stack import triangle

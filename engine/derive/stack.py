@@ -10,8 +10,8 @@ import numpy as np
 from ..errors import WeightsError
 from ..spectrum import Projection, Values
 from ..weights import Weights, host_array
-from .factors import numbers_of
 from .latent import DECOUPLED, LATENT, RECOMPUTE, Way, norms_note, ways
+from .moment_factors import numbers_of
 from .rotation import RotaryLayout, head_kept, rows_of, shared_basis, shared_kept
 from .slabs import exponent_of, joined, placed, slabs
 from .weigh import NotedMatrix, Weighed, weigh

@@ -11,7 +11,7 @@ from ..errors import WeightsError
 from ..spectrum import Projection
 from ..weights import Weights, host_array
 from . import difference
-from .factors import Factor
+from .moment_factors import Factor
 from .rounding import RoundingSums, rounded_to, variances
 from .slabs import Array, exponent_of, joined, slabs, times_two_to
 from .stack import norm_as, weighed_as

@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import WeightsError
 from ..spectrum import Operand, Projection, Provenance, Values
 from ..weights import Weights, host_array
-from .factors import Factor, Factors
+from .moment_factors import Factor, Factors
 from .slabs import Array, exponent_of, joined, slabs, times_two_to
 from .weighting import NOISE, WEIGHED
 

@@ -38,7 +38,7 @@ from .gguf_header import (
 from .guarded import open_regular
 from .parts import is_part
 from .tensor import FileAccess, FileStamp, Tensor, identify, read_bytes, read_plain
-from .vocabulary import readable
+from .tokenizer_texts import readable
 
 _TOKENS, _TOKENIZER = "tokenizer.ggml.tokens", "tokenizer.ggml.model"
 MAX_HEADER = 100_000_000

@@ -24,7 +24,7 @@ PEEK_BYTES = 1 << 16
 class Scheme:
     """How the parts of a quantised matrix become floats.
 
-    `formula` names a function of engine/quantised/formulas, `floats` the torch dtype that holds its result, wide
+    `formula` names a function of engine/quantised/dequantisation, `floats` the torch dtype that holds its result, wide
     enough to hold every product of a stored number and its scale exactly. `name` is the format as a user
     knows it, `detail` the rest of what tells one reading of the same bytes from another: together they
     are the projection's `dequantisation`, and so part of its content key. The numbers are those of the

@@ -92,7 +92,7 @@ def read_matrix(tensor: Tensor, stored: Mapping[Path, FileAccess], landing: Land
     Raises:
         WeightsError: a file changed or cannot be read, or the parts contradict one another.
     """
-    from .formulas import dequantise
+    from .dequantisation import dequantise
 
     if tensor.scheme is None:
         raise WeightsError(tensor.problem)

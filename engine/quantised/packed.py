@@ -51,7 +51,7 @@ class PackedMatrix:
     """
 
     def __init__(self, scheme: Scheme, shape: tuple[int, ...], parts: Mapping[str, torch.Tensor]) -> None:
-        from .formulas import unnested
+        from .dequantisation import unnested
 
         self.shape = shape
         if scheme.formula == "codebook" and len(shape) == 3:
@@ -60,13 +60,13 @@ class PackedMatrix:
 
     def __getitem__(self, index: int) -> Weights:
         """See Packed: in the type of the scheme."""
-        from .formulas import dequantise
+        from .dequantisation import dequantise
 
         return _placed(dequantise(self._scheme, self.shape[1:], self._parts_of(index)))
 
     def reshape(self, *shape: int) -> Weights:
         """See Packed."""
-        from .formulas import dequantise
+        from .dequantisation import dequantise
 
         return _placed(dequantise(self._scheme, self.shape, self._parts)).reshape(*shape)
 

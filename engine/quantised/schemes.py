@@ -2,7 +2,7 @@
 
 Where the shapes decide, the shapes decide; config.json is asked for what they cannot say: the block of a
 scale, the bits of a packed integer, which of two conventions. What contradicts itself is a ValueError whose
-sentence is the projection's `problem`. Sources of the layouts: engine/quantised/formulas.py.
+sentence is the projection's `problem`. Sources of the layouts: engine/quantised/dequantisation.py.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import pytest
 from app_gate import Gate
 from app_looking import SMALL, View, exploring
 
-from rankscope.engine.compute.worker import Solver
+from rankscope.engine.compute.worker_thread import Solver
 from rankscope.engine.errors import InputError
 from rankscope.tui.screens.app import RankScopeApp
 from rankscope.tui.screens.dialogs import Confirm

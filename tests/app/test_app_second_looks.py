@@ -12,7 +12,7 @@ from app_looking import View, exploring
 from app_models import fill, rank_in
 
 from rankscope.engine.compute.events import Event, Started
-from rankscope.engine.compute.worker import Solver
+from rankscope.engine.compute.worker_thread import Solver
 from rankscope.tui.data.measures import units
 from rankscope.tui.data.session import Session
 from rankscope.tui.screens import clipboard

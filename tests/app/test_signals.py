@@ -22,7 +22,7 @@ from rankscope.tui.settings.config import Config
 COMPUTED = 5
 STUCK = f"""
 import os, signal, sys, threading
-from rankscope.engine.compute.worker import Solver
+from rankscope.engine.compute.worker_thread import Solver
 from rankscope.store.spectra import SpectraStore
 from rankscope.tui.cli import ending
 from rankscope.tui.cli.main import main_tui

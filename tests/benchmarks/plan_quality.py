@@ -27,10 +27,10 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from xxhash import xxh3_128
 
-from rankscope.engine.calibration.perplexity import Windows, check_predicts, choose_windows, mean_loss
+from rankscope.engine.calibration.file_weighting import FileWeighting, open_weighting
+from rankscope.engine.calibration.next_token_loss import Windows, check_predicts, choose_windows, mean_loss
 from rankscope.engine.calibration.running import load
 from rankscope.engine.calibration.texts import LENGTH, sequences
-from rankscope.engine.calibration.weighting import FileWeighting, open_weighting
 from rankscope.engine.catalogue.tree import build_tree
 from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
 from rankscope.engine.derive.norm_weighting import NormWeighting

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from whole_scan import scan
 
 from rankscope.engine.checkpoint.open import open_checkpoint
-from rankscope.engine.quantised.formulas import FP4
+from rankscope.engine.quantised.dequantisation import FP4
 
 _LLAMA = {
     "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",

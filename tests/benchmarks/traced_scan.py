@@ -51,7 +51,7 @@ def main() -> int:
     from rankscope.engine.compute import devices
     from rankscope.engine.compute.engine import Engine
     from rankscope.engine.compute.reporter import Reporter
-    from rankscope.engine.compute.worker import Solver
+    from rankscope.engine.compute.worker_thread import Solver
     from rankscope.tui.cli import commands
 
     trace.first("imports of the command")

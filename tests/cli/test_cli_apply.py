@@ -25,7 +25,7 @@ from tiny_gguf import write_llama
 
 from rankscope.engine.atomic import HOST, temporary_folder
 from rankscope.engine.calibration import running
-from rankscope.engine.calibration.weighting import open_weighting
+from rankscope.engine.calibration.file_weighting import open_weighting
 from rankscope.engine.catalogue.tree import build_tree
 from rankscope.engine.checkpoint.open import open_checkpoint
 from rankscope.engine.derive.norm_weighting import NormWeighting
@@ -37,13 +37,13 @@ DOCS = Path(__file__).parents[2] / "docs" / "PLAN.md"
 IDS = torch.arange(1, 40)[None]
 KILLED = f"""
 import os, signal
-from rankscope.engine.plan import layout
-made, count = layout.factors, iter(range(1, 100))
+from rankscope.engine.plan import rewritten
+made, count = rewritten.factors, iter(range(1, 100))
 def a_few(*given):
     if next(count) == 3:
         os.kill(os.getpid(), signal.SIGTERM)
     return made(*given)
-layout.factors = a_few
+rewritten.factors = a_few
 {PROGRAM}
 """
 

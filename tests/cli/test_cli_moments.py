@@ -20,10 +20,10 @@ from tiny_texts import VOCABULARY, WORDS, save_tokenizer, write_text
 
 from rankscope.engine.calibration.collect import Collector, make_plan
 from rankscope.engine.calibration.figures import figures
+from rankscope.engine.calibration.file_weighting import open_weighting
 from rankscope.engine.calibration.running import fed_of
 from rankscope.engine.calibration.texts import LENGTH, read_text, sequences
 from rankscope.engine.calibration.tokens_read import has_read
-from rankscope.engine.calibration.weighting import open_weighting
 from rankscope.engine.catalogue.tree import build_tree
 
 INTERRUPTED = f"""

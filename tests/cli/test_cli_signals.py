@@ -16,7 +16,7 @@ from rankscope.tui.cli.main import main
 
 STUCK = f"""
 import os, signal, sys, threading
-from rankscope.engine.compute.worker import Solver
+from rankscope.engine.compute.worker_thread import Solver
 from rankscope.tui.cli.ending import Ending
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest's own children may ignore it

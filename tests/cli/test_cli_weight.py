@@ -19,7 +19,7 @@ from cli_process import Run
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from rankscope.engine.derive import factors
+from rankscope.engine.derive import moment_factors
 from rankscope.engine.formats.safetensors import SAFETENSORS as safetensors  # noqa: N811
 from rankscope.engine.null import null_rank
 
@@ -109,7 +109,7 @@ def test_weights_are_read_once_for_all_weightings(
     tmp_path: Path, cli: Run, arrays: Arrays, moments: Path, imatrix: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads, eigen = [], []
-    read, eigh = safetensors.read_matrix, factors._eigh
+    read, eigh = safetensors.read_matrix, moment_factors._eigh
 
     def reading(tensor: Any, *args: Any) -> Any:
         reads.append(tensor.name)
@@ -120,7 +120,7 @@ def test_weights_are_read_once_for_all_weightings(
         return eigh(c)
 
     monkeypatch.setattr(safetensors, "read_matrix", reading)
-    monkeypatch.setattr(factors, "_eigh", decomposing)
+    monkeypatch.setattr(moment_factors, "_eigh", decomposing)
     named = ("--weight", "none", "--weight", moments, "--weight", imatrix)
     ran = cli("scan", tmp_path / "m", "--json", *named)
     assert ran.code == 0

@@ -16,8 +16,8 @@ from calibration_files import legacy, stats, write_gguf, write_moments
 from hub_server import HubServer
 from opening import QUERY, checked, weights
 
+from rankscope.engine.calibration.file_weighting import FileWeighting, open_weighting
 from rankscope.engine.calibration.imatrix import read_legacy
-from rankscope.engine.calibration.weighting import FileWeighting, open_weighting
 from rankscope.engine.catalogue.tree import build_tree
 from rankscope.engine.checkpoint.open import demo_file, open_checkpoint
 from rankscope.engine.errors import InputError, WeightsError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from glossary_page import PAGE, page
 
-from rankscope.engine.derive.heads import GROUP_OV, NAMES, OV, QK
+from rankscope.engine.derive.head_matrices import GROUP_OV, NAMES, OV, QK
 from rankscope.tui.data.glossary import GLOSSARY
 from rankscope.tui.data.measures import MEASURES
 

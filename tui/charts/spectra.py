@@ -11,7 +11,7 @@ import numpy as np
 
 from rankscope.engine import metrics, null
 from rankscope.engine.derive.derived import is_state
-from rankscope.engine.derive.heads import is_like_noise
+from rankscope.engine.derive.head_matrices import is_like_noise
 from rankscope.engine.derive.weighting import is_under_weighting, is_weighted, noise_of
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection, Values

@@ -19,12 +19,12 @@ from rankscope.engine.compute.devices import pick, set_blas_threads, thread_coun
 from rankscope.engine.errors import InputError, WeightsError, printable
 from rankscope.engine.formats.safetensors import SAFETENSORS
 from rankscope.engine.moment import Weighting
-from rankscope.engine.plan.apply import WrittenProjection, WrittenTensors, bytes_of, write
-from rankscope.engine.plan.layout import RewrittenCheckpoint
 from rankscope.engine.plan.matrices import Matrices
 from rankscope.engine.plan.plan_file import Plan, read_plan
+from rankscope.engine.plan.rewritten import RewrittenCheckpoint
 from rankscope.engine.plan.side_files import config_type, has_config
 from rankscope.engine.plan.works import Work, works_of
+from rankscope.engine.plan.written import WrittenProjection, WrittenTensors, bytes_of, write
 from rankscope.engine.solvers.ladder import moved
 from rankscope.engine.weights import HostArray
 from rankscope.store.models import stored_models

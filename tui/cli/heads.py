@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from rankscope.engine.catalogue.tree import build_tree
-from rankscope.engine.derive.heads import BY_KV_HEAD
+from rankscope.engine.derive.head_matrices import BY_KV_HEAD
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection
 

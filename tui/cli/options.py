@@ -14,7 +14,7 @@ DELTA = "delta"
 """The side of two models that is their difference."""
 
 HEAD_KINDS = ("query", "key", "value", "qk", "ov", "kv_ov")
-"""Those of engine/derive/heads.py, which is not imported here."""
+"""Those of engine/derive/head_matrices.py, which is not imported here."""
 
 
 def device(text: str) -> str:

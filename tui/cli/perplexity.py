@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rankscope.engine.calibration.perplexity import (
+from rankscope.engine.calibration.file_weighting import FileWeighting, open_weighting
+from rankscope.engine.calibration.next_token_loss import (
     Windows,
     check_predicts,
     choose_windows,
@@ -19,14 +20,13 @@ from rankscope.engine.calibration.perplexity import (
 from rankscope.engine.calibration.pooled import PooledWeighting
 from rankscope.engine.calibration.running import length_of, load, require
 from rankscope.engine.calibration.texts import Text, read_text, sequences
-from rankscope.engine.calibration.weighting import FileWeighting, open_weighting
 from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.checkpoint.open import Checkpoint
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.moment import Weighting
-from rankscope.engine.plan.apply import FACTORS
 from rankscope.engine.plan.plan_file import Plan, read_plan
 from rankscope.engine.plan.works import Work, works_of
+from rankscope.engine.plan.written import FACTORS
 
 from ..data.model import Model, open_model
 from ..data.weighting import NORM, choose

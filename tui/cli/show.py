@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from rankscope.engine.derive.heads import QK
+from rankscope.engine.derive.head_matrices import QK
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection, Values
 from rankscope.store.export import csv_lines

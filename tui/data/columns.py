@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from rankscope.engine.derive.heads import is_like_noise
+from rankscope.engine.derive.head_matrices import is_like_noise
 from rankscope.engine.spectrum import Projection, Values
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from rankscope.engine.catalogue.heads import attentions
+from rankscope.engine.catalogue.attention import attentions
 from rankscope.engine.derive.derived import is_state
-from rankscope.engine.derive.heads import GROUP_OV, heads_of
+from rankscope.engine.derive.head_matrices import GROUP_OV, heads_of
 from rankscope.engine.errors import InputError
 from rankscope.engine.spectrum import Projection
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 from rankscope.engine.catalogue.rules import BLOCKS, ROLES
-from rankscope.engine.derive.heads import BY_KV_HEAD, GROUP_OV, head_of
+from rankscope.engine.derive.head_matrices import BY_KV_HEAD, GROUP_OV, head_of
 from rankscope.engine.spectrum import Projection
 
 EXPERT, KV_HEAD, HEAD = "expert", "KV head", "head"

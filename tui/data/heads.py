@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rankscope.engine.catalogue.heads import Attention, attentions
+from rankscope.engine.catalogue.attention import Attention, attentions
 from rankscope.engine.catalogue.tree import matches, model_order
 from rankscope.engine.derive.derived import is_state
 from rankscope.engine.derive.gauge import FIXED
-from rankscope.engine.derive.heads import GROUP_OV, KINDS, OV, QK, VALUE, Turned, head_of, heads_of, offset_of
+from rankscope.engine.derive.head_matrices import GROUP_OV, KINDS, OV, QK, VALUE, Turned, head_of, heads_of, offset_of
 from rankscope.engine.errors import InputError, WeightsError, printable
 from rankscope.engine.spectrum import Projection
 
@@ -33,8 +33,8 @@ _BLOCKS = ("attention", "cross_attention")
 
 @dataclass(frozen=True, slots=True)
 class HeadRows:
-    """By kind (derive.heads.KINDS) the rows of all layers, in model order; `unknown` says of which layers the heads
-    cannot be told, and why."""
+    """By kind (derive.head_matrices.KINDS) the rows of all layers, in model order; `unknown` says of which layers the
+    heads cannot be told, and why."""
 
     by_kind: Mapping[str, tuple[Projection, ...]]
     offset: int = 0

@@ -14,7 +14,7 @@ from rankscope.engine.calibration.said import ENOUGH, SINK
 from rankscope.engine.derive.derived import is_state
 from rankscope.engine.derive.difference import DELTA
 from rankscope.engine.derive.flip import flipped
-from rankscope.engine.derive.heads import is_like_noise
+from rankscope.engine.derive.head_matrices import is_like_noise
 from rankscope.engine.derive.weighting import is_under_weighting, is_weighted, noise_of
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection, Values

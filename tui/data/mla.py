@@ -181,7 +181,7 @@ def _appended(under: Weighting | None, projection: Projection) -> Weighting:
         WeightsError: it is none, or has no mean of a projection's input.
     """
     from rankscope.engine.calibration.appended import AppendedWeighting
-    from rankscope.engine.calibration.weighting import FileWeighting
+    from rankscope.engine.calibration.file_weighting import FileWeighting
 
     if not isinstance(under, FileWeighting):
         raise WeightsError("--bias append needs the means of the inputs: name a file of moments with --weight FILE")

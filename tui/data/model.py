@@ -14,7 +14,7 @@ from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
 from rankscope.engine.checkpoint.urls import stored_name
 from rankscope.engine.derive.difference import is_delta
-from rankscope.engine.derive.heads import head_of
+from rankscope.engine.derive.head_matrices import head_of
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rankscope.engine.derive.derived import derive
 from rankscope.engine.derive.gauge import AS_IT_IS, BALANCED, FIXED, LEFT, NOTHING, WORDS, why_not_balanced
-from rankscope.engine.derive.heads import head_of, is_kv_ov
+from rankscope.engine.derive.head_matrices import head_of, is_kv_ov
 from rankscope.engine.derive.weighting import NORM, REFUSED, WEIGHED, by_moment, weighted
 from rankscope.engine.errors import WeightsError
 from rankscope.engine.spectrum import Derived, Operand, Projection

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rankscope.engine.derive.gauge import FIXED, IN_FIXED
-from rankscope.engine.derive.heads import head_of, is_as_it_is
+from rankscope.engine.derive.head_matrices import head_of, is_as_it_is
 from rankscope.engine.derive.weighting import NORM, NORM_LABEL, WEIGHED
 from rankscope.engine.spectrum import Projection
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from rankscope.engine.derive.heads import head_of, offset_of
+from rankscope.engine.derive.head_matrices import head_of, offset_of
 from rankscope.engine.spectrum import Projection, Values
 
 from . import records

@@ -47,7 +47,7 @@ def choose(text: str, model: Model, root: Path, tell: Callable[[str], None]) -> 
         return None
     if text == NORM:
         return _norm(model, root)
-    from rankscope.engine.calibration.weighting import open_weighting
+    from rankscope.engine.calibration.file_weighting import open_weighting
 
     centred = _CENTRED.fullmatch(text)
     file = centred[1] if centred else text
@@ -79,8 +79,8 @@ def pooled(weighting: Weighting, model: Model, projections: Iterable[Projection]
     """
     if weighting.is_centred:
         raise InputError("plans are of moments as they are, not about the mean")
+    from rankscope.engine.calibration.file_weighting import FileWeighting
     from rankscope.engine.calibration.pooled import PooledWeighting
-    from rankscope.engine.calibration.weighting import FileWeighting
 
     if isinstance(weighting, FileWeighting) and any(p.expert is not None for p in projections):
         return PooledWeighting(weighting, model.tree.projections)
@@ -115,7 +115,7 @@ def said_of(weighting: Weighting | None, projections: Iterable[Projection]) -> S
     """What a file says of these projections that a user has to know of ranks under it; None of no file at hand."""
     if weighting is None or isinstance(weighting, StoredWeighting) or weighting.name == NORM:
         return None
-    from rankscope.engine.calibration.weighting import FileWeighting
+    from rankscope.engine.calibration.file_weighting import FileWeighting
 
     return weighting.said(projections) if isinstance(weighting, FileWeighting) else None
 
@@ -156,7 +156,7 @@ def _meant_by_weighting(
     if text in (NORM, "imatrix", "moments", CENTRED_NAME):
         return lambda p: p.derived is not None and p.derived.weighting == text
     from rankscope.engine.calibration.appended import AppendedWeighting
-    from rankscope.engine.calibration.weighting import FileWeighting
+    from rankscope.engine.calibration.file_weighting import FileWeighting
 
     weighting = choose(text, model, root, tell)
     assert isinstance(weighting, FileWeighting)

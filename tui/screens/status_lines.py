@@ -8,7 +8,7 @@ from typing import NamedTuple
 from rich.text import Text
 
 from rankscope.engine.derive.gauge import is_fixed
-from rankscope.engine.derive.heads import GROUP_OV
+from rankscope.engine.derive.head_matrices import GROUP_OV
 from rankscope.engine.derive.weighting import is_under_weighting, is_unseen
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection

@@ -10,7 +10,7 @@ from rich.text import Text
 from textual.binding import BindingType
 from textual.strip import Strip
 
-from rankscope.engine.derive.heads import KINDS, head_of
+from rankscope.engine.derive.head_matrices import KINDS, head_of
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection
 
@@ -24,8 +24,8 @@ from .heatmap import Heatmap
 
 
 class HeadMap(Heatmap, inherit_bindings=False):
-    """The heatmap's overview of other rows, with a look of its own: `kind` (derive.heads.KINDS) is shown, one at a
-    time. What is selected of it is one head of one layer."""
+    """The heatmap's overview of other rows, with a look of its own: `kind` (derive.head_matrices.KINDS) is shown, one at
+    a time. What is selected of it is one head of one layer."""
 
     BINDINGS: ClassVar[list[BindingType]] = keys.HEADS
 

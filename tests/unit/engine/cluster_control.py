@@ -15,8 +15,8 @@ from hub_server import HubServer
 from lapack_reference import lapack
 from safetensors.torch import load_file
 
-from rankscope.engine.calibration.weighting import open_weighting
-from rankscope.engine.catalogue.heads import attentions
+from rankscope.engine.calibration.file_weighting import open_weighting
+from rankscope.engine.catalogue.attention import attentions
 from rankscope.engine.catalogue.tree import build_tree
 from rankscope.engine.checkpoint.open import Checkpoint
 from rankscope.engine.compute import cluster
@@ -25,7 +25,7 @@ from rankscope.engine.derive.directions import directions_of
 from rankscope.engine.derive.fixing import Gauge
 from rankscope.engine.derive.flip import flipped
 from rankscope.engine.derive.gauge import as_stored
-from rankscope.engine.derive.heads import KINDS, heads_of
+from rankscope.engine.derive.head_matrices import KINDS, heads_of
 from rankscope.engine.derive.norm_weighting import NormWeighting
 from rankscope.engine.derive.weighting import noise_of, weighted
 from rankscope.engine.spectrum import Projection

@@ -2,7 +2,7 @@
 
 Each packer returns the tensors of a module by their names behind the module's, the matrix in float64, and the
 quantization_config that goes with them. The packing follows the published layouts with Python's whole numbers and
-loops, as plainly as can be, and shares nothing with engine/quantised/formulas.py.
+loops, as plainly as can be, and shares nothing with engine/quantised/dequantisation.py.
 """
 
 from __future__ import annotations

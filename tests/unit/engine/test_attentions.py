@@ -11,13 +11,13 @@ import torch
 from engine_fakes import saved
 from lapack_reference import lapack
 
+from rankscope.engine.catalogue.attention import Attention, attentions
 from rankscope.engine.catalogue.frequencies import frequencies, rope_at
-from rankscope.engine.catalogue.heads import Attention, attentions
 from rankscope.engine.catalogue.rope import Rope
 from rankscope.engine.catalogue.rules import cut
 from rankscope.engine.checkpoint.open import Checkpoint
 from rankscope.engine.derive.formulas import FORMULAS
-from rankscope.engine.derive.heads import GROUP_OV, KEY, OV, QK, QUERY, heads_of
+from rankscope.engine.derive.head_matrices import GROUP_OV, KEY, OV, QK, QUERY, heads_of
 from rankscope.engine.errors import WeightsError
 from rankscope.engine.spectrum import Projection
 

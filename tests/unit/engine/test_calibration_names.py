@@ -15,7 +15,7 @@ import pytest
 from calibration_files import legacy, stats, write_gguf, write_moments
 from safetensors.numpy import load_file, save_file
 
-from rankscope.engine.calibration.weighting import FileWeighting, open_weighting
+from rankscope.engine.calibration.file_weighting import FileWeighting, open_weighting
 from rankscope.engine.catalogue.tree import build_tree
 from rankscope.engine.checkpoint.open import open_checkpoint
 from rankscope.engine.errors import WeightsError

@@ -18,11 +18,11 @@ from torch import nn
 
 from rankscope.engine.calibration.collect import CollectionPlan, Collector, make_plan
 from rankscope.engine.calibration.figures import figures
-from rankscope.engine.calibration.moments import Moments, TokenPart, read_moments
+from rankscope.engine.calibration.file_weighting import open_weighting
 from rankscope.engine.calibration.moments_file import write_moments
+from rankscope.engine.calibration.moments_read import Moments, TokenPart, read_moments
 from rankscope.engine.calibration.running import fed_of
 from rankscope.engine.calibration.said import Figures, sink_lines
-from rankscope.engine.calibration.weighting import open_weighting
 from rankscope.engine.catalogue.rules import cut
 from rankscope.engine.catalogue.tree import build_tree
 from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint

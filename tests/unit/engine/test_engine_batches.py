@@ -19,7 +19,7 @@ from weighted_examples import Given
 from rankscope.engine import moment
 from rankscope.engine.compute.engine import ComputeSettings, Engine
 from rankscope.engine.compute.events import Computed, Failed, Notice, Saved, Started, Stopped
-from rankscope.engine.derive import factors
+from rankscope.engine.derive import moment_factors
 from rankscope.engine.derive.flip import flipped
 from rankscope.engine.derive.signs import flip_signs
 from rankscope.engine.derive.weighting import noise_of, weighted
@@ -302,7 +302,7 @@ def test_a_batch_whose_trace_is_wrong_gives_no_spectrum(
     tmp_path: Path, make: Make, heard: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint, projections = llama(tmp_path, 4)
-    monkeypatch.setattr(factors.Full, "times", lambda self, rows: 1.01 * (rows @ self._factor))
+    monkeypatch.setattr(moment_factors.Full, "times", lambda self, rows: 1.01 * (rows @ self._factor))
     engine = make()
     engine.submit(checkpoint, [weighted(p, Given(moment.full(np.eye(9)))) for p in projections])
     assert heard.wait_until_idle().failed == 4

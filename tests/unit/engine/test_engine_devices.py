@@ -17,7 +17,7 @@ from rankscope.engine.compute import devices
 from rankscope.engine.compute.engine import ComputeSettings, Engine
 from rankscope.engine.compute.events import Event, Failed, Notice, Saved
 from rankscope.engine.compute.reader import Reader
-from rankscope.engine.compute.worker import Solver
+from rankscope.engine.compute.worker_thread import Solver
 from rankscope.engine.errors import InputError
 
 ABSENT = f"cuda:{torch.cuda.device_count() + 7}"

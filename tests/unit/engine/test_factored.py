@@ -15,8 +15,8 @@ from gguf import GGUFWriter
 from lapack_reference import lapack
 from safetensors.numpy import save_file
 
+from rankscope.engine.catalogue.attention import attentions
 from rankscope.engine.catalogue.caches import caches
-from rankscope.engine.catalogue.heads import attentions
 from rankscope.engine.catalogue.tree import Tree, build_tree
 from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
 from rankscope.engine.compute.engine import ComputeSettings, Engine

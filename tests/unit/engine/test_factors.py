@@ -15,7 +15,7 @@ from rankscope.engine import moment
 from rankscope.engine.errors import WeightsError
 from rankscope.engine.moment import Moment
 from rankscope.engine.plan.factors import factors, weighted_error
-from rankscope.engine.plan.layout import factor_name
+from rankscope.engine.plan.rewritten import factor_name
 from rankscope.engine.plan.works import Work
 from rankscope.engine.spectrum import Slice
 

@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 
 import rankscope.engine
 from rankscope.engine.catalogue.tree import build_tree
-from rankscope.engine.checkpoint.files import choose
+from rankscope.engine.checkpoint.model_files import choose
 from rankscope.engine.checkpoint.open import DEMO_FILE, Checkpoint, open_checkpoint
 from rankscope.engine.compute.engine import ComputeSettings, Engine
 from rankscope.engine.errors import InputError

@@ -12,10 +12,10 @@ from lapack_reference import lapack
 from numpy.typing import NDArray
 from weighted_examples import Given, projection
 
-from rankscope.engine.catalogue.heads import Attention
+from rankscope.engine.catalogue.attention import Attention
 from rankscope.engine.catalogue.rope import Rope
 from rankscope.engine.derive.formulas import FORMULAS
-from rankscope.engine.derive.heads import (
+from rankscope.engine.derive.head_matrices import (
     BY_KV_HEAD,
     GROUP_OV,
     KEY,

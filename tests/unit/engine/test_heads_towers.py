@@ -16,11 +16,11 @@ from lapack_reference import lapack
 from test_attentions import values
 from tiny_gguf import write_llama
 
+from rankscope.engine.catalogue.attention import Attention, attentions
 from rankscope.engine.catalogue.frequencies import rope_at
-from rankscope.engine.catalogue.heads import Attention, attentions
 from rankscope.engine.catalogue.tree import build_tree
 from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
-from rankscope.engine.derive.heads import GROUP_OV, KINDS, OV, QK, Turned, heads_of
+from rankscope.engine.derive.head_matrices import GROUP_OV, KINDS, OV, QK, Turned, heads_of
 
 SMALL: dict[str, dict[str, Any]] = {
     "whisper": {

@@ -12,8 +12,8 @@ import pytest
 from calibration_files import Stats, converted, legacy, stats, write_gguf
 from numpy.typing import NDArray
 
-from rankscope.engine.calibration.held import StackedMatrix
 from rankscope.engine.calibration.imatrix import Imatrix, read_gguf, read_legacy
+from rankscope.engine.calibration.moment_reader import StackedMatrix
 from rankscope.engine.errors import InputError, UnseenError, WeightsError
 from rankscope.engine.moment import Moment
 

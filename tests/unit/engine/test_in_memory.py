@@ -16,7 +16,7 @@ from norm_tracing import scattered
 from numpy.typing import NDArray
 from running_demo import RunningDemo
 
-from rankscope.engine.calibration.perplexity import Windows, mean_loss
+from rankscope.engine.calibration.next_token_loss import Windows, mean_loss
 from rankscope.engine.calibration.replacing import RunningMatrices
 from rankscope.engine.calibration.texts import read_text, sequences
 from rankscope.engine.catalogue.tree import build_tree

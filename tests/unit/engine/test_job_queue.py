@@ -14,7 +14,7 @@ from engine_fakes import PATIENCE, addresses, llama, saved
 from rankscope.engine.checkpoint.open import Checkpoint
 from rankscope.engine.compute.job import SCAN, Job
 from rankscope.engine.compute.queue import JobQueue
-from rankscope.engine.compute.worker import groups
+from rankscope.engine.compute.worker_thread import groups
 from rankscope.engine.formats.gguf import GGUF
 from rankscope.engine.spectrum import Projection
 

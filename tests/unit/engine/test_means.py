@@ -12,7 +12,7 @@ from calibration_files import write_moments
 from numpy.typing import NDArray
 from weighted_examples import projection
 
-from rankscope.engine.calibration.weighting import FileWeighting, open_weighting
+from rankscope.engine.calibration.file_weighting import FileWeighting, open_weighting
 from rankscope.engine.errors import UnseenError, WeightsError
 
 NAME, COLS = "blk.0.attn_k.weight", 6

@@ -11,9 +11,9 @@ import pytest
 from calibration_files import write_moments
 from numpy.typing import NDArray
 
-from rankscope.engine.calibration import moments
-from rankscope.engine.calibration.held import StackedMatrix
-from rankscope.engine.calibration.moments import Moments, read_moments
+from rankscope.engine.calibration import moments_read
+from rankscope.engine.calibration.moment_reader import StackedMatrix
+from rankscope.engine.calibration.moments_read import Moments, read_moments
 from rankscope.engine.errors import UnseenError, WeightsError
 from rankscope.engine.moment import Moment
 
@@ -108,9 +108,9 @@ def test_digests_are_of_the_numbers(tmp_path: Path) -> None:
 
 def test_a_matrix_is_read_for_its_digest_in_chunks_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = []
-    true = moments.read_bytes
-    monkeypatch.setattr(moments, "CHUNK", 1 << 16)
-    monkeypatch.setattr(moments, "read_bytes", lambda t, *rest: read.append(t.end - t.begin) or true(t, *rest))
+    true = moments_read.read_bytes
+    monkeypatch.setattr(moments_read, "CHUNK", 1 << 16)
+    monkeypatch.setattr(moments_read, "read_bytes", lambda t, *rest: read.append(t.end - t.begin) or true(t, *rest))
     found = opened(tmp_path, sums_of(NAME, TOKENS), inputs=json.dumps({DOWN: NAME}))
     read.clear()
     whole = [found.moment(name, 300, None, None).digest for name in (NAME, DOWN)]

@@ -12,8 +12,8 @@ from calibration_files import legacy, stats, write_gguf, write_moments
 from numpy.typing import NDArray
 from weighted_examples import projection
 
+from rankscope.engine.calibration.file_weighting import FileWeighting, open_weighting
 from rankscope.engine.calibration.pooled import PooledWeighting
-from rankscope.engine.calibration.weighting import FileWeighting, open_weighting
 from rankscope.engine.derive.weighting import is_unseen, weighted
 from rankscope.engine.errors import UnseenError, WeightsError
 from rankscope.engine.moment import Moment, digest_of_moments

@@ -23,7 +23,7 @@ from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from rankscope.engine.catalogue.tree import build_tree
 from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
-from rankscope.engine.compute import worker
+from rankscope.engine.compute import worker_thread
 from rankscope.engine.compute.engine import ComputeSettings, Engine
 from rankscope.engine.compute.job import SCAN, Job
 from rankscope.engine.formats.safetensors import DTYPE_BITS
@@ -307,6 +307,6 @@ def test_what_has_no_room_as_floats_on_its_device_is_made_on_the_cpu() -> None:
             return made
 
     whole = SimpleNamespace(slice=None)
-    assert np.array_equal(worker._part(whole, Full()), made)
+    assert np.array_equal(worker_thread._part(whole, Full()), made)
     with pytest.raises(RuntimeError):  # what is no packed matrix has nothing to be made of
-        worker._part(SimpleNamespace(slice=SimpleNamespace(axis=0, index=0)), [Full()])
+        worker_thread._part(SimpleNamespace(slice=SimpleNamespace(axis=0, index=0)), [Full()])

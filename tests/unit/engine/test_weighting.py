@@ -13,7 +13,7 @@ import torch
 from weighted_examples import MATRICES, MOMENTS, Array, Given, eigen, projection, reference, root, rotation
 
 from rankscope.engine import moment
-from rankscope.engine.derive import factors
+from rankscope.engine.derive import moment_factors
 from rankscope.engine.derive.weigh import C, ValuesCheck, Weighed, noise, weigh
 from rankscope.engine.derive.weighting import is_weighted, noise_of, weighted
 from rankscope.engine.errors import WeightsError
@@ -170,7 +170,7 @@ def test_weights_that_are_not_finite_are_refused_and_zeros_are_zeros() -> None:
 
 @pytest.mark.parametrize("form", ["diagonal", "full", "layer_norm"])
 def test_a_product_that_is_wrong_is_found_by_the_trace(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    kind = factors._FORMS[form]
+    kind = moment_factors._FORMS[form]
     right = kind.times  # type: ignore[attr-defined]
 
     def times(self: Any, rows: Any) -> Any:
@@ -191,13 +191,13 @@ def test_a_check_lets_no_energy_of_nothing_pass() -> None:
 
 
 def test_the_eigenvalues_of_one_moment_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    found, real = [], factors._eigh
+    found, real = [], moment_factors._eigh
 
     def eigh(c: Any) -> Any:
         found.append(len(c))
         return real(c)
 
-    monkeypatch.setattr(factors, "_eigh", eigh)
+    monkeypatch.setattr(moment_factors, "_eigh", eigh)
     given, _ = moments("full", 11, seed=10)
     for rows in (3, 20, 5):
         made(np.ones((rows, 11)), given)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from rankscope.engine.spectrum import Spectrum
-from rankscope.store import layout, opening, segments
+from rankscope.store import layout, regular_files, segments
 from rankscope.store.entry import entry_of
 from rankscope.store.spectra import SpectraStore
 
@@ -77,7 +77,7 @@ def test_a_stale_file_was_merged_by_another_host(
     stale = reader.folder / names[0]
     if call == "pread":  # its index was read before
         assert len(reader.entries()) == 3
-    real = getattr(os if call == "pread" else opening, call)
+    real = getattr(os if call == "pread" else regular_files, call)
 
     def is_stale(what: int | Path, *_: object) -> bool:
         path = Path(f"/proc/self/fd/{what}").readlink() if isinstance(what, int) else what
@@ -87,7 +87,7 @@ def test_a_stale_file_was_merged_by_another_host(
         segments.merge(reader.folder, names)
         return True
 
-    monkeypatch.setattr(os if call == "pread" else opening, call, failing(errno.ESTALE, real, is_stale))
+    monkeypatch.setattr(os if call == "pread" else regular_files, call, failing(errno.ESTALE, real, is_stale))
     found = reader.values(key(make(n)) for n in range(3))
     assert [found[key(make(n))].tobytes() for n in range(3)] == [make(n).values.tobytes() for n in range(3)]
     assert reader.damaged == []
@@ -131,11 +131,11 @@ def test_a_bad_sector_costs_the_spectra_in_it(
     (tmp_path / "m").mkdir()
     name = segments.write(tmp_path / "m", kind, image.data)
     bad = image.part.place(2).start + 40
-    real = opening.read_bytes
+    real = regular_files.read_bytes
     hit = failing(errno.EIO, os.pread, lambda _, count, start: start <= bad < start + count)
     with monkeypatch.context() as patch:
         patch.setattr(os, "pread", hit)
-        patch.setattr(opening, "read_bytes", failing(errno.EIO, real, lambda path: path.suffix == ".h5"))
+        patch.setattr(regular_files, "read_bytes", failing(errno.EIO, real, lambda path: path.suffix == ".h5"))
         store = SpectraStore(tmp_path, "m")
         if whole:
             store.verify()

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from rankscope.engine.spectrum import Spectrum
-from rankscope.store import opening, segments, spectra
+from rankscope.store import segments, spectra
 from rankscope.store.spectra import SpectraStore
 
 Make = Callable[..., Spectrum]
@@ -227,7 +227,7 @@ def test_a_file_that_cannot_be_read_now_is_read_later(
         raise OSError(errno.EACCES, "Permission denied")
 
     with monkeypatch.context() as patch:
-        patch.setattr(opening, "read_bytes", fail)
+        patch.setattr(regular_files, "read_bytes", fail)
         assert reader.entries() == []
         ((path, sentence),) = reader.damaged
     assert path.exists()

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from rankscope.engine.spectrum import DIRECTIONS, Derived, Spectrum
-from rankscope.store import layout, opening, segments
+from rankscope.store import layout, regular_files, segments
 from rankscope.store.entry import entry_of
 from rankscope.store.models import stored_models
 from rankscope.store.spectra import SpectraStore
@@ -230,7 +230,7 @@ def test_no_device_and_no_file_without_an_end_is_read(tmp_path: Path) -> None:
     (tmp_path / "m" / f"seg-{'0' * 32}.h5").symlink_to("/dev/zero")
     sparse = tmp_path / "m" / f"seg-{'1' * 32}.h5"
     with sparse.open("wb") as file:
-        file.truncate(opening.MOST_BYTES + 1)
+        file.truncate(regular_files.MOST_BYTES + 1)
     store = SpectraStore(tmp_path, "m")
     assert store.entries() == []
     assert [sentence for _, sentence in store.damaged] == [

@@ -29,7 +29,7 @@ from ..landing import CHUNK, HOST
 from ..moment import Moment, diagonal
 from ..spectrum import Operand, Values, digest
 from ..weights import HostArray, host_array
-from .held import FeatureOrder, StackedMatrix, mean_of
+from .moment_reader import FeatureOrder, StackedMatrix, mean_of
 from .said import Figures, read_figures
 from .tokens_read import read_back
 

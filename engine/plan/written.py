@@ -23,7 +23,7 @@ from ..landing import HOST
 from ..quantised.effective import FORMULAS as OWN_FACTORS
 from ..weights import HostArray, host_array
 from .factors import weighted_error
-from .layout import RewrittenCheckpoint, factor_name
+from .rewritten import RewrittenCheckpoint, factor_name
 from .side_files import config_bytes, is_config, side_files
 from .works import Work
 

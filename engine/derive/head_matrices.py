@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from ..catalogue.heads import Attention
+from ..catalogue.attention import Attention
 from ..catalogue.rope import Rope
 from ..spectrum import Derived, Operand, Projection
 from .derived import derive

@@ -18,10 +18,10 @@ from ..spectrum import Projection, Values
 from .centred import centred_moment
 from .channels import order_of
 from .doubts import doubts
-from .held import FeatureOrder, MomentReader, StackedMatrix
 from .imatrix import read_gguf, read_legacy
 from .inputs import Inputs
-from .moments import read_moments
+from .moment_reader import FeatureOrder, MomentReader, StackedMatrix
+from .moments_read import read_moments
 from .said import ENOUGH, Figures, Said, names_known, scarce_line
 
 _WANTED = "an imatrix of llama.cpp or a file of moments"
