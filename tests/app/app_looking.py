@@ -14,8 +14,8 @@ from textual.widget import Widget
 from textual.widgets import Tree
 
 from rankscope.engine.compute.engine import ComputeSettings
+from rankscope.tui.data.chosen_weighting import opened_under
 from rankscope.tui.data.model import Model, open_model
-from rankscope.tui.data.weighting import opened_under
 from rankscope.tui.screens.app import RankScopeApp
 from rankscope.tui.screens.memory import Memory
 from rankscope.tui.settings.config import Config

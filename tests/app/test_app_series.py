@@ -8,7 +8,7 @@ import pytest
 from app_looking import SMALL, exploring
 from app_models import LLAMA, fill, llama_weights, matrix, rank_in, save_model
 
-from rankscope.tui.data.series import open_series
+from rankscope.tui.data.series_model import open_series
 
 STEPS = (100, 200, 1000, 2000, 3000)
 

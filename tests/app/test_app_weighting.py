@@ -17,9 +17,9 @@ from safetensors.numpy import save_file
 from rankscope.engine.compute.engine import ComputeSettings
 from rankscope.engine.errors import InputError
 from rankscope.engine.formats.safetensors import SAFETENSORS
+from rankscope.tui.data.chosen_weighting import offers, opened_under
 from rankscope.tui.data.model import open_model
 from rankscope.tui.data.session import Session
-from rankscope.tui.data.weighting import offers, opened_under
 
 LAYERS, EXPERTS = 2, 3
 CONFIG = {"model_type": "qwen3_moe", "hidden_size": 24, "num_attention_heads": 4, "num_key_value_heads": 2}

@@ -25,7 +25,7 @@ OF_OTHERS = {
     ("cli/main.py", "_exit"),
     ("cli/parser.py", "_actions"),
     ("charts/curves.py", "_limit_size"),
-    ("screens/explorer/layout.py", "_replace"),
+    ("screens/explorer/panes.py", "_replace"),
 }
 """Of os, argparse, plotext and named tuples."""
 

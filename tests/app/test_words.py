@@ -14,7 +14,7 @@ from rankscope.engine.compute.events import Again, Progress
 from rankscope.engine.derive.flip import flipped
 from rankscope.engine.errors import InputError
 from rankscope.tui.charts.request import Request
-from rankscope.tui.charts.spectra import hint
+from rankscope.tui.charts.spectrum_charts import hint
 from rankscope.tui.charts.ticks import tick_text, ticks
 from rankscope.tui.data.comparison import difference, headings_of
 from rankscope.tui.data.contrast import Contrast

@@ -10,9 +10,9 @@ import numpy as np
 from rankscope.engine.compute.opened import OpenedCheckpoints
 from rankscope.engine.compute.remote_batch import light
 from rankscope.engine.derive.latent import Way
-from rankscope.tui.data.mla import layers_of
+from rankscope.tui.data.chosen_weighting import choose
+from rankscope.tui.data.latent_layers import layers_of
 from rankscope.tui.data.model import open_model
-from rankscope.tui.data.weighting import choose
 
 
 def smallest(sigma: Any, most: float) -> int:

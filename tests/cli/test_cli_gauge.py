@@ -26,7 +26,7 @@ from cli_models import (
 from cli_process import Run
 from safetensors.numpy import load_file, save_file
 
-from rankscope.tui.data.gauge import spearman
+from rankscope.tui.data.gauged_model import spearman
 
 LAYERS = 4
 

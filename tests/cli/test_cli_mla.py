@@ -21,7 +21,7 @@ from rankscope.engine.compute.engine import ComputeSettings
 from rankscope.engine.compute.events import Event
 from rankscope.engine.derive.latent import way
 from rankscope.tui.cli.commands import compute
-from rankscope.tui.data.mla import layers_of
+from rankscope.tui.data.latent_layers import layers_of
 from rankscope.tui.data.model import open_model
 from rankscope.tui.data.session import Session
 

@@ -16,8 +16,8 @@ from cli_models import HIDDEN, INNER, Arrays, addresses, lapack, tensor_name, th
 from cli_process import Run
 from numpy.typing import NDArray
 
+from rankscope.tui.data.chosen_weighting import StoredWeighting, choose
 from rankscope.tui.data.model import open_model
-from rankscope.tui.data.weighting import StoredWeighting, choose
 
 Array = NDArray[np.float64]
 DOWN, UP = "layers.0.mlp.down", "layers.0.mlp.up"

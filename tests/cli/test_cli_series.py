@@ -14,7 +14,7 @@ from cli_process import Run
 
 from rankscope.engine.errors import InputError
 from rankscope.tui.cli.main import main_tui
-from rankscope.tui.data.series import is_series, numbered, open_series
+from rankscope.tui.data.series_model import is_series, numbered, open_series
 
 STEPS = (100, 200, 1000, 2000, 3000)
 

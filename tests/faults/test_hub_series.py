@@ -12,7 +12,7 @@ from safetensors.numpy import save
 
 from rankscope.engine.checkpoint.revisions import models_named
 from rankscope.engine.errors import InputError
-from rankscope.tui.data.series import open_series
+from rankscope.tui.data.series_model import open_series
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from ..data.spread import known, middle_of
 from ..data.wording import percent
 from .figure import Axis, Chart, Figure, Level, Series, Span, Stroke
 from .hues import of_columns
-from .spectra import MAX_SERIES, hint
+from .spectrum_charts import MAX_SERIES, hint
 
 if TYPE_CHECKING:
     from .request import Request

@@ -15,7 +15,7 @@ from ..data.views import View
 from .by_layer import FACET, SCAN_HINT, block_of
 from .figure import ONLY_ZEROS, Chart, Figure, Series, drawable, spans
 from .hues import of_columns, stroke_of
-from .spectra import (
+from .spectrum_charts import (
     MAX_SERIES,
     crossing,
     curves_of,

@@ -20,7 +20,7 @@ from .request import Painting, Request
 
 if TYPE_CHECKING:
     from .figure import Figure
-    from .spectra import Shown
+    from .spectrum_charts import Shown
 
 _CACHED = 64
 

@@ -24,7 +24,7 @@ from ..data.views import View
 from ..data.wording import parameters, percent
 from .by_layer import at_layer, layer_columns, ranges, selected_row
 from .facets import facet_columns
-from .spectra import label
+from .spectrum_charts import label
 
 if TYPE_CHECKING:
     from rankscope.store.spectra import Entry

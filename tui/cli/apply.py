@@ -30,9 +30,9 @@ from rankscope.engine.weights import HostArray
 from rankscope.store.models import stored_models
 from rankscope.store.room import free
 
+from ..data.chosen_weighting import NONE, NORM, choose, pooled
 from ..data.model import Model, open_model
 from ..data.phrases import byte_size
-from ..data.weighting import NONE, NORM, choose, pooled
 from ..data.wording import WHAT_A_PLAN_IS
 from ..drawing.console import add_columns, make_console, plain_table, say
 from .ending import at_end

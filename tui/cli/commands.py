@@ -31,14 +31,14 @@ from rankscope.engine.spectrum import DEFAULT_THRESHOLDS, Projection
 from rankscope.store.export import export as write_export
 from rankscope.store.export import row
 
-from ..data.gauge import RAW
+from ..data.chosen_weighting import NONE, choose
+from ..data.gauged_model import RAW
 from ..data.grid import make_grid
-from ..data.mla import derived_of
+from ..data.latent_layers import derived_of
 from ..data.model import Model, open_model
 from ..data.pair import Lens, Pair
 from ..data.phrases import byte_size
 from ..data.session import CLOSE_SECONDS, Session, State
-from ..data.weighting import NONE, choose
 from ..data.wording import describe, left_out, products_among, solved_again
 from ..drawing.console import add_columns, make_console, plain_table, say
 from ..drawing.console_tables import print_tables

@@ -19,12 +19,12 @@ from rankscope.engine.compute.events import Event
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection
 
+from ..data.chosen_weighting import choose, said_of
 from ..data.delta_numbers import ADVICE, DeltaNumbers, changes_of, columns_at, noise_beside
 from ..data.delta_vectors import vector_changes
 from ..data.deltas import Apart, Matched, WithoutDifference, matched
 from ..data.model import Model, open_model
 from ..data.session import CLOSE_SECONDS, Session
-from ..data.weighting import choose, said_of
 from ..data.wording import percent
 from ..drawing.console import make_console, say
 from ..drawing.console_tables import wide_tables

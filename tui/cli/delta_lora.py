@@ -16,7 +16,7 @@ from rankscope.engine.moment import Moment, Weighting
 from rankscope.engine.plan.lora_file import LoraRanks, config_of, encoded, ranks_for
 from rankscope.engine.spectrum import Projection
 
-from ..data.delta_lora import Wanted, ranks_of, wanted_of
+from ..data.lora_ranks import Wanted, ranks_of, wanted_of
 from ..data.model import Model
 from ..data.session import Session
 from ..drawing.console import say

@@ -10,11 +10,11 @@ from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection
 
+from ..data.chosen_weighting import NONE, choose
 from ..data.deltas import matched, stored_deltas, with_deltas
-from ..data.gauge import RAW
+from ..data.gauged_model import RAW
 from ..data.model import open_model
 from ..data.session import Session
-from ..data.weighting import NONE, choose
 from ..drawing.console import say
 from .opening import open_spectra
 

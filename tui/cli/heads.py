@@ -15,9 +15,9 @@ from rankscope.engine.derive.head_matrices import BY_KV_HEAD
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection
 
-from ..data.heads import HeadRows, head_grid, head_rows, in_state, label_of, lens_for, stored_rows
+from ..data.chosen_weighting import NONE, choose
+from ..data.head_rows import HeadRows, head_grid, head_rows, in_state, label_of, lens_for, stored_rows
 from ..data.model import Model
-from ..data.weighting import NONE, choose
 from ..drawing.console import say
 from ..drawing.console_tables import layer_tables
 from .query import Asked

@@ -19,9 +19,9 @@ from rankscope.engine.derive.tokens import TokenEnds
 from rankscope.engine.errors import InputError, WeightsError, printable
 from rankscope.engine.spectrum import Projection
 
+from ..data.direction_facts import DirectionContext, Facts, context_of, facts, known_of, tokens_of, wanted_for
 from ..data.direction_records import record, token_record
 from ..data.direction_words import lines, sentence, token_lines
-from ..data.directions import DirectionContext, Facts, context_of, facts, known_of, tokens_of, wanted_for
 from ..data.model import Model, open_model
 from ..data.session import CLOSE_SECONDS, Session
 from ..drawing.console import add_columns, make_console, plain_table

@@ -11,7 +11,7 @@ from rankscope.engine.derive.latent import KEY_VALUE
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection
 
-from ..data.gauge import RAW
+from ..data.gauged_model import RAW
 from ..data.kept_ranks import KeptRanks
 from ..data.kept_sum import ShownRanks
 from ..data.measures import Measure, energy_of

@@ -16,7 +16,7 @@ from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.derive.gauge import FIXED
 from rankscope.engine.errors import InputError, printable
 
-from ..data.gauge import RAW
+from ..data.gauged_model import RAW
 from ..drawing.console import say
 from ..settings.config import AUTO, Config
 from ..settings.palette import Depth
@@ -27,8 +27,8 @@ from .opening import save, unsaved
 from .options import ADDRESS
 
 if TYPE_CHECKING:
+    from ..data.chosen_weighting import Offer
     from ..data.model import Model
-    from ..data.weighting import Offer
     from ..screens.app import RankScopeApp
     from ..screens.memory import Memory
 
@@ -62,7 +62,7 @@ def run_app(args: Namespace, root: Path) -> int:
 
     from ..screens.app import RankScopeApp
     from ..screens.memory import Memory
-    from ..screens.terminal import put_back
+    from ..screens.terminal_driver import put_back
 
     memory = Memory(models[0], fresh=args.fresh)
     under = _under(args, models, root, memory)
@@ -93,7 +93,7 @@ def _models(args: Namespace, root: Path, config: Config) -> list[Model]:
         InputError: it cannot be opened.
     """
     from ..data.model import open_model
-    from ..data.series import is_series, open_series
+    from ..data.series_model import is_series, open_series
 
     def opened(name: str) -> list[Model]:
         gc.disable()
@@ -123,7 +123,7 @@ def _under(
     Raises:
         InputError: what is named cannot be had.
     """
-    from ..data.weighting import NONE, opened_under
+    from ..data.chosen_weighting import NONE, opened_under
 
     last = memory.last
     if last is not None and args.threshold is not None:
@@ -143,7 +143,7 @@ def _picked(root: Path, config: Config, opened: Callable[[str], list[Model]]) ->
     """
     from ..drawing.nearest_colour import use_nearest
     from ..screens.picker import Picker
-    from ..screens.terminal import put_back
+    from ..screens.terminal_driver import put_back
 
     said = ""
     while True:

@@ -99,8 +99,8 @@ COMMANDS = (
         arguments.worker,
         has_model=False,
     ),
-    Command("ls", "list the models that have stored spectra", "cli.stored:ls", arguments.ls, has_model=False),
-    Command("rm", "remove the stored spectra of a model", "cli.stored:rm", arguments.rm),
+    Command("ls", "list the models that have stored spectra", "cli.stored_models:ls", arguments.ls, has_model=False),
+    Command("rm", "remove the stored spectra of a model", "cli.stored_models:rm", arguments.rm),
     Command(
         "doctor",
         "say what devices, versions, store and cache are seen",

@@ -21,11 +21,11 @@ from rankscope.engine.compute.events import Event
 from rankscope.engine.derive.latent import Way, way
 from rankscope.engine.errors import InputError, printable
 
+from ..data.chosen_weighting import choose, said_of
+from ..data.latent_layers import LatentLayer, layers_of, stored_layers
 from ..data.latent_ranks import Ranks, beside, columns_of, over, ranks_of, remarks, report, totals
-from ..data.mla import LatentLayer, layers_of, stored_layers
 from ..data.model import open_model
 from ..data.session import CLOSE_SECONDS, Session
-from ..data.weighting import choose, said_of
 from ..data.wording import percent
 from ..drawing.console import make_console, plain_table, say
 from .commands import compute, say_failures

@@ -14,12 +14,12 @@ from rankscope.engine.compute.engine import ComputeSettings
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection
 
-from ..data.gauge import RAW
+from ..data.chosen_weighting import NONE, choose, in_state
+from ..data.gauged_model import RAW
 from ..data.model import Model, open_model
 from ..data.phrases import UNREAD_ADVICE
 from ..data.session import CLOSE_SECONDS, Session
 from ..data.stacks import with_stacks
-from ..data.weighting import NONE, choose, in_state
 from ..drawing.console import say
 
 

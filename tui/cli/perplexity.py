@@ -28,8 +28,8 @@ from rankscope.engine.plan.plan_file import Plan, read_plan
 from rankscope.engine.plan.works import Work, works_of
 from rankscope.engine.plan.written import FACTORS
 
+from ..data.chosen_weighting import NORM, choose
 from ..data.model import Model, open_model
-from ..data.weighting import NORM, choose
 from ..drawing.console import add_columns, make_console, plain_table, say
 from .eta import EtaLines
 from .moments import one_device

@@ -22,10 +22,10 @@ from rankscope.engine.plan.hull import RankGrid
 from rankscope.engine.plan.plan_file import PlanRow, looks_like_plan, write_plan
 from rankscope.engine.spectrum import Projection
 
+from ..data.chosen_weighting import NONE, NORM, choose, pooled, said_of
 from ..data.model import open_model
-from ..data.planning import Planned, Planner, PlanSizes, planned_of, states_of
+from ..data.planner import Planned, Planner, PlanSizes, planned_of, states_of
 from ..data.session import CLOSE_SECONDS, Session
-from ..data.weighting import NONE, NORM, choose, pooled, said_of
 from ..data.wording import WEIGHTS_ONLY, WHAT_A_PLAN_IS, left_out
 from ..drawing.console import add_columns, make_console, plain_table, say
 from .commands import compute, say_failures

@@ -12,9 +12,10 @@ from rankscope.engine.derive.gauge import FIXED, why_not_balanced
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import DEFAULT_THRESHOLDS, Projection
 
+from ..data.chosen_weighting import NONE
 from ..data.comparison import MOST_MARKS
 from ..data.depths import words_of
-from ..data.gauge import RAW
+from ..data.gauged_model import RAW
 from ..data.grid import Grid, make_grid
 from ..data.kept_ranks import KeptRanks
 from ..data.measures import Measure, energy_of, unit_of
@@ -22,7 +23,6 @@ from ..data.pair import Lens, Pair, Side
 from ..data.session import Session
 from ..data.table_rows import has_twins
 from ..data.views import BY_NAME, VIEWS, taking
-from ..data.weighting import NONE
 from .delta_stored import open_deltas
 from .kept import check_ranks, named_ranks, show_stacks
 from .opening import lines_of, open_spectra, shown_of, stored_of, verify, wanted_of

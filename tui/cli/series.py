@@ -13,10 +13,10 @@ from rankscope.engine.checkpoint.revisions import models_named
 from rankscope.engine.compute.engine import ComputeSettings
 from rankscope.engine.errors import InputError, printable
 
-from ..data.gauge import RAW
-from ..data.series import open_series
+from ..data.chosen_weighting import NONE
+from ..data.gauged_model import RAW
+from ..data.series_model import open_series
 from ..data.session import Session
-from ..data.weighting import NONE
 from ..drawing.console import say
 from ..drawing.console_tables import print_tables
 from .opening import say_damage

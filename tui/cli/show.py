@@ -23,21 +23,21 @@ from ..charts.painter import paint
 from ..charts.readout import rank_readout
 from ..charts.request import Painting, Request
 from ..charts.ruler import ruled
+from ..data.chosen_weighting import weighted_by
 from ..data.comparison import Comparison
-from ..data.gauge import orders
+from ..data.gauged_model import orders
 from ..data.grid import Selection
-from ..data.heads import lens_for
+from ..data.head_rows import lens_for
 from ..data.latent_columns import latent_measures
 from ..data.measures import ENERGY
 from ..data.named import resolve
 from ..data.pair import Curve
 from ..data.rank_columns import fields_at
 from ..data.reference_lines import MLA_LINES
-from ..data.series import is_series
+from ..data.series_model import is_series
 from ..data.table_rows import ADDRESS, Field, fields_of, find_field, has_twins, load, sort_order
 from ..data.view_records import Content
 from ..data.views import BY_NAME, DEFAULT, ViewPlace
-from ..data.weighting import weighted_by
 from ..drawing.console import make_console, say
 from ..drawing.console_tables import print_tables, wide_tables
 from ..settings.config import Config

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .carriers import DirectionSide
+from .direction_facts import Facts, Neighbour
 from .direction_words import sentence
-from .directions import Facts, Neighbour
 
 if TYPE_CHECKING:
     from rankscope.engine.derive.tokens import TokenEnds

@@ -11,7 +11,7 @@ from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection
 
 from .carriers import DirectionSide
-from .directions import Facts
+from .direction_facts import Facts
 
 if TYPE_CHECKING:
     from rankscope.engine.derive.tokens import Token, TokenEnds

@@ -140,7 +140,7 @@ def _numbered(members: tuple[Projection, ...]) -> Iterable[tuple[Member, Project
 
 
 def is_of_series(p: Projection) -> bool:
-    """Whether a projection is of a model of a series (series.py), which stands in the place of a layer."""
+    """Whether a projection is of a model of a series (series_model.py), which stands in the place of a layer."""
     return bool(p.tower) and p.address.startswith(f"{p.tower}.{p.layer}.")
 
 

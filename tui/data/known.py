@@ -16,10 +16,10 @@ from rankscope.engine.derive.gauge import weighting_label, what_is_fixed
 from rankscope.engine.derive.weighting import is_weighted, noise_of
 from rankscope.engine.spectrum import THRESHOLDS, Projection, Values
 
-from .columns import NumberColumns
 from .kept_energy import KeptEnergies
 from .kept_ranks import KeptRanks
 from .model import Model
+from .number_columns import NumberColumns
 from .participation import Participations
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rankscope.engine.derive.latent import KeyValueNorms, Way, is_latent, norms_of
 
-from .mla import QUERY, LatentLayer
+from .latent_layers import QUERY, LatentLayer
 from .session import Session, State
 
 if TYPE_CHECKING:

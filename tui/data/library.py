@@ -35,12 +35,12 @@ from rankscope.store.folders import default_root
 
 from . import model as models
 from . import records, table_rows
-from .gauge import RAW
+from .chosen_weighting import NONE, choose, in_state, weighted_by
+from .gauged_model import RAW
 from .html_heatmap import HtmlHeatmap, heatmap_of
 from .measures import BY_NAME
 from .pair import Lens, Pair
 from .session import CLOSE_SECONDS, Session, State
-from .weighting import NONE, choose, in_state, weighted_by
 
 _SECONDS = 5.0
 """Within which the engine says something, if it has something to say."""

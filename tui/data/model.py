@@ -26,8 +26,8 @@ class Model:
     """An opened model. Where its weights could not be opened but spectra of it are stored, `checkpoint` is
     None and `reason` says why. `said`: what the file that it is weighted by says beside its spectra, None for none.
     `further` are matrices made of several (see stacks), shown beside the projections and never counted among them;
-    `multiplied` are states of projections in whose place the tree has others made of them (see gauge.fixed). Of a
-    series (series.py) `parts` are the folders in the store by what stands before the keys of its models, and
+    `multiplied` are states of projections in whose place the tree has others made of them (see gauged_model.fixed). Of
+    a series (series_model.py) `parts` are the folders in the store by what stands before the keys of its models, and
     `part_names` a line on each. `against` is the name of the other model where the projections are differences to it
     (see deltas)."""
 

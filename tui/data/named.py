@@ -7,6 +7,6 @@ from typing import Any
 
 
 def resolve(name: str) -> Any:
-    """What "module:name" below rankscope.tui names, "charts.spectra:draw_energy"."""
+    """What "module:name" below rankscope.tui names, "charts.spectrum_charts:draw_energy"."""
     module, _, attribute = name.partition(":")
     return getattr(import_module(f"rankscope.tui.{module}"), attribute)

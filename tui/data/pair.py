@@ -21,8 +21,8 @@ from .quantities import divided, unread_ranks
 from .session import Session
 
 if TYPE_CHECKING:
-    from .columns import RowNumbers
     from .deltas import WithoutDifference
+    from .number_columns import RowNumbers
 
 UNEQUAL = "\u2260"
 UNKNOWN = "-"

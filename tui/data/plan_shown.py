@@ -17,7 +17,7 @@ from .wording import WEIGHTS_ONLY, percent
 if TYPE_CHECKING:
     from rankscope.engine.moment import Weighting
 
-    from .planning import Planned, Planner
+    from .planner import Planned, Planner
     from .session import Session
 
 
@@ -51,8 +51,8 @@ class Plannable:
         """
         from rankscope.engine.plan.hull import RankGrid
 
-        from .planning import PlanSizes, planned_of, states_of
-        from .weighting import pooled, said_of
+        from .chosen_weighting import pooled, said_of
+        from .planner import PlanSizes, planned_of, states_of
 
         model, notes = session.raw, list[str]()
         tree = model.tree
@@ -80,7 +80,7 @@ class Plannable:
 
     @cached_property
     def _planner(self) -> Planner:
-        from .planning import Planner
+        from .planner import Planner
 
         return Planner(
             self.session, self.states, self._weighting, self.wish.objective, self._grid, self.session.failures

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rankscope.engine.spectrum import Derived, Projection, Values
 
-from .gauge import orders
+from .gauged_model import orders
 from .grid import Grid
 from .measures import FILE_MEASURES, SAID_MEASURES
 from .pair import Lens, Side

@@ -10,13 +10,13 @@ from typing import Any
 from rankscope.engine.spectrum import Projection
 
 from .changes import Change
+from .chosen_weighting import NONE, Offer, lasting
 from .comparison import MOST_MARKS
 from .filter import find
 from .grid import Column, Row, Selection
 from .measures import units
 from .state import ExplorerState
 from .views import BY_KEY, View, ViewPlace
-from .weighting import NONE, Offer, lasting
 
 VERSION = 1
 """Of what `written` writes."""

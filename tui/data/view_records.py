@@ -75,8 +75,8 @@ def of_gauge(content: Content) -> Records:
 
 def of_directions(content: Content) -> Records:
     """A record a projection whose directions are stored. Reads files."""
+    from .direction_facts import known_of
     from .direction_records import row  # numpy: the tables of views are read without
-    from .directions import known_of
 
     return map(row, known_of(content.lenses[0].pair.first, content.projections))
 

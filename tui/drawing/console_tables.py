@@ -11,11 +11,11 @@ from rich.text import Text
 
 from rankscope.engine.spectrum import Projection, Values
 
+from ..data.chosen_weighting import weighted_by
 from ..data.grid import Column, Grid
 from ..data.pair import Lens, Side
 from ..data.session import State
 from ..data.spread import known, middle_of
-from ..data.weighting import weighted_by
 from ..data.wording import percent
 from .console import add_columns, plain_table
 

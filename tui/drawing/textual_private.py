@@ -26,7 +26,7 @@ class Use:
 
 
 _GUARD = "screens/guard.py"
-_TERMINAL = "screens/terminal.py"
+_TERMINAL = "screens/terminal_driver.py"
 USES = (
     Use(App, "_filters", "drawing/nearest_colour.py", "a last step of our own; Textual lets only its own be chosen"),
     Use(App, "_filters", _TERMINAL, "a last step of our own, outside UTF-8"),
@@ -41,5 +41,5 @@ USES = (
     Use(
         MessagePump, "_dispatch_message", _GUARD, "overridden: the one place where a handler's exception can be caught"
     ),
-    Use(Tree, "_clear_line_cache", "widgets/tree.py", "new colours without a new layout of the whole tree"),
+    Use(Tree, "_clear_line_cache", "widgets/projection_tree.py", "new colours without a new layout of the whole tree"),
 )

@@ -13,11 +13,11 @@ from textual.binding import Binding, BindingType
 from textual.dom import DOMNode
 from textual.screen import Screen
 
+from ..data.chosen_weighting import Offer
 from ..data.model import Model
 from ..data.pair import Pair
 from ..data.session import Session
 from ..data.stacks import with_stacks
-from ..data.weighting import Offer
 from ..drawing.nearest_colour import use_nearest
 from ..settings import keys
 from ..settings.config import Config
@@ -25,7 +25,7 @@ from .explorer.screen import Explorer
 from .guard import Surviving
 from .memory import Memory
 from .messages import EngineEvents
-from .terminal import TerminalDriver, draw_after_fg, use_plain
+from .terminal_driver import TerminalDriver, draw_after_fg, use_plain
 
 if TYPE_CHECKING:
     from rankscope.engine.compute.engine import ComputeSettings

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from rankscope.engine.errors import printable
 
+from ..data.chosen_weighting import NONE, NORM
 from ..data.measures import units
 from ..data.state import ExplorerState
-from ..data.weighting import NONE, NORM
 from ..data.wording import percent
 from .command_line import command_names, full_name, takes_argument
 

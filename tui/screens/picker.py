@@ -23,7 +23,7 @@ from ..data.wording import ago
 from ..settings import keys
 from ..widgets.heatmap_table import shortened
 from .memory import last_used
-from .terminal import TerminalDriver, draw_after_fg, use_plain
+from .terminal_driver import TerminalDriver, draw_after_fg, use_plain
 
 _HEADINGS = ("model", "layers", "stored", "size", "used", "from")
 _WIDTHS = (6, 11, 9, 8)

@@ -16,7 +16,7 @@ from rankscope.engine.spectrum import Projection
 
 from ..data.contrast import Contrast
 from ..data.grid import Column, Grid, Row, Selection
-from ..data.heads import HeadRows, compares_with_noise, head_grid, label_of, lens_for
+from ..data.head_rows import HeadRows, compares_with_noise, head_grid, label_of, lens_for
 from ..data.view_records import Content
 from ..drawing.cells import Look
 from ..settings import keys
@@ -24,7 +24,7 @@ from .heatmap import Heatmap
 
 
 class HeadMap(Heatmap, inherit_bindings=False):
-    """The heatmap's overview of other rows, with a look of its own: `kind` (derive.head_matrices.KINDS) is shown, one at
+    """The heatmap's overview of other rows, with a look of its own: `kind` (head_matrices.KINDS) is shown, one at
     a time. What is selected of it is one head of one layer."""
 
     BINDINGS: ClassVar[list[BindingType]] = keys.HEADS

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from rankscope.engine.spectrum import Spectrum
-from rankscope.store import segments, spectra
+from rankscope.store import regular_files, segments, spectra
 from rankscope.store.spectra import SpectraStore
 
 Make = Callable[..., Spectrum]

@@ -20,7 +20,7 @@ from ...settings.config import Config
 from ...widgets.chart import ChartPane
 from ..estimate import beginning
 from ..messages import ChartReady
-from .layout import ExplorerPanes
+from .panes import ExplorerPanes
 
 CHART_DELAY = 0.1
 """Seconds after the last move before a chart is drawn: 40 held keys cost 55 kB instead of 395."""

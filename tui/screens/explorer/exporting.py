@@ -13,11 +13,11 @@ from textual.content import Content as Markup
 from rankscope.engine.atomic import write_atomically
 from rankscope.engine.errors import InputError, printable
 
+from ...data.chosen_weighting import weighted_by
 from ...data.comparison import headings_of
 from ...data.named import resolve
 from ...data.view_records import Content
 from ...data.views import BY_KEY, View, ViewPlace, ViewSpec
-from ...data.weighting import weighted_by
 from .. import clipboard
 from ..dialogs import Choice
 from ..messages import BackgroundDone

@@ -8,7 +8,7 @@ from functools import partial
 from rankscope.engine.errors import InputError
 
 from ...data.changes import Change
-from ...data.heads import HeadRows, rows_of_session
+from ...data.head_rows import HeadRows, rows_of_session
 from ...data.model import Model
 from ...data.views import View
 from ...widgets.head_map import HeadMap

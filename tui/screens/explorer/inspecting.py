@@ -17,7 +17,7 @@ from ..messages import BackgroundDone
 from .background import Background
 
 if TYPE_CHECKING:
-    from ...data.directions import DirectionContext, Facts  # numpy: the first screen stands without
+    from ...data.direction_facts import DirectionContext, Facts  # numpy: the first screen stands without
 
 READING = "reading what is stored"
 TOKENS = "the tokens at its ends:  rankscope inspect MODEL ADDRESS --tokens"
@@ -74,7 +74,7 @@ class Inspector:
 
     def _prepare(self, session: Session, projection: Projection) -> None:
         """Find out what is wanted; for a thread: of a model on the Hub the gains of its norms are fetched."""
-        from ...data.directions import context_of, wanted_for
+        from ...data.direction_facts import context_of, wanted_for
 
         context = context_of(session.raw)
         wanted = wanted_for(session, projection.parents[0], context)
@@ -114,7 +114,7 @@ class Inspector:
 
     def _load(self, session: Session, projection: Projection, context: DirectionContext | None) -> None:
         """For a thread."""
-        from ...data.directions import facts
+        from ...data.direction_facts import facts
 
         found = facts(session, projection, context)
         if found is not None:

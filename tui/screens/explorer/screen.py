@@ -10,6 +10,7 @@ from textual import on
 from rankscope.engine.errors import InputError
 
 from ...data.changes import Change, Keys
+from ...data.chosen_weighting import Offer
 from ...data.contrast import Contrast
 from ...data.depths import words_of
 from ...data.model import open_model
@@ -18,7 +19,6 @@ from ...data.session import Session
 from ...data.stacks import with_stacks
 from ...data.state import ONE_MODEL
 from ...data.views import View
-from ...data.weighting import Offer
 from ...settings.config import Config
 from ...settings.values import kept_ranks, reference_line
 from ...widgets.prompt import Prompt

@@ -13,8 +13,8 @@ from ...data.pair import Side
 from ...data.views import BY_KEY, View, ViewPlace
 from ...widgets.chart import ChartPane
 from ...widgets.heatmap import Heatmap
+from ...widgets.projection_tree import TreeItem
 from ...widgets.table import MetricTable
-from ...widgets.tree import TreeItem
 from ..dialogs import Choice
 from .background import Background
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from rankscope.engine.errors import InputError, printable
 
+from ...data.chosen_weighting import NONE, Offer, offers
 from ...data.deltas import deltas_shown, with_deltas
 from ...data.model import Model
 from ...data.pair import Side
 from ...data.session import Session
-from ...data.weighting import NONE, Offer, offers
 from ..dialogs import Choice
 from ..messages import BackgroundDone
 from .background import Background

@@ -15,14 +15,14 @@ from rankscope.engine.derive.head_matrices import GROUP_OV, KINDS, OV, QK, VALUE
 from rankscope.engine.errors import InputError, WeightsError, printable
 from rankscope.engine.spectrum import Projection
 
-from .gauge import RAW, fixed
+from .chosen_weighting import weighed
+from .gauged_model import RAW, fixed
 from .grid import Column, Grid, Row
 from .measures import BY_NAME, OF_SHAPES
 from .model import Model
 from .pair import Lens
 from .session import Session
 from .stored_heads import stored_heads
-from .weighting import weighed
 
 if TYPE_CHECKING:
     from rankscope.engine.checkpoint.open import Checkpoint
@@ -130,7 +130,7 @@ def in_state(model: Model, root: Path, under: Weighting | None, gauge: str = RAW
     """A model of which only the attention is left, under a weighting and in a gauge. Reads what these need.
 
     Raises:
-        InputError: see weighting.weighed and gauge.fixed.
+        InputError: see chosen_weighting.weighed and gauged_model.fixed.
     """
     wanted = [p for p in model.tree.projections if p.block in _BLOCKS and p.rows]
     if not wanted:

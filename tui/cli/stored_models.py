@@ -76,8 +76,8 @@ def _remove_some(name: str, weight: str | None, gauge: str | None, root: Path) -
     """Those under a weighting and in a gauge; None: whichever."""
     from rankscope.engine.checkpoint.hub import Access
 
+    from ..data.chosen_weighting import meant
     from ..data.model import open_model
-    from ..data.weighting import meant
 
     model = open_model(name, root, Access.CACHE)  # its config tells how a file's numbers are meant
     count = remove_spectra(root, model.folder, meant(weight, model, root, say, gauge))

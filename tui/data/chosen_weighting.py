@@ -15,7 +15,7 @@ from rankscope.engine.derive.weighting import CENTRED_NAME, WEIGHED, by_moment, 
 from rankscope.engine.errors import InputError, WeightsError, printable
 from rankscope.engine.spectrum import Operand, Projection
 
-from .gauge import RAW, fixed
+from .gauged_model import RAW, fixed
 from .model import Model
 from .session import Session
 from .stacks import with_stacks, with_stored
@@ -98,7 +98,7 @@ def in_state(
     itself for neither. Reads what they need.
 
     Raises:
-        InputError: see `weighed` and gauge.fixed.
+        InputError: see `weighed` and gauged_model.fixed.
     """
     if weighting is None and gauge == RAW:
         return model

@@ -32,10 +32,10 @@ from ...widgets.heatmap_table import Layers
 from ...widgets.line import Line
 from ...widgets.plan_map import PlanMap
 from ...widgets.plan_sums import PlanSums
+from ...widgets.projection_tree import ProjectionTree
 from ...widgets.prompt import Prompt
 from ...widgets.table import MetricTable
 from ...widgets.top_pane import TopPane
-from ...widgets.tree import ProjectionTree
 from ..dialogs import Help
 from ..status_lines import (
     OUTLIER,

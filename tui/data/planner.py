@@ -20,9 +20,9 @@ from rankscope.engine.plan.plan_file import Action, Objective, Plan, PlanRow, Pl
 from rankscope.engine.spectrum import Projection
 from rankscope.engine.weights import WHOLE
 
+from .chosen_weighting import weighed
 from .known import Known
 from .model import Model
-from .weighting import weighed
 from .wording import percent
 
 if TYPE_CHECKING:
