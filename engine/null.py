@@ -158,8 +158,8 @@ def _law(rows: int, cols: int, inner: int) -> tuple[Values, Values, Values]:
     """
     edges = np.linspace(0.0, np.pi, _POINTS + 1)
     if inner:
-        root, count, energy = product_law((rows, cols, inner), edges)
-        return root / inner**0.5, _shares(count), _shares(energy)
+        law = product_law((rows, cols, inner), edges)
+        return law.values / inner**0.5, _shares(law.counts), _shares(law.energies)
     small, large = sorted((rows, cols))
     beta = small / max(large, 1)
     # x = middle + radius cos(theta) takes the square root out of the integrals: mass / x is then smooth, also at x = 0

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from .spectrum import Values
 
 
-def product_law(sizes: tuple[int, int, int], edges: Values) -> tuple[Values, Values, Values]:
-    """Of a product of factors m x k and k x n whose entries have standard deviation 1, from the largest value down: its
-    singular values at the `edges`, angles from 0 to pi, and between each two of them the count and the sum of squares,
-    not scaled. `sizes` are m, n and k in any order.
+class ProductLaw(NamedTuple):
+    """`values` are singular values, descending, at k + 1 edges; `counts` and `energies`, shape (k,), how many there are
+    between each two of them and the sum of their squares, neither scaled."""
+
+    values: Values
+    counts: Values
+    energies: Values
+
+
+def product_law(sizes: tuple[int, int, int], edges: Values) -> ProductLaw:
+    """Of a product of factors m x k and k x n whose entries have standard deviation 1, at `edges`, angles from 0 to pi.
+    `sizes` are m, n and k in any order.
 
     Let s be the smallest size, lambda and mu its ratios to the others a and b. sigma^2 = a b x has the density
     Im w / (pi x), w the root off the real axis of x w = (1 + w) (1 + lambda w) (1 + mu w): the S-transforms of two
@@ -19,7 +29,7 @@ def product_law(sizes: tuple[int, int, int], edges: Values) -> tuple[Values, Val
     """
     small, *others = sorted(sizes)
     if not small:
-        return np.zeros(len(edges)), np.ones(len(edges) - 1), np.ones(len(edges) - 1)
+        return ProductLaw(np.zeros(len(edges)), np.ones(len(edges) - 1), np.ones(len(edges) - 1))
     lam, mu = (small / other for other in others)
     low, high = _support(lam, mu)
 
@@ -31,7 +41,7 @@ def product_law(sizes: tuple[int, int, int], edges: Values) -> tuple[Values, Val
     x = place(middle)
     step = ((1 + np.cos(middle)) / 2) ** 2 * np.sin(middle)
     mass = _imaginary(x, lam, mu) * step  # of the sum; over x of the count
-    return np.sqrt(place(edges) * others[0] * others[1]), mass / x, mass
+    return ProductLaw(np.sqrt(place(edges) * others[0] * others[1]), mass / x, mass)
 
 
 def _support(lam: float, mu: float) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from math import isnan
 from operator import add
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,14 @@ from rankscope.engine.spectrum import DIRECTIONS, FACTORS, FACTORS_ALPHA, Projec
 from .columns import DERIVED_INDEX, GENERATION, INDEX, METRICS, PARENT, RUN, SOURCE, Columns, Table
 from .entry import Entry
 from .rows import derived_at, entry_at, projection_at
+
+
+class RowPlace(NamedTuple):
+    """Which of the values in a file is the first of a row, how many they are, and the checksum of their bytes."""
+
+    first: int
+    number: int
+    crc32: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,10 +178,10 @@ class Entries:
         """A column of columns.METRICS, row by row; None where there is no number."""
         return self._metrics[name]
 
-    def place(self, row: int) -> tuple[int, int, int]:
-        """Of its values: which of those in the file is the first, how many they are, the checksum of their bytes."""
+    def place(self, row: int) -> RowPlace:
+        """Where the values of a row are."""
         offsets, counts, checksums = self._places
-        return offsets[row], counts[row], checksums[row]
+        return RowPlace(offsets[row], counts[row], checksums[row])
 
     def readings_of(self, row: int) -> list[tuple[bytes, bytes]]:
         """Tensor and digest of the readings of a row."""

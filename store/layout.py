@@ -145,9 +145,9 @@ class FileContents:
 
     def place(self, row: int) -> ValuesPlace:
         """Where the values of a row are."""
-        offset, count, crc32 = self.entries.place(row)
+        place = self.entries.place(row)
         width = np.dtype(_type_in(self.version)).itemsize
-        return ValuesPlace(self.first + width * offset, count, crc32, width)
+        return ValuesPlace(self.first + width * place.first, place.number, place.crc32, width)
 
 
 @dataclass(frozen=True, slots=True)

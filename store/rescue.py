@@ -57,9 +57,9 @@ def examine(path: Path) -> Damage:
     part = parse(data) if is_whole else parse_damaged(data)
     if part is None:
         return Damage(None, frozenset(), (), is_whole=False)
-    found = [(entry, values) for entry, _, values in segments.spectra_in(data, part)]
-    lost = frozenset(row for row, (_, values) in enumerate(found) if values is None)
-    intact = [(entry, values) for entry, values in found if values is not None]
+    found = list(segments.spectra_in(data, part))
+    lost = frozenset(row for row, one in enumerate(found) if one.values is None)
+    intact = [(one.entry, one.values) for one in found if one.values is not None]
     return Damage(part, lost, intact, is_whole and not lost)
 
 

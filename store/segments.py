@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
+from typing import NamedTuple
 
 from rankscope.engine.atomic import TEMPORARY, sweep, sync_folder, write_atomically
 from rankscope.engine.spectrum import Values
@@ -126,11 +127,20 @@ def is_whole(path: Path, data: bytes) -> bool:
     return blake2b(data, digest_size=16).hexdigest() == path.stem[4:]
 
 
-def spectra_in(data: bytes, part: FileContents) -> Iterator[tuple[Entry, int, Values | None]]:
-    """Each entry of a whole file with the checksum of its values and these, None where they are damaged."""
+class FileSpectrum(NamedTuple):
+    """An entry as it lies in a file: the checksum of its values, and these, None where they are damaged."""
+
+    entry: Entry
+    crc32: int
+    values: Values | None
+
+
+def spectra_in(data: bytes, part: FileContents) -> Iterator[FileSpectrum]:
+    """Each spectrum of a whole file."""
     for row, entry in enumerate(part.entries):
         place = part.place(row)
-        yield entry, place.crc32, decode(memoryview(data)[place.start : place.start + place.size], place)
+        values = decode(memoryview(data)[place.start : place.start + place.size], place)
+        yield FileSpectrum(entry, place.crc32, values)
 
 
 def load_part(path: Path) -> FileContents:

@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from ..formats.tensor import Tensor
 from .contradictions import MlpMember, Verdict, judge
@@ -15,8 +15,13 @@ from .layouts import Rule
 _SHARED = frozenset(("share_expert", "shared_expert", "shared_experts", "shared_mlp"))
 _INTEGERS = re.compile(r"[IU]\d+|BOOL")
 
-MlpGroup: TypeAlias = tuple[str, int, int | None]
-"""Prefix and layer, and the expert where those of the layer differ in their shapes."""
+
+class MlpGroup(NamedTuple):
+    """Whose tensors are judged together: a layer's, or one expert's where those of the layer differ in their shapes."""
+
+    prefix: str
+    layer: int
+    expert: int | None
 
 
 class MlpTensor(NamedTuple):

@@ -160,7 +160,7 @@ class CheckpointLayers:
 
     def _group(self, place: Location) -> MlpGroup:
         apart = (place.prefix, place.layer) in self._uneven
-        return place.prefix, place.layer, place.expert if apart else None
+        return MlpGroup(place.prefix, place.layer, place.expert if apart else None)
 
     def _widths(self, prefix: str, layer: int) -> tuple[int, int]:
         return _attended(self._shapes[prefix, layer]), self._known(prefix, layer).get("hidden", 0)

@@ -126,8 +126,8 @@ class Gguf(Ranged):
     def vocabulary(self, file: Path) -> dict[int, str]:
         """See Format; a part of a split model but the first lists none."""
         with _mapped(file) as (data, stamp):
-            walk, _, count = opening(data, file, stamp.size)
-            found = texts(walk, count, _TOKENS, (_TOKENIZER,))
+            begun = opening(data, file, stamp.size)
+            found = texts(begun.cursor, begun.entries, _TOKENS, (_TOKENIZER,))
         tokens = found.get(_TOKENS)
         return readable(enumerate(tokens if isinstance(tokens, list) else ()), by_bytes=found.get(_TOKENIZER) == "gpt2")
 

@@ -126,8 +126,16 @@ class HeaderCursor:
         return None
 
 
-def opening(data: mmap.mmap | bytes, file: Path, size: int = sys.maxsize) -> tuple[HeaderCursor, int, int]:
-    """A cursor at the metadata of a file of `size` bytes, the number of tensors, and that of entries of metadata.
+class Opening(NamedTuple):
+    """A cursor at the metadata of a file, the number of its tensors, and that of its entries of metadata."""
+
+    cursor: HeaderCursor
+    tensors: int
+    entries: int
+
+
+def opening(data: mmap.mmap | bytes, file: Path, size: int = sys.maxsize) -> Opening:
+    """What a file of `size` bytes begins with.
 
     Raises:
         InputError: another kind of file, version or order of bytes.
@@ -142,7 +150,7 @@ def opening(data: mmap.mmap | bytes, file: Path, size: int = sys.maxsize) -> tup
     if version not in _VERSIONS:
         todo = "convert the model again" if version < min(_VERSIONS) else "a newer RankScope may read it"
         raise bad(file, f"is GGUF of version {version}, and versions 2 and 3 are read: {todo}")
-    return walk, walk.take(), walk.take()
+    return Opening(walk, walk.take(), walk.take())
 
 
 def described(data: mmap.mmap | bytes, file: Path, size: int) -> Described:

@@ -16,7 +16,7 @@ from ..weights import Weights
 from . import gram as grams_of
 from . import two_stage
 from .gpus import FLOAT64, batch_of
-from .ladder import NOT_FINITE, Solution, fault_of, moved, solution
+from .ladder import NOT_FINITE, Solution, SolvedBy, fault_of, moved, solution
 
 Outcome = Solution | WeightsError | None
 
@@ -128,6 +128,7 @@ def _outcome(row: Tensor, shape: tuple[int, ...], device: str, seconds: float) -
     if not passed or fault_of(sigma, norm, accuracy[1], math.inf):
         return None
     try:
-        return solution(sigma, scale, norm, accuracy, (two_stage.NAME, two_stage.VERSION, device), seconds)
+        by = SolvedBy(two_stage.NAME, two_stage.VERSION, device)
+        return solution(sigma, scale, norm, accuracy, by, seconds)
     except WeightsError as error:
         return error

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -93,9 +94,8 @@ def solve(matrix: Weights, rungs: list[Rung]) -> Solution:
         if fault := fault_of(sigma, norm, accuracy[1], rung.reach):
             reasons.append(f"{rung.name} on {rung.device}: {fault}")
             continue
-        return solution(
-            sigma, scale, norm, accuracy, (rung.name, rung.version, rung.device), time.perf_counter() - start
-        )
+        by = SolvedBy(rung.name, rung.version, rung.device)
+        return solution(sigma, scale, norm, accuracy, by, time.perf_counter() - start)
     raise WeightsError("no singular values: " + "; ".join(reasons))
 
 
@@ -136,15 +136,23 @@ def fault_of(sigma: Values, norm: float, floor: float, reach: float) -> str:
     return "ill-conditioned" if top > 0 and not is_known and math.isfinite(reach) else ""
 
 
+class SolvedBy(NamedTuple):
+    """What found singular values: the solver, its version, and the device."""
+
+    solver: str
+    version: int
+    device: str
+
+
 def solution(
     sigma: Values,
     scale: float,
     norm: float,
     accuracy: tuple[float, float],
-    by: tuple[str, int, str],
+    by: SolvedBy,
     seconds: float,
 ) -> Solution:
-    """An accepted result in the units of the weights; `by` names solver, version and device.
+    """An accepted result in the units of the weights.
 
     Raises:
         WeightsError: the values do not fit into float64.
@@ -153,8 +161,8 @@ def solution(
         raise WeightsError("the singular values exceed the range of float64")
     values = np.ascontiguousarray(sigma / scale)
     bound, floor = bounds.rescaled(accuracy, scale)
-    name, version, device = by
-    return Solution(values, Provenance(norm / scale, name, version, COMPUTE_DTYPE, bound, floor, device, seconds))
+    provenance = Provenance(norm / scale, by.solver, by.version, COMPUTE_DTYPE, bound, floor, by.device, seconds)
+    return Solution(values, provenance)
 
 
 def _scale_and_norm(matrix: Weights) -> tuple[float, float]:

@@ -16,7 +16,7 @@ from rankscope.engine.errors import printable
 from ..data.named import resolve
 from ..data.pair import Pair
 from ..data.views import BY_KEY
-from .request import Painting, Request
+from .request import LayerMark, Painting, Request
 
 if TYPE_CHECKING:
     from .figure import Figure
@@ -86,7 +86,7 @@ def paint(pair: Pair, request: Request) -> Painting:
     drawing = plot.draw(figure, request.palette, request.width, request.height)
     line: Text = resolve(BY_KEY[request.view].readout)(pair, request)
     if figure.at is not None and drawing.rulers:
-        return Painting(request, drawing.lines, line, at=(*figure.at, drawing.rulers))
+        return Painting(request, drawing.lines, line, at=LayerMark(*figure.at, drawing.rulers))
     if found is None or drawing.ruler is None or not found.values:
         return Painting(request, drawing.lines, line)
     ruler = replace(drawing.ruler, count=max(map(len, found.values)))  # a dim curve may go further

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import NamedTuple
 
 from rich.text import Text
 
@@ -56,11 +57,18 @@ class Request:
     palette: Palette = field(default_factory=Palette)
 
 
+class LayerMark(NamedTuple):
+    """A selected layer under charts over layers: its place on their axes, its name, and where these axes lie."""
+
+    x: float
+    name: str
+    rulers: tuple[Ruler, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Painting:
-    """The lines of a chart and its read-out; for a cursor on ranks, how they lie under the chart, and the curves
-    (label, session, projection) with their values. There is no `ruler` where there are no ranks to walk on. Over
-    layers, `at` is the selected one's place on the axes, its name, and where these axes lie."""
+    """The lines of a chart and its read-out; for a cursor on ranks, how they lie under the chart, and the curves with
+    their values. There is no `ruler` where there are no ranks to walk on. Over layers, `at` is the selected one."""
 
     request: Request
     lines: tuple[Text, ...]
@@ -68,12 +76,12 @@ class Painting:
     ruler: Ruler | None = None
     curves: tuple[Curve, ...] = ()
     values: tuple[Values, ...] = field(default=(), compare=False, repr=False)
-    at: tuple[float, str, tuple[Ruler, ...]] | None = None
+    at: LayerMark | None = None
 
     def columns(self, k: int | None) -> dict[int, list[int]]:
         """By line of the chart, the columns through which a rule goes: at rank `k`, or at the layer."""
         if self.at is not None:
-            found = [(ruler, ruler.place(self.at[0])) for ruler in self.at[2]]
+            found = [(ruler, ruler.place(self.at.x)) for ruler in self.at.rulers]
         elif self.ruler is not None and k is not None:
             column = self.ruler.column(min(k, self.ruler.count))
             found = [] if column is None else [(self.ruler, column)]

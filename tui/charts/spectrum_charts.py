@@ -99,7 +99,7 @@ def curves_of(
         if (values := session.values(q)) is not None and len(values):
             # Of one projection in two models the letter alone tells the curves apart.
             name = " ".join(filter(None, [label(p, kept), letter]))
-            curves.append((printable(name), session, q))
+            curves.append(Curve(printable(name), session, q))
             arrays.append(values)
     return tuple(curves), tuple(arrays)
 

@@ -269,9 +269,9 @@ def _curves(asked: Asked) -> list[Curve]:
     """What is stored of every projection, by its address, and its model where there are two."""
     places = ((p, place) for p in asked.projections for place in asked.lens.pair.curves(p, asked.lens.side))
     return [
-        (f"{p.address} {letter}".rstrip(), session, there)
-        for p, (letter, session, there) in places
-        if session.entry(there) is not None
+        found._replace(label=f"{p.address} {found.label}".rstrip())
+        for p, found in places
+        if found.session.entry(found.projection) is not None
     ]
 
 
@@ -280,9 +280,9 @@ def _values(curves: Sequence[Curve]) -> Iterator[Values]:
     for start in range(0, len(curves), _BATCH):
         batch = curves[start : start + _BATCH]
         found: dict[str, Values] = {}
-        for asked in dict.fromkeys(session for _, session, _ in batch):
-            found |= asked.read([p.key for _, session, p in batch if session is asked])
-        yield from (found.get(p.key, np.empty(0)) for _, _, p in batch)
+        for asked in dict.fromkeys(curve.session for curve in batch):
+            found |= asked.read([curve.projection.key for curve in batch if curve.session is asked])
+        yield from (found.get(curve.projection.key, np.empty(0)) for curve in batch)
 
 
 def _fields(asked: Asked, args: Namespace) -> tuple[Field, ...]:

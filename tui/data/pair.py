@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from math import nan
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
 from rankscope.engine.derive.flip import flipped
 from rankscope.engine.derive.weighting import CENTRED_NAME
@@ -29,8 +29,14 @@ UNKNOWN = "-"
 """The bound of a number of which nothing is known."""
 _FAR = 1000.0
 """From this factor on between two models three digits after the point are too many, or too few."""
-Curve: TypeAlias = tuple[str, Session, Projection]
-"""Label, session and projection of a spectrum that is shown."""
+
+
+class Curve(NamedTuple):
+    """A spectrum that is shown: what it is called, the model that it is of, and its projection there."""
+
+    label: str
+    session: Session
+    projection: Projection
 
 
 class Side(StrEnum):
@@ -191,15 +197,15 @@ class Pair:
         found = [q for q in projections if q.address not in self._ours]
         return [q for q in found if (q.tower or "") not in self.depths or kind_of(q) not in kinds]
 
-    def curves(self, p: Projection, side: Side) -> list[tuple[str, Session, Projection]]:
-        """The spectra that stand for a projection on a side: the model's letter ("" for a lone model), its
-        session and its projection there. Both models for a ratio."""
+    def curves(self, p: Projection, side: Side) -> list[Curve]:
+        """The spectra that stand for a projection on a side, each called by its model's letter, "" for a lone model.
+        Both models for a ratio."""
         if self.second is None:
-            return [("", self.first, p)]
+            return [Curve("", self.first, p)]
         first, second = self.ours(p), self.partner(p)
-        found = [("A", self.first, first)] if first is not None and (side is not Side.B or second is None) else []
+        found = [Curve("A", self.first, first)] if first is not None and (side is not Side.B or second is None) else []
         if second is not None and (side is not Side.A or first is None):
-            found.append(("B", self.second, second))
+            found.append(Curve("B", self.second, second))
         return found
 
 

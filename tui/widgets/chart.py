@@ -128,8 +128,8 @@ class ChartPane(Widget, can_focus=True):
         if painting is None:
             return Text(), Text()
         if painting.at is not None:
-            x, name, rulers = painting.at
-            return pointer(rulers[0].place(x), name, self.size.width), painting.readout
+            mark = painting.at
+            return pointer(mark.rulers[0].place(mark.x), mark.name, self.size.width), painting.readout
         if k is None or painting.ruler is None:
             return Text(), painting.readout
         from ..charts.readout import rank_readout
