@@ -14,9 +14,9 @@ from torch import Tensor
 
 from ..errors import WeightsError
 from ..formats.tensor import Scheme
+from .schemes import Shape
 
-Parts = Mapping[str, Tensor]
-Shape = tuple[int, ...]
+LoadedParts = Mapping[str, Tensor]
 
 FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
 """The sixteen numbers of E2M1 (OCP Microscaling Formats, 5.3.3)."""
@@ -27,7 +27,7 @@ AWQ_COLUMNS = (0, 4, 1, 5, 2, 6, 3, 7)
 _SLAB = 1 << 22  # weights or bytes at a time where looking up costs a copy
 
 
-def dequantise(scheme: Scheme, shape: Shape, parts: Parts) -> Tensor:
+def dequantise(scheme: Scheme, shape: Shape, parts: LoadedParts) -> Tensor:
     """The matrix that the parts stand for, shape `shape`, in the type `scheme.floats`, on the parts' device.
 
     Raises:
@@ -36,7 +36,7 @@ def dequantise(scheme: Scheme, shape: Shape, parts: Parts) -> Tensor:
     return _FORMULAS[scheme.formula](scheme, shape, parts)
 
 
-def _scaled(scheme: Scheme, shape: Shape, parts: Parts) -> Tensor:
+def _scaled(scheme: Scheme, shape: Shape, parts: LoadedParts) -> Tensor:
     """W = (w - zero) * scale, a block of rows and columns sharing zero and scale; compressed-tensors and FP8."""
     rows, cols = (-(-size // step) for size, step in zip(shape[-2:], scheme.block, strict=True))
     grid = (rows, cols) if len(shape) == 2 else (-1, rows, cols)
@@ -45,14 +45,14 @@ def _scaled(scheme: Scheme, shape: Shape, parts: Parts) -> Tensor:
     )
 
 
-def _int8_rows(scheme: Scheme, _: Shape, parts: Parts) -> Tensor:
+def _int8_rows(scheme: Scheme, _: Shape, parts: LoadedParts) -> Tensor:
     """W = w * SCB / 127 for each row; bitsandbytes LLM.int8(). `format` 0 says that rows are not interleaved."""
     if "format" in parts and int(parts["format"].reshape(-1)[0]) != 0:
         raise WeightsError("bitsandbytes int8 in an interleaved layout of a GPU: save it again with row layout")
     return _affine(parts["weight"], {"scale": parts["scale"].reshape(-1, 1)}, scheme).div_(127)
 
 
-def _fp4(scheme: Scheme, shape: Shape, parts: Parts) -> Tensor:
+def _fp4(scheme: Scheme, shape: Shape, parts: LoadedParts) -> Tensor:
     """W = E2M1 * scale for each group of columns, low nibble first.
 
     The scale is 2^(s - 127) (MXFP4), or float8 times `global` (modelopt) or divided by `divisor` (compressed-tensors).
@@ -76,12 +76,12 @@ def _per_matrix(number: Tensor, floats: torch.dtype) -> Tensor:
     return number if len(number) == 1 else number.view(-1, 1, 1)
 
 
-def _exponents(_: Scheme, shape: Shape, parts: Parts) -> Tensor:
+def _exponents(_: Scheme, shape: Shape, parts: LoadedParts) -> Tensor:
     """W = 2^(s - 127): a matrix of E8M0 by itself."""
     return _numbers(parts["weight"], torch.float32).reshape(shape)
 
 
-def _packed(scheme: Scheme, shape: Shape, parts: Parts) -> Tensor:
+def _packed(scheme: Scheme, shape: Shape, parts: LoadedParts) -> Tensor:
     """W = (q - zero) * scale; compressed-tensors pack-quantized. `weight` int32 (out, in * bits / 32),
     `zero` int32 packed along the rows, (out * bits / 32, groups)."""
     if "shape" in parts and tuple(parts["shape"].tolist()) != shape:
@@ -93,7 +93,7 @@ def _packed(scheme: Scheme, shape: Shape, parts: Parts) -> Tensor:
     return _affine(values, found, scheme, middle=1 << (scheme.bits - 1))
 
 
-def _gptq(scheme: Scheme, shape: Shape, parts: Parts) -> Tensor:
+def _gptq(scheme: Scheme, shape: Shape, parts: LoadedParts) -> Tensor:
     """W = scale * (q - zero); `weight` int32 (in * bits / 32, out), `zero` int32 (groups, out * bits / 32).
 
     `offset` 1 is that of version 1, which stores zero - 1 in as many bits.
@@ -103,7 +103,7 @@ def _gptq(scheme: Scheme, shape: Shape, parts: Parts) -> Tensor:
     return _affine(values, {**parts, "zero": zero.mT, "scale": parts["scale"].mT}, scheme)
 
 
-def _awq(scheme: Scheme, shape: Shape, parts: Parts) -> Tensor:
+def _awq(scheme: Scheme, shape: Shape, parts: LoadedParts) -> Tensor:
     """W = ((q - zero) * scale)^T; `weight` int32 (in, out / 8), `zero` int32 (groups, out / 8)."""
     order = torch.tensor(AWQ_COLUMNS, device=parts["weight"].device)
     values, zero = (
@@ -113,7 +113,7 @@ def _awq(scheme: Scheme, shape: Shape, parts: Parts) -> Tensor:
     return _affine(values, {"zero": zero, "scale": parts["scale"]}, scheme).mT
 
 
-def _codebook(scheme: Scheme, shape: Shape, parts: Parts) -> Tensor:
+def _codebook(scheme: Scheme, shape: Shape, parts: LoadedParts) -> Tensor:
     """W = map[q] * absmax over blocks of the flattened matrix, high nibble first; bitsandbytes nf4 and fp4."""
     absmax = unnested(scheme, parts)
     numbers = 1
@@ -125,7 +125,7 @@ def _codebook(scheme: Scheme, shape: Shape, parts: Parts) -> Tensor:
     return out.view(shape)
 
 
-def unnested(scheme: Scheme, parts: Parts) -> Tensor:
+def unnested(scheme: Scheme, parts: LoadedParts) -> Tensor:
     """absmax of bitsandbytes, shape (1, blocks). Where it is quantised in turn it is nested_map[u8] * nested_absmax,
     a block of `nested` sharing one, + `offset`.
     """
@@ -137,7 +137,7 @@ def unnested(scheme: Scheme, parts: Parts) -> Tensor:
     return absmax
 
 
-def _ternary(scheme: Scheme, shape: Shape, parts: Parts) -> Tensor:
+def _ternary(scheme: Scheme, shape: Shape, parts: LoadedParts) -> Tensor:
     """W = (q - 1) * scale; row r of `weight` uint8 (out / 4, in) holds rows r, r + out/4, ... of the matrix.
 
     `offset` 1: the scale is divided by, as transformers' BitLinear does; its AutoBitLinear multiplies.
@@ -148,12 +148,12 @@ def _ternary(scheme: Scheme, shape: Shape, parts: Parts) -> Tensor:
     return out.div_(scale) if scheme.offset else out.mul_(scale)
 
 
-def _masked(_: Scheme, __: Shape, parts: Parts) -> Tensor:
+def _masked(_: Scheme, __: Shape, parts: LoadedParts) -> Tensor:
     """W = weight * mask; torch.nn.utils.prune."""
     return parts["weight"].double() * parts["mask"].double()
 
 
-def _direction(_: Scheme, shape: Shape, parts: Parts) -> Tensor:
+def _direction(_: Scheme, shape: Shape, parts: LoadedParts) -> Tensor:
     """W = g v / |v|, by rows, by columns or as a whole as there are lengths g; torch.nn.utils.weight_norm."""
     weight, length = parts["weight"].double(), parts["length"].double()
     if length.numel() == 1:
@@ -163,13 +163,13 @@ def _direction(_: Scheme, shape: Shape, parts: Parts) -> Tensor:
     return weight * (length / norm)
 
 
-def _over_its_norm(_: Scheme, __: Shape, parts: Parts) -> Tensor:
+def _over_its_norm(_: Scheme, __: Shape, parts: LoadedParts) -> Tensor:
     """W = weight / (u weight v); torch.nn.utils.spectral_norm."""
     weight, u, v = (parts[name].double() for name in ("weight", "u", "v"))
     return weight / (u.reshape(-1) @ weight @ v.reshape(-1))
 
 
-_FORMULAS: dict[str, Callable[[Scheme, Shape, Parts], Tensor]] = {
+_FORMULAS: dict[str, Callable[[Scheme, Shape, LoadedParts], Tensor]] = {
     "scaled": _scaled,
     "int8 rows": _int8_rows,
     "fp4": _fp4,
@@ -185,7 +185,7 @@ _FORMULAS: dict[str, Callable[[Scheme, Shape, Parts], Tensor]] = {
 }
 
 
-def _affine(values: Tensor, parts: Parts, scheme: Scheme, middle: int = 0) -> Tensor:
+def _affine(values: Tensor, parts: LoadedParts, scheme: Scheme, middle: int = 0) -> Tensor:
     """(values - zero) * scale as floats; `middle` is the zero where none is stored.
 
     The columns of a block stand side by side, or are told by `g_idx`, int32 (in,).

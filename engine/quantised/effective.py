@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from ..formats.tensor import Scheme, Tensor
+from .schemes import Shape
 
-Shape = tuple[int, ...]
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 _PARAMETRISED = re.compile(r"(.*?)parametrizations\.([^.]+)\.")
 PRUNED = Scheme("pruned", "by its mask", "masked", "float64")
