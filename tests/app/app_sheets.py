@@ -69,7 +69,7 @@ class Sheets(App[None]):
         self.table.set_rows(self.shown, self.grid)
         self.table.focus()
 
-    def on_metric_table_moved(self, event: MetricTable.RowSelected) -> None:
+    def on_metric_table_row_selected(self, event: MetricTable.RowSelected) -> None:
         self.moves.append(event.selection)
 
 

@@ -269,9 +269,9 @@ def _curves(asked: Asked) -> list[Curve]:
     """What is stored of every projection, by its address, and its model where there are two."""
     places = ((p, place) for p in asked.projections for place in asked.lens.pair.curves(p, asked.lens.side))
     return [
-        found._replace(label=f"{p.address} {found.label}".rstrip())
-        for p, found in places
-        if found.session.entry(found.projection) is not None
+        Curve(f"{p.address} {letter}".rstrip(), session, there)
+        for p, (letter, session, there) in places
+        if session.entry(there) is not None
     ]
 
 
