@@ -14,7 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-TILE = 128
+TILE = 256
+_ABOVE = 512  # rows of a tile of the stacked triangles: fewer levels, of which each waits for the one before
 PER_WARP = 1024  # entries of a tile
 _TINY = 1e-280
 
@@ -43,7 +44,7 @@ def tall_qr(panel: Tensor, kernels: bool, block: int, tile: int = TILE) -> tuple
         tile = max(tile, 2 * least)  # each level at least halves the rows
     q, r = (_tiles_kernel if kernels else _tiles_twin)(panel, tile, block)
     if q.shape[1] > 1:
-        above, r = tall_qr(r, kernels, block, tile)
+        above, r = tall_qr(r, kernels, block, max(tile, _ABOVE) if tile == TILE else tile)
         q = q @ above.reshape(batch, q.shape[1], width, width)
     return q.reshape(batch, -1, width)[:, :rows], r
 
