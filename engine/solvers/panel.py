@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 TILE = 256
-_ABOVE = 512  # rows of a tile of the stacked triangles: fewer levels, of which each waits for the one before
 PER_WARP = 1024  # entries of a tile
 _TINY = 1e-280
 
@@ -35,16 +34,17 @@ def reflect(panel: Tensor, kernels: bool, block: int, tile: int = TILE) -> Refle
     return Reflector(v, x, r)
 
 
-def tall_qr(panel: Tensor, kernels: bool, block: int, tile: int = TILE) -> tuple[Tensor, Tensor]:
-    """Q (batch, m, w) with orthonormal columns, R (batch, w, w), over a tree of tiles."""
+def tall_qr(panel: Tensor, kernels: bool, block: int, tile: int = TILE, stacked: bool = False) -> tuple[Tensor, Tensor]:
+    """Q (batch, m, w) with orthonormal columns, R (batch, w, w), over a tree of tiles of so many rows.
+
+    Of triangles, `stacked`, a tile takes twice as many where that spares a level, as each waits for the one before.
+    """
     batch, rows, width = panel.shape
-    least = _power_of_two(block)
-    tile = max(min(tile, _power_of_two(rows)), least)
-    if tile < rows:
-        tile = max(tile, 2 * least)  # each level at least halves the rows
-    q, r = (_tiles_kernel if kernels else _tiles_twin)(panel, tile, block)
+    least = 2 * _power_of_two(block)  # each level at least halves the rows
+    size = max(tile << stacked if rows > tile else tile, least) if rows > least else least
+    q, r = (_tiles_kernel if kernels else _tiles_twin)(panel, size, block)
     if q.shape[1] > 1:
-        above, r = tall_qr(r, kernels, block, max(tile, _ABOVE) if tile == TILE else tile)
+        above, r = tall_qr(r, kernels, block, tile, True)
         q = q @ above.reshape(batch, q.shape[1], width, width)
     return q.reshape(batch, -1, width)[:, :rows], r
 

@@ -19,7 +19,7 @@ from .chase import to_tridiagonal
 from .sturm import tridiagonal_eigenvalues
 
 NAME = bounds.TWO_STAGE
-VERSION = 2
+VERSION = 3
 _CHANGE = 1e-12  # of trace and Frobenius norm, relative
 _ZERO = 1e-290  # and of those of a zero matrix, whose largest entry else lies in [0.5, 1)
 

@@ -54,13 +54,14 @@ def load_libraries(device: str) -> None:
 
 
 def _panel(rows: int, device: str) -> None:
-    """A tile of a panel."""
-    tall_qr(torch.zeros(1, WIDTH, rows, dtype=torch.float64, device=device).mT, True, WIDTH, tile=rows)
+    """A panel of these rows, and what makes a reflector of it."""
+    reflect(torch.zeros(1, WIDTH, rows, dtype=torch.float64, device=device).mT, True, WIDTH)
 
 
-def _reflector(device: str) -> None:
-    """The smallest tile, and what makes a reflector of it."""
-    reflect(torch.zeros(1, WIDTH, WIDTH, dtype=torch.float64, device=device).mT, True, WIDTH, tile=WIDTH)
+def _triangles(device: str) -> None:
+    """Stacked, as many as a tile takes."""
+    panel = torch.zeros(1, WIDTH, 2 * TILE, dtype=torch.float64, device=device).mT
+    tall_qr(panel, True, WIDTH, stacked=True)
 
 
 def _chase(device: str) -> None:
@@ -73,10 +74,10 @@ def _bisection(device: str) -> None:
 
 
 PARTS: tuple[Callable[[str], None], ...] = (
+    _triangles,
     partial(_panel, TILE),
-    partial(_panel, 2 * WIDTH),
     _chase,
-    _reflector,
+    partial(_panel, WIDTH),
     _bisection,
 )
 """What launches each kernel in each of its variants, the slowest to compile first."""

@@ -14,6 +14,7 @@ import scipy.linalg
 import torch
 from lapack_reference import Array, lapack
 
+from rankscope.engine.solvers import band as band_module
 from rankscope.engine.solvers import two_stage
 from rankscope.engine.solvers.band import to_band
 from rankscope.engine.solvers.chase import to_tridiagonal
@@ -143,6 +144,22 @@ def test_a_panel_of_any_rank_is_reflected(kind: str, rows: int, width: int, bloc
     left[:, :width] -= r
     assert (reflector @ reflector.mT - torch.eye(rows)).abs().max() < 1e-14
     assert left.abs().max() < 1e-14 * max(1, panel.norm())
+
+
+@pytest.mark.parametrize("n", [70, 71, 96, 97])
+def test_panels_updated_together_give_what_each_gives_by_itself(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a group that does not come out even, and a lower half of several blocks."""
+    rng = np.random.default_rng(n)
+    w = torch.from_numpy(rng.standard_normal((2, n, n)))
+    w[1, :, n // 3 :] = 0
+    grams = w @ w.mT
+    alone = to_band(grams.clone(), 8, False, 16, 1)
+    monkeypatch.setattr(band_module, "_ROWS", 20)
+    together = to_band(grams.clone(), 8, False, 16, 3)
+    for found, gram, kept in zip(together, grams, alone, strict=True):
+        assert (found - kept).abs().max() <= 1e-12 * gram.norm()
+        ends = scipy.linalg.eigvals_banded(found[:n, :9].T.numpy(), lower=True)
+        assert np.abs(ends - np.linalg.eigvalsh(gram.numpy())).max() <= 1e-14 * float(gram.norm()) * 10
 
 
 def test_the_band_has_room_for_bulges_and_zeros_beyond() -> None:
