@@ -46,7 +46,7 @@ def limits(device: str) -> Callable[[int], int]:
 def faster_together(device: str, small: int) -> bool:
     """Whether the two-stage solver is faster there than the library at matrices of that smaller side.
 
-    So it is where float64 is fast (an H100: 11 ms and 117 at 4096). Any other device is measured, once for each power
+    So it is where float64 is fast (an H100: 9 ms and 117 at 4096). Any other device is measured, once for each power
     of two, before its first batch.
     """
     side = min(4096, 1 << (small - 1).bit_length())
