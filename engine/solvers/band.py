@@ -1,40 +1,80 @@
-"""Dense symmetric -> band, in matrix products: stage 1 of the two-stage eigensolver."""
+"""Dense symmetric -> band, in matrix products: stage 1 of the two-stage eigensolver.
+
+After each panel the trailing matrix A would become A - V W^T - W V^T. What is written back is GROUP panels together,
+into its lower half, which is then mirrored; between, whatever is read of A is taken less these products. So A is read
+once a panel and written once a group, by products that are wide: on an H100 27 TFLOP/s with 128 columns, 48 with 512.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from .panel import LEAF, TILE, inner, reflect
+from .panel import TILE, reflect
+
+GROUP = 8
+_ROWS = 1024  # the lower half is updated in as many rows at a time, up to their diagonal
 
 
-def to_band(gram: Tensor, width: int, kernels: bool, leaf: int = LEAF, tile: int = TILE) -> Tensor:
+def to_band(gram: Tensor, width: int, kernels: bool, tile: int = TILE, group: int = GROUP) -> Tensor:
     """An orthogonally similar band, `gram` (batch, n, n) being overwritten.
 
     Returned in columns with room for the bulges and a margin of zeros: entry (j + d, j) stands at [:, j, d],
     0 <= d < 2 width, 0 <= j < n + 2 width, so that every block of the band is a strided view.
     """
-    n = gram.shape[-1]
-    for start in range(0, n - width - 1, width):
-        _reduce_panel(gram, start, width, kernels, leaf, tile)
-    band = gram.new_zeros(gram.shape[0], n + 2 * width, 2 * width)
+    batch, n, _ = gram.shape
+    starts = range(0, n - width - 1, width)
+    left, right = gram.new_empty(2, batch, n, 2 * width * min(group, len(starts))).unbind(0)
+    for first in range(0, len(starts), group):
+        used = 0
+        for start in starts[first : first + group]:
+            used = _reduce_panel(gram, start, width, left, right, used, kernels, tile)
+        done = starts[first : first + group][-1] + width
+        _subtract(gram[:, done:, done:], left[:, done:, :used], right[:, done:, :used].mT)
+    del left, right
+    band = gram.new_zeros(batch, n + 2 * width, 2 * width)
     for d in range(min(width + 1, n)):
         band[:, : n - d, d] = gram.diagonal(-d, 1, 2)
     return band
 
 
-def _reduce_panel(gram: Tensor, start: int, width: int, kernels: bool, leaf: int, tile: int) -> None:
-    """Clear the columns from `start` below the band, and the trailing matrix H^T A H."""
+def _reduce_panel(
+    gram: Tensor, start: int, width: int, left: Tensor, right: Tensor, used: int, kernels: bool, tile: int
+) -> int:
+    """Clear the columns from `start` below the band.
+
+    The trailing matrix is `gram` less left right^T, of their first `used` columns, so far: [V W ...] and [W V ...].
+    This panel's V and W are put behind them; returns how many columns are used then.
+    """
     first = start + width
-    panel = gram[:, start:first, first:].mT  # above the diagonal: by columns
+    rows = gram[:, start:first, start:]  # above the diagonal: the panel by columns
+    if used:
+        rows.baddbmm_(left[:, start:first, :used], right[:, start:, :used].mT, alpha=-1)
+    panel = rows[:, :, width:].mT
     cols = min(panel.shape[1:])
-    v, x, r = reflect(panel[:, :, :cols], kernels, leaf, tile)
+    v, x, r = reflect(panel[:, :, :cols], kernels, width, tile)
     below = gram[:, first : first + cols, start:first]
     if cols < width:
         rest = panel[:, :, cols:]
-        below[:, :, cols:] = rest - v @ (x.mT @ inner(v, rest))
+        below[:, :, cols:] = rest - v @ (x.mT @ (v.mT @ rest))
     below[:, :, :cols] = r
-    trailing = gram[:, first:, first:]
-    y = trailing @ v @ x
-    w = torch.baddbmm(y, v, x.mT @ inner(v, y), alpha=-0.5)
-    trailing.baddbmm_(torch.cat([v, w], 2), torch.cat([w, v], 2).mT, alpha=-1)
+    y = gram[:, first:, first:] @ v
+    if used:
+        y.baddbmm_(left[:, first:, :used], right[:, first:, :used].mT @ v, alpha=-1)
+    y = y @ x
+    w = y.baddbmm_(v, x.mT @ (v.mT @ y), alpha=-0.5)
+    end = used + 2 * cols
+    torch.cat([v, w], 2, out=left[:, first:, used:end])
+    torch.cat([w, v], 2, out=right[:, first:, used:end])
+    return end
+
+
+def _subtract(matrix: Tensor, left: Tensor, right: Tensor) -> None:
+    """The symmetric product left right from a symmetric matrix (batch, m, m), of which the lower half is read."""
+    size = matrix.shape[1]
+    for row in range(0, size, _ROWS):
+        end = min(row + _ROWS, size)
+        matrix[:, row:end, :end].baddbmm_(left[:, row:end], right[:, :, :end], alpha=-1)
+    for row in range(_ROWS, size, _ROWS):
+        end = min(row + _ROWS, size)
+        matrix[:, :row, row:end] = matrix[:, row:end, :row].mT

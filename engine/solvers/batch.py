@@ -23,7 +23,8 @@ Outcome = Solution | WeightsError | None
 _FASTER: dict[tuple[str, int], bool] = {}
 
 _TURNS: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
-"""By device, held while eigenvalues are computed: a second batch beside it would make both late."""
+"""By device, held while the kernels of a batch are launched: two threads that launch in turns would both be late. What
+was launched goes on while the next batch is: a chase leaves most of a GPU to its matrix products."""
 
 
 def limits(device: str) -> Callable[[int], int]:
@@ -45,7 +46,7 @@ def limits(device: str) -> Callable[[int], int]:
 def faster_together(device: str, small: int) -> bool:
     """Whether the two-stage solver is faster there than the library at matrices of that smaller side.
 
-    So it is where float64 is fast (an H100: 11 ms and 117 at 4096). Any other device is measured, once for each power
+    So it is where float64 is fast (an H100: 9 ms and 117 at 4096). Any other device is measured, once for each power
     of two, before its first batch.
     """
     side = min(4096, 1 << (small - 1).bit_length())
@@ -94,9 +95,9 @@ def solve_batch(
         with _TURNS[device]:
             start = time.perf_counter()
             values, passed = two_stage.eigenvalues(grams)
-            sigma = values.flip(1).clamp_(min=0).sqrt_()
-            host = torch.cat([sizes, passed.unsqueeze(1), sigma], 1).cpu()  # of this stream alone, once for all
-            seconds += time.perf_counter() - start
+        sigma = values.flip(1).clamp_(min=0).sqrt_()
+        host = torch.cat([sizes, passed.unsqueeze(1), sigma], 1).cpu()  # of this stream alone, once for all
+        seconds += time.perf_counter() - start
     except (torch.OutOfMemoryError, MemoryError, WeightsError):
         return [None] * count
     except Exception as error:  # noqa: BLE001 - a lost device, kernels that do not compile there

@@ -9,7 +9,7 @@ FLOAT64 = {(7, 0): 7.8, (8, 0): 19.5, (9, 0): 67.0, (10, 0): 40.0}
 NVIDIA's data sheets (V100, A100, H100, B200)."""
 
 _OTHERS = 1.4  # they have 1/32 or 1/64 as many: an RTX 4090, an L40S
-_H100_COSTS = 1.3e13  # measured: 224 projections of Llama-3-8B in 3.3 s, by tests/benchmarks/gpu_scan.py --layers 32
+_H100_COSTS = 1.6e13  # measured: 224 projections of Llama-3-8B in 2.7 s, by tests/benchmarks/gpu_scan.py --layers 32
 
 
 def batch_of(small: int) -> int:

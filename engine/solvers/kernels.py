@@ -85,23 +85,30 @@ def tile_qr(
     tl.store(own + j3 * ROWS + i3, a, mask=j3 < cols)
 
 
-@triton.jit(do_not_specialize=["size", "stride_matrix", "stride_row"])
-def signed_inverse(
+@triton.jit(do_not_specialize=["size", "q_matrix", "q_row", "q_col", "r_matrix", "r_row", "r_col"])
+def rebuild(
     q,
-    signs,
-    inverse,
+    r,
+    x,
     size,
-    stride_matrix,
-    stride_row,
+    q_matrix,
+    q_row,
+    q_col,
+    r_matrix,
+    r_row,
+    r_col,
     SIZE: tl.constexpr,
 ):
-    """The inverse of Q1 + S by Gauss-Jordan; each sign of S is that of its pivot as it is reached."""
+    """V over Q, -S R over R, and X = S (Q1 + S)^-T: the inverse by Gauss-Jordan; each sign of S is that of its pivot
+    as it is reached.
+    """
     matrix = tl.program_id(0).to(tl.int64)
     i = tl.arange(0, SIZE)
     i2 = i[:, None]
     j2 = i[None, :]
     inside = (i2 < size) & (j2 < size)
-    a = tl.load(q + matrix * stride_matrix + i2 * stride_row + j2, mask=inside, other=0.0)
+    top = q + matrix * q_matrix
+    a = tl.load(top + i2 * q_row + j2 * q_col, mask=inside, other=0.0)
     sign = tl.zeros([SIZE], tl.float64)
     for k in range(size):
         row = tl.sum(tl.where(i2 == k, a, 0.0), 0)
@@ -114,8 +121,11 @@ def signed_inverse(
         col = tl.where(i == k, 0.0, col)
         a = tl.where(j2 == k, 0.0, a) - col[:, None] * row[None, :]
         a = tl.where(i2 == k, row[None, :], a)
-    tl.store(inverse + matrix * size * size + i2 * size + j2, a, mask=inside)
-    tl.store(signs + matrix * size + i, sign, mask=i < size)
+    tl.store(x + matrix * size * size + j2 * size + i2, sign[None, :] * a, mask=inside)
+    diagonal = top + i * (q_row + q_col)
+    tl.store(diagonal, tl.load(diagonal, mask=i < size, other=0.0) + sign, mask=i < size)
+    corner = r + matrix * r_matrix + i2 * r_row + j2 * r_col
+    tl.store(corner, -sign[:, None] * tl.load(corner, mask=inside, other=0.0), mask=inside)
 
 
 @triton.jit

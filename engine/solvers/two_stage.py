@@ -8,20 +8,18 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from importlib.util import find_spec
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .. import bounds
 from ..spectrum import Values
-from .band import to_band
+from .band import GROUP, to_band
 from .chase import to_tridiagonal
-from .panel import TILE
 from .sturm import tridiagonal_eigenvalues
 
 NAME = bounds.TWO_STAGE
-VERSION = 2
+VERSION = 3
 _CHANGE = 1e-12  # of trace and Frobenius norm, relative
 _ZERO = 1e-290  # and of those of a zero matrix, whose largest entry else lies in [0.5, 1)
 
@@ -38,24 +36,13 @@ def available(device: torch.device | str) -> bool:
     )
 
 
-class BandPlan(NamedTuple):
-    """Width of the intermediate band, and the rows of a tile of its panels."""
-
-    width: int
-    tile: int = TILE
-
-
-_PLANS = ((1024, BandPlan(32)), (1 << 62, BandPlan(64)))  # up to n; tests/benchmarks/two_stage.py --choices
-
-
-def plan(n: int) -> BandPlan:
-    """What is fastest for matrices of size n."""
-    return next(found for most, found in _PLANS if n <= most)
+WIDTH = 32
+"""Of the intermediate band: with 64 the band is had sooner by a sixth, but what follows takes twice as long."""
 
 
 def room(n: int) -> int:
     """Bytes that a matrix of size n takes on the device, being overwritten, and what is needed beside it."""
-    return 8 * n * (n + 8 * plan(n).width)
+    return 8 * n * (n + (4 * GROUP + 8) * WIDTH)
 
 
 def accuracy(shape: tuple[int, ...], sigma: Values) -> tuple[float, float]:
@@ -63,22 +50,21 @@ def accuracy(shape: tuple[int, ...], sigma: Values) -> tuple[float, float]:
     return bounds.of(NAME, shape, sigma)
 
 
-def eigenvalues(gram: Tensor, by: BandPlan | None = None, kernels: bool | None = None) -> tuple[Tensor, Tensor]:
+def eigenvalues(gram: Tensor, width: int = WIDTH, kernels: bool | None = None) -> tuple[Tensor, Tensor]:
     """Ascending eigenvalues (batch, n) of symmetric float64 matrices (batch, n, n), and which of them passed.
 
-    `gram` is overwritten; beside it some 8 n width numbers per matrix are needed. A matrix has passed, in a
+    `gram` is overwritten; beside it some 40 n width numbers per matrix are needed. A matrix has passed, in a
     boolean tensor (batch,) on its device, where trace and Frobenius norm came through all three stages.
     Nothing here waits for the device. `kernels`: Triton, or its twins in torch; by default Triton on CUDA.
     """
     n = gram.shape[-1]
-    width, tile = by or plan(n)
     kernels = gram.is_cuda if kernels is None else kernels
     with torch.cuda.device(gram.device) if gram.is_cuda else nullcontext():  # where Triton launches
         scale = scale_of(torch.linalg.vector_norm(gram, ord=torch.inf, dim=(1, 2)))
         gram.mul_(scale.view(-1, 1, 1))
         trace = gram.diagonal(0, 1, 2).sum(1)
         norm = torch.linalg.vector_norm(gram, dim=(1, 2))
-        tridiagonal = to_tridiagonal(to_band(gram, width, kernels, tile=tile), n, kernels)
+        tridiagonal = to_tridiagonal(to_band(gram, width, kernels), n, kernels)
         values = tridiagonal_eigenvalues(tridiagonal, kernels)
         traced = (values.sum(1) - trace).abs() <= _CHANGE * values.abs().sum(1) + _ZERO
         passed = traced & ((values.norm(dim=1) - norm).abs() <= _CHANGE * norm + _ZERO)

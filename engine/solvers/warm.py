@@ -13,8 +13,9 @@ import torch
 from . import two_stage
 from .chase import to_tridiagonal
 from .ladder import choose, solve
-from .panel import LEAF, TILE, reflect, tall_qr
+from .panel import TILE, reflect, tall_qr
 from .sturm import tridiagonal_eigenvalues
+from .two_stage import WIDTH
 
 _LOCK = threading.Lock()
 _LARGE = 2048
@@ -53,20 +54,19 @@ def load_libraries(device: str) -> None:
 
 
 def _panel(rows: int, device: str) -> None:
-    """A tile of a panel."""
-    tall_qr(torch.zeros(1, LEAF, rows, dtype=torch.float64, device=device).mT, True, tile=rows)
+    """A panel of these rows, and what makes a reflector of it."""
+    reflect(torch.zeros(1, WIDTH, rows, dtype=torch.float64, device=device).mT, True, WIDTH)
 
 
-def _reflector(device: str) -> None:
-    """The smallest tile, and the inverse that makes a reflector of it."""
-    reflect(torch.zeros(1, LEAF, LEAF, dtype=torch.float64, device=device).mT, True, tile=LEAF)
+def _triangles(device: str) -> None:
+    """Stacked, as many as a tile takes."""
+    panel = torch.zeros(1, WIDTH, 2 * TILE, dtype=torch.float64, device=device).mT
+    tall_qr(panel, True, WIDTH, stacked=True)
 
 
-def _chase(size: int, device: str) -> None:
-    """The band of matrices of this size, of a smaller one."""
-    width = two_stage.plan(size).width
-    n = 2 * width
-    to_tridiagonal(torch.zeros(1, n + 2 * width, 2 * width, dtype=torch.float64, device=device), n, True)
+def _chase(device: str) -> None:
+    n = 2 * WIDTH
+    to_tridiagonal(torch.zeros(1, n + 2 * WIDTH, 2 * WIDTH, dtype=torch.float64, device=device), n, True)
 
 
 def _bisection(device: str) -> None:
@@ -74,11 +74,10 @@ def _bisection(device: str) -> None:
 
 
 PARTS: tuple[Callable[[str], None], ...] = (
-    partial(_chase, 4096),
+    _triangles,
     partial(_panel, TILE),
-    partial(_panel, 2 * LEAF),
-    partial(_chase, 1024),
-    _reflector,
+    _chase,
+    partial(_panel, WIDTH),
     _bisection,
 )
 """What launches each kernel in each of its variants, the slowest to compile first."""

@@ -2,7 +2,7 @@
 
     PYTHONPATH=.src python tests/benchmarks/two_stage.py             # the tables
     PYTHONPATH=.src python tests/benchmarks/two_stage.py --check     # hard matrices of many sizes
-    PYTHONPATH=.src python tests/benchmarks/two_stage.py --choices   # band, tile, leaf, warps, lanes
+    PYTHONPATH=.src python tests/benchmarks/two_stage.py --choices   # band, tile, group, warps, lanes
 
 Needs torch, triton and numpy. Times are milliseconds per matrix, the fastest of --repeats runs after one to
 warm up; errors are relative to the largest eigenvalue, against torch.linalg.eigvalsh of the same matrix. What
@@ -23,13 +23,13 @@ from rankscope.engine.solvers import chase, panel, sturm
 from rankscope.engine.solvers.band import to_band
 from rankscope.engine.solvers.chase import to_tridiagonal
 from rankscope.engine.solvers.sturm import tridiagonal_eigenvalues
-from rankscope.engine.solvers.two_stage import BandPlan, available, eigenvalues, plan
+from rankscope.engine.solvers.two_stage import WIDTH, available, eigenvalues
 
 CHECKED = [1, 2, 3, 31, 64, 100, 257, 1000, 1024, 4096]
 ALONE = [257, 1024]  # checked in batches of one too
 BATCHES = {8192: [4, 8, 16]}  # else 1, 4, 16, 32
 CHOSEN = {4096: 16, 8192: 8}
-TILES = [(32, 64, 1024), (32, 64, 512), (32, 128, 1024), (32, 128, 512), (32, 256, 1024), (16, 128, 512)]
+TILES = [(64, 8), (128, 8), (256, 8), (128, 1), (128, 2), (128, 4), (128, 16)]  # rows of a tile, panels of a group
 WARPS = {32: (1, 2, 4), 64: (4, 8)}
 
 
@@ -78,14 +78,13 @@ def library(n: int, device: str, repeats: int) -> tuple[Tensor, float]:
 def stages(source: Tensor, work: Tensor, repeats: int) -> list[float]:
     """Milliseconds of dense -> band, band -> tridiagonal, bisection."""
     n = source.shape[-1]
-    width, tile = plan(n)
-    band = to_band(work.copy_(source), width, True, tile=tile)
+    band = to_band(work.copy_(source), WIDTH, True)
     kept = band.clone()
     tridiagonal = to_tridiagonal(band, n, True)
     copy = best_of(lambda: work.copy_(source), repeats)
     again = best_of(lambda: band.copy_(kept), repeats)
     return [
-        best_of(lambda: to_band(work.copy_(source), width, True, tile=tile), repeats) - copy,
+        best_of(lambda: to_band(work.copy_(source), WIDTH, True), repeats) - copy,
         best_of(lambda: to_tridiagonal(band.copy_(kept), n, True), repeats) - again,
         best_of(lambda: tridiagonal_eigenvalues(tridiagonal, True), repeats),
     ]
@@ -105,7 +104,7 @@ def line(n: int, batch: int, device: str, repeats: int, reference: tuple[Tensor,
     error = float((values - reference[0]).abs().max() / reference[0].abs().max())
     cells = [f"{x / batch:8.2f}" for x in [*times, whole]] + [f"{reference[1]:7.1f}"]
     ratio, gram = reference[1] * batch / whole, 8e-9 * batch * n * n
-    print(f"| {n:5} | {batch:2} | {plan(n).width:3} | {' | '.join(cells)} | {ratio:5.1f} | {error:.0e} ", end="")
+    print(f"| {n:5} | {batch:2} | {WIDTH:3} | {' | '.join(cells)} | {ratio:5.1f} | {error:.0e} ", end="")
     print(f"| {int(passed.sum())}/{batch} | {gram:.2f} + {extra:.2f} |", flush=True)
 
 
@@ -138,11 +137,9 @@ def choices_at(n: int, batch: int, device: str) -> None:
         guarded(label, lambda: print(f"n={n} B={batch} {label}: {(best_of(run, 1) - less) / batch:.2f}", flush=True))
 
     for width in (32, 64):
-        for leaf, tile, entries in TILES:
-            label = f"to band b={width} leaf={leaf} tile={tile} entries a warp={entries}"
-            panel.PER_WARP = entries
-            report(label, lambda w=width, x=leaf, t=tile: to_band(work.copy_(source), w, True, x, t), copy)
-        panel.PER_WARP = 1024
+        for tile, group in TILES:
+            label = f"to band b={width} tile={tile} group={group}"
+            report(label, lambda w=width, t=tile, g=group: to_band(work.copy_(source), w, True, t, g), copy)
         kept = to_band(work.copy_(source), width, True)
         band = kept.clone()
         again = best_of(lambda b=band, k=kept: b.copy_(k), 1)
@@ -199,21 +196,21 @@ def hard(n: int, device: str) -> dict[str, Tensor]:
     }
 
 
-def check(sizes: list[int], device: str, by: BandPlan | None) -> None:
+def check(sizes: list[int], device: str, width: int) -> None:
     """Every hard matrix at every size: error in units of its bound, and the mask."""
     for n in sizes:
         for step in [3 if n >= 4096 else 15] + [1] * (n in ALONE):
-            guarded(f"check n={n}", lambda n=n, step=step: check_size(n, step, device, by))
+            guarded(f"check n={n}", lambda n=n, step=step: check_size(n, step, device, width))
 
 
-def check_size(n: int, step: int, device: str, by: BandPlan | None) -> None:
+def check_size(n: int, step: int, device: str, width: int) -> None:
     """All the hard matrices of a size, in batches of `step`."""
     named = list(hard(n, device).items())
     report = []
     for start in range(0, len(named), step):
         grams = torch.stack([w @ w.mT for _, w in named[start : start + step]])
         expected = torch.linalg.eigvalsh(grams)
-        values, passed = eigenvalues(grams, by)
+        values, passed = eigenvalues(grams, width)
         top = expected[:, -1].clamp(min=torch.finfo(torch.float64).tiny)
         errors = (values - expected).abs().amax(1) / top
         report += zip([name for name, _ in named[start : start + step]], errors.tolist(), passed.tolist(), strict=True)
@@ -236,7 +233,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--sizes", type=int, nargs="+")
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--width", type=int)
+    parser.add_argument("--width", type=int, default=WIDTH)
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--choices", action="store_true")
     args = parser.parse_args()
@@ -246,7 +243,7 @@ def main() -> None:
     )
     guarded("parts", lambda: parts(100, args.device))
     if args.check:
-        check(args.sizes or CHECKED, args.device, BandPlan(args.width) if args.width else None)
+        check(args.sizes or CHECKED, args.device, args.width)
     elif args.choices:
         choices(args.sizes or list(CHOSEN), args.device)
     else:

@@ -14,12 +14,12 @@ import scipy.linalg
 import torch
 from lapack_reference import Array, lapack
 
+from rankscope.engine.solvers import band as band_module
 from rankscope.engine.solvers import two_stage
 from rankscope.engine.solvers.band import to_band
 from rankscope.engine.solvers.chase import to_tridiagonal
 from rankscope.engine.solvers.panel import reflect
 from rankscope.engine.solvers.sturm import tridiagonal_eigenvalues
-from rankscope.engine.solvers.two_stage import BandPlan
 
 SIZES = [(1, 4), (2, 4), (3, 4), (5, 8), (31, 8), (33, 16), (64, 16), (97, 32), (200, 32)]
 
@@ -60,7 +60,7 @@ def _hard(n: int) -> dict[str, Array]:
 def test_hard_matrices_match_lapack(n: int, width: int) -> None:
     named = _hard(n)
     grams = torch.stack([torch.from_numpy(w @ w.T) for w in named.values()])
-    values, passed = two_stage.eigenvalues(grams, BandPlan(width))
+    values, passed = two_stage.eigenvalues(grams, width)
     assert passed.all(), [name for name, ok in zip(named, passed, strict=True) if not ok]
     for (name, w), row in zip(named.items(), values.numpy(), strict=True):
         expected = lapack(w)
@@ -74,10 +74,10 @@ def test_hard_matrices_match_lapack(n: int, width: int) -> None:
 @pytest.mark.parametrize(("n", "width"), [(1, 4), (2, 4), (33, 16), (100, 32)])
 def test_a_batch_of_one_is_solved_as_in_company(n: int, width: int) -> None:
     grams = torch.stack([torch.from_numpy(w @ w.T) for w in _hard(n).values()])
-    together = two_stage.eigenvalues(grams.clone(), BandPlan(width))[0]
+    together = two_stage.eigenvalues(grams.clone(), width)[0]
     for gram, wanted in list(zip(grams, together, strict=True))[::4]:
         for alone in (gram.clone()[None], gram.expand(1, n, n).clone(), torch.stack([gram, gram])[1:]):
-            values, passed = two_stage.eigenvalues(alone, BandPlan(width))
+            values, passed = two_stage.eigenvalues(alone, width)
             assert passed.all()
             assert (values[0] - wanted).abs().max() <= 1e-14 * wanted.abs().max()
 
@@ -111,7 +111,7 @@ def test_bisection_finds_every_eigenvalue(n: int) -> None:
 
 
 def test_a_zero_matrix_has_zeros() -> None:
-    values, passed = two_stage.eigenvalues(torch.zeros(1, 9, 9, dtype=torch.float64), BandPlan(4))
+    values, passed = two_stage.eigenvalues(torch.zeros(1, 9, 9, dtype=torch.float64), 4)
     assert passed.all()
     assert not values.any()
 
@@ -119,16 +119,16 @@ def test_a_zero_matrix_has_zeros() -> None:
 def test_not_a_number_does_not_pass_and_harms_no_neighbour() -> None:
     gram = torch.eye(20, dtype=torch.float64).repeat(3, 1, 1)
     gram[1, 4, 4] = torch.nan
-    values, passed = two_stage.eigenvalues(gram, BandPlan(4))
+    values, passed = two_stage.eigenvalues(gram, 4)
     assert passed.tolist() == [True, False, True]
     assert torch.equal(values[0], torch.ones(20, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("kind", ["random", "zero", "repeated", "ones", "unit"])
 @pytest.mark.parametrize(
-    ("rows", "width", "leaf", "tile"), [(8, 8, 8, 16), (9, 8, 4, 16), (70, 8, 8, 16), (300, 32, 8, 32)]
+    ("rows", "width", "block", "tile"), [(8, 8, 8, 16), (9, 7, 8, 16), (70, 8, 8, 16), (300, 32, 32, 64)]
 )
-def test_a_panel_of_any_rank_is_reflected(kind: str, rows: int, width: int, leaf: int, tile: int) -> None:
+def test_a_panel_of_any_rank_is_reflected(kind: str, rows: int, width: int, block: int, tile: int) -> None:
     panel = torch.from_numpy(np.random.default_rng(rows).standard_normal((2, rows, width)))
     if kind == "zero":
         panel.zero_()
@@ -138,12 +138,28 @@ def test_a_panel_of_any_rank_is_reflected(kind: str, rows: int, width: int, leaf
         panel.fill_(1)
     elif kind == "unit":
         panel[:] = torch.eye(rows, width)
-    v, x, r = reflect(panel, False, leaf, tile)
+    v, x, r = reflect(panel, False, block, tile)
     reflector = torch.eye(rows, dtype=torch.float64) - v @ x @ v.mT
     left = reflector.mT @ panel
     left[:, :width] -= r
     assert (reflector @ reflector.mT - torch.eye(rows)).abs().max() < 1e-14
     assert left.abs().max() < 1e-14 * max(1, panel.norm())
+
+
+@pytest.mark.parametrize("n", [70, 71, 96, 97])
+def test_panels_updated_together_give_what_each_gives_by_itself(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a group that does not come out even, and a lower half of several blocks."""
+    rng = np.random.default_rng(n)
+    w = torch.from_numpy(rng.standard_normal((2, n, n)))
+    w[1, :, n // 3 :] = 0
+    grams = w @ w.mT
+    alone = to_band(grams.clone(), 8, False, 16, 1)
+    monkeypatch.setattr(band_module, "_ROWS", 20)
+    together = to_band(grams.clone(), 8, False, 16, 3)
+    for found, gram, kept in zip(together, grams, alone, strict=True):
+        assert (found - kept).abs().max() <= 1e-12 * gram.norm()
+        ends = scipy.linalg.eigvals_banded(found[:n, :9].T.numpy(), lower=True)
+        assert np.abs(ends - np.linalg.eigvalsh(gram.numpy())).max() <= 1e-14 * float(gram.norm()) * 10
 
 
 def test_the_band_has_room_for_bulges_and_zeros_beyond() -> None:
@@ -168,23 +184,23 @@ from rankscope.engine.solvers.band import to_band
 from rankscope.engine.solvers.chase import to_tridiagonal
 from rankscope.engine.solvers.panel import tall_qr
 from rankscope.engine.solvers.sturm import tridiagonal_eigenvalues
-from rankscope.engine.solvers.two_stage import BandPlan, eigenvalues
+from rankscope.engine.solvers.two_stage import eigenvalues
 
 torch.set_num_threads(1)
 torch.manual_seed(0)
 gap = lambda a, b: float((a - b).abs().max())
 found = []
-for n, width, leaf, tile in ((3, 4, 4, 16), (17, 4, 4, 16), (40, 8, 4, 16), (70, 64, 64, 64)):
+for n, width, tile, group in ((3, 4, 16, 2), (17, 4, 16, 2), (40, 8, 16, 3), (70, 32, 64, 8)):
     w = torch.randn(2, n, n, dtype=torch.float64)
     w[1, :, n // 2 :] = 0
     gram = w @ w.mT / n
-    q = [tall_qr(w[:, :, :leaf], kernels, leaf, tile) for kernels in (True, False)] if n >= leaf else [(w, w)] * 2
-    bands = [to_band(gram.clone(), width, kernels, leaf, tile) for kernels in (True, False)]
+    q = [tall_qr(w[:, :, :width], kernels, width, tile) for kernels in (True, False)] if n >= width else [(w, w)] * 2
+    bands = [to_band(gram.clone(), width, kernels, tile, group) for kernels in (True, False)]
     rows = [to_tridiagonal(bands[1].clone(), n, kernels) for kernels in (True, False)]
     row = {"qr": max(map(gap, *q)), "band": gap(bands[0][0], bands[1][0]), "chase": gap(rows[0][0], rows[1][0])}
     if n <= 17:
         row["bisect"] = gap(*[tridiagonal_eigenvalues(rows[1], kernels) for kernels in (True, False)])
-        values, passed = eigenvalues(gram.clone(), BandPlan(width), True)
+        values, passed = eigenvalues(gram.clone(), width, True)
         row["values"] = gap(values, torch.linalg.eigvalsh(gram))
         row["failed"] = int((~passed).sum())
     found.append(row)
