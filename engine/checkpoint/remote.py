@@ -27,6 +27,7 @@ from . import hub, native
 from .descriptions import with_descriptions
 from .files import left_out, weight_map_of
 from .ranges import OPENING, Answer, FetchError, Link, RemoteFile, Retry, Watch, client_errors
+from .tensor_parallel import check_name
 from .urls import HubFile, checked, explain, files_of, hub_file, stored_name
 
 FIRST = 100_000
@@ -113,7 +114,9 @@ def open_url(url: str, listings: Listings | None = None) -> Opened:
     if (found := hub_file(url)) is not None:
         return open_repo(hub.parse(f"{found.repo}@{found.revision}"), only=found, listings=listings)
     parts = checked(url, printable(url))
-    kind = _ranged(PurePosixPath(parts.path).name, printable(url))
+    name = unquote(PurePosixPath(parts.path).name)
+    check_name(printable(name), name, ())
+    kind = _ranged(name, printable(url))
     urls = files_of(url)
     with ThreadPoolExecutor(CONNECTIONS) as pool, _Watched() as watch:
         beside = None if kind.stands_alone else pool.submit(_beside, url, watch)
@@ -231,7 +234,10 @@ class _Repo:
         if absent and only.file in self.files:
             raise InputError(f"{self.asked.name} does not hold shard {printable(absent[0])}, which another shard names")
         folder, slash, name = only.file.rpartition("/")
-        beside = hub.Place(self.name, folder=folder).held(self.files)
+        place = hub.Place(self.name, folder=folder)
+        hub.check_folder(place, self.files)
+        beside = [file for file in place.held(self.files) if "/" not in file]
+        check_name(only.file, name, beside)
         return [f"{folder}{slash}{part}" for part in native.belonging(name, beside)] or only.parts, {}, ""
 
     def config(self, folder: str, watch: Watch) -> Mapping[str, Any]:

@@ -31,7 +31,7 @@ from .parts import grouped, is_part
 from .pickles import bad_file, check_pickle, damaged
 from .safetensors import DTYPE_BITS
 from .tensor import FileStamp, Stored, Tensor, identify, read_plain
-from .torch_zip import ZIP, header_of, records, stand_in, unread_in_part
+from .torch_zip import ZIP, header_of, load_mapped, records, stand_in, unread_in_part
 
 if TYPE_CHECKING:
     import torch
@@ -245,8 +245,6 @@ def _load_zip(path: Path, file: Path) -> tuple[object, list[_Region]]:
     in the mapping; torch.save writes no record that the pickle does not name, so in order of place they are the
     records, at one distance from them.
     """
-    import torch
-
     with ZipFile(path) as archive:
         held = records(path, archive, file)
     storages: dict[int, int] = {}
@@ -255,7 +253,7 @@ def _load_zip(path: Path, file: Path) -> tuple[object, list[_Region]]:
         storages[storage.data_ptr()] = storage.nbytes()
         return storage
 
-    found = torch.load(str(path), weights_only=True, mmap=True, map_location=stay)
+    found = load_mapped(path, stay, is_stand_in=path != file)
     placed = sorted((address, size) for address, size in storages.items() if size)
     if [size for _, size in placed] != [size for _, size in held]:
         raise ValueError("its records are not those that its pickle names")

@@ -9,13 +9,15 @@ follows from where the next record does.
 from __future__ import annotations
 
 import io
+import mmap
 import os
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
 from ..errors import InputError
@@ -38,6 +40,7 @@ _DESCRIPTORS = (16, 24)
 record that begins at a multiple of _ALIGNED."""
 _ALIGNED = 16
 _LENGTH = struct.Struct("<Q")
+_LOADING = threading.Lock()
 
 
 class _Place(NamedTuple):
@@ -133,6 +136,32 @@ def stand_in(header: bytes, size: int) -> Iterator[Path]:
             handle.write(_FIXED.pack(ZIP, len(place.name), place.begin - place.header - _FIXED.size - len(place.name)))
         handle.flush()
         yield Path(handle.name)
+
+
+def load_mapped(path: Path, stay: Callable[[Any, str], Any], *, is_stand_in: bool) -> object:
+    """What torch.load gives of an archive that is mapped and not read; `stay` is its `map_location`.
+
+    Linux refuses a private mapping that is larger than memory and swap. One that is shared with the file takes neither;
+    as torch opens the file for writing then, that is asked of a stand-in alone, and how to map is a setting of the
+    process, so nobody else may load meanwhile.
+    """
+    import torch
+
+    def load() -> object:
+        return torch.load(str(path), weights_only=True, mmap=True, map_location=stay)
+
+    with _LOADING:
+        try:
+            return load()
+        except RuntimeError as error:
+            if not is_stand_in or "unable to mmap" not in str(error):
+                raise
+        usual = torch.serialization.get_default_mmap_options() or mmap.MAP_PRIVATE
+        torch.serialization.set_default_mmap_options(mmap.MAP_SHARED)
+        try:
+            return load()
+        finally:
+            torch.serialization.set_default_mmap_options(usual)
 
 
 def records(path: Path, archive: ZipFile, file: Path) -> list[tuple[int, int]]:

@@ -351,10 +351,39 @@ def test_the_stand_in_takes_no_room_and_is_gone(
     assert f"m.pt cannot be listed: No such file or directory in {folder}" in line(served(hub, data))
 
 
+def test_a_file_larger_than_memory_is_mapped_without_any(
+    hub: HubServer, one_file: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mapped, usual = torch.UntypedStorage.from_file, torch.serialization.get_default_mmap_options()
+
+    def from_file(path: str, shared: bool, size: int) -> Any:
+        if not shared:
+            raise RuntimeError(f"unable to mmap {size} bytes from file <{path}>: Cannot allocate memory (12)")
+        return mapped(path, shared, size)
+
+    monkeypatch.setattr(torch.UntypedStorage, "from_file", staticmethod(from_file))
+    opened = open_checkpoint(served(hub, one_file["pytorch_model.bin"]))
+    np.testing.assert_array_equal(read(opened), FIRST[QUERY])
+    assert torch.serialization.get_default_mmap_options() == usual
+
+
 def test_what_trainers_save_is_no_model(hub: HubServer, one_file: dict[str, bytes]) -> None:
     url = served(hub, one_file["pytorch_model.bin"], "optimizer.pt")
     assert "holds the state of a trainer or optimiser" in line(url)
     assert len(spans(hub, "optimizer.pt")) == 1
+
+
+def test_a_part_of_a_tensor_parallel_model_is_named(hub: HubServer, one_file: dict[str, bytes]) -> None:
+    data = one_file["pytorch_model.bin"]
+    zero = "zero_pp_rank_0_mp_rank_00_model_states.pt"
+    hub.push(
+        NAME,
+        {f"tp/mp_rank_0{n}/model.pt": data for n in (0, 1)}
+        | {f"layer_01-model_0{n}-model_states.pt": data for n in (0, 1)},
+    )
+    assert "saved by GPT-NeoX" in line(f"{hub.url}/{NAME}/resolve/main/layer_01-model_00-model_states.pt")
+    assert "saved by Megatron" in line(f"{hub.url}/{NAME}/resolve/main/tp/mp_rank_00/model.pt")
+    assert "over which DeepSpeed's ZeRO-3 spreads a model" in line(served(hub, data, zero))
 
 
 # Servers
