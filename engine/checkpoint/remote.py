@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from glob import escape
 from hashlib import blake2b
@@ -136,8 +136,9 @@ def _at(url: str, kind: Ranged, origin: Origin, watch: Watch) -> _Found:
     remote = RemoteFile(link, url, printable(file.name))
     with _told(link):
         header, answer = _header(remote, file, kind, watch, is_of_commit=False)
-    # Of a file without etag and time nobody can say later whether it is the same.
-    version = (answer.etag, answer.modified) if answer.etag or answer.modified else uuid.uuid4().hex
+    version: Any = (answer.etag, answer.modified)
+    if not any(version):  # nobody can say later whether it is the same file
+        version, origin = uuid.uuid4().hex, replace(origin, listings=None)
     identity = digest(printable(url), version, answer.size, blake2b(header, digest_size=16).digest())
     source = Source(origin.repo, "", file.name, identity, answer.size, False)
     tensors, config = kind.parse(header, file, answer.size, source, origin)

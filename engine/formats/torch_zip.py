@@ -226,12 +226,14 @@ def _in_order(archive: ZipFile) -> list[ZipInfo]:
 
 def _places(infos: Sequence[ZipInfo], directory: int) -> list[_Place] | None:
     """Where the storages lie of an archive with these records before its directory, [] where it has none; None where
-    that is not told, or other records lie between them.
+    that is not told, or other records lie between them. Of one writer all records that hold anything are described
+    behind them, or none.
     """
     numbers = [n for n, info in enumerate(infos) if info.filename.partition("/")[2].startswith("data/")]
     if not numbers:
         return []
-    if numbers[-1] - numbers[0] >= len(numbers):
+    described = {info.flag_bits & _DESCRIBED for info in (infos[n] for n in numbers) if info.file_size}
+    if numbers[-1] - numbers[0] >= len(numbers) or infos[0].header_offset < 0 or len(described) > 1:
         return None
     following = [*(info.header_offset for info in infos[1:]), directory]
     found = [_place(infos[n], following[n]) for n in numbers]
