@@ -263,7 +263,7 @@ def chosen(
     held = place.held(files)
     if not held and place.folder:
         raise InputError(_no_folder(place, files, "on the Hub"))
-    _refuse_ranks(place, files)
+    check_folder(place, files)
     names = [file for file in held if "/" not in file]
     alone = [place.inside(file) for file in names if registry.stands_alone(file)]
     begun = cache(lambda: heads(alone))
@@ -290,7 +290,7 @@ def _no_folder(place: HubPlace, files: Iterable[str], where: str) -> str:
     return f"{place.repo} has no folder {printable(place.folder)} {where}: {cure}"
 
 
-def _refuse_ranks(place: HubPlace, files: Iterable[str]) -> None:
+def check_folder(place: HubPlace, files: Iterable[str]) -> None:
     """Refuse a folder of Megatron's, or one that holds such folders, as refuse_ranks."""
     parent, _, last = place.folder.rpartition("/")
     for within, named in ((HubPlace(place.repo, folder=parent), last), (place, "")):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,19 +27,42 @@ S = TypeVar("S")
 
 def numbered(file: Path) -> list[Path]:
     """All files that the name of one says it belongs with, in order, as far as they are there; [] for another name."""
-    named = _PART.fullmatch(file.name)
-    if named is None:
+    if not _PART.fullmatch(file.name):
         return []
     try:
-        held = [(found, path) for path in file.parent.iterdir() if (found := _PART.fullmatch(path.name))]
+        names = [path.name for path in file.parent.iterdir()]
     except OSError:  # a folder that may not be listed, though the file in it may be read
         return [file]
-    alike = [(int(found[2]), path) for found, path in held if (found[1], found[3]) == (named[1], named[3])]
-    return [path for _, path in sorted(alike)]
+    return [file.with_name(name) for name in belonging(file.name, names)]
 
 
-def join(files: Sequence[Path], listed: Mapping[Path, tuple[list[Tensor], S]]) -> dict[Path, tuple[list[Tensor], S]]:
-    """The listings of `numbered` files with each tensor that stands in several once, in the first of them.
+def belonging(name: str, names: Iterable[str]) -> list[str]:
+    """As `numbered`, of names of a folder."""
+    named = _PART.fullmatch(name)
+    held = [(int(found[2]), other) for other in names if (found := _PART.fullmatch(other)) and _same_set(named, found)]
+    return [other for _, other in sorted(held)]
+
+
+def params_of(folder: Path) -> Mapping[str, Any] | None:
+    """What params.json in a folder says, None where there is none.
+
+    Raises:
+        InputError: it cannot be read, or is a link out of the folder.
+    """
+    file = folder / PARAMS
+    if not file.is_file():
+        return None
+    check_inside(file)
+    return read_json(file)
+
+
+def join(
+    files: Sequence[Path],
+    listed: Mapping[Path, tuple[list[Tensor], S]],
+    params: Callable[[], Mapping[str, Any] | None],
+) -> dict[Path, tuple[list[Tensor], S]]:
+    """The listings of `numbered` files with each tensor that stands in several once, in the first of them. `params`
+    gives what params.json beside them says, None where there is none.
 
     Whole tensors, each in one file, stay as they are: Mistral's files of these names are plain shards.
 
@@ -58,7 +81,7 @@ def join(files: Sequence[Path], listed: Mapping[Path, tuple[list[Tensor], S]]) -
             held.setdefault(tensor.name, []).append(tensor)
     if len(files) > 1 and all(len(parts) == 1 for parts in held.values()):
         return dict(listed)
-    sizes = _sizes(files, held)
+    sizes = _sizes(files, held, params())
     _check_number(files, held, sizes)
     if len(files) == 1:
         return dict(listed)
@@ -84,15 +107,16 @@ class _Sizes:
         return copies if copies and not left and not count % copies else 0
 
 
-def _sizes(files: Sequence[Path], held: Mapping[str, list[Tensor]]) -> _Sizes:
+def _same_set(one: re.Match[str] | None, other: re.Match[str]) -> bool:
+    return one is not None and (one[1], one[3]) == (other[1], other[3])
+
+
+def _sizes(files: Sequence[Path], held: Mapping[str, list[Tensor]], params: Mapping[str, Any] | None) -> _Sizes:
     """What params.json beside the files says; of one file alone it need not be there."""
     file = files[0].parent / PARAMS
-    if file.is_file():
-        check_inside(file)
-        params = read_json(file)
-    elif len(files) == 1:
-        return _Sizes({})
-    else:
+    if params is None:
+        if len(files) == 1:
+            return _Sizes({})
         raise InputError(
             f"{printable(str(files[0]))} is part 1 of {len(files)} of a tensor-parallel model, and {PARAMS}, "
             "which says how they join, is missing beside it: fetch it too"

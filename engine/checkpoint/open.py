@@ -9,6 +9,7 @@ import sys
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,7 +143,7 @@ def open_checkpoint(model: str, access: Access = Access.RANGES, listings: Listin
         if access is Access.DOWNLOAD and (found := urls.hub_file(model)) is not None:
             for file in found.parts:
                 hub.file_of(f"{found.repo}@{found.revision}/{file}")
-        return _opened(remote.open_url(model))
+        return _opened(remote.open_url(model, listings))
     if not model.startswith(hub.SCHEME) and _looks_like_path(model):
         raise InputError(f"no such file or folder: {printable(model)}")
     place = hub.parse(model)
@@ -151,7 +152,7 @@ def open_checkpoint(model: str, access: Access = Access.RANGES, listings: Listin
         here = f"no such file or folder: {printable(model)}, and " if place.folder else ""
         raise InputError(lacking or f"{here}{place.repo} is not in the local Hub cache")
     if snapshot is None and access is Access.RANGES:
-        return _opened(remote.open_repo(place, lacking))
+        return _opened(remote.open_repo(place, lacking, listings=listings))
     snapshot = snapshot or hub.download(place, lacking)
     return _open_folder(snapshot / place.folder, place.name, listings, snapshot)
 
@@ -226,7 +227,7 @@ def _listed(
         config = config or said or {}
         listed[file] = tensors, stamp
     if native.numbered(files[0]) == files:
-        listed = native.join(files, listed)
+        listed = native.join(files, listed, partial(native.params_of, files[0].parent))
     return replace(empty, config=config, listed=listed)
 
 

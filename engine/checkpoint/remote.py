@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from glob import escape
 from hashlib import blake2b
@@ -17,16 +17,17 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 from ..errors import InputError, printable
 from ..formats import registry
-from ..formats.format import Format, Origin, Ranged
+from ..formats.format import Format, Listings, Origin, Ranged
 from ..formats.guarded import parse_json, read_json
 from ..formats.parts import siblings
 from ..formats.tensor import FileStamp, Tensor
 from ..quantised import settings
 from ..spectrum import Source, digest
-from . import hub
+from . import hub, native
 from .descriptions import with_descriptions
 from .model_files import left_out, weight_map_of
 from .ranges import OPENING, FetchError, Link, RemoteFile, Retry, ServerReply, Watch, client_errors
+from .tensor_parallel import check_name
 from .urls import HubFile, checked, explain, files_of, hub_file, stored_name
 
 FIRST = 100_000
@@ -70,11 +71,13 @@ class _Blob:
     size: int | None
 
 
-def open_repo(place: hub.HubPlace, lacking: str = "", only: HubFile | None = None) -> CheckpointParts:
+def open_repo(
+    place: hub.HubPlace, lacking: str = "", only: HubFile | None = None, listings: Listings | None = None
+) -> CheckpointParts:
     """A model on the Hub at the commit that a revision names now; `only` the one in this file, where that is given, or
-    in all of its parts. `lacking` says what the cache has not of it.
+    in all of its parts. `lacking` says what the cache has not of it; `listings`: see Origin.
 
-    One request for the list of files, one each for index and config.json, one a shard for its header; none
+    One request for the list of files, one each for index and config.json, one or two a shard for its header; none
     for what is in the cache, where files are looked for by the digest of their content.
 
     Raises:
@@ -88,17 +91,20 @@ def open_repo(place: hub.HubPlace, lacking: str = "", only: HubFile | None = Non
         folder = only.file.rpartition("/")[0] if only else place.folder
         beside = None if kind.stands_alone else pool.submit(repo.config, folder, watch)
         about = pool.submit(repo.adapter, files[0], kind, watch)
-        origin = Origin(only.name if only else place.name, repo.commit, len(files))
+        origin = Origin(only.name if only else place.name, repo.commit, len(files), listings)
         found = list(pool.map(partial(repo.listing, kind=kind, origin=origin, watch=watch), files))
         listed = with_descriptions({each.path: each.listing for each in found}, pool, watch)
         config = beside.result() if beside else _said(found)
         adapter = about.result()
+        if native.belonging(PurePosixPath(files[0]).name, [PurePosixPath(file).name for file in files]):
+            params = partial(repo.params, files[0], watch)
+            listed = native.join([each.path for each in found], listed, params)
     renamed = f"{place.repo} has another name on the Hub now: {printable(repo.name)}" if repo.name != place.repo else ""
     warnings = tuple(filter(None, (renamed, left_out)))
     return CheckpointParts(origin.repo, repo.commit, config, kind, listed, named, warnings, adapter)
 
 
-def open_url(url: str) -> CheckpointParts:
+def open_url(url: str, listings: Listings | None = None) -> CheckpointParts:
     """The model in a file at a URL, of a format that is read in part, and in the other parts beside it where it is one
     of several. One of the Hub's is opened as a file of its repo, with the user's token; no other server is sent one.
 
@@ -106,17 +112,21 @@ def open_url(url: str) -> CheckpointParts:
         InputError: another kind of URL, or it cannot be opened.
     """
     if (found := hub_file(url)) is not None:
-        return open_repo(hub.parse(f"{found.repo}@{found.revision}"), only=found)
+        return open_repo(hub.parse(f"{found.repo}@{found.revision}"), only=found, listings=listings)
     parts = checked(url, printable(url))
-    kind = _ranged(PurePosixPath(parts.path).name, printable(url))
+    name = unquote(PurePosixPath(parts.path).name)
+    check_name(printable(name), name, ())
+    kind = _ranged(name, printable(url))
     urls = files_of(url)
     with ThreadPoolExecutor(CONNECTIONS) as pool, _Watched() as watch:
         beside = None if kind.stands_alone else pool.submit(_beside, url, watch)
-        origin = Origin(printable(urls[0]), "", len(urls))
+        origin = Origin(printable(urls[0]), "", len(urls), listings)
         listed = list(pool.map(partial(_at, kind=kind, origin=origin, watch=watch), urls))
         config = beside.result() if beside else _said(listed)
         with _told(_link(url)):
             whole = with_descriptions({each.path: each.listing for each in listed}, pool, watch)
+        if native.belonging(listed[0].path.name, [listed[0].path.name]):
+            whole = native.join([listed[0].path], whole, lambda: _beside(url, watch, native.PARAMS) or None)
     return CheckpointParts(stored_name(url), "", config, kind, whole, {})
 
 
@@ -125,13 +135,13 @@ def _at(url: str, kind: Ranged, origin: Origin, watch: Watch) -> _ListedFile:
     file, link = Path(unquote(PurePosixPath(urlsplit(url).path).name)), _link(url)
     remote = RemoteFile(link, url, printable(file.name))
     with _told(link):
-        header, answer = _header(remote, file, kind, watch)
-    remote.pin(answer.sent)
-    # Of a file without etag and time nobody can say later whether it is the same.
-    version = (answer.etag, answer.modified) if answer.etag or answer.modified else uuid.uuid4().hex
+        header, answer = _header(remote, file, kind, watch, is_of_commit=False)
+    version: Any = (answer.etag, answer.modified)
+    if not any(version):  # nobody can say later whether it is the same file
+        version, origin = uuid.uuid4().hex, replace(origin, listings=None)
     identity = digest(printable(url), version, answer.size, blake2b(header, digest_size=16).digest())
     source = Source(origin.repo, "", file.name, identity, answer.size, False)
-    tensors, config = kind.parse(header, file, answer.size, source, origin.parts)
+    tensors, config = kind.parse(header, file, answer.size, source, origin)
     return _ListedFile(file, (tensors, remote), config)
 
 
@@ -224,7 +234,12 @@ class _Repo:
         absent = [part for part in only.parts if part not in self.files]
         if absent and only.file in self.files:
             raise InputError(f"{self.asked.name} does not hold shard {printable(absent[0])}, which another shard names")
-        return only.parts, {}, ""
+        folder, slash, name = only.file.rpartition("/")
+        place = hub.HubPlace(self.name, folder=folder)
+        hub.check_folder(place, self.files)
+        beside = [file for file in place.held(self.files) if "/" not in file]
+        check_name(only.file, name, beside)
+        return [f"{folder}{slash}{part}" for part in native.belonging(name, beside)] or only.parts, {}, ""
 
     def config(self, folder: str, watch: Watch) -> Mapping[str, Any]:
         """What config.json of a folder says, else that of the repo; see settings.completed."""
@@ -232,6 +247,11 @@ class _Repo:
         read = partial(self.json, watch=watch)
         place = hub.HubPlace(self.name, folder=within)
         return settings.completed(read(place.inside(hub.CONFIG)), lambda name: read(place.inside(name)))
+
+    def params(self, file: str, watch: Watch) -> Mapping[str, Any] | None:
+        """What params.json beside a file of Meta's says, None where there is none."""
+        beside = str(PurePosixPath(file).with_name(native.PARAMS))
+        return self.json(beside, watch) if beside in self.files else None
 
     def adapter(self, file: str, kind: Ranged, watch: Watch) -> Mapping[str, Any]:
         """adapter_config.json beside an adapter's file, {} where there is none, and of all else."""
@@ -263,7 +283,7 @@ class _Repo:
         if not addressed:
             identity = digest(self.name, self.commit, file)
         source = Source(origin.repo, self.commit, Path(file).name, identity, answer.size, addressed)
-        tensors, config = kind.parse(header, Path(file), answer.size, source, origin.parts)
+        tensors, config = kind.parse(header, Path(file), answer.size, source, origin)
         return _ListedFile(Path(file), (tensors, remote), config)
 
     def _remote(self, file: str) -> RemoteFile:
@@ -304,24 +324,51 @@ def _ranged(name: str, asked: str) -> Ranged:
     return kind
 
 
-def _header(file: RemoteFile, shown: Path, kind: Ranged, watch: Watch) -> tuple[bytes, ServerReply]:
-    """The header of a file, in as few requests as its format needs."""
-    held, answer = file.begin(FIRST, watch)
-
-    def begun(count: int) -> bytes:
-        nonlocal held
-        held = b"".join((held, *file.chunks(len(held), min(count, answer.size), OPENING, watch)))
-        return held
-
-    return kind.header(begun, answer.size, shown), answer
+def _header(
+    file: RemoteFile, shown: Path, kind: Ranged, watch: Watch, *, is_of_commit: bool = True
+) -> tuple[bytes, ServerReply]:
+    """The header of a file, in as few requests as its format needs; one that is not of a commit may not change."""
+    begun, answer = file.begin(FIRST, watch)
+    if not is_of_commit:
+        file.pin(answer.sent)
+    return kind.header(_Ends(file, answer.size, begun, watch), answer.size, shown), answer
 
 
-def _beside(url: str, watch: Watch) -> dict[str, Any]:
-    """The config.json beside a file, {} where there is none."""
-    beside = urljoin(url, hub.CONFIG)
-    file = RemoteFile(_link(beside), beside, hub.CONFIG)
+class _Ends:
+    """See formats.format.Ends; no byte is fetched twice."""
+
+    def __init__(self, file: RemoteFile, size: int, begun: bytes, watch: Watch) -> None:
+        self._file, self._size, self._watch = file, size, watch
+        self._first, self._last = begun, b""
+
+    def first(self, count: int) -> bytes:
+        """See Ends."""
+        held, wanted = len(self._first), min(count, self._size)
+        if wanted > held:
+            behind = self._size - len(self._last)
+            self._first += self._fetched(held, min(wanted, behind))
+            self._first += self._last[max(held - behind, 0) : max(wanted - behind, 0)]
+        return self._first
+
+    def last(self, count: int) -> bytes:
+        """See Ends."""
+        wanted, held = max(self._size - count, 0), self._size - len(self._last)
+        if wanted < held:
+            before = len(self._first)
+            self._last = self._fetched(max(wanted, before), held) + self._last
+            self._last = self._first[wanted:held] + self._last
+        return self._last
+
+    def _fetched(self, begin: int, end: int) -> bytes:
+        return b"".join(self._file.chunks(begin, end, OPENING, self._watch))
+
+
+def _beside(url: str, watch: Watch, name: str = hub.CONFIG) -> dict[str, Any]:
+    """The small file of this name beside a file, {} where there is none."""
+    beside = urljoin(url, name)
+    file = RemoteFile(_link(beside), beside, name)
     try:
-        return parse_json(file.begin(_MAX_JSON, watch, is_small=True)[0], Path(hub.CONFIG))
+        return parse_json(file.begin(_MAX_JSON, watch, is_small=True)[0], Path(name))
     except (FetchError, InputError):
         return {}
     except client_errors():

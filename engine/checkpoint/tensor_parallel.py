@@ -71,9 +71,18 @@ def check_file(file: Path) -> None:
         InputError: it is one.
     """
     check_folder(file.parent)
-    _, parts = without_parts({file.name, *_names(file.parent)})
-    if file.name in parts:
-        raise InputError(f"{printable(str(file))} {parts[file.name]}")
+    check_name(str(file), file.name, _names(file.parent))
+
+
+def check_name(shown: str, name: str, beside: Iterable[str]) -> None:
+    """Refuse a file that is such a part, by its name and those beside it; `shown` is what the line calls it.
+
+    Raises:
+        InputError: it is one.
+    """
+    _, parts = without_parts({name, *beside})
+    if name in parts:
+        raise InputError(f"{printable(shown)} {parts[name]}")
 
 
 def check_folder(folder: Path) -> None:

@@ -114,7 +114,7 @@ def checked(url: str, shown: str) -> SplitResult:
     if parts.username is not None:
         raise InputError(f"{shown}: a URL must not hold a user or password")
     suffixes = registry.ranged_suffixes()
-    kinds = " or ".join(suffixes)
+    kinds = f"{', '.join(suffixes[:-1])} or {suffixes[-1]}"
     if parts.scheme.lower() not in ("http", "https") or not parts.hostname or not url.isprintable():
         raise InputError(f"{shown} is no https:// URL of a {kinds} file")
     if not parts.path.lower().endswith(suffixes):

@@ -146,21 +146,33 @@ class Format(Protocol):
         return 4 * math.prod(tensor.shape) if device == "cpu" and tensor.dtype in WIDENED else stored
 
 
+class Ends(Protocol):
+    """The two ends of a file that is on a server: what is not there yet is fetched."""
+
+    def first(self, count: int) -> bytes:
+        """As many of its first bytes, or more, or all of a shorter file."""
+        ...
+
+    def last(self, count: int) -> bytes:
+        """As many of its last bytes, or more, or all of a shorter file."""
+        ...
+
+
 @runtime_checkable
 class Ranged(Format, Protocol):
-    """A format whose files can be listed from their first bytes, and so on a server."""
+    """A format whose files can be listed from their first and last bytes, and so on a server."""
 
-    def header(self, begun: Callable[[int], bytes], size: int, file: Path) -> bytes:
-        """The header of a file of `size` bytes. `begun` gives as many of its first bytes as are asked for, or more, or
-        all of a shorter file; what is not there yet is fetched.
+    def header(self, ends: Ends, size: int, file: Path) -> bytes:
+        """What is needed of a file of `size` bytes to list it.
 
         Raises:
-            InputError: it would be longer than the file or than a header may be, or is malformed.
+            InputError: it would be longer than the file or than a header may be, or is malformed, or this file cannot
+                be read in part.
         """
         ...
 
-    def parse(self, header: bytes, file: Path, size: int, source: Source, parts: int) -> Parsed:
-        """What a header says, of a file of `size` bytes that is one of so many `parts` of a model.
+    def parse(self, header: bytes, file: Path, size: int, source: Source, origin: Origin) -> Parsed:
+        """What a header says, of a file of `size` bytes. Of `origin` the number of parts and the listings count.
 
         Raises:
             InputError: the header is malformed, or does not fit the file.

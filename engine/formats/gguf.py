@@ -17,7 +17,7 @@ from ..landing import HOST, Landing
 from ..spectrum import Source
 from ..weights import TORCH_NAMES, Packed, Weights
 from . import foreign
-from .format import Listing, Origin, Parsed, Ranged
+from .format import Ends, Listing, Origin, Parsed, Ranged
 from .ggml_types import GGML_TYPES, UNREAD
 from .gguf_blocks import gguf_matrix, is_on_device
 from .gguf_header import (
@@ -84,17 +84,17 @@ class Gguf(Ranged):
             tensors, about = _model(found, file, stamp.size, source, origin.parts)
             return Listing(tensors, stamp, about)
 
-    def header(self, begun: Callable[[int], bytes], size: int, file: Path) -> bytes:
+    def header(self, ends: Ends, size: int, file: Path) -> bytes:
         """See Ranged."""
-        data = begun(0)
+        data = ends.first(0)
         while (needed := _needed(data, size, file)) > len(data):
-            data = begun(max(needed, min(max(2 * len(data), _MORE), MAX_HEADER)))
+            data = ends.first(max(needed, min(max(2 * len(data), _MORE), MAX_HEADER)))
         return data[:needed]
 
-    def parse(self, header: bytes, file: Path, size: int, source: Source, parts: int) -> Parsed:
+    def parse(self, header: bytes, file: Path, size: int, source: Source, origin: Origin) -> Parsed:
         """See Ranged."""
         with told(file):
-            return _model(described(header, file, size), file, size, source, parts)
+            return _model(described(header, file, size), file, size, source, origin.parts)
 
     def read_matrix(self, tensor: Tensor, stored: FileAccess, landing: Landing) -> tuple[Weights | Packed, str]:
         """See Format; blocks are dequantised where they land, those of types that this cannot be done for on the CPU.

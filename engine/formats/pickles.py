@@ -20,8 +20,9 @@ _HARMLESS = re.compile(
 )
 
 
-def check_pickle(file: Path, pickle: bytes | mmap.mmap) -> None:
-    """Refuse a pickle that names more than tensors and containers; reads its tokens and executes nothing.
+def check_pickle(file: Path, pickle: bytes | mmap.mmap, size: int) -> None:
+    """Refuse a pickle that names more than tensors and containers, in a file of `size` bytes; reads its tokens and
+    executes nothing.
 
     A token of one byte may make an object of 64, and a call one of 256: a model's pickle, of which a tensor takes
     about 150 bytes, stays below 10 times its file.
@@ -30,7 +31,7 @@ def check_pickle(file: Path, pickle: bytes | mmap.mmap) -> None:
         InputError: it names something else.
         ValueError: its objects would take more memory than ten times the file and 10 MB, or are too many.
     """
-    left = min(10 * file.stat().st_size + 10_000_000, _MAX_OBJECTS)
+    left = min(10 * size + 10_000_000, _MAX_OBJECTS)
     for opcode, argument, _ in genops(pickle):  # type: ignore[arg-type]
         left -= _COSTS.get(opcode.name, 64)
         if left < 0:
@@ -50,3 +51,8 @@ def check_pickle(file: Path, pickle: bytes | mmap.mmap) -> None:
 def bad_file(file: Path, what: str) -> InputError:
     """The error that says what is wrong with a file: its name, then `what`."""
     return InputError(f"{printable(str(file))} {what}")
+
+
+def damaged(file: Path, reason: str) -> InputError:
+    """The error of a file that is not what its name says, or not whole."""
+    return bad_file(file, f"is damaged or no checkpoint ({printable(reason, 80)}): download it again")

@@ -13,24 +13,25 @@ import json
 import math
 import mmap
 import re
-import struct
+import tempfile
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-from zipfile import ZIP_STORED, ZipFile
+from zipfile import ZipFile
 
 from ..errors import InputError, WeightsError, printable
 from ..landing import Landing
 from ..spectrum import Source
 from ..weights import TORCH_NAMES, Weights
 from . import foreign
-from .format import Format, Listing, Listings, Origin
+from .format import Ends, Listing, Listings, Origin, Parsed, Ranged
 from .guarded import open_regular
 from .parts import grouped, is_part
-from .pickles import bad_file, check_pickle
+from .pickles import bad_file, check_pickle, damaged
 from .safetensors import DTYPE_BITS
 from .tensor import FileAccess, FileStamp, Tensor, identify, read_plain
+from .torch_zip import ZIP, header_of, load_mapped, records, stand_in, unread_in_part
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +41,7 @@ _DIFFUSERS = "diffusion_pytorch_model.bin"
 LISTING = "torch-1"
 """What listings of this form are kept under; another form needs another name."""
 _HEAD = 4096
-_ZIP, _LEGACY = b"PK\x03\x04", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+_LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 _LEGACY_PICKLES = 5  # magic number, protocol, machine, the object, the keys of its storages
 _NESTS = ("state_dict", "model_state_dict", "model", "module", "params", "weights")
 _MAX_DEPTH = 8
@@ -69,15 +70,17 @@ class _Region(NamedTuple):
     offset: int
 
 
-class PyTorch(Format):
-    """See Format; a listing imports torch, unless `listings` holds what it once said of this very file."""
+class PyTorch(Ranged):
+    """See Format; a listing imports torch, unless `listings` holds what it once said of this very file. A file on a
+    server is listed from a stand-in that lacks the storages alone.
+    """
 
     suffixes = (".bin", ".pt", ".pth", ".ckpt")
     index = INDEX
 
     def recognises(self, head: bytes) -> bool:
         """See Format."""
-        return head.startswith((_ZIP, _LEGACY))
+        return head.startswith((ZIP, _LEGACY))
 
     def models(self, names: Collection[str]) -> list[list[str]]:
         """See Format: what transformers and diffusers save."""
@@ -97,23 +100,39 @@ class PyTorch(Format):
 
     def list_tensors(self, file: Path, origin: Origin) -> Listing:
         """See Format; InputError is raised too where the file holds no state dict, or would have to execute code."""
-        if _is_trainer_state(file.name):
-            raise bad_file(
-                file, "holds the state of a trainer or optimiser, not a model: name the file with the weights"
-            )
+        _refuse_trainer_state(file)
         try:
             with open_regular(file) as handle:
                 stamp, head = FileStamp.of(file.stat()), handle.read(_HEAD)
         except OSError as error:
             raise InputError(f"cannot read {printable(str(file))}: {error.strerror}") from None
         source = identify(file, origin.repo, origin.commit, head)
-        tensors = [
-            Tensor(name, dtype, tuple(shape), file, begin, end, source, strides=tuple(strides))
-            for name, dtype, shape, begin, end, strides in _kept_rows(file, head, source, origin.listings)
-        ]
-        if any(not 0 <= t.begin <= t.end <= stamp.size for t in tensors):
-            raise bad_file(file, "has tensors beyond its end: download it again")
-        return Listing(tensors, stamp)
+        rows = _kept_rows(lambda: _list(file, head, file), source, origin.listings)
+        return Listing(_tensors(rows, file, stamp.size, source), stamp)
+
+    def header(self, ends: Ends, size: int, file: Path) -> bytes:
+        """See Ranged: all but the storages; nothing is unpickled yet."""
+        _refuse_trainer_state(file)
+        head = ends.first(foreign.HEAD)
+        if head.startswith(ZIP):
+            return header_of(ends, size, file)
+        if head.startswith(_LEGACY):
+            raise unread_in_part(file, "is of the format before torch 1.6, which has no directory")
+        raise _no_checkpoint(file, head)
+
+    def parse(self, header: bytes, file: Path, size: int, source: Source, origin: Origin) -> Parsed:
+        """See Ranged."""
+
+        def listed() -> list[Any]:
+            try:
+                with stand_in(header, size) as path:
+                    return _list(path, ZIP, file)
+            except OSError as error:
+                raise InputError(
+                    f"{printable(str(file))} cannot be listed: {error.strerror or error} in {tempfile.gettempdir()}"
+                ) from None
+
+        return Parsed(_tensors(_kept_rows(listed, source, origin.listings), file, size, source))
 
     def read_matrix(self, tensor: Tensor, stored: FileAccess, landing: Landing) -> tuple[Weights, str]:
         """See Format; a transposed or sliced view is brought into row-major order.
@@ -146,12 +165,33 @@ def _is_trainer_state(name: str) -> bool:
     return _TRAINER_STATE.fullmatch(name) is not None
 
 
-def _kept_rows(file: Path, head: bytes, source: Source, listings: Listings | None) -> list[Any]:
+def _refuse_trainer_state(file: Path) -> None:
+    if _is_trainer_state(file.name):
+        raise bad_file(file, "holds the state of a trainer or optimiser, not a model: name the file with the weights")
+
+
+def _no_checkpoint(file: Path, head: bytes) -> InputError:
+    """The error of a file that begins in a way that none of torch.save does."""
+    other = "is no file of torch.save: name one, or a .safetensors or .gguf file"
+    return bad_file(file, foreign.content(head[: foreign.HEAD]) or other)
+
+
+def _tensors(rows: Iterable[Any], file: Path, size: int, source: Source) -> list[Tensor]:
+    tensors = [
+        Tensor(name, dtype, tuple(shape), file, begin, end, source, strides=tuple(strides))
+        for name, dtype, shape, begin, end, strides in rows
+    ]
+    if any(not 0 <= t.begin <= t.end <= size for t in tensors):
+        raise bad_file(file, "has tensors beyond its end: download it again")
+    return tensors
+
+
+def _kept_rows(listed: Callable[[], list[Any]], source: Source, listings: Listings | None) -> list[Any]:
     """What _list says of a file, from `listings` where it was said before."""
     key = f"{LISTING}-{source.identity}"
     rows = _parsed(listings.get(key) if listings else None)
     if rows is None:
-        rows = _list(file, head)
+        rows = listed()
         if listings:
             listings.put(key, json.dumps(rows))
     return rows
@@ -163,25 +203,24 @@ def _parsed(text: str | None) -> list[Any] | None:
     return rows if isinstance(rows, list) else None
 
 
-def _list(file: Path, head: bytes) -> list[Any]:
+def _list(path: Path, head: bytes, file: Path) -> list[Any]:
+    """The rows of a file that lies at `path`, where it begins with `head`; `file` is what messages call it."""
     try:
-        if head.startswith((_ZIP, _LEGACY)):
+        if head.startswith((ZIP, _LEGACY)):
             _need_torch()
-        if head.startswith(_ZIP):
-            found, regions = _load_zip(file)
+        if head.startswith(ZIP):
+            found, regions = _load_zip(path, file)
         elif head.startswith(_LEGACY):
             found, regions = _load_legacy(file)
         else:
-            other = "is no file of torch.save: name one, or a .safetensors or .gguf file"
-            raise bad_file(file, foreign.content(head) or other)
+            raise _no_checkpoint(file, head)
         return _rows(file, found, regions)
     except InputError:
         raise
     except OSError as error:
         raise InputError(f"cannot read {printable(str(file))}: {error.strerror or type(error).__name__}") from None
     except Exception as error:  # noqa: BLE001 - torch, zipfile and pickletools raise whatever bad bytes lead to
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise bad_file(file, f"is damaged or no checkpoint ({printable(reason, 80)}): download it again") from None
+        raise damaged(file, str(error).partition("\n")[0] or type(error).__name__) from None
 
 
 def _need_torch() -> None:
@@ -199,54 +238,29 @@ def _need_torch() -> None:
         ) from None
 
 
-def _load_zip(file: Path) -> tuple[object, list[_Region]]:
+def _load_zip(path: Path, file: Path) -> tuple[object, list[_Region]]:
     """What the archive holds, mapped and not read, and where in memory its records came to lie.
 
     torch does not say which record a storage is. Kept on the CPU, each is passed to `map_location` where it lies
     in the mapping; torch.save writes no record that the pickle does not name, so in order of place they are the
     records, at one distance from them.
     """
-    import torch
-
-    with ZipFile(file) as archive:
-        records = _records(file, archive)
+    with ZipFile(path) as archive:
+        held = records(path, archive, file)
     storages: dict[int, int] = {}
 
     def stay(storage: Any, _: str) -> Any:
         storages[storage.data_ptr()] = storage.nbytes()
         return storage
 
-    found = torch.load(str(file), weights_only=True, mmap=True, map_location=stay)
+    found = load_mapped(path, stay, is_stand_in=path != file)
     placed = sorted((address, size) for address, size in storages.items() if size)
-    if [size for _, size in placed] != [size for _, size in records]:
+    if [size for _, size in placed] != [size for _, size in held]:
         raise ValueError("its records are not those that its pickle names")
-    regions = [_Region(*p, offset) for p, (offset, _) in zip(placed, records, strict=True)]
+    regions = [_Region(*p, offset) for p, (offset, _) in zip(placed, held, strict=True)]
     if len({region.address - region.offset for region in regions}) > 1:
         raise ValueError("its records lie elsewhere than its directory says")
     return found, regions
-
-
-def _records(file: Path, archive: ZipFile) -> list[tuple[int, int]]:
-    """Offset and size of the storages in an archive, in order, after its pickle has been checked."""
-    infos = {info.filename.partition("/")[2]: info for info in archive.infolist()}
-    if "constants.pkl" in infos:
-        raise bad_file(file, "is a TorchScript program, which would have to be executed: save its state_dict()")
-    if any(info.compress_type != ZIP_STORED or info.flag_bits & 1 for info in infos.values()):
-        raise ValueError("it is a compressed or encrypted zip file")
-    if "byteorder" in infos and archive.read(infos["byteorder"]) != b"little":
-        raise bad_file(file, "was saved on a big-endian machine: load it there and save it as safetensors")
-    if "data.pkl" not in infos:
-        raise bad_file(
-            file, "is a zip archive that torch.save did not write: unpack it, and name the file with the weights"
-        )
-    check_pickle(file, archive.read(infos["data.pkl"]))
-    found = []
-    with open(file, "rb") as handle:
-        for name, info in infos.items():
-            if name.startswith("data/") and info.file_size:
-                handle.seek(info.header_offset + 26)
-                found.append((info.header_offset + 30 + sum(struct.unpack("<HH", handle.read(4))), info.file_size))
-    return sorted(found)
 
 
 class _Unread:
@@ -287,7 +301,7 @@ def _load_legacy(file: Path) -> tuple[object, list[_Region]]:
 
     with open_regular(file) as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
         for _ in range(_LEGACY_PICKLES):
-            check_pickle(file, data)
+            check_pickle(file, data, len(data))
         data.seek(0)
         unread, left = _Unread(data), len(data)
 

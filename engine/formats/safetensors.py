@@ -19,7 +19,7 @@ from ..spectrum import Source
 from ..weights import TORCH_NAMES
 from . import foreign
 from .foreign import HEAD
-from .format import Listing, Origin, Parsed, Ranged
+from .format import Ends, Listing, Origin, Parsed, Ranged
 from .guarded import check_dense, check_memory, open_regular
 from .tensor import FileAccess, FileStamp, Tensor, identify, read_bytes
 
@@ -85,7 +85,7 @@ class Safetensors(Ranged):
         """See Format."""
         header, stamp = self._header(file)
         source = identify(file, origin.repo, origin.commit, header)
-        return Listing(self.parse(header, file, stamp.size, source, origin.parts).tensors, stamp)
+        return Listing(self.parse(header, file, stamp.size, source, origin).tensors, stamp)
 
     def metadata(self, file: Path) -> dict[str, str]:
         """The texts that the header of a file holds beside its tensors, by name.
@@ -110,12 +110,12 @@ class Safetensors(Ranged):
             raise _bad(file, "ends inside its header; download it again")
         return header, stamp
 
-    def header(self, begun: Callable[[int], bytes], size: int, file: Path) -> bytes:
+    def header(self, ends: Ends, size: int, file: Path) -> bytes:
         """See Ranged; the first 8 bytes state how long the header is."""
-        begin, end = _header_span(begun(HEAD), size, file)
-        return begun(end)[begin:end]
+        begin, end = _header_span(ends.first(HEAD), size, file)
+        return ends.first(end)[begin:end]
 
-    def parse(self, header: bytes, file: Path, size: int, source: Source, parts: int) -> Parsed:  # noqa: ARG002 - of any
+    def parse(self, header: bytes, file: Path, size: int, source: Source, origin: Origin) -> Parsed:  # noqa: ARG002 - of any
         """See Ranged."""
         start = 8 + len(header)
         entries = _entries(header, file, size)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from hub_server import HubServer, serve
-from remote_models import Clock
+from remote_models import END, Clock
 
 from rankscope.engine.checkpoint import ranges, remote
+from rankscope.engine.formats import torch_zip
 
 
 @pytest.fixture
@@ -45,6 +46,14 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
 def short_first_range(monkeypatch: pytest.MonkeyPatch) -> None:
     """The files are small: what is asked for at first must not be all of them."""
     monkeypatch.setattr(remote, "FIRST", 1000)
+
+
+@pytest.fixture
+def short_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same of both ends of a PyTorch file."""
+    monkeypatch.setattr(remote, "FIRST", END)
+    monkeypatch.setattr(torch_zip, "_MORE", END)
+    monkeypatch.setattr(torch_zip, "_BEFORE", END // 4)
 
 
 @pytest.fixture

@@ -36,6 +36,8 @@ from rankscope.engine.checkpoint.open import Checkpoint, open_checkpoint
 from rankscope.engine.checkpoint.ranges import Watch
 from rankscope.engine.compute.events import Notice
 from rankscope.engine.errors import WeightsError
+from rankscope.engine.formats import registry
+from rankscope.engine.formats.format import Format
 
 pytestmark = pytest.mark.usefixtures("short_first_range")
 FINE = Odd()
@@ -122,10 +124,19 @@ def test_a_repo_without_safetensors_says_what_it_holds(hub: HubServer) -> None:
     assert hub.files() == []
 
 
-@pytest.mark.parametrize(("file", "suffix"), [("model.pth", ".pth"), ("pytorch_model.bin.index.json", ".bin")])
-def test_a_repo_of_pickles_says_their_suffix(hub: HubServer, file: str, suffix: str) -> None:
+class Whole(Format):
+    """A format that is not read in part."""
+
+    suffixes = (".whole",)
+    index = "model.whole.index.json"
+
+
+@pytest.mark.parametrize("file", ["model.whole", Whole.index])
+def test_a_repo_of_another_format_says_its_suffix(hub: HubServer, file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "FORMATS", (Whole(),))
+    monkeypatch.setattr(Whole, "models", lambda _, names: [[name] for name in names if ".whole" in name])
     hub.push(NAME, {"config.json": b"{}", file: b"x"})
-    assert line() == f"{NAME} has {suffix} weights, which cannot be read in part: use --download"
+    assert line() == f"{NAME} has .whole weights, which cannot be read in part: use --download"
     assert hub.files() == []
 
 

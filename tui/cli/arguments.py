@@ -30,7 +30,7 @@ from .options import (
 
 MODEL_HELP = (
     "org/name[/folder][@revision] or hf://org/name/FILE.gguf on the Hub, a folder, a file (.safetensors, .gguf, .bin, "
-    ".pt, .ckpt), a URL of a .safetensors or .gguf, or demo; of a model or an adapter"
+    ".pt, .ckpt), the URL of one, or demo; of a model or an adapter"
 )
 
 

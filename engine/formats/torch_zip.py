@@ -1,0 +1,262 @@
+"""The zip archive that torch.save writes: where its storages lie, and a stand-in for an archive that is on a server.
+
+The directory at the end of an archive says where the header of each record begins and how long the record is, but not
+how long that header is: torch fills it up, so that the record begins at a multiple of 64. From the server come what
+stands before the first storage (the pickle) and what stands behind the last (the directory); where each storage begins
+follows from where the next record does.
+"""
+
+from __future__ import annotations
+
+import io
+import mmap
+import os
+import struct
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any, NamedTuple
+from zipfile import ZIP_STORED, ZipFile, ZipInfo
+
+from ..errors import InputError
+from .format import Ends
+from .pickles import bad_file, check_pickle, damaged
+
+ZIP = b"PK\x03\x04"
+MAX_HEADER = 100_000_000
+"""What is fetched of each end at most; 100,000 tensors take 15 MB of pickle and 10 MB of directory."""
+_MORE = 100_000
+"""What is fetched of the end at once: the directory takes 60 to 100 bytes a tensor."""
+_BEFORE = 4000
+"""What is fetched along before a longer directory, for the small records that stand between it and the storages."""
+_FIXED = struct.Struct("<4s22xHH")
+"""The header of a record: what it begins with, and how long the name and the padding are that follow it."""
+_DESCRIBED = 8
+"""The bit in the directory that says that the record's checksum and sizes stand behind it too."""
+_DESCRIPTORS = (16, 24)
+"""Bytes that those take, by whether sizes have 32 or 64 bits: as they differ by 8, only one of them can lead to a
+record that begins at a multiple of _ALIGNED."""
+_ALIGNED = 16
+_LENGTH = struct.Struct("<Q")
+_LOADING = threading.Lock()
+
+
+class _Place(NamedTuple):
+    """Where a record lies: `header` is the first byte of its own header, `name` its name as it stands there."""
+
+    header: int
+    name: bytes
+    begin: int
+    end: int
+
+
+class _ShortError(Exception):
+    """Bytes of a file that are needed are not there, from `begin` on."""
+
+    def __init__(self, begin: int) -> None:
+        super().__init__()
+        self.begin = begin
+
+
+class _Last(io.RawIOBase):
+    """The last bytes of a file of `size` bytes, at their place in it."""
+
+    def __init__(self, held: bytes, size: int) -> None:
+        self._held, self._size, self._at = held, size, 0
+
+    def seekable(self) -> bool:
+        """As of a file."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """As of a file."""
+        self._at = max(offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence], 0)
+        return self._at
+
+    def tell(self) -> int:
+        """As of a file."""
+        return self._at
+
+    def read(self, count: int | None = -1) -> bytes:
+        """As of a file.
+
+        Raises:
+            _ShortError: they begin before the bytes that are there.
+        """
+        begin = self._at - (self._size - len(self._held))
+        if begin < 0:
+            raise _ShortError(self._at)
+        found = self._held[begin:] if count is None or count < 0 else self._held[begin : begin + count]
+        self._at += len(found)
+        return found
+
+
+def header_of(ends: Ends, size: int, file: Path) -> bytes:
+    """What stands before and behind the storages of an archive of `size` bytes, for `stand_in`.
+
+    Raises:
+        InputError: it is damaged, or no archive of torch.save, or lies in a way that its directory does not tell.
+    """
+    infos, directory = _directory(ends, size, file)
+    check_records(file, infos)
+    places = _places(infos, directory)
+    if places is None:
+        raise unread_in_part(file, "is an archive whose directory does not tell where its tensors begin")
+    begin, behind = (places[0].begin, places[-1].end) if places else (size, size)
+    if max(begin, size - behind) > MAX_HEADER:
+        raise unread_in_part(file, f"holds more than {MAX_HEADER:,} bytes that are no tensors")
+    before = ends.first(begin)[:begin]
+    if places and _begin(before, places[0].header) != begin:
+        raise unread_in_part(file, "is an archive whose records lie elsewhere than its directory tells")
+    return _LENGTH.pack(begin) + before + (ends.last(size - behind)[behind - size :] if behind < size else b"")
+
+
+@contextmanager
+def stand_in(header: bytes, size: int) -> Iterator[Path]:
+    """A file of the archive's size that holds its `header_of`, and a hole for each storage: it takes no more of the
+    disk than the header.
+
+    Raises:
+        OSError: it cannot be made among the temporary files.
+    """
+    (count,) = _LENGTH.unpack_from(header)
+    behind = header[_LENGTH.size + count :]
+    with NamedTemporaryFile(prefix="rankscope-", suffix=".pt") as handle:
+        handle.truncate(size)
+        handle.write(header[_LENGTH.size : _LENGTH.size + count])
+        handle.seek(size - len(behind))
+        handle.write(behind)
+        handle.flush()
+        with ZipFile(handle.name) as archive:
+            places = _places(_in_order(archive), archive.start_dir)
+        for place in (places or [])[1:]:  # that of the first came from the server
+            handle.seek(place.header)
+            handle.write(_FIXED.pack(ZIP, len(place.name), place.begin - place.header - _FIXED.size - len(place.name)))
+        handle.flush()
+        yield Path(handle.name)
+
+
+def load_mapped(path: Path, stay: Callable[[Any, str], Any], *, is_stand_in: bool) -> object:
+    """What torch.load gives of an archive that is mapped and not read; `stay` is its `map_location`.
+
+    Linux refuses a private mapping that is larger than memory and swap. One that is shared with the file takes neither;
+    as torch opens the file for writing then, that is asked of a stand-in alone, and how to map is a setting of the
+    process, so nobody else may load meanwhile.
+    """
+    import torch
+
+    def load() -> object:
+        return torch.load(str(path), weights_only=True, mmap=True, map_location=stay)
+
+    with _LOADING:
+        try:
+            return load()
+        except RuntimeError as error:
+            if not is_stand_in or "unable to mmap" not in str(error):
+                raise
+        usual = torch.serialization.get_default_mmap_options() or mmap.MAP_PRIVATE
+        torch.serialization.set_default_mmap_options(mmap.MAP_SHARED)
+        try:
+            return load()
+        finally:
+            torch.serialization.set_default_mmap_options(usual)
+
+
+def records(path: Path, archive: ZipFile, file: Path) -> list[tuple[int, int]]:
+    """Offset and size of the storages in an archive, in order, after its pickle has been checked. It lies at `path`;
+    `file` is what messages call it.
+    """
+    infos = check_records(file, archive.infolist())
+    if "byteorder" in infos and archive.read(infos["byteorder"]) != b"little":
+        raise bad_file(file, "was saved on a big-endian machine: load it there and save it as safetensors")
+    check_pickle(file, archive.read(infos["data.pkl"]), path.stat().st_size)
+    found = []
+    with open(path, "rb") as handle:
+        for name, info in infos.items():
+            if name.startswith("data/") and info.file_size:
+                handle.seek(info.header_offset)
+                found.append((info.header_offset + _begin(handle.read(_FIXED.size), 0), info.file_size))
+    return sorted(found)
+
+
+def check_records(file: Path, infos: Iterable[ZipInfo]) -> dict[str, ZipInfo]:
+    """The records of an archive by their names without its folder.
+
+    Raises:
+        InputError: they are not those of torch.save, or are compressed.
+    """
+    found = {info.filename.partition("/")[2]: info for info in infos}
+    if "constants.pkl" in found:
+        raise bad_file(file, "is a TorchScript program, which would have to be executed: save its state_dict()")
+    if any(info.compress_type != ZIP_STORED or info.flag_bits & 1 for info in found.values()):
+        raise damaged(file, "it is a compressed or encrypted zip file")
+    if "data.pkl" not in found:
+        raise bad_file(
+            file, "is a zip archive that torch.save did not write: unpack it, and name the file with the weights"
+        )
+    return found
+
+
+def unread_in_part(file: Path, what: str) -> InputError:
+    """The error that says why a file on a server cannot be listed there."""
+    return bad_file(file, f"{what}: it cannot be read in part, use --download or name a copy of it here")
+
+
+def _directory(ends: Ends, size: int, file: Path) -> tuple[list[ZipInfo], int]:
+    """The records in the order of their places, and where the directory begins."""
+    held = ends.last(_MORE)
+    while True:
+        try:
+            with ZipFile(_Last(held, size)) as archive:
+                return _in_order(archive), archive.start_dir
+        except _ShortError as short:
+            needed = size - short.begin
+        except Exception as error:  # noqa: BLE001 - zipfile raises whatever bad bytes lead to
+            raise damaged(file, str(error) or type(error).__name__) from None
+        if needed > MAX_HEADER:
+            raise unread_in_part(file, f"has a directory of more than {MAX_HEADER:,} bytes")
+        held = ends.last(needed + _BEFORE)
+
+
+def _in_order(archive: ZipFile) -> list[ZipInfo]:
+    return sorted(archive.infolist(), key=lambda info: info.header_offset)
+
+
+def _places(infos: Sequence[ZipInfo], directory: int) -> list[_Place] | None:
+    """Where the storages lie of an archive with these records before its directory, [] where it has none; None where
+    that is not told, or other records lie between them. Of one writer all records that hold anything are described
+    behind them, or none.
+    """
+    numbers = [n for n, info in enumerate(infos) if info.filename.partition("/")[2].startswith("data/")]
+    if not numbers:
+        return []
+    described = {info.flag_bits & _DESCRIBED for info in (infos[n] for n in numbers) if info.file_size}
+    if numbers[-1] - numbers[0] >= len(numbers) or infos[0].header_offset < 0 or len(described) > 1:
+        return None
+    following = [*(info.header_offset for info in infos[1:]), directory]
+    found = [_place(infos[n], following[n]) for n in numbers]
+    known = [place for place in found if place is not None]
+    return known if len(known) == len(found) else None
+
+
+def _place(info: ZipInfo, following: int) -> _Place | None:
+    """Where a record lies that another record, or the directory, follows: what is left of the room between the two is
+    padding, as much as a header may state.
+    """
+    name = info.orig_filename.encode("utf-8" if info.flag_bits & 0x800 else "cp437")
+    least = info.header_offset + _FIXED.size + len(name)
+    if info.flag_bits & _DESCRIBED:
+        begins = [following - length - info.file_size for length in _DESCRIPTORS]
+        begins = [begin for begin in begins if begin % _ALIGNED == 0]
+    else:
+        begins = [following - info.file_size]
+    fitting = [begin for begin in begins if 0 <= begin - least < 1 << 16]
+    return _Place(info.header_offset, name, fitting[0], fitting[0] + info.file_size) if len(fitting) == 1 else None
+
+
+def _begin(data: bytes, at: int) -> int:
+    """Where the record begins whose header is at a place in these bytes."""
+    _, name, padding = _FIXED.unpack_from(data, at)
+    return at + _FIXED.size + int(name) + int(padding)
