@@ -40,6 +40,7 @@ async def test_views_have_the_models_as_their_axis(folders: dict[int, Path], roo
         await view.press("5", "j", "j")
         assert view.selected == "step.1000.layers.1.attention.key"
         await view.press("4")
+        assert "k90 by step" in view.text
         chart = await view.chart(f"key {min(ranks)}/{sorted(ranks)[2]}/{max(ranks)}")
         assert all(any(str(step) in line for line in chart) for step in STEPS)
         await view.press("1")
@@ -54,6 +55,9 @@ async def test_cells_hold_all_layers_and_nothing_is_computed(folders: dict[int, 
     async with exploring(open_series(names, root), root, SMALL) as view:
         await view.press("3", "z", "j")
         assert "2 layers: median" in view.job
+        await view.press("enter")
+        assert {"step.200", "L0", "L1"} <= set(view.text.split())
+        await view.press("escape")
         for key in ("s", "w", "v", "i", "x", "7", "8", "9", "6", "2", "f", "a", "z", "question_mark", "escape"):
             await view.press(key)
             if len(view.app.screen_stack) > 2:

@@ -13,7 +13,7 @@ from rankscope.engine.derive.weighting import is_under_weighting, is_unseen
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection
 
-from ..data.grid import EXPERT, Grid, Selection, is_of_series, member_of
+from ..data.grid import EXPERT, LAYER, Grid, Selection, member_of
 from ..data.pair import Lens, Pair
 from ..data.phrases import byte_size
 from ..data.session import Session, State
@@ -111,7 +111,7 @@ def selection_text(lens: Lens, selection: Selection, grid: Grid) -> Text:
         known = sum(lens.number(p) is not None for p in found)
         count = f"{known}/{len(found)}" if 0 < known < len(found) else len(found)
         member = member_of(found[0])
-        what = "layer" if is_of_series(found[0]) else member.what if member else EXPERT
+        what = member.what if member else EXPERT
         return text.append(f"  {count} {what}s: median ^farthest; enter opens, the farthest first", "not bold")
     if len(found) != 1:
         return text

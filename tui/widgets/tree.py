@@ -308,5 +308,5 @@ def _path(node: TreeNode[Item] | None) -> list[TreeNode[Item]]:
 def _single(p: Projection, place: Selection = Selection()) -> Item:  # noqa: B008 - frozen
     member = member_of(p) if place.row is not None else None
     whole = p.tensor or p.address.removeprefix("other.") if p.block == "other" else p.address
-    name = f"{member.what} {member.number}" if member else whole
+    name = member.words if member else whole
     return Item(name, replace(place, single=p))
