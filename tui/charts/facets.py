@@ -126,7 +126,7 @@ def _facet(pair: Pair, request: Request, row: Row, columns: Sequence[Column], wi
             one = measured(curve, values, request, width)
             drawn = Series(name, ranks_of(values)[: one.kept], one.values[: one.kept], *look)
         series.append(replace(crossing(drawn, values, request), value=""))  # it is another in every layer
-    title = f"layer {row.label}"
+    title = request.grid.named(row)
     if request.view == View.ENERGY:
         return Chart(title, *energy_axes(request), tuple(series), energy_levels(request, (request.threshold,)))
     return Chart(title, *spectrum_axes(request, max(map(len, arrays), default=1)), tuple(series))

@@ -283,7 +283,7 @@ def _heatmap(paper: Paper, lens: Lens, grid: Grid, tones: Tones, texts: dict[tup
     place.tick_params(length=0)
     step = max(1, len(grid.rows) // MOST_NUMBERS)
     place.set_yticks(range(0, len(grid.rows), step), [_plain(row.label) for row in grid.rows[::step]])
-    place.set_ylabel("layer" if (member := grid.rows[0].member) is None else member.what)
+    place.set_ylabel(_plain(grid.rows_are))
     if len(grid.rows) <= MOST_NUMBERS:
         for (y, x), text in texts.items():
             red, green, blue, _ = colours(norm(tones[y, x]))

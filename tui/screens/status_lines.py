@@ -50,11 +50,11 @@ focused pane alone stand behind QUIT too."""
 
 
 def chart_title(
-    view: int, unit: str, axes: int, facets: bool, relative: bool, compare: bool, weighting: str = ""
+    view: int, unit: str, axes: int, facets: bool, relative: bool, compare: bool, weighting: str = "", rows: str = LAYER
 ) -> str:
-    """What is drawn of what, under which weighting, against what, and on which axes."""
+    """What is drawn of what, under which weighting, against what, and on which axes; `rows` are those of the grid."""
     spec = BY_KEY[view]
-    what = spec.title.replace("{unit}", unit)
+    what = spec.title.replace("{unit}", unit).replace("{rows}", rows)
     if view == View.SPECTRUM and relative:
         what = "sigma / sigma_1 by index"
     shown = "" if spec.over_layers else "facets" if facets else "of the marks" if compare else ""

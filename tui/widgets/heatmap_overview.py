@@ -153,8 +153,9 @@ class Overview:
 
     def _groups(self) -> str:
         """The names of the towers over their layers, or whose experts these are; beside the last there is room."""
+        named = self._grid.named
         names = [
-            f"{row.member.what}s of layer {replace(row, member=None).label}" if row.member else row.tower or "layers"
+            f"{row.member.what}s of {named(replace(row, member=None))}" if row.member else row.tower or "layers"
             for row in self._grid.rows
         ]
         text = ""
@@ -181,8 +182,7 @@ class Overview:
         _clear(line, start - 1, start + len(text) + 1)
         heads = "".join(f"{head:>{self._number + 1}}" for head in ("min", "med", "max"))
         rest = "".join(line[start + len(text) :]) + (f" {heads}{self._last_head}" if self._tail else "")
-        what = member.what if numbers and (member := self._grid.rows[0].member) else "layer"
-        label = Segment(f" {what:<{self._name_width}} ", DIM)
+        label = Segment(f" {self._grid.rows_are:<{self._name_width}} ", DIM)
         return label, [Segment("".join(line[:start]), DIM), Segment(text, Style(bold=True)), Segment(rest, DIM)]
 
     def _numbered(self, numbers: list[int]) -> list[int]:

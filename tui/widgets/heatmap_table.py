@@ -62,9 +62,9 @@ class Layers:
     def __init__(self, look: Look, grid: Grid, size: Size) -> None:
         self._look, self._grid = look, grid
         self._has_experts = any(row.member is not None for row in grid.rows)
-        self._heads = ("", "layer")
+        self._heads = ("", grid.rows_are)
         if self._has_experts and (member := grid.rows[0].member):
-            self._heads = (f"layer {replace(grid.rows[0], member=None).label}", member.what)
+            self._heads = (grid.named(replace(grid.rows[0], member=None)), member.what)
         labels = [*self._heads, *(row.label for row in grid.rows)]
         self.label_width = max(map(len, labels)) + 3
         self._widths = self._fit(size.width - self.label_width - 1)
