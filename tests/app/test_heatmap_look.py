@@ -260,6 +260,24 @@ def test_the_key_shows_the_limits_between_the_shades() -> None:
     assert shade_key(told_sigmas(1e-9, 1e9).look).cell_len < 45
 
 
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.99, 1.01), (99.0, 101.0), (1240.0, 1241.0), (2.0, 2.0 + 1e-9), (1e-3, 1e9), (5e-324, 1.7e308)]
+)
+def test_no_two_limits_of_the_key_read_alike(low: float, high: float) -> None:
+    """They are as near to the limits as their digits say, and where six digits do not tell two apart one has none."""
+    for contrast in Contrast:
+        seen = told_sigmas(low, high)
+        seen.look.lens.contrast = contrast
+        limits = seen.look.limits(KEY)
+        assert all(math.isfinite(limit) and low <= limit <= high for limit in limits)
+        texts = shade_key(seen.look, KEY).plain.split()
+        assert len(set(texts)) == len(texts) >= 1
+        assert len(texts) == len(limits) or high - low < 1e-6 * low
+        numbers = [float(text.removesuffix("k")) * (1000 if text.endswith("k") else 1) for text in texts]
+        assert numbers == pytest.approx(limits[: len(numbers)], rel=0.06)
+        assert "e+02" not in "".join(texts)
+
+
 # Two models
 
 

@@ -63,4 +63,6 @@ def even_limits(extent: tuple[float, float] | None) -> tuple[float, ...]:
     low, high = extent
     if low == high:
         return (low,)
-    return tuple(low * (high / low) ** (step / (SPREAD_LIMITS + 1)) for step in range(1, SPREAD_LIMITS + 1))
+    shares = (step / (SPREAD_LIMITS + 1) for step in range(1, SPREAD_LIMITS + 1))
+    # The ratio of both may have no float; and of two that are next to each other rounding must not turn the order.
+    return tuple(sorted(low ** (1 - share) * high**share for share in shares))
