@@ -126,14 +126,19 @@ def test_experts_fold_to_their_median_and_the_farthest_from_it() -> None:
 
 @pytest.mark.parametrize(
     ("known", "text"),
-    [((100, 104, 110), "104 ^110"), ((100, 104), "102 ^104"), ((90, 104, 110), "104 ^90"), ((9, 9, 9, 9), "9")],
-)
-def test_of_two_as_far_the_larger_is_named_and_of_equals_none(known: tuple[int, ...], text: str) -> None:
+    [
+        ((90, 100, 110), "100 ^110"), ((80, 120), "100 ^120"), ((89, 100, 110), "100 ^89"), ((9, 9, 9, 9), "9"),
+        ((91, 100, 109), "100"), ((9, 9, 10), "9"), ((9, 9, 11), "9 ^11"), ((0, 0, 1), "0"), ((0, 0, 2), "0 ^2"),
+    ],
+)  # fmt: skip
+def test_a_median_that_stands_for_all_is_alone_and_of_two_as_far_the_larger_is_named(
+    known: tuple[int, ...], text: str
+) -> None:
     assert gates(*known).look.cell(Row("", 0), GATE).text == text
 
 
 @pytest.mark.parametrize(
-    ("asked", "text", "narrow"), [(None, "107 2/4", "."), (2, "107 ^110 2/4", "107"), (3, "107 2/4", ".")]
+    ("asked", "text", "narrow"), [(None, "107 2/4", "."), (2, "107 2/4", "107"), (3, "107 2/4", ".")]
 )
 def test_a_sample_of_experts_says_how_many_of_how_many(asked: int | None, text: str, narrow: str) -> None:
     """Of those asked for, 0 and 2 of 4, or 0, 1 and 2."""

@@ -1,4 +1,4 @@
-"""What many numbers come to: their median, the farthest from it, half of the interquartile range, and their reach."""
+"""What many numbers come to: their median, one far from it, half of the interquartile range, and their reach."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from rankscope.engine.spectrum import Values
 SPREAD_LIMITS = 5
 LEAST_SPREAD = 4
 """Numbers below which a spread says nothing."""
+FAR_SHARE, FAR_RANKS = 0.1, 2
+"""How far one of several must be from their median for the median not to stand for it: a tenth of the median, of ranks
+two at least."""
 
 
 def known(numbers: Values) -> Values:
@@ -26,14 +29,16 @@ def middle_of(numbers: Values) -> float | None:
     return float(numbers[half] if len(numbers) % 2 else (numbers[half - 1] + numbers[half]) / 2)
 
 
-def farthest_of(numbers: Values) -> float | None:
-    """Of sorted numbers the one that is farthest from their median, of two as far the larger; None of fewer than two,
-    and where all are equal."""
+def far_of(numbers: Values, *, ranks: bool) -> float | None:
+    """Of sorted numbers the one that is farthest from their median, of two as far the larger; None where their median
+    stands for all of them: none is FAR_SHARE of it away, or of `ranks` FAR_RANKS."""
     middle = middle_of(numbers)
     if middle is None or numbers[0] == numbers[-1]:
         return None
     low, high = float(numbers[0]), float(numbers[-1])
-    return high if high - middle >= middle - low else low
+    far = high if high - middle >= middle - low else low
+    least = max(FAR_SHARE * abs(middle), FAR_RANKS if ranks else 0.0)
+    return far if abs(far - middle) >= least else None
 
 
 def half_range(numbers: Values) -> float | None:

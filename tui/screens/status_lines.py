@@ -112,7 +112,7 @@ def selection_text(lens: Lens, selection: Selection, grid: Grid) -> Text:
         count = f"{known}/{len(found)}" if 0 < known < len(found) else len(found)
         member = member_of(found[0])
         what = member.what if member else EXPERT
-        return text.append(f"  {count} {what}s: median ^farthest; enter opens, the farthest first", "not bold")
+        return text.append(f"  {count} {what}s: median ^a tenth off or more; enter opens them", "not bold")
     if len(found) != 1:
         return text
     partner = lens.pair.partner(found[0])

@@ -88,9 +88,10 @@ class Overview:
             self._name_width, room = self._divide(size.width)
         most = look.width + look.is_mono + 1
         folded = [len(members) for members in grid.cells.values() if len(members) > 1]
-        with_farthest = most + max(map(look.beside, folded), default=0)
-        if len(grid.rows) * with_farthest <= room:  # else a folded cell has its median alone
-            most = with_farthest
+        self._beside = max(map(look.beside, folded), default=0)
+        if len(grid.rows) * (most + self._beside) > room:  # a folded cell has its median alone
+            self._beside = 0
+        most += self._beside
         self._slots = Slots.fitting(len(grid.rows), room, most)
         self._has_numbers = self._slots.width == most
         self.label_width = self._name_width + 2
@@ -196,7 +197,8 @@ class Overview:
         """Where a layer's number begins: over the end of its own number, or over its shade."""
         text = str(number)
         left = self._slots.left(layer)
-        start = left + self._slots.width - len(text) - self._look.is_mono if self._has_numbers else left
+        end = left + self._slots.width - self._look.is_mono - self._beside
+        start = end - len(text) if self._has_numbers else left
         return max(0, min(start, self._slots.total - len(text))), text
 
     # A role
@@ -237,7 +239,8 @@ class Overview:
         if self._has_numbers:
             level = (cell.level or " ") if self._look.is_mono else ""
             plus = "+" if cell.is_marked else ""
-            text = f"{plus}{cell.fitting(width - 1 - len(level))}{level}".rjust(width)
+            number, blanks = cell.standing(width - 1 - len(level), self._beside)
+            text = f"{plus}{number}{level}{blanks}".rjust(width)
         elif is_chosen and cell.sign == cell.fill:
             text = "[".ljust(width - 1) + "]" if width > 1 else HERE
         return Segment(text, chosen(cell) if is_chosen else cell.style)
