@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +15,7 @@ from rankscope.engine.spectrum import DEFAULT_THRESHOLDS, Projection
 from ..data.grid import Column, Grid, Row, Selection
 from ..data.pair import Lens, Pair, Side
 from ..data.reference_lines import STANDS_FOR, ReferenceLine
-from ..data.spread import known, middle_of
+from ..data.spread import known, median_of, middle_of
 from ..data.wording import percent
 from .figure import Axis, Chart, Figure, Level, Series, Span, Stroke
 from .hues import of_columns
@@ -99,7 +98,7 @@ def at_layer(pair: Pair, request: Request, row: Row) -> list[str]:
         cell = request.grid.cells.get((row, column), ())
         found = [n for p in cell if (n := lens.number(p)) is not None]
         if found:
-            parts.append(f"{column.heading} {_short(lens, median(found))}{_sink(lens, cell)}")
+            parts.append(f"{column.heading} {_short(lens, median_of(found))}{_sink(lens, cell)}")
     return [" ".join(parts[:2]), *parts[2:]] if len(parts) > 1 else []
 
 
@@ -216,7 +215,7 @@ def _by_layer(lens: Lens, series: tuple[Series, ...], levels: tuple[Level, ...],
 
 def _around_one(series: Sequence[Series]) -> Span:
     """Ratios differ by percents: an axis from 0 on would show a line."""
-    values = np.concatenate([[1.0], *(s.y for s in series)])
+    values = np.concatenate([[1.0], *(s.y[np.isfinite(s.y)] for s in series)])
     low, high = float(values.min()), float(values.max())
     room = 0.1 * (high - low) or 0.05
     return low - room, high + room

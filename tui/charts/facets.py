@@ -66,7 +66,7 @@ def _title(pair: Pair, request: Request, rows: Sequence[Row], columns: Sequence[
     curves = [(session, q) for p in members for _, session, q in pair.curves(p, request.side)]
     lacking = sum(not is_stored(session, q) for session, q in curves)
     rest = f", {lacking} of {len(curves)} curves not computed" if lacking else ""
-    return f"{printable(block)}, {drawn} of {len(request.grid.rows)} layers{rest}"
+    return f"{printable(block)}, {drawn} of {len(request.grid.rows)} {request.grid.rows_are}s{rest}"
 
 
 def _facet_rows(request: Request) -> list[Row]:

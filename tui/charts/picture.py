@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,11 +19,14 @@ from ..data.grid import Grid
 from ..data.measures import BY_NAME
 from ..data.named import resolve
 from ..data.pair import Lens, Pair, Side
+from ..data.spread import median_of
 from ..data.views import BY_KEY
 from ..data.weighting import weighted_by
+from .extreme import over_tens, tamed, tens_of
 from .figure import ONLY_ZEROS, Axis, Chart, Figure, Series, Sign, Stroke, drawable, signs, spans
 from .painter import figure_of
 from .request import Request
+from .ticks import axis_text, axis_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,6 +43,7 @@ INKS = ("#0072b2", "#e07b00", "#2e8b57", "#b5489a", "#a68a00", "#008b8b", "#c112
 GREY = "0.6"
 MOST_NUMBERS = 40
 """Layers up to which the cells of a heatmap have room for numbers."""
+_MOST_TICKS = 6
 _MOST_PLACES = 12
 """Names that have room along an axis."""
 _CANVAS = (160, 48)
@@ -76,7 +79,7 @@ def save_chart(pair: Pair, request: Request, path: Path, _lens: Lens | None) -> 
     _check(path)
     width, height = _CANVAS
     figure, _ = figure_of(pair, replace(request, width=width, height=height))
-    charts = [drawable(chart) for chart in figure.charts]
+    charts = tamed([drawable(chart) for chart in figure.charts])
     if figure.empty or not any(chart.series for chart in charts):
         raise InputError(f"there is nothing to draw: {figure.empty or ONLY_ZEROS}")
     with _paper(path, _size(figure, len(charts)), f"{_models(pair, request.grid)}   {figure.title}".rstrip()) as paper:
@@ -190,6 +193,9 @@ def _chart(place: Axes, chart: Chart, *, alone: bool) -> None:
         step = -(-len(names) // _MOST_PLACES)
         place.set_xticks(range(0, len(names), step), [_plain(name) for name in names[::step]])
     place.set_yscale("log" if chart.y.log else "linear")
+    if chart.y.tens or chart.y.exponents:
+        texts = axis_ticks(chart.y, y, _MOST_TICKS)
+        place.set_yticks(list(texts), list(texts.values()))
     for level in chart.levels:
         if y[0] <= level.value <= y[1]:
             ink = "0.2" if level.is_bright else GREY
@@ -262,7 +268,7 @@ def _cells(lens: Lens, grid: Grid) -> tuple[Tones, dict[tuple[int, int], str]]:
             numbers = [n for p in cell if (n := lens.number(p)) is not None]
             shades = [t for p in cell if (t := lens.tone(p)) is not None]
             if numbers and shades:
-                tones[y, x], middle = median(shades), median(numbers)
+                tones[y, x], middle = median_of(shades), median_of(numbers)
                 texts[y, x] = next(filter(None, map(lens.sign, cell)), "") + lens.written(middle)
     return tones, texts
 
@@ -271,6 +277,8 @@ def _heatmap(paper: Paper, lens: Lens, grid: Grid, tones: Tones, texts: dict[tup
     import matplotlib as mpl
     from matplotlib.colors import ListedColormap
 
+    tens = tens_of(float(np.nanmax(tones)))
+    tones = over_tens(tones, tens)
     norm, extend = _norm(tones, lens)
     colours = mpl.colormaps["RdBu_r" if lens.diverges else "viridis"].with_extremes(bad="0.92")
     if lens.greyed_above is not None:  # it is 1, the middle of the colours
@@ -290,6 +298,8 @@ def _heatmap(paper: Paper, lens: Lens, grid: Grid, tones: Tones, texts: dict[tup
             ink = "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
             place.text(x, y, text, ha="center", va="center", fontsize=7, color=ink)
     bar = paper.colorbar(image, ax=place, label=_formula(lens), pad=0.02, extend=extend)
+    if tens:
+        bar.ax.yaxis.set_major_formatter(lambda value, _: axis_text(Axis("", tens=tens), value))
     low, high = float(np.nanmin(tones)), float(np.nanmax(tones))
     if high > low:  # of a scale around 1 often only one half is in use
         bar.ax.set_ylim(max(low, norm.vmin or low), min(high, norm.vmax or high))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from statistics import median
 from typing import TYPE_CHECKING
 
 from rankscope.engine.spectrum import Derived, Projection, Values
@@ -14,6 +13,7 @@ from .gauge import orders
 from .grid import Grid, OfSeries, Row
 from .measures import FILE_MEASURES, SAID_MEASURES
 from .pair import Lens, Side
+from .spread import median_of
 from .table_rows import Field
 from .wording import percent
 
@@ -122,7 +122,7 @@ def of_curves(curves: Iterable[Curve], values: Iterable[Values]) -> Iterator[dic
             }
 
 
-_OF_EXPERTS: dict[str, Callable[[Sequence[float]], float]] = {"median": median, "min": min, "max": max}
+_OF_EXPERTS: dict[str, Callable[[Sequence[float]], float]] = {"median": median_of, "min": min, "max": max}
 
 
 def _place(lens: Lens, p: Projection) -> dict[str, object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from rankscope.engine.spectrum import Values
 
@@ -21,12 +22,20 @@ def known(numbers: Values) -> Values:
     return np.sort(numbers[~np.isnan(numbers)])
 
 
-def middle_of(numbers: Values) -> float | None:
+def middle_of(numbers: Values | Sequence[float]) -> float | None:
     """The median of sorted numbers, None of none."""
     half = len(numbers) // 2
     if not len(numbers):
         return None
-    return float(numbers[half] if len(numbers) % 2 else (numbers[half - 1] + numbers[half]) / 2)
+    low, high = float(numbers[half if len(numbers) % 2 else half - 1]), float(numbers[half])
+    return low if low == high else low + (high - low) / 2  # the sum of both may have no float
+
+
+def median_of(numbers: Sequence[float]) -> float:
+    """The median of at least one number, in any order."""
+    middle = middle_of(sorted(numbers))
+    assert middle is not None
+    return middle
 
 
 def far_of(numbers: Values, *, ranks: bool) -> float | None:
@@ -52,7 +61,7 @@ def _quarter(numbers: Values, quarters: int) -> float:
     """The quartile of sorted numbers, the least and the largest among them being 0 and 4 (Hyndman & Fan 1996, 7)."""
     at, rest = divmod(quarters * (len(numbers) - 1), 4)
     after = numbers[min(at + 1, len(numbers) - 1)]
-    return float(numbers[at] * (4 - rest) + after * rest) / 4
+    return float(numbers[at] + (after - numbers[at]) * rest / 4)
 
 
 def extent(numbers: Values) -> tuple[float, float] | None:

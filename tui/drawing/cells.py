@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from statistics import median
 
 from rich.style import Style
 
@@ -19,7 +18,7 @@ from ..data.grid import Column, Grid, Row, Selection
 from ..data.measures import BY_NAME
 from ..data.pair import Group, Lens, Side
 from ..data.session import State
-from ..data.spread import far_of, known, middle_of
+from ..data.spread import far_of, known, median_of, middle_of
 from ..data.wording import MARKS, UNSEEN
 from ..settings.palette import Depth, Palette
 from .cell import GREYED, PLAIN, Cell, Count, most_telling, of_state, signed, written_forms
@@ -163,7 +162,7 @@ class Look:
         is_marked = any(cell.is_marked for cell in cells)
         marks = {cell.mark for cell in cells}
         if tones:
-            blend = self._shaded((MARKS[State.DONE],), None, median(tones), is_marked, column=column)
+            blend = self._shaded((MARKS[State.DONE],), None, median_of(tones), is_marked, column=column)
             return replace(blend, has_failed="!" in marks or any(cell.has_failed for cell in cells))
         grey = next((cell for cell in cells if cell.is_greyed), None)
         return of_state(most_telling(marks), is_marked) if grey is None else replace(grey, is_marked=is_marked)

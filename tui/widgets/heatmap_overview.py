@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from statistics import median
 
 from rich.cells import cell_len, set_cell_size
 from rich.segment import Segment
@@ -20,6 +19,7 @@ from rankscope.engine.errors import printable
 from ..data.grid import Grid, Selection
 from ..data.measures import BY_NAME
 from ..data.pair import Side
+from ..data.spread import median_of
 from ..drawing.cell import PLAIN, Cell
 from ..drawing.cells import Look
 from ..settings.palette import LEVELS
@@ -267,9 +267,9 @@ class Overview:
             numbers = [n for row in rows if (n := self._look.cell(row, role).number) is not None]
             looked_at = rows if self._last_head else ()
             ratios = [r for row in looked_at if (r := self._look.last_number(row, role)) is not None]
-            parts = [min(numbers), median(numbers), max(numbers)] if numbers else []
+            parts = [min(numbers), median_of(numbers), max(numbers)] if numbers else []
             text = "".join(f"{self._look.short(number, self._number):>{self._number + 1}}" for number in parts)
-            ratio = BY_NAME["k/k0"].written(median(ratios)) if ratios else ""
+            ratio = BY_NAME["k/k0"].written(median_of(ratios)) if ratios else ""
             width = 3 * (self._number + 1)
             found = self._summaries[column] = f" {text:>{width}}{ratio:>{len(self._last_head)}}"
         return [Segment(found)]
