@@ -76,7 +76,7 @@ def save_heatmap_view(pair: Pair, request: Request, path: Path, lens: Lens | Non
 
 def save_chart(pair: Pair, request: Request, path: Path, _lens: Lens | None) -> None:
     """Write a chart, see save_picture."""
-    _check(path)
+    check_picture(path)
     width, height = _CANVAS
     figure, _ = figure_of(pair, replace(request, width=width, height=height))
     charts = tamed([drawable(chart) for chart in figure.charts])
@@ -92,7 +92,7 @@ def save_heatmap(lens: Lens, grid: Grid, path: Path) -> None:
     Raises:
         InputError: as save_picture.
     """
-    _check(path)
+    check_picture(path)
     lens.load(p for cell in grid.cells.values() for p in cell)
     tones, texts = _cells(lens, grid)
     if not texts:
@@ -114,8 +114,12 @@ def svg_of(lines: Sequence[Text], width: int, title: str) -> str:
     return console.export_svg(title="")
 
 
-def _check(path: Path) -> None:
-    """Before anything is drawn: whether it can be written in this form."""
+def check_picture(path: Path) -> None:
+    """See that a picture can be written in the form that its name asks for.
+
+    Raises:
+        InputError: it cannot.
+    """
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"a picture ends in .png, .pdf or .svg, not {printable(path.name)!r}")
     try:

@@ -28,8 +28,8 @@ from rankscope.engine.derive.flip import flipped
 from rankscope.engine.derive.weighting import is_weighted, noise_of
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import DEFAULT_THRESHOLDS, Projection
+from rankscope.store.export import check_name, row
 from rankscope.store.export import export as write_export
-from rankscope.store.export import row
 
 from ..data.gauge import RAW
 from ..data.grid import make_grid
@@ -45,6 +45,7 @@ from ..drawing.console_tables import print_tables
 from .ending import at_end
 from .heads import heads_to_compute
 from .opening import lines_of, open_spectra, own_of, save, say_damage, say_opened, stored_of, under, verify, wanted_of
+from .outputs import output_file
 from .series import each_of
 
 _LINE_SECONDS = 5.0
@@ -184,6 +185,11 @@ def tree(args: Namespace, root: Path) -> int:
 
 def export(args: Namespace, root: Path) -> int:
     """One file of what is stored; 1 if that is a part of the model, 2 if nothing."""
+    try:
+        check_name(Path(args.output), args.layout)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    output = output_file(args.output, "-o FILE")
     session = open_spectra(args.model, root, args.weight, args.filter, args.gauge)
     wanted = wanted_of(session.model.tree, args.filter)
     values = session.read([p.key for p in wanted if session.has(p)])
@@ -192,7 +198,7 @@ def export(args: Namespace, root: Path) -> int:
     # Tied tensors share one entry, which names the projection that was computed.
     entries = [replace(entry, projection=p) for p in stored if (entry := session.entry(p)) is not None]
     try:
-        write_export(entries, values, Path(args.output), args.layout)
+        write_export(entries, values, output, args.layout)
     except ValueError as error:
         raise InputError(str(error)) from None
     except OSError as error:

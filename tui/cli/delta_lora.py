@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rankscope.engine.atomic import is_writable, move_folder, temporary_folder, write_atomically
+from rankscope.engine.atomic import move_folder, temporary_folder, write_atomically
 from rankscope.engine.derive.difference import quantised_of
 from rankscope.engine.errors import InputError, WeightsError, printable
 from rankscope.engine.formats.safetensors import SAFETENSORS
@@ -21,26 +21,43 @@ from ..data.model import Model
 from ..data.session import Session
 from ..drawing.console import say
 from .apply import placing
+from .outputs import output_file, output_folder
 
 CONFIG = "adapter_config.json"
 _MADE = "made"
 _MOST_LISTED = 8
 
 
+def outputs_of(args: Namespace) -> tuple[Path | None, Path | None]:
+    """Where ranks and adapter are to be written, None for neither.
+
+    Raises:
+        InputError: nothing can be written there.
+    """
+    if not (args.output or args.extract):
+        return None, None
+    if len(set(args.threshold or ())) > 1:
+        raise InputError("ranks are written at one threshold: name one with -t")
+    ranks = output_file(args.output, "-o FILE.json") if args.output else None
+    return ranks, output_folder(args.extract, "--extract DIR") if args.extract else None
+
+
 class Lora:
-    """Where ranks and adapter are to be written, and of which modules; checked before anything is computed."""
+    """Of which modules ranks and adapter are to be written; checked before anything is computed."""
 
     def __init__(
-        self, args: Namespace, models: tuple[Model, Model], deltas: Sequence[Projection], under: Weighting | None
+        self,
+        args: Namespace,
+        outputs: tuple[Path | None, Path | None],
+        models: tuple[Model, Model],
+        deltas: Sequence[Projection],
+        under: Weighting | None,
     ) -> None:
         """
         Raises:
-            InputError: nothing can be written there, or of these models.
+            InputError: nothing can be written of these models.
         """
-        if len(set(args.threshold or ())) > 1:
-            raise InputError("ranks are written at one threshold: name one with -t")
-        self._output = _file(args.output)
-        self._folder = _new_folder(args.extract)
+        self._output, self._folder = outputs
         sound = [p for p in deltas if p.problem is None and not quantised_of(p)]
         if not sound:
             reason = next((p.problem for p in deltas if p.problem), "A or B is quantised: no rank is advised")
@@ -108,24 +125,6 @@ class Lora:
 
 def _first_of(count: int, name: str) -> str:
     return f"{name} and {count - 1} others" if count > 1 else name
-
-
-def _file(text: str | None) -> Path | None:
-    if text is None:
-        return None
-    path = Path(text).expanduser()
-    if path.is_dir() or not path.parent.is_dir() or not is_writable(path.parent):
-        raise InputError(f"cannot write {printable(text)}: name another with -o FILE.json")
-    return path
-
-
-def _new_folder(text: str | None) -> Path | None:
-    if text is None:
-        return None
-    path = Path(text).expanduser().absolute()
-    if path.exists() or not path.parent.is_dir() or not is_writable(path.parent):
-        raise InputError(f"cannot make {printable(text)}, or it is there: name a new folder with --extract DIR")
-    return path
 
 
 def _write(path: Path, data: bytes) -> None:
