@@ -44,7 +44,18 @@ from ..drawing.console import add_columns, make_console, plain_table, say
 from ..drawing.console_tables import print_tables
 from .ending import at_end
 from .heads import heads_to_compute
-from .opening import lines_of, open_spectra, own_of, save, say_damage, say_opened, stored_of, under, verify, wanted_of
+from .opening import (
+    lines_of,
+    open_spectra,
+    own_of,
+    save,
+    say_damage,
+    say_opened,
+    shown_of,
+    stored_of,
+    under,
+    verify,
+)
 from .outputs import output_file
 from .series import each_of
 
@@ -190,8 +201,8 @@ def export(args: Namespace, root: Path) -> int:
     except ValueError as error:
         raise InputError(str(error)) from None
     output = output_file(args.output, "-o FILE")
-    session = open_spectra(args.model, root, args.weight, args.filter, args.gauge)
-    wanted = wanted_of(session.model.tree, args.filter)
+    session = open_spectra(args.model, root, args.weight, args.filter, args.gauge, with_derived=bool(args.filter))
+    wanted = shown_of(session, args.filter)
     values = session.read([p.key for p in wanted if session.has(p)])
     say_damage(session)
     stored = stored_of(session, args.model, wanted, args.weight, args.gauge)
