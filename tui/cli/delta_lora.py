@@ -6,6 +6,7 @@ from argparse import Namespace
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rankscope.engine.atomic import move_folder, temporary_folder, write_atomically
 from rankscope.engine.derive.difference import quantised_of
@@ -22,6 +23,9 @@ from ..data.session import Session
 from ..drawing.console import say
 from .apply import placing
 from .outputs import output_file, output_folder
+
+if TYPE_CHECKING:
+    from rankscope.engine.plan.module_weights import ModuleWeights
 
 CONFIG = "adapter_config.json"
 _MADE = "made"
@@ -64,6 +68,7 @@ class Lora:
             raise InputError(f"no ranks can be written: {reason}")
         self._args, self._models, self._under = args, models, under
         self.wanted: Wanted = wanted_of(models[0], sound, under)
+        self._weights = _weights_of(models, self.wanted) if self._folder is not None else None
 
     def write(self, session: Session, threshold: float) -> int:
         """Write what was asked for; 1 where there is nothing to write."""
@@ -97,14 +102,12 @@ class Lora:
             say(f"left out of the adapter: {', '.join(given.left)}: PEFT would take other parameters for these, too")
 
     def _extract(self, output: Path, config: Mapping[str, object], given: LoraRanks) -> None:
-        from rankscope.engine.plan.extract import Adapter, loaded
+        from rankscope.engine.plan.extract import Adapter
 
-        first, second = (model.checkpoint for model in self._models)
-        assert first is not None
-        assert second is not None
+        assert self._weights is not None
         modules = {module.name: module for module in self.wanted.found.modules}
         place = placing(self._args.device, self._args.threads)
-        adapter = Adapter(loaded(first), loaded(second), self._moment, place)
+        adapter = Adapter(*self._weights, self._moment, place)
         (suffix,) = SAFETENSORS.suffixes
         with temporary_folder(output.parent) as folder:
             made = folder / _MADE
@@ -121,6 +124,24 @@ class Lora:
 
     def _moment(self, projection: Projection) -> Moment | None:
         return None if self._under is None else self._under.moment(projection)
+
+
+def _weights_of(models: Sequence[Model], wanted: Wanted) -> tuple[ModuleWeights, ModuleWeights]:
+    """A's and B's weights by module, of which only headers are read here.
+
+    Raises:
+        InputError: transformers would not load them, or a module has another shape in B.
+    """
+    from rankscope.engine.plan.module_weights import ModuleWeights, by
+
+    ours, theirs = (ModuleWeights(model.checkpoint) for model in models if model.checkpoint is not None)
+    for module in wanted.found.modules:
+        if (before := ours.shape(module)) != (after := theirs.shape(module)):
+            there = f"is {by(after)} in B and {by(before)} in A" if before and after else "is not in B"
+            raise InputError(
+                f"{printable(module.name)} {there}: no adapter makes one of the other; leave it out with --filter GLOB"
+            )
+    return ours, theirs
 
 
 def _first_of(count: int, name: str) -> str:
