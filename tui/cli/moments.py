@@ -111,10 +111,9 @@ class _Calibration:
 
 def _checked(text: str) -> Path:
     (suffix,) = Safetensors.suffixes
-    output = output_file(text, f"-o FILE{suffix}")
-    if output.suffix != suffix:
-        raise InputError(f"{printable(str(output))} would be a file of moments: name it FILE{suffix}")
-    return output
+    if not text.endswith(suffix):
+        raise InputError(f"{printable(text)} would be a file of moments: name it FILE{suffix}")
+    return output_file(text, f"-o FILE{suffix}")
 
 
 def one_device(spec: str) -> str:

@@ -78,9 +78,9 @@ def plan(args: Namespace, root: Path) -> int:
 
 def _checked(text: str) -> Path:
     """Where the plan is written: a name of its own, or that of another plan."""
+    if not text.endswith(".json"):
+        raise InputError(f"{printable(text)} would be a plan: name it FILE.json")
     output = output_file(text, "-o FILE.json")
-    if output.suffix != ".json":
-        raise InputError(f"{printable(str(output))} would be a plan: name it FILE.json")
     if output.exists() and not looks_like_plan(output):
         raise InputError(f"{printable(str(output))} is there and is no plan: name another with -o FILE.json")
     return output
