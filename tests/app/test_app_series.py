@@ -30,6 +30,8 @@ def folders(root: Path, tmp_path: Path) -> dict[int, Path]:
 async def test_views_have_the_models_as_their_axis(folders: dict[int, Path], root: Path) -> None:
     async with exploring(open_series([str(f) for f in folders.values()], root), root) as view:
         assert "5 models: step-100" in view.lines[0]
+        assert "v step (5)" in view.text
+        assert "layers (5)" not in view.text
         assert "70/70 stored" in view.lines[0]
         assert view.selected == "step.100.attention"
         await view.press("slash")

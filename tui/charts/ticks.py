@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from .figure import Axis, Span
 
-_FEW_DECADES = 2.0
 _SHORT = -4, 6
 """Exponents of numbers that are written without one."""
 
@@ -26,9 +25,7 @@ def tick_text(value: float) -> str:
 
 def axis_ticks(axis: Axis, span: Span, most: int, *, whole: bool = False) -> dict[float, str]:
     """At most about `most` round numbers within the span of an axis, and what is written at each."""
-    found = ticks(span, axis.log, most, whole=whole or (axis.exponents and span[1] - span[0] > _FEW_DECADES))
-    if axis.exponents and len(found) < 2:
-        found = list(span)
+    found = _exponent_ticks(*span, most) if axis.exponents else ticks(span, axis.log, most, whole=whole)
     return {number: axis_text(axis, number) for number in found}
 
 
@@ -40,6 +37,17 @@ def axis_text(axis: Axis, number: float) -> str:
     if axis.tens and number:
         return _with_exponent(number, 4, axis.tens)
     return tick_text(10.0**number if axis.exponents else number) + axis.unit
+
+
+def _exponent_ticks(low: float, high: float, most: int) -> list[float]:
+    """The exponents of what _log_ticks gives for the numbers, which may have no floats."""
+    decades = range(math.floor(low), math.ceil(high) + 1)
+    fine = [found for decade in decades for digit in (1, 2, 5) if low <= (found := decade + math.log10(digit)) <= high]
+    if len(fine) < 2:
+        return [low, high]
+    if len(fine) <= most or sum(found.is_integer() for found in fine) < 2:
+        return fine
+    return _linear_ticks(low, high, most, whole=True)
 
 
 def _with_exponent(number: float, digits: int, tens: int) -> str:

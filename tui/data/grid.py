@@ -115,6 +115,10 @@ class Grid:
         """`layer 12`, of a series `step.1000`."""
         return row.label if self._is_of_series else f"{LAYER} {row.label}"
 
+    def named_all(self, tower: str) -> str:
+        """What its rows of a tower are together: `layers`, `vision layers`, of a series `step`."""
+        return tower if self._is_of_series else f"{tower} {LAYER}s".strip()
+
     @property
     def _is_of_series(self) -> bool:
         return any(map(is_of_series, next(iter(self.cells.values()), ())))
