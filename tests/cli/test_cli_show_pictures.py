@@ -63,6 +63,12 @@ def test_values_at_both_ends_of_the_floats_are_drawn_and_written(tmp_path: Path,
     assert "1.7e308" in cli("show", tmp_path / "m", "--view", "layers", "--unit", "sigma_1").out.replace(
         "1.700e+", "1.7e"
     )
+    swapped = {tensor_name(f"layers.{1 - n}.{role}"): matrix for (role, n), matrix in corner.items()}
+    write(tmp_path / "swapped", {**swapped, tensor_name("layers.0.mlp.up"): corner["mlp.up", 0]})
+    assert cli("scan", tmp_path / "swapped").code == 0
+    for view in ("heatmap", "layers"):  # B/A has no float, or is 0, but for one
+        words = (tmp_path / "m", "--against", tmp_path / "swapped", "--view", view, "--unit", "sigma_1")
+        assert cli("plot", *words, "-o", tmp_path / "b.svg").code == cli("show", *words).code == 0
     rows = list(csv.DictReader(io.StringIO(cli("show", tmp_path / "m", "--view", "table", "--csv").out)))
     assert [float(row["sigma_1"]) for row in rows] == pytest.approx(
         [ends[int(row["layer"])] for row in rows], rel=1e-12

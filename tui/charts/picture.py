@@ -97,6 +97,9 @@ def save_heatmap(lens: Lens, grid: Grid, path: Path) -> None:
     tones, texts = _cells(lens, grid)
     if not texts:
         raise InputError("there is nothing to draw: not computed, s scans the model")
+    tones[np.isinf(tones)] = np.nan  # no colour stands for them: their texts say it
+    if np.isnan(tones).all():
+        raise InputError("there is nothing to draw: all of it is infinite")
     size = (2.4 + 0.75 * len(grid.columns), 1.6 + 0.2 * min(len(grid.rows), 60))
     with _paper(path, size, f"{_models(lens.pair, grid)}   {lens.title}: {lens.formula}") as paper:
         _heatmap(paper, lens, grid, tones, texts)
