@@ -69,7 +69,7 @@ class ModuleWeights:
         prefix = f"{getattr(self.model, 'base_model_prefix', '')}."
         for tensor in self._checkpoint.tensors:
             name = name_of(tensor.name)
-            if name is not None and not tensor.problem:
+            if name is not None and not tensor.problem and not tensor.parts:  # which are packed, or of several files
                 places = (name, prefix + name, name.removeprefix(prefix))
                 yield from ((place, tensor) for place in places if place in self._shapes)
 
