@@ -153,6 +153,17 @@ def test_stacks_and_products_are_in_the_views_of_show(tmp_path: Path, cli: Run) 
     sigma = [float(row["sigma"]) for row in csv.DictReader(ran.out.splitlines())]
     assert np.allclose(sigma, lapack(products["none"])[:8], rtol=1e-10)
     assert "key_value" not in cli("show", tmp_path / "lite").out
+    wrong = cli("scan", "--derived=head", tmp_path / "lite")
+    assert (wrong.code, "--derived: invalid choice: 'head'" in wrong.err) == (2, True)
+    assert "model 2 of 2" in cli("scan", "--derived", "small", tmp_path / "lite").err
+
+
+def test_stacks_and_products_are_in_exports_where_a_filter_names_them(tmp_path: Path, cli: Run) -> None:
+    held = mla_checkpoint(tmp_path / "lite", with_query_factors=False)
+    own = {n.split(".")[4]: w for n, w in held.items() if "self_attn" in n}
+    products = {"norm": own["kv_b_proj"] * own["kv_a_layernorm"]}
+    products["none"] = products["norm"] @ own["kv_a_proj_with_mqa"][:8]
+    assert cli("scan", "--derived", tmp_path / "lite", "--weight", "none", "--weight", "norm").code == 0
     for weight, product in products.items():
         words = ("--filter", "*.key_value", "--weight", weight)
         assert cli("export", tmp_path / "lite", *words, "-o", tmp_path / "a.npz").code == 0
@@ -167,6 +178,3 @@ def test_stacks_and_products_are_in_the_views_of_show(tmp_path: Path, cli: Run) 
         assert np.allclose(values, lapack(products["none"])[:8], rtol=1e-10)
     assert cli("export", tmp_path / "lite", "-o", tmp_path / "a.csv").code == 0
     assert "key_value" not in (tmp_path / "a.csv").read_text()
-    wrong = cli("scan", "--derived=head", tmp_path / "lite")
-    assert (wrong.code, "--derived: invalid choice: 'head'" in wrong.err) == (2, True)
-    assert "model 2 of 2" in cli("scan", "--derived", "small", tmp_path / "lite").err
