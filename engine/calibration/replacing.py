@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _SAME = 0.01
 """How far a module's matrix may be from the stored one, in Frobenius norm: what the types that models run in round."""
-_ADVICE = "write the model by  rankscope apply --merge  and name it with --against"
+_ADVICE = "write the model with  rankscope apply --merge  and name it with --against"
 
 
 class RunningMatrices:

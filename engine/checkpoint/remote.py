@@ -93,7 +93,7 @@ def open_repo(place: hub.Place, lacking: str = "", only: HubFile | None = None) 
         listed = with_descriptions({each.path: each.listing for each in found}, pool, watch)
         config = beside.result() if beside else _said(found)
         adapter = about.result()
-    renamed = f"{place.repo} has another name on the Hub now: {printable(repo.name)}" if repo.name != place.repo else ""
+    renamed = f"{place.repo} was renamed on the Hub: {printable(repo.name)}" if repo.name != place.repo else ""
     warnings = tuple(filter(None, (renamed, left_out)))
     return Opened(origin.repo, repo.commit, config, kind, listed, named, warnings, adapter)
 

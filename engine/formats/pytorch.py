@@ -124,7 +124,7 @@ class PyTorch(Format):
         if not tensor.strides:
             return read_plain(tensor, stored, landing)
         if math.prod(tensor.shape) * DTYPE_BITS.get(tensor.dtype, 0) > 8 * (tensor.end - tensor.begin):
-            raise WeightsError("elements of this view share their bytes: it is no weight matrix")
+            raise WeightsError("elements of this view share their bytes: it is not a weight matrix")
         flat, seen = read_plain(tensor._replace(shape=(-1,)), stored, landing)
         import numpy as np
 
@@ -172,7 +172,7 @@ def _list(file: Path, head: bytes) -> list[Any]:
         elif head.startswith(_LEGACY):
             found, regions = _load_legacy(file)
         else:
-            other = "is no file of torch.save: name one, or a .safetensors or .gguf file"
+            other = "was not written by torch.save: name a file that was, or a .safetensors or .gguf file"
             raise bad_file(file, foreign.content(head) or other)
         return _rows(file, found, regions)
     except InputError:
@@ -181,7 +181,7 @@ def _list(file: Path, head: bytes) -> list[Any]:
         raise InputError(f"cannot read {printable(str(file))}: {error.strerror or type(error).__name__}") from None
     except Exception as error:  # noqa: BLE001 - torch, zipfile and pickletools raise whatever bad bytes lead to
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise bad_file(file, f"is damaged or no checkpoint ({printable(reason, 80)}): download it again") from None
+        raise bad_file(file, f"is damaged or not a checkpoint ({printable(reason, 80)}): download it again") from None
 
 
 def _need_torch() -> None:
@@ -314,7 +314,7 @@ def _rows(file: Path, found: object, regions: list[_Region]) -> list[Any]:
         held = f"its keys are {', '.join(keys)}" if keys else f"it is a {type(found).__name__}"
         raise bad_file(file, f"holds no state dict ({held}): save the model's state_dict()")
     if len({name for name, *_ in rows}) < len(rows):
-        raise ValueError("a tensor name stands twice")
+        raise ValueError("a tensor name occurs twice")
     "".join(name for name, *_ in rows).encode()  # a pickle may hold half a surrogate pair, which no other text can
     return rows
 

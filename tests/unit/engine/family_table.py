@@ -105,7 +105,7 @@ def _tested(family: str) -> str:
     traced = {spec.model_type for spec in SPECS if "*" not in spec.untraced} | {item.model_type for item in FAMILIES}
     if family in traced:
         unseen = sorted({role for spec in SPECS if spec.model_type == family for role in spec.untraced})
-        return f"M, but by name alone: {', '.join(unseen)}" if unseen else "M"
+        return f"M, but only by name: {', '.join(unseen)}" if unseen else "M"
     if family in {spec.model_type for spec in SPECS}:
         return "M, names"
     assert family in {item.model_type for item in PUBLISHED} | {"openelm", "lara_mini"}
