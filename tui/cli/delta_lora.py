@@ -38,7 +38,7 @@ class Lora:
             InputError: nothing can be written there, or of these models.
         """
         if len(set(args.threshold or ())) > 1:
-            raise InputError("ranks are written at one threshold: name one with -t")
+            raise InputError("ranks are written at one threshold only: name one with -t")
         self._output = _file(args.output)
         self._folder = _new_folder(args.extract)
         sound = [p for p in deltas if p.problem is None and not quantised_of(p)]
@@ -77,7 +77,7 @@ class Lora:
         if unknown := [name for name, rank in known.items() if rank is None]:
             say(f"left out of the adapter: {_first_of(len(unknown), unknown[0])}: not computed")
         if given.left:
-            say(f"left out of the adapter: {', '.join(given.left)}: PEFT would take other parameters for these, too")
+            say(f"left out of the adapter: {', '.join(given.left)}: PEFT would also match other parameters with these")
 
     def _extract(self, output: Path, config: Mapping[str, object], given: LoraRanks) -> None:
         from rankscope.engine.plan.extract import Adapter, loaded

@@ -169,7 +169,7 @@ def say_opened(model: Model, session: Session) -> None:
     if checkpoint and not checkpoint.config and not model.tree.known:
         say("there is no config.json: matrices that may fuse several projections are taken whole")
     if model.reason:
-        say(f"{model.reason}; this is what is stored of it, and may be a part")
+        say(f"{model.reason}; shown is what is stored of it, which may be a part")
     if checkpoint and checkpoint.quantisation:
         say(f"{model.name} is quantised: these are spectra of its {checkpoint.quantisation} weights")
     say_damage(session)

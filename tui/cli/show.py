@@ -94,7 +94,7 @@ def plot(args: Namespace, root: Path) -> int:
     from ..charts.picture import save_picture
 
     if args.rank and (args.unit or "k") != ENERGY:
-        raise InputError("a picture shows a --rank with --unit energy alone")
+        raise InputError("a picture shows --rank only with --unit energy")
     asked = understand(args, root)
     path = Path(args.output)
     try:
