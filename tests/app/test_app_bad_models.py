@@ -152,7 +152,7 @@ async def test_a_matrix_of_zeros_and_one_of_rank_one(tmp_path: Path, root: Path)
         await view.press("enter")
         await view.sees("4/7 stored")
         await view.press("n")
-        await view.chart("layers.0.attention.query", "only zeros")
+        await view.chart("layers.0.attention.query", "all values are 0")
         await view.press("L")
         await view.chart("layers.0.attention.key", "k90 1 ")
         for key in "aaa2aa4":

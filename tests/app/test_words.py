@@ -196,9 +196,9 @@ def test_an_empty_chart_says_what_to_do() -> None:
     assert say(query, key) == "not computed: enter computes it"  # one of several cannot be computed
     assert say(query, replace(key, problem="packed")) == "it cannot be computed: the line below says why"
     session.states[value.key] = State.QUEUED
-    assert say(query, key, value) == "being computed: the curve comes when it is saved"
+    assert say(query, key, value) == "being computed: the curve appears once it is saved"
     session.states[value.key] = State.RUNNING
-    assert say(value) == "being computed: the curve comes when it is saved"
+    assert say(value) == "being computed: the curve appears once it is saved"
     session.states.clear()
     cast(Any, seen.against([query], Side.B)).failures = {}
     request.side = Side.B  # type: ignore[misc]
@@ -315,7 +315,7 @@ def test_a_rank_is_a_whole_number_from_one_on() -> None:
     for wrong in ("0", "-1", "1.5", "x", "q=", "=4", "q=0"):
         with pytest.raises(InputError) as refused:
             parse_command(f"k {wrong}")
-        assert str(refused.value).startswith(f"{wrong!r} is no rank: write 512, or query=1536,key_value=512")
+        assert str(refused.value).startswith(f"{wrong!r} is not a rank: write 512, or by role query=1536,key_value=512")
     for wrong in ("1 2", "q=1 q=2"):
         with pytest.raises(InputError, match="twice"):
             parse_command(f"k {wrong}")

@@ -62,7 +62,7 @@ def save_picture(pair: Pair, request: Request, path: Path, lens: Lens | None = N
     """
     picture = BY_KEY[request.view].picture
     if not picture:
-        raise InputError("this view has no picture for print: export it as .csv, or as .svg as it is on the screen")
+        raise InputError("this view cannot be drawn for print: export it as .csv, or as .svg of the screen")
     resolve(picture)(pair, request, path, lens)
 
 

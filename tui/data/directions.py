@@ -154,7 +154,7 @@ def known_of(session: Session, projections: Iterable[Projection]) -> list[Facts]
     found = [facts(session, p, frame) for p in projections]
     known = [each for each in found if each is not None]
     if not known:
-        raise InputError("no directions are computed of these: run  rankscope inspect MODEL ADDRESS")
+        raise InputError("no directions are computed for these: run  rankscope inspect MODEL ADDRESS")
     return known
 
 
@@ -166,7 +166,7 @@ def tokens_of(session: Session, projection: Projection, frame: Frame | None) -> 
     """
     row = directions_of(projection)
     if frame is None:
-        raise WeightsError("the weights are not at hand: no tokens can be named")
+        raise WeightsError("the weights are not at hand: tokens cannot be named")
     numbers = session.read([row.key]).get(row.key)
     if numbers is None or not numbers[0]:
         raise WeightsError("a matrix of zeros has no first direction")

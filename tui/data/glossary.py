@@ -34,7 +34,7 @@ GLOSSARY = (
     (
         "k0",
         "The mean k90 of noise of this shape: independent Gaussian numbers of one variance (Marchenko-Pastur, + 1/2 "
-        "because a rank is whole). Shape alone moves k90: 51 % of a square matrix of noise, 76 % of one at 1:4.",
+        "because a rank is whole). The shape itself moves k90: 51 % of a square matrix of noise, 76 % of one at 1:4.",
     ),
     (
         "k/k0",
@@ -69,7 +69,7 @@ GLOSSARY = (
     (
         "position 0",
         "The first token of a text may hold nearly all of the output energy. Above 20 % it is a sink, and k90 without "
-        "is the k90 of the other tokens. A file of moments says it, an imatrix cannot.",
+        "is the k90 of the other tokens. A file of moments holds this share, an imatrix cannot.",
     ),
     ("held out", "Energy of text that the moments are not of, kept by the best approximation of rank k90 under them."),
     ("tokens/n", "Tokens that the moments are of, for each input feature: below 8 ranks come out too low."),
@@ -99,7 +99,7 @@ GLOSSARY = (
     ),
     (
         "offset",
-        "How many tokens a query stands behind its key (:offset 16): RoPE turns QK by it, and changes nothing at 0.",
+        "How many tokens a query comes after its key (:offset 16): RoPE turns QK by it, and changes nothing at 0.",
     ),
     (
         "OV, kv_ov",
@@ -118,7 +118,7 @@ GLOSSARY = (
     (
         "edge, spikes",
         "The largest singular value of noise that fits the median; spikes are the values above it, at most num.rank "
-        "and at most half of all: where more stand out, the median is one of theirs, and some are missed.",
+        "and at most half of all: where more are larger, the median is one of them, and some are missed.",
     ),
     (
         "plan",
@@ -143,9 +143,9 @@ GLOSSARY = (
     ),
     (
         "rank cursor",
-        "A rank on the chart (h l, comma and full stop, :k 512): what keeping so many would keep and cost.",
+        "A rank on the chart (h l, comma and full stop, :k 512): the energy it keeps, the parameters it takes.",
     ),
-    ("scan", "Computing what the filter leaves and what is not stored yet."),
+    ("scan", "Computing what the filter shows and what is not stored yet."),
     (
         "key_value",
         "Keys and values of a layer as one matrix: its k90, kv_lora, is the kv_lora_rank that MLA would take. Where "
@@ -165,12 +165,12 @@ GLOSSARY = (
     ),
     (
         "above, rounding edge",
-        "Of a delta: how many singular values are larger than rounding to B's type alone can make, so at least so many "
-        "are no rounding. The smaller of that and of k is the LoRA rank that holds the change.",
+        "Of a delta: how many singular values are larger than rounding to B's type alone can make, at least "
+        "that many are not rounding. The smaller of that number and k is the LoRA rank that holds the change.",
     ),
     (
         "lines in 4",
-        "Ranks to hold others against: at first those of DeepSeek-V2's MLA (kv_lora_rank 512, q_lora_rank 1536).",
+        "Ranks to compare with: by default those of DeepSeek-V2's MLA (kv_lora_rank 512, q_lora_rank 1536).",
     ),
 )
 """A word and what it means."""

@@ -47,7 +47,7 @@ class Tour:
         role, found = self.column.role, f"{len(self.projections)} {self.column.role} projections"
         k, energy = BY_NAME["k"].titled(state.threshold), f"{percent(state.threshold)} %"
         return (
-            Step(f"/{self._filter(state)} enter", f"the {found} alone, in every view", self._is_filtered),
+            Step(f"/{self._filter(state)} enter", f"only the {found}, in every view", self._is_filtered),
             Step("s, then y", "computes and saves them; it takes seconds to minutes", self._is_computed),
             Step("3", f"layers x roles: {k}, components with {energy} of energy", _is_at(View.HEATMAP)),
             Step("u, k/k0, enter", "over that of noise: below 1 there is structure", _has_unit("k/k0")),

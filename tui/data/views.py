@@ -210,7 +210,7 @@ VIEWS: tuple[ViewSpec, ...] = (
     ViewSpec(
         "gauge",
         None,
-        "By role, whether the order of the layers outlives fixing the gauge",
+        "By role, whether the order of the layers survives fixing the gauge",
         Place.TOP,
         csv="data.view_records:of_gauge",
         text="cli.show:print_gauge",

@@ -87,7 +87,7 @@ class Exporter:
         """Write what is shown to a file, by its suffix; a file that is there is left alone."""
         path = Path(name).expanduser()
         if path.exists():
-            self._state.say(f"{path} is there already: name another file")
+            self._state.say(f"{path} exists already: name another file")
             return
         writers = {".csv": self._csv, ".svg": self._svg, ".png": self._picture, ".pdf": self._picture}
         if path.suffix.lower() not in writers:
