@@ -204,7 +204,7 @@ async def test_the_picker_marks_what_is_not_whole(root: Path, tmp_path: Path, mo
     (tmp_path / "models--org--whole" / "blobs").mkdir()
     (tmp_path / "models--org--whole" / "blobs" / "whole").touch()
     kinds = {found.name: found.kind for found in choices(root)}
-    assert (kinds["org/whole"], kinds["org/gone"]) == ("in the Hub cache", "in the Hub cache, not whole")
+    assert (kinds["org/whole"], kinds["org/gone"]) == ("in the Hub cache", "in the Hub cache, incomplete")
 
 
 async def test_a_choice_that_does_not_open_is_said_and_another_is_made(

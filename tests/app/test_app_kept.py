@@ -120,7 +120,7 @@ def test_near_all_of_the_energy_two_digits_say_how_near(share: float, said: str)
         (100, "125 % of the parameters keep 99.91 to 99.95 % of the energy, least in layer 2 key_value"),
         (75, "125 % of the parameters keep 99.91 to 99.95 %, least in layer 2 key_value"),
         (62, "125 % of parameters keep at least 99.91 % (layer 2 key_value)"),
-        (58, "125 % of parameters keep 99.91 to 99.95 %"),
+        (58, "125 % of parameters keep >= 99.91 % (layer 2 key_value)"),
         (50, "125 % of parameters keep 99.91 to 99.95 %"),
         (30, "keeps 99.91 to 99.95 %"),
     ],

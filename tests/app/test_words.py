@@ -27,6 +27,7 @@ from rankscope.tui.data.table_rows import fields_of
 from rankscope.tui.data.wording import describe, duration, percent, solved_again
 from rankscope.tui.drawing.cell import Count
 from rankscope.tui.screens.command_line import parse_command
+from rankscope.tui.screens.explorer.screen import FIRST_KEYS
 from rankscope.tui.screens.messages import BackgroundFailed
 from rankscope.tui.screens.status_lines import (
     HINTS,
@@ -286,6 +287,11 @@ def test_as_many_key_hints_as_fit() -> None:
         assert key_line(width, HINTS, {}).plain == said
     assert key_line(25, HINTS, {"compute": "c"}).plain == " 0-9 view  c compute"
     assert key_line(25, HINTS, {}, "why").plain == " why"
+
+
+def test_the_first_line_fits_80_columns_and_names_b() -> None:
+    assert len(FIRST_KEYS) < 80
+    assert "  b outlier  " in FIRST_KEYS
 
 
 @pytest.mark.parametrize("width", [25, 80, 120, 200])

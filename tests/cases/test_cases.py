@@ -279,7 +279,7 @@ def test_queries_of_transformer_engine_are_whole(made: Made, tmp_path: Path) -> 
 def test_broken_entries_of_a_hub_cache(made: Made, monkeypatch: pytest.MonkeyPatch, name: str, said: str) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(made("09") / "hub"))
     listed = {found.name: found.kind for found in choices(made("09") / "store")}
-    assert (listed.get(f"some-org/{name}") == "in the Hub cache, not whole") is (name in ("gone", "wrong"))
+    assert (listed.get(f"some-org/{name}") == "in the Hub cache, incomplete") is (name in ("gone", "wrong"))
     if said:
         with pytest.raises(InputError, match=re.escape(said)):
             open_checkpoint(f"some-org/{name}", Access.CACHE)

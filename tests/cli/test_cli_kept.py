@@ -56,7 +56,7 @@ def test_one_rank_for_all(model: tuple[Path, Arrays], cli: Run) -> None:
     assert ran.err.splitlines()[0] == (
         f"at rank {k} the 14 shown projections take {parts / 1000:.3g}k of {whole / 1000:.3g}k parameters "
         f"({100 * parts / whole:.0f} %) and keep {expected[worst]:.1f} to 100.0 % of the 13 computed (least: {worst}); "
-        "4 would take more than as they are"
+        "for 4 of them two factors take more than the matrix"
     )
 
 

@@ -11,7 +11,7 @@ GLOSSARY = (
         "singular values",
         "sigma_1 >= sigma_2 >= ...: the matrix is a sum of as many matrices of rank 1, of these sizes.",
     ),
-    ("spectrum", "All singular values of a projection. Computing one takes its weights, looking at it does not."),
+    ("spectrum", "All singular values of a projection. Computing it needs the weights, looking at it does not."),
     (
         "energy",
         "sigma^2. The k largest hold a share of the sum, energy(k). Keep k and drop the rest: no other rank k "
@@ -149,10 +149,10 @@ GLOSSARY = (
     (
         "key_value",
         "Keys and values of a layer as one matrix: its k90, kv_lora, is the kv_lora_rank that MLA would take. Where "
-        "attention is latent as it is, kv_b kv_a, and query_product q_b q_a; lora is their rank. enter computes them.",
+        "attention is latent already: kv_b kv_a, and query_product q_b q_a; lora is their rank. enter computes them.",
     ),
     ("mark", "A projection chosen for comparison, by space."),
-    ("experts", "MLPs of which a token takes a few. Their cell shows median ^farthest."),
+    ("experts", "MLPs of one layer, a few of which process each token. Their cell shows median ^farthest."),
     (
         "A, B, B/A",
         "The first model, the second, and the second's number over the first's (d). B/A of a bound: > where B's number "
@@ -165,8 +165,8 @@ GLOSSARY = (
     ),
     (
         "above, rounding edge",
-        "Of a delta: how many singular values are larger than rounding to B's type alone can make, at least "
-        "that many are not rounding. The smaller of that number and k is the LoRA rank that holds the change.",
+        "Of a delta: how many singular values are larger than rounding to B's type alone can make: a "
+        "lower bound of how many are not rounding. The smaller of that and k is the LoRA rank that holds the change.",
     ),
     (
         "lines in 4",

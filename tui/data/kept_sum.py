@@ -40,9 +40,10 @@ class KeptSum:
         some = f" of the {self.known} computed" if 0 < self.known < self.count else ""
         energy = f"{self.least} to {self.most} %" if self.known else "an unknown share"
         worst = f" (least: {self.worst})" if self.known else ""
-        costly = f"; {self.costly} would take more than as they are" if self.costly else ""
+        costly = f"; for {self.costly} of them two factors take more than the matrix" if self.costly else ""
         takes = f"{self.count} shown projections take {parts} of {whole} parameters"
-        least = (f"{share} of parameters keep at least {self.least} % ({self.worst_short})",) if self.known else ()
+        floor = f"{self.least} % ({self.worst_short})"
+        least = [f"{share} of parameters keep {word} {floor}" for word in ("at least", ">=")] if self.known else []
         where = f", least in {self.worst_short}" if self.known else ""
         return (
             f"at rank {self.text} the {takes} ({share}) and keep {energy}{some}{worst}{costly}",
