@@ -258,7 +258,7 @@ async def test_what_cannot_be_is_one_line_and_the_plan_stays(llama: Path, root: 
         assert f"at a cut of {most[1]} %" in view.text
         for words, said in (
             ("plan 20% filter=nothing", "no matrix of weights matches 'nothing'"),
-            ("plan-save plan.txt", "name it FILE.json"),
+            ("plan-save plan.txt", "name the plan FILE.json"),
             (f"plan-save {tmp_path / 'no' / 'p.json'}", "cannot write"),
         ):
             await command(view, words)

@@ -222,7 +222,7 @@ def test_wrong_use_is_one_line_before_anything_is_loaded(
     monkeypatch.setattr(perplexity, "load", None)
     plan = tmp_path / "plan.json"
     plan.write_text("{}")
-    assert "is no plan" in cli("perplexity", model, "--text", text, "--plan", plan).error
+    assert "is not a plan" in cli("perplexity", model, "--text", text, "--plan", plan).error
     assert "not allowed with" in cli("perplexity", model, "--text", text, "--plan", plan, "--against", model).error
     assert "no such file" in cli("perplexity", model, "--text", text, "--against", tmp_path / "no").error
     (tmp_path / "factors.json").write_text("{}")
