@@ -98,7 +98,7 @@ def export(entries: Sequence[Entry], values: Mapping[str, Values], path: Path, l
     path = Path(path)
     suffix = path.suffix.lower()
     if layout != INDEX and suffix != ".h5":
-        raise ValueError(f"the layout {layout} is of .h5 files, and {path.name!r} is none")
+        raise ValueError(f"the layout {layout} is for .h5 files, not for {path.name!r}")
     if layout == GROUPS:
         data = build_groups(_members(entries, _arrays(entries, values)))
     elif suffix == ".h5":

@@ -114,7 +114,7 @@ def svg_of(lines: Sequence[Text], width: int, title: str) -> str:
 def _check(path: Path) -> None:
     """Before anything is drawn: whether it can be written in this form."""
     if path.suffix.lower() not in SUFFIXES:
-        raise InputError(f"a picture ends in .png, .pdf or .svg, not {printable(path.name)!r}")
+        raise InputError(f"a picture must end in .png, .pdf or .svg, not {printable(path.name)!r}")
     try:
         import matplotlib  # noqa: F401
     except ImportError:

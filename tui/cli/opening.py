@@ -153,7 +153,7 @@ def stored_of(session: Session, name: str, wanted: list[Projection], weight: str
     stored = [p for p in wanted if session.has(p)]
     if not stored:
         others = len(session.store.stored())
-        found = f"{others} spectra are stored of other states or parts of" if others else "nothing is stored of"
+        found = f"none of these is computed; {others} other spectra are stored of" if others else "nothing is stored of"
         read = " that can be read" if session.store.damaged else ""
         derived = "--derived mla" if all(p in session.model.further for p in wanted) else ""
         command = " ".join(filter(None, (f"rankscope scan {printable(name)}", derived, _options(weight, gauge))))

@@ -151,13 +151,19 @@ def _check_delta(args: Namespace, measure: Measure) -> None:
         raise InputError(f"there is no {measure.name} of differences: name another --unit")
 
 
+def _either(views: Sequence[str]) -> str:
+    """`heatmap, layers or table`."""
+    *first, last = views
+    return f"{', '.join(first)} or {last}" if first else last
+
+
 def _check(args: Namespace) -> None:
     options = dict.fromkeys(option for view in VIEWS for option in view.options)
     for option in options.keys() - set(BY_NAME[args.view].options):
         if getattr(args, option, None):
-            raise InputError(f"--{option} goes with --view {' or '.join(taking(option))}, not with {args.view}")
+            raise InputError(f"--{option} goes with --view {_either(taking(option))}, not with {args.view}")
     if getattr(args, "json", False) and "csv" not in BY_NAME[args.view].options:
-        raise InputError(f"--json goes with --view {' or '.join(taking('csv'))}, not with {args.view}")
+        raise InputError(f"--json goes with --view {_either(taking('csv'))}, not with {args.view}")
     if args.view == "gauge" and (args.against or args.weight != NONE):
         raise InputError("--view gauge is for one model without weighting: leave out --against and --weight")
     if args.view == "gauge" and getattr(args, "unit", None) == "u1_participation":
