@@ -39,7 +39,7 @@ class RunningMatrices:
         if lost:
             raise InputError(
                 f"{len(lost)} of {len(projections)} projections are in no module that is known to multiply with them, "
-                f"{printable(lost[0].address)} for one: {_ADVICE}"
+                f"e.g. {printable(lost[0].address)}: {_ADVICE}"
             )
         self._fed = {p.address: one for one in fed for p in one.projections}
         self._config = checkpoint.config

@@ -92,7 +92,7 @@ class FileWeighting:
             return ""
         if not self._held.is_split:
             what = "an imatrix" if self._held.kind == "imatrix" else self._named
-            alone = "where that holds most of the energy, ranks are of it alone"
+            alone = "where it holds most of the energy, ranks describe only that"
             return f"{what} does not keep position 0 apart: {alone}"
         if any(made.sink is not None for made in self._held.figures.values()):
             return ""

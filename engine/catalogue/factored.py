@@ -202,7 +202,7 @@ def _lines(failed: Mapping[str, Sequence[str]], beside: Mapping[str, Sequence[_H
             sides[said.side].append(tensor.name)
     if names := sides["magnitude"]:
         lines.append(
-            f"DoRA: {_counted(names)} of magnitudes are left out, e.g. {printable(names[0])}: "
+            f"DoRA: {_counted(names)} of magnitudes not applied, e.g. {printable(names[0])}: "
             "the spectra are those of scale x B A"
         )
     lines += [

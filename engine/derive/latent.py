@@ -251,7 +251,7 @@ def shared_moment(parents: Sequence[Projection], cols: int, under: Weighting) ->
     found = [under.moment(p) for p in parents]
     for p, moment in zip(parents, found, strict=True):
         if moment.cols != cols:
-            raise WeightsError(f"the second moments are of {moment.cols} inputs, {p.address} has {cols}")
+            raise WeightsError(f"the second moments have {moment.cols} inputs, {p.address} has {cols}")
         if moment.digest != found[0].digest:
             raise WeightsError(f"{parents[0].address} and {p.address} have different second moments of their input")
     return found[0]

@@ -66,7 +66,7 @@ def token_ends(checkpoint: Checkpoint, gains: NormWeighting, projection: Project
         name, tensor = "u_1", embeddings.unembedding(projection)
         vector = gains.unfolded(projection, found.left[:, :1])[:, 0]
     else:
-        raise WeightsError(f"tokens are of {', '.join(READS + WRITES)}, which meet the residual stream")
+        raise WeightsError(f"tokens can be named for {', '.join(READS + WRITES)}, which meet the residual stream")
     scores = _scores(checkpoint, tensor, vector)
     order = np.argsort(-scores, kind="stable")
     count = min(MOST, -(-len(order) // 2))

@@ -138,7 +138,7 @@ WRONG = [
     ("--unit energy --rank 0", "'0' is not a rank"),
     ("--unit energy --rank ,", "',' is not a rank"),
     ("--unit energy --view heads", "--unit energy is for --view heatmap or layers, not for heads"),
-    ("--view spectrum --rank q=4", "--view spectrum takes one --rank"),
+    ("--view spectrum --rank q=4", "--view spectrum takes only one --rank"),
 ]
 
 

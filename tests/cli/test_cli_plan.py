@@ -303,7 +303,7 @@ def test_moments_about_the_mean_are_for_display_alone(cli: Run, llama: tuple[Pat
     file = moments_file(tmp_path / "m.safetensors", addresses())
     ran = cli("plan", llama[0], "--cut", "20%", "-o", tmp_path / "p.json", "--weight", f"centred:{file}")
     assert (ran.code, len(ran.err.splitlines())) == (2, 1)
-    assert "plans are of moments as they are, not about the mean" in ran.err
+    assert "plans need moments as they are, not about the mean" in ran.err
 
 
 def test_what_is_stored_can_be_planned_without_the_weights(cli: Run, tmp_path: Path) -> None:

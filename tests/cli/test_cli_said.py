@@ -140,7 +140,7 @@ def imatrix(tmp_path: Path, *, plain: bool) -> Path:
 def test_an_imatrix_is_said_to_be_whole(tmp_path: Path, cli: Run, arrays: Arrays) -> None:
     del arrays
     named = (tmp_path / "m", "--weight", imatrix(tmp_path, plain=True), "--filter", "*.mlp.[ud]*")
-    whole = "an imatrix does not keep position 0 apart: where that holds most of the energy, ranks are of it alone"
+    whole = "an imatrix does not keep position 0 apart: where it holds most of the energy, ranks describe only that"
     for command in ("scan", "show"):
         assert cli(command, *named).err.splitlines()[-1] == whole
     assert re.search(rf"{DOWN} .* not apart .* 10\.0 ", cli("show", *named, "--view", "table").out)

@@ -125,7 +125,7 @@ def _derived(
     """What is made of several matrices or of parts of one, under each of the weightings and in each of the gauges; a
     line where there is nothing of that."""
     if args.offset and args.derived not in ("all", "heads"):
-        raise InputError("--offset is of the products of heads: add --derived heads")
+        raise InputError("--offset is for the products of heads: add --derived heads")
     found: list[Projection] = []
     for weight in weights if args.derived else ():
         try:

@@ -38,7 +38,7 @@ def check_ranks(measure: Measure, args: Namespace) -> None:
     if "unit" in view.options and not measure.needs_ranks:
         raise InputError(f"--rank with --view {view.name} needs --unit energy: add it")
     if is_over_ranks and args.rank.roles:
-        raise InputError(f"--view {view.name} takes one --rank for all that it shows")
+        raise InputError(f"--view {view.name} takes only one --rank")
     for kind in ("csv", "json"):
         if is_over_ranks and getattr(args, kind, False):
             raise InputError(f"--rank with --{kind} needs --view table: charts are written at every rank")

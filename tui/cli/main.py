@@ -57,7 +57,7 @@ COMMANDS = (
         arguments.inspect,
     ),
     Command(
-        "mla", "say which kv_lora_rank and q_lora_rank latent attention (MLA) would take", "cli.mla:mla", arguments.mla
+        "mla", "say which kv_lora_rank and q_lora_rank latent attention (MLA) would need", "cli.mla:mla", arguments.mla
     ),
     Command(
         "delta",

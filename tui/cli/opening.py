@@ -167,7 +167,7 @@ def say_opened(model: Model, session: Session) -> None:
     for warning in model.warnings:
         say(warning)
     if checkpoint and not checkpoint.config and not model.tree.known:
-        say("there is no config.json: matrices that may fuse several projections are taken whole")
+        say("there is no config.json: matrices that may fuse several projections are not split")
     if model.reason:
         say(f"{model.reason}; shown is what is stored of it, which may be a part")
     if checkpoint and checkpoint.quantisation:

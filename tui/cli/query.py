@@ -148,7 +148,7 @@ def _check_delta(args: Namespace, measure: Measure) -> None:
     if args.side not in (None, DELTA):
         raise InputError(f"--view {DELTA} goes with --side {DELTA}")
     if measure.needs_twin or measure.needs_raw or measure.needs_directions:
-        raise InputError(f"there is no {measure.name} of differences: name another --unit")
+        raise InputError(f"differences have no {measure.name}: name another --unit")
 
 
 def _either(views: Sequence[str]) -> str:

@@ -72,7 +72,7 @@ GLOSSARY = (
         "is the k90 of the other tokens. A file of moments holds this share, an imatrix cannot.",
     ),
     ("held out", "Energy of text that the moments are not of, kept by the best approximation of rank k90 under them."),
-    ("tokens/n", "Tokens that the moments are of, for each input feature: below 8 ranks come out too low."),
+    ("tokens/n", "Tokens in the moments for each input feature: below 8 ranks come out too low."),
     (
         "centred",
         "Under C - mu mu^T, mu = E[x] the mean of the input (:weight centred:FILE): what varies between tokens. For "
@@ -90,8 +90,8 @@ GLOSSARY = (
     ),
     (
         "head, KV head",
-        "Some rows of query, or of key and value, and the columns of output behind them (7). Of H query heads H / KV "
-        "neighbours share a KV head.",
+        "Some rows of query, or of key and value, and the columns of output that they feed (7). Of H query heads H / "
+        "KV neighbours share a KV head.",
     ),
     (
         "QK",
@@ -160,7 +160,7 @@ GLOSSARY = (
     ),
     (
         "delta",
-        "What a fine-tune B changed of A: W_B - W_A of each projection, which has a spectrum of its own: d behind B/A "
+        "What a fine-tune B changed of A: W_B - W_A of each projection, which has a spectrum of its own: d after B/A "
         "shows these in every view, 8 as a table (rankscope delta A B).",
     ),
     (

@@ -219,7 +219,7 @@ VIEWS: tuple[ViewSpec, ...] = (
     ViewSpec(
         "mla",
         None,
-        "Which kv_lora_rank and q_lora_rank latent attention would take, where that is computed",
+        "Which kv_lora_rank and q_lora_rank latent attention would need, where that is computed",
         Place.TOP,
         csv="data.view_records:of_mla",
         text="cli.mla:print_mla",

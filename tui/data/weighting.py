@@ -79,7 +79,7 @@ def pooled(weighting: Weighting, model: Model, projections: Iterable[Projection]
         InputError: they are about the mean.
     """
     if weighting.is_centred:
-        raise InputError("plans are of moments as they are, not about the mean")
+        raise InputError("plans need moments as they are, not about the mean")
     from rankscope.engine.calibration.pooled import PooledWeighting
     from rankscope.engine.calibration.weighting import FileWeighting
 

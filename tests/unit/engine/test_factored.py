@@ -154,7 +154,7 @@ def test_what_is_no_product_is_named(tmp_path: Path) -> None:
         "1 tensor: A without B, e.g. base_model.model.model.layers.1.self_attn.v_proj.lora_A",
         "1 tensor: B without A, e.g. base_model.model.model.layers.2.self_attn.v_proj.lora_B",
         "1 tensor: an A and a B whose shapes do not fit, e.g. base_model.model.model.layers.3.",
-        "DoRA: 1 tensor of magnitudes are left out",
+        "DoRA: 1 tensor of magnitudes not applied",
         "2 tensors of LoHa, which is not a product of two factors",
         "1 tensor of a LoRA of three factors, which",
         "1 tensor: A and B of a module with a third factor, which are not multiplied",

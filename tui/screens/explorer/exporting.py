@@ -73,7 +73,7 @@ class Exporter:
         elif text is None:
             text = "\t".join(filter(None, (state.lens.text(p) for p in state.selected)))
         if not text:
-            state.say("there is no number here yet")
+            state.say("there is no number here yet to copy")
             return
         if (name := state.pair.shown_as) and BY_KEY[state.pane].place is not Place.CHART:
             text = f"{text} @{name.replace(' ', '@')}"
