@@ -84,7 +84,7 @@ class Tour:
             lines.append(
                 f"Rank {self.rank}, half of them, keeps {kept:.1f} % of it, with {share:.0%} of the parameters."
             )
-        hint = "Next: :plan 20% gives each projection a rank; w weighs by what flows through; ? has all keys."
+        hint = "Next: :plan 20% gives each projection a rank; w weighs by the inputs; ? has all keys."
         return [*lines, "", hint]
 
     def _saving(self, known: Sequence[tuple[int, Projection]], k: str) -> str:
