@@ -68,7 +68,7 @@ def appended(moment: Moment, mean: Values) -> Moment:
         WeightsError: the moment is that of a norm, which says no mean.
     """
     if moment.form == "layer_norm":
-        raise WeightsError("gains of norms do not give the mean of a projection's inputs")
+        raise WeightsError("gains of norms give no mean of a projection's inputs")
     (numbers,) = moment.operands
     load = numbers.load
     if load is None:

@@ -275,7 +275,7 @@ def test_another_version_gets_nothing_and_this_process_does_it(
     assert heard.wait_until_idle().done == 6
     notes = [notice.text for notice in heard.of(Notice)]
     assert sorted(notes[:2]) == [
-        f"cpu:{n} is not used: it runs {SOFTWARE}, and this is rankscope-tui 0.0.1" for n in (0, 1)
+        f"cpu:{n} is not used for this: it runs {SOFTWARE}, and this is rankscope-tui 0.0.1" for n in (0, 1)
     ]
     reason = f"it runs {SOFTWARE}, and this is rankscope-tui 0.0.1"
     assert notes[2] == f"no worker can take {tmp_path} ({reason}): this process continues alone"

@@ -232,7 +232,7 @@ def test_what_has_no_moment_has_a_problem_and_another_key() -> None:
     sound = Given(moments("full", 8)[0])
     for refused, said in (
         (weighted(plain, Without(moments("full", 8)[0])), "t was not seen"),
-        (weighted(plain, Given(moments("full", 9)[0])), "of 9 inputs, the matrix has 8"),
+        (weighted(plain, Given(moments("full", 9)[0])), "have 9 inputs, the matrix has 8"),
         (weighted(projection(5, 8, key="other", problem="packed"), sound), "packed"),
     ):
         assert said in str(refused.problem)
