@@ -17,8 +17,8 @@ _HEAD = """\
 Generated from the program's own table (`tui/settings/keys.py`): `python tests/unit/keys_page.py` rewrites it. `?` in
 the explorer shows those of the pane that has the focus.
 
-Any key can be another: `rankscope-tui --print-config` prints the settings as a file, and its section `[keymap]` takes
-the names of the last column, as in `"mark" = "space,m"`. A key that would then do two things is refused with a line.
+Every key can be changed: `rankscope-tui --print-config` prints the settings as a file, and its section `[keymap]` takes
+the names of the last column, as in `"mark" = "space,m"`. A key that would then do two things is refused.
 """
 _COMMANDS = """
 ## Commands

@@ -24,7 +24,7 @@ LEGEND = (
     ("*", "running"),
     ("#", "done: computed and saved"),
     ("!", "failed: select it to see why"),
-    ("?", "unsupported quantisation; under a weighting: refused"),
+    ("?", "unsupported quantisation, or refused: select it to see why"),
     (UNSEEN, "unseen: no token of the calibration reached it"),
     ("~", "after a shape: dequantised weights"),
     ("-", "there is no such matrix"),
