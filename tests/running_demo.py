@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from typing import Any, NamedTuple
+
+import pytest
 
 FIXTURE = "running_demo"
 
@@ -20,12 +23,19 @@ class RunningDemo(NamedTuple):
 
 
 def load_demo() -> RunningDemo:
-    """As `rankscope moments` loads it. Imports torch and transformers."""
+    """As `rankscope moments` loads it. Imports torch and transformers.
+
+    Transformers has gguf read the file's words four times and make one table of names 397 times; here each is made once.
+    """
+    import gguf
     from rankscope.engine.calibration.running import load
     from rankscope.engine.checkpoint.open import open_checkpoint
 
     checkpoint = open_checkpoint("demo")
-    return RunningDemo(checkpoint, *load(checkpoint, "cpu"))
+    with pytest.MonkeyPatch.context() as patched:
+        for name in ("GGUFReader", "get_tensor_name_map"):
+            patched.setattr(gguf, name, functools.cache(getattr(gguf, name)))
+        return RunningDemo(checkpoint, *load(checkpoint, "cpu"))
 
 
 def users_first(tests: Iterable[Any]) -> list[Any]:
