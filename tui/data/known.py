@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from rankscope.engine.derive.derived import is_state
-from rankscope.engine.derive.difference import DELTA, is_delta
+from rankscope.engine.derive.difference import DELTA, compares_with_noise, is_delta
 from rankscope.engine.derive.flip import flipped
 from rankscope.engine.derive.gauge import weighting_label, what_is_fixed
 from rankscope.engine.derive.weighting import is_weighted, noise_of
@@ -113,8 +113,9 @@ class Known:
         """By the keys of noise and of matrices as they are, the keys of the projections that compare with them."""
         found: dict[str, set[str]] = {}
         for p in model.tree.projections:
-            if p.problem is None and is_state(p):
-                for other in ((self.noise(p),) if is_weighted(p) else ()) + p.parents[:1]:
+            if p.problem is None:
+                plain = p.parents[:1] if is_state(p) else ()
+                for other in ((self.noise(p),) if compares_with_noise(p) else ()) + plain:
                     found.setdefault(other.key, set()).add(p.key)
         return found
 
