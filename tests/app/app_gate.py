@@ -1,4 +1,4 @@
-"""A gate before the solver, which a test opens for as many matrices as it wants solved."""
+"""A gate before the solver, which a test opens for a number of matrices."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import threading
 
 
 class Gate:
-    """Solving waits here: a scan stands still for as long as a test looks at it."""
+    """A solver wrapper that waits at this gate, so that a scan pauses for as long as a test looks at it."""
 
     def __init__(self) -> None:
         self._passes = threading.Semaphore(0)
 
     def let(self, count: int) -> None:
-        """So many more matrices may be solved."""
+        """Let this many more matrices be solved."""
         self._passes.release(count)
 
     def open(self) -> None:
-        """All may."""
+        """Let all matrices be solved."""
         self.let(10_000)
 
     def wait(self) -> None:
-        """For a pass."""
+        """Wait until a matrix may be solved."""
         self._passes.acquire()

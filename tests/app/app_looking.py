@@ -1,4 +1,4 @@
-"""A running explorer in the hands of a test: keys in, what the user sees out."""
+"""A running explorer under test: press keys, read what the user sees."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ DEADLINE = 20.0
 
 
 class View:
-    """What a user has: keys and eyes."""
+    """The explorer through a user's eyes and hands."""
 
     def __init__(self, app: RankScopeApp, pilot: Pilot[None]) -> None:
         self.app = app
         self.pilot = pilot
 
     async def press(self, *keys: str) -> None:
-        """Press keys, one after the other, and let the app come to rest."""
+        """Press keys one after the other, and let the app come to rest."""
         await self.pilot.press(*keys)
         await self.pilot.pause()
 
     async def rush(self, *keys: str, later: float = 0.0) -> None:
-        """Press keys that are all in the queue before the first is answered, as if so many seconds later."""
+        """Queue all keys before the first is answered, with the clock moved on by this many seconds."""
         for key in keys:
             event = Key(key, key if len(key) == 1 else None)
             event.time += later
@@ -47,17 +47,17 @@ class View:
         await self.pilot.pause()
 
     async def answer(self, key: str) -> None:
-        """Press a key a second later than it is: a question takes no answers at once."""
+        """Press a key with the clock moved on by a second: a question takes no answer at once."""
         await self.pilot.pause()
         await self.rush(key, later=1.0)
 
     async def scan(self) -> None:
-        """Compute what the filter shows."""
+        """Compute everything that the filter shows."""
         await self.press("s")
         await self.answer("y")
 
     async def type(self, text: str) -> None:
-        """Type a text and enter."""
+        """Type a text and press enter."""
         names = {
             " ": "space", ".": "full_stop", "*": "asterisk", "%": "percent_sign", "/": "slash", "?": "question_mark",
             "[": "left_square_bracket", "]": "right_square_bracket", "-": "minus", "_": "underscore",
@@ -65,18 +65,18 @@ class View:
         await self.press(*(names.get(c, c) for c in text), "enter")
 
     async def until(self, condition: Callable[[], bool], what: str) -> None:
-        """Wait until this is so."""
+        """Wait until the condition holds."""
         deadline = time.monotonic() + DEADLINE
         while not condition():
             assert time.monotonic() < deadline, f"waited in vain for {what}; on screen:\n{self.text}"
             await self.pilot.pause(0.01)
 
     async def sees(self, *texts: str) -> None:
-        """Wait until all of these are on the screen."""
+        """Wait until all of these texts are on the screen."""
         await self.until(lambda: all(text in self.text for text in texts), " and ".join(map(repr, texts)))
 
     async def rests(self) -> None:
-        """Wait until the chart is that of what is selected, and nothing is being read."""
+        """Wait until the chart shows the selection, and nothing is being read."""
         explorer = self.app.explorer
 
         def is_drawn() -> bool:
@@ -104,7 +104,7 @@ class View:
 
     @property
     def box(self) -> list[str]:
-        """The lines of the question or the help that lies over the explorer."""
+        """The lines of the question or the help that covers the explorer."""
         box = self.app.screen.query_one("#box").region
         return [line[box.x + 1 : box.right - 1] for line in self.lines[box.y : box.bottom]]
 
@@ -114,7 +114,7 @@ class View:
         return [widget.render_line(y).text for y in range(widget.size.height)]
 
     def cells(self, row: int) -> list[str]:
-        """The heatmap's cells of a line, the cursor's brackets taken off."""
+        """The heatmap cells of a line, without the cursor's brackets."""
         return [word.strip("[]") for word in self.pane("heatmap")[2 + row].lstrip(" >").split()[1:]]
 
     @property
@@ -124,37 +124,37 @@ class View:
 
     @property
     def foot(self) -> str:
-        """The last line: key hints, or a sentence."""
+        """The last line: key hints or a sentence."""
         return self.pane("keys")[0].strip()
 
     @property
     def labels(self) -> list[str]:
-        """The tree's lines as far as they are open, without guides."""
+        """The tree's open lines, without guides."""
         tree = self.app.explorer.query_one(Tree)
         lines = (tree.render_line(y).text for y in range(min(tree.last_line + 1, tree.size.height)))
         return [line.lstrip("\u2502\u251c\u2514\u2500 ").rstrip() for line in lines]
 
     @property
     def selected(self) -> str:
-        """What is selected, as the job line would name it."""
+        """The selection, as the job line names it."""
         explorer = self.app.explorer
         return explorer.state.selection.label(explorer.state.grid)
 
     def colours(self) -> set[int]:
-        """The colours of the 256 in which the chart's canvas draws measured curves; noise and levels are dim."""
+        """The colours (of 256) in which the chart's canvas draws measured curves; noise and levels are dim."""
         chart = self.app.explorer.chart
         segments = [s for y in range(1, chart.size.height - 1) for s in chart.render_line(y)]
         dotted = [s for s in segments if s.style and any("\u2800" < c <= "\u28ff" for c in s.text)]
         return {s.style.color.number or 0 for s in dotted if s.style and s.style.color} - {DIM}
 
     async def chart(self, *texts: str) -> list[str]:
-        """The chart's lines, once these are in it."""
+        """The chart's lines, once these texts are in it."""
         await self.until(lambda: all(any(t in line for line in self.pane("chart")) for t in texts), f"chart of {texts}")
         return self.pane("chart")
 
     @property
     def has_engine(self) -> bool:
-        """Whether anything was ever asked of the engine."""
+        """Whether an engine was ever started."""
         return any(thread.name in ("rankscope-devices", "rankscope-reader") for thread in threading.enumerate())
 
 
@@ -170,8 +170,8 @@ async def exploring(
     weight: str = "none",
     memory: Memory | None = None,
 ) -> AsyncIterator[View]:
-    """The explorer of a model, or of two, its store read; closed and saved at the end. It remembers nothing but in
-    `memory`."""
+    """Open the explorer on a model, or on two, with its store read; close and save at the end. It remembers only
+    what is in `memory`."""
     names = [each for each in (model, against) if each is not None]
     opened = [each if isinstance(each, Model) else open_model(str(each), root) for each in names]
     under = opened_under(weight, opened, root, print)

@@ -37,7 +37,7 @@ def matrix(shape: tuple[int, int], seed: int) -> NDArray[np.float32]:
 
 
 def llama_weights(layers: int) -> Weights:
-    """What a llama of so many layers stores: seven projections a layer, embeddings and norms."""
+    """The tensors that a llama of `layers` layers stores: seven projections a layer, embeddings and norms."""
     weights: Weights = {"model.embed_tokens.weight": matrix((100, 48), 99)}
     for layer in range(layers):
         for number, (name, shape) in enumerate(SHAPES.items()):
@@ -68,19 +68,19 @@ def save_named(file: Path, tensors: Mapping[str, NDArray[np.float32]]) -> Path:
 
 
 def numpy_rank(weights: NDArray[np.floating], threshold: float) -> int:
-    """Components that hold this share of the sum of squared singular values, by LAPACK in float64."""
+    """The number of components that hold this share of the sum of squared singular values, by LAPACK in float64."""
     squares = np.linalg.svd(weights.astype(np.float64), compute_uv=False) ** 2
     return int(np.searchsorted(np.cumsum(squares) / squares.sum(), threshold) + 1)
 
 
 def rank_in(folder: Path, layer: int, role: str, threshold: float) -> int:
-    """The threshold rank of a llama's projection, from the file alone."""
+    """The threshold rank of a llama's projection, computed from the file."""
     weights = load_file(folder / "model.safetensors")
     return numpy_rank(weights[f"model.layers.{layer}.{TENSORS[role]}.weight"], threshold)
 
 
 def spectrum_of(projection: Projection, weights: NDArray[np.floating]) -> Spectrum:
-    """The spectrum that numpy finds."""
+    """The spectrum that numpy computes."""
     values = np.linalg.svd(weights.astype(np.float64), compute_uv=False)
     norm = float(np.linalg.norm(weights.astype(np.float64)))
     provenance = Provenance(norm, "numpy", 1, "float64", 1e-12, 1e-12, "cpu", 0.01)
@@ -88,7 +88,7 @@ def spectrum_of(projection: Projection, weights: NDArray[np.floating]) -> Spectr
 
 
 def fill(folder: Path, root: Path, addresses: Iterable[str] | None = None) -> Model:
-    """Store spectra of an unfused model (by default of all that a scan would compute), without torch."""
+    """Store spectra of an unfused model (by default all that a scan would compute), without torch."""
     model = open_model(str(folder), root)
     weights = load_file(folder / "model.safetensors")
     wanted = None if addresses is None else set(addresses)

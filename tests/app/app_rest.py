@@ -1,4 +1,4 @@
-"""When an explorer under test is at rest: no message is unanswered, no change undrawn."""
+"""When an explorer under test is at rest: every message is answered, every change drawn."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from textual.app import App
 
 
 def pilots_wait_for_rest() -> None:
-    """Have all pilots of this process wait by `at_rest`: Textual's own way is most of what these tests would take."""
+    """Make all pilots of this process wait with `at_rest`: Textual's own wait would take most of the tests' time."""
     textual.app.wait_for_idle = textual.pilot.wait_for_idle = at_rest
 
 
 async def at_rest(_min_sleep: float = 0, max_sleep: float = 1) -> None:
-    """Until the event loop has nothing to run, the screen nothing to draw and the explorer's painter nothing to paint
-    or to read, or `max_sleep` seconds are over. What engines and timers will bring, a test waits for itself.
+    """Wait until the event loop has nothing to run, the screen nothing to draw and the explorer's painter nothing to
+    paint or to read, or until `max_sleep` seconds are over. A test waits by itself for what engines and timers bring.
 
-    Stands in for Textual's `wait_for_idle`, which sleeps until the process takes little CPU time: too early on a busy
-    machine, where it has to wait for its turn, and on a quiet one later than need be.
+    Replaces Textual's `wait_for_idle`, which sleeps until the process takes little CPU time: too short on a busy
+    machine, where the process has to wait for its turn, and longer than needed on a quiet one.
     """
     loop: Any = asyncio.get_running_loop()
     app = active_app.get()
@@ -40,13 +40,13 @@ async def at_rest(_min_sleep: float = 0, max_sleep: float = 1) -> None:
 
 
 def _paints(app: App[Any]) -> bool:
-    """Whether the thread of an explorer, where the app is one, has work."""
+    """Whether the app is an explorer whose painter thread has work."""
     explorer = getattr(app, "explorer", None)
     return explorer is not None and not explorer.painter.is_idle
 
 
 def _draw(app: App[Any]) -> bool:
-    """Do now what Textual does with the next frame, resizing and drawing; whether there was anything."""
+    """Resize and draw now, as Textual does with the next frame; return whether there was anything to do."""
     if app._resize_event is not None:
         app._check_resize()
         return True

@@ -1,4 +1,4 @@
-"""Sessions without an engine, and table and comparison in an app of their own."""
+"""Sessions without an engine, and the table and the comparison in a small app."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ from rankscope.tui.widgets.top_pane import TopPane
 def session_of(
     folder: Path, root: Path, weights: Weights | None = None, addresses: Iterable[str] | None = None
 ) -> Session:
-    """A session of a model, made of `weights` where they are given, with the spectra of these addresses stored."""
+    """A session on a model with the spectra of these addresses stored; the model is made of `weights` where they are
+    given."""
     if weights is not None:
         save_model(folder, weights, LLAMA)
     session = Session(fill(folder, root, addresses), root, lambda _: None, ComputeSettings("cpu", 1))
@@ -37,18 +38,18 @@ def session_of(
 
 
 def find(session: Session, *addresses: str) -> list[Projection]:
-    """Projections by address, in this order."""
+    """The projections at these addresses, in this order."""
     by_address = {p.address: p for p in session.model.tree.projections}
     return [by_address[address] for address in addresses]
 
 
 def written(pane: TopPane) -> Content:
-    """What a pane hands to its CSV twin."""
+    """The records that a pane gives for CSV."""
     return pane.content(Content((pane._look.lens,), (), make_grid(())))
 
 
 class Sheets(App[None]):
-    """The table of everything that a scan computes, and the comparison of nothing yet; the table has the focus."""
+    """An app with the table of everything that a scan computes, and an empty comparison; the table has the focus."""
 
     CSS = "MetricTable, Compare { height: 1fr; border: solid white; }"
 
@@ -74,12 +75,12 @@ class Sheets(App[None]):
 
 
 def lines(sheet: Sheet) -> list[str]:
-    """What a user sees of it, inside its border."""
+    """The lines that a user sees inside the pane's border."""
     return [sheet.render_line(y).text.rstrip() for y in range(sheet.size.height)]
 
 
 def words(sheet: Sheet) -> list[list[str]]:
-    """The same word by word: header, rows, foot."""
+    """The words of each line: header, rows, foot."""
     return [line.split() for line in lines(sheet)]
 
 
@@ -90,7 +91,7 @@ async def press(pilot: Pilot[None], *keys: str) -> None:
 
 
 def _state(app: App[None]) -> str:
-    """The sheets of an app: what they show, and of how much."""
+    """What the sheets of an app show, and how much of it."""
     found = app.screen.query(Sheet)
     return "\n".join(
         f"{s}: {s.size} of {s.virtual_size} at {s.scroll_offset}, cursor {s.cursor}, {s.is_on_screen}:\n"
@@ -100,7 +101,7 @@ def _state(app: App[None]) -> str:
 
 
 async def until(pilot: Pilot[None], condition: Callable[[], bool]) -> None:
-    """Wait until this is so."""
+    """Wait until the condition holds."""
     deadline = time.monotonic() + DEADLINE
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain; {_state(pilot.app)}"
@@ -108,14 +109,15 @@ async def until(pilot: Pilot[None], condition: Callable[[], bool]) -> None:
 
 
 def column(sheet: Sheet, heading: str) -> list[str]:
-    """The cells under a heading that are in view, from the top."""
+    """The visible cells under a heading, from the top."""
     header, *rows = lines(sheet)
     end = header.index(f" {heading}") + len(heading) + 1
     return [row[:end].split()[-1] for row in rows if len(row) >= end]
 
 
 def ranked(numbers: Sequence[float], descending: bool) -> list[int]:
-    """Places of numbers by size, equal ones as they stand: neighbours change places as long as they must."""
+    """The order of numbers by size, equal ones in their present order: neighbours change places until they are
+    sorted."""
     order = list(range(len(numbers)))
     for _ in numbers:
         for at in range(len(order) - 1):

@@ -20,7 +20,7 @@ BACK = b"\x1b[?1049l"
 
 
 class Terminal:
-    """A Python program on a pseudo-terminal of 120x40; `stderr` is a file in the place of the terminal."""
+    """A Python program on a pseudo-terminal of 120x40; stderr goes to the file `stderr` instead of the terminal."""
 
     def __init__(
         self,
@@ -43,16 +43,16 @@ class Terminal:
             if stderr is not None:
                 os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT), 2)
             os.execve(sys.executable, [sys.executable, "-c", program, *map(str, words)], environ)
-        self.before = self.settings  # the program has yet to be loaded
+        self.before = self.settings  # the program still has to be loaded
         self.written = b""
 
     @property
     def settings(self) -> list[Any]:
-        """Echo, lines or single keys, and so on: what a program must put back."""
+        """The terminal's settings (echo, line mode and so on), which a program must put back."""
         return termios.tcgetattr(self.terminal)
 
     def until(self, text: bytes) -> None:
-        """Wait for it on the screen: a program that ends without it fails the test."""
+        """Wait for a text on the screen; fail if the program ends without it."""
         while text not in self.written:
             assert self._read(), self.written[-2000:]
 
@@ -60,26 +60,27 @@ class Terminal:
         os.write(self.terminal, keys)
 
     def until_stopped(self) -> None:
-        """Wait until it is suspended, reading: a program whose writing waits for us would never be."""
+        """Wait until the process is suspended, and read meanwhile: a program whose output is not read never gets
+        there."""
         while not (found := os.waitpid(self.child, os.WUNTRACED | os.WNOHANG))[0]:
             if select.select([self.terminal], [], [], 0.02)[0]:
                 assert self._read(), self.written[-2000:]
         assert os.WIFSTOPPED(found[1])
 
     def end(self) -> int:
-        """Wait for the end; returns the exit code."""
+        """Wait for the end; return the exit code."""
         while self._read():
             pass
         os.close(self.terminal)
         return self.exit_code()
 
     def exit_code(self) -> int:
-        """Wait for the end of a program that writes nothing more."""
+        """The exit code of a program that writes nothing more, once it has ended."""
         return os.waitstatus_to_exitcode(os.waitpid(self.child, 0)[1])
 
     @property
     def left(self) -> str:
-        """What stands on the terminal after the explorer has gone."""
+        """The lines that are on the terminal after the explorer has ended."""
         _, back, text = self.written.rpartition(BACK)
         assert back
         return text.partition(b"\x1b[?1004l")[2].decode()

@@ -1,4 +1,4 @@
-"""Charts in the hands of a test: what to ask for, and which dots are drawn where."""
+"""Charts under test: sessions, requests, and which dots are drawn where."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ BITS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
 
 
 def session_of(folder: Path, root: Path) -> Session:
-    """The session of a model whose spectra are stored."""
+    """A session on a model whose spectra are stored."""
     session = Session(open_model(str(folder), root), root, lambda _: None, ComputeSettings())
     session.load()
     return session
 
 
 def saved(folder: Path, root: Path, weights: Weights, floor: float | None = None) -> Session:
-    """A llama of these weights, computed; `floor`: the noise floor of every spectrum."""
+    """A computed llama with these weights; `floor` is the noise floor of every spectrum."""
     model = save_model(folder, weights, LLAMA)
     if floor is None:
         fill(model, root)
@@ -50,18 +50,18 @@ def saved(folder: Path, root: Path, weights: Weights, floor: float | None = None
 
 
 def grid_of(pair: Pair) -> Grid:
-    """The grid of all that a scan computes."""
+    """The grid of everything that a scan computes."""
     return make_grid(pair.first.model.tree.scanned())
 
 
 def select(layer: int | None = None, block: str | None = None, role: str | None = None) -> Selection:
-    """A layer, a block of it, one role in it, or a role over all layers."""
+    """Select a layer, a block of it, a role in it, or a role over all layers."""
     column = Column(block, role) if block and role else None
     return Selection(None if layer is None else Row("", layer), column, None if column else block)
 
 
 def ask(pair: Pair, selection: Selection, view: int = 1, **more: Any) -> Request:
-    """A request for 80x20 at 90 %."""
+    """A chart request for 80x20 at 90 %."""
     given: dict[str, Any] = {
         "threshold": 0.9, "thresholds": (0.6, 0.8, 0.9), "axes": 0, "width": 80, "height": 20, "version": 0,
         "grid": grid_of(pair),
@@ -70,23 +70,24 @@ def ask(pair: Pair, selection: Selection, view: int = 1, **more: Any) -> Request
 
 
 def at(pair: Pair, layer: int, role: str, block: str = "attention") -> Projection:
-    """One projection of the first model."""
+    """A projection of the first model."""
     return grid_of(pair).cells[Row("", layer), Column(block, role)][0]
 
 
 def sigma_of(p: Projection) -> NDArray[np.float64]:
-    """The singular values by LAPACK, from the file."""
+    """The singular values by LAPACK, read from the file."""
     weights = load_file(Path(p.source.repo) / p.source.file)[p.tensor]
     return np.linalg.svd(weights.astype(np.float64), compute_uv=False)
 
 
 def texts(lines: Iterable[Text]) -> list[str]:
-    """The lines without their styles, as wide as they are."""
+    """The lines without their styles, in full width."""
     return [line.plain for line in lines]
 
 
 def dots(lines: Sequence[Text], colour: int | None = None) -> set[tuple[int, int]]:
-    """(column, row) of every braille dot, two columns and four rows a character; `colour`: only of this of the 256."""
+    """(column, row) of every braille dot, at two columns and four rows a character; with `colour` only the dots of
+    this colour of 256."""
     found = set()
     for y, line in enumerate(lines):
         for x, char in enumerate(line.plain):
@@ -97,14 +98,14 @@ def dots(lines: Sequence[Text], colour: int | None = None) -> set[tuple[int, int
 
 
 def colour_at(line: Text, x: int) -> int | None:
-    """The number of the colour of a character."""
+    """The number of a character's colour."""
     spans = [span for span in line.spans if span.start <= x < span.end]
     colours = [style.color.number for span in spans if (style := _style(span.style)) and style.color]
     return colours[-1] if colours else None
 
 
 def colours_of(lines: Iterable[Text]) -> set[int | None]:
-    """The colours in which braille is drawn."""
+    """The colours in which braille characters are drawn."""
     return {
         colour_at(line, x)
         for line in lines

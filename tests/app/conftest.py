@@ -37,7 +37,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
-    """A closed gate before the solver; open again at the end."""
+    """A closed gate before the solver; it is opened at the end."""
     from rankscope.engine.compute.worker_thread import Solver
 
     gate, solve = Gate(), Solver._spectrum

@@ -1,4 +1,4 @@
-"""Models that were never computed: projections of any shape and number, and what a session would know of them."""
+"""Models without weights: projections of any shape and number, and a fake session that knows their numbers."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def projection(
 
 
 def layers(count: int, mlp: bool = True, tower: str = "") -> list[Projection]:
-    """A plain decoder."""
+    """The projections of a plain decoder."""
     roles = [("attention", role) for role in ATTENTION] + [("mlp", role) for role in MLP if mlp]
     return [projection(n, block, role, tower=tower) for n in range(count) for block, role in roles]
 
 
 def moe(count: int, experts: int) -> list[Projection]:
-    """Attention, and so many experts a layer."""
+    """The projections of a model with attention and this many experts a layer."""
     found = layers(count, mlp=False)
     for layer in range(count):
         found += [projection(layer, "expert", role, e, (2048, 4096)) for e in range(experts) for role in MLP]
@@ -56,7 +56,7 @@ def moe(count: int, experts: int) -> list[Projection]:
 
 
 class Told:
-    """What a session knows, as it was told: ranks at any threshold by address, entries, states."""
+    """A fake session that knows what a test told it: ranks at any threshold by address, entries, states."""
 
     def __init__(self, projections: Iterable[Projection]) -> None:
         self.model = SimpleNamespace(
@@ -73,7 +73,7 @@ class Told:
 
     @property
     def columns(self) -> NumberColumns:
-        """Made anew each time: nobody says what has changed here."""
+        """Made anew each time: the fake session tracks no changes."""
         return NumberColumns(self.model.tree.projections)
 
     def figures(self, _: Projection) -> None:
@@ -112,12 +112,12 @@ class Told:
         return self.states.get(p.key, known)
 
     def tell(self, ranks: Mapping[str, int]) -> None:
-        """Ranks of these addresses."""
+        """Set ranks by address."""
         self.ranks |= ranks
 
 
 class Seen:
-    """A look at a told model, or at two."""
+    """The view state over a fake session, or over two."""
 
     def __init__(self, projections: list[Projection], unit: str = "k", depth: Depth = Depth.MANY) -> None:
         self.told = Told(projections)
@@ -128,7 +128,7 @@ class Seen:
         self.look.show(self.grid)
 
     def against(self, projections: list[Projection], side: Side) -> Told:
-        """Hold a second model against it."""
+        """Compare with a second model."""
         self.other = Told(projections)
         self.lens.pair = Pair(cast(Session, self.told), cast(Session, self.other))
         self.lens.side = side
@@ -136,13 +136,13 @@ class Seen:
         return self.other
 
     def unit(self, name: str) -> None:
-        """See another number."""
+        """Show another unit."""
         self.lens.measure = BY_NAME[name]
         self.look.forget()
 
 
 def ranked(projections: list[Projection], unit: str = "k", depth: Depth = Depth.MANY) -> Seen:
-    """All computed: the rank of layer 3's fifth projection is 305."""
+    """A model with all ranks computed: the rank of layer 3's fifth projection is 305."""
     seen = Seen(projections, unit, depth)
     counts: Counter[tuple[str | None, int | None]] = Counter()
     for p in projections:
@@ -152,7 +152,7 @@ def ranked(projections: list[Projection], unit: str = "k", depth: Depth = Depth.
 
 
 class Shown(App[None]):
-    """One heatmap and a widget that can take the focus; keeps what the heatmap says."""
+    """An app with one heatmap and a widget that can take the focus; it keeps the heatmap's messages."""
 
     CSS = "Heatmap { border: solid white; scrollbar-size-vertical: 1; scrollbar-size-horizontal: 1; }"
 
@@ -175,12 +175,12 @@ class Shown(App[None]):
 
     @property
     def lines(self) -> list[str]:
-        """The heatmap as it is seen."""
+        """The visible lines of the heatmap."""
         return [self.heatmap.render_line(y).text for y in range(self.heatmap.size.height)]
 
 
 class Eyes:
-    """Keys in, lines out, and which parts of the heatmap were drawn again."""
+    """Press keys, read lines, and note which parts of the heatmap were drawn again."""
 
     def __init__(self, app: Shown, pilot: Pilot[None]) -> None:
         self.app, self.pilot = app, pilot
@@ -196,7 +196,8 @@ class Eyes:
 
     @contextmanager
     def drawing(self) -> Iterator[list[Region]]:
-        """What is drawn again meanwhile, in parts of the heatmap; all of it where it says no part."""
+        """The parts of the heatmap that are drawn again within the block; the whole heatmap where a refresh names no
+        part."""
         found: list[Region] = []
         refresh = self.heatmap.refresh
 
@@ -212,13 +213,13 @@ class Eyes:
 
     @property
     def selected(self) -> Selection:
-        """What the heatmap said last."""
+        """The last selection that the heatmap reported."""
         return self.app.moves[-1]
 
 
 @asynccontextmanager
 async def showing(seen: Seen, size: tuple[int, int] = (80, 24), overview: bool = False) -> AsyncIterator[Eyes]:
-    """A heatmap with the focus, as large as the terminal, at rest."""
+    """A heatmap with the focus that fills the terminal, at rest."""
     app = Shown(seen, overview)
     async with app.run_test(size=size) as pilot:
         await pilot.pause()

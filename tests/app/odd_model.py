@@ -1,4 +1,4 @@
-"""A model with one of everything that is odd: a second tower, a layer of another kind, experts that lack something."""
+"""A model with one of each oddity: a second tower, a layer of another kind, experts with a part missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makes the pictures of README and docs, the explorer on the demo:   make pictures"""
+"""Draw the pictures of README and docs, the explorer on the demo:   make pictures"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two views that no one asked for: what a new view is, as CONTRIBUTING.md says. A chart, and a pane over it."""
+"""Two trial views, made as CONTRIBUTING.md describes: a chart, and a pane over the chart."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from rankscope.tui.widgets.top_pane import TopPane
 
 
 def draw(_: Pair, request: Request) -> tuple[Figure, None]:
-    """The squares of 1 to 9, whatever is selected."""
+    """Draw the squares of 1 to 9, whatever is selected."""
     x = np.arange(1.0, 10.0)
     title = f"squares {request.width}"
     return Figure(title, (Chart(title, Axis("n"), Axis("n squared"), (Series("n^2", x, x * x, 0),)),)), None
 
 
 def of_squares(_: Content) -> Iterator[dict[str, object]]:
-    """The same as records."""
+    """The squares as records."""
     yield from ({"n": n, "square": n * n} for n in range(1, 10))
 
 
 class Counted(TopPane):
-    """How many projections the filter shows."""
+    """A pane that shows how many projections the filter shows."""
 
     count = 0
 
@@ -54,7 +54,7 @@ class Counted(TopPane):
 
 
 def of_count(content: Content) -> Iterator[dict[str, object]]:
-    """The number as a record."""
+    """The number of projections as a record."""
     yield {"projections": len(content.projections)}
 
 
@@ -79,9 +79,9 @@ STUBS = (
 
 
 def add() -> None:
-    """Add them, before anything else of the interface is imported."""
+    """Add both views, before anything else of the interface is imported."""
     sys.modules["rankscope.tui.charts.stub"] = sys.modules[__name__]
-    # No key is left: they stand in the place of two others.
+    # No free key is left: they take the keys of two other views.
     views.VIEWS = (*(view for view in views.VIEWS if view.name not in ("energy", "delta")), *STUBS)
     views.BY_KEY.update({view.drawn_as: view for view in STUBS})
     views.BY_NAME.update({view.name: view for view in STUBS})

@@ -21,7 +21,7 @@ ROLES = tuple(TENSORS)
 
 @pytest.fixture
 async def view(llama: Path, root: Path) -> AsyncIterator[View]:
-    """A computed model on a huge screen: every pane is seen."""
+    """A computed model on a screen that shows every pane."""
     async with exploring(fill(llama, root), root, HUGE) as found:
         yield found
 
@@ -65,12 +65,12 @@ async def test_every_unit_of_the_menu_is_its_formula(view: View, llama: Path) ->
     p = values / values.sum()
     expected = [
         f"{rank}", f"{100 * rank / 24:.1f}", f"{rank / null_rank(24, 48, 0.9):.2f}", "", f"{rank / 16:.2f}",
-        f"{100 * (values[:rank] ** 2).sum() / (values**2).sum():.1f}",  # of the rank at the threshold
+        f"{100 * (values[:rank] ** 2).sum() / (values**2).sum():.1f}",  # the rank at the threshold
         f"{np.exp(-(p * np.log(p)).sum()):.1f}", f"{(values**2).sum() / values[0] ** 2:.2f}", f"{values[0]:#.4g}",
     ]  # fmt: skip
     await view.press("3", "l")
     for number, text in enumerate(expected):
-        await view.press("u", *"j" * min(number, 1), "enter")  # the menu opens at the unit that is shown
+        await view.press("u", *"j" * min(number, 1), "enter")  # the menu opens at the unit that is now shown
         if text:
             await view.until(lambda t=text: view.cells(0)[1] == t, f"unit {number}: {text}")  # type: ignore[misc]
             assert view.job.rstrip().endswith(text)
@@ -89,7 +89,7 @@ async def test_random_signs_are_computed_on_demand(llama: Path, root: Path) -> N
         await view.answer("y")
         await view.until(lambda: view.cells(0)[0] not in ("*", ":", ".", "#"), "the ratio")
         ratio = float(view.cells(0)[0])
-        # Its own spread over draws is a component or two: the twin keeps |w|, and with it the norm.
+        # The twin's spread over draws is only a component or two: it keeps |w|, and with it the norm.
         assert 0.5 < ratio < 1.5
         explorer = view.app.explorer
         key = explorer.state.shown[0]
@@ -123,7 +123,7 @@ async def test_the_rank_cursor_says_what_a_rank_would_buy(view: View, llama: Pat
     assert view.app.explorer.state.k > 11
     await view.press("colon")
     await view.type("k 10")
-    await view.press("J")  # the rank stays, the layer is the next
+    await view.press("J")  # the rank stays, the layer is the next one
     squares = singular_values(llama, 1, "key") ** 2
     await view.chart(f"energy {100 * squares[:10].sum() / squares.sum():.1f} %")
     await view.press("escape")
@@ -184,7 +184,7 @@ async def test_letters_of_an_address_filter(view: View) -> None:
 
 
 def other_weights() -> Weights:
-    """The llama's, its layer 0 with other seeds, without its last layer and with one layer of another name."""
+    """The llama's weights with other seeds in layer 0, without its last layer, and with one layer renamed."""
     weights = llama_weights(5)
     for number, (role, name) in enumerate(TENSORS.items()):
         shape = weights[f"model.layers.0.{name}.weight"].shape

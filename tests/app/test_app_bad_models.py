@@ -1,4 +1,5 @@
-"""Models that are broken, hostile, tiny or of no known kind: shown as they are, never obeyed, never a crash."""
+"""Models that are broken, hostile, tiny or of an unknown kind: shown as they are, without a crash or a hidden
+instruction."""
 
 from __future__ import annotations
 

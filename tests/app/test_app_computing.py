@@ -1,4 +1,4 @@
-"""What is computed, and when: the selection by enter, the rest by s, nothing by moving."""
+"""What is computed, and when: the selection by enter, the rest by s, and nothing by moving."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ async def test_enter_on_a_block_in_the_tree_computes_the_block(llama: Path, root
     async with exploring(llama, root) as view:
         await view.press("enter")
         await view.sees("4/42 stored", "> attention #", "layers.0.attention  \u2501 query 23  \u2501 key 13")
-        await view.press("enter", "j")  # computed: enter opens it
+        await view.press("enter", "j")  # already computed: enter opens it
         assert view.labels[4].startswith("# query    48x48")
     assert _stored(llama, root) == {f"layers.0.attention.{role}" for role in ("query", "key", "value", "output")}
 
@@ -179,7 +179,7 @@ async def test_an_urgent_selection_overtakes_the_scan(llama: Path, root: Path, g
         view.app.pair.first.apply = watched  # type: ignore[method-assign]
         gate.open()
         await view.until(lambda: "42/42" in view.lines[0], "the end")
-        assert order.index("layers.5.attention.query") < 4  # what was being read already comes before it
+        assert order.index("layers.5.attention.query") < 4  # what was already being read comes first
 
 
 async def test_ctrl_c_stops_and_twice_quits(llama: Path, root: Path, gate: Gate) -> None:

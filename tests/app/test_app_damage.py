@@ -1,4 +1,4 @@
-"""A damaged store in the explorer: said, counted, and computed again."""
+"""A damaged store in the explorer: reported, counted, and computed again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BAD = "layers.1.attention.query"
 
 
 def damage(root: Path, folder: str, kind: str) -> Path:
-    """Flip a bit among the values of BAD in a file of this kind, and what that is called then."""
+    """Flip a bit in the values of BAD in a file of this kind; return what the damage is then called."""
     path = root / folder
     if kind == segments.VOLUME:
         segments.merge(path, segments.names(path))
@@ -68,6 +68,6 @@ async def test_the_second_model_is_read_too(llama: Path, root: Path, tmp_path: P
 def test_the_picker_says_that_a_model_has_damage(llama: Path, root: Path) -> None:
     model = fill(llama, root)
     damage(root, model.folder, segments.SEGMENT)
-    for _ in range(2):  # met now; and set aside before
+    for _ in range(2):  # found now; and set aside earlier
         kinds = {found.name: found.kind for found in choices(root)}
         assert kinds[str(llama)] == "41 spectra stored, 1 damaged or unread file: see  rankscope ls"

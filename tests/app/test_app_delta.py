@@ -1,4 +1,4 @@
-"""`d` once more, and view 8: what a fine-tune changed, against LAPACK in float64."""
+"""`d` pressed again, and view 8: what a fine-tune changed, against LAPACK in float64."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Tensors = dict[str, Any]
 
 
 def delta(base: Tensors, tuned: Tensors, layer: int) -> NDArray[np.float64]:
-    """What was changed of a query, of what is stored."""
+    """The stored change of a query: its weights in B less those in A."""
     name = QUERY.format(layer)
     return np.asarray((tuned[name].double() - base[name].double()).numpy())
 
@@ -45,13 +45,13 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Tensors,
 
 
 def row_of(view: View, address: str) -> list[str]:
-    """A line of the table, without its marks."""
+    """A line of the table, without marks."""
     found = [line.strip(" >+").split() for line in view.pane("delta")]
     return next((line for line in found if line and line[0] == address), [])
 
 
 async def test_d_goes_on_to_the_differences_and_back(pair: Any, root: Path) -> None:
-    """Every view is of the differences then: computed by enter and by s, under the key at which A's own are not."""
+    """Every view then shows the differences: computed by enter and by s, under another key than A's matrices."""
     base, other, weights, tuned = pair
     async with exploring(base, root, HUGE, against=other) as view:
         await view.rests()
@@ -101,7 +101,7 @@ async def test_the_table_has_what_the_command_prints(pair: Any, root: Path, tmp_
             assert row_of(view, address)[2:8] == [">=", str(RANK), *found], row_of(view, address)
             assert row_of(view, address)[8:10] == [str(min(k, RANK)), str(min(k, RANK) * 96)]
         assert row_of(view, "layers.0.attention.key")[1:6] == ["24x48", "unchanged", "-", "-", "-"]
-        await view.press("l", "l", "l", "l", "l", "o", "colon")  # by |d| / |W|
+        await view.press("l", "l", "l", "l", "l", "o", "colon")  # sorted by |d| / |W|
         await view.type(f"export {tmp_path / 'delta.csv'}")
         await view.sees("written")
         with (tmp_path / "delta.csv").open() as file:
@@ -131,7 +131,7 @@ async def test_what_has_no_difference_is_listed(pair: Any, root: Path) -> None:
 
 
 async def test_under_a_weighting_there_is_the_noise_of_its_own(pair: Any, root: Path) -> None:
-    """The gains of the first norm of A are ones, so that only rows without a norm are refused."""
+    """The gains of A's first norm are ones, so only rows without a norm are refused."""
     base, other, weights, tuned = pair
     async with exploring(base, root, HUGE, against=other) as view:
         await view.rests()

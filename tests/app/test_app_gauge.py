@@ -1,4 +1,4 @@
-"""The explorer in the fixed gauge: `v`, what is computed for it, and what says that it is shown."""
+"""The explorer in the fixed gauge: `v`, what is computed for it, and how the screen says that it is shown."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LAYER = "model.layers.0"
 
 
 def weights() -> Weights:
-    """Two layers whose gains and neurons are of very different sizes."""
+    """The weights of two layers whose gains and neurons differ widely in size."""
     found: Weights = {}
     for n in range(2):
         rng, layer = np.random.default_rng(n), f"model.layers.{n}"
@@ -35,7 +35,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def explicit() -> dict[str, int]:
-    """k90 of layer 0 by LAPACK, gains folded and neurons balanced by hand."""
+    """k90 of layer 0 by LAPACK, with gains folded and neurons balanced by hand."""
     w = {name: value.astype(np.float64) for name, value in weights().items()}
     mlp, gain = f"{LAYER}.mlp", w[f"{LAYER}.post_attention_layernorm.weight"]
     up, down = w[f"{mlp}.up_proj.weight"] * gain, w[f"{mlp}.down_proj.weight"]
@@ -49,7 +49,7 @@ def explicit() -> dict[str, int]:
 
 
 def products() -> list[int]:
-    """k90 by LAPACK of what each of the four heads of layer 0 writes, W_o W_v behind the gain."""
+    """k90 by LAPACK of W_o W_v behind the gain, for each of the four heads of layer 0."""
     w = {name: value.astype(np.float64) for name, value in weights().items()}
     value = w[f"{LAYER}.self_attn.v_proj.weight"] * w[f"{LAYER}.input_layernorm.weight"]
     output = w[f"{LAYER}.self_attn.o_proj.weight"]
@@ -130,7 +130,7 @@ async def test_v_shows_what_is_stored_of_a_model_that_is_gone(root: Path, tmp_pa
         await seen.sees("6 computed in ")
         await seen.rests()
         await seen.press("escape", "slash")
-        await seen.type("layers.0.attention.output")  # in whose place the products stand
+        await seen.type("layers.0.attention.output")  # which the products replace
         await seen.press("s")
         await seen.answer("y")
         await seen.sees("4 computed in ")
@@ -149,7 +149,7 @@ async def test_v_shows_what_is_stored_of_a_model_that_is_gone(root: Path, tmp_pa
 
 
 async def test_value_and_output_are_their_products_by_kv_head(model: Path, root: Path) -> None:
-    """In heatmap, tree, table and chart; what is selected is theirs, and the factors' behind `v`."""
+    """In heatmap, tree, table and chart; they are selected by KV head, and the factors are shown behind `v`."""
     async with exploring(model, root, WIDE) as seen:
         await seen.rests()
         await seen.press("3", "l", "l", "l")
@@ -170,7 +170,7 @@ async def test_value_and_output_are_their_products_by_kv_head(model: Path, root:
         await seen.press("K", "escape")
         middle = np.median(each)
         far = max(sorted(each, reverse=True), key=lambda k: abs(k - middle))
-        assert abs(far - middle) < 2  # so that the median stands for all of them
+        assert abs(far - middle) < 2  # so that one number can be the median of all of them
         words = [word.strip("[]") for word in seen.cells(0)]
         assert words[2] == f"{middle:.0f}"
         assert not any(word.startswith("^") for word in words)

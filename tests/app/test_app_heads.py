@@ -1,4 +1,4 @@
-"""View 7: heads x layers, one kind at a time."""
+"""View 7: a map of heads by layers, one kind of product at a time."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ HEADS, DIM, HIDDEN = 4, 12, 48
 
 
 def product(layer: int, head: int) -> np.ndarray:
-    """W_q^T W_k of a head."""
+    """W_q^T W_k of one head."""
     held = llama_weights(layer + 1)
     q, k = (held[f"model.layers.{layer}.self_attn.{name}_proj.weight"].astype(np.float64) for name in "qk")
     return np.asarray(q.reshape(-1, DIM, HIDDEN)[head].T @ k.reshape(-1, DIM, HIDDEN)[head // 2])
 
 
 async def test_enter_computes_the_head_under_the_cursor(llama: Path, root: Path) -> None:
-    """The kind goes by H and L, the layer by J and K, and totals stand as they were."""
+    """H and L change the kind, J and K the layer; totals do not change."""
     fill(llama, root)
     async with exploring(llama, root, HUGE) as view:
         await view.rests()
@@ -83,7 +83,7 @@ async def test_an_offset_and_the_fixed_gauge_show_others(llama: Path, root: Path
         await view.press("v")
         await view.sees("fixed gauge")
         await view.press("H")
-        await view.sees("7 heads  key")  # no values: only their products say something there
+        await view.sees("7 heads  key")  # no values to show: only their products have them there
         await view.press("L", "L", "L", "L")
         await view.sees("7 heads  OV by KV head", "layers.0.attention.kv_head.0.ov")
 

@@ -1,4 +1,4 @@
-"""`i`: what the first direction of the selected projection is."""
+"""`i`: the first direction of the selected projection."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UP = "model.layers.1.mlp.up_proj.weight"
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A llama in whose second layer one neuron is up's first direction."""
+    """A llama with one neuron as the first direction of up in its second layer."""
     weights = llama_weights(LAYERS)
     weights[UP][17] *= 50
     norm = {f"model.layers.{n}.post_attention_layernorm.weight": np.ones(48, np.float32) for n in range(LAYERS)}
@@ -45,7 +45,7 @@ async def test_it_is_computed_shown_whole_and_found_again(model: Path, root: Pat
             assert f"{value:.4g}" in view.text
         await view.press("i")
         assert "one neuron" not in view.text
-    async with exploring(model, root, size) as view:  # none of it is a spectrum
+    async with exploring(model, root, size) as view:  # no spectrum is computed for it
         await view.sees("0/21")
         await select(view, "layers.1.mlp.up")
         await view.press("i")

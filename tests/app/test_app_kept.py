@@ -1,4 +1,4 @@
-"""What rank k would keep, in the explorer: asked for all roles or each, stepped, shown in every view."""
+"""The energy that rank k would keep, in the explorer: for all roles or for each, stepped, shown in every view."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ ROLES = tuple(TENSORS)
 
 
 def written(kept: float, is_all: bool) -> str:
-    """As a cell has it: near 100 two digits, never rounded up to all of it."""
+    """An energy as a cell shows it: near 100 with two digits, never rounded up to 100."""
     if is_all:
         return "100.0"
     return f"{min(99.99, kept):.2f}" if kept >= 98.95 else f"{kept:.1f}"
 
 
 def energies(folder: Path, layer: int, ranks: dict[str, int]) -> list[str]:
-    """Of each role in a layer what its rank keeps, as a cell has it; a dash where none is asked for. By LAPACK."""
+    """The energy that each role's rank keeps in a layer, by LAPACK, as a cell shows it; a dash where a role has no
+    rank."""
     weights, found = load_file(folder / "model.safetensors"), []
     for role in ROLES:
         values = np.linalg.svd(
@@ -60,7 +61,7 @@ async def test_the_unit_follows_the_rank_in_every_view(llama: Path, root: Path) 
         await view.until(lambda: energies(llama, 0, {"query": 21})[0] in view.pane("table")[1].split(), "the column")
         await view.press("f", "4")
         await view.chart("E(21) %")
-        await view.press("7")  # ranks are asked for of whole projections
+        await view.press("7")  # ranks are set for whole projections
         await view.sees("7 heads  query: k90 = ")
 
 
@@ -73,14 +74,14 @@ async def test_roles_have_ranks_of_their_own_and_move_together(llama: Path, root
         await view.press("u", "enter")  # the menu opens on it
         asked = {"query": 40, "key": 10, "value": 10}
         await view.until(lambda: view.cells(2) == energies(llama, 2, asked), "energies at these ranks")
-        await view.press("comma", "comma")  # a twentieth less: 38, and 9.5, which is even
+        await view.press("comma", "comma")  # a twentieth less: 38, and 9.5, rounded to even
         asked = {"query": 38, "key": 10, "value": 10}
         await view.until(lambda: view.cells(2) == energies(llama, 2, asked), "energies two steps below")
         assert view.app.explorer.state.k is None
         await view.press("colon")
         await view.type("k 5")
         await view.until(lambda: view.cells(2) == energies(llama, 2, dict.fromkeys(ROLES, 5)), "one rank again")
-        await view.press("u", "k", "enter", "u", "enter")  # once another unit was chosen, on that
+        await view.press("u", "k", "enter", "u", "enter")  # once another unit was chosen, the menu opens on that
         assert view.app.explorer.state.lens.measure.name == "k/k*"
         await view.press("colon")
         await view.type("k embed=5")

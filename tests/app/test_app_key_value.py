@@ -1,4 +1,4 @@
-"""The stack of keys and values in the explorer: a role beside the model's own, computed when it is asked for."""
+"""The stack of keys and values in the explorer: a role beside the model's own roles, computed by enter."""
 
 from __future__ import annotations
 
@@ -65,18 +65,18 @@ def folder(tmp_path: Path) -> Path:
 
 
 def column(seen: View, heading: str) -> list[str]:
-    """A column of the heatmap, its cursor's brackets taken off."""
+    """A column of the heatmap, without the cursor's brackets."""
     titles = seen.pane("heatmap")[1].split()[1:]
     return [seen.cells(row)[titles.index(heading)] for row in range(LAYERS)]
 
 
 def computed(seen: View) -> list[str]:
-    """The column of the stacks, where it is shown."""
+    """The column of the stacks, or nothing where it is not shown."""
     return column(seen, "key_value") if "key_value" in seen.pane("heatmap")[1] else []
 
 
 async def to_stacks(seen: View) -> None:
-    """Go to the node of all stacks: below the roles, the last of which is down."""
+    """Go to the node of all stacks, below the last role, down."""
     await seen.press("0", "g", "j")
     while not seen.labels[seen.app.explorer.tree_pane.cursor_line].startswith(("> roles", "v roles")):
         await seen.press("j")
@@ -124,7 +124,7 @@ async def test_enter_on_its_node_computes_it_and_no_scan_does(folder: Path, root
 
 
 async def test_whole_layers_and_filters_leave_it_alone(folder: Path, root: Path) -> None:
-    """A layer, a block and the model are what they were, once it is stored too; a filter names it."""
+    """A layer, a block and the model stay the same once a stack is stored too; a filter can name it."""
     fill_stacks(folder, root)
     async with exploring(folder, root, WIDE) as seen:
         state = seen.app.explorer.state
@@ -162,7 +162,7 @@ async def test_under_a_weighting_and_in_the_fixed_gauge(folder: Path, root: Path
         await seen.press("enter")
         await seen.until(lambda: computed(seen) == ranks(weights, gain=gain) != ranks(weights), "the stacks")
         await seen.press("colon")
-        await seen.type("unit k/k0")  # noise weighted alike is of projections
+        await seen.type("unit k/k0")  # noise under the same weighting exists for projections only
         await seen.until(lambda: computed(seen) == ["-", "-"], "no such number of stacks")
         await seen.press("colon")
         await seen.type("weight none")

@@ -1,4 +1,4 @@
-"""Every key has a name, an explanation and three places where it is found."""
+"""Every key has a name, an explanation and three places that show it."""
 
 from __future__ import annotations
 
@@ -152,5 +152,5 @@ async def test_keys_that_arrive_at_once_go_where_they_should(llama: Path, root: 
         for key in (Key("colon", ":"), Key("5", "5")):
             view.app.post_message(key)
         await view.until(lambda: view.app.explorer.query_one(Input).value == "5", "the typed number")
-        await view.press("colon", "slash", "tab")  # characters in an open prompt, and no way out of it
+        await view.press("colon", "slash", "tab")  # characters in an open prompt, which they do not close
         assert view.app.explorer.query_one(Input).value == "5:/"

@@ -1,4 +1,4 @@
-"""Latent attention as it is in the explorer: products of its factors beside them, against explicit products."""
+"""Latent attention in the explorer: products of its factors beside the factors, against explicit products."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def deepseek(folder: Path, **changes: object) -> Path:
 
 
 def held(folder: Path) -> list[dict[str, Matrix]]:
-    """The attention of each layer in float64, by the names of its modules."""
+    """The attention of each layer in float64, by module name."""
     from safetensors.numpy import load_file
 
     weights = load_file(folder / "model.safetensors")
@@ -58,7 +58,7 @@ def held(folder: Path) -> list[dict[str, Matrix]]:
 
 
 def products(own: dict[str, Matrix]) -> dict[str, Matrix]:
-    """kv_b diag(gain) kv_a and q_b diag(gain) q_a, as they stand."""
+    """kv_b diag(gain) kv_a and q_b diag(gain) q_a, as stored."""
     first = own["kv_a_proj_with_mqa"][:KV_LORA]
     return {
         "key_value": own["kv_b_proj"] @ np.diag(own["kv_a_layernorm"]) @ first,
@@ -91,12 +91,12 @@ async def test_products_are_computed_on_their_nodes(tmp_path: Path, root: Path) 
         for role, found in ranks.items():
             await compute(seen, role)
             await seen.until(lambda role=role, found=found: column(seen, role) == found, f"{role} {found}")  # type: ignore[misc]
-        assert seen.lines[0] == counted  # no total has them
+        assert seen.lines[0] == counted  # no total includes them
         await seen.press("s")
         await seen.answer("y")
         await seen.until(lambda: "stored" in seen.lines[0] and "0/" not in seen.lines[0], "the factors")
         await seen.press("colon")
-        await seen.type("unit k/k0")  # noise is no product
+        await seen.type("unit k/k0")  # there is no noise for a product
         await seen.until(lambda: {mark for role in ranks for mark in column(seen, role)} == {"-"}, "no number")
         await seen.press("5")
         titles = seen.pane("table")[0].removeprefix("  ").replace("address ^", "address").split("  ")

@@ -19,7 +19,7 @@ def _fits(view: View) -> None:
     width, height = view.app.size
     assert len(view.lines) == height
     assert all(len(line) <= width for line in view.lines)
-    assert "\u2026" not in view.text  # nothing is abbreviated
+    assert "\u2026" not in view.text  # no name is abbreviated
 
 
 async def test_one_pane_at_a_time_on_a_small_screen(llama: Path, root: Path) -> None:
@@ -28,7 +28,7 @@ async def test_one_pane_at_a_time_on_a_small_screen(llama: Path, root: Path) -> 
         shown = {"0": "tree", "1": "chart", "2": "chart", "3": "heatmap", "4": "chart", "5": "table", "6": "compare"}
         for key, pane in shown.items():
             await view.press(key)
-            # Under the overview, which has a line a role, there is room for the chart of what is selected.
+            # The overview takes one line a role, so the chart of the selection fits under it.
             assert _visible(view) == ({"heatmap", "chart"} if pane == "heatmap" else {pane})
             assert view.app.explorer.focused is not None
             assert view.app.explorer.focused.id == pane
@@ -121,13 +121,13 @@ async def test_f_shows_the_focused_pane_alone_with_its_lines(llama: Path, root: 
             assert view.job.startswith("layers.0.attention.query  48x48")
             await view.press("f")
             assert _visible(view) == before
-        await view.press("f", "2")  # another view has the whole screen too
+        await view.press("f", "2")  # another view fills the screen too
         await view.rests()
         assert _visible(view) == {"chart"}
         assert view.pane("chart")[-1].startswith("48x48")
         await view.press("full_stop", "escape")
         assert "tree" in _visible(view) or size == SMALL
-        assert explorer.state.k is not None  # that is undone by the next
+        assert explorer.state.k is not None  # the next key undoes that
         await view.press("escape")
         assert explorer.state.k is None
 

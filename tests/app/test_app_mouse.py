@@ -11,7 +11,7 @@ from app_terminal import Terminal
 
 
 async def _click(view: View, text: str, pane: str, line: int | None = None) -> None:
-    """Click on a text in a pane, in this line of it or in the first that has it."""
+    """Click on a text in a pane, in this line or in the first line that has it."""
     widget = view.app.explorer.query_one(f"#{pane}")
     lines = view.pane(pane)
     y = next(n for n, found in enumerate(lines) if text in found and line in (None, n))

@@ -1,4 +1,4 @@
-"""A model with one of everything that is odd: what each pane calls it, counts of it, and where the keys lead."""
+"""A model with one of each oddity: its names in each pane, counts, and where the keys lead."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WIDE_ENOUGH = (220, 60)
 
 
 def _addresses() -> list[str]:
-    """In model order."""
+    """The addresses in model order."""
     found = []
     for layer in range(LAYERS):
         block, roles = ("linear_attention", LINEAR) if layer == 1 else ("attention", ATTENTION)
@@ -91,7 +91,7 @@ async def test_one_that_fails_and_one_that_is_missing_are_counted_apart(tmp_path
         }
         linear = _rank("language_model.layers.1.linear_attn.out_proj")
         assert view.cells(1)[10] == str(linear)
-        # A few do not stand for all: of layer 0 two of three gates are known; layer 2 has but two `up`.
+        # Too few experts give no median: of layer 0 two of three gates are known; layer 2 has only two `up`.
         shown = [word for word in view.pane("heatmap")[2].split() if not word.startswith("^")][-4:]
         assert shown[:2] == [f"{median(experts[0, 'gate']):.0f}", "2/3"]
         medians = [word for word in view.cells(2) if not word.startswith("^")]
@@ -117,7 +117,7 @@ async def test_steps_pass_through_layers_of_another_kind_and_end_at_the_last_tow
         await view.press("G")
         await view.press("colon")
         await view.type("0")
-        assert view.selected == "vision.layers.0.attention.value"  # layer 0 of the tower that one is in
+        assert view.selected == "vision.layers.0.attention.value"  # layer 0 of the same tower
         await view.press("colon")
         await view.type("2")
         assert view.foot == "there is no layer 2 here"

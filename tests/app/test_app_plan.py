@@ -33,7 +33,7 @@ LAST = "ranks from weights and second moments, no training; check with perplexit
 
 async def command(view: View, text: str) -> None:
     await view.press("colon")
-    view.app.explorer.query_one("#prompt Input", Input).value = text  # pressing each key would be most of the time
+    view.app.explorer.query_one("#prompt Input", Input).value = text  # typing it key by key would take most of the time
     await view.press("enter")
 
 
@@ -44,27 +44,27 @@ async def plan(view: View, text: str = "20%") -> None:
 
 
 def by_hand(folder: Path, root: Path, target: Path, *words: str) -> dict[str, Any]:
-    """The plan of the command line."""
+    """The plan that the command line makes."""
     assert rankscope(["plan", str(folder), "--store", str(root), "-o", str(target), *words]) == 0
     found: dict[str, Any] = json.loads(target.read_text())
     return found
 
 
 def ranks(made: dict[str, Any], layer: int) -> list[str]:
-    """What the map shows of a layer, by a plan.json."""
+    """The ranks of a layer in a plan.json, as the map shows them."""
     rows = [row for row in made["rows"] if row["address"].startswith(f"layers.{layer}.")]
     return ["dense" if row["rank"] is None else str(row["rank"]) for row in rows]
 
 
 def cells(view: View, layer: int) -> list[str]:
-    """What the map shows of a layer."""
+    """The cells of a layer in the map."""
     line = next(line for line in view.pane("plan")[2:] if re.match(rf"[> ] +{layer} ", line))
     return [word.strip("[]") for word in line.lstrip(" >").split()[1:]]
 
 
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Gate, list[float]]]:
-    """A gate before every plan that is made, and the cuts that have come to it."""
+    """A gate before every plan, and the cuts that were requested."""
     gate, cuts, make = Gate(), list[float](), Plannable.plan
 
     def wait_and_make(plannable: Plannable, cut: float) -> ShownPlan:
@@ -147,7 +147,7 @@ async def test_plus_and_minus_move_the_cut_by_one_per_cent(llama: Path, root: Pa
         await view.sees("at a cut of 23 %")
         found = [cells(view, layer) for layer in range(6)]
         assert found == [ranks(made, layer) for layer in range(6)] != before
-        await view.press("0", "minus")  # from the tree too: the map is beside it
+        await view.press("0", "minus")  # also from the tree: the map is beside it
         await view.sees("at a cut of 22 %")
 
 
@@ -178,7 +178,7 @@ async def test_their_keys_are_there_while_a_plan_shows(llama: Path, root: Path) 
 async def test_the_map_follows_off_the_event_loop_and_leaves_out_what_was_overtaken(
     llama: Path, root: Path, held: tuple[Gate, list[float]]
 ) -> None:
-    """Five keys while one plan is made come to one more plan, and other keys are answered meanwhile."""
+    """Five keys during one plan lead to only one more plan, and other keys are answered meanwhile."""
     gate, cuts = held
     fill(llama, root)
     async with exploring(llama, root, HUGE) as view:
@@ -341,7 +341,7 @@ async def test_a_failed_expert_stays_as_it_is_and_every_tower_is_planned(root: P
 
 @pytest.fixture(scope="module")
 def moe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A layer of five experts, of which tokens reached four, and moments of its inputs beside it."""
+    """A layer of five experts, one of which no token reached, and a file of its inputs' moments beside it."""
     shapes = {f"self_attn.{name}_proj": (24, 24) for name in "qkvo"}
     for expert in range(5):
         shapes |= {f"mlp.experts.{expert}.{name}_proj": (20, 24) for name in ("gate", "up")}

@@ -1,4 +1,5 @@
-"""What a file of second moments says beside ranks, in the explorer: position 0, tokens, text held out; centred ones."""
+"""Notes of a file of second moments beside ranks, in the explorer: position 0, tokens, held-out text, centred
+moments."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ def inputs(leaf: str) -> Any:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a model `m`, moments that say of its down what position 0 holds, and an imatrix."""
+    """A folder with a model `m`, moments that state how much of down position 0 holds, and an imatrix."""
     folder = tmp_path_factory.mktemp("said")
     save_model(folder / "m", llama_weights(1), LLAMA)
     sums, held = {}, {}
@@ -47,7 +48,7 @@ GGUF = {
 
 
 async def at_down(seen: View) -> None:
-    """Compute the one projection that the filter shows, and select it."""
+    """Compute and select the one projection that the filter shows."""
     seen.app.explorer.state.set_filter(DOWN)
     await seen.press("5", "enter")
     state = seen.app.explorer.state

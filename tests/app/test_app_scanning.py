@@ -1,4 +1,4 @@
-"""What is typed at a shell answers no question; a scan says how to stop it, and that it is through."""
+"""Keys typed ahead at a shell answer no question; a scan says how to stop it, and when it is done."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAMES = {" ": "space", "\n": "enter"}
 
 @pytest.fixture
 def rings(monkeypatch: pytest.MonkeyPatch) -> list[None]:
-    """One for each time that the bell rang."""
+    """A list with one entry for each time that the bell rang."""
     rung: list[None] = []
     monkeypatch.setattr(RankScopeApp, "bell", lambda _: rung.append(None))
     return rung
@@ -55,7 +55,7 @@ async def test_what_is_typed_at_a_shell_starts_nothing(
 async def test_keys_in_one_packet_answer_no_question_that_they_asked(llama: Path, root: Path) -> None:
     async with exploring(llama, root) as view:
         await view.rush("s", "y", "s", "enter", "n")
-        assert _asks(view)  # the n was not meant for it either
+        assert _asks(view)  # that n was not an answer either
         await view.rush("x", later=1.0)
         await view.rush("y", later=1.2)  # too soon after another key
         assert _asks(view)

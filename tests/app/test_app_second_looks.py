@@ -1,4 +1,4 @@
-"""The second time in the explorer: keys while a scan runs, rows that move, walks that end, cursors at their end."""
+"""Repeated actions in the explorer: keys during a scan, rows that move, walks that end, cursors at the last rank."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 async def test_a_second_scan_comes_after_the_first_and_takes_the_rest(
     llama: Path, root: Path, gate: Gate, started: list[str]
 ) -> None:
-    """What is queued is not queued again, and keeps its place; the rest follows in model order."""
+    """A queued projection is not queued again and keeps its place; the rest follows in model order."""
     async with exploring(llama, root) as view:
         await view.press("slash")
         await view.type("layers.4")
@@ -89,13 +89,13 @@ async def test_after_a_stop_a_second_scan_takes_up_what_is_left(
 
 
 def _rows(view: View) -> list[str]:
-    """The addresses of the table that are in view, from the top."""
+    """The visible addresses of the table, from the top."""
     lines = takewhile(lambda line: "layers." in line, view.pane("table")[1:])  # up to the foot
     return [line.lstrip("> +").split()[0] for line in lines]
 
 
 async def test_a_row_that_is_saved_moves_to_its_place_in_a_sorted_table(llama: Path, root: Path) -> None:
-    """Sorted by k90: what is not known stands last; once it is, between its neighbours, equal ones in model order."""
+    """Sorted by k90: an unknown rank comes last, a known one between its neighbours, equal ones in model order."""
     late = [_address(0, "gate"), _address(5, "key")]
     by_rank = sorted(ALL, key=lambda a: -rank_in(llama, int(a.split(".")[1]), a.rpartition(".")[2], 0.9))
     fill(llama, root, [address for address in ALL if address not in late])
@@ -119,7 +119,7 @@ async def test_a_row_that_is_saved_moves_to_its_place_in_a_sorted_table(llama: P
 
 
 async def test_a_move_in_the_tree_ends_a_walk(llama: Path, root: Path) -> None:
-    """The dim curve of where J began is gone after any other move, and a second walk begins anew."""
+    """The dim curve from where J began goes after any other move, and a second walk starts afresh."""
     fill(llama, root)
     async with exploring(llama, root) as view:
         await view.press("3", "l", "J", "J")
@@ -157,12 +157,12 @@ async def test_the_rank_cursor_stays_at_the_last_rank_and_at_the_first(llama: Pa
             await view.chart(shown)
         await view.press("escape")
         assert not any("sigma" in line.partition("  ")[2][:6] for line in view.pane("chart")[-1:])
-        await view.press("full_stop")  # it begins at the threshold rank
+        await view.press("full_stop")  # it starts at the threshold rank
         await view.chart(f"k {rank_in(llama, 0, 'key', 0.9)}  sigma")
 
 
 async def test_a_move_and_the_tree_within_a_tenth_of_a_second_is_a_move_in_the_tree(llama: Path, root: Path) -> None:
-    """The tree follows other panes once they have rested; whoever goes there sooner finds the selection there."""
+    """The tree follows other panes after a pause; whoever goes there sooner still finds the selection."""
     async with exploring(llama, root) as view:
         await view.press("3")
         await view.rests()
@@ -195,7 +195,7 @@ async def test_what_failed_is_computed_the_second_time_and_no_failure_is_left(
 
 
 async def test_keys_that_are_faster_than_the_table_act_in_it(llama: Path, root: Path) -> None:
-    """They are in the queue before the table has been on the screen once."""
+    """The keys are queued before the table is first on the screen."""
     fill(llama, root)
     async with exploring(llama, root) as view:
         await view.rush("5", "G")
@@ -235,7 +235,7 @@ async def test_a_filter_cuts_no_formula(llama: Path, root: Path) -> None:
         for unit in units():
             view.app.explorer.state.set_unit(unit.name)
             await view.pilot.pause()
-            if unit.needs_ranks:  # the title is what they come to
+            if unit.needs_ranks:  # the title shows where they end
                 await view.sees("(layer 0 query)", "filter layers")
                 continue
             assert f"{unit.titled(0.9)} = {unit.explained(0.9)} \u2500" in view.lines[1]

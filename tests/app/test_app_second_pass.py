@@ -1,4 +1,5 @@
-"""What a GPU solves again: the line that says so, and stopping meanwhile. The CPU is worked as a GPU, by the twins."""
+"""Matrices that a GPU solves again: the line about them, and stopping meanwhile. The CPU plays the GPU, by the
+twins."""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ def ill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def svd_gate(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A closed gate before the SVD; open again at the end."""
+    """A closed gate before the SVD; it is opened at the end."""
     gate, solve = Gate(), svd.singular_values
 
     def wait_and_solve(*arguments: Any) -> Any:
@@ -50,7 +51,7 @@ def svd_gate(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def _conditions(view: View) -> list[str]:
-    """Of both queries, as the table shows them."""
+    """The condition numbers of both queries, as the table shows them."""
     lens = Lens(view.app.pair, 0.9, BY_NAME["condition_number"])
     return [lens.text(p) for p in view.app.pair.first.model.tree.projections if p.address in KEYS]
 

@@ -1,4 +1,4 @@
-"""A series in the explorer: the models are its rows, a projection is shown by model, and nothing is computed."""
+"""A series in the explorer: rows are models, a projection is shown by model, and nothing is computed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STEPS = (100, 200, 1000, 2000, 3000)
 
 @pytest.fixture
 def folders(root: Path, tmp_path: Path) -> dict[int, Path]:
-    """Five computed llamas of two layers, of other weights each."""
+    """Five computed llamas of two layers with different weights."""
     found = {}
     for number, step in enumerate(STEPS):
         weights = {

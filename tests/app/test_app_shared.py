@@ -1,5 +1,5 @@
-"""The explorer beside other processes: what they store and remove is seen, and nothing is drawn where they do nothing;
-a full disk is said, and waited for."""
+"""The explorer beside other processes: it sees what they store and remove, and draws nothing while they do nothing;
+it reports a full disk and waits for room."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ async def test_a_running_scan_leaves_out_what_another_process_stores(llama: Path
         gate.let(7)
         await view.sees("42/42 stored")
         await view.until(lambda: not view.app.explorer.state.is_busy, "the end of the scan")
-        gate.let(1)  # nobody waits for it
+        gate.let(1)  # no test waits for it
 
 
 async def _is_paused(view: View) -> None:
@@ -138,7 +138,7 @@ async def test_a_full_disk_is_said_and_the_scan_goes_on_when_there_is_room(
             assert str(root)[:60] in view.foot  # as much as fits
             assert "!" not in " ".join(view.cells(0))
             await view.press("j")
-            await _is_paused(view)  # until it is over, whatever the user does
+            await _is_paused(view)  # until there is room, whatever the user does
         await view.sees("42/42 stored")
         await view.until(lambda: "full disk" not in view.text, "the end of the pause")
         assert "waiting" not in view.job

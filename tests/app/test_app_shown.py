@@ -1,4 +1,4 @@
-"""Thresholds, filters and moving: one selection, shown by every pane."""
+"""Thresholds, filters and moving: one selection, which every pane shows."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ async def test_layer_and_role_steps_work_from_every_pane(llama: Path, root: Path
         tree = view.app.explorer.tree_pane
         await view.until(lambda: str(tree.cursor_node and tree.cursor_node.label) == "query", "the tree to follow")
         await view.press(*"HHKKKK")
-        assert view.selected == "layers.0.attention.query"  # the ends hold
+        assert view.selected == "layers.0.attention.query"  # it stays at the ends
 
 
 async def test_stepping_leaves_the_tree_as_it_was(llama: Path, root: Path) -> None:

@@ -1,7 +1,7 @@
-"""The whole screen of every view at two sizes; `pytest --snapshot-update` after a change that is meant.
+"""Snapshots of the whole screen of every view at two sizes; `pytest --snapshot-update` after an intended change.
 
-At a third size those of which it shows more than a larger chart. Fixed data: spectra that numpy finds of a made-up
-llama, stored before the explorer opens; no engine runs.
+A third size covers the views that show more there than a larger chart. Fixed data: spectra of a made-up llama by numpy,
+stored before the explorer opens; no engine runs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rankscope.tui.data.model import open_model
 from rankscope.tui.screens.app import RankScopeApp
 from rankscope.tui.settings.config import Config
 
-# Keys ("@": until the chart is drawn), and what is seen after them.
+# Keys ("@": until the chart is drawn), and a text that is seen after them.
 VIEWS = {
     "tree": (["j"], "mlp"),
     "spectrum": (["n", "J", "1"], "layers.1.attention.query"),
@@ -40,7 +40,7 @@ SHOWN = [(name, size) for name in VIEWS for size in SIZES if size != "200x60" or
 
 @pytest.fixture
 def app(llama: Path, root: Path) -> Iterator[RankScopeApp]:
-    """The explorer of a computed model."""
+    """The explorer on a computed model."""
     app = RankScopeApp([fill(llama, root)], root, ComputeSettings("cpu", 1), Config())
     yield app
     assert app.close(DEADLINE)

@@ -1,4 +1,4 @@
-"""The real program in a real terminal: tmux at 80x24, keys sent, screen read, killed and opened again."""
+"""The real program in tmux at 80x24: keys sent, screen read, killed and opened again."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Terminal:
         return subprocess.run([*self._tmux, *command], check=True, capture_output=True, text=True).stdout
 
     def keys(self, *names: str) -> None:
-        """Press these."""
+        """Press these keys."""
         for name in names:
             self._ask("send-keys", name)
 
@@ -68,22 +68,22 @@ class Terminal:
 
     @property
     def screen(self) -> str:
-        """What stands there."""
+        """The text of the screen."""
         return self._ask("capture-pane", "-p")
 
     def until(self, condition: Callable[[str], bool], what: str) -> str:
-        """Wait until the screen is so."""
+        """Wait until the condition holds for the screen."""
         deadline = time.monotonic() + DEADLINE
         while not condition(screen := self.screen):
             assert time.monotonic() < deadline, f"waited in vain for {what}:\n{screen}"
         return screen
 
     def sees(self, *texts: str) -> str:
-        """Wait for these on the screen."""
+        """Wait until these texts are on the screen."""
         return self.until(lambda screen: all(text in screen for text in texts), " and ".join(map(repr, texts)))
 
     def flags(self) -> str:
-        """Alternate screen, cursor, mouse, application keys: what a program must put back."""
+        """The states of alternate screen, cursor, mouse and application keys, which a program must put back."""
         return self._ask(
             "display", "-p", "#{alternate_on} #{cursor_flag} #{mouse_any_flag} #{keypad_cursor_flag}"
         ).strip()
@@ -94,7 +94,7 @@ class Terminal:
         return int(Path(f"/proc/{shell}/task/{shell}/children").read_text().split()[0])
 
     def close(self) -> None:
-        """End of the server, and of all that runs in it."""
+        """End the server and everything that runs in it."""
         subprocess.run([*self._tmux, "kill-server"], check=False, capture_output=True)
 
 

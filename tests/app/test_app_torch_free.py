@@ -1,4 +1,4 @@
-"""A computed model opens and answers every key without torch: proven in a process of its own."""
+"""A computed model opens and answers every key without torch: shown in a separate process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The explorer with a process of its own for a GPU, here one core that passes for one: killed, suspended, and back."""
+"""The explorer with a separate process for a GPU, here played by a CPU core: killed, suspended, and resumed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def workers_of(terminal: Terminal) -> list[int]:
-    """The worker processes of an explorer, which Python's multiprocessing has spawned."""
+    """The worker processes that an explorer has spawned by Python's multiprocessing."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # ended meanwhile
@@ -44,7 +44,7 @@ def workers_of(terminal: Terminal) -> list[int]:
 
 
 def _stat(process: int) -> list[str]:
-    """State, parent ...: proc(5)."""
+    """The fields of /proc/PID/stat from the state on: state, parent ... (proc(5))."""
     return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
 
 
@@ -54,7 +54,7 @@ def test_a_process_for_the_gpu_is_replaced_when_it_dies_and_stands_still_and_end
     terminal = Terminal(tmp_path, PROGRAM, llama, "--store", root)
     terminal.until(b"0/42")
     terminal.press(b"3g\r")
-    terminal.until(b"4/42")  # the attention of a layer, solved by the process, which the first screen has started
+    terminal.until(b"4/42")  # the attention of a layer, solved by the process that the first screen has started
     (worker,) = workers_of(terminal)
 
     dead = os.pidfd_open(worker)
@@ -74,9 +74,9 @@ def test_a_process_for_the_gpu_is_replaced_when_it_dies_and_stands_still_and_end
         assert _stat(another)[0] == "T"
         terminal.written = b""
         os.kill(terminal.child, signal.SIGCONT)
-        terminal.until(b"\x1b[40;1H")  # the last line, after the others
+        terminal.until(b"\x1b[40;1H")  # the last line, after all others
         until = time.monotonic() + DEADLINE
-        while _stat(another)[0] == "T":  # it goes on once the explorer has drawn itself
+        while _stat(another)[0] == "T":  # it goes on once the explorer has drawn
             assert time.monotonic() < until, "the explorer goes on and its worker process does not"
             select.select([], [], [], 0.01)
 

@@ -1,4 +1,4 @@
-"""Spectra weighted by what flows through, in the explorer: chosen, computed, told apart from the raw, found again."""
+"""Spectra weighted by second moments, in the explorer: chosen, computed, told apart from raw ones, found again."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def write_moments(file: Path, weights: Weights) -> Path:
 
 @pytest.fixture(scope="module")
 def moe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a model of experts, and moments of its inputs beside it."""
+    """A folder with a model with experts, and moments of its inputs beside it."""
     folder = save_model(tmp_path_factory.mktemp("models") / "moe", moe_weights(), CONFIG)
     write_moments(folder / "wiki.moments", moe_weights())
     (folder / "no.imatrix").write_text("notes on an imatrix")
@@ -74,7 +74,7 @@ def moe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ranks(names: list[str], threshold: float = 0.9, *, weighted: bool = True) -> list[str]:
-    """Threshold ranks of the attention of layer 0, by LAPACK: of W as it is, or with its columns scaled."""
+    """Threshold ranks of the attention of layer 0, by LAPACK: of W, or of W with scaled columns."""
     weights, found = moe_weights(), []
     for name in names:
         values = weights[f"model.layers.0.self_attn.{name}.weight"].astype(np.float64)
@@ -84,7 +84,7 @@ def ranks(names: list[str], threshold: float = 0.9, *, weighted: bool = True) ->
 
 
 def count_reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often each tensor is read from now on."""
+    """A count of reads by tensor, from now on."""
     reads: Counter[str] = Counter()
     read = SAFETENSORS.read_matrix
 
@@ -97,7 +97,7 @@ def count_reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 
 async def choose(seen: View, word: str) -> None:
-    """Choose the line of the menu that has a word."""
+    """Choose the menu line that contains a word."""
     await seen.press("w")
     line = next(n for n, line in enumerate(line for line in seen.box[1:-1] if line.strip()) if word in line)
     await seen.press("home", *["j"] * line, "enter")
@@ -272,7 +272,7 @@ async def test_what_is_taken_away_says_the_weighting(
     assert (query["spikes"], query["k/raw"]) == ("", "")
     assert "k/kf" not in query
     assert float(query["k/k0"]) == pytest.approx(float(query["k90"]) / float(query["k0"]))
-    assert float(query["k0"]) < 9  # by shape alone 15
+    assert float(query["k0"]) < 9  # by shape alone it would be 15
 
 
 def _rows(file: Path) -> dict[str, dict[str, str]]:

@@ -1,4 +1,4 @@
-"""The line for filters and commands: what narrows while it is typed, what is remembered, what tab completes."""
+"""The prompt for filters and commands: what narrows while typing, what is remembered, what tab completes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rankscope.tui.screens.memory import Memory
 
 @pytest.fixture
 def completer(llama: Path, root: Path) -> Completer:
-    """Of an explorer that shows the llama."""
+    """A completer for an explorer that shows the llama."""
     from rankscope.engine.compute.engine import ComputeSettings
     from rankscope.tui.data.session import Session
 
@@ -44,7 +44,7 @@ async def test_a_filter_narrows_while_it_is_typed(llama: Path, root: Path) -> No
         assert [p.address for p in state.shown] == [p.address for p in find(state.session.model.every, "layers.3.mlp")]
         await view.press("x")
         await view.sees("0 of 42")
-        assert len(state.shown) == 3  # what was found last stays in sight
+        assert len(state.shown) == 3  # the last results stay visible
         await view.press("escape")
         assert (state.pattern, len(state.shown), view.selected) == ("", 42, selected)
         assert "42 of 42" not in view.text
@@ -53,7 +53,7 @@ async def test_a_filter_narrows_while_it_is_typed(llama: Path, root: Path) -> No
 async def test_enter_keeps_a_filter_and_one_that_names_nothing_leaves_the_one_before(llama: Path, root: Path) -> None:
     async with exploring(fill(llama, root), root) as view:
         state = view.app.explorer.state
-        await view.press("slash", *"value", "enter")  # before it was shown
+        await view.press("slash", *"value", "enter")  # before the prompt was shown
         assert (state.pattern, len(state.shown)) == ("value", 6)
         await view.press("slash", "backspace", "backspace", "backspace")
         await view.until(lambda: state.pattern == "va", "what narrows")

@@ -1,4 +1,4 @@
-"""A figure as lines of a terminal: where its dots are, what its legend says, and what is under the ruler."""
+"""A figure as terminal lines: where its dots are, the legend, and the values under the ruler."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def figure(*series: Series, log: tuple[bool, bool] = (False, False), levels: tup
 
 
 def spike(k: int, count: int, log: bool) -> Figure:
-    """1 everywhere but at rank k."""
+    """A curve that is 1 everywhere but at rank k."""
     x = np.arange(1.0, count + 1)
     return figure(Series("spike", x, np.where(x == k, 100.0, 1.0), 0), log=(log, False))
 
@@ -86,7 +86,7 @@ def test_the_mark_stands_under_its_column_with_its_name_where_there_is_room() ->
         assert line.index("^") == ruler.column(k)
         assert f"k {k}" in line
         assert len(line) <= 80
-    assert ruler.mark(5000, 80).plain == ruler.mark(576, 80).plain  # the read-out says that it is the last
+    assert ruler.mark(5000, 80).plain == ruler.mark(576, 80).plain  # the read-out marks it as the last
     assert Ruler(5, 75, (1.0, 100.0), True, 576).mark(577, 80).plain == ""
 
 

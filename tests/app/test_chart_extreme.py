@@ -1,4 +1,4 @@
-"""Charts of values near the ends of what a float64 can be: curves and the numbers on their axis agree."""
+"""Charts of values near the limits of float64: curves agree with the numbers on their axis."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SUBNORMAL = 5e-324
 
 
 def numbers_of(lines: list[str], *, log: bool) -> dict[int, float]:
-    """The numbers on the y axis by line, over 1e300 on a linear one and as exponents of ten on a log one."""
+    """The numbers on the y axis by line: divided by 1e300 on a linear axis, as exponents of ten on a log one."""
     found = {}
     for row, line in enumerate(lines):
         if number := re.match(r"\s*([\d.]+)(?:e(-?\d+))?\u2524", line):

@@ -1,4 +1,4 @@
-"""One role, one colour: in every view, of every model, on paper too."""
+"""One colour for each role: in every view, for every model, and on paper."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HUES = dict(zip(("query", "key", "value", "output", "gate", "up", "down"), MANY.
 
 @pytest.fixture(scope="module")
 def two(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    """The llama and another, half as strong, of which only five layers are there."""
+    """The llama and another of half its strength with only five layers."""
     folder = tmp_path_factory.mktemp("two")
     fill(llama, folder / "store")
     other = {name: w / 2 for name, w in llama_weights(5).items()}
@@ -36,7 +36,7 @@ def pair(two: Pair) -> Pair:
 
 
 def legend(pair: Pair, selection: Selection, view: int, **more: object) -> dict[str, int | None]:
-    """The colour of every mark in a legend, by the word behind it."""
+    """The colour of every mark in a legend, by the word after it."""
     first = paint(pair, ask(pair, selection, view, width=300, **more)).lines[0]
     marks = re.finditer("(\u2501+|\u254d+) (\\S+(?: [AB]\\b)?)", first.plain)
     return {mark[2]: colour_at(first, mark.start()) for mark in marks}

@@ -1,4 +1,4 @@
-"""Charts beside each other: components by layer, and facets of layers."""
+"""Several charts side by side: components by layer, and facets of layers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def pair(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Pair:
 
 @pytest.fixture(scope="module")
 def tall(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    """One of eleven layers."""
+    """A computed llama of eleven layers."""
     folder = tmp_path_factory.mktemp("tall")
     return Pair(saved(folder / "m", folder / "store", llama_weights(11)))
 
@@ -177,7 +177,7 @@ def test_b_and_b_over_a_by_layer(two: Pair, llama: Path) -> None:
         Side.A: "k90 of A by layer", Side.B: "k90 of B by layer", Side.RATIO: "k90 B/A by layer",
     }  # fmt: skip
     ratio = found[Side.RATIO]
-    assert [v.value for v in ratio.levels] == [1.0]  # a rank is no ratio
+    assert [v.value for v in ratio.levels] == [1.0]  # a rank has no ratio
     assert ratio.y.span is not None
     values = np.concatenate([s.y for s in ratio.series])
     assert 0 < ratio.y.span[0] < min(1.0, values.min())
@@ -192,7 +192,7 @@ def test_the_readout_has_smallest_median_and_largest(pair: Pair, llama: Path) ->
     short = paint(pair, ask(pair, Selection(), LAYERS, width=60)).readout.plain
     assert len(short) <= 60
     assert line.startswith(short)
-    assert line[len(short) :].startswith("  ")  # a part that does not fit is left out whole
+    assert line[len(short) :].startswith("  ")  # a part that does not fit is left out as a whole
 
 
 def test_the_legend_has_smallest_median_and_largest_on_a_small_screen_too(pair: Pair, llama: Path) -> None:
@@ -238,7 +238,7 @@ def test_the_selected_layer_is_read_out_and_stands_in_every_chart(pair: Pair, ll
     columns = painting.columns(None)
     assert painting.at is not None
     assert painting.at[:2] == (2.0, "layer 2")
-    assert {len(found) for found in columns.values()} == {3}  # one in each of the three charts
+    assert {len(found) for found in columns.values()} == {3}  # one for each of the three charts
     axis = painting.lines[-1].plain
     assert [axis[x] for x in sorted(columns.popitem()[1])] == ["2", "2", "2"]
     assert paint(pair, ask(pair, Selection(), LAYERS, width=130)).at is None

@@ -1,4 +1,4 @@
-"""The pane of a chart: what is on its lines, and what a moved cursor redraws."""
+"""The chart's pane: its lines, and what it redraws when the cursor moves."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SIZE = (80, 22)
 
 
 class Alone(App[None]):
-    """A chart pane and nothing else."""
+    """An app with a chart pane and nothing else."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ async def test_a_moved_cursor_redraws_only_its_two_lines(painting: Painting, mon
 
 
 def ruled(pane: ChartPane, column: int | None) -> set[int]:
-    """The lines of the canvas with a rule in a column."""
+    """The canvas lines that have a rule in a column."""
     assert column is not None
     return {y for y, line in enumerate(shown(pane)[:18]) if line.ljust(80)[column] == "\u2502"}
 
@@ -185,7 +185,7 @@ def test_the_painter_delivers_what_paint_draws_and_remembers_it(pair: Pair) -> N
     painter._thread.shutdown()
     assert [p.request for p in delivered] == [request]
     assert texts(delivered[0].lines) == texts(paint(pair, request).lines)
-    painter.request(replace(request))  # from memory: the thread has ended
+    painter.request(replace(request))  # from memory: no thread is left
     assert delivered[1] is delivered[0]
 
 

@@ -1,4 +1,4 @@
-"""The lines under a chart, held against numpy."""
+"""The lines under a chart, checked with numpy."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_the_words_of_a_rank_are_shortened_before_a_part_is_left_out(pair: Pair)
 
 
 def long_and_thin(pair: Pair) -> Painting:
-    """A curve of a 14336 x 4096 matrix, whose values need the most digits."""
+    """A curve of a 14336 x 4096 matrix, whose values take the most digits."""
     painting = one(pair, 1, "key")
     ((name, session, p),) = painting.curves
     large = (name, session, replace(p, rows=14336, cols=4096))

@@ -1,4 +1,4 @@
-"""Curves that share cells: each of them is seen."""
+"""Curves that share cells: each of them stays visible."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rankscope.tui.settings.palette import Depth, Palette, palette
 MANY = Palette()
 LEAST = 0.4
 """The part of its cells that a curve keeps, unless it has its turn in all of them."""
-# k90 of the demo's 30 layers, of which gate, up and down, and key and value, lie in the same cells for long.
+# k90 of the demo's 30 layers; gate, up and down, and key and value, lie in the same cells over long stretches.
 DEMO = {
     "query": "68 238 235 224 246 237 231 226 222 205 231 231 198 208 185 "
     "176 209 157 150 193 156 173 165 118 157 221 183 218 190 209",
@@ -49,7 +49,7 @@ def tall(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 
 
 def cells(chart: Chart, width: int, height: int, kept: Sequence[Series]) -> dict[int, set[tuple[int, int]]]:
-    """The cells of these curves of a chart, by their numbers, on the axes of all of them."""
+    """The cells of these curves of a chart, by curve number, on the axes of all curves."""
     x, y = spans(drawable(chart))
     alike = replace(chart, x=replace(chart.x, span=x), y=replace(chart.y, span=y), series=tuple(kept), levels=())
     named = (replace(s, label="", dot=None) for s in kept)
@@ -63,7 +63,7 @@ def cells(chart: Chart, width: int, height: int, kept: Sequence[Series]) -> dict
 
 
 def check(chart: Chart, width: int, height: int) -> None:
-    """Every curve has enough of the cells that it has alone, or at least three quarters of what is its part."""
+    """Check that every curve has enough of the cells that only it has, or at least three quarters of its share."""
     curves = [s for s in drawable(chart).series if s.number is not None]
     together = cells(chart, width, height, curves)
     alone = {s.number: cells(chart, width, height, [s])[s.number] for s in curves if s.number is not None}
@@ -91,14 +91,14 @@ def test_every_curve_of_every_view_is_seen(tall: Pair, view: int, facets: bool, 
 
 
 def ramps(count: int, selected: int | None = None, points: int = 100) -> Figure:
-    """So many curves in the same place."""
+    """`count` curves in the same place."""
     x = np.arange(1.0, points + 1)
     same = [Series(f"c{n}", x, x[::-1].copy(), n, is_selected=n == selected) for n in range(count)]
     return Figure("same", (Chart("same", Axis("k"), Axis("sigma"), tuple(same)),))
 
 
 def colours(figure: Figure) -> list[int]:
-    """The numbers of the curves, from left to right."""
+    """The numbers of the curves from left to right."""
     drawn = draw(figure, MANY, 80, 20).lines
     found = {x // 2: colour_at(drawn[y // 4], x // 2) for x, y in dots(drawn)}
     return [MANY.series.index(found[x] or 0) for x in sorted(found)]

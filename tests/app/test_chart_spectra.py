@@ -1,4 +1,4 @@
-"""What the charts of singular values and of energy show, held against LAPACK and against sampled noise."""
+"""Charts of singular values and of energy, checked with LAPACK and with sampled noise."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def pair(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Pair:
 
 @pytest.fixture(scope="module")
 def two(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    """A computed llama against one with other weights."""
+    """A computed llama compared with one of other weights."""
     folder = tmp_path_factory.mktemp("second")
     other = {name: 2.0 * w + 0.1 * matrix(w.shape, 5) if w.ndim == 2 else w for name, w in llama_weights(6).items()}
     fill(llama, folder / "store")
@@ -93,7 +93,7 @@ def test_noise_of_the_same_shape_and_strength_lies_on_the_noise_curve(tmp_path: 
     found = chart(alone, ask(alone, in_layer(0, "query"), axes=LINEAR))
     (curve,) = dim(found)["noise"]
     assert curve.stroke is Stroke.DOTTED
-    # The mean of 400 sampled matrices is what the law says to 1 % of the largest value at this size.
+    # The mean of 400 sampled matrices agrees with the law to 1 % of the largest value at this size.
     sampled = np.mean([np.linalg.svd(rng.standard_normal((48, 48)), compute_uv=False) for _ in range(400)], axis=0)
     strength = np.median(curves(found)["query"].y) / np.median(sampled)
     np.testing.assert_allclose(curve.y, strength * sampled, atol=0.015 * strength * sampled[0] + 0.01)
@@ -109,10 +109,10 @@ def test_several_curves_have_noise_of_at_most_two_shapes_and_no_edge(pair: Pair)
     assert [len(dim(c)["noise"]) for c in (one, both, every)] == [1, 2, 2]
     assert [len(c.levels) for c in (one, both, every)] == [1, 0, 0]
     assert sorted(int(s.x[-1]) for s in dim(both)["noise"]) == [24, 48]
-    # For the two of one shape it is as strong as the geometric mean of what each has alone.
+    # For two models of one shape the noise has the geometric mean of both strengths.
     alone = [dim(chart(pair, ask(pair, in_layer(0, r), axes=LINEAR)))["noise"][0] for r in ("key", "value")]
     (short,) = [s for s in dim(both)["noise"] if s.x[-1] == 24]
-    k = 11  # seen in all three
+    k = 11  # visible in all three
     expected = np.sqrt(np.prod([s.y[s.x == k][0] for s in alone]))
     assert short.y[short.x == k][0] == pytest.approx(expected)
 
@@ -127,7 +127,7 @@ def test_noise_and_edge_are_scaled_with_the_curve(pair: Pair) -> None:
 
 @pytest.fixture
 def low_rank(tmp_path: Path) -> Pair:
-    """A key of rank 8, whose other values are known only to lie below 1e-3."""
+    """A key of rank 8, whose other values are only known to lie below 1e-3."""
     weights = llama_weights(1)
     rng = np.random.default_rng(3)
     factors: list[NDArray[np.float64]] = [rng.standard_normal((24, 8)), rng.standard_normal((8, 48))]
@@ -142,7 +142,7 @@ def test_values_below_the_floor_are_dim_and_squash_nothing(low_rank: Pair) -> No
         assert list(known.x) == list(range(1, 9))
         assert list(below.x) == list(range(9, 25))
         np.testing.assert_allclose(below.y, known.y[-1] / 10)
-        assert "noise" not in dim(found)  # its scale would be made of values that nobody knows
+        assert "noise" not in dim(found)  # its scale would be made of values that are not known
     lines = texts(paint(low_rank, ask(low_rank, in_layer(0, "key"))).lines)
     assert lines[0].endswith("\u2501\u2501 key 6  \u2500\u2500 below floor")
     linear = dim(chart(low_rank, ask(low_rank, in_layer(0, "key"), axes=LINEAR)))["below floor"][0]
@@ -257,7 +257,7 @@ def test_an_empty_chart_says_what_to_do(llama: Path, tmp_path: Path) -> None:
         painting = paint(empty, request)
         assert [line.strip() for line in texts(painting.lines)[1:] if line.strip()] == [sentence]
         assert (painting.ruler, painting.curves) == (None, ())
-    assert len(paint(empty, ask(empty, select(0, "mlp"))).curves) == 1  # what there is
+    assert len(paint(empty, ask(empty, select(0, "mlp"))).curves) == 1  # the layers that exist
     assert grid_of(empty).columns
 
 

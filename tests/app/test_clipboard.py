@@ -1,4 +1,4 @@
-"""Copying: by tmux where it runs, by OSC 52 where it does not or refuses."""
+"""Copying: through tmux where it runs, through OSC 52 where it does not run or refuses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TEXT = "layers.0.\u00fc\t133\n"
 
 @pytest.fixture
 def tmux(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A place for a tmux before all others, and tmux's variable."""
+    """A folder at the front of PATH for a fake tmux, and tmux's variable set."""
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("TMUX", "/tmp/tmux,1,0")
     return tmp_path / "tmux"
@@ -39,7 +39,7 @@ def test_tmux_gets_the_text(tmux: Path) -> None:
 @pytest.mark.parametrize("script", ["exit 1", "exec 0<&-; exit 1", "exec cat > /dev/null & wait; exit 1", None])
 def test_without_tmux_it_goes_to_the_terminal(tmux: Path, monkeypatch: pytest.MonkeyPatch, script: str | None) -> None:
     if script is None:
-        monkeypatch.setenv("PATH", str(tmux.parent))  # no tmux anywhere
+        monkeypatch.setenv("PATH", str(tmux.parent))  # no tmux on the PATH
     else:
         _write(tmux, script)
     app: App[None] = App()
@@ -67,7 +67,7 @@ def test_a_tmux_that_hangs_is_given_up(tmux: Path, monkeypatch: pytest.MonkeyPat
 
 
 async def test_from_a_thread_osc_52_reaches_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half a character, as names of files may have, is no reason to fail."""
+    """Half a surrogate pair, as file names may have, must not make it fail."""
     monkeypatch.delenv("TMUX", raising=False)
     app: App[None] = App()
     written: list[str] = []
