@@ -1,4 +1,4 @@
-"""Tiny models built by transformers, their matrices found by hand, and plans for them whose energies are scipy's."""
+"""Tiny models built by transformers, their matrices found by hand, and plans for them with energies by scipy."""
 
 from __future__ import annotations
 
@@ -87,14 +87,14 @@ MODELS: dict[str, tuple[Callable[..., Any], Callable[[Any], Views]]] = {
 
 
 def views(family: str, model: Any) -> Views:
-    """All matrices that a plan may name, of all layers."""
+    """All matrices of all layers that a plan may name."""
     layers = model.transformer.h if family == "gpt2" else model.model.layers
     listed = (MODELS[family][1](layer).items() for layer in layers)
     return {f"layers.{n}.{name}": view for n, found in enumerate(listed) for name, view in found}
 
 
 def saved(family: str, folder: Path, dtype: torch.dtype = torch.float32, shards: str = "1GB", **changes: Any) -> Path:
-    """A model of random weights, saved by transformers; its norms and biases are random too."""
+    """A model of random weights, with random norms and biases too, saved by transformers."""
     torch.manual_seed(0)
     model = MODELS[family][0](**changes).to(dtype)
     with torch.no_grad():
@@ -111,14 +111,14 @@ def root_of(second: Any) -> Any:
 
 
 def truncated(matrix: Any, rank: int, second: Any = None) -> tuple[Any, float]:
-    """U_r U_r^T W by scipy, U_r of W C^1/2, and the share of the energy that it keeps."""
+    """U_r U_r^T W by scipy, with U_r from W C^1/2, and the share of the energy that it keeps."""
     wide = np.asarray(matrix, np.float64)
     left, values, _ = scipy.linalg.svd(wide if second is None else wide @ root_of(second))
     return left[:, :rank] @ left[:, :rank].T @ wide, float((values[:rank] ** 2).sum() / (values**2).sum())
 
 
 def planned(model: Path, ranks: Mapping[str, int], second: Mapping[str, Any] | None = None, **changes: Any) -> Plan:
-    """A plan that gives these addresses these ranks and keeps the rest; C of an address where the plan is weighted."""
+    """A plan that gives these addresses these ranks and keeps the rest; `C` by address where the plan is weighted."""
     checkpoint = open_checkpoint(str(model))
     own, rows = Matrices(checkpoint), []
     cost = changes.get("cost", "factors")

@@ -16,8 +16,8 @@ Floats = NDArray[np.float32]
 
 
 class Stats(NamedTuple):
-    """What the tool keeps of a tensor: sums of squares of shape (matrices, input features), and tokens by matrix; a
-    single number for a dense stack.
+    """What the tool stores for a tensor: sums of squares, shape (matrices, input features), and the number of tokens by
+    matrix; a single number for a dense stack.
     """
 
     sums: Floats
@@ -25,7 +25,7 @@ class Stats(NamedTuple):
 
 
 def stats(cols: int, counts: Sequence[int] = (1000,), *, matrices: int = 0, seed: int = 0) -> Stats:
-    """Sums of as many squares of normal numbers, whose sizes spread over six decades."""
+    """Sums of as many squares of normal numbers as there are tokens, with sizes over six decades."""
     rng = np.random.default_rng([seed, cols, *counts])
     scales = 10.0 ** rng.uniform(-3, 3, (matrices or len(counts), cols))
     tokens = np.resize(np.asarray(counts, float), matrices or len(counts))[:, None]
@@ -41,7 +41,8 @@ def write_gguf(
     plain: Mapping[str, Floats] | None = None,
     **said: str,
 ) -> Path:
-    """As `save_imatrix` of tools/imatrix/imatrix.cpp, with the `plain` sums of x that newer versions keep too."""
+    """Write what `save_imatrix` of tools/imatrix/imatrix.cpp writes, with the `plain` sums of x that newer versions
+    keep too."""
     writer = gguf.GGUFWriter(str(file), "", endianess=gguf.GGUFEndian.LITTLE)
     writer.kv_data[0].pop("general.architecture", None)
     writer.add_type("imatrix")
@@ -67,7 +68,7 @@ def chunks(held: Mapping[str, Stats], chunk_size: int) -> int:
 
 
 def legacy(held: Mapping[str, Stats], *, chunk_size: int = 512, trailer: bool = True) -> bytes:
-    """As `save_imatrix_legacy`, in the same steps of float32."""
+    """The bytes that `save_imatrix_legacy` writes, computed in the same steps of float32."""
     out = [struct.pack("<i", len(held))]
     for name, (sums, counts) in sorted(held.items()):
         calls = int(-(-max(counts) // chunk_size))
@@ -83,7 +84,7 @@ def legacy(held: Mapping[str, Stats], *, chunk_size: int = 512, trailer: bool = 
 
 
 def converted(held: Mapping[str, Stats], *, chunk_size: int = 512) -> dict[str, Stats]:
-    """What the tool keeps of a legacy file that it has read: one count for all experts (`load_imatrix_legacy`)."""
+    """What the tool holds after reading a legacy file: one count for all experts (`load_imatrix_legacy`)."""
     found = {}
     for name, (sums, counts) in held.items():
         calls = int(-(-max(counts) // chunk_size))
@@ -94,6 +95,6 @@ def converted(held: Mapping[str, Stats], *, chunk_size: int = 512) -> dict[str, 
 
 
 def write_moments(file: Path, sums: Mapping[str, Any], **metadata: str) -> Path:
-    """A file of moments."""
+    """Write a file of moments."""
     save_file({name: np.asarray(array, order="C") for name, array in sums.items()}, file, metadata or None)
     return file

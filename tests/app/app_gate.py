@@ -6,7 +6,7 @@ import threading
 
 
 class Gate:
-    """A solver wrapper that waits at this gate, so that a scan pauses for as long as a test looks at it."""
+    """A gate at which solving waits, so that a scan pauses for as long as a test looks at it."""
 
     def __init__(self) -> None:
         self._passes = threading.Semaphore(0)

@@ -35,7 +35,7 @@ def singular_values(folder: Path, layer: int, role: str) -> np.ndarray:
 
 
 def demo_ranks() -> dict[int, int]:
-    """k90 of the value projection by layer, dequantised and solved apart from the engine."""
+    """k90 of the value projection by layer, dequantised and solved without the engine."""
     tensors = {t.name: t for t in read_gguf(demo_file()).tensors}
     found = {}
     for layer in range(30):

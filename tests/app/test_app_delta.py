@@ -75,7 +75,7 @@ async def test_d_goes_on_to_the_differences_and_back(pair: Any, root: Path) -> N
         assert view.app.pair.second is not None
         await view.press("d")
         await view.sees("k90 of B")
-        await view.rush("d", "d", "d", "d")  # B/A, delta, A, B: whatever has been read by then
+        await view.rush("d", "d", "d", "d")  # B/A, delta, A, B: without waiting for what is read
         await view.rests()
         await view.sees("k90 of B", "A base")
 

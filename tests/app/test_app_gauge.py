@@ -149,7 +149,7 @@ async def test_v_shows_what_is_stored_of_a_model_that_is_gone(root: Path, tmp_pa
 
 
 async def test_value_and_output_are_their_products_by_kv_head(model: Path, root: Path) -> None:
-    """In heatmap, tree, table and chart; they are selected by KV head, and the factors are shown behind `v`."""
+    """Heatmap, tree, table and chart show the products, selected by KV head; `v` shows the factors again."""
     async with exploring(model, root, WIDE) as seen:
         await seen.rests()
         await seen.press("3", "l", "l", "l")
@@ -170,7 +170,7 @@ async def test_value_and_output_are_their_products_by_kv_head(model: Path, root:
         await seen.press("K", "escape")
         middle = np.median(each)
         far = max(sorted(each, reverse=True), key=lambda k: abs(k - middle))
-        assert abs(far - middle) < 2  # so that one number can be the median of all of them
+        assert abs(far - middle) < 2  # so close that the cell shows the median alone
         words = [word.strip("[]") for word in seen.cells(0)]
         assert words[2] == f"{middle:.0f}"
         assert not any(word.startswith("^") for word in words)

@@ -45,7 +45,7 @@ async def test_it_is_computed_shown_whole_and_found_again(model: Path, root: Pat
             assert f"{value:.4g}" in view.text
         await view.press("i")
         assert "one neuron" not in view.text
-    async with exploring(model, root, size) as view:  # no spectrum is computed for it
+    async with exploring(model, root, size) as view:  # inspecting stores no spectrum
         await view.sees("0/21")
         await select(view, "layers.1.mlp.up")
         await view.press("i")

@@ -38,7 +38,7 @@ def deepseek(folder: Path, **changes: object) -> Path:
         for n, (name, shape) in enumerate(shapes.items()):
             weights[f"{at}.{name}.weight"] = matrix(shape, 11 * layer + n)
         for name, size in (("kv", KV_LORA), ("q", Q_LORA)):
-            gains = np.logspace(0, -1 - layer, size) * (-1) ** np.arange(size)  # of either sign
+            gains = np.logspace(0, -1 - layer, size) * (-1) ** np.arange(size)  # of both signs
             weights[f"{at}.{name}_a_layernorm.weight"] = gains.astype(np.float32)
         for expert in ("", ".shared_experts") if layer else ("",):
             for name, shape in (("gate_proj", (6, HIDDEN)), ("up_proj", (6, HIDDEN)), ("down_proj", (HIDDEN, 6))):

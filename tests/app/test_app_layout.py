@@ -127,7 +127,7 @@ async def test_f_shows_the_focused_pane_alone_with_its_lines(llama: Path, root: 
         assert view.pane("chart")[-1].startswith("48x48")
         await view.press("full_stop", "escape")
         assert "tree" in _visible(view) or size == SMALL
-        assert explorer.state.k is not None  # the next key undoes that
+        assert explorer.state.k is not None  # the next escape clears it
         await view.press("escape")
         assert explorer.state.k is None
 

@@ -114,7 +114,7 @@ async def test_a_running_scan_leaves_out_what_another_process_stores(llama: Path
         gate.let(7)
         await view.sees("42/42 stored")
         await view.until(lambda: not view.app.explorer.state.is_busy, "the end of the scan")
-        gate.let(1)  # no test waits for it
+        gate.let(1)  # for the matrix that is still being solved
 
 
 async def _is_paused(view: View) -> None:

@@ -177,7 +177,7 @@ def test_b_and_b_over_a_by_layer(two: Pair, llama: Path) -> None:
         Side.A: "k90 of A by layer", Side.B: "k90 of B by layer", Side.RATIO: "k90 B/A by layer",
     }  # fmt: skip
     ratio = found[Side.RATIO]
-    assert [v.value for v in ratio.levels] == [1.0]  # a rank has no ratio
+    assert [v.value for v in ratio.levels] == [1.0]  # a rank line has no place among ratios
     assert ratio.y.span is not None
     values = np.concatenate([s.y for s in ratio.series])
     assert 0 < ratio.y.span[0] < min(1.0, values.min())

@@ -109,7 +109,7 @@ def test_several_curves_have_noise_of_at_most_two_shapes_and_no_edge(pair: Pair)
     assert [len(dim(c)["noise"]) for c in (one, both, every)] == [1, 2, 2]
     assert [len(c.levels) for c in (one, both, every)] == [1, 0, 0]
     assert sorted(int(s.x[-1]) for s in dim(both)["noise"]) == [24, 48]
-    # For two models of one shape the noise has the geometric mean of both strengths.
+    # The noise of two curves of one shape has the geometric mean of both strengths.
     alone = [dim(chart(pair, ask(pair, in_layer(0, r), axes=LINEAR)))["noise"][0] for r in ("key", "value")]
     (short,) = [s for s in dim(both)["noise"] if s.x[-1] == 24]
     k = 11  # visible in all three
@@ -257,7 +257,7 @@ def test_an_empty_chart_says_what_to_do(llama: Path, tmp_path: Path) -> None:
         painting = paint(empty, request)
         assert [line.strip() for line in texts(painting.lines)[1:] if line.strip()] == [sentence]
         assert (painting.ruler, painting.curves) == (None, ())
-    assert len(paint(empty, ask(empty, select(0, "mlp"))).curves) == 1  # the layers that exist
+    assert len(paint(empty, ask(empty, select(0, "mlp"))).curves) == 1  # what is stored is drawn
     assert grid_of(empty).columns
 
 

@@ -59,7 +59,7 @@ def test_outside_tmux_it_is_not_asked(tmux: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_a_tmux_that_hangs_is_given_up(tmux: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(f"{tmux}.fifo")
-    _write(tmux, f"exec cat {tmux}.fifo")  # nobody will ever write there
+    _write(tmux, f"exec cat {tmux}.fifo")  # no one will ever write there
     monkeypatch.setattr(clipboard, "_SECONDS", 0.05)
     app: App[None] = App()
     assert clipboard.copy(app, TEXT) == "by OSC 52"

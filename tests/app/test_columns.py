@@ -1,4 +1,5 @@
-"""Numbers of a whole model at once: as one by one, put right where something changed, and made no more often."""
+"""Arrays of numbers for a whole model: equal to the single numbers, updated where something changed, and rebuilt no
+more often."""
 
 from __future__ import annotations
 
@@ -23,9 +24,9 @@ KEY, QUERY, DOWN = "layers.0.attention.key", "layers.2.attention.query", "layers
 
 @pytest.fixture
 def pair(tmp_path: Path, root: Path) -> Pair:
-    """A of five layers, one of its matrices zero, one not stored, one failed; B of four others, one not stored. One
-    matrix of both is singular: its condition number is a bound in A and in B. Of both some facts, some ranks at 97 %
-    and a twin with random signs are known."""
+    """A of five layers: one of its matrices is zero, one is not stored, one has failed. B of four other layers: one
+    is not stored. One matrix is singular in both, so its condition number is a bound in A and in B. Both have some
+    facts, some ranks at 97 % and a twin with random signs."""
     weights = llama_weights(5)
     weights["model.layers.1.mlp.up_proj.weight"][:] = 0
     others = llama_weights(9)
@@ -102,7 +103,7 @@ def test_what_is_read_already_is_not_read_again(pair: Pair) -> None:
 
 
 class Made:
-    """An array that counts how often it was made, and of which rows it was put right."""
+    """An array that counts how often it was made, and notes which rows were updated."""
 
     def __init__(self, columns: NumberColumns) -> None:
         self._columns = columns
@@ -137,7 +138,7 @@ def test_an_array_is_made_once_and_put_right_where_something_changed(
     columns.changed((second.key, first.key))
     found = array.ask()
     assert found[columns.rows_of([first, second])].tolist() == [7.0, 7.0]
-    assert np.isnan(found).sum() == len(columns.rows) - 1  # and the row of those that are no rows
+    assert np.isnan(found).sum() == len(columns.rows) - 1  # and the last row, for projections that are in no row
     array.ask()
     assert (array.whole, sorted(array.rows)) == (1, sorted((first.address, second.address)))
 

@@ -38,7 +38,7 @@ def pair(llama: Path, root: Path) -> Pair:
 
 
 def row(app: Sheets, title: str) -> list[str]:
-    """The words of a line, without the cursor and its title."""
+    """The words of a line, without the cursor and the line's title."""
     (line,) = [line for line in lines(app.compare) if line[2:].startswith(f"{title}  ")]
     return line[2 + len(title) :].split()
 
@@ -107,7 +107,7 @@ async def test_counts_and_ratios_against_the_first_mark(pair: Pair, llama: Path)
         assert words(app.compare)[0] == ["2", "key", "3", "key", "0", "gate"]
         assert row(app, "k90") == [str(k[0]), str(k[1]), f"{k[1] - k[0]:+d}", str(k[2]), f"{k[2] - k[0]:+d}"]
         assert row(app, "shape") == ["24x48", "24x48", "80x48"]
-        # Of two of one shape k/k0 differs as k does; the share is written to 2 digits.
+        # For two projections of one shape k/k0 differs as k does; the share is written to 2 digits.
         ratio = k[1] / k[0]
         found = row(app, "k90/k0")
         assert float(found[1]) / float(found[0]) == pytest.approx(ratio, abs=0.02)

@@ -1,4 +1,4 @@
-"""The settings file: what it may say, what a mistake in it is answered with, and that printing and loading agree."""
+"""The settings file: what it may contain, the answer to each mistake, and that printed settings load to the same."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ series = [1, 2, 3, 4, 5, 6, 7, 255]
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The user's settings file, not there yet."""
+    """The path of the user's settings file, which does not exist yet."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     monkeypatch.delenv("RANKSCOPE_CONFIG", raising=False)
     found = config_path()
@@ -196,10 +196,10 @@ def test_what_is_no_setting_is_left_out_with_a_warning(
 
 
 def test_the_file_of_the_first_version_loads_and_so_does_every_line_of_it(file: Path) -> None:
-    """What `rankscope-tui --print-config` wrote in 0.1.0; the keys are comments in it until they are changed."""
+    """The output of `rankscope-tui --print-config` in 0.1.0; the keys are comments in it until they are changed."""
     text = (Path(__file__).parent / "settings_0_1_0.toml").read_text()
     file.write_text(text)
-    meant = replace(Config(), lines=(MLA_LINES[0], ReferenceLine("kv_lora_rank", 512)))  # a line of every role
+    meant = replace(Config(), lines=(MLA_LINES[0], ReferenceLine("kv_lora_rank", 512)))  # a line for every role
     assert load(file) == meant
     keys_in_force = re.sub(r'^# ("[a-z_.]+" = )', r"\1", text, flags=re.MULTILINE)
     file.write_text(keys_in_force)
@@ -314,7 +314,7 @@ def test_the_explorer_says_it_too_before_it_opens_a_model(
     file.write_text("tresholds = 1\n")
     for stream in ("stdin", "stdout"):
         monkeypatch.setattr(f"sys.{stream}.isatty", lambda: True)
-    monkeypatch.setattr(os, "environ", {**os.environ})  # what textual is told stays here
+    monkeypatch.setattr(os, "environ", {**os.environ})  # Textual's own setting of this process stays as it is
     assert main_tui(["/nowhere"]) == 2
     first, second = capsys.readouterr().err.splitlines()
     assert first == f"settings file {file}: there is no setting tresholds: did you mean thresholds?"
@@ -343,7 +343,8 @@ def test_a_named_file_that_is_not_there_is_said(
 
 
 def test_the_settings_are_read_before_textual_is_imported(file: Path) -> None:
-    """It reads the number of colours when it is imported; and a start without a file costs no TOML reader."""
+    """Textual reads the number of colours when it is imported; and a start without a settings file loads no TOML
+    reader."""
     program = (
         "import os, sys; from rankscope.tui.cli import launch;"
         "from rankscope.tui.settings.read import config_path, load;"

@@ -1,4 +1,4 @@
-"""The user's keys: what is refused, what Textual does with the rest, and what is shown."""
+"""The user's keys: which are refused, what Textual does with the others, and what is shown."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_every_binding_has_one_id_and_one_section() -> None:
 
 
 def test_the_defaults_spelled_out_clash_with_nothing() -> None:
-    """Where a pane covers a key of the explorer by design (enter) too."""
+    """Also where a pane takes a key of the explorer by design (enter)."""
     everything = {b.id or "": b.key for table in SECTIONS.values() for b in bindings(table)}
     assert checked(everything) == everything
     for ident, key in everything.items():
@@ -81,7 +81,7 @@ def test_keys_may_be_exchanged() -> None:
 
 
 class Told(Screen[None]):
-    """Tells which of its bindings ran."""
+    """An app that notes which of its bindings ran."""
 
     BINDINGS: ClassVar[list[BindingType]] = [b for b in keys.EXPLORER if isinstance(b, Binding) and b.id != "quit"]
 
@@ -103,7 +103,7 @@ class Told(Screen[None]):
 
 
 async def test_textual_follows_the_keymap() -> None:
-    """As it is set before the screen is pushed: the app does that in on_mount."""
+    """The keymap is set before the screen is pushed, as the app does in on_mount."""
     app: App[None] = App()
     async with app.run_test() as pilot:
         app.set_keymap(checked({"scan": "x", "stop": "s", "pane.next": "f6,tab", "back": "!"}))

@@ -1,4 +1,4 @@
-"""ASCII in the place of Unicode: as wide as before, shades and curves still told apart, letters kept."""
+"""ASCII instead of Unicode: same width, shades and curves still told apart, letters kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exports: files are named for what they hold."""
+"""Exports: file names tell what the files hold."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ UP = Column("expert", "up")
 
 
 def row_of(eyes: Eyes, line: int) -> list[str]:
-    """The words of a line of the table, its label first."""
+    """The words of a line of the table, from its label on."""
     return eyes.lines[2 + line].lstrip(" >").split()
 
 
@@ -65,7 +65,7 @@ async def test_one_move_draws_only_what_it_changes() -> None:
         with eyes.drawing() as regions:
             await eyes.press("j")
         assert [(r.y, r.height) for r in regions] == [(3, 1), (4, 1)]
-        assert sum(r.area for r in regions) < 60  # of 118 x 38: two labels and two cells
+        assert sum(r.area for r in regions) < 60  # in 118 x 38: two labels and two cells
         with eyes.drawing() as regions:
             await eyes.press("l")
         assert [r.y for r in regions] == [1, 4]
@@ -159,7 +159,7 @@ async def test_shades_are_bars_where_there_are_no_colours() -> None:
     async with showing(seen) as eyes:
         assert row_of(eyes, 1)[1:4] == [".", "780\u2587", "9\u2581"]
         ends = [eyes.lines[y].find(text) + len(text) for y, text in ((2, "1\u2581"), (3, ". "), (4, "201\u2581"))]
-        assert len(set(ends)) == 1  # states stand where the last digits stand
+        assert len(set(ends)) == 1  # a state takes the place of the last digits
 
 
 async def test_a_marked_cell_has_a_plus() -> None:
@@ -261,7 +261,7 @@ async def test_a_walk_through_the_layers_keeps_the_experts_unfolded() -> None:
         assert eyes.heatmap.cursor == (1, 1)
         assert row_of(eyes, 1) == ["e3", "114", "[115]", "116"]
         eyes.heatmap.show_selection(Selection(Row("", 2), UP))
-        assert eyes.heatmap.unfolded is None  # one expert is no group
+        assert eyes.heatmap.unfolded is None  # one expert makes no group
         assert "[201]" in eyes.lines[2 + 3]
 
 

@@ -1,4 +1,4 @@
-"""What a cell shows: numbers, spreads, states, shades; at every depth of colour, for one model and for two."""
+"""How a cell looks: numbers, spreads, states, shades; at every depth of colour, for one model and for two."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ ADDRESS = "layers.0.attention.key"
 
 
 def gates(*ranks: int | None) -> Seen:
-    """One layer of experts whose gates have these ranks."""
+    """One layer with experts whose gates have these ranks."""
     seen = Seen(moe(1, len(ranks)))
     seen.told.tell({f"layers.0.expert.{e}.gate": rank for e, rank in enumerate(ranks) if rank is not None})
     return seen
 
 
 def lightness(colour: int) -> float:
-    """CIE L*."""
+    """The lightness L* of a colour (CIE)."""
     return 116 * luminance(colour) ** (1 / 3) - 16
 
 
@@ -117,7 +117,7 @@ def test_a_projection_that_is_computed_again_shows_that_it_runs() -> None:
 
 
 def test_experts_fold_to_their_median_and_the_farthest_from_it() -> None:
-    """Of 32 one alone is odd: quartiles do not show it."""
+    """Only one of 32 is odd: quartiles would not show it."""
     one = gates(*(29 + n % 2 for n in range(31)), 133).look.cell(Row("", 0), GATE)
     assert one.text == "30 ^133"
     cell = gates(100, 104, 110, 120, 96).look.cell(Row("", 0), GATE)
@@ -141,7 +141,7 @@ def test_a_median_that_stands_for_all_is_alone_and_of_two_as_far_the_larger_is_n
     ("asked", "text", "narrow"), [(None, "107 2/4", "."), (2, "107 2/4", "107"), (3, "107 2/4", ".")]
 )
 def test_a_sample_of_experts_says_how_many_of_how_many(asked: int | None, text: str, narrow: str) -> None:
-    """Of those asked for, 0 and 2 of 4, or 0, 1 and 2."""
+    """A sample of two experts takes 0 and 2 of 4, one of three 0, 1 and 2."""
     seen = gates(104, None, 110, None)
     seen.told.experts = asked
     cell = seen.look.cell(Row("", 0), GATE)
@@ -219,7 +219,7 @@ def test_five_limits_at_even_distances_of_their_logarithms() -> None:
 
 
 def test_the_key_of_break_even_shows_every_look_that_cells_have_and_no_other() -> None:
-    """1024 x 4096 breaks even at 819.2; of four experts half may lie above."""
+    """1024 x 4096 breaks even at 819.2; half of four experts may lie above."""
     ranks = range(20, 1024, 20)
     gate, up = ({f"layers.0.expert.{e}.{role}": 400 if e < 2 else 900 for e in range(4)} for role in ("gate", "up"))
     single = [projection(n, "attention", "key") for n in range(len(ranks))]
@@ -231,7 +231,7 @@ def test_the_key_of_break_even_shows_every_look_that_cells_have_and_no_other() -
     assert {str(seen.look.cell(*place).style) for place in seen.grid.cells} == shown
     seen.against([*single, *experts], Side.RATIO)
     seen.look.forget()
-    assert shade_key(seen.look).plain.split()[-2:] == ["1.25", "2"]  # of B/A nothing is grey
+    assert shade_key(seen.look).plain.split()[-2:] == ["1.25", "2"]  # for B/A nothing is grey
 
 
 def test_limits_stay_until_a_number_lies_outside() -> None:
@@ -245,7 +245,7 @@ def test_limits_stay_until_a_number_lies_outside() -> None:
     seen.told.entries["layers.3.attention.key"] = SimpleNamespace(sigma_max=4096.0)
     seen.look.forget(["layers.3.attention.key"])
     assert seen.look.limits() == pytest.approx((4, 16, 64, 256, 1024))
-    assert seen.look.cell(rows[1], KEY).style != before.style  # the largest no longer
+    assert seen.look.cell(rows[1], KEY).style != before.style  # the largest is no longer the same
     del seen.told.entries["layers.3.attention.key"]
     seen.look.forget()
     assert seen.look.limits() == limits
@@ -269,7 +269,8 @@ def test_the_key_shows_the_limits_between_the_shades() -> None:
     ("low", "high"), [(0.99, 1.01), (99.0, 101.0), (1240.0, 1241.0), (2.0, 2.0 + 1e-9), (1e-3, 1e9), (5e-324, 1.7e308)]
 )
 def test_no_two_limits_of_the_key_read_alike(low: float, high: float) -> None:
-    """They are as near to the limits as their digits say, and where six digits do not tell two apart one has none."""
+    """Limits have only as many digits as they need; where six digits do not tell two apart, one is left without a
+    number."""
     for contrast in Contrast:
         seen = told_sigmas(low, high)
         seen.look.lens.contrast = contrast
@@ -368,7 +369,7 @@ def test_projections_without_a_number_of_their_own_are_rows_in_their_order() -> 
 
 
 def test_shades_spread_over_a_model_or_over_each_role() -> None:
-    """Keys from 100 to 110, values from 200 to 400: on a scale of all of them keys look alike."""
+    """Keys from 100 to 110 and values from 200 to 400: on one common scale all keys look alike."""
     seen = Seen([p for p in layers(6, mlp=False) if p.role in ("key", "value")])
     for layer in range(6):
         seen.told.tell({f"layers.{layer}.attention.key": 100 + 2 * layer})

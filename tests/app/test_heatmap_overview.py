@@ -1,4 +1,4 @@
-"""The heatmap turned: every layer in view, from numbers to several shades in one character."""
+"""The transposed heatmap: every layer in view, from numbers down to several shades in one character."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def role(eyes: Eyes, name: str) -> str:
 
 
 def pieces(eyes: Eyes, name: str) -> list[Segment]:
-    """The same as it is drawn, one piece a character."""
+    """The line of a role as drawn, one piece a character."""
     y = eyes.lines.index(role(eyes, name))
     return [Segment(c, s.style) for s in eyes.heatmap.render_line(y) for c in s.text]
 
@@ -80,7 +80,7 @@ async def test_a_summary_of_noise_ratios_has_their_median_once() -> None:
         seen.against(layers(8), Side.RATIO).tell(seen.told.ranks)
         seen.look.forget()
         eyes.heatmap.update()
-        assert role(eyes, "value").split()[-4:] == ["1.000"] * 3 + [ratios[1]]  # another number: that of A
+        assert role(eyes, "value").split()[-4:] == ["1.000"] * 3 + [ratios[1]]  # another number: the one of A
 
 
 async def test_the_name_of_a_small_tower_is_whole_where_there_is_room() -> None:
@@ -152,7 +152,7 @@ async def test_beyond_that_a_half_is_the_median_of_several_layers() -> None:
         eyes.heatmap.update()
         assert role(eyes, "key")[10:42].index("!") == 64 // 4
         await eyes.press("G")
-        assert eyes.lines[0].split()[-5] == "125"  # the number of the layer under the cursor, in any case
+        assert eyes.lines[0].split()[-5] == "125"  # the number of the layer under the cursor is always shown
 
 
 async def test_two_shades_where_one_is_not_known() -> None:
@@ -264,7 +264,7 @@ async def test_a_folded_cell_has_its_farthest_expert_where_all_have_room() -> No
     async with showing(ranked(moe(3, 16)), (80, 24), overview=True) as eyes:  # 105 + 3 n in layer 1, and so on
         assert role(eyes, "gate").split()[1:7] == ["28", "^50", "128", "^150", "228", "28"]
         ends = [line.rstrip().rfind(each) for line in eyes.lines for each in ("101", "128") if each in line.split()]
-        assert len(set(ends)) == 1  # what is beside a number does not move it
+        assert len(set(ends)) == 1  # a mark beside a number does not move the number
         assert role(eyes, "query").split()[1:4] == ["1", "101", "201"]
         assert eyes.lines[0].split()[:4] == ["layer", "0", "1", "2"]
     async with showing(ranked(moe(8, 16)), (80, 24), overview=True) as eyes:

@@ -1,4 +1,4 @@
-"""Numbers that are worked out from values: what is in view first, told of a few times, and counted by nobody anew."""
+"""Numbers computed from values: visible ones first, reported in a few batches, and not counted again by every pane."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ EXPERTS, LAYERS = 12, 3
 
 
 class Pane:
-    """Shows facts of everything; some of it is in view."""
+    """A pane that shows facts of everything; a part of it is visible."""
 
     compares_marks = False
 
@@ -49,7 +49,7 @@ class Pane:
 
 
 class Desk:
-    """A loader whose thread does one thing when it is told to."""
+    """A loader whose thread does one step when it is told to."""
 
     def __init__(self, session: Session) -> None:
         self.state = ExplorerState.of(Pair(session), 0.9, (0.9,))
@@ -83,7 +83,7 @@ def test_everything_is_read_and_told_of_once_what_is_in_view_first(session: Sess
     desk.jobs.popleft()()
     assert desk.told[0].keys == set(pane.view)
     desk.jobs.popleft()()
-    desk.loader.in_view = (keys[40],)  # the user has gone on
+    desk.loader.in_view = (keys[40],)  # the user has moved on
     desk.jobs.popleft()()
     assert pane.loaded[:6] == [*pane.view, *keys[:2], keys[40]]
     desk.work()
@@ -138,14 +138,14 @@ def moe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fill_part(moe: Path, root: Path) -> None:
-    """All but the experts 3 and 7, and the output of layer 1, which a test lets fail."""
+    """Store everything but the experts 3 and 7, and the output of layer 1, which a test makes fail."""
     every = [p.address for p in fill(moe, root, ()).tree.scanned()]
     lacking = (".expert.3.", ".expert.7.", "layers.1.attention.output")
     fill(moe, root, [address for address in every if not any(part in address for part in lacking)])
 
 
 class Watched:
-    """Counts what was counted, read and said."""
+    """A session that counts what was counted, read and reported."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.events: list[str] = []
@@ -169,7 +169,7 @@ class Watched:
 
 
 async def checked(view: View, moe: Path, threshold: float) -> None:
-    """The heatmap's experts and the tree's counts, against LAPACK."""
+    """Check the heatmap's experts and the tree's counts against LAPACK."""
     weights = load_file(moe / "model.safetensors")
     name = "model.layers.1.mlp.experts.{}.up_proj.weight"
     ranks = [numpy_rank(weights[name.format(e)], threshold) for e in range(EXPERTS) if e not in (3, 7)]
@@ -199,7 +199,7 @@ async def test_another_threshold_counts_nothing_and_reads_nothing(
         found = watched.take()
         assert {"Look.forget", "Session.stored", "NumbersLoaded.__init__"}.isdisjoint(found)
         assert all(view.app.explorer.look._counts[place] is count for place, count in counts.items())
-        # No line of the tree in view has a number: those of layers and blocks are not drawn again.
+        # No visible line of the tree has a number: lines of layers and blocks are not drawn again.
         assert "TreeNode.refresh" not in found
 
 
@@ -212,12 +212,12 @@ async def test_a_threshold_that_is_not_in_the_table_arrives_in_parts_and_is_righ
         state = view.app.explorer.state
         watched = Watched(monkeypatch)
         state.set_threshold(0.97)
-        state.step_threshold(1)  # it is overtaken, and asked for again
+        state.step_threshold(1)  # it is overtaken, and requested again
         state.step_threshold(-1)
         await view.rests()
         await view.until(lambda: not state.lens.unread(), "all ranks")
         await view.pilot.pause()
-        # Of 60 chunks. The first load may have come far before it was overtaken.
+        # There are 60 chunks. The first load may have come far before it was overtaken.
         assert 1 < watched.take().count("NumbersLoaded.__init__") <= 2 * MOST_TOLD + 4
         await checked(view, moe, 0.97)
 

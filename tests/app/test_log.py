@@ -1,4 +1,4 @@
-"""The log: a sentence for the user, the traceback for the file, and no file while nothing goes wrong."""
+"""The log: a sentence for the user, the traceback in the file, and no file while nothing goes wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers that stand out of their role: told apart by the median absolute deviation, and gone through by keys."""
+"""Layers that are outliers of their role: found by the median absolute deviation, and visited by keys."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ GATE = Column("expert", "gate")
 
 
 def of(*numbers: float, ranks: bool = False) -> list[tuple[int, float]]:
-    """The layers of a role that stand out by these numbers, and by how many deviations."""
+    """The outlying layers of a role by these numbers, and by how many deviations."""
     grid = make_grid(layers(len(numbers), mlp=False))
     role = Role(grid, grid.rows, KEY, lambda row, _: (numbers[row.layer],), ranks=ranks)
     return [(s.row.layer, round(s.deviations, 9)) for s in role.outliers()]
 
 
 def of_experts(each: int, numbers: dict[tuple[int, int, str], float]) -> tuple[Grid, list[tuple[str, float]]]:
-    """Layers of experts of which these numbers (by layer, expert, role) are not 36, and what stands out of them."""
+    """The outliers among experts whose numbers are all 36 but for these (by layer, expert, role)."""
     grid = make_grid([p for p in moe(6, each) if p.expert is not None])
 
     def number(p: Projection) -> float:
@@ -40,7 +40,7 @@ def of_experts(each: int, numbers: dict[tuple[int, int, str], float]) -> tuple[G
 
 
 def test_three_deviations_from_the_median_are_not_yet_too_far() -> None:
-    numbers = (10.0, 11.0, 9.0, 13.0, 14.0, math.nan, 10.0)  # median 10.5, of the distances 1.0
+    numbers = (10.0, 11.0, 9.0, 13.0, 14.0, math.nan, 10.0)  # median 10.5, median distance 1.0
     assert of(*numbers) == [(4, 3.5)]
     assert of(10.0, 11.0, 9.0, 13.5, 10.0, 11.0) == [(3, 6.0)]
     assert of(1.0, 2.0, 3.0, 4.0, 8.0) == [(4, 5.0)]
@@ -146,7 +146,7 @@ async def test_the_keys_go_through_them_and_the_foot_names_the_ends(tmp_path: Pa
 
 
 async def test_a_folded_place_hides_no_expert_from_the_keys(tmp_path: Path) -> None:
-    """One of 30 experts has half the inner size: the median of its layer does not tell."""
+    """One of 30 experts has half the inner size: the median of its layer does not show it."""
     rng = np.random.default_rng(3)
     shapes = {"w1": (32, 24), "w3": (32, 24), "w2": (24, 32)}
     weights, gates = {}, []

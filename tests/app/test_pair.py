@@ -28,7 +28,7 @@ def session_of(folder: Path, root: Path) -> Session:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    """A of three layers, B of two, whose weights are A's with the seeds of the next layer."""
+    """A with three layers and B with two, whose weights are A's with the seeds of the next layer."""
     folder = tmp_path_factory.mktemp("pair")
     weights = llama_weights(3)
     save_model(folder / "a", weights, LLAMA)
@@ -105,7 +105,7 @@ def test_what_only_one_model_has(pair: Pair) -> None:
 
 def test_a_flipped_twin_is_the_null_of_its_unit(pair: Pair) -> None:
     alone = Pair(pair.first)
-    assert number(alone, "k/kf") is None  # nothing with random signs is stored
+    assert number(alone, "k/kf") is None  # no twin with random signs is stored
 
 
 def test_factoring_that_saves_nothing_is_greyed(pair: Pair) -> None:

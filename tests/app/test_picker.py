@@ -1,4 +1,4 @@
-"""No MODEL given: what there is to choose from, and finding one by typing."""
+"""No MODEL given: the list of models to choose from, and finding one by typing."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from rankscope.tui.screens.picker import Picker
 
 @pytest.fixture(autouse=True)
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user's state folder of its own."""
+    """A state folder for this test's user."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
 @pytest.fixture
 def other(root: Path, tmp_path: Path) -> Path:
-    """A llama of two layers, of which five spectra are stored."""
+    """A llama of two layers, five of whose spectra are stored."""
     folder = save_model(tmp_path / "here" / "other-llama", llama_weights(2), LLAMA)
     fill(folder, root, [p.address for p in open_model(str(folder), root).tree.scanned()[:5]])
     return folder
@@ -39,7 +39,7 @@ def _rows(picker: Picker) -> list[str]:
 
 
 async def _reads(picker: Picker, pilot: Pilot[str | None]) -> list[str]:
-    """The rows, once all headers are read."""
+    """The rows, once all headers have been read."""
     picker._reader.join(DEADLINE)
     await pilot.pause()
     return _rows(picker)
@@ -57,7 +57,7 @@ async def test_what_is_known_of_each_model_stands_in_its_row(llama: Path, other:
         assert rows[1].split()[:3] == ["tiny-llama", "6", "42/42"]
         assert rows[2].split()[:3] == ["demo", "30", "0/210"]
         await pilot.press("enter")
-    assert picker.return_value == str(other)  # the one that was looked at last
+    assert picker.return_value == str(other)  # the one that was opened last
 
 
 def _megabytes(model: object) -> str:
@@ -70,7 +70,7 @@ async def test_typing_leaves_what_has_all_words(llama: Path, other: Path, root: 
     async with picker.run_test(size=SMALL) as pilot:
         await pilot.press(*"llama")
         assert sorted(row.split()[0] for row in _rows(picker)) == ["other-llama", "tiny-llama"]
-        await pilot.press("down", "space", *"HERE")  # the folder counts, too
+        await pilot.press("down", "space", *"HERE")  # the folder's name counts, too
         assert [row.split()[0] for row in _rows(picker)] == ["other-llama"]
         await pilot.press(*"q")
         assert _rows(picker) == []

@@ -1,4 +1,4 @@
-"""Pictures on paper: read back as SVG, PNG and PDF, and held against numpy."""
+"""Pictures for print: read back as SVG, PNG and PDF, and checked with numpy."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def two(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Pair:
 
 
 def written(path: Path) -> list[str]:
-    """The texts of an SVG, which matplotlib notes beside their outlines."""
+    """The texts of an SVG, which matplotlib writes as comments beside their outlines."""
     return [unescape(text).strip() for text in re.findall(r"<!--(.*?)-->", path.read_text(), re.DOTALL)]
 
 
 def line_of(path: Path, ink: str) -> NDArray[np.float64]:
-    """The longest line in a colour, as points, y upwards."""
+    """The longest line of a colour, as points, y upwards."""
     found = []
     for element in ElementTree.parse(path).iter(f"{SVG}path"):
         drawn = element.get("d", "")
@@ -70,7 +70,7 @@ def test_a_picture_is_whole_and_the_same_each_time(pair: Pair, tmp_path: Path, s
     save_picture(pair, ask(pair, select(0, "attention")), target)
     first = target.read_bytes()
     assert first.startswith(begins)
-    save_picture(pair, ask(pair, select(0, "attention"), width=31, height=9), target)  # whatever the terminal is
+    save_picture(pair, ask(pair, select(0, "attention"), width=31, height=9), target)  # independent of the terminal
     assert target.read_bytes() == first
     assert list(tmp_path.iterdir()) == [target]
     if suffix == ".png":
@@ -251,7 +251,7 @@ def test_many_layers_have_colours_without_numbers(tmp_path: Path) -> None:
     tall = Pair(saved(tmp_path / "m", tmp_path / "store", llama_weights(41)))
     save_heatmap(Lens(tall, 0.9), grid_of(tall), tmp_path / "h.svg")
     found = written(tmp_path / "h.svg")
-    assert found.count(str(rank_in(tmp_path / "m", 40, "up", 0.9))) <= 1  # at most as a number of a layer
+    assert found.count(str(rank_in(tmp_path / "m", 40, "up", 0.9))) <= 1  # at most as many as a layer's number has
     assert "40" in found
 
 

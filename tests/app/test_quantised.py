@@ -1,4 +1,4 @@
-"""Quantised weights in the explorer: marked in the tree, named in the read-out, or named as not supported."""
+"""Quantised weights in the explorer: marked in the tree, named in the read-out, or reported as not supported."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 
 def _saved(folder: Path, parts: dict[str, torch.Tensor]) -> Path:
-    """A layer of llama whose key projection is made of these."""
+    """A llama layer whose key projection consists of these tensors."""
     weights = {name: torch.from_numpy(array) for name, array in llama_weights(1).items() if "k_proj" not in name}
     stem = "model.layers.0.self_attn.k_proj."
     folder.mkdir()

@@ -1,5 +1,5 @@
-"""A model opens as it was left: by its content, whatever the command line says over it, and whatever became of the
-file in which that is kept."""
+"""A model opens as it was left: found by its content, with the command line taking precedence, and whatever happened
+to the file of remembered views."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PROGRAM = "import sys; from rankscope.tui.cli.main import main_tui; sys.exit(mai
 
 @pytest.fixture(autouse=True)
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user's state folder of its own."""
+    """A state folder for this test's user."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     mark_seen()
     monkeypatch.setattr(remembering, "KEEP_SECONDS", 0.01)
@@ -88,7 +88,7 @@ async def test_a_filter_is_shown_again_with_a_line_that_says_so(model: Model, ro
 
 
 async def test_it_is_known_by_its_content(llama: Path, root: Path, tmp_path: Path, state: Path) -> None:
-    """Moved, it is as it was left; another model that comes to its place is not."""
+    """A moved model opens as it was left; another model at its old place does not."""
     folder = shutil.copytree(llama, tmp_path / "moved")
     first = open_model(str(folder), root)
     async with looking(first, root) as view:
@@ -110,11 +110,11 @@ async def test_fresh_begins_anew(model: Model, root: Path) -> None:
         assert view.app.explorer.state.pane == 0
     last = Memory(model).last
     assert last is not None
-    assert last.pane == 0  # how the fresh one was left
+    assert last.pane == 0  # how the new model was left
 
 
 async def test_what_is_no_longer_there_is_left_out(model: Model, root: Path) -> None:
-    """Of what another version of a model, of a library or of a filter had."""
+    """Leave out what only another version of a model, of a library or of a filter had."""
     gone = Remembered(
         pane=8, top=5, chart=2, row=("", 99), column=("attention", "key"), unit="k/kz", marks=("layers.99.x", "y"),
         pattern="nothing of that name", k=10**9, axes=77, single="layers.99.mlp.up",
@@ -149,7 +149,7 @@ def test_a_file_that_says_nothing_is_one_line(how: str, llama: Path, root: Path)
     assert memory.last is None
     assert memory.said.startswith("the view you left it in cannot be restored")
     assert last_used() == {}
-    assert memory.keep(Remembered(pane=2)) == ""  # and not a second line
+    assert memory.keep(Remembered(pane=2)) == ""  # and no second line
     if how == "newer":
         assert path.read_bytes() == content[how]
     elif how != "folder":
@@ -176,7 +176,7 @@ def test_the_last_of_two_explorers_counts_and_one_that_rests_takes_nothing_back(
     resting, busy = Memory(model), Memory(model)
     assert resting.keep(Remembered(pane=1)) == ""
     assert busy.keep(Remembered(pane=2)) == ""
-    assert resting.keep(Remembered(pane=1)) == ""  # as it ends
+    assert resting.keep(Remembered(pane=1)) == ""  # when it ends
     last = Memory(model).last
     assert last is not None
     assert last.pane == 2
@@ -219,7 +219,7 @@ def test_weighting_and_gauge_are_as_they_were_left_or_as_they_are_named(
 
 
 def _until_kept(folder: Path) -> Path:
-    """Wait until an explorer has kept that it shows ranks at 95 %."""
+    """Wait until an explorer has saved that it shows ranks at 95 %."""
     deadline = time.monotonic() + DEADLINE
     while time.monotonic() < deadline:
         for path in (folder / "rankscope" / "models").glob("*.json"):

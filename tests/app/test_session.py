@@ -1,4 +1,5 @@
-"""The session's memory of a model: what is stored, values that come and go, ranks that follow a new spectrum."""
+"""The session's memory of a model: what is stored, values that are loaded and dropped, ranks that follow a new
+spectrum."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ def _ignore(_: tuple[Event, ...]) -> None:
 
 @pytest.fixture
 def session(llama: Path, root: Path) -> Session:
-    """A session on the llama, all of it stored and none of it loaded."""
+    """A session on the llama, with all spectra stored and none loaded."""
     return Session(fill(llama, root), root, _ignore, ComputeSettings())
 
 
@@ -62,7 +63,7 @@ def test_a_second_result_takes_the_place_of_the_first(session: Session) -> None:
     other = spectrum_of(query, matrix((query.rows, query.cols), 99))
     assert session.apply([SavedAgain(other)]) == [query.key]
     assert session.entry(query) == entry_of(other)
-    assert session.values(query) is None  # to be read anew
+    assert session.values(query) is None  # must be read again
     assert session.state(query) is State.DONE
     assert session.apply([SolvingAgain(query, "cuda:0"), StayBounds((query,))]) == []
     assert session.state(query) is State.DONE

@@ -1,4 +1,4 @@
-"""Signals to the explorer on a pseudo-terminal: what is computed is saved, and the terminal is as it was."""
+"""Signals to the explorer on a pseudo-terminal: computed spectra are saved, and the terminal is restored."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ MOUSE = tuple(f"\x1b[?{mode}h".encode() for mode in (1000, 1002, 1003, 1006, 101
 
 
 def is_put_back(terminal: Terminal) -> bool:
-    """Whether what was turned on was turned off after that, and echo and lines are as before."""
+    """Whether everything turned on was turned off later, and echo and line mode are as before."""
     written = terminal.written
     assert all(written.rfind(on) >= 0 for on in ON)
     assert not any(on in written for on in MOUSE)
@@ -76,14 +76,14 @@ def is_put_back(terminal: Terminal) -> bool:
 
 
 def scanning(tmp_path: Path, llama: Path, root: Path) -> Terminal:
-    """An explorer with a few spectra that are not saved yet, and a solver that is stuck."""
+    """An explorer with a few unsaved spectra and a solver that is stuck."""
     os.mkfifo(tmp_path / "stuck")
     terminal = Terminal(tmp_path, STUCK, tmp_path / "stuck", llama, "--store", root, "--threads", "1")
     terminal.until(b"0/42")
     terminal.press(b"s")
     terminal.until(b"y or s  yes")
     terminal.press(b"y")
-    (tmp_path / "stuck").read_bytes()  # waits for who opens it
+    (tmp_path / "stuck").read_bytes()  # waits until someone opens it
     assert not stored_models(root)
     assert terminal.settings != terminal.before
     return terminal
@@ -102,7 +102,7 @@ def test_a_signal_saves_and_puts_the_terminal_back(tmp_path: Path, llama: Path, 
 
 def test_a_terminal_that_is_gone_loses_nothing(tmp_path: Path, llama: Path, root: Path) -> None:
     terminal = scanning(tmp_path, llama, root)
-    os.close(terminal.terminal)  # which is a SIGHUP
+    os.close(terminal.terminal)  # the terminal sends SIGHUP
     assert terminal.exit_code() == 128 + signal.SIGHUP
     assert [model.spectra for model in stored_models(root)] == [COMPUTED]
 
@@ -129,7 +129,7 @@ def test_ctrl_z_gives_the_terminal_to_the_shell_and_fg_takes_it(
     assert is_put_back(terminal)
     terminal.written = b""
     os.kill(terminal.child, signal.SIGCONT)
-    terminal.until(b"\x1b[40;1H")  # the last line, after the others
+    terminal.until(b"\x1b[40;1H")  # the last line, after all others
     assert shown in terminal.written
     assert terminal.settings != terminal.before
     os.kill(terminal.child, signal.SIGTERM)

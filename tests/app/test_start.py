@@ -39,7 +39,7 @@ sys.exit(main_tui(sys.argv[2:]))
 
 @pytest.fixture
 def other(tmp_path: Path) -> Path:
-    """A llama of other weights, and of one layer less."""
+    """Folders of a llama with other weights, and of one with a layer less."""
     return save_model(tmp_path / "other-llama", llama_weights(5), LLAMA)
 
 
@@ -81,7 +81,7 @@ def test_a_second_model_that_is_not_there_is_one_line(
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     for stream in ("stdin", "stdout"):
         monkeypatch.setattr(f"sys.{stream}.isatty", lambda: True)
-    monkeypatch.setattr(os, "environ", {**os.environ})  # what textual is told stays here
+    monkeypatch.setattr(os, "environ", {**os.environ})  # Textual's own setting of this process stays as it is
     assert main_tui([str(llama), "--against", "/nowhere", "--store", str(root)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "/nowhere" in line
@@ -116,7 +116,7 @@ def test_closing_both_takes_no_longer_than_closing_one(
         nonlocal now
         assert timeout is not None
         done.append(timeout)
-        now += 0.5  # a thread that is waited for
+        now += 0.5  # a thread that the process waits for
         return session is not app.pair.first
 
     monkeypatch.setattr(app_module, "time", SimpleNamespace(monotonic=lambda: now))

@@ -1,4 +1,4 @@
-"""The explorer's state without a terminal: built, changed, asked; and what it tells of every change."""
+"""The explorer's state without a terminal: built, changed and read; and the changes that it reports."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KEY = Column("attention", "key")
 
 
 class Heard(list[tuple[Change, Keys]]):
-    """What the state told, since it was asked last."""
+    """The changes that the state has reported since the last look."""
 
     def __call__(self, what: Change, keys: Keys) -> None:
         self.append((what, keys))
@@ -51,7 +51,7 @@ def heard() -> Heard:
 
 @pytest.fixture
 def state(llama: Path, root: Path, heard: Heard) -> ExplorerState:
-    """Of the llama with everything stored, at 90 %."""
+    """The state of the llama with everything stored, at 90 %."""
     state = ExplorerState.of(Pair(session_of(llama, root)), 0.9, (0.6, 0.8, 0.9))
     state.listen = heard
     state.loaded = True
@@ -83,7 +83,7 @@ def test_a_walk_remembers_where_it_began_and_forgets_it_there(state: ExplorerSta
     assert (state.selection.label(state.grid), state.origin) == ("layers.2.attention.query", start)
     state.select(start)
     assert state.origin is None
-    assert set(heard.kinds()) == {Change.SELECTION}  # the tree waits where another pane has the focus
+    assert set(heard.kinds()) == {Change.SELECTION}  # the tree waits while another pane has the focus
 
 
 def test_moving_in_the_tree_does_not_move_the_tree(state: ExplorerState, heard: Heard) -> None:
@@ -165,7 +165,7 @@ def test_thresholds_go_round_and_a_new_one_joins_them(state: ExplorerState, llam
     state.set_threshold(0.7)
     assert state.thresholds == (0.6, 0.7, 0.8, 0.9)
     key = state.grid.cells[Row("", 3), KEY][0]
-    assert state.lens.number(key) is None  # not in the stored table: worked out when it is asked for
+    assert state.lens.number(key) is None  # not in the stored table: computed on demand
     state.lens.load([key])
     assert state.lens.number(key) == rank_in(llama, 3, "key", 0.7)
     state.step_threshold(-1)
@@ -191,7 +191,7 @@ def test_only_what_the_chart_shows_draws_it_again(state: ExplorerState, heard: H
     assert (heard.kinds(), state.version) == ([Change.NUMBERS, Change.CHART], 1)
     state.show(View.LAYERS)
     heard.clear()
-    state.numbers_changed({other})  # the view over layers shows them all
+    state.numbers_changed({other})  # the view over layers shows all of them
     assert (heard.kinds(), state.version) == ([Change.NUMBERS, Change.CHART], 2)
 
 
@@ -199,7 +199,7 @@ def test_views_change_places(state: ExplorerState, heard: Heard) -> None:
     state.show(View.LAYERS)
     assert (state.pane, state.top, state.chart, state.has_ranks) == (4, 3, 4, False)
     heard.clear()
-    state.show(View.COMPARE)  # curves of the marks, where roles by layer stood
+    state.show(View.COMPARE)  # curves of the marks replace roles by layer
     assert (state.pane, state.top, state.chart, state.compares) == (6, 6, 1, True)
     assert heard.kinds() == [Change.PANE, Change.WANTED]
     state.step_pane(1)
@@ -211,7 +211,7 @@ def test_views_change_places(state: ExplorerState, heard: Heard) -> None:
     assert state.pane == View.COMPARE
     state.show(View.TREE)
     heard.clear()
-    state.show(View.TREE)  # the cursor may stand on a group: it stays there
+    state.show(View.TREE)  # the cursor may be on a group: it stays there
     assert heard.kinds() == [Change.PANE]
 
 

@@ -1,4 +1,4 @@
-"""Errors of keys, messages, timers, workers and drawing: said and logged, and the program goes on."""
+"""Errors of keys, messages, timers, workers and drawing: reported and logged, and the program goes on."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from rankscope.tui.screens.guard import MANY, Surviving
 
 
 class Asked(Message):
-    """Something is asked of the screen."""
+    """A message to the screen."""
 
 
 class Odd(Widget, can_focus=True):
-    """Fails where it is told to."""
+    """A widget that fails where it is told to."""
 
     BINDINGS: ClassVar[list[BindingType]] = [("b", "fail", ""), ("g", "go", "")]
     CSS = "Odd { height: 3; }"
@@ -55,7 +55,7 @@ class Odd(Widget, can_focus=True):
 
 
 class First(Screen[None]):
-    """The screen."""
+    """The first screen."""
 
     BINDINGS: ClassVar[list[BindingType]] = [("s", "fail", ""), ("p", "pop", "")]
 
@@ -95,7 +95,7 @@ class Failing(Screen[None]):
 
 
 class Tried(Surviving[None], inherit_bindings=False):
-    """An app like the explorer's."""
+    """An app that survives errors as the explorer does."""
 
     def __init__(self, on_mount: Callable[[], object] = int) -> None:
         super().__init__()
@@ -124,7 +124,8 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @asynccontextmanager
 async def trying(app: Tried) -> AsyncIterator[Pilot[None]]:
-    """The app, its toasts shown. What it survived its pilot would raise in the end, so that no test passes over it."""
+    """Run the app with its toasts shown. Its pilot would raise every survived error at the end, so no test can miss
+    one."""
     async with app.run_test(size=(80, 24), notifications=True) as pilot:
         try:
             yield pilot
@@ -157,7 +158,7 @@ async def test_a_key_that_fails_is_a_toast_and_the_next_works(key: str, why: str
     async with trying(app) as pilot:
         await pilot.press(key, "g", key, "g")
         assert app.first.odd.went == 2
-        assert app.said == [_sentence(f"the key {key}", why)]  # while it stands it is not said again
+        assert app.said == [_sentence(f"the key {key}", why)]  # not reported again while the toast is shown
         await _until(pilot, lambda: "failed: ValueError:" in _screen(app))
         assert "a line of text" in _screen(app)
     assert app.return_code in (None, 0)

@@ -34,7 +34,7 @@ async def table_of(pair: Pair, size: tuple[int, int] = (120, 40)) -> AsyncIterat
 
 
 def at_cursor(app: Sheets) -> str:
-    """The address on the line of the cursor, the only one that is marked so."""
+    """The address on the cursor's line, the only line that is marked so."""
     (line,) = [line for line in lines(app.table) if line.startswith(">")]
     return line.split()[1]
 
@@ -60,7 +60,7 @@ async def test_o_sorts_by_the_column_under_the_cursor_and_again_the_other_way(pa
     async with table_of(pair) as (app, pilot):
         await press(pilot, "l", "l", "l", "o", "g")
         assert "v k80" in lines(app.table)[0]
-        page = len(column(app.table, "k80")) - 2  # without foot and scroll bar
+        page = len(column(app.table, "k80")) - 2  # without the foot and the scroll bar
         assert column(app.table, "k80")[:page] == [str(k) for k in sorted(ranks, reverse=True)[:page]]
         await press(pilot, "o", "g")
         assert "^ k80" in lines(app.table)[0]
@@ -84,7 +84,7 @@ async def test_moving_selects_the_projection(pair: Pair) -> None:
         await press(pilot, "j", "l", "G", "ctrl+u", "g")
         grid = app.grid
         found = [selection.projections(grid) for selection in app.moves if isinstance(selection, Selection)]
-        assert [len(one) for one in found] == [1] * 4  # a column is none
+        assert [len(one) for one in found] == [1] * 4  # the column is not a number
         assert found[0] == (app.shown[1],)
         assert found[1] == (app.shown[-1],)
         assert found[3] == (app.shown[0],)
@@ -112,7 +112,7 @@ async def test_a_selection_moves_the_cursor_without_a_message(pair: Pair) -> Non
         await pilot.pause()
         assert app.moves == []
         assert at_cursor(app) == "layers.4.attention.value"
-        app.table.show_selection(Selection(app.grid.rows[4]))  # it is in there: stay
+        app.table.show_selection(Selection(app.grid.rows[4]))  # the cursor's row is still listed: it stays
         app.table.show_selection(Selection())
         await pilot.pause()
         assert at_cursor(app) == "layers.4.attention.value"
@@ -167,7 +167,7 @@ async def test_a_scan_draws_the_rows_that_changed_and_no_others(llama: Path, roo
         await pilot.pause()
         assert set(drawn) == {3}
         drawn.clear()
-        app.table.update({app.shown[-1].key})  # out of sight
+        app.table.update({app.shown[-1].key})  # out of view
         await pilot.pause()
         assert drawn == []
         await press(pilot, "j")
@@ -188,7 +188,7 @@ async def test_the_cursor_stays_on_its_projection_when_rows_move(pair: Pair) -> 
         app.lens.threshold = 0.85
         app.table.update()
         await pilot.pause()
-        assert words(app.table)[0].index("k90") == words(app.table)[0].index("k85") + 2  # "v" stands before k90
+        assert words(app.table)[0].index("k90") == words(app.table)[0].index("k85") + 2  # "v" comes before k90
         assert app.table.foot().startswith("k90:")
 
 
@@ -207,7 +207,7 @@ async def test_the_side_of_the_lens_decides(pair: Pair, tmp_path: Path, root: Pa
         app.lens.side = Side.RATIO
         app.table.update()
         await pilot.pause()
-        assert column(app.table, "k90")[:14] == ["1.000"] * 14  # the first layers have the same weights
+        assert column(app.table, "k90")[:14] == ["1.000"] * 14  # the first layers have equal weights
         assert column(app.table, "k90")[14:16] == ["-", "-"]
 
 
@@ -233,7 +233,7 @@ async def test_out_of_sight_nothing_is_worked_out(pair: Pair, monkeypatch: pytes
 async def test_hidden_and_shown_between_two_layouts_it_is_up_to_date(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Textual then sends no Show."""
+    """Textual then sends no Show event."""
     async with table_of(pair, (120, 20)) as (app, pilot):
         with monkeypatch.context() as patch:
             patch.setattr(MetricTable, "is_on_screen", False)

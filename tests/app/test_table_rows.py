@@ -1,4 +1,4 @@
-"""The metric table without a screen: its numbers against numpy, its order, its records."""
+"""The metric table without a screen: its numbers checked with numpy, its order, its records."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def perplexity(shares: NDArray[np.float64]) -> float:
 
 
 def by_numpy(weights: NDArray[np.float64], threshold: float) -> dict[str, float]:
-    """Every measure that numpy can say alone."""
+    """Every measure that numpy alone can compute."""
     sigma = np.linalg.svd(weights, compute_uv=False)
     rows, cols = weights.shape
     k = numpy_rank(weights, threshold)
@@ -87,7 +87,7 @@ def test_noise_is_what_a_sampled_matrix_needs(llama: Path, root: Path) -> None:
 
 
 def test_break_even_is_a_whole_rank_and_a_vector_is_above_it(tmp_path: Path, root: Path) -> None:
-    """7 x 48 break even at 6.1, a row of 48 below 1: even rank 1 costs more."""
+    """7 x 48 breaks even at 6.1, a row of 48 below 1: even rank 1 costs more."""
     weights = {"model.layers.0.self_attn.q_proj.weight": np.eye(7, 48, dtype=np.float32)}
     weights["model.layers.0.self_attn.k_proj.weight"] = np.ones((1, 48), np.float32)
     session = session_of(tmp_path / "m", root, weights)
@@ -218,7 +218,7 @@ def test_a_new_number_moves_its_row_alone(llama: Path, root: Path) -> None:
     before = list(rows)
     last = before[-1]
     session.apply([Saved(spectrum_of(last, np.eye(last.rows, last.cols)))])
-    assert list(rows) == before  # nobody has said so
+    assert list(rows) == before  # the rows are told below
     rows.forget({last.key})
     assert list(rows) == [last, *before[:-1]]
 
@@ -242,7 +242,7 @@ def test_a_column_that_goes_leaves_model_order(llama: Path, root: Path) -> None:
 
 @pytest.fixture
 def singular(tmp_path: Path, root: Path) -> Pair:
-    """Two models; of the key B is singular, of the value A, of the output both, of the query neither."""
+    """Two models; B's key is singular, A's value, the output in both, the query in neither."""
     sessions = []
     for name, short in (("a", "vo"), ("b", "ko")):
         weights = llama_weights(1)
@@ -311,7 +311,7 @@ def test_a_bound_of_two_shapes_has_both_signs(singular: Pair, root: Path, tmp_pa
 
 
 def test_files_have_the_numbers_that_a_program_wants(singular: Pair, tmp_path: Path) -> None:
-    """On each side those of its model, by numpy; none below the floor, and no edge of a median below it."""
+    """Each side has the numbers of its model, by numpy; none below the floor, and no edge from a median below it."""
     wanted = find(singular.first, "layers.0.attention.query", "layers.0.attention.key")
     for side, name in ((Side.A, "a"), (Side.B, "b")):
         fields = fields_of(Lens(singular, 0.9, side=side))
@@ -334,7 +334,7 @@ def test_files_have_the_numbers_that_a_program_wants(singular: Pair, tmp_path: P
 
 @pytest.fixture
 def pair(llama: Path, tmp_path: Path, root: Path) -> Pair:
-    """A llama and one of other weights that has a layer less; of the second one key is not stored."""
+    """A llama, and one of other weights with a layer less, whose key is not stored."""
     other = llama_weights(12)
     moved = {name.replace("layers.6.", "layers.0."): w for name, w in other.items() if "layers.6." in name}
     kept = {name: other[name] for name in other if any(f"layers.{n}." in name for n in range(1, 5))}

@@ -1,4 +1,4 @@
-"""Names of Textual with an underscore: those that we use are in one table, are there, and are no others."""
+"""Textual's names with an underscore: all that we use are in one table, exist, and are no others."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def is_private(name: str) -> bool:
 
 
 def names_in(tree: ast.AST) -> set[str]:
-    """Private attributes that are read, written or called, and private functions that are defined."""
+    """The private attributes that are read, written or called, and private functions that are defined."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute):
@@ -46,7 +46,7 @@ def names_in(tree: ast.AST) -> set[str]:
 
 
 def defined_in(tree: ast.AST) -> set[str]:
-    """Names that are given a meaning: functions, classes, variables, fields, attributes of an object."""
+    """The names that are defined: functions, classes, variables, fields, attributes of an object."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -57,7 +57,7 @@ def defined_in(tree: ast.AST) -> set[str]:
 
 
 def of_textual(cls: type) -> set[str]:
-    """The private names of the classes of Textual that a class derives from."""
+    """The private names of a class's base classes in Textual."""
     bases = [base for base in cls.__mro__ if base.__module__.startswith("textual.")]
     return set().union(*(private_in(base.__module__)[base.__name__] for base in bases))
 
@@ -71,12 +71,13 @@ def private_in(module: str) -> dict[str, set[str]]:
 
 @cache
 def trees() -> dict[Path, ast.Module]:
-    """Our sources."""
+    """The syntax trees of our sources."""
     return {path.relative_to(ROOT): ast.parse(path.read_text()) for path in sorted(ROOT.rglob("*.py"))}
 
 
 def used() -> Iterator[tuple[str, str]]:
-    """File and name: what nobody of ours has defined, and what a class shares with its bases of Textual."""
+    """By file, the private names that we use without defining them, and those that a class shares with its Textual
+    bases."""
     ours = set().union(*map(defined_in, trees().values()))
     for file, tree in trees().items():
         yield from ((str(file), name) for name in names_in(tree) - ours)
@@ -100,7 +101,7 @@ def test_nothing_is_imported_from_a_private_module() -> None:
 
 @pytest.mark.parametrize("use", USES, ids=lambda use: use.name)
 def test_textual_has_it_still(use: Use) -> None:
-    if use.owner is LinuxDriver:  # which wants a loop that runs
+    if use.owner is LinuxDriver:  # it needs a running event loop
         assert use.name in of_textual(LinuxDriver)
         return
     owner: object = Tree("") if use.owner is Tree else App()

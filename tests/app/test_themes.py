@@ -1,4 +1,4 @@
-"""Colours: as many as the terminal has, the nearest of them, and every theme readable."""
+"""Colours: as many as the terminal has, the nearest ones, and every theme readable."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def _luminance(triplet: ColorTriplet) -> float:
 
 
 def _contrast(style: Style) -> float:
-    """As WCAG defines it: 1 cannot be seen, 21 is black on white."""
+    """The contrast as WCAG defines it: 1 is invisible, 21 is black on white."""
     assert style.color
     assert style.bgcolor
     dark, light = sorted(_luminance(c.get_truecolor()) for c in (style.color, style.bgcolor))
@@ -153,7 +153,7 @@ async def _loaded(pilot: Pilot[None], app: RankScopeApp) -> None:
 
 
 async def _drawn(pilot: Pilot[None], app: RankScopeApp) -> None:
-    """Once the chart has the colours of the theme."""
+    """Wait until the chart has the theme's colours."""
     explorer = app.explorer
     for _ in range(DEADLINE):
         await pilot.pause()
@@ -172,7 +172,7 @@ async def test_every_word_can_be_read_in_every_theme(llama: Path, root: Path) ->
             for name, theme in BUILTIN_THEMES.items():
                 app.theme = name
                 await _drawn(pilot, app)
-                if not theme.ansi:  # there the terminal's user chooses
+                if not theme.ansi:  # here the user of the terminal chooses
                     dim = {word: round(ratio, 1) for word, ratio in _words(app) if ratio < 2.5}
                     assert not dim, (name, keys)
     assert app.close(20)
@@ -229,4 +229,4 @@ def test_no_more_colours_are_sent_than_there_are(llama: Path, root: Path, depth:
         assert not many
     else:
         assert not few | many
-        assert {"1", "7"} <= parts  # told by shape: bold, reverse
+        assert {"1", "7"} <= parts  # told apart by style: bold, reverse

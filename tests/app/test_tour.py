@@ -1,4 +1,4 @@
-"""`:tour`: followed key by key, on a computed model and on one that is not, to an answer that numpy confirms."""
+"""`:tour`: followed key by key, on a computed model and on one that is not, to a result that numpy confirms."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def test_it_leads_to_an_answer(llama: Path, root: Path) -> None:
     async with exploring(llama, root, SMALL) as view:
         await _begin(view)
         assert _tour(view).startswith("tour 1/7  /value enter:")
-        await view.press("j")  # other keys work as ever, and lead nowhere
+        await view.press("j")  # other keys still work, and do not advance the tour
         await view.press("slash")
         await view.type("value")
         assert _tour(view).startswith("tour 2/7  s, then y:")
@@ -45,7 +45,7 @@ async def test_it_leads_to_an_answer(llama: Path, root: Path) -> None:
         await view.press("4")
         assert _tour(view).startswith("tour 7/7  2, then :k 12 enter")
         await view.press("2")
-        await view.rests()  # a rank is put on a chart that is seen
+        await view.rests()  # a rank is put on a visible chart
         await view.press("colon")
         await view.type("k 12")
         assert isinstance(view.app.screen, Reading)
@@ -80,7 +80,8 @@ async def test_what_is_done_already_is_passed_over_and_the_tour_can_be_left(llam
 
 
 async def test_the_role_is_one_that_the_model_has(root: Path, tmp_path: Path) -> None:
-    """Without attention, with lines of 80 columns at any threshold; and without layers it says so."""
+    """Without attention, in 80 columns and at any threshold it works; for a model without layers it says that it
+    cannot."""
     weights = {f"model.layers.{n}.mlp.up_proj.weight": matrix((20, 30), n) for n in range(3)}
     folder = save_model(tmp_path / "mlps", weights, LLAMA)
     async with exploring(fill(folder, root), root, SMALL, 0.995) as view:

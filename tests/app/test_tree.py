@@ -1,4 +1,4 @@
-"""The tree: whole numbers or none, of the unit, under its name."""
+"""The tree: whole numbers or none, in the chosen unit, under its name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BAR = " \u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
 
 @pytest.fixture(scope="module")
 def moe(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A folder with a mixture of experts, and the root of a store with all gates but one."""
+    """A folder with a mixture of experts, and the root of a store that has all gates but one."""
     places = [(layer, expert) for layer in range(LAYERS) for expert in range(EXPERTS)]
     weights = {EXPERT.format(*place): matrix((128, 64), place[1]) for place in places}
     weights |= {UP.format(*place): matrix((128, 64), place[1]) for place in places}
@@ -32,13 +32,13 @@ def moe(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 async def opened(view: View) -> list[str]:
-    """The lines of the tree with the experts of layer 0 open, without guides."""
+    """The tree's lines with the experts of layer 0 open, without guides."""
     await view.press("l", "l", "l", "l", "l", "l", "l", "j", "j")
     return view.labels
 
 
 def numbers(labels: list[str]) -> list[str]:
-    """The last words of the experts that are in view."""
+    """The last words of the visible lines of experts."""
     return [label.split()[-1] for label in labels if label.startswith("# expert")]
 
 
@@ -48,7 +48,7 @@ async def test_ranks_of_experts_are_whole_beside_a_scroll_bar(moe: tuple[Path, P
         wanted = [str(numpy_rank(matrix((128, 64), expert), 0.9)) for expert in range(EXPERTS)]
         assert len(found) > 6
         assert found == wanted[: len(found)]
-        # They end under the end of their heading.
+        # The numbers end under the end of their heading.
         lines = (line.rstrip(BAR) for line in view.pane("tree") if "# expert" in line)
         assert {*map(len, lines)} == {len(view.lines[1].partition("k90")[0]) + len("k90") - 1}
 

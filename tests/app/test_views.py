@@ -1,4 +1,4 @@
-"""The list of views: what is made of it, and that a new view is one row and one file."""
+"""The list of views: what is derived from it, and that a new view takes one row and one file."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ assert rankscope(["show", model, *store, "--view", "facets", "--csv"]) == 2
 
 
 def test_a_new_view_is_a_row_and_a_file(llama: Path, root: Path, tmp_path: Path) -> None:
-    """Every key is pressed in it and out of it; it is drawn, listed, exported, shown and plotted."""
+    """Press every key in the new view and outside; it is drawn, listed, exported, shown and plotted."""
     fill(llama, root)
     command = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), str(llama), str(root)]
     environ = {**os.environ, "TMUX": ""}

@@ -1,4 +1,4 @@
-"""What the interface says, word for word: one table for each function that speaks, with its edges."""
+"""The interface's sentences, word for word: one table for each function that writes them, with its edge cases."""
 
 from __future__ import annotations
 
@@ -118,14 +118,14 @@ def test_the_job_line_says_what_runs_and_what_failed() -> None:
 
 
 def _told(seen: Seen) -> Any:
-    """The session, with failures to write into."""
+    """A fake session to which a test adds failures."""
     session = cast(Any, seen.told)
     session.failures = {}
     return session
 
 
 def test_the_selection_of_experts_counts_those_that_are_known() -> None:
-    """Of eight, as k90 is known of none, of some and of all."""
+    """Eight experts, with k90 known of none, of some and of all."""
     seen = Seen(moe(2, 8))
     cell = Selection(Row("", 1), Column("expert", "up"))
     tail = "experts: median ^a tenth off or more; enter opens them"
@@ -168,7 +168,7 @@ def test_in_a_second_model_that_lacks_it_the_selection_says_so() -> None:
 
 
 def test_a_count_leaves_out_what_the_side_does_not_have() -> None:
-    """Of three experts a second model has two, of which one is computed and one has failed."""
+    """A second model has two of three experts, one computed and one failed."""
     experts = [projection(0, "expert", "up", e) for e in range(3)]
     seen = Seen(experts)
     assert seen.look.count(Selection()) == Count(0, 0, 3)
@@ -217,7 +217,7 @@ def test_what_is_far_from_its_base_is_a_factor_from_ten_on() -> None:
 
 
 def test_the_most_telling_state_stands_for_several() -> None:
-    """Running before failed before queued; a number, where there is one, before them all."""
+    """The order is running, failed, queued; a number, where there is one, comes before them all."""
     experts = [projection(0, "expert", "up", e) for e in range(2)]
     place = Row("", 0), Column("expert", "up")
     seen = Seen(experts)
@@ -238,7 +238,7 @@ def test_the_most_telling_state_stands_for_several() -> None:
 
 @pytest.mark.parametrize(("dear", "is_grey"), [(1, False), (2, False), (3, True)])
 def test_more_than_half_of_the_experts_make_a_cell_grey(dear: int, is_grey: bool) -> None:
-    """Of four: 1024 x 4096 breaks even at 819.2."""
+    """Four experts: 1024 x 4096 breaks even at 819.2."""
     experts = [projection(0, "expert", "up", e) for e in range(4)]
     seen = Seen(experts, "k/k*")
     seen.told.tell({p.key: 900 if n < dear else 400 for n, p in enumerate(experts)})
@@ -398,7 +398,7 @@ def test_ticks_at_the_edges(span: tuple[float, float], log: bool, most: int, who
     [(4, 15), (7, 0), (15, 0), (8, 15), (16, 231), (231, 16), (232, 231), (255, 16), (53, 231), (191, 16)],
 )
 def test_what_is_written_on_a_colour_is_of_the_same_kind(colour: int, ink: int) -> None:
-    """The first 16 are the terminal's own: what stands on them is one of them. Black on light, white on dark."""
+    """For one of the first 16, the terminal's colours, another of these; black on light, white on dark."""
     style = Palette(sequential=(colour,)).shade(1.0, (), diverges=False)
     assert style.bgcolor is not None
     assert style.color is not None
@@ -406,7 +406,8 @@ def test_what_is_written_on_a_colour_is_of_the_same_kind(colour: int, ink: int) 
 
 
 def test_the_luminance_of_the_cubes_corners_and_of_the_greys_ends() -> None:
-    """16 and 231 are black and white, 232 and 255 grey of level 8 and 238 (WCAG's formula, linear below 10)."""
+    """16 and 231 are black and white; 232 and 255 are the greys of level 8 and 238 (WCAG's formula, linear below
+    10)."""
     greys = [8 / 255 / 12.92, ((238 / 255 + 0.055) / 1.055) ** 2.4]
     assert [luminance(n) for n in (16, 231, 232, 255)] == pytest.approx([0.0, 1.0, *greys])
     assert [luminance(n) for n in (196, 46, 21)] == pytest.approx([0.2126, 0.7152, 0.0722])  # red, green, blue

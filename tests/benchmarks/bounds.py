@@ -40,7 +40,8 @@ WELL = 10
 
 
 def routines(device: str) -> dict[str, Callable[[Array], Solution | None]]:
-    """Everything that computes singular values there: matrix -> solution, None where it proves none."""
+    """The routines that compute singular values on a device: each takes a matrix and returns a solution, or None
+    where it proves none."""
 
     def rung(solver: Any, routine: Callable[[Any, float], Any]) -> Callable[[Array], Solution | None]:
         one = Rung(solver.NAME, solver.VERSION, device, routine, math.inf, solver.accuracy)
@@ -63,7 +64,7 @@ def _in_a_batch(device: str, matrix: Array) -> Solution | None:
 
 
 def examine(device: str, case: Case) -> list[Row]:
-    """One row a routine."""
+    """The results of all routines for one case, one row a routine."""
     torch.set_num_threads(1)
     matrix = np.ascontiguousarray(case.make())
     exact = case.exact() if case.exact else singular_values(matrix)
@@ -72,7 +73,7 @@ def examine(device: str, case: Case) -> list[Row]:
 
 
 def _before(solver: str, values: Array) -> float:
-    """The error bound that version 1 of a solver stated of the Gram matrix's values."""
+    """The error bound that version 1 of a solver stated for the Gram matrix's values."""
     top, side = float(values[0]), math.sqrt(len(values))
     d = 1e-15 * max(1.0, side / 16) if solver == gram.NAME else 4e-16 * max(10.0, side)
     return d * top / (2 * float(values[values > math.sqrt(10 * d) * top][-1]) / top)
@@ -97,7 +98,8 @@ def _row(case: Case, name: str, matrix: Array, found: Solution, exact: Any) -> R
 
 
 def report(rows: Iterable[Row]) -> None:
-    """One line a routine, one for what its version 1 stated of the same values, and what comes nearest to its bound."""
+    """Print one line a routine, one for the bounds that its version 1 stated for the same values, and the result
+    nearest to its bound."""
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         groups[row["routine"]].append(row)

@@ -44,7 +44,7 @@ WAYS = (SCIPY, NUMPY, WEIGHTWATCHER)
 
 
 def write_model(folder: Path, matrices: int, hidden: int) -> None:
-    """The first matrices of as many layers as hold them."""
+    """Write the first matrices, in as many layers as they need."""
     generator = torch.Generator().manual_seed(0)
     made: dict[str, torch.Tensor] = {}
     for layer in range(-(-matrices // len(shapes(hidden)))):
@@ -75,7 +75,7 @@ def routine(way: str) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def solve(folder: Path, way: str) -> None:
-    """Print the seconds of a way for all matrices in turn; leave the singular values in the folder."""
+    """Print the seconds that a way takes for all matrices in turn; leave the singular values in the folder."""
     run, dtype = routine(way), np.float64 if way == SCIPY else np.float32
     matrices = {n: w.float().numpy().astype(dtype) for n, w in load_file(folder / "model.safetensors").items()}
     run(np.eye(64, dtype=dtype))
@@ -86,14 +86,14 @@ def solve(folder: Path, way: str) -> None:
 
 
 def their_seconds(folder: Path, way: str, threads: int) -> float:
-    """In a process of its own."""
+    """The seconds of a way, run in a separate process."""
     command = [sys.executable, __file__, "--solve", way, "--folder", str(folder)]
     told = subprocess.check_output(command, env=_environment(threads), text=True)
     return float(told.splitlines()[-1])  # WeightWatcher prints at import
 
 
 def our_seconds(folder: Path, store: Path, threads: int) -> float:
-    """A scan into an empty store, less the same scan again."""
+    """The seconds of a scan into an empty store, less those of the same scan again."""
     shutil.rmtree(store, ignore_errors=True)
     command = [sys.executable, "-m", "rankscope.tui.cli.main", "scan", str(folder), "--store", str(store)]
     command += ["--device", "cpu", "--threads", str(threads)]

@@ -1,9 +1,9 @@
 """Scans of one model by one, two, four ... GPUs in turn: the table that `gpu_scan.py --devices 1,2,4` prints.
 
-One GPU is worker threads of this process, as `rankscope scan` has it; several are a process each where the extra
-`cluster` is installed, else threads, which the table says. Every count has scanned the model once before, with the same
-worker processes: that includes their start, torch, CUDA contexts and kernels, and stands apart. With --device cpu the
-processes have one BLAS thread each, and one is one such process too.
+One GPU is worker threads of this process, as in `rankscope scan`; several are a process each where the extra `cluster`
+is installed, else threads, as the table states. Every count has scanned the model once before, with the same worker
+processes: that scan includes their start, torch, CUDA contexts and kernels, and is given separately. With --device cpu
+the processes have one BLAS thread each, and a count of one is one such process too.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ _EVERY_MS = 100
 
 @dataclass(frozen=True)
 class Row:
-    """What so many GPUs took: the first scan, the others, reading alone in seconds; how busy each was in the best, and
-    what is said of its batches there."""
+    """The figures for one number of GPUs: the first scan, the others and reading alone in seconds; how busy each GPU
+    was in the best scan, and a note on its batches."""
 
     count: int
     first: float
@@ -91,15 +91,15 @@ def _measure(folder: Path, count: int, is_cpu: bool, repeats: int) -> Row:
 
 
 def _cores(spec: str) -> tuple[list[Device], list[str]]:
-    """In the place of devices.pick: processes of one core each, which are told apart as GPUs are."""
+    """A replacement of devices.pick: processes of one core each, told apart as GPUs are."""
     names = ["cpu"] if spec in ("cpu", "cpu:0") else spec.split(",")
     return [Device(name, "one core") for name in names], []
 
 
 @contextmanager
 def _watched_batches() -> Iterator[list[str]]:
-    """Of each worker process, by Dask's clock, how many batches it had, and how long it had none between its first and
-    its last; nothing where threads of this process solve."""
+    """A note on each worker process, by Dask's clock: its number of batches, and how long it had none between the
+    first and the last; empty where threads of this process solve."""
     said: list[str] = []
     held = next((cluster for cluster, _ in elsewhere._open.values()), None)
     if held is None:
@@ -118,7 +118,7 @@ def _watched_batches() -> Iterator[list[str]]:
 
 
 def _gaps(spans: list[tuple[float, float]]) -> float:
-    """Seconds between the first begin and the last end that lie in no span."""
+    """The seconds between the first begin and the last end that lie in no span."""
     total, until = 0.0, min((begin for begin, _ in spans), default=0.0)
     for begin, end in sorted(spans):
         total += max(0.0, begin - until)
@@ -127,13 +127,13 @@ def _gaps(spans: list[tuple[float, float]]) -> float:
 
 
 def _solving_share(done: Scan, count: int) -> list[float]:
-    """The mean of so many cores, by what the spectra say that they took."""
+    """The mean busy share of this many cores, by the solving times that the spectra state."""
     return [sum(spectrum.provenance.seconds for spectrum in done.kept) / done.seconds / count]
 
 
 @contextmanager
 def _watched_gpus() -> Iterator[list[tuple[float, int, float]]]:
-    """Moment, number and busy share of every GPU, as nvidia-smi tells them; nothing where there is none."""
+    """The time, number and busy share of every GPU, as nvidia-smi prints them; nothing where there is no GPU."""
     seen: list[tuple[float, int, float]] = []
     if shutil.which("nvidia-smi") is None:
         yield seen
@@ -167,7 +167,7 @@ def _means(seen: list[tuple[float, int, float]], seconds: float, count: int) -> 
 
 
 def _read_alone(folder: Path, names: str) -> float:
-    """Seconds until processes, one for each device, have read and digested all tensors and brought them there."""
+    """The seconds until processes, one for each device, have read and digested all tensors and copied them there."""
     each = [name if "cuda" in name else "cpu" for name in names.split(",")]
     spawn = multiprocessing.get_context("spawn")
     with spawn.Manager() as manager, ProcessPoolExecutor(len(each), mp_context=spawn) as pool:

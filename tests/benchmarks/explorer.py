@@ -52,7 +52,7 @@ SHAPES = {
 
 
 class Terminal:
-    """The explorer on a pseudo-terminal; `program` and its words are what is run, with the model's name after them."""
+    """The explorer on a pseudo-terminal; `program` is the command to run, followed by the model's name."""
 
     def __init__(self, model: str, columns: int, lines: int, program: Sequence[str] = PROGRAM) -> None:
         self.started = time.perf_counter()
@@ -62,7 +62,7 @@ class Terminal:
         fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
     def until(self, pattern: re.Pattern[bytes]) -> float:
-        """Seconds since the start until this has been written."""
+        """Seconds from the start until this has been written."""
         written = b""
         while not pattern.search(written):
             if not select.select([self._terminal], [], [], DEADLINE)[0]:
@@ -71,13 +71,13 @@ class Terminal:
         return time.perf_counter() - self.started
 
     def answer(self, key: str, pattern: re.Pattern[bytes]) -> float:
-        """Milliseconds from a key until this is written, whatever else is."""
+        """Milliseconds from a key until this is written, whatever else is written."""
         pressed = time.perf_counter() - self.started
         self.press(key)
         return 1000 * (self.until(pattern) - pressed)
 
     def burst(self, quiet: float = QUIET, first: float | None = None) -> tuple[float, int]:
-        """Seconds until the last byte of what is being written now, and how many bytes came.
+        """Seconds until the last byte of the present output, and its number of bytes.
 
         The first byte is waited for `first` seconds, every other `quiet`.
         """
@@ -89,12 +89,12 @@ class Terminal:
         return last - start, count
 
     def cpu_seconds(self) -> float:
-        """Processor time that the explorer has taken."""
+        """The processor time that the explorer has used."""
         fields = Path(f"/proc/{self._child}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def press(self, keys: str) -> None:
-        """As if typed."""
+        """Send keys as if typed."""
         os.write(self._terminal, keys.encode())
 
     def key(self, key: str) -> tuple[float, int]:
@@ -104,7 +104,7 @@ class Terminal:
         return 1000 * seconds, count
 
     def close(self) -> None:
-        """Gone at once."""
+        """Kill the explorer at once."""
         os.kill(self._child, signal.SIGKILL)
         os.waitpid(self._child, 0)
         os.close(self._terminal)
@@ -182,7 +182,7 @@ def moves(model: str, count: int, columns: int, lines: int) -> None:
 
 
 def held(terminal: Terminal) -> int:
-    """Bytes of a key held down in the heatmap, and of the chart that follows."""
+    """Print the bytes of a key held down in the heatmap, and of the chart that follows."""
     terminal.press("3g")
     terminal.burst(1.0)
     size = 0

@@ -1,10 +1,10 @@
-"""Whether a scan of the demo on a CPU waits for its blocks, dequantised by us or the gguf package, or float32.
+"""Does a scan of the demo on a CPU wait for its blocks? Dequantised by us, by the gguf package, or stored as float32.
 
     python tests/benchmarks/gguf_cpu_scan.py --threads 2
 
-From files to synced store. The three take turns in one process, and the fastest of the repeats counts. `dequantising`
-is processor time of the thread that reads, its share is of the processor time of the whole scan. A scan is not bound by
-it where it takes as long as one of the same weights in a safetensors file of float32.
+Measured from the files to the synced store. The three take turns in one process, and the fastest of the repeats counts.
+`dequantising` is processor time of the thread that reads; its share is that of the whole scan's processor time. A scan
+is not bound by dequantising where it takes as long as one of the same weights in a safetensors file of float32.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PLAIN = "float32, as stored"
 
 
 class Took(NamedTuple):
-    """Seconds of a scan, of the processor in it, and of that for dequantising."""
+    """The seconds of a scan, of the processor in it, and of the processor in dequantising."""
 
     wall: float
     processor: float
@@ -44,7 +44,7 @@ def by_the_package(blocks: Any, dtype: str, shape: tuple[int, ...]) -> Any:
 
 
 def took(model: Path, matrix: Callable[..., Any], threads: int) -> Took:
-    """Scan a model whose blocks are dequantised by `matrix`."""
+    """The times of a scan of a model whose blocks are dequantised by `matrix`."""
     spent = 0.0
 
     def timed(*args: Any) -> Any:
@@ -61,7 +61,7 @@ def took(model: Path, matrix: Callable[..., Any], threads: int) -> Took:
 
 
 def as_float32(folder: Path) -> Path:
-    """The demo's matrices in a safetensors file."""
+    """Write the demo's matrices to a safetensors file."""
     demo = open_checkpoint("demo")
     scanned = {p.tensor for p in build_tree(demo).scanned()}
     held = {t.name: np.asarray(demo.read(t)[0]) for t in demo.tensors if t.name in scanned}

@@ -61,7 +61,7 @@ def notebook(matrix: torch.Tensor, device: str) -> np.ndarray:
 
 
 def notebook_seconds(checkpoint: Checkpoint, projections: list[Projection], layers: int, device: str) -> float:
-    """Of the projections of the first layers, read beforehand and after a warm-up."""
+    """The notebook's seconds for the projections of the first layers, read beforehand and after a warm-up."""
     tensors = {tensor.name: tensor for tensor in checkpoint.tensors}
     notebook(stored(checkpoint, tensors[projections[1].tensor]), device)
     total = 0.0
@@ -75,7 +75,7 @@ def notebook_seconds(checkpoint: Checkpoint, projections: list[Projection], laye
 
 
 def best_of(run: Callable[[], object], repeats: int = 2) -> float:
-    """Milliseconds of the fastest of some runs after one to warm up."""
+    """The milliseconds of the fastest of some runs, after one to warm up."""
     times = []
     for _ in range(repeats + 1):
         _synchronize()
@@ -92,7 +92,7 @@ def _synchronize() -> None:
 
 
 def lapack(matrix: torch.Tensor) -> np.ndarray:
-    """float64, on the CPU."""
+    """Singular values by LAPACK in float64, on the CPU."""
     exact = matrix.double().numpy()
     try:
         from scipy.linalg import svdvals
@@ -102,7 +102,7 @@ def lapack(matrix: torch.Tensor) -> np.ndarray:
 
 
 def routines(matrix: torch.Tensor, device: str) -> dict[str, Callable[[], np.ndarray]]:
-    """What gives the singular values of a matrix, by name."""
+    """The routines that compute the singular values of a matrix, by name."""
     placed = matrix.to(device)
     rungs = choose(device)
     made: dict[str, Callable[[], np.ndarray]] = {
@@ -116,7 +116,7 @@ def routines(matrix: torch.Tensor, device: str) -> dict[str, Callable[[], np.nda
 
 
 def batched(matrix: torch.Tensor, device: str) -> float:
-    """Milliseconds a matrix of a full batch of this one and noise, on the device."""
+    """Milliseconds a matrix on the device, in a full batch of this matrix and noise."""
     small = min(matrix.shape)
     count = limits(device)(small)
     matrices = [
@@ -129,7 +129,7 @@ def batched(matrix: torch.Tensor, device: str) -> float:
 def measure_shapes(
     checkpoint: Checkpoint, scanned: dict[str, Spectrum], projections: list[Projection], device: str
 ) -> dict[tuple[int, int], float]:
-    """Print ms and error of every routine for each shape of a layer; ms of ours by shape."""
+    """Print ms and error of every routine for each shape of a layer; return ours in ms by shape."""
     tensors = {tensor.name: tensor for tensor in checkpoint.tensors}
     ours: dict[tuple[int, int], float] = {}
     print("| shape | routine | ms a matrix | largest error / sigma_1 |\n|---|---|---|---|", flush=True)
@@ -171,7 +171,7 @@ def report(args: argparse.Namespace, folder: Path, names: str, device: str) -> N
 
 @dataclass(frozen=True)
 class Rest:
-    """What was measured beside the scans: GB, and seconds."""
+    """The measurements beside the scans: GB, and seconds."""
 
     args: argparse.Namespace
     size: float
@@ -182,7 +182,7 @@ class Rest:
 
 
 def print_model(rest: Rest, scans: list[Scan]) -> None:
-    """The table of the model as a whole."""
+    """Print the table of the model as a whole."""
     ours, layers, told = scans[0], rest.args.layers, rest.args.notebook_layers
     how = "measured" if told >= layers else f"{told} measured, times {layers / told:g}"
     solvers = ", ".join(f"{n} by {name}" for name, n in Counter(s.provenance.solver for s in ours.kept).items())
@@ -210,7 +210,7 @@ def print_model(rest: Rest, scans: list[Scan]) -> None:
 
 
 def guarded(run: Callable[[], dict[tuple[int, int], float]]) -> dict[tuple[int, int], float] | None:
-    """Run; print what it raises and go on."""
+    """Run a function; print what it raises, and go on."""
     try:
         return run()
     except Exception:  # noqa: BLE001

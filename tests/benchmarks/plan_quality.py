@@ -64,7 +64,7 @@ class Given(NamedTuple):
 
 
 def pieces(first: int) -> str:
-    """The beginnings of every fourth page, in the order of their names."""
+    """The beginnings of every fourth page, sorted by name."""
     return "\n\n".join(topics[name][:PIECE] for name in sorted(topics)[first::4])
 
 
@@ -107,7 +107,7 @@ def main() -> None:
 
 
 def calibrated(work: Path, device: str) -> dict[str, str]:
-    """What --weight is given for each kind of second moments."""
+    """The value of --weight for each kind of second moments."""
     full, diagonal = work / "full.safetensors", work / "diagonal.safetensors"
     if not full.exists():
         text = work / "calibration.txt"
@@ -125,7 +125,7 @@ def calibrated(work: Path, device: str) -> dict[str, str]:
 
 
 def planned(work: Path, case: tuple[str, str, str], named: str) -> Path:
-    """The plan, by the command line; with --uniform or by the parameters objective."""
+    """The plan that the command line makes; with --uniform or with the parameters objective."""
     weight, cut, kind = case
     file = work / f"{weight}-{cut.removesuffix('%')}-{kind.replace(' ', '_')}.json"
     if not file.exists():
@@ -136,7 +136,7 @@ def planned(work: Path, case: tuple[str, str, str], named: str) -> Path:
 
 
 def windows_of(tokenizer: Any, calibration: FileWeighting) -> Iterator[tuple[str, Windows]]:
-    """What is measured: nothing that the moments were made of."""
+    """The windows to measure: none that the moments were made of."""
     read = calibration.tokens_read
     assert read is not None
     print(f"calibration: {told(CALIBRATION)}, {TOKENS:,} tokens")
@@ -149,13 +149,13 @@ def windows_of(tokenizer: Any, calibration: FileWeighting) -> Iterator[tuple[str
 
 
 def told(given: Given) -> str:
-    """The digest of a text, and whether it is the one of the table."""
+    """The digest of a text, and whether it is the one in the table."""
     found = xxh3_128(given.text.encode()).hexdigest()
     return f"xxh3:{found}{'' if found == given.digest else ', NOT the text of the table'}"
 
 
 def put(model: Any, checkpoint: Checkpoint, file: Path, named: str, device: str) -> None:
-    """The plan's factors into the model, under the weighting that it was made under."""
+    """Put the plan's factors into the model, under the plan's weighting."""
     weighting: Weighting | None = None
     if named != "none":
         weighting = NormWeighting(checkpoint) if named == "norm" else open_weighting(named, "demo", checkpoint.config)
@@ -168,14 +168,14 @@ def silent(_done: int, _total: int) -> None:
 
 
 def known(results: Path) -> Iterator[tuple[tuple[str, str, str], list[float]]]:
-    """What an earlier run has measured."""
+    """The measurements of an earlier run."""
     for line in results.read_text().splitlines() if results.exists() else []:
         (weight, cut, kind), numbers = json.loads(line)
         yield (weight, cut, kind), numbers
 
 
 def print_table(found: Mapping[tuple[str, str, str], list[float]], texts: Mapping[str, Windows]) -> None:
-    """As it stands in docs/PLAN.md."""
+    """Print the table as it is in docs/PLAN.md."""
     cpu = next(
         (line.partition(": ")[2] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         platform.machine(),
@@ -195,7 +195,7 @@ def shown(numbers: list[float]) -> str:
 
 
 def holds(found: Mapping[tuple[str, str, str], list[float]]) -> bool:
-    """Whether the bars are kept; each that is not is said."""
+    """Whether the limits are kept; print each that is not."""
     dense = found[DENSE]
     over = [
         f"{weight} at {cut}: {x / whole:.2f} times dense, at most {most:g}"

@@ -59,7 +59,7 @@ Programs = dict[str, Path]
 
 
 def matrices(expert: int) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Every quantised matrix: its name without `.weight`, and its shape; `expert` is the width of an expert."""
+    """Every quantised matrix, as its name without `.weight` and its shape; `expert` is the width of an expert."""
     for layer in range(LAYERS):
         start = f"model.layers.{layer}."
         yield from ((f"{start}self_attn.{name}", shape) for name, shape in ATTENTION.items())
@@ -70,7 +70,7 @@ def matrices(expert: int) -> Iterator[tuple[str, tuple[int, int]]]:
 
 
 def tensors(expert: int) -> Iterator[Entry]:
-    """Name, dtype and shape of every tensor: each matrix has the scales of its blocks beside it."""
+    """The name, dtype and shape of every tensor; each matrix has the scales of its blocks beside it."""
     for name, (rows, cols) in matrices(expert):
         yield f"{name}.weight", "F8_E4M3", (rows, cols)
         yield f"{name}.weight_scale_inv", "F32", (-(-rows // 128), -(-cols // 128))
@@ -84,7 +84,7 @@ def tensors(expert: int) -> Iterator[Entry]:
 
 
 def write(folder: Path, expert: int) -> str:
-    """The model's index, configuration and shards; its path."""
+    """Write the model's index, configuration and shards; return its path."""
     folder.mkdir()
     everything = list(tensors(expert))
     each = -(-len(everything) // SHARDS)
@@ -117,7 +117,7 @@ def _shard(file: Path, part: list[Entry]) -> None:
 
 
 def compute(model: Model, root: Path) -> int:
-    """Spectra of everything that a scan would compute, written as a scan writes them; how many."""
+    """Store spectra of everything that a scan would compute, written as a scan writes them; return their number."""
     rng = np.random.default_rng(0)
     wanted = [p for p in model.tree.scanned() if not p.problem]
     with SpectraStore(root, model.folder) as store:
@@ -129,7 +129,8 @@ def compute(model: Model, root: Path) -> int:
 
 
 def _spectrum(p: Projection, rng: np.random.Generator) -> Spectrum:
-    """Noise of its shape, bent so that less of it carries the energy, by another power in each matrix."""
+    """Noise of the projection's shape, raised to a power that differs by matrix so that fewer values carry the
+    energy."""
     noise = noise_values(p.rows, p.cols, 0.02)
     values: Values = noise * np.maximum(noise / noise[0], 1e-3) ** rng.uniform(0.2, 1.5)
     norm = float(np.linalg.norm(values))
@@ -142,7 +143,7 @@ def _spectrum(p: Projection, rng: np.random.Generator) -> Spectrum:
 
 @dataclass(frozen=True)
 class Press:
-    """What keys brought: milliseconds until their paint was over, and until nothing more came; bytes in all."""
+    """The effect of keys: milliseconds until their paint was over, and until nothing more came; bytes in all."""
 
     paint: float
     settled: float
@@ -150,22 +151,22 @@ class Press:
 
 
 class Figures:
-    """What was measured, by what was done and of which program."""
+    """All measurements, by action and program."""
 
     def __init__(self) -> None:
         self._seconds: dict[str, dict[str, list[float]]] = {}
         self._presses: dict[str, dict[str, list[Press]]] = {}
 
     def took(self, what: str, program: str, seconds: float) -> None:
-        """One run of a program."""
+        """Add one run of a program."""
         self._seconds.setdefault(what, {}).setdefault(program, []).append(seconds)
 
     def brought(self, what: str, program: str, press: Press) -> None:
-        """One press."""
+        """Add one key press."""
         self._presses.setdefault(what, {}).setdefault(program, []).append(press)
 
     def print(self) -> None:
-        """A table of Markdown: a line for each thing that was done and each program."""
+        """Print a table in Markdown: a line for each action and program."""
         print("| | program | seconds, median | at worst |\n|---|---|---|---|")
         for what, by_program in self._seconds.items():
             for program, seconds in by_program.items():
@@ -182,7 +183,7 @@ class Figures:
 
 
 def press(terminal: Terminal, keys: str) -> Press:
-    """Press keys, and wait for everything that they bring: nothing is written for a while, nor worked at."""
+    """Press keys and wait for all their effects: until nothing is written or computed for a while."""
     terminal.press(keys)
     start = time.perf_counter()
     paint, size = terminal.burst(QUIET, first=SLOWEST)
@@ -196,7 +197,7 @@ def press(terminal: Terminal, keys: str) -> Press:
 
 
 def opening(figures: Figures, programs: Programs, model: str, columns: int, lines: int) -> None:
-    """Seconds from Enter to the tree and to the filled heatmap, and of two commands."""
+    """Measure the seconds from Enter to the tree and to the filled heatmap, and of two commands."""
     for name, folder in programs.items():
         terminal = Terminal(model, columns, lines, [str(folder / "rankscope-tui")])
         figures.took("tree on screen", name, terminal.until(TREE))
@@ -228,7 +229,7 @@ STEPS = (
 
 
 def keys(figures: Figures, name: str, folder: Path, model: str, count: int, columns: int, lines: int) -> None:
-    """What each kind of key brings, and what idling does; all of one explorer."""
+    """Measure the effect of each kind of key, and of idling, in one explorer."""
     terminal = Terminal(model, columns, lines, [str(folder / "rankscope-tui")])
     terminal.until(FILLED)
     press(terminal, "j")

@@ -42,7 +42,7 @@ PLANTED = "layers.0.attention.query"
 
 
 class Listener:
-    """The engine's: what it says at the end, and the seconds until the last first result was saved."""
+    """The engine's listener: keeps the counts at the end, and the seconds until the last first result was saved."""
 
     def __init__(self) -> None:
         self.again = Again()
@@ -80,7 +80,7 @@ def write_model(folder: Path, layers: int, hidden: int, device: str) -> None:
 
 
 def ill_conditioned(size: int, generator: torch.Generator) -> torch.Tensor:
-    """float64, shape (size, size)."""
+    """An ill-conditioned float64 matrix, shape (size, size)."""
 
     def orthogonal() -> torch.Tensor:
         noise = torch.randn(size, size, generator=generator, device=generator.device, dtype=torch.float64)
@@ -98,7 +98,7 @@ def rank_of(values: Values, floor: float, rows: int, cols: int) -> tuple[int, bo
 
 
 def written(rank: tuple[int, bool]) -> str:
-    """`>= 4095`."""
+    """A rank as text, such as `>= 4095`."""
     return f"{'>= ' if rank[1] else ''}{rank[0]}"
 
 
@@ -126,7 +126,7 @@ def solvers(
 
 
 def scan(checkpoint: Checkpoint, wanted: list[Projection], device: str, root: Path) -> tuple[Listener, list[Spectrum]]:
-    """Into a store that is read again."""
+    """Scan into a store, and read it back."""
     heard = Listener()
     with SpectraStore(root, "model") as store:
         engine = Engine(store, heard, ComputeSettings(device))
@@ -138,7 +138,7 @@ def scan(checkpoint: Checkpoint, wanted: list[Projection], device: str, root: Pa
 
 
 def report(folder: Path, device: str) -> bool:
-    """Print the tables; whether all is as promised."""
+    """Print the tables; return whether all results are as promised."""
     checkpoint = open_checkpoint(str(folder))
     wanted = build_tree(checkpoint).scanned()
     planted = next(p for p in wanted if p.address == PLANTED)

@@ -49,7 +49,7 @@ def best_of(run: Callable[[], object], device: str, repeats: int) -> float:
 
 
 def measure(rows: int, cols: int, device: str, repeats: int) -> None:
-    """One line of the table."""
+    """Print one line of the table."""
     stored = weights(rows, cols)
     reference = np.linalg.svd(stored.to(torch.float64).numpy(), compute_uv=False)
     on_device = stored.to(device) if device != "cpu" else host_array(stored)

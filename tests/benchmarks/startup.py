@@ -72,13 +72,13 @@ QUIET = 1.0
 
 
 def seconds_of(program: str, *words: str) -> list[float]:
-    """What a program prints in a process of its own."""
+    """The seconds that a program prints in a separate process."""
     told = subprocess.check_output([sys.executable, "-c", program, *words], text=True)
     return [float(word) for word in told.splitlines()[-1].split()]
 
 
 def whole(folder: Path, device: str, program: Sequence[str] = SCAN) -> tuple[float, str]:
-    """Seconds of a scan into an empty store from the start of its process to its end, and what it printed."""
+    """The seconds of a scan into an empty store from start to end of its process, and its output."""
     with tempfile.TemporaryDirectory() as store:
         start = time.perf_counter()
         command = [sys.executable, *program, str(folder), "--store", store, "--device", device]
@@ -87,9 +87,9 @@ def whole(folder: Path, device: str, program: Sequence[str] = SCAN) -> tuple[flo
 
 
 def report_scan(folder: Path, device: str, repeats: int) -> None:
-    """Print the table of a whole process and its parts, and when what was done."""
+    """Print the table of a whole process and its parts, and the times of its steps."""
     is_gpu = device != "cpu"
-    seconds_of(IMPORT)  # brings torch to the page cache
+    seconds_of(IMPORT)  # loads torch into the page cache
     first = whole(folder, device)[0]
     parts = {"`import torch`": [s for _ in range(repeats if is_gpu else 0) for s in seconds_of(IMPORT)]}
     parts["CUDA context"] = [s for _ in range(repeats if is_gpu else 0) for s in seconds_of(CONTEXT, device)]
@@ -106,7 +106,7 @@ def report_scan(folder: Path, device: str, repeats: int) -> None:
 
 
 def report_first_run(folder: Path, device: str, repeats: int) -> None:
-    """Print what a whole process takes whose kernels are compiled, and when what was done."""
+    """Print the time of a whole process that has to compile its kernels, and the times of its steps."""
     seconds_of(IMPORT)
     taken = []
     for _ in range(repeats):
@@ -124,7 +124,7 @@ def report_first_run(folder: Path, device: str, repeats: int) -> None:
 
 
 def report_trace(folder: Path, device: str) -> None:
-    """Print when what was done in one whole process."""
+    """Print the times of the steps in one whole process."""
     taken, told = whole(folder, device, (str(HERE / "traced_scan.py"), repr(time.time()), "scan"))
     print("| in one whole process | seconds since its start |\n|---|---|")
     for what, at in (json.loads(told.splitlines()[-1]) | {"its end": taken}).items():
@@ -142,7 +142,7 @@ def opened(folder: Path, device: str, stack: ExitStack) -> Terminal:
 
 
 def report_keys(folder: Path, device: str, layers: int, rounds: int) -> None:
-    """Print what keys take during the first seconds of a scan: of all presses, and the worst of each explorer."""
+    """Print how long keys take during the first seconds of a scan: over all presses, and the worst of each explorer."""
     found: list[float] = []
     worst: list[str] = []
     for number in range(rounds):
@@ -164,7 +164,7 @@ def report_keys(folder: Path, device: str, layers: int, rounds: int) -> None:
 
 
 def pressed_while_scanning(terminal: Terminal, layers: int, chance: random.Random) -> list[tuple[float, float]]:
-    """When a key was pressed, in seconds since the scan was begun, and how many ms it took."""
+    """The seconds from the scan's begin to each key press, and the milliseconds that the key took."""
     terminal.press("y")
     start, layer, made = time.perf_counter(), 0, []
     while (at := time.perf_counter() - start) < SCANNED:

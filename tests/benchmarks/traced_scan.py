@@ -2,8 +2,8 @@
 
     python tests/benchmarks/traced_scan.py BEGAN scan MODEL ...
 
-BEGAN is the time (time.time) at which the process was asked for. The last line on stdout is a JSON object: seconds
-since then by what was done, in order.
+BEGAN is the time (time.time) at which the process was requested. The last line on stdout is a JSON object: the seconds
+from then to each step, in order.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from typing import Any
 
 
 class Trace:
-    """Seconds since a moment, by what had been done then: of several times the first, or the last."""
+    """Seconds since a moment by step; for a repeated step, the first or the last time."""
 
     def __init__(self, began: float) -> None:
         self._began = began
         self.done: dict[str, float] = {}
 
     def first(self, what: str) -> None:
-        """It has been done."""
+        """Note a step the first time that it happens."""
         self.done.setdefault(what, time.time() - self._began)
 
     def last(self, what: str) -> None:
-        """It has been done once more."""
+        """Note a step each time that it happens."""
         self.done[what] = time.time() - self._began
 
     def after(self, holder: Any, name: str, note: Callable[[str], None], what: str) -> None:
-        """Have a function of a module or class noted whenever it returns."""
+        """Note a step whenever a function of a module or class returns."""
         plain = getattr(holder, name)
 
         def noted(*arguments: Any, **named: Any) -> Any:
@@ -43,7 +43,7 @@ class Trace:
 
 
 def main() -> int:
-    """Run the command; returns its exit code."""
+    """Run the command; return its exit code."""
     trace = Trace(float(sys.argv[1]))
     from rankscope.tui.cli.main import main as run
 

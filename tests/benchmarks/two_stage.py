@@ -48,7 +48,7 @@ def gram_of(matrix: Tensor) -> Tensor:
 
 
 def best_of(run: Callable[[], object], repeats: int) -> float:
-    """Milliseconds of the fastest run after one to warm up."""
+    """Milliseconds of the fastest run, after one to warm up."""
     times = []
     for _ in range(repeats + 1):
         torch.cuda.synchronize()
@@ -69,7 +69,7 @@ def guarded(label: str, run: Callable[[], None]) -> None:
 
 
 def library(n: int, device: str, repeats: int) -> tuple[Tensor, float]:
-    """eigvalsh of one matrix: its values and its time."""
+    """The values and the time of eigvalsh for one matrix."""
     gram = gram_of(weights(1, n, device))[0]
     values: Tensor = torch.linalg.eigvalsh(gram)
     return values, best_of(lambda: torch.linalg.eigvalsh(gram), repeats)
@@ -122,7 +122,7 @@ def tables(sizes: list[int], device: str, repeats: int) -> None:
 
 
 def choices(sizes: list[int], device: str) -> None:
-    """What is worth deciding between, stage by stage."""
+    """Print the choices that matter, stage by stage."""
     for n in sizes:
         guarded(f"choices n={n}", lambda n=n: choices_at(n, CHOSEN.get(n, 16), device))
 
@@ -153,7 +153,7 @@ def choices_at(n: int, batch: int, device: str) -> None:
 
 
 def parts(n: int, device: str) -> None:
-    """Each kernel against its twin, so that a failure names its stage."""
+    """Check each kernel against its twin, so that a failure names its stage."""
     tall = torch.randn(2, n, 8, device=device, dtype=torch.float64)
     q, r = panel.tall_qr(tall, True, 8, 32)
     one = torch.eye(8, device=device, dtype=torch.float64)
@@ -197,14 +197,14 @@ def hard(n: int, device: str) -> dict[str, Tensor]:
 
 
 def check(sizes: list[int], device: str, width: int) -> None:
-    """Every hard matrix at every size: error in units of its bound, and the mask."""
+    """Check every hard matrix at every size: error in units of its bound, and the mask."""
     for n in sizes:
         for step in [3 if n >= 4096 else 15] + [1] * (n in ALONE):
             guarded(f"check n={n}", lambda n=n, step=step: check_size(n, step, device, width))
 
 
 def check_size(n: int, step: int, device: str, width: int) -> None:
-    """All the hard matrices of a size, in batches of `step`."""
+    """Check all hard matrices of a size, in batches of `step`."""
     named = list(hard(n, device).items())
     report = []
     for start in range(0, len(named), step):
@@ -214,7 +214,7 @@ def check_size(n: int, step: int, device: str, width: int) -> None:
         top = expected[:, -1].clamp(min=torch.finfo(torch.float64).tiny)
         errors = (values - expected).abs().amax(1) / top
         report += zip([name for name, _ in named[start : start + step]], errors.tolist(), passed.tolist(), strict=True)
-    allowed = 2 * max(1e-14, 1e-17 * n)  # of sigma: d lambda = 2 sigma d sigma
+    allowed = 2 * max(1e-14, 1e-17 * n)  # in terms of sigma: d lambda = 2 sigma d sigma
     bad = [
         f"{name} {error:.0e}{'' if ok else ' not passed'}"
         for name, error, ok in report
@@ -228,7 +228,7 @@ def check_size(n: int, step: int, device: str, width: int) -> None:
 
 
 def main() -> None:
-    """Print what is asked for."""
+    """Print the requested tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--sizes", type=int, nargs="+")

@@ -1,4 +1,4 @@
-"""What benchmarks of whole scans share: a model on disk, a scan from its files to the closed store, reading alone."""
+"""Shared by benchmarks of whole scans: a model on disk, a scan from its files to the closed store, reading alone."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NOISE = 0.002
 
 
 def shapes(hidden: int) -> dict[str, tuple[int, int]]:
-    """The projections of a layer, by their names in the file."""
+    """The shapes of a layer's projections, by their names in the file."""
     wide, narrow = hidden * 7 // 2, min(hidden // 4, 1024)
     names = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
     heads = dict(zip(names, [(hidden, hidden), (narrow, hidden), (narrow, hidden), (hidden, hidden)], strict=True))
@@ -42,7 +42,7 @@ def shapes(hidden: int) -> dict[str, tuple[int, int]]:
 
 
 def write_model(folder: Path, layers: int, hidden: int, device: str) -> None:
-    """A file a layer: decaying spectra plus noise in bfloat16; nothing if it is there."""
+    """Write a file a layer, with decaying spectra plus noise in bfloat16; do nothing if it exists."""
     config = {"model_type": "llama", "hidden_size": hidden, "num_hidden_layers": layers}
     file = folder / "config.json"
     if file.is_file() and json.loads(file.read_text()) == config:
@@ -63,7 +63,7 @@ def write_model(folder: Path, layers: int, hidden: int, device: str) -> None:
 
 
 def weights(rows: int, cols: int, generator: torch.Generator) -> torch.Tensor:
-    """Numbers of one layer's matrix, on the CPU."""
+    """The numbers of one layer's matrix, on the CPU."""
     rank = min(rows, cols) // 4
     device = generator.device
     decay = torch.logspace(0, -2, rank, device=device)
@@ -75,7 +75,7 @@ def weights(rows: int, cols: int, generator: torch.Generator) -> torch.Tensor:
 
 @dataclass
 class Scan:
-    """What one scan took and gave; what went into solving again is in `again` alone."""
+    """The times and results of one scan; the time of solving again is only in `again`."""
 
     seconds: float = 0.0
     again: Again = field(default_factory=Again)
@@ -98,9 +98,9 @@ class Scan:
 
 
 def scan(folder: Path, device: str, layers: int | None = None, threads: int | None = None) -> Scan:
-    """From files to the closed store of a temporary folder; of the first layers only, where so many are named."""
+    """A scan from files to the closed store in a temporary folder; only of the first `layers` where they are given."""
     if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()  # a scan has streams of its own, and must find its memory as a new process does
+        torch.cuda.empty_cache()  # a scan has its streams, and must find the memory that a new process finds
         for index in range(torch.cuda.device_count()):
             torch.cuda.reset_peak_memory_stats(index)
     with scanned(folder, device, layers, threads) as done:
@@ -112,8 +112,8 @@ def scan(folder: Path, device: str, layers: int | None = None, threads: int | No
 
 @contextmanager
 def scanned(folder: Path, device: str, layers: int | None = None, threads: int | None = None) -> Iterator[Scan]:
-    """A scan whose engine, with the worker processes that it has started, is kept; `seconds` are to the closed store
-    once it is left."""
+    """A scan whose engine is kept, with the worker processes that it has started; `seconds` run until its store is
+    closed, and are set on leaving."""
     done = Scan()
     with tempfile.TemporaryDirectory() as root, _peak_memory(done):
         start = time.perf_counter()
@@ -135,7 +135,7 @@ def scanned(folder: Path, device: str, layers: int | None = None, threads: int |
 
 @contextmanager
 def _peak_memory(into: Scan) -> Iterator[None]:
-    """The most resident memory of this process above what it has now, looked at every 10 ms."""
+    """The most resident memory of this process above the present, sampled every 10 ms."""
     ended = threading.Event()
 
     def resident() -> int:
@@ -154,7 +154,7 @@ def _peak_memory(into: Scan) -> Iterator[None]:
 
 
 def reading(checkpoint: Checkpoint, projections: list[Projection], names: str, repeats: int = 2) -> float:
-    """Seconds to read and digest all tensors and bring them to the devices, with nothing else to do."""
+    """The seconds to read and digest all tensors and copy them to the devices, with nothing else to do."""
     wanted = {p.tensor for p in projections}
     queue = [Job(SCAN, 0, checkpoint, t, [], device=d) for t, d in zip(checkpoint.tensors, cycle(names.split(",")))]
     own = threading.local()
@@ -175,7 +175,7 @@ def reading(checkpoint: Checkpoint, projections: list[Projection], names: str, r
 
 @contextmanager
 def installed() -> Iterator[None]:
-    """A version to ask for where rankscope is not installed but on the path, in this process and in those it starts."""
+    """Give rankscope a version where it is on the path but not installed, in this process and in those it starts."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             version("rankscope-tui")
