@@ -1,4 +1,5 @@
-"""One BLAS thread, no network and nobody's settings, before numpy, torch or transformers is imported."""
+"""Settings of all tests: one BLAS thread, no network and no user's settings, before numpy, torch or transformers is
+imported."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import tempfile
 import pytest
 from running_demo import FIXTURE, RunningDemo, load_demo, users_first
 
-# Test processes beside each other with a BLAS thread a core each are 15 to 25 times slower.
+# Test processes side by side with a BLAS thread for each core are 15 to 25 times slower.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
@@ -17,10 +18,11 @@ os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 # Readline, which pytest imports, hands its terminal's size to the processes that pytest-xdist starts.
 for name in ("LINES", "COLUMNS"):
     os.environ.pop(name, None)
-# The settings, the log and the first-run hint of whoever runs the tests are not looked at.
+# Do not read the settings, the log and the first-run hint of the user who runs the tests.
 os.environ |= {f"XDG_{kind}_HOME": tempfile.mkdtemp(prefix="rankscope-") for kind in ("CONFIG", "STATE")}
 
-# Hundreds of thousands of objects of torch and transformers were gone through for each screen: an eighth of the time.
+# Garbage collection went through hundreds of thousands of objects of torch and transformers for each screen: an eighth
+# of the time.
 gc.set_threshold(100_000, 20, 20)
 
 
@@ -30,10 +32,11 @@ def _running_demo() -> RunningDemo:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One load of the demo for the suite: see running_demo."""
+    """Load the demo once for the suite: see running_demo."""
     items[:] = users_first(items)
 
 
 def pytest_collection_finish() -> None:
-    """What all tests have imported stays: no collection of garbage goes through it again, as five do at the end."""
+    """Freeze what all tests have imported: garbage collection would go through it again, five times at the end
+    alone."""
     gc.freeze()

@@ -1,4 +1,4 @@
-"""Adapters and checkpoints of low rank as programs write them, each with the matrices that its factors make."""
+"""Adapters and checkpoints of low rank as programs write them, each with the products of its factors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONFIG = {"peft_type": "LORA", "r": R, "lora_alpha": 12}
 
 @dataclass
 class Files:
-    """The tensors of a file, what lies beside it, and by address the matrices that are meant."""
+    """The tensors of a file, the files beside it, and the intended matrices by address."""
 
     tensors: dict[str, Array] = field(default_factory=dict)
     adapter: Mapping[str, Any] | None = None
@@ -37,14 +37,14 @@ class Files:
 
 
 def two(seed: int, rows: int = M, cols: int = N, rank: int = R) -> tuple[Array, Array, Array]:
-    """B, A and B A in float64, of factors in float32."""
+    """B, A and B A in float64, from factors in float32."""
     rng = np.random.default_rng(seed)
     b, a = rng.standard_normal((rows, rank)).astype("f4"), rng.standard_normal((rank, cols)).astype("f4")
     return b, a, b.astype("f8") @ a.astype("f8")
 
 
 def put(files: Files, module: str, address: str, scale: float, seed: int, rank: int = R) -> None:
-    """One module under PEFT's names."""
+    """Add one module under PEFT's names."""
     b, a, product = two(seed, rank=rank)
     files.tensors |= {f"{module}.lora_A.weight": a, f"{module}.lora_B.weight": b}
     files.meant[address] = scale * product
@@ -63,7 +63,7 @@ def peft() -> Files:
 
 
 def several() -> Files:
-    """Two adapters of one module in one file, and one beside the module's own weight."""
+    """Two adapters of one module in one file, and one beside the weight of its module."""
     files = Files(adapter=CONFIG)
     for name, seed in (("one", 1), ("two", 2)):
         b, a, product = two(seed)
@@ -77,7 +77,7 @@ def several() -> Files:
 
 
 def fused() -> Files:
-    """A qkv of Phi-3, whose queries, keys and values are some of the rows of B."""
+    """A qkv of Phi-3, with queries, keys and values as rows of B."""
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 32}
     files = Files(adapter=CONFIG, config={"model_type": "phi3", **heads})
     b, a, product = two(1, rows=64, cols=32)
@@ -100,7 +100,7 @@ def conv1d() -> Files:
 
 
 def mlx() -> Files:
-    """Both factors turned, square ones too, with the scale in lora_parameters."""
+    """Both factors transposed, square ones too, with the scale in lora_parameters."""
     files = Files(adapter={"lora_parameters": {"rank": R, "scale": 20.0}, "model_type": "llama"})
     for layer, (rows, cols) in enumerate(((M, N), (N, N))):
         b, a, product = two(layer, rows, cols)
@@ -111,7 +111,7 @@ def mlx() -> Files:
 
 
 def mlx_experts() -> Files:
-    """A stack of factors for all experts of a layer, which MLX does not turn."""
+    """A stack of factors for all experts of a layer, which MLX does not transpose."""
     files = Files(adapter={"lora_parameters": {"rank": R, "scale": 2.0}, "model_type": "qwen3_moe"})
     made = [two(number, rank=R) for number in range(4)]
     module = "model.layers.0.mlp.switch_mlp.gate_proj"
@@ -157,7 +157,7 @@ def diffusers() -> Files:
 
 
 def x_flux() -> Files:
-    """Streams of images and of text by their numbers."""
+    """Streams of images and of text, named by their numbers."""
     files = Files()
     for layer in range(2):
         for number, stream in ((1, "img"), (2, "txt")):
@@ -169,7 +169,7 @@ def x_flux() -> Files:
 
 
 def low_rank(names: Callable[[str], tuple[str, str]]) -> Files:
-    """A checkpoint with two factors in the place of each matrix, named by `names` of the module: B's and A's name."""
+    """A checkpoint with two factors instead of each matrix; `names` are the names of B and A in a module."""
     files = Files(config={"model_type": "llama"})
     for layer in range(2):
         b, a, product = two(layer)
@@ -180,7 +180,7 @@ def low_rank(names: Callable[[str], tuple[str, str]]) -> Files:
 
 
 def palu() -> Files:
-    """Blocks of B for groups of heads, more than ten, whose names do not sort by their numbers."""
+    """Blocks of B for more than ten groups of heads, whose names do not sort by number."""
     files, rng = Files(config={"model_type": "llama"}), np.random.default_rng(3)
     blocks = [rng.standard_normal((2, 1 + n % 2)).astype("f4") for n in range(12)]
     right = rng.standard_normal((18, N)).astype("f4")

@@ -1,4 +1,4 @@
-"""A stand-in for the Hub: the routes that huggingface_hub's client asks for, on 127.0.0.1, with faults on demand."""
+"""A stand-in for the Hub: the routes that huggingface_hub's client requests, on 127.0.0.1, with faults on demand."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Repo:
 
 @dataclass(frozen=True)
 class Request:
-    """One line of the log."""
+    """One request in the log."""
 
     method: str
     path: str
@@ -59,14 +59,14 @@ Answer: TypeAlias = tuple[int, bytes, dict[str, str]]
 
 @dataclass(frozen=True)
 class Odd:
-    """An answer that differs: changed before it is sent, and cut off after so many bytes of the body."""
+    """A changed answer: edited before it is sent, and cut off after a number of bytes of the body."""
 
     change: Callable[[int, bytes, dict[str, str]], Answer] = lambda *answer: answer
     after: int | None = None
 
 
 def refused(status: int, **headers: str) -> Odd:
-    """A refusal; headers with `_` for `-`."""
+    """An answer that refuses, with these headers (`_` for `-`)."""
     return Odd(lambda *_: (status, b"", {name.replace("_", "-"): value for name, value in headers.items()}))
 
 
@@ -101,7 +101,7 @@ class HubServer:
         self.connections: set[socket.socket] = set()
         self.stopped = threading.Event()
         handler = type("Handler", (_Handler,), {"hub": self})
-        server = type("Server", (ThreadingHTTPServer,), {"request_queue_size": 64})  # as many headers come at once
+        server = type("Server", (ThreadingHTTPServer,), {"request_queue_size": 64})  # as many connections may wait
         self._server = server(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
         self._server.block_on_close = False
@@ -162,7 +162,7 @@ def serve() -> Iterator[HubServer]:
 
 
 def etag(name: str, data: bytes) -> str:
-    """As on the Hub: sha256 for files in large-file storage, else git's blob id."""
+    """The ETag as on the Hub: sha256 for files in large-file storage, else git's blob id."""
     return sha256(data).hexdigest() if name.endswith(LFS) else _blob(data)
 
 
@@ -223,7 +223,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Silence: `requests` is the log."""
+        """Print nothing: `requests` is the log."""
 
     def do_HEAD(self) -> None:
         self._answer()
@@ -240,7 +240,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
         path = unquote(url.path)
         token, host = self.headers.get("Authorization", ""), self.headers.get("Host", "")
-        if path != "/api/agent-harnesses":  # once a process, and about the process alone
+        if path != "/api/agent-harnesses":  # once for each process, and about the process only
             self.hub.requests.append(Request(self.command, path, self.headers.get("Range", ""), token, host))
         try:
             self._fault(path)

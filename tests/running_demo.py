@@ -1,4 +1,4 @@
-"""The demo as transformers runs it, loaded once for the whole suite: its GGUF file takes a quarter of a minute."""
+"""The demo as transformers runs it, loaded once for the whole suite: that takes a quarter of a minute."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ FIXTURE = "running_demo"
 
 
 class RunningDemo(NamedTuple):
-    """The demo's checkpoint (rankscope's Checkpoint), its module on the CPU, float32, and its tokenizer.
+    """The demo's checkpoint (rankscope's Checkpoint), its module on the CPU in float32, and its tokenizer.
 
-    All tests of a process share it: whoever hooks a module or changes a weight puts back what was there.
+    All tests of a process share it: a test that hooks a module or changes a weight has to restore it.
     """
 
     checkpoint: Any
@@ -27,7 +27,7 @@ class RunningDemo(NamedTuple):
 
 
 def load_demo() -> RunningDemo:
-    """As `rankscope moments` loads it. Imports torch and transformers.
+    """Load the demo as `rankscope moments` does. Imports torch and transformers.
 
     Transformers has gguf read the file four times and make one table of names 397 times; here each is done once.
     """
@@ -44,7 +44,8 @@ def load_demo() -> RunningDemo:
 
 
 def read_gguf(file: Path | str) -> gguf.GGUFReader:
-    """A file as the package gguf reads it, from plain memory: words of a mapped file take it several times as long."""
+    """A file as the gguf package reads it, from plain memory: reading words from a mapped file takes several times
+    as long."""
     import numpy as np
     from gguf.gguf_reader import GGUFReader
 
@@ -54,6 +55,6 @@ def read_gguf(file: Path | str) -> gguf.GGUFReader:
 
 
 def users_first(tests: Iterable[Any]) -> list[Any]:
-    """The tests that take the fixture before all others. pytest-xdist hands each process a stretch of the list and lets
-    others steal from its end: so one process has them all, loads once, and begins with what takes longest."""
+    """Put the tests that use the fixture before all others. pytest-xdist gives each process a part of the list and
+    lets others steal from its end: so one process runs them all, loads once, and begins with what takes longest."""
     return sorted(tests, key=lambda test: FIXTURE not in getattr(test, "fixturenames", ()))

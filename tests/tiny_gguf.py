@@ -1,4 +1,4 @@
-"""A tiny llama as llama.cpp's converter writes it: its names, and the rows of queries and keys in its order."""
+"""A tiny llama as llama.cpp's converter writes it: with its names, and its order of rows in queries and keys."""
 
 from __future__ import annotations
 

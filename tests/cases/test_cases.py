@@ -1,6 +1,6 @@
-"""Inputs after public reports: each script writes its folder, and what is opened of it is what was meant.
+"""Inputs after public reports: each script writes a folder, which has to open as what was meant.
 
-Spectra are held against the script's own expected.npz: LAPACK in float64 of the rows that are meant.
+Spectra are compared with the script's expected.npz: LAPACK in float64 on the rows that are meant.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ def refused(model: Path) -> str:
 
 
 def problems(model: Path) -> list[str]:
-    """What stands at each projection that is not computed, or is with a word on it."""
+    """The problem or note of each projection that has one."""
     tree = build_tree(open_checkpoint(str(model), Access.CACHE))
     return [p.problem or p.note for p in tree.projections if p.problem or p.note]
 
 
 def scanned(model: Path, store: Path) -> tuple[Mapping[str, np.ndarray], dict[str, str]]:
-    """Address -> spectrum as a scan keeps it, and the tensor that each address is the whole of."""
+    """The spectrum by address as a scan keeps it, and the addresses that are each the whole of a tensor."""
     rows, out = io.StringIO(), store / "all.npz"
     with contextlib.redirect_stdout(rows), contextlib.redirect_stderr(io.StringIO()):
         code = main(["scan", str(model), "--json", "--store", str(store), "--device", "cpu"])
@@ -207,7 +207,7 @@ def test_the_product_of_two_factors_is_in_the_tree(made: Made, case: str, model:
 
 
 def table_of(model: Path, store: Path) -> list[dict[str, str]]:
-    """The metric table of what is stored, as CSV gives it."""
+    """The metric table of what is stored, read from its CSV."""
     table = io.StringIO()
     with contextlib.redirect_stdout(table), contextlib.redirect_stderr(io.StringIO()):
         assert main(["show", str(model), "--view", "table", "--csv", "--store", str(store)]) == 0
@@ -288,8 +288,8 @@ def test_broken_entries_of_a_hub_cache(made: Made, monkeypatch: pytest.MonkeyPat
 
 
 def test_zero_points_of_gptq_stay_in_their_bits(made: Made, tmp_path: Path) -> None:
-    """Version 1 stores zero - 1, and the script adds 1 without the mask: of a stored 15 it makes 16, where auto_gptq
-    (qlinear_cuda_old.py) and its kernels keep 4 bits, 0. Right is the script's formula with that mask.
+    """Version 1 stores zero - 1, and the script adds 1 without the mask: a stored 15 becomes 16, where auto_gptq
+    (qlinear_cuda_old.py) and its kernels keep 4 bits, 0. The script's formula with that mask is right.
     """
     packed = load_file(made("36") / "gptq_old" / "model.safetensors")
     words = {name.rpartition(".")[2]: part for name, part in packed.items()}
@@ -319,7 +319,7 @@ def test_a_ratio_of_different_shapes_is_marked(made: Made, tmp_path: Path) -> No
     def shown(*options: str) -> str:
         out = io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(io.StringIO()):
-            models = [one, "--against", other, "--pair", "address"]  # B has another layer
+            models = [one, "--against", other, "--pair", "address"]  # B has a layer more
             assert main(["show", *models, "--store", str(tmp_path), *options]) == 0
         return out.getvalue()
 

@@ -1,4 +1,4 @@
-"""Models that the tests write, and what LAPACK says of them."""
+"""Models that the tests write, and their singular values by LAPACK."""
 
 from __future__ import annotations
 
@@ -76,13 +76,13 @@ def lapack(weights: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def threshold_rank(values: NDArray[np.float64], threshold: float) -> int:
-    """As the reference notebook counts: the first index where the running energy reaches the threshold."""
+    """The rank as the reference notebook counts it: the first index where the running energy reaches the threshold."""
     energy = np.cumsum(values**2) / np.sum(values**2)
     return int(np.argmax(energy >= threshold)) + 1
 
 
 def rows_of(text: str) -> list[dict[str, Any]]:
-    """JSON lines, strictly: NaN and Infinity are no JSON."""
+    """The rows of JSON lines, parsed strictly: NaN and Infinity are not JSON."""
 
     def refuse(constant: str) -> None:
         raise AssertionError(constant)

@@ -1,4 +1,4 @@
-"""A run of `rankscope`, and runs as real processes."""
+"""Runs of `rankscope`, in this process and as separate processes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ for is_next, words in groupby(sys.argv[1:], "{NEXT}".__eq__):
 
 @dataclass(frozen=True)
 class Ran:
-    """What a command did."""
+    """The outcome of a command."""
 
     code: int
     out: str
@@ -44,7 +44,7 @@ class Ran:
 
     @property
     def error(self) -> str:
-        """The one line of an error."""
+        """The single line of an error."""
         assert (self.code, self.out) == (2, "")
         (line,) = self.err.splitlines()
         assert line.isprintable()
@@ -55,17 +55,17 @@ Run = Callable[..., Ran]
 
 
 def start(*words: str | Path, program: str = PROGRAM, **options: Any) -> subprocess.Popen[str]:
-    """A real process; the test waits on its pipes."""
+    """Start a separate process; the test waits on its pipes."""
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8", **options}
     return subprocess.Popen([sys.executable, "-c", program, *map(str, words)], **streams)
 
 
 def finish(process: subprocess.Popen[str]) -> Ran:
-    """Wait for its end."""
+    """Wait for the end of a process."""
     out, err = process.communicate(timeout=60)
     return Ran(process.returncode, out, err)
 
 
 def spawn(*words: str | Path, env: Mapping[str, str] | None = None, program: str = PROGRAM) -> Ran:
-    """A real process, to its end; `env` on top of this one's."""
+    """Run a separate process to its end; `env` is added to this process's environment."""
     return finish(start(*words, program=program, env={**os.environ, **(env or {})}))

@@ -1,4 +1,4 @@
-"""`rankscope` in this process, each test on a store of its own."""
+"""`rankscope` in this process, with a separate store for each test."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rankscope.tui.cli.main import main
 
 @pytest.fixture(autouse=True)
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The store of the test, for this process and its children."""
+    """The test's store, for this process and its children."""
     root = tmp_path / "store"
     for name in ("LC_ALL", "LC_CTYPE", "COLUMNS", "FORCE_COLOR", "NO_COLOR", "PYTHONUNBUFFERED"):
         monkeypatch.delenv(name, raising=False)
@@ -26,7 +26,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command in this process; imports cost seconds in each new one."""
+    """Run a command in this process: imports would cost seconds in each new one."""
 
     def run(*words: str | Path) -> Ran:
         try:
@@ -41,7 +41,7 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Run:
 
 @pytest.fixture(scope="session")
 def _scanned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a model and the store that a scan of it made."""
+    """A folder with a model and the store of its scan."""
     folder = tmp_path_factory.mktemp("scanned")
     write_llama(folder / "m")
     with pytest.MonkeyPatch.context() as patched:
@@ -52,6 +52,6 @@ def _scanned(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def scanned(_scanned: Path, store: Path) -> Path:
-    """A llama of two layers that all tests share and none changes; all of it is in the store of this test."""
+    """A llama of two layers that all tests share and none changes; this test's store has all of it."""
     shutil.copytree(_scanned / "store", store)
     return _scanned / "m"

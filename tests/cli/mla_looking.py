@@ -1,4 +1,4 @@
-"""What tests of latent attention hold the command line against."""
+"""References for the tests of latent attention on the command line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rankscope.tui.data.model import open_model
 
 
 def smallest(sigma: Any, most: float) -> int:
-    """The first k whose tail is at most that."""
+    """The smallest k whose tail is at most `most`."""
     return next(k for k in range(len(sigma) + 1) if (sigma[k:] ** 2).sum() <= most * (1 + 1e-12))
 
 
@@ -28,7 +28,7 @@ def table(out: str) -> dict[str, list[str]]:
 
 
 def elsewhere(folder: Path, weight: Path | None, chosen: Way) -> None:
-    """What is computed of a model comes whole out of another process that has opened the same files."""
+    """Check that another process that opens the same files makes the same derived projections, operands included."""
     model = open_model(str(folder), folder / "store")
     assert model.checkpoint is not None
     under = None if weight is None else choose(str(weight), model, folder / "store", print)

@@ -37,7 +37,7 @@ def test_a_scan_computes_the_products_and_says_what_it_counts(cli: Run, tmp_path
 
 
 def test_noise_of_a_product_is_one_of_factors(cli: Run, tmp_path: Path) -> None:
-    """k/k0 near 1 of a product of noise, where a matrix of noise of its shape has a k0 of three times as much."""
+    """k/k0 is near 1 for a product of noise, where a noise matrix of its shape has a k0 three times as large."""
     b, a, _ = two(1, 96, 96, 24)
     name = "base_model.model.model.layers.0.self_attn.q_proj"
     (tmp_path / "m").mkdir()
@@ -65,7 +65,7 @@ def test_against_a_base_and_another_adapter(cli: Run, tmp_path: Path) -> None:
     shown = cli("show", adapter, "--against", other, "--view", "compare", "--filter", "layers.0.attention.query").out
     (row,) = [words for line in shown.splitlines() if (words := line.split())[:1] == ["sigma_1"]]
     first, second = map(float, row[1:3])
-    assert second / first == pytest.approx(2, rel=1e-3)  # alpha is twice as much
+    assert second / first == pytest.approx(2, rel=1e-3)  # alpha is twice as large
 
 
 def test_what_needs_the_matrix_itself_is_refused_in_words(cli: Run, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`rankscope apply`: what it writes, run by transformers, against models whose matrices scipy truncates as they run."""
+"""`rankscope apply`: the models that it writes, run by transformers, against models truncated by scipy in memory."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ rewritten.factors = a_few
 
 
 def ranks_of(found: Views) -> dict[str, int]:
-    """A rank for four matrices in five: of fused tensors some parts are kept."""
+    """A rank for four matrices in five: some parts of fused tensors are kept."""
     return {address: 3 + n % 9 for n, address in enumerate(found) if n % 5 != 4}
 
 
@@ -59,7 +59,7 @@ def logits(model: Any) -> Any:
 
 
 def truncate(found: Views, ranks: Mapping[str, int], second: Mapping[str, Any] | None = None) -> None:
-    """In the running model itself."""
+    """Truncate the matrices in the running model."""
     with torch.no_grad():
         for address, rank in ranks.items():
             made, _ = truncated(found[address].double().numpy(), rank, (second or {}).get(address))
@@ -72,7 +72,7 @@ def running_model(folder: Path) -> Any:
 
 
 def loaded_by_docs(folder: Path) -> Any:
-    """By the loader that the docs print."""
+    """A model loaded by the loader that the docs print."""
     (code,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
     names: dict[str, Any] = {}
     exec(compile(code, str(DOCS), "exec"), names)
@@ -85,7 +85,7 @@ def written_plan(file: Path, plan: Plan) -> Path:
 
 
 def errors_of(out: str) -> dict[str, tuple[float, float]]:
-    """Planned and written error by address, of what is printed."""
+    """The planned and the written error by address, read from the output."""
     rows = [line.split() for line in out.splitlines()[1:]]
     return {row[0]: (float(row[2]), float(row[3])) for row in rows}
 
@@ -124,7 +124,7 @@ def test_transformers_gives_the_logits_of_the_truncated_model(family: str, tmp_p
 
 @pytest.fixture
 def weighted(tmp_path: Path) -> tuple[Path, Path, dict[str, Any], Plan]:
-    """A llama, a file of full moments of it, the C in it by address, and a plan under them."""
+    """A llama, a file of its full moments, their C by address, and a plan under them."""
     model = saved("llama", tmp_path / "m")
     rng, sums, second = np.random.default_rng(5), {}, {}
     for p in build_tree(open_checkpoint(str(model))).scanned():
@@ -176,7 +176,7 @@ def test_a_plan_of_experts_pools_what_the_file_holds_of_them(tmp_path: Path, cli
     assert cli("plan", model, *sizes, "--weight", file, "-o", plan).code == 0
     assert json.loads(plan.read_text())["weighting"]["pooled"] is True
     assert "pooled: name its file with --weight FILE" in cli("apply", plan, "-o", out).error
-    ran = cli("apply", plan, "-o", out, "--weight", file)  # the model is found among the stored ones
+    ran = cli("apply", plan, "-o", out, "--weight", file)  # the model is found among those with a store
     assert ran.code == 0
     assert [address for address in errors_of(ran.out) if ".expert.2." in address]
     for planned_error, error in errors_of(ran.out).values():
@@ -346,7 +346,7 @@ def test_a_matrix_that_pytorch_stores_under_two_names_changes_under_both(tmp_pat
 
 
 def test_a_stack_of_matrices_keeps_what_is_not_planned(tmp_path: Path, cli: Run) -> None:
-    """gpt-oss has its experts in one tensor of (experts, input, output), gate and up in turns."""
+    """gpt-oss has its experts in one tensor (experts, input, output), with gate and up in alternate columns."""
     torch.manual_seed(1)
     shape = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 12, "num_hidden_layers": 1, "head_dim": 8}
     shape |= {"num_attention_heads": 2, "num_key_value_heads": 1, "num_local_experts": 3, "num_experts_per_tok": 2}
@@ -371,7 +371,7 @@ def test_a_stack_of_matrices_keeps_what_is_not_planned(tmp_path: Path, cli: Run)
 
 
 def gguf_model(file: Path, kind: GGMLQuantizationType, architecture: str = "llama") -> tuple[Any, dict[str, Any]]:
-    """A llama, and the numbers that a GGUF file of it holds."""
+    """A llama, and the numbers that its GGUF file holds."""
     torch.manual_seed(3)
     model = llama(intermediate_size=64).eval()
     with torch.no_grad():

@@ -1,6 +1,6 @@
 """Ranks and condition numbers that are only bounds: solved again on a GPU, and marked wherever a number is shown.
 
-The CPU is worked as a GPU, in batches by the two-stage solver's twins.
+The CPU plays the GPU, in batches by the two-stage solver's twins.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _ill(seed: int, smallest: float) -> np.ndarray[Any, Any]:
 
 @pytest.fixture
 def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Arrays:
-    """A model of two ill-conditioned matrices, of which one can be solved again in a tenth of the time."""
+    """A model with two ill-conditioned matrices, one of which can be solved again in a tenth of the time."""
     monkeypatch.setattr(devices, "is_gpu", lambda _name: True)
     monkeypatch.setattr(devices, "workers", lambda *_: (1, 1))
     monkeypatch.setattr(batch, "limits", lambda _device: lambda _side: 8)
@@ -46,7 +46,7 @@ def test_one_is_solved_again_and_the_other_stays_a_bound_in_every_place(
     ran = cli("scan", tmp_path / "m", "--device", "cpu", "--json", *FILTERS)
     assert ran.code == 0
     assert "1 of 2 bounds solved again in " in ran.err
-    last = {row["address"]: row for row in ran.rows}  # again where the first had been told before the second came
+    last = {row["address"]: row for row in ran.rows}  # a second row may follow the first
     assert {(row["solver"], row["sigma_min_is_bound"]) for row in last.values()} == {
         ("gram-two-stage", True),
         ("svdvals", False),

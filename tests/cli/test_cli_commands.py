@@ -1,4 +1,4 @@
-"""Commands are rows of a table: what is in it, and that a new one is a row and a function."""
+"""Commands are rows of a table: what the table holds, and that a new command takes one row and one function."""
 
 from __future__ import annotations
 

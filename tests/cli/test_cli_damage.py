@@ -25,7 +25,7 @@ OTHERS = [address for address in addresses() if address != BAD]
 
 @pytest.fixture
 def damaged(tmp_path: Path, cli: Run, store: Path) -> Path:
-    """The volume, of all that was computed of tmp_path/"m", with a flipped bit among the values of BAD."""
+    """The path of a volume with everything computed of tmp_path/"m", and a flipped bit in the values of BAD."""
     arrays = write_llama(tmp_path / "m")
     assert cli("scan", tmp_path / "m").code == 0
     (folder,) = (path for path in store.iterdir() if segments.names(path))
@@ -42,7 +42,7 @@ def damaged(tmp_path: Path, cli: Run, store: Path) -> Path:
 
 
 def says(err: str, volume: Path) -> bool:
-    """Whether file and address stand in one line, and no other address anywhere."""
+    """Whether one line names both file and address, and no line names another address."""
     (line,) = (line for line in err.splitlines() if BAD in line)
     return f"{volume}.damaged: " in line and not any(address in err for address in OTHERS)
 
@@ -151,6 +151,6 @@ def test_a_scan_with_nothing_to_do_sweeps(tmp_path: Path, cli: Run, store: Path)
     for path in (mine, others):
         path.touch()
     cli("show", tmp_path / "m")
-    assert mine.exists()  # what only reads deletes nothing
+    assert mine.exists()  # commands that only read delete nothing
     cli("scan", tmp_path / "m")
     assert (mine.exists(), others.exists()) == (False, True)

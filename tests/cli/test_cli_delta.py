@@ -40,7 +40,7 @@ def bfloat(matrix: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[str, tuple[Any, Any]]]:
-    """A float32-trained base as bfloat16, and a fine-tune of rank 3 of what is stored, but for one matrix."""
+    """A float32-trained base as bfloat16, and a fine-tune of rank 3 of the stored weights, but for one matrix."""
     root = tmp_path_factory.mktemp("tuned")
     rng = np.random.default_rng(0)
     held: dict[str, tuple[Any, Any]] = {}
@@ -156,11 +156,11 @@ def test_what_has_no_difference_is_listed(cli: Run, tmp_path: Path) -> None:
     assert lines["renamed"].endswith(f"other.{bias} -> other.base.{bias}")
     changed = "2, 1 of them changed: other.model.layers.1.input_layernorm.weight |d|/|W| 5.00e-01"
     assert lines["norms, biases and other vectors"].endswith(changed)
-    assert len(re.findall(r"^ *layers\.\d\.\S+ ", ran.out, re.MULTILINE)) == 12  # all but the two
+    assert len(re.findall(r"^ *layers\.\d\.\S+ ", ran.out, re.MULTILINE)) == 12  # all but these two
 
 
 def test_weighted_differences_are_lapacks(tuned: Any, cli: Run) -> None:
-    """Gains of A's norms: W_B - W_A times diag(gain)."""
+    """A's norms have gains: the difference is (W_B - W_A) diag(gain)."""
     base, other, held = tuned
     assert cli("delta", base, other, "--weight", "norm").code == 0
     shown = cli("show", base, "--against", other, "--view", "spectrum", "--side", "delta", "--weight", "norm", "--csv")
@@ -188,7 +188,7 @@ def test_of_quantised_weights_there_is_a_spectrum_and_no_advice(cli: Run, tmp_pa
 
 
 def test_two_roundings_of_one_original_are_no_change(cli: Run, tmp_path: Path) -> None:
-    """What B = float16 of the weights adds to A = bfloat16 of them is A's rounding."""
+    """The difference of A = bfloat16 and B = float16 of the same weights is A's rounding."""
     weights, name = torch.randn(KV, HIDDEN), tensor_name("layers.0.attention.key")
     for folder, dtype in (("a", torch.bfloat16), ("b", torch.float16)):
         write(tmp_path / folder, {})

@@ -1,4 +1,4 @@
-"""`rankscope delta -o` and `--extract`: what PEFT makes of ranks and adapter, on the modules of transformers."""
+"""`rankscope delta -o` and `--extract`: ranks and adapter as PEFT reads them, on the modules of transformers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ GPT = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 4}  # all of them: which are taken jumps with the last bit
+EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 4}  # all: a choice would depend on the last bit
 LATENT = BASE | {
     **{"num_key_value_heads": 4, "kv_lora_rank": 8, "q_lora_rank": 12, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4},
     **{"v_head_dim": 8, "n_routed_experts": 4, "num_experts_per_tok": 4, "moe_intermediate_size": 16},
@@ -62,7 +62,7 @@ QUIET = 1
 
 @dataclass(frozen=True)
 class Tuned:
-    """Two folders, the models in them, and the rank that was planted by the name of a module or parameter."""
+    """Two folders, the models in them, and the planted rank by the name of a module or parameter."""
 
     base: Path
     other: Path
@@ -72,7 +72,7 @@ class Tuned:
 
 
 def targets(model: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    """What an adapter can be of: linear layers and Conv1D of the blocks, stacks of experts."""
+    """The weights that an adapter can change: linear layers and Conv1D of the blocks, stacks of experts."""
     kinds = (nn.Linear, transformers.pytorch_utils.Conv1D)
     named = [(path, m.weight) for path, m in model.named_modules() if isinstance(m, kinds) and path != "lm_head"]
     stacks = [(name, p) for name, p in model.named_parameters() if p.dim() == 3]
@@ -87,7 +87,7 @@ def low_rank(shape: torch.Size, rank: int, scale: float) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Tuned]:
-    """A model of a kind in bfloat16, and a fine-tune of it; each is made once."""
+    """A model of a kind in bfloat16 and a fine-tune of it; each is made once."""
     made: dict[str, Tuned] = {}
 
     def make(kind: str) -> Tuned:
@@ -111,7 +111,7 @@ def _make(kind: str, root: Path) -> Tuned:
             continue
         ranks[name] = RANKS[number % len(RANKS)]
         change = low_rank(weight.shape, ranks[name], 0.02)
-        if change.dim() == 3:  # an expert that changed less than the others, and one not at all
+        if change.dim() == 3:  # one expert that changed less than the others, and one that did not change
             change[1] = low_rank(weight.shape[1:], 1, 0.02)
             change[2] = 0
         weight.data = (weight.data + change).bfloat16().float()
@@ -135,7 +135,7 @@ def test_peft_gives_every_module_its_rank_and_the_adapter_makes_b_of_a(
     expected = {name: rank for name, rank in held.ranks.items() if rank}
     named = {*said["target_modules"], *(name.removesuffix(".weight") for name in said["target_parameters"] or ())}
     assert named == expected.keys()
-    if kind != "deepseek_v2":  # whose gates of dense layers PEFT would take for those of experts
+    if kind != "deepseek_v2":  # PEFT would take its gates of dense layers for gates of experts
         assert {*said["target_modules"], *(said["target_parameters"] or ())} == named
     given = given_by_peft(copy.deepcopy(held.before), said)
     assert given == {name: (rank, 1.0) for name, rank in expected.items()}
@@ -147,7 +147,7 @@ def test_peft_gives_every_module_its_rank_and_the_adapter_makes_b_of_a(
 
 
 def given_by_peft(model: nn.Module, said: Mapping[str, Any]) -> dict[str, tuple[int, float]]:
-    """Rank and scale of each module and parameter as PEFT wraps them."""
+    """The rank and scale of each module and parameter as PEFT wraps them."""
     wrapped = peft.get_peft_model(model, peft.LoraConfig(**said))
     found = {}
     for path, module in wrapped.base_model.model.named_modules():
@@ -162,7 +162,7 @@ GAINS = torch.linspace(0.2, 3.0, BASE["hidden_size"])
 
 
 def with_gains(held: Tuned, folder: Path) -> Path:
-    """A model whose norms before attention have gains."""
+    """Save a model whose norms before attention have gains; return its folder."""
     model: Any = copy.deepcopy(held.before)
     for layer in model.model.layers:
         layer.input_layernorm.weight.data = GAINS.clone()
@@ -173,11 +173,11 @@ def with_gains(held: Tuned, folder: Path) -> Path:
 def test_a_fused_module_under_a_weighting_has_the_rank_of_its_whole_change(
     tuned: Any, cli: Run, tmp_path: Path
 ) -> None:
-    """LAPACK, on the module's own matrices, times the gains before it; of these the adapter loses least."""
+    """By LAPACK on the change times the gains before it; the adapter loses the least that is possible at its rank."""
     held = tuned("phi3")
     words = ("delta", with_gains(held, tmp_path / "a"), held.other, "-t", "80", "--filter", "attention")
     ran = cli(*words, "--weight", "norm", "-o", tmp_path / "r.json", "--extract", tmp_path / "weighted")
-    assert ran.code in (0, 1), ran.err  # the output's input has left no norm
+    assert ran.code in (0, 1), ran.err  # the output projection is not fed by a norm
     config = peft.LoraConfig(**json.loads((tmp_path / "r.json").read_text()))
     name = "model.layers.1.self_attn.qkv_proj"
     a, b = (m.get_submodule(name).weight.detach().double().numpy() for m in (held.before, held.after))
@@ -220,7 +220,7 @@ def test_what_no_adapter_can_be_made_of_is_named(tuned: Any, cli: Run, tmp_path:
 def test_no_model_is_loaded_where_tensors_are_those_of_its_modules(
     tuned: Any, cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """The factors are those of the change: their product is it, to the rank that was planted."""
+    """The product of the factors is the change, to the planted rank."""
 
     def refuse(*_: object) -> None:
         raise AssertionError("a model is loaded")
@@ -252,7 +252,7 @@ def test_no_model_is_loaded_where_tensors_are_those_of_its_modules(
 def test_a_tensor_of_another_shape_than_its_configuration_says_is_named(
     tuned: Any, cli: Run, tmp_path: Path, tensor: str, rows: int, said: str, side: str
 ) -> None:
-    """Before anything is computed: nothing comes into the store."""
+    """Named before anything is computed: the store stays empty."""
     held = tuned("llama")
     folder = shutil.copytree(held.base if side == "a" else held.other, tmp_path / side)
     weights = load_file(folder / "model.safetensors")
@@ -269,7 +269,7 @@ def test_a_tensor_of_another_shape_than_its_configuration_says_is_named(
 def test_another_vocabulary_is_no_hindrance_and_another_number_of_experts_is(
     tuned: Any, cli: Run, tmp_path: Path
 ) -> None:
-    """transformers' own resizing writes the configuration, too."""
+    """transformers writes the configuration when it resizes the vocabulary, too."""
     held, mixtral = tuned("llama"), tuned("mixtral")
     more: Any = copy.deepcopy(held.after)
     more.resize_token_embeddings(70, mean_resizing=False)

@@ -1,4 +1,4 @@
-"""`--against` a model with more or fewer layers: what stands as deep is held against each other, against LAPACK."""
+"""`--against` a model with more or fewer layers: layers at the same relative depth are compared, against LAPACK."""
 
 from __future__ import annotations
 

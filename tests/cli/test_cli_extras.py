@@ -1,4 +1,5 @@
-"""What needs an extra that is not installed names it in one line and writes nothing; all else runs without any."""
+"""A command that needs an extra that is not installed names it in one line and writes nothing; all others run
+without."""
 
 from __future__ import annotations
 
@@ -59,14 +60,14 @@ REFUSED = {
 
 @dataclass(frozen=True)
 class Session:
-    """What each command said on stderr, the last line its exit code, and the files that are there in the end."""
+    """The stderr of each command, with its exit code as last line, and the files that exist in the end."""
 
     said: dict[str, list[str]]
     files: set[str]
 
 
 def write_gguf(file: Path) -> None:
-    """A file with one matrix."""
+    """Write a file with one matrix."""
     writer = gguf.GGUFWriter(str(file), "llama")
     writer.add_block_count(1)
     writer.add_tensor("blk.0.ffn_up.weight", np.random.default_rng(0).standard_normal((40, 24)).astype(np.float32))
@@ -78,7 +79,7 @@ def write_gguf(file: Path) -> None:
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
-    """All commands, one after the other, where no extra is installed."""
+    """All commands, one after the other, with no extra installed."""
     folder = tmp_path_factory.mktemp("extras")
     write_llama(folder / "m", layers=1)
     write_llama(folder / "n", layers=1, seed=1)

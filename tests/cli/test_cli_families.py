@@ -41,7 +41,7 @@ def falcon() -> tuple[dict[str, Any], Arrays, Arrays]:
 
 
 def gpt_oss() -> tuple[dict[str, Any], Arrays, Arrays]:
-    """Experts stand as (expert, in, out), gates and ups in turns; the router is no projection."""
+    """Experts are stored as (expert, in, out), with gates and ups in alternate columns; the router is no projection."""
     fused, down = _random(E, D, 2 * INNER), _random(E, INNER, D)
     stem = "model.layers.0.mlp."
     stored = {
@@ -57,7 +57,7 @@ def gpt_oss() -> tuple[dict[str, Any], Arrays, Arrays]:
 
 
 def deepseek() -> tuple[dict[str, Any], Arrays, Arrays]:
-    """Latent attention: config.json's head_dim is not believed."""
+    """Latent attention: config.json's head_dim is wrong and must not be used."""
     latent, rope, nope, width = 9, 4, 5, 7
     shapes = {
         "q_proj": (HEADS * (nope + rope), D),

@@ -1,4 +1,4 @@
-"""A scan on a full disk: it says so once, waits, and goes on; who cannot wait keeps what is saved."""
+"""A scan on a full disk: it says so once, waits, and goes on; if it is ended instead, what is saved is kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`--gauge fixed`: scanned beside the weights as they are, shown and exported under its name; `show --view gauge`."""
+"""`--gauge fixed`: scanned beside the weights as stored, shown and exported under its name; `show --view gauge`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LAYERS = 4
 
 @pytest.fixture
 def model(tmp_path: Path) -> tuple[Path, Arrays]:
-    """A folder whose neurons and gains are of different sizes in each layer, and its tensors."""
+    """A folder with neurons and gains that differ in size by layer, and its tensors."""
     folder = tmp_path / "model"
     write_llama(folder, layers=LAYERS)
     held = load_file(folder / "model.safetensors")
@@ -48,7 +48,7 @@ def model(tmp_path: Path) -> tuple[Path, Arrays]:
 
 
 def fixed_ranks(held: Arrays, threshold: float = 0.9) -> dict[str, int]:
-    """By address, gains folded, neurons balanced, and value and output multiplied by hand, by LAPACK."""
+    """Ranks by address with LAPACK: gains folded, neurons balanced, and value and output multiplied by hand."""
     found = {}
     for address in addresses(LAYERS):
         around, _, role = address.rpartition(".")
@@ -59,7 +59,7 @@ def fixed_ranks(held: Arrays, threshold: float = 0.9) -> dict[str, int]:
         gain = held[f"model.layers.{address.split('.')[1]}.{norm}_layernorm.weight"].astype(np.float64)
         if role != "down":
             w = w * gain
-        if role == "value":  # two KV heads of 6 rows, each of two heads
+        if role == "value":  # two KV heads of 6 rows, each shared by two heads
             out = held[tensor_name(f"{around}.output")].astype(np.float64)
             for n in (0, 1):
                 maps = [out[:, at : at + 6] @ w[6 * n : 6 * n + 6] for at in (12 * n, 12 * n + 6)]
@@ -88,7 +88,7 @@ def test_scan_show_and_export_of_the_fixed_gauge(model: tuple[Path, Arrays], cli
     assert {line[0]: int(line[heading.index("k90")]) for line in lines[1:]} == true
     assert {line[heading.index("gauge")] for line in lines[1:]} == {"fixed"}
     table = cli("show", folder, "--gauge", "fixed", "--view", "table", "--csv").out.splitlines()
-    for row in csv.DictReader(table):  # neither noise nor factors of its shape are products
+    for row in csv.DictReader(table):  # a product has no noise and no factors of its shape
         alike = {row[name] == "" for name in ("k/k0", "k0", "k*", "k/k*", "spikes")}
         assert alike == {row["address"].endswith(".ov")}
     assert "gauge-fixed: gains folded, neurons balanced" in cli("show", folder, "--gauge", "fixed").out
@@ -194,12 +194,12 @@ def test_rm_takes_a_gauge_and_leaves_what_is_kept_under_another_name(model: tupl
     assert cli("rm", folder, "--weight", "none", "--gauge", "raw").code == 0
     left = json.loads(cli("ls", "--json").out)
     assert (left["spectra"], left["weighted"], left["fixed"]) == (0, {"norm": 7 * LAYERS}, 2 * LAYERS)
-    assert cli("rm", folder, "--gauge", "raw").code == 0  # under every weighting, the noise that these compare with too
+    assert cli("rm", folder, "--gauge", "raw").code == 0  # under every weighting, with their noise
     assert cli("ls").out.split()[6:9] == ["0", "+", str(2 * LAYERS)]
 
 
 def csv_of(cli: Run, folder: Path, *options: str | Path) -> dict[str, dict[str, str]]:
-    """By address the lines of the table that have numbers."""
+    """The table's rows with numbers, by address."""
     ran = cli("show", folder, "--gauge", "fixed", "--csv", "-t", "90", *options)
     return {row["address"]: row for row in csv.DictReader(ran.out.splitlines()) if row["k90"]}
 
@@ -225,7 +225,7 @@ def test_of_a_model_that_is_gone_nothing_passes_for_the_fixed_gauge(model: tuple
     cli("scan", folder, "--gauge", "fixed", "--filter", "layers.[01].mlp.up")
     shutil.rmtree(folder)
     found = set(csv_of(cli, folder))
-    # Up under `norm` and down as it is are of the gauge in some families, and of no value's products anything is known.
+    # Up under `norm` and down as stored are the fixed gauge in some families only; no products of values are stored.
     assert found == {f"layers.{n}.mlp.up" for n in (0, 1)} | {f"layers.{n}.mlp.gate" for n in range(LAYERS)}
     ran = cli("show", folder, "--gauge", "fixed")
     assert (

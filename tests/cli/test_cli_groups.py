@@ -1,4 +1,4 @@
-"""`rankscope export --layout groups`, as programs read it that know nothing of ours."""
+"""`rankscope export --layout groups`, read back as programs read it that know nothing of rankscope."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_pandas_has_a_row_a_projection(exported: Path, arrays: Arrays) -> None:
         recipe = re.search(r"pandas\.DataFrame\(.*?\.items\(\)\}\)", file.attrs["description"], re.DOTALL)
     assert recipe is not None
     scope = {"pandas": pandas, "h5py": h5py, "path": exported}
-    plain = eval(recipe[0], scope)  # what the file tells a stranger to type
+    plain = eval(recipe[0], scope)  # the commands that the file prints for its readers
     with xarray.open_dataset(exported, group="projections", engine="h5netcdf") as found:
         frame = found.to_dataframe()
     assert frame.index.tolist() == [address.replace(".", "/") for address in addresses(1)]

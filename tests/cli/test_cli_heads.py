@@ -34,7 +34,7 @@ def parts(held: Arrays, layer: int) -> dict[str, Any]:
 
 
 def explicit(held: Arrays, layer: int, gain: Any) -> dict[str, Any]:
-    """By the end of the address the matrix of each row."""
+    """The matrix of each row, by the end of its address."""
     of, group = parts(held, layer), HEADS // KV
     found: dict[str, Any] = {}
     for h in range(HEADS):
@@ -142,7 +142,7 @@ def test_a_sentence_stands_once_for_all_layers(tmp_path: Path, cli: Run) -> None
 
 
 def test_heads_outlive_the_weights(model: tuple[Path, Arrays], cli: Run) -> None:
-    """Those of every state in which they were computed, the gauge's too, which are kept as those of the gains."""
+    """Heads in every state in which they were computed; those of the fixed gauge are kept as those of the gains."""
     folder, _ = model
     both = ("--weight", "none", "--weight", "norm", "--filter", "layers.*.attention.*")
     assert cli("scan", folder, "--derived", "heads", *both, "--gauge", "raw", "--gauge", "fixed").code == 0

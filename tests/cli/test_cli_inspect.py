@@ -1,4 +1,4 @@
-"""`rankscope inspect`: what the first direction of a projection is, against LAPACK's SVD and by hand."""
+"""`rankscope inspect`: the first direction of a projection, against LAPACK's SVD and by hand."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_energy_under_a_weighting_is_that_of_w_itself(cli: Run, tmp_path: Path, 
         sigma[:8] ** 2 * np.einsum("ik,ij,jk->k", right[:, :8], c, right[:, :8]) / np.trace(weights @ c @ weights.T)
     )
     np.testing.assert_allclose(found["output_energy"], wanted, rtol=2e-4)
-    if form == "xx":  # of the stored spectrum under it, where the weights are gone
+    if form == "xx":  # from the stored spectrum, where the weights are gone
         assert cli("scan", tmp_path / "m", "--weight", weight, "--filter", UP).code == 0
         shutil.rmtree(tmp_path / "m")
         stored = record(cli, tmp_path / "m", UP, "--weight", weight)["output_energy"]
@@ -130,7 +130,7 @@ def test_how_far_the_fixed_gauge_turns_it(cli: Run, tmp_path: Path, address: str
     said = cli("inspect", tmp_path / "m", address).out
     assert f"fixing the gauge turns it: cosine {found['fixed_cosine']:.2f}, " in said
     (listed,) = cli("ls", "--json").rows
-    assert (listed["spectra"], listed["fixed"]) == (0, 0)  # none of it is a spectrum
+    assert (listed["spectra"], listed["fixed"]) == (0, 0)  # inspecting stores no spectrum
 
 
 def test_words_go_by_what_carries_it(cli: Run, tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_of_a_plane_everything_is_of_both(cli: Run, tmp_path: Path) -> None:
     shares = (left[:, :2] ** 2).mean(axis=1)
     assert found["plane"] is True
     assert found["outputs"]["participation"] == pytest.approx(1 / (shares**2).sum(), rel=1e-4)
-    assert found["neighbours"][0]["cosine"] == pytest.approx(1, abs=1e-5)  # a direction in that plane
+    assert found["neighbours"][0]["cosine"] == pytest.approx(1, abs=1e-5)  # a direction in the plane of equal values
 
 
 def test_what_is_stored_is_not_computed_again_and_needs_no_weights(cli: Run, tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_what_is_stored_is_not_computed_again_and_needs_no_weights(cli: Run, tmp
     first = record(cli, tmp_path / "m", UP)
     again = cli("inspect", tmp_path / "m", UP, "--json")
     assert json.loads(again.out) == first
-    assert "failed" not in again.err  # no progress: nothing was computed
+    assert "failed" not in again.err  # no progress line: nothing was computed
     assert cli("scan", tmp_path / "m").code == 0
     shutil.rmtree(tmp_path / "m")
     silent = {"neighbours": [], "fixed_sigma_1_over_sigma_2": None, "fixed_cosine": None, "survives_gauge": None}
@@ -196,7 +196,7 @@ def test_they_are_listed_and_counted_nowhere_else(cli: Run, tmp_path: Path) -> N
     record(cli, tmp_path / "m", UP)
     listed = cli("show", tmp_path / "m", "--view", "directions").out
     assert [line.split()[0] for line in listed.splitlines() if line.startswith("layers.")] == ["layers.0.mlp.up", UP]
-    assert cli("show", tmp_path / "m").code == 2  # there are no spectra
+    assert cli("show", tmp_path / "m").code == 2  # no spectra exist
     assert cli("scan", tmp_path / "m", "--filter", UP).code == 0
     assert json.loads(cli("ls", "--json").out)["spectra"] == 1
     assert cli("export", tmp_path / "m", "--filter", UP, "-o", tmp_path / "o.h5").code == 0
@@ -209,7 +209,7 @@ def test_the_list_as_csv(cli: Run, tmp_path: Path) -> None:
     wanted = {name: record(cli, tmp_path / "m", name) for name in (KEY, UP)}
     ran = cli("show", tmp_path / "m", "--view", "directions", "--csv")
     rows = {row["address"]: row for row in csv.DictReader(io.StringIO(ran.out))}
-    assert len(rows) == 6  # with the neighbours
+    assert len(rows) == 6  # the neighbours are read too
     found, of = rows[UP], wanted[UP]
     assert (found["layer"], found["role"], found["rows"], found["what"]) == ("1", "up", str(INNER), of["sentence"])
     numbers = {
@@ -241,7 +241,7 @@ def test_the_heatmap_shows_how_many_outputs_carry_it(cli: Run, tmp_path: Path) -
         rows = {row["address"]: row["u1_participation"] for row in csv.DictReader(io.StringIO(ran.out))}
         assert len(rows) == 14
         assert {name: float(number) for name, number in rows.items() if number and name in wanted} == wanted
-        assert sum(bool(number) for number in rows.values()) == 4  # and the neighbours'
+        assert sum(bool(number) for number in rows.values()) == 4  # and those of the neighbours
         assert "10 of 14 are not computed yet" in ran.err
     shown = cli(*unit).out
     assert f"{wanted[UP]:.1f}" in shown
@@ -266,7 +266,7 @@ def test_what_cannot_be_had_is_one_line(cli: Run, tmp_path: Path) -> None:
 
 
 def test_the_late_up_projections_of_the_demo(cli: Run) -> None:
-    """The question of the notebook: two of the three are one neuron each, the third is not."""
+    """The reference notebook's question: two of the three are one neuron each, the third is not."""
     found = {layer: record(cli, "demo", f"layers.{layer}.mlp.up") for layer in (27, 28, 29)}
     assert found[28]["sentence"] == (
         "sigma_1 = one neuron: output 678, 9.7 x the median row, 6.0 % of the output energy; "

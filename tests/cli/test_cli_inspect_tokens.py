@@ -44,8 +44,8 @@ def first(weights: NDArray[Any], side: int) -> NDArray[np.float64]:
 
 
 def ends(rows: NDArray[Any], vector: NDArray[np.float64]) -> list[list[int]]:
-    """The six rows with the largest product and the six with the smallest; of a vector whose sign is arbitrary, so
-    sorted."""
+    """The six rows with the largest product and the six with the smallest, in sorted order because the vector's sign
+    is arbitrary."""
     order = np.argsort(-(rows.astype(np.float64) @ vector)).tolist()
     return sorted([order[:6], order[::-1][:6]])
 

@@ -1,4 +1,4 @@
-"""`--unit energy --rank ...`: the energy that ranks keep, of one rank or one a role, against LAPACK; and their sum."""
+"""`--unit energy --rank ...`: the energy that ranks keep, for one rank or one a role, against LAPACK; and the total."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def model(tmp_path: Path) -> tuple[Path, Arrays]:
 
 
 def kept(weights: NDArray[np.floating], k: int) -> float:
-    """The energy in % of the first k, by LAPACK."""
+    """The energy in % of the first k values, by LAPACK."""
     squares = lapack(weights) ** 2
     return 100 * float(squares[:k].sum() / squares.sum())
 
@@ -37,7 +37,7 @@ def records(text: str) -> dict[str, dict[str, str]]:
 def test_one_rank_for_all(model: tuple[Path, Arrays], cli: Run) -> None:
     folder, held = model
     cli("scan", folder)
-    k = KV + 3  # more than keys and values have: they stay as they are
+    k = KV + 3  # more than keys and values have: they are kept whole
     ran = cli("show", folder, "--unit", "energy", "--rank", k, "--csv")
     found = records(ran.out)
     expected = {a: kept(held[tensor_name(a)], k) for a in addresses() if a != ZERO}
@@ -90,7 +90,7 @@ def test_a_rank_for_each_role_under_a_weighting(model: tuple[Path, Arrays], cli:
     ran = cli("show", folder, *asked)
     found = records(ran.out)
     gains = held["model.layers.0.input_layernorm.weight"]
-    for role, k in (("query", 7), ("key", 3), ("value", 3)):  # kv is each of both: no stack of them is stored
+    for role, k in (("query", 7), ("key", 3), ("value", 3)):  # kv sets both roles: no stack of them is stored
         row = found[f"layers.0.attention.{role}"]
         weights = held[tensor_name(f"layers.0.attention.{role}")] * gains
         assert (float(row["energy"]), row["rank"]) == (pytest.approx(kept(weights, k)), str(k)), role

@@ -1,4 +1,4 @@
-"""Latent attention as it is, of checkpoints and GGUF files: its factors against their ranks, and their products."""
+"""Latent attention of checkpoints and GGUF files: its factors against their ranks, and their products."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rankscope.engine.derive.latent import way
 
 
 def mla_checkpoint(folder: Path, with_query_factors: bool = True) -> Arrays:
-    """A layer of DeepSeek-V3's names: 3 heads, latents of 10 (queries) and 8, gains of either sign."""
+    """A layer with DeepSeek-V3's names: 3 heads, latents of 10 (queries) and 8, gains of both signs."""
     rng = np.random.default_rng(1)
     heads, nope, rope, v, q_lora, kv_lora = 3, 4, 2, 5, 10, 8
     shapes = {
@@ -47,8 +47,8 @@ def mla_checkpoint(folder: Path, with_query_factors: bool = True) -> Arrays:
 
 
 def mla_gguf(file: Path, held: Arrays) -> None:
-    """The same as llama.cpp's converter writes it since April 2025: of kv_b the keys of each head, turned, and the
-    values of each head; one KV head, as it multiplies by them."""
+    """The same as llama.cpp's converter writes it since April 2025: kv_b as the keys of each head, turned, and the
+    values of each head; one KV head, as llama.cpp multiplies by them."""
     names = {"q_a_proj": "attn_q_a", "q_b_proj": "attn_q_b", "q_a_layernorm": "attn_q_a_norm", "o_proj": "attn_output"}
     names |= {"kv_a_proj_with_mqa": "attn_kv_a_mqa", "kv_a_layernorm": "attn_kv_a_norm", "input_layernorm": "attn_norm"}
     writer = gguf.GGUFWriter(str(file), "deepseek2")
@@ -103,7 +103,7 @@ def test_latent_attention_is_held_against_its_own_ranks(tmp_path: Path, cli: Run
 
 
 def test_heads_of_a_gguf_file_are_the_rows_of_the_models_own(tmp_path: Path, cli: Run) -> None:
-    """Every factor and both products have the same singular values, and mla says the same of both files."""
+    """Every factor and both products have the same singular values, and mla prints the same for both files."""
     mla_gguf(tmp_path / "mla.gguf", mla_checkpoint(tmp_path / "mla"))
     found = []
     for model in (tmp_path / "mla", tmp_path / "mla.gguf"):
@@ -128,7 +128,7 @@ def test_heads_of_a_gguf_file_are_the_rows_of_the_models_own(tmp_path: Path, cli
 
 
 def test_stacks_and_products_are_in_the_views_of_show(tmp_path: Path, cli: Run) -> None:
-    """What a filter names of them, with and without factors of the queries, as it is and behind the norm."""
+    """Select them by filters, with and without factors of the queries, unweighted and behind the norm."""
     held = mla_checkpoint(tmp_path / "lite", with_query_factors=False)
     own = {n.split(".")[4]: w for n, w in held.items() if "self_attn" in n}
     missing = cli("show", tmp_path / "lite", "--filter", "*.key_value")

@@ -1,4 +1,4 @@
-"""`rankscope mla`, `scan --derived` and `show --view mla` of keys and values, against LAPACK and on the demo."""
+"""`rankscope mla`, `scan --derived` and `show --view mla` for keys and values, against LAPACK and on the demo."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_ranks_cache_and_norms_are_lapacks(model: tuple[Path, Arrays], cli: Run,
     assert f"{LAYERS} layers keep {sum(ranks)} of {4 * KV} numbers a token" in ran.out
     again = cli("mla", folder)
     assert again.code == 0
-    assert "failed" not in again.err  # all of it was stored
+    assert "failed" not in again.err  # all of it was already stored
 
 
 @pytest.mark.parametrize("balance", ["whole", "own", "none"])
@@ -131,7 +131,7 @@ def test_under_moments_and_with_biases(tmp_path: Path, cli: Run) -> None:
     shown = ("show", folder, "--view", "mla", "--weight", moments, "--bias", "append")
     assert cli(*shown).code == 0
     assert "removed" in cli("rm", folder, "--weight", moments).err
-    assert cli(*shown).code == 2  # the stack with its biases too
+    assert cli(*shown).code == 2  # and the stack with biases
     assert cli("mla", folder, "--weight", f"centred:{moments}").code == 0
     assert "removed" in cli("rm", folder, "--weight", f"centred:{moments}").err
     for refused in (("--weight", without), ("--weight", "norm"), ()):
@@ -148,13 +148,13 @@ def test_a_scan_computes_stacks_only_where_they_are_asked_for(model: tuple[Path,
     assert (missing.code, "run  rankscope mla" in missing.err) == (2, True)
     ran = cli("scan", folder, "--derived", "--weight", "none", "--weight", "norm", "--json")
     rows = [row for row in rows_of(ran.out) if row["role"] == "key_value"]
-    rows.sort(key=lambda row: (row["weighting"] or "", row["address"]))  # they come as they are saved
+    rows.sort(key=lambda row: (row["weighting"] or "", row["address"]))  # rows come as they are saved
     assert [(row["address"], row["weighting"]) for row in rows] == [
         (f"layers.{n}.attention.key_value", by) for by in (None, "norm") for n in range(LAYERS)
     ]
     assert [row["ranks"]["0.9"] for row in rows[:LAYERS]] == [stack_rank(*pair(held, n), 0.9) for n in range(LAYERS)]
     assert re.search(rf"\b{7 * LAYERS}\b", counted)
-    assert re.search(rf"\b{7 * LAYERS} \+ {5 * LAYERS} norm\b", cli("ls").out)  # no total has stacks
+    assert re.search(rf"\b{7 * LAYERS} \+ {5 * LAYERS} norm\b", cli("ls").out)  # no total includes stacks
     assert cli("show", folder, "--view", "mla", "--weight", "norm").code == 0
     assert cli("mla", folder, "--weight", "norm", "--rope", "decoupled:2").code == 0
     assert cli("rm", folder, "--weight", "norm").code == 0
@@ -217,8 +217,8 @@ def test_an_encoder_has_no_cache_and_heatmaps_take_no_rope(tmp_path: Path, cli: 
 
 
 def test_the_demo(cli: Run, store: Path) -> None:
-    """The figures that the project was begun with: medians over its 30 layers at 90 %. Its queries, which take most of
-    the time, are left out."""
+    """The figures that the project began with: medians over the demo's 30 layers at 90 %. Queries, which take most
+    of the time, are left out."""
     events: queue.SimpleQueue[tuple[Event, ...]] = queue.SimpleQueue()
     model = open_model("demo", store)
     session = Session(model, store, events.put, ComputeSettings("cpu", 1))

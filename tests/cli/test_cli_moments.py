@@ -65,7 +65,7 @@ def test_every_sequence_begins_as_the_tokenizer_begins_a_text(model: Path, text:
     found = list(sequences(text.read_text(), tokenizer, 32, 64))
     assert found == [[0, *ids[1:32]], [0, *ids[32:63]]]
     every = list(sequences(text.read_text(), tokenizer, 32, 10**9))
-    assert {len(one) for one in every} == {32}  # what is left at the end is no sequence of its own
+    assert {len(one) for one in every} == {32}  # the rest of the text makes no sequence
     assert len(every) == 2000 // 31
     assert list(sequences("w1 w2", tokenizer, 32, 64)) == [[0, 3, 4]]
 
@@ -76,7 +76,7 @@ def test_what_it_writes_is_scanned_and_shown(tmp_path: Path, cli: Run, model: Pa
     assert ran.code == 0
     assert "text.txt xxh3:" in ran.err
     assert "512 tokens in 16 sequences, one in eight held out" in ran.err
-    entries = 2 * 3 * (3 * (24 * 24 + 24) + 40 * 40 + 40)  # layers, parts, and what feeds q k v, o, gate up, and down
+    entries = 2 * 3 * (3 * (24 * 24 + 24) + 40 * 40 + 40)  # layers, parts, inputs of q k v, o, gate up, down
     assert f"writes at most {4 * entries / 1000:.1f} kB, position 0 and held out included" in ran.err
     assert "ETA" in ran.err
     held = load_file(out)
@@ -84,19 +84,19 @@ def test_what_it_writes_is_scanned_and_shown(tmp_path: Path, cli: Run, model: Pa
         name.removesuffix(".count").partition("weight")[2]: int(x[0]) for name, x in held.items() if "count" in name
     }
     assert counts == {"": 14 * 32, ".first": 14, ".held": 2 * 32}
-    with safe_open(out, "numpy") as opened:  # what the reference library says of the file
+    with safe_open(out, "numpy") as opened:  # the file as the reference library reads it
         metadata = opened.metadata()
     assert metadata["datasets"].startswith("text.txt xxh3:")
     assert Counter(json.loads(metadata["inputs"]).values()).most_common(1)[0][1] == 2
     every = list(sequences(text.read_text(), transformers.AutoTokenizer.from_pretrained(model), 32, 10**9))
-    read = open_weighting(str(out), model.name, {}).tokens_read  # those held out too
+    read = open_weighting(str(out), model.name, {}).tokens_read  # held-out ones too
     assert read is not None
     assert [has_read(read, ids, [0, 1]) for ids in every] == [True] * 16 + [False] * (len(every) - 16)
     scanned = cli("scan", model, "--weight", out, "--json")
     assert scanned.code == 0
     ranks = {row["address"]: row["ranks"]["0.9"] for row in scanned.rows}
     shown = {words[0]: words for words in map(str.split, ran.out.splitlines())}
-    assert {address: int(shown[address][2]) for address in ranks} == ranks  # worked out there another way
+    assert {address: int(shown[address][2]) for address in ranks} == ranks  # computed there in another way
     assert shown["layers.0.attention.query"][1] == f"{14 * 32 / 24:.1f}"
     assert cli("show", model, "--weight", out).code == 0
 
@@ -179,7 +179,7 @@ def test_weights_that_would_be_made_up_are_one_line(tmp_path: Path, cli: Run, mo
 
 
 def test_position_0_of_the_demo_holds_nearly_all_of_layer_28(running_demo: RunningDemo) -> None:
-    """The demo by transformers, from GGUF, on Python's own help pages: its tensors have other names there."""
+    """The demo by transformers, from GGUF, on Python's help pages; its tensors have other names there."""
     text = read_text("builtin")
     assert text.text.startswith(topics[min(topics)][:200])
     checkpoint, module, tokenizer = running_demo

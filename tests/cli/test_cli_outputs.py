@@ -1,4 +1,5 @@
-"""What cannot be written is said before anything is opened: the models that are named here are nowhere."""
+"""An output that cannot be written is reported before anything is opened: the models that are named here do not
+exist."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ FOLDERS = {
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder, with a file, a folder that holds one, beside what each test makes."""
+    """The working folder, with a file and a folder with a file in it."""
     monkeypatch.chdir(tmp_path)
     Path("file").write_text("mine")
     Path("full").mkdir()
@@ -50,7 +51,7 @@ def test_a_file_that_cannot_be_written_is_said_first(cli: Run, name: str) -> Non
         (f"pipe{suffix}", "it is a device or a pipe"),
         (f"none/a{suffix}", "there is no folder none"),
         (f"file/a{suffix}", "there is no folder file"),
-        (f"/proc/a{suffix}", "in /proc: "),  # where not even root can make a file
+        (f"/proc/a{suffix}", "in /proc: "),  # here not even root can make a file
         (f"{'a' * 300}{suffix}", "File name too long"),
     ):
         ran = cli(*words, output)

@@ -1,4 +1,4 @@
-"""`rankscope perplexity`: held against the loss that transformers itself works out."""
+"""`rankscope perplexity`, against the loss that transformers computes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def saved(folder: Path, model: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A llama whose predictions are far from even, so that what is changed in it is seen."""
+    """A llama whose predictions are far from uniform, so that a change in it shows."""
     torch.manual_seed(3)
     made: Any = transformers.LlamaForCausalLM(transformers.LlamaConfig(**LLAMA, initializer_range=0.3))
     return saved(tmp_path_factory.mktemp("tiny"), made)
@@ -51,14 +51,14 @@ def sums(tmp_path_factory: pytest.TempPathFactory, model: Path, text: Path) -> P
 
 
 def windows(model: Path, text: Path) -> list[list[int]]:
-    """All of the text: `<s>` and 31 words each."""
+    """The windows of the whole text: `<s>` and 31 words each."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(model)
     ids = tokenizer(text.read_text(), add_special_tokens=False)["input_ids"]
     return [[0, *ids[i : i + LENGTH - 1]] for i in range(0, len(ids) - LENGTH + 2, LENGTH - 1)]
 
 
 def own_perplexity(model: Any, ids: list[list[int]]) -> float:
-    """By the loss of transformers, whose mean is over the tokens behind the first."""
+    """The perplexity by transformers' loss, a mean over all tokens but the first."""
     model = transformers.AutoModelForCausalLM.from_pretrained(model) if isinstance(model, Path) else model
     with torch.no_grad():
         losses = [float(model.eval()(input_ids=torch.tensor([x]), labels=torch.tensor([x])).loss) for x in ids]
@@ -85,7 +85,7 @@ def test_it_is_exp_of_the_loss_of_transformers(cli: Run, model: Path, text: Path
 def test_a_plan_is_measured_as_the_model_with_its_best_approximations(
     tmp_path: Path, cli: Run, model: Path, text: Path
 ) -> None:
-    """Truncated by numpy, into a model that transformers loads and measures by itself."""
+    """Truncate by numpy in a model that transformers loads and measures."""
     plan = tmp_path / "plan.json"
     made = cli("plan", model, "--cut", "40%", "--min-rank", "2", "--multiple", "2", "--device", "cpu", "-o", plan)
     assert made.code == 0, made.err
@@ -110,7 +110,7 @@ def test_a_plan_is_measured_as_the_model_with_its_best_approximations(
 
 
 def test_the_loop_moments_plan_apply_perplexity(tmp_path: Path, cli: Run, model: Path, text: Path, sums: Path) -> None:
-    """In memory and as written by apply it is the same; and no token of the moments is measured."""
+    """The result is the same in memory and as written by apply; and no token of the moments is measured."""
     plan, written = tmp_path / "plan.json", tmp_path / "merged"
     smallest = ("--min-rank", "2", "--multiple", "2", "--device", "cpu")
     assert cli("plan", model, "--cut", "30%", "--weight", sums, *smallest, "-o", plan).code == 0

@@ -1,4 +1,4 @@
-"""`rankscope plan`: what it writes and prints, held against LAPACK and against the formulas."""
+"""`rankscope plan`: the file and the output, against LAPACK and against the formulas."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def root(moments: Array) -> Array:
 
 
 def held(row: PlanRow, matrix: Array) -> None:
-    """A row against the matrix that it is of."""
+    """Check a row against its matrix."""
     assert row.shape == matrix.shape
     assert row.energy == pytest.approx(1 - tail(matrix, row.rank), abs=1e-9)
     assert (row.action == "keep") == (row.rank is None)
 
 
 def second_moments(names: list[str], seed: int = 0) -> dict[str, tuple[Array, int]]:
-    """Sums of x x^T, and over how many tokens."""
+    """Sums of x x^T and the number of tokens, by name."""
     found = {}
     for name in names:
         rng = np.random.default_rng([seed, *name.encode()])
@@ -100,7 +100,7 @@ def test_a_plan_of_the_weights_as_they_are(cli: Run, llama: tuple[Path, Arrays],
     energy = 100 * np.mean([row.energy for row in plan.rows])
     assert f"{energy:.2f} %  kept on average; the uniform plan" in out
     assert f"{plan.budget:,} parameters, {plan.parameters:,} used" in out
-    # Whoever asks again computes nothing, and gets the same.
+    # A second plan computes nothing and is the same.
     again, _, said = made(cli, model, tmp_path, "--cut", "0.2", *SMALL)
     assert again == plan
     assert "/s" not in said
@@ -121,7 +121,7 @@ def test_a_plan_under_second_moments(cli: Run, llama: tuple[Path, Arrays], tmp_p
     assert "weights only" not in err
     raw, _, _ = made(cli, model, tmp_path, "--cut", "30%", *SMALL)
     assert [row.key for row in raw.rows] == [row.key for row in plan.rows]
-    # Another file of the same numbers is the same weighting, one of others is not.
+    # Another file of the same numbers is the same weighting; one of other numbers is not.
     shutil.copy(file, tmp_path / "copy.safetensors")
     moments_file(tmp_path / "other.safetensors", addresses(), 1)
     digests = []
@@ -232,7 +232,7 @@ NAMES = {"gate_proj": "ffn_gate_exps", "up_proj": "ffn_up_exps", "down_proj": "f
 
 
 def write_moe(folder: Path) -> tuple[Arrays, dict[str, Stats]]:
-    """A layer of experts, of which one is never reached, and the imatrix of it."""
+    """Write a layer of experts, one of which no token reaches, and its imatrix."""
     experts = {
         f"model.layers.0.mlp.experts.{e}.{leaf}.weight": RNG.standard_normal(shape).astype(np.float32)
         for e in range(EXPERTS)

@@ -1,4 +1,4 @@
-"""Real processes on one store: pipes, signals, kills, two at once, and what they import."""
+"""Separate processes on one store: pipes, signals, kills, two at once, and what they import."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LIGHT = REPORT + "from rankscope.tui.cli import main as cli; sys.exit(cli.{main}
 
 @pytest.fixture(scope="module")
 def long_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """96 matrices that take a second and more, so that a scan can be met in the middle."""
+    """96 matrices that take more than a second, so that a scan can be interrupted in the middle."""
     return attention_only(tmp_path_factory.mktemp("models") / "long", 24, 448)
 
 
@@ -50,7 +50,7 @@ def test_kill_9_loses_no_row_that_was_printed(long_model: Path, cli: Run) -> Non
         rows = read_rows(process, 1)
         while rows[-1]["state"] == "stored":
             rows += read_rows(process, 1)
-        # More may be stored than was printed: what was saved last before the kill.
+        # More may be stored than was printed: what was saved just before the kill.
         assert printed.items() <= {row["address"]: row["sigma_max"] for row in rows[:-1]}.items()
         rows += read_rows(process, fresh - 1)
         assert process.poll() is None

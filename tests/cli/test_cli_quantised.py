@@ -1,4 +1,4 @@
-"""A quantised model on the command line: what its weights are read as stands in tree, warnings and export."""
+"""A quantised model on the command line: tree, warnings and export name the type that its weights are read as."""
 
 from __future__ import annotations
 

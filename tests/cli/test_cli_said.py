@@ -1,4 +1,4 @@
-"""What a file of second moments says beside ranks: position 0, tokens, text held out; and moments about the mean."""
+"""Notes of a file of second moments beside ranks: position 0, tokens, held-out text; and moments about the mean."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TOKENS, FIRST = 400, 8
 
 
 def inputs(address: str, tokens: int = TOKENS) -> Array:
-    """Rows of x, those of position 0 first; into down that one is large, and all have a mean."""
+    """Rows of x, those of position 0 first; that of down is large, and all rows have a mean."""
     cols = INNER if address == DOWN else HIDDEN
     rng = np.random.default_rng([*address.encode()])
     x = rng.standard_normal((tokens, cols)) * np.logspace(0, -1, cols) + 0.5 * rng.standard_normal(cols)
@@ -46,7 +46,7 @@ def sums(address: str, tokens: int = TOKENS, *, kind: str = "xx", split: bool = 
 
 
 def figures(arrays: Arrays, address: str) -> dict[str, Any]:
-    """As `rankscope moments` writes them, from the outputs of the tokens by LAPACK."""
+    """The figures that `rankscope moments` writes, from the outputs of the tokens by LAPACK."""
     w, x = arrays[tensor_name(address)].astype(np.float64), inputs(address)
     y = x @ w.T
     share = float((y[:FIRST] ** 2).sum() / (y**2).sum())
@@ -128,7 +128,7 @@ def test_few_tokens_are_warned_of_wherever_ranks_are_shown(tmp_path: Path, cli: 
 
 
 def imatrix(tmp_path: Path, *, plain: bool) -> Path:
-    """As llama.cpp writes them today, or without sums of x."""
+    """An imatrix as llama.cpp writes it today, or without sums of x."""
     held, signed = {}, {}
     for address, name in ((UP, "blk.0.ffn_up.weight"), (DOWN, "blk.0.ffn_down.weight")):
         x = inputs(address)
@@ -226,7 +226,7 @@ def test_figures_of_something_else_are_left_out(tmp_path: Path, cli: Run, arrays
 
 
 def test_a_weighting_says_whether_it_is_centred(tmp_path: Path, arrays: Arrays) -> None:
-    """Plans and factors are of uncentred moments alone, and ask it."""
+    """Plans and factors use uncentred moments only, and check this."""
     del arrays
     model, file = open_model(str(tmp_path / "m"), tmp_path / "store"), plain(tmp_path, [DOWN])
     made = [choose(text, model, tmp_path, print) for text in (f"centred:{file}", f"centred {file}", str(file), "norm")]
@@ -235,7 +235,7 @@ def test_a_weighting_says_whether_it_is_centred(tmp_path: Path, arrays: Arrays) 
 
 
 def test_the_fixed_gauge_has_no_figures_of_another_matrix(tmp_path: Path, cli: Run, arrays: Arrays, held: Path) -> None:
-    """Balancing scales the rows of up, whose k90 and shares are then others; down's spectrum stays."""
+    """Balancing scales the rows of up, whose k90 and shares then change; down's spectrum stays."""
     del arrays
     write_llama(tmp_path / "m", 1, changes={"model.layers.0.post_attention_layernorm.weight": np.ones(HIDDEN)})
     named = (tmp_path / "m", "--weight", held, "--filter", "layers.0.mlp.*", "--gauge", "fixed")

@@ -1,4 +1,4 @@
-"""`rankscope scan`: what it prints and saves, against LAPACK."""
+"""`rankscope scan`: its output and its stored spectra, against LAPACK."""
 
 from __future__ import annotations
 

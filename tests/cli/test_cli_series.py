@@ -1,4 +1,4 @@
-"""A series of five folders: scanned one after the other, and shown with the models as the axis."""
+"""A series of five folders: scanned one after the other, and shown by model."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_ranks_by_step_are_those_of_lapack(runs: dict[int, Arrays], cli: Run) ->
 def test_columns_say_what_a_projection_is_in_its_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Run
 ) -> None:
-    """Of each model its name and number, and tower, layer and expert as its own table has them."""
+    """The name and number of each model; tower, layer and expert as in the model's single table."""
     monkeypatch.chdir(tmp_path)
     experts = {
         f"model.layers.0.mlp.experts.{e}.{role}_proj.weight": np.eye(8, 6, dtype=np.float32) * (e + 1)

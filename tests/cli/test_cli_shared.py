@@ -1,4 +1,4 @@
-"""A store that several people use: what one of them cannot read is a line, and everything else works."""
+"""A store that several people use: what one of them cannot read is reported in a line, and all else works."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REASON = "It cannot be read (Permission denied)."
 
 @pytest.fixture
 def forbid(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
-    """Make a folder or file unreadable, to root as well."""
+    """Make a folder or file unreadable, for root as well."""
     listed, opened, read = Path.iterdir, os.open, Path.read_bytes
     forbidden: set[Path] = set()
 
@@ -43,7 +43,7 @@ def forbid(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
 
 @pytest.fixture
 def shared(tmp_path: Path, cli: Run, store: Path) -> tuple[Path, Path]:
-    """A model that is stored, and the folder of another."""
+    """A stored model, and the folder of another."""
     write_llama(tmp_path / "m", 1)
     assert cli("scan", tmp_path / "m").code == 0
     theirs = store / "org--theirs"

@@ -33,7 +33,7 @@ def model(scanned: Path) -> Path:
 def test_every_view_makes_a_picture(
     model: Path, tmp_path: Path, cli: Run, view: str, suffix: str, words: tuple[str, ...]
 ) -> None:
-    """What draws a view does not know the suffix; what writes a sheet knows nothing else."""
+    """The drawing of a view does not depend on the suffix; the writing of a sheet depends on it alone."""
     path = tmp_path / f"picture{suffix}"
     ran = cli("plot", model, "--view", view, "-o", path, *words)
     assert (ran.code, ran.out) == (0, "")
@@ -44,7 +44,7 @@ def test_every_view_makes_a_picture(
 
 @pytest.mark.filterwarnings("error")
 def test_values_at_both_ends_of_the_floats_are_drawn_and_written(tmp_path: Path, cli: Run) -> None:
-    """Of layer 0 the smallest there are, of layer 1 the largest: sigma_1 is the entry of a matrix of one entry."""
+    """Layer 0 has the smallest floats, layer 1 the largest: sigma_1 is the one entry of a 1 x 1 matrix."""
     ends = (5e-323, 1.7e308)
     corner = {(role, n): np.zeros(shape) for role, (_, shape) in SHAPES.items() for n in range(2)}
     for (_, n), matrix in corner.items():
@@ -61,7 +61,7 @@ def test_values_at_both_ends_of_the_floats_are_drawn_and_written(tmp_path: Path,
     swapped = {tensor_name(f"layers.{1 - n}.{role}"): matrix for (role, n), matrix in corner.items()}
     write(tmp_path / "swapped", {**swapped, tensor_name("layers.0.mlp.up"): corner["mlp.up", 0]})
     assert cli("scan", tmp_path / "swapped").code == 0
-    for view in ("heatmap", "layers"):  # B/A has no float, or is 0, but for one
+    for view in ("heatmap", "layers"):  # B/A has no float, or is 0, with one exception
         words = (tmp_path / "m", "--against", tmp_path / "swapped", "--view", view, "--unit", "sigma_1")
         assert cli("plot", *words, "-o", tmp_path / "b.svg").code == cli("show", *words).code == 0
     rows = list(csv.DictReader(io.StringIO(cli("show", tmp_path / "m", "--view", "table", "--csv").out)))

@@ -33,7 +33,7 @@ def arrays(model: Path) -> Arrays:
 
 @pytest.fixture
 def other(tmp_path: Path, cli: Run) -> tuple[Path, Arrays]:
-    """Other weights, a layer more, and no gate in layer 1."""
+    """A llama of other weights, with a layer more and no gate in layer 1."""
     arrays = write_llama(tmp_path / "other", 3, seed=5)
     del arrays[tensor_name("layers.1.mlp.gate")]
     write(tmp_path / "other", arrays)
@@ -79,7 +79,7 @@ def test_a_unit_of_the_heatmap(model: Path, arrays: Arrays, cli: Run) -> None:
     ran = cli("show", model, "--unit", "stable_rank")
     assert (ran.code, ran.err) == (0, "")
     lines = table(ran.out)
-    assert len([line for line in lines if line and line[0] == "layer"]) == 1  # no threshold changes it
+    assert len([line for line in lines if line and line[0] == "layer"]) == 1  # the threshold does not change it
     stable = {a: (values_of(arrays, a) ** 2).sum() / values_of(arrays, a)[0] ** 2 for a in addresses()}
     for layer in (0, 1):
         assert lines[2 + layer] == [str(layer), *(f"{stable[a]:.2f}" for a in addresses() if f"layers.{layer}." in a)]
@@ -102,7 +102,7 @@ def test_kf_needs_the_twins_and_says_how_to_get_them(model: Path, arrays: Arrays
     assert cli("scan", model, "--null", "flip", "--filter", MATRIX).code == 0
     lines = table(cli("show", model, "--unit", "k/kf", "-t", "90").out)
     assert [word == "." for word in lines[3][1:]] == [a != MATRIX for a in addresses() if "layers.1." in a]
-    # The twin has the same weights but for their signs: a rank that any such matrix may have.
+    # The twin has the same weights but for their signs: kf can be any rank of such a matrix.
     k = threshold_rank(values_of(arrays, MATRIX), 0.9)
     assert any(lines[3][2] == f"{k / kf:.2f}" for kf in range(1, 13))
 
@@ -262,7 +262,7 @@ def test_the_heatmap_as_csv(model: Path, arrays: Arrays, cli: Run) -> None:
 
 @pytest.mark.parametrize("view", ["spectrum", "energy"])
 def test_every_value_as_csv(model: Path, arrays: Arrays, cli: Run, view: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of all projections, more than a chart draws, read in batches."""
+    """More projections than a chart draws, read in batches."""
     monkeypatch.setattr("rankscope.tui.cli.show._BATCH", 5)
     rows = list(csv.DictReader(io.StringIO(cli("show", model, "--view", view, "--csv").out)))
     assert list(dict.fromkeys(row["address"] for row in rows)) == addresses()

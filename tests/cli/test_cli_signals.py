@@ -1,4 +1,4 @@
-"""Signals to the commands: what is computed is saved, one line says so, and the exit code is 128 + the signal."""
+"""Signals to the commands: computed spectra are saved, one line says so, and the exit code is 128 + the signal."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_scan_is_ended_while_a_solver_is_stuck(tmp_path: Path, cli: Run, numbe
 
 @pytest.fixture
 def silent_server() -> Iterator[socket.socket]:
-    """Takes connections, and never answers."""
+    """A server that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(60)
         yield server
@@ -69,7 +69,7 @@ def test_a_server_that_never_answers_holds_up_no_signal(
     process = start("scan", f"http://127.0.0.1:{port}/model.safetensors", program=STUCK)
     connection, _ = silent_server.accept()
     with connection:
-        assert connection.recv(1)  # it asks, and waits
+        assert connection.recv(1)  # it sends a request, and waits
         process.send_signal(signal.SIGTERM)
         ran = finish(process)
     assert (ran.code, ran.err) == (128 + signal.SIGTERM, "rankscope: stopped by SIGTERM\n")
@@ -80,7 +80,7 @@ def test_a_command_leaves_the_handlers_as_they_were(cli: Run, tmp_path: Path) ->
     before = [signal.getsignal(number) for number in numbers]
     assert cli("ls").code == 0
     assert [signal.getsignal(number) for number in numbers] == before
-    with ThreadPoolExecutor(1) as other:  # where no handler can be set
+    with ThreadPoolExecutor(1) as other:  # in a thread, where no handler can be set
         assert other.submit(main, ["ls", "--store", str(tmp_path)]).result() == 0
 
 

@@ -1,5 +1,5 @@
-"""A metric is one function and one row: with these two alone it is in the table, the comparison, files and, where it
-asks to be, in the units."""
+"""A metric is one function and one row: these two put it in the table, the comparison, files and, with `is_unit`,
+the units."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KEYS = ("layers.0.attention.key", "layers.1.attention.key")
 
 
 def head_share(values: Values, p: Projection, _: float) -> float:
-    """Of the sum of all values, what the first of every four rows of the matrix gives."""
+    """The share of the sum of all values that the first of every four rows of the matrix has."""
     return float(values[: p.rows // 4].sum() / values.sum())
 
 
@@ -31,7 +31,7 @@ TRIAL = Measure("head_share", "head", "sum of the first m / 4 sigma / sum sigma"
 
 @pytest.fixture
 def arrays(tmp_path: Path, cli: Run, monkeypatch: pytest.MonkeyPatch) -> Arrays:
-    """The weights of a llama that is stored; the trial is one row more."""
+    """The weights of a stored llama; the trial metric is added as a row."""
     found = write_llama(tmp_path / "m")
     assert cli("scan", tmp_path / "m").code == 0
     monkeypatch.setitem(BY_NAME, TRIAL.name, TRIAL)
@@ -39,7 +39,7 @@ def arrays(tmp_path: Path, cli: Run, monkeypatch: pytest.MonkeyPatch) -> Arrays:
 
 
 def share(arrays: Arrays, address: str) -> float:
-    """The trial by LAPACK."""
+    """The trial metric by LAPACK."""
     values = lapack(arrays[tensor_name(address)])
     rows, _ = SHAPES[address.split(".", 2)[2]][1]
     return float(sum(values[: rows // 4]) / sum(values))
@@ -105,7 +105,7 @@ def test_a_bound_comes_from_the_function(
         is_wide = row["address"].endswith((".key", ".value", ".down"))
         assert table[row["address"]].endswith(f"{'>' if is_wide else ' '} {share(arrays, row['address']):.3f}")
         assert (row["head_share_is_bound"], row["condition_number_is_bound"]) == (str(is_wide), "False")
-    # No difference of what is only known to be larger.
+    # Values known only as lower bounds have no difference.
     compared = cli("show", tmp_path / "m", "--filter", "*.key", "--view", "compare").out.splitlines()
     (line,) = [line.split() for line in compared if line.startswith("head ")]
     assert line == ["head", *(word for a in KEYS for word in (">", f"{share(arrays, a):.3f}"))]

@@ -1,4 +1,4 @@
-"""`--weight FILE`: scanned once beside the weights as they are, shown under its name, and removed alone."""
+"""`--weight FILE`: scanned once beside the weights as stored, shown under its name, and removed alone."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def columns(address: str) -> int:
 
 
 def second_moments(address: str, seed: int = 0) -> tuple[NDArray[np.float32], float]:
-    """Sums of x x^T over tokens, and how many: of each projection its own."""
+    """Sums of x x^T over tokens, different for each projection, and the number of tokens."""
     rng = np.random.default_rng([seed, *address.encode()])
     x = rng.standard_normal((60, columns(address))) * np.logspace(0, -1.5, columns(address))
     return (x.T @ x).astype(np.float32), 60.0
@@ -58,7 +58,7 @@ def squares(address: str) -> NDArray[np.float32]:
 
 
 def write_imatrix(file: Path, names: list[str]) -> Path:
-    """A legacy file, by the names that GGUF gives the tensors."""
+    """Write a legacy file with GGUF's tensor names."""
     data = struct.pack("<i", len(names))
     for address in names:
         _, layer, place = address.split(".", 2)
@@ -78,7 +78,7 @@ def under_moments(arrays: Arrays, address: str, seed: int = 0) -> Array:
 
 
 def noise_rank(address: str, rows: int) -> float:
-    """Mean k90 of Gaussian noise of so many rows under the moments of an address."""
+    """Mean k90 of Gaussian noise with this many rows under the moments of an address."""
     sums, _ = second_moments(address)
     root = np.linalg.cholesky(sums.astype(np.float64) + 1e-9 * np.eye(len(sums)))
     rng = np.random.default_rng(1)
@@ -125,7 +125,7 @@ def test_weights_are_read_once_for_all_weightings(
     ran = cli("scan", tmp_path / "m", "--json", *named)
     assert ran.code == 0
     assert sorted(reads) == sorted(map(tensor_name, addresses(1)))
-    assert len(eigen) == 7  # of each C, for the matrix and for its noise
+    assert len(eigen) == 7  # one for each C, shared by the matrix and its noise
     rows = {(row["address"], row["weighting"]): row for row in ran.rows}
     assert len(ran.rows) == len(rows) == 21
     for address in addresses(1):
@@ -161,7 +161,7 @@ def test_show_says_and_shows_the_weighting(tmp_path: Path, cli: Run, arrays: Arr
         k0 = float(row["k0"])
         assert k0 == pytest.approx(
             noise_rank(address, arrays[tensor_name(address)].shape[0]), rel=0.35
-        )  # one draw, of few components
+        )  # one draw, with few components
         assert k0 < 0.8 * null_rank(*arrays[tensor_name(address)].shape, 0.9)
     ratios = cli("show", tmp_path / "m", "--weight", moments, "--unit", "k/k0", "-t", "90").out.splitlines()[2].split()
     assert ratios == ["0", *(f"{float(rows[address]['k/k0']):.2f}" for address in addresses(1))]
@@ -291,7 +291,7 @@ def test_norm_takes_the_gains_of_the_model(tmp_path: Path, cli: Run) -> None:
         assert row["sigma_max"] == pytest.approx(sigma[0], rel=1e-12)
         assert row["ranks"]["0.9"] == threshold_rank(sigma, 0.9)
     before = cli("show", tmp_path / "m", "--weight", "norm", "--unit", "k/k0")
-    shutil.rmtree(tmp_path / "m")  # the gains are gone too: their digests tell
+    shutil.rmtree(tmp_path / "m")  # the gains are gone too: their digests identify them
     after = cli("show", tmp_path / "m", "--weight", "norm", "--unit", "k/k0")
     assert (after.code, after.out) == (0, before.out)
     assert "weighted by norm gains" in after.out
@@ -324,13 +324,13 @@ def test_fused_and_transposed_tensors_are_turned_and_cut_first(tmp_path: Path, c
     rows = {row["role"]: row for row in ran.rows}
     assert set(rows) == {"query", "key", "value"}
     for n, role in enumerate(("query", "key", "value")):
-        sigma = lapack(fused[:, 8 * n : 8 * n + 8].T.astype(np.float64) @ x.T) / np.sqrt(40)  # of all outputs W x
+        sigma = lapack(fused[:, 8 * n : 8 * n + 8].T.astype(np.float64) @ x.T) / np.sqrt(40)  # over all outputs W x
         assert rows[role]["sigma_max"] == pytest.approx(sigma[0], rel=1e-12)
         assert rows[role]["sigma_min"] == pytest.approx(sigma[-1], rel=1e-6)
 
 
 def write_gguf_model(file: Path, arrays: Arrays) -> Path:
-    """The model of write_llama, one layer, as GGUF has it."""
+    """Write the model of write_llama, one layer, as GGUF."""
     writer = gguf.GGUFWriter(str(file), "llama")
     writer.add_block_count(1)
     writer.add_embedding_length(HIDDEN)

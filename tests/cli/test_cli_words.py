@@ -21,7 +21,7 @@ STYLES = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def on_a_terminal(monkeypatch: pytest.MonkeyPatch, columns: int = 80) -> None:
-    """No fixture: while fixtures are set up, stdout is another one."""
+    """A context manager and no fixture: while fixtures are set up, stdout is another one."""
     for stream in ("stdout", "stderr"):
         monkeypatch.setattr(f"sys.{stream}.isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", str(columns))

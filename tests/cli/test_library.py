@@ -1,4 +1,4 @@
-"""The library of docs/LIBRARY.md: what it computes, how it ends, and what a notebook shows of it."""
+"""The library of docs/LIBRARY.md: what it computes, how it ends, and how a notebook shows its objects."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_stopped_scan_keeps_what_is_finished(tmp_path: Path, stops: str, monke
             signal.raise_signal(signal.SIGINT)
         raise ZeroDivisionError
 
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for background processes
     try:
         with pytest.raises((KeyboardInterrupt, ZeroDivisionError)) as raised:
             model.scan(progress=stop)
@@ -110,7 +110,7 @@ def test_a_stopped_scan_keeps_what_is_finished(tmp_path: Path, stops: str, monke
         assert not np.isnan(another.numbers("k")).all()
 
     def tidy(session: Session) -> None:
-        """What the first scan left undone is told while the second begins."""
+        """What the first scan left is reported while the second begins."""
         if any(session.state(p) is State.QUEUED for p in model.projections):
             model._events.put(model._events.get(timeout=60))
 
@@ -225,7 +225,8 @@ def test_a_weighting_and_a_gauge_are_words(tmp_path: Path, cli: Run) -> None:
 
 
 class Page(HTMLParser):
-    """Cells with their styles, all tags and attributes; that every tag is closed in order."""
+    """A parser that collects cells with their styles, all tags and attributes, and checks that every tag is closed
+    in order."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -250,7 +251,7 @@ class Page(HTMLParser):
 
 
 def luminance(colour: str) -> float:
-    """WCAG 2.1, of #rgb or #rrggbb."""
+    """The relative luminance of #rgb or #rrggbb (WCAG 2.1)."""
     digits = colour[1:] if len(colour) == 7 else "".join(2 * c for c in colour[1:])
     parts = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
@@ -296,7 +297,7 @@ def test_a_notebook_shows_what_reads_on_any_ground(tmp_path: Path) -> None:
         assert len(grounds) > 1
         for style, text in page.cells[35:]:
             assert text == "."
-            assert "color" not in style  # the page's own
+            assert "color" not in style  # the page's colours
         assert model._repr_html_() == model.heatmap("k/k0", 0.9)._repr_html_()
 
 

@@ -1,4 +1,4 @@
-"""Words, a tokenizer that knows them, and a text of them: what tiny models read."""
+"""Words, a tokenizer for them, and a text of them, for tiny models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VOCABULARY = 64
 
 
 def save_tokenizer(folder: Path) -> None:
-    """One that puts `<s>` before every text."""
+    """Save a tokenizer that puts `<s>` before every text."""
     words: Any = Tokenizer(WordLevel({w: i for i, w in enumerate(["<s>", "<unk>", *WORDS])}, unk_token="<unk>"))
     words.pre_tokenizer = Whitespace()
     words.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
@@ -26,6 +26,6 @@ def save_tokenizer(folder: Path) -> None:
 
 
 def write_text(file: Path, words: int = 2000) -> Path:
-    """Words drawn at random, always the same."""
+    """Write words that are drawn at random, always the same."""
     file.write_text(" ".join(np.random.default_rng(0).choice(WORDS, words)))
     return file

@@ -1,4 +1,4 @@
-"""Fixtures for opening models: a stand-in Hub that the real client in this process talks to."""
+"""Fixtures for opening models: a stand-in Hub for the real client in this process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rankscope.engine.formats import torch_zip
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """The client reads the environment when it is imported, so its constants are set, not the variables."""
+    """Set the client's constants and not the variables: the client reads the environment when it is imported."""
     from huggingface_hub import close_session, constants
 
     with serve() as server:
@@ -44,13 +44,13 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
 
 @pytest.fixture
 def short_first_range(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The files are small: what is asked for at first must not be all of them."""
+    """Make the first request short: the test files are small, and it must not fetch all of them."""
     monkeypatch.setattr(remote, "FIRST", 1000)
 
 
 @pytest.fixture
 def short_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same of both ends of a PyTorch file."""
+    """Make the first requests for both ends of a PyTorch file short."""
     monkeypatch.setattr(remote, "FIRST", END)
     monkeypatch.setattr(torch_zip, "_MORE", END)
     monkeypatch.setattr(torch_zip, "_BEFORE", END // 4)

@@ -1,4 +1,4 @@
-"""What the tests of opening share: making safetensors files, and the line that a refused model gets."""
+"""Helpers for tests of opening: safetensors files, and the error line of a refused model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def weights(*names: str, seed: int = 0, shape: tuple[int, ...] = (4, 8)) -> byte
 
 
 def stored(header: Any, data: bytes = b"") -> bytes:
-    """A safetensors file with this header (bytes, or an object to be written as JSON), checked by nobody."""
+    """A safetensors file with this header (bytes, or an object to be written as JSON), without any check."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + data
 
@@ -53,7 +53,7 @@ def refused(model: object, access: Access) -> str:
 
 
 def checked(error: InputError) -> str:
-    """The error's line, which is one line, short, and safe on any terminal."""
+    """The error's line, checked to be one line, short, and safe on any terminal."""
     line = str(error)
     assert line
     assert line.isprintable()  # no line break, no escape sequence, no half of a surrogate pair

@@ -1,4 +1,4 @@
-"""What the tests of remote models share: a small Llama as the files of a repo, a clock, and a scan in memory."""
+"""Helpers for tests of remote models: a small Llama as the files of a repo, a clock, and a scan in memory."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Sink:
         return key in self.kept
 
     def listen(self, tell: Callable[[str], None]) -> None:
-        """Its disk is never full."""
+        """Ignore the reports: this sink's disk is never full."""
 
     def look(self) -> bool:
         return False
@@ -97,7 +97,7 @@ class Sink:
 
 @dataclass
 class Scan:
-    """A scan to its end: what it saved, what failed, and all it told."""
+    """A finished scan: what it saved, what failed, and all its events."""
 
     sink: Sink
     accepted: list[Projection]

@@ -1,4 +1,4 @@
-"""What the tests of PyTorch files on a server share: the small Llama as such files, and what is asked of the server."""
+"""Helpers for tests of PyTorch files on a server: the small Llama as such files, and the requests to the server."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ ONE_FILE = {"config.json": SHARDED["config.json"], "pytorch_model.bin": WHOLE}
 
 
 def spans(hub: HubServer, file: str) -> list[tuple[int, int]]:
-    """The ranges of a file that were asked for: first byte and end."""
+    """The ranges of a file that were requested: first byte and end."""
     asked = [r.range.removeprefix("bytes=").split("-") for r in hub.requests if r.path.endswith(file)]
     return [(int(first), int(last) + 1) for first, last in asked]
 
 
 def served(hub: HubServer, data: bytes, name: str = "m.pt") -> str:
-    """The URL of a file."""
+    """Serve a file; return its URL."""
     hub.static[f"/{name}"] = data
     return f"http://localhost:{hub.port}/{name}"
 
@@ -57,5 +57,5 @@ def line(url: str) -> str:
 
 
 def places(checkpoint: Checkpoint) -> list[tuple[Any, ...]]:
-    """What is listed of each tensor, but for the file that it is in."""
+    """The listed properties of each tensor, without its file."""
     return [(t.name, t.dtype, t.shape, t.begin, t.end, t.strides) for t in checkpoint.tensors]

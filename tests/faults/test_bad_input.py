@@ -1,4 +1,4 @@
-"""Malformed safetensors and GGUF files: opened exactly where that is right, else one clear line."""
+"""Malformed safetensors and GGUF files: opened where that is right, else refused in one clear line."""
 
 from __future__ import annotations
 
@@ -121,11 +121,11 @@ DIFFERENCES = {
     "metadata with a name twice": (b'{"__metadata__":{"x":"1","x":"2"},"t":' + ENTRY + b"}", True, False),
     # stricter: the format says object; that Rust's derived reader takes a sequence is an accident
     "entry as an array": (b'{"t":["F32",[2],[0,8]]}', True, False),
-    # laxer: what these say is never read
+    # laxer: these values are never read
     "metadata that is no text": (b'{"__metadata__":{"x":1},"t":' + ENTRY + b"}", False, True),
     "an unread number too large": (b'{"t":{"x":1e999,' + ENTRY[1:] + b"}", False, True),
     "an unread value 200 deep": (b'{"t":{"x":' + b"[" * 200 + b"]" * 200 + b"," + ENTRY[1:] + b"}", False, True),
-    # laxer: minus nought is nought
+    # laxer: minus zero is zero
     "minus nought": (b'{"t":{"dtype":"F32","shape":[2],"data_offsets":[-0,8]}}', False, True),
 }
 
@@ -298,7 +298,7 @@ def test_a_gguf_cut_off_anywhere_is_refused(small_gguf: Path, tmp_path: Path) ->
 
 @pytest.fixture
 def little_memory() -> Iterator[None]:
-    """A header of some hundred bytes must not make the reader allocate by the megabyte."""
+    """A header of some hundred bytes must not make the reader allocate megabytes."""
     tracemalloc.start()
     yield
     peak = tracemalloc.get_traced_memory()[1]

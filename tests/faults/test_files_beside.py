@@ -1,4 +1,4 @@
-"""The same tensors in two files: which of them count, and that the rest is named."""
+"""The same tensors in two files: one of them counts, and the other is named."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_a_stub_beside_numbered_shards(tmp_path: Path) -> None:
     )
     assert held(tmp_path) == {QUERY: SHARDS[0], DOWN: SHARDS[1]}
     assert warned(tmp_path) == "files beside the model that are not read: model.safetensors"
-    fill(tmp_path, **{"model.safetensors": weights(QUERY, DOWN)})  # as large as both: the model once more
+    fill(tmp_path, **{"model.safetensors": weights(QUERY, DOWN)})  # as large as both: the whole model again
     assert set(held(tmp_path).values()) == {"model.safetensors"}
     assert warned(tmp_path) == f"files beside the model that are not read: {SHARDS[0]}, {SHARDS[1]}"
 

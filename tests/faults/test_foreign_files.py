@@ -1,4 +1,4 @@
-"""Files that are not what their names say, formats that are not read, and a torch that is not there."""
+"""Files that are not what their names say, unknown formats, and a missing torch."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ values = st.recursive(
 
 @pytest.fixture(autouse=True, scope="module")
 def little_memory() -> Iterator[None]:
-    """Files of some kilobytes, from the first to the last; what torch takes from malloc counts too."""
+    """Bound the memory of a test whose files have some kilobytes; torch's allocations by malloc count too."""
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     yield
     scale = 1 if sys.platform == "darwin" else 1024
@@ -60,7 +60,7 @@ def little_memory() -> Iterator[None]:
 
 @pytest.fixture
 def ten_times_the_file() -> Iterator[list[int]]:
-    """The test says how large its files are."""
+    """Bound the memory by the size of its files, which the test gives."""
     sizes: list[int] = []
     tracemalloc.start()
     yield sizes
@@ -70,7 +70,7 @@ def ten_times_the_file() -> Iterator[list[int]]:
 
 
 def opened(name: str, content: bytes, **others: bytes) -> None:
-    """Open the file, and the folder it is alone in."""
+    """Open the file, and the folder that has only this file."""
     with tempfile.TemporaryDirectory() as folder:
         for other, held in {**others, name: content}.items():
             (Path(folder) / other).write_bytes(held)
@@ -80,7 +80,7 @@ def opened(name: str, content: bytes, **others: bytes) -> None:
 
 
 def mutated(data: st.DataObject, content: bytes, upto: int) -> bytes:
-    """Some bytes changed, cut out or put in, before `upto`."""
+    """The data with some bytes changed, removed or added before `upto`."""
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, max(0, min(upto, len(content)) - 1)))
         cut = data.draw(st.sampled_from([0, 0, 1, 1, 1, 4, 8]))
@@ -91,7 +91,7 @@ def mutated(data: st.DataObject, content: bytes, upto: int) -> bytes:
 
 @st.composite
 def entries(draw: st.DrawFn) -> dict[str, Any]:
-    """Header entries that are right but for what the draw makes of them."""
+    """Header entries that are right but for the changes drawn."""
     made: dict[str, Any] = {}
     begin = 0
     for name in draw(st.lists(texts, max_size=4, unique=True)):

@@ -1,4 +1,4 @@
-"""What a header of a stranger takes of the memory, beside the size of its file."""
+"""The memory that an untrusted header takes, relative to the size of its file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FACE = "\U0001f600"
 
 
 def keys(length: int, of: int, end: str = "") -> list[str]:
-    """Names of a length, no two alike, for as many bytes as a header has room for."""
+    """Distinct names of this length, for as many bytes as a header may have."""
     return [f"{number:06x}".rjust(length, "x") + end for number in range(SIZE // of)]
 
 

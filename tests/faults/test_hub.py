@@ -117,7 +117,7 @@ def test_a_new_process_obeys_the_environment(hub: HubServer, tmp_path: Path) -> 
     assert (tmp_path / "home" / "hub" / "models--org--tiny" / "snapshots" / commit / SHARD_2).is_file()
     hub.requests.clear()
     offline = run(HF_HUB_OFFLINE="1")
-    assert offline.stdout.split() == [commit, "3", "False"]  # the client was not even imported
+    assert offline.stdout.split() == [commit, "3", "False"]  # the client was not imported at all
     assert offline.stderr == ""
     assert hub.requests == []
 
@@ -228,7 +228,7 @@ def test_a_repo_without_weights_says_what_it_holds(hub: HubServer, files: dict[s
     [(429, "answered 429"), (500, "answered 500"), (401, "hf auth login"), (403, "hf auth login")],
 )
 def test_a_hub_that_answers_with_an_error(hub: HubServer, path: str, status: int, reason: str) -> None:
-    hub.push("org/offline-rl", ONE_FILE)  # the name must not be taken for the reason
+    hub.push("org/offline-rl", ONE_FILE)  # the name must not be read as the reason
     hub.faults[path] = status
     assert reason in refusal("org/offline-rl", download=True)
 
@@ -251,7 +251,7 @@ def test_a_hub_that_never_answers_is_given_up(hub: HubServer, monkeypatch: pytes
 
 def test_an_answer_that_is_not_the_hubs(hub: HubServer) -> None:
     hub.push(NAME, ONE_FILE)
-    hub.faults["/api/models/"] = 200  # as from the login page of a hotel's network
+    hub.faults["/api/models/"] = 200  # such as the login page of a hotel's network
     assert NAME in refusal(NAME, download=True)
 
 
@@ -317,7 +317,7 @@ def test_a_blobs_name_is_the_identity_and_a_new_commit_keeps_the_keys(hub: HubSe
 
 
 def test_the_stand_in_answers_what_else_the_client_asks(hub: HubServer) -> None:
-    """Ranges, paths, refs and a tree of several pages: what reading single tensors off the Hub needs."""
+    """Ranges, paths, refs and a tree of several pages: what reading single tensors from the Hub needs."""
     from huggingface_hub import HfApi, HfFileSystem
 
     commit = hub.push(NAME, {**SHARDED, **OTHER_FILES})

@@ -49,7 +49,7 @@ def test_a_folder_opens_with_its_own_config(hub: HubServer, access: Access, pref
 
 
 def only(data: bytes) -> np.ndarray:
-    """The one tensor of a file."""
+    """The only tensor of a file."""
     from safetensors.numpy import load
 
     (found,) = load(data).values()

@@ -1,4 +1,4 @@
-"""A series of the branches of a repo on the Hub: which they are, that headers alone are fetched, and faults."""
+"""A series of the branches of a repo on the Hub: its branches, that only headers are fetched, and faults."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rankscope.tui.data.series_model import open_series
 
 @pytest.fixture
 def branches(hub: HubServer) -> HubServer:
-    """Three steps and main, in a repo."""
+    """A repo with three steps and main."""
     hub.push(NAME, ONE_FILE)
     for step in (1000, 200, 3000):
         weights = {name: w * np.float32(step) for name, w in (tensors(0) | tensors(1)).items()}
@@ -44,6 +44,6 @@ def test_what_is_no_branch_and_a_hub_that_fails_are_one_line(branches: HubServer
     branches.faults["/refs"] = 403
     with pytest.raises(InputError, match=NAME):
         models_named([f"{NAME}@step*"])
-    # What is stored of a repo does not tell of which revision it is: no step may be shown as another.
+    # The store of a repo does not record revisions: no step may be shown as another.
     with pytest.raises(InputError, match="step9"):
         open_series([f"{NAME}@step1000", f"{NAME}@step9"], tmp_path / "store")

@@ -1,4 +1,4 @@
-"""Links out of a model's folder: into a Hub cache's blobs they are followed, elsewhere only where the user says so."""
+"""Links out of a model's folder: followed into a Hub cache's blobs, elsewhere only where the user allows it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def linked(folder: Path, target: Path, name: str = "model.safetensors") -> Path:
 
 @pytest.mark.parametrize("name", ["model.safetensors", "parts/odd.safetensors"])
 def test_links_into_any_hub_cache_are_inside(tmp_path: Path, name: str) -> None:
-    """As older versions of the Hub's client left them where a model was downloaded to a folder."""
+    """Older versions of the Hub's client left such links when they downloaded a model to a folder."""
     (tmp_path / "work" / "parts").mkdir(parents=True)
     folder = linked(tmp_path / "work", tmp_path / "cache" / "models--org--a" / "blobs" / BLOB, name)
     if "/" in name:

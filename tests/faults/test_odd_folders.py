@@ -1,4 +1,4 @@
-"""Folders that hold something else in the place of weights: what is said of it, and what is said beside a tree."""
+"""Folders with something else than weights: the error line, and the notes beside a tree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models that are not downloaded: headers at once, tensors by range, the same spectra and the same keys."""
+"""Models that are not downloaded: headers first, tensors by range, the same spectra and the same keys."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_large_files_are_asked_of_the_other_host_itself_and_without_the_token(
     hub.requests.clear()
     for name in (QUERY, *SECOND):
         np.testing.assert_array_equal(read(opened, name), {**FIRST, **SECOND}[name])
-    assert {r.path.split("/")[1] for r in hub.requests} == {"cdn"}  # the Hub limits requests to itself
+    assert {r.path.split("/")[1] for r in hub.requests} == {"cdn"}  # the Hub limits requests to its own host
     assert len(hub.requests) == 8
     hub.odd["/cdn/"] = [replaced(403), Odd()]  # the signed address has expired
     np.testing.assert_array_equal(read(opened), FIRST[QUERY])
@@ -179,7 +179,7 @@ def replaced(status: int) -> Odd:
 
 
 def test_what_is_solved_again_is_fetched_again_and_counted(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The weights are not kept; the CPU is worked as a GPU, in batches by the two-stage solver's twins."""
+    """The weights are not kept; the CPU plays the GPU, in batches by the two-stage solver's twins."""
     monkeypatch.setattr(devices, "is_gpu", lambda _name: True)
     monkeypatch.setattr(devices, "workers", lambda *_: (1, 1))
     monkeypatch.setattr(batch, "limits", lambda _device: lambda _side: 8)
@@ -194,7 +194,7 @@ def test_what_is_solved_again_is_fetched_again_and_counted(hub: HubServer, monke
 
 
 def test_many_headers_are_fetched_side_by_side(hub: HubServer) -> None:
-    """Each answer waits until several requests stand beside it, which one at a time never would."""
+    """Each answer waits until several requests are open, which would never happen with one at a time."""
     shards = [f"model-{n:05}-of-00040.safetensors" for n in range(1, 41)]
     names = {f"model.layers.{n}.mlp.up_proj.weight": shard for n, shard in enumerate(shards)}
     files = {shard: save({name: np.ones((2, 3), np.float32)}) for name, shard in names.items()}

@@ -1,4 +1,4 @@
-"""Archives of torch.save on a server: however they lie they are listed as local ones, or refused with a line."""
+"""Archives of torch.save on a server: listed as local ones however they are laid out, or refused in a line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("short_ends")
 PART = "cannot be read in part, use --download or name a copy of it here"
 
 
-# What an archive may hold, and how it may lie
+# What an archive may hold, and its layouts
 
 
 def test_views_are_what_torch_makes_of_them(hub: HubServer) -> None:
@@ -48,7 +48,7 @@ def test_views_are_what_torch_makes_of_them(hub: HubServer) -> None:
 
 
 class Unseekable(io.RawIOBase):
-    """A file to which zipfile writes as to a pipe: sizes and checksums stand behind each record."""
+    """A file to which zipfile writes as to a pipe: sizes and checksums come after each record."""
 
     def __init__(self) -> None:
         self.data = io.BytesIO()
@@ -61,7 +61,7 @@ class Unseekable(io.RawIOBase):
 
 
 def streamed(records: Mapping[str, bytes], padding: Callable[[int], int]) -> bytes:
-    """An archive as torch's own writer makes them, where each record is padded by so much, by its place without."""
+    """An archive by torch's writer, with each record padded by an amount that depends on its place."""
     file = Unseekable()
     sizes = 20 if zipfile.ZIP64_LIMIT < 0 else 0
     with zipfile.ZipFile(file, "w") as archive:
@@ -83,7 +83,7 @@ def zipped(records: Mapping[str, bytes], method: int = zipfile.ZIP_STORED) -> by
 
 @pytest.fixture(scope="module")
 def records() -> dict[str, bytes]:
-    """Those of a file of torch's, one of them empty, of several types."""
+    """The records of a file by torch, one of them empty, of several types."""
     random = torch.Generator().manual_seed(2)
     held = {f"layers.{n}.w": torch.randn(30 + n, 40, generator=random) for n in range(6)}
     held |= {"none": torch.zeros(0, 5), "byte": held["layers.1.w"].char(), "last": held["layers.2.w"].double()}
@@ -139,14 +139,14 @@ def test_longer_ends_are_fetched_until_they_are_whole_and_no_byte_twice(hub: Hub
     assert len(asked) == 4
     hub.requests.clear()
     open_checkpoint(served(hub, saved({"w": torch.zeros(30, 40)})))
-    assert spans(hub, "m.pt")[1:] == [(END, len(hub.static["/m.pt"]))]  # the second end is what is left
+    assert spans(hub, "m.pt")[1:] == [(END, len(hub.static["/m.pt"]))]  # the second end is the rest
 
 
-# What cannot be read in part, and what may not be read
+# What cannot be read in part, and what must not be read
 
 
 def moved(records: Mapping[str, bytes]) -> bytes:
-    """The padding of the first storage states another length than it has room for."""
+    """An archive whose first storage states a padding of another length than it has room for."""
     data = bytearray(streamed(records, aligned))
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         first = next(info for info in archive.infolist() if "/data/" in info.filename)
@@ -155,14 +155,14 @@ def moved(records: Mapping[str, bytes]) -> bytes:
 
 
 def shifted(records: Mapping[str, bytes]) -> bytes:
-    """The directory is said to begin later than it does, and so every record before the file."""
+    """An archive whose directory states a later begin than it has, so that every record would begin before the file."""
     data = zipped(records)
     (begin,) = struct.unpack_from("<I", data, len(data) - 6)
     return data[:-6] + struct.pack("<I", begin + 10**6) + data[-2:]
 
 
 def doubtful(records: Mapping[str, bytes]) -> bytes:
-    """The directory says of one storage alone that nothing stands behind it."""
+    """An archive whose directory says that nothing comes after the data of one storage."""
     data = bytearray(streamed(records, aligned))
     at = data.rindex(b"archive/data/2") - 46
     assert data[at : at + 4] == b"PK\1\2"

@@ -162,7 +162,7 @@ def test_progress_in_bytes() -> None:
 async def test_the_explorer_opens_scans_and_says_so(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Moving fetches nothing; a scan after its question fetches the tensors, and the last line is done."""
+    """Moving fetches nothing; a scan fetches the tensors after its question, and the last line says done."""
     hub.push(NAME, SHARDED)
     monkeypatch.setattr(dialogs, "QUIET_SECONDS", 0)
     app = RankScopeApp([open_model(NAME, tmp_path)], tmp_path, ComputeSettings("cpu", 1), Config())

@@ -1,4 +1,4 @@
-"""Servers that refuse, limit, drop, lie or go away: one clear line, another try where it helps, the rest goes on."""
+"""Servers that refuse, limit, drop, lie or go away: one clear line, a retry where it helps, and the rest goes on."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ FINE = Odd()
 
 
 def line(model: str = NAME) -> str:
-    """Why it does not open by ranges."""
+    """The line that says why a model does not open by ranges."""
     return refused(model, Access.RANGES)
 
 
@@ -60,7 +60,7 @@ def changed(**headers: str) -> Odd:
 
 
 def dripping(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
-    """From now on servers send a byte every five seconds, and never nothing for as long as the client waits."""
+    """Make servers send a byte every five seconds, so that the client never waits long for the next byte."""
     real = ranges.stream
 
     @contextmanager
@@ -144,7 +144,7 @@ def test_a_shard_that_the_repo_lacks(hub: HubServer) -> None:
     hub.push(NAME, {**SHARDED, SHARD_2: None})
     assert f"shard {SHARD_2}" in line()
     hub.push(NAME, {INDEX: None})
-    assert f"shard {SHARD_2}" in line()  # as the name of the other says
+    assert f"shard {SHARD_2}" in line()  # the other shard's name says that there are two
 
 
 @pytest.mark.parametrize("path", ["/api/models/", "/config.json", INDEX, SHARD_2])
@@ -265,7 +265,7 @@ def test_progress_is_what_begins_the_count_anew(hub: HubServer, clock: Clock, mo
     monkeypatch.setattr(ranges, "_WORTH", 1000)
     hub.push(NAME, SHARDED)
     opened = open_checkpoint(NAME)
-    hub.odd[SHARD_1] = [Odd(after=1000)]  # 17 connections for 16 kB, each of use
+    hub.odd[SHARD_1] = [Odd(after=1000)]  # 17 connections for 16 kB, each of which brings something
     np.testing.assert_array_equal(read(opened), FIRST[QUERY])
     assert clock.waits == []
 
@@ -308,7 +308,7 @@ def test_a_server_that_goes_away_in_the_middle(hub: HubServer, clock: Clock) -> 
     clock.waits.clear()
     assert "cannot reach the Hub" in failure(opened)
     assert "cannot reach the Hub" in failure(opened, "model.layers.1.mlp.up_proj.weight")
-    assert clock.waits == []  # what comes later does not wait for it again
+    assert clock.waits == []  # later requests do not wait for it again
 
 
 def test_a_server_that_comes_back_is_asked_again(hub: HubServer, clock: Clock) -> None:
@@ -319,7 +319,7 @@ def test_a_server_that_comes_back_is_asked_again(hub: HubServer, clock: Clock) -
     hub.odd.clear()
     hub.requests.clear()
     assert "503" in failure(opened)
-    assert hub.requests == []  # just now it did not answer
+    assert hub.requests == []  # it has just failed to answer
     clock.now += 60
     np.testing.assert_array_equal(read(opened), FIRST[QUERY])
 

@@ -29,7 +29,7 @@ PARTS = [f"tiny-0000{n}-of-00003.gguf" for n in (1, 2, 3)]
 
 
 def written(folder: Path, seed: int = 0, per_part: int = 0, words: int = 900) -> dict[str, bytes]:
-    """The files of a small llama, whose vocabulary makes its header longer than what is asked for at first."""
+    """The files of a small llama with a vocabulary that makes its header longer than the first request."""
     rng = np.random.default_rng(seed)
     folder.mkdir()
     writer = gguf.GGUFWriter(folder / "tiny.gguf", "llama", split_max_tensors=per_part)
@@ -65,7 +65,7 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def spans(hub: HubServer, file: str) -> list[tuple[int, int]]:
-    """The ranges of a file that were asked for: first byte and end."""
+    """The ranges of a file that were requested: first byte and end."""
     asked = [r.range.removeprefix("bytes=").split("-") for r in hub.requests if r.path.endswith(file)]
     return [(int(first), int(last) + 1) for first, last in asked]
 
@@ -85,7 +85,7 @@ def test_its_header_is_fetched_until_it_ends_and_no_byte_twice(hub: HubServer, w
     assert asked[0] == (0, 1000)
     assert [begin for begin, _ in asked[1:]] == [end for _, end in asked[:-1]]
     assert asked[-2][1] < header <= asked[-1][1] < 2 * header
-    assert 3 < len(asked) < 8  # the list of 900 words is known to be no shorter than 7,200 bytes
+    assert 3 < len(asked) < 8  # the list of 900 words takes at least 7,200 bytes
     assert hub.sent[FILE] == asked[-1][1]
 
 
@@ -176,7 +176,7 @@ def test_one_of_several_models_in_a_repo_is_named_by_its_file(hub: HubServer, tm
     names = [f"hf://{NAME}/{model}" for model in (f"a.Q4_0.gguf@{first}", "b.Q8_0.gguf", "b/b.Q8_0.gguf")]
     opened = [open_checkpoint(name) for name in names]
     assert [each.name for each in opened] == [f"{NAME}/{f}" for f in ("a.Q4_0.gguf", "b.Q8_0.gguf", "b/b.Q8_0.gguf")]
-    assert [each.name for each in opened] == [stored_name(name) for name in names]  # apart from one another
+    assert [each.name for each in opened] == [stored_name(name) for name in names]  # kept apart
     first_weights, second, third = (read(each, TENSORS[0]) for each in opened)
     np.testing.assert_array_equal(second, third)
     assert not np.array_equal(first_weights, second)
@@ -207,7 +207,7 @@ def test_a_file_that_changes_is_not_read(hub: HubServer, tmp_path: Path, whole: 
 
 
 def _states_words(data: bytes, count: int) -> bytes:
-    """The header with another number of words in its vocabulary, as no writer would."""
+    """The header with another number of words in its vocabulary, as no writer would state it."""
     at = data.index(b"tokenizer.ggml.tokens") + len("tokenizer.ggml.tokens") + 8
     return data[:at] + struct.pack("<Q", count) + data[at + 8 :]
 

@@ -1,4 +1,4 @@
-"""Packed matrices of files that are not downloaded: what says how they are packed comes with the headers."""
+"""Packed matrices of files that are not downloaded: the tensors that describe the packing come with the headers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ELSEWHERE = "which is not here: use --download"
 
 
 def half_bytes(stem: str, rng: np.random.Generator) -> tuple[dict[str, np.ndarray[Any, Any]], np.ndarray[Any, Any]]:
-    """A matrix as bitsandbytes stores it, and what it stands for: entries of a table times the largest of a block."""
+    """A matrix as bitsandbytes stores it, and its values: entries of a table times the largest of a block."""
     rows, cols = SHAPES[stem.split(".", 3)[3]]
     codes, table = rng.integers(0, 16, rows * cols), np.sort(rng.uniform(-1, 1, 16)).astype(np.float32)
     largest = rng.uniform(0.5, 2, rows * cols // BLOCK).astype(np.float32)
@@ -41,7 +41,7 @@ def half_bytes(stem: str, rng: np.random.Generator) -> tuple[dict[str, np.ndarra
 
 
 def pushed(hub: HubServer) -> dict[str, np.ndarray[Any, Any]]:
-    """A llama of such matrices in two shards on the Hub; the matrices by name."""
+    """A llama of such matrices in two shards on the Hub; return the matrices by name."""
     rng, matrices = np.random.default_rng(3), {}
     config = {"model_type": "llama", "hidden_size": 64, "quantization_config": {"quant_method": "bitsandbytes"}}
     files = {"config.json": json.dumps(config).encode()}
@@ -88,7 +88,7 @@ def test_what_lies_close_together_is_one_request(hub: HubServer, monkeypatch: py
 def test_too_many_of_them_are_not_fetched(
     hub: HubServer, monkeypatch: pytest.MonkeyPatch, limit: str, most: int
 ) -> None:
-    """Nor is a file of this folder asked that has the name of one on the server."""
+    """Nor is a local file of the same name used."""
     pushed(hub)
     monkeypatch.setattr(descriptions, limit, most)
     hub.requests.clear()
@@ -100,7 +100,7 @@ def test_too_many_of_them_are_not_fetched(
 
 
 def test_the_shapes_of_packed_integers_are_read_by_range(hub: HubServer) -> None:
-    """compressed-tensors: 20 columns of 4 bits are three words a row, of which the last is not full."""
+    """compressed-tensors: 20 columns of 4 bits take three words a row, the last of them not full."""
     rng = np.random.default_rng(4)
     codes, scale = rng.integers(0, 16, (8, 20)), rng.uniform(0.5, 2, (8, 1)).astype(np.float32)
     padded = np.pad(codes, ((0, 0), (0, 4))).reshape(8, 3, 8).astype(np.int64)

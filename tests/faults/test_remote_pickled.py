@@ -36,7 +36,7 @@ def test_a_model_opens_from_the_ends_of_its_files(hub: HubServer, shards: int) -
     assert len(weights) == shards
     for name in weights:
         assert spans(hub, name) == [(0, END), (len(files[name]) - END, len(files[name]))]
-    assert len(hub.requests) == 1 + len(files) + shards  # one more a file than safetensors, which has a header alone
+    assert len(hub.requests) == 1 + len(files) + shards  # one more a file than safetensors, with its one header
     hub.requests.clear()
     hub.sent.clear()
     np.testing.assert_array_equal(read(opened), FIRST[QUERY])
@@ -145,7 +145,7 @@ PARAMS = {"dim": 64, "n_heads": 4, "n_kv_heads": 4, "vocab_size": 32, "hidden_di
 
 @pytest.fixture(scope="module")
 def native() -> tuple[dict[str, torch.Tensor], dict[str, bytes]]:
-    """Matrices, and the two parts of each as Meta's files hold them."""
+    """Matrices, and the two parts of each in Meta's files."""
     random = torch.Generator().manual_seed(3)
     shapes = {
         "attention.wq": (64, 64),

@@ -42,7 +42,7 @@ def test_a_file_of_any_server_is_read_by_range(hub: HubServer, monkeypatch: pyte
     for spectrum in found.sink.kept.values():
         weights = {**FIRST, **SECOND}[spectrum.projection.tensor].astype(np.float64)
         np.testing.assert_allclose(spectrum.values, np.linalg.svd(weights, compute_uv=False), rtol=1e-9)
-        assert all(spectrum.weights_digests)  # nobody vouches for the bytes
+        assert all(spectrum.weights_digests)  # nothing vouches for the bytes
     assert not any(request.token for request in hub.requests)
     again = open_checkpoint(elsewhere(hub))
     assert scan(again, build_tree(again).scanned(), found.sink).accepted == []
@@ -110,7 +110,7 @@ def test_a_file_on_the_hub_is_a_part_of_its_repo(hub: HubServer, page: str, monk
     whole, part = open_checkpoint(NAME), open_checkpoint(f"{hub.url}/{NAME}/{page}/{SHARD_1}?download=true")
     assert (part.name, part.commit, part.config) == (NAME, commit, CONFIG)
     assert {t.name for t in part.tensors} == FIRST.keys()
-    assert set(part.tensors) < set(whole.tensors)  # so that what is computed of one is known of the other
+    assert set(part.tensors) < set(whole.tensors)  # so that spectra of one are found for the other
     np.testing.assert_array_equal(read(part), FIRST[QUERY])
     assert "no such" not in line(f"{hub.url}/{NAME}/{page}/other.safetensors")
 

@@ -1,4 +1,4 @@
-"""Files that hold a part of every matrix are refused as a set, by name, one of them given alone too."""
+"""Files with a part of every matrix are refused as a set, by name, and also when only one of them is given."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Naming a file of second moments: here or on the Hub, of any kind; and what points to another model."""
+"""Naming a file of second moments: here or on the Hub, of any kind; and signs that it belongs to another model."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def _with_bytes(file: Path, data: bytes) -> Path:
 
 @cache
 def queries() -> list[Projection]:
-    """Two projections of the demo's names, with 8 input features."""
+    """Two projections with the demo's names and 8 input features."""
     projections = build_tree(open_checkpoint("demo")).projections
     return [replace(p, cols=8) for p in projections if p.role == "query" and p.layer in (0, 1)]
 

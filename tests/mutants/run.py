@@ -1,9 +1,9 @@
-"""The store, broken on purpose: every break must fail one of the tests that are named with it.
+"""The store, broken on purpose: every change must fail one of the tests that are named with it.
 
     python tests/mutants/run.py [WORD]      all of store.txt, or those whose name has the word; `make mutants`
 
-Each is made in a copy of the tree. One that no test catches, and one that leaves a test waiting, is said at the end;
-the exit code is then 1.
+Each change is made in a copy of the tree. One that no test catches, and one that makes a test hang, is printed at the
+end; the exit code is then 1.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LIMIT = 240
 
 
 class Mutant(NamedTuple):
-    """What is broken, in which file, from which lines to which, and the names of the tests that see it; `until` is the
+    """A change: its file, the lines before and after, and the names of the tests that catch it; `until` is the
     option that ends them at the first failure."""
 
     name: str
@@ -36,8 +36,8 @@ class Mutant(NamedTuple):
 
 
 def mutants() -> list[Mutant]:
-    """Those of store.txt: `== name`, `file: tests`, lines that go behind a `-`, lines that come behind a `+`. Where it
-    says `file: all of tests` these run to their end: each must fail or pass, and none may hang."""
+    """The changes in store.txt: `== name`, `file: tests`, removed lines after a `-`, added lines after a `+`. With
+    `file: all of tests` these run to their end: each must fail or pass, and none may hang."""
     found = []
     for section in re.split(r"^== ", (HERE / "store.txt").read_text(), flags=re.MULTILINE)[1:]:
         name, where, *lines = section.splitlines()
@@ -56,10 +56,10 @@ def files_of(mutant: Mutant) -> list[str]:
 
 
 def broken(mutant: Mutant, text: str) -> str:
-    """The text of its file with the break.
+    """The text of the file with the change.
 
     Raises:
-        ValueError: the file does not have the lines that go, or has them twice.
+        ValueError: the file does not have the removed lines, or has them twice.
     """
     if text.count(mutant.old) != 1:
         raise ValueError(f"{mutant.name}: {mutant.file} has {text.count(mutant.old)} times:\n{mutant.old}")
@@ -67,7 +67,7 @@ def broken(mutant: Mutant, text: str) -> str:
 
 
 def outcome(mutant: Mutant, tree: Path) -> str:
-    """What became of it in a copy of the tree, which is as it was afterwards."""
+    """Test the change in a copy of the tree, which is restored afterwards; return the outcome."""
     path = tree / mutant.file
     before = path.read_text()
     path.write_text(broken(mutant, before))
@@ -85,7 +85,7 @@ def outcome(mutant: Mutant, tree: Path) -> str:
 
 
 def main(word: str = "") -> int:
-    """Run those whose name has the word."""
+    """Run the changes whose name has the word."""
     wanted = [mutant for mutant in mutants() if word in mutant.name]
     found = {}
     with tempfile.TemporaryDirectory() as folder:
