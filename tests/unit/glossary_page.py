@@ -1,4 +1,4 @@
-"""docs/GLOSSARY.md, made of the words that the explorer's help shows: `python tests/unit/glossary_page.py`."""
+"""Write docs/GLOSSARY.md from the terms in the explorer's help: `python tests/unit/glossary_page.py`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "GLOSSARY.md"
 
 
 def page() -> str:
-    """The page as it has to be now."""
+    """The page as it should be now."""
     rows = [f"| {word} | {meaning} |".replace("*", "\\*") for word, meaning in GLOSSARY]
     head = ["# Glossary", "", "`?` in the explorer shows the same, below the keys.", "", "| word | |", "|---|---|"]
     return "\n".join([*head, *rows, ""])

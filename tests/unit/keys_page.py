@@ -1,4 +1,4 @@
-"""docs/KEYS.md, made of the explorer's bindings, commands and marks: `python tests/unit/keys_page.py`."""
+"""Write docs/KEYS.md from the explorer's bindings, commands and marks: `python tests/unit/keys_page.py`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ In the tree and in the cells:
 
 
 def page() -> str:
-    """The page as it has to be now."""
+    """The page as it should be now."""
     sections = [
         f"\n## {title[0].upper()}{title[1:]}\n\n| key | does | name |\n|---|---|---|\n"
         + _rows((_keys(shown_keys(b, {})), b.tooltip, f"`{b.id}`") for b in bindings(table))
@@ -57,7 +57,7 @@ def _keys(text: str) -> str:
 
 
 def _rows(rows: Iterable[tuple[str, ...]]) -> str:
-    """Lines of a table; an asterisk outside of code would begin emphasis."""
+    """The lines of a table; an asterisk outside of code would begin emphasis."""
     lines = (" | ".join(cell if "`" in cell else cell.replace("*", "\\*") for cell in row) for row in rows)
     return "".join(f"| {line} |\n" for line in lines)
 

@@ -1,4 +1,4 @@
-"""The list of files in CONTRIBUTING.md, made of the modules' first lines: `python tests/unit/room_list.py`."""
+"""Write the list of files in CONTRIBUTING.md from the modules' first lines: `python tests/unit/room_list.py`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ BEGIN, END = "<!-- files: python tests/unit/room_list.py writes this anew -->\n"
 
 
 def page() -> str:
-    """CONTRIBUTING.md with the list as it has to be now."""
+    """CONTRIBUTING.md with the list as it should be now."""
     text = PAGE.read_text()
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
@@ -19,7 +19,7 @@ def page() -> str:
 
 
 def listed() -> str:
-    """A table a room: what it is for, and each of its files."""
+    """A table for each room: its purpose, and each of its files."""
     parts = []
     for house in ("engine", "store", "tui"):
         for folder in sorted({file.parent for file in (ROOT / house).rglob("*.py")}):

@@ -1,4 +1,4 @@
-"""docs/GLOSSARY.md and the explorer's help have the same words, and there is one for every number that is shown."""
+"""docs/GLOSSARY.md and the explorer's help have the same terms, with one for every number that is shown."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rankscope.tui.data.measures import MEASURES
 
 
 def test_the_page_is_that_of_the_help() -> None:
-    """`python tests/unit/glossary_page.py` writes it anew."""
+    """`python tests/unit/glossary_page.py` rewrites it."""
     assert PAGE.read_text() == page()
 
 

@@ -1,4 +1,5 @@
-"""The list of `make mutants` fits the code: what each replaces is there, once, and so are the tests it names."""
+"""The list of `make mutants` fits the code: the lines that each replaces exist, once, and so do the tests that it
+names."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ _BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 def links(page: Path) -> Iterator[tuple[Path, str]]:
-    """The files that a page links to, and the anchors in them, those on the web left out."""
+    """The files that a page links to, and the anchors in them, without links to the web."""
     for target in _LINK.findall(page.read_text()):
         if not target.startswith(("http://", "https://")):
             path, _, anchor = target.partition("#")
@@ -31,13 +31,13 @@ def links(page: Path) -> Iterator[tuple[Path, str]]:
 
 
 def anchors(page: Path) -> set[str]:
-    """The headings of a page as GitHub links to them."""
+    """The anchors of a page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def commands(page: Path) -> Iterator[list[str]]:
-    """The words of each command in a page's blocks of commands, without what is set before it."""
+    """The words of each command in a page's command blocks, without settings before it."""
     for block in _BLOCK.findall(page.read_text()):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line.replace(";", " ; ").replace("|", " | ").replace("&&", " ; "), comments=True)
@@ -53,7 +53,7 @@ def _divided(words: list[str]) -> Iterator[list[str]]:
         elif found:
             yield found
             found = []
-        if word == ">":  # into a file
+        if word == ">":  # redirected into a file
             break
 
 
@@ -85,7 +85,7 @@ def test_every_picture_is_shown_on_a_page() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_are_those_of_the_programs(page: Path) -> None:
-    """The programs' own parsers take them, with every option; what they run is there."""
+    """The programs' parsers accept them, with every option; the files that they run exist."""
     explorer = Parser("rankscope-tui")
     arguments.explorer(explorer)
     (targets,) = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
@@ -107,5 +107,5 @@ def test_every_command_has_an_example() -> None:
 
 
 def test_the_page_of_keys_is_that_of_the_bindings() -> None:
-    """`python tests/unit/keys_page.py` writes it anew."""
+    """`python tests/unit/keys_page.py` rewrites it."""
     assert KEYS.read_text() == keys_page()

@@ -1,4 +1,4 @@
-"""The version, the changelog, the versions that are tested, and what a hosting site reads agree with each other."""
+"""The version, the changelog, the tested versions, and the files that a hosting site reads agree with each other."""
 
 from __future__ import annotations
 

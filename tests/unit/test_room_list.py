@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md names every file with what it is for."""
+"""CONTRIBUTING.md names every file with its purpose."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from room_list import PAGE, ROOT, page
 
 
 def test_the_list_of_files_is_that_of_the_modules() -> None:
-    """`python tests/unit/room_list.py` writes it anew."""
+    """`python tests/unit/room_list.py` rewrites it."""
     assert PAGE.read_text() == page()
 
 

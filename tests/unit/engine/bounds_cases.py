@@ -1,4 +1,4 @@
-"""Matrices to hold stated error bounds against: hard ones, plain ones, long ones, and those of the demo."""
+"""Matrices for checking stated error bounds: hard ones, plain ones, long ones, and those of the demo."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Case(NamedTuple):
 
 
 def all_cases(demo: bool) -> Iterator[Case]:
-    """More than 800, the 210 of the demo, where they are asked for, last."""
+    """More than 800 cases; with `demo` also its 210, at the end."""
     yield from _classics()
     yield from _random()
     yield from _planted()
@@ -90,7 +90,7 @@ def _kahan(n: int, angle: float) -> Array:
 
 
 def _kronecker(a: int, b: int) -> Array:
-    """Whole numbers; its singular values are the products of those of its factors."""
+    """A Kronecker product of whole-number matrices; its singular values are the products of those of the factors."""
     return np.asarray(np.kron(*_factors(a, b)))
 
 
@@ -105,7 +105,7 @@ def _factors(a: int, b: int) -> tuple[Array, Array]:
 
 
 def _blocks(blocks: int, low: float, rows: int, cols: int) -> Array:
-    """Constant blocks, each rows x cols, whose values make a matrix of singular values from 1 to `low`."""
+    """Constant blocks, each rows x cols, with values that give singular values from 1 to `low`."""
     return np.kron(planted(np.geomspace(1, low, blocks), blocks, blocks, 7), np.ones((rows, cols)))
 
 
@@ -148,7 +148,7 @@ def _times_ten_to(exponent: int, rows: int, cols: int) -> Array:
 
 
 def _bfloat16(rows: int, cols: int) -> Array:
-    """Of heavy tails, with 8 bits a number."""
+    """A heavy-tailed matrix with 8 bits a number."""
     mantissa, exponent = np.frexp(_rng("bf16", rows, cols).standard_t(3, (rows, cols)))
     return np.asarray(np.ldexp(np.round(mantissa * 256) / 256, exponent))
 
@@ -162,7 +162,7 @@ def _orthogonal(rows: int, cols: int) -> Array:
 
 
 def _two_values(rows: int, cols: int) -> Array:
-    """0.1 with random signs: every sum on the diagonal of the Gram matrix is one of equal terms."""
+    """A matrix of 0.1 with random signs: every sum on the diagonal of the Gram matrix is a sum of equal terms."""
     return np.where(_rng("signs", rows, cols).random((rows, cols)) < 0.5, 0.1, -0.1)
 
 

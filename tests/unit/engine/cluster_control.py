@@ -1,4 +1,4 @@
-"""Two worker processes as the tests want them, and small models in all states that are computed."""
+"""Two worker processes under a test's control, and small models in every state that is computed."""
 
 from __future__ import annotations
 
@@ -37,8 +37,7 @@ BOTH = "cuda:98,cuda:99"
 
 
 class Control:
-    """The folder through which a test says what happens in the worker processes: see cluster_gate.py; and the Hub that
-    they know."""
+    """Controls the worker processes through a folder (see cluster_gate.py); holds the Hub that they use."""
 
     def __init__(self, folder: Path, hub: HubServer) -> None:
         self.folder, self.hub = folder, hub
@@ -56,19 +55,19 @@ class Control:
         (self.folder / name).write_text(word)
 
     def hold(self) -> None:
-        """Batches that begin from now on wait for `release`."""
+        """Make batches that begin from now on wait for `release`."""
         for name in ("gate", "reached"):
             os.mkfifo(self.folder / name)
         self._held = tuple(os.open(self.folder / name, os.O_RDWR) for name in ("gate", "reached"))
 
     def wait_until_held(self, count: int) -> None:
-        """So many batches more have begun, and wait."""
+        """Wait until this many more batches have begun and are held."""
         for _ in range(count):
             assert select.select([self._held[1]], [], [], engine_fakes.PATIENCE)[0]
             os.read(self._held[1], 1)
 
     def hold_no_more(self) -> None:
-        """What begins from now on does not wait."""
+        """Let batches that begin from now on run."""
         (self.folder / "gate").unlink()
 
     def release(self) -> None:
@@ -103,7 +102,7 @@ NAMES = {
 
 
 def block(folder: Path, seed: int, layers: int = 2) -> tuple[Checkpoint, list[Projection]]:
-    """Layers of attention and MLP, with the gains of a norm before each."""
+    """Layers of attention and MLP, with a norm with gains before each."""
     random = torch.Generator().manual_seed(seed)
     path = "model.layers.{}.{}.weight"
     tensors = {
@@ -119,7 +118,8 @@ def block(folder: Path, seed: int, layers: int = 2) -> tuple[Checkpoint, list[Pr
 
 
 def states(checkpoint: Checkpoint, raw: list[Projection], folder: Path) -> list[Projection]:
-    """All that is computed of a checkpoint's projections: twins, weighted, their noise, in the gauge, directions."""
+    """Everything that is computed for a checkpoint's projections: twins, weighted ones, their noise, gauge,
+    directions."""
     names = [p.tensor for p in raw]
     file = write_gguf(folder / "i.gguf", {name: stats(20 if "down" in name else 12, seed=3) for name in names})
     weightings = (NormWeighting(checkpoint), open_weighting(str(file), checkpoint.name, checkpoint.config))

@@ -1,8 +1,8 @@
-"""Imported by the worker processes of the tests: what a test puts into the folder of RANKSCOPE_TEST_GATE happens there.
+"""Imported by the worker processes of the tests, to do what a test puts into the folder of RANKSCOPE_TEST_GATE.
 
 `kills`: the address of a projection whose batch kills its worker process. `no_room`: the name of a worker on which
-every matrix runs out of memory. `gate`: a FIFO; a batch waits until a writer has closed it, and says so in the FIFO
-`reached`.
+every matrix runs out of memory. `gate`: a FIFO; a batch waits until a writer has closed it, and reports this in the
+FIFO `reached`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def _word(name: str) -> str:
 
 
 class Service(worker_process.Service):
-    """As the product's, but for what the folder says."""
+    """The product's service, changed as the folder says."""
 
     def solve(self, batch: Batch) -> BatchResult:
         if _word("kills") in [p.address for p in batch.projections]:
@@ -45,7 +45,7 @@ class Service(worker_process.Service):
 
 
 def dask_setup(worker: Any) -> None:
-    """Dask calls it before that of worker_process. A worker works in the folder of its name, where there is one."""
+    """Dask calls this before that of worker_process. A worker works in the folder of its name, where there is one."""
     if (GATE / str(worker.name)).is_dir():
         os.chdir(GATE / str(worker.name))
     worker_process.Service = Service  # type: ignore[misc]

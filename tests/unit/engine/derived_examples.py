@@ -1,4 +1,4 @@
-"""Derived matrices that are no part of the product: a stack of two, and a projection under weights of its inputs."""
+"""Derived matrices that are not part of the product: a stack of two, and a projection under weights of its inputs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from rankscope.engine.weights import Weights, host_array
 
 
 def stack(_: Projection, matrices: Sequence[Weights]) -> NDArray[Any]:
-    """The matrices above one another."""
+    """The matrices stacked above one another."""
     return np.vstack([host_array(matrix) for matrix in matrices])
 
 
 def scale_columns(weighted: Projection, matrices: Sequence[Weights]) -> NDArray[Any]:
-    """The matrix with each column times its number of the operand."""
+    """The matrix with each column multiplied by the operand's number for it."""
     assert weighted.derived is not None
     (operand,) = weighted.derived.operands
     assert operand.load is not None

@@ -1,4 +1,4 @@
-"""What the engine is tested with: a sink in memory, a listener that can be waited for, a gate, small checkpoints."""
+"""Fakes for tests of the engine: a sink in memory, a listener to wait for, a gate, small checkpoints."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ T = TypeVar("T")
 
 
 class MemorySink:
-    """Keeps spectra; with `holding` its futures wait for the test to resolve them.
+    """A sink that keeps spectra; with `holding` its futures wait for the test to resolve them.
 
-    `others`: the keys that other processes have saved by the time the engine looks.
+    `others` are the keys that other processes have saved by the time the engine looks.
     """
 
     def __init__(self, *, holding: bool = False, error: BaseException | None = None) -> None:
@@ -75,7 +75,7 @@ class Recorder:
             self._changed.notify_all()
 
     def wait(self, ready: Callable[[Recorder], bool]) -> None:
-        """Until `ready` is true of what has been heard; fails when it never is."""
+        """Wait until `ready` is true of the events so far; fail if it never is."""
         with self._changed:
             assert self._changed.wait_for(lambda: ready(self), PATIENCE), f"never came; heard {self.events()}"
 
@@ -83,7 +83,7 @@ class Recorder:
         self.wait(lambda r: len(r.of(kind)) == count)
 
     def wait_until_idle(self) -> Progress:
-        """Until the engine says that nothing waits or runs; returns that Progress."""
+        """Wait until the engine says that nothing waits or runs; return that Progress."""
         self.wait(lambda r: bool(r.of(Progress)) and not r.of(Progress)[-1].busy)
         return self.of(Progress)[-1]
 
@@ -95,7 +95,7 @@ class Recorder:
 
 
 class Gate:
-    """A rung that stops before every matrix until it is opened, then is the product's own ladder."""
+    """A rung that waits before every matrix until it is opened; then the product's ladder solves."""
 
     def __init__(self) -> None:
         self.reached = threading.Semaphore(0)
@@ -119,7 +119,7 @@ class Gate:
 
 
 def pretend_gpu(monkeypatch: pytest.MonkeyPatch, limit: int = 4, workers: int = 1, faster: bool = True) -> None:
-    """Have engines work the CPU as they work a GPU: in batches of `limit`, by the two-stage solver's twins."""
+    """Make engines work the CPU as they work a GPU: in batches of `limit`, by the two-stage solver's twins."""
     monkeypatch.setattr(devices, "workers", lambda *_: (workers, 1))
     monkeypatch.setattr(devices, "readers", lambda _found: 4)
     monkeypatch.setattr(devices, "is_gpu", lambda _name: True)
@@ -128,7 +128,7 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch, limit: int = 4, workers: int = 
 
 
 def llama(folder: Path, layers: int, **tensors: torch.Tensor) -> tuple[Checkpoint, list[Projection]]:
-    """A checkpoint of query projections, one a layer, 7 x 9; `tensors` replace or add to them by layer, as l3."""
+    """A checkpoint of query projections, one a layer, 7 x 9; `tensors` replaces or adds some by layer, such as l3."""
     generator = torch.Generator().manual_seed(layers)
     weights = {f"l{i}": torch.randn(7, 9, generator=generator) for i in range(layers)} | tensors
     named = {f"model.layers.{name[1:]}.self_attn.q_proj.weight": tensor for name, tensor in weights.items()}
@@ -138,7 +138,7 @@ def llama(folder: Path, layers: int, **tensors: torch.Tensor) -> tuple[Checkpoin
 def saved(
     folder: Path, tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any]
 ) -> tuple[Checkpoint, list[Projection]]:
-    """Written, opened, and what a scan of it computes."""
+    """The checkpoint of these tensors, saved and opened, and the projections that a scan of it computes."""
     save_file(dict(tensors), folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(config))
     checkpoint = open_checkpoint(str(folder))

@@ -1,9 +1,9 @@
-"""Singular values to 80 bits, of matrices of any size that LAPACK takes.
+"""Singular values to 80 bits, for matrices of any size that LAPACK takes.
 
-LAPACK's right singular vectors, made orthonormal to 80 bits, turn the columns until they are orthogonal to 1e-15.
-Their lengths are the singular values then, but for the square of that over the gap; columns without a gap are turned
-again, by the eigenvectors of what their Gram matrix is beside its mean. Products are sums of exact ones (Ozaki and
-others, Numerical Algorithms 59, 2012).
+LAPACK's right singular vectors, made orthonormal to 80 bits, rotate the columns until they are orthogonal to 1e-15. The
+singular values are then the lengths of the columns, with an error of that number squared over the gap; columns without
+a gap are rotated again, by the eigenvectors of their Gram matrix less its mean. Products are sums of exact ones (Ozaki
+and others, Numerical Algorithms 59, 2012).
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from rankscope.engine.solvers.ladder import Solution
 
 Array: TypeAlias = NDArray[np.float64]
 Extended: TypeAlias = NDArray[np.longdouble]
-_NEGLIGIBLE = 1e-19  # of the largest
+_NEGLIGIBLE = 1e-19  # relative to the largest
 
 
 def singular_values(matrix: Array) -> Extended:
-    """Of a finite float64 matrix, descending: right to 1e-18 of the largest, those below 1e-14 of it to 1e-16.
+    """Singular values of a finite float64 matrix, descending: right to 1e-18 of the largest, those below 1e-14 of it to
+    1e-16.
 
     Raises:
-        ArithmeticError: that cannot be shown.
+        ArithmeticError: that accuracy cannot be shown.
     """
     shift = int(np.frexp(np.abs(matrix).max())[1])
     matrix = np.ldexp(np.ldexp(matrix, -shift // 2), -shift - -shift // 2)
@@ -46,7 +47,7 @@ def singular_values(matrix: Array) -> Extended:
 
 
 def _orthonormal(vectors: Array) -> Extended:
-    """The columns, orthonormal to 1e-15, made so to 80 bits by a step of Newton's."""
+    """Columns that are orthonormal to 1e-15, made orthonormal to 80 bits by one Newton step."""
     excess = _product(vectors.T, vectors) - np.eye(len(vectors), dtype=np.longdouble)
     return np.asarray(vectors - np.longdouble(0.5) * (vectors @ excess.astype(np.float64)))
 
@@ -56,7 +57,7 @@ def _gram(rows: Extended) -> Extended:
 
 
 def _product(a: Array | Extended, b: Array | Extended) -> Extended:
-    """a @ b: both are cut into slices of so few bits that the products of slices are exact in float64."""
+    """a @ b: both are cut into slices of so few bits that products of slices are exact in float64."""
     bits = (53 - int(a.shape[1]).bit_length()) // 2
     total = np.zeros((a.shape[0], b.shape[1]), np.longdouble)
     for i, left in enumerate(lefts := _slices(a, bits, 1)):
@@ -66,7 +67,8 @@ def _product(a: Array | Extended, b: Array | Extended) -> Extended:
 
 
 def _slices(a: Array | Extended, bits: int, axis: int) -> list[Array]:
-    """Arrays that add up to `a`, to 72 bits below the largest of each row (axis 1) or column (0); each holds `bits`."""
+    """Arrays that add up to `a`, to 72 bits below the largest of each row (axis 1) or column (0); each holds `bits`
+    bits."""
     slices: list[Array] = []
     rest = np.asarray(a, np.longdouble)
     exponent = np.frexp(np.abs(rest).max(axis=axis, keepdims=True))[1]
@@ -79,11 +81,11 @@ def _slices(a: Array | Extended, bits: int, axis: int) -> list[Array]:
 
 
 def _lengths(rows: Extended) -> Extended:
-    return np.asarray(np.sqrt((rows * rows).sum(axis=1)))  # along the last axis numpy adds pairwise
+    return np.asarray(np.sqrt((rows * rows).sum(axis=1)))  # numpy adds pairwise along the last axis
 
 
 def _float_gram(rows: Extended) -> Array:
-    """Sizes of the inner products of the rows, from above."""
+    """Upper bounds of the absolute inner products of the rows."""
     near, lengths = rows.astype(np.float64), _lengths(rows).astype(np.float64)
     rounding = 4 * np.sqrt(rows.shape[1]) * np.finfo(float).eps
     return np.asarray(np.abs(near @ near.T) + rounding * np.outer(lengths, lengths))
@@ -102,9 +104,10 @@ def _clusters(rows: Extended, overlap: Array, limit: float) -> list[NDArray[np.i
 
 
 def assert_bounds_hold(solution: Solution, matrix: Array, exact: Extended | None = None) -> None:
-    """Every value above the noise floor is within the stated bound of the exact one, the others are below the floor.
+    """Check that every value above the noise floor is within the stated bound of the exact one, and that the others are
+    below the floor.
 
-    Where the error at the floor is a twentieth of it the exact one may lie by that above.
+    Where the error at the floor is a twentieth of the floor, the exact value may exceed it by that much.
     """
     exact = singular_values(matrix) if exact is None else exact
     made = solution.provenance

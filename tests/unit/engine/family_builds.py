@@ -59,11 +59,11 @@ class Spec:
     """A family of families.jsonl.
 
     `untraced` are the roles and the towers whose use tracing.py cannot see in this family ("*": it cannot run on one
-    token); `others` the tensors with two axes and more that are no projections, numbers as #, without `.weight`;
-    `regrouped` says that towers or experts are counted otherwise in memory than on the Hub; `kind` is the class of
-    transformers that builds all of it, where the first that could builds its text alone; `left_out` is what a scan says
-    that it does not compute, "" where that is not tested. `roles`, where a family cannot be traced, is what its
-    modules' code says of the others: by the last two words of a name, `block.role`, with a plus between those of a
+    token). `others` are the tensors with two axes and more that are no projections, numbers as #, without `.weight`.
+    `regrouped` says that towers or experts are counted otherwise in memory than on the Hub. `kind` is the class of
+    transformers that builds the whole model, where the first that could builds its text alone. `left_out` is what a
+    scan says that it does not compute, "" where that is not tested. `roles`, for a family that cannot be traced, gives
+    the other roles by its modules' code: by the last two words of a name, `block.role`, with a plus between those of a
     fused one.
     """
 
@@ -93,8 +93,8 @@ SPECS = tuple(_spec(line) for line in Path(__file__).with_name("families.jsonl")
 
 @dataclass(frozen=True)
 class Build:
-    """A model's checkpoint under its names on the Hub, under those in memory; what its weights are used for, and what
-    they are multiplied with, by their names in memory.
+    """A model's checkpoint under its names on the Hub, and under those in memory; the uses of its weights, and the
+    inputs of their products, by names in memory.
     """
 
     spec: Spec
@@ -105,7 +105,7 @@ class Build:
 
     @cached_property
     def trees(self) -> tuple[tuple[Checkpoint, Tree], ...]:
-        """Of the names on the Hub, and of those in memory where they differ."""
+        """The trees under the names on the Hub, and under those in memory where they differ."""
         checkpoints = (self.hub,) if self.memory is self.hub else (self.hub, self.memory)
         return tuple((checkpoint, build_tree(checkpoint)) for checkpoint in checkpoints)
 
@@ -138,7 +138,7 @@ def _saved(model: Running, folder: Path, original: bool) -> Checkpoint:
 
 
 class _Given(NamedTuple):
-    """What a model is run on: tokens, and what fills images and sounds."""
+    """The inputs that a model runs on: tokens, and the values that fill images and sounds."""
 
     token: torch.Tensor
     filled: Callable[..., torch.Tensor]
@@ -151,7 +151,7 @@ _SINGLE = frozenset(("gemma4_audio", "inkling2", "xglm"))
 
 
 def _watched(spec: Spec, model: Running) -> dict[str, Input]:
-    """What feeds the weights; of a model or a tower that cannot run to its end, of those up to there."""
+    """The inputs of the weights; for a model or a tower that cannot run to its end, of those up to there."""
     dtype = torch.float32 if spec.name in _SINGLE else torch.float64
 
     def filled(*shape: int) -> torch.Tensor:
@@ -168,7 +168,7 @@ def _watched(spec: Spec, model: Running) -> dict[str, Input]:
 
 
 def _run(kind: str, model: Running, given: _Given) -> None:
-    """Tokens, one image, or one sound, through every tower."""
+    """Run tokens, one image or one sound through every tower."""
     token, dtype = given.token, next(model.parameters()).dtype
     side = 32 if kind == "swin" else 8
 
@@ -178,7 +178,7 @@ def _run(kind: str, model: Running, given: _Given) -> None:
     if kind == "minimax":
         for module in model.modules():
             if type(module).__name__ == "MiniMaxLightningAttention":
-                module.act_fn = torch.nn.Identity()  # it would stand between the projection and its split
+                module.act_fn = torch.nn.Identity()  # else it would come between the projection and its split
     if model.main_input_name == "pixel_values" and kind != "blip-2":
         model(pixel_values=filled(1, 3, side, side))
     elif model.main_input_name == "input_values":

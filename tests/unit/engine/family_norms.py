@@ -1,4 +1,4 @@
-"""What the table of norms leaves open of the families that run, and how docs/FAMILIES.md says what it knows of each."""
+"""The gaps of the table of norms in the families that run, and its entries in docs/FAMILIES.md."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ READ = frozenset(("cpmant",))
 
 
 def norms_of(family: str) -> str:
-    """What the table knows of a family: all that the running model shows, but some, what its code says, or nothing."""
+    """What the table covers in a family: all that the running model shows, all but some, what its code says, or
+    nothing."""
     specs = [spec for spec in SPECS if spec.model_type == family]
     if specs and family not in READ:
         missing = sorted({role for spec in specs for role in UNKNOWN.get(spec.name, "").split()})

@@ -1,4 +1,4 @@
-"""Families that only remote code runs, with the split that each one's published code states."""
+"""Families that only remote code runs, with the split that each family's published code states."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def every_second(w: Array) -> Parts:
 
 
 def shared_pairs(w: Array) -> Parts:
-    """The same of a shared expert."""
+    """gate, up = w[::2], w[1::2] for a shared expert"""
     return {f"shared_{role.replace('mlp', 'expert')}": part for role, part in every_second(w).items()}
 
 

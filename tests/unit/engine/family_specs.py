@@ -1,4 +1,4 @@
-"""The families under test: tiny odd configurations, and by hand where their projections stand and what they are."""
+"""The families under test: tiny odd configurations, and where their projections are, found by hand."""
 
 from __future__ import annotations
 
@@ -41,9 +41,10 @@ _GPT2 = {"vocab_size": 37, "n_embd": 21, "n_layer": 2, "n_head": 3, "n_positions
 
 @dataclass(frozen=True)
 class Family:
-    """`plain` names the running submodule of a layer that is one projection; `measured` finds the fused ones.
+    """A family under test: `plain` names the running submodule of a layer that is one projection; `measured` finds the
+    fused ones.
 
-    `roles` is what each of the layers must hold, no more and no less.
+    `roles` is exactly what each of the layers must hold.
     """
 
     model_type: str

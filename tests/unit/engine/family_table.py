@@ -1,4 +1,4 @@
-"""docs/FAMILIES.md, made of the catalogue and the families under test: `python tests/unit/engine/family_table.py`."""
+"""Write docs/FAMILIES.md from the catalogue and the families under test: `python tests/unit/engine/family_table.py`."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _parts(layout: Layout) -> str:
 
 
 def _own(family: str) -> str:
-    """What the family's own rules split or name."""
+    """What the family's rules split or name."""
     rules = [rule for rule in FUSED if any(model.partition("+")[0] == family for model in rule.models)]
     flags = {rule: next(m.partition("+")[2] for m in rule.models if m.partition("+")[0] == family) for rule in rules}
     return "; ".join(f"`{_path(r)}` {_split(r)}{f' ({flags[r]})' if flags[r] else ''}" for r in rules)

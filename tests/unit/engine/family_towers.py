@@ -1,4 +1,4 @@
-"""How towers of other families than family_builds.py runs whole are run: what their modules take beside text."""
+"""How to run towers of families that family_builds.py does not run whole: the inputs of their modules beside text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Independent singular values (LAPACK float64; Jacobi in extended precision) and the product's own, end to end."""
+"""Independent singular values (LAPACK float64; Jacobi in extended precision) and the product's, end to end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def lapack(matrix: Any) -> Array:
 
 
 def compute(checkpoint: Checkpoint, projection: Projection) -> Solution:
-    """What the product computes for a projection: read, cut, solve."""
+    """The singular values that the product computes for a projection: read, cut, solve."""
     tensor = next(t for t in checkpoint.tensors if t.name == projection.tensor)
     weights, _ = checkpoint.read(tensor)
     matrix = weights if projection.slice is None else cut(weights, projection.slice)
@@ -32,14 +32,14 @@ def compute(checkpoint: Checkpoint, projection: Projection) -> Solution:
 
 
 def assert_same_spectrum(solution: Solution, matrix: Any, tolerance: float = 1e-10) -> None:
-    """Every singular value within `tolerance` of the largest, against LAPACK of `matrix`."""
+    """Check that every singular value is within `tolerance` of the largest, against LAPACK on `matrix`."""
     wanted = lapack(matrix)
     assert solution.values.shape == wanted.shape
     assert np.abs(solution.values - wanted).max() <= tolerance * wanted[0]
 
 
 def jacobi(matrix: Array) -> NDArray[np.longdouble]:
-    """Singular values by one-sided Jacobi in extended precision, descending: errors far below float64's eps."""
+    """Singular values by one-sided Jacobi in extended precision, descending, with errors far below float64's eps."""
     columns = np.array(matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T, np.longdouble)
     for _ in range(40):
         if not _sweep(columns):
@@ -48,7 +48,7 @@ def jacobi(matrix: Array) -> NDArray[np.longdouble]:
 
 
 def _sweep(columns: NDArray[np.longdouble]) -> bool:
-    """Rotate every pair of columns once; whether any pair was not yet orthogonal."""
+    """Rotate every pair of columns once; return whether any pair was not yet orthogonal."""
     rotated = False
     for i in range(columns.shape[1] - 1):
         for j in range(i + 1, columns.shape[1]):

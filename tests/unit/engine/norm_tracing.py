@@ -1,7 +1,7 @@
-"""Which norm's output a running model takes into each product with a weight, told by the numbers alone.
+"""Which norm's output a running model takes into each product with a weight, found from the numbers alone.
 
-Every norm leaves rows of numbers; a product whose input rows are all among those of a norm is fed by it. What else is
-needed to compare comes from running the norm again, with a weight of ones and of zeros: the rows without gain.
+Every norm outputs rows of numbers; a product whose input rows are all among those of a norm is fed by that norm. The
+rows without gain, needed for comparing, come from running the norm again with a weight of ones and of zeros.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _WIDTH = 3
 
 @dataclass
 class Input:
-    """What went into the products with one weight, of which at least one row was not zero.
+    """The inputs of the products with one weight in which at least one row was not zero.
 
-    `rows`: some of the inputs, (rows, n). `bare`: the same rows as the norms left them without gain and bias, None
-    where some product's input came from no norm. `answers`: what a linear layer made of them, without its bias, None
-    for other products, and for stacks.
+    `rows`: some of the inputs, (rows, n). `bare`: the same rows before gain and bias of the norm, None where some
+    product's input came from no norm. `answers`: the outputs of a linear layer for them, without its bias; None for
+    other products, and for stacks.
     """
 
     rows: torch.Tensor
@@ -46,7 +46,7 @@ class Input:
 
 
 class Watcher(TorchFunctionMode):
-    """While active, `inputs` fills by the name of the weight; all planes of a stack go together."""
+    """While active, fills `inputs` by the name of the weight; all planes of a stack go together."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -97,14 +97,14 @@ class Watcher(TorchFunctionMode):
 
 
 def _keys(rows: torch.Tensor) -> Iterator[tuple[float, ...]]:
-    """Some of the numbers of each row over its largest: a constant factor changes nothing."""
+    """A key of each row: some of its numbers over the largest, so that a constant factor changes nothing."""
     largest = rows.gather(1, rows.abs().argmax(1, keepdim=True))
     for row in (rows / largest)[:, :8].double().mul(1e8).round().tolist():
         yield tuple(row)
 
 
 def _product(function: Any, args: Any, kwargs: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The factors that may be a weight, each with the rows that are multiplied with it."""
+    """The factors of a product that may be a weight, each with the rows that it is multiplied with."""
     if function is functional.linear:
         yield (args[1] if len(args) > 1 else kwargs["weight"]), args[0]
     elif function in _PRODUCTS:
@@ -123,10 +123,10 @@ def _product(function: Any, args: Any, kwargs: Any) -> Iterator[tuple[torch.Tens
 
 
 def fits(given: Input, moment: Moment, matrix: Array, part: Slice | None) -> bool:
-    """Whether what a projection was multiplied with came from a norm with the gain and bias of `moment`, and folding
-    them into its `matrix`, (out, in), gives what the linear layer answered: of its answers those of the `part`.
+    """Whether a projection's input came from a norm with the gain and bias of `moment`, and folding them into its
+    `matrix`, (out, in), gives the linear layer's outputs, or `part` of them.
 
-    A constant factor behind the norm is allowed for. A LayerNorm's normalised rows have the mean 0.
+    A constant factor behind the norm is allowed. A LayerNorm's normalised rows have the mean 0.
     """
     assert given.bare is not None
     bare, rows = given.bare.double().numpy(), given.rows.double().numpy()
@@ -134,7 +134,7 @@ def fits(given: Input, moment: Moment, matrix: Array, part: Slice | None) -> boo
     centred = moment.form == "layer_norm"
     if centred == (np.abs(bare.mean(1)).max() > 1e-6):
         return False
-    # C has squares of gains alone.
+    # C holds only squares of gains.
     gain, bias = loaded if centred else (np.copysign(np.sqrt(loaded[0]), (rows * bare).sum(0)), np.zeros(moment.cols))
     came = gain * bare + bias
     factor = (rows * came).sum(1, keepdims=True) / (came * came).sum(1, keepdims=True)
@@ -143,7 +143,7 @@ def fits(given: Input, moment: Moment, matrix: Array, part: Slice | None) -> boo
     if given.answers is not None:
         theirs = given.answers.double().numpy()
         answers = theirs if part is None else cut(theirs.T, part).T
-    # On the Hub the rows of some queries and keys stand in another order than in memory.
+    # On the Hub the rows of some queries and keys are in another order than in memory.
     return _close(factor * came, rows) and _close(np.sort(folded), np.sort(answers))
 
 
@@ -152,7 +152,7 @@ def _close(one: Array, other: Array) -> bool:
 
 
 def scattered(model: Running) -> Running:
-    """The model with random numbers in its norms, biases and all, so that one norm is not another."""
+    """The model with random numbers in its norms and all biases, so that no two norms are alike."""
     torch.manual_seed(11)
     for parameter in model.parameters():
         if parameter.dim() == 1:
@@ -161,7 +161,7 @@ def scattered(model: Running) -> Running:
 
 
 def watched(model: Running, run: Callable[[Running], object]) -> dict[str, Input]:
-    """What feeds the weights of a model while it runs, as far as it can."""
+    """The inputs of a model's weights while it runs, as far as it can."""
     watcher = Watcher(model)
     kept = {module: module.forward for module in model.modules() if _is_norm(module)}
     for module, forward in kept.items():
@@ -193,7 +193,8 @@ def _watching(watcher: Watcher, module: Running, forward: Callable[..., Any]) ->
 
 
 def _without_gain(module: Running, forward: Callable[..., Any], args: Any, kwargs: Any) -> torch.Tensor:
-    """A norm answers gain * z + bias, whatever they are: z is what a weight of one has over one of zero."""
+    """The rows without gain: a norm returns gain * z + bias for any gain and bias, so z is its output for a weight
+    of one less that for zero."""
     weight = getattr(module, "weight", None)
     if weight is None:
         bare: torch.Tensor = forward(*args, **kwargs).detach()

@@ -1,8 +1,8 @@
-"""Quantised matrices packed by hand: random stored numbers, and element by element what they stand for.
+"""Quantised matrices packed by hand: random stored numbers, and the value of each element.
 
 Each packer returns the tensors of a module by their names behind the module's, the matrix in float64, and the
 quantization_config that goes with them. The packing follows the published layouts with Python's whole numbers and
-loops, as plainly as can be, and shares nothing with engine/quantised/dequantisation.py.
+loops, as plainly as possible, and shares nothing with engine/quantised/dequantisation.py.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def _integers(low: int, high: int, *shape: int) -> list[Any]:
 
 
 def _words(values: Iterable[int], bits: int) -> list[int]:
-    """One long number, value after value from its lowest bit, cut into words of 32 bits with sign."""
+    """Pack values into one long number, from the lowest bit on, and cut it into signed words of 32 bits."""
     taken = list(values)
     total = sum(value << (bits * at) for at, value in enumerate(taken))
     words = [(total >> (32 * at)) & 0xFFFFFFFF for at in range(-(-bits * len(taken) // 32))]

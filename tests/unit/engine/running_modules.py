@@ -1,4 +1,4 @@
-"""The logical matrices of a running transformers module: identity inputs in, the module's own split read out."""
+"""The logical matrices of a running transformers module, from identity inputs and the module's own split."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PROBE = "identity_probe"
 
 
 def matrix_of(module: Running) -> torch.Tensor:
-    """(out, in) of any affine module, Linear or Conv1D: its answers to the identity, bias taken off."""
+    """The matrix (out, in) of any affine module, Linear or Conv1D: its outputs for the identity, less the bias."""
     probe = copy.deepcopy(module).double()
     weight = probe.weight
     width = weight.shape[0] if type(module).__name__ == "Conv1D" else weight.shape[1]
@@ -41,7 +41,7 @@ def _columns(answers: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def _captured(probe: Running) -> Iterator[States]:
-    """Fills with the query, key and value states that reach the attention function."""
+    """A list that fills with the query, key and value states that reach the attention function."""
     seen: States = {}
 
     def capture(_module: Running, query: Any, key: Any, value: Any, *_rest: Any, **_named: Any) -> Any:
@@ -58,7 +58,7 @@ def _captured(probe: Running) -> Iterator[States]:
 
 
 def _no_rotation(length: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rotary embeddings that turn nothing."""
+    """Rotary embeddings that rotate nothing."""
     return torch.ones(1, length, width).double(), torch.zeros(1, length, width).double()
 
 
@@ -73,7 +73,7 @@ def phi3_layer(layer: Running) -> States:
 
 
 def _gated_mlp(mlp: Running, width: int) -> States:
-    """Gate is what enters the activation; up is what enters down_proj once the activation answers one."""
+    """Gate is the input of the activation; up is the input of down_proj once the activation returns one."""
     seen: States = {}
 
     class Ones(nn.Module):
@@ -108,7 +108,7 @@ def gpt_neox_layer(layer: Running) -> States:
 
 
 def deepseek_v2_layer(layer: Running) -> States:
-    """The latent parts; rotary embeddings are complex ones in this family. The experts stand stacked in memory."""
+    """The latent parts; rotary embeddings are complex numbers in this family. The experts are stacked in memory."""
     probe = copy.deepcopy(layer.self_attn).double()
     length, half = probe.config.hidden_size + 1, probe.qk_rope_head_dim // 2
     rotation = torch.ones(1, length, half, dtype=torch.complex128)
@@ -125,7 +125,8 @@ def deepseek_v3_layer(layer: Running) -> States:
 
 
 def _latent(probe: Running, rotation: Any) -> States:
-    """kv_a enters the latent's norm; key_rope is the tail of every head's key; key_b and value_b leave expand_kv."""
+    """kv_a is the input of the latent's norm; key_rope is the tail of every head's key; key_b and value_b come from
+    expand_kv."""
     seen: States = {}
 
     def before_norm(_module: Running, args: tuple[torch.Tensor, ...]) -> None:

@@ -1,4 +1,4 @@
-"""One way to write a file: all of it or nothing, and nowhere else."""
+"""Atomic writing: the whole file or nothing, and every part of the program writes this way."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_bytes_are_on_the_disk_before_the_name_and_the_name_before_it_returns(
 
 
 def test_a_temporary_file_of_somebody_else_is_never_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where two machines of one name share a folder, and a process of each has the same number."""
+    """Such as where two machines of one name share a folder, and a process of each has the same number."""
     monkeypatch.setattr(os, "urandom", bytes)
     theirs = tmp_path / f".tmp-{HOST}-{os.getpid()}-{'00' * 8}"
     theirs.write_bytes(OLD)
@@ -82,7 +82,7 @@ def test_two_threads_write_one_name_at_once(tmp_path: Path, monkeypatch: pytest.
 
     def write(handle: int, data: bytes) -> int:
         with suppress(threading.BrokenBarrierError):
-            both.wait()  # both have their temporary files open
+            both.wait()  # both have opened their temporary files
         return real(handle, data)
 
     monkeypatch.setattr(os, "write", write)
@@ -102,7 +102,7 @@ def test_no_other_file_of_ours_writes_one() -> None:
 
 
 def _writes(call: ast.Call) -> bool:
-    """Whether a call makes a file: by its name, or `open` with a mode that writes."""
+    """Whether a call makes a file: judged by its name, or an `open` with a mode that writes."""
     name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
     words = [node.value for node in [*call.args, *(k.value for k in call.keywords)] if isinstance(node, ast.Constant)]
     is_mode = any(isinstance(word, str) and set(word) <= set("rwxabt+") and set(word) & set("wxa+") for word in words)

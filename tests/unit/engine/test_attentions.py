@@ -1,5 +1,5 @@
-"""How the attention of families is made of heads: fused, interleaved and transposed weights against those that were
-fused; and what has no product says why."""
+"""How the attention of families consists of heads: fused, interleaved and transposed weights against the matrices
+that were fused; and the reason where there is no product."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def parts(heads: int, kv: int, dim: int) -> tuple[torch.Tensor, ...]:
 
 
 def values(checkpoint: Checkpoint, p: Projection) -> Any:
-    """Singular values of what the engine makes of a row, read as the engine reads."""
+    """Singular values of the matrix that the engine forms for a row, with the engine's reading."""
     tensors = {t.name: t for t in checkpoint.tensors}
     matrices = []
     for q in p.parents:
@@ -55,7 +55,7 @@ def llama(prefix: str, q: Any, k: Any, v: Any, o: Any) -> Tensors:
 
 
 def family(name: str) -> tuple[Tensors, dict[str, Any], tuple[torch.Tensor, ...]]:
-    """Tensors and configuration of a family, and the parts they were made of."""
+    """Tensors and configuration of a family, and the parts that were put into them."""
     heads, kv, dim = {"gpt_neox": (4, 4, 3), "gpt2": (3, 3, 4), "gemma": (4, 2, 5)}.get(name, (4, 2, 3))
     q, k, v, o = made = parts(heads, kv, dim)
     rows = [w.reshape(-1, HIDDEN) for w in (q, k, v)]
@@ -101,7 +101,7 @@ def test_heads_are_those_that_were_fused(name: str, tmp_path: Path) -> None:
 
 
 def test_latent_attention_is_of_the_factors_that_expand_it(tmp_path: Path) -> None:
-    """Of each head the rows of its query that meet a key without RoPE, behind which those of the rotated key stand."""
+    """For each head, the rows of its query that meet a key without RoPE, followed by those for the rotated key."""
     heads, nope, rope, dim, rank = 3, 4, 2, 5, 7
     q, kv = random(heads, nope + rope, HIDDEN), random(heads, nope + dim, rank, seed=1)
     o = random(HIDDEN, heads * dim, seed=2)
@@ -160,7 +160,7 @@ def test_what_has_no_product_says_so(
 
 
 def test_an_output_gate_has_no_ov(tmp_path: Path) -> None:
-    """Qwen3-Next's query has a gate behind each head."""
+    """Qwen3-Next's query has a gate after each head."""
     q, k, v, o = parts(4, 2, 3)
     tensors = llama(AT, torch.cat([q, q], 1), k, v, o)
     config = {"model_type": "qwen3_next", "hidden_size": HIDDEN, "num_attention_heads": 4, "num_key_value_heads": 2}

@@ -1,4 +1,4 @@
-"""Several matrices at once: each right or refused by itself, whatever its neighbours are."""
+"""Several matrices at once: each is right or refused by itself, independent of the others in the batch."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _solved(matrices: list[torch.Tensor]) -> list[Outcome]:
 
 
 def _assert_proven(outcome: Outcome, matrix: torch.Tensor) -> None:
-    """A solution, descending, within its own bound of LAPACK; its norm is that of the weights."""
+    """Check a solution: descending, within its bound of LAPACK, and with the norm of the weights."""
     assert isinstance(outcome, Solution)
     exact = matrix.double().numpy()
     wanted = lapack(exact)
@@ -76,7 +76,7 @@ def test_each_of_a_batch_is_lapacks(shape: tuple[int, int]) -> None:
 
 
 def test_shapes_and_types_of_one_smaller_side_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gram, "_CHUNK_BYTES", 8 * 20 * 7)  # seven columns a slab
+    monkeypatch.setattr(gram, "_CHUNK_BYTES", 8 * 20 * 7)  # a slab has seven columns
     torch.manual_seed(1)
     matrices = [
         torch.randn(20, 20, dtype=torch.float64),
@@ -150,7 +150,7 @@ def test_a_matrix_that_cannot_be_had_leaves_all_to_the_ladder_without_a_word() -
 
     TOLD.clear()
     assert solve_batch(taken(), 3, 4, "cpu", TOLD.append) == [None] * 3
-    assert TOLD == []  # or no batch would be solved on that device from now on
+    assert TOLD == []  # else no batch would be solved on that device from now on
 
 
 def test_each_matrix_is_let_go_before_the_next() -> None:
@@ -179,7 +179,7 @@ def test_a_batch_is_short_and_has_room(free: int, small: int, count: int, monkey
 
 @pytest.mark.parametrize("ours", [0.9, 1.1])
 def test_where_float64_is_slow_the_faster_way_is_measured_once(ours: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A batch of three in `ours` of the time that the library takes for three."""
+    """A batch of three takes `ours` of the library's time for three."""
     run: list[torch.Tensor] = []
 
     def seconds(way: Callable[[], torch.Tensor]) -> float:
@@ -215,7 +215,7 @@ def test_a_driver_that_does_not_answer_leaves_all_to_the_ladder(monkeypatch: pyt
 
 
 def test_a_single_value_equals_the_ladders_in_every_unit() -> None:
-    """Bound, floor and norm are in the units of the weights, as ladder.solve gives them."""
+    """Bound, floor and norm are in units of the weights, as ladder.solve returns them."""
     torch.manual_seed(4)
     matrix = 1e-3 * torch.randn(12, 30, dtype=torch.float64)
     (ours,) = _solved([matrix])

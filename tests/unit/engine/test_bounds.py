@@ -82,7 +82,7 @@ def test_no_routine_is_worse_than_it_says(case: Case) -> None:
 
 @pytest.mark.parametrize("rows", [1, 16, 200, 1024, 4096])
 def test_what_is_stated_of_weights_is_of_use(rows: int) -> None:
-    """Of a matrix that knows its smallest value to four digits, and half of whose energy the first value has."""
+    """A matrix whose smallest value is known to four digits, and whose first value has half of the energy."""
     for solver in (bounds.GRAM, bounds.TWO_STAGE):
         values = np.geomspace(1, 1e-4, rows)
         bound, floor = bounds.of(solver, (rows, 4 * rows), values)
@@ -91,7 +91,7 @@ def test_what_is_stated_of_weights_is_of_use(rows: int) -> None:
 
 
 def test_a_value_of_a_denormal_has_an_error() -> None:
-    """5e-324 is the distance of two numbers there: no value is known better."""
+    """5e-324 is the spacing of floats there: no value is known better."""
     matrix = np.array([[3, 1, 0], [0, 2, 5], [1, 1, 1]]) * 5e-324
     for routine in ROUTINES.values():
         solution = routine(matrix)
@@ -102,7 +102,8 @@ def test_a_value_of_a_denormal_has_an_error() -> None:
 
 @pytest.mark.parametrize("solver", list(bounds.HOLD_SINCE))
 def test_what_an_old_solver_stated_is_worked_out_anew(solver: str) -> None:
-    """Of the ends of a spectrum and its norm: as of all values where the smallest is above the floor, else not less."""
+    """From the ends of a spectrum and its norm: equal to the bound from all values where the smallest is above the
+    floor, else not less."""
     for shape, low in (((9, 40), 0.2), ((40, 3000), 1e-3), ((40, 60), 1e-12)):
         values = 1e-3 * np.geomspace(1, low, min(shape))
         of_all = bounds.of(solver, shape, values)

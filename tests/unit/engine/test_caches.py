@@ -1,4 +1,4 @@
-"""Which layers keep a cache, of how many heads, and how their keys are rotated: against transformers' own modules and
+"""Which layers keep a cache, with how many heads, and how their keys are rotated: against transformers' modules and
 configurations where it has them."""
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ TEXT = {"qwen2_vl_text": "qwen2_vl", "qwen2_5_vl_text": "qwen2_5_vl", "gemma3_te
 
 
 def rotation(family: str) -> Any:
-    """The function of transformers that turns a pair by 90 degrees, cut out of its module: importing 40 takes long."""
+    """transformers' function that turns a pair by 90 degrees, cut out of its module: importing 40 modules takes
+    long."""
     folder = TEXT.get(family, family)
     module = ast.parse((MODELS / folder / f"modeling_{folder}.py").read_text())
     for name in ROTATES[:2]:
@@ -115,7 +116,7 @@ def test_heads_are_those_of_the_shapes(tmp_path: Path) -> None:
     checkpoint, projections = saved(tmp_path, attention("model.layers.0.self_attn", 2), LLAMA)
     (cache,) = caches(checkpoint, projections)
     heads = HeadsOf(checkpoint).of(cache)
-    assert (heads.count, heads.head_dim, heads.rope.dims) == (1, 2, 2)  # of 4 heads of 2 rows one is a key's
+    assert (heads.count, heads.head_dim, heads.rope.dims) == (1, 2, 2)  # one of 4 heads of 2 rows is a key's
 
 
 @pytest.mark.parametrize("norm", ["k_norm", "k_layernorm", "key_layernorm"])

@@ -1,4 +1,4 @@
-"""Input features that GGUF has in another order: what the converter does to the weights, undone on their moments."""
+"""Input features that GGUF has in another order: the converter's reordering of the weights, undone on their moments."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rankscope.engine.calibration.channels import SHUFFLED, order_of
 from rankscope.engine.errors import WeightsError
 from rankscope.engine.spectrum import Projection
 
-# groups, heads in each, width of a head; and the numbers of config.json that say so
+# groups, heads in each, width of a head; and the numbers of config.json that define them
 SHAPES = {
     "plamo": ((8, 5, 4), {"n_shared_head": 8, "num_attention_heads": 40}),
     "qwen3_5_text": ((2, 3, 7), {"linear_num_key_heads": 2, "linear_num_value_heads": 6}),
@@ -26,7 +26,7 @@ SHAPES = {
 
 
 def as_converted(weights: NDArray[np.float64], kind: str) -> NDArray[np.float64]:
-    """The columns as llama.cpp's converter places them: an axis of groups and one of heads change places."""
+    """The columns in the order of llama.cpp's converter: an axis of groups and one of heads change places."""
     groups, heads, width = SHAPES[kind][0]
     return weights.reshape(-1, groups, heads, width).swapaxes(1, 2).reshape(len(weights), -1)
 
@@ -100,7 +100,7 @@ def test_an_imatrix_and_moments_through_the_whole_way(tmp_path: Path) -> None:
     np.testing.assert_array_equal(operand.load(), squares)
     name = "model.layers.0.linear_attn.out_proj.weight"
     products = np.outer(squares, squares).astype(np.float64) + np.diag(squares)
-    order = np.argsort(placed[0])  # of 1, 2, 3 ...: where the file has each
+    order = np.argsort(placed[0])  # for 1, 2, 3 ...: their places in the file
     theirs = np.empty_like(products)
     theirs[np.ix_(order, order)] = products
     for stem, sums in ((name, products), ("blk.0.ssm_out.weight", theirs)):

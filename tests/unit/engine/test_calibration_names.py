@@ -1,4 +1,4 @@
-"""Which numbers of an imatrix are those of a projection, held against the gguf package's table of names."""
+"""Which numbers of an imatrix belong to a projection, against the gguf package's table of names."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_every_projection_has_the_numbers_that_ggufs_own_table_says(tmp_path: Pa
 
 
 def _in_gguf(folder: Path, kind: str) -> Path:
-    """The weights of a checkpoint as GGUF: of experts, stacks."""
+    """The weights of a checkpoint as GGUF has them, experts as stacks."""
     architecture, *_ = MODELS[kind]
     table = gguf.get_tensor_name_map(architecture, 2)
     stacks: dict[str, list[np.ndarray[Any, Any]]] = {}
@@ -197,7 +197,7 @@ def test_one_imatrix_for_a_model_and_for_its_gguf(tmp_path: Path, kind: str) -> 
 
 @pytest.mark.parametrize("as_gguf", [False, True])
 def test_experts_of_another_width_in_a_file_of_old(tmp_path: Path, as_gguf: bool) -> None:
-    """Its one count for all experts does not say how many there are: the model does."""
+    """An old file's single count for all experts does not tell how many there are: the model does."""
     name = "blk.0.ffn_gate_exps.weight"
     model = saved(tmp_path / "m", "qwen2_moe")
     for cols, said in ((24, ""), (12, f"{name} takes 12 input features in the file, not 24"), (48, "takes 48 input")):
@@ -263,7 +263,7 @@ def test_the_absorbed_halves_of_latent_attention_are_not_used(tmp_path: Path) ->
     file = write_gguf(tmp_path / "b", held | {"model.layers.0.self_attn.kv_b_proj.weight": stats(11, (512,))})
     weighting, _ = opened(tmp_path / "m", file)
     of_gguf = replace(next(p for p in projections if p.address == "layers.0.attention.key_b"), tensor=stack.tensor)
-    assert weighting.moment(of_gguf).cols == 11  # the model's own has the input of both
+    assert weighting.moment(of_gguf).cols == 11  # the module with the model's own name has the input of both
 
 
 def test_projections_that_a_name_does_not_tell_apart_are_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Worker processes: the same answers as in this process, and what becomes of a batch whose worker dies or refuses."""
+"""Worker processes: the same results as in this process, and what happens to a batch whose worker dies or refuses."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def control(processes: Control) -> Iterator[Control]:
 
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that begins anew takes seconds where all cores are busy."""
+    """A restarted process takes seconds where all cores are busy."""
     monkeypatch.setattr(engine_fakes, "PATIENCE", 60.0)
     for name, formula in FORMULAS.items():
         monkeypatch.setitem(formulas.FORMULAS, name, formula)
@@ -77,7 +77,7 @@ def sink() -> MemorySink:
 
 @pytest.fixture
 def make(heard: Recorder, sink: MemorySink, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
-    """Engines with two devices."""
+    """A maker of engines with two devices."""
     real, made = devices.pick, []
     monkeypatch.setattr(devices, "pick", lambda spec: (TWO, []) if spec == BOTH else real(spec))
 
@@ -134,7 +134,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
 
 @pytest.fixture
 def tiny_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tiny matrices are cut into batches as large ones are."""
+    """Cut tiny matrices into batches as large ones are."""
     monkeypatch.setitem(share._LEAST, "cpu", 1.0)
 
 
@@ -145,7 +145,7 @@ def test_nothing_travels_but_names_and_spectra(tmp_path: Path, make: Make, heard
     heard.wait_until_idle()
     operands = [o for batch in sent for p in batch.projections if p.derived for o in p.derived.operands]
     few = [operand.load.numbers for operand in operands if isinstance(operand.load, FewNumbers)]
-    assert {len(numbers) for numbers in few} == {2, 4}  # which rows and columns a head has
+    assert {len(numbers) for numbers in few} == {2, 4}  # the rows and columns that a head has
     assert [operand.load for operand in operands].count(None) == len(operands) - len(few)
     assert {operand.file for operand in operands} == {"", str(tmp_path / "i.gguf")}
 
@@ -240,7 +240,7 @@ def test_workers_fetch_a_model_of_the_hub_by_ranges_at_the_commit_that_was_opene
     asked = [request for request in control.hub.requests if request.file == "model.safetensors"]
     assert {f"bytes={t.begin}-{t.end - 1}" for t in checkpoint.tensors} <= {request.range for request in asked}
     assert all(commit in request.path for request in asked)
-    assert not list(control.folder.rglob("model.safetensors"))  # nor is it kept
+    assert not list(control.folder.rglob("model.safetensors"))  # and is not kept
     close_session()
 
 
@@ -339,7 +339,7 @@ def test_processes_are_given_back_when_there_is_nothing_to_do_and_come_again(
 def test_what_kills_three_workers_fails_alone(
     tmp_path: Path, make: Make, heard: Recorder, sink: MemorySink, control: Control
 ) -> None:
-    """The last of this file: nobody waits for the ones that are started anew."""
+    """The last test of this file: no test waits for the workers that are restarted."""
     checkpoint, projections = llama(tmp_path, 12)
     control.say("kills", projections[5].address)
     make().submit(checkpoint, projections)

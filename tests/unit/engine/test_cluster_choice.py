@@ -1,4 +1,4 @@
-"""Which devices get a process each, and which GPU each of these sees."""
+"""Which devices get a process each, and which GPU each process sees."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LITTLE, MUCH = 4.3e13, 4.5e14
 def choosing(
     monkeypatch: pytest.MonkeyPatch, spec: str, found: list[Device], cost: float | None, **settings: bool
 ) -> tuple[Elsewhere, list[str]]:
-    """What chooses devices for work of so much, None for what waits in its queue, and what it tells."""
+    """The chooser of devices for work of this cost (None: for what waits in its queue), and a list of its notes."""
     told: list[str] = []
     queue, reporter = JobQueue(), Reporter(lambda _: None)
     outcomes = Outcomes(MemorySink(), queue, reporter, True)
@@ -114,7 +114,7 @@ def test_auto_takes_several_gpus_only_where_their_start_pays(
         used == 1
     )
     apart, _ = choosing(monkeypatch, spec, FOUR, cost, is_apart=True)
-    assert len(apart._key()) == (5 if has_dask else 0)  # the explorer starts them before anything is asked for
+    assert len(apart._key()) == (5 if has_dask else 0)  # the explorer starts them before the first request
 
 
 @pytest.mark.parametrize("is_asked_for", [True, False])

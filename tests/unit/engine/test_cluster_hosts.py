@@ -1,4 +1,4 @@
-"""A scheduler that runs elsewhere: workers that see other files, workers that are lost, and a client that is killed."""
+"""A scheduler on other hosts: workers that see other files, workers that are lost, and a client that is killed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ GATE = Path(__file__).parent / "cluster_gate.py"
 
 @pytest.fixture
 def hosts(tmp_path: Path) -> Iterator[SpecCluster]:
-    """A scheduler with a worker that works in the client's folder, one in an empty folder, one in that of a copy."""
+    """A scheduler with a worker in the client's folder, one in an empty folder, and one in a copy of the client's."""
     (tmp_path / "here" / "model").mkdir(parents=True)
     (tmp_path / "nothing").mkdir()
     llama(tmp_path / "here" / "model", 40)

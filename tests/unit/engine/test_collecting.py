@@ -1,4 +1,4 @@
-"""Moments of a model that runs: every sum against numpy on what its modules were given, found by their weights."""
+"""Moments of a running model: every sum against numpy on its modules' inputs, found by their weights."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Given = dict[nn.Module, list[tuple[Array, NDArray[np.int64] | None]]]
 
 
 class Case(NamedTuple):
-    """A tiny model, its checkpoint, and sequences of tokens: the eighth is held out."""
+    """A tiny model, its checkpoint, and sequences of tokens, with the eighth held out."""
 
     model: Any
     checkpoint: Checkpoint
@@ -50,7 +50,7 @@ class Case(NamedTuple):
         return make_plan(self.model, fed, self.ids[0], most), lost
 
     def saved(self, file: Path, most: int | None = None) -> Moments:
-        """The moments of a run, written and read."""
+        """The moments of a run, written and read back."""
         collector = Collector(self.model, self.plan(most)[0])
         collector.run(self.ids, lambda *_: None)
         write_moments(file, collector.seen, {}, {})
@@ -120,7 +120,7 @@ def given_by_sequence(case: Case) -> list[Given]:
 
 
 def module_of(case: Case, w: Array) -> nn.Module:
-    """The one module of the running model whose weight has these rows: names are not asked."""
+    """The only module of the running model whose weight has these rows, whatever its name."""
     found = []
     for module in filter(is_linear, case.model.modules()):
         weight = module.weight.detach().double().numpy()
@@ -147,7 +147,7 @@ def loaded(held: Moments, name: str, cols: int, part: TokenPart = "") -> Array:
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "phi3", "t5", "qwen3_next"])
 def test_every_sum_is_that_of_what_the_module_was_given(name: str, case: Callable[[str], Case], tmp_path: Path) -> None:
-    """Fused in columns and in rows, two towers with attention across them, and a hybrid of two kinds of attention."""
+    """Fused by columns and by rows, two towers with cross-attention, and a hybrid of two kinds of attention."""
     built = case(name)
     held = built.saved(tmp_path / "m.safetensors")
     weighting = open_weighting(str(tmp_path / "m.safetensors"), name, built.checkpoint.config)
@@ -201,7 +201,7 @@ def test_experts_have_the_sums_of_their_own_tokens_and_one_without_is_unseen(
 
 @pytest.mark.parametrize("name", ["mixtral", "gpt_oss"])
 def test_figures_of_experts_are_those_of_their_own_tokens(name: str, case: Callable[[str], Case]) -> None:
-    """k90 of W diag(E[x^2])^1/2, and what the best approximation of that rank keeps under the squares held out."""
+    """k90 of W diag(E[x^2])^1/2, and the energy of the best approximation of that rank under the held-out squares."""
     built = case(name)
     collector = Collector(built.model, built.plan()[0])
     collector.run(built.ids, lambda *_: None)
@@ -238,7 +238,7 @@ def test_figures_of_experts_are_those_of_their_own_tokens(name: str, case: Calla
 
 
 def around_expert_2(_: nn.Module, __: Any, answer: Any) -> Any:
-    """What a router answers, with another expert in the place of 2."""
+    """A router's output with another expert instead of 2."""
     *before, chosen = answer
     free = torch.tensor([next(e for e in (0, 1, 3) if e not in row) for row in chosen.tolist()])
     return (*before, torch.where(chosen == 2, free[:, None], chosen))
@@ -253,7 +253,7 @@ def why(weighting: Any, p: Projection) -> Exception | None:
 
 
 def inside(stack: Any, expert: int, x: Array) -> Array:
-    """What an expert's down is given: its gate and up in float64, by the formulas of Mixtral and of gpt-oss."""
+    """The input of an expert's down: its gate and up in float64, by the formulas of Mixtral and of gpt-oss."""
     w = stack.gate_up_proj[expert].detach().double().numpy()
     if not hasattr(stack, "gate_up_proj_bias"):
         gate, up = np.split(x @ w.T, 2, axis=1)
@@ -286,8 +286,8 @@ def test_inputs_that_are_one_stand_once(case: Callable[[str], Case]) -> None:
 
 
 def test_figures_are_those_of_lapack(case: Callable[[str], Case]) -> None:
-    """k90 from the singular values of W C^1/2; the energy held out from the best approximation of that rank, applied to
-    the held tokens one by one; the share of position 0 from outputs."""
+    """k90 from the singular values of W C^1/2; the held-out energy from the best approximation of that rank, applied
+    to the held tokens one by one; the share of position 0 from outputs."""
     built = case("llama")
     collector = Collector(built.model, built.plan()[0])
     collector.run(built.ids, lambda *_: None)

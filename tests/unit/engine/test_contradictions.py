@@ -1,4 +1,4 @@
-"""A layer as a whole: roles that shapes contradict are mended where one reading is left, else told."""
+"""A layer as a whole: roles that contradict the shapes are mended where one reading is left, else reported."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _opened(folder: Path, shapes: Mapping[str, Any], **config: Any) -> tuple[Che
 
 
 def _roles(tree: Tree) -> dict[str, str]:
-    """Path in the layer -> roles of its MLPs, or why it has none."""
+    """The roles of a layer's MLPs by path, or the reasons for having none."""
     found: dict[str, str] = {}
     for p in tree.projections:
         path = p.tensor.removeprefix("blocks.0.").removesuffix(".weight")
@@ -53,7 +53,7 @@ def _roles(tree: Tree) -> dict[str, str]:
         ({**QUERY, "mlp.fc0": IN, "mlp.fc1": OUT}, {"mlp.fc0": "up", "mlp.fc1": "down"}),  # MoonViT
         ({**QUERY, "mlp.first": IN, "mlp.fc1": OUT}, {"mlp.first": "mlp.first", "mlp.fc1": "down"}),
         ({**QUERY, "ffn.fc2": IN}, {"ffn.fc2": "up"}),
-        # What is right stays: alone, in (in, out), and the parts of a file that lacks the rest.
+        # Correct roles stay: single tensors, stored as (in, out), and parts in a file that lacks the others.
         ({**QUERY, "mlp.fc1": IN, "mlp.fc2": OUT}, {"mlp.fc1": "up", "mlp.fc2": "down"}),
         ({**QUERY, "mlp.c_fc": OUT, "mlp.c_proj": IN}, {"mlp.c_fc": "up", "mlp.c_proj": "down"}),
         ({**QUERY, "mlp.gate_proj": IN}, {"mlp.gate_proj": "gate"}),
@@ -100,7 +100,7 @@ def test_what_stays_contradictory_stays_whole_and_says_so(tmp_path: Path, shapes
 
 
 def test_names_of_their_own_are_kept_and_the_contradiction_is_told(tmp_path: Path) -> None:
-    """Each tensor is whole as it is: only its name may be wrong, and no other reading fits."""
+    """Each tensor is valid by itself: only its name may be wrong, and no other reading fits."""
     (tmp_path / "pair").mkdir()
     _, tree, _ = _opened(tmp_path / "pair", {"mlp.up_proj": (F, D), "mlp.down_proj": (D, F + 4)})
     held = "mlp.down_proj down 22 x 41, mlp.up_proj up 37 x 22"
@@ -134,7 +134,7 @@ def test_stacks_of_experts_are_mended_as_single_ones_are(tmp_path: Path, shapes:
 
 
 def test_nothing_follows_from_what_may_lie_elsewhere(tmp_path: Path) -> None:
-    """A gate without an up is one only where no layer has an up, and no file keeps it from being read."""
+    """A gate without an up is one only where no layer has an up and no unreadable file may hold it."""
     rng = np.random.default_rng(3)
     names = [f"blocks.{n}.mlp.{role}" for n in range(2) for role in ("gate_proj", "up_proj", "down_proj")]
     arrays: dict[str, NDArray[Any]] = {
@@ -183,7 +183,8 @@ def test_latent_queries_with_an_output_gate_are_cut_as_the_model_cuts_them(tmp_p
 
 
 def test_latent_queries_of_other_heads_are_told(tmp_path: Path) -> None:
-    """3 x (5 + 4) rows would be right, 3 x (5 + 4 + 7) with a gate; nothing is cut by heads that are not proven."""
+    """3 x (5 + 4) rows would be right, 3 x (5 + 4 + 7) with a gate; nothing is cut by a number of heads that is not
+    proven."""
     shapes = {
         "self_attn.q_b_proj": (29, 13), "self_attn.kv_a_proj_with_mqa": (15, 24), "self_attn.kv_b_proj": (36, 11),
         "self_attn.o_proj": (24, 21),

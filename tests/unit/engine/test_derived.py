@@ -1,4 +1,4 @@
-"""Derived matrices: their keys, what is read for them and how often, their spectra by LAPACK, and how they fail."""
+"""Derived matrices: their keys, what is read for them and how often, their spectra by LAPACK, and their failures."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def assert_lapacks(sink: MemorySink, projection: Projection, wanted: Any) -> Non
 
 
 def framed(*parts: object) -> str:
-    """128 bits of blake2b over each part behind its length in 8 bytes: a key, put together by hand."""
+    """128 bits of blake2b over the parts, each after its length in 8 bytes: a key, composed by hand."""
     joined = b"".join(len(str(part).encode()).to_bytes(8, "little") + str(part).encode() for part in parts)
     return blake2b(joined, digest_size=16).hexdigest()
 
@@ -205,7 +205,7 @@ def test_each_tensor_is_read_once_for_all_that_needs_it(
 
 
 def spoil(pair: Pair, name: str) -> Checkpoint:
-    """The checkpoint with a tensor that reaches beyond its file."""
+    """The checkpoint with a tensor that reaches beyond the end of its file."""
     checkpoint = pair[0]
     tensors = [
         t._replace(begin=t.begin + 10**6, end=t.end + 10**6) if t.name == name else t for t in checkpoint.tensors
@@ -229,7 +229,7 @@ def test_a_parent_that_cannot_be_read_fails_what_needs_it_and_is_named(
         "layers.1.attention.key_value [K; V]": f"layers.1.attention.value: {reason}",
     }
     assert keys[1].key in sink.kept
-    assert engine.submit(checkpoint, [both[1]], urgent=True) == [both[1]]  # asked for again, it fails again, alone
+    assert engine.submit(checkpoint, [both[1]], urgent=True) == [both[1]]  # on a second try it fails again, alone
     heard.wait_for_count(Failed, 3)
     assert heard.of(Failed)[2].reason == f"layers.1.attention.value: {reason}"
 
@@ -267,7 +267,7 @@ def read(queue: JobQueue) -> Job:
 
 
 def named(job: Job) -> tuple[list[str], list[str]]:
-    """What a job is to compute, and the tensors that it will read."""
+    """The results that a job is to compute, and the tensors that it will read."""
     return [p.label for p in job.projections], [part.tensor.name for part in job.parts]
 
 

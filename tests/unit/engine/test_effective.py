@@ -1,4 +1,4 @@
-"""Pruned, weight-normed and spectrally normed modules: the matrix that torch's own module computes with."""
+"""Pruned, weight-normed and spectrally normed modules: the matrix with which torch's own module computes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ QUERY = "model.layers.0.self_attn.q_proj."
 
 
 def saved(kind: str, file: Path) -> np.ndarray:
-    """A layer's state dict in a file, and the matrix that it multiplies with."""
+    """A layer's state dict in a file, and the matrix that the layer multiplies by."""
     torch.manual_seed(3)
     layer = nn.Linear(24, 40, bias=False)
     MAKERS[kind](layer)

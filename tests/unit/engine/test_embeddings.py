@@ -1,4 +1,4 @@
-"""Which matrices tokens enter and leave the residual stream by, of towers, coders and other names."""
+"""The matrices by which tokens enter and leave the residual stream, for towers, coders and other names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""tr(W C W^T) against dense products, of matrices as checkpoints store them: parts of fused tensors, turned ones."""
+"""tr(W C W^T) against dense products, for matrices as checkpoints store them: parts of fused tensors, transposed
+ones."""
 
 from __future__ import annotations
 

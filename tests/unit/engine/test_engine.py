@@ -1,4 +1,4 @@
-"""The engine in its threads: order, stop, save, failures that do not end a scan."""
+"""The engine in its threads: order, stop, save, and failures that do not end a scan."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def sink() -> MemorySink:
 
 @pytest.fixture
 def make(heard: Recorder, sink: MemorySink) -> Iterator[Make]:
-    """Engines on the CPU that are closed at the end of the test."""
+    """A maker of engines on the CPU, which are closed at the end of the test."""
     made: list[Engine] = []
 
     def build(**settings: Any) -> Engine:
@@ -66,7 +66,7 @@ def _order(heard: Recorder) -> list[int | None]:
 
 
 def _finish_reading(monkeypatch: pytest.MonkeyPatch, address: str) -> threading.Event:
-    """Set once the weights of `address` lie in memory."""
+    """An event that is set once the weights of `address` are in memory."""
     done, original = threading.Event(), JobQueue.loaded
 
     def loaded(queue: JobQueue, job: Any, weights: object, seen: str) -> None:
@@ -374,7 +374,8 @@ def test_close_at_once_after_submit(tmp_path: Path, make: Make, heard: Recorder)
 def test_a_matrix_faster_than_submit_is_counted(
     tmp_path: Path, make: Make, heard: Recorder, sink: MemorySink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The worker may save a matrix before submit has returned from queueing it: it must not stay open for ever."""
+    """The worker may save a matrix before submit has returned from queueing it: the count must not stay open for
+    ever."""
     checkpoint, projections = llama(tmp_path, 2)
     engine = make()
     engine.submit(checkpoint, projections[:1])
@@ -406,7 +407,7 @@ def test_what_another_process_has_saved_is_neither_read_nor_solved(
 
     monkeypatch.setattr(safetensors, "read_matrix", counting)
     in_memory = _finish_reading(monkeypatch, projections[1].address)
-    engine = make(prefetch_bytes=2 * 7 * 9 * 4)  # what is solved, and one more
+    engine = make(prefetch_bytes=2 * 7 * 9 * 4)  # what is being solved, and one more
     engine.submit(checkpoint, projections)
     gate.wait_until_reached()
     assert in_memory.wait(PATIENCE)

@@ -33,7 +33,7 @@ Make = Callable[..., Engine]
 
 
 class Batches:
-    """The product's own solve_batch; what it was given, and a gate before it."""
+    """The product's solve_batch with a record of its inputs, and a gate before it."""
 
     def __init__(self) -> None:
         self.counts: list[int] = []
@@ -75,7 +75,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> Iterator[Batches]:
 def make(
     heard: Recorder, sink: MemorySink, batches: Batches, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., Engine]]:
-    """Engines that work the CPU as they work a GPU, closed at the end of the test."""
+    """A maker of engines that work the CPU as they work a GPU, closed at the end of the test."""
     made: list[Engine] = []
 
     def build(workers: int = 1, faster: bool = True, **settings: Any) -> Engine:
@@ -263,7 +263,7 @@ def test_twins_and_parts_of_one_side_go_together(
     twins = [flipped(p) for p in projections]
     make().submit(checkpoint, [*projections, *twins])
     assert heard.wait_until_idle().done == 12
-    assert set(batches.counts) == {4, 2}  # of a layer: q and its twin; k, v and theirs
+    assert set(batches.counts) == {4, 2}  # in a layer: q and its twin; k, v and theirs
     for projection, twin in zip(projections, twins, strict=True):
         matrix = _part(named, projection)
         _assert_right(sink.kept[projection.key], matrix)

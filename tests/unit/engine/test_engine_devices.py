@@ -1,4 +1,4 @@
-"""Devices that are not there, and a start that fails: said once in words, and never a scan that hangs."""
+"""Missing devices, and a start that fails: one sentence, and never a scan that hangs."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_asking_again_after_a_fatal_start_is_answered(tmp_path: Path, engine: En
     engine.submit(checkpoint, projections)
     heard.wait(lambda r: len(r.of(Failed)) == 1)
     engine.submit(checkpoint, projections)
-    heard.wait(lambda r: len(r.of(Failed)) == 2)  # closed before it would be told as stopped
+    heard.wait(lambda r: len(r.of(Failed)) == 2)  # if closed earlier it would be reported as stopped
     assert engine.close(PATIENCE)
 
 

@@ -1,4 +1,4 @@
-"""A few experts of each layer: which, and always the same."""
+"""A sample of experts in each layer: which ones, and always the same."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rankscope.engine.spectrum import Projection
 
 @pytest.fixture
 def projections(tmp_path: Path) -> list[Projection]:
-    """Two layers, of 16 and of 6 experts with two projections each, and attention."""
+    """Two layers with attention, one of 16 and one of 6 experts with two projections each."""
     names = [f"model.layers.{layer}.self_attn.q_proj" for layer in range(2)]
     for layer, count in enumerate((16, 6)):
         names += [f"model.layers.{layer}.mlp.experts.{e}.{p}_proj" for e in range(count) for p in ("up", "down")]

@@ -1,4 +1,5 @@
-"""What a checkpoint holds as two factors: where it stands in the tree, its spectrum against scale x B A in float64."""
+"""Matrices that a checkpoint holds as two factors: their places in the tree, their spectra against scale x B A in
+float64."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ def opened(model: Path) -> tuple[Checkpoint, Tree]:
 
 
 def computed(checkpoint: Checkpoint, projections: list[Projection]) -> tuple[dict[str, Spectrum], Recorder]:
-    """The spectra of these by address, and what the engine told."""
+    """The spectra of these projections by address, and the engine's notes."""
     sink, heard = MemorySink(), Recorder()
     engine = Engine(sink, heard, ComputeSettings(device="cpu"))
     engine.submit(checkpoint, projections)
@@ -50,7 +51,7 @@ def lines_of(folder: Path, files: Files) -> tuple[str, ...]:
 
 
 def one(seed: int = 1, **adapter: Any) -> Files:
-    """A query of layer 0 of scale 4, with these changes to adapter_config.json."""
+    """An adapter of layer 0's query with scale 4, with these changes to adapter_config.json."""
     files = Files(adapter={**CONFIG, **adapter})
     put(files, f"{PEFT}.0.self_attn.q_proj", "layers.0.attention.query", 4, seed)
     return files
@@ -71,7 +72,7 @@ def test_a_product_stands_under_its_module_with_the_spectrum_of_scale_b_a(way: s
         assert (spectrum.projection.rows, spectrum.projection.cols) == product.shape
         assert spectrum.provenance.frobenius_norm == pytest.approx(np.linalg.norm(product), rel=1e-12)
         assert spectrum.provenance.error_bound >= abs(values - wanted).max()
-    # Every factor stands beside its products and is scanned with them.
+    # Every factor is beside its products and is scanned with them.
     factors = {t.name for t in checkpoint.tensors if len(t.shape) > 1}
     assert factors <= {q.tensor for s in found.values() for q in s.projection.parents}
 
@@ -100,7 +101,7 @@ def test_the_estimate_of_a_product_is_that_of_its_factors(tmp_path: Path) -> Non
 
 
 def test_an_adapter_of_llama_cpp(tmp_path: Path) -> None:
-    """B A with alpha / r; alpha 0 and no alpha are a scale of 1."""
+    """B A with alpha / r; alpha 0 and a missing alpha mean a scale of 1."""
     b, a, product = two(1)
     for alpha, scale in ((6.0, 6 / R), (0.0, 1.0), (None, 1.0)):
         writer = GGUFWriter(tmp_path / f"{alpha}.gguf", "llama")
@@ -178,8 +179,8 @@ def test_what_is_no_product_is_named(tmp_path: Path) -> None:
         ({"alpha_pattern": {"a*" * 60 + "!": 1}}, 4.0, "is not read: it is too long, or repeats too much"),
         ({"alpha_pattern": {r".*layers\.\d+\..*q_proj": 3}}, 1.0, ""),
         ({"alpha_pattern": {"[": 1}}, 4.0, "alpha_pattern [ of adapter_config.json is not read"),
-        ({"alpha_pattern": {"proj": 1}}, 4.0, ""),  # the whole last word, not a part of it
-        ({"alpha_pattern": {"self_attn.q_proj": 1, "q_proj": 2}}, 1 / 3, ""),  # the first that fits
+        ({"alpha_pattern": {"proj": 1}}, 4.0, ""),  # the whole last word, and no part of it
+        ({"alpha_pattern": {"self_attn.q_proj": 1, "q_proj": 2}}, 1 / 3, ""),  # the first match
         ({"lora_alpha": -6}, 2.0, ""),
         ({"use_bdlora": True}, 4.0, "use_bdlora of adapter_config.json is not applied"),
         ({"lora_parameters": {"rank": 3}}, 1.0, "gives no scale"),
@@ -211,7 +212,7 @@ def test_small_networks_and_ordinary_names_are_no_factors(tmp_path: Path) -> Non
 
 
 def test_the_families_of_the_base_say_how_a_fused_module_is_split(tmp_path: Path) -> None:
-    """From its config.json where the adapter names a folder that is here; whole where nothing says it."""
+    """From the base's config.json where the adapter names a local folder; whole where nothing says how to split."""
     files = WAYS["fused"]()
     config, files.config = files.config, None
     base = Files({"x": np.ones(3, "f4")}, config=config).write(tmp_path / "base")
@@ -280,7 +281,7 @@ class Layer(torch.nn.Module):
 
 
 def test_peft_adds_what_is_computed(tmp_path: Path) -> None:
-    """peft's own delta of each module, as it would merge it."""
+    """peft's delta of each module, as it would merge it."""
     import peft
 
     torch.manual_seed(0)

@@ -21,7 +21,7 @@ from rankscope.engine.spectrum import Slice
 
 
 def second_moment(form: str, n: int) -> tuple[Moment | None, Array]:
-    """A moment of that form, and C written out."""
+    """A second moment of this form, and C as a matrix."""
     rng = np.random.default_rng(n)
     gain, bias = rng.standard_normal(n) * 3, rng.standard_normal(n)
     if form == "none":

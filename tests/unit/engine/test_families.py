@@ -46,7 +46,7 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     config = AutoConfig.for_model(family.model_type, **family.config)
     auto: Any = AutoModelForCausalLM if family.causal else AutoModel
     model = auto.from_config(config).eval()
-    for parameter in model.parameters():  # no bias and no norm is left at zero or one
+    for parameter in model.parameters():  # so that no bias and no norm is zero or one
         if parameter.dim() == 1:
             nn.init.normal_(parameter)
     folder = tmp_path_factory.mktemp(family.model_type)

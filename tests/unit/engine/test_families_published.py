@@ -1,4 +1,4 @@
-"""Families that only remote code runs: our slices against the split that each one's published code states."""
+"""Families that only remote code runs: our slices against the split that their published code states."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_slices_are_the_published_split(tmp_path: Path, family: Published) -> No
 
 
 def test_linear_attention_in_one_tensor_is_whole_with_a_line_where_no_type_says_its_order(tmp_path: Path) -> None:
-    """Lara-Mini: nothing published says in which order `linear_attn.in_proj` holds its parts."""
+    """Lara-Mini: nothing published states the order of the parts of `linear_attn.in_proj`."""
     rng = np.random.default_rng(5)
     shapes = {"in_proj": (4 * D, D), "out_proj": (D, D)}
     arrays = {f"layers.0.linear_attn.{n}.weight": rng.standard_normal(s).astype(np.float32) for n, s in shapes.items()}

@@ -1,4 +1,4 @@
-"""Experts in one tensor, in every orientation; content keys; and what shapes say before config.json does."""
+"""Experts in one tensor, in every orientation; content keys; and shapes that outweigh config.json."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _random(*shape: int) -> NDArray[np.float32]:
 def test_a_stack_says_by_its_shapes_how_it_stands(
     tmp_path: Path, hidden: int, input_first: bool, config: dict[str, Any]
 ) -> None:
-    """(E, 2I, H) with (E, H, I), or (E, H, 2I) with (E, I, H): config.json is not needed, and not believed."""
+    """(E, 2I, H) with (E, H, I), or (E, H, 2I) with (E, I, H): config.json is neither needed nor used."""
     fused, down = _random(E, 2 * INNER, hidden), _random(E, hidden, INNER)
     stored = {"gate_up_proj": fused, "down_proj": down}
     if input_first:

@@ -63,7 +63,7 @@ def test_slices_are_what_the_running_model_uses(built: Build) -> None:
 
 
 def _spectra(checkpoint: Checkpoint, tree: Tree) -> list[tuple[Projection, Array]]:
-    """What the slices hold, by LAPACK, of every projection whose use a running model shows."""
+    """The spectra of the slices, by LAPACK, of every projection whose use a running model shows."""
     stored = {tensor.name: tensor for tensor in checkpoint.tensors}
     shown = [p for p in tree.projections if _uses(tree, p)]
     weights = {name: checkpoint.read(stored[name])[0] for name in {p.tensor for p in shown}}
@@ -87,7 +87,7 @@ def _gates(tree: Tree) -> list[Projection]:
 
 
 def _take(pool: list[tuple[int | None, Array]], expert: int | None, values: Array) -> bool:
-    """Whether the pool holds these values; they are taken out of it."""
+    """Take these values out of the pool; return whether it has them."""
     for place, (number, wanted) in enumerate(pool):
         same = wanted.shape == values.shape and np.abs(wanted - values).max() <= 1e-9 * wanted[0]
         if same and number in (None, expert):
@@ -142,7 +142,7 @@ def test_both_namings_hold_the_same_projections(built: Build) -> None:
 
 
 def _held(spec: Spec, checkpoint: Checkpoint, tree: Tree) -> list[tuple[tuple[str | int, ...], float]]:
-    """Where each projection stands; and where tracing does not see it, its Frobenius norm: other rows have another."""
+    """The place of each projection; where tracing does not see it, its Frobenius norm, as other rows have another."""
     stored = {tensor.name: tensor for tensor in checkpoint.tensors}
     named = [p for p in tree.projections if p.block != "other"]
     weights = {name: checkpoint.read(stored[name])[0] for name in {p.tensor for p in named} if spec.untraced}
@@ -160,13 +160,13 @@ def _place(p: Projection) -> tuple[str | int, ...]:
 
 
 def test_the_norm_that_feeds_a_projection_is_the_one_that_the_running_model_uses(built: Build) -> None:
-    """Folding it into the matrix gives what the model's own layer answers; where the table says none, there is none."""
+    """Folding it into the matrix gives the output of the model's own layer; where the table has none, there is none."""
     in_memory = {p.address: p for p in built.trees[-1][1].projections}
     refused: set[str] = set()
     for checkpoint, tree in built.trees:
         weighting, norms = NormWeighting(checkpoint), Norms(checkpoint)
         stored = {tensor.name: tensor for tensor in checkpoint.tensors}
-        # Of a stack, the first expert of each role; and routers.
+        # For a stack, the first expert of each role; and routers.
         shown = [p for p in tree.projections if p.block != "other" or ROUTER.search(p.role)]
         named = {(p.tensor, p.role): p for p in reversed(shown)}
         for p in named.values():
@@ -210,7 +210,7 @@ def test_more_than_sixty_families() -> None:
 def test_gate_and_up_of_one_matrix_are_told_apart_by_curvature(
     tmp_path: Path, family: str, module: str, fused: str
 ) -> None:
-    """A block is curved in every gate and linear in every up, where all else that it holds passes on what it gets."""
+    """A block is curved in every gate and linear in every up, if everything else in it passes on its input."""
     model = model_of(next(spec for spec in SPECS if spec.name == family))
     model.save_pretrained(tmp_path)
     name = f"{module}.{fused}"

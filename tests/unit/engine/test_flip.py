@@ -1,4 +1,4 @@
-"""The sign-flipped twin: its signs by the documented recipe, its spectrum by LAPACK, its way through the engine."""
+"""The sign-flipped twin: its signs by the documented recipe, its spectrum by LAPACK, its handling by the engine."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.flo
 
 
 def signs(key: str, rows: int, cols: int) -> Array:
-    """The recipe of the store's description, bit by bit: -1 where bit n of PCG64's words is 1."""
+    """The signs by the recipe of the store's description, bit by bit: -1 where bit n of PCG64's words is 1."""
     words = [int(word) for word in PCG64(int(key, 16)).random_raw(rows * cols // 64 + 1)]
     bits = [words[n // 64] >> (n % 64) & 1 for n in range(rows * cols)]
     return np.array([-1.0 if bit else 1.0 for bit in bits]).reshape(rows, cols)
@@ -102,7 +102,7 @@ def test_slabs_do_not_change_the_signs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_matrix_of_many_slabs_is_signed_to_its_end() -> None:
-    shape = (3, flip._SLAB)  # three slabs, by words in numpy at once
+    shape = (3, flip._SLAB)  # three slabs, each computed from words by numpy in one step
     raw = PCG64(int(KEY, 16)).random_raw(shape[0] * shape[1] // 64).astype("<u8").view(np.uint8)
     bits = np.unpackbits(raw, bitorder="little").reshape(shape)
     assert (_flipped(torch.ones(shape), KEY).numpy() == np.where(bits, -1, 1)).all()

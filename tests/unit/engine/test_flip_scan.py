@@ -56,7 +56,7 @@ def states(rows: list[Row]) -> dict[tuple[int, str | None], str]:
 
 
 def computed(root: Path) -> dict[tuple[int | None, str], str]:
-    """When each stored spectrum was computed."""
+    """The time at which each stored spectrum was computed."""
     (found,) = stored_models(root)
     entries = SpectraStore(root, found.folder).entries()
     return {(e.projection.layer, e.projection.null): e.computed_at for e in entries}
@@ -127,7 +127,7 @@ def test_tables_lists_and_exports_are_of_the_weights(
     assert run("export", str(model), "-o", str(tmp_path / "a.npz"))[1].startswith("3 spectra in ")
     weights = load_file(model / "model.safetensors")
     shutil.rmtree(model)
-    assert run("show", str(model))[0] == plain  # from the store alone, where twins are the newest of their address
+    assert run("show", str(model))[0] == plain  # from the store, where twins are newer
     stored = open_stored(str(model), root)
     assert stored is not None
     assert [p.null for p in stored.tree.projections] == [""] * 3
@@ -149,7 +149,7 @@ def test_twins_that_fail_are_told_apart(tmp_path: Path, root: Path, capsys: pyte
         "failed: layers.1.attention.query",
         "failed: layers.1.attention.query with random signs",
     ]
-    assert sum("layers.2" in line for line in lines) == 1  # what cannot be computed has no twin
+    assert sum("layers.2" in line for line in lines) == 1  # a matrix that cannot be computed has no twin
     assert any(line.startswith("1 spectra with random signs") for line in lines)
 
 

@@ -1,4 +1,4 @@
-"""A format is one class and one row: a trial format, what the formats say, and that nobody else asks for a suffix."""
+"""A format is one class and one row: a trial format, what formats state, and that no other code names a suffix."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Matrices = Mapping[str, np.ndarray]
 
 
 class Trial(Format):
-    """A line of JSON, name -> shape, behind six letters; then float32 numbers, matrix after matrix."""
+    """A format with a line of JSON, name -> shape, after six letters; then float32 numbers, matrix after matrix."""
 
     suffixes = (".trial",)
 
@@ -58,7 +58,7 @@ class Trial(Format):
 
 
 class TrialBin(Trial):
-    """The same under a suffix of PyTorch."""
+    """The trial format under a suffix of PyTorch."""
 
     suffixes = (".bin",)
 
@@ -87,7 +87,7 @@ def refusal(model: Path) -> str:
 
 
 def spectra(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
-    """Address -> singular values, as a scan by the engine keeps them."""
+    """Singular values by address, as a scan by the engine keeps them."""
     sink, heard = MemorySink(), Recorder()
     engine = Engine(sink, heard, ComputeSettings("cpu"))
     try:
@@ -99,7 +99,7 @@ def spectra(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
 
 
 def assert_is_the_model(checkpoint: Checkpoint, matrices: Matrices) -> None:
-    """Phi-3's fused projections are cut as its config.json says, and each spectrum is LAPACK's."""
+    """Check that Phi-3's fused projections are cut as its config.json says, and that each spectrum is LAPACK's."""
     fused = matrices[QKV]
     wanted = {
         "layers.0.attention.query": fused[:6],
@@ -158,13 +158,13 @@ def test_formats_that_share_a_suffix_are_told_by_their_first_bytes(
     model.write_bytes(b"neither")
     assert 'is text ("neither")' in refusal(model)
     model.unlink()
-    os.mkfifo(model)  # no writer will ever come
+    os.mkfifo(model)  # no writer will ever open it
     assert refusal(model).endswith("pytorch_model.bin: not a regular file")
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Format, bytes]]:
-    """One file of each kind, by those who define it: its format and its first bytes."""
+    """One file of each kind by its own library: its format and its first bytes."""
     folder, matrix = tmp_path_factory.mktemp("kinds"), np.ones((3, 7), np.float32)
     save_file({"a": matrix}, folder / "safetensors")
     torch.save({"a": torch.ones(3, 7)}, folder / "zip")
@@ -225,7 +225,8 @@ def test_what_a_folder_is_opened_by(names: list[str], chosen: list[str]) -> None
 def test_the_bytes_that_weights_take_on_a_device(
     kind: Format, dtype: str, shape: tuple[int, ...], stored: int, cpu: int, gpu: int, tmp_path: Path
 ) -> None:
-    """By hand: 18 bytes hold 32 weights of Q4_0, which lie on the CPU beside one matrix of float32, on a GPU alone."""
+    """Checked by hand: 18 bytes hold 32 weights of Q4_0; on the CPU they are kept beside one float32 matrix, on a
+    GPU alone."""
     file = tmp_path / "m"
     file.touch()
     tensor = Tensor("a", dtype, shape, file, 100, 100 + stored, identify(file, "", "", b""))
@@ -233,7 +234,7 @@ def test_the_bytes_that_weights_take_on_a_device(
 
 
 def texts(source: str) -> Iterator[str]:
-    """The texts of a program that are no docstrings."""
+    """The string constants of a program without docstrings."""
     program = ast.parse(source)
     said = {id(node.value) for node in ast.walk(program) if isinstance(node, ast.Expr)}
     for node in ast.walk(program):
@@ -242,7 +243,7 @@ def texts(source: str) -> Iterator[str]:
 
 
 def test_nobody_else_asks_for_a_suffix_of_weights() -> None:
-    """But the help, which must not import the formats, and the demo, which is one file."""
+    """Except the help, which must not import the formats, and the demo, which is one file."""
     (engine,) = rankscope.engine.__path__
     rooms = [Path(engine), Path(engine).parent / "store", Path(engine).parent / "tui"]
     suffix = re.compile(rf"({'|'.join(map(re.escape, registry.suffixes()))})\b")

@@ -1,4 +1,4 @@
-"""The fixed gauge: the same function of running models, and matrices against closed forms."""
+"""The fixed gauge: running models keep their function, and matrices agree with closed forms."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ BALANCES = {"llama": 1, "gemma": 1, "phi3": 1, "opt": 1, "nemotron": 2, "gpt2": 
 
 
 def build(family: str, folder: Path) -> None:
-    """A small model of random weights, gains and biases in float64, saved."""
+    """A small model with random weights, gains and biases in float64, saved."""
     torch.manual_seed(7)
     config = AutoConfig.for_model(family, **FAMILIES[family])
     model = AutoModelForCausalLM.from_config(config, **EAGER).double().eval()
@@ -75,7 +75,7 @@ def build(family: str, folder: Path) -> None:
 
 
 def matrix_of(checkpoint: Checkpoint, p: Projection) -> Array:
-    """As it is stored, turned to (outputs, inputs)."""
+    """The stored matrix, turned to (outputs, inputs)."""
     tensor = next(t for t in checkpoint.tensors if t.name == p.tensor)
     whole = host_array(checkpoint.read(tensor)[0])  # type: ignore[arg-type]
     part = whole if p.slice is None else cut(whole, p.slice)
@@ -99,7 +99,7 @@ def opened(folder: Path) -> tuple[Checkpoint, Tree, Gauge]:
 
 
 def rewrite(folder: Path, target: Path) -> list[Projection]:
-    """The model with its matrices in the fixed gauge, and its norms without gain and bias; what was fixed."""
+    """The model with its matrices in the fixed gauge and its norms without gain and bias; return what was fixed."""
     checkpoint, tree, gauge = opened(folder)
     plus_one = checkpoint.config["model_type"] in ("gemma", "nemotron")
     tensors = load_file(folder / "model.safetensors")
@@ -116,7 +116,7 @@ def rewrite(folder: Path, target: Path) -> list[Projection]:
             gain = tensors[norm.gain.name] + (1 if plus_one else 0)
             folded = folded * gain
             if not norm.centred:
-                made = made * np.sign(gain)  # which the spectrum does not know
+                made = made * np.sign(gain)  # the spectrum does not depend on it
             name = p.tensor.removesuffix("weight") + "bias"
             if norm.bias is not None and name in tensors:
                 bias = tensors[norm.bias.name] @ matrix_of(checkpoint, p).T
@@ -138,7 +138,7 @@ def rewrite(folder: Path, target: Path) -> list[Projection]:
 
 
 def places(vector: Array, p: Projection) -> Array:
-    """Which entries of a bias belong to a projection."""
+    """The entries of a bias that belong to a projection."""
     index = np.arange(len(vector))
     if p.slice is None:
         return index
@@ -162,7 +162,7 @@ def test_a_running_model_does_the_same_in_the_fixed_gauge(
 ) -> None:
     softmax = torch.nn.functional.softmax
     monkeypatch.setattr(torch.nn.functional, "softmax", lambda x, dim, **_: softmax(x, dim))
-    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)  # norms and softmax would round to float32
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)  # else norms and softmax would round to float32
     build(family, tmp_path / "raw")
     done = rewrite(tmp_path / "raw", tmp_path / "fixed")
     before, after = (logits(tmp_path / name) for name in ("raw", "fixed"))
@@ -273,7 +273,7 @@ def test_one_spectrum_has_one_key_and_is_kept_under_one_name(tmp_path: Path) -> 
 
 
 def test_under_a_weighting_only_up_changes(tmp_path: Path) -> None:
-    """Folding scales the input's moments with the gains, and balancing those of down's with c."""
+    """Folding scales the input's moments by the gains, and balancing scales down's by c."""
     checkpoint, tree, gauge = small(tmp_path, {"model_type": "llama"}, gated=True)
     rng = np.random.default_rng(5)
     moments = {n: rng.standard_normal((3 * n, n)) for n in (12, 20)}
@@ -299,7 +299,7 @@ def test_under_a_weighting_only_up_changes(tmp_path: Path) -> None:
 
 
 class Given:
-    """A weighting of a function."""
+    """A weighting by a function."""
 
     name, label = "moments", "moments of a test"
 
@@ -358,7 +358,7 @@ def ratio(matrix: Array) -> float:
 
 @pytest.mark.parametrize("family", ["llama", "nemotron", "opt"])
 def test_tensors_of_torch_give_the_same_as_arrays(family: str, tmp_path: Path) -> None:
-    """As on a GPU, in whatever type they are stored; one of them on the host, as where a device has no room."""
+    """As on a GPU, for any stored type; one of them is on the host, as where a device has no room."""
     build(family, tmp_path)
     checkpoint, tree, gauge = opened(tmp_path)
     for fixed in (gauge.fixed(p) for p in tree.scanned()):

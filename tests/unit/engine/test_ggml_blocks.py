@@ -1,4 +1,4 @@
-"""ggml's blocks: the same bits as the gguf package's own dequantiser, in numpy and in torch."""
+"""ggml's blocks: bit by bit equal to the gguf package's dequantiser, in numpy and in torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rankscope.engine.formats.ggml_blocks import FORMULAS
 from rankscope.engine.formats.gguf_blocks import gguf_matrix
 from rankscope.engine.weights import Packed, host_array
 
-# Positive, negative, the least and the greatest subnormal, zeros of both signs, infinities, not a number.
+# Positive, negative, the smallest and the largest subnormal, zeros of both signs, infinities, NaN.
 HALVES = np.array([0x3C01, 0xB555, 0x0001, 0x83FF, 0x0000, 0x8000, 0x7C00, 0xFC00, 0x7E00], np.uint16)
 HALF_AT = {
     "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,), "Q2_K": (80, 82), "Q3_K": (108,),
@@ -24,7 +24,7 @@ HALF_AT = {
 
 
 def _rows(name: str) -> NDArray[np.uint8]:
-    """Random blocks, in which every pair of special scales stands; and every byte where scales are bytes."""
+    """Random blocks that include every pair of special scales, and every byte where scales are bytes."""
     _, size = gguf.GGML_QUANT_SIZES[Quant[name]]
     blocks = np.random.default_rng(5).integers(0, 256, (len(HALVES) ** 2 * 4, size), np.uint8)
     for number, at in enumerate(HALF_AT[name]):
@@ -55,7 +55,7 @@ def test_every_bit_is_that_of_the_package(name: str) -> None:
 @pytest.mark.parametrize("name", ["Q4_K", "Q6_K", "IQ2_XXS", "IQ1_S"])
 def test_scales_that_are_no_numbers_give_such_weights_without_a_warning(name: str) -> None:
     block, size = gguf.GGML_QUANT_SIZES[Quant[name]]
-    for half in (0x7C00, 0xFFFF, 0x7C01):  # infinite, not a number, and one of these that signals
+    for half in (0x7C00, 0xFFFF, 0x7C01):  # infinite, NaN, and a signalling NaN
         rows = np.full((4, size // 2), half, np.uint16).view(np.uint8)
         assert not np.isfinite(host_array(gguf_matrix(rows.reshape(-1), name, (4, block)))).any()
 

@@ -1,4 +1,4 @@
-"""GGUF: a file written by the gguf package reads as its own reader and dequantiser say."""
+"""GGUF: a file written by the gguf package reads as the package's reader and dequantiser say."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_types_are_those_of_the_gguf_package() -> None:
 
 
 def test_every_dequantiser_of_the_package_is_reached(tmp_path: Path) -> None:
-    """One block row of each quantised type, by random bytes: the same floats as the package, or a sentence."""
+    """One block row of each quantised type, with random bytes: the same floats as the package, or a sentence."""
     rng = np.random.default_rng(3)
     file = tmp_path / "types.gguf"
     writer = gguf.GGUFWriter(str(file), "llama")
@@ -164,7 +164,7 @@ def test_fused_gguf_tensors_are_split(tmp_path: Path) -> None:
 
 
 def test_quantised_heads_of_latent_attention(tmp_path: Path) -> None:
-    """Those of the keys are turned, and all stand below one another."""
+    """The heads of the keys are transposed, and all heads are stacked below one another."""
     rng = np.random.default_rng(4)
     writer = gguf.GGUFWriter(str(tmp_path / "mla.gguf"), "deepseek2")
     expected = {}

@@ -1,4 +1,4 @@
-"""GGUF files as they are published: split, several in a folder, stacked experts, projectors, big-endian ones."""
+"""GGUF files as they are published: split, several in a folder, stacked experts, projectors, big-endian files."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Spectra of single heads and of their products, against products formed explicitly in float64 and LAPACK, and of
-tokens apart against an attention whose queries and keys are rotated position by position."""
+"""Spectra of single heads and of their products, against explicit products in float64 and LAPACK; and products at an
+offset of tokens, against an attention whose queries and keys are rotated position by position."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def part(role: str, rows: int, cols: int = N) -> Projection:
 
 
 def attention(count: int, kv: int, value_dim: int = 3) -> Attention:
-    """Of `count` heads over `kv`, whose values are narrower than their keys."""
+    """An attention with `count` heads over `kv` KV heads, whose values are narrower than their keys."""
     parts = (part("query", count * DIM), part("key", kv * DIM), part("value", kv * value_dim))
     return Attention("layers.0.attention", *parts, part("output", N, count * value_dim), count, kv, DIM, DIM, value_dim)
 
@@ -67,7 +67,7 @@ def weights(a: Attention, seed: int = 0) -> dict[str, Array]:
 
 
 def made(p: Projection, held: dict[str, Array], torch_: bool = False) -> Array:
-    """Singular values of what the formula of a row makes."""
+    """Singular values of the matrix that a row's formula makes."""
     assert p.derived is not None
     assert p.problem is None
     matrices: list[Any] = [held[q.address] for q in p.parents]
@@ -82,13 +82,13 @@ def made(p: Projection, held: dict[str, Array], torch_: bool = False) -> Array:
 
 
 def root(c: Array) -> Array:
-    """Its symmetric square root."""
+    """The symmetric square root."""
     values, vectors = np.linalg.eigh(c)
     return np.asarray((vectors * np.sqrt(values.clip(min=0))) @ vectors.T)
 
 
 def explicit(a: Attention, kind: str, number: int, held: dict[str, Array], c: Array) -> Array:
-    """What a row is of, as a matrix of all its rows and columns."""
+    """The full matrix of a row, formed explicitly."""
     s, per = root(c), a.count // a.kv_count
     w_q, w_k, w_v, w_o = (held[p.address] for p in (a.query, a.key, a.value, a.output))
     q, k, v = (w.reshape(-1, d, N) for w, d in ((w_q, DIM), (w_k, DIM), (w_v, a.value_dim)))
@@ -109,7 +109,7 @@ def states(a: Attention, moment: Moment | None) -> dict[str, Projection]:
 
 
 def close(found: Array, wanted: Array) -> bool:
-    """Whether the first values are those, and the wanted ones beyond them nothing."""
+    """Whether the first values are the wanted ones, and any other wanted ones are zero."""
     if len(wanted) < len(found) or wanted[len(found) :].max(initial=0.0) > 1e-9 * wanted[0]:
         return False
     return bool(np.abs(found - wanted[: len(found)]).max() <= 1e-9 * wanted[0])
@@ -131,10 +131,10 @@ def test_every_head_and_product_is_that_of_explicit_matrices(count: int, kv: int
 @pytest.mark.parametrize(("count", "kv"), [(12, 4), (14, 2)])
 @pytest.mark.parametrize("kind", [QK, OV])
 def test_the_kv_head_of_a_head_is_not_its_remainder(count: int, kv: int, kind: str) -> None:
-    """With head h beside KV head h % KV instead of h // (H / KV) the numbers are others."""
+    """If head h had KV head h % KV instead of h // (H / KV), the numbers would differ."""
     a = attention(count, kv)
     held = weights(a)
-    order = [h for g in range(kv) for h in range(count) if h % kv == g]  # heads as the wrong map has them, in a row
+    order = [h for g in range(kv) for h in range(count) if h % kv == g]  # the heads as the wrong map pairs them
     q, o = held[a.query.address].reshape(count, DIM, N), held[a.output.address].reshape(N, count, -1)
     wrong = held | {a.query.address: q[order].reshape(-1, N), a.output.address: o[:, order].reshape(N, -1)}
     at = next(n for n in range(count) if order[n] % kv != order[n] // (count // kv))
@@ -151,7 +151,7 @@ def test_an_offset_is_that_of_a_running_rotation(interleaved: bool, form: str) -
     rows = heads_of(a, QK, states(a, moment), Turned(5, rope, frequencies))
 
     def rotated(head: Array, position: int) -> Array:
-        """As the model does: the first pair turned, the other rows as they are."""
+        """The rows rotated as the model does: the first pair turned, the other rows unchanged."""
         turned, angle = head.copy(), position * 0.7
         turned[0] = head[0] * np.cos(angle) - head[1] * np.sin(angle)
         turned[1] = head[1] * np.cos(angle) + head[0] * np.sin(angle)

@@ -1,5 +1,5 @@
-"""Heads of models with two towers, with cross-attention, and in files whose rows are in another order: against the
-modules of transformers, which say how many heads each attention has."""
+"""Heads of models with two towers, with cross-attention, and in files whose rows are in another order: against
+transformers' modules, which give the number of heads of each attention."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def found_in(path: Path) -> tuple[Checkpoint, list[Attention]]:
 
 
 def modules_of(model: Any) -> Iterable[tuple[str, int, list[torch.Tensor]]]:
-    """Of each attention of a running model its name, its number of heads, and its four matrices in float64."""
+    """The name, the number of heads and the four matrices in float64 of each attention of a running model."""
     for name, module in model.named_modules():
         children = dict(module.named_children())
         found = [next((children[n] for n in children.keys() & names), None) for names in NAMES]
@@ -101,7 +101,7 @@ def tiny_llama() -> Any:
 
 @pytest.mark.parametrize("offset", [0, 5])
 def test_a_gguf_file_has_the_heads_of_the_model_that_it_was_made_of(offset: int, tmp_path: Path) -> None:
-    """Its converter puts rows of queries and keys in another order: pairs of RoPE stand beside each other."""
+    """llama.cpp's converter reorders rows of queries and keys: pairs of RoPE are side by side."""
     write_llama(tmp_path / "tiny.gguf", tiny_llama(), gguf.GGMLQuantizationType.F32)
     ours = opened(tmp_path / "llama", tiny_llama())
     theirs = found_in(tmp_path / "tiny.gguf")

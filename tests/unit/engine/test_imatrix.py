@@ -1,4 +1,4 @@
-"""Importance matrices of llama.cpp, of both layouts and of what one becomes of the other."""
+"""Importance matrices of llama.cpp: both layouts, and files converted from one to the other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A plan in a running model, held against what transformers itself saves of that model afterwards."""
+"""A plan in a running model, against the model that transformers saves afterwards."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def built(name: str, folder: Path) -> tuple[Any, Checkpoint]:
 
 
 def moment(p: Projection) -> Moment | None:
-    """One of each kind, by where it stands."""
+    """One moment of each kind, by its position."""
     rng = np.random.default_rng([p.rows, p.cols, p.layer or 0])
     if p.role == "down":
         return None
@@ -71,7 +71,8 @@ def silent(_done: int, _total: int) -> None:
     "name", ["llama", "gpt2", "phi3", "gpt_neox", "falcon", "mixtral", "gpt_oss", "albert", "qwen3_next"]
 )
 def test_transformers_saves_the_best_approximations_and_nothing_else_has_changed(name: str, tmp_path: Path) -> None:
-    """Fused by rows, by columns and by head, stacks of experts in both orientations, and layers that are one."""
+    """Matrices fused by rows, by columns and by head, stacks of experts in both orientations, and layers that are
+    shared."""
     model, checkpoint = built(name, tmp_path / "before")
     planned = [p for p in build_tree(checkpoint).scanned() if p.layer != 1 or p.role in ("query", "up")]
     put_into(model, checkpoint, [Work(p, RANK, moment(p), 0.0) for p in planned], "cpu", silent)
@@ -106,7 +107,8 @@ def test_what_the_model_does_not_hold_is_refused_by_name(tmp_path: Path) -> None
 
 
 def test_the_demo_has_the_best_approximations_in_the_order_of_its_modules(running_demo: RunningDemo) -> None:
-    """From GGUF, whose queries and keys have their rows in another order; its loss is that of transformers."""
+    """From GGUF, whose queries and keys have their rows in another order; the loss is the one that transformers
+    computes."""
     checkpoint, model, tokenizer = running_demo
     layer = model.model.layers[15]
     parts = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "output": "o_proj"}

@@ -1,4 +1,4 @@
-"""The queue alone, without a thread: order, budget, urgency, withdrawal."""
+"""The queue without threads: order, budget, urgency, withdrawal."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def model(tmp_path: Path) -> Model:
 
 
 def _read(queue: JobQueue) -> Job:
-    """Take the next job to read; a queue that would wait for ever fails instead."""
+    """The next job to read; a queue that would wait for ever fails instead."""
     assert _can_read(queue), "nothing may be read now"
     job = queue.next_to_read()
     assert job is not None
@@ -128,7 +128,7 @@ def test_only_the_first_urgent_job_ignores_the_budget(model: Model) -> None:
     queue = JobQueue({"cpu": ONE})
     queue.add(*model, urgent=True)
     assert _read_and_load(queue) == _query(0)
-    assert not _can_read(queue)  # or `enter` on a role of 80 layers would read the model into memory
+    assert not _can_read(queue)  # else `enter` on a role of 80 layers would read the model into memory
     assert _solve(queue) == _query(0)
 
 
@@ -190,11 +190,11 @@ def test_clear_withdraws_waiting_read_and_ready(model: Model) -> None:
     queue.loaded(ready, "weights", "")
     assert not reading.withdrawn.is_set()
     assert addresses(queue.clear()) == _query(1, 2, 3, 4, 5)
-    assert reading.withdrawn.is_set()  # whoever reads it may leave it
+    assert reading.withdrawn.is_set()  # a reader may leave it
     assert not solving.withdrawn.is_set()
     queue.loaded(reading, "weights", "")
     assert queue._ready == []
-    assert reading.weights is None  # let go at once
+    assert reading.weights is None  # released at once
     assert addresses(solving.projections) == _query(0)
     assert not any(queue.holds(p.key) for p in projections)
 
@@ -230,7 +230,7 @@ def test_a_closed_queue_hands_out_nothing(model: Model) -> None:
 
 
 def _kinds(folder: Path, order: str, **sides: int) -> Model:
-    """A checkpoint of matrices in the order of the letters, each of its letter's smaller side."""
+    """A checkpoint of matrices in the order of the letters, each with its letter's smaller side."""
     named = {
         f"model.layers.{layer}.self_attn.q_proj.weight": torch.ones(sides[letter], 9)
         for layer, letter in enumerate(order)
@@ -281,7 +281,7 @@ def test_a_batch_does_not_wait_for_what_never_comes(model: Model, how: str) -> N
         queue.drop(_read(queue))
         assert _would_wait(queue, 4)
         queue.drop(_read(queue))
-    else:  # the urgent jobs took them over, and one of those has failed: empty jobs are left behind
+    else:  # the urgent jobs took them over, and one of those failed: empty jobs are left
         queue.add(checkpoint, projections[1:3], urgent=True)
         queue.drop(_read(queue))
         queue.drop(_read(queue))
@@ -320,7 +320,7 @@ def test_an_urgent_job_waits_for_no_batch(model: Model) -> None:
     _read_and_load(queue)
     assert _layers(queue.next_batch("cpu", _up_to(4))) == [5]
     assert _would_wait(queue, 4)
-    queue.add(checkpoint, projections[1:3], urgent=True)  # they lie in memory: urgent at once, and together
+    queue.add(checkpoint, projections[1:3], urgent=True)  # they are in memory: urgent at once, and together
     assert _layers(queue.next_batch("cpu", _up_to(4))) == [1, 2]
     assert _would_wait(queue, 4)
 

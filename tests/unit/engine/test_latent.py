@@ -1,5 +1,5 @@
 """Keys and values as one matrix under every way, balance and weighting, and the products of a latent attention's
-factors, against matrices formed explicitly and LAPACK in float64."""
+factors, against explicit matrices and LAPACK in float64."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ def heads(interleaved: bool = True) -> Heads:
 
 
 def places(interleaved: bool) -> Iterator[tuple[int, int]]:
-    """The two rows of a head that are each pair."""
+    """The two rows of a head that form each pair."""
     half = ROTATED // 2
     yield from ((2 * f, 2 * f + 1) if interleaved else (f, f + half) for f in range(half))
 
 
 def explicit(chosen: Way, c: Array, interleaved: bool, key: Array = KEY) -> Array:
-    """What of the key has left RoPE, under C^1/2, by a loop over frequencies and heads."""
+    """The part of the key that has left RoPE, under C^1/2, by a loop over frequencies and heads."""
     root, n = sqrt(c), key.shape[1]
     rows = key.reshape(KV, DIM, n)
     found: list[tuple[float, int, int, list[Array]]] = []  # energy, direction or head, frequency, rows
@@ -84,7 +84,7 @@ def explicit(chosen: Way, c: Array, interleaved: bool, key: Array = KEY) -> Arra
             own = [item for item in found if item[1] == g]
             order = {"norm": lambda i: -i[0], "high": lambda i: i[2], "low": lambda i: -i[2], "uniform": lambda i: i[2]}
             lost += sorted(own, key=order[chosen.choice])[chosen.dims // 2 :]
-    else:  # one shared key has each frequency once before it has any twice
+    else:  # one shared key has each frequency once before any comes twice
         lost = sorted(found, key=lambda i: (i[1], -i[0]))[chosen.dims // 2 :]
     rest = [row for *_, both in lost for row in both] + list(rows[:, ROTATED:].reshape(-1, n))
     return np.array(rest) @ root
@@ -191,7 +191,7 @@ def test_sizes_whose_squares_leave_the_numbers(size: float) -> None:
 def test_products_are_the_explicit_ones(rows: int, width: int, cols: int) -> None:
     rng = np.random.default_rng(rows)
     second, first = rng.standard_normal((rows, width)), rng.standard_normal((width, cols))
-    gain = rng.standard_normal(width)  # of either sign
+    gain = rng.standard_normal(width)  # of both signs
     split = rows // 2
     roles = {"kv_a": part("kv_a", width, cols), "key_b": part("key_b", split, width)}
     roles |= {"value_b": part("value_b", rows - split, width), "query_a": part("query_a", width, cols)}
@@ -239,7 +239,7 @@ def test_appended_biases_are_a_column_of_an_input_that_is_one(chosen: Way) -> No
     wide = appended(moment, mean)
     derived = latent_of(CACHE, chosen, heads(), Given(wide), tuple(map(operand, biases)))
     matrix, note = made(derived, [KEY, VALUE])
-    # By the outputs themselves: key and value of every token, bias and all.
+    # From the outputs themselves: key and value of every token, biases included.
     outputs = [m @ inputs + b[:, None] for m, b in zip((KEY, VALUE), biases, strict=True)]
     sizes = [float(np.sqrt((x**2).sum() / 200)) for x in outputs]
     norms = norms_of(note)
@@ -268,7 +268,7 @@ def test_a_diagonal_with_means_stays_a_second_moment() -> None:
 @pytest.mark.parametrize("state", MOMENTS)
 @pytest.mark.parametrize("chosen", [Way(), Way("decoupled", 6), Way("per-head", 2, "norm", balance="own")])
 def test_tensors_of_torch_make_the_same_stack(chosen: Way, state: str) -> None:
-    """As on a GPU, of bfloat16, whose numbers float32 holds."""
+    """As on a GPU, in bfloat16, whose numbers float32 holds."""
     moment, _ = MOMENTS[state]
     derived = latent_of(CACHE, chosen, heads(), Given(moment) if moment else None)
     tensors: Any = [torch.from_numpy(m).bfloat16() for m in (KEY, VALUE)]

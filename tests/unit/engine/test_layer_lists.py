@@ -1,4 +1,4 @@
-"""Layers under words that nobody listed; stacks under experts; what a scan leaves out."""
+"""Layers under unlisted words; stacks under experts; and what a scan leaves out."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_numbers_that_count_no_layers(tmp_path: Path, names: list[str]) -> None:
 
 
 def test_lists_of_one_block_are_parts_of_the_same_layers(tmp_path: Path) -> None:
-    """XLM's `attentions` and `ffns`, and BLT's cross-attention, of which the encoder has one."""
+    """XLM's `attentions` and `ffns`, and BLT's cross-attention, which the encoder has once."""
     names = ("attentions.0.q_lin", "attentions.1.q_lin", "ffns.0.lin1", "ffns.1.lin1")
     cross = ("enc.cross_attn_layers.0.q_proj", "dec.cross_attn_layers.0.q_proj", "dec.cross_attn_layers.1.q_proj")
     shapes = {f"{name}.weight": (5, 5) for name in (*(f"enc.{n}" for n in names), *cross)}

@@ -25,7 +25,7 @@ def with_spectrum(sigma: Array, rows: int, cols: int) -> Array:
 
 
 def assert_leading(found: Triplets, matrix: Array, loose: float = 1e-8) -> None:
-    """What LAPACK finds: values, and vectors to a residual on both sides; and the norms of rows and columns."""
+    """Check values, the residuals of vectors on both sides, and the norms of rows and columns against LAPACK."""
     true = np.linalg.svd(matrix, compute_uv=False)
     k, top = min(8, *matrix.shape), true[0]
     assert found.values.shape == (k,)
@@ -53,7 +53,7 @@ def test_by_the_gram_matrix(shape: tuple[int, int], device: str) -> None:
 @pytest.mark.parametrize("is_kept", [True, False])
 def test_by_block_krylov(shape: tuple[int, int], kind: str, is_kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leading, "GRAM_SIDE", 100)
-    if not is_kept:  # what does not fit in float64 is widened a slab at a time
+    if not is_kept:  # a matrix that does not fit in float64 is widened one slab at a time
         monkeypatch.setattr(leading, "_KEPT_BYTES", 1000)
         monkeypatch.setattr(leading.gram, "_CHUNK_BYTES", 8 * 300 * 50)
     sigma = {

@@ -1,4 +1,4 @@
-"""PEFT's configuration of ranks, on modules whose names end in one another's."""
+"""PEFT's configuration of ranks, on modules whose names are suffixes of one another."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Block(nn.Module):
 
 
 class Towers(nn.Module):
-    """`a.proj` ends the name of `tower.a.proj`, and of `tower.b.a.proj`."""
+    """A model where `a.proj` is a suffix of `tower.a.proj` and of `tower.b.a.proj`."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The means of inputs that files of second moments may hold beside these, for biases."""
+"""The means of inputs in files of second moments, which biases need."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KEY = projection(4, COLS, block="attention", role="key", address="layers.0.atten
 
 
 def imatrix(file: Path, **more: NDArray[Any]) -> FileWeighting:
-    """An imatrix of llama.cpp with what else it may hold of the key's input."""
+    """An imatrix of llama.cpp with further entries for the key's input."""
     writer = gguf.GGUFWriter(str(file), "", endianess=gguf.GGUFEndian.LITTLE)
     writer.kv_data[0].pop("general.architecture", None)
     writer.add_type("imatrix")

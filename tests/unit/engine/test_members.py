@@ -1,4 +1,4 @@
-"""Experts of unequal widths, and packed stacks of experts, are checked against their names as others are."""
+"""Experts of unequal widths and packed stacks of experts are checked against their names as others are."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _opened(
 @pytest.mark.parametrize("widths", [(F, F, F), (F, 7, 5), (5, F, F)])
 def test_experts_of_any_width_are_mended_each_by_itself(tmp_path: Path, widths: tuple[int, ...]) -> None:
     shapes: dict[str, tuple[int, ...]] = {}
-    for e, width in enumerate(widths):  # w1 and w2 of EVA-02 take what down gives: w3
+    for e, width in enumerate(widths):  # w1 and w2 of EVA-02 have the width that down, w3, takes
         paths = {"w1": (width, D), "w2": (width, D), "w3": (D, width)}
         shapes |= {f"mlp.experts.{e}.{name}.weight": shape for name, shape in paths.items()}
     _, tree, _ = _opened(tmp_path, shapes)

@@ -64,7 +64,7 @@ def test_ties_of_an_identity_that_was_computed() -> None:
 
 
 def test_ties_of_a_rotation_that_was_computed() -> None:
-    """A random orthogonal matrix: its values are one only up to rounding."""
+    """A random orthogonal matrix: its singular values are one only up to rounding."""
     rotation = np.linalg.qr(np.random.default_rng(1).standard_normal((10, 10)))[0]
     values = solve(torch.from_numpy(rotation), choose("cpu")).values
     assert threshold_ranks(values, TENTHS) == tuple(range(1, 11))
@@ -126,7 +126,7 @@ def test_one_direction_has_rank_one() -> None:
 
 
 def test_energy_is_one_minus_the_error_of_the_best_approximation() -> None:
-    """Eckart-Young, on a matrix: truncate numpy's SVD and measure what is left."""
+    """Eckart-Young on a matrix: truncate numpy's SVD and measure the rest."""
     matrix = np.random.default_rng(3).standard_normal((9, 14))
     left, sigma, right = np.linalg.svd(matrix, full_matrices=False)
     curve = energy(sigma)
@@ -139,7 +139,7 @@ def test_energy_is_one_minus_the_error_of_the_best_approximation() -> None:
 
 
 def test_a_tiny_error_is_exact() -> None:
-    """1 - energy would be 0 here: against whole numbers, and where even the squares of what is left vanish."""
+    """1 - energy would be 0 here: checked with whole numbers, and where even the squares of the rest vanish."""
     sigma = [10**9, 10**8, 5, 4, 3]
     for k in range(1, 5):
         exact = Fraction(sum(s * s for s in sigma[k:]), sum(s * s for s in sigma))
@@ -188,7 +188,7 @@ def test_a_numerical_rank_is_a_bound_where_the_solver_hides_a_value_that_roundin
     hidden = np.array([1.0, 0.5, 1e-9])
     assert rank_is_bound(hidden, 20, 50, 1e-7)
     assert not rank_is_bound(hidden, 20, 50, 1e-10)
-    assert not rank_is_bound(np.array([1.0, 0.5, 1e-17]), 20, 50, rounding)  # an SVD's floor: the rank is what it is
+    assert not rank_is_bound(np.array([1.0, 0.5, 1e-17]), 20, 50, rounding)  # an SVD's floor: the rank is exact
     assert not rank_is_bound(np.zeros(3), 20, 50, 1e-7)
     assert not rank_is_bound(np.zeros(0), 0, 50, 0.0)
 
@@ -203,7 +203,7 @@ def test_the_condition_number_is_numpys_or_a_bound() -> None:
 
 
 def test_up_to_the_break_even_rank_two_factors_hold_no_more_than_the_matrix() -> None:
-    """At most as many numbers; one component more would be more: 576 x 1536 is 418.9."""
+    """At most as many numbers; one more component takes more: 576 x 1536 breaks even at 418.9."""
     assert [break_even_rank(*s) for s in ((4096, 4096), (1024, 4096), (14336, 4096), (576, 1536))] == [
         2048, 819, 3185, 418,
     ]  # fmt: skip
@@ -238,7 +238,7 @@ def _exact_rank(sigma: NDArray[np.int64], threshold: Fraction) -> int:
 
 
 def test_threshold_ranks_are_exact_on_whole_numbers() -> None:
-    """300 vectors at hundredths, read as the decimal fractions that a user types."""
+    """300 vectors at thresholds in hundredths, read as the decimal fractions that a user types."""
     hundredths = [Fraction(i, 100) for i in range(1, 101)]
     for seed in range(300):
         sigma = _integers(seed)

@@ -1,4 +1,4 @@
-"""Files of second moments: what their sums come to, and what is refused of them."""
+"""Files of second moments: what their sums become, and what is refused."""
 
 from __future__ import annotations
 

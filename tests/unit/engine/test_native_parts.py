@@ -1,4 +1,4 @@
-"""Meta's consolidated.NN.pth: the parts of each matrix, cut as Megatron cuts them, are read as the matrix."""
+"""Meta's consolidated.NN.pth: the parts of each matrix, cut as Megatron cuts them, are read as one matrix."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PARAMS: dict[str, Any] = {
 }  # fmt: skip
 PARTS = 3
 LAYER = "layers.0."
-# (out, in); the width 105 by hand: 2/3 of 4 x 30 is 80, 1.3 of it 104, the next multiple of 7.
+# (out, in); the width 105 by hand: 2/3 of 4 x 30 is 80, times 1.3 it is 104, and the next multiple of 7 is 105.
 SHAPES = {
     "attention.wq": (30, 30), "attention.wk": (15, 30), "attention.wv": (15, 30), "attention.wo": (30, 30),
     "feed_forward.w1": (105, 30), "feed_forward.w2": (30, 105), "feed_forward.w3": (105, 30),
@@ -120,7 +120,7 @@ def test_transposed_views_and_bfloat16_join(tmp_path: Path, whole: State) -> Non
 
 
 def test_fewer_key_heads_than_parts_repeat(tmp_path: Path, whole: State) -> None:
-    """Of six parts two each hold the same key head: one of them counts, and the other must hold the same numbers."""
+    """Six parts hold three key heads, each twice: one of the two counts, and the other must be equal."""
     name = f"{LAYER}attention.wk.weight"
     heads = [head for head in whole[name].chunk(3) for _ in range(2)]
     checkpoint = open_checkpoint(str(save(tmp_path / "equal", {name: heads})))
@@ -165,7 +165,7 @@ def test_what_does_not_join_is_not_computed(
 
 
 def test_whole_tensors_in_files_of_these_names_are_shards(tmp_path: Path, whole: State) -> None:
-    """As Mixtral's consolidated.00.pt to 07.pt."""
+    """Such as Mixtral's consolidated.00.pt to 07.pt."""
     parts: dict[str, Any] = {name: [None, None] for name in whole}
     for n, (name, matrix) in enumerate(whole.items()):
         parts[name][n % 2] = matrix

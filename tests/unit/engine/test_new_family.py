@@ -1,4 +1,4 @@
-"""A new family is one rule: tried with names that no family has."""
+"""A new family takes one rule: tried with names that no family has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The norms that feed projections: what the table says, reads and refuses, apart from the families that run whole."""
+"""The norms that feed projections: entries, readings and refusals of the table for families that do not run whole."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_what_is_not_known_is_refused_by_name(
 
 
 def test_metas_own_files_in_parts_give_the_gain_that_each_of_them_holds(tmp_path: Path) -> None:
-    """Beside them params.json alone says what the model is."""
+    """Beside them only params.json says which model it is."""
     gain = torch.linspace(0.5, 2, 8)
     for part in range(2):
         tensors = {"layers.0.attention.wq.weight": torch.ones(4, 8) + part, "layers.0.attention_norm.weight": gain}
@@ -178,7 +178,7 @@ def test_a_layer_before_that_is_not_there_is_not_the_embeddings_norm(tmp_path: P
 def test_a_gate_behind_a_norm_leaves_its_gain_the_factor_of_each_column(
     tmp_path: Path, family: str, inner: str, norm: str
 ) -> None:
-    """Where one gain is 0, so is that input of the matrix, and of no other; and the table reads that gain."""
+    """Where one gain is 0, so is that input of the matrix and no other; and the table reads that gain."""
     model = scattered(model_of(next(spec for spec in SPECS if spec.name == family))).double().eval()
     model.config._experts_implementation = "eager"
     number, layer = next((i, m) for i, m in enumerate(model.model.layers) if _has(m, norm))
@@ -202,7 +202,7 @@ def _has(module: Running, name: str) -> bool:
 
 
 def test_the_norms_of_minimax_m3_vl_add_one() -> None:
-    """No tiny model of the family is among those that run; its row says what its norm does."""
+    """No tiny model of the family is among those that run; its row states what its norm does."""
     norm, x = MiniMaxM3VLRMSNorm(8), torch.randn(3, 8)
     norm.weight.data.fill_(0.0)
     unit = norm(x)

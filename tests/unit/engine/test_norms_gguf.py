@@ -1,4 +1,4 @@
-"""GGUF: the table by architecture says of a converted model what the families' table says of the original."""
+"""GGUF: for a converted model the table by architecture agrees with the families' table for the original."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _row(rows: tuple[NormFamily, ...], model: str) -> NormFamily:
 
 
 def _paths(written: str) -> list[tuple[str, str]]:
-    """Mark and path of each place, but of those outside of the layers."""
+    """Mark and path of each place inside the layers."""
     found = re.findall(r"(?:[\w+]+:)?([<^/>]?)([^\s!]+)", written)
     return [(mark, path) for mark, path in found if mark not in ("^", "/")]
 
@@ -66,7 +66,7 @@ def test_converted_names_are_those_of_the_gguf_packages_map(layer: str, pair: st
 
 
 def test_the_gain_of_a_gguf_file_is_what_it_holds(tmp_path: Path) -> None:
-    """A converter of Gemma has added the 1."""
+    """Gemma's converter has added the 1."""
     file, gain = tmp_path / "tiny.gguf", np.linspace(0.5, 2, 32, dtype=np.float32)
     writer = gguf.GGUFWriter(str(file), "gemma2")
     writer.add_block_count(1)

@@ -1,4 +1,4 @@
-"""What noise of a shape gives, against Gaussian matrices that are drawn and solved by LAPACK."""
+"""The spectra of noise by shape, against Gaussian matrices that are drawn and solved by LAPACK."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SMALL = [(1, 1), (1, 7), (7, 1), (2, 2), (3, 5), (17, 17), (40, 17), (10, 100), 
 
 @cache
 def drawn(rows: int, cols: int) -> Values:
-    """Singular values of Gaussian matrices, shape (draws, min): more draws of a small matrix, which varies more."""
+    """Singular values of Gaussian matrices, shape (draws, min): more draws for a small matrix, which varies more."""
     rng = np.random.default_rng([rows, cols])
     draws = []
     for _ in range(max(3, min(200, 4000 // min(rows, cols)))):
@@ -45,15 +45,15 @@ def test_null_ranks_of_large_matrices_are_those_of_drawn_ones_within_a_hundredth
 
 @pytest.mark.parametrize("shape", SMALL, ids=str)
 def test_null_ranks_of_small_matrices_are_those_of_drawn_ones_within_one(shape: tuple[int, int]) -> None:
-    """On average: the ranks of two draws may differ by two."""
+    """Equal on average: the ranks of two draws may differ by two."""
     np.testing.assert_allclose(null_ranks(*shape), sampled_ranks(*shape), rtol=0.0, atol=1.0)
 
 
 @pytest.mark.parametrize(("side", "draws", "within"), [(8, 1000, 0.05), (16, 500, 0.05), (32, 1000, 0.01)])
 @pytest.mark.parametrize("flat", [1, 2, 4])
 def test_noise_needs_as_many_components_as_noise(side: int, draws: int, within: float, flat: int) -> None:
-    """k / k0 of pure noise is 1 in the mean. Of so many draws the mean is right to .004 at side 8, .001 at side 32;
-    without the half component k0 would be 7 to 13 % and 2 to 3 % too small."""
+    """k / k0 of pure noise is 1 in the mean. With this many draws the mean is right to .004 at side 8 and .001 at
+    side 32; without the half component k0 would be 7 to 13 % and 2 to 3 % too small."""
     shape, wanted = (side, flat * side), (0.8, 0.9, 0.95)
     noise = np.random.default_rng(side).standard_normal((draws, *shape))
     squares = np.linalg.eigvalsh(noise @ noise.transpose(0, 2, 1))[:, ::-1]
@@ -71,8 +71,8 @@ def test_null_ranks_of_the_field_notes() -> None:
 
 
 def test_the_null_rank_is_half_a_component_more_than_the_law_says() -> None:
-    """Of a square in closed form: above x = 2 + 2 cos a lies the share (a - sin a) / pi of the count, and
-    (a - sin(2 a) / 2) / pi of the sum."""
+    """For a square matrix in closed form: the share (a - sin a) / pi of the count is above x = 2 + 2 cos a, and (a -
+    sin(2 a) / 2) / pi of the sum."""
     for side in (64, 576):
         for a in (0.8, 1.5, 2.3, 2.9):
             share, count = (a - np.sin(2 * a) / 2) / np.pi, (a - np.sin(a)) / np.pi
@@ -130,7 +130,7 @@ def test_the_scale_of_noise_is_found(shape: tuple[int, int], scale: float) -> No
 
 
 def test_the_median_is_that_of_gavish_and_donoho() -> None:
-    """Their omega is lambda sqrt(n) s / median: 2.858 of a square, .56 b^3 - .95 b^2 + 1.82 b + 1.43 within .02."""
+    """Their omega is lambda sqrt(n) s / median: 2.858 for a square, .56 b^3 - .95 b^2 + 1.82 b + 1.43 within .02."""
     for beta in (1.0, 0.75, 0.5, 0.25, 0.125):
         rows, cols = int(4096 * beta), 4096
         root = np.sqrt(beta**2 + 14 * beta + 1)
@@ -150,7 +150,7 @@ def test_noise_ends_at_the_edge_and_has_no_spikes(shape: tuple[int, int]) -> Non
 
 @pytest.mark.parametrize("planted", [1, 5, 30])
 def test_spikes_are_the_directions_that_were_planted(planted: int) -> None:
-    """Planted at 2 to 4 times the edge: they inflate the standard deviation of the entries, and not noise_scale."""
+    """Planted at 2 to 4 times the edge: they inflate the standard deviation of the entries, but not noise_scale."""
     shape, rng = (300, 500), np.random.default_rng(planted)
     noise = 0.02 * rng.standard_normal(shape)
     left, right = (np.linalg.qr(rng.standard_normal((side, planted)))[0] for side in shape)
@@ -179,7 +179,7 @@ def test_the_smallest_shapes_divide_by_nothing(shape: tuple[int, int]) -> None:
 
 
 def test_spikes_are_never_more_than_the_numerical_rank() -> None:
-    """Of rank 1: LAPACK's other values are rounding, and most lie above the edge that their median makes."""
+    """At rank 1 LAPACK's other values are rounding, and most lie above the edge that follows from their median."""
     rng = np.random.default_rng(3)
     values = np.linalg.svd(np.outer(rng.standard_normal(60), rng.standard_normal(90)), compute_uv=False)
     assert (values > noise_edge(60, 90, noise_scale(values, 60, 90))).sum() > 1
@@ -189,7 +189,7 @@ def test_spikes_are_never_more_than_the_numerical_rank() -> None:
 
 
 def test_of_more_spikes_than_half_the_values_some_are_missed() -> None:
-    """The median is then one of theirs: the definition says 26 of 100 among 192."""
+    """The median is then one of the spikes: the definition gives 26 for 100 among 192."""
     shape, rng = (192, 576), np.random.default_rng(0)
     left, right = (np.linalg.qr(rng.standard_normal((side, 100)))[0] for side in shape)
     strength = noise_edge(*shape, 1.0) * np.linspace(4.0, 2.0, 100)

@@ -40,7 +40,7 @@ def test_noise_of_a_product_is_that_of_drawn_factors(shape: tuple[int, int, int]
 
 
 def test_a_matrix_of_iid_noise_of_the_same_shape_needs_more_than_a_product() -> None:
-    """What the shape alone says would take every product of noise for one with structure."""
+    """The law for the shape alone would find structure in every product of noise."""
     rows, cols, inner = 96, 64, 64
     assert null_rank(rows, cols, 0.9, inner) < 0.8 * null_rank(rows, cols, 0.9)
 

@@ -1,4 +1,4 @@
-"""What files and blocks are like where nothing is plain: several blocks, older versions, mixed types, stacks."""
+"""Unusual files and blocks: several blocks, older versions, mixed types, stacks."""
 
 from __future__ import annotations
 
@@ -93,10 +93,10 @@ def test_a_gguf_that_states_more_tensors_than_any_model_has_is_refused(tmp_path:
 
 
 def test_a_gguf_of_mixed_types_is_called_by_that_of_most_weights(tmp_path: Path) -> None:
-    """Neither that of most tensors or bytes (Q8_0), nor a plain float, nor that of a vector."""
+    """Not the type of most tensors or bytes (Q8_0), nor a plain float, nor that of a vector."""
     tensors = {
         "blk.0.attn_q.weight": ((32, 64), Quant.Q4_0),  # 2048 weights in 1152 bytes
-        "blk.0.attn_k.weight": ((15, 64), Quant.Q8_0),  # twice 960 weights, 2040 bytes in all
+        "blk.0.attn_k.weight": ((15, 64), Quant.Q8_0),  # two with 960 weights, 2040 bytes in all
         "blk.0.attn_v.weight": ((15, 64), Quant.Q8_0),
         "blk.0.ffn_up.weight": ((99, 64), Quant.F16),
         "blk.0.odd.weight": ((4096,), Quant.Q5_0),
@@ -110,7 +110,7 @@ def test_a_gguf_of_mixed_types_is_called_by_that_of_most_weights(tmp_path: Path)
 
 
 def test_a_file_of_mixed_formats_is_called_by_that_of_most_weights(tmp_path: Path) -> None:
-    """Two matrices of 1,056 weights in half bytes, and one of 1,457 in whole ones."""
+    """Two matrices of 1,056 weights in half bytes, and one of 1,457 in whole bytes."""
     parts = {
         "self_attn.q_proj": pack.bitsandbytes4(12, 44),
         "self_attn.k_proj": pack.bitsandbytes4(12, 44),

@@ -34,7 +34,7 @@ def _matrices(checkpoint: Checkpoint) -> set[str]:
 
 
 def _assert_sound(checkpoint: Checkpoint, tree: Tree) -> None:
-    """Unique printable addresses without glob characters; every tensor there."""
+    """Check that addresses are unique, printable and without glob characters, and that every tensor is there."""
     addresses = [p.address for p in tree.projections]
     assert len(set(addresses)) == len(addresses)
     assert all(address.isprintable() for address in addresses)
@@ -260,7 +260,7 @@ def test_names_that_mean_the_same_stay_apart(tmp_path: Path, names: tuple[str, .
 
 @pytest.mark.parametrize("path", ["mixer.proj", "block.linear", "mlp.D", "self_attn.router_proj"])
 def test_a_matrix_of_an_unknown_family_is_not_taken_for_none(tmp_path: Path, path: str) -> None:
-    """What is no projection in one family (GGUF's `proj`, Zamba's `linear`) may be one where it stands elsewhere."""
+    """A tensor that is no projection in one family (GGUF's `proj`, Zamba's `linear`) may be one in another place."""
     shapes = {f"layers.0.{name}.weight": (5, 7) for name in ("self_attn.q_proj", path)}
     tree = build_tree(_saved(tmp_path, shapes, {"model_type": "newcomer"}))
     assert not tree.known

@@ -1,4 +1,4 @@
-"""Ranks for a budget: held against all plans there are, and against the rules applied one step after the other."""
+"""Ranks for a budget: against all possible plans, and against the rules applied one step after the other."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ GRIDS = (RankGrid(1, 1), RankGrid(1, 1, "pifa"), RankGrid(2, 1), RankGrid(1, 2, 
 def curve(
     rng: np.random.Generator, name: str, shape: tuple[int, int], weight: float, grid: RankGrid, spectrum: bool = True
 ) -> TailCurve:
-    """Of a spectrum, or (as nothing in the allocation may rest on it) of any tails that descend; all of them 64ths."""
+    """A curve from a spectrum, or from any descending tails (the allocation must not depend on it); all of them
+    64ths."""
     points = points_of(*shape, grid)
     if spectrum:
         steps = np.sort(rng.integers(0, 9, min(shape)))[::-1].astype(float)
@@ -34,7 +35,7 @@ def curve(
 
 
 def case(seed: int) -> tuple[list[TailCurve], RankGrid]:
-    """Up to four projections, whose weights add up to a power of two: all sums and products are exact."""
+    """Up to four projections, with weights that add up to a power of two: all sums and products are exact."""
     rng = np.random.default_rng([17, seed])
     grid, count = GRIDS[seed % len(GRIDS)], int(rng.integers(1, 5))
     weights = [int(w) for w in rng.integers(0, 9, count - 1)]
@@ -89,7 +90,7 @@ def test_at_the_vertices_of_the_hulls_the_plan_is_the_best_there_is() -> None:
 
 
 def lower_hull(points: list[tuple[int, Fraction]]) -> list[int]:
-    """The vertices in exact numbers: from each the steepest way down, as far as it goes."""
+    """The vertices in exact numbers: from each the steepest descent, as far as it goes."""
     found = [0]
     while True:
         cost, loss = points[found[-1]]
@@ -100,7 +101,7 @@ def lower_hull(points: list[tuple[int, Fraction]]) -> list[int]:
 
 
 def by_the_rules(curves: list[TailCurve], grid: RankGrid, budget: int) -> tuple[list[int], list[tuple[int, Fraction]]]:
-    """The points that the rules give, one step at a time in exact numbers, and (parameters, loss) after each step."""
+    """The points by the rules, one step at a time in exact numbers, and (parameters, loss) after each step."""
     total = Fraction(sum(c.weight for c in curves)) or Fraction(1)
     all_points = [
         [(int(x), Fraction(c.weight) * Fraction(y) / total) for x, y in zip(costs, c.tails, strict=True)]
@@ -141,7 +142,7 @@ def ranks_of(curves: list[TailCurve], grid: RankGrid, chosen: list[int]) -> list
 
 
 def many(seed: int, count: int) -> tuple[list[TailCurve], RankGrid]:
-    """As `case`, of more projections, many of them alike."""
+    """Like `case` with more projections, many of them alike."""
     rng = np.random.default_rng([18, seed])
     grid = GRIDS[seed % len(GRIDS)]
     kinds = [SHAPES[rng.integers(len(SHAPES))] for _ in range(3)]
@@ -202,7 +203,7 @@ def test_below_the_smallest_plan_there_is_none() -> None:
 
 
 def two(first: str, second: str, tails: list[float]) -> Allocation:
-    """A rank more for one of two that are alike."""
+    """One more rank for one of two equal projections."""
     grid = RankGrid(1, 1)
     curves = [TailCurve(name, 6, 8, 1.0, np.array(tails)) for name in (first, second)]
     return Allocator(curves, grid).plan(3 * 14)
@@ -214,7 +215,7 @@ def test_of_equal_gains_the_first_address_wins() -> None:
 
 
 def test_of_equal_gains_the_smaller_cost_wins() -> None:
-    """14 for (6, 8), 16 for (8, 8), with equal gains for each parameter, and room for one of them."""
+    """14 for (6, 8) and 16 for (8, 8), with equal gains for each parameter, and room for one of them."""
     small = TailCurve("z", 6, 8, 14.0, np.array([0.5, 0.25, 0.125, 0]))
     large = TailCurve("a", 8, 8, 16.0, np.array([0.5, 0.25, 0.125, 0]))
     assert list(Allocator([large, small], RankGrid(1, 1)).plan(30 + 16).ranks) == [1, 2]
@@ -231,7 +232,7 @@ def test_uniform_gives_the_rank_of_the_formula() -> None:
     allocator = Allocator(curves, grid)
     found = allocator.uniform(round(0.8 * allocator.largest))
     assert list(found.ranks) == [int(0.8 * m * n / (m + n)) // 8 * 8 for m, n in shapes]
-    # A share that would give (64, 96) rank 0: it gets 8, and the others what is left.
+    # A share that would give (64, 96) rank 0: it gets 8, and the others the rest.
     lower = allocator.uniform(allocator.smallest + 8 * 224)
     assert lower.ranks[0] == 8
     assert lower.parameters.sum() <= allocator.smallest + 8 * 224
@@ -270,7 +271,7 @@ def test_tails_of_any_size() -> None:
 
 
 def test_a_straight_line_has_two_vertices() -> None:
-    """Equal singular values: slopes that are equal but for rounding must not come in another order."""
+    """Equal singular values: slopes that differ only by rounding must keep their order."""
     costs = np.arange(1, 12, dtype=np.int64) * 7
     losses = (np.full((3, 11), 0.1) * [[1.0], [1 / 3], [1e-9]])[:, ::-1].cumsum(axis=1)[:, ::-1]
     hulls = hulls_of(costs, losses)

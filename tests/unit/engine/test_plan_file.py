@@ -1,4 +1,4 @@
-"""Plans as JSON: what is written comes back, and what cannot be is refused in one line."""
+"""Plans as JSON: what is written is read back, and a wrong file is refused in one line."""
 
 from __future__ import annotations
 

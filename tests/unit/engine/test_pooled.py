@@ -65,7 +65,7 @@ def test_each_is_drawn_towards_all_tokens_of_the_layer(tmp_path: Path) -> None:
     sums = ROUTED.sums.astype(np.float64)
     layer = sums[[0, 2, 3]].sum(0) / sum(
         COUNTS
-    )  # sums of squares over tokens: expert 1 has none, whatever stands there
+    )  # sums of squares over tokens: expert 1 has no tokens, so its sums do not count
     for e, count in enumerate(COUNTS):
         expected = ((sums[e] if count else 0) + COLS * layer) / (count + COLS)
         np.testing.assert_allclose(numbers(found.moment(experts[e])), expected, rtol=1e-6)
@@ -95,7 +95,7 @@ def test_it_is_a_weighting_of_its_own(tmp_path: Path, make: Any) -> None:
         assert weighted(p, pooled).key != weighted(p, plain).key
         assert weighted(p, pooled).key == weighted(p, PooledWeighting(make(tmp_path), experts)).key
     assert digest_of_moments(pooled, experts) != digest_of_moments(plain, experts)
-    # One expert more in the layer is another pool.
+    # One more expert in the layer makes another pool.
     if make is imatrix:
         assert digest_of_moments(PooledWeighting(plain, [*experts, expert(3)]), experts) != digest_of_moments(
             pooled, experts

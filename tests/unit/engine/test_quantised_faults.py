@@ -1,4 +1,4 @@
-"""Quantised checkpoints that are not whole: a sentence each, never a wrong spectrum, and the rest goes on."""
+"""Quantised checkpoints with parts missing or wrong: a sentence each, never a wrong spectrum, and the rest goes on."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ NEVER_HARMLESS = ("missing", "empty", "of another type")
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("case", CASES)
 def test_a_part_that_is_wrong_is_a_sentence_or_does_not_matter(tmp_path: Path, case: str, change: str) -> None:
-    """Packed numbers with a row more, and nothing that contradicts it, are another matrix; a scale never is."""
+    """Packed numbers with one row more, and nothing that contradicts it, are another matrix; a scale never is."""
     whole = CASES[case]()
     refused = []
     for at, name in enumerate(whole.parts):
@@ -93,7 +93,7 @@ def test_a_part_that_is_wrong_is_a_sentence_or_does_not_matter(tmp_path: Path, c
 
 
 def _reason(checkpoint: Checkpoint, projection: Projection, whole: Packed) -> str | None:
-    """Why there is no spectrum; None where there is one, which is then that of the matrix."""
+    """The reason for having no spectrum; None where there is one, which is then checked to be the matrix's."""
     if projection.problem is not None:
         return projection.problem
     try:
@@ -110,7 +110,7 @@ def _assert_sentence(text: str) -> None:
     assert 10 < len(text) < 200
 
 
-# What config.json or the stored numbers say that cannot be followed, and a word of the sentence.
+# Statements of config.json or stored numbers that cannot be followed, and a word of the sentence.
 CONTRADICTIONS: dict[str, tuple[Callable[[], Packed], dict[str, Any], dict[str, torch.Tensor], str]] = {
     "no block size": (partial(pack.fp8_block, 37, 43), {"weight_block_size": None}, {}, "block size"),
     "another block size": (partial(pack.fp8_block, 37, 43), {"weight_block_size": [4, 4]}, {}, "blocks of 4 x 4"),
@@ -170,7 +170,7 @@ def test_a_contradiction_is_a_sentence_and_the_rest_is_computed(tmp_path: Path, 
 
 
 def _scan(checkpoint: Checkpoint, projections: list[Projection], done: list[str]) -> dict[str, str]:
-    """Through the engine: the reason by tensor, where exactly the tensors `done` give a spectrum."""
+    """Scan with the engine: the reasons by tensor; only the tensors `done` may give a spectrum."""
     recorder, sink = Recorder(), MemorySink()
     engine = Engine(sink, recorder, ComputeSettings(device="cpu", threads=1))
     wanted = [p for p in projections if p.rows]
@@ -229,7 +229,7 @@ METHODS = (
 
 @pytest.mark.parametrize("carrier", CARRIERS)
 def test_packed_integers_alone_never_give_a_spectrum(tmp_path: Path, carrier: str) -> None:
-    """Whatever config.json says, and whatever else of its module is lost."""
+    """Whatever config.json says, and whatever other part of its module is lost."""
     types = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint32)
     stem = "model.layers.0.mlp.up{}."
     for method in METHODS:

@@ -1,4 +1,4 @@
-"""Every quantised format of safetensors: the floats and spectra are those of a packer that shares no code with it."""
+"""Every quantised format of safetensors: floats and spectra against a packer that shares no code with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole quantised checkpoints through the engine: every spectrum is that of the matrix by LAPACK, and says so."""
+"""Whole quantised checkpoints through the engine: every spectrum is the matrix's by LAPACK, and names its format."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ FORMATS: dict[str, Callable[[int, int], Packed]] = {
 
 
 def _write(folder: Path, tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> Checkpoint:
-    """In two shards, dealt out in turn: the parts of a matrix lie in both."""
+    """Write two shards, dealt out in turn: the parts of a matrix are in both."""
     files = {name: f"model-{at % 2 + 1:05d}-of-00002.safetensors" for at, name in enumerate(tensors)}
     for file in set(files.values()):
         save_file({n: t.contiguous() for n, t in tensors.items() if files[n] == file}, folder / file)
@@ -95,7 +95,7 @@ def _assert_spectrum(spectrum: Spectrum, matrix: Any) -> None:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_llama_of_every_format_is_scanned(tmp_path: Path, name: str) -> None:
-    """One module, down_proj, was left as it is."""
+    """One module, down_proj, was left unquantised."""
     matrices: dict[str, Any] = {}
     tensors: dict[str, torch.Tensor] = {"model.embed_tokens.weight": torch.rand(40, 32)}
     config: dict[str, Any] = {}
@@ -123,7 +123,7 @@ def test_a_llama_of_every_format_is_scanned(tmp_path: Path, name: str) -> None:
 
 
 def test_a_stack_of_experts_is_what_transformers_make_of_it(tmp_path: Path) -> None:
-    """gpt-oss: stored (experts, out, in); transformers return the release's (experts, in, out)."""
+    """gpt-oss: stored (experts, out, in); transformers returns the release's (experts, in, out)."""
     stem = "model.layers.0.mlp.experts.gate_up_proj"
     parts, matrices = pack.gpt_oss(3, 10, 64)
     tensors = {stem + name: part for name, part in parts.items()} | {f"{stem}_bias": torch.rand(3, 10)}
@@ -154,7 +154,7 @@ def test_a_stack_of_float8_experts_has_its_scales(tmp_path: Path, suffix: str) -
 
 @pytest.mark.parametrize(("cols", "double"), [(64, False), (64, True), (37, False)])
 def test_a_stack_of_half_bytes_is_the_flattened_one(tmp_path: Path, cols: int, double: bool) -> None:
-    """Blocks of the flattened stack that begin with an expert, and such that run on into the next."""
+    """Blocks of the flattened stack that begin with an expert, and blocks that run on into the next expert."""
     packed = pack.bitsandbytes4(3 * 9, cols, double=double)
     parts = dict(packed.parts)
     state = next(name for name in parts if "quant_state" in name)
@@ -186,7 +186,7 @@ def _quantised(checkpoint: Checkpoint) -> Tensor:
 
 
 def test_the_same_bytes_read_in_another_way_are_another_matrix(tmp_path: Path) -> None:
-    """Blocks of 16 or of 17 rows, GPTQ of version 1 or 2: same files but for config.json, different keys."""
+    """Blocks of 16 or of 17 rows, GPTQ of version 1 or 2: files equal but for config.json, different keys."""
     fp8, gptq = pack.fp8_block(34, 34, 17), pack.gptq(32, 32)
     checkpoint, first = _one(tmp_path / "a", fp8)
     (tmp_path / "a" / "config.json").write_text(
@@ -208,7 +208,7 @@ def test_the_same_bytes_read_in_another_way_are_another_matrix(tmp_path: Path) -
 
 
 def test_a_changed_scale_is_another_matrix(tmp_path: Path) -> None:
-    """Though it lies in another shard than the weights, whose file has not changed."""
+    """Although it is in another shard than the weights, whose file has not changed."""
     packed = pack.fp8_block(37, 43)
     checkpoint, first = _one(tmp_path / "a", packed)
     _, seen = checkpoint.read(_quantised(checkpoint))

@@ -1,4 +1,4 @@
-"""Bytes on their way to a device: all of them, in order, digested; on the CPU where the device takes none."""
+"""Bytes read to a device: all of them, in order, digested; on the CPU where the device has no room."""
 
 from __future__ import annotations
 

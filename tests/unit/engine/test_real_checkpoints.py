@@ -1,4 +1,4 @@
-"""Two trained models that pip can install: what is found in them, and spectra against LAPACK."""
+"""Two trained models that pip can install: their projections, and spectra against LAPACK."""
 
 from __future__ import annotations
 

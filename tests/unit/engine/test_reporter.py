@@ -27,7 +27,7 @@ def test_ten_batches_a_second_are_promised() -> None:
 
 
 class _Watched(threading.Condition):
-    """Tells when a timed wait begins, and what ended each."""
+    """A condition that notes when a timed wait begins, and what ended each."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class _Watched(threading.Condition):
 
 
 def test_events_wait_for_the_next_batch(monkeypatch: pytest.MonkeyPatch, projections: list[Projection]) -> None:
-    """With an hour between batches the first event goes out alone, all others together at the end."""
+    """With an hour between batches the first event is sent alone, and all others together at the end."""
     monkeypatch.setattr(reporter, "INTERVAL", 3600.0)
     heard = Recorder()
     told = Reporter(heard)
@@ -67,7 +67,7 @@ def test_progress_counts(projections: list[Projection]) -> None:
     told = Reporter(heard)
     told.devices = ("cpu",)
     told.expect(projections)
-    told.expect(projections)  # asked for twice, counted once
+    told.expect(projections)  # submitted twice, counted once
     told.tell(Started(projections[0], "cpu"))
     told.tell(Failed(projections[0], "no"))
     told.tell(Stopped(tuple(projections[1:5])))
@@ -81,7 +81,7 @@ def test_progress_counts(projections: list[Projection]) -> None:
 def test_bytes_are_told_without_any_other_event_and_not_each(
     monkeypatch: pytest.MonkeyPatch, projections: list[Projection]
 ) -> None:
-    """With an hour between batches the first bytes are told, all others together at the end."""
+    """With an hour between batches the first bytes are reported, and all others together at the end."""
     monkeypatch.setattr(reporter, "INTERVAL", 3600.0)
     heard = Recorder()
     told = Reporter(heard)

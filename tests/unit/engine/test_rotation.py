@@ -1,5 +1,5 @@
-"""What keeps RoPE of a key that is made latent, held by an attention of transformers that runs: its scores before and
-after the exact part."""
+"""The rows that keep RoPE in a key that is made latent, checked in a running attention of transformers: its scores
+before and after the exact part."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def phases(rotated: int) -> Array:
 
 
 def scores(query: Array, key: Array, layout: RotaryLayout) -> Array:
-    """As transformers has them of queries and keys, (heads x head_dim, tokens): (heads, token, token)."""
+    """The scores as transformers computes them from queries and keys, (heads x head_dim, tokens): (heads, token,
+    token)."""
     module, angle = MODULES[layout.is_interleaved], phases(layout.rotated)
     wide = np.concatenate([angle, angle], axis=1)
     cos, sin = (torch.from_numpy(f(wide))[None] for f in (np.cos, np.sin))
@@ -38,7 +39,7 @@ def scores(query: Array, key: Array, layout: RotaryLayout) -> Array:
 
 
 def turned(pairs: Array, rotated: int) -> Array:
-    """Pairs by frequency, (rotated / 2, ..., tokens), each at its position."""
+    """Pairs by frequency, (rotated / 2, ..., tokens), each rotated at its position."""
     angle = np.exp(1j * phases(rotated)).T
     return pairs * angle.reshape(len(angle), *[1] * (pairs.ndim - 2), TOKENS)
 
@@ -50,7 +51,8 @@ def product(query: Array, key: Array) -> Array:
 
 @pytest.fixture
 def attention(request: pytest.FixtureRequest) -> tuple[Array, Array, Array, RotaryLayout]:
-    """Queries and keys of a few tokens, the key's matrix, and how its rows stand; of 8 rows of a head 6 are rotated."""
+    """Queries and keys of a few tokens, the key's matrix, and the layout of its rows; 6 of a head's 8 rows are
+    rotated."""
     heads, kv, interleaved = request.param
     rng = np.random.default_rng(3)
     layout = RotaryLayout(kv, 8, 6, interleaved)
@@ -73,11 +75,11 @@ def test_scores_are_the_same_over_the_new_directions(
     plain = layout.unrotated(key).reshape(layout.count, 2, TOKENS)
     for head in range(len(true)):
         g = head // group
-        # U_f^H e_g q_f: by frequency the query on each of the directions.
+        # U_f^H e_g q_f: by frequency the query in each of the directions.
         asked = turned(basis.conj()[:, g, :, None] * pairs[:, head, None], layout.rotated)
         found = sum(product(asked[:, j], new_keys[:, j]) for j in range(layout.count)) + rest[head].T @ plain[g]
         assert np.abs(found - true[head]).max() <= 1e-10
-    # The energies are those of the rows that carry them, and no direction that the key has is lost.
+    # The energies are those of the rows that carry them, and no direction of the key is lost.
     carried = (np.abs(basis.conj().transpose(0, 2, 1) @ layout.pairs(weights)) ** 2).sum(2)
     assert np.allclose(carried, energies, atol=1e-10)
     assert (np.diff(energies, axis=1) <= 1e-12).all()
@@ -88,7 +90,7 @@ def test_scores_are_the_same_over_the_new_directions(
 def test_scores_are_those_of_what_keeps_rope_and_of_what_does_not(
     attention: tuple[Array, Array, Array, RotaryLayout], choice: str
 ) -> None:
-    """Each head keeps some pairs; with the others still rotated, the two parts make up the scores."""
+    """Each head keeps some pairs; with the other pairs still rotated, the two parts add up to the scores."""
     query, key, weights, layout = attention
     true = scores(query, key, layout)
     kept = head_kept(layout.pairs(weights), 2, choice)
@@ -137,8 +139,8 @@ def test_complex_rows_have_the_singular_values_of_their_pairs() -> None:
 
 @pytest.mark.parametrize("interleaved", [False, True])
 def test_recomputed_keys_of_a_latent_of_full_rank_are_the_keys(interleaved: bool) -> None:
-    """What is kept of a token is what the right vectors of [K / |K|; V / |V|] see of it; keys are rotated as they are
-    expanded from that."""
+    """A token keeps its projection on the right vectors of [K / |K|; V / |V|]; keys are rotated as they are expanded
+    from that."""
     rng = np.random.default_rng(4)
     layout, heads = RotaryLayout(2, 8, 8, interleaved), 6
     weights, values = rng.standard_normal((16, 40)), rng.standard_normal((10, 40))
@@ -147,7 +149,7 @@ def test_recomputed_keys_of_a_latent_of_full_rank_are_the_keys(interleaved: bool
     left, sigma, right = np.linalg.svd(
         np.concatenate([weights / size, values / np.linalg.norm(values)]), full_matrices=False
     )
-    latent = right @ inputs  # as many numbers as the bound min(n, kv (d_k + d_v)) allows
+    latent = right @ inputs  # the bound min(n, kv (d_k + d_v)) allows as many numbers
     assert len(latent) == 26
     expanded = size * (left * sigma)[:16] @ latent
     assert np.abs(scores(query, expanded, layout) - scores(query, weights @ inputs, layout)).max() <= 1e-10

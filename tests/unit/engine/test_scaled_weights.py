@@ -1,4 +1,4 @@
-"""float8 weights that a scale belongs to: computed with it or refused in words, never as the bare float8."""
+"""float8 weights with a scale: computed with it or refused in words, never as the bare float8."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A GPU's ill-conditioned matrices are solved again by the SVD; here on the CPU, worked as a GPU, by the twins."""
+"""A GPU's ill-conditioned matrices are solved again by the SVD; here the CPU plays the GPU, by the twins."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Make = Callable[..., Engine]
 
 
 def _matrix(seed: int, smallest: float, side: int = SIDE) -> torch.Tensor:
-    """Singular values from 1 down to .1, and one more."""
+    """A matrix with singular values from 1 down to .1, and this smallest one."""
     rng = np.random.default_rng(seed)
     left, right = (np.linalg.qr(rng.standard_normal((side, side)))[0] for _ in range(2))
     return torch.from_numpy((left * np.append(np.linspace(1, 0.1, side - 1), smallest)) @ right.T)
@@ -52,7 +52,7 @@ ILL = {1, 3}
 
 
 class Gate:
-    """The product's own SVD, which stops before every matrix while it is held."""
+    """The product's SVD, which waits before every matrix while it is held."""
 
     def __init__(self) -> None:
         self.reached = threading.Semaphore(0)
@@ -89,7 +89,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
 
 @pytest.fixture
 def make(heard: Recorder, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
-    """Engines that solve again whatever there is, closed at the end of the test."""
+    """A maker of engines that solve every ill-conditioned matrix again, closed at the end of the test."""
     made: list[Engine] = []
     pretend_gpu(monkeypatch)
     monkeypatch.setattr(second_pass, "SHARE", math.inf)
@@ -163,7 +163,8 @@ def test_a_tenth_of_the_scan_but_always_one_and_the_cheapest_first(
 
 
 def test_well_conditioned_deficient_and_zero_matrices(tmp_path: Path, make: Make, heard: Recorder) -> None:
-    """A zero matrix has nothing to solve again; one of lower rank keeps it, and its condition number is a bound."""
+    """A zero matrix has nothing to solve again; a matrix of lower rank keeps it, and its condition number is a
+    bound."""
     deficient = _matrix(1, 0.0)
     sink = MemorySink()
     make(sink).submit(*llama(tmp_path, 3, l0=_matrix(0, 0.05), l1=deficient, l2=torch.zeros(SIDE, SIDE)))
@@ -176,7 +177,7 @@ def test_well_conditioned_deficient_and_zero_matrices(tmp_path: Path, make: Make
 
 def test_what_only_second_moments_leave_open_is_not_solved_again(tmp_path: Path, make: Make, heard: Recorder) -> None:
     checkpoint, projections = llama(tmp_path, 4, **WEIGHTS)
-    x = np.random.default_rng(0).standard_normal((5, SIDE))  # of fewer tokens than inputs
+    x = np.random.default_rng(0).standard_normal((5, SIDE))  # with fewer tokens than inputs
     full, diagonal = Given(moment.full(x.T @ x)), Given(moment.diagonal(np.ones(SIDE)), "imatrix")
     make(MemorySink()).submit(checkpoint, [weighted(p, under) for p in projections for under in (full, diagonal)])
     assert heard.wait_until_idle().done == 8
@@ -247,7 +248,7 @@ def test_what_the_svd_does_not_solve_stays_a_bound(
 
 
 class RemovingSink(MemorySink):
-    """Removes the model when the last of four spectra comes."""
+    """A sink that removes the model when the last of four spectra comes."""
 
     def __init__(self, file: Path) -> None:
         super().__init__()
@@ -268,7 +269,7 @@ def test_weights_that_are_gone_by_then_stay_bounds(tmp_path: Path, make: Make, h
 
 
 def test_what_is_asked_for_meanwhile_goes_before(tmp_path: Path, make: Make, heard: Recorder, gate: Gate) -> None:
-    """Even one that waits to be solved again: asked for anew it is solved from the start."""
+    """Also a matrix that waits to be solved again: requested anew, it is solved from the start."""
     gate.hold()
     sink = MemorySink()
     engine = make(sink)
@@ -313,7 +314,7 @@ def test_the_budget_is_of_the_busiest_device_and_of_threads_at_once_counts_one(
 
 
 def test_a_scan_that_begins_while_the_last_batch_is_left_stops_no_thread() -> None:
-    """A batch is told of before its thread leaves: the first submit of another scan may come between."""
+    """A batch is reported before its thread ends: the first submit of another scan may come in between."""
     budget = Budget()
     with budget.scanning("cpu"):
         budget.reset()

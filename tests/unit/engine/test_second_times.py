@@ -1,4 +1,4 @@
-"""The second time: a job after a job, and threads that already wait when something changes."""
+"""The second time: a job after another, and threads that already wait when something changes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _saved(projection: Projection) -> Saved:
 
 
 def test_the_time_left_of_a_second_job_is_that_of_its_own_pace(monkeypatch: pytest.MonkeyPatch, model: Model) -> None:
-    """Three equal matrices in a second each, hours later one of three in ten: twenty to go, whatever was before."""
+    """Three equal matrices in a second each, hours later one of three in ten: twenty to go, whatever came before."""
     now = SimpleNamespace(monotonic=lambda: 100.0)
     monkeypatch.setattr(reporter, "time", now)
     heard = Recorder()
@@ -72,7 +72,7 @@ def test_more_of_the_same_job_adds_to_it(model: Model) -> None:
 
 
 class _Watched(threading.Condition):
-    """Tells when someone waits. Whoever gets the lock after that finds them waiting."""
+    """A condition that notes when someone waits; whoever gets the lock after that finds them waiting."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ def _watched(budget: int) -> JobQueue:
 
 
 def _woken(queue: JobQueue, call: Callable[[], list[Job]], change: Callable[[], object]) -> list[str]:
-    """What a call that has to wait gives once something has changed: addresses."""
+    """The addresses that a waiting call returns once something has changed."""
     found: list[list[Job]] = []
     thread = threading.Thread(target=lambda: found.append(call()), daemon=True)
     thread.start()
@@ -117,7 +117,7 @@ def _query(*layers: int) -> list[str]:
 
 @pytest.mark.parametrize(("end", "layers"), [("drop", (0,)), ("loaded", (0, 1))])
 def test_the_last_that_was_read_wakes_who_waits_for_a_batch(model: Model, end: str, layers: tuple[int, ...]) -> None:
-    """One matrix is ready and one is being read: a batch waits for it, and goes without it where it cannot be read."""
+    """One matrix is ready and one is being read: a batch waits for it, and goes without it if it cannot be read."""
     checkpoint, projections = model
     queue = _watched(10**9)
     queue.add(checkpoint, projections[:2], urgent=False)
@@ -131,7 +131,7 @@ def test_the_last_that_was_read_wakes_who_waits_for_a_batch(model: Model, end: s
 
 
 def test_after_a_stop_who_waits_gets_what_is_asked_for_next(model: Model) -> None:
-    """The stopped job was being read meanwhile: it is let go, and nothing of it is solved."""
+    """The stopped job was being read meanwhile: it is released, and none of it is solved."""
     checkpoint, projections = model
     queue = _watched(10**9)
     queue.add(checkpoint, projections[:2], urgent=False)

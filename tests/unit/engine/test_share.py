@@ -1,4 +1,4 @@
-"""How batches are cut for worker processes: by a cluster that only counts, for shapes as large as there are."""
+"""How batches are cut for worker processes: by a cluster that only counts, for the largest shapes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from rankscope.engine.spectrum import Projection, Spectrum
 
 
 class Flying:
-    """The future of a batch, which lands when the test says so."""
+    """The future of a batch, which is done when the test says so."""
 
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
@@ -45,14 +45,14 @@ class Flying:
 
 
 class Counting:
-    """In the place of a Cluster: what each worker has, in order."""
+    """A replacement of Cluster that records the batches of each worker, in order."""
 
     def __init__(self) -> None:
         self.had: defaultdict[str, list[Flying]] = defaultdict(list)
 
     @property
     def batches(self) -> list[list[tuple[Projection, ...]]]:
-        """Of each worker."""
+        """The batches of each worker."""
         return [[flying.batch.projections for flying in had] for had in self.had.values()]
 
     def submit(self, batch: Batch, address: str, _key: str) -> Flying:
@@ -61,7 +61,7 @@ class Counting:
 
 
 def shaped(folder: Path, layers: int, hidden: int, experts: int = 0) -> tuple[Checkpoint, list[Projection]]:
-    """Projections of the sizes of a llama's, of tensors that are tiny: nobody reads them."""
+    """Projections of a llama's sizes whose tensors are tiny: they are never read."""
     wide, narrow = hidden * 7 // 2, min(hidden // 4, 1024)
     sizes = [(hidden, hidden), (narrow, hidden), (narrow, hidden), (hidden, hidden)] + [(wide, hidden)] * 3
     sizes += [(768, 2048)] * experts
@@ -71,7 +71,7 @@ def shaped(folder: Path, layers: int, hidden: int, experts: int = 0) -> tuple[Ch
 
 
 def scan(checkpoint: Checkpoint, wanted: list[Projection], count: int) -> tuple[Counting, list[float]]:
-    """A scan by so many GPUs: the batches of each, and when it ended. See `seconds`."""
+    """A scan by `count` GPUs: the batches of each, and when it ended. See `seconds`."""
     cluster, queue, reporter = Counting(), JobQueue(), Reporter(lambda _: None)
     far = Far(cluster, queue, reporter, Outcomes(MemorySink(), queue, reporter, False))  # type: ignore[arg-type]
     far._workers = {name: Worker(name, name) for name in (f"cuda:{n}" for n in range(count))}
@@ -96,7 +96,7 @@ def scan(checkpoint: Checkpoint, wanted: list[Projection], count: int) -> tuple[
 
 
 def seconds(batch: Batch) -> float:
-    """As of kernels that take a quarter of a full batch's time for a single matrix."""
+    """The time of kernels that take a quarter of a full batch's time for a single matrix."""
     costs = [p.cost for p in batch.projections]
     return max(costs) * 4 / 1.3e13 + sum(costs) / 1.3e13
 
@@ -107,7 +107,7 @@ def seconds(batch: Batch) -> float:
         (32, 4096, 0, 2, 1.1),  # Llama-3-8B
         (32, 4096, 0, 4, 1.2),
         (8, 8192, 0, 2, 1.1),
-        (8, 8192, 0, 4, 1.4),  # 40 matrices for four GPUs, eight of which are a batch
+        (8, 8192, 0, 4, 1.4),  # 40 matrices for four GPUs, in batches of up to eight
         (80, 8192, 0, 4, 1.1),  # 70B
         (16, 2048, 64, 4, 1.3),
     ],
@@ -126,7 +126,7 @@ def test_gpus_get_full_batches_and_end_together(
 
 
 def test_a_batch_that_is_fetched_is_bounded_by_its_bytes(tmp_path: Path) -> None:
-    """Matrices of 4096 x 14336, of which a GPU solves 16 together: those of a server are 117 MB each."""
+    """Matrices of 4096 x 14336, which a GPU solves 16 at a time: those of a server have 117 MB each."""
     checkpoint, (small, *_) = llama(tmp_path, 1)
     big = checkpoint.tensors[0]._replace(shape=(14336, 4096), begin=0, end=2 * 14336 * 4096)
     served = replace(checkpoint, stamps={big.file: RemoteFile(Link(lambda *_: "", {}), "http://127.0.0.1/x", "x")})
@@ -139,7 +139,7 @@ def test_a_batch_that_is_fetched_is_bounded_by_its_bytes(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("name", "reason"), [("cuda:0", "a GPU may fail at it"), ("cpu", "it may need more memory")])
 def test_what_workers_died_of_is_said_by_what_they_are(tmp_path: Path, name: str, reason: str) -> None:
-    """A fault of CUDA ends a worker process as a lack of memory does."""
+    """A CUDA fault ends a worker process as a lack of memory does."""
     checkpoint, wanted = llama(tmp_path, 1)
     heard, queue = Recorder(), JobQueue()
     reporter = Reporter(heard)
@@ -157,7 +157,7 @@ def test_what_workers_died_of_is_said_by_what_they_are(tmp_path: Path, name: str
 
 
 def test_a_worker_that_refuses_what_it_was_found_free_for_loses_nothing(tmp_path: Path) -> None:
-    """It may refuse another batch of the same model in that moment."""
+    """At that moment it may refuse another batch of the same model."""
     checkpoint, wanted = llama(tmp_path, 2)
     queue, reporter = JobQueue(), Reporter(lambda _: None)
     far = Far(Counting(), queue, reporter, Outcomes(MemorySink(), queue, reporter, False))  # type: ignore[arg-type]
@@ -173,7 +173,7 @@ def test_a_worker_that_refuses_what_it_was_found_free_for_loses_nothing(tmp_path
 
 
 def test_a_batch_is_on_its_way_until_the_sink_has_it(tmp_path: Path) -> None:
-    """Closing waits for what is on its way: the store is closed next."""
+    """Closing waits for batches that are on their way: the store is closed next."""
     checkpoint, wanted = llama(tmp_path, 1)
     (made,) = worker_process.Service("cpu", 1).solve(Batch((str(tmp_path),), tuple(map(light, wanted)))).spectra
     queue, reporter, sink = JobQueue(), Reporter(lambda _: None), MemorySink()

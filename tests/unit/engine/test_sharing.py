@@ -1,4 +1,4 @@
-"""Weights that are used more than once are told in a line when the model is opened."""
+"""Weights that are used more than once are noted in a line when the model is opened."""
 
 from __future__ import annotations
 

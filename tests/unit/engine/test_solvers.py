@@ -75,7 +75,8 @@ KINDS: tuple[Make, ...] = (_random, _decaying, _clustered, _deficient, _zero, _o
 
 
 def _assert_proven(solution: Solution, matrix: torch.Tensor) -> None:
-    """float64, descending, not negative; as near to the exact values as stated, and to LAPACK's; the norm is right."""
+    """Check the solution: float64, descending, not negative, within its bound of the exact values and of LAPACK's;
+    the right norm."""
     exact = matrix.double().numpy()
     wanted = lapack(exact)
     top = float(wanted[0])
@@ -208,7 +209,7 @@ def test_a_cpu_takes_gram_while_the_smallest_value_is_known_by_it(condition: flo
 @pytest.mark.parametrize("shape", [(31, 53), (53, 31), (5, 1000)], ids=str)
 def test_slabs_do_not_change_the_answer(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int]) -> None:
     matrix = torch.from_numpy(_random(*shape, np.random.default_rng(8)))
-    monkeypatch.setattr(gram, "_CHUNK_BYTES", 8 * min(shape) * 7)  # seven columns a slab
+    monkeypatch.setattr(gram, "_CHUNK_BYTES", 8 * min(shape) * 7)  # a slab has seven columns
     widths = [slab.shape[1] for slab in gram.slabs(matrix)]
     assert sum(widths) == max(shape)
     assert max(widths) == 7
@@ -230,7 +231,8 @@ def _gram_of(matrix: Array) -> Solution:
 
 
 def _assert_bound_holds(solution: Solution, matrix: Array) -> None:
-    """Values above the floor are within the bound of the exact ones; the others are truly below the floor."""
+    """Check that values above the floor are within the bound of the exact ones, and the others truly below the
+    floor."""
     exact = jacobi(matrix)
     slack = 100 * EXTENDED_EPS * float(exact[0])
     errors = np.abs(solution.values - exact)

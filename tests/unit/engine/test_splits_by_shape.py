@@ -1,4 +1,4 @@
-"""Splits that the shapes of a layer prove: what config.json leaves out, or says otherwise."""
+"""Splits that the shapes of a layer prove where config.json leaves them out or contradicts them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _opened(folder: Path, arrays: Mapping[str, Array], config: Mapping[str, Any]
 
 
 def _assert_parts(checkpoint: Checkpoint, tree: Tree, wanted: Mapping[str, Any]) -> None:
-    """Each role of the layer's attention has the spectrum of these rows."""
+    """Check that each role of the layer's attention has the spectrum of these rows."""
     found = {p.role: p for p in tree.projections if p.block == "attention" and p.layer == 0}
     for role, rows in wanted.items():
         assert (found[role].rows, found[role].cols) == rows.shape
@@ -45,7 +45,7 @@ def _assert_parts(checkpoint: Checkpoint, tree: Tree, wanted: Mapping[str, Any])
 @pytest.mark.parametrize("kv_heads", [7, 1])
 @pytest.mark.parametrize("said", [True, False], ids=["said", "silent"])
 def test_keys_and_values_without_queries_fill_their_tensor(tmp_path: Path, kv_heads: int, said: bool) -> None:
-    """TeleChat: key_value.view(kv_heads, 2 * head_dim); 7 heads of 6 attend."""
+    """TeleChat: key_value.view(kv_heads, 2 * head_dim), with 7 heads of 6."""
     fused, stem = _random(2 * 6 * kv_heads, 40), "transformer.h.0.self_attention."
     arrays = {f"{stem}key_value.weight": fused, f"{stem}dense.weight": _random(40, 42)}
     config = {"model_type": "telechat", "n_head": 7, "hidden_size": 40}
@@ -71,7 +71,7 @@ MLA = {"num_attention_heads": HEADS, "kv_lora_rank": RANK, "qk_nope_head_dim": N
 @pytest.mark.parametrize("normed", [True, False], ids=["norm", "no norm"])
 @pytest.mark.parametrize("config", [{}, {"qk_rope_head_dim": 0}, {"qk_rope_head_dim": ROPE}], ids=str)
 def test_a_latent_without_rotated_key_is_the_whole_tensor(tmp_path: Path, config: Any, normed: bool) -> None:
-    """Layers without rope keep their numbers in config.json as if they had one (mistral_large4)."""
+    """Layers without RoPE keep their numbers in config.json as if they had it (mistral_large4)."""
     latent, expanded = _random(RANK, HIDDEN), _random(HEADS * (NOPE + VALUE), RANK)
     arrays = {
         f"{STEM}kv_a_proj_with_mqa.weight": latent, f"{STEM}kv_b_proj.weight": expanded,
@@ -103,7 +103,8 @@ def test_a_head_has_a_whole_number_of_columns(tmp_path: Path) -> None:
 
 
 def test_the_norm_of_latent_queries_says_nothing_of_heads(tmp_path: Path) -> None:
-    """Of latent queries `q_norm` norms the latent, here as wide as all values together but for a whole factor."""
+    """With latent queries `q_norm` norms the latent, which here is as wide as all values together but for a whole
+    factor."""
     expanded = _random(6 * (NOPE + 4), RANK)
     arrays = {
         f"{STEM}kv_b_proj.weight": expanded, f"{STEM}o_proj.weight": _random(HIDDEN, 24),
@@ -114,7 +115,7 @@ def test_the_norm_of_latent_queries_says_nothing_of_heads(tmp_path: Path) -> Non
 
 
 def test_a_running_layer_without_rope_expands_its_latent_as_we_split_it(tmp_path: Path) -> None:
-    """mistral_large4: the second of two layers is without rope, and its keys are wider than config.json says."""
+    """mistral_large4: the second of two layers is without RoPE, and its keys are wider than config.json says."""
     torch.manual_seed(7)
     config = AutoConfig.for_model(
         "mistral_large4_text", vocab_size=17, hidden_size=24, intermediate_size=31, num_hidden_layers=2,

@@ -1,4 +1,4 @@
-"""What a calibration has read is found again in other texts, wherever it stands there."""
+"""Tokens that a calibration has read are found again at any place in other texts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def words(seed: int, count: int) -> list[int]:
 @pytest.mark.parametrize("at", range(RUN))
 @pytest.mark.parametrize("before", [0, 5])
 def test_a_passage_of_two_runs_is_found_wherever_it_begins(at: int, before: int) -> None:
-    """Also behind a token that begins every sequence, and with unknown words in it."""
+    """Also after a token that begins every sequence, and with unknown words in it."""
     text = words(0, 10 * RUN)
     text[3] = UNKNOWN
     read = digests_of([[BEGIN, *text[: 5 * RUN]], [BEGIN, *text[5 * RUN :]]], SPECIAL)

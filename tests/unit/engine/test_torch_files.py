@@ -1,4 +1,4 @@
-"""PyTorch files: the same projections and spectra as their safetensors twins, and nothing in them is executed."""
+"""PyTorch files: the same projections and spectra as their safetensors twins, and no code in them is executed."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_nothing_is_executed(tmp_path: Path, state: State, legacy: bool, outer: 
     file = save(tmp_path / "m.bin", bad if outer else {**state, "x": bad}, legacy=legacy)
     assert "needs posix.system, which could execute code, and was not loaded" in refusal(file)
     assert not proof.exists()
-    if not legacy:  # the file is the attack that it seems
+    if not legacy:  # the file really is an attack
         torch.load(file, weights_only=False)
         assert proof.exists()
 

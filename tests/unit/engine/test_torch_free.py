@@ -1,4 +1,4 @@
-"""Opening a model needs neither torch nor numpy: proven in a process of its own."""
+"""Opening a model needs neither torch nor numpy: shown in a separate process."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ def test_a_panel_of_any_rank_is_reflected(kind: str, rows: int, width: int, bloc
 
 @pytest.mark.parametrize("n", [70, 71, 96, 97])
 def test_panels_updated_together_give_what_each_gives_by_itself(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a group that does not come out even, and a lower half of several blocks."""
+    """With a group that is not full, and a lower half of several blocks."""
     rng = np.random.default_rng(n)
     w = torch.from_numpy(rng.standard_normal((2, n, n)))
     w[1, :, n // 3 :] = 0

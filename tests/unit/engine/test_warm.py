@@ -1,4 +1,4 @@
-"""A GPU made ready before it is asked for: which kernels, in which process, and what is said meanwhile."""
+"""A GPU that is made ready in advance: which kernels, in which process, and what is reported meanwhile."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ GPU = Device("cuda:0", "a GPU")
 
 
 class Launches:
-    """In the place of the kernels: which are launched, with which constants."""
+    """A replacement of the kernels that records which are launched, with which constants."""
 
     def __init__(self) -> None:
         self.seen: set[tuple[str, tuple[tuple[str, int], ...]]] = set()
@@ -45,7 +45,7 @@ class Launches:
 
 
 def test_every_variant_of_a_kernel_is_loaded_before_the_first_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Matrices without numbers: what is launched depends on sizes alone."""
+    """Matrices without numbers: the launches depend on sizes alone."""
     launches = Launches()
     monkeypatch.setitem(sys.modules, "rankscope.engine.solvers.kernels", launches)  # type: ignore[arg-type]
     monkeypatch.setattr(rankscope.engine.solvers, "kernels", launches, raising=False)
@@ -65,7 +65,7 @@ def test_kernels_are_compiled_side_by_side_and_one_that_does_not_compile_stops_n
     done: list[str] = []
 
     def compiled(device: str) -> None:
-        together.wait(PATIENCE)  # broken where one waits for another
+        together.wait(PATIENCE)  # at a line break, where one waits for another
         done.append(device)
 
     def broken(_device: str) -> None:
@@ -92,7 +92,7 @@ def test_kernels_are_compiled_side_by_side_and_one_that_does_not_compile_stops_n
         (ComputeSettings(scheduler="tcp://a:1", is_apart=True), [GPU], True, False),
         (ComputeSettings(), [GPU], False, True),
         (ComputeSettings("cuda"), [GPU, Device("cuda:1", "")], False, False),
-        (ComputeSettings("auto"), [GPU, Device("cuda:1", "")], False, True),  # for so little one is used
+        (ComputeSettings("auto"), [GPU, Device("cuda:1", "")], False, True),  # one GPU is enough for so little
         (ComputeSettings(), [], True, False),
     ],
 )
@@ -105,7 +105,7 @@ def test_only_a_gpu_is_made_ready_and_apart_only_by_a_process(
 
 
 class FakeCluster:
-    """One worker process for a GPU, which is never ready until the test says so."""
+    """One worker process for a GPU, which is not ready until the test says so."""
 
     def __init__(self) -> None:
         self.warmed: list[Any] = []
@@ -149,7 +149,7 @@ def test_one_gpu_of_the_explorer_is_made_ready_in_a_process_of_its_own_and_it_is
     engine = Engine(MemorySink(), heard, ComputeSettings(is_apart=True))
     engine.warm()
     assert cluster.asked.wait(PATIENCE)
-    assert heard.of(Progress) == []  # nothing was asked for
+    assert heard.of(Progress) == []  # nothing was requested
     checkpoint, projections = llama(tmp_path, 2)
     engine.submit(checkpoint, projections)
     heard.wait(lambda r: any(p.starting == "cuda:0: torch, CUDA and kernels are loaded" for p in r.of(Progress)))
@@ -178,7 +178,7 @@ def test_a_scan_of_much_has_its_processes_started_before_it_is_asked_for(
 def test_what_is_waited_for_is_said_to_whom_asks_while_it_starts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The process was asked for before there was a job that could hear of it."""
+    """The process was requested before there was a job to report to."""
     heard, begun, gate = Recorder(), threading.Event(), threading.Event()
 
     def local(_devices: object, _threads: object) -> FakeCluster:
@@ -245,7 +245,7 @@ def test_a_torch_for_the_cpu_is_known_by_its_file() -> None:
 
 
 def test_a_fault_of_the_gpu_costs_the_worker_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whose batch the client has solved by the next one: see what becomes of a killed worker in test_cluster.py."""
+    """The client has solved its batch by the next one: see what becomes of a killed worker in test_cluster.py."""
     _, projections = llama(tmp_path, 1)
     service = worker_process.Service("cpu", 1)
     batch = Batch((str(tmp_path),), tuple(map(light, projections)))
@@ -253,7 +253,7 @@ def test_a_fault_of_the_gpu_costs_the_worker_process(tmp_path: Path, monkeypatch
     monkeypatch.setattr(worker_process.os, "kill", lambda pid, _signal: killed.append(pid))
     monkeypatch.setattr(devices, "answers", lambda _: False)
     assert len(service.solve(batch).spectra) == 1
-    assert killed == []  # nothing failed: nobody asks
+    assert killed == []  # nothing failed: no question to the user
     next(iter(tmp_path.glob("*.safetensors"))).write_bytes(b"")
     service.solve(batch)
     assert killed == [os.getpid()]

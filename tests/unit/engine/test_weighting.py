@@ -1,4 +1,4 @@
-"""Spectra under a weighting: W C^1/2 formed explicitly, in float64 by scipy and in extended precision."""
+"""Spectra under a weighting: explicit W C^1/2 by scipy in float64, and in extended precision."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def solved(w: Any, given: Moment) -> tuple[Values, Provenance]:
 
 
 def moments(form: str, n: int, seed: int = 0) -> tuple[Moment, Array]:
-    """A moment of that form, and C written out."""
+    """A moment of this form, and C as a matrix."""
     rng = np.random.default_rng(seed)
     gain, bias = rng.standard_normal(n) * 3, rng.standard_normal(n)
     if form == "diagonal":
@@ -51,7 +51,7 @@ def moments(form: str, n: int, seed: int = 0) -> tuple[Moment, Array]:
 
 
 def explicit(w: Array, c: Array) -> Array:
-    """Singular values of W C^1/2 by scipy, the root the symmetric one."""
+    """Singular values of W C^1/2 by scipy, with the symmetric root."""
     values, vectors = scipy.linalg.eigh(c)
     half = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
     return np.asarray(scipy.linalg.svd(w.astype(np.float64) @ half, compute_uv=False))
@@ -90,7 +90,7 @@ def test_the_stated_bounds_hold_against_eighty_bits(under: str, kind: str) -> No
 
 
 def test_the_reference_is_right() -> None:
-    """A bound that is held against a wrong reference proves nothing."""
+    """A bound that is checked against a wrong reference proves nothing."""
     rng = np.random.default_rng(5)
     for n in (5, 8):
         exact = np.arange(1.0, n + 1)
@@ -219,7 +219,7 @@ def test_a_weighted_projection_keeps_its_address_and_has_a_key_of_its_numbers() 
     others = weighted(plain, Given(other)), weighted(projection(5, 8, key="k"), Given(one))
     assert len({plain.key, under.key, *(p.key for p in others)}) == 4
     again = weighted(plain, Given(moments("full", 8)[0], name="imatrix", label="of another file"))
-    assert again.key == under.key  # equal numbers, whatever file held them
+    assert again.key == under.key  # equal numbers, whatever file holds them
 
 
 def test_what_has_no_moment_has_a_problem_and_another_key() -> None:
@@ -281,7 +281,7 @@ def test_a_null_rank_of_drawn_values_is_half_above_the_interpolated_one() -> Non
     assert null_rank_of(values, 0.4) == pytest.approx(1.5)
     assert null_rank_of(values, 0.55) == pytest.approx(2.0)
     assert null_rank_of(values, 0.2) == pytest.approx(1.0)
-    assert null_rank_of(values, 0.05) == 1.0  # at least 1, at most r, as that of a shape
+    assert null_rank_of(values, 0.05) == 1.0  # at least 1, at most r, like the k0 of a shape
     assert null_rank_of(values, 0.999) == 4.0
     assert null_rank_of(np.zeros(3), 0.9) == 0.0
     for k, threshold in enumerate(drawn_energy(values)[:3], 1):

@@ -1,4 +1,4 @@
-"""A matrix that holds a whole factor less than config.json says has a line; what is so by right has none."""
+"""A matrix that is a whole factor smaller than config.json says has a note; one that is rightly so has none."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def part(count: int) -> dict[str, tuple[int, int]]:
 
 
 def notes(folder: Path, shapes: list[dict[str, tuple[int, int]]], config: dict[str, Any]) -> dict[str, str]:
-    """The lines by address, of layers of these shapes."""
+    """The notes by address, for layers of these shapes."""
     folder.mkdir(exist_ok=True)
     tensors = {
         f"model.layers.{layer}.{name}.weight": np.ones(shape, np.float32)
@@ -47,7 +47,7 @@ def notes(folder: Path, shapes: list[dict[str, tuple[int, int]]], config: dict[s
 @pytest.mark.parametrize(("count", "share"), [(2, "half"), (4, "a quarter"), (8, "an eighth"), (16, "1/16")])
 def test_one_part_of_a_cut_model(tmp_path: Path, count: int, share: str) -> None:
     found = notes(tmp_path, [part(count)] * 2, CONFIG)
-    assert len(found) == 10  # the keys and values of 2 layers have heads of their own
+    assert len(found) == 10  # the keys and values of 2 layers have their own number of heads
     assert found["layers.0.attention.query"] == f"{share} of the 64 x 64 that config.json says: a part of a cut model"
     assert found["layers.1.mlp.down"] == f"{share} of the 64 x 96 that config.json says: a part of a cut model"
     nested = {"model_type": "llava", "text_config": CONFIG | {"head_dim": 8}}

@@ -29,7 +29,7 @@ _OTHERS = {torch.sigmoid: "sigmoid", torch.Tensor.sigmoid: "sigmoid", functional
 
 
 class Used(NamedTuple):
-    """Rows of a weight that a layer uses together: `use`, the layer and expert they stand in, and the matrix."""
+    """Rows of a weight that a layer uses together: their `use`, layer and expert, and the matrix."""
 
     use: str
     layer: int
@@ -38,7 +38,7 @@ class Used(NamedTuple):
 
 
 class Tracer(TorchFunctionMode):
-    """While active, records what tags are used as: `seen[use][parameter]`, flat indices of the rows' first weights."""
+    """While active, records the uses of tags: `seen[use][parameter]`, flat indices of the rows' first weights."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Tracer(TorchFunctionMode):
         return function(*args, **kwargs) if answer is None else answer
 
     def _answer(self, function: Any, args: Any, kwargs: Any) -> torch.Tensor | None:
-        """What stands for the result; None to compute it."""
+        """The replacement for the result of a function; None to compute it."""
         self._calls += 1
         if function is functional.linear:
             return self._product(args[0], args[1].T)
@@ -85,14 +85,14 @@ class Tracer(TorchFunctionMode):
         return None
 
     def _convolve(self, values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor | None:
-        """A depthwise convolution passes tags on, padded as causal ones are."""
+        """The result of a depthwise convolution, which passes tags on, padded as causal ones are."""
         if weight.shape[:2] != (values.shape[1], 1) or not self._names_of(values):
             return None
         self._convolved = True
         return functional.pad(values, (0, weight.shape[-1] - 1))
 
     def activate(self, values: torch.Tensor) -> torch.Tensor | None:
-        """One, so that what is multiplied with it goes on alone; behind a convolution, the tags."""
+        """One, so that the other factor of its product passes alone; behind a convolution, the tags."""
         if self._convolved and self._names_of(values):
             self._convolved = False
             return values
@@ -104,7 +104,7 @@ class Tracer(TorchFunctionMode):
         return torch.zeros(*query.shape[:-1], value.shape[-1], dtype=query.dtype)
 
     def delta_rule(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **_rest: Any) -> tuple[Any, None]:
-        """Stands for the gated delta rule of linear attention."""
+        """A replacement for the gated delta rule of linear attention."""
         for use, states in (("query", query), ("key", key), ("value", value)):
             self.note(use, states)
         return torch.zeros_like(value), None
@@ -151,13 +151,13 @@ class Tracer(TorchFunctionMode):
         return bool(((values >= _BASE) & (values < self._last) & (values == values.round())).all())
 
     def _note_states(self, use: str, states: torch.Tensor, width: int) -> None:
-        """Some models scale queries (or keys) before their product."""
+        """Note queries and keys; some models scale queries (or keys) before their product."""
         scaled = states * width**0.5
         if not self.note(use, states) and bool((scaled - scaled.round()).abs().max() < 1e-6):
             self.note(use, scaled.round())
 
     def note(self, use: str, values: Any) -> bool:
-        """Record the tags in `values`; False where they are none."""
+        """Record the tags in `values`; return False where there are none."""
         if not self._names_of(values):
             return False
         tags = values.detach().double().unique()
@@ -167,7 +167,7 @@ class Tracer(TorchFunctionMode):
         return True
 
     def used(self) -> Iterator[Used]:
-        """Everything that was recorded, as matrices (out, in)."""
+        """Everything recorded, as matrices (out, in)."""
         for use, parameters in self.seen.items():
             for name, flat in parameters.items():
                 if (layer := _LAYER.search(name)) is None:
@@ -185,7 +185,7 @@ class Tracer(TorchFunctionMode):
 
 
 def traced(model: nn.Module, run: Callable[[Running], object]) -> list[Used]:
-    """What the weights of a model are used for while it runs on one token; the model is changed for good."""
+    """The uses of a model's weights while it runs on one token; the model is changed for good."""
     model = model.double().eval()
     for name, parameter in model.named_parameters():
         if parameter.dim() == 1 or "bias" in name or "adapter" in name:

@@ -55,13 +55,13 @@ def eigen(matrix: Any) -> tuple[Long, Long]:
 
 
 def _inside(v: Long, size: int) -> list[int]:
-    """The columns that are not the one of the padding."""
+    """The columns without that of the padding."""
     outside = int(np.argmax(np.abs(v[size])))
     return [n for n in range(len(v)) if n != outside]
 
 
 def _rounds(size: int) -> Any:
-    """Every pair once, in rounds of pairs that have nothing in common."""
+    """Every pair once, in rounds of pairs that share no column."""
     order = np.arange(size)
     for _ in range(size - 1):
         yield order[: size // 2], order[size // 2 :][::-1]
@@ -81,7 +81,7 @@ def _rotate(a: Long, v: Long, p: Any, q: Any) -> None:
 
 
 def root(moments: Array) -> Long:
-    """S with S S^T = C in extended precision, the negative eigenvalues of C as 0."""
+    """S with S S^T = C in extended precision, with the negative eigenvalues of C set to 0."""
     values, vectors = eigen(moments)
     return np.asarray(vectors * np.sqrt(values.clip(min=0)))
 
@@ -112,7 +112,7 @@ def _few_tokens(rng: np.random.Generator, n: int) -> Array:
 
 
 def _float32_sums(rng: np.random.Generator, n: int) -> Array:
-    """Of few tokens, summed in float32: its smallest eigenvalues are negative."""
+    """C from few tokens, summed in float32: its smallest eigenvalues are negative."""
     return _few_tokens(rng, n).astype(np.float32).astype(np.float64)
 
 
@@ -134,7 +134,7 @@ MOMENTS: dict[str, Callable[[np.random.Generator, int], Array]] = {
 
 
 def _blind(rng: np.random.Generator, m: int, c: Array) -> Array:
-    """Rows that see next to nothing of the leading direction of C."""
+    """A matrix whose rows are nearly orthogonal to the leading direction of C."""
     q = np.linalg.eigh(c)[1][:, -1]
     w = rng.standard_normal((m, len(c)))
     return np.asarray(w - np.outer(w @ q, q))

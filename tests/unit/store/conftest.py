@@ -1,4 +1,4 @@
-"""Spectra by number: every process of a test can make the same one and check it to the bit."""
+"""Numbered spectra: every process of a test can make the same one and check it to the bit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RUN = Run("run-1", "rankscope-tui 0.1.0", "2.9.1", "12.8", "570.1", "host", "ran
 
 
 def make_spectrum(number: int, count: int = 12, **changes: Any) -> Spectrum:
-    """Spectrum `number`; `changes` are of its fields, or of its projection's or provenance's."""
+    """Spectrum `number`; `changes` replace fields of it, of its projection or of its provenance."""
     values = np.sort(np.random.default_rng(number).gamma(2.0, 10.0, count))[::-1].copy()
     projection = Projection(
         address=f"layers.{number}.attention.key",
@@ -75,7 +75,7 @@ def same_fixture() -> Callable[[Spectrum, Spectrum], bool]:
 
 @pytest.fixture
 def every() -> Callable[[Iterable[int], int], list[int]]:
-    """All of a list of places in `make faults`; otherwise so many of them, the same ones each time."""
+    """All of a list of places in `make faults`; otherwise a sample of this size, the same each time."""
 
     def chosen(places: Iterable[int], count: int) -> list[int]:
         found = list(places)
@@ -86,7 +86,7 @@ def every() -> Callable[[Iterable[int], int], list[int]]:
 
 @pytest.fixture(autouse=True)
 def _saves_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A save that never ends fails the test that waits for it, instead of hanging it."""
+    """Make a save that never ends fail the test that waits for it, instead of hanging it."""
     for name in ("result", "exception"):
         real = getattr(Future, name)
         monkeypatch.setattr(Future, name, partialmethod(_within, real))

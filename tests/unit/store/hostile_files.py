@@ -1,8 +1,8 @@
 """A process that reads mutated files of a store: `hostile_files.py BASES ROOT SECRET NUMBER ...`.
 
-Of each number it makes one file, with the name and digests that belong to its bytes, reads all that is said to be in
-it, and shows it. It prints each number before, and ends with `done`: one that crashes, hangs or opens the secret does
-not. What is refused it names in ROOT/refused.
+For each number it makes one file, with the name and digests that belong to its bytes, reads everything that the file
+claims to hold, and shows it. It prints each number before, and `done` at the end, unless it crashes, hangs or opens the
+secret. It lists refused files in ROOT/refused.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ TEXTS = (b"\x1b]0;hostile\x07", b"\xff\xfe\x9b31m", b"../../etc/passwd", b"other
 
 
 def some_bytes(rng: random.Random, data: bytearray) -> None:
-    """A few bytes, anywhere."""
+    """Change a few bytes, anywhere."""
     for _ in range(rng.randint(1, 8)):
         data[rng.randrange(HEAD, len(data))] = rng.choice((0, 1, 2, 0x7F, 0xFF, rng.randrange(256)))
 
 
 def some_numbers(rng: random.Random, data: bytearray) -> None:
-    """A few numbers of 8 bytes, where mostly addresses and sizes stand."""
+    """Change a few numbers of 8 bytes, mostly where addresses and sizes are."""
     for _ in range(rng.randint(1, 3)):
         place = rng.randrange(HEAD, len(data) - 8) // 8 * 8
         data[place : place + 8] = rng.choice(NASTY).to_bytes(8, "little")
 
 
 def some_cells(rng: random.Random, data: bytearray) -> None:
-    """A cell of the index, or of another table."""
+    """Change a cell of the index, or of another table."""
     with h5py.File(io.BytesIO(data), "r") as file:
         names = [name for name in file if file[name].dtype.names and file[name].size]
         if not names:
@@ -63,7 +63,7 @@ def some_cells(rng: random.Random, data: bytearray) -> None:
 
 
 def a_piece(rng: random.Random, data: bytearray) -> None:
-    """An end that is missing, or a piece that stands in another place."""
+    """Cut off the end, or move a piece to another place."""
     if rng.random() < 0.3:
         del data[rng.randrange(HEAD, len(data)) :]
         return
@@ -84,7 +84,7 @@ def with_head(data: bytearray) -> bytes:
 
 
 def mutated(number: int, bases: list[bytes]) -> tuple[str, bytes]:
-    """Kind and bytes of a file."""
+    """The kind and the bytes of a mutated file."""
     rng = random.Random(number)
     data = bytearray(rng.choice(bases))  # the last of them has no rows
     MUTATIONS[number % len(MUTATIONS)](rng, data)
@@ -94,13 +94,13 @@ def mutated(number: int, bases: list[bytes]) -> tuple[str, bytes]:
 
 
 def say(line: str) -> None:
-    """To whoever waits for it."""
+    """Write a line to the waiting test."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
 
 def show(*words: str) -> str:
-    """What a command says; it may find something wrong, and nothing else."""
+    """Show what a command shows; it may report damage, and raise nothing else."""
     said = io.StringIO()
     with redirect_stdout(said), redirect_stderr(said):
         code = main(list(words))
@@ -112,7 +112,7 @@ def show(*words: str) -> str:
 
 
 def read(root: Path, folder: str, number: int) -> bool:
-    """Whether anything of a folder is served; every byte of that is read, and shown."""
+    """Whether any spectrum of a folder is served; read and show every byte of it."""
     store = SpectraStore(root, folder)
     entries = store.entries()
     store.verify()
@@ -121,14 +121,14 @@ def read(root: Path, folder: str, number: int) -> bool:
     if not entries:
         return False
     words = (("ls",), ("show", folder, "--csv"), ("show", folder, "--view", "table"), ("show", folder))
-    which = number // len(MUTATIONS) % (3 * len(words))  # one in three: to show takes ten times as long as to read
+    which = number // len(MUTATIONS) % (3 * len(words))  # one in three: showing takes ten times as long as reading
     if which < len(words):
         show(*words[which])
     return True
 
 
 def read_all(bases: list[bytes], root: Path, secret: Path, numbers: list[int]) -> None:
-    """See the module."""
+    """Read all mutated files: see the module's docstring."""
 
     def watch(event: str, of: tuple[Any, ...]) -> None:
         assert event != "open" or str(of[0]) != str(secret), "the secret was opened"

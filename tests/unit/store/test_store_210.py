@@ -1,6 +1,6 @@
-"""A store of 210 spectra that an earlier version wrote is served whole: the key of no unweighted spectrum has changed.
+"""A store of 210 spectra that an earlier version wrote is read whole: no key of an unweighted spectrum has changed.
 
-`version_1_210.h5.gz` is the merged volume of `rankscope scan` of `write_model`, by the version before weightings.
+`version_1_210.h5.gz` is the merged volume of `rankscope scan` on `write_model`, by the version before weightings.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def weights(layer: int, number: int, shape: tuple[int, int]) -> NDArray[np.float
 
 
 def write_model(cache: Path) -> Path:
-    """30 layers in the layout of the Hub's cache, where the name of the blob is the identity of the file."""
+    """Write 30 layers in the layout of the Hub's cache, where the name of the blob is the identity of the file."""
     snapshot = cache / "models--org--small" / "snapshots" / ("c" * 40)
     blobs = snapshot.parents[1] / "blobs"
     for folder in (snapshot, blobs):

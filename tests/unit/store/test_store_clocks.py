@@ -1,4 +1,4 @@
-"""What counts where clocks are wrong: a new result replaces what it was computed to replace."""
+"""Wrong clocks: a new result still replaces the one that it was computed to replace."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def key(spectrum: Spectrum) -> str:
 
 
 def put(root: Path, *wanted: Spectrum) -> None:
-    """By a process of its own, which has looked at what is stored before it computed."""
+    """Store from a separate process, which has looked at what is stored before it computed."""
     with SpectraStore(root, "m") as store:
         store.entries()
         for spectrum in wanted:
@@ -37,7 +37,7 @@ def solver(store: SpectraStore, spectrum: Spectrum) -> str:
 
 
 def columns(root: Path) -> set[str]:
-    """The columns that some index has."""
+    """The columns that any index has."""
     found: set[str] = set()
     for name in segments.names(root / "m"):
         with h5py.File(root / "m" / name) as file:

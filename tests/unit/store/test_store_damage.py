@@ -1,4 +1,5 @@
-"""Damage costs what it hits, and is said: flipped bytes, of files that can be renewed and of files that cannot."""
+"""Damage costs only what it hits, and is reported: flipped bytes in files that can be renewed and in files that
+cannot."""
 
 from __future__ import annotations
 
@@ -29,14 +30,14 @@ def key(spectrum: Spectrum) -> str:
 
 
 def clear(folder: Path) -> None:
-    """Make a folder that is there, and empty."""
+    """Make an empty folder."""
     folder.mkdir(exist_ok=True, parents=True)
     for path in folder.iterdir():
         path.unlink()
 
 
 def lay(folder: Path, kind: str, kept: list[Spectrum]) -> Path:
-    """A new folder with one file, of these spectra."""
+    """A new folder with one file of these spectra."""
     clear(folder)
     return add(folder, kind, kept)
 
@@ -47,7 +48,7 @@ def add(folder: Path, kind: str, kept: list[Spectrum]) -> Path:
 
 
 def flipped(path: Path, data: bytes, place: int, bit: int) -> None:
-    """Make these bytes the one file of its folder, with another bit at a place."""
+    """Make these bytes, with one bit flipped, the only file of its folder."""
     clear(path.parent)
     path.write_bytes(data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :])
 
@@ -64,7 +65,7 @@ def place_of(path: Path, spectrum: Spectrum) -> int:
 
 
 def served(root: Path, kept: list[Spectrum], same: Same) -> tuple[SpectraStore, list[Spectrum]]:
-    """A store that has read everything, and which of these it serves; none of them wrongly."""
+    """A store that has read everything, and which of these spectra it serves; fail if one is wrong."""
     store = SpectraStore(root, "m")
     store.verify()
     found = store.values(map(key, kept))
@@ -220,7 +221,7 @@ def test_what_stands_elsewhere_is_not_lost(make: Make, same: Same, tmp_path: Pat
     kept = [make(n) for n in range(3)]
     path = lay(tmp_path / "m", segments.VOLUME, kept)
     flip(path, place_of(path, kept[0]))
-    add(tmp_path / "m", segments.VOLUME, kept[:2])  # by a merger that was killed before it unlinked
+    add(tmp_path / "m", segments.VOLUME, kept[:2])  # from a merger that was killed before it unlinked
     store, there = served(tmp_path, kept, same)
     assert there == kept
     assert "nothing is lost" in store.damaged[0][1]

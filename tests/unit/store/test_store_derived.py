@@ -1,4 +1,4 @@
-"""Derived rows: files of format version 2 beside those of version 1, and never in one with them."""
+"""Derived rows: files of format version 2 beside those of version 1, never in one file with them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OTHER = replace(LOCAL, repo="/models/b", identity="of another checkpoint")
 
 
 def stack_of(make: Make, number: int, *parents: Spectrum, **changes: Any) -> Spectrum:
-    """Spectrum `number` as that of the stack of the parents' matrices, read when they were."""
+    """Spectrum `number` as that of the stack of the parents' matrices, with the bytes that they had when read."""
     made = Derived("stack", 3, "[K; V]", is_further=True, parents=tuple(s.projection for s in parents))
     projection = derive(replace(make(number).projection, tensor="", slice=None, role="key_value"), made)
     digests = tuple(s.weights_digests[0] for s in parents)
@@ -184,7 +184,7 @@ def test_a_program_that_reads_version_1_alone_skips_the_others(
         sentence = "It has format version 2; this version of rankscope reads 1."
         assert sorted(store.damaged) == sorted((tmp_path / "m" / name, sentence) for name in newer)
     left = versions(tmp_path / "m")
-    assert {name for name, version in left.items() if version == 2} == newer  # nobody merged or renamed them
+    assert {name for name, version in left.items() if version == 2} == newer  # never merged or renamed
     assert sum(version == 1 for version in left.values()) == 1
 
 
@@ -244,7 +244,7 @@ def test_a_merge_on_a_full_disk_loses_nothing(
 
 
 def read_as(make: Make, number: int, digest: str, second: int, source: Source = LOCAL) -> Spectrum:
-    """Spectrum `number`, of a tensor of that number, when its bytes had this digest."""
+    """Spectrum `number` of the tensor of that number, read when its bytes had this digest."""
     when = f"2026-01-01T00:00:{second:02}.000000Z"
     return make(number, tensor=f"t{number}", source=source, weights_digests=(digest,), computed_at=when)
 
@@ -401,4 +401,4 @@ def test_stated_bounds_under_a_weighting_are_not_worked_out_anew(make: Make, sam
     put_all(tmp_path, kept)
     store = SpectraStore(tmp_path, "m")
     assert same(store.get(key(kept[1])), kept[1])
-    assert not same(store.get(key(kept[0])), kept[0])  # whose bounds a shape tells
+    assert not same(store.get(key(kept[0])), kept[0])  # their bounds follow from a shape

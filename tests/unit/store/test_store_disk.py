@@ -1,4 +1,4 @@
-"""What disks and file systems of a network answer: a folder that cannot be synced, stale files, wrong bytes."""
+"""Answers of disks and network file systems: a folder that cannot be synced, stale files, wrong bytes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def segment(folder: Path, *spectra: Spectrum) -> str:
 
 
 def failing(code: int, real: Callable[..., Any], is_hit: Callable[..., bool]) -> Callable[..., Any]:
-    """A call that fails where its arguments are hit."""
+    """A call that fails for the arguments that are chosen to fail."""
 
     def call(*args: Any) -> Any:
         if is_hit(*args):
@@ -102,7 +102,7 @@ def test_a_merge_that_reads_back_as_something_else_costs_nothing(
     real = layout.build
 
     def wrong(entries: list[Any], values: list[Any]) -> layout.Image:
-        """Whole, under the name that its bytes have, and not what was to be written."""
+        """A whole file, under the name that its bytes have, but not the one that was to be written."""
         promised = real(entries, values).part
         if kind == "values":
             values = [values[0] + 1, *values[1:]]
@@ -145,7 +145,7 @@ def test_a_bad_sector_costs_the_spectra_in_it(
         ((path, sentence),) = store.damaged
         assert path == store.folder / name
         assert sentence.startswith("layers.2.attention.key cannot be read (Input/output error)")
-    assert SpectraStore(tmp_path, "m").values([key(kept[2])]).keys() == {key(kept[2])}  # another cable
+    assert SpectraStore(tmp_path, "m").values([key(kept[2])]).keys() == {key(kept[2])}  # as with another cable
 
 
 def test_a_disk_that_gives_nothing_back_is_an_error_and_no_damage(

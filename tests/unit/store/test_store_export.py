@@ -1,4 +1,4 @@
-"""Exports, as other programs read them."""
+"""Exports, read as other programs read them."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def test_a_merge_on_a_full_disk_loses_nothing(
         patch.setattr(os, "write", fail)
         with pytest.raises(OSError, match="No space"):
             store.merge()
-        store.close()  # tries, and says nothing: the spectra are safe
+        store.close()  # retries in silence: the spectra are safe
     assert len(segments.names(store.folder)) == 3
     assert all(same(store.get(key(make(n))), make(n)) for n in range(3))
 
@@ -142,7 +142,7 @@ def test_damage_anywhere_in_a_segment_is_found_and_the_others_are_served(
 
 
 def few_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fail instead of reading the same file for ever."""
+    """Make a store that reads the same file for ever fail."""
     real, calls = segments.load_values, []
 
     def load_values(*args: Any) -> Any:
@@ -194,7 +194,7 @@ def test_a_merge_that_another_thread_has_done_is_not_done_again(
     with SpectraStore(tmp_path, "m") as store:
         store.put(make(0)).result()
         with monkeypatch.context() as patch:
-            due = iter([True, False])  # when it was asked for; when its turn came
+            due = iter([True, False])  # when it was requested; when its turn came
             patch.setattr(spectra, "_is_due", lambda _: next(due))
             store.merge()
         assert [name[:3] for name in segments.names(store.folder)] == ["seg"]

@@ -1,4 +1,4 @@
-"""A full disk: what is computed waits until there is room, and merging makes room while it can."""
+"""A full disk: computed spectra wait until there is room, and merging makes room while it can."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BLOCK = 4096
 
 
 class SmallDisk:
-    """A stand-in for the os calls of a disk that holds so many bytes, in blocks, below a folder."""
+    """Fakes of the os calls for a disk that holds a number of bytes, in blocks, below a folder."""
 
     def __init__(self, folder: Path, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
@@ -38,7 +38,7 @@ class SmallDisk:
         return max(0, self.size - sum(-(-size // BLOCK) * BLOCK for size in files))
 
     def write(self, handle: int, data: memoryview) -> int:
-        """Into what is left of the file's last block and of the disk; ENOSPC where that is nothing."""
+        """Write into what is left of the file's last block and of the disk; ENOSPC where nothing is left."""
         room = self.free + -os.fstat(handle).st_size % BLOCK
         if not room:
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -47,14 +47,14 @@ class SmallDisk:
 
 @pytest.fixture
 def heard(monkeypatch: pytest.MonkeyPatch) -> queue.Queue[str]:
-    """What the stores of a test say, and no second between two tries."""
+    """The messages of a test's stores, which retry without a pause."""
     monkeypatch.setattr(writer, "RETRY_SECONDS", 0.01)
     lines: queue.Queue[str] = queue.Queue()
     return lines
 
 
 def stored(root: Path) -> dict[int | None, Spectrum]:
-    """What another process would find, by layer."""
+    """The spectra that another process would find, by layer."""
     store = SpectraStore(root, "m")
     assert store.damaged == []
     return {entry.projection.layer: store.get(entry.projection.key) for entry in store.entries()}
@@ -97,7 +97,7 @@ def test_what_finds_no_room_waits_for_it(
 def test_what_fits_is_saved_before_the_rest_waits(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heard: queue.Queue[str]
 ) -> None:
-    """Of 20 spectra of 80 kB together 1 MB holds a dozen, however they are written; what is missing is said in MB."""
+    """20 spectra take 80 kB each; 1 MB holds a dozen, however they are written; the missing space is stated in MB."""
     disk = SmallDisk(tmp_path, 1_000_000, monkeypatch)
     with SpectraStore(tmp_path, "m") as store:
         store.listen(heard.put)
@@ -123,7 +123,7 @@ def test_merging_makes_room_as_far_as_it_can(
         store.listen(heard.put)
         for n in range(36):
             store.put(make(n, 100)).result(PATIENCE)
-        assert not store.look()  # no other process was here
+        assert not store.look()  # no other process was there
     assert heard.empty()
     found = stored(tmp_path)
     assert all(same(found.pop(n), make(n, 100)) for n in range(36))
@@ -132,7 +132,7 @@ def test_merging_makes_room_as_far_as_it_can(
 def test_a_merge_takes_as_many_files_as_there_is_room_for(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What killed processes left is merged in several steps, each making room for the next."""
+    """Files of killed processes are merged in several steps, each making room for the next."""
     with monkeypatch.context() as patch, SpectraStore(tmp_path, "m") as store:
         patch.setattr(spectra, "_MERGE_AT", 100)
         for n in range(24):
@@ -177,7 +177,7 @@ def test_a_full_disk_halfway_leaves_no_rest(
         future = store.put(make(0))
         assert heard.get(timeout=PATIENCE) == f"full disk: 0.1 MB missing in {store.folder}"
         monkeypatch.setattr(writer, "RETRY_SECONDS", PATIENCE)
-        while heard.qsize():  # tries that began before
+        while heard.qsize():  # attempts that began before
             heard.get()
         assert not future.done()
         disk.size *= 10

@@ -1,4 +1,4 @@
-"""Files that somebody else has put into a store, with the right name and digest."""
+"""Files that someone else has put into a store, with the right name and digest."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def bases(make: Make, folder: Path) -> None:
 
 
 def read_mutated(make: Make, tmp_path: Path, numbers: list[int]) -> list[int]:
-    """Have a process read these mutated files; those that it refused."""
+    """Have a process read these mutated files; return those that it refused."""
     bases(make, tmp_path / "bases")
     root, secret = tmp_path / "store", tmp_path / "secret"
     secret.write_text("secret")
@@ -120,7 +120,7 @@ def huge_values(file: Any, _: Path) -> None:
 
 
 def a_cell(column: str, value: float) -> Callable[[Any, Path], None]:
-    """The first row of the index says another number there."""
+    """The file with another number in the first row of the index."""
 
     def change(file: Any, _: Path) -> None:
         index = file["index"][()]
@@ -203,7 +203,7 @@ def test_numbers_that_are_no_singular_values_are_not_served(make: Make, tmp_path
 
 
 def within_ten_seconds(look: Callable[[], object]) -> object:
-    """What a thread gives; one that waits for a pipe fails the test."""
+    """The result of a thread; one that waits for a pipe fails the test."""
     found: list[object] = []
     thread = threading.Thread(target=lambda: found.append(look()), daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-"""The file format: round trips, and strangers who have only the file."""
+"""The file format: round trips, and readers who have only the file."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_tables_name_their_rows_and_columns(make: Make, tmp_path: Path) -> None:
 
 
 def clear(folder: Path, kept: Spectrum) -> None:
-    """Make a folder that holds one segment, of this spectrum, again."""
+    """Make the folder anew, with one segment of this spectrum."""
     for path in folder.iterdir():
         path.unlink()
     segments.write(folder, segments.SEGMENT, build([kept]).data)

@@ -20,7 +20,7 @@ Disk = dict[str, bytes | None]
 
 
 class File:
-    """A file or a folder: what was written, and of that what was synced."""
+    """A file or a folder: the bytes written, and those of them that are synced."""
 
     def __init__(self, is_folder: bool) -> None:
         self.is_folder = is_folder
@@ -28,7 +28,7 @@ class File:
 
 
 class Machine:
-    """Follows the calls that change a disk, and keeps after each what a power cut might leave."""
+    """Follows the calls that change a disk, and keeps after each the states that a power cut may leave."""
 
     def __init__(self, root: Path, patch: pytest.MonkeyPatch) -> None:
         self._root = str(root)
@@ -50,11 +50,11 @@ class Machine:
         return call
 
     def cut(self) -> None:
-        """Keep what is left if the power goes now: with the names that are synced, and with all of them."""
+        """Keep the states that a power cut may leave now: with the synced names only, and with all names."""
         self.cuts.append((self._left(self._sure), self._left(self._names), list(self.saved)))
 
     def _left(self, names: dict[str, File]) -> Disk:
-        """With these names; of bytes that were not synced only how many there were."""
+        """The disk with these names; for bytes that were not synced only their number."""
         found: Disk = {}
         for path, file in sorted(names.items()):
             parent = os.path.dirname(path)  # noqa: PTH120
@@ -99,7 +99,7 @@ class Machine:
 
 
 def lay(disk: Disk, old: Path, new: Path) -> None:
-    """Make what is left of `old` under `new`."""
+    """Restore a kept disk from `old` under `new`."""
     new.mkdir()
     for path, data in disk.items():
         there = new / Path(path).relative_to(old)

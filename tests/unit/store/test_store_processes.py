@@ -25,7 +25,7 @@ _write = os.write
 
 
 def fork(work: Callable[[int], None]) -> tuple[int, int]:
-    """Run `work(pipe)` in a child; its pid and the end of the pipe to read what it reports."""
+    """Run `work(pipe)` in a child; return its pid and the end of the pipe that reads its report."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -68,8 +68,8 @@ def puts_and_merges(root: Path, make: Make, pipe: int) -> None:
 
 
 def doomed(point: int, half: bool) -> None:
-    """Kill this process before its `point`-th call of the operating system that changes a disk; `half`: within its
-    `point`-th write, the only call that can be done in part."""
+    """Kill this process before its `point`-th call of the operating system that changes a disk; with `half`, within
+    its `point`-th write, the only call that can be done in part."""
     left = point
 
     def wrap(name: str) -> Callable[..., object]:
@@ -144,7 +144,7 @@ def test_a_kill_at_every_call_while_damage_is_dealt_with_costs_nothing_more(
             assert not store.has(kept[2].projection.key)
             assert all(same(store.get(s.projection.key), s) for s in kept if s is not kept[2])
         assert [path for path, _ in store.set_aside] == [root / "m" / f"{name}.damaged"]
-        assert len(segments.names(root / "m")) <= 2  # of a process that was killed between writing and renaming
+        assert len(segments.names(root / "m")) <= 2  # from a process that was killed between writing and renaming
         point += 1
     assert point > 7
 

@@ -27,7 +27,7 @@ def write(folder: Path, spectra: list[Spectrum], kind: str = segments.SEGMENT) -
 
 
 def log_calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """Every later os call that matters to a power cut, with what it acts on."""
+    """A log of every later os call that matters to a power cut, with its arguments."""
     log: list[tuple[str, str]] = []
     handles: dict[int, str] = {}
     real = {name: getattr(os, name) for name in ("open", "write", "fsync", "replace", "unlink", "mkdir")}

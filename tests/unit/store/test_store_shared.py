@@ -1,4 +1,4 @@
-"""What other processes do in a folder is seen, at the price of one question a look while they do nothing."""
+"""Changes by other processes in a folder are seen, at the cost of one system call a look while nothing changes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Make = Callable[..., Spectrum]
 
 @pytest.fixture(autouse=True)
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file systems of tests have fine clocks."""
+    """Pretend settled clocks: the file systems of tests have fine ones."""
     monkeypatch.setattr(watch, "SETTLED_SECONDS", 0.0)
 
 
 def put(root: Path, *found: Spectrum) -> None:
-    """As another process does."""
+    """Store a spectrum as another process does."""
     with SpectraStore(root, "m") as store:
         for spectrum in found:
             store.put(spectrum).result(10)

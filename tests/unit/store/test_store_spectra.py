@@ -1,4 +1,4 @@
-"""SpectraStore: what counts, what is stale, what happens when the disk does not play along."""
+"""SpectraStore: which spectra count, which are stale, and what happens when the disk fails."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_a_file_changed_in_place_makes_its_old_spectra_stale(make: Make, tmp_pat
 def test_what_is_stale_depends_on_time_and_not_on_the_order_of_files(
     make: Make, tmp_path: Path, order: tuple[int, ...]
 ) -> None:
-    digests = {0: "first", 1: "second", 2: "third"}  # the number is the time, too
+    digests = {0: "first", 1: "second", 2: "third"}  # the number is also the time
     with SpectraStore(tmp_path, "m") as store:
         for n in order:
             store.put(make(n, tensor="qkv", source=LOCAL, weights_digests=(digests[n],))).result()

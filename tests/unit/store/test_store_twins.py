@@ -27,7 +27,7 @@ def twin_of(make: Make, number: int, **changes: object) -> Spectrum:
 
 
 def write_old(folder: Path, kept: list[Spectrum]) -> str:
-    """A segment as it was written before the index had the columns of ADDED; its name."""
+    """Write a segment as it was before the index had the columns of ADDED; return its name."""
     image = layout.build([entry_of(s) for s in kept], [s.values for s in kept])
     path = folder.parent / "old.h5"
     path.write_bytes(image.data)

@@ -1,4 +1,4 @@
-"""What an earlier version wrote: `version_1` holds a segment from before there were derived rows but twins."""
+"""Files of an earlier version: `version_1` holds a segment written when there were twins but no derived rows."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Model:
-    """The model that was scanned, in the layout of the Hub's cache, where the name of the blob is the identity."""
+    """The scanned model, in the layout of the Hub's cache, where the name of the blob is the identity."""
     cache = tmp_path / "models--org--tiny"
     snapshot = cache / "snapshots" / ("c" * 40)
     for folder in (snapshot, cache / "blobs"):
@@ -69,7 +69,7 @@ def test_every_projection_and_twin_is_found_with_lapacks_values(model: Model, ro
     for p in projections:
         matrix = weights(10, 5)[ROWS[p.role]] if p.role in ROWS else weights(5, 6)
         twin = flipped(p)
-        word = int(PCG64(int(twin.key, 16)).random_raw(1)[0])  # at most 30 entries: a bit of it each
+        word = int(PCG64(int(twin.key, 16)).random_raw(1)[0])  # at most 30 entries: one bit for each
         signs = np.array([-1 if word >> n & 1 else 1 for n in range(matrix.size)]).reshape(matrix.shape)
         assert [session.state(q) for q in (p, twin)] == [State.STORED, State.STORED]
         session.load_values([p, twin])
@@ -110,7 +110,8 @@ def test_every_column_keeps_its_meaning(root: Path) -> None:
 
 
 def test_old_bounds_that_do_not_hold_are_worked_out_anew(root: Path) -> None:
-    """By the shape, the largest and smallest value and the norm; the values, and what was computed of them, stay."""
+    """From the shape, the largest and smallest value and the norm; the values, and what was computed from them,
+    stay."""
     with h5py.File(WRITTEN / NAME) as file:
         stored = {row["key"].decode(): row for row in file["index"][()]}
     store = SpectraStore(root, "m")
@@ -162,6 +163,6 @@ def test_the_same_spectra_are_written_as_they_were(root: Path, tmp_path: Path) -
         kept = set(old.attrs) - {"created_at", "software"}
         assert kept == {"format", "format_version", "description"}
         assert all(old.attrs[name] == new.attrs[name] for name in kept - {"description"})
-        assert set(old.attrs["description"].split()) <= set(new.attrs["description"].split())  # more may be said
+        assert set(old.attrs["description"].split()) <= set(new.attrs["description"].split())  # more may be noted
     assert list(image.part.entries) == list(before.entries)
     assert image.part.version == before.version
