@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 LFS = (".safetensors", ".bin", ".gguf", ".pth")
 STALL = 0
-"""A fault: the request is taken and never answered."""
+"""A fault: the request is read and never answered."""
 
 _RESOLVE = re.compile(r"/(?P<repo>[^/]+(?:/[^/]+)?)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
 _API = re.compile(

@@ -16,7 +16,7 @@ from typing import Any
 DEADLINE = 20.0
 """Seconds after which a silent program has failed; nothing passes or fails by being slower or faster."""
 BACK = b"\x1b[?1049l"
-"""A terminal's word for: the other screen again."""
+"""The terminal sequence that switches back to the other screen."""
 
 
 class Terminal:

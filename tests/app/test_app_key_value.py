@@ -26,7 +26,7 @@ from rankscope.tui.settings.config import Config
 
 LAYERS = 2
 FULL = 48
-"""KV heads (d_k + d_v) of the llama."""
+"""KV heads (d_k + d_v) in the llama."""
 Matrix = np.ndarray[Any, np.dtype[np.float64]]
 
 

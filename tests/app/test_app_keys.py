@@ -32,7 +32,7 @@ FROM_DESIGN = {
     "question_mark",
 }
 TAKEN = ("ctrl+b", "ctrl+a", "ctrl+s", "ctrl+j", "ctrl+o", "ctrl+i", "ctrl+m")
-"""Keys that tmux, screen or the terminal keep."""
+"""Keys that tmux, screen or the terminal take for themselves."""
 
 
 def _bindings(*tables: str) -> list[Binding]:

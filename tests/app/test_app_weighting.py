@@ -26,7 +26,7 @@ CONFIG = {"model_type": "qwen3_moe", "hidden_size": 24, "num_attention_heads": 4
 ATTENTION = {"q_proj": (24, 24), "k_proj": (12, 24), "v_proj": (12, 24), "o_proj": (24, 24)}
 EXPERT = {"gate_proj": (20, 24), "up_proj": (20, 24), "down_proj": (24, 20)}
 REFUSED, UNSEEN = "model.layers.1.self_attn.q_proj", "model.layers.0.mlp.experts.1.gate_proj"
-"""The first has sums over other inputs than the model has, the second was reached by no token."""
+"""The first has sums over other inputs than the model has; no token reached the second."""
 COMPUTED = LAYERS * (len(ATTENTION) + EXPERTS * len(EXPERT)) - 2
 
 

@@ -21,7 +21,7 @@ from rankscope.tui.settings.palette import Depth, Palette, palette
 
 MANY = Palette()
 LEAST = 0.4
-"""The part of its cells that a curve keeps, unless it has its turn in all of them."""
+"""The share of its cells that a curve keeps, unless it takes turns in all of them."""
 # k90 of the demo's 30 layers; gate, up and down, and key and value, lie in the same cells over long stretches.
 DEMO = {
     "query": "68 238 235 224 246 237 231 226 222 205 231 231 198 208 185 "

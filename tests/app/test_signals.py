@@ -56,12 +56,13 @@ def end(*arguments):
 Solver._spectrum, SpectraStore._save, ending.Ending._end = solve_a_few, save_late, end
 sys.exit(main_tui(sys.argv[2:]))
 """
-"""A solver that never comes to an end, and spectra of which none is saved before the signal comes."""
+"""A solver that never ends, and spectra none of which is saved before the signal comes."""
 PLAIN = "import sys; from rankscope.tui.cli.main import main_tui; sys.exit(main_tui())"
 ON = (b"\x1b[?1049h", b"\x1b[?25l", b"\x1b[?2004h", b"\x1b[?7l", b"\x1b[?1004h")
 OFF = (b"\x1b[?1049l", b"\x1b[?25h", b"\x1b[?2004l", b"\x1b[?7h", b"\x1b[?1004l")
 MOUSE = tuple(f"\x1b[?{mode}h".encode() for mode in (1000, 1002, 1003, 1006, 1015, 1016))
-"""What turns the other screen, no cursor, pasting in brackets, reports of the focus and cut lines on, and off."""
+"""The sequences that turn on, and off, the other screen, a hidden cursor, bracketed paste, focus reports and no line
+wrap."""
 
 
 def is_put_back(terminal: Terminal) -> bool:

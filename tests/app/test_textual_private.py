@@ -27,7 +27,7 @@ OF_OTHERS = {
     ("charts/curves.py", "_limit_size"),
     ("screens/explorer/panes.py", "_replace"),
 }
-"""Of os, argparse, plotext and named tuples."""
+"""Names of os, argparse, plotext and named tuples."""
 
 
 def is_private(name: str) -> bool:

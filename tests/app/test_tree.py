@@ -15,7 +15,7 @@ CONFIG = {"model_type": "mixtral", "hidden_size": 64, "num_attention_heads": 4, 
 EXPERT = "model.layers.{}.block_sparse_moe.experts.{}.w1.weight"
 UP = "model.layers.{}.block_sparse_moe.experts.{}.w3.weight"
 LOW = (120, 20)
-"""Too low for the tree: it has a scroll bar."""
+"""A size too low for the tree, which then has a scroll bar."""
 BAR = " \u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
 
 

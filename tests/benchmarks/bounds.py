@@ -36,7 +36,8 @@ from rankscope.engine.solvers.ladder import Rung, Solution, solve
 Row = dict[str, Any]
 TITLES = {"ratio": "stated", "before": "by version 1"}
 WELL = 10
-"""Matrices of a smaller condition number are told apart: small values of others are often nearer than they must be."""
+"""The condition number up to which matrices are reported apart: small values of others are often more accurate than
+required."""
 
 
 def routines(device: str) -> dict[str, Callable[[Array], Solution | None]]:

@@ -40,9 +40,9 @@ TREE = re.compile(rb"0 tree")
 FILLED = re.compile(rb"(\d+)/\1 stored")
 QUIET = 0.05
 SLOWEST = 0.5
-"""Seconds until a key counts as one that changes nothing."""
+"""Seconds after which a key counts as one that changes nothing."""
 DEADLINE = 60
-"""Seconds without a byte after which it will not come."""
+"""Seconds without a byte after which waiting is given up."""
 RUN = Run("r", "benchmark", "-", "-", "-", "-", "-", "2026-01-01T00:00:00Z")
 LAYERS = 126
 SHAPES = {

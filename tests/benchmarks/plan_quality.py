@@ -41,7 +41,7 @@ from rankscope.engine.plan.works import works_of
 from rankscope.tui.cli.main import main as rankscope
 
 TOKENS = 4608
-"""Of the calibration: 4,096 in the sums, and one sequence of nine held out."""
+"""Tokens of the calibration: 4,096 in the sums, and one sequence in nine held out."""
 PIECE = 1300
 """Characters of a help page in the calibration, and in the text that is measured."""
 CUTS = ("10%", "20%", "30%")
@@ -50,9 +50,9 @@ KINDS = ("none", "norm", "diagonal", "full")
 DENSE = "dense", "", ""
 CASES = (DENSE, *((kind, cut, ranks) for ranks, kind, cut in product((PLANNED, UNIFORM), reversed(KINDS), CUTS)))
 BARS = {("full", "10%"): 2.0, ("full", "20%"): 4.0}
-"""At most so many times the perplexity of the dense model, on both texts, by plans that are not uniform."""
+"""Limits of the perplexity, as multiples of the dense model's, on both texts for plans that are not uniform."""
 BROKEN = 100.0
-"""What plans of the weights alone are above, at 20 %."""
+"""The multiple that plans of the weights alone exceed at 20 %."""
 
 
 class Given(NamedTuple):

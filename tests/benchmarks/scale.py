@@ -47,10 +47,10 @@ CONFIG = {
     "quantization_config": {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128]},
 }  # fmt: skip
 WAITING = 1024
-"""Spectra that wait for the writer at most: of 2048 values each 16 MB."""
+"""The most spectra that wait for the writer: at 2048 values each they take 16 MB."""
 SLOWEST, QUIET, SILENCE, IDLE = 30.0, 0.05, 1.0, 0.05
-"""Seconds until the first byte that a key brings; between two bytes of one paint; and in which nothing more is coming
-while less than this share of a processor is used."""
+"""Seconds until the first byte that a key brings; between two bytes of one paint; and without a byte until nothing
+more is coming, while less than the share IDLE of a processor is used."""
 Entry = tuple[str, str, tuple[int, ...]]
 Programs = dict[str, Path]
 
@@ -225,7 +225,7 @@ STEPS = (
     ("table: sort by k90", "llll", ["o"]),
     ("4: layers, t", "34", ["t"]),
 )
-"""What is done, the keys that lead there, and those that are measured in turn."""
+"""Each action, the keys that lead there, and the keys that are measured in turn."""
 
 
 def keys(figures: Figures, name: str, folder: Path, model: str, count: int, columns: int, lines: int) -> None:

@@ -41,9 +41,9 @@ from rankscope.engine.compute.devices import available_cores
 
 HERE = Path(__file__).parent
 BEYOND, FIRST_RUN = 1.5, 10.0
-"""Seconds that a whole process may take beyond its parts; and at most, the first time on a machine."""
+"""The most seconds that a whole process may take beyond its parts; and in all, the first time on a machine."""
 MEDIAN, WORST, ENTER = 50, 150, 500
-"""Milliseconds of a key while a scan begins, and of `enter` on a GPU that is ready."""
+"""The most milliseconds of a key while a scan begins, and of `enter` on a GPU that is ready."""
 SCANNED = 10.0
 CACHES = ("TRITON_CACHE_DIR", "CUDA_CACHE_PATH")
 IMPORT = "import time; t = time.perf_counter(); import torch; print(time.perf_counter() - t)"
@@ -66,7 +66,7 @@ print(*(scan(folder, device).seconds for _ in range(repeats)))
 SCAN = ("-c", "import sys; from rankscope.tui.cli.main import main; sys.exit(main())", "scan")
 EXPLORER = (sys.executable, "-c", "import sys; from rankscope.tui.cli.main import main_tui; sys.exit(main_tui())")
 CURVE = re.compile("\N{BOX DRAWINGS HEAVY HORIZONTAL}".encode())
-"""In the legend of a spectrum, and nowhere else on the first screen."""
+"""A text in the legend of a spectrum, and nowhere else on the first screen."""
 QUIET = 1.0
 """Seconds without a byte after which the explorer has nothing more to write."""
 

@@ -97,7 +97,7 @@ RIGHT = [
     *(("33", name, 4) for name in ("binindex", "both_noindex", "extra", "sizetext")),
     *(("35", name, 2) for name in ("pt_pair", "run/checkpoint-80", "sp ace é/модель")),
 ]  # fmt: skip
-"""Case, model in its folder, and how many of the expected spectra it holds."""
+"""Case, model in its folder, and the number of expected spectra in it."""
 
 
 def holds_spectra(folder: Path, model: str, count: int, store: Path) -> None:

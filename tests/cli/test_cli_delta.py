@@ -25,7 +25,7 @@ from rankscope.tui.data.model import open_model
 
 RANK = 3
 GAIN = np.linspace(0.5, 2.0, HIDDEN)
-"""Of A's norms."""
+"""The gains of A's norms."""
 UNCHANGED = "layers.0.mlp.gate"
 PLACES = [f"layers.0.{place}" for place in SHAPES]
 

@@ -55,9 +55,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "deepseek_v2": LATENT,
 }
 RANKS = (2, 5, 3)
-"""Of the planted changes, by turns."""
+"""The ranks of the planted changes, in turn."""
 QUIET = 1
-"""The layer of which the first matrix is left as it is."""
+"""The layer whose first matrix is left unchanged."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ import sys
 absent = "accelerate cryptography dask distributed matplotlib pandas peft scipy tokenizers transformers"
 sys.modules |= dict.fromkeys(absent.split())
 """
-"""What the extras bring can be neither found nor imported."""
+"""The packages of the extras, which can be neither found nor imported."""
 SEVERAL = f"""{HIDDEN}
 from rankscope.tui.cli.main import main
 for command in sys.stdin.read().splitlines():

@@ -26,7 +26,7 @@ segments.write = write
 signal.signal(signal.SIGINT, signal.default_int_handler)
 {PROGRAM}
 """
-"""A disk that has room for one file, but not with all spectra in it: on a slow machine they are saved together."""
+"""A disk with room for one file, but not for a file of all spectra: on a slow machine they are saved together."""
 
 
 def test_a_scan_waits_for_room_and_says_so_once(

@@ -21,7 +21,7 @@ NAME = "org/tiny"
 SHARD_1, SHARD_2 = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 PATIENCE = 20.0
 END = 4000
-"""What is asked for at first of either end of a PyTorch file, in tests."""
+"""The size of the first request for either end of a PyTorch file, in tests."""
 SHAPES = {
     "self_attn.q_proj": (64, 64), "self_attn.k_proj": (32, 64), "self_attn.v_proj": (32, 64),
     "self_attn.o_proj": (64, 64), "mlp.gate_proj": (96, 64), "mlp.up_proj": (96, 64), "mlp.down_proj": (64, 96),

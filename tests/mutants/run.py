@@ -20,7 +20,7 @@ from typing import NamedTuple
 HERE = Path(__file__).parent
 TREE = HERE.parents[1]
 LIMIT = 240
-"""Seconds after which a test is waiting for something that never comes."""
+"""Seconds after which a test counts as hanging."""
 
 
 class Mutant(NamedTuple):

@@ -33,7 +33,7 @@ from rankscope.engine.spectrum import Projection
 HERE = Path(__file__).parent
 TWO = [Device("cpu:0", "a core"), Device("cpu:1", "another")]
 BOTH = "cuda:98,cuda:99"
-"""A list of devices that no driver has, in whose place the tests put TWO."""
+"""A list of devices that no driver has, which the tests replace by TWO."""
 
 
 class Control:

@@ -147,7 +147,7 @@ class _Given(NamedTuple):
 _ONE = _Given(torch.ones(1, 1, dtype=torch.long), torch.zeros)
 _SOME = _Given(torch.tensor([[1, 5, 3, 7]]), torch.randn)
 _SINGLE = frozenset(("gemma4_audio", "inkling2", "xglm"))
-"""Models whose code runs in single precision alone."""
+"""Models whose code runs only in single precision."""
 
 
 def _watched(spec: Spec, model: Running) -> dict[str, Input]:

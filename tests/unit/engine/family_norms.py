@@ -23,11 +23,11 @@ UNKNOWN = {
     "axk2": "attention.gate attention.indexer_key attention.indexer_weights attention.key_rope attention.kv_a "
     "attention.query_a attention.query_b expert.gate expert.up shared_expert.gate shared_expert.up",
 }
-"""What feeds these, in some layer of a family that runs here, the table does not know: norms of several streams or of
-each head, gains that change with the token, weights that several layers share, positions, other towers."""
+"""Projections whose norm the table does not know in some layer of a family that runs here: norms of several streams
+or of each head, gains that change with the token, weights that several layers share, positions, other towers."""
 
 READ = frozenset(("cpmant",))
-"""Families of which nothing runs on tokens alone: their rows were read off the code of the modules."""
+"""Families that cannot run on tokens alone: their rows were read from the code of the modules."""
 
 
 def norms_of(family: str) -> str:

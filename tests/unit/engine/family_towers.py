@@ -88,6 +88,6 @@ TOWERS: dict[str, Callable[[Running, Filled], object]] = {
     "phi4_multimodal": _phi4,
     "granite_speech": _granite_speech,
 }
-"""By the name of the family's line in families.jsonl."""
+"""Runners by the name of the family's line in families.jsonl."""
 ENDS_EARLY = frozenset(("clvp", "dots3_note", "gemma4", "gemma4_vision", "unlimited_ocr"))
-"""Towers that end in an error behind their layers, or behind the first of them."""
+"""Towers that end in an error after their layers, or after the first of them."""

@@ -25,7 +25,7 @@ Running: TypeAlias = Any
 _PRODUCTS = (torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.bmm, torch.mm)
 _ADDED = (torch.addmm, torch.baddbmm, torch.Tensor.baddbmm)
 _ROWS = 6
-"""Rows of an input that are looked at: with numbers drawn at random one would do."""
+"""The number of an input's rows that are compared: with random numbers one would do."""
 
 _WIDTH = 3
 """Narrower rows may be alike by chance."""

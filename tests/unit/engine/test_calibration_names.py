@@ -263,7 +263,7 @@ def test_the_absorbed_halves_of_latent_attention_are_not_used(tmp_path: Path) ->
     file = write_gguf(tmp_path / "b", held | {"model.layers.0.self_attn.kv_b_proj.weight": stats(11, (512,))})
     weighting, _ = opened(tmp_path / "m", file)
     of_gguf = replace(next(p for p in projections if p.address == "layers.0.attention.key_b"), tensor=stack.tensor)
-    assert weighting.moment(of_gguf).cols == 11  # the module with the model's own name has the input of both
+    assert weighting.moment(of_gguf).cols == 11  # kv_b_proj has the input of both
 
 
 def test_projections_that_a_name_does_not_tell_apart_are_refused(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from rankscope.engine.weights import host_array
 Array = NDArray[np.float64]
 LENGTH = 20
 Given = dict[nn.Module, list[tuple[Array, NDArray[np.int64] | None]]]
-"""Of each module, sequence by sequence as it is called: its input rows; of experts also which of them take each row."""
+"""The inputs of each module, sequence by sequence as it is called; for experts also which of them take each row."""
 
 
 class Case(NamedTuple):

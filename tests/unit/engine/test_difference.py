@@ -30,7 +30,7 @@ ROWS, COLS = 80, 128
 TYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 RANKS = (0, 4, 16, 64)
 OVER = 0.01
-"""The share of planted cases in which more may be counted than was planted."""
+"""The share of planted cases in which a higher rank may be counted than was planted."""
 
 
 def projection(

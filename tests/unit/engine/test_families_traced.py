@@ -40,7 +40,7 @@ USES = {
     "a": ("softplus",),
     "dt": ("softplus",),
 }
-"""What a running model does with the rows of a role (see tracing.py)."""
+"""The uses that a running model makes of the rows of a role (see tracing.py)."""
 
 
 @pytest.fixture(scope="module", params=SPECS, ids=lambda spec: spec.name)

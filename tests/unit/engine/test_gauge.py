@@ -55,7 +55,7 @@ FOLDED = re.compile(
 """Gains and biases of the norms before projections."""
 EAGER: Any = {"attn_implementation": "eager", "experts_implementation": "eager"}
 BALANCES = {"llama": 1, "gemma": 1, "phi3": 1, "opt": 1, "nemotron": 2, "gpt2": 0, "qwen2_moe": 1}
-"""With which power of its row of up a neuron grows; 0: it is not scaled."""
+"""The power of its row of up with which a neuron grows; 0: the neuron is not scaled."""
 
 
 def build(family: str, folder: Path) -> None:

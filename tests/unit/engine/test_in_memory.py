@@ -41,7 +41,7 @@ def built(name: str, folder: Path) -> tuple[Any, Checkpoint]:
 
 
 def moment(p: Projection) -> Moment | None:
-    """One moment of each kind, by its position."""
+    """A second moment, of a kind that depends on the place of the projection; None for down."""
     rng = np.random.default_rng([p.rows, p.cols, p.layer or 0])
     if p.role == "down":
         return None

@@ -37,7 +37,7 @@ VECTOR = np.array([4.0, 3.0, 2.0, 1.0])
 EPS = float(np.finfo(np.float64).eps)
 Ratio = Callable[[Values], float | None]
 COUNTS: tuple[Ratio, ...] = (effective_rank, entropy_rank, stable_rank, participation_ratio, nuclear_ratio)
-"""Each counts directions: r of r equal values, 1 of one."""
+"""Measures that count directions: r for r equal values, 1 for one."""
 
 
 def test_the_vector_of_the_field_notes() -> None:

@@ -65,7 +65,7 @@ def test_kernels_are_compiled_side_by_side_and_one_that_does_not_compile_stops_n
     done: list[str] = []
 
     def compiled(device: str) -> None:
-        together.wait(PATIENCE)  # at a line break, where one waits for another
+        together.wait(PATIENCE)  # the barrier breaks where one waits for another
         done.append(device)
 
     def broken(_device: str) -> None:
@@ -253,7 +253,7 @@ def test_a_fault_of_the_gpu_costs_the_worker_process(tmp_path: Path, monkeypatch
     monkeypatch.setattr(worker_process.os, "kill", lambda pid, _signal: killed.append(pid))
     monkeypatch.setattr(devices, "answers", lambda _: False)
     assert len(service.solve(batch).spectra) == 1
-    assert killed == []  # nothing failed: no question to the user
+    assert killed == []  # nothing failed: the GPU is not checked
     next(iter(tmp_path.glob("*.safetensors"))).write_bytes(b"")
     service.solve(batch)
     assert killed == [os.getpid()]

@@ -401,4 +401,4 @@ def test_stated_bounds_under_a_weighting_are_not_worked_out_anew(make: Make, sam
     put_all(tmp_path, kept)
     store = SpectraStore(tmp_path, "m")
     assert same(store.get(key(kept[1])), kept[1])
-    assert not same(store.get(key(kept[0])), kept[0])  # their bounds follow from a shape
+    assert not same(store.get(key(kept[0])), kept[0])  # its bounds follow from its shape

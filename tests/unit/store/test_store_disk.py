@@ -32,7 +32,7 @@ def segment(folder: Path, *spectra: Spectrum) -> str:
 
 
 def failing(code: int, real: Callable[..., Any], is_hit: Callable[..., bool]) -> Callable[..., Any]:
-    """A call that fails for the arguments that are chosen to fail."""
+    """A call that fails for arguments for which `is_hit` is true."""
 
     def call(*args: Any) -> Any:
         if is_hit(*args):

@@ -99,7 +99,7 @@ class Machine:
 
 
 def lay(disk: Disk, old: Path, new: Path) -> None:
-    """Restore a kept disk from `old` under `new`."""
+    """Write what is left of the folder `old` into a new folder `new`."""
     new.mkdir()
     for path, data in disk.items():
         there = new / Path(path).relative_to(old)

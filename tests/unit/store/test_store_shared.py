@@ -17,7 +17,7 @@ Make = Callable[..., Spectrum]
 
 @pytest.fixture(autouse=True)
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pretend settled clocks: the file systems of tests have fine ones."""
+    """Trust new time stamps at once: the file systems of tests have fine clocks."""
     monkeypatch.setattr(watch, "SETTLED_SECONDS", 0.0)
 
 

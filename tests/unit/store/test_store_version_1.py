@@ -32,7 +32,7 @@ ROWS = {"query": slice(0, 6), "key": slice(6, 8), "value": slice(8, 10)}
 
 
 BOUNDS = ("error_bound", "noise_floor")
-"""The columns that are read otherwise than they were written: see engine/bounds.py."""
+"""The columns that are read differently from what was written: see engine/bounds.py."""
 
 
 def weights(rows: int, cols: int) -> NDArray[np.float32]:
