@@ -1,4 +1,4 @@
-"""What a typed filter finds."""
+"""The projections that a typed filter finds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the stated error bounds and noise floors hold, and how loose they are, against 80-bit singular values.
+"""Check that stated error bounds and noise floors hold, and how loose they are, against 80-bit singular values.
 
     python tests/benchmarks/bounds.py [--device cuda] [--families dct demo] [--jobs 8] [--out rows.jsonl]
 

@@ -3,12 +3,12 @@
     python tests/benchmarks/cpu_scan.py --threads 1           # 16 matrices, one core
     python tests/benchmarks/cpu_scan.py --threads 1 --hidden 2048 --matrices 1
 
-Writes the matrices in bfloat16 to a temporary folder. Each way is a process of its own, so that each has its own
+Writes the matrices in bfloat16 to a temporary folder. Each way runs in a separate process, so that each has its own
 BLAS threads; they take turns, and the fastest of --repeats counts. The others have the matrices in memory, in their
 type, and solve them one after the other with --threads BLAS threads. Ours is the wall time of a scan by the command
 line less that of the same scan when everything is stored, which opens, reads the headers and computes nothing.
 
-The row of WeightWatcher calls its own combined_eigenvalues, which casts to float64 and has scipy compute. It is left
+The row of WeightWatcher calls its combined_eigenvalues, which casts to float64 and has scipy compute. It is left
 out unless `pip install --target FOLDER weightwatcher==0.7.7` has put it where PYTHONPATH names FOLDER.
 """
 

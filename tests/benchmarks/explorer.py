@@ -1,4 +1,4 @@
-"""What the explorer costs at the other end of an SSH line: seconds to the first paint, ms and bytes a key.
+"""The cost of the explorer over an SSH line: seconds to the first paint, ms and bytes a key.
 
     python tests/benchmarks/explorer.py [--runs 7] [--keys 40] [--size 160x50]
 

@@ -10,9 +10,9 @@
 Needs torch, numpy, h5py and safetensors, on a GPU triton, and takes scipy where it is there. Writes the model to
 --folder (and finds it there again) or to a folder that is removed. Everything is measured in one run, with the
 files in the page cache. The scan is the engine and the store of `rankscope scan`, from opening the files to the
-closed store; it has run once on one layer before (import, CUDA context, kernels), which is stated apart. The
+closed store; it has run once on one layer before (import, CUDA context, kernels), which is timed apart. The
 notebook's method is timed without loading the model, and by --notebook-layers, for all layers in proportion.
-With several counts in --devices the one table is of these: see device_counts.py; with --formats of those: see
+With several counts in --devices the only table is theirs: see device_counts.py; with --formats that of formats: see
 stored_formats.py.
 """
 

@@ -1,10 +1,10 @@
-"""What plans cost the demo: moments, plans and perplexity of two texts, the table in docs/PLAN.md.
+"""The cost of plans for the demo: moments, plans and perplexity of two texts, the table in docs/PLAN.md.
 
     nice python tests/benchmarks/plan_quality.py [--work FOLDER] [--device cpu]
 
 Moments, spectra, plans and perplexities are kept in FOLDER, and what is there is not done
-again. The texts come with Python: pieces of its help pages, others than those of the calibration, and its licence. All
-are of Python 3.11.7; of another one the digests differ, which is said.
+again. The texts come with Python: pieces of its help pages, other than those of the calibration, and its licence. All
+are from Python 3.11.7; with another version the digests differ, and a line says so.
 """
 
 from __future__ import annotations

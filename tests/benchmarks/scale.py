@@ -1,11 +1,11 @@
-"""The largest models, computed: what opening, every key and every command costs with 45,154 stored spectra.
+"""The cost of opening, of every key and of every command on a computed model with 45,154 spectra.
 
     python tests/benchmarks/scale.py [--against BIN] [--rounds 3] [--keys 6] [--size 160x50] [--expert 2048]
 
 The model has DeepSeek-V3's names and shapes. Its shards are sparse files of their full size; its spectra are made up
-by numpy, one for each of its matrices, and written by the store's own writer: 45,000 of them have as many values as an
+by numpy, one for each of its matrices, and written by the store's writer: 45,000 of them have as many values as an
 expert has hidden columns (`--expert`; 2048 as in the model, 750 MB in all), so a smaller number makes a smaller store.
-Budgets are those of a process that is warm: everything that is stored has been verified, and each key was pressed
+Budgets are for a warm process: everything that is stored has been verified, and each key was pressed
 once. Measured on a pseudo-terminal, as in explorer.py.
 
 `--against` is the `bin` folder of another environment, a work tree's `.venv/bin`: both are measured in turn, round by

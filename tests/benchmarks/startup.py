@@ -1,4 +1,4 @@
-"""What a user waits for beside the computation: of a whole `rankscope scan`, and of keys while a scan begins.
+"""What a user waits for beside the computation: in a whole `rankscope scan`, and after keys while a scan begins.
 
     PYTHONPATH=.src python tests/benchmarks/startup.py                        # one GPU, 32 layers, 14 GB of disk
     PYTHONPATH=.src python tests/benchmarks/startup.py --first-run            # the same with empty caches of kernels
@@ -6,14 +6,14 @@
 
 Needs what gpu_scan.py needs, and rich and textual; the explorer has a process for its GPU where distributed and
 cryptography are there. Writes the model to --folder (and finds it there again) or to a folder that is removed. Every
-number is of processes of their own, with the files in the page cache; the median of --repeats, and all of them.
+number comes from separate processes, with the files in the page cache; the median of --repeats, and all of them.
 
 The target of a whole process is the sum of its parts and BEYOND: the import of torch, a CUDA context, and the scan in a
-process that has scanned before. On a CPU nothing imports torch. One more whole process says when what was done.
+process that has scanned before. On a CPU nothing imports torch. One more whole process prints when each step was done.
 
 Keys are `j` and `k` in the heatmap during the first 10 s of a scan on a pseudo-terminal: from the press until the row
-of the cursor has been written. `enter` is of the first query projection, until its spectrum is drawn: at once after the
-first screen, of the next layer after that, and of an explorer that was left alone for --alone seconds.
+of the cursor has been written. `enter` is timed until the spectrum of a query projection is drawn: at once after the
+first screen, for the next layer after that, and in an explorer that was left alone for --alone seconds.
 """
 
 from __future__ import annotations

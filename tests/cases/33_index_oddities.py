@@ -1,4 +1,4 @@
-"""index.json that disagrees with its shards: a tensor that stands in two shards (index names one), maps to the wrong shard, './' before names, extra tensors not in the index, total_size as text, one stray shard beside; model.safetensors and numbered shards in one folder without an index; an index over one file; index of .bin naming .safetensors."""
+"""index.json that disagrees with its shards: a tensor that is in two shards (index names one), maps to the wrong shard, './' before names, extra tensors not in the index, total_size as text, one stray shard beside; model.safetensors and numbered shards in one folder without an index; an index over one file; index of .bin naming .safetensors."""
 
 import json, sys, pathlib, numpy as np
 from safetensors.numpy import save_file

@@ -1,4 +1,4 @@
-"""Whatever the bytes of a header, an index, a pickle or a configuration are: one clear line, or a sound tree.
+"""Any bytes of a header, an index, a pickle or a configuration give one clear line or a sound tree.
 
 Seeded (derandomize), so a failure repeats; each test also bounds the memory that its files may cost.
 """

@@ -77,7 +77,7 @@ Pair = tuple[Checkpoint, list[Projection], list[Projection]]
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Pair:
-    """Three layers of key (3 x 9) and value (4 x 9) projections, as tensors of their own."""
+    """Three layers of key (3 x 9) and value (4 x 9) projections, each in a separate tensor."""
     tensors = {KEYS.format(n): matrix(3, 9, n) for n in range(3)} | {
         VALUES.format(n): matrix(4, 9, 9 + n) for n in range(3)
     }

@@ -240,7 +240,7 @@ def test_a_norm_before_down_refuses_balancing(tmp_path: Path) -> None:
     _, tree, gauge = opened(tmp_path)
     found = by_role(tree, gauge)
     assert "bitnet norms its neurons before down: model.layers.1.mlp.ffn_sub_norm" in made(found["up"]).label
-    assert made(found["down"]).formula == "weigh_diagonal"  # its own norm is folded
+    assert made(found["down"]).formula == "weigh_diagonal"  # its norm is folded
     assert found["up"].problem is None
 
 

@@ -109,7 +109,7 @@ def states(a: Attention, moment: Moment | None) -> dict[str, Projection]:
 
 
 def close(found: Array, wanted: Array) -> bool:
-    """Whether the first values are the wanted ones, and any other wanted ones are zero."""
+    """Whether the values are the first wanted ones, and all other wanted ones are zero."""
     if len(wanted) < len(found) or wanted[len(found) :].max(initial=0.0) > 1e-9 * wanted[0]:
         return False
     return bool(np.abs(found - wanted[: len(found)]).max() <= 1e-9 * wanted[0])

@@ -1,4 +1,4 @@
-"""Which rows of its weights a running model uses as queries, keys, values, gates and so on.
+"""The rows of its weights that a running model uses as queries, keys, values, gates and so on.
 
 Every product with a weight is answered with numbers that name the rows of that weight ("tags"); the model's own
 code then splits, reshapes and passes them on, and where they arrive says what they are. Norms and depthwise

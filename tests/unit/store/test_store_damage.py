@@ -60,7 +60,7 @@ def flip(path: Path, place: int, bit: int = 0) -> None:
 
 
 def place_of(path: Path, spectrum: Spectrum) -> int:
-    """Where the values of a spectrum begin in a file."""
+    """The offset in a file at which the values of a spectrum begin."""
     return path.read_bytes().index(spectrum.values.tobytes())
 
 

@@ -1,4 +1,4 @@
-"""Where spectra are kept: folder names, the default root, what is listed and what is removed."""
+"""The places of spectra: folder names, the default root, what is listed and what is removed."""
 
 from __future__ import annotations
 
