@@ -20,7 +20,7 @@ Buffer: TypeAlias = bytes | memoryview
 HOST = re.sub(r"[^A-Za-z0-9.-]", "_", socket.gethostname()) or "localhost"
 """This machine's name, in the characters that names of temporary files may have."""
 TEMPORARY = re.compile(r"\.tmp-(?P<host>[\w.-]+)-(?P<pid>\d+)-[0-9a-f]{16}")
-"""Names of temporary files, with the machine and process that write them. If the process is gone, it left them behind."""
+"""Names of temporary files, with the machine and process that write them; if it is gone, it left them behind."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -51,7 +51,7 @@ def of(solver: str, shape: tuple[int, ...], values: Values) -> tuple[float, floa
 def anew(
     solver: str, version: int, shape: tuple[int, ...], ends: tuple[float, float], norm: float
 ) -> tuple[float, float] | None:
-    """(error bound, noise floor) of a stored result whose stored ones do not hold; None if they do, or the solver is unknown.
+    """(error bound, noise floor) to replace those of a stored result; None if those hold, or the solver is unknown.
 
     `ends` are the largest and smallest singular value, NaN if there is none; `norm` is the Frobenius norm; all in the
     same units. If the smallest value is not above the floor, the bound is the error at the floor.
