@@ -1,8 +1,8 @@
 """ggml's blocks -> float32, written once for numpy on the CPU and for torch on a GPU.
 
-The layouts are those of `gguf.quants`, whose every product and sum is formed in float32 in the same order: results are
-equal bit for bit. Bytes stay bytes up to the last step, and scales are multiplied in place over views of the result.
-On one core that is 1.6 to 3.5 times as fast as the package, which goes 16 rows at a time
+The layouts are those of `gguf.quants`. All products and sums are formed in float32 in the same order as there, so
+results are equal bit for bit. Bytes stay bytes up to the last step, and scales are multiplied in place over views of
+the result: on one core that is 1.6 to 3.5 times as fast as the package, which works on 16 rows at a time
 (tests/benchmarks/dequantise.py).
 """
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     import torch
 
 Array: TypeAlias = Any
-"""A numpy array, or a torch tensor: the formulas use what both have."""
+"""A numpy array or a torch tensor: the formulas only use what both have."""
 
 _E2M1 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
-"""The sixteen numbers of E2M1, doubled."""
+"""The sixteen values of E2M1, doubled."""
 _IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
-"""The sixteen numbers of IQ4_NL and IQ4_XS (kvalues_iq4nl of ggml)."""
+"""The sixteen values of IQ4_NL and IQ4_XS (kvalues_iq4nl of ggml)."""
 
 
 class Arrays(Protocol):
-    """What numpy and torch call by different names."""
+    """Operations that numpy and torch call by different names."""
 
     def halves(self, pairs: Array) -> Array:
-        """float32 of the float16 numbers that bytes hold, the last axis half as long."""
+        """float32 of the float16 numbers in these bytes; the last axis gets half as long."""
         ...
 
     def signed(self, numbers: Array) -> Array:
@@ -42,20 +42,20 @@ class Arrays(Protocol):
         ...
 
     def floats(self, numbers: Array) -> Array:
-        """float32."""
+        """Numbers as float32."""
         ...
 
     def bytes_of(self, numbers: Sequence[int]) -> Array:
-        """uint8, shape (len(numbers),)."""
+        """The numbers as uint8, shape (len(numbers),)."""
         ...
 
     def look_up(self, table: tuple[float, ...], index: Array) -> Array:
-        """The table's float32 numbers at the bytes of `index`, in its shape."""
+        """The float32 numbers of the table at the positions in `index` (bytes), in its shape."""
         ...
 
 
 class _Host:
-    """See Arrays: numpy."""
+    """Arrays for numpy."""
 
     def __init__(self) -> None:
         import numpy
@@ -82,8 +82,8 @@ class _Host:
 
 
 class _OnDevice:
-    """See Arrays: torch, on one device. Its constants are copied there once: a copy from ordinary memory waits for all
-    that its stream has to do."""
+    """Arrays for torch on one device. Constants are copied there once, because a copy from ordinary memory waits until
+    the device has done all earlier work of its stream."""
 
     def __init__(self, device: torch.device) -> None:
         import torch
@@ -118,7 +118,7 @@ class _OnDevice:
 
 
 on_host, on_device = cache(_Host), cache(_OnDevice)
-"""What the formulas use for numpy, and for torch on a device."""
+"""The operations for numpy, and for torch on a device."""
 
 
 def _q4_0(of: Arrays, blocks: Array, out: Array) -> None:
@@ -159,7 +159,7 @@ def _q2_k(of: Arrays, blocks: Array, out: Array) -> None:
 
 
 def _q3_k(of: Arrays, blocks: Array, out: Array) -> None:
-    """The third bit says that 4 is not taken off. Scales have four bits in bytes 0 to 7 and two in 8 to 11."""
+    """A set third bit means that 4 is not subtracted. Scales have four bits in bytes 0 to 7 and two in 8 to 11."""
     count = len(blocks)
     low = _spread(of, blocks[:, 32:96].reshape(count, 2, 32), (0, 2, 4, 6)) & 3
     high = (_spread(of, blocks[:, None, :32], range(8)) & 1).reshape(count, 2, 4, 32)
@@ -195,7 +195,7 @@ def _q6_k(of: Arrays, blocks: Array, out: Array) -> None:
 
 
 def _tq1_0(of: Arrays, blocks: Array, out: Array) -> None:
-    """Five digits to base 3 in a byte, the first one highest, as a fraction of 256."""
+    """A byte holds five digits to base 3, the highest first, as a fraction of 256."""
     at = 0
     for begin, end, digits in ((0, 32, 5), (32, 48, 5), (48, 52, 4)):
         powers = of.bytes_of([3**digit for digit in range(digits)]).reshape(digits, 1)
@@ -248,30 +248,31 @@ FORMULAS: dict[str, Callable[[Arrays, Array, Array], None]] = {
     "Q2_K": _q2_k, "Q3_K": _q3_k, "Q4_K": _q4_k, "Q5_K": _q5_k, "Q6_K": _q6_k,
     "TQ1_0": _tq1_0, "TQ2_0": _tq2_0, "IQ4_NL": _iq4_nl, "IQ4_XS": _iq4_xs, "MXFP4": _mxfp4, "NVFP4": _nvfp4,
 }  # fmt: skip
-"""By type, what writes the weights of blocks, uint8 (blocks, bytes of a block), to float32 (blocks, weights of one)."""
+"""For each type the function that converts blocks, uint8 (blocks, bytes of a block), into float32 `out` of shape
+(blocks, weights of a block)."""
 
 
 def _spread(of: Arrays, packed: Array, shifts: Sequence[int]) -> Array:
-    """The bytes shifted right by each, along a new axis before the last."""
+    """The bytes shifted right by each of `shifts`, along a new axis before the last."""
     return packed[..., None, :] >> of.bytes_of(shifts).reshape(-1, 1)
 
 
 def _nibbles(packed: Array, out: Array) -> None:
-    """The low nibbles of all bytes, then the high ones."""
+    """Write the low nibbles of all bytes, then the high ones."""
     half = packed.shape[1]
     out[:, :half] = packed & 15
     out[:, half:] = packed >> 4
 
 
 def _five_bits(of: Arrays, fifth: Array, packed: Array, out: Array) -> None:
-    """Nibbles (see _nibbles), and the fifth bit of each in order, lowest first."""
+    """Write nibbles as _nibbles does, each with its fifth bit; the fifth bits are stored in order, lowest first."""
     count = len(packed)
     high = (fifth[:, :, None] >> of.bytes_of(range(8))).reshape(count, 2, 16) & 1
     out.reshape(count, 2, 16)[:] = (_spread(of, packed[:, None], (0, 4)).reshape(count, 2, 16) & 15) | (high << 4)
 
 
 def _scales_and_minima(of: Arrays, blocks: Array, out: Array) -> None:
-    """Q4_K and Q5_K: eight scales and minima of six bits in bytes 4 to 15, those of the last four in three pieces."""
+    """Apply the eight scales and minima of Q4_K and Q5_K, 6 bits each in bytes 4 to 15; the last four are in pieces."""
     first, second, third = blocks[:, 4:8], blocks[:, 8:12], blocks[:, 12:16]
     groups = out.reshape(len(blocks), 2, 4, 32)
     d, least = of.halves(blocks[:, :2]), of.halves(blocks[:, 2:4])
@@ -283,13 +284,13 @@ def _scales_and_minima(of: Arrays, blocks: Array, out: Array) -> None:
 
 @cache
 def _halved_e8m0() -> tuple[float, ...]:
-    """2^(e - 127) / 2 for each byte: no NaN for 255 (ggml_e8m0_to_fp32_half)."""
+    """2^(e - 127) / 2 for each byte; 255 is no NaN (ggml_e8m0_to_fp32_half)."""
     return tuple(2.0 ** (e - 128) for e in range(256))
 
 
 @cache
 def _halved_ue4m3() -> tuple[float, ...]:
-    """E4M3 / 2 for each byte, the sign left out, 0 for 127 (gguf.quants.NVFP4)."""
+    """E4M3 / 2 for each byte, ignoring the sign, and 0 for 127 (gguf.quants.NVFP4)."""
 
     def number(byte: int) -> float:
         exponent, mantissa = (byte >> 3) & 15, byte & 7
