@@ -1,4 +1,5 @@
-"""Meta's own files, `consolidated.NN.pth`: where each holds a part of every matrix, the matrices as one tensor each."""
+"""Meta's own files, `consolidated.NN.pth`, which may hold a part of every matrix each: joined to one tensor a
+matrix."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ from ..formats.tensor import Tensor
 
 PARAMS = "params.json"
 _PART = re.compile(r"(consolidated\.)(\d+)(\.[A-Za-z]+)")
-# What a module is called, and of what size its matrix is (out, in). All but the embeddings are cut along the
-# axis that is not `dim`: they by columns (LLaMA 1 and 2) or by rows (3).
+# The name of each module, and the sizes of its matrix (out, in). Matrices are cut along the axis that is not `dim`,
+# except the embeddings: those by columns (LLaMA 1 and 2) or by rows (3).
 _MODULES = {
     "wq": ("query", "dim"), "wk": ("key", "dim"), "wv": ("key", "dim"), "wo": ("dim", "query"),
     "w1": ("inner", "dim"), "w2": ("dim", "inner"), "w3": ("inner", "dim"),
@@ -26,7 +27,7 @@ S = TypeVar("S")
 
 
 def numbered(file: Path) -> list[Path]:
-    """All files that the name of one says it belongs with, in order, as far as they are there; [] for another name."""
+    """All existing files of the set that a file belongs to by its name, in order; [] for a name of another kind."""
     if not _PART.fullmatch(file.name):
         return []
     try:
@@ -37,14 +38,14 @@ def numbered(file: Path) -> list[Path]:
 
 
 def belonging(name: str, names: Iterable[str]) -> list[str]:
-    """As `numbered`, of names of a folder."""
+    """The same, for the names of a folder's files."""
     named = _PART.fullmatch(name)
     held = [(int(found[2]), other) for other in names if (found := _PART.fullmatch(other)) and _same_set(named, found)]
     return [other for _, other in sorted(held)]
 
 
 def params_of(folder: Path) -> Mapping[str, Any] | None:
-    """What params.json in a folder says, None where there is none.
+    """The content of params.json in a folder, None if there is none.
 
     Raises:
         InputError: it cannot be read, or is a link out of the folder.
@@ -61,13 +62,13 @@ def join(
     listed: Mapping[Path, tuple[list[Tensor], S]],
     params: Callable[[], Mapping[str, Any] | None],
 ) -> dict[Path, tuple[list[Tensor], S]]:
-    """The listings of `numbered` files with each tensor that stands in several once, in the first of them. `params`
-    gives what params.json beside them says, None where there is none.
+    """The listings of `numbered` files, where a tensor that is in several files is listed once, in the first.
 
-    Whole tensors, each in one file, stay as they are: Mistral's files of these names are plain shards.
+    `params` returns the content of params.json beside them, None if there is none. If every tensor is in one file, all
+    stay as they are: Mistral's files with such names are plain shards.
 
     Raises:
-        InputError: a part is missing, or params.json, which says how large the matrices are.
+        InputError: a part is missing, or params.json, which states the sizes of the matrices.
     """
     for number, file in enumerate(files):
         named = _PART.fullmatch(file.name)
@@ -91,12 +92,12 @@ def join(
 
 @dataclass(frozen=True, slots=True)
 class _Sizes:
-    """What params.json says: a size by the names of _MODULES, 0 or absent where it says nothing."""
+    """The sizes in params.json by the names of _MODULES; 0 or absent if it does not state them."""
 
     of: Mapping[str, int]
 
     def fits(self, shape: tuple[int, ...], module: str, count: int, axis: int) -> int:
-        """How often `count` parts of this shape, joined along an axis, hold the matrix; 0 where they do not."""
+        """How often `count` parts of this shape, joined along an axis, repeat the matrix; 0 if they do not form it."""
         names = _MODULES[module]
         along, across = self.of.get(names[axis], 0), self.of.get(names[1 - axis], 0)
         if across and across != shape[1 - axis]:
@@ -112,7 +113,7 @@ def _same_set(one: re.Match[str] | None, other: re.Match[str]) -> bool:
 
 
 def _sizes(files: Sequence[Path], held: Mapping[str, list[Tensor]], params: Mapping[str, Any] | None) -> _Sizes:
-    """What params.json beside the files says; of one file alone it need not be there."""
+    """The sizes in params.json beside the files; for a single file it may be missing."""
     file = files[0].parent / PARAMS
     if params is None:
         if len(files) == 1:
@@ -140,7 +141,7 @@ def _sizes(files: Sequence[Path], held: Mapping[str, list[Tensor]], params: Mapp
 
 
 def _inner(params: Mapping[str, Any], dim: int) -> int:
-    """The width of the feed-forward block as Meta's code works it out, 0 where params.json does not say it."""
+    """The width of the feed-forward block by the formula of Meta's code, 0 if params.json does not state enough."""
     multiple = _whole(params, "multiple_of")
     if stated := _whole(params, "hidden_dim"):
         return stated
@@ -154,13 +155,13 @@ def _inner(params: Mapping[str, Any], dim: int) -> int:
 
 
 def _whole(params: Mapping[str, Any], name: str) -> int:
-    """A size, 0 where there is none; LLaMA 1 and 2 leave the vocabulary to the tokenizer and say -1."""
+    """A size, 0 if there is none; LLaMA 1 and 2 state a vocabulary of -1, as the tokenizer has the size."""
     size = params.get(name)
     return size if type(size) is int and 0 < size < 1 << 31 else 0
 
 
 def _check_number(files: Sequence[Path], held: Mapping[str, list[Tensor]], sizes: _Sizes) -> None:
-    """Refuse less than all parts: then queries and outputs are smaller than params.json says, all by one factor."""
+    """Refuse an incomplete set: its queries and outputs are smaller than in params.json, all by one factor."""
     lacking: set[int] = set()
     for name, parts in held.items():
         module, shape = _module(name), parts[0].shape
@@ -177,7 +178,7 @@ def _check_number(files: Sequence[Path], held: Mapping[str, list[Tensor]], sizes
 
 
 def _joined(parts: Sequence[Tensor], count: int, sizes: _Sizes) -> Tensor:
-    """One tensor of those of one name, with a problem where they do not prove to be parts of one matrix."""
+    """One tensor made of the parts of one name, with a problem if they are not provably parts of one matrix."""
     first = parts[0]
     if len(first.shape) < 2:  # norms, biases: no matrices
         return first
@@ -201,10 +202,10 @@ def _joined(parts: Sequence[Tensor], count: int, sizes: _Sizes) -> Tensor:
 
 
 def _cut(module: str) -> int:
-    """The axis along which a module's matrix is cut: the one that is not `dim`."""
+    """The axis along which a module's matrix is cut: the one whose size is not `dim`."""
     return 1 - _MODULES[module].index("dim")
 
 
 def _module(name: str) -> str:
-    """The last word before `weight`."""
+    """The module of a tensor: the last word before `weight`."""
     return name.removesuffix(".weight").rpartition(".")[2]

@@ -1,4 +1,4 @@
-"""Models that are not on this machine, opened from their files' headers alone: Hub ids, and URLs of one file."""
+"""Models that are not on this machine, opened by reading only their files' headers: Hub ids, and URLs of one file."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from .tensor_parallel import check_name
 from .urls import HubFile, checked, explain, files_of, hub_file, stored_name
 
 FIRST = 100_000
-"""Bytes asked for at once: the headers of 97 % of the Hub's files are shorter (huggingface_hub's figure)."""
+"""Bytes of the first request: the headers of 97 % of the Hub's files are shorter (huggingface_hub's figure)."""
 CONNECTIONS = 32
-"""160 headers at 0.2 s each are there in a second."""
+"""Requests at a time: 160 headers at 0.2 s each come within a second."""
 _MAX_JSON = 100_000_000
 
 RemoteListing = tuple[list[Tensor], FileStamp | RemoteFile]
@@ -42,8 +42,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class CheckpointParts:
-    """What a Checkpoint is made of; `named` says in which file an index places each tensor, `adapter` is
-    adapter_config.json of a file that is no longer to be asked for it."""
+    """The contents of a Checkpoint. `named` maps tensor names to files, from an index; `adapter` is the
+    adapter_config.json that was fetched already, {} if there was none."""
 
     name: str
     commit: str
@@ -56,7 +56,7 @@ class CheckpointParts:
 
 
 class _ListedFile(NamedTuple):
-    """Where one file of a model is, its listing, and what it says of the model."""
+    """The path of one file of a model, its listing, and the configuration in its header."""
 
     path: Path
     listing: RemoteListing
@@ -65,7 +65,7 @@ class _ListedFile(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Blob:
-    """What the Hub says of a file: its name in the cache's blobs ("" where it does not say) and its size."""
+    """A file as the Hub lists it: its name among the cache's blobs ("" if it is not stated) and its size."""
 
     etag: str
     size: int | None
@@ -74,11 +74,11 @@ class _Blob:
 def open_repo(
     place: hub.HubPlace, lacking: str = "", only: HubFile | None = None, listings: Listings | None = None
 ) -> CheckpointParts:
-    """A model on the Hub at the commit that a revision names now; `only` the one in this file, where that is given, or
-    in all of its parts. `lacking` says what the cache has not of it; `listings`: see Origin.
+    """Open a model on the Hub at the commit of a revision; `only` limits it to the model in one file (or its parts).
+    `lacking` says what the cache lacks of it; `listings`: see Origin.
 
-    One request for the list of files, one each for index and config.json, one or two a shard for its header; none
-    for what is in the cache, where files are looked for by the digest of their content.
+    One request lists the files, index and config.json take one each, the header of a shard one or two. Files in the
+    cache, found by the digest of their content, take none.
 
     Raises:
         InputError: it cannot be opened, with the reason.
@@ -105,8 +105,8 @@ def open_repo(
 
 
 def open_url(url: str, listings: Listings | None = None) -> CheckpointParts:
-    """The model in a file at a URL, of a format that is read in part, and in the other parts beside it where it is one
-    of several. One of the Hub's is opened as a file of its repo, with the user's token; no other server is sent one.
+    """Open the model in a file at a URL, of a format that can be read in part, with the other parts beside it if it is
+    one of several. A URL of the Hub is opened as a file of its repo, with the user's token, which no other server gets.
 
     Raises:
         InputError: another kind of URL, or it cannot be opened.
@@ -131,13 +131,13 @@ def open_url(url: str, listings: Listings | None = None) -> CheckpointParts:
 
 
 def _at(url: str, kind: Ranged, origin: Origin, watch: Watch) -> _ListedFile:
-    """What the file at a URL lists."""
+    """The listing of the file at a URL."""
     file, link = Path(unquote(PurePosixPath(urlsplit(url).path).name)), _link(url)
     remote = RemoteFile(link, url, printable(file.name))
     with _told(link):
         header, answer = _header(remote, file, kind, watch, is_of_commit=False)
     version: Any = (answer.etag, answer.modified)
-    if not any(version):  # nobody can say later whether it is the same file
+    if not any(version):  # nothing tells later whether the file has changed
         version, origin = uuid.uuid4().hex, replace(origin, listings=None)
     identity = digest(printable(url), version, answer.size, blake2b(header, digest_size=16).digest())
     source = Source(origin.repo, "", file.name, identity, answer.size, False)
@@ -146,7 +146,7 @@ def _at(url: str, kind: Ranged, origin: Origin, watch: Watch) -> _ListedFile:
 
 
 def _link(url: str) -> Link:
-    """The server of a URL that is not the Hub's, asked for that file."""
+    """The server of a URL that is not the Hub's, for requests of that file."""
     parts = urlsplit(url)
     file = printable(unquote(PurePosixPath(parts.path).name))
     return Link(partial(explain, host=parts.netloc, file=file), {})
@@ -154,7 +154,7 @@ def _link(url: str) -> Link:
 
 @contextmanager
 def _told(link: Link) -> Iterator[None]:
-    """What a server that is not the Hub did not give, as one line."""
+    """Turn errors of a server that is not the Hub into one line."""
     try:
         yield
     except FetchError as error:
@@ -164,12 +164,12 @@ def _told(link: Link) -> Iterator[None]:
 
 
 def _said(found: Iterable[_ListedFile]) -> Mapping[str, Any]:
-    """What the first of the files that says anything of the model says."""
+    """The configuration from the first file whose header has one."""
     return next((each.config for each in found if each.config), {})
 
 
 class _Watched:
-    """Ends the requests of all threads when opening is left early, as by ctrl+c."""
+    """Ends the requests of all threads when opening is aborted, as by ctrl+c."""
 
     def __enter__(self) -> Watch:
         self._watch = Watch()
@@ -181,7 +181,7 @@ class _Watched:
 
 @dataclass(frozen=True, slots=True)
 class _Repo:
-    """A repo at one commit, and what of it is in the cache."""
+    """A repo at one commit, some of whose files may be in the cache."""
 
     name: str
     asked: hub.HubPlace
@@ -191,7 +191,7 @@ class _Repo:
 
     @classmethod
     def found(cls, place: hub.HubPlace, link: Link, watch: Watch) -> _Repo:
-        """Ask the Hub."""
+        """Request the repo's list of files from the Hub."""
         from huggingface_hub import HfApi, constants
 
         info = _retried(
@@ -210,7 +210,7 @@ class _Repo:
         return cls(info.id or place.repo, place, str(info.sha), files, link)
 
     def weights(self, watch: Watch) -> tuple[list[str], Mapping[str, str], str]:
-        """The files that make up the model, where its index places each tensor, and the line on what is left out."""
+        """The files that make up the model, in which file its index places each tensor, and a line on unused files."""
         asked = self.asked
         at_commit = hub.HubPlace(self.name, self.commit)
         heads = partial(hub.heads, at_commit, self.link, watch)
@@ -230,7 +230,7 @@ class _Repo:
         return sorted(files), named, left_out(beside, asked.held(files))
 
     def held(self, only: HubFile) -> tuple[list[str], Mapping[str, str], str]:
-        """As `weights`, of the model in one file or its parts."""
+        """The same for the model in one file or its parts."""
         absent = [part for part in only.parts if part not in self.files]
         if absent and only.file in self.files:
             raise InputError(f"{self.asked.name} does not hold shard {printable(absent[0])}, which another shard names")
@@ -242,26 +242,26 @@ class _Repo:
         return [f"{folder}{slash}{part}" for part in native.belonging(name, beside)] or only.parts, {}, ""
 
     def config(self, folder: str, watch: Watch) -> Mapping[str, Any]:
-        """What config.json of a folder says, else that of the repo; see settings.completed."""
+        """config.json of a folder, else that of the repo; see settings.completed."""
         within = folder if f"{folder}/{hub.CONFIG}" in self.files else ""
         read = partial(self.json, watch=watch)
         place = hub.HubPlace(self.name, folder=within)
         return settings.completed(read(place.inside(hub.CONFIG)), lambda name: read(place.inside(name)))
 
     def params(self, file: str, watch: Watch) -> Mapping[str, Any] | None:
-        """What params.json beside a file of Meta's says, None where there is none."""
+        """params.json beside a file of Meta's, None if there is none."""
         beside = str(PurePosixPath(file).with_name(native.PARAMS))
         return self.json(beside, watch) if beside in self.files else None
 
     def adapter(self, file: str, kind: Ranged, watch: Watch) -> Mapping[str, Any]:
-        """adapter_config.json beside an adapter's file, {} where there is none, and of all else."""
+        """adapter_config.json beside an adapter's file; {} if there is none, and for anything else."""
         path = PurePosixPath(file)
         if not kind.goes_along(path.name, bytes):
             return {}
         return self.json(str(path.with_name(hub.ADAPTER_CONFIG)), watch)
 
     def json(self, file: str, watch: Watch) -> dict[str, Any]:
-        """A small file; {} where there is none."""
+        """A small JSON file; {} if there is none."""
         if file not in self.files:
             return {}
         if (local := self._local(file)) is not None:
@@ -270,7 +270,7 @@ class _Repo:
         return parse_json(data, Path(file))
 
     def listing(self, file: str, kind: Ranged, origin: Origin, watch: Watch) -> _ListedFile:
-        """What one file, which is here or on the Hub, lists."""
+        """The listing of one file, in the cache or on the Hub."""
         if file not in self.files:
             raise InputError(f"{self.asked.repo} has no {printable(file)}")
         if (local := self._local(file)) is not None:
@@ -293,7 +293,8 @@ class _Repo:
         return RemoteFile(self.link, url, printable(file), self.files[file].size)
 
     def _local(self, file: str) -> Path | None:
-        """Where a file is in the cache: of this commit, or of another with the same content."""
+        """The path of a file in the cache, of this commit or of another with the same content; None if it is not
+        there."""
         for name in dict.fromkeys((self.asked.repo, self.name)):
             snapshots = hub.repo_folder(name) / "snapshots"
             if (snapshot := snapshots / self.commit / file).is_file():
@@ -327,7 +328,8 @@ def _ranged(name: str, asked: str) -> Ranged:
 def _header(
     file: RemoteFile, shown: Path, kind: Ranged, watch: Watch, *, is_of_commit: bool = True
 ) -> tuple[bytes, ServerReply]:
-    """The header of a file, in as few requests as its format needs; one that is not of a commit may not change."""
+    """The header of a file, in as few requests as its format needs. A file of no commit must not change from then
+    on."""
     begun, answer = file.begin(FIRST, watch)
     if not is_of_commit:
         file.pin(answer.sent)
@@ -335,7 +337,7 @@ def _header(
 
 
 class _Ends:
-    """See formats.format.Ends; no byte is fetched twice."""
+    """See formats.format.Ends. No byte is fetched twice."""
 
     def __init__(self, file: RemoteFile, size: int, begun: bytes, watch: Watch) -> None:
         self._file, self._size, self._watch = file, size, watch
@@ -364,7 +366,7 @@ class _Ends:
 
 
 def _beside(url: str, watch: Watch, name: str = hub.CONFIG) -> dict[str, Any]:
-    """The small file of this name beside a file, {} where there is none."""
+    """A small JSON file beside the file at a URL, {} if there is none."""
     beside = urljoin(url, name)
     file = RemoteFile(_link(beside), beside, name)
     try:

@@ -1,4 +1,5 @@
-"""URLs of files of weights: which may be read, which are the Hub's, and under which name what is computed is stored."""
+"""URLs of files of weights: which can be read, which belong to the Hub, and the names that their spectra are stored
+by."""
 
 from __future__ import annotations
 
@@ -27,20 +28,20 @@ class HubFile(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What its spectra are stored under: the repo's name, of a format that stands alone the file's too, for a repo
-        may hold several models of such a format.
+        """The name that its spectra are stored by: the repo's, with the file's if the format stands alone, as a repo
+        may hold several such models.
         """
         return f"{self.repo}/{self.parts[0]}" if registry.stands_alone(self.file) else self.repo
 
     @property
     def parts(self) -> list[str]:
-        """The file, of a format that stands alone with the other parts of its model."""
+        """The file, with the other parts of its model if its format stands alone."""
         return _parts(self.file)
 
 
 def is_url(model: str) -> bool:
-    """Whether a name is the URL of a file; `hf://` names a repo, or a folder of one, unless it ends in a file of a
-    format that stands alone.
+    """True if a name is the URL of a file. `hf://` names a repo or a folder, unless it ends in a file of a format that
+    stands alone.
     """
     return re.match(r"[A-Za-z][\w+.-]*://", model) is not None and (
         not model.startswith(hub.SCHEME) or hub_file(model) is not None
@@ -48,7 +49,7 @@ def is_url(model: str) -> bool:
 
 
 def stored_name(model: str) -> str:
-    """The name under which what is computed of a Hub id or URL is stored."""
+    """The name by which the spectra of a Hub id or URL are stored."""
     if not is_url(model):
         return model.removeprefix(hub.SCHEME).partition("@")[0].removesuffix("/")
     if (found := hub_file(model)) is not None:
@@ -60,8 +61,8 @@ def stored_name(model: str) -> str:
 
 
 def hub_file(url: str) -> HubFile | None:
-    """The file that a URL names on the Hub, or on what HF_ENDPOINT names, or which `hf://org/name/FILE[@revision]`
-    names, of a format that stands alone; None for any other.
+    """The file on the Hub (or at HF_ENDPOINT) that a URL names, or that `hf://org/name/FILE[@revision]` names if its
+    format stands alone; None for any other.
     """
     if url.startswith(hub.SCHEME):
         return _named_in_repo(url.removeprefix(hub.SCHEME))
@@ -86,7 +87,7 @@ def _named_in_repo(text: str) -> HubFile | None:
 
 
 def files_of(url: str) -> list[str]:
-    """The URL, or where its name says that its model is in several files of a format that stands alone, of all."""
+    """The URLs of all parts, if the URL names one of several parts of a format that stands alone; else the URL."""
     parts = urlsplit(url)
     held = _parts(parts.path)
     return [urlunsplit(parts._replace(path=path)) for path in held] if len(held) > 1 else [url]
@@ -97,7 +98,7 @@ def _parts(file: str) -> list[str]:
 
 
 def _split(url: str) -> SplitResult | None:
-    """The parts of a URL, None where it has none."""
+    """The components of a URL, None if it is malformed."""
     try:
         parts = urlsplit(url)
         parts.port  # noqa: B018 - raises where it is no number
@@ -107,7 +108,7 @@ def _split(url: str) -> SplitResult | None:
 
 
 def checked(url: str, shown: str) -> SplitResult:
-    """The parts of a URL that may be read."""
+    """The components of a URL; raises InputError unless it can be read."""
     parts = _split(url)
     if parts is None:
         raise InputError(f"{shown} is not a URL")
@@ -123,7 +124,7 @@ def checked(url: str, shown: str) -> SplitResult:
 
 
 def explain(error: Exception, host: str, file: str) -> str:
-    """Why a server that is not the Hub did not send a file: one sentence."""
+    """Say in one sentence why a server that is not the Hub did not send a file."""
     from huggingface_hub import constants
 
     status = status_of(error)

@@ -1,6 +1,6 @@
-"""Weights that torch stores as factors of what the model uses: masks, directions and lengths -> that matrix.
+"""Weights that torch stores as factors (masks, directions and lengths) -> the matrix that the model computes with.
 
-torch.nn.utils.prune keeps `weight_orig` and `weight_mask`, weight_norm a direction and its lengths, spectral_norm a
+torch.nn.utils.prune stores `weight_orig` and `weight_mask`, weight_norm a direction and its lengths, spectral_norm a
 matrix and the vectors that give its norm; each also as a parametrisation, under `parametrizations.weight.`.
 """
 
@@ -20,11 +20,11 @@ PRUNED = Scheme("pruned", "by its mask", "masked", "float64")
 WEIGHT_NORM = Scheme("weight norm", "length x direction", "direction", "float64")
 SPECTRAL_NORM = Scheme("spectral norm", "over u W v", "over its norm", "float64")
 FORMULAS = frozenset(scheme.formula for scheme in (PRUNED, WEIGHT_NORM, SPECTRAL_NORM))
-"""Of schemes under which a model is not quantised."""
+"""The formulas of these schemes: a model that only has them is not quantised."""
 
 
 class _Way(NamedTuple):
-    """How a way names its tensors: the matrix by how its name ends, its other parts by what stands in that place."""
+    """The names of such tensors: the matrix's name ends in `ending`, the other parts have other endings instead."""
 
     ending: str
     others: Mapping[str, str]
@@ -37,7 +37,7 @@ def _mask_fits(shape: Shape, others: Mapping[str, Shape]) -> bool:
 
 
 def _length_fits(shape: Shape, others: Mapping[str, Shape]) -> bool:
-    """A length for each row, for each column, or for all."""
+    """True if there is a length for each row, for each column, or for all."""
     return others["length"] in ((shape[0], 1), (1, shape[1]), (1, 1), (1,), ())
 
 
@@ -56,9 +56,9 @@ _ENDINGS = tuple({way.ending for way in _WAYS})
 
 
 def effective(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """The tensors, each such matrix as one under the name it has in the model, in place of what it is made of.
+    """The tensors, where each such matrix is one tensor under its name in the model and replaces its parts.
 
-    Where the parts are not all there, or do not fit, all stay as they are.
+    If parts are missing, or do not fit, all stay as they are.
     """
     listed = {tensor.name: tensor for tensor in tensors}
     found: dict[str, Tensor] = {}

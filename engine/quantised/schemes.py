@@ -1,8 +1,9 @@
-"""Which scheme the parts of a quantised matrix follow, told by their names, types and shapes; no bytes but two.
+"""The scheme of a quantised matrix, from the names, types and shapes of its parts.
 
-Where the shapes decide, the shapes decide; config.json is asked for what they cannot say: the block of a
-scale, the bits of a packed integer, which of two conventions. What contradicts itself is a ValueError whose
-sentence is the projection's `problem`. Sources of the layouts: engine/quantised/dequantisation.py.
+Shapes decide wherever they can. config.json supplies what they cannot tell: the block of a scale, the bits of a packed
+integer, which of two conventions. Stored bytes are read only for a shape or a description. Parts that contradict one
+another raise ValueError, whose sentence becomes the projection's `problem`. Sources of the layouts:
+engine/quantised/dequantisation.py.
 """
 
 from __future__ import annotations
@@ -31,15 +32,15 @@ _DESCRIPTIONS = (*(name.removeprefix("weight.") for name in BNB4), "weight_shape
 
 
 def describes(name: str) -> bool:
-    """Whether a tensor of this name says how others are packed, so that its bytes are needed to list those."""
+    """True if a tensor of this name describes how others are packed, so that listing those needs its bytes."""
     return name.endswith(_DESCRIPTIONS)
 
 
 @dataclass(frozen=True, slots=True)
 class QuantisedMatrix:
-    """A matrix of shape (out, in) or (experts, out, in), and the parts its scheme reads, the packed numbers first.
+    """A matrix of shape (out, in) or (experts, out, in), and the parts that its scheme reads, the packed numbers first.
 
-    `peeked`: the stored bytes had to be asked, so that another module like it may be another matrix.
+    `peeked`: stored bytes had to be read, so another module with the same parts may be another matrix.
     """
 
     shape: Shape
@@ -81,7 +82,7 @@ def int8(parts: Parts, settings: QuantisationSettings) -> QuantisedMatrix:
 
 
 def fp4(parts: Parts, _: QuantisationSettings) -> QuantisedMatrix:
-    """E2M1, two a byte: MXFP4 with exponents for 32 columns, NVFP4 with float8 for 16 and one number for all."""
+    """E2M1, two a byte: MXFP4 with an exponent for 32 columns, NVFP4 with a float8 for 16 and one number for all."""
     weight = _carrier(parts, "weight_packed", "weight", "")
     if weight.dtype not in ("U8", "I8", "F4"):
         raise ValueError(f"two 4-bit floats a byte cannot be {weight.dtype}")
@@ -152,7 +153,7 @@ def _with_zeros(parts: Parts, settings: QuantisationSettings) -> bool:
 def _packing(parts: Parts, words: int, groups: int, settings: QuantisationSettings) -> tuple[int, int, int, bool]:
     """(bits, columns of a group, columns, peeked) of packed rows of `words` words that have `groups` scales.
 
-    Where the last word may be padded, only the stored weight_shape knows the columns.
+    If the last word may be padded, only the stored weight_shape tells the number of columns.
     """
     named = [(w.get("num_bits"), w.get("group_size") or 0) for w in settings.weights()]
     stated = sorted({(b, g) for b, g in named if type(b) is int and 1 <= b <= 8 and type(g) is int})
@@ -192,7 +193,7 @@ def _peeked_shape(tensor: Tensor) -> list[int]:
 
 
 def gptq_or_awq(parts: Parts, settings: QuantisationSettings) -> QuantisedMatrix:
-    """`qweight`: which of the two, config.json has to say."""
+    """`qweight` is GPTQ's or AWQ's: config.json has to say which."""
     method = settings.method
     packing = settings.word("packing_format") if "auto-round" in method or "autoround" in method else method
     if "awq" in packing:
@@ -264,7 +265,7 @@ def awq(parts: Parts, settings: QuantisationSettings) -> QuantisedMatrix:
 
 
 def bitsandbytes4(parts: Parts, _: QuantisationSettings) -> QuantisedMatrix:
-    """nf4 and fp4: half bytes of the flattened matrix; its shape and block size stand in a JSON beside them."""
+    """nf4 and fp4: half bytes of the flattened matrix; its shape and block size are in a JSON beside them."""
     weight = _carrier(parts, "weight")
     key = next((name for name in BNB4 if name in parts), "")
     if not key:
@@ -336,14 +337,14 @@ def bitnet(parts: Parts, settings: QuantisationSettings) -> QuantisedMatrix:
 
 
 def plain(parts: Parts, _: QuantisationSettings) -> QuantisedMatrix:
-    """E8M0 and E2M1 by themselves: numbers, but none that torch computes with."""
+    """E8M0 and E2M1 without other parts: numbers, but of types that torch cannot compute with."""
     weight = _carrier(parts, "weight", "")
     name, formula = ("e8m0", "exponents") if weight.dtype == "F8_E8M0" else ("e2m1", "fp4")
     return QuantisedMatrix(weight.shape, Scheme(name, "", formula, "float32"), {"weight": weight})
 
 
 def _carrier(parts: Parts, *names: str) -> Tensor:
-    """The packed numbers themselves."""
+    """The part under the first of these names that holds the packed numbers."""
     found = next((parts[name] for name in names if name in parts), None)
     if found is None:
         raise ValueError(f"{names[0]} is missing beside {', '.join(sorted(parts))}")
@@ -376,7 +377,7 @@ def _per(group: int, columns: int) -> str:
 
 
 def _exact(scales: Iterable[Tensor]) -> str:
-    """float32 holds an integer or float8 times a scale of 11 significant bits; times one of 24 needs float64."""
+    """float32 holds an integer or float8 times a scale of 11 significant bits exactly; scales of 24 need float64."""
     return "float64" if any(s.dtype in ("F32", "F64") for s in scales) else "float32"
 
 
@@ -385,7 +386,7 @@ def _shared(
 ) -> tuple[tuple[int, int], str]:
     """The block of weights that shares a number of `scale`, and the words for it.
 
-    A number for the tensor, an expert, a row or a column tells itself by its shape; a block is never
+    A number for the whole tensor, an expert, a row or a column shows in the shape of the scale; a block is never
     guessed from the shape (576 rows with 5 scales are 4 blocks of 128 and one of 64, not 5 of 115.2).
     """
     rows, cols = shape[-2:]

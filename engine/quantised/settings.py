@@ -1,4 +1,4 @@
-"""What config.json says of quantisation, read with suspicion: any key may be missing or hold anything."""
+"""The quantisation settings in config.json, read without trusting them: any key may be missing or hold anything."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 OWN_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq", "hf_quant_config.json": "modelopt"}
-"""Where AutoGPTQ, the first AutoAWQ and modelopt write what others write into config.json."""
+"""Files in which AutoGPTQ, the first AutoAWQ and modelopt write what others write into config.json."""
 
 
 @dataclass(frozen=True, slots=True)
 class QuantisationSettings:
-    """What config.json says of quantisation: `method`, "" for none, and the rest of quantization_config."""
+    """The quantisation that config.json states: `method`, "" for none, and the rest of quantization_config."""
 
     method: str
     config: Mapping[str, Any]
@@ -27,20 +27,20 @@ class QuantisationSettings:
         return cls("", {})
 
     def number(self, *names: str) -> int | None:
-        """The first of these keys that holds a whole number."""
+        """The value of the first of these keys that holds a whole number."""
         return next((self.config[name] for name in names if type(self.config.get(name)) is int), None)
 
     def word(self, *names: str) -> str:
         return next((self.config[name].lower() for name in names if isinstance(self.config.get(name), str)), "")
 
     def weights(self) -> list[Mapping[str, Any]]:
-        """What the groups of compressed-tensors and modelopt say of their weights."""
+        """The settings of the weights in the groups of compressed-tensors and modelopt."""
         groups = self.config.get("config_groups")
         found = groups.values() if isinstance(groups, Mapping) else ()
         return [g["weights"] for g in found if isinstance(g, Mapping) and isinstance(g.get("weights"), Mapping)]
 
     def blocks(self) -> list[tuple[int, int]]:
-        """The blocks of weights that share a scale, wherever config.json names some."""
+        """The blocks of weights that share a scale, from all places where config.json may state them."""
         named = [self.config.get("weight_block_size")]
         named += [w.get("block_structure") for w in self.weights()]
         named += [[1, w.get("group_size")] for w in self.weights()]
@@ -60,9 +60,9 @@ def positive(number: object) -> bool:
 
 
 def completed(config: Mapping[str, Any], read: Callable[[str], Mapping[str, Any]]) -> Mapping[str, Any]:
-    """config.json with the quantization_config that a quantiser wrote to a file of its own, if it has none itself.
+    """config.json with the quantization_config that a quantiser wrote to a separate file, if it has none itself.
 
-    `read` gives a JSON file of the model by its name, {} where there is none.
+    `read` returns a JSON file of the model by its name, {} if there is none.
 
     Raises:
         InputError: as `read`.
