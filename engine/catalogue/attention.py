@@ -1,4 +1,5 @@
-"""How the attention of a layer is made of heads, and which products of a head's matrices say what the head does."""
+"""How the attention of a layer is made of heads, and which products of a head's matrices describe what the head
+does."""
 
 from __future__ import annotations
 
@@ -18,19 +19,19 @@ from .tree import ListedCheckpoint
 _QK_NORM = re.compile(r"(?:^|\.|_)(?:[qk]|qk|query|key)_?(?:layer)?norm\b|\.[qk]_ln\b")
 _V_NORM = re.compile(r"(?:^|\.|_)v(?:alue)?_?(?:layer)?norm\b")
 _V_NORMED = models("gemma3n gemma3n_text gemma4 gemma4_text")
-"""Whose values are normed without gains, so that no tensor says it."""
+"""Families whose values are normed without gains, so that no tensor shows it."""
 _QK_FLAGS = ("use_qk_norm", "qk_norm", "qk_layernorm", "qk_layernorms", "use_qk_l2norm", "attn_config.qk_ln")
 _MIXES = models("diffllama diffllama2")
-"""Whose heads are differences of two."""
+"""Families whose heads are differences of two."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """One layer's attention: `count` query heads, of which the first `count / kv_count` use KV head 0, the next 1.
+    """One layer's attention: `count` query heads, of which the first `count / kv_count` use KV head 0, and so on.
 
-    `query`, `key`, `value` and `output` are its projections; of latent attention (MLA) those that expand the latents.
-    A head of the query has `query_dim` rows, of which the first `dim` meet the `dim` rows of a key's head, one of the
-    value `value_dim`. `no_qk` and `no_ov` are the sentences that say why there is no such product, "" where there is.
+    `query`, `key`, `value` and `output` are its projections; for latent attention (MLA) those that expand the latents.
+    A head has `query_dim` rows of the query, the first `dim` of which are multiplied with its `dim` rows of the key,
+    and `value_dim` rows of the value. `no_qk` and `no_ov` say why there is no such product, "" if there is one.
     """
 
     address: str
@@ -48,7 +49,8 @@ class Attention:
 
     @property
     def group(self) -> int:
-        """How many query heads use one KV head."""
+        """The number of query heads that share a KV head."""
+        """True if keys and values are expanded from a latent."""
         return self.count // self.kv_count
 
     @property
@@ -60,8 +62,8 @@ class Attention:
 def attentions(
     checkpoint: ListedCheckpoint, projections: Iterable[Projection]
 ) -> tuple[list[Attention], dict[str, str]]:
-    """The attentions of a checkpoint, given its projections, none derived, in its order; and by their addresses the
-    sentences that say of others why their heads cannot be told."""
+    """The attentions of a checkpoint, in its order, from its projections (none derived); and for each other attention,
+    by its address, a sentence that says why its heads are not known."""
     groups: dict[str, dict[str, Projection]] = {}
     for p in projections:
         is_matrix = p.rows and not p.is_product
@@ -90,10 +92,10 @@ class _AttentionMaker:
                 self._normed.setdefault((place.prefix, place.layer), set()).update(kinds)
 
     def attention(self, address: str, roles: Mapping[str, Projection]) -> Attention:
-        """One layer's.
+        """The attention of one layer.
 
         Raises:
-            WeightsError: it is not known how its matrices are made of heads.
+            WeightsError: it is not known how its matrices are divided into heads.
         """
         is_latent = "key_b" in roles
         names = ("query_b" if "query_b" in roles else "query", "key_b", "value_b") if is_latent else _ROLES
@@ -127,7 +129,7 @@ class _AttentionMaker:
     def _refusals(
         self, address: str, roles: Mapping[str, Projection], inner: Mapping[str, Any], where: tuple[str, int | None]
     ) -> tuple[str, str]:
-        """Why there is no QK, and why no OV; "" where there is."""
+        """Why the attention has no QK product, and why no OV product; "" if it has one."""
         family, normed = str(inner.get("model_type") or ""), self._normed.get(where, set())
         no_qk = no_ov = ""
         if ("qk" in normed and "query_b" not in roles) or any(_flag(inner, flag) for flag in _QK_FLAGS):
@@ -149,7 +151,7 @@ class _AttentionMaker:
         return tuple(f"{address}: {text}" if text else "" for text in (no_qk, no_ov))  # type: ignore[return-value]
 
     def _is_fed(self, output: Projection) -> bool:
-        """Whether a norm is known to stand before an output."""
+        """True if a norm is known to be applied before an output projection."""
         try:
             return self._norms.feeding(output) is not None
         except WeightsError:
@@ -160,14 +162,14 @@ _ROLES = ("query", "key", "value")
 
 
 def _of_side(config: Mapping[str, Any], prefix: str) -> int:
-    """The heads of an encoder or a decoder whose one config.json has both numbers, as Whisper's; 0 of any other."""
+    """The number of heads of an encoder or decoder, if one config.json states both, as Whisper's does; else 0."""
     side = next((word for word in reversed(prefix.split(".")) if word in ("encoder", "decoder")), "")
     value = config.get(f"{side}_attention_heads")
     return value if type(value) is int and value > 0 else 0
 
 
 def _flag(config: Mapping[str, Any], key: str) -> bool:
-    """Whether a config.json, which may hold anything, sets it, at a dotted key too."""
+    """True if a config.json, which may hold anything, sets a key; the key may be dotted."""
     first, _, rest = key.partition(".")
     value = config.get(first)
     if rest:

@@ -1,6 +1,6 @@
 """Matrices that a checkpoint holds as two factors B A: adapters (LoRA), and checkpoints of low rank.
 
-For each a tensor stands in under the name that the matrix has in its model, so that the catalogue says what it is.
+For each matrix a stand-in tensor is added under the matrix's name in its model, so that the catalogue can place it.
 """
 
 from __future__ import annotations
@@ -19,16 +19,18 @@ from .names import locate
 from .rules import find_rules
 
 _FactorGroup = tuple[str, str, str]
-"""Kind, module, and name of the adapter."""
+"""Kind, module, and the adapter's name."""
 _NamedTensor = tuple[Named, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class FactorPair:
-    """The factors of a matrix of `shape` (outputs, inputs): the blocks of B in their order, and A, which share the size
-    `inner`. The product is times `scale`, and times the number in `alpha` where there is such a tensor. `is_turned`:
-    both factors are stored as (inputs, outputs); `stands_turned` that of the stand-in. Of a stack of experts all
-    of this is said of each of its `planes`, 0 for one pair alone.
+    """The factors of a matrix of `shape` (outputs, inputs): the blocks of B in order, and A; they share the size
+    `inner`.
+
+    The product is multiplied by `scale`, and by the number in `alpha` if there is such a tensor. `is_turned`: both
+    factors are stored as (inputs, outputs); `stands_turned`: the stand-in is. For a stack of experts all of this
+    holds for each of its `planes`; 0 for a single pair.
     """
 
     kind: str
@@ -46,8 +48,8 @@ class FactorPair:
 
 @dataclass(slots=True)
 class Factored:
-    """`tensors` are those of a checkpoint with the stand-ins, the factors of adapters under the names that PEFT would
-    give them; `pairs` by the name of their stand-in, `originals` by such a name. `lines` are what a user should know.
+    """`tensors` are a checkpoint's tensors with the stand-ins, and with factors of adapters under PEFT's names. `pairs`
+    are by the name of their stand-in, `originals` by PEFT's name. `lines` are what a user should know.
     """
 
     tensors: list[Tensor]
@@ -58,8 +60,7 @@ class Factored:
 
 
 def factored(tensors: Sequence[Tensor], adapter: Mapping[str, Any], *, is_gguf: bool) -> Factored:
-    """What of these tensors are factors; `adapter` is adapter_config.json, {} where there is none. Names and shapes
-    alone."""
+    """Find the factors among tensors, by names and shapes; `adapter` is adapter_config.json, {} if there is none."""
     groups, beside = _groups(tensors, is_gguf)
     found = Factored(list(tensors))
     if not groups and not beside:
@@ -78,7 +79,7 @@ def _take_pairs(
     beside: Mapping[str, Sequence[_NamedTensor]],
     scales: Scales,
 ) -> dict[str, list[str]]:
-    """Take what has a product; by the reason which factors of adapters have none."""
+    """Take the pairs that have a product; return the factors of adapters without one, by the reason."""
     names = {tensor.name for tensor in found.tensors}
     adapters = Counter(module for kind, module, _ in groups if kind == LORA)
     failed: dict[str, list[str]] = defaultdict(list)
@@ -108,7 +109,7 @@ def _suffix(adapter: str) -> str:
 def _groups(
     tensors: Iterable[Tensor], is_gguf: bool
 ) -> tuple[dict[_FactorGroup, list[_NamedTensor]], dict[str, list[_NamedTensor]]]:
-    """The factors by the matrix that they make, and by module what lies beside those of adapters."""
+    """The factors, by the matrix that they form; and the other tensors of adapters, by module."""
     groups: dict[_FactorGroup, list[_NamedTensor]] = defaultdict(list)
     beside: dict[str, list[_NamedTensor]] = defaultdict(list)
     held = list(tensors)
@@ -127,7 +128,7 @@ def _groups(
 
 
 def _pair(kind: str, module: str, held: Sequence[_NamedTensor]) -> FactorPair | str:
-    """The factors of a matrix, or why these tensors are none."""
+    """The factors of a matrix, or the reason why these tensors form none."""
     right = [tensor for said, tensor in held if said.side == "A"]
     left = sorted((said.block, tensor) for said, tensor in held if said.side == "B")
     blocks = tuple(tensor for _, tensor in left)
@@ -141,7 +142,7 @@ def _pair(kind: str, module: str, held: Sequence[_NamedTensor]) -> FactorPair | 
         return "factors of a stack of experts, which are not multiplied"
     if not all(len(t.shape) == 2 or (kind == LORA and len(t.shape) > 2) for t in (a, *blocks)):
         return "factors that are no matrices"
-    turned = held[0][0].is_turned and not planes  # MLX has stacks as PEFT has single factors
+    turned = held[0][0].is_turned and not planes  # MLX stores stacks as PEFT stores single factors
     for is_turned in (turned, not turned) if kind == LORA else (False,):
         a_shape, *shapes = (_matrix(t.shape[1:] if planes else t.shape, is_turned) for t in (a, *blocks))
         rows, inner = sum(m for m, _ in shapes), sum(r for _, r in shapes)
@@ -152,31 +153,31 @@ def _pair(kind: str, module: str, held: Sequence[_NamedTensor]) -> FactorPair | 
 
 
 def _matrix(shape: Sequence[int], is_turned: bool) -> tuple[int, int]:
-    """A shape as that of a matrix (outputs, inputs): of a convolution one row for each output."""
+    """A shape as that of a matrix (outputs, inputs); a convolution has one row for each output."""
     rows, cols = shape[0], prod(shape[1:])
     return (cols, rows) if is_turned else (rows, cols)
 
 
 def _is_nested(pair: FactorPair) -> bool:
-    """Whether two linears in a row are one projection of low rank, and not two layers of a small network."""
+    """True if two linears in a row are one projection of low rank, not two layers of a small network."""
     place = locate(f"{pair.module}.weight")
     return pair.inner < min(pair.shape) and place is not None and bool(find_rules(place.path, "", 2))
 
 
 def _scaled(pair: FactorPair, scales: Scales, beside: Mapping[str, Sequence[_NamedTensor]]) -> FactorPair:
-    """With its scale: kohya's scripts store alpha beside the factors."""
+    """The pair with its scale; kohya's scripts store alpha beside the factors."""
     alpha = next((t for said, t in beside.get(pair.module, ()) if said.side == "alpha" and prod(t.shape) == 1), None)
     scale = scales.of(pair.module, pair.inner) if alpha is None else 1 / scales.divisor(pair.inner)
     return replace(pair, scale=scale, alpha=alpha, stands_turned=scales.is_turned and not pair.planes)
 
 
 def _place_of(pair: FactorPair) -> str:
-    """The name of the matrix that a checkpoint of low rank has factors of."""
+    """The name of the matrix whose factors a checkpoint of low rank holds."""
     return pair.module if pair.kind == APPLY else f"{pair.module}.weight"
 
 
 def _rename(found: Factored, groups: Mapping[_FactorGroup, Sequence[_NamedTensor]]) -> None:
-    """The factors of adapters under PEFT's names, as far as these are free."""
+    """Give the factors of adapters PEFT's names, unless these are taken."""
     turned = {t.name: pair.is_turned for pair in found.pairs.values() for t in (pair.a, *pair.blocks)}
     renamed: dict[str, str] = {}
     for (kind, module, adapter), held in groups.items():

@@ -1,4 +1,4 @@
-"""Tensors -> what each of them holds: rules where their names fit, split where the shapes of their layer fit."""
+"""Tensors -> the projections in each: rules chosen by name, split as the shapes of their layer allow."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .rules import KNOWN_FAMILIES, NOT_PROJECTIONS, find_rules, split
 from .sizes import Shapes, Sizes, family_of, resolve, sizes
 from .structure import layer_lists
 
-# Vectors and tables whose shapes say how their layer is split.
+# Vectors and tables whose shapes tell how their layer is split.
 _VECTORS = frozenset(
     ("q_norm", "q_layernorm", "attn_q_norm", "kv_a_layernorm", "kv_a_norm", "attn_kv_a_norm", "A_log", "ssm_a")
 )
@@ -49,12 +49,12 @@ class FoundProjection(NamedTuple):
     note: str = ""
 
     def as_other(self, note: str = "") -> FoundProjection:
-        """The whole tensor as no projection: its role is its own name."""
+        """The whole tensor as no projection: its role is the tensor's name."""
         return other(self.tensor, self.place, note)
 
 
 def other(tensor: Tensor, place: Location | None, note: str = "") -> FoundProjection:
-    """A tensor that is no projection: its role is its own name."""
+    """A tensor that is no projection: its role is the tensor's name."""
     role = place.path if place and place.expert is None and not place.lora else tensor.name
     return FoundProjection(tensor, place, "", "other", printable(role), note=note)
 
@@ -66,7 +66,7 @@ class _Named(NamedTuple):
 
 
 class CheckpointLayers:
-    """The layers of a checkpoint: which rules their names fit, and what their shapes say."""
+    """The layers of a checkpoint: the rules that fit their names, and the shapes of their tensors."""
 
     def __init__(self, config: Mapping[str, Any], tensors: Sequence[Tensor]) -> None:
         self._config = config
@@ -78,7 +78,7 @@ class CheckpointLayers:
         self._held: dict[tuple[str, int, str], _Named] = {}
         self._uneven: set[tuple[str, int]] = set()
         self.proven: dict[str, None] = {}
-        """Once `found` was called, the names of fused tensors that were split by their shapes alone, in order."""
+        """The names of fused tensors that `found` split by their shapes only, in order; empty before."""
         self.family = lru_cache(maxsize=None)(lambda prefix: family_of(inner_config(config, prefix)))
         self._known = lru_cache(maxsize=None)(lambda prefix, layer: sizes(inner_config(config, prefix), layer))
         unplaced = [tensor for tensor in tensors if not self._take(tensor, locate(tensor.name))]
@@ -94,7 +94,7 @@ class CheckpointLayers:
         return any(find_rules(place.path, self.family(place.prefix), dims) for dims in (2, 3))
 
     def _take(self, tensor: Tensor, place: Location | None) -> bool:
-        """Whether it stands in a layer, and is noted as that."""
+        """Record a tensor by its place; False if it is in no layer."""
         if place is None:
             return False
         rules: tuple[Rule, ...] = ()
@@ -115,7 +115,7 @@ class CheckpointLayers:
         return True
 
     def _remember(self, tensor: Tensor, place: Location, rules: tuple[Rule, ...]) -> None:
-        """The shapes that tell how the fused tensors of the layer are split."""
+        """Record the shapes that tell how fused tensors of the layer are split."""
         shapes = self._shapes[place.prefix, place.layer]
         if is_linear_part(place.path) or (rules and rules[0].block == "linear_attention"):
             self._linear.add((place.prefix, place.layer, attention_of(place.path)))
@@ -123,7 +123,7 @@ class CheckpointLayers:
             rule = rules[-1]
             name = f"{block_of(rule.block, place.path)}.{rule.holds}"
             shape = tensor.shape[::-1] if rule.transposed else tensor.shape
-            # Two of one name (as LongCat's two attentions) say nothing unless they agree.
+            # Two tensors of one name (as in LongCat's two attentions) tell nothing unless they agree.
             shapes[name] = shape if shapes.get(name, shape) == shape else ()
             return
         parent, _, leaf = place.path.rpartition(".")
@@ -136,7 +136,7 @@ class CheckpointLayers:
             shapes["router"] = tensor.shape
 
     def _judged(self) -> dict[MlpGroup, list[MlpTensor]]:
-        """The tensors of MLPs that are judged together: of a layer, and of each expert where experts differ."""
+        """The tensors of MLPs that are judged together: those of a layer, or of each expert if experts differ."""
         uneven: list[_Named] = []
         if self._uneven:
             uneven = [item for item in self._named if self._group(item.place)[2] is not None and _is_of_mlp(item)]
@@ -148,7 +148,7 @@ class CheckpointLayers:
         return {group: self._turned(group, held) for group, held in groups.items()}
 
     def _turned(self, group: MlpGroup, held: list[MlpTensor]) -> list[MlpTensor]:
-        """The same with `turned` where a fused stack tells which way the planes of its module stand."""
+        """The same tensors, with `turned` set if a fused stack shows that the planes of its module are (in, out)."""
         prefix, layer, _ = group
         modules: set[str] = set()
         for fused in held:
@@ -166,7 +166,7 @@ class CheckpointLayers:
         return _attended(self._shapes[prefix, layer]), self._known(prefix, layer).get("hidden", 0)
 
     def _rule(self, item: _Named) -> Rule | None:
-        """The rule that holds for a tensor, of those that its name fits."""
+        """The rule that applies to a tensor, among those that fit its name."""
         if item.rules and not item.rules[0].when:
             return item.rules[0]
         shapes = self._shapes[item.place.prefix, item.place.layer]
@@ -174,7 +174,7 @@ class CheckpointLayers:
         return next((r for r in item.rules if not r.when or _holds(r, item.tensor, shapes, known)), None)
 
     def found(self) -> list[FoundProjection]:
-        """What every tensor holds: its projections, or itself as block `other`."""
+        """The content of every tensor: its projections, or the tensor itself as block `other`."""
         result = self._outside.copy()
         for item in self._named:
             try:
@@ -227,8 +227,10 @@ class CheckpointLayers:
         ]
 
     def whole(self, tensor: Tensor, name: str, role: str = "", number: int | None = None) -> FoundProjection | None:
-        """A tensor as one projection in the place of the tensor of this name, though that may be fused: with a role of
-        its own, in a stack its number, else under that tensor's last word. None where no rule knows that name."""
+        """A tensor as one projection in the place of the tensor called `name`, even if that one may be fused.
+
+        Its role is `role`, in a stack with its number, else the last word of `name`. None if no rule knows `name`.
+        """
         place = locate(name) or (locate_in(name, self._lists) if self._lists else None)
         if place is None or place.prefix not in self._towers:
             return None
@@ -243,7 +245,7 @@ class CheckpointLayers:
         return self.family(place.prefix).partition("+")[0] in KNOWN_FAMILIES
 
     def is_router(self, place: Location) -> bool:
-        """Whether it is the bare `gate` that chooses among the experts beside it (Mistral's own files)."""
+        """True if it is the bare `gate` that chooses among the experts beside it (Mistral's own files)."""
         head, _, leaf = place.path.rpartition(".")
         return leaf == "gate" and (place.prefix, place.layer, f"{head}." if head else "") in self._experts
 
@@ -256,7 +258,8 @@ class CheckpointLayers:
         return "linear_attention" if is_linear else block
 
     def _input_first(self, prefix: str, layer: int, tensor: Tensor, rule: Rule, shapes: Shapes) -> bool:
-        """Whether a stack stands as (experts, in, out): its shapes say it, else the hidden size, else the family."""
+        """True if a stack is stored as (experts, in, out), judged by its shapes, else the hidden size, else the
+        family."""
         fused, down = shapes.get("expert.gate+up", ()), shapes.get("expert.down", ())
         if len(fused) == len(down) == 3:
             if fused[1:] == (2 * down[2], down[1]):
@@ -272,19 +275,20 @@ class CheckpointLayers:
 
     def _tower(self, place: Location) -> str:
         tower = self._towers[place.prefix]
-        # Multi-token-prediction layers stand behind the last ordinary one (DeepSeek-V3, GLM-4.5). Of an encoder
-        # and a decoder, config.json may count only one.
+        # Multi-token-prediction layers come after the last ordinary one (DeepSeek-V3, GLM-4.5). For an encoder
+        # with a decoder, config.json may count the layers of only one.
         last = self._known(place.prefix, 0).get("layers", place.layer + 1)
         return "mtp" if not tower and place.layer >= last else tower
 
 
 def _is_matrix(tensor: Tensor) -> bool:
-    """A matrix, or a stack of some."""
+    """True for a matrix, or a stack of matrices."""
     return len(tensor.shape) in (2, 3) and 0 not in tensor.shape
 
 
 def _stack(tensor: Tensor, place: Location) -> tuple[Rule, ...]:
-    """A stack under `experts` that no rule names: one projection each plane, its role is its own name."""
+    """The rule for a stack under `experts` that the table does not name: each plane is a projection of the stack's
+    name."""
     if len(tensor.shape) != 3 or 1 in tensor.shape[1:]:
         return ()
     words = place.path.split(".")
@@ -294,7 +298,7 @@ def _stack(tensor: Tensor, place: Location) -> tuple[Rule, ...]:
 
 
 def _own_name(place: Location) -> Rule:
-    """Each plane of a stack is one projection, its role is the stack's own name."""
+    """A rule by which each plane of a stack is one projection, whose role is the stack's name."""
     return Rule("", "expert", printable(place.path.rpartition(".")[2].removesuffix("_weight")), stack="planes")
 
 
@@ -303,13 +307,13 @@ def _is_of_mlp(item: _Named) -> bool:
 
 
 def _attended(shapes: Shapes) -> int:
-    """The width that the attention of a layer takes; 0 where it is not known."""
+    """The input width of a layer's attention; 0 if it is not known."""
     names = ("attention.query", "attention.query+key+value")
     return next((shapes[name][1] for name in names if len(shapes.get(name, ())) == 2), 0)
 
 
 def _check_latent(shapes: Shapes, heads: int) -> None:
-    """Latent queries and keys have rows for the same heads.
+    """Check that latent queries and keys have rows for the same heads.
 
     Raises:
         ValueError: they do not.
@@ -324,7 +328,7 @@ def _check_latent(shapes: Shapes, heads: int) -> None:
 
 
 def _holds(rule: Rule, tensor: Tensor, shapes: Shapes, known: Sizes) -> bool:
-    """Whether the condition of a rule is true of the shapes of its layer."""
+    """True if the condition of a rule is met by the shapes of its layer."""
     if rule.when == "latent gated":
         expected = latent_query_rows(shapes, known.get("heads", 0))
         return expected is not None and tensor.shape[0] == expected[1]
@@ -341,9 +345,9 @@ def _holds(rule: Rule, tensor: Tensor, shapes: Shapes, known: Sizes) -> bool:
 def _slices(
     shape: tuple[int, ...], rule: Rule, turned: bool, numbers: _Numbers
 ) -> Iterator[tuple[int | None, str, Slice | None]]:
-    """The number in its stack (None outside of one), role and slice (None: all of it) of each projection of a tensor.
+    """Yield number in its stack (None outside of one), role and slice (None: all) of each projection of a tensor.
 
-    `turned` says that the planes of a stack are (in, out); `numbers` gives what layouts name, for a size and roles.
+    `turned`: the planes of a stack are (in, out). `numbers` returns the sizes that layouts name, for a size and roles.
 
     Raises:
         ValueError: no layout fits.
@@ -370,7 +374,7 @@ def _slices(
 
 
 def _split_any(shape: tuple[int, int], rule: Rule, turned: bool, numbers: _Numbers) -> list[tuple[str, Slice]]:
-    """By the first layout that fits; the reason why the first one does not is the one that is told."""
+    """Split by the first layout that fits; if none does, the error is that of the first."""
     refusals: list[ValueError] = []
     for layout in rule.layouts:
         placed = replace(layout, axis=1 - layout.axis) if turned else layout
@@ -382,10 +386,10 @@ def _split_any(shape: tuple[int, int], rule: Rule, turned: bool, numbers: _Numbe
 
 
 def _split_proven(shape: tuple[int, int], rule: Rule, turned: bool, numbers: _Numbers) -> list[tuple[str, Slice]]:
-    """By the layouts that fit, where all of them cut the same rows.
+    """Split by the layouts that fit, provided that all of them cut the same rows.
 
     Raises:
-        ValueError: no layout is known, heads or the output matrix are not, none fits, or some fit that cut otherwise.
+        ValueError: no layout, no heads or no output matrix is known, none fits, or some that fit cut differently.
     """
     if not rule.layouts:
         raise ValueError("no model_type says how it is fused: not split")

@@ -1,5 +1,5 @@
-"""Matrices of which a checkpoint holds half, a quarter ... of what config.json says: parts of a model that was cut over
-several devices, saved under the names of whole ones. Their spectra are those of parts, and a line says so.
+"""Matrices that are a half, a quarter ... of what config.json states: parts of a model that was cut over several
+devices, saved under the names of the whole matrices. Their spectra are those of parts, and a note says so.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ _OTHER_HEADS = re.compile(
     r"(qk_\w+|v_head|key|value|global_head|swa_head|kv_lora)_?(dim|size|rank)|(attention_)?head_(size|ratio)"
     r"|\w*block_configs"
 )
-"""Keys of models whose heads are not all of the size that the others say."""
+"""Keys of models in which some heads differ from the size that the other keys state."""
 _WORDS = {2: "half", 4: "a quarter", 8: "an eighth"}
 _MOST = 64
 CUT = ": a part of a cut model"
-"""How the notes end."""
+"""The end of every note."""
 
 
 class _Said(NamedTuple):
-    """The shape (out, in) that config.json says, and the axis along which a cut model's parts are shorter."""
+    """The shape (out, in) by config.json, and the axis along which a cut model's parts are shorter."""
 
     shape: tuple[int, int]
     axis: int
 
 
 def told(projections: Sequence[Projection], config: Mapping[str, Any]) -> list[Projection]:
-    """The projections, with a note on each query, attention output and MLP matrix of the text that holds a whole factor
-    less than config.json says, and is otherwise as it says.
+    """The projections, with a note on each query, attention output and MLP matrix of the text tower that is smaller
+    than config.json states by a whole factor along one axis, and equal along the other.
 
-    Keys and values have heads of their own, experts and other towers sizes of their own: they are not judged. Where
-    attention is whole and all of the MLPs are short, their width counts gate and up together (Qwen-1, Moshi).
+    Keys and values may have fewer heads, experts and other towers have other sizes: they are not judged. If the
+    attention has its full size and all MLPs are short, their stated width counts gate and up together (Qwen-1, Moshi).
     """
     expected = _expected(inner_config(config, ""))
     factors = {p.address: factor for p in projections if (factor := _factor(p, expected))}
@@ -61,8 +61,8 @@ def _noted(projection: Projection, shape: tuple[int, int], factor: int) -> Proje
 
 
 def _factor(projection: Projection, expected: Mapping[tuple[str, str], _Said]) -> int:
-    """The power of two by which a matrix falls short of what is said, 1 where it is as said; 0 for any other, and
-    where it is not judged.
+    """The power of two by which a matrix is smaller than stated, 1 if it has the stated size; 0 for any other factor,
+    and for matrices that are not judged.
     """
     said = expected.get((projection.block, projection.role))
     if said is None or projection.tower or projection.expert is not None or projection.problem or projection.note:
@@ -76,7 +76,7 @@ def _factor(projection: Projection, expected: Mapping[tuple[str, str], _Said]) -
 
 
 def _expected(config: Mapping[str, Any]) -> dict[tuple[str, str], _Said]:
-    """By block and role what config.json says; nothing of a block of which it says nothing, or more than one number."""
+    """The stated shapes by block and role; without a block that config.json does not describe, or describes twice."""
     known = sizes(config)
     hidden, heads = known.get("hidden", 0), known.get("heads", 0)
     if not hidden:
