@@ -65,7 +65,7 @@ class Norms:
 
     def __init__(self, checkpoint: ListedCheckpoint) -> None:
         self._config = checkpoint.config
-        self._alone = checkpoint.format.stands_alone
+        self._is_gguf = checkpoint.format.stands_alone
         self._tensors = {".".join(words_of(tensor.name)): tensor for tensor in checkpoint.tensors}
         self._modules = {name.rpartition(".")[0] for name in self._tensors}
         self._found: dict[tuple[Location, str, str], Norm | None] = {}
@@ -86,18 +86,18 @@ class Norms:
             raise _refusal(projection, "no norm is known to feed it")
         key = (place._replace(expert=None), projection.block, projection.role)  # one answer for all experts of a layer
         if key not in self._found:
-            self._found[key] = self._looked_up(_Stand.of(projection, place))
+            self._found[key] = self._looked_up(_PlacedProjection.of(projection, place))
         return self._found[key]
 
-    def _looked_up(self, stands: _Stand) -> Norm | None:
-        projection, place = stands.projection, stands.place
+    def _looked_up(self, placed: _PlacedProjection) -> Norm | None:
+        projection, place = placed.projection, placed.place
         block = "expert" if projection.block == "other" and _ROUTER.search(place.path) else projection.block
         if block in ("other", "lora"):
             raise _refusal(projection, "no norm is known to feed it")
         family, row = self._row(projection, place)
-        if (written := _written(row, block, projection.role, stands.words[-1])) == UNKNOWN:
+        if (written := _written(row, block, projection.role, placed.words[-1])) == UNKNOWN:
             raise _refusal(projection, f"no norm is known to feed it in {printable(family)}")
-        return self._first(stands, row.kind, written)
+        return self._first(placed, row.kind, written)
 
     def final(self, projection: Projection) -> Norm:
         """The norm after the last of the layers that a projection is in, before the unembedding.
@@ -128,7 +128,7 @@ class Norms:
     def _row(self, projection: Projection, place: Location) -> tuple[str, NormFamily]:
         """The family of a projection's tower, and the row for its norms."""
         family = self._family(place.prefix) or ("llama" if _META.search(place.path) else "")
-        row = _row_of(family, self._alone)
+        row = _row_of(family, self._is_gguf)
         if row is None:
             raise _refusal(projection, f"no norms are known for {printable(family) or 'a model without model_type'}")
         return family, row
@@ -137,14 +137,14 @@ class Norms:
         config = inner_config(self._config, prefix)
         family = family_of(config)
         setting, default = VARIANTS.get(family, ("", None))
-        moved = setting and not self._alone and config.get(setting, default) != default
+        moved = setting and not self._is_gguf and config.get(setting, default) != default
         return f"{family}+{setting}" if moved else family
 
-    def _first(self, stands: _Stand, kind: str, written: str) -> Norm | None:
+    def _first(self, placed: _PlacedProjection, kind: str, written: str) -> Norm | None:
         """The norm in the first place of a row that has one, None if the row says that there is none."""
         missing = ""
         for own, where, path, other in _SITE.findall(written):
-            if (where == "^" and stands.place.layer) or (where == "<" and not stands.place.layer):
+            if (where == "^" and placed.place.layer) or (where == "<" and not placed.place.layer):
                 continue
             if path == NONE:
                 return None
@@ -152,16 +152,16 @@ class Norms:
                 return Norm("", None, None, False, "layer" in (own or kind))
             modules = [
                 self._last(module)
-                for module in stands.modules(where, path)
+                for module in placed.modules(where, path)
                 if not other or f"{module.removesuffix(path)}{other}" not in self._modules
             ]
             missing = missing or "".join(modules[-1:])
             if found := next(filter(None, (self._norm(module, own or kind) for module in modules)), None):
                 if found.bias and not found.centred:  # a tower that config.json does not distinguish
-                    raise _refusal(stands.projection, f"{printable(found.path)} has a bias, as no RMS norm has")
+                    raise _refusal(placed.projection, f"{printable(found.path)} has a bias, as no RMS norm has")
                 return found
         name = f"{printable(missing)}, which feeds it," if missing else "the norm that feeds it"
-        raise _refusal(stands.projection, f"{name} is not in the checkpoint")
+        raise _refusal(placed.projection, f"{name} is not in the checkpoint")
 
     def _norm(self, module: str, kind: str) -> Norm | None:
         gain, bias = (self._vector(module, words) for words in (("weight", "gamma"), ("bias", "beta")))
@@ -184,7 +184,7 @@ class Norms:
 
 
 @dataclass(frozen=True, slots=True)
-class _Stand:
+class _PlacedProjection:
     """A projection and its place: the words of its tensor's name, and the number of words up to its layer."""
 
     projection: Projection
@@ -193,7 +193,7 @@ class _Stand:
     head: int
 
     @classmethod
-    def of(cls, projection: Projection, place: Location) -> _Stand:
+    def of(cls, projection: Projection, place: Location) -> _PlacedProjection:
         words = words_of(projection.tensor)
         if words[-1] == "weight":
             words.pop()
@@ -251,9 +251,9 @@ def _rows() -> tuple[dict[str, NormFamily], dict[str, NormFamily]]:
     return families, architectures
 
 
-def _row_of(family: str, alone: bool) -> NormFamily | None:
+def _row_of(family: str, is_gguf: bool) -> NormFamily | None:
     families, architectures = _rows()
-    return architectures.get(family) if alone else families.get(family, families.get(family.partition("+")[0]))
+    return architectures.get(family) if is_gguf else families.get(family, families.get(family.partition("+")[0]))
 
 
 def _refusal(projection: Projection, reason: str) -> WeightsError:

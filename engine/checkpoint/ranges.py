@@ -163,12 +163,12 @@ class Retry:
             self._failures = 0
         status = status_of(error)
         waits = self._patience.waits[1 if status else 0 :]  # only a dropped connection is opened again at once
-        asked = retry_after(error)
+        requested = retry_after(error)
         has_answered = self._gained or (status and status != 429)  # then the file is at fault, not the server
-        if self._failures >= len(waits) or (asked or 0) > self._patience.longest:
+        if self._failures >= len(waits) or (requested or 0) > self._patience.longest:
             self._link.lost(self._scope if has_answered else "", error)
             return False
-        seconds = max(waits[self._failures], asked or 0)
+        seconds = max(waits[self._failures], requested or 0)
         self._failures += 1
         self._not_before = clock() + seconds
         if not has_answered and self._link.hold(seconds):
@@ -251,14 +251,14 @@ class RemoteFile:
         belong to another server."""
         from huggingface_hub.utils import hf_raise_for_status  # type: ignore[attr-defined] # documented there
 
-        asked = {"Range": f"bytes={first}-{end - 1}", "Accept-Encoding": "identity"}
+        byte_range = {"Range": f"bytes={first}-{end - 1}", "Accept-Encoding": "identity"}
         if location := self._location:
-            with stream(location, asked) as (response, chunks):
+            with stream(location, byte_range) as (response, chunks):
                 if response.status_code == 206:
                     yield response, chunks
                     return
             self._location = ""
-        with stream(self._url, {**self.link.headers, **asked}) as (response, chunks):
+        with stream(self._url, {**self.link.headers, **byte_range}) as (response, chunks):
             hf_raise_for_status(response)
             if response.history and urlsplit(str(response.url)).netloc != urlsplit(self._url).netloc:
                 self._location = str(response.url)

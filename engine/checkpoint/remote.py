@@ -184,7 +184,7 @@ class _Repo:
     """A repo at one commit, some of whose files may be in the cache."""
 
     name: str
-    asked: hub.HubPlace
+    place: hub.HubPlace
     commit: str
     files: Mapping[str, _Blob]
     link: Link
@@ -211,29 +211,29 @@ class _Repo:
 
     def weights(self, watch: Watch) -> tuple[list[str], Mapping[str, str], str]:
         """The files that make up the model, in which file its index places each tensor, and a line on unused files."""
-        asked = self.asked
+        place = self.place
         at_commit = hub.HubPlace(self.name, self.commit)
         heads = partial(hub.heads, at_commit, self.link, watch)
-        chosen = hub.chosen(asked, self.files, heads, lambda file: self.files[file].size or 0)
-        _ranged(chosen[0], asked.name)
+        chosen = hub.chosen(place, self.files, heads, lambda file: self.files[file].size or 0)
+        _ranged(chosen[0], place.name)
         if registry.is_index(chosen[0]):
             named: Mapping[str, str] = weight_map_of(self.json(chosen[0], watch), Path(chosen[0]))
-            files = {asked.inside(shard) for shard in named.values()}
+            files = {place.inside(shard) for shard in named.values()}
             absent = files - self.files.keys()
         else:
             files, named = set(chosen), {}
             absent = {name for file in files for name in siblings(file)} - self.files.keys()
         if absent:
             shard = printable(min(absent))
-            raise InputError(f"{asked.name} does not hold shard {shard}, which its index or another shard names")
-        beside = [file for file in asked.held(self.files) if "/" not in file]
-        return sorted(files), named, left_out(beside, asked.held(files))
+            raise InputError(f"{place.name} does not hold shard {shard}, which its index or another shard names")
+        beside = [file for file in place.held(self.files) if "/" not in file]
+        return sorted(files), named, left_out(beside, place.held(files))
 
     def held(self, only: HubFile) -> tuple[list[str], Mapping[str, str], str]:
         """The same for the model in one file or its parts."""
         absent = [part for part in only.parts if part not in self.files]
         if absent and only.file in self.files:
-            raise InputError(f"{self.asked.name} does not hold shard {printable(absent[0])}, which another shard names")
+            raise InputError(f"{self.place.name} does not hold shard {printable(absent[0])}, which another shard names")
         folder, slash, name = only.file.rpartition("/")
         place = hub.HubPlace(self.name, folder=folder)
         hub.check_folder(place, self.files)
@@ -272,7 +272,7 @@ class _Repo:
     def listing(self, file: str, kind: Ranged, origin: Origin, watch: Watch) -> _ListedFile:
         """The listing of one file, in the cache or on the Hub."""
         if file not in self.files:
-            raise InputError(f"{self.asked.repo} has no {printable(file)}")
+            raise InputError(f"{self.place.repo} has no {printable(file)}")
         if (local := self._local(file)) is not None:
             held, stamp, said = kind.list_tensors(local, origin)
             return _ListedFile(local, (held, stamp), said)
@@ -295,7 +295,7 @@ class _Repo:
     def _local(self, file: str) -> Path | None:
         """The path of a file in the cache, of this commit or of another with the same content; None if it is not
         there."""
-        for name in dict.fromkeys((self.asked.repo, self.name)):
+        for name in dict.fromkeys((self.place.repo, self.name)):
             snapshots = hub.repo_folder(name) / "snapshots"
             if (snapshot := snapshots / self.commit / file).is_file():
                 return snapshot
@@ -312,7 +312,7 @@ def _retried(work: Callable[[], T], link: Link, watch: Watch) -> T:
             return work()
 
 
-def _ranged(name: str, asked: str) -> Ranged:
+def _ranged(name: str, model: str) -> Ranged:
     """The format of a file or of an index of files.
 
     Raises:
@@ -321,7 +321,7 @@ def _ranged(name: str, asked: str) -> Ranged:
     kind = registry.format_of_index(name)
     if not isinstance(kind, Ranged):
         suffix = kind.suffixes[0] if registry.is_index(name) else Path(name).suffix
-        raise InputError(f"{asked} has {suffix} weights, which cannot be read in part: use --download")
+        raise InputError(f"{model} has {suffix} weights, which cannot be read in part: use --download")
     return kind
 
 

@@ -99,7 +99,7 @@ class Format(Protocol):
         return self.named(names)
 
     def goes_along(self, name: str, head: Callable[[], bytes]) -> bool:  # noqa: ARG002 - most hold weights
-        """True if a file of this format accompanies a model and is none: an adapter by its name, a table by its header.
+        """True if a file of this format accompanies a model and is none: an adapter by its name, say.
 
         `head` fetches the first TELLING bytes, or the whole file if it is shorter. Called for the files of a folder;
         one that has nothing else is opened, or refused with what the file is.

@@ -100,7 +100,7 @@ class HeaderCursor:
         return self.data[start : self.at].decode("utf-8", "replace")
 
     def value(self, kind: int, depth: int = 0, *, texts: bool = False) -> Any:
-        """The next scalar or string, or with `texts` list of strings; any other array is skipped and gives None."""
+        """The next scalar or string, or with `texts` a list of strings; any other array is skipped and gives None."""
         if kind == _STRING:
             return self.string()
         if kind in _SCALARS:
