@@ -104,10 +104,7 @@ class _AttentionMaker:
         query, key, value = (roles[name] for name in names)
         output = roles["output"]
         inner, prefix = self._inner(query)
-        known = sizes(inner, query.layer or 0)
-        count = _of_side(inner, prefix) or known.get("heads", 0)
-        if not count and (dim := known.get("head_dim", 0)):
-            count = query.rows // dim
+        count = _count(query, inner, prefix)
         if not count or query.rows % count:
             raise WeightsError(f"{address}: it is not known how many heads it has")
         query_dim = query.rows // count
@@ -159,6 +156,14 @@ class _AttentionMaker:
 
 
 _ROLES = ("query", "key", "value")
+
+
+def _count(query: Projection, config: Mapping[str, Any], prefix: str) -> int:
+    """The number of query heads by the part of config.json for their tower; 0 if it is not stated."""
+    known = sizes(config, query.layer or 0)
+    count = _of_side(config, prefix) or known.get("heads", 0)
+    head_dim = known.get("head_dim", 0)
+    return count or (query.rows // head_dim if head_dim else 0)
 
 
 def _of_side(config: Mapping[str, Any], prefix: str) -> int:

@@ -11,9 +11,9 @@ from .names import inner_config, locate, locate_in, modality, numbered, words_of
 from .tree import ListedCheckpoint
 
 _EMBEDDINGS = (
-    *("embed_tokens", "wte", "tok_embeddings", "word_embeddings", "word_embedding", "embed_in", "token_embd", "shared"),
-    *("token_embedding", "embeddings", "embedding"),
-)
+    "embed_tokens", "wte", "tok_embeddings", "word_embeddings", "word_embedding", "embed_in", "token_embd", "shared",
+    "token_embedding", "embeddings", "embedding",
+)  # fmt: skip
 _UNEMBEDDINGS = ("lm_head", "embed_out", "output_layer", "output")
 _ENCODERS, _DECODERS = frozenset(("encoder", "enc")), frozenset(("decoder", "dec"))
 

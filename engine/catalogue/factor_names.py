@@ -11,16 +11,9 @@ OTHER = {"LoHa": "LoHa", "LoKr": "LoKr", "third": "a LoRA of three factors"}
 LORA, NESTED, APPLY = "LoRA", "nested linears", "rankscope apply"
 _WORDS = ("lora", "hada_", "lokr_", ".U.")
 _ENDINGS = (
-    ".A",
-    ".B",
-    ".0.weight",
-    ".1.weight",
-    "Linear.weight",
-    "_u_proj.weight",
-    "_v_proj.weight",
-    ".VT.weight",
+    ".A", ".B", ".0.weight", ".1.weight", "Linear.weight", "_u_proj.weight", "_v_proj.weight", ".VT.weight",
     ".U.weight",
-)
+)  # fmt: skip
 
 
 class Named(NamedTuple):

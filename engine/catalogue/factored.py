@@ -129,19 +129,13 @@ def _groups(
 
 def _pair(kind: str, module: str, held: Sequence[_NamedTensor]) -> FactorPair | str:
     """The factors of a matrix, or the reason why these tensors form none."""
-    right = [tensor for said, tensor in held if said.side == "A"]
-    left = sorted((said.block, tensor) for said, tensor in held if said.side == "B")
-    blocks = tuple(tensor for _, tensor in left)
-    if len(right) != 1 or not left or [number for number, _ in left] != list(range(len(left))):
-        return "A without B" if not left else "B without A" if not right else "several factors of one name"
-    (a,) = right
+    sides = _sides(held)
+    if isinstance(sides, str):
+        return sides
+    a, blocks = sides
     planes = a.shape[0] if kind == LORA and len(a.shape) == 3 and blocks[0].shape[2:] != (1,) else 0
-    if planes and (len(blocks[0].shape) != 3 or blocks[0].shape[0] != planes):
-        return "stacks of factors that do not fit"
-    if kind == LORA and module.removesuffix(".base_layer").rpartition(".")[2] == "experts":
-        return "factors of a stack of experts, which are not multiplied"
-    if not all(len(t.shape) == 2 or (kind == LORA and len(t.shape) > 2) for t in (a, *blocks)):
-        return "factors that are no matrices"
+    if reason := _why_no_factors(kind, module, (a, *blocks), planes):
+        return reason
     turned = held[0][0].is_turned and not planes  # MLX stores stacks as PEFT stores single factors
     for is_turned in (turned, not turned) if kind == LORA else (False,):
         a_shape, *shapes = (_matrix(t.shape[1:] if planes else t.shape, is_turned) for t in (a, *blocks))
@@ -150,6 +144,27 @@ def _pair(kind: str, module: str, held: Sequence[_NamedTensor]) -> FactorPair | 
             pair = FactorPair(kind, module, blocks, a, (rows, a_shape[1]), inner, is_turned, planes)
             return "no product" if kind == NESTED and not _is_nested(pair) else pair
     return "an A and a B whose shapes do not fit"
+
+
+def _sides(held: Sequence[_NamedTensor]) -> tuple[Tensor, tuple[Tensor, ...]] | str:
+    """A and the blocks of B in their order, or what is missing or too much."""
+    right = [tensor for said, tensor in held if said.side == "A"]
+    left = sorted((said.block, tensor) for said, tensor in held if said.side == "B")
+    if len(right) == 1 and left and [number for number, _ in left] == list(range(len(left))):
+        return right[0], tuple(tensor for _, tensor in left)
+    return "A without B" if not left else "B without A" if not right else "several factors of one name"
+
+
+def _why_no_factors(kind: str, module: str, factors: Sequence[Tensor], planes: int) -> str:
+    """The reason why A and the blocks of B, in this order, are no factors of matrices, "" if they may be."""
+    first = factors[1]
+    if planes and (len(first.shape) != 3 or first.shape[0] != planes):
+        return "stacks of factors that do not fit"
+    if kind == LORA and module.removesuffix(".base_layer").rpartition(".")[2] == "experts":
+        return "factors of a stack of experts, which are not multiplied"
+    if not all(len(t.shape) == 2 or (kind == LORA and len(t.shape) > 2) for t in factors):
+        return "factors that are no matrices"
+    return ""
 
 
 def _matrix(shape: Sequence[int], is_turned: bool) -> tuple[int, int]:

@@ -8,9 +8,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-_LISTS = frozenset(
-    ("layer", "layers", "h", "block", "blocks", "resblocks", "decoder_layer", "blk", "albert_layer_groups", "stage")
-) | {"stages", "mtp", "mtp_layers", "mtp_block", "mtp_blocks"}
+_LISTS = frozenset((
+    "layer", "layers", "h", "block", "blocks", "resblocks", "decoder_layer", "blk", "albert_layer_groups", "stage",
+    "stages", "mtp", "mtp_layers", "mtp_block", "mtp_blocks",
+))  # fmt: skip
 _STAGES = frozenset(("layers", "stage", "stages"))
 _STAGED = frozenset(("layer", "layers", "block", "blocks"))
 _EXPERTS = frozenset(("experts", "local_experts", "moe", "ffn_gate", "ffn_up", "ffn_down"))
@@ -25,9 +26,9 @@ _TOWERS = (
     ("audio", re.compile(r"audio|speech|(?:^|\.)a$")),
 )
 _NESTED = (
-    *("text_config", "llm_config", "language_config", "thinker_config.text_config", "llm_cfg"),
-    *("thinker_config", "generator_config", "language_model_config"),
-)
+    "text_config", "llm_config", "language_config", "thinker_config.text_config", "llm_cfg", "thinker_config",
+    "generator_config", "language_model_config",
+)  # fmt: skip
 
 
 class Location(NamedTuple):

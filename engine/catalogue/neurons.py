@@ -14,9 +14,9 @@ from .tree import ListedCheckpoint
 
 BLOCKS_OF_NEURONS = frozenset(("mlp", "expert", "shared_expert"))
 _ACTIVATIONS = (
-    *("mlp_hidden_act", "hidden_act", "hidden_activation", "activation_function"),
-    *("feed_forward_proj", "dense_act_fn", "activation"),
-)
+    "mlp_hidden_act", "hidden_act", "hidden_activation", "activation_function", "feed_forward_proj", "dense_act_fn",
+    "activation",
+)  # fmt: skip
 _DEGREES = {"relu": 1, "relu2": 2, "relu_squared": 2, "squared_relu": 2}
 _DEFAULTS = {
     **dict.fromkeys(("opt", "t5", "t5encoder", "longt5", "switch_transformers", "m2m_100", "nllb_moe"), "relu"),

@@ -36,9 +36,9 @@ _ROUTER = re.compile(
 # The names in Meta's own files, which have no config.json with a model_type beside them.
 _META = re.compile(r"^(?:attention\.w[qkvo]|feed_forward\.(?:experts\.)?w[123])$")
 _FINAL = (
-    *("norm", "ln_f", "final_layer_norm", "final_layernorm", "final_norm", "norm_f", "output_norm", "layer_norm"),
+    "norm", "ln_f", "final_layer_norm", "final_layernorm", "final_norm", "norm_f", "output_norm", "layer_norm",
     "ln_final",
-)
+)  # fmt: skip
 """Names of the norm after the last layer."""
 _MLPS = frozenset(("mlp", "expert", "shared_expert"))
 

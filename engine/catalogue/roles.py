@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
-from math import prod
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from ..errors import printable
 from ..formats.tensor import Tensor
-from ..spectrum import HEADS, TURNED_HEADS, Slice
-from .contradictions import latent_query_rows
-from .layouts import NAMES, Layout, Rule
+from ..spectrum import Slice
+from .contradictions import Verdict, latent_query_rows
+from .layouts import Rule
 from .members import MlpGroup, MlpTensor, block_of, verdicts
 from .names import Location, attention_of, inner_config, is_linear_part, locate, locate_in, tower_labels
-from .rules import KNOWN_FAMILIES, NOT_PROJECTIONS, find_rules, split
+from .rules import KNOWN_FAMILIES, NOT_PROJECTIONS, find_rules
 from .sizes import Shapes, Sizes, family_of, resolve, sizes
+from .slices import slices_of
 from .structure import layer_lists
 
 # Vectors and tables whose shapes tell how their layer is split.
@@ -26,13 +25,8 @@ _VECTORS = frozenset(
     ("q_norm", "q_layernorm", "attn_q_norm", "kv_a_layernorm", "kv_a_norm", "attn_kv_a_norm", "A_log", "ssm_a")
 )
 _ROUTERS = frozenset(("router.layer", "mlp.router", "mlp.gate", "block_sparse_moe.gate", "feed_forward.router"))
-_PROOF = (("attended", "output matrix"), ("heads", "number of heads"))
 _MLPS = frozenset(("mlp", "shared_expert", "expert"))
 _INPUT_FIRST = frozenset(("gpt_oss", "llama4", "llama4_text", "aria", "aria_text", "qwen3_vl_moe"))
-
-
-_HEADS = {"heads": HEADS, "turned heads": TURNED_HEADS}
-_Numbers: TypeAlias = Callable[[int, Collection[str]], Sizes]
 
 
 class FoundProjection(NamedTuple):
@@ -194,36 +188,41 @@ class CheckpointLayers:
         if place.lora:
             role = (rules[-1].role if rules else "") or place.path.rpartition(".")[2]
             return [FoundProjection(tensor, place, tower, "lora", f"{role}_{place.lora}", None, place.expert)]
-        shapes = self._shapes[place.prefix, place.layer]
-        known = self._known(place.prefix, place.layer)
         rule = self._rule(item)
         if rule is None:
             return [other(tensor, place)]
         note = ""
         if self._verdicts and (verdict := self._verdicts.get((self._group(place), place.path))):
-            if verdict.nameless and rule.stack != "planes":
-                raise ValueError(verdict.line)
-            note = verdict.line
-            rule = _own_name(place) if verdict.nameless else replace(rule, role=verdict.role or rule.role)
+            rule, note = _corrected(rule, place, verdict), verdict.line
         if rule.block == "attention" and rule.holds in ("query_b", "key_b+value_b"):
-            _check_latent(shapes, known.get("heads", 0))
-        block = self._block(rule, place)
-        if rule.role and not rule.layouts and not rule.stack:
-            return [FoundProjection(tensor, place, tower, block, rule.role, None, place.expert, rule.transposed, note)]
+            heads = self._known(place.prefix, place.layer).get("heads", 0)
+            _check_latent(self._shapes[place.prefix, place.layer], heads)
+        whole = FoundProjection(
+            tensor, place, tower, self._block(rule, place), rule.role, None, place.expert, rule.transposed, note
+        )
+        return [whole] if rule.role and not rule.layouts and not rule.stack else self._cut(whole, place, rule)
+
+    def _cut(self, whole: FoundProjection, place: Location, rule: Rule) -> list[FoundProjection]:
+        """The projections of a tensor that holds several.
+
+        Raises:
+            ValueError: config or shapes do not allow the split.
+        """
+        shapes, known = self._shapes[place.prefix, place.layer], self._known(place.prefix, place.layer)
         if rule.by_output and not shapes.get("attention.output") and not self._is_known(place):
             raise ValueError("no known model_type says how it is fused, and there is no output matrix: not split")
         is_stack = rule.block == "expert" and rule.stack == "planes"
-        turned = is_stack and self._input_first(place.prefix, place.layer, tensor, rule, shapes)
-        slices = list(_slices(tensor.shape, rule, turned, partial(resolve, known, shapes, rule.block)))
+        turned = is_stack and self._input_first(place.prefix, place.layer, whole.tensor, rule, shapes)
+        slices = list(slices_of(whole.tensor.shape, rule, turned, partial(resolve, known, shapes, rule.block)))
         if rule.proven and len(slices) > 1:
             self.proven[place.path.rpartition(".")[2]] = None
+        transposed = rule.transposed or turned
+        tensor, _, tower, block, *_ = whole
         return [
             FoundProjection(
-                *(tensor, place, tower, block, role, part, place.expert if number is None else number),
-                transposed=rule.transposed or turned,
-                note=note,
+                tensor, place, tower, block, role, part, place.expert if n is None else n, transposed, whole.note
             )
-            for number, role, part in slices
+            for n, role, part in slices
         ]
 
     def whole(self, tensor: Tensor, name: str, role: str = "", number: int | None = None) -> FoundProjection | None:
@@ -302,6 +301,17 @@ def _own_name(place: Location) -> Rule:
     return Rule("", "expert", printable(place.path.rpartition(".")[2].removesuffix("_weight")), stack="planes")
 
 
+def _corrected(rule: Rule, place: Location, verdict: Verdict) -> Rule:
+    """The rule with the role that the shapes prove, or for a nameless stack one without a known role.
+
+    Raises:
+        ValueError: the tensor has no role, and is no stack.
+    """
+    if verdict.nameless and rule.stack != "planes":
+        raise ValueError(verdict.line)
+    return _own_name(place) if verdict.nameless else replace(rule, role=verdict.role or rule.role)
+
+
 def _is_of_mlp(item: _Named) -> bool:
     return bool(item.rules) and item.rules[0].block in _MLPS and not item.place.lora
 
@@ -340,70 +350,3 @@ def _holds(rule: Rule, tensor: Tensor, shapes: Shapes, known: Sizes) -> bool:
         return False
     # Value heads may have another size than key heads.
     return tensor.shape[0] * value[0] == 2 * output[1] * key[0]
-
-
-def _slices(
-    shape: tuple[int, ...], rule: Rule, turned: bool, numbers: _Numbers
-) -> Iterator[tuple[int | None, str, Slice | None]]:
-    """Yield number in its stack (None outside of one), role and slice (None: all) of each projection of a tensor.
-
-    `turned`: the planes of a stack are (in, out). `numbers` returns the sizes that layouts name, for a size and roles.
-
-    Raises:
-        ValueError: no layout fits.
-    """
-    if rule.stack == "flat":
-        yield None, rule.role, Slice(1, 1, 0, prod(shape[1:]))
-    elif rule.stack in _HEADS:
-        axis = _HEADS[rule.stack]
-        yield None, rule.role, Slice(axis, 1, 0, shape[2 if axis == HEADS else 1])
-    elif rule.stack == "rows":
-        count = numbers(shape[0], ()).get(rule.count, 0)
-        if not count or shape[0] % count:
-            raise ValueError(f"expected equal blocks of {count or 'unknown'} {rule.count} along axis 0 of {shape[0]}")
-        width = shape[0] // count
-        yield from ((n, rule.role, Slice(0, 1, n * width, width)) for n in range(count))
-    elif rule.stack:
-        plane = (shape[1], shape[2])
-        parts = _split_any(plane, rule, turned, numbers) if rule.layouts else [(rule.role, Slice(0, 1, 0, plane[0]))]
-        yield from ((n, role, replace(part, index=n)) for n in range(shape[0]) for role, part in parts)
-    else:
-        divide = _split_proven if rule.proven else _split_any
-        parts = divide((shape[0], shape[1]), rule, turned, numbers)
-        yield from ((None, role, part if len(parts) > 1 else None) for role, part in parts)
-
-
-def _split_any(shape: tuple[int, int], rule: Rule, turned: bool, numbers: _Numbers) -> list[tuple[str, Slice]]:
-    """Split by the first layout that fits; if none does, the error is that of the first."""
-    refusals: list[ValueError] = []
-    for layout in rule.layouts:
-        placed = replace(layout, axis=1 - layout.axis) if turned else layout
-        try:
-            return split(shape, placed, numbers(shape[placed.axis], layout.roles))
-        except ValueError as refusal:
-            refusals.append(refusal)
-    raise refusals[0]
-
-
-def _split_proven(shape: tuple[int, int], rule: Rule, turned: bool, numbers: _Numbers) -> list[tuple[str, Slice]]:
-    """Split by the layouts that fit, provided that all of them cut the same rows.
-
-    Raises:
-        ValueError: no layout, no heads or no output matrix is known, none fits, or some that fit cut differently.
-    """
-    if not rule.layouts:
-        raise ValueError("no model_type says how it is fused: not split")
-    known = numbers(shape[0], rule.layouts[0].roles)
-    if missing := [text for name, text in _PROOF if name not in known]:
-        raise ValueError(f"no model_type says how it is fused, and there is no {' and no '.join(missing)}: not split")
-    if known["heads"] * known["head_dim"] != known["attended"] or known["keys"] % known["head_dim"]:
-        raise ValueError(f"{known['heads']} heads fit neither queries nor keys of {shape[0]} rows: not split")
-    first = _split_any(shape, rule, turned, numbers)
-    fitting: dict[tuple[tuple[str, Slice], ...], Layout] = {}
-    for layout in rule.layouts:
-        with suppress(ValueError):
-            fitting.setdefault(tuple(split(shape, layout, numbers(shape[0], layout.roles))), layout)
-    if len(fitting) > 1:
-        names = " and ".join(name for name, layout in NAMES.items() if layout in fitting.values())
-        raise ValueError(f"no model_type says how it is fused, and it fits as {names}: not split")
-    return first

@@ -57,6 +57,8 @@ class Rope:
     theta: float
 
 
+_FAMILIES = _HALVES, _INTERLEAVED, _UNROTATED
+_GGUF_FAMILIES = _GGUF_HALVES, _GGUF_INTERLEAVED, _GGUF_UNROTATED
 NO_ROPE = Rope(0, False, _THETA)
 
 
@@ -69,10 +71,10 @@ def rope_of(config: Mapping[str, Any], is_gguf: bool, tensor: str, layer: int, h
     family = str(config.get("model_type") or "")
     if not family and tensor.endswith(_META):
         return Rope(head_dim, True, _number(config, "rope_theta") or _THETA)
-    if family in (_GGUF_UNROTATED if is_gguf else _UNROTATED) or (family == "falcon" and config.get("alibi")):
+    halves, interleaved, unrotated = _GGUF_FAMILIES if is_gguf else _FAMILIES
+    if family in unrotated or (family == "falcon" and config.get("alibi")):
         return NO_ROPE
-    interleaved = family in (_GGUF_INTERLEAVED if is_gguf else _INTERLEAVED)
-    if not interleaved and family not in (_GGUF_HALVES if is_gguf else _HALVES):
+    if family not in interleaved and family not in halves:
         named = f"of {printable(family)}" if family else "without a model_type"
         raise WeightsError(f"it is not known how keys {named} are rotated: only --rope recompute can be asked for")
     if _is_unrotated(config, family, layer):
@@ -82,7 +84,7 @@ def rope_of(config: Mapping[str, Any], is_gguf: bool, tensor: str, layer: int, h
     if dims % 2 or not 0 < dims <= head_dim:
         raise WeightsError(f"{dims} rotated rows for heads of {head_dim}: only --rope recompute can be asked for")
     theta = _number(stated, "rope_theta") or _number(config, "rope_theta") or _number(config, "rotary_emb_base")
-    return Rope(dims, interleaved, theta or _THETA)
+    return Rope(dims, family in interleaved, theta or _THETA)
 
 
 def _stated(config: Mapping[str, Any], layer: int) -> Mapping[str, Any]:

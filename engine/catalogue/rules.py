@@ -15,9 +15,9 @@ from .layouts import THREE_AXES, Layout, Rule
 __all__ = ["BLOCKS", "KNOWN_FAMILIES", "NOT_PROJECTIONS", "ROLES", "cut", "cut_shape", "find_rules", "put", "split"]
 
 BLOCKS = (
-    *("attention", "cross_attention", "linear_attention", "ssm", "conv", "mlp", "shared_expert", "expert"),
-    *("lora", "other"),
-)
+    "attention", "cross_attention", "linear_attention", "ssm", "conv", "mlp", "shared_expert", "expert",
+    "lora", "other",
+)  # fmt: skip
 ROLES = (
     "query", "query_a", "query_b", "query_global", "key", "kv", "kv_a", "key_rope", "key_b", "key_global",
     "value", "value_b", "value_global", "pos_key", "pos_query",

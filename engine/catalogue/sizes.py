@@ -14,19 +14,18 @@ Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 _TOO_LARGE = 1 << 48
 _ALIASES = {
     "heads": (
-        *("num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads", "encoder_attention_heads"),
-        *("decoder_attention_heads", "num_query_heads"),
+        "num_attention_heads", "n_head", "n_heads", "num_heads", "attention_heads", "encoder_attention_heads",
+        "decoder_attention_heads", "num_query_heads",
     ),
     "hidden": ("hidden_size", "n_embd", "d_model", "n_embed", "model_dim", "dim", "embed_dim", "emb_dim"),
     "kv_heads": (
-        *("num_key_value_heads", "num_kv_heads", "n_head_kv", "n_kv_heads", "num_query_groups"),
-        *("attn_config.kv_n_heads", "multi_query_group_num"),
+        "num_key_value_heads", "num_kv_heads", "n_head_kv", "n_kv_heads", "num_query_groups",
+        "attn_config.kv_n_heads", "multi_query_group_num",
     ),
     "head_dim": ("head_dim", "kv_channels", "d_kv", "attention_head_dim"),
     "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_transformer_layers"),
     "experts": (
-        *("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"),
-        "ffn_config.moe_num_experts",
+        "num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts", "ffn_config.moe_num_experts",
     ),
     "kv_lora_rank": ("kv_lora_rank",),
     "qk_rope_head_dim": ("qk_rope_head_dim",),
@@ -36,7 +35,7 @@ _ALIASES = {
     "delta_key": ("linear_key_head_dim",),
     "o_groups": ("o_groups",),
     "indexer_keys": ("indexer_head_dim", "index_head_dim"),
-}
+}  # fmt: skip
 
 
 def family_of(config: Mapping[str, Any]) -> str:
@@ -109,15 +108,7 @@ def resolve(known: Sizes, shapes: Shapes, block: str, size: int, roles: Collecti
 
 def _resolve_heads(found: dict[str, int], shapes: Shapes, width: int, size: int, roles: Collection[str]) -> None:
     """Add heads, their size, and the rows of all queries and of all keys; `width`: inputs of the output matrix."""
-    heads, head_dim = found.get("heads", 0), found.get("head_dim", 0)
-    norm = next((shapes[name][0] for name in ("q_norm", "attn_q_norm", "q_layernorm") if name in shapes), 0)
-    # For latent queries the norm is that of the latent.
-    if norm and width and norm != width and width % norm == 0 and "attention.query_a" not in shapes:
-        heads, head_dim = width // norm, norm
-    elif heads and width:
-        head_dim = width // heads
-    elif heads and not head_dim:
-        head_dim = found.get("hidden", 0) // heads
+    heads, head_dim = _heads(found, shapes, width)
     queries = width or heads * head_dim
     if not queries:
         return
@@ -128,14 +119,26 @@ def _resolve_heads(found: dict[str, int], shapes: Shapes, width: int, size: int,
         found["keys"] = found["kv_heads"] * head_dim
     elif "query" not in roles:
         found["keys"] = size // 2
-    elif width:
-        found["keys"] = max(0, size - queries) // 2
     else:
-        found["keys"] = queries
+        found["keys"] = max(0, size - queries) // 2 if width else queries
     kv_heads = found["keys"] // head_dim if head_dim else 0
     if kv_heads:
         found.setdefault("kv_heads", kv_heads)
         found["group_queries"] = queries // found["kv_heads"]
+
+
+def _heads(found: Sizes, shapes: Shapes, width: int) -> tuple[int, int]:
+    """Number and size of the query heads, 0 if not known: by a norm of each head, else by the output matrix."""
+    heads, head_dim = found.get("heads", 0), found.get("head_dim", 0)
+    norm = next((shapes[name][0] for name in ("q_norm", "attn_q_norm", "q_layernorm") if name in shapes), 0)
+    # For latent queries the norm is that of the latent.
+    if norm and width and norm != width and width % norm == 0 and "attention.query_a" not in shapes:
+        return width // norm, norm
+    if heads and width:
+        return heads, width // heads
+    if heads and not head_dim:
+        return heads, found.get("hidden", 0) // heads
+    return heads, head_dim
 
 
 def _resolve_latent(found: dict[str, int], shapes: Shapes, size: int) -> None:

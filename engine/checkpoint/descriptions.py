@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from ..formats.tensor import PEEK_BYTES, FileStamp, Tensor
 from ..quantised.schemes import describes
-from .ranges import OPENING, RemoteFile, Watch
+from .ranges import RemoteFile
+from .retries import OPENING, Watch
 
 _GAP = 1 << 16
 """Up to this many bytes between two of them are fetched along, rather than sending another request."""

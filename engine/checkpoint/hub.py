@@ -18,17 +18,8 @@ from ..formats.format import TELLING
 from ..quantised.settings import OWN_FILES
 from .model_files import choose, folders_with_weights, listed_folders, of_models, read_weight_map, weight_files
 from .native import PARAMS
-from .ranges import (
-    UNWATCHED,
-    FetchError,
-    Link,
-    RemoteFile,
-    Watch,
-    client_errors,
-    retry_after,
-    said,
-    status_of,
-)
+from .ranges import RemoteFile
+from .retries import UNWATCHED, FetchError, Link, Watch, client_errors, retry_after, said, status_of
 from .tensor_parallel import refuse_ranks
 
 _PART = r"[A-Za-z0-9](?:[\w.-]{0,94}\w)?"

@@ -25,7 +25,8 @@ from ..quantised import settings
 from . import hub, native, remote, urls
 from .hub import ADAPTER_CONFIG, Access
 from .model_files import weight_files, with_siblings
-from .ranges import UNWATCHED, RemoteFile, Watch
+from .ranges import RemoteFile
+from .retries import UNWATCHED, Watch
 from .tensor_parallel import check_file
 
 if TYPE_CHECKING:

@@ -26,7 +26,8 @@ from ..spectrum import Source, digest
 from . import hub, native
 from .descriptions import with_descriptions
 from .model_files import left_out, weight_map_of
-from .ranges import OPENING, FetchError, Link, RemoteFile, Retry, ServerReply, Watch, client_errors
+from .ranges import RemoteFile, ServerReply
+from .retries import OPENING, FetchError, Link, Retry, Watch, client_errors
 from .tensor_parallel import check_name
 from .urls import HubFile, checked, explain, files_of, hub_file, stored_name
 

@@ -13,7 +13,7 @@ from ..formats import registry
 from ..formats.parts import siblings
 from ..spectrum import digest
 from . import hub
-from .ranges import said, status_of
+from .retries import said, status_of
 
 _HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 _FILE = re.compile(r"/(?P<repo>[^/]+/[^/]+|[^/]+)/(?:resolve|blob)/(?P<revision>[^/]+)/(?P<file>.+)")

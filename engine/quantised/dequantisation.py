@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import WeightsError
 from ..formats.tensor import Scheme
-from .schemes import Shape
+from .checked_parts import Shape
 
 LoadedParts = Mapping[str, Tensor]
 

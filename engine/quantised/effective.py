@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from ..formats.tensor import Scheme, Tensor
-from .schemes import Shape
+from .checked_parts import Shape
 
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 _PARAMETRISED = re.compile(r"(.*?)parametrizations\.([^.]+)\.")

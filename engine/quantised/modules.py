@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import WeightsError, printable
 from ..formats.safetensors import read_part
@@ -20,13 +20,17 @@ from ..formats.tensor import FileAccess, Scheme, Tensor
 from ..landing import Landing
 from ..spectrum import digest
 from ..weights import host_array, settled
-from . import effective, schemes
+from . import effective, packed_words, schemes
+from .checked_parts import FLOATS, Parts, QuantisedMatrix
 from .packed import PackedMatrix, is_by_expert, stays_packed
-from .schemes import BNB4, FLOATS, FP8, FP8_SCALES, Parts, QuantisedMatrix
+from .schemes import BNB4, FP8, FP8_SCALES
 from .settings import QuantisationSettings
 
 if TYPE_CHECKING:
     from ..weights import Packed, Weights
+
+
+_Reader: TypeAlias = Callable[[Parts, QuantisationSettings], QuantisedMatrix]
 
 
 def _names(names: str) -> frozenset[str]:
@@ -198,25 +202,33 @@ def _unreadable(name: str, parts: Parts, problem: str) -> Tensor:
     return carrier._replace(name=name, shape=shape[:3], parts=tuple(parts.items()), problem=problem)
 
 
-def _format(
-    parts: Parts, settings: QuantisationSettings
-) -> Callable[[Parts, QuantisationSettings], QuantisedMatrix] | str | None:
+def _format(parts: Parts, settings: QuantisationSettings) -> _Reader | str | None:
     """The function that reads a module's parts, or the reason why none does; None for a module of plain weights."""
-    weight = parts.get("weight", parts.get(""))
-    dtype = weight.dtype if weight is not None else ""
-    scaled = [name for name in FP8_SCALES if name in parts]
     if name := _unsupported(parts):
         return f"{name} quantisation is not supported"
+    return _by_names(parts) or _by_weight(parts, settings)
+
+
+def _by_names(parts: Parts) -> _Reader | None:
+    """The function for parts of these names, None if the names do not tell."""
     if "weight_packed" in parts:
-        return schemes.packed if parts["weight_packed"].dtype == "I32" else schemes.fp4
+        return packed_words.packed if parts["weight_packed"].dtype == "I32" else schemes.fp4
     if parts.keys() & {"qweight", "qzeros"}:
-        return schemes.gptq_or_awq
+        return packed_words.gptq_or_awq
     if parts.keys() & {*BNB4, "weight.absmax"}:
         return schemes.bitsandbytes4
     if "SCB" in parts:
         return schemes.bitsandbytes8
     if "_blocks" in parts or ("_scales" in parts and parts["_scales"].dtype in schemes.EXPONENTS):
         return schemes.mxfp4_blocks
+    return None
+
+
+def _by_weight(parts: Parts, settings: QuantisationSettings) -> _Reader | str | None:
+    """_format for a module whose `weight`, or stack, decides by its type."""
+    weight = parts.get("weight", parts.get(""))
+    dtype = weight.dtype if weight is not None else ""
+    scaled = [name for name in FP8_SCALES if name in parts]
     if dtype in FP8:
         return schemes.fp8 if scaled or settings.method else None
     if dtype in _INTEGERS or dtype == "F4":
@@ -229,9 +241,7 @@ def _format(
     return None
 
 
-def _integers(
-    parts: Parts, dtype: str, scaled: list[str], settings: QuantisationSettings
-) -> Callable[[Parts, QuantisationSettings], QuantisedMatrix] | str | None:
+def _integers(parts: Parts, dtype: str, scaled: list[str], settings: QuantisationSettings) -> _Reader | str | None:
     """_format for a `weight` of integers: a table of numbers, or packed."""
     method = settings.method
     scale = parts[scaled[0]].dtype if scaled else ""

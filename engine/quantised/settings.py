@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,11 @@ class QuantisationSettings:
         groups = self.config.get("config_groups")
         found = groups.values() if isinstance(groups, Mapping) else ()
         return [g["weights"] for g in found if isinstance(g, Mapping) and isinstance(g.get("weights"), Mapping)]
+
+    def has_zero_points(self, parts: Container[str]) -> bool:
+        """True if weights of these parts have zero points: there are some, or all groups state that there should be."""
+        stated = [w.get("symmetric") for w in self.weights()]
+        return "weight_zero_point" in parts or (bool(stated) and all(symmetric is False for symmetric in stated))
 
     def blocks(self) -> list[tuple[int, int]]:
         """The blocks of weights that share a scale, from all places where config.json may state them."""

@@ -13,7 +13,7 @@ from safetensors.numpy import save
 from rankscope.engine.catalogue.tree import build_tree
 from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.checkpoint.open import open_checkpoint
-from rankscope.engine.checkpoint.ranges import said
+from rankscope.engine.checkpoint.retries import said
 from rankscope.engine.checkpoint.urls import stored_name
 from rankscope.engine.compute.devices import make_run
 from rankscope.engine.errors import WeightsError, printable, without_secrets
