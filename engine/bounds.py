@@ -43,9 +43,9 @@ def of(solver: str, shape: tuple[int, ...], values: Values) -> tuple[float, floa
     if solver == SVD:
         return (_svd(shape) * top,) * 2
     relative = values / top
-    spread = _spread(HOLD_SINCE[solver], shape, float(relative[-1]), float(relative @ relative))
-    above = relative[relative > spread.floor]
-    return spread.error(float(above[-1]) if len(above) else 1.0) * top, spread.floor * top
+    errors = _gram_errors(HOLD_SINCE[solver], shape, float(relative[-1]), float(relative @ relative))
+    above = relative[relative > errors.floor]
+    return errors.largest(float(above[-1]) if len(above) else 1.0) * top, errors.floor * top
 
 
 def anew(
@@ -64,8 +64,8 @@ def anew(
     if solver == SVD:
         error = floor = _svd(shape)
     else:
-        spread = _spread(version, shape, low / top, norm / top * (norm / top))
-        error, floor = spread.error(max(low / top, spread.floor)), spread.floor
+        errors = _gram_errors(version, shape, low / top, norm / top * (norm / top))
+        error, floor = errors.largest(max(low / top, errors.floor)), errors.floor
     return error * top + _SMALLEST, floor * top + _SMALLEST
 
 
@@ -83,7 +83,7 @@ def _svd(shape: tuple[int, ...]) -> float:
     return max(shape) * _EPS
 
 
-class _Spread(NamedTuple):
+class _GramErrors(NamedTuple):
     """Errors of the eigenvalues of a Gram matrix / sigma_1^2: `each` + `alike` times the larger of `share` and the
     eigenvalue.
 
@@ -103,7 +103,7 @@ class _Spread(NamedTuple):
         """The singular value / sigma_1 whose error is a twentieth of it, about 5e-7."""
         return math.sqrt(10 * (self.each + self.alike * self.share))
 
-    def error(self, low: float) -> float:
+    def largest(self, low: float) -> float:
         """The largest error of singular values / sigma_1 between 1 and `low`, which is not below the floor.
 
         If an eigenvalue is off by d, its square root is off by at most value - sqrt(value^2 - d), which is convex.
@@ -112,11 +112,11 @@ class _Spread(NamedTuple):
         return max(d / (x + math.sqrt(x * x - d)) for x, d in pairs)
 
 
-def _spread(version: int, shape: tuple[int, ...], low: float, squares: float) -> _Spread:
+def _gram_errors(version: int, shape: tuple[int, ...], low: float, squares: float) -> _GramErrors:
     """Errors for a matrix of this shape; `low` is its smallest singular value / sigma_1, `squares` the sum of all
     (singular value / sigma_1)^2."""
     small, long = max(1, min(shape)), max(shape)
     columns = GRAM_COLUMNS if version >= 2 else _VERSION_1_COLUMNS
     alike = _EPS / 8 * (min(long, columns) + long / columns)
-    spread = _Spread(1e-15 + 4e-16 * math.sqrt(small), alike, min(1.0, squares / small))
-    return spread if low > spread.floor else spread._replace(share=1.0)
+    errors = _GramErrors(1e-15 + 4e-16 * math.sqrt(small), alike, min(1.0, squares / small))
+    return errors if low > errors.floor else errors._replace(share=1.0)

@@ -163,7 +163,7 @@ def factor_parameters(rows: int, cols: int, k: int) -> int:
 
 
 def _perplexity(weights: Values) -> float | None:
-    """exp of the entropy of weights / sum, all weights >= 0; None where they are all 0."""
+    """exp of the entropy of weights / sum, all weights >= 0; None if they are all 0."""
     total = weights.sum()
     if not total > 0:
         return None

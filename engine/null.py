@@ -71,7 +71,7 @@ def noise_scale(values: Values, rows: int, cols: int, inner: int = 0) -> float:
     The median of the values over that of noise with s = 1 (Gavish & Donoho, arXiv 1305.5870): a few large values raise
     the standard deviation of the entries, but hardly move the median. 0 for a zero matrix.
     """
-    return _middle(values) / _unit_median(rows, cols, inner) if values.size else 0.0
+    return _sorted_median(values) / _unit_median(rows, cols, inner) if values.size else 0.0
 
 
 def noise_edge(rows: int, cols: int, scale: float, inner: int = 0) -> float:
@@ -118,7 +118,7 @@ def drawn_energy(values: Values) -> Values:
     return found
 
 
-def _middle(values: Values) -> float:
+def _sorted_median(values: Values) -> float:
     """The median of sorted values. np.median would sort them again, which takes longer than everything else."""
     half = values.size // 2
     return float(values[half] if values.size % 2 else (values[half - 1] + values[half]) / 2)
@@ -131,7 +131,7 @@ def _count(rows: int, cols: int, inner: int) -> int:
 
 @lru_cache(maxsize=4096)
 def _unit_median(rows: int, cols: int, inner: int) -> float:
-    return _middle(_unit_values(rows, cols, inner))
+    return _sorted_median(_unit_values(rows, cols, inner))
 
 
 @lru_cache(maxsize=64)

@@ -58,11 +58,11 @@ class Scales:
         """The number that alpha is divided by."""
         return math.sqrt(rank) if self.uses_root else float(rank)
 
-    def _of_mlx(self, said: Mapping[str, Any], rank: int) -> float:
-        if "scale" in said:
-            return self._number(said["scale"], "scale", 1)
-        if "alpha" in said:
-            return self._number(said["alpha"], "alpha", rank) / rank
+    def _of_mlx(self, parameters: Mapping[str, Any], rank: int) -> float:
+        if "scale" in parameters:
+            return self._number(parameters["scale"], "scale", 1)
+        if "alpha" in parameters:
+            return self._number(parameters["alpha"], "alpha", rank) / rank
         self.lines["adapter_config.json names no scale: that of B A is 1"] = None
         return 1.0
 

@@ -1,5 +1,4 @@
-"""How the attention of a layer is made of heads, and which products of a head's matrices describe what the head
-does."""
+"""The heads of a layer's attention, and whether products of a head's matrices describe what the head does."""
 
 from __future__ import annotations
 
@@ -50,12 +49,11 @@ class Attention:
     @property
     def group(self) -> int:
         """The number of query heads that share a KV head."""
-        """True if keys and values are expanded from a latent."""
         return self.count // self.kv_count
 
     @property
     def is_latent(self) -> bool:
-        """Whether keys and values are expanded from a latent."""
+        """True if keys and values are expanded from a latent."""
         return self.key.role == "key_b"
 
 

@@ -89,7 +89,7 @@ def _take_pairs(
             if isinstance(pair, FactorPair) and _place_of(pair) not in names:
                 found.pairs[_place_of(pair)] = pair
             continue
-        if any(said.side in OTHER for said, _ in beside.get(module, ())):
+        if any(part.side in OTHER for part, _ in beside.get(module, ())):
             pair = "A and B of a module with a third factor, which are not multiplied"
         if isinstance(pair, str):
             failed[pair].append(held[0][1].name)
@@ -114,16 +114,16 @@ def _groups(
     beside: dict[str, list[_NamedTensor]] = defaultdict(list)
     held = list(tensors)
     for tensor in held:
-        for said in named(tensor.name) if may_be_factor(tensor.name) else ():
-            if said.side in ("A", "B") and not (is_gguf and said.kind != LORA):
-                groups[said.kind, said.module, said.adapter].append((said, tensor))
-            elif said.side in OTHER:
-                beside[said.module].append((said, tensor))
+        for part in named(tensor.name) if may_be_factor(tensor.name) else ():
+            if part.side in ("A", "B") and not (is_gguf and part.kind != LORA):
+                groups[part.kind, part.module, part.adapter].append((part, tensor))
+            elif part.side in OTHER:
+                beside[part.module].append((part, tensor))
     modules = {module for kind, module, _ in groups if kind == LORA}
     for tensor in held if modules else ():
-        for said in named(tensor.name):
-            if said.side in ("alpha", "magnitude") and said.module in modules:
-                beside[said.module].append((said, tensor))
+        for part in named(tensor.name):
+            if part.side in ("alpha", "magnitude") and part.module in modules:
+                beside[part.module].append((part, tensor))
     return groups, beside
 
 
@@ -148,8 +148,8 @@ def _pair(kind: str, module: str, held: Sequence[_NamedTensor]) -> FactorPair | 
 
 def _sides(held: Sequence[_NamedTensor]) -> tuple[Tensor, tuple[Tensor, ...]] | str:
     """A and the blocks of B in their order, or what is missing or too much."""
-    right = [tensor for said, tensor in held if said.side == "A"]
-    left = sorted((said.block, tensor) for said, tensor in held if said.side == "B")
+    right = [tensor for part, tensor in held if part.side == "A"]
+    left = sorted((part.block, tensor) for part, tensor in held if part.side == "B")
     if len(right) == 1 and left and [number for number, _ in left] == list(range(len(left))):
         return right[0], tuple(tensor for _, tensor in left)
     return "A without B" if not left else "B without A" if not right else "several factors of one name"
@@ -181,7 +181,7 @@ def _is_nested(pair: FactorPair) -> bool:
 
 def _scaled(pair: FactorPair, scales: Scales, beside: Mapping[str, Sequence[_NamedTensor]]) -> FactorPair:
     """The pair with its scale; kohya's scripts store alpha beside the factors."""
-    alpha = next((t for said, t in beside.get(pair.module, ()) if said.side == "alpha" and prod(t.shape) == 1), None)
+    alpha = next((t for part, t in beside.get(pair.module, ()) if part.side == "alpha" and prod(t.shape) == 1), None)
     scale = scales.of(pair.module, pair.inner) if alpha is None else 1 / scales.divisor(pair.inner)
     return replace(pair, scale=scale, alpha=alpha, stands_turned=scales.is_turned and not pair.planes)
 
@@ -196,9 +196,9 @@ def _rename(found: Factored, groups: Mapping[_FactorGroup, Sequence[_NamedTensor
     turned = {t.name: pair.is_turned for pair in found.pairs.values() for t in (pair.a, *pair.blocks)}
     renamed: dict[str, str] = {}
     for (kind, module, adapter), held in groups.items():
-        for said, tensor in held if kind == LORA else ():
-            renamed[tensor.name] = name = f"{module}.lora_{said.side}{_suffix(adapter)}.weight"
-            if turned.get(tensor.name, said.is_turned):
+        for part, tensor in held if kind == LORA else ():
+            renamed[tensor.name] = name = f"{module}.lora_{part.side}{_suffix(adapter)}.weight"
+            if turned.get(tensor.name, part.is_turned):
                 found.turned.add(name)
     taken = {tensor.name for tensor in found.tensors}
     for index, tensor in enumerate(found.tensors):
@@ -219,8 +219,8 @@ def _lines(failed: Mapping[str, Sequence[str]], beside: Mapping[str, Sequence[_N
     lines = [f"{_counted(names)}: {why}, e.g. {printable(names[0])}" for why, names in failed.items()]
     sides: dict[str, list[str]] = defaultdict(list)
     for held in beside.values():
-        for said, tensor in held:
-            sides[said.side].append(tensor.name)
+        for part, tensor in held:
+            sides[part.side].append(tensor.name)
     if names := sides["magnitude"]:
         lines.append(
             f"DoRA: {_counted(names)} of magnitudes are left out, e.g. {printable(names[0])}: "

@@ -53,7 +53,7 @@ def other(tensor: Tensor, place: Location | None, note: str = "") -> FoundProjec
     return FoundProjection(tensor, place, "", "other", printable(role), note=note)
 
 
-class _Named(NamedTuple):
+class _MatchedTensor(NamedTuple):
     tensor: Tensor
     place: Location
     rules: tuple[Rule, ...]
@@ -65,21 +65,21 @@ class CheckpointLayers:
     def __init__(self, config: Mapping[str, Any], tensors: Sequence[Tensor]) -> None:
         self._config = config
         self._outside: list[FoundProjection] = []
-        self._named: list[_Named] = []
+        self._named: list[_MatchedTensor] = []
         self._shapes: dict[tuple[str, int], dict[str, tuple[int, ...]]] = defaultdict(dict)
         self._linear: set[tuple[str, int, str]] = set()
         self._experts: set[tuple[str, int, str]] = set()
-        self._held: dict[tuple[str, int, str], _Named] = {}
+        self._held: dict[tuple[str, int, str], _MatchedTensor] = {}
         self._uneven: set[tuple[str, int]] = set()
         self.proven: dict[str, None] = {}
         """The names of fused tensors that `found` split by their shapes only, in order; empty before."""
         self.family = lru_cache(maxsize=None)(lambda prefix: family_of(inner_config(config, prefix)))
         self._known = lru_cache(maxsize=None)(lambda prefix, layer: sizes(inner_config(config, prefix), layer))
-        unplaced = [tensor for tensor in tensors if not self._take(tensor, locate(tensor.name))]
+        unplaced = [tensor for tensor in tensors if not self._record(tensor, locate(tensor.name))]
         self._lists = lists = layer_lists((t.name for t in unplaced if _is_matrix(t)), self._holds_projection)
         for tensor in unplaced:
             place = locate_in(tensor.name, lists) if lists else None
-            if not self._take(tensor, place):
+            if not self._record(tensor, place):
                 self._outside.append(other(tensor, None))
         self._verdicts = dict(verdicts(self._judged(), self._widths))
         self._towers = tower_labels(item.place.prefix for item in self._named)
@@ -87,7 +87,7 @@ class CheckpointLayers:
     def _holds_projection(self, place: Location) -> bool:
         return any(find_rules(place.path, self.family(place.prefix), dims) for dims in (2, 3))
 
-    def _take(self, tensor: Tensor, place: Location | None) -> bool:
+    def _record(self, tensor: Tensor, place: Location | None) -> bool:
         """Record a tensor by its place; False if it is in no layer."""
         if place is None:
             return False
@@ -97,7 +97,7 @@ class CheckpointLayers:
         if place.expert is None:
             self._remember(tensor, place, rules)
         if rules or place.lora:
-            self._named.append(item := _Named(tensor, place, rules))
+            self._named.append(item := _MatchedTensor(tensor, place, rules))
             if _is_of_mlp(item):
                 first = self._held.setdefault((place.prefix, place.layer, place.path), item)
                 if first is item:
@@ -131,7 +131,7 @@ class CheckpointLayers:
 
     def _judged(self) -> dict[MlpGroup, list[MlpTensor]]:
         """The tensors of MLPs that are judged together: those of a layer, or of each expert if experts differ."""
-        uneven: list[_Named] = []
+        uneven: list[_MatchedTensor] = []
         if self._uneven:
             uneven = [item for item in self._named if self._group(item.place)[2] is not None and _is_of_mlp(item)]
         even = [item for item in self._held.values() if self._group(item.place)[2] is None]
@@ -159,7 +159,7 @@ class CheckpointLayers:
     def _widths(self, prefix: str, layer: int) -> tuple[int, int]:
         return _attended(self._shapes[prefix, layer]), self._known(prefix, layer).get("hidden", 0)
 
-    def _rule(self, item: _Named) -> Rule | None:
+    def _rule(self, item: _MatchedTensor) -> Rule | None:
         """The rule that applies to a tensor, among those that fit its name."""
         if item.rules and not item.rules[0].when:
             return item.rules[0]
@@ -177,7 +177,7 @@ class CheckpointLayers:
                 result.append(other(item.tensor, item.place, str(error)))
         return result
 
-    def _parts(self, item: _Named) -> list[FoundProjection]:
+    def _parts(self, item: _MatchedTensor) -> list[FoundProjection]:
         """The projections of a tensor.
 
         Raises:
@@ -312,7 +312,7 @@ def _corrected(rule: Rule, place: Location, verdict: Verdict) -> Rule:
     return _own_name(place) if verdict.nameless else replace(rule, role=verdict.role or rule.role)
 
 
-def _is_of_mlp(item: _Named) -> bool:
+def _is_of_mlp(item: _MatchedTensor) -> bool:
     return bool(item.rules) and item.rules[0].block in _MLPS and not item.place.lora
 
 

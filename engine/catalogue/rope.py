@@ -1,5 +1,7 @@
-"""How the keys of an attention are rotated by position (RoPE), by family: which rows of a head form a pair, how many
-are rotated, and with which base. From the model type and config.json or GGUF metadata, without weights.
+"""How the keys of an attention are rotated by position (RoPE), by family.
+
+That is: which rows of a head form a pair, how many rows are rotated, and with which base. It follows from the model
+type and config.json or GGUF metadata, without weights.
 """
 
 from __future__ import annotations

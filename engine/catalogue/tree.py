@@ -22,7 +22,7 @@ from .names import locate, numbered
 from .places import placed
 from .roles import CheckpointLayers, FoundProjection
 from .rules import BLOCKS, KNOWN_FAMILIES, NOT_PROJECTIONS, ROLES, cut_shape
-from .whole_factors import told
+from .whole_factors import with_notes
 
 _WORDS = re.compile(r"[0-9]+|[^0-9]+")
 _NUMBER = re.compile(r"\.\d+(?=\.|$)")
@@ -33,7 +33,7 @@ _ROLE_ORDER = {role: number for number, role in enumerate(ROLES)}
 
 
 class ListedCheckpoint(Protocol):
-    """What a tree is made from: the names and shapes of a Checkpoint's tensors, and its config.json."""
+    """The input of a tree: the names and shapes of a Checkpoint's tensors, and its config.json."""
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -157,7 +157,9 @@ def _build(checkpoint: ListedCheckpoint) -> Tree:
     factors = factored(checkpoint.tensors, checkpoint.adapter, is_gguf=kind.stands_alone)
     layers = CheckpointLayers(checkpoint.config, factors.tensors)
     found = layers.found() if not factors.pairs and not factors.originals else placed(layers, factors)
-    named = told(sorted(_addressed([f for f in found if f.block != "other"], kind), key=model_order), checkpoint.config)
+    named = with_notes(
+        sorted(_addressed([f for f in found if f.block != "other"], kind), key=model_order), checkpoint.config
+    )
     held = {p.tensor for p in named}
     others = [f if f.block == "other" else f.as_other() for f in found if f.tensor.name not in held]
     rest = sorted(_whole(others, kind).values(), key=model_order)

@@ -1,5 +1,6 @@
-"""Matrices that are a half, a quarter ... of what config.json states: parts of a model that was cut over several
-devices, saved under the names of the whole matrices. Their spectra are those of parts, and a note says so.
+"""Matrices that are a half, a quarter ... of what config.json states, as in parts of a model cut over several devices.
+
+They are saved under the names of the whole matrices. Their spectra are those of parts, and a note says so.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ CUT = ": a part of a cut model"
 """The end of every note."""
 
 
-class _Said(NamedTuple):
+class _StatedShape(NamedTuple):
     """The shape (out, in) by config.json, and the axis along which a cut model's parts are shorter."""
 
     shape: tuple[int, int]
     axis: int
 
 
-def told(projections: Sequence[Projection], config: Mapping[str, Any]) -> list[Projection]:
+def with_notes(projections: Sequence[Projection], config: Mapping[str, Any]) -> list[Projection]:
     """The projections, with a note on each query, attention output and MLP matrix of the text tower that is smaller
     than config.json states by a whole factor along one axis, and equal along the other.
 
@@ -60,34 +61,34 @@ def _noted(projection: Projection, shape: tuple[int, int], factor: int) -> Proje
     return replace(projection, note=f"{share} of the {rows} x {cols} that config.json says{CUT}")
 
 
-def _factor(projection: Projection, expected: Mapping[tuple[str, str], _Said]) -> int:
+def _factor(projection: Projection, expected: Mapping[tuple[str, str], _StatedShape]) -> int:
     """The power of two by which a matrix is smaller than stated, 1 if it has the stated size; 0 for any other factor,
     and for matrices that are not judged.
     """
-    said = expected.get((projection.block, projection.role))
-    if said is None or projection.tower or projection.expert is not None or projection.problem or projection.note:
+    stated = expected.get((projection.block, projection.role))
+    if stated is None or projection.tower or projection.expert is not None or projection.problem or projection.note:
         return 0
     shape = projection.rows, projection.cols
-    other = 1 - said.axis
-    if not all(shape) or shape[other] != said.shape[other] or said.shape[said.axis] % shape[said.axis]:
+    other = 1 - stated.axis
+    if not all(shape) or shape[other] != stated.shape[other] or stated.shape[stated.axis] % shape[stated.axis]:
         return 0
-    factor = said.shape[said.axis] // shape[said.axis]
+    factor = stated.shape[stated.axis] // shape[stated.axis]
     return factor if factor <= _MOST and not factor & (factor - 1) else 0
 
 
-def _expected(config: Mapping[str, Any]) -> dict[tuple[str, str], _Said]:
+def _expected(config: Mapping[str, Any]) -> dict[tuple[str, str], _StatedShape]:
     """The stated shapes by block and role; without a block that config.json does not describe, or describes twice."""
     known = sizes(config)
     hidden, heads = known.get("hidden", 0), known.get("heads", 0)
     if not hidden:
         return {}
-    found: dict[tuple[str, str], _Said] = {}
+    found: dict[tuple[str, str], _StatedShape] = {}
     width = heads * known["head_dim"] if "head_dim" in known else hidden if heads and hidden % heads == 0 else 0
     if width and not any(_OTHER_HEADS.fullmatch(key) and value for key, value in config.items()):
-        found["attention", "query"] = _Said((width, hidden), 0)
-        found["attention", "output"] = _Said((hidden, width), 1)
+        found["attention", "query"] = _StatedShape((width, hidden), 0)
+        found["attention", "output"] = _StatedShape((hidden, width), 1)
     inner = next((value for key in _INNER if (value := config.get(key))), None)
     if type(inner) is int and inner > 0:
-        found["mlp", "gate"] = found["mlp", "up"] = _Said((inner, hidden), 0)
-        found["mlp", "down"] = _Said((hidden, inner), 1)
+        found["mlp", "gate"] = found["mlp", "up"] = _StatedShape((inner, hidden), 0)
+        found["mlp", "down"] = _StatedShape((hidden, inner), 1)
     return found

@@ -19,7 +19,7 @@ from ..quantised.settings import OWN_FILES
 from .model_files import choose, folders_with_weights, listed_folders, of_models, read_weight_map, weight_files
 from .native import PARAMS
 from .ranges import RemoteFile
-from .retries import UNWATCHED, FetchError, Link, Watch, client_errors, retry_after, said, status_of
+from .retries import UNWATCHED, FetchError, Link, Watch, client_errors, retry_after, short_message, status_of
 from .tensor_parallel import refuse_ranks
 
 _PART = r"[A-Za-z0-9](?:[\w.-]{0,94}\w)?"
@@ -35,7 +35,7 @@ _MAX_HEADS = 32
 
 
 class Access(Enum):
-    """What may be fetched from the Hub for a model that is not complete in the local cache."""
+    """How much may be fetched from the Hub for a model that is not complete in the local cache."""
 
     CACHE = "nothing"
     RANGES = "headers at once, and the tensors that are computed when they are"
@@ -180,7 +180,7 @@ def cached_id(folder: Path) -> str:
 
 
 def snapshot_in(folder: Path, revision: str) -> Path | None:
-    """The same in a model's folder of any Hub cache."""
+    """The snapshot in a model's folder of any Hub cache, None if there is none."""
     commit = revision
     if not _COMMIT.fullmatch(revision):
         try:
@@ -333,7 +333,7 @@ def explain(error: Exception, place: HubPlace, lacking: str = "") -> str:
             return _refused(name, error)
         case OSError() if error.errno and not isinstance(error, (ConnectionError, *client_errors()[1:])):
             return f"cannot write {printable(str(error.filename or cache_folder()))}: {error.strerror}"
-    return f"{lacking}cannot reach the Hub ({said(error)})"
+    return f"{lacking}cannot reach the Hub ({short_message(error)})"
 
 
 def _refused(name: str, error: Exception) -> str:

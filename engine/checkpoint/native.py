@@ -38,7 +38,7 @@ def numbered(file: Path) -> list[Path]:
 
 
 def belonging(name: str, names: Iterable[str]) -> list[str]:
-    """The same, for the names of a folder's files."""
+    """The file names among `names` that belong to the set of file `name`, in order; [] for a name of another kind."""
     named = _PART.fullmatch(name)
     held = [(int(found[2]), other) for other in names if (found := _PART.fullmatch(other)) and _same_set(named, found)]
     return [other for _, other in sorted(held)]

@@ -225,8 +225,8 @@ def _listed(
     listed: dict[Path, remote.RemoteListing] = {}
     config, origin = empty.config, Origin(repo, empty.commit, len(files), listings)
     for file in files:
-        tensors, stamp, said = empty.format.list_tensors(file, origin)
-        config = config or said or {}
+        tensors, stamp, stated = empty.format.list_tensors(file, origin)
+        config = config or stated or {}
         listed[file] = tensors, stamp
     if native.numbered(files[0]) == files:
         listed = native.join(files, listed, partial(native.params_of, files[0].parent))
@@ -268,8 +268,8 @@ def _adapter(tensors: Iterable[str], found: remote.CheckpointParts) -> Mapping[s
     """adapter_config.json beside the files of an adapter, or the same from its header; {} if there is none, and for
     anything else."""
     if found.format.stands_alone:
-        said: Mapping[str, Any] = found.config.get("adapter", {})
-        return said
+        stated: Mapping[str, Any] = found.config.get("adapter", {})
+        return stated
     folder = next(iter(found.listed)).parent
     if not any("lora_" in name for name in tensors) or not (folder / ADAPTER_CONFIG).is_file():
         return {}

@@ -95,7 +95,7 @@ def open_repo(
         origin = Origin(only.name if only else place.name, repo.commit, len(files), listings)
         found = list(pool.map(partial(repo.listing, kind=kind, origin=origin, watch=watch), files))
         listed = with_descriptions({each.path: each.listing for each in found}, pool, watch)
-        config = beside.result() if beside else _said(found)
+        config = beside.result() if beside else _first_config(found)
         adapter = about.result()
         if native.belonging(PurePosixPath(files[0]).name, [PurePosixPath(file).name for file in files]):
             params = partial(repo.params, files[0], watch)
@@ -120,22 +120,22 @@ def open_url(url: str, listings: Listings | None = None) -> CheckpointParts:
     kind = _ranged(name, printable(url))
     urls = files_of(url)
     with ThreadPoolExecutor(CONNECTIONS) as pool, _Watched() as watch:
-        beside = None if kind.stands_alone else pool.submit(_beside, url, watch)
+        beside = None if kind.stands_alone else pool.submit(_json_beside, url, watch)
         origin = Origin(printable(urls[0]), "", len(urls), listings)
-        listed = list(pool.map(partial(_at, kind=kind, origin=origin, watch=watch), urls))
-        config = beside.result() if beside else _said(listed)
-        with _told(_link(url)):
+        listed = list(pool.map(partial(_listed_at, kind=kind, origin=origin, watch=watch), urls))
+        config = beside.result() if beside else _first_config(listed)
+        with _as_input_errors(_link(url)):
             whole = with_descriptions({each.path: each.listing for each in listed}, pool, watch)
         if native.belonging(listed[0].path.name, [listed[0].path.name]):
-            whole = native.join([listed[0].path], whole, lambda: _beside(url, watch, native.PARAMS) or None)
+            whole = native.join([listed[0].path], whole, lambda: _json_beside(url, watch, native.PARAMS) or None)
     return CheckpointParts(stored_name(url), "", config, kind, whole, {})
 
 
-def _at(url: str, kind: Ranged, origin: Origin, watch: Watch) -> _ListedFile:
+def _listed_at(url: str, kind: Ranged, origin: Origin, watch: Watch) -> _ListedFile:
     """The listing of the file at a URL."""
     file, link = Path(unquote(PurePosixPath(urlsplit(url).path).name)), _link(url)
     remote = RemoteFile(link, url, printable(file.name))
-    with _told(link):
+    with _as_input_errors(link):
         header, answer = _header(remote, file, kind, watch, is_of_commit=False)
     version: Any = (answer.etag, answer.modified)
     if not any(version):  # nothing tells later whether the file has changed
@@ -154,7 +154,7 @@ def _link(url: str) -> Link:
 
 
 @contextmanager
-def _told(link: Link) -> Iterator[None]:
+def _as_input_errors(link: Link) -> Iterator[None]:
     """Turn errors of a server that is not the Hub into one line."""
     try:
         yield
@@ -164,7 +164,7 @@ def _told(link: Link) -> Iterator[None]:
         raise InputError(link.explain(error)) from None
 
 
-def _said(found: Iterable[_ListedFile]) -> Mapping[str, Any]:
+def _first_config(found: Iterable[_ListedFile]) -> Mapping[str, Any]:
     """The configuration from the first file whose header has one."""
     return next((each.config for each in found if each.config), {})
 
@@ -231,7 +231,7 @@ class _Repo:
         return sorted(files), named, left_out(beside, place.held(files))
 
     def held(self, only: HubFile) -> tuple[list[str], Mapping[str, str], str]:
-        """The same for the model in one file or its parts."""
+        """The files of the model in one file or its parts, as `weights` returns those of a whole folder."""
         absent = [part for part in only.parts if part not in self.files]
         if absent and only.file in self.files:
             raise InputError(f"{self.place.name} does not hold shard {printable(absent[0])}, which another shard names")
@@ -275,8 +275,8 @@ class _Repo:
         if file not in self.files:
             raise InputError(f"{self.place.repo} has no {printable(file)}")
         if (local := self._local(file)) is not None:
-            held, stamp, said = kind.list_tensors(local, origin)
-            return _ListedFile(local, (held, stamp), said)
+            held, stamp, config = kind.list_tensors(local, origin)
+            return _ListedFile(local, (held, stamp), config)
         remote = self._remote(file)
         header, answer = _header(remote, Path(file), kind, watch)
         identity = self.files[file].etag or answer.etag.removeprefix("W/").strip('"')
@@ -366,7 +366,7 @@ class _Ends:
         return b"".join(self._file.chunks(begin, end, OPENING, self._watch))
 
 
-def _beside(url: str, watch: Watch, name: str = hub.CONFIG) -> dict[str, Any]:
+def _json_beside(url: str, watch: Watch, name: str = hub.CONFIG) -> dict[str, Any]:
     """A small JSON file beside the file at a URL, {} if there is none."""
     beside = urljoin(url, name)
     file = RemoteFile(_link(beside), beside, name)

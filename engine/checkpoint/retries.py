@@ -195,7 +195,7 @@ def retry_after(error: Exception) -> float | None:
         return None
 
 
-def said(error: Exception) -> str:
+def short_message(error: Exception) -> str:
     """A connection error in a few words, without the URL, which may be signed."""
     words = re.sub(r"\S*(?:://|\?\S*=)\S*", "", str(error).partition("\n")[0]).strip()
     return printable(words, 120) or type(error).__name__

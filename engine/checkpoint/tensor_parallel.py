@@ -59,7 +59,7 @@ def without_parts(names: Iterable[str]) -> tuple[list[str], dict[str, str]]:
         ranks = {name: int(found["rank"]) for name in listed if (found := kind.name.fullmatch(name))}
         # Beside files of single layers, DeepSpeed's own file holds everything except weights.
         if ranks and (kind.always or max(ranks.values()) or parts):
-            parts |= {name: _said(kind, rank, set(ranks.values())) for name, rank in ranks.items()}
+            parts |= {name: _description(kind, rank, set(ranks.values())) for name, rank in ranks.items()}
     return [name for name in listed if name not in parts], parts
 
 
@@ -114,7 +114,7 @@ def refuse_ranks(folders: Iterable[str], where: str, named: str = "") -> None:
     if not ranks or (named and named not in ranks) or (len(ranks) == 1 and not any(ranks.values())):
         return
     first = named or min(ranks)
-    raise InputError(f"{printable(where + first)} {_said(_MEGATRON, ranks[first], set(ranks.values()))}")
+    raise InputError(f"{printable(where + first)} {_description(_MEGATRON, ranks[first], set(ranks.values()))}")
 
 
 def _names(folder: Path) -> list[str]:
@@ -125,7 +125,7 @@ def _names(folder: Path) -> list[str]:
         return []
 
 
-def _said(kind: _Kind, rank: int, ranks: set[int]) -> str:
+def _description(kind: _Kind, rank: int, ranks: set[int]) -> str:
     """The end of a sentence about a part, if parts of these ranks exist."""
     count = max(ranks) + 1
     if count == 1:

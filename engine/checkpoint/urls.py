@@ -13,7 +13,7 @@ from ..formats import registry
 from ..formats.parts import siblings
 from ..spectrum import digest
 from . import hub
-from .retries import said, status_of
+from .retries import short_message, status_of
 
 _HUB_HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 _FILE = re.compile(r"/(?P<repo>[^/]+/[^/]+|[^/]+)/(?:resolve|blob)/(?P<revision>[^/]+)/(?P<file>.+)")
@@ -133,4 +133,4 @@ def explain(error: Exception, host: str, file: str) -> str:
     if status:
         why = {401: ": access refused", 403: ": access refused", 404: ": no such file", 429: ": too many requests"}
         return f"{host} answered {status} for {file}{why.get(status, ': try again later')}"
-    return f"cannot reach {host} ({said(error)})"
+    return f"cannot reach {host} ({short_message(error)})"

@@ -79,8 +79,8 @@ def content(head: bytes, wanted: str = "weights") -> str:
     """
     if not head:
         return "is empty: download it again"
-    if (told := signature(head)) or not (text := _text(head)):
-        return told
+    if (known := signature(head)) or not (text := _text(head)):
+        return known
     kind = "JSON" if text[0] in "{[" else "text"
     return f'is {kind} ("{printable(" ".join(text.split()), 60)}"), not {wanted}: {_AGAIN}'
 

@@ -31,9 +31,9 @@ from .gguf_header import (
     entries,
     heads,
     no_model,
+    one_line_errors,
     opening,
     texts,
-    told,
 )
 from .guarded import open_regular
 from .parts import is_part
@@ -93,7 +93,7 @@ class Gguf(Ranged):
 
     def parse(self, header: bytes, file: Path, size: int, source: Source, origin: Origin) -> Parsed:
         """See Ranged."""
-        with told(file):
+        with one_line_errors(file):
             return _model(described(header, file, size), file, size, source, origin.parts)
 
     def read_matrix(self, tensor: Tensor, stored: FileAccess, landing: Landing) -> tuple[Weights | Packed, str]:
@@ -164,7 +164,7 @@ def _mapped(file: Path) -> Iterator[tuple[mmap.mmap, FileStamp]]:
             stamp = FileStamp.of(file.stat())
             if not stamp.size:
                 raise bad(file, foreign.content(b""))
-            with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data, told(file):
+            with mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data, one_line_errors(file):
                 yield data, stamp
     except OSError as error:
         raise InputError(f"cannot read {printable(str(file))}: {error.strerror}") from None
@@ -172,7 +172,7 @@ def _mapped(file: Path) -> Iterator[tuple[mmap.mmap, FileStamp]]:
 
 def _needed(data: bytes, size: int, file: Path) -> int:
     """Where the header of a file of `size` bytes ends, or how many first bytes are needed to read on."""
-    with told(file):
+    with one_line_errors(file):
         try:
             return described(data, file, size).end
         except ShortError as short:

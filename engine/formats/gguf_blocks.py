@@ -89,16 +89,16 @@ def _by_formula(rows: Weights, dtype: str) -> Weights:
 
     width, size = _BLOCKS[dtype]
     blocks = rows.reshape(-1, size)
-    of: ggml_blocks.Arrays
+    ops: ggml_blocks.Arrays
     if isinstance(blocks, np.ndarray):
         out: Weights = np.empty((len(blocks), width), np.float32)
-        of, slab = ggml_blocks.on_host(), _HOST_SLAB
+        ops, slab = ggml_blocks.on_host(), _HOST_SLAB
     else:
         import torch
 
         out = torch.empty((len(blocks), width), dtype=torch.float32, device=blocks.device)
-        of, slab = ggml_blocks.on_device(blocks.device), _DEVICE_SLAB
+        ops, slab = ggml_blocks.on_device(blocks.device), _DEVICE_SLAB
     step = slab // width
     for start in range(0, len(blocks), step):
-        ggml_blocks.FORMULAS[dtype](of, blocks[start : start + step], out[start : start + step])
+        ggml_blocks.FORMULAS[dtype](ops, blocks[start : start + step], out[start : start + step])
     return out.reshape(*rows.shape[:-1], -1)

@@ -239,7 +239,7 @@ def _sizes(metadata: dict[str, Any], section: str) -> dict[str, Any]:
 
 
 @contextmanager
-def told(file: Path) -> Iterator[None]:
+def one_line_errors(file: Path) -> Iterator[None]:
     """Turn errors about a malformed header into one line."""
     try:
         yield

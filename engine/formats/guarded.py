@@ -91,16 +91,16 @@ def parse_json(data: bytes, file: Path) -> dict[str, Any]:
         check_dense(data)
         found = json.loads(data)
     except json.JSONDecodeError as error:
-        if told := foreign.signature(data[: foreign.HEAD]):
-            raise InputError(f"{shown} {told}") from None
+        if known := foreign.signature(data[: foreign.HEAD]):
+            raise InputError(f"{shown} {known}") from None
         if not error.doc.lstrip("\ufeff \t\r\n").startswith(("{", "[", "//", "/*", "#")):
             instead = foreign.content(data[: foreign.HEAD], "JSON") or "is not valid JSON: fetch it again"
             raise InputError(f"{shown} {instead}") from None
         place = f"line {error.lineno}, column {error.colno}: {_fault(error)}"
         raise InputError(f"{shown} is not valid JSON, {place}; mend it or fetch it again") from None
     except UnicodeDecodeError as error:
-        if told := foreign.signature(data[: foreign.HEAD]):
-            raise InputError(f"{shown} {told}") from None
+        if known := foreign.signature(data[: foreign.HEAD]):
+            raise InputError(f"{shown} {known}") from None
         place = f"byte {error.start + 1} is no letter of {error.encoding.upper()}"
         raise InputError(f"{shown} is not valid JSON: {place}; save it as UTF-8") from None
     except (ValueError, RecursionError):
