@@ -194,6 +194,7 @@ class _PlacedProjection:
 
     @classmethod
     def of(cls, projection: Projection, place: Location) -> _PlacedProjection:
+        """The projection at its place, with the words of its tensor's name."""
         words = words_of(projection.tensor)
         if words[-1] == "weight":
             words.pop()

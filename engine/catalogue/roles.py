@@ -142,7 +142,7 @@ class CheckpointLayers:
         return {group: self._turned(group, held) for group, held in groups.items()}
 
     def _turned(self, group: MlpGroup, held: list[MlpTensor]) -> list[MlpTensor]:
-        """The same tensors, with `turned` set if a fused stack shows that the planes of its module are (in, out)."""
+        """The tensors, with `turned` set if a fused stack shows that the planes of its module are (in, out)."""
         prefix, layer, _ = group
         modules: set[str] = set()
         for fused in held:

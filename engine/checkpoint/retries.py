@@ -90,8 +90,7 @@ class Link:
             raise FetchError("stopped")
 
     def hold(self, seconds: float) -> bool:
-        """Let nobody send requests for some seconds; return whether to tell the user, who was not told of a long
-        wait."""
+        """Let nobody send requests for some seconds. Returns True if the wait is long and the user was not told yet."""
         with self._lock:
             now = clock()
             self._not_before = max(self._not_before, now + seconds)

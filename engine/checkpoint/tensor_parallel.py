@@ -74,7 +74,7 @@ def check_file(file: Path) -> None:
 
 
 def check_name(shown: str, name: str, beside: Iterable[str]) -> None:
-    """The same by name; the message calls the file `shown`.
+    """Refuse a file that is such a part, by its name and those `beside` it; the message calls the file `shown`.
 
     Raises:
         InputError: it is a part.

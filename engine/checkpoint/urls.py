@@ -101,7 +101,7 @@ def _split(url: str) -> SplitResult | None:
     """The components of a URL, None if it is malformed."""
     try:
         parts = urlsplit(url)
-        parts.port  # noqa: B018 - raises where it is no number
+        parts.port  # noqa: B018 - raises if it is no number
     except ValueError:
         return None
     return parts

@@ -86,7 +86,7 @@ def content(head: bytes, wanted: str = "weights") -> str:
 
 
 def signature(head: bytes) -> str:
-    """The same for files whose first bytes no other kind of file has."""
+    """Say what a file is whose first bytes no other kind of file has, as `content` does; "" for any other file."""
     if is_imatrix(head):
         return NO_MODEL.format("an importance matrix of llama.cpp")
     return next((phrase for pattern, phrase in _CONTENT if pattern.match(head)), "")

@@ -20,7 +20,7 @@ _TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)  # possessive: ba
 
 
 class _Links:
-    """Whether links out of a model's folder are followed: set by the user, for the whole process."""
+    """The user's choice, for the whole process, to follow links out of a model's folder."""
 
     followed = False
 

@@ -88,6 +88,7 @@ class FileStamp:
 
     @classmethod
     def of(cls, status: os.stat_result) -> FileStamp:
+        """The stamp of a file with this status."""
         return cls(status.st_size, status.st_mtime_ns, status.st_ino)
 
 

@@ -179,7 +179,7 @@ def _matrix(
 
 
 def _plan(parts: Parts, settings: QuantisationSettings) -> tuple[_ModuleKind | str | None, bool]:
-    """How a module is read, or the reason why not; and whether that holds for every module with the same parts."""
+    """The way to read a module, or the reason why it cannot be read; and True if all modules with such parts are alike."""
     build = _format(parts, settings)
     if build is None or isinstance(build, str):
         return build, True

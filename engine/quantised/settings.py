@@ -19,6 +19,7 @@ class QuantisationSettings:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> QuantisationSettings:
+        """The settings in config.json, or in its part for the text tower."""
         nested = [config.get(key) for key in ("text_config", "llm_config", "language_config", "thinker_config")]
         for place in (config, *(n for n in nested if isinstance(n, Mapping))):
             for key in ("quantization_config", "compression_config"):
@@ -31,6 +32,7 @@ class QuantisationSettings:
         return next((self.config[name] for name in names if type(self.config.get(name)) is int), None)
 
     def word(self, *names: str) -> str:
+        """The text, in lower case, under the first of these keys that holds one; "" if none does."""
         return next((self.config[name].lower() for name in names if isinstance(self.config.get(name), str)), "")
 
     def weights(self) -> list[Mapping[str, Any]]:
@@ -61,6 +63,7 @@ def _method(config: Mapping[str, Any]) -> str:
 
 
 def positive(number: object) -> bool:
+    """True for a whole number from 1 to 2^31 - 1."""
     return type(number) is int and 0 < number < 1 << 31
 
 
