@@ -179,7 +179,7 @@ def _matrix(
 
 
 def _plan(parts: Parts, settings: QuantisationSettings) -> tuple[_ModuleKind | str | None, bool]:
-    """The way to read a module, or the reason why it cannot be read; and True if all modules with such parts are alike."""
+    """The way to read a module, or the reason why it cannot be read; and True if that holds for all such modules."""
     build = _format(parts, settings)
     if build is None or isinstance(build, str):
         return build, True
