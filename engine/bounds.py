@@ -89,9 +89,9 @@ class _GramErrors(NamedTuple):
 
     `each` is the sum of the eigensolver's errors and of rounding errors that are independent, as with random weights.
     Sums of equal terms have correlated rounding errors: in the second half of such a sum all errors have one sign, each
-    up to eps / 8 of the sum. They occur in matrices with few different values; in one of 0.1 and -0.1, on the diagonal
-    only, whose mean is `share`. If blocks of a matrix are constant, there are more such sums, and the smaller
-    eigenvalues are as far off as the largest; but such a matrix is singular.
+    up to eps / 8 of the sum. Matrices with few different values have such sums. With entries 0.1 and -0.1 only those on
+    the Gram matrix's diagonal are such; the diagonal's mean is `share`. If blocks of a matrix are constant, there are
+    more such sums, and the smaller eigenvalues are as far off as the largest; but such a matrix is singular.
     """
 
     each: float

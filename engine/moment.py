@@ -57,7 +57,8 @@ class Weighting(Protocol):
         ...
 
     def moment(self, projection: Projection) -> Moment:
-        """The second moment of a projection's input. Called for one projection after another, from any one thread.
+        """The second moment of a projection's input. Called for one projection after another, perhaps from another
+        thread.
 
         Raises:
             WeightsError: there is none; the message says why and names the projection or the tensor.

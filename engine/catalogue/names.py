@@ -78,7 +78,7 @@ def locate_in(name: str, lists: Collection[str]) -> Location | None:
 
 
 def numbered(name: str) -> list[str]:
-    """The parts of a name that a number and a module follow: `a.b` in `a.b.3.c.weight`."""
+    """The beginnings of a name that a number and a module follow: `a.b` for `a.b.3.c.weight`."""
     words = words_of(name)
     return [".".join(words[: start + 1]) for start in _starts(words)]
 

@@ -307,7 +307,7 @@ def _counting(one: Tensor, other: Tensor, named: Mapping[str, str]) -> Tensor:
 
 
 def _held_to(named: Mapping[str, str], tensors: dict[str, Tensor]) -> list[str]:
-    """Remove tensors that a complete index does not name; a line about these, or about names without a tensor."""
+    """Remove tensors that the index does not name, unless it also names some that are missing; a line about either."""
     if not named:
         return []
     if absent := sorted(named.keys() - tensors.keys()):
