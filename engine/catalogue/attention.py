@@ -30,7 +30,8 @@ class Attention:
 
     `query`, `key`, `value` and `output` are its projections; for latent attention (MLA) those that expand the latents.
     A head has `query_dim` rows of the query, the first `dim` of which are multiplied with its `dim` rows of the key,
-    and `value_dim` rows of the value. `no_qk` and `no_ov` say why there is no such product, "" if there is one.
+    and `value_dim` rows of the value. `no_qk` and `no_ov` say why no product of query and key, or of value and output,
+    describes a head; "" if one does.
     """
 
     address: str

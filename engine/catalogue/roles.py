@@ -54,6 +54,8 @@ def other(tensor: Tensor, place: Location | None, note: str = "") -> FoundProjec
 
 
 class _MatchedTensor(NamedTuple):
+    """A tensor in a layer, with the rules that fit its name."""
+
     tensor: Tensor
     place: Location
     rules: tuple[Rule, ...]
