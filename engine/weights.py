@@ -44,23 +44,23 @@ TORCH_NAMES = {
 }  # fmt: skip
 """The stored types that are plain numbers, with torch's names; why_no_weights explains every other type."""
 
-_OTHERS = {
+_REASONS = {
     "BOOL": "BOOL holds true and false, as masks do, not weights",
     **dict.fromkeys(("C64", "COMPLEX128", "COMPLEX32"), "{} holds complex numbers, which are not computed"),
     **dict.fromkeys(("F6_E2M3", "F6_E3M2"), "{} holds floats of 6 bits, which are not read: unsupported quantisation"),
     **dict.fromkeys(("I16", "U16", "I64", "U64"), "{} holds whole numbers, not weights"),
 }
-_BYTES = frozenset(("I8", "U8", "I32", "U32"))
-WHOLE = _BYTES | {"I16", "U16", "I64", "U64", "BOOL"}
+_PACKABLE = frozenset(("I8", "U8", "I32", "U32"))
+WHOLE = _PACKABLE | {"I16", "U16", "I64", "U64", "BOOL"}
 """The stored types whose numbers are no weights unless several of them are packed into one."""
 
 
 def why_no_weights(dtype: str, packed: bool = True) -> str:
     """The sentence about a stored type that is not in TORCH_NAMES. `packed`: whether bytes and 32-bit words
     may hold weights."""
-    if dtype in _BYTES and not packed:
+    if dtype in _PACKABLE and not packed:
         return f"{dtype} holds whole numbers, not weights"
-    return _OTHERS.get(dtype, "{} holds packed integers, not weights: unsupported quantisation").format(dtype)
+    return _REASONS.get(dtype, "{} holds packed integers, not weights: unsupported quantisation").format(dtype)
 
 
 WIDENED = frozenset(TORCH_NAMES) - {"F64", "F32", "F16"}

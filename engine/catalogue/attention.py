@@ -103,7 +103,7 @@ class _AttentionMaker:
         query, key, value = (roles[name] for name in names)
         output = roles["output"]
         inner, prefix = self._inner(query)
-        count = _count(query, inner, prefix)
+        count = _head_count(query, inner, prefix)
         if not count or query.rows % count:
             raise WeightsError(f"{address}: it is not known how many heads it has")
         query_dim = query.rows // count
@@ -128,7 +128,7 @@ class _AttentionMaker:
         """Why the attention has no QK product, and why no OV product; "" if it has one."""
         family, normed = str(inner.get("model_type") or ""), self._normed.get(where, set())
         no_qk = no_ov = ""
-        if ("qk" in normed and "query_b" not in roles) or any(_flag(inner, flag) for flag in _QK_FLAGS):
+        if ("qk" in normed and "query_b" not in roles) or any(_is_set(inner, flag) for flag in _QK_FLAGS):
             no_qk = "queries and keys are normed before they meet (QK norm): no product of the weights gives the scores"
         if "v" in normed or family in _V_NORMED:
             no_ov = "values are normed (v_norm): no product of the weights gives what a head writes"
@@ -138,7 +138,7 @@ class _AttentionMaker:
             )
         elif self._is_fed(roles["output"]):
             no_ov = "a norm stands between value and output: no product of the weights gives what a head writes"
-        if _flag(inner, "clip_qkv") or _flag(inner, "attn_config.clip_qkv"):
+        if _is_set(inner, "clip_qkv") or _is_set(inner, "attn_config.clip_qkv"):
             no_qk = no_ov = (
                 "queries, keys and values are clipped (clip_qkv): no product of the weights gives what it does"
             )
@@ -157,25 +157,25 @@ class _AttentionMaker:
 _ROLES = ("query", "key", "value")
 
 
-def _count(query: Projection, config: Mapping[str, Any], prefix: str) -> int:
+def _head_count(query: Projection, config: Mapping[str, Any], prefix: str) -> int:
     """The number of query heads by the part of config.json for their tower; 0 if it is not stated."""
     known = sizes(config, query.layer or 0)
-    count = _of_side(config, prefix) or known.get("heads", 0)
+    count = _heads_of_side(config, prefix) or known.get("heads", 0)
     head_dim = known.get("head_dim", 0)
     return count or (query.rows // head_dim if head_dim else 0)
 
 
-def _of_side(config: Mapping[str, Any], prefix: str) -> int:
+def _heads_of_side(config: Mapping[str, Any], prefix: str) -> int:
     """The number of heads of an encoder or decoder, if one config.json states both, as Whisper's does; else 0."""
     side = next((word for word in reversed(prefix.split(".")) if word in ("encoder", "decoder")), "")
     value = config.get(f"{side}_attention_heads")
     return value if type(value) is int and value > 0 else 0
 
 
-def _flag(config: Mapping[str, Any], key: str) -> bool:
+def _is_set(config: Mapping[str, Any], key: str) -> bool:
     """True if a config.json, which may hold anything, sets a key; the key may be dotted."""
     first, _, rest = key.partition(".")
     value = config.get(first)
     if rest:
-        return isinstance(value, Mapping) and _flag(value, rest)
+        return isinstance(value, Mapping) and _is_set(value, rest)
     return bool(value)

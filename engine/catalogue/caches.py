@@ -61,14 +61,14 @@ def caches(checkpoint: ListedCheckpoint, projections: Iterable[Projection]) -> l
             continue
         place = _prefix(p), p.tower
         if place not in most:
-            most[place] = _layers_with_own(checkpoint.config, *place)
+            most[place] = _layers_with_cache(checkpoint.config, *place)
         if p.layer < most[place]:
             groups.setdefault(p.address.rpartition(".")[0], {})[p.role] = p
     found = (Cache(address, roles) for address, roles in groups.items())
     return [c for c in found if {"key", "value"} <= c.roles.keys() or {"kv_a", "key_b", "value_b"} <= c.roles.keys()]
 
 
-def _layers_with_own(config: Mapping[str, Any], prefix: str, tower: str | None) -> float:
+def _layers_with_cache(config: Mapping[str, Any], prefix: str, tower: str | None) -> float:
     """The number of a tower's first layers that own a cache; inf if nothing limits it."""
     inner = inner_config(config, prefix)
     family = str(inner.get("model_type") or "")

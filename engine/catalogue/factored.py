@@ -86,8 +86,8 @@ def _take_pairs(
     for (kind, module, name), held in groups.items():
         pair = _pair(kind, module, held)
         if kind != LORA:
-            if isinstance(pair, FactorPair) and _place_of(pair) not in names:
-                found.pairs[_place_of(pair)] = pair
+            if isinstance(pair, FactorPair) and _matrix_name(pair) not in names:
+                found.pairs[_matrix_name(pair)] = pair
             continue
         if any(part.side in OTHER for part, _ in beside.get(module, ())):
             pair = "A and B of a module with a third factor, which are not multiplied"
@@ -98,7 +98,7 @@ def _take_pairs(
         if names & {stand_in, f"{module}.weight", f"{module}.base_layer.weight"} or adapters[module] > 1:
             stand_in = f"{module}.lora_BA{_suffix(name)}.weight"
         names.add(stand_in)
-        found.pairs[stand_in] = _scaled(pair, scales, beside)
+        found.pairs[stand_in] = _with_scale(pair, scales, beside)
     return failed
 
 
@@ -179,14 +179,14 @@ def _is_nested(pair: FactorPair) -> bool:
     return pair.inner < min(pair.shape) and place is not None and bool(find_rules(place.path, "", 2))
 
 
-def _scaled(pair: FactorPair, scales: Scales, beside: Mapping[str, Sequence[_NamedTensor]]) -> FactorPair:
+def _with_scale(pair: FactorPair, scales: Scales, beside: Mapping[str, Sequence[_NamedTensor]]) -> FactorPair:
     """The pair with its scale; kohya's scripts store alpha beside the factors."""
     alpha = next((t for part, t in beside.get(pair.module, ()) if part.side == "alpha" and prod(t.shape) == 1), None)
     scale = scales.of(pair.module, pair.inner) if alpha is None else 1 / scales.divisor(pair.inner)
     return replace(pair, scale=scale, alpha=alpha, stands_turned=scales.is_turned and not pair.planes)
 
 
-def _place_of(pair: FactorPair) -> str:
+def _matrix_name(pair: FactorPair) -> str:
     """The name of the matrix whose factors a checkpoint of low rank holds."""
     return pair.module if pair.kind == APPLY else f"{pair.module}.weight"
 
@@ -216,18 +216,18 @@ def _stand_in(name: str, pair: FactorPair) -> Tensor:
 
 
 def _lines(failed: Mapping[str, Sequence[str]], beside: Mapping[str, Sequence[_NamedTensor]]) -> list[str]:
-    lines = [f"{_counted(names)}: {why}, e.g. {printable(names[0])}" for why, names in failed.items()]
+    lines = [f"{_count_of_tensors(names)}: {why}, e.g. {printable(names[0])}" for why, names in failed.items()]
     sides: dict[str, list[str]] = defaultdict(list)
     for held in beside.values():
         for part, tensor in held:
             sides[part.side].append(tensor.name)
     if names := sides["magnitude"]:
         lines.append(
-            f"DoRA: {_counted(names)} of magnitudes are left out, e.g. {printable(names[0])}: "
+            f"DoRA: {_count_of_tensors(names)} of magnitudes are left out, e.g. {printable(names[0])}: "
             "the spectra are those of scale x B A"
         )
     lines += [
-        f"{_counted(names)} of {what}, which is no product of two factors: what they change is not computed, "
+        f"{_count_of_tensors(names)} of {what}, which is no product of two factors: what they change is not computed, "
         f"e.g. {printable(names[0])}"
         for side, what in OTHER.items()
         if (names := sides[side])
@@ -235,5 +235,5 @@ def _lines(failed: Mapping[str, Sequence[str]], beside: Mapping[str, Sequence[_N
     return lines
 
 
-def _counted(names: Sequence[str]) -> str:
+def _count_of_tensors(names: Sequence[str]) -> str:
     return f"{len(names)} tensor{'s' * (len(names) != 1)}"

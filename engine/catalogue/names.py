@@ -15,7 +15,7 @@ _LISTS = frozenset((
 _STAGES = frozenset(("layers", "stage", "stages"))
 _STAGED = frozenset(("layer", "layers", "block", "blocks"))
 _EXPERTS = frozenset(("experts", "local_experts", "moe", "ffn_gate", "ffn_up", "ffn_down"))
-_LINEAR_PARTS = re.compile(r"att(?:n|ention)\.(?:\w+\.)?(?:[qkv]_conv1d|A_log)$")
+_LINEAR_ATTENTION_PARTS = re.compile(r"att(?:n|ention)\.(?:\w+\.)?(?:[qkv]_conv1d|A_log)$")
 _ATTENTION_WORD = re.compile(r"(?:\w+\.)*?\w*att(?:n|ention)\b")
 _BLOCK_LISTS = re.compile(r"att(?:n|ention)|ffn")
 _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:base_model\.model|module|_orig_mod|_fsdp_wrapped_module|base_layer)\.")
@@ -60,15 +60,15 @@ def _locate(name: str) -> Location | None:
     # `layers.0.weight` is a step of a head, not a layer with tensors.
     last = len(words) - (3 if words[-1] in ("weight", "bias") else 2)
     start = next((i for i in range(last) if words[i] in _LISTS and _number(words[i + 1]) is not None), None)
-    return None if start is None else _standing(words, start)
+    return None if start is None else _location_at(words, start)
 
 
 def locate_in(name: str, lists: Collection[str]) -> Location | None:
     """The place of a tensor in the first of these lists of layers that its name contains; None if there is none."""
     words = words_of(name)
-    for start in _starts(words):
+    for start in _list_positions(words):
         if ".".join(words[: start + 1]) in lists:
-            place = _standing(words, start)
+            place = _location_at(words, start)
             if "." not in place.path and _BLOCK_LISTS.search(words[start]):
                 # XLM's `attentions` and `ffns`: each list has one block of every layer, and its name says which.
                 return place._replace(path=f"{words[start]}.{place.path}")
@@ -80,7 +80,7 @@ def locate_in(name: str, lists: Collection[str]) -> Location | None:
 def numbered(name: str) -> list[str]:
     """The beginnings of a name that a number and a module follow: `a.b` for `a.b.3.c.weight`."""
     words = words_of(name)
-    return [".".join(words[: start + 1]) for start in _starts(words)]
+    return [".".join(words[: start + 1]) for start in _list_positions(words)]
 
 
 def words_of(name: str) -> list[str]:
@@ -88,12 +88,12 @@ def words_of(name: str) -> list[str]:
     return (_WRAPPERS.sub("", name) if _might_be_wrapped(name) else name).split(".")
 
 
-def _starts(words: Sequence[str]) -> list[int]:
+def _list_positions(words: Sequence[str]) -> list[int]:
     last = len(words) - (3 if words[-1] == "weight" else 2)
     return [i for i in range(last) if _number(words[i + 1]) is not None and _number(words[i]) is None]
 
 
-def _standing(words: list[str], start: int) -> Location:
+def _location_at(words: list[str], start: int) -> Location:
     """The place of a tensor whose list of layers is the word at `start`."""
     prefix, layer, path = words[:start], int(words[start + 1]), words[start + 2 :]
     if words[start].startswith("mtp"):
@@ -136,7 +136,7 @@ def _might_be_wrapped(name: str) -> bool:
 @lru_cache(maxsize=65536)
 def is_linear_part(path: str) -> bool:
     """True if only linear attention has a tensor at this path: a convolution of keys, a decay."""
-    return _LINEAR_PARTS.search(path) is not None
+    return _LINEAR_ATTENTION_PARTS.search(path) is not None
 
 
 @lru_cache(maxsize=65536)
@@ -158,7 +158,7 @@ def inner_config(config: Mapping[str, Any], prefix: str) -> Mapping[str, Any]:
     """
     tower = modality(prefix)
     if tower in ("vision", "audio"):
-        inner = config.get(f"{tower}_config") or _at(config, f"thinker_config.{tower}_config")
+        inner = config.get(f"{tower}_config") or _at_dotted_key(config, f"thinker_config.{tower}_config")
         if not isinstance(inner, Mapping):
             return config
         own = inner.get("model_type")
@@ -171,12 +171,12 @@ def inner_config(config: Mapping[str, Any], prefix: str) -> Mapping[str, Any]:
             if isinstance(inner, Mapping) and word not in ("text", "model"):
                 return inner_config(inner, "") if "model_type" in inner or len(inner) > 1 else config
     for key in _NESTED:
-        if isinstance(inner := _at(config, key), Mapping):
+        if isinstance(inner := _at_dotted_key(config, key), Mapping):
             return {**config, **inner}
     return config
 
 
-def _at(config: Mapping[str, Any], dotted: str) -> Any:
+def _at_dotted_key(config: Mapping[str, Any], dotted: str) -> Any:
     value: Any = config
     for key in dotted.split("."):
         value = value.get(key) if isinstance(value, Mapping) else None

@@ -18,7 +18,7 @@ from .tree import ListedCheckpoint
 
 _SITE = re.compile(r"(?:([\w+]+):)?([<^/>]?)([^\s!]+)(?:!(\S+))?")
 # Projections behind another matrix, an activation or the attention: no norm, unless a row says so.
-_BEHIND = {
+_KEYS_BY_ROLE = {
     **dict.fromkeys(("output", "output_a", "output_b"), "output"),
     **dict.fromkeys(("f_b", "gate_b"), "inner"),
     "down": "down",
@@ -86,18 +86,18 @@ class Norms:
             raise _refusal(projection, "no norm is known to feed it")
         key = (place._replace(expert=None), projection.block, projection.role)  # one answer for all experts of a layer
         if key not in self._found:
-            self._found[key] = self._looked_up(_PlacedProjection.of(projection, place))
+            self._found[key] = self._find(_PlacedProjection.of(projection, place))
         return self._found[key]
 
-    def _looked_up(self, placed: _PlacedProjection) -> Norm | None:
+    def _find(self, placed: _PlacedProjection) -> Norm | None:
         projection, place = placed.projection, placed.place
         block = "expert" if projection.block == "other" and _ROUTER.search(place.path) else projection.block
         if block in ("other", "lora"):
             raise _refusal(projection, "no norm is known to feed it")
         family, row = self._row(projection, place)
-        if (written := _written(row, block, projection.role, placed.words[-1])) == UNKNOWN:
+        if (written := _places_in_row(row, block, projection.role, placed.words[-1])) == UNKNOWN:
             raise _refusal(projection, f"no norm is known to feed it in {printable(family)}")
-        return self._first(placed, row.kind, written)
+        return self._first_present(placed, row.kind, written)
 
     def final(self, projection: Projection) -> Norm:
         """The norm after the last of the layers that a projection is in, before the unembedding.
@@ -140,7 +140,7 @@ class Norms:
         moved = setting and not self._is_gguf and config.get(setting, default) != default
         return f"{family}+{setting}" if moved else family
 
-    def _first(self, placed: _PlacedProjection, kind: str, written: str) -> Norm | None:
+    def _first_present(self, placed: _PlacedProjection, kind: str, written: str) -> Norm | None:
         """The norm in the first place of a row that has one, None if the row says that there is none."""
         missing = ""
         for own, where, path, other in _SITE.findall(written):
@@ -151,7 +151,7 @@ class Norms:
             if path == BARE:
                 return Norm("", None, None, False, "layer" in (own or kind))
             modules = [
-                self._last(module)
+                self._in_last_layer(module)
                 for module in placed.modules(where, path)
                 if not other or f"{module.removesuffix(path)}{other}" not in self._modules
             ]
@@ -169,7 +169,7 @@ class Norms:
             return None
         return Norm(module, gain, bias, kind.startswith("1+"), kind.endswith("layer"))
 
-    def _last(self, module: str) -> str:
+    def _in_last_layer(self, module: str) -> str:
         """The name of the module with {last} replaced by the number of the last layer."""
         before, found, after = module.partition("{last}")
         if not found:
@@ -225,20 +225,20 @@ class _PlacedProjection:
             yield from (".".join((*self.words[:count], path)) for count in range(start, self.head - 1, -1))
 
 
-def _written(row: NormFamily, block: str, role: str, leaf: str) -> str:
+def _places_in_row(row: NormFamily, block: str, role: str, leaf: str) -> str:
     """The places of the norm that feeds a projection, as in the row; `leaf` is the last word of its module."""
-    fed = _fed(block, role, leaf)
+    fed = _row_key(block, role, leaf)
     found = (row.fed.get(key) for key in (f"{block}.{role}", role, f"{block}.{fed}", fed))
     return next(filter(None, found), NONE if fed in _UNFED else UNKNOWN)
 
 
-def _fed(block: str, role: str, leaf: str) -> str:
+def _row_key(block: str, role: str, leaf: str) -> str:
     """The key in norm_families for a projection."""
     if role in _POSITIONS:
         return ""
     if leaf in _SCANNED:
         return "inner"
-    if group := _LATENT.get(role) or _BEHIND.get(role):
+    if group := _LATENT.get(role) or _KEYS_BY_ROLE.get(role):
         return group
     if block == "cross_attention":
         return "cross" if role == "query" else "cross key"

@@ -83,7 +83,7 @@ class CheckpointLayers:
             place = locate_in(tensor.name, lists) if lists else None
             if not self._record(tensor, place):
                 self._outside.append(other(tensor, None))
-        self._verdicts = dict(verdicts(self._judged(), self._widths))
+        self._verdicts = dict(verdicts(self._mlp_groups(), self._widths))
         self._towers = tower_labels(item.place.prefix for item in self._named)
 
     def _holds_projection(self, place: Location) -> bool:
@@ -97,7 +97,7 @@ class CheckpointLayers:
         if _is_matrix(tensor):
             rules = find_rules(place.path, self.family(place.prefix), len(tensor.shape)) or _stack(tensor, place)
         if place.expert is None:
-            self._remember(tensor, place, rules)
+            self._remember_shapes(tensor, place, rules)
         if rules or place.lora:
             self._named.append(item := _MatchedTensor(tensor, place, rules))
             if _is_of_mlp(item):
@@ -110,7 +110,7 @@ class CheckpointLayers:
             self._outside.append(other(tensor, place))
         return True
 
-    def _remember(self, tensor: Tensor, place: Location, rules: tuple[Rule, ...]) -> None:
+    def _remember_shapes(self, tensor: Tensor, place: Location, rules: tuple[Rule, ...]) -> None:
         """Record the shapes that tell how fused tensors of the layer are split."""
         shapes = self._shapes[place.prefix, place.layer]
         if is_linear_part(place.path) or (rules and rules[0].block == "linear_attention"):
@@ -131,7 +131,7 @@ class CheckpointLayers:
         elif len(tensor.shape) == 2 and ".".join(place.path.split(".")[-2:]) in _ROUTERS:
             shapes["router"] = tensor.shape
 
-    def _judged(self) -> dict[MlpGroup, list[MlpTensor]]:
+    def _mlp_groups(self) -> dict[MlpGroup, list[MlpTensor]]:
         """The tensors of MLPs that are judged together: those of a layer, or of each expert if experts differ."""
         uneven: list[_MatchedTensor] = []
         if self._uneven:
@@ -141,16 +141,16 @@ class CheckpointLayers:
         for item in (*even, *uneven):
             if rule := self._rule(item):
                 groups[self._group(item.place)].append(MlpTensor(item.place.path, item.tensor, rule, False))
-        return {group: self._turned(group, held) for group, held in groups.items()}
+        return {group: self._with_turned(group, held) for group, held in groups.items()}
 
-    def _turned(self, group: MlpGroup, held: list[MlpTensor]) -> list[MlpTensor]:
+    def _with_turned(self, group: MlpGroup, held: list[MlpTensor]) -> list[MlpTensor]:
         """The tensors, with `turned` set if a fused stack shows that the planes of its module are (in, out)."""
         prefix, layer, _ = group
         modules: set[str] = set()
         for fused in held:
             if fused.rule.stack == "planes" and not fused.rule.role:
                 shapes = {f"expert.{h.rule.holds}": h.tensor.shape for h in held if h.module == fused.module}
-                if self._input_first(prefix, layer, fused.tensor, fused.rule, shapes):
+                if self._is_input_first(prefix, layer, fused.tensor, fused.rule, shapes):
                     modules.add(fused.module)
         return [h._replace(turned=h.rule.stack == "planes" and h.module in modules) for h in held] if modules else held
 
@@ -159,7 +159,7 @@ class CheckpointLayers:
         return MlpGroup(place.prefix, place.layer, place.expert if apart else None)
 
     def _widths(self, prefix: str, layer: int) -> tuple[int, int]:
-        return _attended(self._shapes[prefix, layer]), self._known(prefix, layer).get("hidden", 0)
+        return _attention_width(self._shapes[prefix, layer]), self._known(prefix, layer).get("hidden", 0)
 
     def _rule(self, item: _MatchedTensor) -> Rule | None:
         """The rule that applies to a tensor, among those that fit its name."""
@@ -167,7 +167,7 @@ class CheckpointLayers:
             return item.rules[0]
         shapes = self._shapes[item.place.prefix, item.place.layer]
         known = self._known(item.place.prefix, item.place.layer)
-        return next((r for r in item.rules if not r.when or _holds(r, item.tensor, shapes, known)), None)
+        return next((r for r in item.rules if not r.when or _condition_holds(r, item.tensor, shapes, known)), None)
 
     def found(self) -> list[FoundProjection]:
         """The content of every tensor: its projections, or the tensor itself as block `other`."""
@@ -214,7 +214,7 @@ class CheckpointLayers:
         if rule.by_output and not shapes.get("attention.output") and not self._is_known(place):
             raise ValueError("no known model_type says how it is fused, and there is no output matrix: not split")
         is_stack = rule.block == "expert" and rule.stack == "planes"
-        turned = is_stack and self._input_first(place.prefix, place.layer, whole.tensor, rule, shapes)
+        turned = is_stack and self._is_input_first(place.prefix, place.layer, whole.tensor, rule, shapes)
         slices = list(slices_of(whole.tensor.shape, rule, turned, partial(resolve, known, shapes, rule.block)))
         if rule.proven and len(slices) > 1:
             self.proven[place.path.rpartition(".")[2]] = None
@@ -258,7 +258,7 @@ class CheckpointLayers:
         is_linear = block == "attention" and (place.prefix, place.layer, attention_of(place.path)) in self._linear
         return "linear_attention" if is_linear else block
 
-    def _input_first(self, prefix: str, layer: int, tensor: Tensor, rule: Rule, shapes: Shapes) -> bool:
+    def _is_input_first(self, prefix: str, layer: int, tensor: Tensor, rule: Rule, shapes: Shapes) -> bool:
         """True if a stack is stored as (experts, in, out), judged by its shapes, else the hidden size, else the
         family."""
         fused, down = shapes.get("expert.gate+up", ()), shapes.get("expert.down", ())
@@ -318,7 +318,7 @@ def _is_of_mlp(item: _MatchedTensor) -> bool:
     return bool(item.rules) and item.rules[0].block in _MLPS and not item.place.lora
 
 
-def _attended(shapes: Shapes) -> int:
+def _attention_width(shapes: Shapes) -> int:
     """The input width of a layer's attention; 0 if it is not known."""
     names = ("attention.query", "attention.query+key+value")
     return next((shapes[name][1] for name in names if len(shapes.get(name, ())) == 2), 0)
@@ -339,7 +339,7 @@ def _check_latent(shapes: Shapes, heads: int) -> None:
         )
 
 
-def _holds(rule: Rule, tensor: Tensor, shapes: Shapes, known: Sizes) -> bool:
+def _condition_holds(rule: Rule, tensor: Tensor, shapes: Shapes, known: Sizes) -> bool:
     """True if the condition of a rule is met by the shapes of its layer."""
     if rule.when == "latent gated":
         expected = latent_query_rows(shapes, known.get("heads", 0))

@@ -143,11 +143,11 @@ def _heads(found: Sizes, shapes: Shapes, width: int) -> tuple[int, int]:
 
 def _resolve_latent(found: dict[str, int], shapes: Shapes, size: int) -> None:
     """Add the widths of the latent of keys and values, and of the rotated key beside it, which takes the rest."""
-    if latent := _latent(shapes):
+    if latent := _latent_width(shapes):
         found["kv_lora_rank"], found["qk_rope_head_dim"] = latent, size - latent
 
 
-def _latent(shapes: Shapes) -> int:
+def _latent_width(shapes: Shapes) -> int:
     """The width of the latent of keys and values, from its norm or the matrix that reads it; 0 without both."""
     norms = ("kv_a_layernorm", "attn_kv_a_norm", "kv_a_norm")
     expanded = shapes.get("attention.key_b+value_b", ())

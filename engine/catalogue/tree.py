@@ -79,7 +79,7 @@ class Tree:
         if pattern:
             exact = [p for p in self.projections if p.rows and p.address == pattern]
             return exact or [p for p in self.projections if p.rows and is_named(p, pattern)]
-        inside = any(_may_stand_in(p) and p.layer is not None for p in self.projections)
+        inside = any(_is_readable_matrix(p) and p.layer is not None for p in self.projections)
         factors = {q.key for p in self.projections if p.is_product for q in p.parents}
         return [
             p
@@ -90,7 +90,7 @@ class Tree:
     def left_out(self) -> list[Projection]:
         """The matrices that an unfiltered scan does not compute, without tables of integers."""
         taken = {p.address for p in self.scanned()}
-        return [p for p in self.projections if _may_stand_in(p) and p.address not in taken]
+        return [p for p in self.projections if _is_readable_matrix(p) and p.address not in taken]
 
     def _is_taken(self, p: Projection, inside: bool) -> bool:
         """True if a scan computes a matrix without a role; `inside`: some matrices are in layers."""
@@ -98,10 +98,10 @@ class Tree:
         if p.note:
             return True
         # In an unknown family any matrix of a layer may be a projection; embeddings and heads are not.
-        return not self.known and _may_stand_in(p) and (p.layer is not None or not inside)
+        return not self.known and _is_readable_matrix(p) and (p.layer is not None or not inside)
 
 
-def _may_stand_in(p: Projection) -> bool:
+def _is_readable_matrix(p: Projection) -> bool:
     return p.rows > 0 and p.problem is None
 
 
@@ -158,11 +158,12 @@ def _build(checkpoint: ListedCheckpoint) -> Tree:
     layers = CheckpointLayers(checkpoint.config, factors.tensors)
     found = layers.found() if not factors.pairs and not factors.originals else placed(layers, factors)
     named = with_notes(
-        sorted(_addressed([f for f in found if f.block != "other"], kind), key=model_order), checkpoint.config
+        sorted(_with_unique_addresses([f for f in found if f.block != "other"], kind), key=model_order),
+        checkpoint.config,
     )
     held = {p.tensor for p in named}
     others = [f if f.block == "other" else f.as_other() for f in found if f.tensor.name not in held]
-    rest = sorted(_whole(others, kind).values(), key=model_order)
+    rest = sorted(_others_by_address(others, kind).values(), key=model_order)
     known = bool(named) and _is_known(checkpoint, layers, others)
     every = _with_products((*named, *rest), factors) if factors.pairs else (*named, *rest)
     return Tree(every, known, tuple(layers.proven), tuple(factors.lines))
@@ -202,7 +203,7 @@ def _product(p: Projection, pair: FactorPair, held: Mapping[tuple[str, int | Non
     return derive(stand_in, Derived(formula, 1, label, True, parents, (Operand(repr(pair.scale)),)))
 
 
-def _addressed(found: Sequence[FoundProjection], kind: Format) -> list[Projection]:
+def _with_unique_addresses(found: Sequence[FoundProjection], kind: Format) -> list[Projection]:
     """Projections with unique addresses; those whose address stays ambiguous are left out."""
     groups: dict[str, list[FoundProjection]] = defaultdict(list)
     for item in found:
@@ -227,7 +228,7 @@ def _addressed(found: Sequence[FoundProjection], kind: Format) -> list[Projectio
     return named
 
 
-def _whole(others: Iterable[FoundProjection], kind: Format) -> dict[str, Projection]:
+def _others_by_address(others: Iterable[FoundProjection], kind: Format) -> dict[str, Projection]:
     """Tensors that are no projections, by address."""
     addresses = ((item, f"other.{escape(item.tensor.name)}") for item in others)
     return {address: _projection(item, address, kind) for item, address in addresses}
@@ -310,7 +311,7 @@ def _is_known(checkpoint: ListedCheckpoint, layers: CheckpointLayers, others: It
     inside = [f.place for f in others if f.place and len(f.tensor.shape) == 2]
     return all(
         # GGUF's `proj` is no projection; elsewhere it is one of its block (SAM 2).
-        (_is_none(place.path) and (checkpoint.format.stands_alone or place.path != "proj"))
+        (_is_no_projection(place.path) and (checkpoint.format.stands_alone or place.path != "proj"))
         or layers.is_router(place)
         or (by_family and layers.family(place.prefix) in KNOWN_FAMILIES)
         for place in inside
@@ -318,7 +319,7 @@ def _is_known(checkpoint: ListedCheckpoint, layers: CheckpointLayers, others: It
 
 
 @lru_cache(maxsize=4096)
-def _is_none(path: str) -> bool:
+def _is_no_projection(path: str) -> bool:
     return NOT_PROJECTIONS.search(path) is not None
 
 

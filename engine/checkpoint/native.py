@@ -86,7 +86,7 @@ def join(
     _check_number(files, held, sizes)
     if len(files) == 1:
         return dict(listed)
-    whole = [_joined(parts, len(files), sizes) for parts in held.values()]
+    whole = [_join_parts(parts, len(files), sizes) for parts in held.values()]
     return {file: (whole if file == files[0] else [], stamp) for file, (_, stamp) in listed.items()}
 
 
@@ -122,28 +122,28 @@ def _sizes(files: Sequence[Path], held: Mapping[str, list[Tensor]], params: Mapp
             f"{printable(str(files[0]))} is part 1 of {len(files)} of a tensor-parallel model, and {PARAMS}, "
             "which says how they join, is missing beside it: fetch it too"
         )
-    dim, heads = _whole(params, "dim"), _whole(params, "n_heads")
+    dim, heads = _stated_size(params, "dim"), _stated_size(params, "n_heads")
     if not dim or not heads:
         if len(files) == 1:
             return _Sizes({})
         raise InputError(f"{printable(str(file))} says no dim and n_heads, without which parts do not join")
-    width = _whole(params, "head_dim") or dim // heads
-    cut = [parts[0].shape for name, parts in held.items() if _module(name) == "tok_embeddings"]
+    width = _stated_size(params, "head_dim") or dim // heads
+    cut = [parts[0].shape for name, parts in held.items() if _module_name(name) == "tok_embeddings"]
     by_columns = [rows for rows, columns in (s for s in cut if len(s) == 2) if columns * len(files) == dim]
     found: dict[str, int] = {
         "dim": dim,
         "query": heads * width,
-        "key": (_whole(params, "n_kv_heads") or heads) * width,
-        "inner": _inner(params, dim),
-        "vocabulary": _whole(params, "vocab_size") or next(iter(by_columns), 0),
+        "key": (_stated_size(params, "n_kv_heads") or heads) * width,
+        "inner": _feed_forward_width(params, dim),
+        "vocabulary": _stated_size(params, "vocab_size") or next(iter(by_columns), 0),
     }
     return _Sizes(found)
 
 
-def _inner(params: Mapping[str, Any], dim: int) -> int:
+def _feed_forward_width(params: Mapping[str, Any], dim: int) -> int:
     """The width of the feed-forward block by the formula of Meta's code, 0 if params.json does not state enough."""
-    multiple = _whole(params, "multiple_of")
-    if stated := _whole(params, "hidden_dim"):
+    multiple = _stated_size(params, "multiple_of")
+    if stated := _stated_size(params, "hidden_dim"):
         return stated
     if not multiple:
         return 0
@@ -154,7 +154,7 @@ def _inner(params: Mapping[str, Any], dim: int) -> int:
     return -(-width // multiple) * multiple
 
 
-def _whole(params: Mapping[str, Any], name: str) -> int:
+def _stated_size(params: Mapping[str, Any], name: str) -> int:
     """A size, 0 if there is none; LLaMA 1 and 2 state a vocabulary of -1, as the tokenizer has the size."""
     size = params.get(name)
     return size if type(size) is int and 0 < size < 1 << 31 else 0
@@ -164,7 +164,7 @@ def _check_number(files: Sequence[Path], held: Mapping[str, list[Tensor]], sizes
     """Refuse an incomplete set: its queries and outputs are smaller than in params.json, all by one factor."""
     lacking: set[int] = set()
     for name, parts in held.items():
-        module, shape = _module(name), parts[0].shape
+        module, shape = _module_name(name), parts[0].shape
         axis = module == "wo"
         if module in ("wq", "wo") and len(shape) == 2 and shape[1 - axis] == sizes.of.get("dim"):
             total = shape[axis] * len(files)
@@ -177,12 +177,12 @@ def _check_number(files: Sequence[Path], held: Mapping[str, list[Tensor]], sizes
         )
 
 
-def _joined(parts: Sequence[Tensor], count: int, sizes: _Sizes) -> Tensor:
+def _join_parts(parts: Sequence[Tensor], count: int, sizes: _Sizes) -> Tensor:
     """One tensor made of the parts of one name, with a problem if they are not provably parts of one matrix."""
     first = parts[0]
     if len(first.shape) < 2:  # norms, biases: no matrices
         return first
-    shown, module = " x ".join(map(str, first.shape)), _module(first.name)
+    shown, module = " x ".join(map(str, first.shape)), _module_name(first.name)
     refused = first._replace(parts=tuple((f"part {n}", part) for n, part in enumerate(parts, 1)), strides=())
     if len(parts) < count:
         return refused._replace(problem=f"{len(parts)} of {count} parts of the model hold it")
@@ -191,7 +191,7 @@ def _joined(parts: Sequence[Tensor], count: int, sizes: _Sizes) -> Tensor:
     if module not in _MODULES or len(first.shape) != 2:
         return refused._replace(problem=f"its name does not say how its {count} parts of {shown} join")
     for axis in (0, 1):
-        if axis != _cut(module) and module != "tok_embeddings":
+        if axis != _cut_axis(module) and module != "tok_embeddings":
             continue
         if copies := sizes.fits(first.shape, module, count, axis):
             shape = list(first.shape)
@@ -201,11 +201,11 @@ def _joined(parts: Sequence[Tensor], count: int, sizes: _Sizes) -> Tensor:
     return refused._replace(problem=f"its {count} parts of {shown} do not join to the shape that {PARAMS} says")
 
 
-def _cut(module: str) -> int:
+def _cut_axis(module: str) -> int:
     """The axis along which a module's matrix is cut: the one whose size is not `dim`."""
     return 1 - _MODULES[module].index("dim")
 
 
-def _module(name: str) -> str:
+def _module_name(name: str) -> str:
     """The module of a tensor: the last word before `weight`."""
     return name.removesuffix(".weight").rpartition(".")[2]

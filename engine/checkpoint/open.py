@@ -139,13 +139,13 @@ def open_checkpoint(model: str, access: Access = Access.RANGES, listings: Listin
     """
     if model == "demo":
         return _open_path(demo_file(), listings)
-    if path := _existing(model):
+    if path := _existing_path(model):
         return _open_path(path, listings)
     if urls.is_url(model):
         if access is Access.DOWNLOAD and (found := urls.hub_file(model)) is not None:
             for file in found.parts:
                 hub.file_of(f"{found.repo}@{found.revision}/{file}")
-        return _opened(remote.open_url(model, listings))
+        return _checkpoint_from(remote.open_url(model, listings))
     if not model.startswith(hub.SCHEME) and _looks_like_path(model):
         raise InputError(f"no such file or folder: {printable(model)}")
     place = hub.parse(model)
@@ -154,7 +154,7 @@ def open_checkpoint(model: str, access: Access = Access.RANGES, listings: Listin
         here = f"no such file or folder: {printable(model)}, and " if place.folder else ""
         raise InputError(lacking or f"{here}{place.repo} is not in the local Hub cache")
     if snapshot is None and access is Access.RANGES:
-        return _opened(remote.open_repo(place, lacking, listings=listings))
+        return _checkpoint_from(remote.open_repo(place, lacking, listings=listings))
     snapshot = snapshot or hub.download(place, lacking)
     return _open_folder(snapshot / place.folder, place.name, listings, snapshot)
 
@@ -169,7 +169,7 @@ def demo_file() -> Path:
     raise InputError(f"the demo model is not installed: run  {install}")
 
 
-def _existing(model: str) -> Path | None:
+def _existing_path(model: str) -> Path | None:
     try:
         path = Path(model).expanduser()
         return path if model and path.exists() else None
@@ -184,7 +184,7 @@ def _looks_like_path(model: str) -> bool:
     if model.lower().endswith(registry.suffixes()) or model.startswith((".", "/", "~")):
         return True
     parts = model.partition("@")[0].split("/")
-    return len(parts) > 2 and _existing("/".join(parts[:2])) is not None
+    return len(parts) > 2 and _existing_path("/".join(parts[:2])) is not None
 
 
 def _open_path(path: Path, listings: Listings | None) -> Checkpoint:
@@ -201,8 +201,10 @@ def _open_path(path: Path, listings: Listings | None) -> Checkpoint:
     files = with_siblings(path) if kind.stands_alone else native.numbered(path) or [path]
     name = re.sub(r"-0*1-of-\d+$", "", files[0].stem) if len(files) > 1 else path.stem
     config = {} if kind.stands_alone else _config(path.parent)
-    found = _listed(remote.CheckpointParts(name, "", config, kind, {}, {}), files, str(files[0].resolve()), listings)
-    return _opened(found, files[0])
+    found = _with_listings(
+        remote.CheckpointParts(name, "", config, kind, {}, {}), files, str(files[0].resolve()), listings
+    )
+    return _checkpoint_from(found, files[0])
 
 
 def _open_folder(folder: Path, name: str, listings: Listings | None, snapshot: Path | None = None) -> Checkpoint:
@@ -215,10 +217,10 @@ def _open_folder(folder: Path, name: str, listings: Listings | None, snapshot: P
     config = {} if kind.stands_alone else _config(about)
     repo, commit = (name, snapshot.name) if snapshot else (str(folder.resolve()), "")
     empty = remote.CheckpointParts(name, commit, config, kind, {}, named, (left_out,) if left_out else ())
-    return _opened(_listed(empty, files, repo, listings), None if snapshot else folder)
+    return _checkpoint_from(_with_listings(empty, files, repo, listings), None if snapshot else folder)
 
 
-def _listed(
+def _with_listings(
     empty: remote.CheckpointParts, files: list[Path], repo: str, listings: Listings | None
 ) -> remote.CheckpointParts:
     """Add the listings of these files and, without a config.json, the configuration from the first file's header."""
@@ -233,7 +235,7 @@ def _listed(
     return replace(empty, config=config, listed=listed)
 
 
-def _opened(found: remote.CheckpointParts, location: Path | None = None) -> Checkpoint:
+def _checkpoint_from(found: remote.CheckpointParts, location: Path | None = None) -> Checkpoint:
     """Make one checkpoint from the listings of its files."""
     tensors: dict[str, Tensor] = {}
     twice: list[str] = []
@@ -241,11 +243,13 @@ def _opened(found: remote.CheckpointParts, location: Path | None = None) -> Chec
         for tensor in listed:
             if tensor.name in tensors:
                 twice.append(tensor.name)
-                tensor = _counting(tensors[tensor.name], tensor, found.named)
+                tensor = _indexed_tensor(tensors[tensor.name], tensor, found.named)
             tensors[tensor.name] = tensor
-    lost = _held_to(found.named, tensors)
+    lost = _check_against_index(found.named, tensors)
     if twice:
-        lost.append(f"{_counted(twice)} in two files, of which the index names one: e.g. {printable(twice[0])}")
+        lost.append(
+            f"{_count_of_tensors(twice)} in two files, of which the index names one: e.g. {printable(twice[0])}"
+        )
     kind = found.format
     adapter = found.adapter or _adapter(tensors, found)
     config = found.config or _base_config(adapter)
@@ -283,14 +287,14 @@ def _base_config(adapter: Mapping[str, Any]) -> Mapping[str, Any]:
     name = adapter.get("base_model_name_or_path", adapter.get("model"))
     if isinstance(name, str) and name:
         with suppress(InputError):
-            path = _existing(name) or hub.cached(hub.parse(name).repo, "main")
+            path = _existing_path(name) or hub.cached(hub.parse(name).repo, "main")
             if path is not None and path.is_dir():
                 return _config(path)
     kind = adapter.get("model_type")
     return {"model_type": kind} if isinstance(kind, str) else {}
 
 
-def _counting(one: Tensor, other: Tensor, named: Mapping[str, str]) -> Tensor:
+def _indexed_tensor(one: Tensor, other: Tensor, named: Mapping[str, str]) -> Tensor:
     """Choose among two tensors of one name the one in the file where the index places it.
 
     Raises:
@@ -306,7 +310,7 @@ def _counting(one: Tensor, other: Tensor, named: Mapping[str, str]) -> Tensor:
     )
 
 
-def _held_to(named: Mapping[str, str], tensors: dict[str, Tensor]) -> list[str]:
+def _check_against_index(named: Mapping[str, str], tensors: dict[str, Tensor]) -> list[str]:
     """Remove tensors that the index does not name, unless it also names some that are missing; a line about either."""
     if not named:
         return []
@@ -315,11 +319,11 @@ def _held_to(named: Mapping[str, str], tensors: dict[str, Tensor]) -> list[str]:
     if extra := sorted(tensors.keys() - named.keys()):
         for name in extra:
             del tensors[name]
-        return [f"left out: {_counted(extra)} that the index does not name, e.g. {printable(extra[0])}"]
+        return [f"left out: {_count_of_tensors(extra)} that the index does not name, e.g. {printable(extra[0])}"]
     return []
 
 
-def _counted(names: Collection[str]) -> str:
+def _count_of_tensors(names: Collection[str]) -> str:
     return f"{len(names)} tensor{'s' * (len(names) != 1)}"
 
 

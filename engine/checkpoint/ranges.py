@@ -139,7 +139,7 @@ class RemoteFile:
 
     def _exactly(self, chunks: Iterator[bytes], count: int) -> Iterator[bytes]:
         """The body, which must neither be longer than `count` bytes nor arrive a few bytes at a time."""
-        for chunk in _lively(chunks):
+        for chunk in _at_a_steady_pace(chunks):
             count -= len(chunk)
             if count < 0:
                 raise FetchError(f"the server sends more of {self.name} than was asked for")
@@ -197,7 +197,7 @@ def stream(url: str, headers: Mapping[str, str]) -> Iterator[tuple[Any, Iterator
             yield response, response.iter_content(_BLOCK)
 
 
-def _lively(chunks: Iterator[bytes]) -> Iterator[bytes]:
+def _at_a_steady_pace(chunks: Iterator[bytes]) -> Iterator[bytes]:
     """The chunks, as long as they come at more than a trickle; only time spent waiting for them counts.
 
     Raises:

@@ -148,7 +148,7 @@ class Retry:
         if error is None:
             self._link.reached(self._scope)
             return False
-        if not isinstance(error, Exception) or not _may_mend(error):
+        if not isinstance(error, Exception) or not _is_temporary(error):
             return False
         if self._gained >= _WORTH:
             self._failures = 0
@@ -200,7 +200,7 @@ def short_message(error: Exception) -> str:
     return printable(words, 120) or type(error).__name__
 
 
-def _may_mend(error: Exception) -> bool:
+def _is_temporary(error: Exception) -> bool:
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     if not isinstance(error, client_errors()) or isinstance(error, OfflineModeIsEnabled):

@@ -54,7 +54,7 @@ def stored_name(model: str) -> str:
         return model.removeprefix(hub.SCHEME).partition("@")[0].removesuffix("/")
     if (found := hub_file(model)) is not None:
         return found.name
-    if (parts := _split(model)) is None:
+    if (parts := _components(model)) is None:
         return model
     name = f"{parts.hostname}{f':{parts.port}' if parts.port else ''}{_parts(parts.path)[0]}"
     return name if len(name) <= 150 else f"{parts.hostname}/{digest(name)[:8]}/{PurePosixPath(name).name[-60:]}"
@@ -69,7 +69,7 @@ def hub_file(url: str) -> HubFile | None:
     from huggingface_hub import constants
 
     endpoint = urlsplit(constants.ENDPOINT)
-    parts = _split(url)
+    parts = _components(url)
     if parts is None or parts.netloc not in (endpoint.netloc, *_HUB_HOSTS):
         return None
     found = _FILE.fullmatch(parts.path.removeprefix(endpoint.path.rstrip("/")))
@@ -97,7 +97,7 @@ def _parts(file: str) -> list[str]:
     return (siblings(file) if registry.stands_alone(file) else []) or [file]
 
 
-def _split(url: str) -> SplitResult | None:
+def _components(url: str) -> SplitResult | None:
     """The components of a URL, None if it is malformed."""
     try:
         parts = urlsplit(url)
@@ -109,7 +109,7 @@ def _split(url: str) -> SplitResult | None:
 
 def checked(url: str, shown: str) -> SplitResult:
     """The components of a URL; raises InputError unless it can be read."""
-    parts = _split(url)
+    parts = _components(url)
     if parts is None:
         raise InputError(f"{shown} is not a URL")
     if parts.username is not None:

@@ -87,7 +87,7 @@ class Gguf(Ranged):
     def header(self, ends: Ends, size: int, file: Path) -> bytes:
         """See Ranged."""
         data = ends.first(0)
-        while (needed := _needed(data, size, file)) > len(data):
+        while (needed := _needed_bytes(data, size, file)) > len(data):
             data = ends.first(max(needed, min(max(2 * len(data), _MORE), MAX_HEADER)))
         return data[:needed]
 
@@ -153,7 +153,7 @@ def list_any(file: Path) -> tuple[dict[str, Any], Listing]:
     with _mapped(file) as (data, stamp):
         found = described(data, file, stamp.size)
         source = identify(file, str(file.resolve()), "", data[: found.end])
-        return found.metadata, Listing(_laid_out(found, file, stamp.size, source), stamp)
+        return found.metadata, Listing(_placed_tensors(found, file, stamp.size, source), stamp)
 
 
 @contextmanager
@@ -170,7 +170,7 @@ def _mapped(file: Path) -> Iterator[tuple[mmap.mmap, FileStamp]]:
         raise InputError(f"cannot read {printable(str(file))}: {error.strerror}") from None
 
 
-def _needed(data: bytes, size: int, file: Path) -> int:
+def _needed_bytes(data: bytes, size: int, file: Path) -> int:
     """Where the header of a file of `size` bytes ends, or how many first bytes are needed to read on."""
     with one_line_errors(file):
         try:
@@ -194,10 +194,10 @@ def _model(found: Described, file: Path, size: int, source: Source, parts: int) 
     if type(stated) is not int or stated != parts:
         number = printable(str(stated), 20)
         raise bad(file, f"is one of {number} parts, which must be named NAME-00001-of-{number:0>5}.gguf and so on")
-    return Parsed(_laid_out(found, file, size, source), config(found.metadata))
+    return Parsed(_placed_tensors(found, file, size, source), config(found.metadata))
 
 
-def _laid_out(found: Described, file: Path, size: int, source: Source) -> list[Tensor]:
+def _placed_tensors(found: Described, file: Path, size: int, source: Source) -> list[Tensor]:
     """The tensors of a file of `size` bytes."""
     align = found.metadata.get("general.alignment", 32)
     if type(align) is not int or align <= 0:

@@ -96,7 +96,7 @@ def parse_json(data: bytes, file: Path) -> dict[str, Any]:
         if not error.doc.lstrip("\ufeff \t\r\n").startswith(("{", "[", "//", "/*", "#")):
             instead = foreign.content(data[: foreign.HEAD], "JSON") or "is not valid JSON: fetch it again"
             raise InputError(f"{shown} {instead}") from None
-        place = f"line {error.lineno}, column {error.colno}: {_fault(error)}"
+        place = f"line {error.lineno}, column {error.colno}: {_describe_fault(error)}"
         raise InputError(f"{shown} is not valid JSON, {place}; mend it or fetch it again") from None
     except UnicodeDecodeError as error:
         if known := foreign.signature(data[: foreign.HEAD]):
@@ -112,7 +112,7 @@ def parse_json(data: bytes, file: Path) -> dict[str, Any]:
     return found
 
 
-def _fault(error: json.JSONDecodeError) -> str:
+def _describe_fault(error: json.JSONDecodeError) -> str:
     """Describe the error at its place, if it is a common one, such as syntax that Python allows and JSON does not."""
     before, rest = error.doc[: error.pos].rstrip(), error.doc[error.pos :]
     if rest.startswith(("//", "/*", "#")):
@@ -134,15 +134,15 @@ def check_dense(data: bytes) -> None:
     Raises:
         ValueError: it is denser than that.
     """
-    if len(data) <= _ALWAYS_HELD or max(needed := _needed(data)) <= len(data):
+    if len(data) <= _ALWAYS_HELD or max(needed := _least_bytes(data)) <= len(data):
         return
     for text in _TEXT.finditer(data):
-        needed = [all_ - within for all_, within in zip(needed, _needed(text[0]), strict=True)]
+        needed = [all_ - within for all_, within in zip(needed, _least_bytes(text[0]), strict=True)]
     if max(needed) > len(data):
         raise ValueError("it holds too many values for its size")
 
 
-def _needed(data: bytes) -> list[int]:
+def _least_bytes(data: bytes) -> list[int]:
     """The least number of bytes that JSON with as many brackets, colons and commas takes."""
     return [16 * (data.count(b"[") + data.count(b"{")), 12 * data.count(b":"), 5 * data.count(b",")]
 

@@ -107,7 +107,7 @@ class PyTorch(Ranged):
         except OSError as error:
             raise InputError(f"cannot read {printable(str(file))}: {error.strerror}") from None
         source = identify(file, origin.repo, origin.commit, head)
-        rows = _kept_rows(lambda: _list(file, head, file), source, origin.listings)
+        rows = _kept_rows(lambda: _list_rows(file, head, file), source, origin.listings)
         return Listing(_tensors(rows, file, stamp.size, source), stamp)
 
     def header(self, ends: Ends, size: int, file: Path) -> bytes:
@@ -126,7 +126,7 @@ class PyTorch(Ranged):
         def listed() -> list[Any]:
             try:
                 with stand_in(header, size) as path:
-                    return _list(path, ZIP, file)
+                    return _list_rows(path, ZIP, file)
             except OSError as error:
                 raise InputError(
                     f"{printable(str(file))} cannot be listed: {error.strerror or error} in {tempfile.gettempdir()}"
@@ -187,7 +187,7 @@ def _tensors(rows: Iterable[Any], file: Path, size: int, source: Source) -> list
 
 
 def _kept_rows(listed: Callable[[], list[Any]], source: Source, listings: Listings | None) -> list[Any]:
-    """The rows of _list, from `listings` if they were kept before."""
+    """The rows of _list_rows, from `listings` if they were kept before."""
     key = f"{LISTING}-{source.identity}"
     rows = _parsed(listings.get(key) if listings else None)
     if rows is None:
@@ -203,7 +203,7 @@ def _parsed(text: str | None) -> list[Any] | None:
     return rows if isinstance(rows, list) else None
 
 
-def _list(path: Path, head: bytes, file: Path) -> list[Any]:
+def _list_rows(path: Path, head: bytes, file: Path) -> list[Any]:
     """The rows of the file at `path`, which begins with `head`; messages call it `file`."""
     try:
         if head.startswith((ZIP, _LEGACY)):
@@ -263,7 +263,7 @@ def _load_zip(path: Path, file: Path) -> tuple[object, list[_Region]]:
     return found, regions
 
 
-class _Unread:
+class _UnreadFile:
     """A legacy file as torch reads it: pickles are passed on, but storages are only noted with their addresses.
 
     torch cannot map such a file; it would copy all of it into memory. It reads each storage straight to its final
@@ -303,7 +303,7 @@ def _load_legacy(file: Path) -> tuple[object, list[_Region]]:
         for _ in range(_LEGACY_PICKLES):
             check_pickle(file, data, len(data))
         data.seek(0)
-        unread, left = _Unread(data), len(data)
+        unread, left = _UnreadFile(data), len(data)
 
         def stay(storage: Any, _: str) -> Any:
             nonlocal left
@@ -322,7 +322,7 @@ def _rows(file: Path, found: object, regions: list[_Region]) -> list[Any]:
     parts = found.get("mp_world_size") if isinstance(found, Mapping) else None  # DeepSpeed's word
     if isinstance(parts, int) and parts > 1:
         raise bad_file(file, f"is one of {parts} parts of a tensor-parallel model: save the whole model")
-    rows = [_row(name, tensor, regions) for name, tensor in _named(_state_dict(found))]
+    rows = [_row(name, tensor, regions) for name, tensor in _tensors_in(_state_dict(found))]
     if not rows:
         keys = [printable(str(key), 40) for key in found][:5] if isinstance(found, Mapping) else []
         held = f"its keys are {', '.join(keys)}" if keys else f"it is a {type(found).__name__}"
@@ -350,14 +350,14 @@ def _state_dict(found: object, depth: int = 0) -> Mapping[Any, Any]:
     return next(iter(held.values())) if len(held) == 1 else held
 
 
-def _named(state: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, torch.Tensor]]:
+def _tensors_in(state: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, torch.Tensor]]:
     if depth > _MAX_DEPTH:
         raise ValueError("its dictionaries are nested too deep")
     for key, value in state.items():
         if _is_tensor(value):
             yield f"{prefix}{key}", value
         elif isinstance(value, Mapping):
-            yield from _named(value, f"{prefix}{key}.", depth + 1)
+            yield from _tensors_in(value, f"{prefix}{key}.", depth + 1)
 
 
 def _is_tensor(value: object) -> bool:

@@ -60,7 +60,7 @@ class _ShortError(Exception):
         self.begin = begin
 
 
-class _Last(io.RawIOBase):
+class _FileEnd(io.RawIOBase):
     """A file of `size` bytes of which only the last ones are at hand."""
 
     def __init__(self, held: bytes, size: int) -> None:
@@ -108,7 +108,7 @@ def header_of(ends: Ends, size: int, file: Path) -> bytes:
     if max(begin, size - behind) > MAX_HEADER:
         raise unread_in_part(file, f"holds more than {MAX_HEADER:,} bytes that are no tensors")
     before = ends.first(begin)[:begin]
-    if places and _begin(before, places[0].header) != begin:
+    if places and _record_start(before, places[0].header) != begin:
         raise unread_in_part(file, "is an archive whose records lie elsewhere than its directory tells")
     return _LENGTH.pack(begin) + before + (ends.last(size - behind)[behind - size :] if behind < size else b"")
 
@@ -130,7 +130,7 @@ def stand_in(header: bytes, size: int) -> Iterator[Path]:
         handle.write(behind)
         handle.flush()
         with ZipFile(handle.name) as archive:
-            places = _places(_in_order(archive), archive.start_dir)
+            places = _places(_by_offset(archive), archive.start_dir)
         for place in (places or [])[1:]:  # the header of the first came from the server
             handle.seek(place.header)
             handle.write(_FIXED.pack(ZIP, len(place.name), place.begin - place.header - _FIXED.size - len(place.name)))
@@ -177,7 +177,7 @@ def records(path: Path, archive: ZipFile, file: Path) -> list[tuple[int, int]]:
         for name, info in infos.items():
             if name.startswith("data/") and info.file_size:
                 handle.seek(info.header_offset)
-                found.append((info.header_offset + _begin(handle.read(_FIXED.size), 0), info.file_size))
+                found.append((info.header_offset + _record_start(handle.read(_FIXED.size), 0), info.file_size))
     return sorted(found)
 
 
@@ -209,8 +209,8 @@ def _directory(ends: Ends, size: int, file: Path) -> tuple[list[ZipInfo], int]:
     held = ends.last(_MORE)
     while True:
         try:
-            with ZipFile(_Last(held, size)) as archive:
-                return _in_order(archive), archive.start_dir
+            with ZipFile(_FileEnd(held, size)) as archive:
+                return _by_offset(archive), archive.start_dir
         except _ShortError as short:
             needed = size - short.begin
         except Exception as error:  # noqa: BLE001 - zipfile raises whatever bad bytes lead to
@@ -220,7 +220,7 @@ def _directory(ends: Ends, size: int, file: Path) -> tuple[list[ZipInfo], int]:
         held = ends.last(needed + _BEFORE)
 
 
-def _in_order(archive: ZipFile) -> list[ZipInfo]:
+def _by_offset(archive: ZipFile) -> list[ZipInfo]:
     return sorted(archive.infolist(), key=lambda info: info.header_offset)
 
 
@@ -257,7 +257,7 @@ def _place(info: ZipInfo, following: int) -> _Place | None:
     return _Place(info.header_offset, name, fitting[0], fitting[0] + info.file_size) if len(fitting) == 1 else None
 
 
-def _begin(data: bytes, at: int) -> int:
+def _record_start(data: bytes, at: int) -> int:
     """Where the record begins whose header is at position `at` of these bytes."""
     _, name, padding = _FIXED.unpack_from(data, at)
     return at + _FIXED.size + int(name) + int(padding)

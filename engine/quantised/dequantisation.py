@@ -40,7 +40,7 @@ def _scaled(scheme: Scheme, shape: Shape, parts: LoadedParts) -> Tensor:
     """W = (w - zero) * scale, where blocks of rows and columns share zero and scale; compressed-tensors and FP8."""
     rows, cols = (-(-size // step) for size, step in zip(shape[-2:], scheme.block, strict=True))
     grid = (rows, cols) if len(shape) == 2 else (-1, rows, cols)
-    return _affine(
+    return _scale_and_shift(
         parts["weight"], {name: part.reshape(grid) for name, part in parts.items() if name != "weight"}, scheme
     )
 
@@ -49,7 +49,7 @@ def _int8_rows(scheme: Scheme, _: Shape, parts: LoadedParts) -> Tensor:
     """W = w * SCB / 127 for each row; bitsandbytes LLM.int8(). `format` 0 means that rows are not interleaved."""
     if "format" in parts and int(parts["format"].reshape(-1)[0]) != 0:
         raise WeightsError("bitsandbytes int8 in an interleaved layout of a GPU: save it again with row layout")
-    return _affine(parts["weight"], {"scale": parts["scale"].reshape(-1, 1)}, scheme).div_(127)
+    return _scale_and_shift(parts["weight"], {"scale": parts["scale"].reshape(-1, 1)}, scheme).div_(127)
 
 
 def _fp4(scheme: Scheme, shape: Shape, parts: LoadedParts) -> Tensor:
@@ -90,7 +90,7 @@ def _packed(scheme: Scheme, shape: Shape, parts: LoadedParts) -> Tensor:
     found = dict(parts)
     if "zero" in parts:
         found["zero"] = _fields(parts["zero"].mT, scheme.bits, shape[-2]).mT
-    return _affine(values, found, scheme, middle=1 << (scheme.bits - 1))
+    return _scale_and_shift(values, found, scheme, middle=1 << (scheme.bits - 1))
 
 
 def _gptq(scheme: Scheme, shape: Shape, parts: LoadedParts) -> Tensor:
@@ -100,7 +100,7 @@ def _gptq(scheme: Scheme, shape: Shape, parts: LoadedParts) -> Tensor:
     """
     values = _fields(parts["weight"].mT, scheme.bits, shape[1])
     zero = (_fields(parts["zero"], scheme.bits, shape[0]) + int(scheme.offset)) & ((1 << scheme.bits) - 1)
-    return _affine(values, {**parts, "zero": zero.mT, "scale": parts["scale"].mT}, scheme)
+    return _scale_and_shift(values, {**parts, "zero": zero.mT, "scale": parts["scale"].mT}, scheme)
 
 
 def _awq(scheme: Scheme, shape: Shape, parts: LoadedParts) -> Tensor:
@@ -110,7 +110,7 @@ def _awq(scheme: Scheme, shape: Shape, parts: LoadedParts) -> Tensor:
         _fields(words, 4, shape[0]).reshape(len(words), -1, 8).index_select(-1, order).flatten(-2)
         for words in (parts["weight"], parts["zero"])
     )
-    return _affine(values, {"zero": zero, "scale": parts["scale"]}, scheme).mT
+    return _scale_and_shift(values, {"zero": zero, "scale": parts["scale"]}, scheme).mT
 
 
 def _codebook(scheme: Scheme, shape: Shape, parts: LoadedParts) -> Tensor:
@@ -185,7 +185,7 @@ _FORMULAS: dict[str, Callable[[Scheme, Shape, LoadedParts], Tensor]] = {
 }
 
 
-def _affine(values: Tensor, parts: LoadedParts, scheme: Scheme, middle: int = 0) -> Tensor:
+def _scale_and_shift(values: Tensor, parts: LoadedParts, scheme: Scheme, middle: int = 0) -> Tensor:
     """(values - zero) * scale as floats; `middle` is the zero point if none is stored.
 
     The columns of a block are neighbours, unless `g_idx`, int32 (in,), gives the group of each.

@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 _Reader: TypeAlias = Callable[[Parts, QuantisationSettings], QuantisedMatrix]
 
 
-def _names(names: str) -> frozenset[str]:
+def _words(names: str) -> frozenset[str]:
     return frozenset(names.split())
 
 
 # Names of a module's tensors, behind the module's name, in the formats that are read and in those that are only named.
-_PARTS = _names(
+_PARTS = _words(
     "weight qweight qzeros scales g_idx weight_packed weight_shape weight_scale weight_scale_inv weight_scale_2 "
     "weight_global_scale weight_zero_point weight_g_idx scale qscale_weight scale_weight pre_quant_scale SCB "
     "weight_format W_q zero meta codes codebooks Qidxs SU SV Wscale trellis suh svh indices centroids res_centroids "
@@ -58,7 +58,7 @@ _UNSUPPORTED = {
     "tables": "HIGGS", "weight_scales": "EETQ", "biases": "MLX", "qbiases": "MLX", "dqweight": "FP-Quant",
     "weight._data": "quanto", "weight:_data": "torchao", "_weight_qdata": "torchao",
 }  # fmt: skip
-_READ = _names("compressed-tensors modelopt fp8 mxfp8 fbgemm_fp8 mxfp4 bitsandbytes gptq awq")
+_READ = _words("compressed-tensors modelopt fp8 mxfp8 fbgemm_fp8 mxfp4 bitsandbytes gptq awq")
 _BYTES = {"bfloat16": 2, "float32": 4, "float64": 8}
 _INTEGERS = frozenset({"BOOL", "U8", "I8", "I16", "U16", "I32", "U32", "I64", "U64"})
 
@@ -163,7 +163,7 @@ def _matrix(
     kind = tuple([(name, part.dtype, part.shape) for name, part in parts.items()])
     plan = plans.get(kind)
     if kind not in plans:
-        plan, is_general = _plan(parts, settings)
+        plan, is_general = _plan_module(parts, settings)
         if is_general:
             plans[kind] = plan
     if plan is None:
@@ -178,9 +178,9 @@ def _matrix(
     )
 
 
-def _plan(parts: Parts, settings: QuantisationSettings) -> tuple[_ModuleKind | str | None, bool]:
+def _plan_module(parts: Parts, settings: QuantisationSettings) -> tuple[_ModuleKind | str | None, bool]:
     """The way to read a module, or the reason why it cannot be read; and True if that holds for all such modules."""
-    build = _format(parts, settings)
+    build = _reader_of(parts, settings)
     if build is None or isinstance(build, str):
         return build, True
     try:
@@ -202,7 +202,7 @@ def _unreadable(name: str, parts: Parts, problem: str) -> Tensor:
     return carrier._replace(name=name, shape=shape[:3], parts=tuple(parts.items()), problem=problem)
 
 
-def _format(parts: Parts, settings: QuantisationSettings) -> _Reader | str | None:
+def _reader_of(parts: Parts, settings: QuantisationSettings) -> _Reader | str | None:
     """The function that reads a module's parts, or the reason why none does; None for a module of plain weights."""
     if name := _unsupported(parts):
         return f"{name} quantisation is not supported"
@@ -225,7 +225,7 @@ def _by_names(parts: Parts) -> _Reader | None:
 
 
 def _by_weight(parts: Parts, settings: QuantisationSettings) -> _Reader | str | None:
-    """_format for a module whose `weight`, or stack, decides by its type."""
+    """_reader_of for a module whose `weight`, or stack, decides by its type."""
     weight = parts.get("weight", parts.get(""))
     dtype = weight.dtype if weight is not None else ""
     scaled = [name for name in FP8_SCALES if name in parts]
@@ -242,7 +242,7 @@ def _by_weight(parts: Parts, settings: QuantisationSettings) -> _Reader | str | 
 
 
 def _integers(parts: Parts, dtype: str, scaled: list[str], settings: QuantisationSettings) -> _Reader | str | None:
-    """_format for a `weight` of integers: a table of numbers, or packed."""
+    """_reader_of for a `weight` of integers: a table of numbers, or packed."""
     method = settings.method
     scale = parts[scaled[0]].dtype if scaled else ""
     if dtype == "F4" and not scaled:

@@ -62,13 +62,13 @@ class PackedMatrix:
         """See Packed: in the scheme's type."""
         from .dequantisation import dequantise
 
-        return _placed(dequantise(self._scheme, self.shape[1:], self._parts_of(index)))
+        return _as_numpy_on_cpu(dequantise(self._scheme, self.shape[1:], self._parts_of(index)))
 
     def reshape(self, *shape: int) -> Weights:
         """See Packed."""
         from .dequantisation import dequantise
 
-        return _placed(dequantise(self._scheme, self.shape, self._parts)).reshape(*shape)
+        return _as_numpy_on_cpu(dequantise(self._scheme, self.shape, self._parts)).reshape(*shape)
 
     def on_host(self) -> PackedMatrix:
         """See Packed."""
@@ -79,14 +79,17 @@ class PackedMatrix:
         if self._scheme.formula == "codebook":
             flat = {name: self._parts[name].reshape(experts, -1)[index] for name in ("weight", "absmax")}
             return {**self._parts, **flat}
-        return {name: part if part.numel() == 1 else _of(part, index, experts) for name, part in self._parts.items()}
+        return {
+            name: part if part.numel() == 1 else _part_of_expert(part, index, experts)
+            for name, part in self._parts.items()
+        }
 
 
-def _of(part: torch.Tensor, index: int, experts: int) -> torch.Tensor:
+def _part_of_expert(part: torch.Tensor, index: int, experts: int) -> torch.Tensor:
     """The part of one expert. Parts flattened by rows, with two 4-bit floats a byte, are cut into one row per
     expert."""
     return part[index] if part.shape[0] == experts else part.reshape(experts, -1)[index]
 
 
-def _placed(weights: torch.Tensor) -> Weights:
+def _as_numpy_on_cpu(weights: torch.Tensor) -> Weights:
     return weights if weights.is_cuda else host_array(weights)

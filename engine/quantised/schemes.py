@@ -46,7 +46,7 @@ def fp8(parts: Parts, settings: QuantisationSettings) -> QuantisedMatrix:
     by_exponents = scale.dtype in EXPONENTS
     if len(weight.shape) > 3:
         raise ValueError(f"not a matrix ({show(weight.shape)})")
-    block, words = _shared(weight.shape, scale, settings.blocks(), by_exponents)
+    block, words = _shared_block(weight.shape, scale, settings.blocks(), by_exponents)
     scheme = Scheme(
         "mxfp8" if by_exponents and block == (1, 32) else "fp8", words, "scaled", exact_floats([scale]), block
     )
@@ -57,7 +57,7 @@ def int8(parts: Parts, settings: QuantisationSettings) -> QuantisedMatrix:
     """int8 with scales and perhaps zero points (compressed-tensors int-quantized, modelopt int8)."""
     weight = carrier(parts, "weight")
     scale = typed(parts, "weight_scale", FLOATS)
-    block, words = _shared(weight.shape, scale, settings.blocks(), by_exponents=False)
+    block, words = _shared_block(weight.shape, scale, settings.blocks(), by_exponents=False)
     found = {"weight": weight, "scale": scale}
     if settings.has_zero_points(parts):
         zero = found["zero"] = typed(parts, "weight_zero_point", {"I8", "I32"})
@@ -181,7 +181,7 @@ def plain(parts: Parts, _: QuantisationSettings) -> QuantisedMatrix:
     return QuantisedMatrix(weight.shape, Scheme(name, "", formula, "float32"), {"weight": weight})
 
 
-def _shared(
+def _shared_block(
     shape: Shape, scale: Tensor, blocks: Iterable[tuple[int, int]], by_exponents: bool
 ) -> tuple[tuple[int, int], str]:
     """The block of weights that shares a number of `scale`, and the words for it.
