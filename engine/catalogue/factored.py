@@ -163,7 +163,7 @@ def _why_no_factors(kind: str, module: str, factors: Sequence[Tensor], planes: i
     if kind == LORA and module.removesuffix(".base_layer").rpartition(".")[2] == "experts":
         return "factors of a stack of experts, which are not multiplied"
     if not all(len(t.shape) == 2 or (kind == LORA and len(t.shape) > 2) for t in factors):
-        return "factors that are no matrices"
+        return "factors that are not matrices"
     return ""
 
 
@@ -216,18 +216,18 @@ def _stand_in(name: str, pair: FactorPair) -> Tensor:
 
 
 def _lines(failed: Mapping[str, Sequence[str]], beside: Mapping[str, Sequence[_NamedTensor]]) -> list[str]:
-    lines = [f"{_count_of_tensors(names)}: {why}, e.g. {printable(names[0])}" for why, names in failed.items()]
+    lines = [f"{_how_many(names)}: {why}, e.g. {printable(names[0])}" for why, names in failed.items()]
     sides: dict[str, list[str]] = defaultdict(list)
     for held in beside.values():
         for part, tensor in held:
             sides[part.side].append(tensor.name)
     if names := sides["magnitude"]:
         lines.append(
-            f"DoRA: {_count_of_tensors(names)} of magnitudes are left out, e.g. {printable(names[0])}: "
+            f"DoRA: {_how_many(names)} of magnitudes not applied, e.g. {printable(names[0])}: "
             "the spectra are those of scale x B A"
         )
     lines += [
-        f"{_count_of_tensors(names)} of {what}, which is no product of two factors: what they change is not computed, "
+        f"{_how_many(names)} of {what}, which is not a product of two factors: what they change is not computed, "
         f"e.g. {printable(names[0])}"
         for side, what in OTHER.items()
         if (names := sides[side])
@@ -235,5 +235,5 @@ def _lines(failed: Mapping[str, Sequence[str]], beside: Mapping[str, Sequence[_N
     return lines
 
 
-def _count_of_tensors(names: Sequence[str]) -> str:
+def _how_many(names: Sequence[str]) -> str:
     return f"{len(names)} tensor{'s' * (len(names) != 1)}"

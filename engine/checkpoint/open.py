@@ -319,7 +319,7 @@ def _check_against_index(named: Mapping[str, str], tensors: dict[str, Tensor]) -
     if extra := sorted(tensors.keys() - named.keys()):
         for name in extra:
             del tensors[name]
-        return [f"left out: {_count_of_tensors(extra)} that the index does not name, e.g. {printable(extra[0])}"]
+        return [f"{_count_of_tensors(extra)} that the index does not name, e.g. {printable(extra[0])}: left out"]
     return []
 
 

@@ -55,4 +55,4 @@ def bad_file(file: Path, what: str) -> InputError:
 
 def damaged(file: Path, reason: str) -> InputError:
     """The error about a file that is incomplete, or not of the kind that its name says."""
-    return bad_file(file, f"is damaged or no checkpoint ({printable(reason, 80)}): download it again")
+    return bad_file(file, f"is damaged or not a checkpoint ({printable(reason, 80)}): download it again")
