@@ -133,7 +133,7 @@ def is_writable(folder: Path) -> bool:
 
 
 def why_no_file(path: Path) -> str:
-    """Why no file can be written at a path, "" where one can: what takes long to compute asks before."""
+    """The reason why no file can be written at a path, "" if one can: for checks before a long computation."""
     try:
         if path.is_dir():
             return "it is a folder"
@@ -145,7 +145,7 @@ def why_no_file(path: Path) -> str:
 
 
 def why_no_folder(path: Path) -> str:
-    """Why move_folder cannot put a folder at a path, "" where it can."""
+    """The reason why move_folder cannot put a folder at a path, "" if it can."""
     try:
         if path.is_dir():
             return "it is not empty" if any(path.iterdir()) else _why_no_names(path.parent)
@@ -155,7 +155,10 @@ def why_no_folder(path: Path) -> str:
 
 
 def _why_no_names(folder: Path) -> str:
-    """Why nothing can be made in a folder. Tried, for permissions do not tell of a disk that is read-only."""
+    """The reason why nothing can be made in a folder, "" if something can.
+
+    It is tried, because permissions do not show that a disk is read-only.
+    """
     if not folder.is_dir():
         return f"there is no folder {folder}"
     temporary = _temporary(folder)
