@@ -336,7 +336,7 @@ def _rows(file: Path, found: object, regions: list[_Region]) -> list[Any]:
 def _state_dict(found: object, depth: int = 0) -> Mapping[Any, Any]:
     """The innermost of nested state dicts, as trainers save them; {} if there is none.
 
-    Beside the names of `_NESTS` it may be under any name with tensors: one dictionary or several (Megatron's encoder,
+    Besides the names of `_NESTS` it may be under any name with tensors: one dictionary or several (Megatron's encoder,
     embedding).
     """
     if not isinstance(found, Mapping) or depth > _MAX_DEPTH or {"state", "param_groups"} <= found.keys():
