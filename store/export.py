@@ -91,8 +91,8 @@ def export(entries: Sequence[Entry], values: Mapping[str, Values], path: Path, l
     `.csv` and `.json`: one `row` per projection; `values` (by content key) are not needed.
 
     Raises:
-        ValueError: the suffix is unknown; a layout is given for a format other than .h5; values of an entry are missing;
-            or two entries of an .npz or of GROUPS have the same address.
+        ValueError: the suffix is unknown; a layout is given for a format other than .h5; values of an entry are
+            missing; or two entries of an .npz or of GROUPS have the same address.
         OSError: the disk is full or fails; a file that was at `path` is still there, unchanged.
     """
     path = Path(path)

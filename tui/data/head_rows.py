@@ -1,4 +1,4 @@
-"""Single heads of an open model: which rows there are of them, where each stands, and which numbers say something."""
+"""Single heads of an open model: their rows, their places, and the numbers that are meaningful for them."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ _BLOCKS = ("attention", "cross_attention")
 
 @dataclass(frozen=True, slots=True)
 class HeadRows:
-    """By kind (derive.head_matrices.KINDS) the rows of all layers, in model order; `unknown` says of which layers the
-    heads cannot be told, and why."""
+    """The rows of all layers by kind (derive.head_matrices.KINDS), in model order; `unknown` names the layers whose
+    heads cannot be told apart, and why."""
 
     by_kind: Mapping[str, tuple[Projection, ...]]
     offset: int = 0
@@ -47,11 +47,11 @@ class HeadRows:
 
     @property
     def refusals(self) -> tuple[str, ...]:
-        """Why some cannot be made, a sentence for each reason."""
+        """Why some rows cannot be made, one sentence per reason."""
         return _by_reason((_attention_of(p), p.problem) for p in self.every if p.problem)
 
     def named(self, pattern: str | None) -> HeadRows:
-        """Those that a filter names, by their own address or by that of a projection that they are made of."""
+        """The rows that a filter matches, by their address or that of a projection that they are made from."""
         if pattern is None:
             return self
         found = {
@@ -62,13 +62,14 @@ class HeadRows:
 
 
 def head_rows(model: Model, offset: int = 0) -> HeadRows:
-    """Of the heads of a model whose weights are at hand, shown as it is, under a weighting or in the fixed gauge.
+    """The heads of a model whose weights are at hand, in the state that is shown: unmodified, weighted or in the fixed
+    gauge.
 
-    In the fixed gauge there are no rows of values: any invertible matrix may stand between value and output, so that
-    only their product says something. `offset`: how many tokens a query stands behind its key.
+    In the fixed gauge there are no rows of values: any invertible matrix may stand between value and output, so only
+    their product is meaningful. `offset`: how many tokens a query comes after its key.
 
     Raises:
-        InputError: it is known of no attention how RoPE turns queries that stand so far behind.
+        InputError: for no attention is it known how RoPE turns queries at this offset.
     """
     checkpoint = model.checkpoint
     assert checkpoint is not None
@@ -86,13 +87,13 @@ def head_rows(model: Model, offset: int = 0) -> HeadRows:
 
 
 def _kinds_in(gauge: str) -> list[str]:
-    """What there is of heads in a gauge."""
+    """The kinds of rows that exist in a gauge."""
     return [kind for kind in KINDS if kind != VALUE or gauge == RAW]
 
 
 def _turned(checkpoint: Checkpoint, a: Attention, offset: int) -> tuple[Attention, Turned | None]:
-    """How the queries of an attention are turned; None of a latent one, whose rotated rows are left out, where the keys
-    are of another sequence, and where it is not known, which is then why it has no QK."""
+    """An attention with how its queries are turned. That is None for latent attention, whose rotated rows are left out;
+    if the keys come from another sequence; and if it is unknown, which then becomes the reason for having no QK."""
     from rankscope.engine.catalogue.frequencies import rope_at
 
     if a.is_latent or a.no_qk or a.key.block != "attention":
@@ -105,7 +106,7 @@ def _turned(checkpoint: Checkpoint, a: Attention, offset: int) -> tuple[Attentio
 
 
 def stored_rows(session: Session, offset: int = 0) -> HeadRows:
-    """The same of a model whose weights are not at hand: what is stored of it, in the state that is shown."""
+    """The heads of a model whose weights are not at hand: those stored in the state that is shown."""
     rows = stored_heads(session.store.stored(), session.weighting, session.gauge)
     found = {p.address: p for p in rows if offset_of(p) in (None, offset)}
     by_kind: dict[str, list[Projection]] = {}
@@ -116,7 +117,7 @@ def stored_rows(session: Session, offset: int = 0) -> HeadRows:
 
 
 def rows_of_session(session: Session, offset: int = 0) -> HeadRows:
-    """Those of an open model as it is shown.
+    """The heads of an open model in the state that is shown.
 
     Raises:
         InputError: see head_rows.
@@ -127,7 +128,7 @@ def rows_of_session(session: Session, offset: int = 0) -> HeadRows:
 
 
 def in_state(model: Model, root: Path, under: Weighting | None, gauge: str = RAW) -> Model:
-    """A model of which only the attention is left, under a weighting and in a gauge. Reads what these need.
+    """A model reduced to its attention, under a weighting and in a gauge. Reads what these need.
 
     Raises:
         InputError: see chosen_weighting.weighed and gauged_model.fixed.
@@ -152,15 +153,15 @@ def head_grid(rows: Iterable[Projection]) -> Grid:
 
 
 def compares_with_noise(lens: Lens, kind: str) -> bool:
-    """Whether noise of the shape of these rows says something: not of products, which noise is not a product of, nor
-    under a weighting, of which heads have no noise."""
+    """Whether these rows can be compared with noise of their shape: not if they are products, because noise is not a
+    product, nor under a weighting, because heads have no weighted noise."""
     return kind not in (QK, OV, GROUP_OV) and not lens.pair.shown_as
 
 
 def lens_for(lens: Lens, kind: str) -> Lens:
-    """A lens whose number says something of rows of this kind: k instead of what ranks that are asked for of whole
-    projections keep, and of what compares with noise or with factors of the same shape where these are of a product, or
-    weighted; k is then shaded by its share."""
+    """A lens with a number that is meaningful for rows of this kind. k replaces numbers at ranks wanted for whole
+    projections, and comparisons with noise or factors of the same shape if the rows are products or weighted; k is then
+    shaded by its share."""
     is_plain = compares_with_noise(lens, kind)
     name = lens.measure.name
     if is_plain and name != "k/kf" and not lens.measure.needs_ranks:
@@ -171,13 +172,13 @@ def lens_for(lens: Lens, kind: str) -> Lens:
 
 
 def label_of(rows: Sequence[Projection]) -> str:
-    """What a title says of the rows of one kind: `QK, offset 0, RoPE not applied`."""
+    """The text for titles about the rows of one kind: `QK, offset 0, RoPE not applied`."""
     return "; ".join(dict.fromkeys(p.derived.label for p in rows if p.derived is not None))
 
 
 def _by_reason(sentences: Iterable[tuple[str, str]]) -> tuple[str, ...]:
-    """Sentences about attentions, each with the address that it begins with, as one for each reason:
-    `layers.0.attention and 29 more: ...`."""
+    """Unite sentences about attentions that begin with their address and then give the same reason: `layers.0.attention
+    and 29 more: ...`."""
     found: dict[str, list[str]] = {}
     for address, sentence in dict.fromkeys(sentences):
         found.setdefault(sentence.removeprefix(f"{address}: "), []).append(address)
