@@ -1,4 +1,4 @@
-"""How many outputs carry the first direction of each projection whose directions are stored."""
+"""The number of outputs that carry the first direction, for each projection whose directions are stored."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from rankscope.engine.spectrum import DIRECTIONS, Projection, Values
 
 
 class Participations:
-    """Which directions are known to be stored, by their content keys, and the participation of u_1 (of both of a plane)
-    of those that were read. A projection goes by the key of its matrix as it is."""
+    """The content keys of stored directions, and the participation of u_1 (of both for a plane) for those that were
+    read. A projection is identified by the key of its unmodified matrix."""
 
     def __init__(self) -> None:
         self._matrices: dict[str, str] = {}  # key of directions -> that of the matrix
         self._numbers: dict[str, float] = {}
 
     def know(self, stored: Projection) -> None:
-        """Take in what is stored, where it is the directions of a matrix as it is."""
+        """Record a stored projection if it holds the directions of an unmodified matrix."""
         if stored.derived is not None and stored.derived.formula == DIRECTIONS:
             self._matrices[stored.key] = stored.parents[0].key
 
     def number(self, projection: Projection) -> float | None:
-        """Of a projection in whatever state; None where it was not read."""
+        """The participation for a projection in any state; None if it was not read."""
         return None if projection.is_product else self._numbers.get(projection.parents[0].key)
 
     def forget(self, key: str) -> None:
-        """Something else is stored of a key than before, or nothing."""
+        """Drop what is known about a key whose stored spectrum has changed or is gone."""
         self._numbers.pop(self._matrices.get(key, ""), None)
 
     def matrices(self, keys: Iterable[str]) -> set[str]:
@@ -33,13 +33,13 @@ class Participations:
         return {self._matrices[key] for key in keys if key in self._matrices}
 
     def unread(self, stored: Set[str]) -> dict[str, str]:
-        """Of the directions that are stored those that were not read, by the keys of their matrices."""
+        """The stored directions that were not read, by the keys of their matrices."""
         known = self._matrices.copy().items()
         return {matrix: key for key, matrix in known if key in stored and matrix not in self._numbers}
 
     def take(self, projections: Iterable[Projection], unread: Mapping[str, str], values: Mapping[str, Values]) -> None:
-        """Work it out for these projections from the numbers that were read of their directions."""
-        from .carriers import outputs_of  # numpy
+        """Compute the participations of these projections from the values of their directions."""
+        from .carriers import outputs_of  # imports numpy
 
         for raw in (p.parents[0] for p in projections):
             if (numbers := values.get(unread.get(raw.key, ""))) is not None:
