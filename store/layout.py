@@ -267,7 +267,21 @@ def _fill(file: Any, entries: Sequence[Entry], values: Sequence[Values], packed:
     kind = _type_in(version)
     flat = np.concatenate([np.zeros(0, kind), *values]).astype(kind, copy=False)
     file.create_dataset(_dataset_in(version), data=flat, **packed).attrs["units"] = "1"
-    crc32 = [zlib.crc32(v.astype(kind).tobytes()) for v in values]
+    tables = _tables_of(entries, values, version)
+    _write_tables(file, tables)
+    file.attrs["format"] = FORMAT
+    file.attrs["format_version"] = version
+    file.attrs["software"] = software()
+    # To the microsecond: every file gets a different name, so no merge can overwrite one of its inputs.
+    file.attrs["created_at"] = datetime.now(UTC).isoformat(timespec="microseconds")
+    has_generations = not GENERATION.keys().isdisjoint(tables.index.dtype.names or ())
+    file.attrs["description"] = _description(version, has_generations)
+    return tables
+
+
+def _tables_of(entries: Sequence[Entry], values: Sequence[Values], version: int) -> Tables:
+    """The tables of a file with these entries."""
+    crc32 = [zlib.crc32(v.astype(_type_in(version)).tobytes()) for v in values]
     every = (p.source for entry in entries for p in (entry.projection, *entry.projection.parents))
     sources = {source: n for n, source in enumerate(dict.fromkeys(every))}
     runs = {run: n for n, run in enumerate(dict.fromkeys(e.run for e in entries))}
@@ -280,11 +294,11 @@ def _fill(file: Any, entries: Sequence[Entry], values: Sequence[Values], packed:
     if version != FORMAT_VERSION:
         columns = columns | DERIVED
         rows = [row + derived_row(entry) for row, entry in zip(rows, entries, strict=True)]
-    if has_generations := any(entry.generation for entry in entries):
+    if any(entry.generation for entry in entries):
         columns = columns | GENERATION
         rows = [(*row, entry.generation) for row, entry in zip(rows, entries, strict=True)]
     ranks = [[entry.ranks[threshold] for threshold in THRESHOLDS] for entry in entries]
-    tables = Tables(
+    return Tables(
         index=pack(columns, rows),
         sources=pack(SOURCE, [fields(source, SOURCE) for source in sources]),
         runs=pack(RUN, [fields(run, RUN) for run in runs]),
@@ -292,6 +306,10 @@ def _fill(file: Any, entries: Sequence[Entry], values: Sequence[Values], packed:
         thresholds=np.array(THRESHOLDS, "<f8"),
         parents=None if version == FORMAT_VERSION else pack(PARENT, parent_rows(entries, sources)),
     )
+
+
+def _write_tables(file: Any, tables: Tables) -> None:
+    """Write every table; the index and the thresholds are the dimension scales of the table of ranks."""
     index = file.create_dataset("index", data=tables.index)
     if tables.parents is not None:
         file.create_dataset("parents", data=tables.parents)
@@ -303,14 +321,6 @@ def _fill(file: Any, entries: Sequence[Entry], values: Sequence[Values], packed:
         scale.make_scale(label)
         dimension.attach_scale(scale)
         dimension.label = label
-
-    file.attrs["format"] = FORMAT
-    file.attrs["format_version"] = version
-    file.attrs["software"] = software()
-    # To the microsecond: every file gets a different name, so no merge can overwrite one of its inputs.
-    file.attrs["created_at"] = datetime.now(UTC).isoformat(timespec="microseconds")
-    file.attrs["description"] = _description(version, has_generations)
-    return tables
 
 
 def _description(version: int, has_generations: bool) -> str:

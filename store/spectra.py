@@ -50,7 +50,7 @@ class SpectraStore:
         self.folder = Path(root) / model
         self.saved = 0  # spectra saved by this object
         self._writer = Writer(self._save, self._wait)
-        self._told: Callable[[str], None] = _nobody
+        self._told: Callable[[str], None] = lambda _: None
         self._prepared = False
         self._is_full = False
         self._segments = 0  # written by this object since the last merge
@@ -156,13 +156,11 @@ class SpectraStore:
         return self._writer.put(spectrum)
 
     def listen(self, tell: Callable[[str], None]) -> None:
-        """Have the writer's thread call `tell` with a line that says how much room is missing whenever the disk is
-        found full, and with "" once there is room again and saving goes on."""
+        """Have the writer's thread call `tell` with a line on a full disk, and with "" once saving goes on."""
         self._told = tell
 
     def verify(self, keys: Iterable[str] | None = None) -> None:
-        """Read and check the values of these keys, or, for None, every byte of every file. Damage is handled as in
-        `values`.
+        """Check the values of these keys or, for None, every byte of every file; for damage see `values`.
 
         Raises:
             OSError: a file cannot be read.
@@ -203,14 +201,12 @@ class SpectraStore:
         return self._files.has_company
 
     def news(self) -> set[str]:
-        """Return the keys of spectra in files of other processes that came or went since the last call; a merge reports
-        those that it moves."""
+        """Return the keys in other processes' files that came or went since the last call, also by a merge."""
         with self._lock:
             return self._files.take_news()
 
     def tidy(self) -> None:
-        """Sweep files that killed processes left half written, and merge their small files. To be called by whatever
-        opens a store for writing.
+        """Sweep and merge what killed processes left; called by whatever opens a store for writing.
 
         Raises:
             OSError: as `merge`.
@@ -219,8 +215,7 @@ class SpectraStore:
         self.merge()
 
     def merge(self) -> None:
-        """Merge segments into volumes where there are 32 or more of one format version; otherwise this costs one
-        listing.
+        """Merge segments where there are 32 or more of one format version; otherwise this costs one listing.
 
         Spectra are safe whatever happens: a merge removes nothing before its result is verified.
 
@@ -318,8 +313,7 @@ class SpectraStore:
                     self._merge(names)
 
     def _wait(self, pending: list[Spectrum]) -> None:
-        """Say how much room the pending spectra lack on a full disk; with none pending, that there is room again.
-        Called by the writer's thread."""
+        """Tell the listener how much room the pending spectra lack; with none pending, that there is room."""
         size = _FILE_BYTES + sum(spectrum.values.nbytes + _ROW_BYTES for spectrum in pending)
         self._told(room.full_line(self.folder, size) if pending else "")
 
@@ -403,7 +397,3 @@ def _is_due(names: Iterable[str]) -> bool:
 
 def _segments_in(names: Iterable[str]) -> int:
     return sum(name.startswith(segments.SEGMENT) for name in names)
-
-
-def _nobody(_: str) -> None:
-    """The default listener."""

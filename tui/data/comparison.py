@@ -10,8 +10,9 @@ from rankscope.engine.spectrum import Projection
 
 from .grid import member_of
 from .latent_columns import latent_measures
+from .lens import Lens
 from .measures import ENERGY
-from .pair import Lens, Side
+from .pair import Side
 from .records import of_rows
 from .table_rows import Field, fields_of, has_twins, load
 

@@ -10,7 +10,7 @@ from rankscope.engine.spectrum import Projection, Run
 
 from .delta_numbers import DeltaColumn, DeltaNumbers, changes_of
 from .deltas import WithoutDifference
-from .pair import Lens
+from .lens import Lens
 from .session import Session
 from .wording import MARKS, refusal
 

@@ -9,7 +9,7 @@ from rankscope.engine.spectrum import Projection
 from .model import Model
 
 Depths = Mapping[str, tuple[int, int]]
-"""By tower the numbers of layers in the first and in the second model, where these differ."""
+"""The numbers of layers in the first and in the second model by tower, where they differ."""
 
 
 def depths_of(first: Model, second: Model) -> Depths:

@@ -15,8 +15,8 @@ from rankscope.engine.errors import InputError
 from rankscope.engine.spectrum import Projection
 
 from .grid import Column, Grid
+from .lens import Lens
 from .model import Model
-from .pair import Lens
 from .stored_gauge import FACTORS, StoredGauge
 
 if TYPE_CHECKING:

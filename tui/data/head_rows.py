@@ -18,9 +18,9 @@ from rankscope.engine.spectrum import Projection
 from .chosen_weighting import weighed
 from .gauged_model import RAW, fixed
 from .grid import Column, Grid, Row
+from .lens import Lens
 from .measures import BY_NAME, OF_SHAPES
 from .model import Model
-from .pair import Lens
 from .session import Session
 from .stored_heads import stored_heads
 
@@ -74,16 +74,25 @@ def head_rows(model: Model, offset: int = 0) -> HeadRows:
     checkpoint = model.checkpoint
     assert checkpoint is not None
     shown = [p for p in (*model.tree.projections, *model.multiplied) if p.derived is None or is_state(p)]
+    kinds = _kinds_in(next((p.derived.gauge for p in shown if p.derived and p.derived.gauge), RAW))
     states = {p.address: p for p in shown}
     found, unknown = attentions(checkpoint, [p.parents[0] if is_state(p) else p for p in shown])
-    kinds = _kinds_in(FIXED if any(p.derived and p.derived.gauge for p in shown) else RAW)
-    both = [_turned(checkpoint, a, offset) for a in found] if offset else [(a, None) for a in found]
-    by_kind = {kind: tuple(p for a, turned in both for p in heads_of(a, kind, states, turned)) for kind in kinds}
-    if offset and QK in by_kind and all(p.problem for p in by_kind[QK]):
-        unmade = [a.no_qk for (a, _), before in zip(both, found, strict=True) if a.no_qk != before.no_qk]
-        if unmade:
-            raise InputError(f"--offset {offset}: {unmade[0]}")
-    return HeadRows({kind: rows for kind, rows in by_kind.items() if rows}, offset, _by_reason(unknown.items()))
+    both = [_turned(checkpoint, a, offset) for a in found]
+    by_kind = {
+        kind: rows
+        for kind in kinds
+        if (rows := tuple(p for a, turned in both for p in heads_of(a, kind, states, turned)))
+    }
+    if offset and all(p.problem for p in by_kind.get(QK, ())):
+        _check_turned(found, [a for a, _ in both], offset)
+    return HeadRows(by_kind, offset, _by_reason(unknown.items()))
+
+
+def _check_turned(found: Sequence[Attention], turned: Sequence[Attention], offset: int) -> None:
+    """Raise InputError with the reason if turning queries by this offset has left an attention without QK."""
+    for before, after in zip(found, turned, strict=True):
+        if after.no_qk != before.no_qk:
+            raise InputError(f"--offset {offset}: {after.no_qk}")
 
 
 def _kinds_in(gauge: str) -> list[str]:
@@ -92,12 +101,13 @@ def _kinds_in(gauge: str) -> list[str]:
 
 
 def _turned(checkpoint: Checkpoint, a: Attention, offset: int) -> tuple[Attention, Turned | None]:
-    """An attention with how its queries are turned. That is None for latent attention, whose rotated rows are left out;
-    if the keys come from another sequence; and if it is unknown, which then becomes the reason for having no QK."""
+    """An attention with how its queries are turned. That is None without an offset; for latent attention, whose rotated
+    rows are left out; if the keys come from another sequence; and if it is unknown, which then becomes the reason for
+    having no QK."""
+    if not offset or a.is_latent or a.no_qk or a.key.block != "attention":
+        return a, None
     from rankscope.engine.catalogue.frequencies import rope_at
 
-    if a.is_latent or a.no_qk or a.key.block != "attention":
-        return a, None
     try:
         rope, frequencies = rope_at(checkpoint, a.key, a.dim)
     except WeightsError as error:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rankscope.engine.errors import printable
 
 from .grid import make_grid
-from .pair import Lens
+from .lens import Lens
 from .session import State
 from .spread import even_limits, extent, known, middle_of
 from .wording import MARKS, refusal

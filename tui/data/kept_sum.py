@@ -11,7 +11,8 @@ from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection, Values
 
 from .grid import Row, member_of
-from .pair import Lens, NumberGroup, Pair, Side
+from .lens import Lens
+from .pair import NumberGroup, Pair, Side
 from .wording import parameters
 
 

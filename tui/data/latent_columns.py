@@ -1,5 +1,6 @@
-"""Columns of the metric table for latent attention (MLA): numbers of the stacks, as the cache of a token that they
-would need; and for models that have latent attention how much of its ranks the factors and their products need."""
+"""Columns of the metric table for latent attention (MLA): how much its cache would save, from stacks of keys and
+values; for models that have it already, how much of its ranks the factors and their products need.
+"""
 
 from __future__ import annotations
 

@@ -38,8 +38,9 @@ from . import records, table_rows
 from .chosen_weighting import NONE, choose, in_state, weighted_by
 from .gauged_model import RAW
 from .html_heatmap import HtmlHeatmap, heatmap_of
+from .lens import Lens
 from .measures import BY_NAME
-from .pair import Lens, Pair
+from .pair import Pair
 from .session import CLOSE_SECONDS, Session, State
 
 _SECONDS = 5.0

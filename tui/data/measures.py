@@ -136,7 +136,7 @@ class Measure:
         return _without_bound(self._fact(session, p))
 
     def numbers(self, session: Session, threshold: float) -> Values:
-        """The numbers of all projections of a session, in the order of its columns."""
+        """The numbers of all projections of a session, one per row of `session.columns`."""
         at = threshold if self.depends_on_threshold else 0.0
         if isinstance(self.value, Quantity):
             return self.value.numbers(session, at)
@@ -312,7 +312,7 @@ MEASURES = (
             _NOISE_RANK, needs_noise=True, weighted_formula="k{t} of noise of this shape, weighted alike"),
     Measure("k*", "k*", "m n / (m + n), rounded down: above it two factors cost more than the matrix", 0, _break_even),
 )  # fmt: skip
-"""In the order of the table's columns, and of the menu of units."""
+"""The measures in the order of the table's columns and of the menu of units."""
 FILE_MEASURES = (
     Measure("edge", "edge", "s (sqrt m + sqrt n): no singular value of noise like the median lies above", None,
             from_values=_edge),

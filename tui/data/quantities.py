@@ -32,7 +32,7 @@ class Quantity:
         return self.of(session, p, threshold)
 
     def numbers(self, session: Session, threshold: float) -> Values:
-        """The numbers of all projections of a session, in the order of its columns."""
+        """The numbers of all projections of a session, one per row of `session.columns`."""
         every, one = partial(self.of_all, session, threshold), lambda p: self.of(session, p, threshold)
         return session.columns.kept((self, threshold), every, one, twins=self.twins)
 

@@ -10,8 +10,8 @@ from rankscope.engine import metrics
 from rankscope.engine.spectrum import Projection, Values
 
 from .kept_ranks import KeptRanks
+from .lens import Lens
 from .measures import Measure
-from .pair import Lens
 from .session import Session
 from .table_rows import Field, field_of
 

@@ -12,8 +12,9 @@ from rankscope.engine.spectrum import Derived, Projection, Values
 
 from .gauged_model import orders
 from .grid import Grid
+from .lens import Lens
 from .measures import FILE_MEASURES, SAID_MEASURES
-from .pair import Lens, Side
+from .pair import Side
 from .table_rows import Field
 from .wording import percent
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from rankscope.engine.spectrum import Projection
 
 from .grid import Column, make_grid
-from .pair import Lens, Pair
+from .lens import Lens
+from .pair import Pair
 from .spread import known, middle_of
 
 

@@ -18,9 +18,10 @@ from .contrast import Contrast
 from .filter import find
 from .grid import Row, Selection, make_grid
 from .kept_ranks import KeptRanks
+from .lens import Lens
 from .measures import BY_NAME, energy_of
 from .model import Model
-from .pair import Lens, Pair, Side
+from .pair import Pair, Side
 from .plan_shown import ShownPlan
 from .reference_lines import ReferenceLine
 from .session import Session

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from rankscope.engine.spectrum import Projection, Values
 
 from .latent_columns import latent_measures
+from .lens import UNEQUAL, UNKNOWN, Lens
 from .measures import BY_NAME, ENERGY, SAID_MEASURES, Measure, energy_of
-from .pair import UNEQUAL, UNKNOWN, Lens, NumberGroup, Side
+from .pair import NumberGroup, Side
 from .session import Session
 from .wording import MARKS, percent, refusal
 

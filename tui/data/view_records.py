@@ -15,7 +15,8 @@ from .delta_numbers import DeltaNumbers, columns_at, records_of
 from .grid import Grid
 from .latent_ranks import Ranks
 from .latent_ranks import record as latent_record
-from .pair import Curve, Lens
+from .lens import Lens
+from .pair import Curve
 from .table_rows import Field
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from .changes import Change, ChangeListener, Keys
 from .deltas import WithoutDifference
 from .filter import find
 from .grid import Grid, Selection
-from .pair import Lens, Pair
+from .lens import Lens
+from .pair import Pair
 from .plan_shown import ShownPlan
 from .reference_lines import ReferenceLine
 from .session import Session
