@@ -13,12 +13,13 @@ from rankscope.engine.derive.derived import is_state
 from rankscope.engine.derive.difference import DELTA, is_delta
 from rankscope.engine.derive.flip import flipped
 from rankscope.engine.derive.gauge import weighting_label, what_is_fixed
-from rankscope.engine.derive.weighting import is_weighted, noise_of
-from rankscope.engine.spectrum import THRESHOLDS, Projection, Values
+from rankscope.engine.derive.weighting import is_weighted
+from rankscope.engine.spectrum import Projection, Values
 
 from .kept_energy import KeptEnergies
 from .kept_ranks import KeptRanks
 from .model import Model
+from .null_ranks import NullRanks
 from .number_columns import NumberColumns
 from .participation import Participations
 
@@ -36,10 +37,6 @@ _MAX_VALUES = 1024
 """Spectra kept in memory: at 4096 values each 32 MB. A chart shows 8."""
 
 
-def _nobody(_: set[str]) -> None:
-    """The default listener."""
-
-
 class Known:
     """The stored spectra of one model, its numbers, and the state in which it is shown.
 
@@ -47,7 +44,7 @@ class Known:
     whose name and label are `weighting`, or in the fixed gauge, of which `fixed` describes what was fixed, or both.
     `said` holds the facts that the file of the weighting has about them. `lost` are keys whose values turned out to be
     damaged and that are not computed again; `when_lost` is called with those that a read has found, in the reading
-    thread. `participations` are filled by load_participations, `kept` by load_kept.
+    thread. `participations`, `null_ranks` and `kept` are filled by load_participations, load_null_ranks and load_kept.
     """
 
     def __init__(self, model: Model, root: Path) -> None:
@@ -56,17 +53,16 @@ class Known:
         self._lock = threading.Lock()
         self._store: SpectraStore | None = None
         self.lost: set[str] = set()
-        self.when_lost: Callable[[set[str]], None] = _nobody
+        self.when_lost: Callable[[set[str]], None] = lambda _: None
         self._named: list[tuple[Path, str]] = []
         self._index: Stored | None = None
         self._entries: dict[str, Entry | None] = {}  # None: the one in the index
         self._values: dict[str, Values] = {}
         self._ranks: dict[str, dict[float, int]] = {}
-        self._null_ranks: dict[str, dict[float, float]] = {}
         self._facts: dict[str, dict[str, Fact]] = {}
         self._twins: dict[str, str] = {}  # key of a twin with random signs -> key of its projection
-        self._noises: dict[str, Projection] = {}  # by the key of a projection under a weighting
-        self.participations = Participations()
+        self.participations = Participations(self.read, self._tell)
+        self.null_ranks = NullRanks(self.read, self._tell)
         self.kept = KeptEnergies(self.read, self._tell)
         self._beside: dict[str, set[str]] = {}  # key of a spectrum -> keys of projections whose numbers need it too
         self._further: tuple[Projection, ...] = ()
@@ -88,8 +84,7 @@ class Known:
         self.columns = NumberColumns((*model.every, *self._further))
 
     def show_beside(self, further: Sequence[Projection]) -> None:
-        """Provide numbers for these further rows too, instead of those of the last call. They are not among the model's
-        projections, and not in its totals."""
+        """Provide numbers for these further rows too; they are no projections of the model, and not in its totals."""
         self._further = tuple(further)
         self.columns = NumberColumns((*self.model.every, *self._further))
 
@@ -113,15 +108,8 @@ class Known:
         found: dict[str, set[str]] = {}
         for p in model.tree.projections:
             if p.problem is None and is_state(p):
-                for other in ((self.noise(p),) if is_weighted(p) else ()) + p.parents[:1]:
+                for other in ((self.null_ranks.noise(p),) if is_weighted(p) else ()) + p.parents[:1]:
                     found.setdefault(other.key, set()).add(p.key)
-        return found
-
-    def noise(self, projection: Projection) -> Projection:
-        """The noise that a projection under a weighting is compared with (see noise_of), made once."""
-        found = self._noises.get(projection.key)
-        if found is None:
-            found = self._noises[projection.key] = noise_of(projection)
         return found
 
     @property
@@ -215,10 +203,10 @@ class Known:
     def _lose(self, keys: set[str]) -> None:
         """Remove these keys from everything that is known."""
         for key in keys:
-            for known in (self._entries, self._ranks, self._null_ranks, self._facts):
+            for known in (self._entries, self._ranks, self._facts):
                 known.pop(key, None)
-            self.participations.forget(key)
-            self.kept.forget(key)
+            for numbers in (self.null_ranks, self.participations, self.kept):
+                numbers.forget(key)
 
     def verify(self, keys: Iterable[str]) -> None:
         """Read the values of those of these keys that are stored, to find damage."""
@@ -233,11 +221,10 @@ class Known:
         return found
 
     def load_values(self, projections: Sequence[Projection]) -> None:
-        """Load the singular values of stored projections, and those of the noise that they are compared with. Reads
-        files."""
+        """Load the singular values of stored projections, and of the noise they are compared with. Reads files."""
         if len(self._values) > _MAX_VALUES:
             self._values.clear()
-        wanted = [*projections, *(self.noise(p) for p in projections if is_weighted(p))]
+        wanted = [*projections, *(self.null_ranks.noise(p) for p in projections if is_weighted(p))]
         missing = [p.key for p in wanted if p.key in self._entries and p.key not in self._values]
         if missing:
             self._values.update(self.read(missing))
@@ -254,35 +241,18 @@ class Known:
             self._tell(found)
 
     def load_null_ranks(self, projections: Iterable[Projection], threshold: float) -> None:
-        """Compute the null ranks of those projections that are under a weighting, at this threshold and those of the
-        stored table. Reads files."""
-        missing = list(dict.fromkeys(self.noise(p).key for p in projections if self._lacks_null_rank(p, threshold)))
-        if not missing:
-            return
-        from rankscope.engine.null import null_rank_of  # imports numpy
-
-        for start in range(0, len(missing), _BATCH):
-            found = self.read(missing[start : start + _BATCH])
-            for key, values in found.items():
-                wanted = {threshold, *THRESHOLDS} - self._null_ranks.setdefault(key, {}).keys()
-                self._null_ranks[key] |= {t: null_rank_of(values, t) for t in wanted}
-            self._tell(found)
+        """Compute the null ranks of those projections that are under a weighting. Reads files."""
+        self.null_ranks.load(projections, self._entries.keys(), threshold)
 
     def without_null_rank(self, threshold: float) -> set[str]:
         """The keys of projections under a weighting whose null rank is unknown but can be read."""
-        return {p.key for p in self.columns.projections if self._lacks_null_rank(p, threshold)}
+        return {p.key for p in self.null_ranks.unread(self.columns.projections, self._entries.keys(), threshold)}
 
     def without_raw_rank(self, threshold: float) -> set[str]:
         """The keys of projections in another state whose unmodified matrix has a rank that is unknown but can be
         read."""
         every = ((p, p.parents[0]) for p in self.columns.projections if is_state(p))
         return {p.key for p, raw in every if raw.key in self._entries and self.rank(raw, threshold) is None}
-
-    def _lacks_null_rank(self, p: Projection, threshold: float) -> bool:
-        if p.problem is not None or not is_weighted(p):
-            return False
-        key = self.noise(p).key
-        return key in self._entries and threshold not in self._null_ranks.get(key, ())
 
     def load_facts(self, projections: Sequence[Projection], wanted: Mapping[str, FromValues]) -> None:
         """Compute these facts of stored projections, by name; all facts of a spectrum together. Reads files."""
@@ -303,12 +273,7 @@ class Known:
 
     def load_participations(self, projections: Sequence[Projection]) -> None:
         """Compute the participations of those projections whose directions are stored. Reads files."""
-        unread = self.participations.unread(self._entries.keys())
-        wanted = [p for p in projections if p.parents[0].key in unread]
-        for start in range(0, len(wanted), _BATCH):
-            batch = wanted[start : start + _BATCH]
-            self.participations.take(batch, unread, self.read([unread[p.parents[0].key] for p in batch]))
-            self._tell(p.parents[0].key for p in batch)
+        self.participations.load(projections, self._entries.keys())
 
     def without_participation(self) -> set[str]:
         """The keys of projections whose participation can be read and was not."""
@@ -371,10 +336,6 @@ class Known:
             found = self._index.rank(key, threshold) if self._index is not None and key in self._entries else None
         return self._ranks.get(key, {}).get(threshold) if found is None else found
 
-    def null_rank(self, projection: Projection, threshold: float) -> float | None:
-        """The null rank of a projection under a weighting, known after load_null_ranks."""
-        return self._null_ranks.get(self.noise(projection).key, {}).get(threshold)
-
     def all_ranks(self, threshold: float) -> dict[str, int | None]:
         """`rank` for all that is stored, by key."""
         known = self._entries.copy().items()  # before the index, which `load` sets first
@@ -415,10 +376,10 @@ class Known:
 
     def _forget_numbers(self, key: str) -> None:
         """Drop the numbers of a key whose stored spectrum was replaced."""
-        for known in (self._values, self._ranks, self._null_ranks, self._facts):
+        for known in (self._values, self._ranks, self._facts):
             known.pop(key, None)
-        self.participations.forget(key)
-        self.kept.forget(key)
+        for numbers in (self.null_ranks, self.participations, self.kept):
+            numbers.forget(key)
         self._tell((key,))
 
     def _tell(self, keys: Iterable[str]) -> None:

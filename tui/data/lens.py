@@ -193,8 +193,6 @@ class Lens:
             unread = unread_ranks(session, self.threshold) | session.without_null_rank(self.threshold)
             if self.measure.needs_twin:
                 unread |= session.twins_without_rank(self.threshold)
-            if session.weighting[0]:
-                unread |= session.without_null_rank(self.threshold)
             if self.measure.needs_raw and self.threshold not in THRESHOLDS:
                 unread |= session.without_raw_rank(self.threshold)
             if self.measure.needs_directions:

@@ -163,7 +163,7 @@ class Measure:
 
 def _noise_rank(session: Session, p: Projection, threshold: float) -> float | None:
     if is_weighted(p):
-        return session.null_rank(p, threshold)
+        return session.null_ranks.number(p, threshold)
     if is_under_weighting(p) or not is_like_noise(p):
         return None
     from rankscope.engine.null import null_rank  # imports numpy

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 
 from rankscope.engine.spectrum import DIRECTIONS, Projection, Values
+
+_BATCH = 256
 
 
 class Participations:
     """The content keys of stored directions, and the participation of u_1 (of both for a plane) for those that were
-    read. A projection is identified by the key of its unmodified matrix."""
+    read. A projection is identified by the key of its unmodified matrix.
 
-    def __init__(self) -> None:
+    `read` returns the values of stored keys, `tell` is called with keys whose numbers have become known.
+    """
+
+    def __init__(
+        self, read: Callable[[Sequence[str]], dict[str, Values]], tell: Callable[[Iterable[str]], None]
+    ) -> None:
+        self._read, self._tell = read, tell
         self._matrices: dict[str, str] = {}  # key of directions -> that of the matrix
         self._numbers: dict[str, float] = {}
 
@@ -37,10 +45,16 @@ class Participations:
         known = self._matrices.copy().items()
         return {matrix: key for key, matrix in known if key in stored and matrix not in self._numbers}
 
-    def take(self, projections: Iterable[Projection], unread: Mapping[str, str], values: Mapping[str, Values]) -> None:
-        """Compute the participations of these projections from the values of their directions."""
+    def load(self, projections: Iterable[Projection], stored: Set[str]) -> None:
+        """Compute the participations of those projections whose directions are stored. Reads files."""
         from .carriers import outputs_of  # imports numpy
 
-        for raw in (p.parents[0] for p in projections):
-            if (numbers := values.get(unread.get(raw.key, ""))) is not None:
-                self._numbers[raw.key] = outputs_of(raw, numbers).participation
+        unread = self.unread(stored)
+        wanted = [raw for raw in (p.parents[0] for p in projections) if raw.key in unread]
+        for start in range(0, len(wanted), _BATCH):
+            batch = wanted[start : start + _BATCH]
+            values = self._read([unread[raw.key] for raw in batch])
+            for raw in batch:
+                if (numbers := values.get(unread[raw.key])) is not None:
+                    self._numbers[raw.key] = outputs_of(raw, numbers).participation
+            self._tell(raw.key for raw in batch)

@@ -145,7 +145,7 @@ class Scanner:
         if not p.rows or p.problem is not None:
             return
         if is_weighted(p) or (is_delta(p) and p.derived is not None and p.derived.weighting):
-            yield session.noise(p)
+            yield session.null_ranks.noise(p)
         if (other := self._state.lens.measure.beside(p)) is not None:
             yield other
 
