@@ -95,7 +95,7 @@ generations the newest. So a new result replaces the old one even when the clock
 ADDED: dict[str, str | int | float] = {"null": "", "slice_index": -1, "generation": 0, "clipped": 0.0}
 """Columns that older files lack, and the value that every row of such a file has."""
 
-_OF_USERS = {"repo", "file", "tensor", "label", "host", "command"}
+_FREE_TEXT = {"repo", "file", "tensor", "label", "host", "command"}
 """Columns whose text may have any character and is returned unchanged: whoever shows it must escape it. No other text
 that this program writes has control characters, so there they would be an attack on the terminal and are escaped."""
 
@@ -142,7 +142,7 @@ class Columns:
         found = {name: values[place] for name, place in self._places} | self._missing
         for name in self._text:
             text = _text(found[name])
-            found[name] = text if name in _OF_USERS else escaped(text)
+            found[name] = text if name in _FREE_TEXT else escaped(text)
         return found
 
     def stored(self, name: str) -> NDArray[Any]:

@@ -23,14 +23,14 @@ class Files:
         self.index = Index()
         self._refused: dict[str, tuple[Path, str]] = {}
         self._unread: dict[str, tuple[Path, str]] = {}
-        self._asides: set[str] = set()
-        self._doubted: set[str] = set()
+        self._aside_names: set[str] = set()
+        self._misread: set[str] = set()
         self.saving: frozenset[str] = frozenset()
         """Keys that are being written: their file is not reported as news."""
         self.has_company = False
         """Whether other processes have saved spectra in this folder since it was first listed."""
         self._news: set[str] = set()
-        self._went: set[str] = set()
+        self._gone_keys: set[str] = set()
         self._is_listed = False
 
     @property
@@ -40,7 +40,7 @@ class Files:
 
     def set_aside(self) -> Iterator[tuple[Path, str]]:
         """Damaged files that were set aside in this folder, now or earlier, each with a sentence for the user."""
-        for name in sorted(self._asides):
+        for name in sorted(self._aside_names):
             part = self.index.parts.get(name)
             yield self.folder / name, rescue.sentence_aside(part, self.index.lost(name) if part else ())
 
@@ -48,7 +48,7 @@ class Files:
         """Read new files; where nothing changed this costs one listing. A folder that cannot be listed is named in
         `damaged`, and what was read from it before stays known."""
         lost: set[str] = set()
-        self._went.clear()
+        self._gone_keys.clear()
         try:
             while lost := self._list(lost):  # another process merged files during the round
                 pass
@@ -82,7 +82,7 @@ class Files:
         self.index.forget([name])
         part = damage.part or known
         if damage.is_whole and part is not None:  # the read before went wrong, not the disk
-            self._doubt(path)
+            self._note_misread(path)
             self.index.add(name, part)
             return
         renewed = rescue.renew(path, damage)
@@ -93,7 +93,7 @@ class Files:
             is_served = renewed is None and damage.part is not None
             self.index.add(where.name, part, damage.lost if is_served else frozenset(range(len(part.entries))))
         if where != path:
-            self._asides.add(where.name)
+            self._aside_names.add(where.name)
         self._refused[name] = where, rescue.sentence(part, self.index.lost(where.name) if part else ())
 
     def give_up(self, path: Path, places: Iterable[ValuesPlace], error: OSError) -> None:
@@ -105,26 +105,26 @@ class Files:
         """
         starts = segments.unreadable(path, places)
         if not starts:
-            self._doubt(path)
+            self._note_misread(path)
         if path.name in self.index.parts:  # else another thread has seen that it was merged
             self.index.lose(path.name, starts)
             self._refused[path.name] = path, rescue.sentence_unread(self.index.lost(path.name), error)
 
-    def _doubt(self, path: Path) -> None:
-        if path.name in self._doubted:
+    def _note_misread(self, path: Path) -> None:
+        if path.name in self._misread:
             raise OSError(errno.EIO, "It reads differently each time", str(path))
-        self._doubted.add(path.name)
+        self._misread.add(path.name)
 
     def _list(self, lost: set[str]) -> set[str]:
         """Read the new files. Return the names of those that disappeared meanwhile; `lost` are those of the call
         before."""
         gone = set()
         self._unread.clear()
-        self._list_asides()
+        self._list_set_aside()
         listed = segments.names(self.folder)
-        went = self.index.parts.keys() - set(listed) - self._asides
-        self._went.update(key for name in went for key in self.index.parts[name].entries.keys)
-        self._news |= self._went
+        went = self.index.parts.keys() - set(listed) - self._aside_names
+        self._gone_keys.update(key for name in went for key in self.index.parts[name].entries.keys)
+        self._news |= self._gone_keys
         self.index.forget(went)
         for name in listed:
             if name in self.index.parts or name in self._refused:
@@ -141,13 +141,13 @@ class Files:
                     self._unread[name] = path, f"It cannot be read ({error.strerror})."
         return gone
 
-    def _list_asides(self) -> None:
+    def _list_set_aside(self) -> None:
         """Take in files set aside earlier: the older results that their lost rows replaced must not count again."""
         listed = set(segments.damaged_names(self.folder))
-        for name in listed - self._asides - self.index.parts.keys():
+        for name in listed - self._aside_names - self.index.parts.keys():
             if (part := rescue.load_aside(self.folder / name)) is not None:
                 self.index.add(name, part, frozenset(range(len(part.entries))))
-        self._asides = listed
+        self._aside_names = listed
 
     def _read(self, path: Path) -> None:
         try:
@@ -158,6 +158,6 @@ class Files:
         if self._is_listed:
             keys = set(part.entries.keys) - self.saving
             self._news |= keys
-            unknown = (key for key in keys - self._went if not self.index.has(key))
+            unknown = (key for key in keys - self._gone_keys if not self.index.has(key))
             self.has_company = self.has_company or any(unknown)
         self.index.add(path.name, part)

@@ -77,13 +77,13 @@ def _add_group(file: Any, member: ExportedGroup) -> None:
     rewrite that list for each."""
     group = file.require_group(member.path)  # one address may be a prefix of another
     components = _scale(group, "component", np.arange(1, len(member.values) + 1, dtype="<i4"))
-    sigma = _over(group, "singular_values", np.asarray(member.values, "<f8"), components)
+    sigma = _add_dataset(group, "singular_values", np.asarray(member.values, "<f8"), components)
     sigma.attrs["units"] = "1"
     for name, value in member.facts.items():
         if value is not None:
             sigma.attrs[name] = _plain(value)
     thresholds = _scale(group, "threshold", np.array([*member.ranks], "<f8"))
-    _over(group, "threshold_rank", np.array([*member.ranks.values()], "<i4"), thresholds)
+    _add_dataset(group, "threshold_rank", np.array([*member.ranks.values()], "<i4"), thresholds)
 
 
 def _add_table(file: Any, members: Sequence[ExportedGroup]) -> None:
@@ -97,7 +97,7 @@ def _add_table(file: Any, members: Sequence[ExportedGroup]) -> None:
         columns[f"rank_{threshold:.12g}"] = [member.ranks[threshold] for member in members]
     for name, column in columns.items():
         if any(value is not None for value in column):
-            _over(group, name, _column(column), paths)
+            _add_dataset(group, name, _column(column), paths)
 
 
 def _column(column: Sequence[object]) -> np.ndarray[Any, Any]:
@@ -115,7 +115,7 @@ def _scale(group: Any, name: str, data: np.ndarray[Any, Any]) -> Any:
     return dataset
 
 
-def _over(group: Any, name: str, data: np.ndarray[Any, Any], scale: Any) -> Any:
+def _add_dataset(group: Any, name: str, data: np.ndarray[Any, Any], scale: Any) -> Any:
     """Add a one-dimensional dataset with this scale."""
     dataset = group.create_dataset(name, data=data)
     dataset.dims[0].attach_scale(scale)

@@ -12,16 +12,16 @@ from .entry import Entry
 from .spectra import SpectraStore
 from .stored import Stored
 
-_BEHIND = ":"
+_SEPARATOR = ":"
 
 
 def joined_key(part: str, key: str) -> str:
     """The key for `key` of model `part` among several models. `part` has no colon."""
-    return f"{part}{_BEHIND}{key}"
+    return f"{part}{_SEPARATOR}{key}"
 
 
 def _split(key: str) -> tuple[str, str]:
-    part, _, rest = key.partition(_BEHIND)
+    part, _, rest = key.partition(_SEPARATOR)
     return part, rest
 
 

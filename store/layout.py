@@ -208,7 +208,7 @@ def parse(data: bytes) -> FileContents:
     Raises:
         UnknownFormatError: another format or format version.
     """
-    return _part(Bytes(data))
+    return _contents(Bytes(data))
 
 
 def parse_volume(path: Path) -> FileContents | None:
@@ -258,7 +258,7 @@ def _without_values(raw: BinaryIO | io.FileIO) -> FileContents | None:
     after = raw.read()
     if _digest(before, after).encode() != fields[3]:
         return None
-    return _part(Bytes(head + before, after, first + size))
+    return _contents(Bytes(head + before, after, first + size))
 
 
 def _fill(file: Any, entries: Sequence[Entry], values: Sequence[Values], packed: Mapping[str, object]) -> Tables:
@@ -333,8 +333,8 @@ def _description(version: int, has_generations: bool) -> str:
     return _PROSE + _DERIVED_PROSE + generations + _DERIVED_PYTHON + _MATLAB
 
 
-def _part(data: Bytes) -> FileContents:
-    with _readable():
+def _contents(data: Bytes) -> FileContents:
+    with _as_unknown_format():
         file = File(data)
         if file.attributes.get("format") != FORMAT:
             raise UnknownFormatError("It is not a file of spectra.")
@@ -375,7 +375,7 @@ def _digest(*parts: bytes) -> str:
 
 
 @contextmanager
-def _readable() -> Iterator[None]:
+def _as_unknown_format() -> Iterator[None]:
     """Turn any error in parsing verified bytes that this program did not write into one sentence."""
     try:
         yield

@@ -118,7 +118,7 @@ def read(path: Path) -> bytes:
     Raises:
         FileNotFoundError, OSError: as `load`.
     """
-    with _gone():
+    with _stale_as_gone():
         return regular_files.read_bytes(path)
 
 
@@ -159,7 +159,7 @@ def load_part(path: Path) -> FileContents:
         except OSError as error:
             if error.errno != errno.EIO:
                 raise  # else a bad sector, which may be among the values
-    with _gone():
+    with _stale_as_gone():
         part = parse_volume(path)
     # Damaged, or of a later version that marks its volumes in another way: the digest of the whole file decides.
     return parse(load(path)) if part is None else part
@@ -172,7 +172,7 @@ def load_values(path: Path, places: Iterable[ValuesPlace]) -> list[Values]:
         DamagedFile, FileNotFoundError, OSError: as `load`.
     """
     loaded = []
-    with _gone(), regular_files.open_regular(path) as file:
+    with _stale_as_gone(), regular_files.open_regular(path) as file:
         for place in places:
             values = decode(os.pread(file.fileno(), place.size, place.start), place)
             if values is None:
@@ -196,9 +196,9 @@ def unreadable(path: Path, places: Iterable[ValuesPlace]) -> set[int]:
     Raises:
         OSError: nothing in the file can be read.
     """
-    with _gone(), regular_files.open_regular(path) as file:
+    with _stale_as_gone(), regular_files.open_regular(path) as file:
         os.pread(file.fileno(), 1, 0)
-        return {place.start for place in places if not _gives(file.fileno(), place.start, place.size)}
+        return {place.start for place in places if not _is_readable(file.fileno(), place.start, place.size)}
 
 
 def set_aside(path: Path) -> Path:
@@ -312,7 +312,7 @@ def merge_as_fits(folder: Path, inputs: list[str]) -> None:
             most = len(left)
 
 
-def _gives(handle: int, start: int, count: int) -> bool:
+def _is_readable(handle: int, start: int, count: int) -> bool:
     try:
         os.pread(handle, count, start)
     except OSError:
@@ -328,7 +328,7 @@ def _list(folder: Path) -> list[str]:
 
 
 @contextmanager
-def _gone() -> Iterator[None]:
+def _stale_as_gone() -> Iterator[None]:
     """Raise FileNotFoundError for ESTALE, which NFS reports for a file that another host has unlinked."""
     try:
         yield

@@ -31,7 +31,7 @@ __all__ = ["DamagedFile", "Entry", "SpectraStore", "entry_of"]
 
 _MERGE_AT = 32  # segments that are worth a merge: each costs about 2 ms to open
 _FILE_BYTES, _ROW_BYTES = 13_000, 450  # of a file, and of each spectrum in it beside its values
-_VERIFIED = 256  # spectra that are verified together: at 4096 values each 8 MB
+_VERIFY_BATCH = 256  # spectra that are verified together: at 4096 values each 8 MB
 
 
 class SpectraStore:
@@ -50,7 +50,7 @@ class SpectraStore:
         self.folder = Path(root) / model
         self.saved = 0  # spectra saved by this object
         self._writer = Writer(self._save, self._wait)
-        self._told: Callable[[str], None] = lambda _: None
+        self._tell: Callable[[str], None] = lambda _: None
         self._prepared = False
         self._is_full = False
         self._segments = 0  # written by this object since the last merge
@@ -157,7 +157,7 @@ class SpectraStore:
 
     def listen(self, tell: Callable[[str], None]) -> None:
         """Have the writer's thread call `tell` with a line on a full disk, and with "" once saving goes on."""
-        self._told = tell
+        self._tell = tell
 
     def verify(self, keys: Iterable[str] | None = None) -> None:
         """Check the values of these keys or, for None, every byte of every file; for damage see `values`.
@@ -167,8 +167,8 @@ class SpectraStore:
         """
         if keys is not None:
             wanted = list(keys)
-            for start in range(0, len(wanted), _VERIFIED):
-                self._read(wanted[start : start + _VERIFIED])
+            for start in range(0, len(wanted), _VERIFY_BATCH):
+                self._read(wanted[start : start + _VERIFY_BATCH])
             return
         with self._lock:
             self._load()
@@ -315,7 +315,7 @@ class SpectraStore:
     def _wait(self, pending: list[Spectrum]) -> None:
         """Tell the listener how much room the pending spectra lack; with none pending, that there is room."""
         size = _FILE_BYTES + sum(spectrum.values.nbytes + _ROW_BYTES for spectrum in pending)
-        self._told(room.full_line(self.folder, size) if pending else "")
+        self._tell(room.full_line(self.folder, size) if pending else "")
 
     def _merge(self, names: list[str]) -> None:
         """Merge files of one format version."""

@@ -26,13 +26,13 @@ class Writer:
     """Calls `save` with up to BATCH spectra of one format version, on a thread that the first `put` starts.
 
     If `save` finds the disk full, it is called with fewer spectra, and if not even one fits, again every RETRY_SECONDS:
-    until then everything stays pending. `waits` is called before each such pause with the pending spectra, and with
+    until then everything stays pending. `on_full` is called before each such pause with the pending spectra, and with
     none once there is room again.
     """
 
-    def __init__(self, save: Callable[[list[Spectrum]], None], waits: Callable[[list[Spectrum]], None]) -> None:
+    def __init__(self, save: Callable[[list[Spectrum]], None], on_full: Callable[[list[Spectrum]], None]) -> None:
         self._save = save
-        self._waits = waits
+        self._on_full = on_full
         self._pending: dict[int, deque[_Pending]] = {}  # by format version: a file holds one
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -80,7 +80,7 @@ class Writer:
                 most = BATCH
                 if is_waiting:
                     is_waiting = False
-                    self._waits([])
+                    self._on_full([])
                 continue
             with self._changed:
                 self._queue(batch[0][0]).extendleft(reversed(batch))
@@ -93,7 +93,7 @@ class Writer:
         """Save a batch; return the error if the disk is full and the batch is still to be saved."""
         try:
             self._save([spectrum for spectrum, _ in batch])
-        except Exception as error:  # noqa: BLE001 - told to whoever waits for it; the next batch goes on
+        except Exception as error:  # noqa: BLE001 - the futures hold it; the next batch goes on
             if is_full(error):
                 return error
             for _, future in batch:
@@ -115,7 +115,7 @@ class Writer:
             for future in lost:
                 future.set_exception(full)
             return
-        self._waits([spectrum for spectrum, _ in pending])
+        self._on_full([spectrum for spectrum, _ in pending])
         with self._changed:
             self._changed.wait_for(lambda: self._closed, RETRY_SECONDS)
 

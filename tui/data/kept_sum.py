@@ -95,7 +95,7 @@ class ShownRanks:
         if not count:
             return None
         numbers = lens.numbers(self._group)
-        left_out = [_is_stack(p) and not ranks.names(p.role) for p in self._different]
+        left_out = [_is_stack(p) and not ranks.names(p.role) for p in self._distinct]
         numbers = np.where(left_out, np.nan, numbers)
         return self._with_energies(KeptSum(ranks.text, count, parts, whole, costly), lens, numbers)
 
@@ -112,21 +112,21 @@ class ShownRanks:
         return replace(found, known=len(known), least=least, most=most, worst=address, worst_short=_in_short(worst))
 
     @cached_property
-    def _different(self) -> list[Projection]:
+    def _distinct(self) -> list[Projection]:
         """One projection per tensor, stacks last."""
         found = {p.key: p for p in self._projections if p.rows}.values()
         return sorted(found, key=_is_stack)
 
     @cached_property
     def _group(self) -> NumberGroup:
-        return self._pair.group(self._different)
+        return self._pair.group(self._distinct)
 
     @cached_property
     def _kinds(self) -> dict[Side, Counter[tuple[str, int, int, bool]]]:
         """The number of projections by side, role and shape, stacks apart. 45,000 take some 40 ms."""
         found: dict[Side, Counter[tuple[str, int, int, bool]]] = {}
         for side, there in ((Side.A, self._pair.ours), (Side.B, self._pair.partner)):
-            every = ((p, there(p)) for p in self._different)
+            every = ((p, there(p)) for p in self._distinct)
             found[side] = Counter((p.role, q.rows, q.cols, _is_stack(p)) for p, q in every if q is not None)
         return found
 

@@ -54,7 +54,7 @@ class Known:
         self._store: SpectraStore | None = None
         self.lost: set[str] = set()
         self.when_lost: Callable[[set[str]], None] = lambda _: None
-        self._named: list[tuple[Path, str]] = []
+        self._reported: list[tuple[Path, str]] = []
         self._index: Stored | None = None
         self._entries: dict[str, Entry | None] = {}  # None: the one in the index
         self._values: dict[str, Values] = {}
@@ -64,7 +64,7 @@ class Known:
         self.participations = Participations(self.read, self._tell)
         self.null_ranks = NullRanks(self.read, self._tell)
         self.kept = KeptEnergies(self.read, self._tell)
-        self._beside: dict[str, set[str]] = {}  # key of a spectrum -> keys of projections whose numbers need it too
+        self._dependents: dict[str, set[str]] = {}  # key of a spectrum -> keys of projections whose numbers need it too
         self._further: tuple[Projection, ...] = ()
         self.show(model)
 
@@ -80,7 +80,7 @@ class Known:
             self.weighting = first.weighting, of_delta if is_delta(shown) else weighting_label(shown)
         self.gauge = first.gauge if first is not None else ""
         self.fixed = what_is_fixed(model.tree.projections) if self.gauge else ""
-        self._beside = self._needed_beside(model) if first is not None else {}
+        self._dependents = self._dependents_of(model) if first is not None else {}
         self.columns = NumberColumns((*model.every, *self._further))
 
     def show_beside(self, further: Sequence[Projection]) -> None:
@@ -101,9 +101,9 @@ class Known:
     def know(self, model: Model) -> None:
         """Compute everything that `show` needs for a model under a weighting, in a thread: for 45,000 projections this
         takes a second."""
-        self._needed_beside(model)
+        self._dependents_of(model)
 
-    def _needed_beside(self, model: Model) -> dict[str, set[str]]:
+    def _dependents_of(self, model: Model) -> dict[str, set[str]]:
         """The keys of noise and of unmodified matrices, with those of the projections that are compared with them."""
         found: dict[str, set[str]] = {}
         for p in model.tree.projections:
@@ -216,8 +216,8 @@ class Known:
 
     def damage(self) -> list[tuple[Path, str]]:
         """Files of the store that are not served as they are, each with a sentence, except those returned before."""
-        found = [named for named in self.store.damaged if named not in self._named]
-        self._named += found
+        found = [damaged for damaged in self.store.damaged if damaged not in self._reported]
+        self._reported += found
         return found
 
     def load_values(self, projections: Sequence[Projection]) -> None:
@@ -362,7 +362,7 @@ class Known:
 
     def with_weighted(self, keys: set[str]) -> set[str]:
         """These keys, and those of shown projections that are compared with one of them."""
-        return keys.union(*(self._beside[key] for key in keys & self._beside.keys()))
+        return keys.union(*(self._dependents[key] for key in keys & self._dependents.keys()))
 
     def with_parents(self, keys: set[str]) -> set[str]:
         """These keys, and those of the projections whose twins with random signs are among them."""

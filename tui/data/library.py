@@ -92,7 +92,7 @@ class OpenModel:
     def __init__(self, model: models.Model, root: Path, settings: ComputeSettings, experts: int | None) -> None:
         self._events: queue.SimpleQueue[tuple[Event, ...]] = queue.SimpleQueue()
         self._batch: tuple[Event, ...] = ()
-        self._asked: Sequence[Projection] = ()
+        self._wanted: Sequence[Projection] = ()
         self._session = Session(model, root, self._events.put, settings, experts)
         self._by_address = {p.address: p for p in model.tree.projections}
         self._is_closed = False
@@ -266,7 +266,7 @@ class OpenModel:
         """Wait until the engine has reported all matrices that a stopped scan will not compute: a late report would
         seem to belong to the next scan."""
         with suppress(queue.Empty):
-            while any(self._session.state(p) is State.QUEUED for p in self._asked):
+            while any(self._session.state(p) is State.QUEUED for p in self._wanted):
                 self._next_batch(_SECONDS)
 
     def _compute(self, wanted: Sequence[Projection], progress: Told | None, recompute: bool) -> None:
@@ -282,11 +282,11 @@ class OpenModel:
         session.tidy()
         self._settle()
         session.progress = None  # drop the progress of an earlier scan
-        self._asked = missing
+        self._wanted = missing
         try:
             session.compute(missing, recompute=recompute)
             while self._is_busy():
-                self._hear(self._next_batch(), progress)
+                self._pass_on(self._next_batch(), progress)
         except BaseException:
             session.stop()
             raise
@@ -299,9 +299,9 @@ class OpenModel:
         """Whether any matrix of a scan, including a stopped one, waits, runs or is being solved again."""
         progress = self._session.progress
         is_again = progress is not None and progress.busy
-        return is_again or any(self._session.state(p) in (State.QUEUED, State.RUNNING) for p in self._asked)
+        return is_again or any(self._session.state(p) in (State.QUEUED, State.RUNNING) for p in self._wanted)
 
-    def _hear(self, batch: tuple[Event, ...], progress: Told | None) -> None:
+    def _pass_on(self, batch: tuple[Event, ...], progress: Told | None) -> None:
         """Pass on what the engine reports."""
         for notice in (event for event in batch if isinstance(event, Notice)):
             if notice.fatal:

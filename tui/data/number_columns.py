@@ -40,7 +40,7 @@ class NumberColumns:
         self._lock = threading.RLock()  # a ratio reads its numerator and denominator
         self._changes: list[frozenset[str] | None] = []
         self._arrays: dict[Hashable, tuple[int, Values]] = {}
-        self._begun = 0  # changes that were dropped from the front of the list
+        self._dropped = 0  # changes that were dropped from the front of the list
 
     @cached_property
     def rows(self) -> Mapping[str, int]:
@@ -96,7 +96,7 @@ class NumberColumns:
         """The array of `what`: as `every` made it, then updated by `one` where something has changed. `twins`: whether
         changes of twins with random signs affect it too. Not to be written to."""
         with self._lock:
-            seen = self._begun + len(self._changes)
+            seen = self._dropped + len(self._changes)
             since, found = self._arrays.get(what, (-1, None))
             changed = self._changed_since(since, twins)
             if found is None or changed is None:
@@ -115,17 +115,17 @@ class NumberColumns:
         """Record that these keys have changed, None: any."""
         with self._lock:
             if len(self._changes) >= _MOST_CHANGES:
-                self._begun += len(self._changes)
+                self._dropped += len(self._changes)
                 self._changes.clear()
             self._changes.append(None if keys is None else frozenset(keys))
 
     def _changed_since(self, change: int, twins: bool) -> set[str] | None:
         """The keys that changed since then; None if there are too many, or they are no longer recorded. A key without a
         row belongs to a twin; with `twins` this counts as a change of everything."""
-        if change < self._begun:
+        if change < self._dropped:
             return None
         found: set[str] = set()
-        for keys in self._changes[change - self._begun :]:
+        for keys in self._changes[change - self._dropped :]:
             if keys is None or (twins and not keys <= self.rows.keys()):
                 return None
             found |= keys & self.rows.keys()

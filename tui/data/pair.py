@@ -82,7 +82,7 @@ class Pair:
 
     def renew(self) -> None:
         """Forget the matching, because a session shows other projections."""
-        for name in ("depths", "_partners", "_held_against", "_ours"):
+        for name in ("depths", "_partners", "_compared_with", "_ours"):
             self.__dict__.pop(name, None)
 
     @cached_property
@@ -102,7 +102,7 @@ class Pair:
         return alone | {address: q for address, q in every if q is not None}
 
     @cached_property
-    def _held_against(self) -> dict[str, set[str]]:
+    def _compared_with(self) -> dict[str, set[str]]:
         """The keys of the second model, with those of the first model that they are compared with."""
         found: dict[str, set[str]] = {}
         for p in self.first.model.every:
@@ -130,7 +130,7 @@ class Pair:
         """The keys in the first model of what has changed in a session."""
         if session is self.first:
             return keys
-        return keys.union(*(self._held_against[key] for key in keys & self._held_against.keys()))
+        return keys.union(*(self._compared_with[key] for key in keys & self._compared_with.keys()))
 
     def group(self, members: Sequence[Projection]) -> NumberGroup:
         """Group projections of the first model to read their numbers together; valid for the pair as it is now."""

@@ -149,7 +149,7 @@ class Planner:
         self._allocator = Allocator([replace(c, weight=weights[a]) for a, c in curves.items()], grid)
         self._kept = sum(p.rows * p.cols for p in states if p.address in self.refused)
         self.sizes = PlanSizes.of(self._model, states, grid, self.refused.keys())
-        self._said = self._weighting_said()
+        self._plan_weighting = self._plan_weighting_of()
 
     def _read(self, known: Known) -> tuple[dict[str, TailCurve], dict[str, float]]:
         """The tails and the total energy of each stored spectrum, by address."""
@@ -184,7 +184,7 @@ class Planner:
                 counts[address] *= seen / mean if mean > 0 else 0.0
         return counts
 
-    def _weighting_said(self) -> PlanWeighting | None:
+    def _plan_weighting_of(self) -> PlanWeighting | None:
         if self._weighting is None:
             return None
         is_pooled = isinstance(self._weighting, PooledWeighting)
@@ -204,7 +204,7 @@ class Planner:
         plan = Plan(
             self._model.name,
             (self._model.checkpoint.commit or None) if self._model.checkpoint else None,
-            self._said,
+            self._plan_weighting,
             self._objective,
             self._grid.cost,
             uniform,

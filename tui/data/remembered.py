@@ -20,8 +20,8 @@ from .views import BY_KEY, View, ViewPlace
 
 VERSION = 1
 """The version of the JSON that `written` returns."""
-_MOST = 4096
-_OF_THE_MOMENT = (View.PLAN, View.DELTA)
+_MOST_CHARACTERS = 4096
+_NOT_REMEMBERED = (View.PLAN, View.DELTA)
 """Views that are not remembered: their content is not saved, so they would be empty."""
 """Characters of a text; a longer one was not written by this program."""
 
@@ -130,9 +130,9 @@ class Remembered:
         state.axes, state.relative = self.axes, self.relative
         state.changed(Change.AXES)
         for key in (self.top, self.chart, self.pane):
-            if key in BY_KEY and key not in _OF_THE_MOMENT:
+            if key in BY_KEY and key not in _NOT_REMEMBERED:
                 state.show(key)
-        if self.came_from in BY_KEY and self.came_from not in _OF_THE_MOMENT:
+        if self.came_from in BY_KEY and self.came_from not in _NOT_REMEMBERED:
             state.came_from = self.came_from
 
     def _select(self, state: ExplorerState, projections: Mapping[str, Projection]) -> None:
@@ -173,7 +173,7 @@ Check = Callable[[Any], bool]
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and len(value) <= _MOST
+    return isinstance(value, str) and len(value) <= _MOST_CHARACTERS
 
 
 def _is_count(value: Any) -> bool:

@@ -89,7 +89,7 @@ class StoredGauge:
         if own:
             return derive(p, own[-1])
         if p.role in ("up", "down"):
-            return self._left(p) if p.role == "down" else None
+            return self._unbalanced_down(p) if p.role == "down" else None
         gains = self._gains.get(p.key)
         if gains is not None and gains.operands != _ones(p.cols):
             return derive(p, replace(gains, weighting="", gauge=FIXED, label=WORDS["diagonal"]))
@@ -97,7 +97,7 @@ class StoredGauge:
         unfed = up is not None and _folding(up) == NOTHING  # the norm before up is that before gate
         return self._as_it_is(p) if gains is not None or unfed else None
 
-    def _left(self, down: Projection) -> Projection | None:
+    def _unbalanced_down(self, down: Projection) -> Projection | None:
         """Down in an MLP whose neurons are not balanced: unmodified."""
         up = self._ups.get(_mlp_of(down))
         reason = why_not_balanced(up) if up is not None else ""
