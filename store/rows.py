@@ -100,7 +100,7 @@ def projection_at(row: Mapping[str, Any], sources: Sequence[Source], made: Deriv
 def derived_at(row: Mapping[str, Any], parents: tuple[Projection, ...]) -> Derived | None:
     """How the matrix of a row is made from these parents; None for a matrix of a checkpoint.
 
-    In format version 1 the column `null` tells of the only derived rows, the twins.
+    In format version 1 twins are the only derived rows; the column `null` marks them.
     """
     if "formula" not in row:
         return FLIPPED if row["null"] == FLIPPED.formula else None
