@@ -145,7 +145,7 @@ class Scanner:
         if not p.rows or p.problem is not None:
             return
         if compares_with_noise(p):
-            yield session.noise(p)
+            yield session.null_ranks.noise(p)
         if (other := self._state.lens.measure.beside(p)) is not None:
             yield other
 
