@@ -14,7 +14,7 @@ from ..errors import WeightsError
 from ..spectrum import Derived, Projection
 from .derived import derive
 from .latent import shared_moment
-from .weighting import REFUSED, WEIGHED
+from .weighting import REFUSED, WEIGHED, is_weighted
 
 if TYPE_CHECKING:
     from ..moment import Weighting
@@ -92,6 +92,12 @@ def pairs_of(projection: Projection) -> list[tuple[Projection, Projection]]:
 def is_delta(projection: Projection) -> bool:
     """Whether it is a row of delta_of that can be computed."""
     return projection.derived is not None and projection.derived.formula.partition("_")[0] == DELTA
+
+
+def compares_with_noise(projection: Projection) -> bool:
+    """Whether noise_of says what its numbers compare with: it is under a weighting, or a difference under one."""
+    made = projection.derived
+    return is_weighted(projection) or (is_delta(projection) and made is not None and bool(made.weighting))
 
 
 def noted_of(projection: Projection) -> DifferenceFacts | None:
