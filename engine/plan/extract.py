@@ -1,6 +1,6 @@
 """A LoRA adapter made of the difference of two checkpoints: its leading factors, as PEFT stores them.
 
-Both models are loaded by transformers, whole: of what it fuses, stacks, turns and permutes nothing need be known.
+transformers loads both models whole, so that nothing here needs to know what it fuses, stacks, transposes and permutes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _PREFIX = "base_model.model."
-"""What PEFT puts before every name."""
+"""The prefix of all names in PEFT's files."""
 _TYPE = "F32"
 
 
@@ -36,8 +36,8 @@ _TYPE = "F32"
 class Adapter:
     """The factors of an adapter.
 
-    `ours` and `theirs` are A and B as transformers loads them. `moment` gives the second moments of a projection's
-    input, None for its weights as they are. `place` brings a matrix to where it is factored.
+    `ours` and `theirs` are A and B as transformers loads them. `moment` returns the second moment of a projection's
+    input, None for unweighted factors. `place` moves a matrix to the device where it is factored.
     """
 
     ours: nn.Module
@@ -46,10 +46,10 @@ class Adapter:
     place: Callable[[HostArray], Weights]
 
     def entries(self, modules: Mapping[str, LoraModule], ranks: LoraRanks) -> Iterator[TensorToWrite]:
-        """The tensors to be written.
+        """Yield the tensors to be written.
 
         Raises:
-            InputError: the two models have a module in different shapes.
+            InputError: a module has different shapes in the two models.
             WeightsError: as plan.factors.factors.
         """
         prefixes = _prefixes(self.ours, ranks)
@@ -73,7 +73,7 @@ class Adapter:
         )
 
     def _factored(self, before: Tensor, after: Tensor, module: LoraModule, number: int, rank: int) -> TwoFactors:
-        """Of one of a module's matrices; more columns than it has are zeros."""
+        """The factors of one of a module's matrices, padded with zeros if its rank is smaller than `rank`."""
         delta = _numbers(after) - _numbers(before)
         matrix = np.ascontiguousarray(delta.T if module.is_turned else delta)
         moment = self.moment(module.matrices[number][0])
@@ -84,7 +84,7 @@ class Adapter:
 
 
 def loaded(checkpoint: Checkpoint) -> nn.Module:
-    """The model on the CPU, in float32.
+    """Load a model to the CPU, in float32.
 
     Raises:
         InputError: see load_model.
@@ -106,8 +106,8 @@ def _numbers(held: Tensor) -> HostArray:
 
 
 def _prefixes(model: nn.Module, ranks: LoraRanks) -> dict[str, str]:
-    """What stands in the names of the factors. Of several parameters of one module PEFT wraps the module once for each,
-    in the order of the parameters: those inside are the `base_layer` of those outside."""
+    """The module part of the factors' names. For several parameters of one module PEFT wraps the module once for each,
+    in the order of the parameters: the inner wrapper is the `base_layer` of the outer one."""
     found = {name: name for name in ranks.modules}
     wrapped: dict[str, list[str]] = defaultdict(list)
     for name, _ in model.named_parameters():
