@@ -94,7 +94,7 @@ class Far:
         self._workers: dict[str, Worker] = {}
         self._is_stale = self._has_scheduler = True
         self._given_up = self._had_any = False
-        self._landing = 0
+        self._handling = 0
         self._last_seen = self._last_busy = time.monotonic()
 
     def run(self) -> str:
@@ -273,7 +273,7 @@ class Far:
             worker.flights.append(flight)
         self._begin(worker)
         flight.future = self._cluster.submit(batch, worker.address, f"rankscope-{uuid.uuid4().hex}")
-        flight.future.add_done_callback(partial(self._landed, flight))
+        flight.future.add_done_callback(partial(self._answered, flight))
 
     def _begin(self, worker: Worker) -> None:
         """Report that the first of a worker's batches is being solved."""
@@ -286,7 +286,7 @@ class Far:
         for projection in flight.projections:
             self._reporter.tell(told(projection, worker.name))
 
-    def _landed(self, flight: Flight, future: Future[Any]) -> None:
+    def _answered(self, flight: Flight, future: Future[Any]) -> None:
         """Handle an answered batch. Dask calls this from one of its threads."""
         try:
             answer: BatchResult | None = future.result()
@@ -296,16 +296,16 @@ class Far:
             else:
                 answer = BatchResult(refused=f"{type(error).__name__}: {error}")
         with self._changed:
-            self._landing += 1
+            self._handling += 1
         try:
             if self._claim(flight):
-                self._came_back(flight, answer)
+                self._handle_answer(flight, answer)
         finally:
             with self._changed:
-                self._landing -= 1
+                self._handling -= 1
                 self._changed.notify_all()
 
-    def _came_back(self, flight: Flight, answer: BatchResult | None) -> None:
+    def _handle_answer(self, flight: Flight, answer: BatchResult | None) -> None:
         """Let the worker begin its next batch, then process the answer, None if the batch was lost."""
         if answer is not None and answer.refused:
             self._refused(flight, answer.refused)
@@ -314,7 +314,7 @@ class Far:
         if answer is None:
             self._queue.put_back(flight.jobs)
         elif not answer.refused:
-            self._take_in(flight, answer)
+            self._keep_results(flight, answer)
 
     def _refused(self, flight: Flight, reason: str) -> None:
         with self._changed:
@@ -322,7 +322,7 @@ class Far:
         self._outcomes.note(f"{flight.worker.name} gets none of it: {reason}")
         self._queue.put_back(flight.jobs)
 
-    def _take_in(self, flight: Flight, answer: BatchResult) -> None:
+    def _keep_results(self, flight: Flight, answer: BatchResult) -> None:
         spectra = {spectrum.projection.key: spectrum for spectrum in answer.spectra}
         failures = dict(answer.failures)
         for notice in answer.notices:
@@ -331,7 +331,7 @@ class Far:
             self._outcomes.budget.took(flight.worker.name, answer.seconds)
         for job in flight.jobs:
             if not flight.batch.is_again and not flight.batch.is_last:
-                self._hand_on(flight, job, failures)
+                self._requeue_without_room(flight, job, failures)
             for projection in job.projections:
                 found = spectra.get(projection.key)
                 kept = None if found is None else returned_to(projection, found)
@@ -345,7 +345,7 @@ class Far:
                 self._reporter.fetched(sum(part.tensor.stored_bytes for part in job.parts))
             self._queue.solved(job)
 
-    def _hand_on(self, flight: Flight, job: Job, failures: dict[str, str]) -> None:
+    def _requeue_without_room(self, flight: Flight, job: Job, failures: dict[str, str]) -> None:
         """Queue for other workers what this one had too little memory for."""
         lost = [p for p in job.projections if had_no_room(failures.get(p.key, ""))]
         if lost:
@@ -374,7 +374,7 @@ class Far:
 
     def _is_quiet(self) -> bool:
         """Return whether no batch is out, and no answer is being processed."""
-        return not self._landing and not any(worker.flights for worker in self._workers.values())
+        return not self._handling and not any(worker.flights for worker in self._workers.values())
 
     def _is_idle_too_long(self) -> bool:
         if not self._queue.is_idle():

@@ -60,7 +60,7 @@ def _belong_to(parent: int) -> None:
         os.dup2(nowhere, stream)
 
 
-class _Kept:
+class _PassingSink:
     """A sink that keeps nothing: it hands each spectrum to the Service once the engine counts it as done.
 
     What is submitted again is solved again.
@@ -97,9 +97,9 @@ class Service:
 
     def __init__(self, device: str, threads: int | None) -> None:
         self._shown, self._device = device, "cuda:0" if device.startswith("cuda") else "cpu"
-        self._engine = Engine(_Kept(self), self._hear, ComputeSettings(self._device, threads, is_worker=True))
+        self._engine = Engine(_PassingSink(self), self._hear, ComputeSettings(self._device, threads, is_worker=True))
         self._lock, self._device_lock = threading.Lock(), threading.Lock()
-        self._has_looked = False
+        self._is_checked = False
         self._waiting: defaultdict[str, list[Future[Spectrum | str]]] = defaultdict(list)
         self._opened: dict[tuple[str, ...], OpenedCheckpoints] = {}
         self._notices: list[str] = []
@@ -110,14 +110,16 @@ class Service:
         if batch.software != SOFTWARE:
             return BatchResult(refused=f"it runs {SOFTWARE}, and this is {batch.software}")
         try:
-            self._look_at_device()
-            opened, wanted = self._whole(batch)
+            self._check_device()
+            opened, wanted = self._open_for(batch)
         except (InputError, RefusedError) as error:
             return BatchResult(refused=str(error))
         if batch.is_again or batch.is_last:
-            found: dict[str, Spectrum | str | None] = {p.key: self._alone(opened, p, batch.is_again) for p in wanted}
+            found: dict[str, Spectrum | str | None] = {
+                p.key: self._solve_alone(opened, p, batch.is_again) for p in wanted
+            }
         else:
-            found = self._all(opened, wanted, batch.is_urgent)
+            found = self._solve_together(opened, wanted, batch.is_urgent)
         if any(isinstance(each, str) for each in found.values()) and not devices.answers(self._device):
             os.kill(os.getpid(), signal.SIGKILL)  # only a new process gets over a CUDA fault; batches are sent again
         spectra = [self._sent(s, batch.command) for s in found.values() if isinstance(s, Spectrum)]
@@ -131,25 +133,25 @@ class Service:
         if not devices.is_gpu(self._device):
             return
         with suppress(InputError):  # no such GPU: the first batch is refused
-            self._look_at_device()
+            self._check_device()
             self._engine.warm()
             from ..solvers.warm import load_kernels, load_libraries
 
             load_kernels(self._device)
             load_libraries(self._device)
 
-    def _look_at_device(self) -> None:
+    def _check_device(self) -> None:
         """Check that torch can use the device; a GPU's context is made while torch is imported.
 
         Raises:
             InputError: torch cannot use it.
         """
         with self._device_lock:
-            if not self._has_looked:
+            if not self._is_checked:
                 if devices.is_gpu(self._device):
                     driver.begin_context(self._device)
                 devices.pick(self._device)
-                self._has_looked = True
+                self._is_checked = True
 
     def settle(self, key: str, found: Spectrum | str) -> None:
         """Hand a spectrum, or the sentence of a failure, to all that wait for this key."""
@@ -158,7 +160,7 @@ class Service:
         for future in waiting:
             future.set_result(found)
 
-    def _whole(self, batch: Batch) -> tuple[OpenedCheckpoints, list[Projection]]:
+    def _open_for(self, batch: Batch) -> tuple[OpenedCheckpoints, list[Projection]]:
         """The checkpoints of a batch, and its projections with operands that load here. Checkpoints stay open, and are
         opened again if a projection is not in them: a file may have changed.
 
@@ -177,7 +179,7 @@ class Service:
             self._opened[batch.models] = opened
         return opened, wanted
 
-    def _all(
+    def _solve_together(
         self, opened: OpenedCheckpoints, wanted: list[Projection], is_urgent: bool
     ) -> dict[str, Spectrum | str | None]:
         futures: dict[str, Future[Spectrum | str]] = {p.key: Future() for p in wanted}
@@ -188,7 +190,7 @@ class Service:
         self._engine.submit(first, wanted, others=others, urgent=is_urgent)
         return {key: future.result() for key, future in futures.items()}
 
-    def _alone(self, opened: OpenedCheckpoints, projection: Projection, is_again: bool) -> Spectrum | str | None:
+    def _solve_alone(self, opened: OpenedCheckpoints, projection: Projection, is_again: bool) -> Spectrum | str | None:
         """Solve one projection without the engine: with `is_again` by the SVD, None if that gives nothing; else on the
         CPU, whichever device this worker has."""
         device = self._device if is_again else "cpu"

@@ -104,9 +104,9 @@ class Solver:
 
         if not faster_together(self.device, small):
             return [None] * count
-        return solve_batch((self._matrix(*item) for item in group), count, small, self.device, self._apart)
+        return solve_batch((self._matrix(*item) for item in group), count, small, self.device, self._stop_batches)
 
-    def _apart(self, reason: str) -> None:
+    def _stop_batches(self, reason: str) -> None:
         """Solve one matrix at a time from now on."""
         self.limit_of = _alone
         line = printable(reason.splitlines()[0], 120)

@@ -134,7 +134,7 @@ def _row(a: Attention, kind: str, number: int, states: Mapping[str, Projection],
     if kind == QK and turned is not None and turns:
         angles = (turned.offset * f for f in turned.frequencies)
         operands.append(_operand((turned.rope.dims, turned.rope.is_interleaved, *angles)))
-    label = NAMES[kind] + (_said_of(a, turned) if kind == QK else "")
+    label = NAMES[kind] + (_positions_label(a, turned) if kind == QK else "")
     return _made(beside, plan, tuple(operands), label)
 
 
@@ -157,7 +157,7 @@ def _plan(a: Attention, kind: str, number: int, states: Mapping[str, Projection]
     return _RowRecipe(OV, shape, (a.value, a.output), numbers, (shown(a.value),), a.no_ov)
 
 
-def _said_of(a: Attention, turned: Turned | None) -> str:
+def _positions_label(a: Attention, turned: Turned | None) -> str:
     if a.key.block == "cross_attention":
         return ", queries and keys of two streams"
     if a.is_latent:

@@ -111,7 +111,7 @@ class Allocator:
             ValueError: the budget is below `smallest`.
         """
         chosen, slack, bound = self._walk(budget)
-        self._go_on(chosen, slack)
+        self._spend_slack(chosen, slack)
         return self._allocation(chosen, bound)
 
     def uniform(self, budget: int) -> Allocation:
@@ -203,7 +203,7 @@ class Allocator:
             steps = steps[fitting:]
         return slack
 
-    def _go_on(self, chosen: Whole, slack: int) -> None:
+    def _spend_slack(self, chosen: Whole, slack: int) -> None:
         """Move projections on to better points that fit, on the hull or not, the largest saving first."""
         best = [entry for i in self._movable(chosen, slack) if (entry := self._move(i, chosen, slack))]
         heapq.heapify(best)

@@ -10,11 +10,11 @@ _HALVINGS = 55  # an interval of 3 |T| ends 1e-16 |T| wide, with the value withi
 _LEAST = 2.0**-56  # subdiagonal entries are raised to this times |T|, so that no two minors in a row vanish
 _SAFE = torch.finfo(torch.float64).tiny
 _EPS = torch.finfo(torch.float64).eps
-_UNROLLED = 8  # steps between scalings of the minors, which shrink in a step by 1e-35 at most, or grow by 1e9
+_UNROLLED = 8  # steps between scalings of the minors: in one step they shrink by 1e-35 or grow by 1e9 at worst
 
 
 def tridiagonal_eigenvalues(tridiagonal: Tensor, kernels: bool) -> Tensor:
-    """Ascending eigenvalues (batch, n) of matrices (batch, 2, n): diagonal, and subdiagonal, whose last entry is unused.
+    """Ascending eigenvalues (batch, n) of matrices (batch, 2, n): diagonal, subdiagonal (its last entry is unused).
 
     Each is right to about eps |T|. The entries must be near 1 in size, as they are squared. The lanes of a matrix use
     the same midpoints until they part, so the values ascend whatever the counts are.
