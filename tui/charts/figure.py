@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Points: TypeAlias = "NDArray[np.float64]"
 Span: TypeAlias = "tuple[float, float]"
 
-ONLY_ZEROS = "only zeros: a log axis has no place for them, a goes to linear axes"
+ONLY_ZEROS = "all values are 0, which a log axis cannot show: a switches to linear axes"
 
 
 class Stroke(StrEnum):
@@ -58,13 +58,16 @@ class Level:
 @dataclass(frozen=True, slots=True)
 class Axis:
     """`name` is written on paper, `unit` behind every number; without `span` it spans what is drawn. `places`: what its
-    whole numbers from 0 on stand for, where they stand for something else."""
+    whole numbers from 0 on stand for, where they stand for something else. Of what is drawn in place of values that no
+    axis can hold (extreme.py): whether its numbers are `exponents` of ten, or values over 10^`tens`."""
 
     name: str
     unit: str = ""
     log: bool = False
     span: Span | None = None
     places: tuple[str, ...] = ()
+    exponents: bool = False
+    tens: int = 0
 
     def at(self, number: float, text: str) -> str:
         """What is written at a number, `text` where it stands for itself."""
@@ -135,12 +138,14 @@ def signs(figure: Figure) -> list[Sign]:
 
 
 def drawable(chart: Chart) -> Chart:
-    """Without the points that its axes cannot show (a matrix of zeros has none on a log axis), and without curves
-    that have none left."""
+    """Without the points that its axes cannot show (infinite ones; a matrix of zeros has none on a log axis), without
+    curves that have none left."""
+    import numpy as np  # see above
+
     kept = []
     for series in chart.series:
         keep = (series.x > 0) | (not chart.x.log)
-        keep &= (series.y > 0) | (not chart.y.log)
+        keep &= ((series.y > 0) | (not chart.y.log)) & np.isfinite(series.y)
         if keep.any():
             band = series.band and (series.band[0][keep], series.band[1][keep])
             kept.append(replace(series, x=series.x[keep], y=series.y[keep], band=band))

@@ -28,8 +28,8 @@ from rankscope.engine.derive.flip import flipped
 from rankscope.engine.derive.weighting import is_weighted, noise_of
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import DEFAULT_THRESHOLDS, Projection
+from rankscope.store.export import check_name, row
 from rankscope.store.export import export as write_export
-from rankscope.store.export import row
 
 from ..data.chosen_weighting import NONE, choose
 from ..data.gauged_model import RAW
@@ -44,7 +44,19 @@ from ..drawing.console import add_columns, make_console, plain_table, say
 from ..drawing.console_tables import print_tables
 from .ending import at_end
 from .heads import heads_to_compute
-from .opening import lines_of, open_spectra, own_of, save, say_damage, say_opened, stored_of, under, verify, wanted_of
+from .opening import (
+    lines_of,
+    open_spectra,
+    own_of,
+    save,
+    say_damage,
+    say_opened,
+    shown_of,
+    stored_of,
+    under,
+    verify,
+)
+from .outputs import output_file
 from .series import each_of
 
 _LINE_SECONDS = 5.0
@@ -66,7 +78,7 @@ def _scan(args: Namespace, root: Path) -> int:
     gauges = list(dict.fromkeys(args.gauge or [RAW]))
     if args.null and (NONE not in weights or RAW not in gauges):
         lacking = "--weight none" if NONE not in weights else "--gauge raw"
-        raise InputError(f"--null flip is of the weights as they are: add {lacking}")
+        raise InputError(f"--null flip is for the weights as they are: add {lacking}")
     states, latent = [(weight, gauge) for weight in weights for gauge in gauges], args.derived in ("all", "mla")
     models = [under(model, root, weight, args.filter, gauge, with_derived=latent) for weight, gauge in states]
     shown = [own_of(each, args.filter) for each in models]
@@ -105,7 +117,7 @@ def _scan(args: Namespace, root: Path) -> int:
     if session.progress is not None and (again := session.progress.again).found:
         say(solved_again(again))
     if not args.filter and (rest := left_out(model.tree)):
-        say(f"{rest}: --filter '*' takes them")
+        say(f"{rest}: --filter '*' adds them")
     return say_failures(session, [*wanted, *twins, *derived, *noise])
 
 
@@ -125,7 +137,7 @@ def _derived(
     """What is made of several matrices or of parts of one, under each of the weightings and in each of the gauges; a
     line where there is nothing of that."""
     if args.offset and args.derived not in ("all", "heads"):
-        raise InputError("--offset is of the products of heads: add --derived heads")
+        raise InputError("--offset is for the products of heads: add --derived heads")
     found: list[Projection] = []
     for weight in weights if args.derived else ():
         try:
@@ -184,15 +196,20 @@ def tree(args: Namespace, root: Path) -> int:
 
 def export(args: Namespace, root: Path) -> int:
     """One file of what is stored; 1 if that is a part of the model, 2 if nothing."""
-    session = open_spectra(args.model, root, args.weight, args.filter, args.gauge)
-    wanted = wanted_of(session.model.tree, args.filter)
+    try:
+        check_name(Path(args.output), args.layout)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    output = output_file(args.output, "-o FILE")
+    session = open_spectra(args.model, root, args.weight, args.filter, args.gauge, with_derived=bool(args.filter))
+    wanted = shown_of(session, args.filter)
     values = session.read([p.key for p in wanted if session.has(p)])
     say_damage(session)
     stored = stored_of(session, args.model, wanted, args.weight, args.gauge)
     # Tied tensors share one entry, which names the projection that was computed.
     entries = [replace(entry, projection=p) for p in stored if (entry := session.entry(p)) is not None]
     try:
-        write_export(entries, values, Path(args.output), args.layout)
+        write_export(entries, values, output, args.layout)
     except ValueError as error:
         raise InputError(str(error)) from None
     except OSError as error:
@@ -257,7 +274,7 @@ def compute(
                 say(notice.text)
             if session.progress:
                 if session.progress.waiting and not waiting:
-                    say(f"{session.progress.waiting}; what is computed is kept until there is room, ctrl+c gives it up")
+                    say(f"{session.progress.waiting}; what is computed is kept until there is room, ctrl+c discards it")
                 waiting = session.progress.waiting
                 display.update(session.progress)
             for key in changed:

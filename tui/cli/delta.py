@@ -29,7 +29,7 @@ from ..data.wording import percent
 from ..drawing.console import make_console, say
 from ..drawing.console_tables import wide_tables
 from .commands import compute, say_failures
-from .delta_lora import Lora
+from .delta_lora import Lora, outputs_of
 from .ending import at_end
 from .opening import lines_of, save, say_opened, verify
 from .query import Asked
@@ -41,11 +41,12 @@ _MOST_LISTED = 20
 
 def delta(args: Namespace, root: Path) -> int:
     """Compute what is missing, and print what changed by projection; 1 where some of it cannot be computed."""
+    outputs = outputs_of(args)
     access = Access.DOWNLOAD if args.download else Access.RANGES
     first, second = (open_model(name, root, access, or_stored=False) for name in (args.model, args.against))
     under = choose(args.weight, first, root, say)
     found = matched(first, second, under, args.filter)
-    lora = Lora(args, (first, second), found.deltas, under) if args.output or args.extract else None
+    lora = Lora(args, outputs, (first, second), found.deltas, under) if any(outputs) else None
     rows = [*found.deltas, *(lora.wanted.joint if lora is not None else ())]
     session = _computed(first, second, rows, args, root)
     console = make_console()
@@ -123,9 +124,9 @@ def _about(changes: Sequence[DeltaNumbers]) -> Iterator[str]:
     yield ADVICE
     if quantised := [c for c in changes if c.quantised]:
         kind = quantised[0].quantised
-        yield f"no rank is advised of {len(quantised)} of {len(changes)}: A or B is quantised ({kind})"
+        yield f"no rank is advised for {len(quantised)} of {len(changes)}: A or B is quantised ({kind})"
     if len({is_gguf(p.tensor) for c in changes for p in c.delta.parents}) > 1:
-        yield "one of the two is a GGUF file, in which rows of queries and keys may stand in another order"
+        yield "one of the two is a GGUF file, in which rows of queries and keys may be in another order"
     same = sum(c.is_unchanged for c in changes)
     rounding = sum(c.above == 0 and not c.is_unchanged for c in changes)
     if same or rounding:
@@ -139,7 +140,8 @@ def _apart(first: Model, second: Model, found: Matched) -> Iterator[str]:
             yield f"{why}: {len(listed)}: {_named(item.text for item in listed)}"
     if listed := found.why(Apart.LEFT_OUT):
         kinds = kinds_of(_ours(listed))
-        yield f"left out: {len(listed)} matri{'x' if len(listed) == 1 else 'ces'} ({kinds}): --filter '*' takes them"
+        count = "1 matrix" if len(listed) == 1 else f"{len(listed)} matrices"
+        yield f"{count} ({kinds}) {'is' if len(listed) == 1 else 'are'} left out: --filter '*' adds them"
     if listed := found.why(Apart.VECTOR):
         yield from _vectors(first, second, listed)
 

@@ -33,7 +33,7 @@ def heads_to_compute(model: Model, root: Path, weight: str, gauges: Sequence[str
     for gauge in gauges:
         rows = _rows(model, root, weight, gauge, args.offset).named(args.filter)
         for sentence in (*rows.unknown, *rows.refusals):
-            say(f"left out: {sentence}")
+            say(f"not computed: {sentence}")
         found += [p for p in rows.every if p.problem is None]
     return found
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from rich.text import Text
 
-from rankscope.engine.atomic import is_writable
 from rankscope.engine.calibration.collect import HELD_OUT, CollectionPlan, Collector, make_plan, room
 from rankscope.engine.calibration.moments_file import write_moments
 from rankscope.engine.calibration.running import fed_of, length_of, load, require
@@ -33,6 +32,7 @@ from ..data.phrases import byte_size
 from ..drawing.console import add_columns, make_console, plain_table, say
 from .ending import at_end
 from .eta import EtaLines
+from .outputs import output_file
 
 _PER_FEATURE = 16
 """Tokens for each input feature of the widest matrix of x x^T, where the user does not say how many."""
@@ -41,7 +41,7 @@ _PER_FEATURE = 16
 def moments(args: Namespace, root: Path) -> int:
     """Run the model, write the file, say what it is worth."""
     require()
-    output = _checked(Path(args.output).expanduser())
+    output = _checked(args.output)
     text = read_text(args.text)
     device = one_device(args.device)
     opened = open_model(args.model, root, Access.DOWNLOAD, or_stored=False)
@@ -104,18 +104,16 @@ class _Calibration:
         with self.collector.lock:
             tokens = max((sums.tokens + sums.held for sums in self.collector.seen.values()), default=0)
             if not tokens:
-                return "no token was seen, and nothing is written"
+                return "no token was read, so nothing is written"
             write_moments(self._output, self.collector.seen, self._said, self.figures)
         return f"{tokens:,} tokens are in {printable(str(self._output))}"
 
 
-def _checked(output: Path) -> Path:
+def _checked(text: str) -> Path:
     (suffix,) = Safetensors.suffixes
-    if output.suffix != suffix:
-        raise InputError(f"{printable(str(output))} would be a file of moments: name it FILE{suffix}")
-    if output.is_dir() or not output.parent.is_dir() or not is_writable(output.parent):
-        raise InputError(f"cannot write {printable(str(output))}: name another with -o FILE{suffix}")
-    return output
+    if not text.endswith(suffix):
+        raise InputError(f"{printable(text)} does not end in {suffix}: name the file FILE{suffix}")
+    return output_file(text, f"-o FILE{suffix}")
 
 
 def one_device(spec: str) -> str:
@@ -138,7 +136,7 @@ def _say_plan(
     held = f"{byte_size(plan.device_bytes)} on {device} beside the model"
     say(f"writes at most {byte_size(plan.bytes)}, position 0 and held out included; {held}")
     if tokens < wanted:
-        say(f"the text has no more: {wanted:,} tokens were wanted")
+        say(f"the text has no more tokens: {wanted:,} were requested")
     if len(run) < HELD_OUT:
         say(f"nothing is held out of fewer than {HELD_OUT} sequences: give more --tokens or text")
     if lost:

@@ -19,7 +19,7 @@ class TopPane(ScrollView, can_focus=True, inherit_bindings=False):
     """A view with the place TOP in data/views names a subclass. `look` gives the lens for its numbers."""
 
     compares_marks = False
-    """Whether it shows the marks, not what the filter leaves."""
+    """Whether it shows the marks, not what the filter shows."""
 
     def __init__(self, look: Look, **kwargs: str) -> None:
         super().__init__(**kwargs)  # type: ignore[arg-type]
