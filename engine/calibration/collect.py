@@ -161,7 +161,7 @@ class Collector:
 @contextmanager
 def _watching(fed: Sequence[Fed], take: Take) -> Iterator[None]:
     """Within this context, `take` is called with all inputs of these modules."""
-    from .routed import Routed  # torch, and a class of it to derive from
+    from .routed import Routed  # imports torch, as it derives from a class of it
 
     stacks: dict[Any, dict[tuple[str, int], Fed]] = defaultdict(dict)
     with ExitStack() as hooks:

@@ -31,11 +31,11 @@ IN_FLIGHT = 2
 """The most batches that a worker has: one is solved while the next is read. An urgent one may come on top."""
 _CONNECT_SECONDS, _START_SECONDS = 10, 120
 _CONFIG: dict[str, Any] = {
-    "distributed.scheduler.worker-ttl": None,  # a host that slept, or a process that was stopped, is no dead one
+    "distributed.scheduler.worker-ttl": None,  # a host that slept, or a process that was stopped, is not dead
     "distributed.scheduler.allowed-failures": 2,
-    # Dask would allow one BLAS thread: ours are bounded where they compute. What workers log would go over the screen.
+    # Dask would allow only one BLAS thread; workers set the number themselves. Their logs would overwrite the screen.
     "distributed.nanny.pre-spawn-environ": {"DASK_LOGGING__DISTRIBUTED": "critical"},
-    # Dask opens a port for a dashboard even where there is none: it answers nothing
+    # Dask opens a port for a dashboard even without one: no page is served there
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
 }

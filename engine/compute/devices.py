@@ -1,4 +1,4 @@
-"""Which devices compute, with how many threads, and the record of the run."""
+"""The devices that compute, the number of their threads, and the record of a run."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ class Engine:
         refused = [Failed(p, p.problem) for p in wanted if p.problem is not None]
         to_fetch = sum(held.bytes_to_fetch(_tensors_in(held, sound)) for held in opened if held.is_remote)
         expected = [*sound, *(f.projection for f in refused)]
-        if self._reporter.expect(expected, to_fetch):  # before a worker can finish one
+        if self._reporter.expect(expected, to_fetch):  # announced before a worker can finish one
             self._outcomes.budget.reset()
             self._reporter.seconds_again = 0.0
         if recompute:

@@ -261,7 +261,7 @@ class Far:
         if not jobs:
             return
         worker = self._worker_for(jobs[0])
-        if worker is None:  # it has refused another batch since it was found to be free
+        if worker is None:  # the free one has meanwhile refused another batch
             self._queue.put_back(jobs)
             return
         models = tuple(checkpoint.elsewhere for checkpoint in jobs[0].checkpoints)

@@ -1,4 +1,4 @@
-"""Which ready jobs of a device make the next batch: equal smaller sides, and as full as can be had."""
+"""Choosing the next batch from a device's ready jobs: equal smaller sides, and as full as possible."""
 
 from __future__ import annotations
 

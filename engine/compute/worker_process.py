@@ -51,7 +51,7 @@ def _belong_to(parent: int) -> None:
     interrupts typed there."""
     for number in (signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
-    with suppress(OSError, AttributeError):  # Linux; elsewhere Dask's own pipe ends it
+    with suppress(OSError, AttributeError):  # only Linux has it; elsewhere Dask's pipe ends the process
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)

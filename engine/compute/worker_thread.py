@@ -33,7 +33,7 @@ def own_stream(device: str) -> AbstractContextManager[object]:
 
     try:
         return torch.cuda.stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
-    except RuntimeError:  # a driver that does not answer: the ladder finds the way to the CPU
+    except RuntimeError:  # a driver that does not answer: the ladder falls back to the CPU
         return nullcontext()
 
 

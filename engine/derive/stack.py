@@ -57,7 +57,7 @@ def multiply_latent(projection: Projection, matrices: Sequence[Weights]) -> Weig
     (gain,) = numbers_of(made.operands)
     *second, first = (joined(list(slabs(host_array(matrix)))) for matrix in matrices)
     for matrix in matrices:
-        exponent_of(matrix)  # refuses what is not finite
+        exponent_of(matrix)  # raises an error if it is not finite
     left, right = (triangle(matrix) for matrix in (np.concatenate(second), first.T))
     core: Weights = placed((left * gain) @ right.T, matrices[0])
     return core

@@ -192,7 +192,7 @@ class Allocator:
         the step that closed it."""
         while len(steps := steps[steps < ends[self._curve[steps]]]):
             costs = self._before[steps + 1] - self._before[steps]
-            # The slack never grows: what is larger than it now will not fit when its turn comes.
+            # The slack never grows: a step that is larger now will not fit later either.
             if (too_large := costs > slack).any():
                 closing, first = np.unique(self._curve[steps[too_large]], return_index=True)
                 ends[closing] = steps[too_large][first]

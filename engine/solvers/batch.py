@@ -34,7 +34,7 @@ def limits(device: str) -> Callable[[int], int]:
     """
     try:
         free = torch.cuda.mem_get_info(device)[0] if two_stage.available(device) else 0
-    except RuntimeError:  # a driver that does not answer: the ladder finds the way to the CPU
+    except RuntimeError:  # a driver that does not answer: the ladder falls back to the CPU
         free = 0
 
     def limit_of(small: int) -> int:

@@ -37,7 +37,7 @@ def _chase_kernel(band: Tensor, n: int, warps: int | None, registers: int | None
     progress = torch.zeros(batch, n, dtype=torch.int32, device=band.device)
     progress[:, 0] = _DONE
     ticket = torch.zeros(1, dtype=torch.int32, device=band.device)
-    programs = batch * min(sweeps, n // room + 2)  # sweeps two steps apart: no more can be under way
+    programs = batch * min(sweeps, n // room + 2)  # sweeps are two steps apart, so no more can run
     kernels.chase[(programs,)](
         band,
         progress,

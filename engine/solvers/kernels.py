@@ -201,8 +201,8 @@ def chase(
                 seen = tl.atomic_add(flag, 0, sem="acquire")
             left = base + (s + 1 + (k - 1) * B) * LD + B
             at = left + i3 + j3 * (LD - 1)
-            b = tl.load(at, cache_modifier=".cg")  # all at once, before the sums: the way here is long, and the
-            column = tl.load(left + i, cache_modifier=".cg")  # sum over columns parts reading from writing
+            b = tl.load(at, cache_modifier=".cg")  # loaded together, before the sums: memory is slow, and
+            column = tl.load(left + i, cache_modifier=".cg")  # the sum over columns separates reads from writes
             below = base + (s + 1 + k * B) * LD + i3 + j3 * (LD - 1)
             d = tl.load(below, mask=i3 >= j3, other=0.0, cache_modifier=".cg")
             vj3 = _turned(v, B)[None, :, None]

@@ -44,7 +44,7 @@ def _bisect_kernel(diagonal: Tensor, square: Tensor, bounds: Tensor) -> Tensor:
     padded = -(-n // _UNROLLED) * _UNROLLED
     pairs = diagonal.new_zeros(batch, padded, 2)
     pairs[:, :n, 0] = diagonal
-    pairs[:, n:, 0] = 2 * bounds[:, 1:].abs() + 1  # uncoupled and above all x: never a change of sign
+    pairs[:, n:, 0] = 2 * bounds[:, 1:].abs() + 1  # uncoupled and above all x, so that the sign never changes
     pairs[:, :n, 1] = square
     out = torch.empty_like(diagonal)
     kernels.bisect[(-(-n // LANES), batch)](pairs, bounds, out, n, padded, _HALVINGS, LANES=LANES, num_warps=1)
