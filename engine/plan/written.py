@@ -64,13 +64,23 @@ def write(layout: RewrittenCheckpoint, entries: Mapping[Path, Sequence[TensorToW
     for file, name in names.items():
         write_safetensors(folder / name, entries[file], {"format": "pt"})
     if len(names) > 1:
-        numbered = _NUMBERED.match(next(iter(names.values())))
-        index = INDEX.replace("model", numbered[1] if numbered else "model", 1)
-        placed = {entry.name: name for file, name in names.items() for entry in entries[file]}
-        size = sum(entry.bytes for file in names for entry in entries[file])
-        _write_json(folder / index, {"metadata": {"total_size": size}, "weight_map": placed})
+        _write_index(names, entries, folder)
     if not layout.merge:
         _write_json(folder / FACTORS, _described(layout))
+    _copy_side_files(layout, folder)
+
+
+def _write_index(names: Mapping[Path, str], entries: Mapping[Path, Sequence[TensorToWrite]], folder: Path) -> None:
+    """Write the file that says which of several files holds which tensor."""
+    numbered = _NUMBERED.match(next(iter(names.values())))
+    index = INDEX.replace("model", numbered[1] if numbered else "model", 1)
+    placed = {entry.name: name for file, name in names.items() for entry in entries[file]}
+    size = sum(entry.bytes for file in names for entry in entries[file])
+    _write_json(folder / index, {"metadata": {"total_size": size}, "weight_map": placed})
+
+
+def _copy_side_files(layout: RewrittenCheckpoint, folder: Path) -> None:
+    """Copy the files beside the weights, with config.json as the written numbers need it."""
     schemes = [t.scheme for t in layout.checkpoint.tensors if t.scheme is not None]
     is_dequantised = any(scheme.formula not in OWN_FACTORS for scheme in schemes)
     dtype = layout.dtype or (layout.floats if is_dequantised else None)
