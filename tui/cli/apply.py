@@ -41,11 +41,11 @@ TYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16
 _LINE_SECONDS = 5.0
 _MADE = "made"
 _ROUNDING = 0.02
-"""More than the rounding of factors to bfloat16 moves an error by, its eps being .0078."""
+"""bfloat16's eps is .0078: an error that rises by more than this is not explained by rounding factors to bfloat16."""
 
 
 def apply(args: Namespace, root: Path) -> int:
-    """Write the folder, and print what each projection has lost."""
+    """Write the new checkpoint into a folder, and print the error of each projection."""
     plan = read_plan(Path(args.plan).expanduser())
     output = _checked(Path(args.output).expanduser())
     if plan.cost == "pifa" and not args.merge:
@@ -71,7 +71,8 @@ def apply(args: Namespace, root: Path) -> int:
 def _layout(
     model: Model, works: Sequence[Work], args: Namespace, place: Callable[[HostArray], Any], folder: Path
 ) -> RewrittenCheckpoint:
-    """Of the model itself; of a GGUF file of what transformers makes of it, in a temporary folder."""
+    """The files to write: from the model's own, or for a GGUF file from what transformers makes of it in a temporary
+    folder."""
     checkpoint = model.checkpoint
     assert checkpoint is not None
     dtype, tell = TYPES.get(args.dtype or ""), _Progress(len(works))
@@ -97,7 +98,8 @@ def _layout(
 
 
 def _write(layout: RewrittenCheckpoint, folder: Path, parent: Path) -> tuple[list[WrittenProjection], int]:
-    """Write all of it, if `parent` has room; what each projection has lost as read back, and how many numbers."""
+    """Write the checkpoint if `parent` has room for it. Return the errors, measured on the files as read back, and how
+    many numbers were written."""
     entries = layout.entries()
     _check_room(parent, bytes_of(entries, layout.checkpoint))
     folder.mkdir()
@@ -108,7 +110,7 @@ def _write(layout: RewrittenCheckpoint, folder: Path, parent: Path) -> tuple[lis
 
 
 class _Progress:
-    """Says now and then how many matrices are factored."""
+    """Reports now and then how many matrices are factored."""
 
     def __init__(self, total: int) -> None:
         self._total, self._done = total, 0
@@ -147,7 +149,7 @@ def _opened(plan: Plan, named: str | None, root: Path) -> Model:
 
 
 def _name(plan: Plan, root: Path) -> str:
-    """What to open: a commit on the Hub, or the one path of that name among the models that have stored spectra."""
+    """The name to open: a commit on the Hub, or the path in the store where only one model of that name has spectra."""
     if plan.commit:
         return f"{plan.model}@{plan.commit}"
     found = [
@@ -157,7 +159,8 @@ def _name(plan: Plan, root: Path) -> str:
 
 
 def _weighting(plan: Plan, named: str | None, model: Model, root: Path) -> Weighting | None:
-    """That of the plan: a file has to be named again, as a plan holds the digest of its numbers alone."""
+    """The weighting that the plan was made under. A file of moments must be named again: the plan holds only the digest
+    of its numbers."""
     made = plan.weighting
     if made is None:
         if named not in (None, NONE):
@@ -175,7 +178,7 @@ def _weighting(plan: Plan, named: str | None, model: Model, root: Path) -> Weigh
 
 
 def placing(spec: str, threads: int | None) -> Callable[[HostArray], Any]:
-    """What brings a matrix to the device that is named first; where that has no room, it stays."""
+    """A function that moves a matrix to the first device of `spec`, or leaves it where it is if that has no room."""
     found, notes = pick(spec)
     for note in notes:
         say(note)
@@ -191,7 +194,7 @@ def placing(spec: str, threads: int | None) -> Callable[[HostArray], Any]:
 
 
 def _say_kind(checkpoint: Checkpoint) -> None:
-    """What a user should know of a model that is not as transformers writes it."""
+    """Warn about a model whose files differ from what transformers writes."""
     if checkpoint.format is not SAFETENSORS:
         say("it is no safetensors: written as safetensors under the same names, whether it loads so is not tested")
     if checkpoint.quantisation:
@@ -207,21 +210,21 @@ def _check_room(folder: Path, size: int) -> None:
 
 
 def _put_away(folder: Path, output: Path) -> str:
-    """Called from another thread where a signal ends the program."""
+    """Remove the unfinished folder. Called from another thread when a signal ends the program."""
     is_whole = output.is_dir() and any(output.iterdir())
     shutil.rmtree(folder, ignore_errors=True)
     return "" if is_whole else f"nothing is written to {printable(str(output))}"
 
 
 def _counted(plan: Plan, works: Sequence[Work], done: Sequence[WrittenProjection]) -> str:
-    """What has become of the numbers that were factored, as counted in the files and as the plan has it."""
+    """How many numbers the factored matrices had and have now, as counted in the files and as the plan says."""
     before = sum(work.projection.rows * work.projection.cols for work in works)
     stated = sum(row.parameters for row in plan.rows if row.rank is not None)
     return f": {sum(each.parameters for each in done):,} ({stated:,} by the plan) in the place of {before:,}"
 
 
 def _print(done: Sequence[WrittenProjection], plan: Plan, merge: bool) -> None:
-    """A row a projection."""
+    """Print a table with a row for each projection."""
     console = make_console()
     table = plain_table(console)
     columns = ("rank", "planned", "written", "type", "numbers")

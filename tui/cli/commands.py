@@ -48,15 +48,15 @@ from .opening import lines_of, open_spectra, own_of, save, say_damage, say_opene
 from .series import each_of
 
 _LINE_SECONDS = 5.0
-"""Between two progress lines where stderr is no terminal."""
+"""Seconds between two progress lines if stderr is no terminal."""
 _FAILED_LINES = 8
-"""Projections that fail for one reason and are still named each in a line of its own."""
+"""At most this many projections that failed for the same reason get a line each."""
 _BAR = 16
-"""Characters of the bar: the numbers beside it need the other 64 of a narrow terminal."""
+"""Characters of the progress bar: the numbers beside it need the other 64 of a narrow terminal."""
 
 
 def scan(args: Namespace, root: Path) -> int:
-    """Compute what is missing of one model after the other; 0 all done, 1 some failed, 2 one could not be opened."""
+    """Compute what is missing of each model; 0 if all is done, 1 if some failed, 2 if a model could not be opened."""
     return each_of(args.model, lambda name: _scan(Namespace(**{**vars(args), "model": name}), root))
 
 
@@ -112,7 +112,7 @@ def _scan(args: Namespace, root: Path) -> int:
 def _print_scanned(
     session: Session, models: Sequence[Model], shown: Sequence[list[Projection]], thresholds: Iterable[float]
 ) -> None:
-    """The tables of a scan: of each state of the model what was asked for."""
+    """Print the tables of each scanned state of the model."""
     for each, found in zip(models, shown, strict=True):
         session.show(each)
         lenses = [Lens(Pair(session), t) for t in dict.fromkeys(thresholds)]
@@ -122,8 +122,8 @@ def _print_scanned(
 def _derived(
     model: Model, root: Path, args: Namespace, weights: Sequence[str], gauges: Sequence[str]
 ) -> list[Projection]:
-    """What is made of several matrices or of parts of one, under each of the weightings and in each of the gauges; a
-    line where there is nothing of that."""
+    """The projections that --derived adds, under each weighting and in each gauge: matrices made of several others, and
+    single heads. Print a line if there are none."""
     if args.offset and args.derived not in ("all", "heads"):
         raise InputError("--offset is of the products of heads: add --derived heads")
     found: list[Projection] = []
@@ -139,10 +139,10 @@ def _derived(
     return found
 
 
-def say_failures(session: Session, asked: Sequence[Projection]) -> int:
-    """Say which of these failed, and why; the exit code."""
+def say_failures(session: Session, computed: Sequence[Projection]) -> int:
+    """Print which of these failed, and why. Return the exit code."""
     failed: dict[str, list[Projection]] = {}
-    for p in asked:
+    for p in computed:
         if session.state(p) is State.FAILED:
             failed.setdefault(session.failures[p.key], []).append(p)
     for reason, found in failed.items():
@@ -151,7 +151,7 @@ def say_failures(session: Session, asked: Sequence[Projection]) -> int:
 
 
 def _say_failed(reason: str, failed: Sequence[Projection]) -> None:
-    """A line for each, or for all of them where they are many."""
+    """Print a line for each, or one for all if they are many."""
     if len(failed) > _FAILED_LINES:
         say(f"failed: {len(failed)} projections, from {failed[0].label} to {failed[-1].label}: {reason}")
         return
@@ -160,7 +160,7 @@ def _say_failed(reason: str, failed: Sequence[Projection]) -> None:
 
 
 def tree(args: Namespace, root: Path) -> int:
-    """Every projection and tensor, from headers and the store's index."""
+    """Print every projection and tensor, from headers and the store's index."""
     model = open_model(args.model, root, or_stored=False)
     session = Session(model, root, lambda _: None, ComputeSettings())
     session.load()
@@ -183,13 +183,13 @@ def tree(args: Namespace, root: Path) -> int:
 
 
 def export(args: Namespace, root: Path) -> int:
-    """One file of what is stored; 1 if that is a part of the model, 2 if nothing."""
+    """Write what is stored into one file; 1 if that is only a part of the model, 2 if nothing is stored."""
     session = open_spectra(args.model, root, args.weight, args.filter, args.gauge)
     wanted = wanted_of(session.model.tree, args.filter)
     values = session.read([p.key for p in wanted if session.has(p)])
     say_damage(session)
     stored = stored_of(session, args.model, wanted, args.weight, args.gauge)
-    # Tied tensors share one entry, which names the projection that was computed.
+    # Tied tensors share one entry, which names only the projection that was computed.
     entries = [replace(entry, projection=p) for p in stored if (entry := session.entry(p)) is not None]
     try:
         write_export(entries, values, Path(args.output), args.layout)
@@ -205,7 +205,7 @@ def export(args: Namespace, root: Path) -> int:
 
 
 def doctor(args: Namespace, root: Path) -> int:
-    """What this machine has; with --verify 1 where a stored value is damaged."""
+    """Print what this machine has; with --verify, 1 if a stored value is damaged."""
     from .doctor import findings, verify_store
 
     lost = args.verify and verify_store(root, say)
@@ -228,8 +228,8 @@ def compute(
     json_thresholds: Sequence[float] | None,
     beside: Sequence[Projection],
 ) -> None:
-    """Run the engine to the end, printing rows as they are saved and progress on stderr. What is computed `beside`
-    what is wanted has no rows."""
+    """Run the engine to the end; print rows as they are saved, and progress on stderr. Projections in `beside` are
+    computed too, but get no rows."""
     stored = [] if recompute else [p for p in wanted if session.has(p)]
     for threshold in json_thresholds or ():
         session.load_ranks(stored, threshold)
@@ -267,7 +267,7 @@ def compute(
 
 
 def _next_batch(events: queue.SimpleQueue[tuple[Event, ...]]) -> tuple[Event, ...]:
-    """Empty after some seconds without any: a large matrix takes minutes, and progress is due."""
+    """The next events, or none after some seconds: a large matrix takes minutes, and a progress line is due before."""
     try:
         return events.get(timeout=_LINE_SECONDS)
     except queue.Empty:
@@ -275,7 +275,7 @@ def _next_batch(events: queue.SimpleQueue[tuple[Event, ...]]) -> tuple[Event, ..
 
 
 def _print_row(session: Session, projection: Projection, thresholds: Iterable[float]) -> None:
-    """One JSON line on stdout, flushed: a reader behind a pipe sees it as soon as it is saved."""
+    """Print one JSON line, flushed, so that a reader behind a pipe sees it as soon as the values are saved."""
     state = session.state(projection)
     entry = session.entry(projection) if state in (State.STORED, State.DONE) else None
     ranks = None
@@ -289,7 +289,7 @@ def _print_row(session: Session, projection: Projection, thresholds: Iterable[fl
 
 
 class _Lines:
-    """Progress where stderr is no terminal: a plain line every few seconds."""
+    """Progress if stderr is no terminal: a plain line every few seconds."""
 
     def __init__(self) -> None:
         self._next = time.monotonic() + _LINE_SECONDS
@@ -311,7 +311,7 @@ class _Bars:
 
     def __init__(self) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(_BAR), MofNCompleteColumn(), TimeElapsedColumn())
-        # Rich would print the rows above the bar, on stderr, even where stdout is a file.
+        # Otherwise Rich prints the rows above the bar, on stderr, even if stdout is a file.
         self._bar = Bar(
             *columns,
             TextColumn("{task.fields[rest]}"),

@@ -1,4 +1,4 @@
-"""`rankscope delta`: what fine-tuning changed, and which LoRA rank holds it; and the view of what is stored."""
+"""`rankscope delta`: what fine-tuning changed, and which LoRA rank holds it; and `show --view delta`."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ from .commands import compute, say_failures
 from .delta_lora import Lora
 from .ending import at_end
 from .opening import lines_of, save, say_opened, verify
-from .query import Asked
+from .query import Query
 
 _THRESHOLDS = (0.9,)
 _MOST_LISTED = 20
-"""Addresses that are named one by one."""
+"""At most this many addresses are listed."""
 
 
 def delta(args: Namespace, root: Path) -> int:
-    """Compute what is missing, and print what changed by projection; 1 where some of it cannot be computed."""
+    """Compute what is missing, and print how each projection changed; 1 if a difference cannot be computed."""
     access = Access.DOWNLOAD if args.download else Access.RANGES
     first, second = (open_model(name, root, access, or_stored=False) for name in (args.model, args.against))
     under = choose(args.weight, first, root, say)
@@ -59,24 +59,24 @@ def delta(args: Namespace, root: Path) -> int:
     return max(code, lora.write(session, (args.threshold or _THRESHOLDS)[0])) if lora is not None else code
 
 
-def print_delta(console: Console, asked: Asked, args: Namespace) -> None:
-    """What is stored of the differences."""
+def print_delta(console: Console, query: Query, args: Namespace) -> None:
+    """Print the differences that are stored."""
     changes: Sequence[DeltaNumbers] = ()
-    for threshold, changes in shown(asked, args).items():
+    for threshold, changes in shown(query, args).items():
         print_changes(console, changes, threshold, f"at {percent(threshold)} % of the energy")
     for line in _about(changes):
         console.print(Text(line))
 
 
-def shown(asked: Asked, args: Namespace) -> dict[float, list[DeltaNumbers]]:
-    """The numbers of `show --view delta` by threshold. Reads files."""
-    session = asked.lens.pair.first
+def shown(query: Query, args: Namespace) -> dict[float, list[DeltaNumbers]]:
+    """The numbers of `show --view delta`, by threshold. Reads files."""
+    session = query.lens.pair.first
     thresholds = dict.fromkeys(args.threshold or _THRESHOLDS)
-    return {t: changes_of(session, asked.projections, t, args.independent) for t in thresholds}
+    return {t: changes_of(session, query.projections, t, args.independent) for t in thresholds}
 
 
 def _computed(first: Model, second: Model, deltas: Sequence[Projection], args: Namespace, root: Path) -> Session:
-    """A session of A in which these are stored, or why not is known."""
+    """A session of A in which these differences are stored, or have failed with a reason."""
     events: queue.SimpleQueue[tuple[Event, ...]] = queue.SimpleQueue()
     session = Session(first, root, events.put, ComputeSettings(args.device, args.threads))
     assert second.checkpoint is not None
@@ -98,7 +98,7 @@ def _computed(first: Model, second: Model, deltas: Sequence[Projection], args: N
 
 
 def print_changes(console: Console, changes: Sequence[DeltaNumbers], threshold: float, title: str) -> None:
-    """A row a difference."""
+    """Print a table with a row for each difference."""
     columns = columns_at(threshold)
     shapes = [f"{c.delta.rows}x{c.delta.cols}" for c in changes]
     texts = [["shape", *shapes], *([column.heading, *(column.text(c) for c in changes)] for column in columns)]
@@ -107,9 +107,9 @@ def print_changes(console: Console, changes: Sequence[DeltaNumbers], threshold: 
         console.print()
 
 
-def title_of(asked: Asked, args: Namespace) -> str:
-    """What `show --side delta` shows."""
-    session = asked.lens.pair.first
+def title_of(query: Query, args: Namespace) -> str:
+    """The title of `show --side delta`."""
+    session = query.lens.pair.first
     return _title(session.raw.name, args.against, session.weighting[0])
 
 
@@ -119,7 +119,7 @@ def _title(first: str, second: str, weighting: str) -> str:
 
 
 def _about(changes: Sequence[DeltaNumbers]) -> Iterator[str]:
-    """What the numbers are, and of which there is no advice."""
+    """Lines below the table: what the numbers mean, and which differences get no advice."""
     yield ADVICE
     if quantised := [c for c in changes if c.quantised]:
         kind = quantised[0].quantised
@@ -133,7 +133,7 @@ def _about(changes: Sequence[DeltaNumbers]) -> Iterator[str]:
 
 
 def _apart(first: Model, second: Model, found: Matched) -> Iterator[str]:
-    """What of either model has no row."""
+    """Lines about projections that have no row because only one model has them."""
     for why in (Apart.SHAPE, Apart.FACTORS, Apart.RENAMED, Apart.ONLY_A, Apart.ONLY_B):
         if listed := found.why(why):
             yield f"{why}: {len(listed)}: {_named(item.text for item in listed)}"
@@ -145,7 +145,7 @@ def _apart(first: Model, second: Model, found: Matched) -> Iterator[str]:
 
 
 def _vectors(first: Model, second: Model, listed: Sequence[WithoutDifference]) -> Iterator[str]:
-    """Norms and biases: how many of them differ, and by how much."""
+    """Lines about norms and biases: how many differ, and by how much."""
     every = list(vector_changes(first, second, listed))
     changed = [v for v in every if v.relative]
     unlike = [v for v in every if v.relative is None]

@@ -28,14 +28,14 @@ _MOST_LISTED = 8
 
 
 class Lora:
-    """Where ranks and adapter are to be written, and of which modules; checked before anything is computed."""
+    """Where to write the ranks and the adapter, and for which modules; checked before anything is computed."""
 
     def __init__(
         self, args: Namespace, models: tuple[Model, Model], deltas: Sequence[Projection], under: Weighting | None
     ) -> None:
         """
         Raises:
-            InputError: nothing can be written there, or of these models.
+            InputError: a file cannot be written, or these models have no such adapter.
         """
         if len(set(args.threshold or ())) > 1:
             raise InputError("ranks are written at one threshold: name one with -t")
@@ -49,7 +49,7 @@ class Lora:
         self.wanted: Wanted = wanted_of(models[0], sound, under)
 
     def write(self, session: Session, threshold: float) -> int:
-        """Write what was asked for; 1 where there is nothing to write."""
+        """Write the files that the options name; 1 if there is nothing to write."""
         known = ranks_of(session, self.wanted, threshold, self._args.independent)
         ranks = {name: rank or 0 for name, rank in known.items()}
         given = ranks_for(self.wanted.found, ranks)
@@ -69,7 +69,7 @@ class Lora:
         return 0
 
     def _say_left(self, known: Mapping[str, int | None], given: LoraRanks) -> None:
-        """What gets no adapter, and why."""
+        """Print which modules get no adapter, and why."""
         reasons = Counter(reason for _, reason in self.wanted.found.left)
         for reason, count in list(reasons.items())[:_MOST_LISTED]:
             first = next(p for p, why in self.wanted.found.left if why == reason)

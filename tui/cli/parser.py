@@ -1,4 +1,4 @@
-"""How the command lines are read. Imports argparse alone."""
+"""An argparse parser with one-line errors, and options whose value may be left out. Imports only argparse."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any, NoReturn
 
 
 class Parser(argparse.ArgumentParser):
-    """Wrong use is one line: argparse would print the whole usage before it. An option whose value may be left out
-    takes no word that is none of its choices: `scan --derived MODEL`. Before several models a word that is nearly
-    one is a choice that was mistyped."""
+    """Reports wrong use in one line, where argparse would print the whole usage first. An option whose value may be
+    left out takes the next word only if it is one of its choices: `scan --derived MODEL`. If several models may follow,
+    a word close to a choice counts as that choice mistyped."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         given = list(sys.argv[1:] if args is None else args)
@@ -41,14 +41,14 @@ class Parser(argparse.ArgumentParser):
 
 
 def _is_nearly_one(word: str, choices: Iterable[str]) -> bool:
-    """Whether a word is a choice but for about a letter."""
+    """Whether a word is a choice with about one letter wrong."""
     from difflib import get_close_matches
 
     return bool(get_close_matches(word, choices, cutoff=0.8))
 
 
 class Flat(argparse.Action):
-    """Adds to the list of an option lists of values."""
+    """Appends the lists of values of an option that is given several times."""
 
     def __call__(self, _: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, __: Any = None) -> None:
         found = [*(getattr(namespace, self.dest) or []), *(value for part in values for value in part)]

@@ -1,4 +1,4 @@
-"""What the arguments of `rankscope show` and `rankscope plot` come to."""
+"""The arguments of `rankscope show` and `rankscope plot`, turned into projections and a lens."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from .opening import lines_of, open_spectra, shown_of, stored_of, verify, wanted
 from .options import ADDRESS, DELTA
 
 _MOST_LISTED = 20
-"""Addresses that are named one by one."""
+"""At most this many addresses are listed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """Which projections are shown, through which lens. `lens` is at the last of the thresholds; `notes` say what is
-    missing, once the rest is printed; `ranks` are those that are asked for."""
+class Query:
+    """The projections to show, and the lens to show them through. `lens` is at the last of the thresholds; `notes` are
+    printed last and say what is missing; `ranks` are those of --rank."""
 
     lens: Lens
     thresholds: tuple[float, ...]
@@ -47,17 +47,17 @@ class Asked:
 
     @property
     def lenses(self) -> list[Lens]:
-        """The lens at every threshold, where its number depends on one."""
+        """The lens at every threshold, or only once if its number depends on none."""
         if not self.lens.measure.depends_on_threshold:
             return [self.lens]
         return [replace(self.lens, threshold=threshold) for threshold in self.thresholds]
 
 
-def understand(args: Namespace, root: Path) -> Asked:
-    """Open what is asked for.
+def understand(args: Namespace, root: Path) -> Query:
+    """Open the models that the arguments name, and find the projections to show.
 
     Raises:
-        InputError: options that do not go together, or nothing that could be shown.
+        InputError: options that do not go together, or nothing to show.
     """
     _check(args)
     gauge = FIXED if args.view == "gauge" else args.gauge
@@ -97,11 +97,11 @@ def understand(args: Namespace, root: Path) -> Asked:
         raise InputError(f"no spectra with random signs are stored of {name}: run  rankscope scan {name} --null flip")
     if stacks := [p for p in stacks if p not in wanted]:
         wanted = sorted((*wanted, *stacks), key=model_order)
-    return Asked(lens, thresholds, wanted, _grid(first, wanted), bool(args.filter), tuple(notes), ranks)
+    return Query(lens, thresholds, wanted, _grid(first, wanted), bool(args.filter), tuple(notes), ranks)
 
 
 def _shown(args: Namespace, root: Path, gauge: str) -> tuple[Session, list[Projection]]:
-    """The spectra that are shown, of a model, of two or of a series, and what the filter names of them."""
+    """The session with the spectra of a model, of two or of a series, and the projections that the filter names."""
     if is_delta(args):
         deltas = open_deltas(args, root)
         return deltas, wanted_of(deltas.model.tree, args.filter)
@@ -118,7 +118,7 @@ def _grid(session: Session, wanted: Sequence[Projection]) -> Grid:
 
 
 def _notes(pair: Pair, wanted: list[Projection], missing: int, args: Namespace) -> Iterator[str]:
-    """What a user has to know of what is shown: what is `missing`, refused, not balanced, not matched."""
+    """Lines about the projections shown: how many are `missing`, refused, not balanced, not matched."""
     if missing:
         yield f"{missing} of {len(wanted)} are not computed yet"
     if pair.first.shown_as and (refused := [p for p in wanted if p.problem]):
@@ -183,10 +183,10 @@ def _check_state(measure: Measure, session: Session, args: Namespace) -> None:
 
 
 def _with_directions(session: Session, wanted: list[Projection], args: Namespace) -> list[Projection]:
-    """Those of which the participation of the first direction is known. Reads files.
+    """The projections whose participation of the first direction is known. Reads files.
 
     Raises:
-        InputError: of none.
+        InputError: it is known of none.
     """
     session.load_participations(wanted)
     found = [p for p in wanted if session.participations.number(p) is not None]
@@ -210,14 +210,14 @@ def _second(args: Namespace, root: Path, measure: Measure, with_derived: bool) -
 
 
 def _missing(second: Session, args: Namespace) -> list[str]:
-    """What of the second model is not computed."""
+    """A line if projections of the second model are not computed."""
     theirs = second.model.tree.scanned(args.filter)
     missing = sum(not second.has(q) for q in theirs)
     return [f"{missing} of {len(theirs)} are not computed yet in B"] if missing else []
 
 
 def _unmatched(pair: Pair, second: Session, wanted: list[Projection], args: Namespace) -> Iterator[str]:
-    """What cannot be held against anything, and what of the second model is not computed."""
+    """Lines about projections without a counterpart, and about those of the second model that are not computed."""
     if words := words_of(pair.depths):
         yield words
     partners = [q for p in wanted if (q := pair.partner(p)) is not None]
