@@ -1,4 +1,4 @@
-"""Charts and heatmaps on paper, by matplotlib, of the same figures as in the terminal; and panes as SVG, by Rich."""
+"""Charts and heatmaps as pictures by matplotlib, from the same figures as in the terminal; and panes as SVG by Rich."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".pdf", ".svg")
 INKS = ("#0072b2", "#e07b00", "#2e8b57", "#b5489a", "#a68a00", "#008b8b", "#c1121f", "#6b6b6b")
-"""The hues of the terminal, dark enough for white paper."""
+"""The terminal's hues, dark enough for white paper."""
 GREY = "0.6"
 MOST_NUMBERS = 40
-"""Layers up to which the cells of a heatmap have room for numbers."""
+"""Up to as many layers, heatmap cells have room for numbers."""
 _MOST_PLACES = 12
 """Names that have room along an axis."""
 _CANVAS = (160, 48)
-"""The terminal of which a picture is drawn, whatever the real one: every panel fits."""
+"""Size of the imagined terminal that a picture shows, whatever the real one: every panel fits."""
 _DASHES: dict[Stroke, Any] = {Stroke.SOLID: "-", Stroke.DASHED: (0, (5, 3)), Stroke.DOTTED: (0, (1, 1.6))}
 _STYLE: Any = {
     "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.7,
@@ -54,7 +54,7 @@ _STYLE: Any = {
 
 
 def save_picture(pair: Pair, request: Request, path: Path, lens: Lens | None = None) -> None:
-    """Write what a request shows as .png, .pdf or .svg, in one step; for the heatmap view with the numbers of `lens`.
+    """Write the view of a request as .png, .pdf or .svg, in one step; the heatmap view has the numbers of `lens`.
 
     Raises:
         InputError: another suffix, no matplotlib, a view without a picture, nothing to draw, or the file cannot be
@@ -67,7 +67,7 @@ def save_picture(pair: Pair, request: Request, path: Path, lens: Lens | None = N
 
 
 def save_heatmap_view(pair: Pair, request: Request, path: Path, lens: Lens | None) -> None:
-    """save_heatmap of what a request asks for."""
+    """Call save_heatmap with the lens of a request."""
     save_heatmap(lens or Lens(pair, request.threshold, side=request.side), request.grid, path)
 
 
@@ -84,7 +84,7 @@ def save_chart(pair: Pair, request: Request, path: Path, _lens: Lens | None) -> 
 
 
 def save_heatmap(lens: Lens, grid: Grid, path: Path) -> None:
-    """Write layers x roles as .png, .pdf or .svg, in one step: the lens's number in every cell, its shade as colour.
+    """Write layers x roles as .png, .pdf or .svg, in one step: the lens's number in each cell, its shade as colour.
 
     Raises:
         InputError: as save_picture.
@@ -100,8 +100,8 @@ def save_heatmap(lens: Lens, grid: Grid, path: Path) -> None:
 
 
 def svg_of(lines: Sequence[Text], width: int, title: str) -> str:
-    """Lines of a terminal as an SVG that looks like it, under a title of as many lines as it needs: beside the
-    buttons of its window there may be no room for one."""
+    """Lines of a terminal as an SVG that looks like a terminal. The title is wrapped above it, as beside the window's
+    buttons there may be no room."""
     from rich.console import Console
 
     console = Console(record=True, width=width, file=io.StringIO(), force_terminal=True, color_system="256")
@@ -112,7 +112,7 @@ def svg_of(lines: Sequence[Text], width: int, title: str) -> str:
 
 
 def _check(path: Path) -> None:
-    """Before anything is drawn: whether it can be written in this form."""
+    """Check before drawing that a file of this form can be written."""
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"a picture ends in .png, .pdf or .svg, not {printable(path.name)!r}")
     try:
@@ -123,11 +123,11 @@ def _check(path: Path) -> None:
 
 @contextmanager
 def _paper(path: Path, size: tuple[float, float], title: str) -> Iterator[Paper]:
-    """A sheet to draw on, in inches; where nothing fails it is written in the end."""
+    """A context with a sheet to draw on, of `size` inches; it is written at the end if nothing fails."""
     import matplotlib.style
     from matplotlib.figure import Figure as Paper
 
-    # Not the user's own style: it may need TeX, or what looks right on a dark ground.
+    # Not the user's matplotlib style: it may need TeX, or be made for a dark background.
     with matplotlib.style.context(["default", _STYLE]):
         paper = Paper(figsize=size, layout="constrained")
         paper.suptitle(_plain(title), fontsize=10, x=0.01, ha="left")
@@ -138,7 +138,7 @@ def _paper(path: Path, size: tuple[float, float], title: str) -> Iterator[Paper]
 def _write(paper: Paper, path: Path) -> None:
     kind = path.suffix.lower()[1:]
     data = io.BytesIO()
-    # Without the date the same chart is the same file.
+    # Without the date, the same chart gives the same file.
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": None}[kind]
     paper.savefig(data, format=kind, dpi=200, metadata=metadata)
     try:
@@ -148,7 +148,7 @@ def _write(paper: Paper, path: Path) -> None:
 
 
 def _plain(text: str) -> str:
-    """A text whose dollars are dollars: matplotlib would set what is between them as a formula."""
+    """A text with literal dollars: matplotlib would set text between them as a formula."""
     return text.replace("$", r"\$")
 
 
@@ -176,7 +176,7 @@ def _draw(paper: Paper, figure: Figure, charts: Sequence[Chart]) -> None:
 
 
 def _size(figure: Figure, count: int) -> tuple[float, float]:
-    """Inches for so many charts."""
+    """Width and height in inches for this number of charts."""
     if count == 1:
         return 7.2, 4.4
     down = -(-count // figure.columns)
@@ -210,7 +210,7 @@ def _chart(place: Axes, chart: Chart, *, alone: bool) -> None:
 
 
 def _roomy(span: tuple[float, float], axis: Axis) -> tuple[float, float]:
-    """A little room above, and below where an axis does not begin at 0, so that no curve runs along the frame."""
+    """A little room above, and below unless the axis begins at 0, so that no curve runs along the frame."""
     low, high = span
     if axis.log:
         room = (high / low) ** 0.04
@@ -226,7 +226,7 @@ def _ink(line: Series | Sign) -> dict[str, Any]:
 
 
 def _labels(place: Axes, chart: Chart, shared: bool, is_left: bool, is_bottom: bool) -> None:
-    """What the axes are, on the outermost charts."""
+    """Label the axes of the outermost charts."""
     from matplotlib.ticker import MaxNLocator
 
     if not chart.x.log:
@@ -253,7 +253,7 @@ def _legend(paper: Paper, place: Axes, figure: Figure, *, alone: bool) -> None:
 
 
 def _cells(lens: Lens, grid: Grid) -> tuple[Tones, dict[tuple[int, int], str]]:
-    """What the shade is of, (rows, columns) with NaN where nothing is known, and the texts of the others."""
+    """What the shade shows, (rows, columns) with NaN for unknown, and texts for the unknown cells."""
     tones = np.full((len(grid.rows), len(grid.columns)), np.nan)
     texts = {}
     for y, row in enumerate(grid.rows):
@@ -273,7 +273,7 @@ def _heatmap(paper: Paper, lens: Lens, grid: Grid, tones: Tones, texts: dict[tup
 
     norm, extend = _norm(tones, lens)
     colours = mpl.colormaps["RdBu_r" if lens.diverges else "viridis"].with_extremes(bad="0.92")
-    if lens.greyed_above is not None:  # it is 1, the middle of the colours
+    if lens.greyed_above is not None:  # that number is 1, the middle of the colours
         colours = ListedColormap(colours(np.linspace(0.0, 0.5, 128))).with_extremes(bad="0.92", over="0.75")
     place = paper.subplots()
     image = place.imshow(tones, aspect="auto", cmap=colours, norm=norm)
@@ -291,13 +291,13 @@ def _heatmap(paper: Paper, lens: Lens, grid: Grid, tones: Tones, texts: dict[tup
             place.text(x, y, text, ha="center", va="center", fontsize=7, color=ink)
     bar = paper.colorbar(image, ax=place, label=_formula(lens), pad=0.02, extend=extend)
     low, high = float(np.nanmin(tones)), float(np.nanmax(tones))
-    if high > low:  # of a scale around 1 often only one half is in use
+    if high > low:  # a scale around 1 often uses only one half of the colours
         bar.ax.set_ylim(max(low, norm.vmin or low), min(high, norm.vmax or high))
 
 
 def _norm(tones: Tones, lens: Lens) -> tuple[Normalize, str]:
-    """The scale of the colours, and which of its ends are open: one cell in fifty may lie outside, so that a lone
-    odd layer does not make all others look the same. What the lens greys lies outside."""
+    """The colour scale, and which of its ends are open. One cell in fifty may lie outside it, so that a single outlier
+    does not make all others look the same; numbers that the lens greys lie outside too."""
     from matplotlib.colors import Normalize
 
     known = tones[~np.isnan(tones)]
@@ -314,7 +314,7 @@ def _norm(tones: Tones, lens: Lens) -> tuple[Normalize, str]:
 
 
 def _formula(lens: Lens) -> str:
-    """What the colour is of."""
+    """The formula of what the colour shows."""
     if lens.side is Side.RATIO:
         return f"{lens.measure.titled(lens.threshold)} of B / {lens.measure.titled(lens.threshold)} of A"
     return BY_NAME[lens.measure.shaded_by or lens.measure.name].explained(lens.threshold)

@@ -1,4 +1,4 @@
-"""The line under a chart: numbers of what is selected, or of a rank. A part that does not fit is left out whole."""
+"""The line under a chart: numbers of the selection, or of a rank. A part that does not fit is left out whole."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ _SHORTER = (
     (r"energy", "E"),
     (r"sigma", "s"),
 )
-"""What the line of a rank gives up, in this order, before it leaves out a part."""
+"""Parts of a rank's line to drop if it is too long, in this order, before others are."""
 
 
 def readout(pair: Pair, request: Request) -> Text:
-    """One line on what is drawn: of one projection its numbers, of a group how much is computed and how the ranks
-    spread, of marks each rank, of small multiples the smallest, middle and largest of each role. Reads files."""
+    """One line on what is drawn: the numbers of one projection; for a group how much is computed and how its ranks
+    spread; the ranks of marks; for small multiples the smallest, middle and largest of each role. Reads files."""
     if request.facets:
         return _ranges(pair, request, facet_columns(request))
     wanted = request.marks if request.compare else request.selection.projections(request.grid)
@@ -106,7 +106,7 @@ def _one_rank(head: str, p: Projection, values: Values, k: int, floor: float, wi
 
 
 def _with_factors(energies: list[str], factors: list[str], width: int) -> Text:
-    """The energy of each curve and what they have in common, which many curves must not push out."""
+    """The energy of each curve and their common factors, which are kept however many curves there are."""
     line = "  ".join(factors)
     for long, short in _SHORTER:
         if len("  ".join([*energies, line])) > width:
@@ -116,7 +116,7 @@ def _with_factors(energies: list[str], factors: list[str], width: int) -> Text:
 
 
 def _share(energy: float) -> str:
-    """71.2 %; never rounded up to all of it."""
+    """71.2 %; never rounded up to 100 %."""
     return "99.9 %" if 0.9995 <= energy < 1 - 1e-9 else f"{100 * energy:.1f} %"
 
 
@@ -125,7 +125,7 @@ def _error(error: float) -> str:
 
 
 def _factors(p: Projection, k: int) -> list[str]:
-    """Parameters of two factors of rank k, held against the matrix."""
+    """Parameters of two factors of rank k, compared with the matrix."""
     whole, parts = p.rows * p.cols, metrics.factor_parameters(p.rows, p.cols, k)
     most = metrics.break_even_rank(p.rows, p.cols)
     name = "factors cost more:" if k > most else "factors"
@@ -133,7 +133,7 @@ def _factors(p: Projection, k: int) -> list[str]:
 
 
 def _ranges(pair: Pair, request: Request, columns: Sequence[Column]) -> Text:
-    """Smallest, middle and largest of the roles that are drawn; experts one by one."""
+    """Smallest, middle and largest of the drawn roles, over all experts."""
     parts = ranges(pair, request, columns)
     if len(parts) > 1:
         return _whole(parts, request.width)
@@ -141,7 +141,7 @@ def _ranges(pair: Pair, request: Request, columns: Sequence[Column]) -> Text:
 
 
 def _why(pair: Pair, request: Request, wanted: Iterable[Projection]) -> Text:
-    """Why there is nothing to show of these, the first reason; nothing where they only wait to be computed."""
+    """The first reason why these have no numbers; nothing if they only wait to be computed."""
     found = [r for p in wanted for _, session, q in pair.curves(p, request.side) if (r := _reason(session, q))]
     return Text(f"{len(found)} failed: {printable(found[0])}" if found else "", "red", no_wrap=True)
 
@@ -151,7 +151,7 @@ def _reason(session: Session, p: Projection) -> str:
 
 
 def _marked(pair: Pair, request: Request) -> Text:
-    """The rank of each mark; B/A where there are two models."""
+    """The rank of each mark; B/A if there are two models."""
     lens = Lens(pair, request.threshold, BY_NAME["k"], Side.RATIO if pair.second else Side.A)
     lens.load(request.marks)
     ranks = [f"{printable(label(p, request.marks))} {lens.text(p) or '.'}" for p in request.marks]
@@ -171,7 +171,7 @@ def _group(pair: Pair, request: Request, wanted: Sequence[Projection]) -> Text:
 
 
 def _two(pair: Pair, ours: Projection, request: Request) -> Text:
-    """One projection in both models: first what tells them apart at the current threshold."""
+    """One projection in both models; numbers in which they differ at the current threshold come first."""
     ratio = Lens(pair, request.threshold, BY_NAME["k"], Side.RATIO)
     ratio.load([ours])
     parts, metrics_of, shapes = [" ".join(filter(None, [f"k{percent(request.threshold)}", pair.shown_as]))], [], []
@@ -187,7 +187,7 @@ def _two(pair: Pair, ours: Projection, request: Request) -> Text:
 
 
 def _summaries(session: Session, p: Projection, threshold: float) -> Iterator[str]:
-    """`eff.rank 151.2` and `stable 8.31`, where they are known."""
+    """`eff.rank 151.2` and `stable 8.31`, if they are known."""
     for measure in (BY_NAME["effective_rank"], BY_NAME["stable_rank"]):
         number = measure.number(session, p, threshold)
         if number is not None:
@@ -195,7 +195,7 @@ def _summaries(session: Session, p: Projection, threshold: float) -> Iterator[st
 
 
 def _state(session: Session, p: Projection, entry: Entry) -> str:
-    """The weighting, or what was fixed of the projection, as its spectrum has it: with what computing it has found."""
+    """The weighting or the gauge of the projection, as stored with its spectrum."""
     made, kept = p.derived, entry.projection.derived
     if made is None or not made.gauge or made.weighting:
         return session.shown_as
@@ -203,7 +203,7 @@ def _state(session: Session, p: Projection, entry: Entry) -> str:
 
 
 def _calibration(session: Session, p: Projection) -> tuple[list[str], list[str]]:
-    """What the file of the weighting says of a projection: what ranks are not to be believed without, and the rest."""
+    """What the moments file says of a projection: first what is needed to judge its ranks, then the rest."""
     said, found = session.said, session.figures(p)
     if said is None:
         return [], []
@@ -248,7 +248,7 @@ def _single(session: Session, p: Projection, request: Request) -> Text:
 
 
 def _whole(parts: Sequence[str], width: int) -> Text:
-    """The parts that fit."""
+    """The parts that fit into `width`."""
     kept = list(parts)
     while len(kept) > 1 and len("  ".join(kept)) > width:
         kept.pop()

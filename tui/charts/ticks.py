@@ -9,7 +9,7 @@ from .figure import Span
 
 
 def ticks(span: Span, log: bool, most: int, *, whole: bool = False) -> list[float]:
-    """At most about `most` round numbers within the span; `whole`: of a count, never between two whole numbers."""
+    """About `most` round numbers within the span; `whole`: for a count, only whole numbers."""
     return _log_ticks(*span, most, whole) if log else _linear_ticks(*span, most, whole)
 
 
@@ -28,7 +28,7 @@ def _linear_ticks(low: float, high: float, most: int, whole: bool) -> list[float
 
 
 def _log_ticks(low: float, high: float, most: int, whole: bool) -> list[float]:
-    """1 2 5 10 ..., else powers of ten, else every second, third ... of them; over less than a decade 1 1.5 2 3 5 7."""
+    """1 2 5 10 ..., else powers of ten, or every second, third ... of them; over less than a decade 1 1.5 2 3 5 7."""
     fine, tens = _between(low, high, (1, 2, 5)), _between(low, high, (1,))
     finer = _between(low, high, (1, 1.5, 2, 3, 5, 7)) if high < 10 * low else []
     finer = [value for value in finer if not whole or value == round(value)]
