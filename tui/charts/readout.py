@@ -78,8 +78,8 @@ def rank_readout(painting: Painting, k: int, width: int) -> Text:
     found = [(name, p, v) for (name, _, p), v in zip(painting.curves, painting.values, strict=True) if len(v)]
     if not found:
         return Text("")
-    asked, k = k, min(k, max(len(v) for _, _, v in found))
-    head = f"k {k}" + (f" (r, not {asked})" if asked > k else "")
+    wanted, k = k, min(k, max(len(v) for _, _, v in found))
+    head = f"k {k}" + (f" (r, not {wanted})" if wanted > k else "")
     floors = [entry.provenance.noise_floor for _, s, p in painting.curves if (entry := s.entry(p)) is not None]
     if len(found) == 1:
         return _one_rank(head, found[0][1], found[0][2], k, floors[0] if floors else 0.0, width)

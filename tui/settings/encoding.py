@@ -37,7 +37,7 @@ _HANDLERS: dict[str, str] = {}
 def shows_unicode() -> bool:
     """Whether the terminal shows UTF-8: PYTHONIOENCODING says so, or both the locale and Python do.
 
-    If no locale is set, as in most containers, only Python is asked, as its terminal is nearly always UTF-8.
+    If no locale is set, as in most containers, only Python's answer counts, as its terminal is nearly always UTF-8.
     """
     chosen = os.environ.get("PYTHONIOENCODING", "").partition(":")[0]
     if chosen:
