@@ -15,24 +15,29 @@ class Parser(argparse.ArgumentParser):
     a word close to a choice counts as that choice mistyped."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        given = list(sys.argv[1:] if args is None else args)
+        given, left = self._with_defaults(list(sys.argv[1:] if args is None else args))
+        found, rest = super().parse_known_args(given, namespace)
+        models = getattr(found, "model", None)
+        several = set(models) if isinstance(models, list) and len(models) > 1 else set()
+        mistyped = [word for word in left if word in several and _is_nearly_one(word, left[word].choices or ())]
+        if mistyped or (left and any(not word.startswith("-") for word in rest)):
+            word = mistyped[0] if mistyped else next(reversed(left))
+            option = left[word]
+            choices = ", ".join(map(repr, option.choices or ()))
+            self.error(f"argument {option.option_strings[0]}: invalid choice: {word!r} (choose from {choices})")
+        return found, rest
+
+    def _with_defaults(self, given: list[str]) -> tuple[list[str], dict[str, argparse.Action]]:
+        """The words, with a value for each option that is followed by none of its choices; and the words that were left
+        to other arguments by this, with the option before each."""
         options = {name: action for action in self._actions if action.nargs == "?" for name in action.option_strings}
-        taken: dict[str, argparse.Action] = {}
+        left: dict[str, argparse.Action] = {}
         for place, (word, behind) in enumerate(pairwise(given)):
             option = options.get(word)
             if option is not None and not behind.startswith("-") and behind not in (option.choices or [behind]):
                 given[place] = f"{word}={option.const}"
-                taken[behind] = option
-        found, rest = super().parse_known_args(given, namespace)
-        models = getattr(found, "model", None)
-        several = set(models) if isinstance(models, list) and len(models) > 1 else set()
-        mistyped = [word for word in taken if word in several and _is_nearly_one(word, taken[word].choices or ())]
-        if mistyped or (taken and any(not word.startswith("-") for word in rest)):
-            word = mistyped[0] if mistyped else next(reversed(taken))
-            option = taken[word]
-            choices = ", ".join(map(repr, option.choices or ()))
-            self.error(f"argument {option.option_strings[0]}: invalid choice: {word!r} (choose from {choices})")
-        return found, rest
+                left[behind] = option
+        return given, left
 
     def error(self, message: str) -> NoReturn:
         from rankscope.engine.errors import printable

@@ -63,8 +63,7 @@ def understand(args: Namespace, root: Path) -> Query:
     gauge = FIXED if args.view == "gauge" else args.gauge
     measure = unit_of(getattr(args, "unit", None) or "k")
     check_ranks(measure, args)
-    of_two = is_delta(args)
-    if of_two:
+    if is_delta(args):
         _check_delta(args, measure)
     first, wanted = _shown(args, root, gauge)
     ranks, stacks = named_ranks(first, wanted, args)
@@ -73,25 +72,17 @@ def understand(args: Namespace, root: Path) -> Query:
     if args.view == "compare" and len(wanted) > MOST_MARKS:
         raise InputError(f"{len(wanted)} projections: name at most {MOST_MARKS} to compare with --filter GLOB")
     _check_state(measure, first, args)
-    stored = wanted
-    if measure.needs_directions:
-        stored = _with_directions(first, wanted, args)
-    elif BY_NAME[args.view].of_spectra:
-        verify(first, [*wanted, *(other for p in wanted if (other := measure.beside(p)) is not None)])
-        stored = [p for p in wanted if first.has(p)]
-        if not of_two:
-            stored = stored_of(first, args.model, wanted, args.weight, gauge)
+    stored = _stored(first, wanted, measure, args, gauge)
     if args.view == "gauge" and not any(first.has(p.parents[0]) for p in wanted):
         name = printable(args.model)
         raise InputError(f"the weights as they are, to compare with, are not stored: run  rankscope scan {name}")
-    second = None if of_two else _second(args, root, measure, bool(first.model.further))
+    second = _second(args, root, measure, bool(first.model.further))
     pair = Pair(first, second, by_depth=args.pair != ADDRESS)
     if stacks and pair.second is not None:
         show_stacks(pair.second, args)
     notes = _notes(pair, wanted, len(wanted) - len(stored), args)
-    side = Side.A if of_two or not args.against else Side(args.side) if args.side else Side.RATIO
     thresholds = tuple(dict.fromkeys(args.threshold or DEFAULT_THRESHOLDS))
-    lens = Lens(pair, thresholds[-1], measure, side, ranks=ranks if args.view != "table" else None)
+    lens = Lens(pair, thresholds[-1], measure, _side(args), ranks=ranks if args.view != "table" else None)
     if measure.needs_twin and not has_twins(lens, wanted):
         name = printable(args.model)
         raise InputError(f"no spectra with random signs are stored of {name}: run  rankscope scan {name} --null flip")
@@ -110,6 +101,31 @@ def _shown(args: Namespace, root: Path, gauge: str) -> tuple[Session, list[Proje
         return series, wanted_of(series.model.tree, args.filter)
     session = open_spectra(args.model, root, args.weight, args.filter, gauge, with_derived=bool(args.filter))
     return session, shown_of(session, args.filter)
+
+
+def _stored(
+    session: Session, wanted: list[Projection], measure: Measure, args: Namespace, gauge: str
+) -> list[Projection]:
+    """The projections whose numbers are stored, after a check for damage; all for a view that shows no spectra.
+
+    Raises:
+        InputError: none is stored.
+    """
+    if measure.needs_directions:
+        return _with_directions(session, wanted, args)
+    if not BY_NAME[args.view].of_spectra:
+        return wanted
+    verify(session, [*wanted, *(other for p in wanted if (other := measure.beside(p)) is not None)])
+    if is_delta(args):
+        return [p for p in wanted if session.has(p)]
+    return stored_of(session, args.model, wanted, args.weight, gauge)
+
+
+def _side(args: Namespace) -> Side:
+    """The side of --side; by default the only model, or the ratio of two."""
+    if is_delta(args) or not args.against:
+        return Side.A
+    return Side(args.side) if args.side else Side.RATIO
 
 
 def _grid(session: Session, wanted: Sequence[Projection]) -> Grid:
@@ -150,12 +166,22 @@ def _check_delta(args: Namespace, measure: Measure) -> None:
 
 
 def _check(args: Namespace) -> None:
+    """Check that the options go together.
+
+    Raises:
+        InputError: they do not.
+    """
     options = dict.fromkeys(option for view in VIEWS for option in view.options)
     for option in options.keys() - set(BY_NAME[args.view].options):
         if getattr(args, option, None):
             raise InputError(f"--{option} goes with --view {' or '.join(taking(option))}, not with {args.view}")
     if getattr(args, "json", False) and "csv" not in BY_NAME[args.view].options:
         raise InputError(f"--json goes with --view {' or '.join(taking('csv'))}, not with {args.view}")
+    _check_view(args)
+    _check_models(args)
+
+
+def _check_view(args: Namespace) -> None:
     if args.view == "gauge" and (args.against or args.weight != NONE):
         raise InputError("--view gauge is of one model and of its weights alone: leave out --against and --weight")
     if args.view == "gauge" and getattr(args, "unit", None) == "u1_participation":
@@ -166,6 +192,9 @@ def _check(args: Namespace) -> None:
         raise InputError("--view mla is of one model and in no gauge: leave out --against and --gauge")
     if args.view == "heads" and args.against:
         raise InputError("--view heads is of one model: leave out --against")
+
+
+def _check_models(args: Namespace) -> None:
     if args.pair and not args.against:
         raise InputError("--pair is for two models: name the second with --against MODEL")
     if getattr(args, "by", None) and (not args.against or args.side or args.pair):
@@ -197,7 +226,8 @@ def _with_directions(session: Session, wanted: list[Projection], args: Namespace
 
 
 def _second(args: Namespace, root: Path, measure: Measure, with_derived: bool) -> Session | None:
-    if not args.against:
+    """The session of the model to compare with, None if there is none or the differences are shown."""
+    if is_delta(args) or not args.against:
         return None
     second = open_spectra(args.against, root, args.weight, None, args.gauge, with_derived=with_derived)
     theirs = second.model.tree.scanned()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from rich.text import Text
@@ -269,12 +270,11 @@ class ExplorerPanes(Screen[None]):
         wide, high = self.is_wide and not alone, self.size.height >= HIGH
         self.set_class(not wide, "one")
         self.set_class(wide and self.size.width >= HUGE, "huge")
-        pane, top = self.state.pane, self.state.top
+        pane, top, on_right = self.state.pane, self.state.top, self._on_right
         maps: dict[int, Heatmap] = {View.HEATMAP: self.heatmap, View.PLAN: self.plan_map}
         for one in maps.values():
             one.set_overview(self.is_overview)
         self.tree_pane.display = wide or pane == View.TREE
-        on_right = top if pane == View.TREE else pane
         self.query_one("#right").display = wide or pane != View.TREE
         room = self.size.height - LINES - self.query_one("#tour").display
         least, full = maps.get(top, self.heatmap).overview_lines
@@ -285,14 +285,24 @@ class ExplorerPanes(Screen[None]):
             widget.display = key == top and (both or on_right == key)
         self.plan_sums.display = sums
         self.chart.display = not sums and (both or BY_KEY[on_right].place is ViewPlace.CHART)
-        beneath = self.chart.display or sums
-        most = _beside_chart(room) if beneath else room
-        for one in maps.values():
-            one.styles.height = max(least, min(full, room - LEAST_CHART)) if below else "1fr"
-        for key, widget in self.tops.items():
-            fits = beneath and not (below and key in maps)
-            widget.styles.max_height = min(most, widget.lines_needed) if fits else None
+        self._set_heights(maps, room, max(least, min(full, room - LEAST_CHART)) if below else None)
         self.call_after_refresh(self.show_titles)  # their length depends on the layout
+
+    @property
+    def _on_right(self) -> int:
+        """The view to the right of the tree, or in its place."""
+        return self.state.top if self.state.pane == View.TREE else self.state.pane
+
+    def _set_heights(self, maps: Mapping[int, Heatmap], room: int, turned: int | None) -> None:
+        """Divide `room` lines between the view and the chart or sums below it. `turned` is the height of a turned
+        heatmap over its chart; None if there is none."""
+        is_shared = self.chart.display or self.plan_sums.display
+        most = _beside_chart(room) if is_shared else room
+        for one in maps.values():
+            one.styles.height = "1fr" if turned is None else turned
+        for key, widget in self.tops.items():
+            fits = is_shared and (turned is None or key not in maps)
+            widget.styles.max_height = min(most, widget.lines_needed) if fits else None
 
 
 def _beside_chart(room: int) -> int:
