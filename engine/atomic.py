@@ -132,6 +132,41 @@ def is_writable(folder: Path) -> bool:
     return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
 
 
+def why_no_file(path: Path) -> str:
+    """Why no file can be written at a path, "" where one can: what takes long to compute asks before."""
+    try:
+        if path.is_dir():
+            return "it is a folder"
+        if path.exists() and not path.is_file():
+            return "it is a device or a pipe"
+        return _why_no_names(path.parent)
+    except OSError as error:  # the name is too long, or that of a link to itself
+        return error.strerror or str(error)
+
+
+def why_no_folder(path: Path) -> str:
+    """Why move_folder cannot put a folder at a path, "" where it can."""
+    try:
+        if path.is_dir():
+            return "it is not empty" if any(path.iterdir()) else _why_no_names(path.parent)
+        return "it is a file" if path.exists() else _why_no_names(path.parent)
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def _why_no_names(folder: Path) -> str:
+    """Why nothing can be made in a folder. Tried, for permissions do not tell of a disk that is read-only."""
+    if not folder.is_dir():
+        return f"there is no folder {folder}"
+    temporary = _temporary(folder)
+    try:
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666))
+        temporary.unlink()
+    except OSError as error:
+        return f"in {folder}: {error.strerror or error}"
+    return ""
+
+
 def nearest_existing(folder: Path) -> Path:
     """The folder itself where it exists, else the nearest above it that does."""
     return next(p for p in (folder, *folder.absolute().parents) if p.exists())

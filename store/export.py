@@ -96,9 +96,8 @@ def export(entries: Sequence[Entry], values: Mapping[str, Values], path: Path, l
         OSError: the disk is full or fails; what stood at `path` still stands there.
     """
     path = Path(path)
+    check_name(path, layout)
     suffix = path.suffix.lower()
-    if layout != INDEX and suffix != ".h5":
-        raise ValueError(f"the layout {layout} is of .h5 files, and {path.name!r} is none")
     if layout == GROUPS:
         data = build_groups(_members(entries, _arrays(entries, values)))
     elif suffix == ".h5":
@@ -107,11 +106,22 @@ def export(entries: Sequence[Entry], values: Mapping[str, Values], path: Path, l
         data = _npz(entries, _arrays(entries, values))
     elif suffix == ".csv":
         data = csv_text(_rows(entries)).encode("utf-8", "backslashreplace")
-    elif suffix == ".json":
-        data = json_text(_rows(entries)).encode()
     else:
-        raise ValueError(f"cannot export to {path.name!r}: the name must end in .h5, .npz, .csv or .json")
+        data = json_text(_rows(entries)).encode()
     write_atomically(path, data)
+
+
+def check_name(path: Path, layout: str = INDEX) -> None:
+    """See that an export of this layout can have this name.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    suffix = path.suffix.lower()
+    if layout != INDEX and suffix != ".h5":
+        raise ValueError(f"the layout {layout} is of .h5 files, and {path.name!r} is none")
+    if suffix not in (".h5", ".npz", ".csv", ".json"):
+        raise ValueError(f"cannot export to {path.name!r}: the name must end in .h5, .npz, .csv or .json")
 
 
 def csv_text(rows: Iterable[Mapping[str, object]]) -> str:

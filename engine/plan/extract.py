@@ -1,7 +1,4 @@
-"""A LoRA adapter made of the difference of two checkpoints: its leading factors, as PEFT stores them.
-
-Both models are loaded by transformers, whole: of what it fuses, stacks, turns and permutes nothing need be known.
-"""
+"""A LoRA adapter made of the difference of two checkpoints: its leading factors, as PEFT stores them."""
 
 from __future__ import annotations
 
@@ -9,13 +6,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..calibration.running import load_model
-from ..checkpoint.open import Checkpoint
-from ..errors import InputError, printable
 from ..formats.writing import TensorToWrite
 from ..moment import Moment
 from ..spectrum import Projection
@@ -23,9 +17,10 @@ from ..weights import HostArray, Weights, encoded, host_array
 from .factors import TwoFactors, factors
 from .lora_file import WEIGHT, LoraRanks
 from .lora_modules import LoraModule
+from .module_weights import ModuleWeights
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
 _PREFIX = "base_model.model."
 """What PEFT puts before every name."""
@@ -36,23 +31,23 @@ _TYPE = "F32"
 class Adapter:
     """The factors of an adapter.
 
-    `ours` and `theirs` are A and B as transformers loads them. `moment` gives the second moments of a projection's
-    input, None for its weights as they are. `place` brings a matrix to where it is factored.
+    `ours` and `theirs` are the weights of A and B as transformers loads them. `moment` gives the second moments of a
+    projection's input, None for its weights as they are. `place` brings a matrix to where it is factored.
     """
 
-    ours: nn.Module
-    theirs: nn.Module
+    ours: ModuleWeights
+    theirs: ModuleWeights
     moment: Callable[[Projection], Moment | None]
     place: Callable[[HostArray], Weights]
 
     def entries(self, modules: Mapping[str, LoraModule], ranks: LoraRanks) -> Iterator[TensorToWrite]:
-        """The tensors to be written.
+        """The tensors to be written, of one module after the other.
 
         Raises:
-            InputError: the two models have a module in different shapes.
-            WeightsError: as plan.factors.factors.
+            InputError: see load_model.
+            WeightsError: weights cannot be read, or as plan.factors.factors.
         """
-        prefixes = _prefixes(self.ours, ranks)
+        prefixes = _prefixes(self.ours.model, ranks)
         for name, rank in ranks.every.items():
             a, b = self._pair(modules.get(name) or modules[name.removesuffix(WEIGHT)], rank)
             for letter, numbers in (("A", b), ("B", a)):
@@ -60,9 +55,7 @@ class Adapter:
                 yield TensorToWrite(f"{_PREFIX}{prefixes[name]}.lora_{letter}.weight", _TYPE, numbers.shape, data)
 
     def _pair(self, module: LoraModule, rank: int) -> TwoFactors:
-        before, after = (_held(model, module) for model in (self.ours, self.theirs))
-        if before.shape != after.shape:
-            raise InputError(f"{printable(module.name)} has other shapes in A and in B as transformers loads them")
+        before, after = (weights.numbers(module) for weights in (self.ours, self.theirs))
         if not module.is_parameter:
             return self._factored(before, after, module, 0, rank)
         pairs = [self._factored(*both, module, n, rank) for n, both in enumerate(zip(before, after, strict=True))]
@@ -72,37 +65,15 @@ class Adapter:
             np.concatenate([pair.b for pair in pairs]),
         )
 
-    def _factored(self, before: Tensor, after: Tensor, module: LoraModule, number: int, rank: int) -> TwoFactors:
+    def _factored(self, before: HostArray, after: HostArray, module: LoraModule, number: int, rank: int) -> TwoFactors:
         """Of one of a module's matrices; more columns than it has are zeros."""
-        delta = _numbers(after) - _numbers(before)
+        delta = after - before
         matrix = np.ascontiguousarray(delta.T if module.is_turned else delta)
         moment = self.moment(module.matrices[number][0])
         made = factors(self.place(matrix), moment, min(rank, *matrix.shape))
         a, b = host_array(made.a), host_array(made.b)
         lacking = rank - a.shape[1]
         return TwoFactors(np.pad(a, ((0, 0), (0, lacking))), np.pad(b, ((0, lacking), (0, 0))))
-
-
-def loaded(checkpoint: Checkpoint) -> nn.Module:
-    """The model on the CPU, in float32.
-
-    Raises:
-        InputError: see load_model.
-    """
-    return load_model(checkpoint, "cpu")
-
-
-def _held(model: nn.Module, module: LoraModule) -> Tensor:
-    if module.is_parameter:
-        return model.get_parameter(module.name).detach()
-    found: Any = model.get_submodule(module.name).weight
-    held: Tensor = found.detach()
-    return held
-
-
-def _numbers(held: Tensor) -> HostArray:
-    found: HostArray = held.double().numpy()
-    return found
 
 
 def _prefixes(model: nn.Module, ranks: LoraRanks) -> dict[str, str]:

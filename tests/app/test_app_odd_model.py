@@ -97,7 +97,7 @@ async def test_one_that_fails_and_one_that_is_missing_are_counted_apart(tmp_path
         medians = [word for word in view.cells(2) if not word.startswith("^")]
         assert medians[-3:] == [f"{median(experts[2, role]):.0f}" for role in EXPERT]
         await view.press("3", "L", "L", "L", "L", "L", "L", "L", "L", "L", "L", "L", "L", "L", "L")
-        assert view.job.startswith("layers.0.expert.gate  2/3 experts: median ^farthest")
+        assert view.job.startswith("layers.0.expert.gate  2/3 experts: median ^a tenth off")
         await view.press("enter", "G")
         assert view.job.startswith("layers.0.expert.2.gate  24x32  failed")
         assert view.foot == "the weights hold NaN or infinite values"

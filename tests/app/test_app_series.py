@@ -30,6 +30,8 @@ def folders(root: Path, tmp_path: Path) -> dict[int, Path]:
 async def test_views_have_the_models_as_their_axis(folders: dict[int, Path], root: Path) -> None:
     async with exploring(open_series([str(f) for f in folders.values()], root), root) as view:
         assert "5 models: step-100" in view.lines[0]
+        assert "v step (5)" in view.text
+        assert "layers (5)" not in view.text
         assert "70/70 stored" in view.lines[0]
         assert view.selected == "step.100.attention"
         await view.press("slash")
@@ -40,6 +42,7 @@ async def test_views_have_the_models_as_their_axis(folders: dict[int, Path], roo
         await view.press("5", "j", "j")
         assert view.selected == "step.1000.layers.1.attention.key"
         await view.press("4")
+        assert "k90 by step" in view.text
         chart = await view.chart(f"key {min(ranks)}/{sorted(ranks)[2]}/{max(ranks)}")
         assert all(any(str(step) in line for line in chart) for step in STEPS)
         await view.press("1")
@@ -54,6 +57,9 @@ async def test_cells_hold_all_layers_and_nothing_is_computed(folders: dict[int, 
     async with exploring(open_series(names, root), root, SMALL) as view:
         await view.press("3", "z", "j")
         assert "2 layers: median" in view.job
+        await view.press("enter")
+        assert {"step.200", "L0", "L1"} <= set(view.text.split())
+        await view.press("escape")
         for key in ("s", "w", "v", "i", "x", "7", "8", "9", "6", "2", "f", "a", "z", "question_mark", "escape"):
             await view.press(key)
             if len(view.app.screen_stack) > 2:

@@ -126,14 +126,19 @@ def test_experts_fold_to_their_median_and_the_farthest_from_it() -> None:
 
 @pytest.mark.parametrize(
     ("known", "text"),
-    [((100, 104, 110), "104 ^110"), ((100, 104), "102 ^104"), ((90, 104, 110), "104 ^90"), ((9, 9, 9, 9), "9")],
-)
-def test_of_two_as_far_the_larger_is_named_and_of_equals_none(known: tuple[int, ...], text: str) -> None:
+    [
+        ((90, 100, 110), "100 ^110"), ((80, 120), "100 ^120"), ((89, 100, 110), "100 ^89"), ((9, 9, 9, 9), "9"),
+        ((91, 100, 109), "100"), ((9, 9, 10), "9"), ((9, 9, 11), "9 ^11"), ((0, 0, 1), "0"), ((0, 0, 2), "0 ^2"),
+    ],
+)  # fmt: skip
+def test_a_median_that_stands_for_all_is_alone_and_of_two_as_far_the_larger_is_named(
+    known: tuple[int, ...], text: str
+) -> None:
     assert gates(*known).look.cell(Row("", 0), GATE).text == text
 
 
 @pytest.mark.parametrize(
-    ("asked", "text", "narrow"), [(None, "107 2/4", "."), (2, "107 ^110 2/4", "107"), (3, "107 2/4", ".")]
+    ("asked", "text", "narrow"), [(None, "107 2/4", "."), (2, "107 2/4", "107"), (3, "107 2/4", ".")]
 )
 def test_a_sample_of_experts_says_how_many_of_how_many(asked: int | None, text: str, narrow: str) -> None:
     """Of those asked for, 0 and 2 of 4, or 0, 1 and 2."""
@@ -258,6 +263,24 @@ def test_the_key_shows_the_limits_between_the_shades() -> None:
     assert shade_key(told_sigmas().look).plain == ""
     assert shade_key(Seen(layers(1), "k/k*", Depth.MONO).look).plain.endswith("1\u2591\u2591")
     assert shade_key(told_sigmas(1e-9, 1e9).look).cell_len < 45
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.99, 1.01), (99.0, 101.0), (1240.0, 1241.0), (2.0, 2.0 + 1e-9), (1e-3, 1e9), (5e-324, 1.7e308)]
+)
+def test_no_two_limits_of_the_key_read_alike(low: float, high: float) -> None:
+    """They are as near to the limits as their digits say, and where six digits do not tell two apart one has none."""
+    for contrast in Contrast:
+        seen = told_sigmas(low, high)
+        seen.look.lens.contrast = contrast
+        limits = seen.look.limits(KEY)
+        assert all(math.isfinite(limit) and low <= limit <= high for limit in limits)
+        texts = shade_key(seen.look, KEY).plain.split()
+        assert len(set(texts)) == len(texts) >= 1
+        assert len(texts) == len(limits) or high - low < 1e-6 * low
+        numbers = [float(text.removesuffix("k")) * (1000 if text.endswith("k") else 1) for text in texts]
+        assert numbers == pytest.approx(limits[: len(numbers)], rel=0.06)
+        assert "e+02" not in "".join(texts)
 
 
 # Two models

@@ -15,6 +15,7 @@ from heatmap_fakes import layers, moe
 from rankscope.engine.spectrum import Projection
 from rankscope.tui.data.grid import Column, Grid, Row, Selection, make_grid
 from rankscope.tui.data.outliers import FAR, Role, by_distance, next_of, outliers
+from rankscope.tui.data.series_model import of_series
 
 KEY = Column("attention", "key")
 GATE = Column("expert", "gate")
@@ -76,9 +77,14 @@ def test_an_expert_stands_out_of_all_layers_and_experts_of_its_role() -> None:
 
 def test_of_a_series_the_model_and_layer_are_named_else_the_address() -> None:
     experts = [p for p in moe(1, 6) if p.role == "gate"]
-    layers_of = [replace(p, tower="step", layer=500, address=f"step.500.layers.{p.expert}.mlp.gate") for p in experts]
+    layers_of = [of_series(p, 0, "step", 500) for p in layers(6) if p.role == "gate"]
+    experts_of = [of_series(p, 0, "step", 500) for p in experts]
     nameless = [replace(p, expert=None) for p in experts]
-    for projections, where in ((layers_of, "step.500 layer 3 gate"), (nameless, "layers.0.expert.3.gate")):
+    for projections, where in (
+        (layers_of, "step.500 layer 3 gate"),
+        (experts_of, "step.500 layer 0 expert 3 gate"),
+        (nameless, "layers.0.expert.3.gate"),
+    ):
         grid = make_grid(projections)
         found = outliers(grid, lambda *_: (9.0, 9.0, 9.0, 30.0, 9.0, 9.0), ranks=True)
         assert [s.where for s in found] == [where]

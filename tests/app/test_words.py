@@ -127,7 +127,7 @@ def test_the_selection_of_experts_counts_those_that_are_known() -> None:
     """Of eight, as k90 is known of none, of some and of all."""
     seen = Seen(moe(2, 8))
     cell = Selection(Row("", 1), Column("expert", "up"))
-    tail = "experts: median ^farthest; enter opens, the farthest first"
+    tail = "experts: median ^a tenth off or more; enter opens them"
     for known, count in ((0, "8"), (1, "1/8"), (7, "7/8"), (8, "8")):
         seen.told.ranks = {f"layers.1.expert.{e}.up": 100 + e for e in range(known)}
         said = selection_text(seen.lens, cell, seen.grid).plain

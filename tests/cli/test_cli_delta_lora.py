@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 import transformers
 from cli_models import lapack, threshold_rank
 from cli_process import Run
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 BASE = {
@@ -212,3 +214,70 @@ def test_what_no_adapter_can_be_made_of_is_named(tuned: Any, cli: Run, tmp_path:
     (tmp_path / "bare" / "model.safetensors").write_bytes((phi.base / "model.safetensors").read_bytes())
     ran = cli("delta", tmp_path / "bare", phi.other, "-o", out)
     assert (ran.code, "transformers cannot load bare" in ran.err) == (2, True), ran.err
+
+
+@pytest.mark.parametrize("kind", ["llama", "phi3", "gpt2"])
+def test_no_model_is_loaded_where_tensors_are_those_of_its_modules(
+    tuned: Any, cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The factors are those of the change: their product is it, to the rank that was planted."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a model is loaded")
+
+    monkeypatch.setattr("rankscope.engine.plan.module_weights.load_model", refuse)
+    held = tuned(kind)
+    assert cli("delta", held.base, held.other, "-t", "99.99", "--extract", tmp_path / "adapter").code == 0
+    factors = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    for name in (name for name, rank in held.ranks.items() if rank):
+        a, b = (factors[f"base_model.model.{name}.lora_{letter}.weight"].double() for letter in "AB")
+        before, after = (m.get_submodule(name).weight.detach().double() for m in (held.before, held.after))
+        change = (after - before).T if kind == "gpt2" else after - before
+        assert float((b @ a - change).norm()) < 0.1 * float(change.norm())
+
+
+@pytest.mark.parametrize(
+    ("tensor", "rows", "said"),
+    [
+        (
+            "model.embed_tokens.weight",
+            64,
+            "model.embed_tokens.weight is 64 x 32 in its files and 61 x 32 by its config",
+        ),
+        ("lm_head.weight", 60, "lm_head.weight is 60 x 32 in its files and 61 x 32 by its config"),
+        ("model.layers.1.mlp.up_proj.weight", 56, "layers.1.mlp.up_proj.weight is 56 x 32 in its files and 48 x 32 by"),
+    ],
+)
+@pytest.mark.parametrize("side", ["a", "b"])
+def test_a_tensor_of_another_shape_than_its_configuration_says_is_named(
+    tuned: Any, cli: Run, tmp_path: Path, tensor: str, rows: int, said: str, side: str
+) -> None:
+    """Before anything is computed: nothing comes into the store."""
+    held = tuned("llama")
+    folder = shutil.copytree(held.base if side == "a" else held.other, tmp_path / side)
+    weights = load_file(folder / "model.safetensors")
+    weights[tensor] = torch.ones(rows, 32, dtype=torch.bfloat16)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    pair = (folder, held.other) if side == "a" else (held.base, folder)
+    ran = cli("delta", *pair, "--extract", tmp_path / "adapter", "-t", "90")
+    assert (ran.code, ran.out, (tmp_path / "adapter").exists()) == (2, "", False)
+    assert said in ran.error
+    assert "leave out --extract" in ran.error
+    assert "stored" not in cli("ls").out
+
+
+def test_another_vocabulary_is_no_hindrance_and_another_number_of_experts_is(
+    tuned: Any, cli: Run, tmp_path: Path
+) -> None:
+    """transformers' own resizing writes the configuration, too."""
+    held, mixtral = tuned("llama"), tuned("mixtral")
+    more: Any = copy.deepcopy(held.after)
+    more.resize_token_embeddings(70, mean_resizing=False)
+    more.to(torch.bfloat16).save_pretrained(tmp_path / "more")
+    ran = cli("delta", held.base, tmp_path / "more", "-t", "90", "--extract", tmp_path / "adapter")
+    assert ran.code == 0, ran.err
+    config = transformers.AutoConfig.for_model("mixtral", **KINDS["mixtral"] | {"num_local_experts": 6})
+    transformers.AutoModelForCausalLM.from_config(config).to(torch.bfloat16).save_pretrained(tmp_path / "six")
+    ran = cli("delta", mixtral.base, tmp_path / "six", "-t", "90", "--extract", tmp_path / "none")
+    assert (ran.code, ran.out, (tmp_path / "none").exists()) == (2, "", False)
+    assert "model.layers.0.mlp.experts.gate_up_proj is 6 x 96 x 32 in B and 4 x 96 x 32 in A" in ran.error

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import h5py
 import numpy as np
 import pytest
 from cli_models import HIDDEN, Arrays, lapack, write
@@ -155,3 +156,25 @@ def test_stacks_and_products_are_in_the_views_of_show(tmp_path: Path, cli: Run) 
     wrong = cli("scan", "--derived=head", tmp_path / "lite")
     assert (wrong.code, "--derived: invalid choice: 'head'" in wrong.err) == (2, True)
     assert "model 2 of 2" in cli("scan", "--derived", "small", tmp_path / "lite").err
+
+
+def test_stacks_and_products_are_in_exports_where_a_filter_names_them(tmp_path: Path, cli: Run) -> None:
+    held = mla_checkpoint(tmp_path / "lite", with_query_factors=False)
+    own = {n.split(".")[4]: w for n, w in held.items() if "self_attn" in n}
+    products = {"norm": own["kv_b_proj"] * own["kv_a_layernorm"]}
+    products["none"] = products["norm"] @ own["kv_a_proj_with_mqa"][:8]
+    assert cli("scan", "--derived", tmp_path / "lite", "--weight", "none", "--weight", "norm").code == 0
+    for weight, product in products.items():
+        words = ("--filter", "*.key_value", "--weight", weight)
+        assert cli("export", tmp_path / "lite", *words, "-o", tmp_path / "a.npz").code == 0
+        (values,) = np.load(tmp_path / "a.npz").values()
+        assert np.allclose(values[:8], lapack(product)[:8], rtol=1e-10)
+        assert len(values) == 8
+    for layout in ("index", "groups"):
+        words = ("--filter", "*.attention.*", "--layout", layout)
+        assert cli("export", tmp_path / "lite", *words, "-o", tmp_path / "a.h5").code == 0
+    with h5py.File(tmp_path / "a.h5") as file:
+        values = file["layers/0/attention/key_value/singular_values"][:]
+        assert np.allclose(values, lapack(products["none"])[:8], rtol=1e-10)
+    assert cli("export", tmp_path / "lite", "-o", tmp_path / "a.csv").code == 0
+    assert "key_value" not in (tmp_path / "a.csv").read_text()

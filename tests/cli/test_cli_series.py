@@ -51,10 +51,44 @@ def test_ranks_by_step_are_those_of_lapack(runs: dict[int, Arrays], cli: Run) ->
     keys = [_rank(runs[100], f"layers.{layer}.attention.key") for layer in range(2)]
     assert float(lines[2].split()[2]) == pytest.approx(np.median(keys), abs=0.5)
     assert "step.1000 is step-1000" in lines
+    assert lines[1].split()[0] == "step"
     chart = cli("show", "step-*", "--view", "layers", "--filter", "layers.1.mlp.up", "-t", "90").out
     assert all(str(step) in chart.splitlines()[-2] for step in STEPS)
+    assert "k90 by step" in chart
+    assert "layer" not in chart
     by_step = [_rank(weights, "layers.1.mlp.up") for weights in runs.values()]
     assert f"up {min(by_step)}/{sorted(by_step)[2]}/{max(by_step)}" in chart
+
+
+def test_columns_say_what_a_projection_is_in_its_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Run
+) -> None:
+    """Of each model its name and number, and tower, layer and expert as its own table has them."""
+    monkeypatch.chdir(tmp_path)
+    experts = {
+        f"model.layers.0.mlp.experts.{e}.{role}_proj.weight": np.eye(8, 6, dtype=np.float32) * (e + 1)
+        for e in range(3)
+        for role in ("gate", "up")
+    }
+    for seed, step in enumerate((10, 20)):
+        write_llama(tmp_path / f"step-{step}", seed=seed, changes=experts)
+    assert cli("scan", "step-*").code == 0
+    alone = _rows(cli("show", "step-20", "--csv").out)
+    assert {row["expert"] for row in alone.values()} == {"", "0", "1", "2"}
+    for view in ("series", "table"):
+        rows = _rows(cli("show", "step-*", "--view", view, "--csv").out)
+        assert len(rows) == 2 * len(alone)
+        for address, row in alone.items():
+            ours = rows[f"step.20.{address}"]
+            assert (ours["model"], ours["model_number"]) == ("step.20", "20")
+            assert all(ours[name] == row[name] for name in ("tower", "layer", "block", "role", "expert"))
+    points = list(csv.DictReader(io.StringIO(cli("show", "step-*", "--view", "layers", "-t", "90", "--csv").out)))
+    key, expert = (next(p for p in points if (p["block"], p["model"]) == (b, "step.20")) for b in ("mlp", "expert"))
+    assert (key["model_number"], key["layer"], key["projections"]) == ("20", "", "2")
+    assert (expert["model_number"], expert["projections"]) == ("20", "3")
+    one = cli("show", "step-*", "--view", "layers", "--filter", "layers.1.mlp.up", "-t", "90", "--csv").out
+    found = list(csv.DictReader(io.StringIO(one)))
+    assert [(p["model"], p["layer"]) for p in found] == [("step.10", "1"), ("step.20", "1")]
 
 
 def test_stored_spectra_alone_suffice_and_equal_models_are_two(runs: dict[int, Arrays], cli: Run) -> None:

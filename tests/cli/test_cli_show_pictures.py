@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_models import write_llama
+from cli_models import SHAPES, tensor_name, write, write_llama
 from cli_process import Run
 
 SIGNATURES = {".png": b"\x89PNG", ".pdf": b"%PDF", ".svg": b"<?xml"}
@@ -38,6 +40,34 @@ def test_every_view_makes_a_picture(model: Path, tmp_path: Path, cli: Run, view:
         assert path.read_bytes().startswith(signature)
         assert view in ran.err
         assert str(path) in ran.err
+
+
+@pytest.mark.filterwarnings("error")
+def test_values_at_both_ends_of_the_floats_are_drawn_and_written(tmp_path: Path, cli: Run) -> None:
+    """Of layer 0 the smallest there are, of layer 1 the largest: sigma_1 is the entry of a matrix of one entry."""
+    ends = (5e-323, 1.7e308)
+    corner = {(role, n): np.zeros(shape) for role, (_, shape) in SHAPES.items() for n in range(2)}
+    for (_, n), matrix in corner.items():
+        matrix[0, 0], matrix[1, 1] = ends[n], ends[n] / 10
+    write(tmp_path / "m", {tensor_name(f"layers.{n}.{role}"): matrix for (role, n), matrix in corner.items()})
+    assert cli("scan", tmp_path / "m").code == 0
+    for view in (["spectrum"], ["layers", "--unit", "sigma_1"], ["heatmap", "--unit", "sigma_1"]):
+        assert cli("show", tmp_path / "m", "--view", *view).code == 0
+        assert cli("plot", tmp_path / "m", "--view", *view, "-o", tmp_path / "a.svg").code == 0
+    assert cli("show", tmp_path / "m", "--view", "facets").code == 0
+    assert "1.7e308" in cli("show", tmp_path / "m", "--view", "layers", "--unit", "sigma_1").out.replace(
+        "1.700e+", "1.7e"
+    )
+    swapped = {tensor_name(f"layers.{1 - n}.{role}"): matrix for (role, n), matrix in corner.items()}
+    write(tmp_path / "swapped", {**swapped, tensor_name("layers.0.mlp.up"): corner["mlp.up", 0]})
+    assert cli("scan", tmp_path / "swapped").code == 0
+    for view in ("heatmap", "layers"):  # B/A has no float, or is 0, but for one
+        words = (tmp_path / "m", "--against", tmp_path / "swapped", "--view", view, "--unit", "sigma_1")
+        assert cli("plot", *words, "-o", tmp_path / "b.svg").code == cli("show", *words).code == 0
+    rows = list(csv.DictReader(io.StringIO(cli("show", tmp_path / "m", "--view", "table", "--csv").out)))
+    assert [float(row["sigma_1"]) for row in rows] == pytest.approx(
+        [ends[int(row["layer"])] for row in rows], rel=1e-12
+    )
 
 
 def test_what_is_missing_is_said(tmp_path: Path, cli: Run) -> None:

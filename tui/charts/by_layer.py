@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +15,7 @@ from rankscope.engine.spectrum import DEFAULT_THRESHOLDS, Projection
 from ..data.grid import Column, Grid, Row, Selection
 from ..data.pair import Lens, Pair, Side
 from ..data.reference_lines import STANDS_FOR, ReferenceLine
-from ..data.spread import known, middle_of
+from ..data.spread import known, median_of, middle_of
 from ..data.wording import percent
 from .figure import Axis, Chart, Figure, Level, Series, Span, Stroke
 from .hues import of_columns
@@ -56,7 +55,7 @@ def _figure(pair: Pair, request: Request) -> Figure:
             replace(_role(lens, request.grid, c, numbers[c]), value=values.get(c, ""), is_selected=c == selected)
             for c in columns
         )
-        charts.append(_by_layer(lens, series, _levels(series, lines, lens), _position_names(request.grid)))
+        charts.append(_by_layer(lens, series, _levels(series, lines, lens), request.grid))
     title = charts[0].title if len(charts) == 1 else ""
     if not any(len(s.x) for chart in charts for s in chart.series):
         wanted = [p for column in columns for p in request.grid.column(column)]
@@ -94,12 +93,12 @@ def at_layer(pair: Pair, request: Request, row: Row) -> list[str]:
     columns = layer_columns(request.grid, request.selection)
     lens.load(p for column in columns for p in request.grid.cells.get((row, column), ()))
     selected = selected_column(request.selection)
-    parts = [f"layer {row.label}{f', {CENTRED_NAME}' * (pair.weighting == CENTRED_NAME)}:"]
+    parts = [f"{request.grid.named(row)}{f', {CENTRED_NAME}' * (pair.weighting == CENTRED_NAME)}:"]
     for column in sorted(columns, key=lambda c: c != selected):
         cell = request.grid.cells.get((row, column), ())
         found = [n for p in cell if (n := lens.number(p)) is not None]
         if found:
-            parts.append(f"{column.heading} {_short(lens, median(found))}{_sink(lens, cell)}")
+            parts.append(f"{column.heading} {_short(lens, median_of(found))}{_sink(lens, cell)}")
     return [" ".join(parts[:2]), *parts[2:]] if len(parts) > 1 else []
 
 
@@ -204,7 +203,7 @@ def _position_names(grid: Grid) -> tuple[str, ...]:
     return tuple(str(row.layer) if len(towers) == 1 else row.label for row in grid.rows)
 
 
-def _by_layer(lens: Lens, series: tuple[Series, ...], levels: tuple[Level, ...], places: tuple[str, ...]) -> Chart:
+def _by_layer(lens: Lens, series: tuple[Series, ...], levels: tuple[Level, ...], grid: Grid) -> Chart:
     title = lens.measure.titled(lens.threshold)
     if lens.side is Side.RATIO:
         y = Axis(f"{title} of B / {title} of A", span=_around_one(series))
@@ -212,12 +211,13 @@ def _by_layer(lens: Lens, series: tuple[Series, ...], levels: tuple[Level, ...],
         y = Axis(f"components for {percent(lens.threshold)} % of the energy")
     else:
         y = Axis(title, span=_around_one(series) if lens.measure.diverges else None)
-    return Chart(f"{lens.title} by layer", Axis("layer", places=places), y, series, levels)
+    x = Axis(grid.rows_are, places=_position_names(grid))
+    return Chart(f"{lens.title} by {grid.rows_are}", x, y, series, levels)
 
 
 def _around_one(series: Sequence[Series]) -> Span:
     """The y span of ratios around 1: they differ by percents, so an axis from 0 would show a flat line."""
-    values = np.concatenate([[1.0], *(s.y for s in series)])
+    values = np.concatenate([[1.0], *(s.y[np.isfinite(s.y)] for s in series)])
     low, high = float(values.min()), float(values.max())
     room = 0.1 * (high - low) or 0.05
     return low - room, high + room

@@ -18,7 +18,7 @@ from ..settings.palette import Depth, Palette
 from .canvas import Canvas, Ink, Layer
 from .figure import Chart, Frame, Level, Series, Stroke
 from .markers import marker_of
-from .ticks import tick_text, ticks
+from .ticks import axis_ticks
 
 if TYPE_CHECKING:
     from .figure import Points
@@ -46,8 +46,8 @@ def build(
     # plotext takes the limits of a log axis as exponents.
     figure.xlim(*(math.log10(v) if chart.x.log else v for v in frame.x))
     figure.ylim(*(math.log10(v) if chart.y.log else v for v in frame.y))
-    along = ticks(frame.x, chart.x.log, max(2, frame.columns // 8), whole=True) if under else []
-    figure.xticks(along, [chart.x.at(t, tick_text(t)) for t in along])
+    along = axis_ticks(chart.x, frame.x, max(2, frame.columns // 8), whole=True) if under else {}
+    figure.xticks(list(along), [chart.x.at(t, text) for t, text in along.items()])
     figure.yticks(list(names), list(names.values()))
     # Among dim things, later ones cover earlier ones.
     for level in sorted(chart.levels, key=lambda level: level.is_bright):

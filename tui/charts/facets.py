@@ -66,7 +66,7 @@ def _title(pair: Pair, request: Request, rows: Sequence[Row], columns: Sequence[
     curves = [(session, q) for p in members for _, session, q in pair.curves(p, request.side)]
     lacking = sum(not is_stored(session, q) for session, q in curves)
     rest = f", {lacking} of {len(curves)} curves not computed" if lacking else ""
-    return f"{printable(block)}, {drawn} of {len(request.grid.rows)} layers{rest}"
+    return f"{printable(block)}, {drawn} of {len(request.grid.rows)} {request.grid.rows_are}s{rest}"
 
 
 def _facet_rows(request: Request) -> list[Row]:
@@ -126,7 +126,7 @@ def _facet(pair: Pair, request: Request, row: Row, columns: Sequence[Column], wi
             one = measured(curve, values, request, width)
             drawn = Series(name, ranks_of(values)[: one.kept], one.values[: one.kept], *look)
         series.append(replace(crossing(drawn, values, request), value=""))  # the value differs between layers
-    title = f"layer {row.label}"
+    title = request.grid.named(row)
     if request.view == View.ENERGY:
         return Chart(title, *energy_axes(request), tuple(series), energy_levels(request, (request.threshold,)))
     return Chart(title, *spectrum_axes(request, max(map(len, arrays), default=1)), tuple(series))

@@ -58,13 +58,17 @@ class Level:
 @dataclass(frozen=True, slots=True)
 class Axis:
     """An axis: `name` is written in pictures, `unit` after every number. Without `span` it spans what is drawn.
-    `places` are names for its whole numbers from 0 on, if they are indices of something."""
+    `places` are names for its whole numbers from 0 on, if they are indices of something. Values that no axis can hold
+    are drawn otherwise (extreme.py): with `exponents` the numbers are exponents of ten, with `tens` they are values
+    over 10^`tens`."""
 
     name: str
     unit: str = ""
     log: bool = False
     span: Span | None = None
     places: tuple[str, ...] = ()
+    exponents: bool = False
+    tens: int = 0
 
     def at(self, number: float, text: str) -> str:
         """The name at a number, or `text` if it has none."""
@@ -135,12 +139,14 @@ def signs(figure: Figure) -> list[Sign]:
 
 
 def drawable(chart: Chart) -> Chart:
-    """The chart without points that its axes cannot show (zeros on a log axis), and without curves that then are
-    empty."""
+    """The chart without points that its axes cannot show (infinite ones, and zeros on a log axis), and without curves
+    that then are empty."""
+    import numpy as np  # see above
+
     kept = []
     for series in chart.series:
         keep = (series.x > 0) | (not chart.x.log)
-        keep &= (series.y > 0) | (not chart.y.log)
+        keep &= ((series.y > 0) | (not chart.y.log)) & np.isfinite(series.y)
         if keep.any():
             band = series.band and (series.band[0][keep], series.band[1][keep])
             kept.append(replace(series, x=series.x[keep], y=series.y[keep], band=band))

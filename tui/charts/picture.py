@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,10 +20,13 @@ from ..data.grid import Grid
 from ..data.measures import BY_NAME
 from ..data.named import resolve
 from ..data.pair import Lens, Pair, Side
+from ..data.spread import median_of
 from ..data.views import BY_KEY
+from .extreme import over_tens, tamed, tens_of
 from .figure import ONLY_ZEROS, Axis, Chart, Figure, Series, Sign, Stroke, drawable, signs, spans
 from .painter import figure_of
 from .request import Request
+from .ticks import axis_text, axis_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,6 +43,7 @@ INKS = ("#0072b2", "#e07b00", "#2e8b57", "#b5489a", "#a68a00", "#008b8b", "#c112
 GREY = "0.6"
 MOST_NUMBERS = 40
 """Up to as many layers, heatmap cells have room for numbers."""
+_MOST_TICKS = 6
 _MOST_PLACES = 12
 """Names that have room along an axis."""
 _CANVAS = (160, 48)
@@ -73,10 +76,10 @@ def save_heatmap_view(pair: Pair, request: Request, path: Path, lens: Lens | Non
 
 def save_chart(pair: Pair, request: Request, path: Path, _lens: Lens | None) -> None:
     """Write a chart, see save_picture."""
-    _check(path)
+    check_picture(path)
     width, height = _CANVAS
     figure, _ = figure_of(pair, replace(request, width=width, height=height))
-    charts = [drawable(chart) for chart in figure.charts]
+    charts = tamed([drawable(chart) for chart in figure.charts])
     if figure.empty or not any(chart.series for chart in charts):
         raise InputError(f"there is nothing to draw: {figure.empty or ONLY_ZEROS}")
     with _paper(path, _size(figure, len(charts)), f"{_models(pair, request.grid)}   {figure.title}".rstrip()) as paper:
@@ -89,11 +92,14 @@ def save_heatmap(lens: Lens, grid: Grid, path: Path) -> None:
     Raises:
         InputError: as save_picture.
     """
-    _check(path)
+    check_picture(path)
     lens.load(p for cell in grid.cells.values() for p in cell)
     tones, texts = _cells(lens, grid)
     if not texts:
         raise InputError("there is nothing to draw: not computed, s scans the model")
+    tones[np.isinf(tones)] = np.nan  # no colour stands for them: their texts say it
+    if np.isnan(tones).all():
+        raise InputError("there is nothing to draw: all of it is infinite")
     size = (2.4 + 0.75 * len(grid.columns), 1.6 + 0.2 * min(len(grid.rows), 60))
     with _paper(path, size, f"{_models(lens.pair, grid)}   {lens.title}: {lens.formula}") as paper:
         _heatmap(paper, lens, grid, tones, texts)
@@ -111,8 +117,12 @@ def svg_of(lines: Sequence[Text], width: int, title: str) -> str:
     return console.export_svg(title="")
 
 
-def _check(path: Path) -> None:
-    """Check before drawing that a file of this form can be written."""
+def check_picture(path: Path) -> None:
+    """Check that a picture can be written in the form that the suffix of its name says.
+
+    Raises:
+        InputError: it cannot.
+    """
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(f"a picture ends in .png, .pdf or .svg, not {printable(path.name)!r}")
     try:
@@ -190,6 +200,9 @@ def _chart(place: Axes, chart: Chart, *, alone: bool) -> None:
         step = -(-len(names) // _MOST_PLACES)
         place.set_xticks(range(0, len(names), step), [_plain(name) for name in names[::step]])
     place.set_yscale("log" if chart.y.log else "linear")
+    if chart.y.tens or chart.y.exponents:
+        texts = axis_ticks(chart.y, y, _MOST_TICKS)
+        place.set_yticks(list(texts), list(texts.values()))
     for level in chart.levels:
         if y[0] <= level.value <= y[1]:
             ink = "0.2" if level.is_bright else GREY
@@ -262,7 +275,7 @@ def _cells(lens: Lens, grid: Grid) -> tuple[Tones, dict[tuple[int, int], str]]:
             numbers = [n for p in cell if (n := lens.number(p)) is not None]
             shades = [t for p in cell if (t := lens.tone(p)) is not None]
             if numbers and shades:
-                tones[y, x], middle = median(shades), median(numbers)
+                tones[y, x], middle = median_of(shades), median_of(numbers)
                 texts[y, x] = next(filter(None, map(lens.sign, cell)), "") + lens.written(middle)
     return tones, texts
 
@@ -271,6 +284,8 @@ def _heatmap(paper: Paper, lens: Lens, grid: Grid, tones: Tones, texts: dict[tup
     import matplotlib as mpl
     from matplotlib.colors import ListedColormap
 
+    tens = tens_of(float(np.nanmax(tones)))
+    tones = over_tens(tones, tens)
     norm, extend = _norm(tones, lens)
     colours = mpl.colormaps["RdBu_r" if lens.diverges else "viridis"].with_extremes(bad="0.92")
     if lens.greyed_above is not None:  # that number is 1, the middle of the colours
@@ -283,13 +298,15 @@ def _heatmap(paper: Paper, lens: Lens, grid: Grid, tones: Tones, texts: dict[tup
     place.tick_params(length=0)
     step = max(1, len(grid.rows) // MOST_NUMBERS)
     place.set_yticks(range(0, len(grid.rows), step), [_plain(row.label) for row in grid.rows[::step]])
-    place.set_ylabel("layer" if (member := grid.rows[0].member) is None else member.what)
+    place.set_ylabel(_plain(grid.rows_are))
     if len(grid.rows) <= MOST_NUMBERS:
         for (y, x), text in texts.items():
             red, green, blue, _ = colours(norm(tones[y, x]))
             ink = "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
             place.text(x, y, text, ha="center", va="center", fontsize=7, color=ink)
     bar = paper.colorbar(image, ax=place, label=_formula(lens), pad=0.02, extend=extend)
+    if tens:
+        bar.ax.yaxis.set_major_formatter(lambda value, _: axis_text(Axis("", tens=tens), value))
     low, high = float(np.nanmin(tones)), float(np.nanmax(tones))
     if high > low:  # a scale around 1 often uses only one half of the colours
         bar.ax.set_ylim(max(low, norm.vmin or low), min(high, norm.vmax or high))

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from rich.text import Text
 
 from ..settings.palette import Palette
+from .extreme import tamed
 from .figure import ONLY_ZEROS, Chart, Figure, Frame, Span, drawable, spans
 from .legend import legend
 from .ruler import Ruler
-from .ticks import tick_text, ticks
+from .ticks import axis_ticks
 
 LEAST = (20, 6)
 """Columns and lines that a chart needs at least."""
@@ -36,7 +37,7 @@ class Drawing:
 
 def draw(figure: Figure, palette: Palette, width: int, height: int) -> Drawing:
     """The figure as `height` lines of at most `width` columns: the legend, then the charts."""
-    charts = [drawn for chart in figure.charts if (drawn := drawable(chart)).series]
+    charts = tamed([drawn for chart in figure.charts if (drawn := drawable(chart)).series])
     reason = figure.empty or ("" if charts else ONLY_ZEROS)
     above = legend(figure, palette, width, 2 if height >= _TALL else 1) if not reason else [_title(figure, width)]
     room = height - len(above)
@@ -161,6 +162,6 @@ def _y_names(chart: Chart, span: Span, rows: int) -> dict[float, str]:
         inside = span[0] <= level.value <= span[1]
         if level.label and inside and all(abs(row(level.value) - row(v)) >= 1 for v in named):
             named[level.value] = level.label
-    found = ticks(span, chart.y.log, max(2, rows // (2 if chart.y.log else 3)))
-    free = [t for t in found if all(abs(row(t) - row(v)) >= 1.5 for v in named)]
-    return {t: tick_text(t) + chart.y.unit for t in free} | named
+    found = axis_ticks(chart.y, span, max(2, rows // (2 if chart.y.log or chart.y.exponents else 3)))
+    free = {t: text for t, text in found.items() if all(abs(row(t) - row(v)) >= 1.5 for v in named)}
+    return free | named

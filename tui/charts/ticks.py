@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from .figure import Span
+from .figure import Axis, Span
+
+_SHORT = -4, 6
+"""Exponents of numbers that are written without one."""
 
 
 def ticks(span: Span, log: bool, most: int, *, whole: bool = False) -> list[float]:
@@ -18,6 +21,39 @@ def tick_text(value: float) -> str:
     if 1e-4 <= abs(value) < 1e6 or value == 0:
         return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
     return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
+
+
+def axis_ticks(axis: Axis, span: Span, most: int, *, whole: bool = False) -> dict[float, str]:
+    """At most about `most` round numbers within the span of an axis, and what is written at each."""
+    found = _exponent_ticks(*span, most) if axis.exponents else ticks(span, axis.log, most, whole=whole)
+    return {number: axis_text(axis, number) for number in found}
+
+
+def axis_text(axis: Axis, number: float) -> str:
+    """What is written at a number of an axis."""
+    if axis.exponents and not _SHORT[0] <= number < _SHORT[1]:
+        tens = math.floor(number + 1e-9)
+        return _with_exponent(10 ** (number - tens), 2, tens)
+    if axis.tens and number:
+        return _with_exponent(number, 4, axis.tens)
+    return tick_text(10.0**number if axis.exponents else number) + axis.unit
+
+
+def _exponent_ticks(low: float, high: float, most: int) -> list[float]:
+    """The exponents of what _log_ticks gives for the numbers, which may have no floats."""
+    decades = range(math.floor(low), math.ceil(high) + 1)
+    fine = [found for decade in decades for digit in (1, 2, 5) if low <= (found := decade + math.log10(digit)) <= high]
+    if len(fine) < 2:
+        return [low, high]
+    if len(fine) <= most or sum(found.is_integer() for found in fine) < 2:
+        return fine
+    return _linear_ticks(low, high, most, whole=True)
+
+
+def _with_exponent(number: float, digits: int, tens: int) -> str:
+    """`1.2e308`: a number times 10^tens, which may have no float."""
+    digit, _, exponent = f"{number:.{digits - 1}e}".partition("e")
+    return f"{float(digit):g}e{tens + int(exponent)}"
 
 
 def _linear_ticks(low: float, high: float, most: int, whole: bool) -> list[float]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.text import Text
 
-from rankscope.engine.atomic import is_writable, move_folder, temporary_folder
+from rankscope.engine.atomic import move_folder, temporary_folder
 from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.checkpoint.open import Checkpoint
 from rankscope.engine.compute.devices import pick, set_blas_threads, thread_count
@@ -36,6 +36,7 @@ from ..data.phrases import byte_size
 from ..data.wording import WHAT_A_PLAN_IS
 from ..drawing.console import add_columns, make_console, plain_table, say
 from .ending import at_end
+from .outputs import output_folder
 
 TYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _LINE_SECONDS = 5.0
@@ -46,8 +47,8 @@ _ROUNDING = 0.02
 
 def apply(args: Namespace, root: Path) -> int:
     """Write the new checkpoint into a folder, and print the error of each projection."""
+    output = output_folder(args.output, "-o DIR")
     plan = read_plan(Path(args.plan).expanduser())
-    output = _checked(Path(args.output).expanduser())
     if plan.cost == "pifa" and not args.merge:
         raise InputError("the plan counts parameters by pifa, and two factors have more of them: add --merge")
     model = _opened(plan, args.model, root)
@@ -125,18 +126,6 @@ class _Progress:
             self._last = now
             left = (now - self._began) / (self._done - 1) * (self._total - self._done)
             say(f"{self._done}/{self._total} factored  ETA {left:.0f}s")
-
-
-def _checked(output: Path) -> Path:
-    shown = printable(str(output))
-    if output.is_dir() and any(output.iterdir()):
-        raise InputError(f"{shown} is not empty: name a new folder with -o DIR")
-    if output.exists() and not output.is_dir():
-        raise InputError(f"{shown} is a file: name a new folder with -o DIR")
-    parent = output.absolute().parent
-    if not parent.is_dir() or not is_writable(parent):
-        raise InputError(f"cannot write {shown}: name another folder with -o DIR")
-    return output.absolute()
 
 
 def _opened(plan: Plan, named: str | None, root: Path) -> Model:

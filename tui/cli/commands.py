@@ -23,8 +23,8 @@ from rankscope.engine.derive.flip import flipped
 from rankscope.engine.derive.weighting import is_weighted, noise_of
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import DEFAULT_THRESHOLDS, Projection
+from rankscope.store.export import check_name, row
 from rankscope.store.export import export as write_export
-from rankscope.store.export import row
 
 from ..data.chosen_weighting import NONE, choose
 from ..data.gauged_model import RAW
@@ -39,7 +39,19 @@ from ..drawing.console import add_columns, make_console, plain_table, say
 from ..drawing.console_tables import print_tables
 from .ending import at_end
 from .heads import heads_to_compute
-from .opening import lines_of, open_spectra, own_of, save, say_damage, say_opened, stored_of, under, verify, wanted_of
+from .opening import (
+    lines_of,
+    open_spectra,
+    own_of,
+    save,
+    say_damage,
+    say_opened,
+    shown_of,
+    stored_of,
+    under,
+    verify,
+)
+from .outputs import output_file
 from .progress import LINE_SECONDS, progress_display
 from .series import each_of
 
@@ -211,15 +223,20 @@ def tree(args: Namespace, root: Path) -> int:
 
 def export(args: Namespace, root: Path) -> int:
     """Write what is stored into one file; 1 if that is only a part of the model, 2 if nothing is stored."""
-    session = open_spectra(args.model, root, args.weight, args.filter, args.gauge)
-    wanted = wanted_of(session.model.tree, args.filter)
+    try:
+        check_name(Path(args.output), args.layout)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+    output = output_file(args.output, "-o FILE")
+    session = open_spectra(args.model, root, args.weight, args.filter, args.gauge, with_derived=bool(args.filter))
+    wanted = shown_of(session, args.filter)
     values = session.read([p.key for p in wanted if session.has(p)])
     say_damage(session)
     stored = stored_of(session, args.model, wanted, args.weight, args.gauge)
     # Tied tensors share one entry, which names only the projection that was computed.
     entries = [replace(entry, projection=p) for p in stored if (entry := session.entry(p)) is not None]
     try:
-        write_export(entries, values, Path(args.output), args.layout)
+        write_export(entries, values, output, args.layout)
     except ValueError as error:
         raise InputError(str(error)) from None
     except OSError as error:

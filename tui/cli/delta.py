@@ -29,7 +29,7 @@ from ..data.wording import percent
 from ..drawing.console import make_console, say
 from ..drawing.console_tables import wide_tables
 from .commands import compute, say_failures
-from .delta_lora import Lora
+from .delta_lora import Lora, outputs_of
 from .ending import at_end
 from .opening import lines_of, save, say_opened, verify
 from .query import Query
@@ -41,11 +41,12 @@ _MOST_LISTED = 20
 
 def delta(args: Namespace, root: Path) -> int:
     """Compute what is missing, and print how each projection changed; 1 if a difference cannot be computed."""
+    outputs = outputs_of(args)
     access = Access.DOWNLOAD if args.download else Access.RANGES
     first, second = (open_model(name, root, access, or_stored=False) for name in (args.model, args.against))
     under = choose(args.weight, first, root, say)
     found = matched(first, second, under, args.filter)
-    lora = Lora(args, (first, second), found.deltas, under) if args.output or args.extract else None
+    lora = Lora(args, outputs, (first, second), found.deltas, under) if any(outputs) else None
     rows = [*found.deltas, *(lora.wanted.joint if lora is not None else ())]
     session = _computed(first, second, rows, args, root)
     console = make_console()

@@ -6,8 +6,9 @@ from argparse import Namespace
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rankscope.engine.atomic import is_writable, move_folder, temporary_folder, write_atomically
+from rankscope.engine.atomic import move_folder, temporary_folder, write_atomically
 from rankscope.engine.derive.difference import quantised_of
 from rankscope.engine.errors import InputError, WeightsError, printable
 from rankscope.engine.formats.safetensors import SAFETENSORS
@@ -21,32 +22,53 @@ from ..data.model import Model
 from ..data.session import Session
 from ..drawing.console import say
 from .apply import placing
+from .outputs import output_file, output_folder
+
+if TYPE_CHECKING:
+    from rankscope.engine.plan.module_weights import ModuleWeights
 
 CONFIG = "adapter_config.json"
 _MADE = "made"
 _MOST_LISTED = 8
 
 
+def outputs_of(args: Namespace) -> tuple[Path | None, Path | None]:
+    """Where ranks and adapter are to be written, None for neither.
+
+    Raises:
+        InputError: nothing can be written there.
+    """
+    if not (args.output or args.extract):
+        return None, None
+    if len(set(args.threshold or ())) > 1:
+        raise InputError("ranks are written at one threshold: name one with -t")
+    ranks = output_file(args.output, "-o FILE.json") if args.output else None
+    return ranks, output_folder(args.extract, "--extract DIR") if args.extract else None
+
+
 class Lora:
-    """Where to write the ranks and the adapter, and for which modules; checked before anything is computed."""
+    """The ranks and the adapter, and the modules that get them; checked before anything is computed."""
 
     def __init__(
-        self, args: Namespace, models: tuple[Model, Model], deltas: Sequence[Projection], under: Weighting | None
+        self,
+        args: Namespace,
+        outputs: tuple[Path | None, Path | None],
+        models: tuple[Model, Model],
+        deltas: Sequence[Projection],
+        under: Weighting | None,
     ) -> None:
         """
         Raises:
-            InputError: a file cannot be written, or these models have no such adapter.
+            InputError: these models have no such ranks or adapter.
         """
-        if len(set(args.threshold or ())) > 1:
-            raise InputError("ranks are written at one threshold: name one with -t")
-        self._output = _file(args.output)
-        self._folder = _new_folder(args.extract)
+        self._output, self._folder = outputs
         sound = [p for p in deltas if p.problem is None and not quantised_of(p)]
         if not sound:
             reason = next((p.problem for p in deltas if p.problem), "A or B is quantised: no rank is advised")
             raise InputError(f"no ranks can be written: {reason}")
         self._args, self._models, self._under = args, models, under
         self.wanted: Wanted = wanted_of(models[0], sound, under)
+        self._weights = _weights_of(models, self.wanted) if self._folder is not None else None
 
     def write(self, session: Session, threshold: float) -> int:
         """Write the files that the options name; 1 if there is nothing to write."""
@@ -80,14 +102,12 @@ class Lora:
             say(f"left out of the adapter: {', '.join(given.left)}: PEFT would take other parameters for these, too")
 
     def _extract(self, output: Path, config: Mapping[str, object], given: LoraRanks) -> None:
-        from rankscope.engine.plan.extract import Adapter, loaded
+        from rankscope.engine.plan.extract import Adapter
 
-        first, second = (model.checkpoint for model in self._models)
-        assert first is not None
-        assert second is not None
+        assert self._weights is not None
         modules = {module.name: module for module in self.wanted.found.modules}
         place = placing(self._args.device, self._args.threads)
-        adapter = Adapter(loaded(first), loaded(second), self._moment, place)
+        adapter = Adapter(*self._weights, self._moment, place)
         (suffix,) = SAFETENSORS.suffixes
         with temporary_folder(output.parent) as folder:
             made = folder / _MADE
@@ -106,26 +126,26 @@ class Lora:
         return None if self._under is None else self._under.moment(projection)
 
 
+def _weights_of(models: Sequence[Model], wanted: Wanted) -> tuple[ModuleWeights, ModuleWeights]:
+    """A's and B's weights by module, of which only headers are read here.
+
+    Raises:
+        InputError: transformers would not load them, or a module has another shape in B.
+    """
+    from rankscope.engine.plan.module_weights import ModuleWeights, by
+
+    ours, theirs = (ModuleWeights(model.checkpoint) for model in models if model.checkpoint is not None)
+    for module in wanted.found.modules:
+        if (before := ours.shape(module)) != (after := theirs.shape(module)):
+            there = f"is {by(after)} in B and {by(before)} in A" if before and after else "is not in B"
+            raise InputError(
+                f"{printable(module.name)} {there}: no adapter makes one of the other; leave it out with --filter GLOB"
+            )
+    return ours, theirs
+
+
 def _first_of(count: int, name: str) -> str:
     return f"{name} and {count - 1} others" if count > 1 else name
-
-
-def _file(text: str | None) -> Path | None:
-    if text is None:
-        return None
-    path = Path(text).expanduser()
-    if path.is_dir() or not path.parent.is_dir() or not is_writable(path.parent):
-        raise InputError(f"cannot write {printable(text)}: name another with -o FILE.json")
-    return path
-
-
-def _new_folder(text: str | None) -> Path | None:
-    if text is None:
-        return None
-    path = Path(text).expanduser().absolute()
-    if path.exists() or not path.parent.is_dir() or not is_writable(path.parent):
-        raise InputError(f"cannot make {printable(text)}, or it is there: name a new folder with --extract DIR")
-    return path
 
 
 def _write(path: Path, data: bytes) -> None:

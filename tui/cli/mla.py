@@ -31,6 +31,7 @@ from ..drawing.console import make_console, plain_table, say
 from .commands import compute, say_failures
 from .ending import at_end
 from .opening import lines_of, save, say_opened, verify
+from .outputs import output_file
 from .query import Query
 
 _THRESHOLDS = (0.9,)
@@ -39,6 +40,7 @@ _THRESHOLDS = (0.9,)
 def mla(args: Namespace, root: Path) -> int:
     """Compute what is missing, and print the ranks by layer; 1 if those of a layer cannot be computed."""
     chosen = way(args.rope, args.real, args.balance, args.bias == "append")
+    output = output_file(args.output, "-o FILE.json") if args.output else None
     model = open_model(args.model, root, Access.DOWNLOAD if args.download else Access.RANGES, or_stored=False)
     under = choose(args.weight, model, root, say)
     layers = layers_of(model, chosen, under, args.filter)
@@ -58,9 +60,9 @@ def mla(args: Namespace, root: Path) -> int:
     found = {t: ranks_of(session, layers, chosen, t) for t in dict.fromkeys(args.threshold or _THRESHOLDS)}
     weighting = (under.name, under.label) if under is not None else ("", "")
     _print(make_console(), found, chosen, weighting[1])
-    if args.output:
+    if output is not None:
         text = json.dumps(report(model.name, weighting, chosen, found), indent=1, allow_nan=False)
-        _write(Path(args.output), text)
+        _write(output, text)
     for line in lines_of(said_of(under, ())):
         say(line)
     return say_failures(session, wanted)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from rich.text import Text
 
-from rankscope.engine.atomic import is_writable
 from rankscope.engine.calibration.collect import HELD_OUT, CollectionPlan, Collector, make_plan, room
 from rankscope.engine.calibration.moments_file import write_moments
 from rankscope.engine.calibration.running import fed_of, length_of, load, require
@@ -33,6 +32,7 @@ from ..data.phrases import byte_size
 from ..drawing.console import add_columns, make_console, plain_table, say
 from .ending import at_end
 from .eta import EtaLines
+from .outputs import output_file
 
 _PER_FEATURE = 16
 """Default number of tokens for each input feature of the widest matrix of x x^T."""
@@ -41,7 +41,7 @@ _PER_FEATURE = 16
 def moments(args: Namespace, root: Path) -> int:
     """Run the model, write the file, and print how good it is."""
     require()
-    output = _checked(Path(args.output).expanduser())
+    output = _checked(args.output)
     text = read_text(args.text)
     device = one_device(args.device)
     opened = open_model(args.model, root, Access.DOWNLOAD, or_stored=False)
@@ -110,13 +110,11 @@ class _Calibration:
         return f"{tokens:,} tokens are in {printable(str(self._output))}"
 
 
-def _checked(output: Path) -> Path:
+def _checked(text: str) -> Path:
     (suffix,) = Safetensors.suffixes
-    if output.suffix != suffix:
-        raise InputError(f"{printable(str(output))} would be a file of moments: name it FILE{suffix}")
-    if output.is_dir() or not output.parent.is_dir() or not is_writable(output.parent):
-        raise InputError(f"cannot write {printable(str(output))}: name another with -o FILE{suffix}")
-    return output
+    if not text.endswith(suffix):
+        raise InputError(f"{printable(text)} would be a file of moments: name it FILE{suffix}")
+    return output_file(text, f"-o FILE{suffix}")
 
 
 def one_device(spec: str) -> str:

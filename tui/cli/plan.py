@@ -12,7 +12,6 @@ from statistics import median
 
 from rich.text import Text
 
-from rankscope.engine.atomic import is_writable
 from rankscope.engine.checkpoint.hub import Access
 from rankscope.engine.compute.engine import ComputeSettings
 from rankscope.engine.compute.events import Event
@@ -31,6 +30,7 @@ from ..drawing.console import add_columns, make_console, plain_table, say
 from .commands import compute, say_failures
 from .ending import at_end
 from .opening import lines_of, save, say_opened, verify, wanted_of
+from .outputs import output_file
 
 _LOSSES = {
     "parameters": "mean of 1 - energy, by parameters",
@@ -41,7 +41,7 @@ _LOSSES = {
 
 def plan(args: Namespace, root: Path) -> int:
     """Compute what is missing, write the plan, print what it comes to; 1 if a spectrum could not be computed."""
-    output = _checked(Path(args.output).expanduser())
+    output = _checked(args.output)
     model = open_model(args.model, root, Access.DOWNLOAD if args.download else Access.RANGES)
     wanted = wanted_of(model.tree, args.filter)
     projections = planned_of(wanted)
@@ -76,14 +76,13 @@ def plan(args: Namespace, root: Path) -> int:
     return code
 
 
-def _checked(output: Path) -> Path:
+def _checked(text: str) -> Path:
     """The path to write the plan to: a new one, or that of another plan."""
-    if output.suffix != ".json":
-        raise InputError(f"{printable(str(output))} would be a plan: name it FILE.json")
-    if output.exists() and not output.is_dir() and not looks_like_plan(output):
+    if not text.endswith(".json"):
+        raise InputError(f"{printable(text)} would be a plan: name it FILE.json")
+    output = output_file(text, "-o FILE.json")
+    if output.exists() and not looks_like_plan(output):
         raise InputError(f"{printable(str(output))} is there and is no plan: name another with -o FILE.json")
-    if output.is_dir() or not output.parent.is_dir() or not is_writable(output.parent):
-        raise InputError(f"cannot write {printable(str(output))}: name another with -o FILE.json")
     return output
 
 

@@ -47,6 +47,7 @@ from . import delta, heads
 from .by_role import print_roles, role_records
 from .kept import sums
 from .mla import shown
+from .outputs import output_file
 from .query import Query, is_delta, understand
 from .series import check_options, session_of
 
@@ -91,12 +92,13 @@ def show(args: Namespace, root: Path) -> int:
 
 def plot(args: Namespace, root: Path) -> int:
     """Save a view of what is stored as a picture."""
-    from ..charts.picture import save_picture
+    from ..charts.picture import check_picture, save_picture
 
     if args.rank and (args.unit or "k") != ENERGY:
         raise InputError("a picture shows a --rank with --unit energy alone")
+    check_picture(Path(args.output))
+    path = output_file(args.output, "-o FILE")
     query = understand(args, root)
-    path = Path(args.output)
     try:
         save_picture(query.lens.pair, _request(query, args, Palette(), WIDTH, HEIGHT), path, query.lens)
     except ValueError as error:

@@ -152,7 +152,11 @@ GLOSSARY = (
         "attention is latent as it is, kv_b kv_a, and query_product q_b q_a; lora is their rank. enter computes them.",
     ),
     ("mark", "A projection chosen for comparison, by space."),
-    ("experts", "MLPs of which a token takes a few. Their cell shows median ^farthest."),
+    (
+        "experts",
+        "MLPs of which a token takes a few. Their cell shows the median, and ^33 where the farthest is a tenth of it "
+        "off or more (of ranks at least 2).",
+    ),
     (
         "A, B, B/A",
         "The first model, the second, and the second's number over the first's (d). B/A of a bound: > where B's number "

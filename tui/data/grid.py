@@ -10,27 +10,47 @@ from rankscope.engine.catalogue.rules import BLOCKS, ROLES
 from rankscope.engine.derive.head_matrices import BY_KV_HEAD, GROUP_OV, head_of
 from rankscope.engine.spectrum import Projection
 
-EXPERT, KV_HEAD, HEAD = "expert", "KV head", "head"
-_SHORT = {EXPERT: "e", KV_HEAD: "kv", HEAD: "h"}
+LAYER, EXPERT, KV_HEAD, HEAD = "layer", "expert", "KV head", "head"
+_SHORT = {LAYER: "L", EXPERT: "e", KV_HEAD: "kv", HEAD: "h"}
 _MULTIPLIED = ("value", "value_b", "output")
 """Roles in whose place the fixed gauge shows GROUP_OV."""
 
 
 @dataclass(frozen=True, slots=True)
+class OfSeries(Projection):
+    """A projection of a model of a series (series.py): `tower` and `layer` are the word and the number of the model,
+    which stands in the place of a layer. `inside` is what it is in its own model; always given."""
+
+    inside: Projection | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Member:
-    """Which of several a projection of a cell is: `what` they are (EXPERT, KV_HEAD, HEAD), and its number."""
+    """Which of several a projection of a cell is: `what` they are (EXPERT, KV_HEAD, HEAD, of a series LAYER), and its
+    number; of a layer also its tower and its expert, where it is of one."""
 
     what: str
     number: int
+    tower: str = ""
+    expert: int | None = None
 
     @property
     def label(self) -> str:
-        """`e17`, `kv3`, `h11`."""
-        return f"{_SHORT[self.what]}{self.number}"
+        """`e17`, `kv3`, `h11`; of a series `L3`, `vision.L3`, `L3.e17`."""
+        expert = None if self.expert is None else f"{_SHORT[EXPERT]}{self.expert}"
+        return ".".join(filter(None, (self.tower, f"{_SHORT[self.what]}{self.number}", expert)))
+
+    @property
+    def words(self) -> str:
+        """`expert 17`; of a series `layer 3`, `vision layer 3 expert 17`."""
+        expert = "" if self.expert is None else f"{EXPERT} {self.expert}"
+        return " ".join(filter(None, (self.tower, self.what, str(self.number), expert)))
 
 
 def member_of(p: Projection) -> Member | None:
-    """Which expert or head a projection is of; None of what is of none."""
+    """Which expert or head a projection is of, of a series which layer; None of what is of none."""
+    if isinstance(p, OfSeries) and p.inside is not None and p.inside.layer is not None:
+        return Member(LAYER, p.inside.layer, p.inside.tower or "", p.inside.expert)
     if p.expert is not None:
         return Member(EXPERT, p.expert)
     head = head_of(p)
@@ -84,6 +104,25 @@ class Grid:
         """The columns that make up a layer: those of the model's own projections."""
         return tuple(column for column in self.columns if column not in self.derived)
 
+    @property
+    def rows_are(self) -> str:
+        """What its rows are: layers, or members of one; of a series what its models are called, `step` or `model`."""
+        if self.rows and (member := self.rows[0].member) is not None:
+            return member.what
+        return self.rows[0].tower if self._is_of_series else LAYER
+
+    def named(self, row: Row) -> str:
+        """`layer 12`, of a series `step.1000`."""
+        return row.label if self._is_of_series else f"{LAYER} {row.label}"
+
+    def named_all(self, tower: str) -> str:
+        """What its rows of a tower are together: `layers`, `vision layers`, of a series `step`."""
+        return tower if self._is_of_series else f"{tower} {LAYER}s".strip()
+
+    @property
+    def _is_of_series(self) -> bool:
+        return any(map(is_of_series, next(iter(self.cells.values()), ())))
+
     def row(self, row: Row) -> tuple[Projection, ...]:
         """All projections of a layer, in column order."""
         return tuple(chain.from_iterable(self.cells.get((row, column), ()) for column in self.counted))
@@ -127,12 +166,12 @@ def unfolded(grid: Grid, row: Row, block: str) -> Grid:
     cells: dict[tuple[Row, Column], tuple[Projection, ...]] = {
         (replace(row, member=member), column): (p,) for column in columns for member, p in _numbered(here[column])
     }
-    rows = sorted({place for place, _ in cells}, key=lambda place: place.member.number if place.member else 0)
+    rows = sorted(dict.fromkeys(place for place, _ in cells), key=lambda at: at.member.number if at.member else 0)
     return Grid(tuple(rows), columns, cells)
 
 
 def _numbered(members: tuple[Projection, ...]) -> Iterable[tuple[Member, Projection]]:
-    """By expert or head; in their order where that does not tell them apart."""
+    """By expert, head or layer; in their order where that does not tell them apart."""
     known = [member for p in members if (member := member_of(p)) is not None]
     if len(set(known)) < len(members):
         known = [Member(EXPERT, number) for number in range(len(members))]
@@ -140,8 +179,8 @@ def _numbered(members: tuple[Projection, ...]) -> Iterable[tuple[Member, Project
 
 
 def is_of_series(p: Projection) -> bool:
-    """Whether a projection is of a model of a series (series_model.py), which stands in the place of a layer."""
-    return bool(p.tower) and p.address.startswith(f"{p.tower}.{p.layer}.")
+    """Whether a projection is of a model of a series."""
+    return isinstance(p, OfSeries)
 
 
 def _column_order(column: Column) -> tuple[int, int, str]:

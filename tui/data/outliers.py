@@ -11,7 +11,7 @@ from math import inf, isnan, nan
 
 from rankscope.engine.spectrum import Projection, Values
 
-from .grid import EXPERT, Column, Grid, Row, Selection, is_of_series, member_of
+from .grid import Column, Grid, Row, Selection, is_of_series, member_of
 from .spread import LEAST_SPREAD, known, middle_of
 
 FAR = 3.0
@@ -115,14 +115,13 @@ def _where(row: Row, column: Column, members: Sequence[Projection], single: Proj
     """`layer 4 key`, `layer 4 expert 11 gate`, of a series `step.1000 key`, `step.1000 layer 11 gate`; the address
     where nothing shorter tells several apart.
     """
-    is_series = any(map(is_of_series, members[:1]))
-    line = row.label if is_series else f"layer {row.label}"
+    line = row.label if any(map(is_of_series, members[:1])) else f"layer {row.label}"
     member = None if single is None else member_of(single)
     if single is not None and member is None:
         return single.address
     if member is None:
         return f"{line} {column.heading}"
-    return f"{line} {'layer' if is_series and member.what == EXPERT else member.what} {member.number} {column.role}"
+    return f"{line} {member.words} {column.role}"
 
 
 def outliers(grid: Grid, numbers_of: NumbersOf, *, ranks: bool) -> list[Standing]:

@@ -69,11 +69,12 @@ def rank_over(below: Quantity) -> Quantity:
 
 
 def divided(above: Values, below: Values) -> Values:
-    """above / below; NaN where below is 0, as where there is no number."""
+    """above / below; NaN where below is 0, as where there is no number, infinite where it has no float."""
     import numpy as np  # the first screen does without
 
     found = np.full_like(above, np.nan)
-    return np.divide(above, below, out=found, where=below != 0)
+    with np.errstate(over="ignore"):
+        return np.divide(above, below, out=found, where=below != 0)
 
 
 RANK = Quantity(

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from statistics import median
 from typing import TYPE_CHECKING
 
 from rankscope.engine.spectrum import Derived, Projection, Values
 
 from .gauged_model import orders
-from .grid import Grid
+from .grid import Grid, OfSeries, Row
 from .measures import FILE_MEASURES, SAID_MEASURES
 from .pair import Lens, Side
+from .spread import median_of
 from .table_rows import Field
 from .wording import percent
 
@@ -74,8 +74,7 @@ def of_layers(lenses: Sequence[Lens], grid: Grid) -> Iterator[dict[str, object]]
                 found = [number for p in cell if (number := lens.number(p)) is not None]
                 if found:
                     yield {
-                        "tower": row.tower or None,
-                        "layer": row.layer,
+                        **_of_layer(row, cell),
                         "block": column.block,
                         "role": column.role,
                         **_model(lens),
@@ -123,17 +122,19 @@ def of_curves(curves: Iterable[Curve], values: Iterable[Values]) -> Iterator[dic
             }
 
 
-_OF_EXPERTS: dict[str, Callable[[Sequence[float]], float]] = {"median": median, "min": min, "max": max}
+_OF_EXPERTS: dict[str, Callable[[Sequence[float]], float]] = {"median": median_of, "min": min, "max": max}
 
 
 def _place(lens: Lens, p: Projection) -> dict[str, object]:
     """Which projection of which model, and where it stands."""
     session, there = lens.session(p)
     measured = p if lens.side is Side.RATIO else there or p  # of a ratio the first model's
+    of_model, inside = _in_series(p)
     return {
         "address": p.address,
-        "tower": p.tower,
-        "layer": p.layer,
+        **of_model,
+        "tower": inside.tower,
+        "layer": inside.layer,
         "block": p.block,
         "role": p.role,
         "expert": p.expert,
@@ -145,6 +146,22 @@ def _place(lens: Lens, p: Projection) -> dict[str, object]:
         **_state_of(lens, p),
         **({"shapes_differ": lens.pair.differs_in_shape(p)} if lens.side is Side.RATIO else {}),
     }
+
+
+def _in_series(p: Projection) -> tuple[dict[str, object], Projection]:
+    """Of a projection of a series the name and number of its model, and what it is there; of others it."""
+    if not isinstance(p, OfSeries) or p.inside is None:
+        return {}, p
+    return {"model": f"{p.tower}.{p.layer}", "model_number": p.layer}, p.inside
+
+
+def _of_layer(row: Row, cell: Sequence[Projection]) -> dict[str, object]:
+    """Where a point of the layers view stands; of a series by which model, and the layer where it is of one alone."""
+    of_model, inside = _in_series(cell[0])
+    if not of_model:
+        return {"tower": row.tower or None, "layer": row.layer}
+    alone = len(cell) == 1
+    return {**of_model, "tower": inside.tower if alone else None, "layer": inside.layer if alone else None}
 
 
 def _said(lens: Lens, cell: Sequence[Projection]) -> dict[str, object]:

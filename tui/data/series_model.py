@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
 
 from rankscope.engine.catalogue.tree import Tree
@@ -17,6 +17,7 @@ from rankscope.engine.checkpoint.revisions import is_pattern, models_named
 from rankscope.engine.errors import InputError, printable
 from rankscope.engine.spectrum import Projection
 
+from .grid import OfSeries
 from .model import Model, open_model
 
 MODEL = "model"
@@ -43,7 +44,7 @@ def open_series(names: Sequence[str], root: Path) -> Model:
     opened = [_opened(name, root) for name in found]
     word, numbers = numbered([_label(name) for name in found])
     order = sorted(range(len(found)), key=numbers.__getitem__)
-    projections = tuple(q for at in order for q in _placed(opened[at], at, word, numbers[at]))
+    projections = tuple(of_series(p, at, word, numbers[at]) for at in order for p in opened[at].tree.scanned())
     labels = [f"{word}.{numbers[at]} is {printable(found[at])}" for at in order]
     return Model(
         f"{len(found)} models: {', '.join(printable(_label(found[at])) for at in order)}",
@@ -84,17 +85,14 @@ def _label(name: str) -> str:
     return revision if at and not Path(name).exists() else Path(model).name
 
 
-def _placed(model: Model, at: int, word: str, number: int) -> Sequence[Projection]:
+def of_series(inside: Projection, at: int, word: str, number: int) -> OfSeries:
+    """A projection of the model that was named at this place, as one of the series."""
     from rankscope.store.joined import joined_key
 
-    return [
-        replace(
-            p,
-            address=f"{word}.{number}.{p.address}",
-            tower=word,
-            layer=number,
-            expert=p.layer if p.expert is None else None,
-            key=joined_key(str(at), p.key),
-        )
-        for p in model.tree.scanned()
-    ]
+    placed = {
+        "address": f"{word}.{number}.{inside.address}",
+        "tower": word,
+        "layer": number,
+        "key": joined_key(str(at), inside.key),
+    }
+    return OfSeries(**{field.name: getattr(inside, field.name) for field in fields(Projection)} | placed, inside=inside)

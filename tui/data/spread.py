@@ -1,14 +1,18 @@
-"""What many numbers come to: their median, the farthest from it, half of the interquartile range, and their reach."""
+"""What many numbers come to: their median, one far from it, half of the interquartile range, and their reach."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from rankscope.engine.spectrum import Values
 
 SPREAD_LIMITS = 5
 LEAST_SPREAD = 4
 """Numbers below which a spread says nothing."""
+FAR_SHARE, FAR_RANKS = 0.1, 2
+"""How far one of several must be from their median for the median not to stand for it: a tenth of the median, of ranks
+two at least."""
 
 
 def known(numbers: Values) -> Values:
@@ -18,22 +22,32 @@ def known(numbers: Values) -> Values:
     return np.sort(numbers[~np.isnan(numbers)])
 
 
-def middle_of(numbers: Values) -> float | None:
+def middle_of(numbers: Values | Sequence[float]) -> float | None:
     """The median of sorted numbers, None of none."""
     half = len(numbers) // 2
     if not len(numbers):
         return None
-    return float(numbers[half] if len(numbers) % 2 else (numbers[half - 1] + numbers[half]) / 2)
+    low, high = float(numbers[half if len(numbers) % 2 else half - 1]), float(numbers[half])
+    return low if low == high else low + (high - low) / 2  # the sum of both may have no float
 
 
-def farthest_of(numbers: Values) -> float | None:
-    """Of sorted numbers the one that is farthest from their median, of two as far the larger; None of fewer than two,
-    and where all are equal."""
+def median_of(numbers: Sequence[float]) -> float:
+    """The median of at least one number, in any order."""
+    middle = middle_of(sorted(numbers))
+    assert middle is not None
+    return middle
+
+
+def far_of(numbers: Values, *, ranks: bool) -> float | None:
+    """Of sorted numbers the one that is farthest from their median, of two as far the larger; None where their median
+    stands for all of them: none is FAR_SHARE of it away, or of `ranks` FAR_RANKS."""
     middle = middle_of(numbers)
     if middle is None or numbers[0] == numbers[-1]:
         return None
     low, high = float(numbers[0]), float(numbers[-1])
-    return high if high - middle >= middle - low else low
+    far = high if high - middle >= middle - low else low
+    least = max(FAR_SHARE * abs(middle), FAR_RANKS if ranks else 0.0)
+    return far if abs(far - middle) >= least else None
 
 
 def half_range(numbers: Values) -> float | None:
@@ -47,7 +61,7 @@ def _quarter(numbers: Values, quarters: int) -> float:
     """The quartile of sorted numbers, the least and the largest among them being 0 and 4 (Hyndman & Fan 1996, 7)."""
     at, rest = divmod(quarters * (len(numbers) - 1), 4)
     after = numbers[min(at + 1, len(numbers) - 1)]
-    return float(numbers[at] * (4 - rest) + after * rest) / 4
+    return float(numbers[at] + (after - numbers[at]) * rest / 4)
 
 
 def extent(numbers: Values) -> tuple[float, float] | None:
@@ -63,4 +77,6 @@ def even_limits(extent: tuple[float, float] | None) -> tuple[float, ...]:
     low, high = extent
     if low == high:
         return (low,)
-    return tuple(low * (high / low) ** (step / (SPREAD_LIMITS + 1)) for step in range(1, SPREAD_LIMITS + 1))
+    shares = (step / (SPREAD_LIMITS + 1) for step in range(1, SPREAD_LIMITS + 1))
+    # The ratio of both may have no float; and of two that are next to each other rounding must not turn the order.
+    return tuple(sorted(low ** (1 - share) * high**share for share in shares))

@@ -141,7 +141,7 @@ VIEWS: tuple[ViewSpec, ...] = (
         View.LAYERS,
         "The number that u chooses by layer, one line a role",
         ViewPlace.CHART,
-        title="{unit} by layer",
+        title="{unit} by {rows}",
         draw="charts.by_layer:draw",
         readout="charts.readout:over_layers",
         csv="data.view_records:of_layers_view",

@@ -70,6 +70,12 @@ class Cell:
         """The fullest text that fits: a number that does not fit is left out, not cut."""
         return next((form for form in self.forms if len(form) <= width), self.forms[-1])
 
+    def standing(self, width: int, beside: int) -> tuple[str, str]:
+        """The same, and the blanks behind a lone number where others have so many characters `beside` theirs, as
+        ` ^33`: numbers stand below one another."""
+        text = self.fitting(width)
+        return text, " " * (min(width, len(text.partition(" ")[0]) + beside) - len(text))
+
 
 def written_forms(text: str, number: float) -> tuple[str, ...]:
     """A number with fewer and fewer digits, and at last the mark for a number without digits."""

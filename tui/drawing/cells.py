@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from statistics import median
 
 from rich.style import Style
 
@@ -19,7 +18,7 @@ from ..data.grid import Column, Grid, Row, Selection
 from ..data.measures import BY_NAME
 from ..data.pair import Lens, NumberGroup, Side
 from ..data.session import State
-from ..data.spread import farthest_of, known, middle_of
+from ..data.spread import far_of, known, median_of, middle_of
 from ..data.wording import MARKS, UNSEEN
 from ..settings.palette import Depth, Palette
 from .cell import GREYED, PLAIN, Cell, Count, most_telling, of_state, signed, written_forms
@@ -163,7 +162,7 @@ class Look:
         is_marked = any(cell.is_marked for cell in cells)
         marks = {cell.mark for cell in cells}
         if tones:
-            blend = self._shaded((MARKS[State.DONE],), None, median(tones), is_marked, column=column)
+            blend = self._shaded((MARKS[State.DONE],), None, median_of(tones), is_marked, column=column)
             return replace(blend, has_failed="!" in marks or any(cell.has_failed for cell in cells))
         grey = next((cell for cell in cells if cell.is_greyed), None)
         return of_state(most_telling(marks), is_marked) if grey is None else replace(grey, is_marked=is_marked)
@@ -268,9 +267,9 @@ class Look:
 
     def _fold(self, group: NumberGroup, column: Column) -> Cell:
         """The cell of several projections (experts, KV heads): the median, and after "^" the number farthest from it,
-        29 ^33, as half of the interquartile range would hide one expert of 32. If only a part is computed, how many:
-        104 8/256. If the user wanted the missing ones too, their state is shown instead of the farthest, and of the
-        count if that does not fit: a few do not represent all.
+        29 ^33, if the median does not represent them all (far_of). If only a part is computed, how many: 104 8/256. If
+        the user wanted the missing ones too, their state is shown instead of the farthest, and of the count if that
+        does not fit: a few do not represent all.
         """
         members = group.members
         is_marked = bool(self._marked) and any(p.key in self._marked for p in members)
@@ -289,7 +288,7 @@ class Look:
         if marks:
             forms = (f"{forms[0]}{count}", most_telling(marks))
         else:
-            far = farthest_of(numbers)
+            far = far_of(numbers, ranks=self.lens.is_rank)
             whole = [forms[0] if far is None else f"{forms[0]} ^{self.lens.written(far)}", forms[0]]
             forms = (*(f"{form}{count}" for form in whole), *whole, *forms)
         forms = signed(forms, self._sign_of(members, every))

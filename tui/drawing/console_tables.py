@@ -60,7 +60,7 @@ def layer_tables(console: Console, grid: Grid, lens: Lens) -> Iterator[Table]:
 
     A cell of several experts shows their median, and if only a part is known, how many: 104 8/256; blank is absent.
     """
-    labels = ["layer", *(row.label for row in grid.rows), *_OVER_LAYERS]
+    labels = [grid.rows_are, *(row.label for row in grid.rows), *_OVER_LAYERS]
     columns = [[column.heading, *_cells(grid, column, lens)] for column in grid.columns]
     by = weighted_by(p for cell in grid.cells.values() for p in cell)
     title = "; ".join(filter(None, [_titled(lens), by]))

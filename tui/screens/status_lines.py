@@ -13,7 +13,7 @@ from rankscope.engine.derive.weighting import is_under_weighting, is_unseen
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection
 
-from ..data.grid import EXPERT, Grid, Selection, is_of_series, member_of
+from ..data.grid import EXPERT, LAYER, Grid, Selection, member_of
 from ..data.pair import Lens, Pair
 from ..data.phrases import byte_size
 from ..data.session import Session, State
@@ -50,12 +50,12 @@ focused pane."""
 
 
 def chart_title(
-    view: int, unit: str, axes: int, facets: bool, relative: bool, compare: bool, weighting: str = ""
+    view: int, unit: str, axes: int, facets: bool, relative: bool, compare: bool, weighting: str = "", rows: str = LAYER
 ) -> str:
     """The chart's title: what is drawn, of which selection, under which weighting, compared with what, on which
-    axes."""
+    axes; `rows` names the rows of the grid."""
     spec = BY_KEY[view]
-    what = spec.title.replace("{unit}", unit)
+    what = spec.title.replace("{unit}", unit).replace("{rows}", rows)
     if view == View.SPECTRUM and relative:
         what = "sigma / sigma_1 by index"
     shown = "" if spec.over_layers else "facets" if facets else "of the marks" if compare else ""
@@ -113,8 +113,8 @@ def selection_text(lens: Lens, selection: Selection, grid: Grid) -> Text:
         known = sum(lens.number(p) is not None for p in found)
         count = f"{known}/{len(found)}" if 0 < known < len(found) else len(found)
         member = member_of(found[0])
-        what = "layer" if is_of_series(found[0]) else member.what if member else EXPERT
-        return text.append(f"  {count} {what}s: median ^farthest; enter opens, the farthest first", "not bold")
+        what = member.what if member else EXPERT
+        return text.append(f"  {count} {what}s: median ^a tenth off or more; enter opens them", "not bold")
     if len(found) != 1:
         return text
     partner = lens.pair.partner(found[0])

@@ -33,6 +33,9 @@ from .heatmap_overview import Overview
 from .heatmap_table import LONGEST_NAME, Layers, Pointer, shortened
 from .top_pane import TopPane
 
+MOST_DIGITS = 6
+"""Of a limit between two shades."""
+MILLION = 1e6
 TITLE_MARGIN = 4
 """Columns of the border, inside the corners, that a title leaves free."""
 
@@ -42,11 +45,10 @@ def shade_key(look: Look, column: Column | None = None) -> Text:
     spread them over. Beyond the limit for grey cells only grey is shown."""
     above = look.lens.greyed_above
     limits = [limit for limit in look.limits(column) if above is None or limit <= above]
-    digits = 3 if look.lens.contrast is Contrast.FIXED else 2
     text = Text()
-    for limit in limits:
+    for limit, written in zip(limits, _apart(limits, 3 if look.lens.contrast is Contrast.FIXED else 2), strict=True):
         _patch(text, *look.shaded(limit, column))
-        text.append(_limit(limit, digits))
+        text.append(written)
     if limits and above is None:
         _patch(text, *look.shaded(math.inf, column))
     elif limits:
@@ -58,9 +60,24 @@ def _patch(text: Text, style: Style, level: str) -> None:
     text.append(level or "  ", style)
 
 
+def _apart(limits: Sequence[float], digits: int) -> list[str]:
+    """Limits from the smallest up with so many digits, or as many more as it takes that no two read alike; of those
+    that still do with MOST_DIGITS all but the first are "".
+    """
+    for most in range(digits, MOST_DIGITS + 1):
+        texts = [_limit(limit, most) for limit in limits]
+        if len(set(texts)) == len(texts):
+            return texts
+    return ["" if text in texts[:at] else text for at, text in enumerate(texts)]
+
+
 def _limit(value: float, digits: int) -> str:
-    text = f"{value / 1000:.{digits}g}k" if value >= 1000 else f"{value:.{digits}g}"
-    return text.removeprefix("0") or "0"
+    in_thousands = 1000 <= value < MILLION
+    number = value / 1000 if in_thousands else value
+    text = f"{number:.{digits}g}"
+    if "e+" in text and number < 1000:
+        text = f"{number:.0f}"
+    return f"{text.removeprefix('0')}{'k' * in_thousands}" or "0"
 
 
 class Heatmap(TopPane, inherit_bindings=False):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from statistics import median
 
 from rich.cells import cell_len, set_cell_size
 from rich.segment import Segment
@@ -20,6 +19,7 @@ from rankscope.engine.errors import printable
 from ..data.grid import Grid, Selection
 from ..data.measures import BY_NAME
 from ..data.pair import Side
+from ..data.spread import median_of
 from ..drawing.cell import PLAIN, Cell
 from ..drawing.cells import Look
 from ..settings.palette import LEVELS
@@ -89,9 +89,10 @@ class Overview:
             self._name_width, room = self._divide(size.width)
         most = look.width + look.is_mono + 1
         folded = [len(members) for members in grid.cells.values() if len(members) > 1]
-        with_farthest = most + max(map(look.beside, folded), default=0)
-        if len(grid.rows) * with_farthest <= room:  # otherwise a cell of experts only shows their median
-            most = with_farthest
+        self._beside = max(map(look.beside, folded), default=0)
+        if len(grid.rows) * (most + self._beside) > room:  # then a cell of experts only shows their median
+            self._beside = 0
+        most += self._beside
         self._slots = Slots.fitting(len(grid.rows), room, most)
         self._has_numbers = self._slots.width == most
         self.label_width = self._name_width + 2
@@ -155,8 +156,9 @@ class Overview:
     def _groups(self) -> str:
         """The names of the towers, or of the experts' layer, over their columns; the last name may be longer than
         those."""
+        named = self._grid.named
         names = [
-            f"{row.member.what}s of layer {replace(row, member=None).label}" if row.member else row.tower or "layers"
+            f"{row.member.what}s of {named(replace(row, member=None))}" if row.member else row.tower or "layers"
             for row in self._grid.rows
         ]
         text = ""
@@ -183,8 +185,7 @@ class Overview:
         _clear(line, start - 1, start + len(text) + 1)
         heads = "".join(f"{head:>{self._number + 1}}" for head in ("min", "med", "max"))
         rest = "".join(line[start + len(text) :]) + (f" {heads}{self._last_head}" if self._tail else "")
-        what = member.what if numbers and (member := self._grid.rows[0].member) else "layer"
-        label = Segment(f" {what:<{self._name_width}} ", DIM)
+        label = Segment(f" {self._grid.rows_are:<{self._name_width}} ", DIM)
         return label, [Segment("".join(line[:start]), DIM), Segment(text, Style(bold=True)), Segment(rest, DIM)]
 
     def _numbered(self, numbers: list[int]) -> list[int]:
@@ -199,7 +200,8 @@ class Overview:
         text."""
         text = str(number)
         left = self._slots.left(layer)
-        start = left + self._slots.width - len(text) - self._look.is_mono if self._has_numbers else left
+        end = left + self._slots.width - self._look.is_mono - self._beside
+        start = end - len(text) if self._has_numbers else left
         return max(0, min(start, self._slots.total - len(text))), text
 
     # A role
@@ -240,7 +242,8 @@ class Overview:
         if self._has_numbers:
             level = (cell.level or " ") if self._look.is_mono else ""
             plus = "+" if cell.is_marked else ""
-            text = f"{plus}{cell.fitting(width - 1 - len(level))}{level}".rjust(width)
+            number, blanks = cell.standing(width - 1 - len(level), self._beside)
+            text = f"{plus}{number}{level}{blanks}".rjust(width)
         elif is_chosen and cell.sign == cell.fill:
             text = "[".ljust(width - 1) + "]" if width > 1 else HERE
         return Segment(text, chosen(cell) if is_chosen else cell.style)
@@ -267,9 +270,9 @@ class Overview:
             numbers = [n for row in rows if (n := self._look.cell(row, role).number) is not None]
             looked_at = rows if self._last_head else ()
             ratios = [r for row in looked_at if (r := self._look.last_number(row, role)) is not None]
-            parts = [min(numbers), median(numbers), max(numbers)] if numbers else []
+            parts = [min(numbers), median_of(numbers), max(numbers)] if numbers else []
             text = "".join(f"{self._look.short(number, self._number):>{self._number + 1}}" for number in parts)
-            ratio = BY_NAME["k/k0"].written(median(ratios)) if ratios else ""
+            ratio = BY_NAME["k/k0"].written(median_of(ratios)) if ratios else ""
             width = 3 * (self._number + 1)
             found = self._summaries[column] = f" {text:>{width}}{ratio:>{len(self._last_head)}}"
         return [Segment(found)]

@@ -62,11 +62,12 @@ class Layers:
     def __init__(self, look: Look, grid: Grid, size: Size) -> None:
         self._look, self._grid = look, grid
         self._has_experts = any(row.member is not None for row in grid.rows)
-        self._heads = ("", "layer")
+        self._heads = ("", grid.rows_are)
         if self._has_experts and (member := grid.rows[0].member):
-            self._heads = (f"layer {replace(grid.rows[0], member=None).label}", member.what)
+            self._heads = (grid.named(replace(grid.rows[0], member=None)), member.what)
         labels = [*self._heads, *(row.label for row in grid.rows)]
         self.label_width = max(map(len, labels)) + 3
+        self._beside = [0] * len(grid.columns)
         self._widths = self._fit(size.width - self.label_width - 1)
         self._lefts: list[int] = []
         left = 0
@@ -93,7 +94,8 @@ class Layers:
             most[column] = max(most.get(column, 0), len(members))
         beside = [look.beside(most[c]) if most[c] > 1 else 0 for c in columns]
         wider = [max(w, number + more) if more else w for w, more in zip(widths, beside, strict=True)]
-        widths = wider if sum(wider) <= room else widths
+        if sum(wider) <= room:
+            widths, self._beside = wider, beside
         more = max(0, min(3, (room - sum(widths)) // max(1, len(widths))))
         return self._named([width + more for width in widths], room)
 
@@ -161,28 +163,32 @@ class Layers:
                 segments.append(Segment(" " * GAP))
             name = shortened(column.role, width - 1)
             style = Style(bold=True, reverse=number == pointer.cursor[1] and pointer.has_focus)
-            segments.append(Segment(" " * (width - 1 - cell_len(name)) + name + " ", style))
+            left = max(0, width - 1 - cell_len(name) - self._beside[number])
+            segments.append(Segment((" " * left + name).ljust(width), style))
         return segments
 
     def _row(self, row: int, pointer: Pointer) -> tuple[Segment, list[Segment]]:
         segments: list[Segment] = []
         place = self._grid.rows[row]
         is_whole = pointer.selection == Selection(place)  # brackets around the whole row would cost 500 bytes a key
-        for number, (column, width) in enumerate(zip(self._grid.columns, self._widths, strict=True)):
+        for number, column in enumerate(self._grid.columns):
             if number and self._begins(number):
                 segments.append(Segment(" " * GAP))
             is_chosen = not is_whole and pointer.selection.holds(self._grid, place, column)
             is_one = is_chosen and pointer.selection.column is not None and (row, number) == pointer.cursor
-            segments += self._cell(self._look.cell(place, column), width, is_chosen, is_one)
+            segments += self._cell(self._look.cell(place, column), number, is_chosen, is_one)
         is_here = pointer.cursor[0] == row
         label = f"{'>' if is_here else ' '}{place.label:>{self.label_width - 3}}  "
         return Segment(label, Style(bold=True, reverse=is_whole) if is_here else DIM), segments
 
-    def _cell(self, cell: Cell, width: int, is_chosen: bool, is_one: bool) -> list[Segment]:
-        """A cell, in brackets if it is selected, and without its shade if nothing else is selected."""
+    def _cell(self, cell: Cell, number: int, is_chosen: bool, is_one: bool) -> list[Segment]:
+        """A cell of a column, in brackets if it is selected, and without its shade if nothing else is selected. Medians
+        are aligned, whether something is beside them or not."""
         level = (cell.level or " ") if self._look.is_mono else ""
-        text = ("+" if cell.is_marked else "") + cell.fitting(width - 3 - len(level)) + level
-        text = f"[{text}]" if is_chosen else f"{text} "
+        width = self._widths[number]
+        text, blanks = cell.standing(width - 3 - len(level), self._beside[number])
+        text = f"{'+' if cell.is_marked else ''}{text}{level}"
+        text = (f"[{text}]" if is_chosen else f"{text} ") + blanks
         style = chosen(cell) + Style(underline=cell.is_marked) if is_one else cell.style
         blank = style + Style(underline=False) if cell.is_marked else style
         return [Segment(" " * (width - len(text)), blank), Segment(text, style)]

@@ -214,7 +214,7 @@ class ProjectionTree(Tree[TreeItem], inherit_bindings=False):
     def _top(self, groups: Mapping[str, Sequence[Projection]]) -> Iterable[TreeItem]:
         for tower in dict.fromkeys(row.tower for row in self.grid.rows) if self.grid.counted else ():
             rows = [row for row in self.grid.rows if row.tower == tower]
-            name = f"{tower} layers" if tower else "layers"
+            name = self.grid.named_all(tower)
             yield TreeItem(f"{name} ({len(rows)})", None, lambda rows=rows: map(self._layer, rows))  # type: ignore[misc]
         if self.grid.columns:
             yield TreeItem(f"roles ({len(self.grid.counted or self.grid.derived)})", None, self._roles)
@@ -274,7 +274,7 @@ class ProjectionTree(Tree[TreeItem], inherit_bindings=False):
         if selection.column in self.grid.derived:
             role = self._child(self._child(self.root, "roles"), Selection(column=selection.column))
             return self._child(role, selection)
-        name = f"{selection.row.tower} layers" if selection.row.tower else "layers"
+        name = self.grid.named_all(selection.row.tower)
         path = [Selection(selection.row)]
         block = selection.column.block if selection.column else selection.block
         if block:
@@ -310,5 +310,5 @@ def _path(node: TreeNode[TreeItem] | None) -> list[TreeNode[TreeItem]]:
 def _single(p: Projection, place: Selection = Selection()) -> TreeItem:  # noqa: B008 - frozen
     member = member_of(p) if place.row is not None else None
     whole = p.tensor or p.address.removeprefix("other.") if p.block == "other" else p.address
-    name = f"{member.what} {member.number}" if member else whole
+    name = member.words if member else whole
     return TreeItem(name, replace(place, single=p))

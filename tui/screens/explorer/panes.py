@@ -249,6 +249,7 @@ class ExplorerPanes(Screen[None]):
             state.relative,
             state.compares,
             self.pair.shown_as,
+            state.grid.rows_are,
         )
         self._title(self.chart, Text(drawn))
 
