@@ -67,7 +67,7 @@ def threshold_ranks(values: Values, thresholds: tuple[float, ...]) -> tuple[int,
     """threshold_rank for several thresholds from one running sum."""
     for threshold in thresholds:
         if not 0.0 < threshold <= 1.0:
-            raise ValueError(f"a threshold lies in (0, 1], not {threshold:g}")
+            raise ValueError(f"a threshold must be above 0 and at most 1, not {threshold:g}")
     squares = _normalised(values) ** 2
     running = np.cumsum(squares)
     if not running.size or running[-1] <= 0:
@@ -180,7 +180,7 @@ def _norm(values: Values) -> float:
 
 def _check_rank(values: Values, k: int) -> None:
     if not 0 <= k <= values.size:
-        raise ValueError(f"a rank lies in 0 ... {values.size}, not {k}")
+        raise ValueError(f"a rank must be from 0 to {values.size}, not {k}")
 
 
 def _normalised(values: Values) -> Values:

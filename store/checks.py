@@ -50,7 +50,7 @@ def check(tables: Tables, stored: int, *, is_directions: bool) -> None:
 
 def _check_columns(name: str, table: Table, kinds: Mapping[str, str]) -> None:
     if table.ndim != 1 or table.dtype.names is None:
-        raise ValueError(f"{name} is no table")
+        raise ValueError(f"{name} is not a table")
     for column, kind in kinds.items():
         if column in ADDED and column not in table.dtype.names:
             continue
@@ -70,8 +70,8 @@ def _check_ranks(tables: Tables) -> None:
         raise ValueError("rank_table or rank_threshold holds other numbers")
     if thresholds.ndim != 1 or ranks.shape != (len(tables.index), len(thresholds)):
         raise ValueError("rank_table has another shape than index and rank_threshold")
-    _must((thresholds > 0) & (thresholds <= 1), "rank_threshold: a share of the energy that is none")
-    _must(ranks <= tables.index["count"][:, None], "rank_table: a rank that is none of its matrix")
+    _must((thresholds > 0) & (thresholds <= 1), "rank_threshold: not a share of the energy")
+    _must(ranks <= tables.index["count"][:, None], "rank_table: not a rank of its matrix")
 
 
 def _counts(tables: Tables, *, is_directions: bool) -> NDArray[Any]:

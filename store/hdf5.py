@@ -97,7 +97,7 @@ class File:
         """
         groups = [struct.unpack("<QQ", _plain(message)) for message in self._root if message.kind == _GROUP]
         if len(groups) != 1:
-            raise ValueError("its group is none of a store's")
+            raise ValueError("its group is not one that a store writes")
         tree, heap = groups[0]
         found: dict[str, Dataset] = {}
         for name, header in self._links(tree, heap):
@@ -125,15 +125,15 @@ class File:
             if base + 96 <= self._data.size and self._data.at(base, 8) == _SIGNATURE:
                 head = self._data.at(base, 40)
                 if bytes(head[8:15]) != b"\0\0\0\0\0\x08\x08" or struct.unpack("<Q", head[24:32])[0] != base:
-                    raise ValueError("its superblock is none of a store's")
+                    raise ValueError("its superblock is not one that a store writes")
                 return base
-        raise ValueError("it is no HDF5 file")
+        raise ValueError("it is not an HDF5 file")
 
     def _messages(self, header: int) -> Iterator[_Message]:
         """Section IV.A.1.a: those of an object header of version 1, with its continuations."""
         version, left, _, size = struct.unpack("<BxHII", self._at(header, 12))
         if version != 1:
-            raise ValueError("its object headers are none of a store's")
+            raise ValueError("its object headers are not those that a store writes")
         blocks = [(header + 16, size)]
         while blocks:
             start, size = blocks.pop(0)
@@ -154,7 +154,7 @@ class File:
         node = self._at(tree, 24)
         names = self._at(heap, 32)
         if bytes(node[:6]) != b"TREE\0\0" or bytes(names[:5]) != b"HEAP\0":
-            raise ValueError("its group is none of a store's")
+            raise ValueError("its group is not one that a store writes")
         size, _, start = struct.unpack("<QQQ", names[8:])
         texts = self._at(start, size)
         (children,) = struct.unpack("<H", node[6:8])
@@ -165,7 +165,7 @@ class File:
             (count,) = struct.unpack("<H", head[6:])
             left -= count + 1
             if bytes(head[:5]) != b"SNOD\1" or left < 0:
-                raise ValueError("its group is none of a store's")
+                raise ValueError("its group is not one that a store writes")
             for number in range(count):
                 name, header, cache = struct.unpack("<QQI", self._at(leaf + 8 + 40 * number, 20))
                 if cache != 0:
@@ -183,7 +183,7 @@ class File:
                 raise ValueError(f"{name} has {what}")
             found[message.kind] = _plain(message)
         if len(found) != 3:
-            raise ValueError(f"{name} is no dataset")
+            raise ValueError(f"{name} is not a dataset")
         shape, (dtype, _) = _shape(found[_SPACE]), _dtype(found[_TYPE])
         version, kind, address, size = struct.unpack("<BBQQ", found[_LAYOUT][:18])
         if (version, kind) != (3, 1):
@@ -205,7 +205,7 @@ class File:
         name, kind, space = (data[place : place + size] for place, size in zip(places, sizes, strict=False))
         value = data[places[-1] :]
         if version != 1 or len(space) != sizes[-1]:
-            raise ValueError("its attributes are none of a store's")
+            raise ValueError("its attributes are not those that a store writes")
         if _shape(space) != ():
             return
         if kind[0] == 0x19 and kind[1] == 1:
@@ -218,7 +218,7 @@ class File:
         length, address, wanted = struct.unpack("<IQI", value[:16])
         signature, size = struct.unpack("<5s3xQ", self._at(address, 16))
         if signature != b"GCOL\1":
-            raise ValueError("its texts are none of a store's")
+            raise ValueError("its texts are not those that a store writes")
         heap, place = self._at(address, size), 16
         while place + 16 <= size:
             number, taken = struct.unpack("<H6xQ", heap[place : place + 16])
@@ -255,7 +255,7 @@ def _shape(data: memoryview) -> tuple[int, ...]:
     """Section IV.A.2.b, version 1: of a single value ()."""
     version, rank = struct.unpack("<BB", data[:2])
     if version != 1 or rank > 2:
-        raise ValueError("its shapes are none of a store's")
+        raise ValueError("its shapes are not those that a store writes")
     return struct.unpack(f"<{rank}Q", data[8 : 8 + 8 * rank])
 
 
@@ -273,7 +273,7 @@ def _dtype(data: memoryview) -> tuple[np.dtype[Any], int]:
         name, properties, expected = _FLOATS[size]
         if (bits, bytes(data[8:20])) == (expected, properties):
             return np.dtype(name), 20
-    raise ValueError("it has types that are none of a store's")
+    raise ValueError("it has types that are not those that a store writes")
 
 
 def _rows(data: memoryview, size: int, columns: int) -> np.dtype[Any]:
@@ -286,12 +286,12 @@ def _rows(data: memoryview, size: int, columns: int) -> np.dtype[Any]:
         offset, dimensions = struct.unpack("<IB", data[place : place + 5])
         place += 32
         if dimensions or data[place] == 0x16 or offset < end:
-            raise ValueError("its columns are none of a store's")
+            raise ValueError("its columns are not those that a store writes")
         dtype, length = _dtype(data[place:])
         names.append(_decoded(name))
         types.append(dtype)
         offsets.append(offset)
         place, end = place + length, offset + dtype.itemsize
     if end > size:
-        raise ValueError("its columns are none of a store's")
+        raise ValueError("its columns are not those that a store writes")
     return np.dtype({"names": names, "formats": types, "offsets": offsets, "itemsize": size})

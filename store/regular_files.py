@@ -24,12 +24,12 @@ def open_regular(path: Path) -> io.FileIO:
     """
     link = path.lstat()
     if not stat.S_ISREG(path.stat().st_mode):
-        raise _refused(path, "it is no regular file")
+        raise _refused(path, "it is not a regular file")
     file = io.FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb")
     try:
         found = os.fstat(file.fileno())
         if not stat.S_ISREG(found.st_mode):
-            raise _refused(path, "it is no regular file")
+            raise _refused(path, "it is not a regular file")
         if stat.S_ISLNK(link.st_mode) and link.st_uid not in (os.geteuid(), found.st_uid):
             raise _refused(path, "it is a link of another user to a file that is not theirs")
         if found.st_size > MOST_BYTES:

@@ -116,7 +116,7 @@ def sentence_aside(part: FileContents | None, lost: Sequence[Entry]) -> str:
         return "It was found damaged and set aside; what it held cannot be told any more."
     if not lost:
         return "It was found damaged and set aside; all that it held is stored again, and it can be deleted."
-    return f"It was found damaged and set aside; not computed again yet of it: {_named(lost)}."
+    return f"It was found damaged and set aside; of its spectra these are not computed again yet: {_named(lost)}."
 
 
 def _counts(lost: Sequence[Entry]) -> str:

@@ -58,8 +58,8 @@ def order_of(projection: Projection, config: Mapping[str, Any], name: str) -> Fe
     groups, heads = inner.get(found.groups), inner.get(found.heads)
     if type(groups) is not int or type(heads) is not int or groups < 1 or heads % groups or projection.cols % heads:
         raise WeightsError(
-            f"{printable(projection.tensor)} has its input features in another order in GGUF, and config.json does not "
-            f"say in which by {found.groups} and {found.heads}"
+            f"{printable(projection.tensor)}: GGUF stores its input features in another order, and "
+            f"{found.groups} and {found.heads} of config.json do not say which"
         )
     sizes = (groups, heads // groups) if model_is_gguf else (heads // groups, groups)
     places = np.arange(projection.cols, dtype=np.intp).reshape(*sizes, projection.cols // heads)

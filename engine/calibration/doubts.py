@@ -31,13 +31,13 @@ def doubts(
     kind = str(inner.get("model_type") or "")
     # Of a GGUF file the same word; config.json has others: Mistral's are of the architecture llama in GGUF.
     if "architectures" not in config and kind and architecture not in ("", kind, "imatrix"):
-        yield f"it says that it is of {printable(architecture, 40)}, and this model is of {printable(kind, 40)}"
+        yield f"it was made of {printable(architecture, 40)}, and this model is {printable(kind, 40)}"
     for said in (file, name):
         if other := _contradiction(said.lower(), model.lower()):
             yield f"{printable(said, 80)} names {other}, and this model is {printable(model, 80)}"
             break
     if layers > sizes(inner).get("layers", layers):
-        yield f"it is of {layers} layers, and this model has {sizes(inner)['layers']}"
+        yield f"it has {layers} layers, and this model has {sizes(inner)['layers']}"
 
 
 def _contradiction(name: str, model: str) -> str:

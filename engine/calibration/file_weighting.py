@@ -92,11 +92,11 @@ class FileWeighting:
             return ""
         if not self._held.is_split:
             what = "an imatrix" if self._held.kind == "imatrix" else self._named
-            alone = "where that holds most of the energy, ranks are of it alone"
-            return f"{what} has no sums of position 0 apart: {alone}"
+            alone = "where it holds most of the energy, ranks describe only that"
+            return f"{what} does not keep position 0 apart: {alone}"
         if any(made.sink is not None for made in self._held.figures.values()):
             return ""
-        return f"{self._named} does not say what position 0 holds of the energy: rankscope moments writes files that do"
+        return f"{self._named} does not say how much energy position 0 holds: rankscope moments writes files that do"
 
     def moment(self, projection: Projection) -> Moment:
         """See Weighting.
@@ -130,8 +130,8 @@ class FileWeighting:
         name, matrix, _ = self._place(projection)
         tokens = self._held.tokens_of(name, matrix)
         if tokens is None:
-            again = ": make it anew with llama-imatrix, as GGUF" if self._held.kind == "imatrix" else ""
-            raise WeightsError(f"{printable(name)} has no number of tokens of its own in the file{again}")
+            again = ": make it again with llama-imatrix, as GGUF" if self._held.kind == "imatrix" else ""
+            raise WeightsError(f"{printable(name)} has no token count of its own in the file{again}")
         return tokens
 
     def _place(self, projection: Projection) -> tuple[str, StackedMatrix | None, FeatureOrder | None]:
@@ -141,7 +141,7 @@ class FileWeighting:
             WeightsError: none has.
         """
         if not projection.cols:
-            raise WeightsError(f"{printable(projection.tensor)} is no matrix")
+            raise WeightsError(f"{printable(projection.tensor)} is not a matrix")
         name, number = self._inputs.of(projection)
         experts = sizes(self._inner, projection.layer or 0).get("experts", 0) if projection.block == "expert" else 0
         matrix = None if number is None else StackedMatrix(number, experts)

@@ -96,7 +96,9 @@ class Moments:
         if sums is None:
             raise WeightsError(f"{shown} has no second moments in the file")
         if matrix is not None:
-            raise WeightsError(f"{shown} is a stack, and moments of its whole input are not those of one matrix of it")
+            raise WeightsError(
+                f"{shown} is a stack of matrices, and the file has only the moments of their common input"
+            )
         if sums.dtype not in ("F32", "F64"):
             raise WeightsError(f"{shown} has moments of type {sums.dtype}: they must be F32 or F64")
         if sums.shape != ((cols, cols) if "xx" in held else (cols,)):

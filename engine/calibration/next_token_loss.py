@@ -61,9 +61,9 @@ def choose_windows(
         held += len(ids)
     found = Windows(kept, left_out)
     if left_out and not kept:
-        raise InputError("all of the text is among what the second moments were summed over: give another --text")
+        raise InputError("the second moments were made of all of this text: give another --text")
     if not found.predicted:
-        raise InputError("the text is too short: of one token none is predicted")
+        raise InputError("the text is too short to predict a token from another: give a longer one")
     return found
 
 
@@ -77,19 +77,23 @@ def check_predicts(model: torch.nn.Module, windows: Windows) -> None:
 
     kind = type(model).__name__
     if getattr(model.config, "is_encoder_decoder", False):
-        raise InputError(f"{kind} has an encoder, which reads what is to be predicted: perplexity is of decoders alone")
+        raise InputError(
+            f"{kind} has an encoder, which reads what is to be predicted: perplexity needs a decoder-only model"
+        )
     largest = max(max(ids) for ids in windows.ids)
     known = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
     if largest >= known:
-        raise InputError(f"the tokenizer makes token {largest}, and {kind} knows {known}: they are of two models")
+        raise InputError(
+            f"the tokenizer makes token {largest}, and {kind} knows {known}: tokenizer and model do not belong together"
+        )
     ids = windows.ids[0][:_TRIED]
     logits = getattr(forward(model, ids), "logits", None)
     if not isinstance(logits, torch.Tensor) or logits.shape[:2] != (1, len(ids)) or logits.shape[2:] <= (largest,):
-        raise InputError(f"{kind} has no head that predicts tokens: perplexity is of models that have one")
+        raise InputError(f"{kind} has no head that predicts tokens: perplexity needs one")
     other = forward(model, [*ids[:-1], (ids[-1] + 1) % known]).logits
     tolerance = max(_TOLERANCE, 4 * torch.finfo(logits.dtype).eps) * float(logits.abs().max())
     if len(ids) > 1 and float((logits - other)[:, :-1].abs().max()) > tolerance:
-        raise InputError(f"{kind} reads the tokens behind the one it predicts: perplexity is of decoders alone")
+        raise InputError(f"{kind} also reads later tokens: perplexity needs a causal model")
 
 
 def mean_loss(model: torch.nn.Module, windows: Windows, tell: Callable[[int, int], None]) -> float:

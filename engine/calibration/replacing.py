@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _SAME = 0.01
 """How far a module's matrix may be from the stored one, in Frobenius norm: what the types that models run in round."""
-_ADVICE = "write the model by  rankscope apply --merge  and name it with --against"
+_ADVICE = "write the model with  rankscope apply --merge  and name it with --against"
 
 
 class RunningMatrices:
@@ -39,7 +39,7 @@ class RunningMatrices:
         if lost:
             raise InputError(
                 f"{len(lost)} of {len(projections)} projections are in no module that is known to multiply with them, "
-                f"{printable(lost[0].address)} for one: {_ADVICE}"
+                f"e.g. {printable(lost[0].address)}: {_ADVICE}"
             )
         self._fed = {p.address: one for one in fed for p in one.projections}
         self._config = checkpoint.config

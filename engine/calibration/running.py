@@ -204,7 +204,7 @@ def forward(model: torch.nn.Module, ids: Sequence[int]) -> Any:
             return model(**given)
     except torch.OutOfMemoryError as error:
         raise InputError(
-            f"no room on the device for a sequence: {printable(str(error).splitlines()[0], 200)}"
+            f"the device has too little memory for one sequence: {printable(str(error).splitlines()[0], 200)}"
         ) from None
     except Exception as error:  # noqa: BLE001 - it may want images or sound: of whatever it raises the first line
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

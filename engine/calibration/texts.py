@@ -37,7 +37,7 @@ def read_text(named: str) -> Text:
         try:
             text = Path(named).expanduser().read_text("utf-8")
         except UnicodeDecodeError:
-            raise InputError(f"{printable(named)} is no text in UTF-8") from None
+            raise InputError(f"{printable(named)} is not UTF-8 text") from None
         except (OSError, ValueError, RuntimeError) as error:  # also a null character, ~nobody
             reason = getattr(error, "strerror", None) or str(error)
             raise InputError(f"cannot read the text {printable(named)}: {reason}") from None

@@ -27,7 +27,7 @@ class Scales:
         self._adapter = adapter
         self.lines: dict[str, None] = {}
         for option in filter(adapter.get, _NOT_FOLLOWED):
-            self.lines[f"{option} of adapter_config.json is not followed: the spectra are those of scale x B A"] = None
+            self.lines[f"{option} of adapter_config.json is not applied: the spectra are those of scale x B A"] = None
 
     @property
     def is_turned(self) -> bool:
@@ -45,7 +45,7 @@ class Scales:
         if isinstance(mlx, Mapping):
             return self._of_mlx(mlx, rank)
         if not self._adapter:
-            self.lines["nothing says lora_alpha: the scale of B A is 1"] = None
+            self.lines["lora_alpha is given nowhere: B A is taken with scale 1"] = None
             return 1.0
         patterns = self._adapter.get("alpha_pattern")
         alpha = self._adapter.get("lora_alpha", _DEFAULT_ALPHA)
@@ -63,7 +63,7 @@ class Scales:
             return self._number(said["scale"], "scale", 1)
         if "alpha" in said:
             return self._number(said["alpha"], "alpha", rank) / rank
-        self.lines["adapter_config.json names no scale: that of B A is 1"] = None
+        self.lines["adapter_config.json gives no scale: B A is taken with scale 1"] = None
         return 1.0
 
     def _number(self, value: Any, name: str, instead: float) -> float:
@@ -74,7 +74,9 @@ class Scales:
             number = math.inf
         if math.isfinite(number):
             return number
-        self.lines[f"{name} of adapter_config.json is no number ({printable(str(value), 40)}): the scale is 1"] = None
+        self.lines[f"{name} of adapter_config.json is not a number ({printable(str(value), 40)}): the scale is 1"] = (
+            None
+        )
         return instead
 
     def _names(self, pattern: str, module: str) -> bool:

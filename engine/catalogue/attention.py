@@ -112,7 +112,9 @@ class _AttentionMaker:
         dim = key.rows // count if is_latent else query_dim
         kv_count = count if is_latent else key.rows // dim
         if not dim or not kv_count or key.rows % dim or count % kv_count or value.rows % kv_count or dim > query_dim:
-            raise WeightsError(f"{address}: {key.rows} rows of keys are no heads for {count} heads of {query_dim} rows")
+            raise WeightsError(
+                f"{address}: {key.rows} rows of keys do not divide into {count} heads of {query_dim} rows"
+            )
         value_dim = value.rows // kv_count
         no_qk, no_ov = self._refusals(address, roles, inner, (prefix, query.layer))
         if not no_ov and output.cols != count * value_dim:
@@ -135,11 +137,9 @@ class _AttentionMaker:
         if "v" in normed or family in _V_NORMED:
             no_ov = "values are normed (v_norm): no product of the weights gives what a head writes"
         elif "gate" in roles:
-            no_ov = (
-                "a gate of each token stands between value and output: no product of the weights gives what is written"
-            )
+            no_ov = "each token has a gate between value and output: no product of the weights gives what a head writes"
         elif self._is_fed(roles["output"]):
-            no_ov = "a norm stands between value and output: no product of the weights gives what a head writes"
+            no_ov = "there is a norm between value and output: no product of the weights gives what a head writes"
         if _flag(inner, "clip_qkv") or _flag(inner, "attn_config.clip_qkv"):
             no_qk = no_ov = (
                 "queries, keys and values are clipped (clip_qkv): no product of the weights gives what it does"

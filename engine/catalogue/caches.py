@@ -106,11 +106,11 @@ class HeadsOf:
         if (prefix, key.layer) in self._normed:
             raise WeightsError(
                 f"{key.address}: keys are normed before they are rotated, which mixes with no other rotation: "
-                "only --rope recompute can be asked for"
+                "only --rope recompute can be used"
             )
         inner = inner_config(self._config, prefix)
         if _clips(inner):
-            raise WeightsError(f"{key.address}: keys are clipped (clip_qkv): only --rope recompute can be asked for")
+            raise WeightsError(f"{key.address}: keys are clipped (clip_qkv): only --rope recompute can be used")
         head_dim = _head_dim(sizes(inner, key.layer), cache)
         try:
             return Heads(key.rows // head_dim, head_dim, rope_of(inner, self._is_gguf, key.tensor, key.layer, head_dim))
@@ -133,7 +133,5 @@ def _head_dim(known: Mapping[str, int], cache: Cache) -> int:
     found = query.rows // heads if query is not None and heads and query.rows % heads == 0 else 0
     found = found or known.get("head_dim", 0)
     if not found or key.rows % found:
-        raise WeightsError(
-            f"{key.address}: it is not known how many heads it has: only --rope recompute can be asked for"
-        )
+        raise WeightsError(f"{key.address}: it is not known how many heads it has: only --rope recompute can be used")
     return found

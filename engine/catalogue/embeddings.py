@@ -33,7 +33,7 @@ class Embeddings:
         """
         found = self._nearest(_EMBEDDINGS, _tower(projection))
         if found is None:
-            raise WeightsError("there is no embedding of tokens by a name that is known: no tokens can be named")
+            raise WeightsError("no token embedding has a known name: tokens cannot be named")
         return found
 
     def unembedding(self, projection: Projection) -> Tensor:
@@ -80,9 +80,9 @@ def _tower(projection: Projection) -> list[str]:
     name = projection.tensor
     place = locate(name) or locate_in(name, frozenset(numbered(name)))
     if place is None or projection.layer is None:
-        raise WeightsError("it stands in no layer: no tokens can be named")
+        raise WeightsError("it is in no layer: tokens cannot be named")
     if kind := modality(place.prefix):
-        raise WeightsError(f"it is in the {printable(kind)} tower, which no tokens of a text enter")
+        raise WeightsError(f"it is in the {printable(kind)} tower, which reads no text")
     return place.prefix.split(".") if place.prefix else []
 
 

@@ -140,7 +140,7 @@ def _pair(kind: str, module: str, held: Sequence[_NamedTensor]) -> FactorPair | 
     if kind == LORA and module.removesuffix(".base_layer").rpartition(".")[2] == "experts":
         return "factors of a stack of experts, which are not multiplied"
     if not all(len(t.shape) == 2 or (kind == LORA and len(t.shape) > 2) for t in (a, *blocks)):
-        return "factors that are no matrices"
+        return "factors that are not matrices"
     turned = held[0][0].is_turned and not planes  # MLX has stacks as PEFT has single factors
     for is_turned in (turned, not turned) if kind == LORA else (False,):
         a_shape, *shapes = (_matrix(t.shape[1:] if planes else t.shape, is_turned) for t in (a, *blocks))
@@ -207,11 +207,11 @@ def _lines(failed: Mapping[str, Sequence[str]], beside: Mapping[str, Sequence[_N
             sides[said.side].append(tensor.name)
     if names := sides["magnitude"]:
         lines.append(
-            f"DoRA: {_counted(names)} of magnitudes are left out, e.g. {printable(names[0])}: "
+            f"DoRA: {_counted(names)} of magnitudes not applied, e.g. {printable(names[0])}: "
             "the spectra are those of scale x B A"
         )
     lines += [
-        f"{_counted(names)} of {what}, which is no product of two factors: what they change is not computed, "
+        f"{_counted(names)} of {what}, which is not a product of two factors: what they change is not computed, "
         f"e.g. {printable(names[0])}"
         for side, what in OTHER.items()
         if (names := sides[side])

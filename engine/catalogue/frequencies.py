@@ -28,7 +28,7 @@ def rope_at(checkpoint: ListedCheckpoint, key: Projection, head_dim: int) -> tup
     try:
         rope = rope_of(config, is_gguf, key.tensor, layer, head_dim)
         if any(t.name == _FACTORS for t in checkpoint.tensors):
-            raise WeightsError(f"{_FACTORS} stretches RoPE, which is not read: only offset 0 can be asked for")
+            raise WeightsError(f"{_FACTORS} scales RoPE, which is not read: only offset 0 can be used")
         return rope, frequencies(config, rope, layer, is_gguf) if rope.dims else ()
     except WeightsError as error:
         text = str(error).replace("only --rope recompute can", "only offset 0 can")
@@ -45,7 +45,7 @@ def frequencies(config: Mapping[str, Any], rope: Rope, layer: int, is_gguf: bool
     """
     plain = tuple(rope.theta ** (-2 * i / rope.dims) for i in range(rope.dims // 2))
     if config.get("rope_local_base_freq") or (is_gguf and str(config.get("model_type")) == "gemma3"):
-        raise WeightsError("RoPE has another base in some layers: only offset 0 can be asked for")
+        raise WeightsError("RoPE has another base in some layers: only offset 0 can be used")
     stated = _scaling(config, layer)
     kind = str(stated.get("rope_type") or stated.get("type") or "").lower()
     if kind in _PLAIN:
@@ -55,7 +55,7 @@ def frequencies(config: Mapping[str, Any], rope: Rope, layer: int, is_gguf: bool
         return tuple(f / factor for f in plain)
     if kind == "llama3" and factor:
         return _llama3(plain, factor, stated)
-    raise WeightsError(f"RoPE is stretched as {printable(kind)} says: only offset 0 can be asked for")
+    raise WeightsError(f"RoPE is scaled as {printable(kind)} says: only offset 0 can be used")
 
 
 def _scaling(config: Mapping[str, Any], layer: int) -> Mapping[str, Any]:
@@ -74,7 +74,7 @@ def _llama3(plain: tuple[float, ...], factor: float, stated: Mapping[str, Any]) 
     low, high = _number(stated, "low_freq_factor"), _number(stated, "high_freq_factor")
     trained = _number(stated, "original_max_position_embeddings")
     if not (low and high and trained) or low == high:
-        raise WeightsError("rope_scaling says no bounds of llama3's frequencies: only offset 0 can be asked for")
+        raise WeightsError("rope_scaling lacks the frequency bounds of llama3: only offset 0 can be used")
     found = []
     for f in plain:
         turns = trained * f / (2 * math.pi)

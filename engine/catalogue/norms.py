@@ -108,7 +108,7 @@ class Norms:
         name = projection.tensor
         place = locate(name) or locate_in(name, frozenset(numbered(name)))
         if place is None:
-            raise _refusal(projection, "it stands in no layer")
+            raise _refusal(projection, "it is in no layer")
         _, row = self._row(projection, place)
         found = {}
         for module in self._modules:
@@ -119,10 +119,10 @@ class Norms:
         if not found and row.fed.get("in") == BARE:
             return Norm("", None, None, False, "layer" in row.kind)
         if not found:
-            raise _refusal(projection, "no final norm is known, which stands before the unembedding")
+            raise _refusal(projection, "no final norm before the unembedding is known")
         norm = max(found.values(), key=lambda each: each[:2])[2]
         if norm.bias and not norm.centred:
-            raise _refusal(projection, f"{printable(norm.path)} has a bias, as no RMS norm has")
+            raise _refusal(projection, f"{printable(norm.path)} has a bias, which no RMS norm has")
         return norm
 
     def _row(self, projection: Projection, place: Location) -> tuple[str, NormFamily]:
@@ -158,7 +158,7 @@ class Norms:
             missing = missing or "".join(modules[-1:])
             if found := next(filter(None, (self._norm(module, own or kind) for module in modules)), None):
                 if found.bias and not found.centred:  # of a tower that config.json does not tell apart
-                    raise _refusal(stands.projection, f"{printable(found.path)} has a bias, as no RMS norm has")
+                    raise _refusal(stands.projection, f"{printable(found.path)} has a bias, which no RMS norm has")
                 return found
         name = f"{printable(missing)}, which feeds it," if missing else "the norm that feeds it"
         raise _refusal(stands.projection, f"{name} is not in the checkpoint")

@@ -37,7 +37,9 @@ def _left_whole(layers: CheckpointLayers, item: FoundProjection, factors: Factor
     if not pair.planes:
         return [_whole(layers, item, pair)]
     del factors.pairs[item.tensor.name]
-    factors.lines.append(f"stacks of factors of no stack of experts are not multiplied: {printable(pair.a.name)}")
+    factors.lines.append(
+        f"stacks of factors that belong to no stack of experts are not multiplied: {printable(pair.a.name)}"
+    )
     return []
 
 

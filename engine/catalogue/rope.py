@@ -74,13 +74,13 @@ def rope_of(config: Mapping[str, Any], is_gguf: bool, tensor: str, layer: int, h
     interleaved = family in (_GGUF_INTERLEAVED if is_gguf else _INTERLEAVED)
     if not interleaved and family not in (_GGUF_HALVES if is_gguf else _HALVES):
         named = f"of {printable(family)}" if family else "without a model_type"
-        raise WeightsError(f"it is not known how keys {named} are rotated: only --rope recompute can be asked for")
+        raise WeightsError(f"it is not known how keys {named} are rotated: only --rope recompute can be used")
     if _is_unrotated(config, family, layer):
         return NO_ROPE
     stated = _stated(config, layer)
     dims = int(_number(config, "rotary_dim") or _part(config, stated, family, is_gguf) * head_dim)
     if dims % 2 or not 0 < dims <= head_dim:
-        raise WeightsError(f"{dims} rotated rows for heads of {head_dim}: only --rope recompute can be asked for")
+        raise WeightsError(f"{dims} rotated rows for heads of {head_dim}: only --rope recompute can be used")
     theta = _number(stated, "rope_theta") or _number(config, "rope_theta") or _number(config, "rotary_emb_base")
     return Rope(dims, interleaved, theta or _THETA)
 

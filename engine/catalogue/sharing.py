@@ -15,5 +15,5 @@ def lines(config: Mapping[str, Any]) -> list[str]:
     groups, layers = config.get("num_hidden_groups"), config.get("num_hidden_layers")
     if config.get("model_type") == "albert" and type(groups) is int and type(layers) is int and 0 < groups < layers:
         shared = "one layer is shared by all" if groups == 1 else f"{groups} layers are shared by all"
-        found.append(f"albert: {shared} {layers}, so that each of its matrices is there once")
+        found.append(f"albert: {shared} {layers}, so each of its matrices is listed once")
     return found

@@ -95,7 +95,7 @@ def parse(model: str) -> HubPlace:
         or not revision.isprintable()
     ):
         raise InputError(
-            f"{printable(model)!r} is no file, no folder and no Hub id: name a path, org/name or org/name@revision"
+            f"{printable(model)!r} is not a file, a folder or a Hub id: name a path, org/name or org/name@revision"
         )
     return HubPlace(name, revision or "main", folder.removesuffix("/"))
 
@@ -275,7 +275,7 @@ def chosen(
     if not weights:
         below = folders_with_weights(held)
         example = f"{place.name}/{printable(below[0], 80)}" if below else ""
-        cure = f" but in folders of it ({listed_folders(below)}): name one of them, as {example}" if below else ""
+        cure = f" except in its folders ({listed_folders(below)}): name one of them, as {example}" if below else ""
         others = registry.unread(held)
         instead = f" (it holds {', '.join(others)})" if others else ""
         cure = cure or ": choose a repo that has them"
@@ -307,7 +307,7 @@ def explained(place: HubPlace, incomplete: str = "") -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # noqa: BLE001 - httpx or requests, by the version of huggingface_hub
-        lacking = incomplete or f"{place.name} is neither a file or folder here nor in the local cache"
+        lacking = incomplete or f"{place.name} is neither a file nor a folder here, nor is it in the local cache"
         raise InputError(explain(error, place, f"{lacking}; ")) from None
 
 

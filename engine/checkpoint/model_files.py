@@ -53,7 +53,7 @@ def choose(
         first = ", ".join(printable(files[0], 80) for files in models[:3])
         # A part of a split GGUF opens all of it, a shard of another format does not.
         cut, alone = any(is_part(files[0]) or registry.is_index(files[0]) for files in models), models[0][0]
-        cure = "leave one of them in it" if cut and not registry.stands_alone(alone) else "name one of the files"
+        cure = "keep one of them there" if cut and not registry.stands_alone(alone) else "name one of the files"
         cure += f", as {printable(named(alone), 120)}" if named and registry.stands_alone(alone) else ""
         raise InputError(f"{where} holds {len(models)} models ({first}{', ...' * (len(models) > 3)}): {cure}")
     if parts and not models:
@@ -71,7 +71,7 @@ def left_out(names: Iterable[str], used: Collection[str]) -> str:
     others = [] if kind.stands_alone else [n for n in kind.candidates(names) if n not in used]
     rest = [printable(name, 80) for name in others if not name.startswith("consolidated")]
     shown = f"{', '.join(rest[:3])}{', ...' * (len(rest) > 3)}"
-    return f"left out beside the files of the model: {shown}" if rest else ""
+    return f"files beside the model that are not read: {shown}" if rest else ""
 
 
 def weight_files(folder: Path) -> Chosen:
@@ -145,7 +145,7 @@ def weight_map_of(found: Mapping[str, Any], index: Path) -> dict[str, str]:
     for shard, path in shards.items():
         outside = path.is_absolute() or ".." in path.parts or "\\" in shard
         if not shard.lower().endswith(kinds) or outside or not shard.isprintable():
-            raise InputError(f"{index.name} points to {printable(shard)}, which is no {kinds[0]} file of its folder")
+            raise InputError(f"{index.name} points to {printable(shard)}, which is not a {kinds[0]} file of its folder")
     return {tensor: str(shards[shard]) for tensor, shard in weight_map.items()}
 
 
@@ -191,7 +191,7 @@ def _one_level_down(folder: Path) -> list[str]:
 def _no_weights(folder: Path) -> str:
     if below := folders_with_weights(_one_level_down(folder)):
         shown = listed_folders(below)
-        return f"no weights in {printable(str(folder))} itself, but in folders of it ({shown}): name one of them"
+        return f"no weights in {printable(str(folder))} itself, only in its folders ({shown}): name one of them"
     others = registry.unread(path.name for path in folder.iterdir())
     held = f" (it holds {', '.join(others)})" if others else ""
     return f"no weights that can be read in {printable(str(folder))}{held}: name a folder or file that has some"

@@ -125,7 +125,7 @@ def _sizes(files: Sequence[Path], held: Mapping[str, list[Tensor]], params: Mapp
     if not dim or not heads:
         if len(files) == 1:
             return _Sizes({})
-        raise InputError(f"{printable(str(file))} says no dim and n_heads, without which parts do not join")
+        raise InputError(f"{printable(str(file))} gives no dim and n_heads, which joining the parts needs")
     width = _whole(params, "head_dim") or dim // heads
     cut = [parts[0].shape for name, parts in held.items() if _module(name) == "tok_embeddings"]
     by_columns = [rows for rows, columns in (s for s in cut if len(s) == 2) if columns * len(files) == dim]
@@ -197,7 +197,7 @@ def _joined(parts: Sequence[Tensor], count: int, sizes: _Sizes) -> Tensor:
             shape[axis] *= count // copies
             labelled = tuple((f"{AXES[axis]} {n // copies}", part) for n, part in enumerate(parts))
             return refused._replace(shape=tuple(shape), parts=labelled)
-    return refused._replace(problem=f"its {count} parts of {shown} do not join to the shape that {PARAMS} says")
+    return refused._replace(problem=f"its {count} parts of {shown} do not join to the shape that {PARAMS} gives")
 
 
 def _cut(module: str) -> int:

@@ -313,7 +313,7 @@ def _held_to(named: Mapping[str, str], tensors: dict[str, Tensor]) -> list[str]:
     if extra := sorted(tensors.keys() - named.keys()):
         for name in extra:
             del tensors[name]
-        return [f"left out: {_counted(extra)} that the index does not name, e.g. {printable(extra[0])}"]
+        return [f"{_counted(extra)} that the index does not name, e.g. {printable(extra[0])}: left out"]
     return []
 
 

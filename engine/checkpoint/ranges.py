@@ -216,7 +216,7 @@ class RemoteFile:
                 wanted = min(count, answer.size)
                 data = b"".join(self._exactly(chunks, wanted))
                 if len(data) < wanted:
-                    raise ConnectionResetError(f"{len(data)} of {wanted} bytes came")
+                    raise ConnectionResetError(f"{len(data)} of {wanted} bytes arrived")
                 self.size = answer.size
                 return data, answer
 
@@ -237,7 +237,7 @@ class RemoteFile:
                         raise FetchError("stopped")
                     yield chunk
                 if begin < end:
-                    raise ConnectionResetError(f"{end - begin} bytes did not come")
+                    raise ConnectionResetError(f"{end - begin} bytes did not arrive")
 
     def watched_by(self, watch: Watch) -> RemoteReader:
         """The same file for one reader."""
@@ -267,23 +267,25 @@ class RemoteFile:
         """The answer's own account of what it sends, checked against what was asked for."""
         headers = response.headers
         if headers.get("Content-Encoding", "identity") != "identity":
-            raise FetchError(f"the server sends {self.name} compressed, and so not the bytes that were asked for")
+            raise FetchError(f"the server sends {self.name} compressed, so not the bytes that were requested")
         found = re.fullmatch(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})", headers.get("Content-Range", ""))
         if response.status_code == 206 and found:
             start, last, size = (int(number) for number in found.groups())
             if start != first or last >= min(end, size):
-                raise FetchError(f"the server sends other bytes of {self.name} than were asked for")
+                raise FetchError(f"the server sends other bytes of {self.name} than were requested")
         elif is_small and response.status_code == 200 and headers.get("Content-Length", "").isdecimal():
             size = int(headers["Content-Length"])
         else:
-            raise FetchError(f"the server of {self.name} sends no ranges: download the file and name it here")
+            raise FetchError(
+                f"the server of {self.name} does not support range requests: download the file and name it here"
+            )
         if is_small and size > end:
             raise FetchError(f"{self.name} is {size} bytes long: too long for what it should be")
         original = response.history[0].headers if response.history else headers
         etag = original.get("X-Linked-Etag") or original.get("ETag") or headers.get("ETag") or ""
         sent = headers.get("ETag") or ""
         if (self.size is not None and size != self.size) or (self._etag is not None and sent != self._etag):
-            raise FetchError(f"{self.name} is not on the server as it was listed: open the model again")
+            raise FetchError(f"{self.name} changed on the server since it was listed: open the model again")
         return ServerReply(size, etag, headers.get("Last-Modified") or "", sent)
 
     def _exactly(self, chunks: Iterator[bytes], count: int) -> Iterator[bytes]:
@@ -291,7 +293,7 @@ class RemoteFile:
         for chunk in _lively(chunks):
             count -= len(chunk)
             if count < 0:
-                raise FetchError(f"the server sends more of {self.name} than was asked for")
+                raise FetchError(f"the server sends more of {self.name} than was requested")
             yield chunk
 
 

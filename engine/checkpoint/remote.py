@@ -99,7 +99,7 @@ def open_repo(
         if native.belonging(PurePosixPath(files[0]).name, [PurePosixPath(file).name for file in files]):
             params = partial(repo.params, files[0], watch)
             listed = native.join([each.path for each in found], listed, params)
-    renamed = f"{place.repo} has another name on the Hub now: {printable(repo.name)}" if repo.name != place.repo else ""
+    renamed = f"{place.repo} was renamed on the Hub: {printable(repo.name)}" if repo.name != place.repo else ""
     warnings = tuple(filter(None, (renamed, left_out)))
     return CheckpointParts(origin.repo, repo.commit, config, kind, listed, named, warnings, adapter)
 

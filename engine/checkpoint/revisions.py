@@ -43,7 +43,7 @@ def _named(pattern: str) -> list[str]:
     else:
         found, what = _paths(pattern), "no file and no folder"
     if not found:
-        raise InputError(f"{printable(pattern)} names nothing: {what} is called so")
+        raise InputError(f"{printable(pattern)} matches nothing: {what} has such a name")
     return found
 
 

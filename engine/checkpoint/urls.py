@@ -116,9 +116,9 @@ def checked(url: str, shown: str) -> SplitResult:
     suffixes = registry.ranged_suffixes()
     kinds = f"{', '.join(suffixes[:-1])} or {suffixes[-1]}"
     if parts.scheme.lower() not in ("http", "https") or not parts.hostname or not url.isprintable():
-        raise InputError(f"{shown} is no https:// URL of a {kinds} file")
+        raise InputError(f"{shown} is not an https:// URL of a {kinds} file")
     if not parts.path.lower().endswith(suffixes):
-        raise InputError(f"{shown} is no URL of a {kinds} file: name a model on the Hub as org/name")
+        raise InputError(f"{shown} is not a URL of a {kinds} file: name a model on the Hub as org/name")
     return parts
 
 

@@ -49,7 +49,7 @@ def check_spec(spec: str) -> str:
     """
     names = spec.split(",")
     if not _SPEC.fullmatch(spec) or len(set(names)) < len(names):
-        raise InputError(f"--device is auto, cpu, cuda or cuda:0,cuda:1, not {printable(spec)!r}")
+        raise InputError(f"--device must be auto, cpu, cuda or cuda:0,cuda:1, not {printable(spec)!r}")
     return spec
 
 

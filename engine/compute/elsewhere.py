@@ -81,7 +81,7 @@ class Elsewhere:
             _left(key)
         if lost:
             self._is_lost = True
-            self._told.note(f"{printable(lost)}: this process goes on alone")
+            self._told.note(f"{printable(lost)}: this process continues alone")
             self._pick()
         return not lost
 
@@ -161,9 +161,7 @@ class Elsewhere:
             driver.begin_context(found[0].name)
         self.devices, notes = devices.pick(self._spec)
         if is_little := self._is_little(self.devices):
-            said = (
-                f"1 of {len(self.devices)} GPUs is used: for so little others start too late; --device cuda takes all"
-            )
+            said = f"1 of {len(self.devices)} GPUs is used: others would start too late to help; --device cuda uses all"
             notes = [*notes, said]
         if self._is_small or is_little:
             self.devices = self.devices[:1]

@@ -168,7 +168,7 @@ class Far:
                 f"no worker can take {', '.join(next(iter(refused)))} ({'; '.join(sorted(reasons))})" if refused else ""
             )
         if not self._had_any:
-            self._outcomes.note(f"the scheduler has no worker yet: waits {FIRST_SECONDS:.0f} s for one")
+            self._outcomes.note(f"the scheduler has no worker yet: waiting {FIRST_SECONDS:.0f} s for one")
         if now - self._last_seen <= (GONE_SECONDS if self._had_any else FIRST_SECONDS):
             return ""
         return "all worker processes are gone" if self._had_any else "the scheduler has no worker"
@@ -201,7 +201,7 @@ class Far:
             for job in [job for job in flight.jobs if job.kills >= MOST_KILLS]:
                 flight.jobs.remove(job)
                 self._give_up_on(
-                    job, f"{MOST_KILLS} worker processes died of it, or beside it: {_DEADLY[kind_of(worker.name)]}"
+                    job, f"{MOST_KILLS} worker processes died while it was computed: {_DEADLY[kind_of(worker.name)]}"
                 )
             self._queue.put_back(flight.jobs)
 
@@ -308,7 +308,7 @@ class Far:
     def _refused(self, flight: Flight, reason: str) -> None:
         with self._changed:
             flight.worker.refuses[flight.needs] = reason
-        self._outcomes.note(f"{flight.worker.name} gets none of it: {reason}")
+        self._outcomes.note(f"{flight.worker.name} is not used for this: {reason}")
         self._queue.put_back(flight.jobs)
 
     def _take_in(self, flight: Flight, answer: BatchResult) -> None:

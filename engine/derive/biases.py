@@ -44,7 +44,7 @@ class Biases:
             column = numbers[None] if part.axis == 1 else numbers[:, None]
             numbers = np.asarray(cut(column, part)).reshape(-1)
         if numbers.shape != (projection.rows,) or not np.isfinite(numbers).all():
-            raise WeightsError(f"{printable(tensor.name)} is no bias of {projection.rows} finite numbers")
+            raise WeightsError(f"{printable(tensor.name)} is not a bias of {projection.rows} finite numbers")
         return numbers
 
     def operand(self, projection: Projection) -> Operand:
@@ -68,11 +68,11 @@ def appended(moment: Moment, mean: Values) -> Moment:
         WeightsError: the moment is that of a norm, which says no mean.
     """
     if moment.form == "layer_norm":
-        raise WeightsError("the gains of a norm say no mean of what flows into a projection")
+        raise WeightsError("gains of norms give no mean of a projection's inputs")
     (numbers,) = moment.operands
     load = numbers.load
     if load is None:
-        raise WeightsError("its second moments are known by their digest alone: name their file with --weight FILE")
+        raise WeightsError("only the digest of its second moments is known: name their file with --weight FILE")
 
     def made() -> Values:
         held = load()

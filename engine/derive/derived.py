@@ -6,7 +6,7 @@ from ..spectrum import Projection, derive
 
 __all__ = ["AS_FACTORS", "derive", "is_state"]
 
-AS_FACTORS = "it is stored as two factors: their product is computed as it is, and nothing else is made of it"
+AS_FACTORS = "it is stored as two factors: only their product as it is can be computed"
 """Why there is no other state of a product (Projection.is_product)."""
 
 

@@ -45,7 +45,9 @@ class Gains:
         """
         norm = self._norms.feeding(projection)
         if norm is not None and norm.centred:
-            raise WeightsError(f"{projection.address}: {printable(norm.path)} is a LayerNorm, which is no gain alone")
+            raise WeightsError(
+                f"{projection.address}: {printable(norm.path)} is a LayerNorm, which is more than a gain"
+            )
         lies = "" if norm is None or norm.gain is None else content_key(norm.gain)
         is_plus_one = norm is not None and norm.plus_one
         return Operand(digest("gain", lies, is_plus_one, projection.cols), partial(self._load, projection))

@@ -173,7 +173,7 @@ def _made(beside: Projection, plan: _RowRecipe, operands: tuple[Operand, ...], l
     formulas = {p.derived.formula if p.derived is not None else AS_IT_IS for p in plan.shown}
     problem = plan.refused or next((p.problem for p in plan.shown if p.problem), "")
     if not problem and len(formulas) > 1:
-        problem = f"{beside.address}: the moments of queries and of keys are of two kinds"
+        problem = f"{beside.address}: queries and keys have moments of different kinds"
     if problem:
         made = Derived(REFUSED, _VERSION, label, True, plan.parents, operands, weighting, gauge)
         return replace(derive(beside, made), problem=problem)

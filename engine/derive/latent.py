@@ -84,17 +84,17 @@ def way(text: str, is_real: bool = False, balance: str = "whole", bias: bool = F
     """
     if text == RECOMPUTE:
         if is_real:
-            raise InputError(f"--real goes with --rope {DECOUPLED}:D: no rotation over the heads is taken otherwise")
+            raise InputError(f"--real goes with --rope {DECOUPLED}:D: only there are heads rotated")
         return Way(balance=balance, bias=bias)
     found = _ROPE.fullmatch(text)
     if found is None or (found[3] and (found[1] == DECOUPLED or found[3] not in CHOICES)):
         names = f"{RECOMPUTE}, {DECOUPLED}:D or {PER_HEAD}:D[:{'|'.join(CHOICES)}]"
-        raise InputError(f"--rope {printable(text)} is none of {names}")
+        raise InputError(f"--rope must be {names}, not {printable(text)}")
     dims = int(found[2])
     if dims < 2 or dims % 2:
-        raise InputError(f"--rope {printable(text)}: the rows that keep RoPE are pairs: name an even number above 0")
+        raise InputError(f"--rope {printable(text)}: RoPE turns pairs of rows: name an even number above 0")
     if is_real and found[1] != DECOUPLED:
-        raise InputError(f"--real goes with --rope {DECOUPLED}:D: no rotation over the heads is taken otherwise")
+        raise InputError(f"--real goes with --rope {DECOUPLED}:D: only there are heads rotated")
     choice = (found[3] or CHOICES[0]) if found[1] == PER_HEAD else ""
     return Way(found[1], dims, choice, is_real, balance, bias)
 
@@ -251,7 +251,7 @@ def shared_moment(parents: Sequence[Projection], cols: int, under: Weighting) ->
     found = [under.moment(p) for p in parents]
     for p, moment in zip(parents, found, strict=True):
         if moment.cols != cols:
-            raise WeightsError(f"the second moments are of {moment.cols} inputs, {p.address} has {cols}")
+            raise WeightsError(f"the second moments have {moment.cols} inputs, {p.address} has {cols}")
         if moment.digest != found[0].digest:
             raise WeightsError(f"{parents[0].address} and {p.address} have different second moments of their input")
     return found[0]

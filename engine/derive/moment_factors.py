@@ -188,7 +188,7 @@ def numbers_of(operands: Sequence[Operand]) -> list[Values]:
     found = []
     for operand in operands:
         if operand.load is None:
-            raise WeightsError("its second moments are known by their digest alone: name their file with --weight FILE")
+            raise WeightsError("only the digest of its second moments is known: name their file with --weight FILE")
         numbers = np.asarray(operand.load(), np.float64)
         if not np.isfinite(numbers).all():
             raise WeightsError("the second moments hold NaN or infinite values")
@@ -202,7 +202,7 @@ def _eigh(moments: Array) -> tuple[Array, Array]:
         try:
             return np.linalg.eigh(moments)
         except np.linalg.LinAlgError as error:
-            raise WeightsError(f"the eigenvalues of the second moments cannot be had: {error}") from None
+            raise WeightsError(f"the eigenvalues of the second moments cannot be computed: {error}") from None
     import torch
 
     values, vectors = torch.linalg.eigh(moments)

@@ -66,7 +66,7 @@ def token_ends(checkpoint: Checkpoint, gains: NormWeighting, projection: Project
         name, tensor = "u_1", embeddings.unembedding(projection)
         vector = gains.unfolded(projection, found.left[:, :1])[:, 0]
     else:
-        raise WeightsError(f"tokens are of {', '.join(READS + WRITES)}, which meet the residual stream")
+        raise WeightsError(f"tokens can be named for {', '.join(READS + WRITES)}, which meet the residual stream")
     scores = _scores(checkpoint, tensor, vector)
     order = np.argsort(-scores, kind="stable")
     count = min(MOST, -(-len(order) // 2))
@@ -86,12 +86,12 @@ def _scores(checkpoint: Checkpoint, tensor: Tensor, vector: Values) -> Values:
         raise WeightsError(f"{name}: {tensor.problem}")
     if 0 in tensor.shape or tensor.shape[1] != len(vector):
         shape = "x".join(map(str, tensor.shape))
-        raise WeightsError(f"{name} is {shape}, and the direction has {len(vector)} channels: no tokens can be named")
+        raise WeightsError(f"{name} is {shape}, and the direction has {len(vector)} channels: tokens cannot be named")
     if checkpoint.bytes_to_fetch((tensor.name,)):
         raise WeightsError(f"{name} is not on this machine: name the model with --download")
     read, _ = checkpoint.read(tensor)
     matrix = host_array(cast("Weights", read))
     scores = np.concatenate([rows @ vector for rows in slabs(matrix)])
     if not np.isfinite(scores).all():
-        raise WeightsError(f"{name} holds NaN or infinite values: no tokens can be named")
+        raise WeightsError(f"{name} holds NaN or infinite values: tokens cannot be named")
     return scores

@@ -39,7 +39,7 @@ def weighted(projection: Projection, weighting: Weighting) -> Projection:
             raise WeightsError(AS_FACTORS)
         moment = weighting.moment(projection)
         if moment.cols != projection.cols:
-            raise WeightsError(f"the second moments are of {moment.cols} inputs, the matrix has {projection.cols}")
+            raise WeightsError(f"the second moments have {moment.cols} inputs, the matrix has {projection.cols}")
     except WeightsError as error:
         formula = UNSEEN if isinstance(error, UnseenError) and not projection.problem else REFUSED
         refused = Derived(formula, _VERSION, weighting.label, False, (projection,), (), weighting.name)

@@ -201,7 +201,7 @@ def _laid_out(found: Described, file: Path, size: int, source: Source) -> list[T
     """The tensors of a file of `size` bytes."""
     align = found.metadata.get("general.alignment", 32)
     if type(align) is not int or align <= 0:
-        raise ValueError(f"the alignment {align} is no positive number")
+        raise ValueError(f"the alignment {align} is not a positive number")
     return _tensors(found.heads, -(-found.end // align) * align, size, file, source)
 
 
@@ -219,7 +219,7 @@ def _tensors(heads: Sequence[TensorHeader], start: int, size: int, file: Path, s
         following = bisect_right(offsets, offset)
         end = start + offsets[following] if following < len(offsets) else size
         if start + offset >= size or end > size:
-            raise bad(file, f"is truncated: tensor {printable(name)} begins or ends behind it; download it again")
+            raise bad(file, f"is truncated: tensor {printable(name)} lies beyond its end; download it again")
         dtype, whose = UNREAD.get(kind, (f"type {kind}", ""))
         problem = f"GGUF type {kind} {f'({dtype}{whose})' if whose else 'is not known'}: unsupported quantisation"
         tensors.append(Tensor(name, dtype, shape, file, start + offset, end, source, problem=problem))
@@ -230,7 +230,7 @@ def _tensor(head: TensorHeader, start: int, size: int, file: Path, source: Sourc
     name, shape, kind, offset = head
     dtype, block, bytes_ = GGML_TYPES[kind]
     if shape and shape[-1] % block:
-        raise ValueError(f"tensor {name} has rows of {shape[-1]}, no multiple of {dtype}'s block {block}")
+        raise ValueError(f"tensor {name} has rows of {shape[-1]}, not a multiple of {dtype}'s block {block}")
     end = start + offset + math.prod(shape) // block * bytes_
     if end > size:
         raise bad(file, f"is truncated: {end - size} bytes are missing; download it again")

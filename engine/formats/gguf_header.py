@@ -142,7 +142,7 @@ def opening(data: mmap.mmap | bytes, file: Path, size: int = sys.maxsize) -> Ope
     """
     walk = HeaderCursor(data, size)
     if data[:4] != MAGIC:
-        raise bad(file, foreign.content(data[: foreign.HEAD]) or "is no GGUF file: it does not begin with GGUF")
+        raise bad(file, foreign.content(data[: foreign.HEAD]) or "is not a GGUF file: it does not begin with GGUF")
     if data[4:6] == b"\0\0" and len(data) >= 8:  # the version stands at the other end of its four bytes
         raise bad(file, "is a big-endian GGUF, for other machines than this: take the little-endian file")
     walk.at = 4
@@ -165,7 +165,7 @@ def described(data: mmap.mmap | bytes, file: Path, size: int) -> Described:
     metadata = dict(entries(walk, number))
     listed = list(heads(walk, count))
     if len({head.name for head in listed}) < len(listed):
-        raise ValueError("a tensor name stands twice")
+        raise ValueError("a tensor name occurs twice")
     return Described(metadata, listed, walk.at)
 
 

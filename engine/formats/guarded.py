@@ -74,7 +74,7 @@ def read_json(file: Path, limit: int = MAX_CONFIG) -> dict[str, Any]:
     """
     try:
         if file.stat().st_size > limit:
-            raise InputError(f"{printable(str(file))} is larger than {limit} bytes: it is no file of a model")
+            raise InputError(f"{printable(str(file))} is larger than {limit} bytes: too large for a file of a model")
         return parse_json(file.read_bytes(), file)
     except OSError as error:
         raise InputError(f"cannot read {printable(str(file))}: {error.strerror}") from None
@@ -101,7 +101,7 @@ def parse_json(data: bytes, file: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         if told := foreign.signature(data[: foreign.HEAD]):
             raise InputError(f"{shown} {told}") from None
-        place = f"byte {error.start + 1} is no letter of {error.encoding.upper()}"
+        place = f"byte {error.start + 1} is not {error.encoding.upper()}"
         raise InputError(f"{shown} is not valid JSON: {place}; save it as UTF-8") from None
     except (ValueError, RecursionError):
         raise InputError(f"{shown} is not valid JSON: fetch it again") from None

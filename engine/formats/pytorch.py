@@ -143,7 +143,7 @@ class PyTorch(Ranged):
         if not tensor.strides:
             return read_plain(tensor, stored, landing)
         if math.prod(tensor.shape) * DTYPE_BITS.get(tensor.dtype, 0) > 8 * (tensor.end - tensor.begin):
-            raise WeightsError("elements of this view share their bytes: it is no weight matrix")
+            raise WeightsError("elements of this view share their bytes: it is not a weight matrix")
         flat, seen = read_plain(tensor._replace(shape=(-1,)), stored, landing)
         import numpy as np
 
@@ -172,7 +172,7 @@ def _refuse_trainer_state(file: Path) -> None:
 
 def _no_checkpoint(file: Path, head: bytes) -> InputError:
     """The error of a file that begins in a way that none of torch.save does."""
-    other = "is no file of torch.save: name one, or a .safetensors or .gguf file"
+    other = "was not written by torch.save: name a file that was, or a .safetensors or .gguf file"
     return bad_file(file, foreign.content(head[: foreign.HEAD]) or other)
 
 
@@ -328,7 +328,7 @@ def _rows(file: Path, found: object, regions: list[_Region]) -> list[Any]:
         held = f"its keys are {', '.join(keys)}" if keys else f"it is a {type(found).__name__}"
         raise bad_file(file, f"holds no state dict ({held}): save the model's state_dict()")
     if len({name for name, *_ in rows}) < len(rows):
-        raise ValueError("a tensor name stands twice")
+        raise ValueError("a tensor name occurs twice")
     "".join(name for name, *_ in rows).encode()  # a pickle may hold half a surrogate pair, which no other text can
     return rows
 

@@ -162,20 +162,18 @@ def _header_span(head: bytes, size: int, file: Path) -> tuple[int, int]:
 
 def _entries(header: bytes, file: Path, size: int) -> dict[str, Any]:
     if not header:
-        raise _bad(
-            file, "has an empty header that is not JSON, as downloads have that were cut short: download it again"
-        )
+        raise _bad(file, "has an empty header that is not JSON, as in downloads that were cut short: download it again")
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         entries = dict(pairs)
         if len(entries) < len(pairs):
-            raise ValueError("a name stands twice")
+            raise ValueError("a name occurs twice")
         if any(map(_HALF.search, entries)):  # JSON may escape half a surrogate pair, which no other text can hold
-            raise ValueError("a name has half a letter")
+            raise ValueError("a name has half a character")
         return entries
 
     def no_number(word: str) -> None:
-        raise ValueError(f"{word} is no JSON")
+        raise ValueError(f"{word} is not JSON")
 
     try:
         check_dense(header)

@@ -136,7 +136,7 @@ def peek(tensor: Tensor) -> bytes:
     if tensor.content:
         return tensor.content
     if tensor.content is not None:  # on a server, where a request for each would take as long as the download
-        raise ValueError(f"how it is packed stands in {shown}, which is not here: use --download")
+        raise ValueError(f"how it is packed is written in {shown}, which is not here: use --download")
     try:
         with open(tensor.file, "rb") as handle:
             handle.seek(tensor.begin)

@@ -92,6 +92,6 @@ def _leading_left(matrix: Array, rank: int, xp: ModuleType) -> Array:
     try:
         vectors = xp.linalg.eigh(gram)[1]
     except np.linalg.LinAlgError as error:
-        raise WeightsError(f"its singular vectors cannot be had: {error}") from None
+        raise WeightsError(f"its singular vectors cannot be computed: {error}") from None
     leading = xp.flip(vectors[:, len(gram) - rank :], (1,))
     return xp.linalg.qr(matrix @ leading)[0] if is_tall else leading

@@ -85,7 +85,7 @@ class Reordered:
             return own[[places[row].pop() for row in _rows(other, self._dtype)]]
         except IndexError:
             shown = printable(projection.address, 80)
-            raise WeightsError(f"{shown} has other rows in the file than transformers loads of it") from None
+            raise WeightsError(f"{shown} has other rows in the file than transformers loads") from None
 
 
 def _rows(matrix: HostArray, dtype: str) -> list[bytes]:

@@ -143,17 +143,17 @@ def read_plan(path: Path) -> Plan:
     except OSError as error:
         raise InputError(f"cannot read {shown}: {error.strerror}") from None
     if len(data) > _MOST_BYTES:
-        raise InputError(f"{shown} is larger than {_MOST_BYTES} bytes: it is no plan")
+        raise InputError(f"{shown} is larger than {_MOST_BYTES} bytes: too large for a plan")
     found = parse_json(data, path)
     if found.get("format") != _FORMAT:
-        raise InputError(f"{shown} is no plan: make one with  rankscope plan MODEL --cut 20% -o {shown}")
+        raise InputError(f"{shown} is not a plan: make one with  rankscope plan MODEL --cut 20% -o {shown}")
     if found.get("version") != _VERSION:
         version = printable(str(found.get("version")), 20)
         raise InputError(f"{shown} is a plan of version {version}, and this program reads version {_VERSION}")
     try:
         return _plan(_Fields(found, ""))
     except _OddError as odd:
-        raise InputError(f"{shown} is no usable plan: {odd}; make it anew with  rankscope plan") from None
+        raise InputError(f"{shown} is not a usable plan: {odd}; make it again with  rankscope plan") from None
 
 
 class _OddError(Exception):
@@ -241,7 +241,7 @@ def _plan(fields: _Fields) -> Plan:
         for number, row in enumerate(plan.rows, 1):
             value = getattr(row, name)
             if value in seen:
-                raise fields.odd(f"row {number}: the {name} {printable(value, 80)!r} stands in another row too")
+                raise fields.odd(f"row {number}: the {name} {printable(value, 80)!r} is in another row too")
             seen.add(value)
     if not plan.rows:
         raise fields.odd("it has no rows")
@@ -263,10 +263,10 @@ def _row(fields: _Fields, cost: Cost) -> PlanRow:
     if action == "factor":
         rank = fields.whole("rank", 1, min(rows, cols))
     elif fields.get("rank") is not None:
-        raise fields.odd("'rank' must be null of what is kept")
+        raise fields.odd("'rank' must be null where the matrix is kept")
     parameters = fields.whole("parameters", 0)
     if parameters != (made := parameters_of(rows, cols, rank, cost)):
-        raise fields.odd(f"'parameters' is {parameters}, and its shape and rank make {made}")
+        raise fields.odd(f"'parameters' is {parameters}, but its shape and rank give {made}")
     energy = fields.number("energy", 1.0)
     return PlanRow(
         address,

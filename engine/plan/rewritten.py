@@ -93,9 +93,7 @@ class RewrittenCheckpoint:
         _check(tensor)
         if tensor.scheme is not None and tensor.scheme.formula in OWN_FACTORS:
             name = printable(tensor.name)
-            raise InputError(
-                f"{name} is stored as {tensor.scheme.name}, in whose place nothing can be written: plan without it"
-            )
+            raise InputError(f"{name} is stored as {tensor.scheme.name}, which cannot be replaced: plan without it")
         dtype = self.type_of(tensor)
         if self.merge:
             yield TensorToWrite(tensor.name, dtype, tensor.shape, partial(self._merged, tensor, works, dtype))
@@ -179,7 +177,7 @@ def _check(tensor: Tensor) -> None:
     if scheme is not None and scheme.formula == "ternary":
         raise InputError(f"{name} is of BitNet, which rounds activations too: its weights alone are another model")
     if scheme is not None and scheme.formula == "fp4" and len(tensor.shape) > 2:
-        raise InputError(f"{name} is a stack of {scheme.name}, whose plain form lies in another order: not written")
+        raise InputError(f"{name} is a stack of {scheme.name}, which has another order when unpacked: not written")
     if not tensor.parts and tensor.dtype not in DTYPE_BITS:
         raise InputError(f"{name} is {printable(tensor.dtype)}, which safetensors does not hold")
 

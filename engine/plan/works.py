@@ -69,7 +69,7 @@ def _check_row(row: PlanRow, p: Projection) -> None:
     shown = printable(row.address, 80)
     if (p.rows, p.cols) != row.shape:
         shape = " x ".join(map(str, row.shape))
-        raise InputError(f"{shown} is {p.rows} x {p.cols} and not {shape} as the plan says: make the plan anew")
+        raise InputError(f"{shown} is {p.rows} x {p.cols} and not {shape} as the plan says: make the plan again")
     if row.rank is not None and p.problem:
         raise InputError(f"{shown} cannot be read: {p.problem}")
 

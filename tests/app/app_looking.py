@@ -52,7 +52,7 @@ class View:
         await self.rush(key, later=1.0)
 
     async def scan(self) -> None:
-        """Compute what the filter leaves."""
+        """Compute what the filter shows."""
         await self.press("s")
         await self.answer("y")
 

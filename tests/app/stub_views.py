@@ -31,7 +31,7 @@ def of_squares(_: Content) -> Iterator[dict[str, object]]:
 
 
 class Counted(TopPane):
-    """How many projections the filter leaves."""
+    """How many projections the filter shows."""
 
     count = 0
 

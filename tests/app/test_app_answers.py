@@ -238,7 +238,7 @@ async def test_a_second_model_joins_while_the_first_is_open(llama: Path, other: 
     fill(other, root)
     async with exploring(llama, root, HUGE) as view:
         await view.press("d")
-        assert view.foot.startswith("there is one model")
+        assert view.foot.startswith("only one model is open")
         view.app.explorer.hold_against(str(other))
         await view.sees(
             "7 addresses only in A, 1 only in B", "A tiny-llama", "B other-llama", "A 42/42 stored  B 36/36"

@@ -152,7 +152,7 @@ async def test_a_matrix_of_zeros_and_one_of_rank_one(tmp_path: Path, root: Path)
         await view.press("enter")
         await view.sees("4/7 stored")
         await view.press("n")
-        await view.chart("layers.0.attention.query", "only zeros")
+        await view.chart("layers.0.attention.query", "all values are 0")
         await view.press("L")
         await view.chart("layers.0.attention.key", "k90 1 ")
         for key in "aaa2aa4":
@@ -204,7 +204,7 @@ async def test_the_picker_marks_what_is_not_whole(root: Path, tmp_path: Path, mo
     (tmp_path / "models--org--whole" / "blobs").mkdir()
     (tmp_path / "models--org--whole" / "blobs" / "whole").touch()
     kinds = {found.name: found.kind for found in choices(root)}
-    assert (kinds["org/whole"], kinds["org/gone"]) == ("in the Hub cache", "in the Hub cache, not whole")
+    assert (kinds["org/whole"], kinds["org/gone"]) == ("in the Hub cache", "in the Hub cache, incomplete")
 
 
 async def test_a_choice_that_does_not_open_is_said_and_another_is_made(

@@ -106,7 +106,7 @@ async def test_s_asks_first_and_y_scans(llama: Path, root: Path) -> None:
                 str(rank_in(llama, layer, name, 0.9)) for layer in range(6)
             ]
         await view.press("s")
-        rest = "left out: 1 matrix (embed_tokens): the filter * takes them"
+        rest = "1 matrix (embed_tokens) is left out: filter * adds them"
         assert view.foot == f"everything is computed; {rest}"
 
 

@@ -138,7 +138,7 @@ async def test_under_a_weighting_there_is_the_noise_of_its_own(pair: Any, root: 
         await view.press("8")
         await view.sees("8 delta  tuned - base")
         await view.press("v")
-        await view.sees("differences are of weights in no gauge: d leaves them")
+        await view.sees("differences are computed in the raw gauge: d leaves them")
         await view.press("colon")
         await view.type("weight norm")
         await view.sees("tuned - base, weighted by norm", "weighted by norm gains")
@@ -159,9 +159,9 @@ async def test_one_model_and_other_models_say_what_helps(pair: Any, llama: Path,
     async with exploring(base, root, SMALL) as view:
         await view.rests()
         await view.press("8")
-        await view.sees("there is one model: :against org/name", "8 delta  8 shows what a second model changed")
+        await view.sees("only one model is open: :against org/name", "8 delta  8 shows what a second model changed")
         await view.press("j", "l", "o", "G", "y", "e", "escape", "d")
-        await view.sees("there is one model")
+        await view.sees("only one model is open")
         await view.press("colon")
         await view.type(f"against {nothing}")
         await view.sees("d shows A, B, B/A, delta")
@@ -175,12 +175,12 @@ async def test_one_model_and_other_models_say_what_helps(pair: Any, llama: Path,
         await view.press("8")
         await view.sees("tiny-llama - base")
         await view.press("j", "i")
-        await view.sees("i is of a projection of one model")
+        await view.sees("i shows a projection of one model")
         await view.press("7")
-        await view.sees("heads are of one model: d leaves the delta")
+        await view.sees("single heads are shown for one model: d leaves the delta")
         await view.press("colon")
         await view.type("plan 20%")
-        await view.sees("a plan is of one model")
+        await view.sees("a plan is for one model")
 
 
 async def test_the_store_alone_shows_what_is_stored(pair: Any, root: Path, tmp_path: Path) -> None:

@@ -99,7 +99,8 @@ async def test_of_a_model_that_is_not_known_no_gauge_is_fixed(root: Path, tmp_pa
     folder = save_model(tmp_path / "odd", weights(), {"model_type": "nobody"})
     async with exploring(folder, root, WIDE) as seen:
         await seen.press("v")
-        await seen.sees("no gauge can be fixed")
+        await seen.sees("the gauge cannot be fixed: layers.0.attention.query: ")
+        assert seen.text.count("layers.0.attention.query: ") == 1
         assert "gauge-fixed" not in seen.lines[0]
         await seen.press("j")
         assert seen.app.is_running

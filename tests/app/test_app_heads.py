@@ -79,7 +79,7 @@ async def test_an_offset_and_the_fixed_gauge_show_others(llama: Path, root: Path
         await view.sees("layers.0.attention.head.0.qk  12x12  k90 ")
         await view.press("colon")
         await view.type("offset -1")
-        await view.sees("no whole number")
+        await view.sees("not a whole number")
         await view.press("v")
         await view.sees("fixed gauge")
         await view.press("H")
@@ -108,6 +108,6 @@ async def test_a_model_without_heads_says_so(size: tuple[int, int], tmp_path: Pa
     async with exploring(save_model(tmp_path / "mlps", alone, LLAMA), root, size) as view:
         await view.rests()
         await view.press("7")
-        await view.sees("there is no attention whose heads are known")
+        await view.sees("no attention has a known number of heads")
         await view.press("j", "L", "J", "enter", "z", "y", "3", "7")
-        await view.sees("there is no attention whose heads are known")
+        await view.sees("no attention has a known number of heads")

@@ -64,7 +64,7 @@ async def test_while_it_is_computed_the_box_says_so(model: Path, root: Path, gat
 async def test_of_several_it_asks_for_one(model: Path, root: Path) -> None:
     async with exploring(model, root, SMALL) as view:
         await view.press("i")
-        await view.sees("i is of one projection: select one")
+        await view.sees("i shows one projection: select one")
 
 
 async def test_why_there_is_none_is_said(tmp_path: Path, root: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -50,8 +51,8 @@ async def test_the_unit_follows_the_rank_in_every_view(llama: Path, root: Path) 
         await view.type("unit energy")
         await view.until(lambda: view.cells(1) == energies(llama, 1, dict.fromkeys(ROLES, 20)), "energies at rank 20")
         title = str(view.app.explorer.heatmap.border_title)
-        assert title.startswith("3 heatmap  E(20) %: keeps ")
-        assert "worst " in title
+        assert re.match(r"3 heatmap  E\(20\) %: \d+ % of parameters keep at least \d", title)
+        assert " % (layer " in title
         await view.press("full_stop", "full_stop", "comma")
         await view.until(lambda: view.cells(1) == energies(llama, 1, dict.fromkeys(ROLES, 21)), "energies at rank 21")
         assert view.app.explorer.state.k == 21
@@ -68,7 +69,7 @@ async def test_roles_have_ranks_of_their_own_and_move_together(llama: Path, root
     async with exploring(llama, root, WIDE) as view:
         await view.press("3", "colon")
         await view.type("k q=40 kv=10")
-        await view.sees("asked for query 40, key 10, value 10: u or :unit energy")
+        await view.sees("ranks query 40, key 10, value 10: u or :unit energy")
         await view.press("u", "enter")  # the menu opens on it
         asked = {"query": 40, "key": 10, "value": 10}
         await view.until(lambda: view.cells(2) == energies(llama, 2, asked), "energies at these ranks")
@@ -94,15 +95,15 @@ async def test_without_a_rank_it_begins_at_that_of_the_selection(llama: Path, ro
         await view.type("unit energy")
         ranks = view.app.explorer.state.lens.ranks
         assert ranks is not None
-        await view.sees(f"E({ranks.text}) %", ":k 512 sets it")
+        await view.sees(f"E({ranks.text}) %", ":k 512 or :k q=96 kv=64 sets k")
         kept = {
             (layer, role): float(energy)
             for layer in range(6)
             for role, energy in zip(ROLES, energies(llama, layer, dict.fromkeys(ROLES, ranks.common or 0)), strict=True)
         }
         (layer, role), least = min(kept.items(), key=lambda place: place[1])
-        await view.until(lambda: f"keeps {least} to {max(kept.values())} %, " in view.lines[1], "what it keeps")
-        assert f", worst {layer} {role} \u2500" in view.lines[1]
+        said = f" % of parameters keep at least {least} % (layer {layer} {role}) \u2500"
+        await view.until(lambda: said in view.lines[1], "what it keeps")
 
 
 @pytest.mark.parametrize(
@@ -116,18 +117,17 @@ def test_near_all_of_the_energy_two_digits_say_how_near(share: float, said: str)
 @pytest.mark.parametrize(
     ("width", "said"),
     [
-        (100, "125k of 100k parameters (125 %), keep 99.91 to 99.95 % (worst: layers.2.self.attention.key_value)"),
-        (70, "keeps 99.91 to 99.95 %, 125 % of the parameters, worst 2 key_value"),
-        (63, "keeps 99.91 to 99.95 %, 125 % of parameters, worst 2 key_value"),
-        (61, "keeps 99.91 to 99.95 %, 125 % parameters, worst 2 key_value"),
-        (58, "keeps 99.91 to 99.95 %, 125 % size, worst 2 key_value"),
-        (50, "keeps 99.91 to 99.95 %, 125 % parameters"),
+        (100, "125 % of the parameters keep 99.91 to 99.95 % of the energy, least in layer 2 key_value"),
+        (75, "125 % of the parameters keep 99.91 to 99.95 %, least in layer 2 key_value"),
+        (62, "125 % of parameters keep at least 99.91 % (layer 2 key_value)"),
+        (58, "125 % of parameters keep >= 99.91 % (layer 2 key_value)"),
+        (50, "125 % of parameters keep 99.91 to 99.95 %"),
         (30, "keeps 99.91 to 99.95 %"),
     ],
 )
 def test_the_sum_says_which_number_is_which_at_any_width(width: int, said: str) -> None:
     found = KeptSum(
-        "k", 9, 125_000, 100_000, 9, 9, "99.91", "99.95", "layers.2.self.attention.key_value", "2 key_value"
+        "k", 9, 125_000, 100_000, 9, 9, "99.91", "99.95", "layers.2.self.attention.key_value", "layer 2 key_value"
     )
     assert found.fitting(width) == said
 

@@ -258,7 +258,7 @@ async def test_what_cannot_be_is_one_line_and_the_plan_stays(llama: Path, root: 
         assert f"at a cut of {most[1]} %" in view.text
         for words, said in (
             ("plan 20% filter=nothing", "no matrix of weights matches 'nothing'"),
-            ("plan-save plan.txt", "name it FILE.json"),
+            ("plan-save plan.txt", "name the plan FILE.json"),
             (f"plan-save {tmp_path / 'no' / 'p.json'}", "cannot write"),
         ):
             await command(view, words)
@@ -267,7 +267,7 @@ async def test_what_cannot_be_is_one_line_and_the_plan_stays(llama: Path, root: 
         there = tmp_path / "there.json"
         there.write_text("mine")
         await command(view, f"plan-save {there}")
-        await view.sees("is there already: name another file")
+        await view.sees("exists already: name another file")
         assert there.read_text() == "mine"
         await command(view, "gauge")
         await view.sees("none yet")
@@ -278,15 +278,15 @@ async def test_what_cannot_be_is_one_line_and_the_plan_stays(llama: Path, root: 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("plan a lot", "'a' is no share of the parameters: write 20% or 0.2"),
-        ("plan 120%", "it lies above 0 and below 100 %"),
-        ("plan 20% of=all", "a plan knows no 'of=all': of=projections|total, uniform"),
-        ("plan 20% uniform=yes", "a plan knows no 'uniform=yes'"),
-        ("plan 20% of", "a plan knows no 'of'"),
-        ("plan 20% filter=", "a plan knows no 'filter='"),
+        ("plan a lot", "'a' is not a share of the parameters: write 20% or 0.2"),
+        ("plan 120%", "it must be above 0 and below 100 %"),
+        ("plan 20% of=all", "a plan has no option 'of=all': of=projections|total, uniform"),
+        ("plan 20% uniform=yes", "a plan has no option 'uniform=yes'"),
+        ("plan 20% of", "a plan has no option 'of'"),
+        ("plan 20% filter=", "a plan has no option 'filter='"),
         ("plan 20% \x1b[2J", "x1b[2J'"),
-        ("plan 20% min-rank=0", "'0' is no whole number above zero"),
-        ("plan-save", ":plan-save needs a word more: :plan-save plan.json"),
+        ("plan 20% min-rank=0", "'0' is not a whole number above zero"),
+        ("plan-save", ":plan-save needs an argument: :plan-save plan.json"),
     ],
 )
 def test_words_that_are_no_plan(words: str, said: str) -> None:

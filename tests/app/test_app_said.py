@@ -47,7 +47,7 @@ GGUF = {
 
 
 async def at_down(seen: View) -> None:
-    """Compute the one projection that the filter leaves, and select it."""
+    """Compute the one projection that the filter shows, and select it."""
     seen.app.explorer.state.set_filter(DOWN)
     await seen.press("5", "enter")
     state = seen.app.explorer.state
@@ -90,7 +90,7 @@ async def test_an_imatrix_is_said_to_be_whole(files: Path, root: Path) -> None:
         seen.app.explorer.weigher.use_named(str(files / "m.imatrix"))
         await seen.sees("weighted by imatrix")
         (toast,) = seen.app._notifications
-        assert toast.message.startswith("an imatrix has no sums of position 0 apart")
+        assert toast.message.startswith("an imatrix does not keep position 0 apart")
         await at_down(seen)
         assert "imatrix  48x80  position 0 not apart  k60 " in seen.pane("chart")[-1]
         await seen.press(*["l"] * 7)

@@ -62,11 +62,11 @@ async def test_a_second_scan_comes_after_the_first_and_takes_the_rest(
         first = [address for address in ALL if address.startswith("layers.4.")]
         assert started == [*first, *(address for address in ALL if address not in first)]
         await view.press("s")
-        assert view.foot == "everything is computed; left out: 1 matrix (embed_tokens): the filter * takes them"
+        assert view.foot == "everything is computed; 1 matrix (embed_tokens) is left out: filter * adds them"
         await view.press("slash")
         await view.type("key")
         await view.press("s")
-        assert view.foot == "everything that the filter leaves is computed"
+        assert view.foot == "everything that the filter shows is computed"
 
 
 async def test_after_a_stop_a_second_scan_takes_up_what_is_left(
@@ -236,7 +236,7 @@ async def test_a_filter_cuts_no_formula(llama: Path, root: Path) -> None:
             view.app.explorer.state.set_unit(unit.name)
             await view.pilot.pause()
             if unit.needs_ranks:  # the title is what they come to
-                await view.sees("worst 0 query", "filter layers")
+                await view.sees("(layer 0 query)", "filter layers")
                 continue
             assert f"{unit.titled(0.9)} = {unit.explained(0.9)} \u2500" in view.lines[1]
             assert "filter layers" in view.text

@@ -64,8 +64,10 @@ async def test_cells_hold_all_layers_and_nothing_is_computed(folders: dict[int, 
             await view.press(key)
             if len(view.app.screen_stack) > 2:
                 await view.press("escape")
-        await view.press("colon")
+        await view.press("7")
+        await view.sees("a series has no single heads: open one of its models alone")
+        await view.press("3", "colon")
         await view.type("plan 20%")
-        assert view.foot == "a plan is of one model: open it alone"
+        assert view.foot == "a plan is for one model: open it alone"
         assert not view.has_engine
         assert all("failed" not in toast.message for toast in view.app._notifications)

@@ -139,4 +139,4 @@ def test_every_name_that_is_offered_is_a_command(name: str) -> None:
     try:
         assert parse_command(name)
     except InputError as error:
-        assert "needs a word more" in str(error)  # noqa: PT017 - either is right
+        assert "needs an argument" in str(error)  # noqa: PT017 - either is right

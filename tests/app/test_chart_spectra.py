@@ -158,7 +158,7 @@ def test_a_matrix_of_zeros_is_explained(tmp_path: Path) -> None:
             for axes in (LOG, LINEAR):
                 painting = paint(zeros, ask(zeros, in_layer(0, "key"), view, axes=axes, facets=facets))
                 assert len(painting.lines) == 20
-    assert any("only zeros" in line for line in texts(paint(zeros, ask(zeros, in_layer(0, "key"))).lines))
+    assert any("all values are 0" in line for line in texts(paint(zeros, ask(zeros, in_layer(0, "key"))).lines))
 
 
 def test_a_steep_end_does_not_press_the_rest_into_the_top(tmp_path: Path) -> None:

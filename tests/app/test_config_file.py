@@ -116,14 +116,14 @@ def test_other_ways_to_write_it(file: Path, text: str, config: Config) -> None:
         ('theme = "a\\u001b[31m"', "theme is"),
         ("color = 8", "color is 8: write one of auto, 256, 16, mono"),
         ("color = [true]", "color is [True]"),
-        ("threshold = 0", "threshold: 0 is no threshold"),
-        ("threshold = 101", "threshold: 101 is no threshold"),
-        ("threshold = nan", "threshold: nan is no threshold"),
-        ("threshold = true", "threshold: True is no threshold"),
-        ("threshold = 1979-05-27", "is no threshold"),
+        ("threshold = 0", "threshold: 0 is not a threshold"),
+        ("threshold = 101", "threshold: 101 is not a threshold"),
+        ("threshold = nan", "threshold: nan is not a threshold"),
+        ("threshold = true", "threshold: True is not a threshold"),
+        ("threshold = 1979-05-27", "is not a threshold"),
         ("thresholds = 90", "thresholds is 90: write thresholds = [60, 80, 90]"),
         ("thresholds = []", "thresholds is []"),
-        ('thresholds = [90, "x"]', "thresholds: 'x' is no threshold"),
+        ('thresholds = [90, "x"]', "thresholds: 'x' is not a threshold"),
         ("lines = 3", "lines is 3: write a table [lines]"),
         ("[lines]\nx = 'a'", "lines.x is 'a': write x = 512"),
         ("[lines]\nx = 0", "lines.x: the rank 0"),
@@ -142,10 +142,10 @@ def test_other_ways_to_write_it(file: Path, text: str, config: Config) -> None:
         ("[colors]\nabove = [1, 2, 3, true]", "colors.above"),
         ("[colors]\nabove = [1, 2, 3, 4.0]", "colors.above"),
         ("colors = []", "colors is []: write a table [colors]"),
-        ("theme = 'a'\ntheme = 'b'\n", "is no TOML: Cannot overwrite a value (at line 2"),
+        ("theme = 'a'\ntheme = 'b'\n", "is not TOML: Cannot overwrite a value (at line 2"),
         ("theme = 'a'\n\n[lines\nx = 3\n", "(at line 3"),
-        (f"threshold = {'9' * 5000}", "is no TOML"),
-        (f"threshold = {'[' * 5000}", "is no TOML"),
+        (f"threshold = {'9' * 5000}", "is not TOML"),
+        (f"threshold = {'[' * 5000}", "is not TOML"),
     ],
     ids=lambda text: text[:40],
 )
@@ -254,7 +254,7 @@ def test_print_config_names_every_key_and_the_file(file: Path, capsys: pytest.Ca
     for key in ("theme", "color", "threshold", "thresholds", "sequential", "below", "above", "series"):
         assert f"\n{key} = " in text
     assert '"scan" = "s" ' in text
-    assert "Compute what the filter leaves" in text
+    assert "Compute what the filter shows" in text
     for default in MLA_LINES:
         assert f'"{default.name}" = ' in text
 

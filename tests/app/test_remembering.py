@@ -80,7 +80,7 @@ async def test_a_filter_is_shown_again_with_a_line_that_says_so(model: Model, ro
         await view.type("value")
     async with looking(model, root) as view:
         assert view.app.explorer.state.pattern == "value"
-        assert view.foot.startswith("as you left it, with the filter value")
+        assert view.foot.startswith("opened as you left it, with the filter value")
         await view.press("slash", *["backspace"] * 5, "enter")
         assert view.app.explorer.state.pattern == ""
     async with looking(model, root) as view:
@@ -147,7 +147,7 @@ def test_a_file_that_says_nothing_is_one_line(how: str, llama: Path, root: Path)
         path.write_bytes(content[how])
     memory = Memory(model)
     assert memory.last is None
-    assert memory.said.startswith("how you left it is not known")
+    assert memory.said.startswith("the view you left it in cannot be restored")
     assert last_used() == {}
     assert memory.keep(Remembered(pane=2)) == ""  # and not a second line
     if how == "newer":
@@ -159,7 +159,7 @@ def test_a_file_that_says_nothing_is_one_line(how: str, llama: Path, root: Path)
 async def test_what_cannot_be_read_or_written_is_said_once_and_no_error(model: Model, root: Path, state: Path) -> None:
     (state / "models").write_text("a file in the way")
     async with looking(model, root) as view:
-        await view.sees("how you leave it cannot be kept")
+        await view.sees("the view you leave it in cannot be kept")
         await view.press("3", "j", "2")
         assert "cannot be kept" not in view.text
     (state / "models").unlink()
@@ -167,7 +167,7 @@ async def test_what_cannot_be_read_or_written_is_said_once_and_no_error(model: M
     path.parent.mkdir()
     path.write_text("{")
     async with looking(model, root) as view:
-        assert view.foot.startswith("how you left it is not known")
+        assert view.foot.startswith("the view you left it in cannot be restored")
         assert not view.app._notifications
 
 
@@ -196,7 +196,7 @@ def test_killed_it_opens_as_it_was_and_the_command_line_counts_more(llama: Path,
     terminal.until(b"k80")
     terminal.press(b"\x11")
     assert terminal.end() == 0
-    assert b"you left it under /gone/x.imatrix, which cannot be had now: " in terminal.written
+    assert b"you left it under /gone/x.imatrix, which cannot be used now: " in terminal.written
     assert read(path.read_bytes()) == replace(left, threshold=0.8)
 
 

@@ -252,7 +252,7 @@ def test_axes_rank_and_lines(state: ExplorerState, heard: Heard) -> None:
 
 def test_the_second_model_has_sides_and_tells_of_the_first(state: ExplorerState, tmp_path: Path, root: Path) -> None:
     state.next_side()
-    assert state.note == "there is one model: :against org/name holds another against it"
+    assert state.note == "only one model is open: :against org/name adds another to compare with"
     other = save_model(tmp_path / "other", llama_weights(4), LLAMA)
     second = session_of(other, root, stored=False)
     state.pair.hold(second)

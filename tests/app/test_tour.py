@@ -71,7 +71,7 @@ async def test_what_is_done_already_is_passed_over_and_the_tour_can_be_left(llam
         await _begin(view)
         assert _tour(view).startswith("tour 4/7  u, k/k0, enter:")
         await _begin(view)
-        assert view.foot == "the tour is left; :tour begins anew"
+        assert view.foot == "the tour is ended; :tour starts it again"
         await view.press("j", "1", "3")
         assert "tour" not in view.text
         assert view.app.explorer.chart.size.height == height
@@ -95,7 +95,7 @@ async def test_the_role_is_one_that_the_model_has(root: Path, tmp_path: Path) ->
     bare = save_model(tmp_path / "bare", {"table": matrix((20, 30), 1)}, {})
     async with exploring(bare, root) as view:
         await _begin(view)
-        assert view.foot == "there are no layers here to be shown around in"
+        assert view.foot == "the tour needs a model with layers"
 
 
 @pytest.mark.parametrize("stored", [0, 1])

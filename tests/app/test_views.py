@@ -77,8 +77,8 @@ def test_a_new_view_is_a_row_and_a_file(llama: Path, root: Path, tmp_path: Path)
     assert "squares" in (tmp_path / "squares.svg").read_text()
     assert done.stderr.splitlines()[-2:] == [
         "rankscope: --sort goes with --view table, not with squares",
-        "rankscope: --csv goes with --view heatmap or table or compare or heads or layers or spectrum or directions or "
-        "series or gauge or mla or squares, not with facets",
+        "rankscope: --csv goes with --view heatmap, table, compare, heads, layers, spectrum, directions, series, "
+        "gauge, mla or squares, not with facets",
     ]
 
 

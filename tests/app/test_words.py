@@ -27,6 +27,7 @@ from rankscope.tui.data.table_rows import fields_of
 from rankscope.tui.data.wording import describe, duration, percent, solved_again
 from rankscope.tui.drawing.cell import Count
 from rankscope.tui.screens.command_line import parse_command
+from rankscope.tui.screens.explorer.screen import FIRST_KEYS
 from rankscope.tui.screens.messages import BackgroundFailed
 from rankscope.tui.screens.status_lines import (
     HINTS,
@@ -196,9 +197,9 @@ def test_an_empty_chart_says_what_to_do() -> None:
     assert say(query, key) == "not computed: enter computes it"  # one of several cannot be computed
     assert say(query, replace(key, problem="packed")) == "it cannot be computed: the line below says why"
     session.states[value.key] = State.QUEUED
-    assert say(query, key, value) == "being computed: the curve comes when it is saved"
+    assert say(query, key, value) == "being computed: the curve appears once it is saved"
     session.states[value.key] = State.RUNNING
-    assert say(value) == "being computed: the curve comes when it is saved"
+    assert say(value) == "being computed: the curve appears once it is saved"
     session.states.clear()
     cast(Any, seen.against([query], Side.B)).failures = {}
     request.side = Side.B  # type: ignore[misc]
@@ -288,6 +289,11 @@ def test_as_many_key_hints_as_fit() -> None:
     assert key_line(25, HINTS, {}, "why").plain == " why"
 
 
+def test_the_first_line_fits_80_columns_and_names_b() -> None:
+    assert len(FIRST_KEYS) < 80
+    assert "  b outlier  " in FIRST_KEYS
+
+
 @pytest.mark.parametrize("width", [25, 80, 120, 200])
 def test_while_something_is_computed_the_line_of_keys_begins_with_how_to_stop_it(width: int) -> None:
     hints = shown_hints(True, False)
@@ -315,7 +321,7 @@ def test_a_rank_is_a_whole_number_from_one_on() -> None:
     for wrong in ("0", "-1", "1.5", "x", "q=", "=4", "q=0"):
         with pytest.raises(InputError) as refused:
             parse_command(f"k {wrong}")
-        assert str(refused.value).startswith(f"{wrong!r} is no rank: write 512, or query=1536,key_value=512")
+        assert str(refused.value).startswith(f"{wrong!r} is not a rank: write 512, or by role query=1536,key_value=512")
     for wrong in ("1 2", "q=1 q=2"):
         with pytest.raises(InputError, match="twice"):
             parse_command(f"k {wrong}")

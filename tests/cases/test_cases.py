@@ -150,7 +150,7 @@ def test_spectra(made: Made, tmp_path: Path, case: str, model: str, count: int) 
         ("27", "comment", "line 1, column 3: JSON has no comments"),
         ("27", "comma", "line 1, column 94: a comma before the closing bracket"),
         ("27", "empty", "is empty"),
-        ("27", "latin1", "byte 101 is no letter of UTF-8; save it as UTF-8"),
+        ("27", "latin1", "byte 101 is not UTF-8; save it as UTF-8"),
         ("27", "list", "is not a JSON object"),
         *(("32", f"dtype_{n}.safetensors", f"the unknown dtype {n}") for n in ("7", "BF8", "F32", "f32", "float32")),
         ("32", "float_offsets.safetensors", "a shape or offsets that are not whole numbers"),
@@ -220,18 +220,22 @@ def table_of(model: Path, store: Path) -> list[dict[str, str]]:
         (
             "17",
             "pipe/transformer_var",
-            "left out beside the files of the model: diffusion_pytorch_model-00001-of-00002.fp16",
+            "files beside the model that are not read: diffusion_pytorch_model-00001-of-00002.fp16",
         ),
-        ("33", "both_noindex", "left out beside the files of the model: model-00001-of-00002.safetensors, model-00002"),
+        (
+            "33",
+            "both_noindex",
+            "files beside the model that are not read: model-00001-of-00002.safetensors, model-00002",
+        ),
         (
             "33",
             "dup",
             "1 tensor in two files, of which the index names one: e.g. model.layers.0.self_attn.q_proj.weight",
         ),
-        ("33", "extra", "left out: 1 tensor that the index does not name, e.g. model.layers.9.self_attn.q_proj.weight"),
-        ("33", "stray", "left out beside the files of the model: model-old.safetensors, model.safetensors"),
-        ("33", "stub_noindex", "left out beside the files of the model: model.safetensors"),
-        ("35", "adapter_beside", "left out beside the files of the model: adapter_model.safetensors"),
+        ("33", "extra", "1 tensor that the index does not name, e.g. model.layers.9.self_attn.q_proj.weight: left out"),
+        ("33", "stray", "files beside the model that are not read: model-old.safetensors, model.safetensors"),
+        ("33", "stub_noindex", "files beside the model that are not read: model.safetensors"),
+        ("35", "adapter_beside", "files beside the model that are not read: adapter_model.safetensors"),
     ],
 )
 def test_what_is_left_out_is_said(made: Made, case: str, model: str, said: str) -> None:
@@ -275,7 +279,7 @@ def test_queries_of_transformer_engine_are_whole(made: Made, tmp_path: Path) -> 
 def test_broken_entries_of_a_hub_cache(made: Made, monkeypatch: pytest.MonkeyPatch, name: str, said: str) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(made("09") / "hub"))
     listed = {found.name: found.kind for found in choices(made("09") / "store")}
-    assert (listed.get(f"some-org/{name}") == "in the Hub cache, not whole") is (name in ("gone", "wrong"))
+    assert (listed.get(f"some-org/{name}") == "in the Hub cache, incomplete") is (name in ("gone", "wrong"))
     if said:
         with pytest.raises(InputError, match=re.escape(said)):
             open_checkpoint(f"some-org/{name}", Access.CACHE)

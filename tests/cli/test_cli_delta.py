@@ -181,7 +181,7 @@ def test_of_quantised_weights_there_is_a_spectrum_and_no_advice(cli: Run, tmp_pa
     (tmp_path / "b" / "config.json").write_text(json.dumps(CONFIG | quantised))
     ran = cli("delta", tmp_path / "a", tmp_path / "b")
     assert ran.code == 0, ran.err
-    assert "no rank is advised of 1 of 1: A or B is quantised" in ran.err
+    assert "no rank is advised for 1 of 1: A or B is quantised" in ran.err
     (row,) = rows_of(cli("show", tmp_path / "a", "--against", tmp_path / "b", "--view", "delta", "--csv").out)
     assert int(row["k"]) > 0
     assert (row["above_rounding"], row["rank"], row["parameters"]) == ("", "", "")

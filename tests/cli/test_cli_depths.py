@@ -71,5 +71,5 @@ def test_role_by_role_whatever_the_layers_are(models: dict[int, tuple[Path, Arra
     assert ran.out.splitlines()[2].split()[:2] == [ROLE, "3"]
     assert "only in" not in ran.err
     for wrong in (("--by", "role"), ("--by", "role", "--against", other, "--side", "A")):
-        assert "--by role is of both models" in cli("show", folder, *wrong).error
+        assert "--by role is for two models" in cli("show", folder, *wrong).error
     assert "--by goes with --view heatmap" in cli("show", folder, "--by", "role", "--view", "table").error

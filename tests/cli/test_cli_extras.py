@@ -83,7 +83,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     write_llama(folder / "m", layers=1)
     write_llama(folder / "n", layers=1, seed=1)
     write_gguf(folder / "g.gguf")
-    (folder / "text").write_text("what the model reads\n" * 50)
+    (folder / "text").write_text("the text that the model reads\n" * 50)
     commands = (*RUN[:-1], *REFUSED, RUN[-1])
     env = {**os.environ, "RANKSCOPE_STORE": str(folder / "store")}
     program, lines = [sys.executable, "-c", SEVERAL], "\n".join(commands)

@@ -167,7 +167,11 @@ def test_what_cannot_be_is_one_line(model: tuple[Path, Arrays], cli: Run) -> Non
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "nobody"}))
     ran = cli("scan", folder, "--gauge", "fixed")
     assert (ran.code, ran.err.count("Traceback")) == (2, 0)
-    assert "--gauge fixed: no gauge can be fixed" in ran.err
+    assert "--gauge fixed: the gauge cannot be fixed: layers.0.attention.query: " in ran.err
+    assert ran.err.count("layers.0.attention.query") == 1
+    ran = cli("scan", folder, "--weight", "norm")
+    assert (ran.code, ran.err.count("layers.0.attention.query: no norms are known for nobody")) == (2, 1)
+    assert ran.err.count("layers.0.attention.query") == 1
     (folder / "config.json").write_text(json.dumps(config | {"swiglu_limit": 7.0}))
     assert cli("scan", folder, "--gauge", "fixed").code == 0
     assert f"{2 * LAYERS} of them are not balanced: layers.0.mlp.up: " in cli("show", folder, "--gauge", "fixed").err

@@ -133,8 +133,8 @@ def test_a_sentence_stands_once_for_all_layers(tmp_path: Path, cli: Run) -> None
     }
     write_llama(folder, layers=layers, changes=norms)
     ran = cli("scan", folder, "--derived", "heads")
-    said = [line for line in ran.err.splitlines() if "left out: layers" in line]
-    assert [line.split("and 4 more")[0] for line in said] == ["left out: layers.0.attention "] * 2, ran.err
+    said = [line for line in ran.err.splitlines() if "not computed: layers" in line]
+    assert [line.split("and 4 more")[0] for line in said] == ["not computed: layers.0.attention "] * 2, ran.err
     (folder / "config.json").write_text(json.dumps(CONFIG | {"num_attention_heads": 5}))
     ran = cli("show", folder, "--view", "heads")
     assert (ran.code, len(ran.err.strip().splitlines())) == (2, 1)
@@ -161,7 +161,7 @@ def test_heads_outlive_the_weights(model: tuple[Path, Arrays], cli: Run) -> None
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--offset", "-1", "--derived", "heads"), "no whole number"),
+        (("--offset", "-1", "--derived", "heads"), "not a whole number"),
         (("--offset", "3"), "add --derived heads"),
         (("--derived", "tails"), "invalid choice"),
     ],

@@ -192,7 +192,7 @@ def test_what_is_stored_is_not_computed_again_and_needs_no_weights(cli: Run, tmp
 def test_they_are_listed_and_counted_nowhere_else(cli: Run, tmp_path: Path) -> None:
     write_llama(tmp_path / "m")
     none = cli("show", tmp_path / "m", "--view", "directions")
-    assert (none.code, "no directions are computed of these" in none.err) == (2, True)
+    assert (none.code, "no directions are computed for these" in none.err) == (2, True)
     record(cli, tmp_path / "m", UP)
     listed = cli("show", tmp_path / "m", "--view", "directions").out
     assert [line.split()[0] for line in listed.splitlines() if line.startswith("layers.")] == ["layers.0.mlp.up", UP]
@@ -228,13 +228,13 @@ def test_the_list_as_csv(cli: Run, tmp_path: Path) -> None:
     assert (rows[KEY]["sigma_1"], rows[KEY]["sigma_1_over_sigma_2"]) == ("0.0", "")
     assert rows[UP.replace("1", "0", 1)]["before_cosine"] == ""
     two = cli("show", tmp_path / "m", "--view", "directions", "--against", tmp_path / "m")
-    assert two.error.endswith("--view directions is of one model: leave out --against")
+    assert two.error.endswith("--view directions is for one model: leave out --against")
 
 
 def test_the_heatmap_shows_how_many_outputs_carry_it(cli: Run, tmp_path: Path) -> None:
     write_llama(tmp_path / "m")
     unit = ("show", tmp_path / "m", "--unit", "u1_participation")
-    assert cli(*unit).error.endswith(f"are computed of these: run  rankscope inspect {tmp_path / 'm'} ADDRESS")
+    assert cli(*unit).error.endswith(f"are computed for these: run  rankscope inspect {tmp_path / 'm'} ADDRESS")
     wanted = {name: record(cli, tmp_path / "m", name)["outputs"]["participation"] for name in (KEY, UP)}
     for state in ((), ("--weight", "norm"), ("--gauge", "fixed")):
         ran = cli(*unit, "--csv", *state)

@@ -158,10 +158,10 @@ def test_a_terminal_is_safe_from_texts(cli: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "gone", "address", "line"),
     [
-        ({}, EMBEDDING, UP, "there is no embedding of tokens by a name that is known"),
+        ({}, EMBEDDING, UP, "no token embedding has a known name"),
         ({EMBEDDING: numbers(50, 16)}, "", UP, f"{EMBEDDING} is 50x16, and the direction has {HIDDEN} channels"),
         ({EMBEDDING: np.full((50, HIDDEN), np.nan, np.float32)}, "", UP, f"{EMBEDDING} holds NaN or infinite values"),
-        ({}, FINAL, DOWN, f"{DOWN}: no final norm is known, which stands before the unembedding"),
+        ({}, FINAL, DOWN, f"{DOWN}: no final norm before the unembedding is known"),
         ({tensor_name(UP): np.zeros((INNER, HIDDEN), np.float32)}, "", UP, "a matrix of zeros has no first direction"),
     ],
 )

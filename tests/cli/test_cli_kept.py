@@ -55,8 +55,8 @@ def test_one_rank_for_all(model: tuple[Path, Arrays], cli: Run) -> None:
     worst = min(expected, key=expected.__getitem__)
     assert ran.err.splitlines()[0] == (
         f"at rank {k} the 14 shown projections take {parts / 1000:.3g}k of {whole / 1000:.3g}k parameters "
-        f"({100 * parts / whole:.0f} %) and keep {expected[worst]:.1f} to 100.0 % of the 13 computed (worst: {worst}); "
-        "4 would take more than as they are"
+        f"({100 * parts / whole:.0f} %) and keep {expected[worst]:.1f} to 100.0 % of the 13 computed (least: {worst}); "
+        "for 4 of them two factors take more than the matrix"
     )
 
 
@@ -101,7 +101,7 @@ def test_a_rank_for_each_role_under_a_weighting(model: tuple[Path, Arrays], cli:
 
 def test_kv_is_the_stack_of_both_where_that_is_stored(model: tuple[Path, Arrays], cli: Run) -> None:
     folder, held = model
-    refused = "keys and values as one are not computed of these: run  rankscope scan"
+    refused = "keys and values as one matrix are not computed for these: run  rankscope scan"
     cli("scan", folder)
     assert refused in cli("show", folder, "--unit", "energy", "--rank", "key_value=5").error
     cli("scan", folder, "--derived", "mla")
@@ -131,14 +131,14 @@ def test_two_models_each_have_their_line(model: tuple[Path, Arrays], tmp_path: P
 
 WRONG = [
     ("--unit energy", "--unit energy needs the ranks: --rank 512, or"),
-    ("--rank 5", "--rank with --view heatmap is for --unit energy"),
+    ("--rank 5", "--rank with --view heatmap needs --unit energy"),
     ("--unit energy --rank x=4", "no role 'x' here: query key value output gate up down"),
     ("--unit energy --rank q=4,query=5", "query is given two ranks, 4 and 5"),
     ("--unit energy --rank q=4,q=5", "names q twice"),
-    ("--unit energy --rank 0", "'0' is no rank"),
-    ("--unit energy --rank ,", "',' is no rank"),
+    ("--unit energy --rank 0", "'0' is not a rank"),
+    ("--unit energy --rank ,", "',' is not a rank"),
     ("--unit energy --view heads", "--unit energy is for --view heatmap or layers, not for heads"),
-    ("--view spectrum --rank q=4", "--view spectrum takes one --rank"),
+    ("--view spectrum --rank q=4", "--view spectrum takes only one --rank"),
 ]
 
 
@@ -151,6 +151,6 @@ def test_wrong_use_is_one_line(model: tuple[Path, Arrays], cli: Run) -> None:
 def test_a_picture_of_it(model: tuple[Path, Arrays], tmp_path: Path, cli: Run) -> None:
     cli("scan", model[0], "--filter", "layers.0")
     said = cli("plot", model[0], "--view", "spectrum", "--rank", 4, "-o", tmp_path / "s.svg").error
-    assert said == "rankscope: a picture shows a --rank with --unit energy alone"
+    assert said == "rankscope: a picture shows --rank only with --unit energy"
     cli("plot", model[0], "--unit", "energy", "--rank", 4, "-o", tmp_path / "f.svg")
     assert "rank 4 keeps" in (tmp_path / "f.svg").read_text()

@@ -186,7 +186,7 @@ def test_what_is_stored_is_shown_of_a_model_that_is_gone(model: tuple[Path, Arra
         (("--rope", "decoupled:3"), "name an even number"),
         (("--rope", "decoupled:14"), "12 rows are rotated, fewer than"),
         (("--rope", "per-head:8"), "6 rows are rotated, fewer than"),
-        (("--rope", "sideways"), "is none of recompute, decoupled:D"),
+        (("--rope", "sideways"), "--rope must be recompute, decoupled:D"),
         (("--real",), "--real goes with --rope decoupled:D"),
         (("--filter", "*.mlp.up"), "no layer with a cache matches"),
         (("-o", "/nowhere/mla.json"), "cannot write"),

@@ -106,7 +106,7 @@ def test_too_few_tokens_and_nothing_held_out_are_said(tmp_path: Path, cli: Run, 
     short.write_text(" ".join(WORDS))
     ran = cli("moments", model, "--text", short, "--tokens", "500", "--device", "cpu", "-o", tmp_path / "m.safetensors")
     assert ran.code == 0
-    assert "the text has no more: 500 tokens were wanted" in ran.err
+    assert "the text has no more tokens: 500 were requested" in ran.err
     assert "nothing is held out of fewer than 8 sequences" in ran.err
     assert "14 projections have fewer than 8 tokens for each input feature (the least 0.8)" in ran.err
 
@@ -144,7 +144,7 @@ def test_wrong_use_is_one_line_before_anything_is_loaded(
     (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00a")
     (tmp_path / "empty").write_text(" \n")
     assert "cannot read the text" in cli("moments", model, "--text", tmp_path / "none", "-o", out).error
-    assert "no text in UTF-8" in cli("moments", model, "--text", tmp_path / "bytes", "-o", out).error
+    assert "not UTF-8 text" in cli("moments", model, "--text", tmp_path / "bytes", "-o", out).error
     assert "holds no text" in cli("moments", model, "--text", tmp_path / "empty", "-o", out).error
     assert "FILE.safetensors" in cli("moments", model, "--text", text, "-o", tmp_path / "m.gguf").error
     assert "cannot write" in cli("moments", model, "--text", text, "-o", tmp_path / "no" / "m.safetensors").error

@@ -152,7 +152,7 @@ def test_text_that_the_moments_are_made_of_is_not_measured(
     seen.write_text(" ".join(text.read_text().split()[:480]))
     ran = cli("perplexity", model, "--text", seen, "--weight", sums, "--device", "cpu")
     assert ran.code == 2
-    assert ran.err.splitlines()[-1].endswith("what the second moments were summed over: give another --text")
+    assert ran.err.splitlines()[-1].endswith("the second moments were made of all of this text: give another --text")
 
 
 def test_another_checkpoint_is_measured_on_the_same_tokens(tmp_path: Path, cli: Run, model: Path, text: Path) -> None:
@@ -167,15 +167,15 @@ def test_another_checkpoint_is_measured_on_the_same_tokens(tmp_path: Path, cli: 
     (other / "tokenizer.json").write_text(json.dumps(tokenizer))
     ran = cli("perplexity", model, "--against", other, *arguments)
     assert (ran.code, ran.out) == (2, "")
-    assert ran.err.splitlines()[-1].endswith("other makes other tokens of the text: their perplexities do not compare")
+    assert ran.err.splitlines()[-1].endswith(
+        "other splits the text into other tokens: their perplexities cannot be compared"
+    )
 
 
 BERT = {**SHAPE, "intermediate_size": 40, "max_position_embeddings": LENGTH, "vocab_size": VOCABULARY}
 T5 = {"d_model": 24, "d_ff": 40, "num_layers": 2, "num_heads": 4, "d_kv": 6, "vocab_size": VOCABULARY}
 NO_DECODERS = {
-    "BertForMaskedLM reads the tokens behind the one it predicts": lambda: transformers.BertForMaskedLM(
-        transformers.BertConfig(**BERT)
-    ),
+    "BertForMaskedLM also reads later tokens": lambda: transformers.BertForMaskedLM(transformers.BertConfig(**BERT)),
     "BertModel has no head that predicts tokens": lambda: transformers.BertModel(transformers.BertConfig(**BERT)),
     "T5ForConditionalGeneration has an encoder": lambda: transformers.T5ForConditionalGeneration(
         transformers.T5Config(**T5)
@@ -222,7 +222,7 @@ def test_wrong_use_is_one_line_before_anything_is_loaded(
     monkeypatch.setattr(perplexity, "load", None)
     plan = tmp_path / "plan.json"
     plan.write_text("{}")
-    assert "is no plan" in cli("perplexity", model, "--text", text, "--plan", plan).error
+    assert "is not a plan" in cli("perplexity", model, "--text", text, "--plan", plan).error
     assert "not allowed with" in cli("perplexity", model, "--text", text, "--plan", plan, "--against", model).error
     assert "no such file" in cli("perplexity", model, "--text", text, "--against", tmp_path / "no").error
     (tmp_path / "factors.json").write_text("{}")

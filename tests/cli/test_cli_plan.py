@@ -303,7 +303,7 @@ def test_moments_about_the_mean_are_for_display_alone(cli: Run, llama: tuple[Pat
     file = moments_file(tmp_path / "m.safetensors", addresses())
     ran = cli("plan", llama[0], "--cut", "20%", "-o", tmp_path / "p.json", "--weight", f"centred:{file}")
     assert (ran.code, len(ran.err.splitlines())) == (2, 1)
-    assert "plans are of moments as they are, not about the mean" in ran.err
+    assert "plans need moments as they are, not about the mean" in ran.err
 
 
 def test_what_is_stored_can_be_planned_without_the_weights(cli: Run, tmp_path: Path) -> None:
@@ -323,15 +323,15 @@ def test_what_is_stored_can_be_planned_without_the_weights(cli: Run, tmp_path: P
     [
         (("--cut", "99%"), "cut at most 37.5 % or lower --min-rank and --multiple: 99 % leaves the projections 92 "),
         (("--cut", "99%", "--of", "total"), "cut at most "),
-        (("--cut", "0"), "it lies above 0 and below 100 %"),
-        (("--cut", "120%"), "it lies above 0 and below 100 %"),
+        (("--cut", "0"), "it must be above 0 and below 100 %"),
+        (("--cut", "120%"), "it must be above 0 and below 100 %"),
         (("--cut", "a lot"), "write 20% or 0.2"),
-        (("--cut", "20%", "--min-rank", "0"), "no whole number above zero"),
+        (("--cut", "20%", "--min-rank", "0"), "not a whole number above zero"),
         (("--cut", "20%", "--filter", "layers.9"), "no address matches 'layers.9'"),
         (("--cut", "20%", "--weight", "./none.gguf"), "no such file"),
         (("--cut", "20%", "--gauge", "fixed"), "--gauge"),
         (("--cut", "20%", "-o", "no/such/folder/p.json"), "cannot write no/such/folder/p.json"),
-        (("--cut", "20%", "-o", "/dev/null"), "/dev/null would be a plan: name it FILE.json"),
+        (("--cut", "20%", "-o", "/dev/null"), "/dev/null does not end in .json: name the plan FILE.json"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_planned_is_one_line_and_computes_nothing(
@@ -351,7 +351,7 @@ def test_nothing_but_a_plan_is_written_over(cli: Run, llama: tuple[Path, Arrays]
     other.write_text("{}")
     ran = cli("plan", llama[0], "--cut", "20%", "-o", other)
     assert (ran.code, other.read_text()) == (2, "{}")
-    assert f"{other} is there and is no plan" in ran.err
+    assert f"{other} exists and is not a plan" in ran.err
     (tmp_path / "folder.json").mkdir()
     assert "cannot write" in cli("plan", llama[0], "--cut", "20%", "-o", tmp_path / "folder.json").err
     first, _, _ = made(cli, llama[0], tmp_path, "--cut", "20%", *SMALL)

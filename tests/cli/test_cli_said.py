@@ -108,12 +108,12 @@ def test_a_file_without_figures_says_how_to_have_them(tmp_path: Path, cli: Run, 
     cli("scan", tmp_path / "m", "--weight", split)
     shown = cli("show", tmp_path / "m", "--weight", split, "--view", "table")
     assert shown.err == (
-        "plain.moments does not say what position 0 holds of the energy: rankscope moments writes files that do\n"
+        "plain.moments does not say how much energy position 0 holds: rankscope moments writes files that do\n"
     )
     assert "position 0" not in shown.out
     assert " 16.7 " in shown.out  # tokens / n, from the counts
     whole = plain(tmp_path, addresses(1), split=False)
-    assert "plain.moments has no sums of position 0 apart" in cli("show", tmp_path / "m", "--weight", whole).err
+    assert "plain.moments does not keep position 0 apart" in cli("show", tmp_path / "m", "--weight", whole).err
 
 
 def test_few_tokens_are_warned_of_wherever_ranks_are_shown(tmp_path: Path, cli: Run, arrays: Arrays) -> None:
@@ -140,7 +140,7 @@ def imatrix(tmp_path: Path, *, plain: bool) -> Path:
 def test_an_imatrix_is_said_to_be_whole(tmp_path: Path, cli: Run, arrays: Arrays) -> None:
     del arrays
     named = (tmp_path / "m", "--weight", imatrix(tmp_path, plain=True), "--filter", "*.mlp.[ud]*")
-    whole = "an imatrix has no sums of position 0 apart: where that holds most of the energy, ranks are of it alone"
+    whole = "an imatrix does not keep position 0 apart: where it holds most of the energy, ranks describe only that"
     for command in ("scan", "show"):
         assert cli(command, *named).err.splitlines()[-1] == whole
     assert re.search(rf"{DOWN} .* not apart .* 10\.0 ", cli("show", *named, "--view", "table").out)

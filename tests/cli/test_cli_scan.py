@@ -56,7 +56,7 @@ def test_a_second_scan_finds_all_stored_and_recompute_does_it_again(tmp_path: Pa
     second = cli("scan", tmp_path / "m", "--json")
     assert [row["address"] for row in second.rows] == addresses()
     assert set(second.states.values()) == {"stored"}
-    assert second.err == "left out: 1 matrix (embed_tokens): --filter '*' takes them\n"
+    assert second.err == "1 matrix (embed_tokens) is left out: --filter '*' adds them\n"
     by_address = {row["address"]: row for row in first.rows}
     assert all(row == {**by_address[row["address"]], "state": "stored"} for row in second.rows)
     again = cli("scan", tmp_path / "m", "--json", "--recompute")
@@ -76,7 +76,7 @@ def test_the_table_of_a_scan(tmp_path: Path, cli: Run) -> None:
     counted, rest = ran.err.splitlines()[-2:]
     assert counted.startswith("14/14  ")
     assert counted.endswith("/s  0 failed")
-    assert rest == "left out: 1 matrix (embed_tokens): --filter '*' takes them"
+    assert rest == "1 matrix (embed_tokens) is left out: --filter '*' adds them"
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_thresholds_that_differ_little_stay_apart(tmp_path: Path, cli: Run) -> N
 def test_other_thresholds_are_wrong_use(tmp_path: Path, cli: Run, word: str) -> None:
     write_llama(tmp_path / "m", 1)
     for command in ("scan", "show"):
-        assert f"{word!r} is no threshold" in cli(command, tmp_path / "m", "--threshold", "0.9", word).error
+        assert f"{word!r} is not a threshold" in cli(command, tmp_path / "m", "--threshold", "0.9", word).error
 
 
 def test_one_bad_matrix_fails_alone(tmp_path: Path, cli: Run) -> None:

@@ -121,17 +121,17 @@ def test_one_that_cannot_be_opened_is_said_and_the_others_are_scanned(runs: dict
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["show", "stop-*"], "stop-* names nothing: no file and no folder is called so"),
-        (["scan", "step-[9]*"], "step-[9]* names nothing"),
+        (["show", "stop-*"], "stop-* matches nothing: no file and no folder has such a name"),
+        (["scan", "step-[9]*"], "step-[9]* matches nothing"),
         (["show", "step-100", "step-200"], "nothing is stored of step-100 step-200: run  rankscope scan step-100 s"),
-        (["show", "step-*", "--gauge", "fixed"], "--gauge is of one model: leave it out for a series"),
-        (["show", "step-*", "--weight", "norm"], "--weight is of one model: leave it out for a series"),
-        (["show", "step-*", "--against", "step-100"], "--against is of one model: leave it out for a series"),
-        (["show", "step-*", "--view", "heads"], "--view heads is not of a series: name one model"),
-        (["show", "step-*", "--view", "mla"], "--view mla is not of a series: name one model"),
-        (["show", "step-*", "--view", "gauge"], "--view gauge is not of a series: name one model"),
-        (["show", "step-*", "--view", "delta"], "--view delta is not of a series: name one model"),
-        (["show", "step-*", "--view", "directions"], "--view directions is not of a series: name one model"),
+        (["show", "step-*", "--gauge", "fixed"], "--gauge is for one model: leave it out for a series"),
+        (["show", "step-*", "--weight", "norm"], "--weight is for one model: leave it out for a series"),
+        (["show", "step-*", "--against", "step-100"], "--against is for one model: leave it out for a series"),
+        (["show", "step-*", "--view", "heads"], "--view heads is for one model, not for a series: name one"),
+        (["show", "step-*", "--view", "mla"], "--view mla is for one model, not for a series: name one"),
+        (["show", "step-*", "--view", "gauge"], "--view gauge is for one model, not for a series: name one"),
+        (["show", "step-*", "--view", "delta"], "--view delta is for one model, not for a series: name one"),
+        (["show", "step-*", "--view", "directions"], "--view directions is for one model, not for a series: name one"),
         (["show", "step-100", "nowhere"], "nowhere"),
         (["show", "org/model@step*"], "org/model"),
     ],
@@ -150,7 +150,7 @@ def test_the_explorer_refuses_it_too(
     for stream in ("stdin", "stdout"):
         monkeypatch.setattr(f"sys.{stream}.isatty", lambda: True)
     assert main_tui(["step-*", "--weight", "norm"]) == 2
-    assert "--weight is of one model" in capsys.readouterr().err
+    assert "--weight is for one model" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -178,5 +178,5 @@ def test_a_name_with_wild_characters_that_exists_is_that_model(runs: dict[int, A
     assert not is_series(["https://host.invalid/model.safetensors?download=true"])
     assert is_series(["step-*0"])
     assert len(open_series(["step-[1]", "step-200"], tmp_path / "store").tree.projections) == 28
-    with pytest.raises(InputError, match="names nothing"):
+    with pytest.raises(InputError, match="matches nothing"):
         open_series(["~nobody-of-this-name/*"], tmp_path / "store")

@@ -74,7 +74,7 @@ def test_thresholds_with_commas_and_with_spaces_are_the_same(model: Path, cli: R
     for words in (("-t", "60,80,97"), ("-t", "60,", "80,97"), ("-t", "60%,0.8", "-t", "97")):
         assert cli("show", model, *words) == wanted
     for wrong in ("60,,80", ",", "60,x", "60;80"):
-        assert "is no threshold" in cli("show", model, "-t", wrong).error
+        assert "is not a threshold" in cli("show", model, "-t", wrong).error
 
 
 def test_a_unit_of_the_heatmap(model: Path, arrays: Arrays, cli: Run) -> None:
@@ -242,7 +242,7 @@ def test_lines_are_drawn_across_the_layers(model: Path, cli: Run) -> None:
     assert "target 9" in drawn
     assert "of keys 5" in drawn
     assert "of none" not in drawn
-    assert "is no line" in cli("show", model, "--view", "layers", "--line", "target").error
+    assert "is not a line" in cli("show", model, "--view", "layers", "--line", "target").error
 
 
 def test_points_of_the_layers_as_csv(model: Path, arrays: Arrays, cli: Run) -> None:
@@ -366,12 +366,12 @@ def test_compare_and_charts_show_both_models(model: Path, other: tuple[Path, Arr
     [
         (("--view", "nothing"), "invalid choice"),
         (("--view", "table", "--unit", "k/k0"), "--unit goes with --view heatmap"),
-        (("--rank", "5"), "--rank with --view heatmap is for --unit energy"),
-        (("--view", "table", "--rank", "0"), "'0' is no rank"),
+        (("--rank", "5"), "--rank with --view heatmap needs --unit energy"),
+        (("--view", "table", "--rank", "0"), "'0' is not a rank"),
         (("--sort", "k90"), "--sort goes with --view table"),
         (("--line", "a=5"), "--line goes with --view layers"),
         (("--view", "facets", "--csv"), "--csv goes with"),
-        (("--view", "energy", "--csv", "--rank", "5"), "--rank with --csv goes with --view table"),
+        (("--view", "energy", "--csv", "--rank", "5"), "--rank with --csv needs --view table"),
         (("--side", "A"), "--against"),
         (("--unit", "zzz"), "k/k0"),
         (("--unit", "\x1b[31m"), "no unit"),

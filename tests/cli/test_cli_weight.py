@@ -24,7 +24,7 @@ from rankscope.engine.formats.safetensors import SAFETENSORS as safetensors  # n
 from rankscope.engine.null import null_rank
 
 Array = NDArray[np.float64]
-NOT_APART = "{} has no sums of position 0 apart: where that holds most of the energy, ranks are of it alone"
+NOT_APART = "{} does not keep position 0 apart: where it holds most of the energy, ranks describe only that"
 GGUF = {
     "attention.query": "attn_q", "attention.key": "attn_k", "attention.value": "attn_v",
     "attention.output": "attn_output", "mlp.gate": "ffn_gate", "mlp.up": "ffn_up", "mlp.down": "ffn_down",

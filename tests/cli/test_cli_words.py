@@ -72,7 +72,7 @@ def test_no_such_model_is_one_line(
     (tmp_path / "file.txt").write_text("no weights")
     line = cli(command, model).error
     assert line.startswith("rankscope: ")
-    assert re.search(r"no such|no file|nothing|neither", line)
+    assert re.search(r"no such|not a file|nothing|neither", line)
 
 
 def test_hostile_names_are_escaped_everywhere(tmp_path: Path, cli: Run) -> None:

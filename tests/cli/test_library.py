@@ -138,7 +138,7 @@ def test_closing_ends_the_threads_and_what_is_stored_is_read(tmp_path: Path, arr
 def test_a_model_that_is_gone_opens_from_what_is_stored(tmp_path: Path, model: OpenModel, arrays: Arrays) -> None:
     model.scan("layers.0")
     shutil.rmtree(tmp_path / "m")
-    with pytest.warns(UserWarning, match="this is what is stored of it"):
+    with pytest.warns(UserWarning, match="shown is what is stored of it"):
         gone = open_model(tmp_path / "m")
     with gone:
         assert [p.address for p in gone.projections] == addresses(1)
@@ -173,8 +173,8 @@ def test_failures_are_told_by_address(tmp_path: Path) -> None:
         ({"weight": "absent.imatrix"}, "absent.imatrix"),
         ({"gauge": "loose"}, "gauge is raw or fixed, not 'loose'"),
         ({"device": "tpu"}, "auto, cpu, cuda"),
-        ({"experts": 0}, "experts is a whole number from 1 on, not 0"),
-        ({"threads": -1}, "threads is a whole number from 1 on, not -1"),
+        ({"experts": 0}, "experts must be a whole number above 0, not 0"),
+        ({"threads": -1}, "threads must be a whole number above 0, not -1"),
     ],
 )
 def test_what_cannot_be_opened_is_one_line(tmp_path: Path, arrays: Arrays, given: dict[str, Any], message: str) -> None:

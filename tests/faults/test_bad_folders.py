@@ -87,7 +87,7 @@ def test_an_index_that_points_elsewhere(tmp_path: Path, shard: str) -> None:
     folder = fill(tmp_path / "model", **{INDEX: index({QUERY: shard})})
     fill(folder / "a", **{"b.safetensors": weights(QUERY)})
     fill(tmp_path, **{"x.safetensors": weights(QUERY)})
-    assert "is no .safetensors file of its folder" in refusal(folder)
+    assert "is not a .safetensors file of its folder" in refusal(folder)
 
 
 @pytest.mark.parametrize(

@@ -53,8 +53,8 @@ def test_what_an_index_does_not_name_is_left_out(tmp_path: Path) -> None:
     )
     assert held(tmp_path) == {QUERY: SHARDS[0]}
     assert open_checkpoint(str(tmp_path)).warnings == (
-        "left out beside the files of the model: old.safetensors",
-        "left out: 1 tensor that the index does not name, e.g. stale",
+        "files beside the model that are not read: old.safetensors",
+        "1 tensor that the index does not name, e.g. stale: left out",
     )
 
 
@@ -88,7 +88,7 @@ def test_the_plain_file_comes_before_its_variant(tmp_path: Path, stem: str, word
     assert held(tmp_path) == {QUERY: variant}
     fill(tmp_path, **{plain: weights(QUERY)})
     assert held(tmp_path) == {QUERY: plain}
-    assert warned(tmp_path) == f"left out beside the files of the model: {variant}"
+    assert warned(tmp_path) == f"files beside the model that are not read: {variant}"
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_diffusers_own_index(tmp_path: Path, suffix: str) -> None:
         **{f"diffusion_pytorch_model.{suffix}.index.json": index(dict(zip((QUERY, DOWN), shards, strict=True)))},
     )
     assert held(tmp_path) == {QUERY: shards[0], DOWN: shards[1]}
-    assert warned(tmp_path) == f"left out: 2 tensors that the index does not name, e.g. stale.{DOWN}"
+    assert warned(tmp_path) == f"2 tensors that the index does not name, e.g. stale.{DOWN}: left out"
 
 
 def test_a_stub_beside_numbered_shards(tmp_path: Path) -> None:
@@ -127,10 +127,10 @@ def test_a_stub_beside_numbered_shards(tmp_path: Path) -> None:
         **{SHARDS[0]: weights(QUERY), SHARDS[1]: weights(DOWN), "model.safetensors": weights("head", shape=(2, 3))},
     )
     assert held(tmp_path) == {QUERY: SHARDS[0], DOWN: SHARDS[1]}
-    assert warned(tmp_path) == "left out beside the files of the model: model.safetensors"
+    assert warned(tmp_path) == "files beside the model that are not read: model.safetensors"
     fill(tmp_path, **{"model.safetensors": weights(QUERY, DOWN)})  # as large as both: the model once more
     assert set(held(tmp_path).values()) == {"model.safetensors"}
-    assert warned(tmp_path) == f"left out beside the files of the model: {SHARDS[0]}, {SHARDS[1]}"
+    assert warned(tmp_path) == f"files beside the model that are not read: {SHARDS[0]}, {SHARDS[1]}"
 
 
 def test_an_adapter_is_no_part_of_the_model_beside_it(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_an_adapter_is_no_part_of_the_model_beside_it(tmp_path: Path) -> None:
 def test_two_sharded_variants_are_never_told_to_be_opened_by_a_part(tmp_path: Path) -> None:
     for word in ("fp16", "bf16"):
         torch.save({QUERY: torch.ones(4, 8)}, tmp_path / f"odd.{word}-00001-of-00001.pt")
-    assert refusal(tmp_path).endswith(": leave one of them in it")
+    assert refusal(tmp_path).endswith(": keep one of them there")
 
 
 def test_on_the_hub_the_same_files_count(hub: HubServer) -> None:
@@ -154,4 +154,4 @@ def test_on_the_hub_the_same_files_count(hub: HubServer) -> None:
     hub.push("org/tiny", {**shards, "model.safetensors": weights("head", shape=(2, 3)), "x/y.safetensors": b""})
     opened: Checkpoint = open_checkpoint("org/tiny", Access.RANGES)
     assert {t.name for t in opened.tensors} == {QUERY, DOWN}
-    assert opened.warnings == ("left out beside the files of the model: model.safetensors",)
+    assert opened.warnings == ("files beside the model that are not read: model.safetensors",)

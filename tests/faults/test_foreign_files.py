@@ -77,7 +77,7 @@ def test_the_place_of_a_fault_in_a_config(tmp_path: Path, text: str) -> None:
 def test_a_config_in_latin_1_and_one_with_a_key_called_error(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(weights(QUERY))
     (tmp_path / "config.json").write_bytes(b'{"author": "Ren\xe9"}')
-    assert "byte 16 is no letter of UTF-8; save it as UTF-8" in refusal(tmp_path)
+    assert "byte 16 is not UTF-8; save it as UTF-8" in refusal(tmp_path)
     (tmp_path / "config.json").write_bytes(b'{"model_type": "llama", "error": 0.1, "type": "x"}')
     assert isinstance(tree_or_refusal(tmp_path), Tree)
 

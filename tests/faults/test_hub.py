@@ -198,7 +198,7 @@ def test_a_gated_repo(hub: HubServer, files: dict[str, bytes], monkeypatch: pyte
 def test_no_network_and_not_cached(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.stop()
     line = refusal(NAME, download=True)
-    assert f"{NAME} is neither a file or folder here nor in the local cache" in line
+    assert f"{NAME} is neither a file nor a folder here, nor is it in the local cache" in line
     assert "cannot reach the Hub" in line
     assert "not in the local Hub cache" in refusal(NAME, download=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -265,7 +265,7 @@ def test_an_index_whose_shard_the_repo_lacks(hub: HubServer) -> None:
 )
 def test_an_index_that_points_outside(hub: HubServer, shard: str) -> None:
     hub.push(NAME, {**SHARDED, INDEX: index({QUERY: shard}), "a/b.safetensors": weights(QUERY)})
-    assert "is no .safetensors file of its folder" in refusal(NAME, download=True)
+    assert "is not a .safetensors file of its folder" in refusal(NAME, download=True)
     assert hub.files() == [INDEX]
 
 

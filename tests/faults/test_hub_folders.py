@@ -90,7 +90,7 @@ def test_a_folder_without_weights_names_those_below(hub: HubServer, access: Acce
     line = refused(f"{REPO}/a", access)
     held = "it holds tf_model.h5 of TensorFlow or Keras"
     assert line == (
-        f"{REPO}/a has no weights on the Hub that can be read ({held}) but in folders of it (b/c): "
+        f"{REPO}/a has no weights on the Hub that can be read ({held}) except in its folders (b/c): "
         f"name one of them, as {REPO}/a/b/c"
     )
 

@@ -37,7 +37,7 @@ def test_branches_are_found_and_only_headers_are_fetched(branches: HubServer, tm
 
 
 def test_what_is_no_branch_and_a_hub_that_fails_are_one_line(branches: HubServer, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"org/tiny@stop\* names nothing: no branch or tag of org/tiny"):
+    with pytest.raises(InputError, match=r"org/tiny@stop\* matches nothing: no branch or tag of org/tiny"):
         models_named([f"{NAME}@stop*"])
     with pytest.raises(InputError, match="org/other"):
         models_named(["org/other@step*"])

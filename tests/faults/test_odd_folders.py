@@ -43,7 +43,7 @@ def test_pointers_pages_and_zeros(tmp_path: Path, name: str, kind: str) -> None:
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.gguf", "config.json"])
 def test_a_download_of_which_only_the_size_came(tmp_path: Path, name: str) -> None:
     (tmp_path / "model.safetensors").write_bytes(bytes(4096))
-    assert "an empty header that is not JSON, as downloads have that were cut short" in refusal(tmp_path)
+    assert "an empty header that is not JSON, as in downloads that were cut short" in refusal(tmp_path)
     if name == "config.json":
         (tmp_path / "model.safetensors").write_bytes(weights(QUERY))
     else:
@@ -92,7 +92,7 @@ def test_a_folder_under_the_name_of_weights(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir()
     assert refusal(tmp_path).startswith(f"no weights that can be read in {tmp_path}:")
     (tmp_path / name / "x.safetensors").write_bytes(weights(QUERY))
-    assert f"but in folders of it ({name}): name one of them" in refusal(tmp_path)
+    assert f"only in its folders ({name}): name one of them" in refusal(tmp_path)
     (tmp_path / "other.safetensors").write_bytes(weights(KEY))
     assert [t.name for t in open_checkpoint(str(tmp_path)).tensors] == [KEY]
 
@@ -110,7 +110,7 @@ def test_adapters_by_the_names_that_mlx_and_diffusers_give(
     assert [t.name for t in open_checkpoint(str(tmp_path)).tensors] == [QUERY, DOWN]
     for option in ([], ["--json"]):
         assert main(["tree", str(tmp_path), "--store", str(tmp_path / "store"), *option]) == 0
-        assert f"left out beside the files of the model: {name}" in capsys.readouterr().err
+        assert f"files beside the model that are not read: {name}" in capsys.readouterr().err
 
 
 def test_openvinos_weights_beside_a_model(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def test_the_folders_that_hold_weights_are_named(tmp_path: Path) -> None:
         **{"config.json": b"{}", "odd/model.safetensors": weights(QUERY), "empty/notes.txt": b"", "z.d/m.gguf": b""},
     )
     fill(tmp_path, **{"state/optimizer.pt": b""})
-    assert refusal(tmp_path) == f"no weights in {tmp_path} itself, but in folders of it (odd, z.d): name one of them"
+    assert refusal(tmp_path) == f"no weights in {tmp_path} itself, only in its folders (odd, z.d): name one of them"
     fill(tmp_path, **{f"checkpoint-{n}/pytorch_model.bin": b"" for n in range(9)})
     assert "(checkpoint-0, checkpoint-1, checkpoint-2, checkpoint-3, checkpoint-4, ...)" in refusal(tmp_path)
 
@@ -50,8 +50,8 @@ def test_the_folders_of_a_repo_are_named(hub: HubServer) -> None:
     )
     for access in (Access.RANGES, Access.DOWNLOAD):
         line = refused("org/pipe", access)
-        folders = "in folders of it (unet, vae, x/y): name one of them, as org/pipe/unet"
-        assert line == f"org/pipe has no weights on the Hub that can be read but {folders}"
+        folders = "in its folders (unet, vae, x/y): name one of them, as org/pipe/unet"
+        assert line == f"org/pipe has no weights on the Hub that can be read except {folders}"
 
 
 def test_a_models_folder_of_a_hub_cache(tmp_path: Path) -> None:

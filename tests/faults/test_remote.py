@@ -168,7 +168,7 @@ def test_a_renamed_repo_says_so_and_keeps_its_stored_name(hub: HubServer) -> Non
     hub.renamed[NAME] = "neworg/newname"
     opened = open_checkpoint(NAME)
     assert opened.name == NAME
-    assert opened.warnings == (f"{NAME} has another name on the Hub now: neworg/newname",)
+    assert opened.warnings == (f"{NAME} was renamed on the Hub: neworg/newname",)
     hub.requests.clear()
     np.testing.assert_array_equal(read(opened), FIRST[QUERY])
     assert len(hub.requests) == 1  # not by way of the old name

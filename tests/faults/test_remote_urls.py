@@ -56,7 +56,7 @@ def test_a_redirect_may_have_another_etag_than_what_it_leads_to(hub: HubServer) 
     opened = open_checkpoint(url)
     np.testing.assert_array_equal(read(opened), FIRST[QUERY])
     hub.static["/mirror/tiny.safetensors"] = save({n: 2 * t for n, t in {**FIRST, **SECOND}.items()})
-    with pytest.raises(WeightsError, match=r"tiny.safetensors is not on the server as it was listed"):
+    with pytest.raises(WeightsError, match=r"tiny.safetensors changed on the server since it was listed"):
         read(opened)
 
 
@@ -64,7 +64,7 @@ def test_a_file_that_changes_is_not_read(hub: HubServer) -> None:
     url = elsewhere(hub)
     opened = open_checkpoint(url)
     hub.static["/files/a b/tiny.safetensors"] = save({n: 2 * t for n, t in {**FIRST, **SECOND}.items()})
-    with pytest.raises(WeightsError, match=r"tiny.safetensors is not on the server as it was listed"):
+    with pytest.raises(WeightsError, match=r"tiny.safetensors changed on the server since it was listed"):
         read(opened)
     keys = [{p.key for p in build_tree(each).projections} for each in (opened, open_checkpoint(url))]
     assert not keys[0] & keys[1]
@@ -73,7 +73,10 @@ def test_a_file_that_changes_is_not_read(hub: HubServer) -> None:
 @pytest.mark.parametrize(
     ("odd", "said"),
     [
-        (Odd(lambda _, body, headers: (200, body, headers)), "sends no ranges: download the file and name it here"),
+        (
+            Odd(lambda _, body, headers: (200, body, headers)),
+            "does not support range requests: download the file and name it here",
+        ),
         (refusing(403), "answered 403 for tiny.safetensors: access refused"),
         (refusing(404), "answered 404 for tiny.safetensors: no such file"),
         (refusing(503), "answered 503 for tiny.safetensors: try again later"),
@@ -117,18 +120,18 @@ def test_a_file_on_the_hub_is_a_part_of_its_repo(hub: HubServer, page: str, monk
     [
         ("hf://datasets/org/tiny", "hf://datasets/ holds no models"),
         ("hf://spaces/org/tiny/model.safetensors", "hf://spaces/ holds no models"),
-        ("hf://org/tiny/model.safetensors", "is no file, no folder and no Hub id"),
-        ("hf://org/../model.gguf", "is no file, no folder and no Hub id"),
-        ("hf://org/tiny/model.gguf@", "is no file, no folder and no Hub id"),
+        ("hf://org/tiny/model.safetensors", "is not a file, a folder or a Hub id"),
+        ("hf://org/../model.gguf", "is not a file, a folder or a Hub id"),
+        ("hf://org/tiny/model.gguf@", "is not a file, a folder or a Hub id"),
         ("https://huggingface.co/org/tiny", " or .gguf file: name a model on the Hub as org/name"),
-        ("https://example.org/model.onnx", "is no URL of a .safetensors, .bin, .pt, .pth, .ckpt or .gguf file"),
+        ("https://example.org/model.onnx", "is not a URL of a .safetensors, .bin, .pt, .pth, .ckpt or .gguf file"),
         ("https://example.org/model.safetensors.index.json", ".ckpt or .gguf file: name a model on the Hub"),
-        ("ftp://example.org/model.safetensors", "is no https:// URL"),
-        ("s3://bucket/model.safetensors", "is no https:// URL"),
-        ("https:///model.safetensors", "is no https:// URL"),
+        ("ftp://example.org/model.safetensors", "is not an https:// URL"),
+        ("s3://bucket/model.safetensors", "is not an https:// URL"),
+        ("https:///model.safetensors", "is not an https:// URL"),
         ("https://[/model.safetensors", "is not a URL"),
         ("https://host:port/model.safetensors", "is not a URL"),
-        ("https://host/\x1b[2J.safetensors", "is no https:// URL"),
+        ("https://host/\x1b[2J.safetensors", "is not an https:// URL"),
         ("https://user:secret@example.org/model.safetensors", "must not hold a user or password"),
     ],
 )

@@ -160,7 +160,7 @@ def test_what_a_file_says_of_itself_is_told(tmp_path: Path, hub: HubServer) -> N
     assert opened(says_same, "Qwen/Qwen2.5-7B", config).warnings == ()
     says_other = write_gguf(tmp_path / "b", HELD, architecture="llama", name="Llama 2 7B")
     assert opened(says_other, "Qwen/Qwen2.5-7B", config).warnings == (
-        "b may be of another model: it says that it is of llama, and this model is of qwen2",
+        "b may be of another model: it was made of llama, and this model is qwen2",
         "b may be of another model: Llama 2 7B names llama 2, and this model is Qwen/Qwen2.5-7B",
     )
     of_the_hub = {"model_type": "mistral", "architectures": ["MistralForCausalLM"]}
@@ -170,7 +170,7 @@ def test_what_a_file_says_of_itself_is_told(tmp_path: Path, hub: HubServer) -> N
         == ()
     )
     (line,) = opened(says_same, "Qwen2.5-7B", {**config, "num_hidden_layers": 1}).warnings
-    assert line == "a may be of another model: it is of 2 layers, and this model has 1"
+    assert line == "a may be of another model: it has 2 layers, and this model has 1"
     hub.push("org/Qwen2.5-14B-GGUF", {"imatrix.dat": legacy(HELD)})
     (line,) = opened("org/Qwen2.5-14B-GGUF/imatrix.dat", "Qwen2.5-7B").warnings
     assert "names a model of 14B" in line

@@ -14,18 +14,18 @@ PAGE = Path(__file__).parents[2] / "docs" / "KEYS.md"
 _HEAD = """\
 # Keys
 
-Generated from the program's own table (`tui/settings/keys.py`): `python tests/unit/keys_page.py` writes it anew. `?` in
+Generated from the program's own table (`tui/settings/keys.py`): `python tests/unit/keys_page.py` rewrites it. `?` in
 the explorer shows those of the pane that has the focus.
 
-Any key can be another: `rankscope-tui --print-config` prints the settings as a file, and its section `[keymap]` takes
-the names of the last column, as in `"mark" = "space,m"`. A key that would then do two things is refused with a line.
+Every key can be changed: `rankscope-tui --print-config` prints the settings as a file, and its section `[keymap]` takes
+the names of the last column, as in `"mark" = "space,m"`. A key that would then do two things is refused.
 """
 _COMMANDS = """
 ## Commands
 
 `:` opens the command line; `tab` completes, `up` brings back. `:12` goes to layer 12, `:tour` leads through a question,
-and the name of any key of the explorer, or the end of it, does what that key does: `:scan`, `:quit`. `ctrl+p` finds
-keys by what they do. These take a word more:
+and the name of any key of the explorer, or the end of that name, does what the key does: `:scan`, `:quit`. `ctrl+p`
+finds keys by what they do. These take an argument:
 
 | for example | |
 |---|---|

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Points: TypeAlias = "NDArray[np.float64]"
 Span: TypeAlias = "tuple[float, float]"
 
-ONLY_ZEROS = "only zeros: a log axis has no place for them, a goes to linear axes"
+ONLY_ZEROS = "all values are 0, which a log axis cannot show: a switches to linear axes"
 
 
 class Stroke(StrEnum):

@@ -65,7 +65,7 @@ def save_picture(pair: Pair, request: Request, path: Path, lens: Lens | None = N
     """
     picture = BY_KEY[request.view].picture
     if not picture:
-        raise InputError("this view has no picture for print: export it as .csv, or as .svg as it is on the screen")
+        raise InputError("this view cannot be drawn for print: export it as .csv, or as .svg of the screen")
     resolve(picture)(pair, request, path, lens)
 
 
@@ -124,7 +124,7 @@ def check_picture(path: Path) -> None:
         InputError: it cannot.
     """
     if path.suffix.lower() not in SUFFIXES:
-        raise InputError(f"a picture ends in .png, .pdf or .svg, not {printable(path.name)!r}")
+        raise InputError(f"a picture must end in .png, .pdf or .svg, not {printable(path.name)!r}")
     try:
         import matplotlib  # noqa: F401
     except ImportError:

@@ -151,7 +151,7 @@ def hint(pair: Pair, request: Request, wanted: Sequence[Projection], how: str) -
     if not found:
         return "this model has no projection of this name"
     if {s.state(q) for s, q in found} & {State.QUEUED, State.RUNNING}:
-        return "being computed: the curve comes when it is saved"
+        return "being computed: the curve appears once it is saved"
     if all(q.problem or q.key in s.failures for s, q in found):
         return "it cannot be computed: the line below says why"
     return f"not computed: {how}"

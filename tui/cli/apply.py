@@ -94,7 +94,7 @@ def _layout(
     (folder / "converted").mkdir()
     made = converted(checkpoint, works, model.tree, folder / "converted", dtype)
     if (held := checkpoint.numbers) != (numbers := made.checkpoint.numbers):
-        say(f"the file holds {held:,} numbers, and transformers makes {numbers:,} of it: it may leave some aside")
+        say(f"the file holds {held:,} numbers, and transformers loads {numbers:,}: some may be left out")
     return RewrittenCheckpoint(made.checkpoint, made.works, made.own, made.exact, args.merge, None, dtype, place, tell)
 
 
@@ -185,7 +185,7 @@ def placing(spec: str, threads: int | None) -> Callable[[HostArray], Any]:
 def _say_kind(checkpoint: Checkpoint) -> None:
     """Warn about a model whose files differ from what transformers writes."""
     if checkpoint.format is not SAFETENSORS:
-        say("it is no safetensors: written as safetensors under the same names, whether it loads so is not tested")
+        say("it is not safetensors: written as safetensors under the same names, which is not tested to load")
     if checkpoint.quantisation:
         say(f"it is quantised ({checkpoint.quantisation}): all of it is written dequantised")
     if not has_config(checkpoint):

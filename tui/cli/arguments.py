@@ -29,8 +29,8 @@ from .options import (
 )
 
 MODEL_HELP = (
-    "org/name[/folder][@revision] or hf://org/name/FILE.gguf on the Hub, a folder, a file (.safetensors, .gguf, .bin, "
-    ".pt, .ckpt), the URL of one, or demo; of a model or an adapter"
+    "a model or an adapter: org/name[/folder][@revision] or hf://org/name/FILE.gguf on the Hub, a folder, a file "
+    "(.safetensors, .gguf, .bin, .pt, .ckpt), the URL of one, or demo"
 )
 
 
@@ -55,7 +55,7 @@ def scan(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const="all",
         choices=("all", "mla", "heads"),
-        help="also the matrices made of others: keys and values of a layer as one (mla), single heads and their "
+        help="also matrices made from others: keys and values of a layer as one (mla), single heads and their "
         "products QK and OV (heads), or both (all)",
     )
     add_offset(parser, "with --derived: ")
@@ -98,7 +98,7 @@ def plot(parser: argparse.ArgumentParser) -> None:
 
 def inspect(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `rankscope inspect`."""
-    parser.add_argument("address", help="of a projection, as  rankscope tree  lists it: layers.28.mlp.up")
+    parser.add_argument("address", help="address of a projection, as  rankscope tree  lists it: layers.28.mlp.up")
     add_device(parser)
     add_weight(parser)
     parser.add_argument(
@@ -120,7 +120,7 @@ def mla(parser: argparse.ArgumentParser) -> None:
 
 def delta(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `rankscope delta`."""
-    parser.add_argument("against", metavar="B", help="what was made of MODEL by fine-tuning; named as MODEL is")
+    parser.add_argument("against", metavar="B", help="the fine-tuned model, named as MODEL is")
     add_filter(parser)
     add_device(parser)
     add_thresholds(parser, "90")
@@ -149,7 +149,7 @@ def export(parser: argparse.ArgumentParser) -> None:
         "--layout",
         choices=("index", "groups"),
         default="index",
-        help="of an .h5: one array of all values and an index of it (index), or a group a projection with attributes "
+        help="layout of an .h5: one array of all values with its index (index), or a group each with attributes "
         "and dimension scales, for xarray, pandas and netCDF (groups)",
     )
     add_filter(parser)
@@ -164,26 +164,28 @@ def moments(parser: argparse.ArgumentParser) -> None:
         "--tokens",
         type=positive,
         metavar="N",
-        help="how many of it, in whole sequences (16 for each feature of the widest input)",
+        help="tokens to read, in whole sequences (16 for each feature of the widest input)",
     )
-    parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda or cuda:0: one of them is used")
+    parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda or cuda:0; one device is used")
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="the file to write, in safetensors")
 
 
 def plan(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `rankscope plan`."""
     parser.add_argument(
-        "--cut", type=cut, required=True, metavar="SHARE", help="how much is to go of the parameters: 20%% or 0.2"
+        "--cut", type=cut, required=True, metavar="SHARE", help="the share of the parameters to remove: 20%% or 0.2"
     )
     parser.add_argument(
         "--of",
         choices=("projections", "total"),
         default="projections",
-        help="of which parameters: of the projections that are planned, or of all that the model stores (projections)",
+        help="whose parameters: those of the planned projections, or all that the model stores (projections)",
     )
     add_filter(parser)
-    parser.add_argument("--min-rank", type=positive, default=8, metavar="K", help="the smallest rank that is given (8)")
-    parser.add_argument("--multiple", type=positive, default=8, metavar="K", help="ranks are multiples of it (8)")
+    parser.add_argument(
+        "--min-rank", type=positive, default=8, metavar="K", help="the smallest rank of a projection (8)"
+    )
+    parser.add_argument("--multiple", type=positive, default=8, metavar="K", help="every rank is a multiple of K (8)")
     parser.add_argument(
         "--uniform", action="store_true", help="every projection keeps the same share of its parameters"
     )
@@ -191,7 +193,7 @@ def plan(parser: argparse.ArgumentParser) -> None:
         "--objective",
         choices=("parameters", "relative", "absolute"),
         default="parameters",
-        help="what is to be small: the lost energy, as a share of each projection's and weighted by its parameters "
+        help="what to minimise: the lost energy, as a share of each projection's and weighted by its parameters "
         "(parameters), the plain sum of these shares (relative), or all lost energy (absolute)",
     )
     parser.add_argument(
@@ -220,7 +222,7 @@ def apply(parser: argparse.ArgumentParser) -> None:
         choices=("float32", "float16", "bfloat16", "float64"),
         help="the type of all numbers (as stored; float16 of what is quantised)",
     )
-    parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda or cuda:0: one of them is used")
+    parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda or cuda:0; one device is used")
     parser.add_argument(
         "--threads", type=positive, metavar="N", help="CPU threads (else OMP_NUM_THREADS, else the cores, at most 8)"
     )
@@ -229,23 +231,27 @@ def apply(parser: argparse.ArgumentParser) -> None:
 def perplexity(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `rankscope perplexity`."""
     compared = parser.add_mutually_exclusive_group()
-    compared.add_argument("--plan", metavar="FILE", help="also with the factors of this plan, put into its memory")
-    compared.add_argument("--against", metavar="MODEL", help="also of this one: what  apply --merge  wrote, for one")
+    compared.add_argument(
+        "--plan", metavar="FILE", help="also with the factors of this plan, put in the place of its weights"
+    )
+    compared.add_argument(
+        "--against", metavar="MODEL", help="also of this model, such as one that  apply --merge  wrote"
+    )
     parser.add_argument(
         "--weight",
         metavar="FILE",
         help="the imatrix or moments that the plan was made under; tokens that moments were made of are left out",
     )
     add_text(parser)
-    parser.add_argument("--tokens", type=positive, metavar="N", help="how many of it, in whole windows (4096)")
-    parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda or cuda:0: one of them is used")
+    parser.add_argument("--tokens", type=positive, metavar="N", help="tokens to read, in whole windows (4096)")
+    parser.add_argument("--device", type=device, default="auto", help="auto, cpu, cuda or cuda:0; one device is used")
     parser.add_argument("--json", action="store_true", help="one JSON object")
 
 
 def worker(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `rankscope worker`."""
     parser.add_argument(
-        "address", metavar="ADDRESS", help="of a Dask scheduler: tcp://host:8786, tls://host:8786, or its file"
+        "address", metavar="ADDRESS", help="address of a Dask scheduler: tcp://host:8786, tls://host:8786, or its file"
     )
     parser.add_argument(
         "--device", type=device, default="auto", help="auto, cpu, cuda or cuda:0,cuda:1: a process for each"
@@ -266,7 +272,9 @@ def rm(parser: argparse.ArgumentParser) -> None:
         help="only the spectra under a weighting: none, norm, imatrix, moments, centred, or FILE or centred:FILE",
     )
     parser.add_argument(
-        "--gauge", choices=("raw", "fixed"), help="only the spectra in a gauge: raw, fixed (what is kept for it alone)"
+        "--gauge",
+        choices=("raw", "fixed"),
+        help="only the spectra in a gauge: raw, or fixed (those stored for it alone)",
     )
 
 
@@ -280,7 +288,7 @@ def explorer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model",
         nargs="*",
-        help=f"{MODEL_HELP}; several, or org/name@step*: a series; none: choose among stored and cached models",
+        help=f"{MODEL_HELP}; several, or org/name@step*: a series; without one: choose from stored and cached models",
     )
     add_store(parser)
     add_links(parser)
@@ -291,7 +299,9 @@ def explorer(parser: argparse.ArgumentParser) -> None:
     add_gauge(parser)
     parser.set_defaults(weight=None, gauge=None)  # what is not given is as the user left it
     parser.add_argument(
-        "--fresh", action="store_true", help="begin anew: else a model opens as you left it, but for what is given here"
+        "--fresh",
+        action="store_true",
+        help="do not restore the last view; else a model opens as you left it, except for options given",
     )
     parser.add_argument("-t", "--threshold", type=threshold, help="energy threshold to start with (90%%)")
     parser.add_argument(
@@ -303,6 +313,6 @@ def explorer(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--color", choices=("auto", "256", "16", "mono"), help="how many colours (auto)")
     parser.add_argument("--theme", metavar="NAME", help="nord, textual-light, ansi-dark ...; a wrong name lists all")
-    parser.add_argument("--mouse", action="store_true", help="clicks select cells, rows and keys; text no longer")
+    parser.add_argument("--mouse", action="store_true", help="clicks select cells, rows and keys instead of text")
     parser.add_argument("--print-config", action="store_true", help="print all settings as a settings file")
     add_version(parser)

@@ -70,7 +70,7 @@ def _scan(args: Namespace, root: Path) -> int:
     gauges = list(dict.fromkeys(args.gauge or [RAW]))
     if args.null and (NONE not in weights or RAW not in gauges):
         lacking = "--weight none" if NONE not in weights else "--gauge raw"
-        raise InputError(f"--null flip is of the weights as they are: add {lacking}")
+        raise InputError(f"--null flip is for the weights as they are: add {lacking}")
     states, latent = [(weight, gauge) for weight in weights for gauge in gauges], args.derived in ("all", "mla")
     models = [under(model, root, weight, args.filter, gauge, with_derived=latent) for weight, gauge in states]
     shown = [own_of(each, args.filter) for each in models]
@@ -106,7 +106,7 @@ def _say_notes(session: Session, models: Iterable[Model], work: _Work, args: Nam
     if session.progress is not None and (again := session.progress.again).found:
         say(solved_again(again))
     if not args.filter and (rest := left_out(session.raw.tree)):
-        say(f"{rest}: --filter '*' takes them")
+        say(f"{rest}: --filter '*' adds them")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ def _derived(
     """The projections that --derived adds, under each weighting and in each gauge: matrices made of several others, and
     single heads. Print a line if there are none."""
     if args.offset and args.derived not in ("all", "heads"):
-        raise InputError("--offset is of the products of heads: add --derived heads")
+        raise InputError("--offset is for the products of heads: add --derived heads")
     found: list[Projection] = []
     for weight in weights if args.derived else ():
         try:
@@ -310,7 +310,7 @@ def _follow(
             _say_notices(batch)
             if session.progress:
                 if session.progress.waiting and not waiting:
-                    say(f"{session.progress.waiting}; what is computed is kept until there is room, ctrl+c gives it up")
+                    say(f"{session.progress.waiting}; what is computed is kept until there is room, ctrl+c discards it")
                 waiting = session.progress.waiting
                 display.update(session.progress)
             for p in (p for key in changed for p in by_key.get(key, ())) if thresholds else ():

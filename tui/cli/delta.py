@@ -124,9 +124,9 @@ def _about(changes: Sequence[DeltaNumbers]) -> Iterator[str]:
     yield ADVICE
     if quantised := [c for c in changes if c.quantised]:
         kind = quantised[0].quantised
-        yield f"no rank is advised of {len(quantised)} of {len(changes)}: A or B is quantised ({kind})"
+        yield f"no rank is advised for {len(quantised)} of {len(changes)}: A or B is quantised ({kind})"
     if len({is_gguf(p.tensor) for c in changes for p in c.delta.parents}) > 1:
-        yield "one of the two is a GGUF file, in which rows of queries and keys may stand in another order"
+        yield "one of the two is a GGUF file, in which rows of queries and keys may be in another order"
     same = sum(c.is_unchanged for c in changes)
     rounding = sum(c.above == 0 and not c.is_unchanged for c in changes)
     if same or rounding:
@@ -140,7 +140,8 @@ def _apart(first: Model, second: Model, found: Matched) -> Iterator[str]:
             yield f"{why}: {len(listed)}: {_named(item.text for item in listed)}"
     if listed := found.why(Apart.LEFT_OUT):
         kinds = kinds_of(_ours(listed))
-        yield f"left out: {len(listed)} matri{'x' if len(listed) == 1 else 'ces'} ({kinds}): --filter '*' takes them"
+        count = "1 matrix" if len(listed) == 1 else f"{len(listed)} matrices"
+        yield f"{count} ({kinds}) {'is' if len(listed) == 1 else 'are'} left out: --filter '*' adds them"
     if listed := found.why(Apart.VECTOR):
         yield from _vectors(first, second, listed)
 

@@ -95,11 +95,11 @@ class Lora:
         reasons = Counter(reason for _, reason in self.wanted.found.left)
         for reason, count in list(reasons.items())[:_MOST_LISTED]:
             first = next(p for p, why in self.wanted.found.left if why == reason)
-            say(f"left out of the adapter: {_first_of(count, first.address)}: {reason}")
+            say(f"not in the adapter: {_first_of(count, first.address)}: {reason}")
         if unknown := [name for name, rank in known.items() if rank is None]:
-            say(f"left out of the adapter: {_first_of(len(unknown), unknown[0])}: not computed")
+            say(f"not in the adapter: {_first_of(len(unknown), unknown[0])}: not computed")
         if given.left:
-            say(f"left out of the adapter: {', '.join(given.left)}: PEFT would take other parameters for these, too")
+            say(f"not in the adapter: {', '.join(given.left)}: PEFT would also match other parameters with these")
 
     def _extract(self, output: Path, config: Mapping[str, object], given: LoraRanks) -> None:
         from rankscope.engine.plan.extract import Adapter

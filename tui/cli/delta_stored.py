@@ -30,7 +30,7 @@ def open_deltas(args: Namespace, root: Path) -> Session:
     if not any(session.has(p) for p in found):
         names = f"{printable(args.model)} {printable(args.against)}"
         weight = "" if args.weight == NONE else f" --weight {printable(args.weight)}"
-        raise InputError(f"nothing of that is computed: run  rankscope delta {names}{weight}")
+        raise InputError(f"none of this is computed yet: run  rankscope delta {names}{weight}")
     session.show(with_deltas(session.raw, found))
     return session
 

@@ -24,7 +24,7 @@ from .query import Query
 
 
 def heads_to_compute(model: Model, root: Path, weight: str, gauges: Sequence[str], args: Namespace) -> list[Projection]:
-    """The heads that the filter leaves, under a weighting and in each of the gauges; a line if heads cannot be told.
+    """The heads that the filter shows, under a weighting and in each of the gauges; a line if heads cannot be told.
 
     Raises:
         InputError: RoPE of this model is unknown, which --offset needs.
@@ -33,7 +33,7 @@ def heads_to_compute(model: Model, root: Path, weight: str, gauges: Sequence[str
     for gauge in gauges:
         rows = _rows(model, root, weight, gauge, args.offset).named(args.filter)
         for sentence in (*rows.unknown, *rows.refusals):
-            say(f"left out: {sentence}")
+            say(f"not computed: {sentence}")
         found += [p for p in rows.every if p.problem is None]
     return found
 

@@ -24,6 +24,7 @@ from ..data.direction_records import record, token_record
 from ..data.direction_words import lines, sentence, token_lines
 from ..data.model import Model, open_model
 from ..data.session import CLOSE_SECONDS, Session
+from ..data.wording import told
 from ..drawing.console import add_columns, make_console, plain_table
 from .commands import compute, say_failures
 from .ending import at_end
@@ -88,11 +89,11 @@ def _named(model: Model, address: str) -> Projection:
     if found is None:
         raise InputError(f"there is no projection {name!r}: see  rankscope tree MODEL")
     if found.problem is not None and found.derived is None:
-        raise InputError(f"{name}: {found.problem}")
+        raise InputError(told(found))
     if found.is_product:
         raise InputError(f"{name}: {AS_FACTORS}")
     if not found.count:
-        raise InputError(f"{name} is no matrix: it has no directions")
+        raise InputError(f"{name} is not a matrix: it has no directions")
     return found
 
 

@@ -36,12 +36,12 @@ def check_ranks(measure: Measure, args: Namespace) -> None:
     if not args.rank:
         return
     if "unit" in view.options and not measure.needs_ranks:
-        raise InputError(f"--rank with --view {view.name} is for --unit energy: add it")
+        raise InputError(f"--rank with --view {view.name} needs --unit energy: add it")
     if is_over_ranks and args.rank.roles:
-        raise InputError(f"--view {view.name} takes one --rank for all that it shows")
+        raise InputError(f"--view {view.name} takes only one --rank")
     for kind in ("csv", "json"):
         if is_over_ranks and getattr(args, kind, False):
-            raise InputError(f"--rank with --{kind} goes with --view table: of a chart every rank is written")
+            raise InputError(f"--rank with --{kind} needs --view table: charts are written at every rank")
 
 
 def named_ranks(
@@ -59,7 +59,9 @@ def named_ranks(
     stacks = show_stacks(session, args) if names & {"kv", KEY_VALUE} else []
     if KEY_VALUE in names and not stacks and not any(p.role == KEY_VALUE for p in wanted):
         name = printable(args.model)
-        raise InputError(f"keys and values as one are not computed of these: run  rankscope scan {name} --derived mla")
+        raise InputError(
+            f"keys and values as one matrix are not computed for these: run  rankscope scan {name} --derived mla"
+        )
     ranks = args.rank.named(dict.fromkeys(p.role for p in (*wanted, *stacks)))
     return ranks, stacks if ranks.names(KEY_VALUE) else []
 

@@ -40,7 +40,7 @@ def _check(args: Namespace) -> None:
         InputError: a settings file that is named, or what a scheduler needs, is missing.
     """
     if os.environ.get("RANKSCOPE_CONFIG") and not config_path().exists():
-        raise InputError(f"there is no {printable(str(config_path()))}, which RANKSCOPE_CONFIG names")
+        raise InputError(f"RANKSCOPE_CONFIG names {printable(str(config_path()))}, which does not exist")
     if args.scheduler:
         from rankscope.engine.compute.cluster import require
 
@@ -135,7 +135,7 @@ def _under(
         try:
             return offer, [offer.shown(model, root, say) for model in models]
         except InputError as error:
-            say(f"you left it under {last.offer.words}, which cannot be had now: {error}")
+            say(f"you left it under {last.offer.words}, which cannot be used now: {error}")
     return opened_under(args.weight or NONE, models, root, say, args.gauge or RAW)
 
 

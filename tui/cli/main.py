@@ -52,12 +52,12 @@ COMMANDS = (
     Command("plot", "save a view of what is stored as a picture", "cli.show:plot", arguments.plot),
     Command(
         "inspect",
-        "say what the first direction of a projection is, computing it where that is needed",
+        "say what the first direction of a projection is, and compute it if needed",
         "cli.inspect:inspect",
         arguments.inspect,
     ),
     Command(
-        "mla", "say which kv_lora_rank and q_lora_rank latent attention (MLA) would take", "cli.mla:mla", arguments.mla
+        "mla", "say which kv_lora_rank and q_lora_rank latent attention (MLA) would need", "cli.mla:mla", arguments.mla
     ),
     Command(
         "delta",
@@ -75,26 +75,26 @@ COMMANDS = (
     ),
     Command(
         "plan",
-        "say which rank each projection should have for a budget of parameters, and write that as a file",
+        "choose a rank for each projection under a budget of parameters, and write the plan as a file",
         "cli.plan:plan",
         arguments.plan,
     ),
     Command(
         "apply",
-        "write the checkpoint that a plan makes of a model: its factors, or dense by their products",
+        "write the checkpoint of a plan: two factors for each matrix, or dense by their products",
         "cli.apply:apply",
         arguments.apply,
         has_model=False,
     ),
     Command(
         "perplexity",
-        "run a model on text and say how well it predicts it, as it is and as a plan would make it",
+        "measure how well a model predicts a text, as it is and with the ranks of a plan",
         "cli.perplexity:perplexity",
         arguments.perplexity,
     ),
     Command(
         "worker",
-        "compute for a Dask scheduler what scans on this host and on others ask it for: docs/CLUSTER.md",
+        "run workers of a Dask scheduler, for scans on this and other hosts: docs/CLUSTER.md",
         "cli.worker:worker",
         arguments.worker,
         has_model=False,
@@ -103,7 +103,7 @@ COMMANDS = (
     Command("rm", "remove the stored spectra of a model", "cli.stored_models:rm", arguments.rm),
     Command(
         "doctor",
-        "say what devices, versions, store and cache are seen",
+        "show the devices, versions, store and cache that are found",
         "cli.commands:doctor",
         arguments.doctor,
         has_model=False,

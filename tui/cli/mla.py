@@ -87,7 +87,7 @@ def shown(query: Query, args: Namespace) -> tuple[Way, dict[float, list[Ranks]]]
     if not any(session.has(layer.joint) for layer in layers):
         option = f" --weight {printable(args.weight)}" if args.weight != "none" else ""
         command = f"rankscope mla {printable(args.model)} --rope {chosen.text}{option}"
-        raise InputError(f"nothing of that is computed: run  {command}")
+        raise InputError(f"none of this is computed yet: run  {command}")
     thresholds = args.threshold or _THRESHOLDS
     return chosen, {t: ranks_of(session, layers, chosen, t) for t in dict.fromkeys(thresholds)}
 

@@ -105,7 +105,7 @@ class _Calibration:
         with self.collector.lock:
             tokens = max((sums.tokens + sums.held for sums in self.collector.seen.values()), default=0)
             if not tokens:
-                return "no token was seen, and nothing is written"
+                return "no token was read, so nothing is written"
             write_moments(self._output, self.collector.seen, self._said, self.figures)
         return f"{tokens:,} tokens are in {printable(str(self._output))}"
 
@@ -113,7 +113,7 @@ class _Calibration:
 def _checked(text: str) -> Path:
     (suffix,) = Safetensors.suffixes
     if not text.endswith(suffix):
-        raise InputError(f"{printable(text)} would be a file of moments: name it FILE{suffix}")
+        raise InputError(f"{printable(text)} does not end in {suffix}: name the file FILE{suffix}")
     return output_file(text, f"-o FILE{suffix}")
 
 
@@ -137,7 +137,7 @@ def _say_plan(
     held = f"{byte_size(plan.device_bytes)} on {device} beside the model"
     say(f"writes at most {byte_size(plan.bytes)}, position 0 and held out included; {held}")
     if tokens < wanted:
-        say(f"the text has no more: {wanted:,} tokens were wanted")
+        say(f"the text has no more tokens: {wanted:,} were requested")
     if len(run) < HELD_OUT:
         say(f"nothing is held out of fewer than {HELD_OUT} sequences: give more --tokens or text")
     if lost:

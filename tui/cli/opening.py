@@ -153,7 +153,7 @@ def stored_of(session: Session, name: str, wanted: list[Projection], weight: str
     stored = [p for p in wanted if session.has(p)]
     if not stored:
         others = len(session.store.stored())
-        found = f"{others} spectra are stored of other states or parts of" if others else "nothing is stored of"
+        found = f"none of these is computed; {others} other spectra are stored of" if others else "nothing is stored of"
         read = " that can be read" if session.store.damaged else ""
         derived = "--derived mla" if all(p in session.model.further for p in wanted) else ""
         command = " ".join(filter(None, (f"rankscope scan {printable(name)}", derived, _options(weight, gauge))))
@@ -167,9 +167,9 @@ def say_opened(model: Model, session: Session) -> None:
     for warning in model.warnings:
         say(warning)
     if checkpoint and not checkpoint.config and not model.tree.known:
-        say("there is no config.json: matrices that may fuse several projections are taken whole")
+        say("there is no config.json: matrices that may fuse several projections are not split")
     if model.reason:
-        say(f"{model.reason}; this is what is stored of it, and may be a part")
+        say(f"{model.reason}; shown is what is stored of it, which may be a part")
     if checkpoint and checkpoint.quantisation:
         say(f"{model.name} is quantised: these are spectra of its {checkpoint.quantisation} weights")
     say_damage(session)

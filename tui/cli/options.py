@@ -25,7 +25,7 @@ def device(text: str) -> str:
     try:
         return check_spec(text)
     except InputError as error:
-        raise argparse.ArgumentTypeError(str(error).removeprefix("--device is ")) from None
+        raise argparse.ArgumentTypeError(str(error).removeprefix("--device ")) from None
 
 
 def add_store(parser: argparse.ArgumentParser) -> None:
@@ -36,18 +36,22 @@ def add_store(parser: argparse.ArgumentParser) -> None:
 
 def add_links(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--follow-links", action="store_true", help="read files that a model's folder holds as links to elsewhere"
+        "--follow-links",
+        action="store_true",
+        help="also read files of a model's folder that are links to files outside it",
     )
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
-    several = "auto (a scan takes several GPUs only where their start pays), cpu, cuda (all GPUs) or cuda:0,cuda:1"
+    several = "auto (a scan takes several GPUs only where starting them pays), cpu, cuda (all GPUs) or cuda:0,cuda:1"
     parser.add_argument("--device", type=device, default="auto", help=several)
     parser.add_argument(
         "--threads", type=positive, metavar="N", help="CPU threads (else OMP_NUM_THREADS, else the cores, at most 8)"
     )
     parser.add_argument(
-        "--download", action="store_true", help="take the whole model into the Hub cache first, not just what is needed"
+        "--download",
+        action="store_true",
+        help="download the whole model into the Hub cache first, not just what is needed",
     )
 
 
@@ -65,7 +69,7 @@ def add_pair(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pair",
         choices=(DEPTH, ADDRESS),
-        help="with --against, where one has more layers: what stands as deep, or equal addresses alone (depth)",
+        help="with --against, where one has more layers: pair layers of equal depth, or equal addresses (depth)",
     )
 
 
@@ -93,13 +97,15 @@ def add_view(parser: argparse.ArgumentParser, views: Sequence[str]) -> None:
         "--rank",
         type=kept_ranks,
         metavar="K",
-        help="what keeping K values means: 512, or by role query=1536,key_value=512 (short: q k v o kv); heatmap and "
+        help="the rank K to keep: 512, or by role query=1536,key_value=512 (short: q k v o kv); heatmap and "
         "layers with --unit energy",
     )
     parser.add_argument("--against", metavar="MODEL", help="a second model, B: the same projections of both")
     add_pair(parser)
     parser.add_argument(
-        "--side", choices=("A", "B", "B/A", DELTA), help="with --against: numbers of which, or of B - A (B/A)"
+        "--side",
+        choices=("A", "B", "B/A", DELTA),
+        help="with --against: numbers of A, of B, their ratio, or those of B - A (B/A)",
     )
     parser.add_argument(
         "--line", type=reference_line, action="append", metavar="NAME=K[@ROLE]", help="layers: a rank to draw across"
@@ -115,7 +121,7 @@ def add_latent(
         "--rope",
         default=rope,
         metavar="WAY",
-        help=f"{of}what becomes of RoPE: recompute (after the expansion), decoupled:D (D rows of a key that all heads "
+        help=f"{of}what happens to RoPE: recompute (after the expansion), decoupled:D (D rows of a key that all heads "
         "share keep it), per-head:D[:high|low|uniform|norm] (D rows of each head) (recompute)",
     )
     parser.add_argument("--real", action="store_true", help=f"{of}decoupled: TransMLA's real rotation over the heads")
@@ -140,13 +146,13 @@ def add_offset(parser: argparse.ArgumentParser, when: str) -> None:
         type=whole,
         default=0,
         metavar="N",
-        help=f"{when}QK of a query N tokens behind its key, RoPE applied; 0 applies none (0)",
+        help=f"{when}QK of a query N tokens after its key, RoPE applied; 0 applies none (0)",
     )
 
 
 WEIGHTS = (
-    "as they are (none), by the gains of their norms (norm), by an imatrix or moments FILE, or for display by "
-    "centred:FILE, about the mean of the inputs"
+    "as they are (none), weighted by the gains of their norms (norm) or by an imatrix or moments FILE, or, for display "
+    "only, about the mean of the inputs (centred:FILE)"
 )
 
 
@@ -169,7 +175,10 @@ def add_filter(parser: argparse.ArgumentParser) -> None:
 
 def add_text(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--text", required=True, metavar="FILE", help="what the model reads, in UTF-8; builtin: Python's help pages"
+        "--text",
+        required=True,
+        metavar="FILE",
+        help="the text that the model reads, in UTF-8; builtin: Python's help pages",
     )
 
 
@@ -188,5 +197,5 @@ def add_independent(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--independent",
         action="store_true",
-        help="A and B were each rounded from weights of their own: A's rounding counts as well as B's",
+        help="A and B were rounded independently of each other: count A's rounding as well as B's",
     )

@@ -114,7 +114,7 @@ def _windows(model: Any, tokenizer: Any, text: Text, tokens: int, file: FileWeig
         assert file is not None
         say(f"{windows.left_out} windows are left out: {file.label} was made of tokens in them")
     if (held := sum(map(len, windows.ids))) < tokens:
-        say(f"the text has no more: {tokens:,} tokens were wanted, and {held:,} are measured")
+        say(f"the text has no more tokens: {tokens:,} were requested, and {held:,} are measured")
     return windows
 
 
@@ -132,7 +132,9 @@ def _other_loss(other: Checkpoint, device: str, tokenizer: Any, text: Text, wind
     model, its_own = load(other, device)
     begin = text.text[:_COMPARED]
     if its_own(begin)["input_ids"] != tokenizer(begin)["input_ids"]:
-        raise InputError(f"{printable(other.name)} makes other tokens of the text: their perplexities do not compare")
+        raise InputError(
+            f"{printable(other.name)} splits the text into other tokens: their perplexities cannot be compared"
+        )
     check_predicts(model, windows)
     return mean_loss(model, windows, partial(EtaLines().tell, "windows of the other"))
 

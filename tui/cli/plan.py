@@ -69,7 +69,7 @@ def plan(args: Namespace, root: Path) -> int:
     write_plan(output, planned.plan)
     _say_refused(planned)
     if not args.filter and (rest := left_out(model.tree)):
-        say(f"{rest}: --filter '*' takes them")
+        say(f"{rest}: --filter '*' adds them")
     if args.weight in (NONE, NORM):
         say(f"{WEIGHTS_ONLY} with --weight FILE")
     _print(planned, states, output)
@@ -79,10 +79,10 @@ def plan(args: Namespace, root: Path) -> int:
 def _checked(text: str) -> Path:
     """The path to write the plan to: a new one, or that of another plan."""
     if not text.endswith(".json"):
-        raise InputError(f"{printable(text)} would be a plan: name it FILE.json")
+        raise InputError(f"{printable(text)} does not end in .json: name the plan FILE.json")
     output = output_file(text, "-o FILE.json")
     if output.exists() and not looks_like_plan(output):
-        raise InputError(f"{printable(str(output))} is there and is no plan: name another with -o FILE.json")
+        raise InputError(f"{printable(str(output))} exists and is not a plan: name another with -o FILE.json")
     return output
 
 

@@ -75,7 +75,9 @@ def understand(args: Namespace, root: Path) -> Query:
     stored = _stored(first, wanted, measure, args, gauge)
     if args.view == "gauge" and not any(first.has(p.parents[0]) for p in wanted):
         name = printable(args.model)
-        raise InputError(f"the weights as they are, to compare with, are not stored: run  rankscope scan {name}")
+        raise InputError(
+            f"the spectra of the weights as they are, to compare with, are not stored: run  rankscope scan {name}"
+        )
     second = _second(args, root, measure, bool(first.model.further))
     pair = Pair(first, second, by_depth=args.pair != ADDRESS)
     if stacks and pair.second is not None:
@@ -156,13 +158,19 @@ def is_delta(args: Namespace) -> bool:
 
 def _check_delta(args: Namespace, measure: Measure) -> None:
     if not args.against:
-        raise InputError("differences are of two models: name the second with --against MODEL")
+        raise InputError("differences need two models: name the second with --against MODEL")
     if args.gauge != RAW:
-        raise InputError("differences are of weights in no gauge: leave out --gauge")
+        raise InputError("differences are computed in the raw gauge: leave out --gauge")
     if args.side not in (None, DELTA):
-        raise InputError(f"--view {DELTA} is of --side {DELTA}")
+        raise InputError(f"--view {DELTA} goes with --side {DELTA}")
     if measure.needs_twin or measure.needs_raw or measure.needs_directions:
-        raise InputError(f"there is no {measure.name} of differences: name another --unit")
+        raise InputError(f"differences have no {measure.name}: name another --unit")
+
+
+def _either(views: Sequence[str]) -> str:
+    """`heatmap, layers or table`."""
+    *first, last = views
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 def _check(args: Namespace) -> None:
@@ -174,31 +182,31 @@ def _check(args: Namespace) -> None:
     options = dict.fromkeys(option for view in VIEWS for option in view.options)
     for option in options.keys() - set(BY_NAME[args.view].options):
         if getattr(args, option, None):
-            raise InputError(f"--{option} goes with --view {' or '.join(taking(option))}, not with {args.view}")
+            raise InputError(f"--{option} goes with --view {_either(taking(option))}, not with {args.view}")
     if getattr(args, "json", False) and "csv" not in BY_NAME[args.view].options:
-        raise InputError(f"--json goes with --view {' or '.join(taking('csv'))}, not with {args.view}")
+        raise InputError(f"--json goes with --view {_either(taking('csv'))}, not with {args.view}")
     _check_view(args)
     _check_models(args)
 
 
 def _check_view(args: Namespace) -> None:
     if args.view == "gauge" and (args.against or args.weight != NONE):
-        raise InputError("--view gauge is of one model and of its weights alone: leave out --against and --weight")
+        raise InputError("--view gauge is for one model without weighting: leave out --against and --weight")
     if args.view == "gauge" and getattr(args, "unit", None) == "u1_participation":
-        raise InputError("u1_participation is of the weights as they are: --view gauge takes another --unit")
+        raise InputError("u1_participation is for the weights as they are: give --view gauge another --unit")
     if args.view == "directions" and args.against:
-        raise InputError("--view directions is of one model: leave out --against")
+        raise InputError("--view directions is for one model: leave out --against")
     if args.view == "mla" and (args.against or args.gauge != RAW):
-        raise InputError("--view mla is of one model and in no gauge: leave out --against and --gauge")
+        raise InputError("--view mla is for one model in the raw gauge: leave out --against and --gauge")
     if args.view == "heads" and args.against:
-        raise InputError("--view heads is of one model: leave out --against")
+        raise InputError("--view heads is for one model: leave out --against")
 
 
 def _check_models(args: Namespace) -> None:
     if args.pair and not args.against:
         raise InputError("--pair is for two models: name the second with --against MODEL")
     if getattr(args, "by", None) and (not args.against or args.side or args.pair):
-        raise InputError("--by role is of both models: name the second with --against MODEL, without --side and --pair")
+        raise InputError("--by role is for two models: name the second with --against MODEL, without --side and --pair")
     if args.side and not args.against:
         raise InputError("--side is for two models: name the second with --against MODEL")
 
@@ -206,7 +214,7 @@ def _check_models(args: Namespace) -> None:
 def _check_state(measure: Measure, session: Session, args: Namespace) -> None:
     if measure.needs_twin and session.shown_as:
         option = "--weight" if args.weight != NONE else "--gauge"
-        raise InputError(f"{measure.name} is of the weights as they are: leave out {option}")
+        raise InputError(f"{measure.name} is for the weights as they are: leave out {option}")
     if measure.needs_raw and not session.shown_as:
         raise InputError(f"{measure.name} compares with the weights as they are: name a weighting with --weight")
 
@@ -221,7 +229,7 @@ def _with_directions(session: Session, wanted: list[Projection], args: Namespace
     found = [p for p in wanted if session.participations.number(p) is not None]
     if not found:
         name = printable(args.model)
-        raise InputError(f"no directions are computed of these: run  rankscope inspect {name} ADDRESS")
+        raise InputError(f"no directions are computed for these: run  rankscope inspect {name} ADDRESS")
     return found
 
 

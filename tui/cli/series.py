@@ -40,10 +40,10 @@ def check_options(args: Namespace) -> None:
     }
     for option, is_given in given.items():
         if is_given:
-            raise InputError(f"{option} is of one model: leave it out for a series")
+            raise InputError(f"{option} is for one model: leave it out for a series")
     view = getattr(args, "view", None)
     if view in OF_ONE_MODEL:
-        raise InputError(f"--view {view} is not of a series: name one model")
+        raise InputError(f"--view {view} is for one model, not for a series: name one")
 
 
 def each_of(names: Sequence[str], run: Callable[[str], int]) -> int:

@@ -95,7 +95,7 @@ def plot(args: Namespace, root: Path) -> int:
     from ..charts.picture import check_picture, save_picture
 
     if args.rank and (args.unit or "k") != ENERGY:
-        raise InputError("a picture shows a --rank with --unit energy alone")
+        raise InputError("a picture shows --rank only with --unit energy")
     check_picture(Path(args.output))
     path = output_file(args.output, "-o FILE")
     query = understand(args, root)

@@ -69,9 +69,9 @@ def choices(root: Path, used: Mapping[str, float] | None = None) -> list[AtHand]
         if name not in found:
             is_whole = whole(HubPlace(name))[0] is not None
             last = when.get(model_folder(name))
-            trouble = "" if is_whole else "not whole"
+            trouble = "" if is_whole else "incomplete"
             found[name] = AtHand(
-                name, f"in the Hub cache{'' if is_whole else ', not whole'}", "Hub cache", trouble, last
+                name, f"in the Hub cache{'' if is_whole else ', incomplete'}", "Hub cache", trouble, last
             )
     found.setdefault(DEMO, demo)
     return sorted(found.values(), key=lambda choice: -(choice.used or 0.0))

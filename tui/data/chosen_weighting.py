@@ -19,6 +19,7 @@ from .gauged_model import RAW, fixed
 from .model import Model
 from .session import Session
 from .stacks import with_stacks, with_stored
+from .wording import told
 
 if TYPE_CHECKING:
     from rankscope.engine.calibration.said import Said
@@ -78,7 +79,7 @@ def pooled(weighting: Weighting, model: Model, projections: Iterable[Projection]
         InputError: they are about the mean.
     """
     if weighting.is_centred:
-        raise InputError("plans are of moments as they are, not about the mean")
+        raise InputError("plans need moments as they are, not about the mean")
     from rankscope.engine.calibration.file_weighting import FileWeighting
     from rankscope.engine.calibration.pooled import PooledWeighting
 
@@ -281,7 +282,7 @@ def weighed(model: Model, weighting: Weighting) -> Model:
     made = replace(tree, projections=tuple(weighted(p, weighting) if p.rows else p for p in tree.projections))
     every = [p for p in made.projections if p.rows]
     if every and all(p.problem for p in every):
-        raise InputError(f"{weighting.label}: {every[0].address}: {every[0].problem}")
+        raise InputError(f"{weighting.label}: {told(every[0])}")
     return replace(model, tree=made)
 
 

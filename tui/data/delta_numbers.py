@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from rankscope.store.spectra import Entry
 
 ADVICE = (
-    "above: at least so many singular values stand above what rounding alone can make; the LoRA rank that holds the "
-    "change is the smaller of that and of k."
+    "above: at least this many singular values are larger than rounding alone can make; the LoRA rank that holds the "
+    "change is the smaller of this and k."
 )
 ABOVE, UNCHANGED = "above_rounding", "unchanged_share"
 """Names of columns."""

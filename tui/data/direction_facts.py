@@ -156,7 +156,7 @@ def known_of(session: Session, projections: Iterable[Projection]) -> list[Facts]
     found = [facts(session, p, context) for p in projections]
     known = [each for each in found if each is not None]
     if not known:
-        raise InputError("no directions are computed of these: run  rankscope inspect MODEL ADDRESS")
+        raise InputError("no directions are computed for these: run  rankscope inspect MODEL ADDRESS")
     return known
 
 
@@ -168,7 +168,7 @@ def tokens_of(session: Session, projection: Projection, context: DirectionContex
     """
     row = directions_of(projection)
     if context is None:
-        raise WeightsError("the weights are not at hand: no tokens can be named")
+        raise WeightsError("the weights are not at hand: tokens cannot be named")
     numbers = session.read([row.key]).get(row.key)
     if numbers is None or not numbers[0]:
         raise WeightsError("a matrix of zeros has no first direction")

@@ -18,6 +18,7 @@ from .grid import Column, Grid
 from .model import Model
 from .pair import Lens
 from .stored_gauge import FACTORS, StoredGauge
+from .wording import told
 
 if TYPE_CHECKING:
     from rankscope.engine.derive.fixing import Gauge
@@ -44,7 +45,7 @@ def fixed(
     made = {p.address: gauge.fixed(p, under) if p.rows else p for p in shown}
     every = [p for p in made.values() if p.rows]
     if every and all(p.problem for p in every):
-        raise InputError(f"no gauge can be fixed: {every[0].address}: {every[0].problem}")
+        raise InputError(f"the gauge cannot be fixed: {told(every[0])}")
     instead = gauge.products(shown, under) if isinstance(gauge, StoredGauge) else _products(model, gauge, made, under)
     rows = {q.address: q for address, p in made.items() for q in instead.get(address, (p,))}
     multiplied = tuple(p for address, p in made.items() if address in instead)

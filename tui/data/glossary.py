@@ -11,7 +11,7 @@ GLOSSARY = (
         "singular values",
         "sigma_1 >= sigma_2 >= ...: the matrix is a sum of as many matrices of rank 1, of these sizes.",
     ),
-    ("spectrum", "All singular values of a projection. Computing one takes its weights, looking at it does not."),
+    ("spectrum", "All singular values of a projection. Computing it needs the weights, looking at it does not."),
     (
         "energy",
         "sigma^2. The k largest hold a share of the sum, energy(k). Keep k and drop the rest: no other rank k "
@@ -34,7 +34,7 @@ GLOSSARY = (
     (
         "k0",
         "The mean k90 of noise of this shape: independent Gaussian numbers of one variance (Marchenko-Pastur, + 1/2 "
-        "because a rank is whole). Shape alone moves k90: 51 % of a square matrix of noise, 76 % of one at 1:4.",
+        "because a rank is whole). The shape itself moves k90: 51 % of a square matrix of noise, 76 % of one at 1:4.",
     ),
     (
         "k/k0",
@@ -69,10 +69,10 @@ GLOSSARY = (
     (
         "position 0",
         "The first token of a text may hold nearly all of the output energy. Above 20 % it is a sink, and k90 without "
-        "is the k90 of the other tokens. A file of moments says it, an imatrix cannot.",
+        "is the k90 of the other tokens. A file of moments holds this share, an imatrix cannot.",
     ),
     ("held out", "Energy of text that the moments are not of, kept by the best approximation of rank k90 under them."),
-    ("tokens/n", "Tokens that the moments are of, for each input feature: below 8 ranks come out too low."),
+    ("tokens/n", "Tokens in the moments for each input feature: below 8 ranks come out too low."),
     (
         "centred",
         "Under C - mu mu^T, mu = E[x] the mean of the input (:weight centred:FILE): what varies between tokens. For "
@@ -90,8 +90,8 @@ GLOSSARY = (
     ),
     (
         "head, KV head",
-        "Some rows of query, or of key and value, and the columns of output behind them (7). Of H query heads H / KV "
-        "neighbours share a KV head.",
+        "Some rows of query, or of key and value, and the columns of output that they feed (7). Of H query heads H / "
+        "KV neighbours share a KV head.",
     ),
     (
         "QK",
@@ -99,7 +99,7 @@ GLOSSARY = (
     ),
     (
         "offset",
-        "How many tokens a query stands behind its key (:offset 16): RoPE turns QK by it, and changes nothing at 0.",
+        "How many tokens a query comes after its key (:offset 16): RoPE turns QK by it, and changes nothing at 0.",
     ),
     (
         "OV, kv_ov",
@@ -118,7 +118,7 @@ GLOSSARY = (
     (
         "edge, spikes",
         "The largest singular value of noise that fits the median; spikes are the values above it, at most num.rank "
-        "and at most half of all: where more stand out, the median is one of theirs, and some are missed.",
+        "and at most half of all: where more are larger, the median is one of them, and some are missed.",
     ),
     (
         "plan",
@@ -143,19 +143,19 @@ GLOSSARY = (
     ),
     (
         "rank cursor",
-        "A rank on the chart (h l, comma and full stop, :k 512): what keeping so many would keep and cost.",
+        "A rank on the chart (h l, comma and full stop, :k 512): the energy it keeps, the parameters it takes.",
     ),
-    ("scan", "Computing what the filter leaves and what is not stored yet."),
+    ("scan", "Computing what the filter shows and what is not stored yet."),
     (
         "key_value",
         "Keys and values of a layer as one matrix: its k90, kv_lora, is the kv_lora_rank that MLA would take. Where "
-        "attention is latent as it is, kv_b kv_a, and query_product q_b q_a; lora is their rank. enter computes them.",
+        "attention is latent already: kv_b kv_a, and query_product q_b q_a; lora is their rank. enter computes them.",
     ),
     ("mark", "A projection chosen for comparison, by space."),
     (
         "experts",
-        "MLPs of which a token takes a few. Their cell shows the median, and ^33 where the farthest is a tenth of it "
-        "off or more (of ranks at least 2).",
+        "MLPs of one layer, a few of which process each token. Their cell shows the median, and ^33 where the farthest "
+        "is a tenth of it off or more (of ranks at least 2).",
     ),
     (
         "A, B, B/A",
@@ -164,17 +164,17 @@ GLOSSARY = (
     ),
     (
         "delta",
-        "What a fine-tune B changed of A: W_B - W_A of each projection, which has a spectrum of its own: d behind B/A "
+        "What a fine-tune B changed of A: W_B - W_A of each projection, which has a spectrum of its own: d after B/A "
         "shows these in every view, 8 as a table (rankscope delta A B).",
     ),
     (
         "above, rounding edge",
-        "Of a delta: how many singular values are larger than rounding to B's type alone can make, so at least so many "
-        "are no rounding. The smaller of that and of k is the LoRA rank that holds the change.",
+        "Of a delta: how many singular values are larger than rounding to B's type alone can make: a "
+        "lower bound of how many are not rounding. The smaller of that and k is the LoRA rank that holds the change.",
     ),
     (
         "lines in 4",
-        "Ranks to hold others against: at first those of DeepSeek-V2's MLA (kv_lora_rank 512, q_lora_rank 1536).",
+        "Ranks to compare with: by default those of DeepSeek-V2's MLA (kv_lora_rank 512, q_lora_rank 1536).",
     ),
 )
 """A word and what it means."""

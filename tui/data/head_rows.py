@@ -121,8 +121,10 @@ def rows_of_session(session: Session, offset: int = 0) -> HeadRows:
     Raises:
         InputError: see head_rows.
     """
+    if session.model.parts:
+        return HeadRows({}, offset, ("a series has no single heads: open one of its models alone",))
     if session.model.against:
-        return HeadRows({}, offset, ("heads are of one model: d leaves the delta",))
+        return HeadRows({}, offset, ("single heads are shown for one model: d leaves the delta",))
     return stored_rows(session, offset) if session.model.checkpoint is None else head_rows(session.model, offset)
 
 

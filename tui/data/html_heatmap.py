@@ -14,7 +14,7 @@ from .grid import make_grid
 from .pair import Lens
 from .session import State
 from .spread import even_limits, extent, known, middle_of
-from .wording import MARKS, refusal
+from .wording import MARKS, refusal, told
 
 if TYPE_CHECKING:
     from rankscope.engine.spectrum import Projection, Values
@@ -100,7 +100,7 @@ def _unknown(lens: Lens, members: Sequence[Projection]) -> HtmlCell:
     reasons: Mapping[str, str] = session.failures
     p = next((p for p in members if session.state(p) is State.FAILED), members[0])
     if p.problem is not None:
-        return HtmlCell(refusal(p), f"{p.address}: {p.problem}")
+        return HtmlCell(refusal(p), told(p))
     state = session.state(p)
     text = "-" if session.has(p) else MARKS[state]
     return HtmlCell(text, f"{p.address}: {reasons.get(p.key, state)}")

@@ -39,20 +39,19 @@ class KeptSum:
         parts, whole = parameters(self.parts), parameters(self.whole)
         some = f" of the {self.known} computed" if 0 < self.known < self.count else ""
         energy = f"{self.least} to {self.most} %" if self.known else "an unknown share"
-        worst = f" (worst: {self.worst})" if self.known else ""
-        costly = f"; {self.costly} would take more than as they are" if self.costly else ""
+        worst = f" (least: {self.worst})" if self.known else ""
+        costly = f"; for {self.costly} of them two factors take more than the matrix" if self.costly else ""
         takes = f"{self.count} shown projections take {parts} of {whole} parameters"
-        keeps = f"keeps {energy}, {share}"
-        where = f", worst {self.worst_short}" if self.known else ""
+        floor = f"{self.least} % ({self.worst_short})"
+        least = [f"{share} of parameters keep {word} {floor}" for word in ("at least", ">=")] if self.known else []
+        where = f", least in {self.worst_short}" if self.known else ""
         return (
             f"at rank {self.text} the {takes} ({share}) and keep {energy}{some}{worst}{costly}",
-            f"{takes} ({share}), keep {energy}{some}{worst}",
-            f"{parts} of {whole} parameters ({share}), keep {energy}{worst}",
-            f"{keeps} of the parameters{where}",
-            f"{keeps} of parameters{where}",
-            f"{keeps} parameters{where}",
-            f"{keeps} size{where}",
-            f"{keeps} parameters",
+            f"{takes} ({share}) and keep {energy}{some}{worst}",
+            f"{share} of the parameters keep {energy} of the energy{where}",
+            f"{share} of the parameters keep {energy}{where}",
+            *least,
+            f"{share} of parameters keep {energy}",
             f"keeps {energy}",
             energy,
         )
@@ -131,11 +130,11 @@ class ShownRanks:
 
 
 def _in_short(p: Projection) -> str:
-    """`2 key_value`, `vision.4 e11 gate`: an address without its middle words; of what is in no layer all of it."""
+    """`layer 2 key_value`, `layer vision.4 e11 gate`: an address in short; outside layers, all of it."""
     if p.layer is None:
         return printable(p.address)
     member = member_of(p)
-    words = [Row(p.tower or "", p.layer).label, member.label if member else "", p.role]
+    words = ["layer", Row(p.tower or "", p.layer).label, member.label if member else "", p.role]
     return printable(" ".join(filter(None, words)))
 
 

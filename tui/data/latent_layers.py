@@ -89,7 +89,7 @@ def layers_of(model: Model, chosen: Way, under: Weighting | None, pattern: str |
     if not found:
         raise InputError(f"no layer with a cache matches {printable(pattern or '')!r}: see  rankscope tree MODEL")
     if chosen.bias and any(c.is_latent for c in found):
-        raise InputError("--bias append is for keys and values: this attention is latent as it is")
+        raise InputError("--bias append is for keys and values: this attention is latent already")
     making = _LatentLayerMaker(checkpoint, chosen, under)
     try:
         return [making.layer(c) for c in found]

@@ -177,7 +177,7 @@ def totals(found: Sequence[Ranks]) -> Iterator[str]:
 def remarks(layers: Sequence[LatentLayer]) -> Iterator[str]:
     """What stands below all tables: what is left out, and at last what a rank does not say."""
     if any(layer.leaves_bias for layer in layers):
-        yield "Biases of keys and values are left out: --bias append takes them in, under moments that have means"
+        yield "Biases of keys and values are left out: --bias append includes them, under moments that have means"
     if any(layer.roped for layer in layers if not layer.is_latent):
         yield POSITION_FREE
     yield WHAT_RANK_IS_NOT

@@ -72,7 +72,7 @@ def open_model(
         raise InputError(f"gauge is {RAW} or {FIXED}, not {printable(repr(gauge))}")
     for what, count in (("experts", experts), ("threads", threads)):
         if count is not None and (not isinstance(count, int) or count < 1):
-            raise InputError(f"{what} is a whole number from 1 on, not {printable(repr(count))}")
+            raise InputError(f"{what} must be a whole number above 0, not {printable(repr(count))}")
     for what, text in (("name", name), ("weight", weight), ("store", store)):
         if "\0" in str(text):
             raise InputError(f"{what} {printable(repr(str(text)))} holds a zero byte: no file is named so")
@@ -96,7 +96,7 @@ class OpenModel:
         self._is_closed = False
         self._said: set[str] = set()
         self._session.load()
-        gone = (f"{model.reason}; this is what is stored of it, and may be a part",) if model.reason else ()
+        gone = (f"{model.reason}; shown is what is stored of it, which may be a part",) if model.reason else ()
         self._say((*model.warnings, *gone, *(model.said.lines if model.said is not None else ())))
         self._say_damage()
 

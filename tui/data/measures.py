@@ -308,7 +308,7 @@ MEASURES = (
 )  # fmt: skip
 """In the order of the table's columns, and of the menu of units."""
 FILE_MEASURES = (
-    Measure("edge", "edge", "s (sqrt m + sqrt n): no singular value of noise like the median lies above", None,
+    Measure("edge", "edge", "s (sqrt m + sqrt n): noise with the same median has no singular value above it", None,
             from_values=_edge),
     Measure("sigma_r", "sigma_r", "smallest singular value; none below the noise floor", None, _smallest),
     Measure("frobenius_norm", "Frobenius", "sqrt of the sum of all weights^2", None,

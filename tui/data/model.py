@@ -60,7 +60,7 @@ class Model:
             return (*self.checkpoint.warnings, *parts)
         kind = printable(str(self.checkpoint.config.get("model_type") or ""))
         names = ", ".join(map(printable, self.tree.by_shape))
-        why = f"model_type {kind} is none that is known" if kind else "there is no model_type"
+        why = f"model_type {kind} is not known" if kind else "there is no model_type"
         line = f"{why}: {names} split as the heads and the shape of the output matrix prove it"
         return (*self.checkpoint.warnings, line, *parts)
 

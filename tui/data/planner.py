@@ -95,11 +95,11 @@ class PlanSizes:
             most = math.floor(1000 * (self.parameters - self.smallest) / whole) / 10
             if not most:
                 raise InputError(
-                    "no rank that may be given is cheaper than any of these matrices: lower --min-rank and --multiple"
+                    "no allowed rank is cheaper than any of these matrices: lower --min-rank and --multiple"
                 )
             raise InputError(
                 f"cut at most {most:g} % or lower --min-rank and --multiple: {percent(cut)} % leaves the projections "
-                f"{max(budget, 0):,} parameters, and the smallest plan, each at its smallest, has {self.smallest:,}"
+                f"{max(budget, 0):,} parameters, and the smallest plan has {self.smallest:,}"
             )
         return budget
 

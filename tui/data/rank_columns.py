@@ -48,7 +48,7 @@ def _measures(ranks: KeptRanks, known: ColumnNumbers) -> list[Measure]:
         ),
         (ranks.column("factors"), "factors", "{k} (m + n): parameters of two factors of rank {k}", 0),
         (f"{ranks.column('factors')}_percent", "factors %", "the same in % of m n", 1),
-        *([("rank", "k", "the rank that is asked of its role", 0)] if ranks.roles else []),
+        *([("rank", "k", "the rank given to its role", 0)] if ranks.roles else []),
     )
     return [
         Measure(name, heading, formula.replace("{k}", k), digits, partial(_look_up, known, column))

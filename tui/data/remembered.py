@@ -121,9 +121,7 @@ class Remembered:
         self._select(state, ours)
         if self.k is not None:
             state.set_rank(self.k)
-        return (
-            f"as you left it, with the filter {state.pattern}: / and no text shows all again" if state.pattern else ""
-        )
+        return f"opened as you left it, with the filter {state.pattern}: an empty / shows all" if state.pattern else ""
 
     def _show_views(self, state: ExplorerState) -> None:
         state.overview, state.small, state.panels = self.overview, self.small, self.panels

@@ -27,7 +27,7 @@ from .session import Session
 from .view_state import ViewState
 from .views import BY_KEY, View, ViewPlace
 
-ONE_MODEL = "there is one model: :against org/name holds another against it"
+ONE_MODEL = "only one model is open: :against org/name adds another to compare with"
 
 
 @dataclass(slots=True)
@@ -209,7 +209,7 @@ class ExplorerState(ViewState):
             self.lens.measure = energy_of(self.lens.ranks)
         self.lens_changed()
         if self.lens.measure.needs_ranks:
-            self.say("rank k keeps so much: :k 512 sets it, :k q=1536 kv=512 by role, comma and full stop move it")
+            self.say("energy kept at rank k: :k 512 or :k q=96 kv=64 sets k; comma, full stop move it")
         elif self.lens.measure.needs_twin and not self.lens.knows_any(self.shown):
             self.say("kf is the rank of the same weights with random signs: s computes these spectra")
         elif self.lens.measure.needs_directions and not any(s.has_directions for s in self.pair.sessions):

@@ -47,7 +47,7 @@ class Tour:
         role, found = self.column.role, f"{len(self.projections)} {self.column.role} projections"
         k, energy = BY_NAME["k"].titled(state.threshold), f"{percent(state.threshold)} %"
         return (
-            TourStep(f"/{self._filter(state)} enter", f"the {found} alone, in every view", self._is_filtered),
+            TourStep(f"/{self._filter(state)} enter", f"only the {found}, in every view", self._is_filtered),
             TourStep("s, then y", "computes and saves them; it takes seconds to minutes", self._is_computed),
             TourStep("3", f"layers x roles: {k}, components with {energy} of energy", _is_at(View.HEATMAP)),
             TourStep("u, k/k0, enter", "over that of noise: below 1 there is structure", _has_unit("k/k0")),
@@ -84,7 +84,7 @@ class Tour:
             lines.append(
                 f"Rank {self.rank}, half of them, keeps {kept:.1f} % of it, with {share:.0%} of the parameters."
             )
-        hint = "Next: :plan 20% gives each projection a rank; w weighs by what flows through; ? has all keys."
+        hint = "Next: :plan 20% gives each projection a rank; w weighs by the inputs; ? has all keys."
         return [*lines, "", hint]
 
     def _saving(self, known: Sequence[tuple[int, Projection]], k: str) -> str:

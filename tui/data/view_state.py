@@ -131,7 +131,7 @@ class ViewState:
 
     @property
     def apart(self) -> Sequence[WithoutDifference]:
-        """What of two models has no difference, and the filter leaves."""
+        """What of two models has no difference, and the filter shows."""
         every = self.pair.apart
         if not (every and self.pattern):
             return every

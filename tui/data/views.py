@@ -210,7 +210,7 @@ VIEWS: tuple[ViewSpec, ...] = (
     ViewSpec(
         "gauge",
         None,
-        "By role, whether the order of the layers outlives fixing the gauge",
+        "By role, whether the order of the layers survives fixing the gauge",
         ViewPlace.TOP,
         csv="data.view_records:of_gauge",
         text="cli.show:print_gauge",
@@ -219,7 +219,7 @@ VIEWS: tuple[ViewSpec, ...] = (
     ViewSpec(
         "mla",
         None,
-        "Which kv_lora_rank and q_lora_rank latent attention would take, where that is computed",
+        "Which kv_lora_rank and q_lora_rank latent attention would need, where that is computed",
         ViewPlace.TOP,
         csv="data.view_records:of_mla",
         text="cli.mla:print_mla",

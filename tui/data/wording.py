@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rankscope.engine.catalogue.tree import Tree, kinds_of
 from rankscope.engine.compute.events import Again, Progress
 from rankscope.engine.derive.weighting import is_unseen
+from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection
 
 from .phrases import share
@@ -23,9 +24,9 @@ LEGEND = (
     ("*", "running"),
     ("#", "done: computed and saved"),
     ("!", "failed: select it to see why"),
-    ("?", "unsupported quantisation; under a weighting: refused"),
+    ("?", "unsupported quantisation, or refused: select it to see why"),
     (UNSEEN, "unseen: no token of the calibration reached it"),
-    ("~", "behind a shape: dequantised weights"),
+    ("~", "after a shape: dequantised weights"),
     ("-", "there is no such matrix"),
     ("\u2260", "before B/A: A and B differ in shape"),
 )
@@ -37,6 +38,12 @@ WEIGHTS_ONLY = "weights only: at this cut the model is likely to break; give an 
 def refusal(p: Projection) -> str:
     """What stands for the number of a projection that has a `problem`."""
     return "unseen" if is_unseen(p) else "?"
+
+
+def told(p: Projection) -> str:
+    """`layers.0.mlp.up: no norm is known to feed it`: the `problem` of a projection, behind its address."""
+    address = printable(p.address)
+    return f"{address}: {(p.problem or '').removeprefix(f'{address}: ')}"
 
 
 def percent(threshold: float) -> str:
@@ -72,9 +79,12 @@ def solved_again(again: Again) -> str:
 
 
 def left_out(tree: Tree) -> str:
-    """`left out: 30 matrices (embed_tokens, mlp.gate)`, what a scan without a filter does not compute; else ""."""
+    """`30 matrices (embed_tokens, mlp.gate) are left out`, what a scan without a filter does not compute; else ""."""
     extra = tree.left_out()
-    return f"left out: {len(extra)} matri{'x' if len(extra) == 1 else 'ces'} ({kinds_of(extra)})" if extra else ""
+    if not extra:
+        return ""
+    found = "1 matrix" if len(extra) == 1 else f"{len(extra)} matrices"
+    return f"{found} ({kinds_of(extra)}) {'is' if len(extra) == 1 else 'are'} left out"
 
 
 def products_among(projections: Sequence[Projection]) -> str:

@@ -42,7 +42,7 @@ def parse_command(text: str) -> tuple[str, str]:
         if isinstance(binding, Binding) and name in (binding.id, (binding.id or "").rpartition(".")[2]):
             return binding.action, ""
     if name in _WITH_ARGUMENT:
-        raise InputError(f":{name} needs a word more: {EXAMPLES[name]}")
+        raise InputError(f":{name} needs an argument: {EXAMPLES[name]}")
     raise InputError(f"no command {printable(name)!r}: :12 goes to layer 12; {'; '.join(EXAMPLES.values())}; :quit")
 
 

@@ -87,7 +87,7 @@ class Choice(ModalScreen[int | None]):
         lines = [Text(f"{left:<{name}}", no_wrap=True).append(right, "dim") for left, right in self._rows]
         box = OptionList(*(Option(line) for line in lines), id="box", compact=True)
         box.border_title = self._title
-        box.border_subtitle = "enter chooses   esc leaves it"
+        box.border_subtitle = "enter chooses   esc cancels"
         yield box
 
     def on_mount(self) -> None:

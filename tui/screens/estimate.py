@@ -41,7 +41,7 @@ def estimate(session: Session, missing: Sequence[Projection], pattern: str) -> l
         lines.append(f"at most {session.experts} experts of a layer")
     lines.append(_time(session, missing))
     if not pattern and (rest := left_out(session.model.tree)):
-        lines.append(f"{rest}: the filter * takes them")
+        lines.append(f"{rest}: filter * adds them")
     return [line for line in lines if line]
 
 

@@ -56,7 +56,7 @@ class Memory:
             found = read(head_of(self._path, _LARGEST))
         except UnreadableError as error:
             self._may_write = not error.is_newer
-            self.said = f"how you left it is not known: {printable(str(self._path), 300)} {error}"
+            self.said = f"the view you left it in cannot be restored: {printable(str(self._path), 300)} {error}"
             return
         if not fresh:
             self.last = found
@@ -73,7 +73,7 @@ class Memory:
             write_atomically(self._path, now.written(**self._about))
         except OSError as error:
             self._may_write = False
-            why = f"how you leave it cannot be kept: {printable(str(self._path.parent), 300)}: {error.strerror}"
+            why = f"the view you leave it in cannot be kept: {printable(str(self._path.parent), 300)}: {error.strerror}"
             return "" if self.said else why  # one line is enough
         self._written = now
         return ""

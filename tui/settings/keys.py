@@ -41,7 +41,7 @@ EXPLORER = _keys(
     ("w", "weight", "weighting", "weight", "Weighting: none, norm or a file; :weight FILE"),
     ("v", "gauge", "gauge", "gauge", "Gauge: raw, or gains folded and neurons balanced"),
     ("z", "zoom", "zoom", "zoom", "Heatmap: overview or table; charts: small multiples"),
-    ("f", "full", "full screen", "full", "The focused pane alone; again, or esc: all panes"),
+    ("f", "full", "full screen", "full", "Only the focused pane; again, or esc: all panes"),
     ("a", "axes", "axes", "axes", "Axes: log x log, log y, linear"),
     ("r", "relative", "relative", "relative", "Singular values relative to sigma_1, or as they are"),
     (
@@ -54,18 +54,18 @@ EXPLORER = _keys(
     ("comma", "rank(-1)", "rank down", "rank.previous", "Rank a hundredth down"),
     ("i", "inspect", "directions", "inspect", "What the first direction of the projection is"),
     ("d", "side", "A B B/A delta", "side", "Two models: A, B, B/A, delta; :against MODEL"),
-    ("b", "outlier(1)", "next outlier", "outlier.next", "Next layer or expert that stands out: 3 MAD"),
-    ("B", "outlier(-1)", "previous outlier", "outlier.previous", "Previous layer or expert that stands out"),
+    ("b", "outlier(1)", "next outlier", "outlier.next", "Next outlier among layers and experts: 3 MAD"),
+    ("B", "outlier(-1)", "previous outlier", "outlier.previous", "Previous outlier among layers and experts"),
     ("space", "mark", "mark", "mark", "Mark the selection for comparison; again: unmark"),
     ("M", "clear_marks", "clear marks", "mark.clear", "Take all marks away"),
     ("enter", "compute", "compute", "compute", "Compute the selection first; open what is computed"),
-    ("s", "scan", "scan", "scan", "Compute what the filter leaves"),
+    ("s", "scan", "scan", "scan", "Compute what the filter shows"),
     ("x", "stop", "stop", "stop", "Stop the scan after the running projection"),
     ("e", "export", "export", "export", "Write what is on screen as CSV, SVG or PNG"),
     ("y", "yank", "yank", "yank", "Copy the number under the cursor"),
     ("slash", "filter", "filter", "filter", "Filter by address: key, layers.3, *.mlp.*, 3dwn"),
-    ("n", "match(1)", "next match", "filter.next", "Next projection that the filter leaves"),
-    ("N", "match(-1)", "previous match", "filter.previous", "Previous projection that the filter leaves"),
+    ("n", "match(1)", "next match", "filter.next", "Next projection that the filter shows"),
+    ("N", "match(-1)", "previous match", "filter.previous", "Previous projection that the filter shows"),
     ("colon", "command", "command", "command", "Command line: :12  :t 97  :k 512  :k q=96 kv=64"),
     ("escape,backspace", "back", "back", "back", "Undo: pane, rank, experts, chart, filter; else tree"),
     ("question_mark", "help", "help", "help", "Keys of the focused pane, marks, and a glossary"),
@@ -188,7 +188,7 @@ PROMPT: list[BindingType] = [
     Binding("escape,ctrl+c", "cancel", "back", id="prompt.cancel", tooltip="Back", show=False, priority=True),
     *_keys(
         ("tab", "complete", "complete", "prompt.complete", "Complete the command as far as it is clear"),
-        ("up", "history(-1)", "earlier", "prompt.earlier", "The command that was given before"),
+        ("up", "history(-1)", "earlier", "prompt.earlier", "The command before this one"),
         ("down", "history(1)", "later", "prompt.later", "The next command, or what was being typed"),
     ),
 ]
@@ -200,7 +200,7 @@ CHOICE = _keys(
 )
 
 CONFIRM = _keys(
-    ("y", "answer(True)", "yes", "confirm.yes", "Yes; the key that asked, pressed again, says so too"),
+    ("y", "answer(True)", "yes", "confirm.yes", "Yes; so does the key that asked, pressed again"),
     ("escape,n,q", "answer(False)", "no", "confirm.no", "No"),
 )
 

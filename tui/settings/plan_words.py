@@ -40,7 +40,7 @@ def plan_wish(text: str, pattern: str = "") -> PlanWish:
             elif value and name == "filter":
                 found["pattern"] = value
             else:
-                raise InputError(f"a plan knows no {printable(word)!r}: {_PLAN_WORDS}")
+                raise InputError(f"a plan has no option {printable(word)!r}: {_PLAN_WORDS}")
     except ArgumentTypeError as error:
         raise InputError(printable(str(error), 200)) from None
     return replace(wish, **found)

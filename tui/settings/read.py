@@ -58,7 +58,7 @@ def load(file: Path) -> Config:
         with file.open("rb") as stream:
             raw = stream.read(_MOST_BYTES + 1)
         if len(raw) > _MOST_BYTES:
-            raise _WrongError("larger than 1 MB: this is no settings file")
+            raise _WrongError("larger than 1 MB: too large for a settings file")
         import tomllib  # only if there is a file
 
         table = tomllib.loads(raw.decode("utf-8-sig"))
@@ -71,7 +71,7 @@ def load(file: Path) -> Config:
     except UnicodeDecodeError:
         reason = "is not written in UTF-8"
     except (ValueError, RecursionError) as error:  # tomllib: its own error is a ValueError
-        reason = f"is no TOML: {error}"
+        reason = f"is not TOML: {error}"
     except _WrongError as error:
         reason = str(error)
     raise InputError(_sentence(file, reason))
@@ -130,7 +130,7 @@ def _share(value: Any, key: str) -> float:
         return threshold(str(_typed(value, (int, float, str), key, "")))
     except (ArgumentTypeError, _WrongError):
         hint = 'write 0.9, 90 or "90%", above 0 and up to 100 %'
-        raise _WrongError(f"{key}: {value!r} is no threshold: {hint}") from None
+        raise _WrongError(f"{key}: {value!r} is not a threshold: {hint}") from None
 
 
 def _lines(value: Any) -> tuple[str, tuple[ReferenceLine, ...]]:

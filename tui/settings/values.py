@@ -14,10 +14,10 @@ def threshold(text: str) -> float:
     try:
         value = float(text.removesuffix("%"))
     except ValueError:
-        raise ArgumentTypeError(f"{text!r} is no threshold: write 0.9, 90 or 90%, and the model before it") from None
+        raise ArgumentTypeError(f"{text!r} is not a threshold: write 0.9, 90 or 90%, and the model before it") from None
     value = round(value / 100 if value > 1 or text.endswith("%") else value, 12)
     if not 0 < value <= 1:
-        raise ArgumentTypeError(f"{text!r} is no threshold: it lies above 0 and up to 100 %")
+        raise ArgumentTypeError(f"{text!r} is not a threshold: it must be above 0 and at most 100 %")
     return value
 
 
@@ -31,23 +31,23 @@ def cut(text: str) -> float:
     try:
         value = float(text.removesuffix("%"))
     except ValueError:
-        raise ArgumentTypeError(f"{text!r} is no share of the parameters: write 20% or 0.2") from None
+        raise ArgumentTypeError(f"{text!r} is not a share of the parameters: write 20% or 0.2") from None
     value = round(value / 100 if value > 1 or text.endswith("%") else value, 12)
     if not 0 < value < 1:
-        raise ArgumentTypeError(f"{text!r} is no share of the parameters: it lies above 0 and below 100 %")
+        raise ArgumentTypeError(f"{text!r} is not a share of the parameters: it must be above 0 and below 100 %")
     return value
 
 
 def kept_ranks(text: str) -> KeptRanks:
     """Read ranks to keep: 512 for all, or query=1536,key_value=512 by role, separated by commas or blanks. With both,
     the plain number is for all other roles."""
-    example = "write 512, or query=1536,key_value=512 with roles as in addresses, q k v o kv for short"
+    example = "write 512, or by role query=1536,key_value=512 (short: q k v o kv)"
     common: list[int] = []
     roles: dict[str, int] = {}
     for part in text.replace(",", " ").split():
         role, has_role, number = part.rpartition("=")
         if not number.isdecimal() or len(number) > 9 or int(number) < 1 or (has_role and not role):
-            raise ArgumentTypeError(f"{part!r} is no rank: {example}")
+            raise ArgumentTypeError(f"{part!r} is not a rank: {example}")
         if role in roles or (not role and common):
             raise ArgumentTypeError(f"{text!r} names {role or 'a rank for all'} twice: {example}")
         if role:
@@ -55,7 +55,7 @@ def kept_ranks(text: str) -> KeptRanks:
         else:
             common.append(int(number))
     if not (common or roles):
-        raise ArgumentTypeError(f"{text!r} is no rank: {example}")
+        raise ArgumentTypeError(f"{text!r} is not a rank: {example}")
     return KeptRanks(common[0] if common else None, tuple(roles.items()))
 
 
@@ -69,19 +69,19 @@ def reference_line(text: str) -> ReferenceLine:
     except ValueError:
         rank = math.nan
     if not (name.isprintable() and name and 0 < rank <= 1e9) or bool(at) != bool(role):
-        raise ArgumentTypeError(f"{text!r} is no line: write NAME=K or NAME=K@ROLE, K above 0")
+        raise ArgumentTypeError(f"{text!r} is not a line: write NAME=K or NAME=K@ROLE, K above 0")
     return ReferenceLine(name, rank, role)
 
 
 def whole(text: str) -> int:
     """Read a whole number, 0 or above, of at most nine digits."""
     if not text.isdecimal() or len(text) > 9:
-        raise ArgumentTypeError(f"{text!r} is no whole number from 0 on")
+        raise ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
     return int(text)
 
 
 def positive(text: str) -> int:
     """Read a whole number above zero."""
     if not text.isdecimal() or int(text) < 1:
-        raise ArgumentTypeError(f"{text!r} is no whole number above zero")
+        raise ArgumentTypeError(f"{text!r} is not a whole number above zero")
     return int(text)

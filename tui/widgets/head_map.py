@@ -35,7 +35,7 @@ class HeadMap(Heatmap, inherit_bindings=False):
         self.overview = True
         self.heads = HeadRows({})
         self.kind = ""
-        self.said = "telling the heads apart"
+        self.said = "finding the heads"
         self._parents: frozenset[str] = frozenset()
         self._told = Selection()
 
@@ -43,14 +43,14 @@ class HeadMap(Heatmap, inherit_bindings=False):
 
     @property
     def rows(self) -> tuple[Projection, ...]:
-        """The heads of the kind that the filter leaves."""
+        """The heads of the kind that the filter shows."""
         found = self.heads.by_kind.get(self.kind, ())
         return tuple(p for p in found if any(q.address in self._parents for q in p.parents))
 
     def show_heads(self, heads: HeadRows) -> None:
         """Show other heads, of the same kind if they have it."""
         self.heads = heads
-        self.said = "" if heads.every else next(iter(heads.unknown), "there is no attention whose heads are known")
+        self.said = "" if heads.every else next(iter(heads.unknown), "no attention has a known number of heads")
         self._set_kind(self.kind if self.kind in heads.by_kind else next(iter(heads.by_kind), ""))
 
     def _set_kind(self, kind: str) -> None:

@@ -19,7 +19,7 @@ class TopPane(ScrollView, can_focus=True, inherit_bindings=False):
     """A view above the chart; rows of data/views with the place TOP name a subclass. `look` gives the lens."""
 
     compares_marks = False
-    """Whether it shows the marks instead of what the filter leaves."""
+    """Whether it shows the marks instead of what the filter shows."""
 
     def __init__(self, look: Look, **kwargs: str) -> None:
         super().__init__(**kwargs)  # type: ignore[arg-type]

@@ -455,7 +455,7 @@ PUBLISHED = (
         },
         HF,
         {"mlp.gate": (3, D)},
-        left_out="left out: 2 matrices (mlp.gate)",
+        left_out="2 matrices (mlp.gate) are left out",
     ),
     Published(
         "ernie4_5_vl",
@@ -463,7 +463,7 @@ PUBLISHED = (
         {**PLAIN, **_experts("mlp.experts.{}"), "mlp.shared_experts.up_proj": ((F, D), "shared_expert.up")},
         HF,
         {"mlp.gate": (D, 3), "mlp.gate.weight_1": (D, 3)},
-        left_out="left out: 4 matrices (mlp.gate, mlp.gate.weight_1)",
+        left_out="4 matrices (mlp.gate, mlp.gate.weight_1) are left out",
     ),
     Published(
         "inkling_mm_model",

@@ -16,22 +16,23 @@ PAGE = Path(__file__).parents[3] / "docs" / "FAMILIES.md"
 _HEAD = """\
 # Model families
 
-Generated from `engine/catalogue/families.py` and the tests: `python tests/unit/engine/family_table.py` writes it anew.
+Generated from `engine/catalogue/families.py` and the tests: `python tests/unit/engine/family_table.py` rewrites it.
 
-**Tested** M: the slices are, in singular values (LAPACK, float64), the rows that the running module of transformers
+**Tested.** M: the slices have the singular values (LAPACK, float64) of the rows that the running module of transformers
 uses as queries, keys, values, gates ... (`tests/unit/engine/test_families_traced.py`, under the names on the Hub and
-under those in memory), or its own matrices (`test_families.py`). M, names: as M, but the model does not run on one
-token: its addresses, blocks and what is no projection are tested. S: against the split that the published code states
-(`test_families_published.py`). The parts of one split that a state-space layer, a short convolution or linear
-attention takes are compared as a set: that each is one of them, not which. mllama and llama4 are run without vision.
+those in memory), or of its own matrices (`test_families.py`). M, names: as M, but the model does not run on one token:
+the test covers addresses, blocks and which matrices are not projections. S: against the split in the published code
+(`test_families_published.py`). The parts of one split in a state-space layer, a short convolution or linear attention
+are compared as a set: that each is one of them, not which. mllama and llama4 are run without vision.
 
-**Norms** which norm feeds each projection is known (`engine/catalogue/norm_families.py`). M: folding its gain and bias
-into the matrix gives what the running module answers, of every projection that runs. S: as the published modules say.
+**Norms.** Whether it is known which norm feeds each projection (`engine/catalogue/norm_families.py`). M: folding its
+gain and bias into the matrix gives the output of the running module, for every projection that runs. S: as in the
+published modules.
 
-A family without a split of its own has names that mean the same in every family; tensors that are fused in any family
-that has them stand in the second table. A model of another family is opened all the same: what has a known name gets
-its role, and every other matrix is computed under its own name. A fused tensor that its layer's shapes or config.json
-contradict is shown whole, with what was expected.
+A family without a split of its own has names that mean the same in every family; the second table has the tensors that
+are fused in every family that has them. A model of another family is opened too: matrices with known names get their
+roles, and every other matrix is computed under its own name. A fused tensor that contradicts its layer's shapes or
+config.json is not split, and a line says what was expected.
 
 """
 
@@ -46,9 +47,9 @@ def page() -> str:
         [
             f"{_HEAD}## Families\n\n| model_type | split of its own | tested | norms |\n|---|---|---|---|",
             *own,
-            "\n## Names that are split wherever they stand\n\n| name in the layer | block | split |\n|---|---|---|",
+            "\n## Names that are split in every family\n\n| name in the layer | block | split |\n|---|---|---|",
             *dict.fromkeys(shared),
-            "\n## Splits\n\nAn axis (0: rows, 1: columns) is so many equal groups of these parts in this order.\n",
+            "\n## Splits\n\nAn axis (0: rows, 1: columns) has this many equal groups of these parts, in this order.\n",
             "| name | axis | groups | parts |\n|---|---|---|---|",
             *(f"| {name} | {item.axis} | {item.groups} | {_parts(item)} |" for name, item in NAMES.items()),
             "",
@@ -104,7 +105,7 @@ def _tested(family: str) -> str:
     traced = {spec.model_type for spec in SPECS if "*" not in spec.untraced} | {item.model_type for item in FAMILIES}
     if family in traced:
         unseen = sorted({role for spec in SPECS if spec.model_type == family for role in spec.untraced})
-        return f"M, but by name alone: {', '.join(unseen)}" if unseen else "M"
+        return f"M, but only by name: {', '.join(unseen)}" if unseen else "M"
     if family in {spec.model_type for spec in SPECS}:
         return "M, names"
     assert family in {item.model_type for item in PUBLISHED} | {"openelm", "lara_mini"}

@@ -142,7 +142,7 @@ QK_NORM, V_NORM, CLIP = "(QK norm)", "(v_norm)", "(clip_qkv)"
         ("", {"clip_qkv": 8.0}, CLIP, CLIP),
         ("", {"attn_config": {"clip_qkv": 6}}, CLIP, CLIP),
         ("", {"model_type": "diffllama"}, "difference of two", "difference of two"),
-        ("attn_sub_norm", {"model_type": "bitnet"}, "", "a norm stands between"),
+        ("attn_sub_norm", {"model_type": "bitnet"}, "", "there is a norm between"),
         ("rotary_emb.inv_freq", {"use_qk_norm": False}, "", ""),
     ],
 )
@@ -213,5 +213,5 @@ def test_an_offset_whose_rotation_is_not_known_is_refused(more: dict[str, Any], 
     tensors, config, _ = family("llama")
     checkpoint, projections = saved(tmp_path, tensors, config | more)
     key = next(p for p in projections if p.role == "key")
-    with pytest.raises(WeightsError, match=r"layers\.0\.attention\.key: .*only offset 0 can be asked for"):
+    with pytest.raises(WeightsError, match=r"layers\.0\.attention\.key: .*only offset 0 can be used"):
         rope_at(checkpoint, key, 3)

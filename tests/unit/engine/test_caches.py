@@ -75,7 +75,7 @@ def test_layers_without_rope_are_those_of_transformers(family: str) -> None:
 
 def test_what_is_not_known_is_refused() -> None:
     for config in ({}, {"model_type": "new"}, {"model_type": "llama", "rotary_dim": 7}):
-        with pytest.raises(WeightsError, match="only --rope recompute can be asked for"):
+        with pytest.raises(WeightsError, match="only --rope recompute can be used"):
             rope_of(config, False, "model.layers.0.self_attn.k_proj.weight", 0, 8)
     assert rope_of({"model_type": "gpt2"}, False, "k", 0, 8) == NO_ROPE
     assert rope_of({"model_type": "falcon", "alibi": True}, False, "k", 0, 8) == NO_ROPE

@@ -82,7 +82,7 @@ def test_an_order_that_is_not_known_is_refused_by_name(tmp_path: Path) -> None:
     output, config = projection_of(tmp_path, "qwen3_5_text")
     for numbers in ({"linear_num_key_heads": None}, {"linear_num_value_heads": 7}, {"linear_num_key_heads": 4}):
         with pytest.raises(
-            WeightsError, match=r"linear_attn\.out_proj\.weight has its input features in another order"
+            WeightsError, match=r"linear_attn\.out_proj\.weight: GGUF stores its input features in another order"
         ):
             order_of(output, {**config, **numbers}, "blk.0.ssm_out.weight")
 

@@ -248,7 +248,7 @@ def test_a_vector_has_no_moments(tmp_path: Path) -> None:
     file = write_gguf(tmp_path / "a", {"blk.0.attn_norm.weight": stats(24)})
     weighting, projections = opened(saved(tmp_path / "m", "llama"), file)
     vector = replace(projections[0], tensor="blk.0.attn_norm.weight", rows=0, cols=0)
-    assert refused(weighting, [vector], vector.address) == "blk.0.attn_norm.weight is no matrix"
+    assert refused(weighting, [vector], vector.address) == "blk.0.attn_norm.weight is not a matrix"
 
 
 def test_the_absorbed_halves_of_latent_attention_are_not_used(tmp_path: Path) -> None:

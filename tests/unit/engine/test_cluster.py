@@ -275,10 +275,10 @@ def test_another_version_gets_nothing_and_this_process_does_it(
     assert heard.wait_until_idle().done == 6
     notes = [notice.text for notice in heard.of(Notice)]
     assert sorted(notes[:2]) == [
-        f"cpu:{n} gets none of it: it runs {SOFTWARE}, and this is rankscope-tui 0.0.1" for n in (0, 1)
+        f"cpu:{n} is not used for this: it runs {SOFTWARE}, and this is rankscope-tui 0.0.1" for n in (0, 1)
     ]
     reason = f"it runs {SOFTWARE}, and this is rankscope-tui 0.0.1"
-    assert notes[2] == f"no worker can take {tmp_path} ({reason}): this process goes on alone"
+    assert notes[2] == f"no worker can take {tmp_path} ({reason}): this process continues alone"
     assert_lapacks(sink, projections, tmp_path / "model.safetensors")
 
 
@@ -346,6 +346,6 @@ def test_what_kills_three_workers_fails_alone(
     last = heard.wait_until_idle()
     (failed,) = heard.of(Failed)
     assert failed.projection == projections[5]
-    assert failed.reason.startswith("3 worker processes died of it")
+    assert failed.reason.startswith("3 worker processes died while it was computed")
     assert (last.done, last.failed) == (11, 1)
     assert_lapacks(sink, [*projections[:5], *projections[6:]], tmp_path / "model.safetensors")

@@ -65,7 +65,7 @@ def test_workers_that_see_another_file_or_none_get_nothing_and_lost_ones_are_don
     engine.submit(checkpoint, projections[:30])
     assert (heard.wait_until_idle().done, heard.of(Failed)) == (30, [])
     notes = sorted(notice.text for notice in heard.of(Notice))
-    assert [text.partition(" gets none of it: ")[0] for text in notes] == ["copy", "nothing"]
+    assert [text.partition(" is not used for this: ")[0] for text in notes] == ["copy", "nothing"]
     assert "model.safetensors is another file there" in notes[0]
     assert "no such file or folder" in notes[1]
     os.mkfifo(tmp_path / "gate")
@@ -75,7 +75,7 @@ def test_workers_that_see_another_file_or_none_get_nothing_and_lost_ones_are_don
     hosts.sync(close_all, hosts.workers.values())
     heard.wait(lambda _: len(sink.kept) == 40)
     os.close(held)
-    assert heard.of(Notice)[-1].text == "all worker processes are gone: this process goes on alone"
+    assert heard.of(Notice)[-1].text == "all worker processes are gone: this process continues alone"
     assert engine.close(engine_fakes.PATIENCE)
     weights = load_file(tmp_path / "here" / "model" / "model.safetensors")
     for projection in projections:

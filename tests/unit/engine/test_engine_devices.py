@@ -115,7 +115,7 @@ def test_specs_that_have_the_form(spec: str) -> None:
     "spec", ["", "gpu", "cuda:", "cpu,cuda:0", "cuda:0,cuda:0", "cuda:0,", "mps", "cuda:0\n", "CPU"]
 )
 def test_specs_that_do_not(spec: str) -> None:
-    with pytest.raises(InputError, match="--device is auto, cpu, cuda or"):
+    with pytest.raises(InputError, match="--device must be auto, cpu, cuda or"):
         devices.check_spec(spec)
 
 

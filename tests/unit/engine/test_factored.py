@@ -154,13 +154,13 @@ def test_what_is_no_product_is_named(tmp_path: Path) -> None:
         "1 tensor: A without B, e.g. base_model.model.model.layers.1.self_attn.v_proj.lora_A",
         "1 tensor: B without A, e.g. base_model.model.model.layers.2.self_attn.v_proj.lora_B",
         "1 tensor: an A and a B whose shapes do not fit, e.g. base_model.model.model.layers.3.",
-        "DoRA: 1 tensor of magnitudes are left out",
-        "2 tensors of LoHa, which is no product of two factors",
+        "DoRA: 1 tensor of magnitudes not applied",
+        "2 tensors of LoHa, which is not a product of two factors",
         "1 tensor of a LoRA of three factors, which",
         "1 tensor: A and B of a module with a third factor, which are not multiplied",
         "stacks of factors that do not fit",
         "1 tensor: factors of a stack of experts, which are not multiplied",
-        "stacks of factors of no stack of experts are not multiplied: model.layers.0.mlp.strange.lora_a",
+        "stacks of factors that belong to no stack of experts are not multiplied: model.layers.0.mlp.strange.lora_a",
     ):
         assert words in said
     tree = build_tree(open_checkpoint(str(tmp_path)))
@@ -170,10 +170,10 @@ def test_what_is_no_product_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "scale", "said"),
     [
-        ({"lora_alpha": "twelve"}, 1.0, "lora_alpha of adapter_config.json is no number (twelve): the scale is 1"),
-        ({"lora_alpha": float("nan")}, 1.0, "is no number (nan)"),
-        ({"lora_alpha": 10**400}, 1.0, "is no number (1000"),
-        ({"lora_alpha": True}, 1.0, "is no number (True)"),
+        ({"lora_alpha": "twelve"}, 1.0, "lora_alpha of adapter_config.json is not a number (twelve): the scale is 1"),
+        ({"lora_alpha": float("nan")}, 1.0, "is not a number (nan)"),
+        ({"lora_alpha": 10**400}, 1.0, "is not a number (1000"),
+        ({"lora_alpha": True}, 1.0, "is not a number (True)"),
         ({"alpha_pattern": {"(a+)+$": 1}}, 4.0, "alpha_pattern (a+)+$ of adapter_config.json is not read"),
         ({"alpha_pattern": {"a*" * 60 + "!": 1}}, 4.0, "is not read: it is too long, or repeats too much"),
         ({"alpha_pattern": {r".*layers\.\d+\..*q_proj": 3}}, 1.0, ""),
@@ -181,8 +181,8 @@ def test_what_is_no_product_is_named(tmp_path: Path) -> None:
         ({"alpha_pattern": {"proj": 1}}, 4.0, ""),  # the whole last word, not a part of it
         ({"alpha_pattern": {"self_attn.q_proj": 1, "q_proj": 2}}, 1 / 3, ""),  # the first that fits
         ({"lora_alpha": -6}, 2.0, ""),
-        ({"use_bdlora": True}, 4.0, "use_bdlora of adapter_config.json is not followed"),
-        ({"lora_parameters": {"rank": 3}}, 1.0, "names no scale"),
+        ({"use_bdlora": True}, 4.0, "use_bdlora of adapter_config.json is not applied"),
+        ({"lora_parameters": {"rank": 3}}, 1.0, "gives no scale"),
     ],
 )
 def test_the_scale_that_is_said(changes: dict[str, Any], scale: float, said: str, tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_a_folder_of_a_new_format_opens(tmp_path: Path, matrices: Matrices) -> N
     (tmp_path / "odd-00002-of-00002.trial").unlink()
     assert "shard odd-00002-of-00002.trial (one of 2) is missing" in refusal(tmp_path)
     write(tmp_path / "even.trial", matrices)
-    assert "holds 2 models (even.trial, odd-00001-of-00002.trial): leave one of them in it" in refusal(tmp_path)
+    assert "holds 2 models (even.trial, odd-00001-of-00002.trial): keep one of them there" in refusal(tmp_path)
 
 
 def test_the_refusal_names_the_suffixes_of_all_formats(tmp_path: Path, matrices: Matrices, request: Any) -> None:
@@ -150,7 +150,7 @@ def test_formats_that_share_a_suffix_are_told_by_their_first_bytes(
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps(PHI3))
     model = write(tmp_path / "pytorch_model.bin", matrices)
-    assert "is no file of torch.save" in refusal(model)
+    assert "was not written by torch.save" in refusal(model)
     monkeypatch.setattr(registry, "FORMATS", (*registry.FORMATS, TrialBin()))
     assert_is_the_model(open_checkpoint(str(tmp_path)), matrices)
     torch.save({name: torch.from_numpy(matrix) for name, matrix in matrices.items()}, model)

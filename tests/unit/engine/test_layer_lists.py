@@ -92,7 +92,7 @@ def test_a_step_of_a_head_is_no_layer(tmp_path: Path) -> None:
     shapes = {f"box_head.layers.{i}.weight": (7, 7) for i in range(3)}
     _, tree = _opened(tmp_path, {**shapes, "layers.0.self_attn.q_proj.weight": (7, 7)}, {"model_type": "newcomer"})
     assert [p.address for p in tree.scanned()] == ["layers.0.attention.query"]
-    assert left_out(tree) == "left out: 3 matrices (box_head)"
+    assert left_out(tree) == "3 matrices (box_head) are left out"
 
 
 def test_what_has_the_shorter_name_keeps_the_plain_address(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_one_layer_of_an_unknown_word_is_left_out_and_said(tmp_path: Path) -> No
     shapes = {"q_layers.0.self_attn.q_proj.weight": (7, 7), "layers.0.self_attn.q_proj.weight": (7, 7)}
     _, tree = _opened(tmp_path, {**shapes, "model.embed_tokens.weight": (13, 7), "norm.weight": (7,)})
     assert [p.address for p in tree.scanned()] == ["layers.0.attention.query"]
-    assert left_out(tree) == "left out: 2 matrices (embed_tokens, q_layers ...)"
+    assert left_out(tree) == "2 matrices (embed_tokens, q_layers ...) are left out"
     assert len(tree.scanned("*")) == 3
 
 
@@ -152,7 +152,7 @@ def test_an_unknown_family_leaves_embeddings_and_heads_to_who_names_them(tmp_pat
     (tmp_path / "b").mkdir()
     _, tree = _opened(tmp_path / "a", {**shapes, "embed.weight": (19, 7), "head.weight": (17, 7)})
     assert {p.tensor for p in tree.scanned()} == set(shapes)
-    assert left_out(tree) == "left out: 2 matrices (embed, head)"
+    assert left_out(tree) == "2 matrices (embed, head) are left out"
     assert [p.rows for p in tree.scanned("other.head.weight")] == [17]
     _, bare = _opened(tmp_path / "b", {"embed.weight": (19, 7), "head.weight": (17, 7)})
     assert {p.rows for p in bare.scanned()} == {19, 17}
@@ -254,7 +254,7 @@ def test_a_bare_gate_is_a_router_beside_experts_alone(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     _, tree = _opened(tmp_path / "x", {**shapes, "layers.0.gate.weight": (3, 7)})
     assert tree.known
-    assert left_out(tree) == "left out: 1 matrix (gate)"
+    assert left_out(tree) == "1 matrix (gate) is left out"
 
 
 @pytest.mark.parametrize("shape", [(21, 7), (7, 21)])
@@ -278,7 +278,7 @@ def test_a_number_is_no_name_of_what_is_left_out(tmp_path: Path) -> None:
     _, tree = _opened(
         tmp_path, {"layers.0.self_attn.q_proj.weight": (7, 7), "res.queries.0": (3, 7), "res.queries.1": (3, 7)}
     )
-    assert left_out(tree) == "left out: 2 matrices (queries)"
+    assert left_out(tree) == "2 matrices (queries) are left out"
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_the_whole_energy_needs_every_value_that_is_not_zero() -> None:
 
 @pytest.mark.parametrize("threshold", [0.0, -0.1, 1.0000001, 60.0, math.nan, math.inf])
 def test_a_threshold_outside_zero_to_one_is_refused(threshold: float) -> None:
-    with pytest.raises(ValueError, match=r"a threshold lies in \(0, 1\]"):
+    with pytest.raises(ValueError, match=r"a threshold must be above 0 and at most 1"):
         threshold_rank(VECTOR, threshold)
 
 
@@ -150,7 +150,7 @@ def test_a_tiny_error_is_exact() -> None:
 @pytest.mark.parametrize("k", [-1, 5])
 @pytest.mark.parametrize("function", [energy_at, relative_error])
 def test_a_rank_that_does_not_exist_is_refused(function: Callable[[Values, int], float], k: int) -> None:
-    with pytest.raises(ValueError, match=r"a rank lies in 0 ... 4, not"):
+    with pytest.raises(ValueError, match=r"a rank must be from 0 to 4, not"):
         function(VECTOR, k)
 
 

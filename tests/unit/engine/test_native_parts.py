@@ -147,9 +147,9 @@ def test_copies_are_not_put_side_by_side_where_nothing_says_the_size(tmp_path: P
 @pytest.mark.parametrize(
     ("module", "shapes", "said"),
     [
-        ("attention.wq", [(10, 29)] * 3, "its 3 parts of 10 x 29 do not join to the shape that params.json says"),
-        ("attention.wv", [(7, 30)] * 3, "its 3 parts of 7 x 30 do not join to the shape that params.json says"),
-        ("feed_forward.w2", [(30, 36)] * 3, "its 3 parts of 30 x 36 do not join to the shape that params.json says"),
+        ("attention.wq", [(10, 29)] * 3, "its 3 parts of 10 x 29 do not join to the shape that params.json gives"),
+        ("attention.wv", [(7, 30)] * 3, "its 3 parts of 7 x 30 do not join to the shape that params.json gives"),
+        ("feed_forward.w2", [(30, 36)] * 3, "its 3 parts of 30 x 36 do not join to the shape that params.json gives"),
         ("attention.wo", [(30, 10), (30, 10), (30, 9)], "its 3 parts differ in shape or type"),
         ("feed_forward.router", [(4, 30)] * 3, "its name does not say how its 3 parts of 4 x 30 join"),
         ("feed_forward.w3", [(35, 30), (35, 30), None], "2 of 3 parts of the model hold it"),
@@ -189,7 +189,7 @@ def test_sets_that_are_not_whole_are_refused(tmp_path: Path, whole: State) -> No
         folder
     )
     (folder / "params.json").write_text("{}")
-    assert refused(folder) == f"{folder / 'params.json'} says no dim and n_heads, without which parts do not join"
+    assert refused(folder) == f"{folder / 'params.json'} gives no dim and n_heads, which joining the parts needs"
     (folder / "params.json").write_text(json.dumps(PARAMS))
     (folder / "consolidated.01.pth").unlink()
     assert "consolidated.01.pth is missing beside" in refused(folder)

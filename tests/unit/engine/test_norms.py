@@ -104,7 +104,7 @@ def test_where_no_norm_feeds_a_projection_its_moment_is_the_identity_and_it_says
             {"model_type": "llama"},
             {**LAYER, "model.layers.0.input_layernorm.bias": (8,)},
             "layers.0.attention.query",
-            "model.layers.0.input_layernorm has a bias, as no RMS norm has",
+            "model.layers.0.input_layernorm has a bias, which no RMS norm has",
         ),
         (
             {"model_type": "llama"},

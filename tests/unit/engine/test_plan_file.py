@@ -54,7 +54,7 @@ def changed(field: str, value: Any, row: int | None = None) -> Callable[[dict[st
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (changed("format", "something"), "is no plan: make one with"),
+        (changed("format", "something"), "is not a plan: make one with"),
         (changed("version", 2), "version 2, and this program reads version 1"),
         (changed("version", None), "version None"),
         (changed("model", 7), "'model' is 7, and must be a text"),
@@ -87,9 +87,9 @@ def changed(field: str, value: Any, row: int | None = None) -> Callable[[dict[st
         (changed("slice", [0, 3, 4, 4, "2"], 1), "'slice'"),
         (changed("action", "drop", 0), "must be keep or factor"),
         (changed("energy", 1.01, 0), "'energy'"),
-        (changed("parameters", 321, 0), "'parameters' is 321, and its shape and rank make 320"),
-        (changed("address", "layers.0.attention.key", 0), "'layers.0.attention.key' stands in another row too"),
-        (changed("key", "b", 0), "the key 'b' stands in another row too"),
+        (changed("parameters", 321, 0), "'parameters' is 321, but its shape and rank give 320"),
+        (changed("address", "layers.0.attention.key", 0), "'layers.0.attention.key' is in another row too"),
+        (changed("key", "b", 0), "the key 'b' is in another row too"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(tmp_path: Path, change: Callable[[dict[str, Any]], None], words: str) -> None:

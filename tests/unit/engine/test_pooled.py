@@ -142,7 +142,7 @@ def test_a_file_without_tokens_by_expert_is_refused(tmp_path: Path) -> None:
     (tmp_path / "imatrix.dat").write_bytes(legacy({GATE: ROUTED, QUERY: stats(COLS)}))
     plain = of_file(tmp_path / "imatrix.dat")
     found = PooledWeighting(plain, [expert(e) for e in range(4)])
-    with pytest.raises(WeightsError, match=r"no number of tokens of its own in the file: make it anew"):
+    with pytest.raises(WeightsError, match=r"no token count of its own in the file: make it again"):
         found.moment(expert(0))
     query = projection(8, COLS, address="layers.1.attention.query", layer=1, tensor=QUERY)
     assert found.moment(query) == plain.moment(query)

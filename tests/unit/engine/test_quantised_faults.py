@@ -130,7 +130,7 @@ CONTRADICTIONS: dict[str, tuple[Callable[[], Packed], dict[str, Any], dict[str, 
     "awq 8 bits": (partial(pack.awq, 24, 32), {"bits": 8}, {}, "8 bits"),
     "qweight of what": (partial(pack.awq, 24, 32), {"quant_method": None}, {}, "GPTQ or AWQ"),
     "qweight of another": (partial(pack.awq, 24, 32), {"quant_method": "newcomer"}, {}, "newcomer"),
-    "state that is no JSON": (
+    "state that is not JSON": (
         partial(pack.bitsandbytes4, 12, 64),
         {},
         {"weight.quant_state.bitsandbytes__nf4": torch.full((9,), 91, dtype=torch.uint8)},

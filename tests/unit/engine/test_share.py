@@ -151,7 +151,7 @@ def test_what_workers_died_of_is_said_by_what_they_are(tmp_path: Path, name: str
         far._send(queue.next_share(far._is_free, far._cut, 0.0) or [])
         far._mourn(far._workers[name])
     heard.wait(lambda h: bool(h.of(Failed)))
-    assert heard.of(Failed)[0].reason.startswith(f"3 worker processes died of it, or beside it: {reason}")
+    assert heard.of(Failed)[0].reason.startswith(f"3 worker processes died while it was computed: {reason}")
     assert queue.is_idle()
     reporter.close()
 

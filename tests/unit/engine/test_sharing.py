@@ -23,11 +23,11 @@ KEY = "attention_k_eq_v: where a layer has no value projection, its key is also 
         ({"model_type": "gemma4", "text_config": {"attention_k_eq_v": False}}, []),
         (
             {"model_type": "albert", "num_hidden_layers": 7, "num_hidden_groups": 1},
-            ["albert: one layer is shared by all 7, so that each of its matrices is there once"],
+            ["albert: one layer is shared by all 7, so each of its matrices is listed once"],
         ),
         (
             {"model_type": "albert", "num_hidden_layers": 7, "num_hidden_groups": 3},
-            ["albert: 3 layers are shared by all 7, so that each of its matrices is there once"],
+            ["albert: 3 layers are shared by all 7, so each of its matrices is listed once"],
         ),
         ({"model_type": "albert", "num_hidden_layers": 7, "num_hidden_groups": 7}, []),
         ({"model_type": "albert", "num_hidden_layers": "7", "num_hidden_groups": [1], "text_config": 3}, []),

@@ -164,8 +164,8 @@ def test_calls_that_torch_would_allow_and_that_fill_the_memory(tmp_path: Path, l
         ([torch.zeros(2)], "holds no state dict (it is a list)"),
         ({"\x1b[2J": 1}, r"\x1b[2J"),
         (torch.optim.Adam([torch.zeros(2)]).state_dict(), "holds the state of an optimiser"),
-        ({"a.b": torch.zeros(2), "a": {"b": torch.zeros(2)}}, "stands twice"),
-        ({"\ud800": torch.zeros(2)}, "damaged or no checkpoint"),
+        ({"a.b": torch.zeros(2), "a": {"b": torch.zeros(2)}}, "occurs twice"),
+        ({"\ud800": torch.zeros(2)}, "damaged or not a checkpoint"),
     ],
     ids=["module", "no state", "list", "escape", "optimiser", "twice", "surrogate"],
 )

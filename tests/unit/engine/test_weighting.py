@@ -150,7 +150,7 @@ def test_what_is_negative_by_rounding_counts_as_nothing_and_is_stated() -> None:
         (moment.full(np.full((4, 4), np.nan)), "NaN or infinite"),
         (moment.diagonal(np.array([1.0, 2.0, -1.0, 0.0])), "a mean square cannot be negative"),
         (moment.diagonal(np.array([1.0, np.inf, 1.0, 0.0])), "NaN or infinite"),
-        (Moment("diagonal", 4, (Operand("d" * 32),)), "known by their digest alone"),
+        (Moment("diagonal", 4, (Operand("d" * 32),)), "only the digest of its second moments is known"),
     ],
 )
 def test_numbers_that_are_no_second_moments_are_refused(given: Moment, said: str) -> None:
@@ -232,7 +232,7 @@ def test_what_has_no_moment_has_a_problem_and_another_key() -> None:
     sound = Given(moments("full", 8)[0])
     for refused, said in (
         (weighted(plain, Without(moments("full", 8)[0])), "t was not seen"),
-        (weighted(plain, Given(moments("full", 9)[0])), "of 9 inputs, the matrix has 8"),
+        (weighted(plain, Given(moments("full", 9)[0])), "have 9 inputs, the matrix has 8"),
         (weighted(projection(5, 8, key="other", problem="packed"), sound), "packed"),
     ):
         assert said in str(refused.problem)

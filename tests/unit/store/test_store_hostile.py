@@ -222,7 +222,7 @@ def test_a_pipe_is_not_waited_for(make: Make, tmp_path: Path, kind: str, suffix:
     assert model.spectra == 1
     ((path, sentence),) = model.damaged
     assert path.name.startswith(f"{kind}-0000")
-    assert suffix or sentence == "It cannot be read (it is no regular file)."
+    assert suffix or sentence == "It cannot be read (it is not a regular file)."
 
 
 def test_no_device_and_no_file_without_an_end_is_read(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_no_device_and_no_file_without_an_end_is_read(tmp_path: Path) -> None:
     store = SpectraStore(tmp_path, "m")
     assert store.entries() == []
     assert [sentence for _, sentence in store.damaged] == [
-        "It cannot be read (it is no regular file).",
+        "It cannot be read (it is not a regular file).",
         "It cannot be read (it is larger than any file of a store).",
     ]
 

@@ -15,7 +15,7 @@ from .background import Background
 NARROW_SECONDS = 0.1
 """Least delay in seconds from the last key of a filter until it is applied."""
 NARROW_RATE = 100_000
-"""A number of projections that takes a second: to find and show what a filter leaves of 45,000 takes 0.3 s."""
+"""A number of projections that takes a second: to find and show what a filter shows of 45,000 takes 0.3 s."""
 
 
 class Asking:

@@ -123,7 +123,7 @@ class Charting(ExplorerPanes):
             state.keep(ranks)
             if not state.lens.measure.needs_ranks:
                 state.unit_asked_for = ENERGY
-                state.say(f"asked for {ranks.text}: u or :unit energy shows what that keeps")
+                state.say(f"ranks {ranks.text}: u or :unit energy shows what they keep")
             return
         state.keep(kept)
         if state.lens.measure.needs_ranks or self.can_walk():

@@ -73,7 +73,7 @@ class Exporter:
         elif text is None:
             text = "\t".join(filter(None, (state.lens.text(p) for p in state.selected)))
         if not text:
-            state.say("there is no number here yet")
+            state.say("there is no number here yet to copy")
             return
         if (name := state.pair.shown_as) and BY_KEY[state.pane].place is not ViewPlace.CHART:
             text = f"{text} @{name.replace(' ', '@')}"
@@ -87,7 +87,7 @@ class Exporter:
         """Write what is shown to a file, in the form of its suffix; an existing file is left alone."""
         path = Path(name).expanduser()
         if path.exists():
-            self._state.say(f"{path} is there already: name another file")
+            self._state.say(f"{path} exists already: name another file")
             return
         writers = {".csv": self._csv, ".svg": self._svg, ".png": self._picture, ".pdf": self._picture}
         if path.suffix.lower() not in writers:

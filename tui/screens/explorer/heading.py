@@ -33,7 +33,7 @@ class Header:
         if state.top != View.HEADS or (self._made and self._made[0] is wanted[0] and self._made[1] == wanted[1]):
             return
         self._made = wanted
-        self._in_background(partial(self._make, wanted), "telling heads apart")
+        self._in_background(partial(self._make, wanted), "finding the heads")
 
     def set_offset(self, offset: int) -> None:
         """Show QK for queries this many tokens after their keys."""

@@ -44,14 +44,14 @@ class Inspector:
         state = self._screen.state
         found = [p for p in state.selected if p.count]
         if len(found) != 1:
-            state.say("i is of one projection: select one")
+            state.say("i shows one projection: select one")
             return
         if state.session.model.against:
-            state.say("i is of a projection of one model: d leaves the delta")
+            state.say("i shows a projection of one model: d leaves the delta")
             return
         if found[0].derived is not None and found[0].derived.is_further:
-            several = "i is of one projection, and this is made of several"
-            state.say(f"no i of {found[0].address}: {AS_FACTORS}" if found[0].is_product else several)
+            several = "i shows one projection, and this is made of several"
+            state.say(f"i cannot show {found[0].address}: {AS_FACTORS}" if found[0].is_product else several)
             return
         side, session, projection = self._behind(found[0])
         raw = projection.parents[0]

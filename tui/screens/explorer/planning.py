@@ -62,13 +62,13 @@ class Planning:
         return not any(thread.is_alive() for thread in self._threads)
 
     def make(self, text: str) -> None:
-        """Make the plan that the user describes, of what the filter leaves; offer to compute what it needs."""
+        """Make the plan that the user describes, of what the filter shows; offer to compute what it needs."""
         wish, state = plan_wish(text, self._state.pattern), self._state
         if state.session.model.against:
-            state.say("a plan is of one model: d leaves the delta")
+            state.say("a plan is for one model: d leaves the delta")
             return
         if state.session.gauge:
-            state.say("a plan is of the matrices as they are stored: v leaves the fixed gauge")
+            state.say("a plan is for the matrices as they are stored: v leaves the fixed gauge")
             return
         self._screen.catch_up()
         self._latest = _PlanRequest(wish, state.session, state.session.model)
@@ -82,7 +82,7 @@ class Planning:
             return
         cut = round(self._cut + steps * STEP, 12)
         if not 0 < cut < 1:
-            state.say("a cut lies above 0 and below 100 %")
+            state.say("a cut must be above 0 and below 100 %")
             return
         self._cut = cut
         self._follow()
@@ -93,9 +93,9 @@ class Planning:
         if state.plan is None:
             state.say("there is no plan yet: :plan 20% makes one")
         elif path.suffix != ".json":
-            state.say(f"{name!r} would be a plan: name it FILE.json")
+            state.say(f"{name!r} does not end in .json: name the plan FILE.json")
         elif path.exists():
-            state.say(f"{path} is there already: name another file")
+            state.say(f"{path} exists already: name another file")
         else:
             self._work(partial(self._write, path, state.plan))
 

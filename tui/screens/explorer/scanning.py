@@ -1,4 +1,4 @@
-"""Computing what is not stored: the selection at once, or after a question all that the filter leaves."""
+"""Computing what is not stored: the selection at once, or after a question all that the filter shows."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Scanner:
             self._start(session, projections, urgent=True)
 
     def scan(self) -> None:
-        """Ask, then compute all that the filter leaves, in both models if there are two."""
+        """Ask, then compute all that the filter shows, in both models if there are two."""
         state = self._state
         wanted = [(state.session, p) for p in state.session.sampled(state.shown)]
         if second := state.pair.second:
@@ -63,12 +63,12 @@ class Scanner:
             state.say("all that is missing is queued already; x stops")
             return
         if not (missing or state.shown):
-            state.say("enter computes what is made of several matrices; a scan leaves it out")
+            state.say("enter computes matrices made of several others; a scan does not")
             return
         if not missing:
             rest = "" if state.pattern else left_out(state.session.model.tree)
-            whole = f"everything is computed; {rest}: the filter * takes them" if rest else "everything is computed"
-            state.say("everything that the filter leaves is computed" if state.pattern else whole)
+            whole = f"everything is computed; {rest}: filter * adds them" if rest else "everything is computed"
+            state.say("everything that the filter shows is computed" if state.pattern else whole)
             return
         lines = [line for session, found in missing.items() for line in estimate(session, found, state.pattern)]
         self._ask(lines, lambda: self._begin(missing))

@@ -40,7 +40,7 @@ from .weighing import Weigher
 if TYPE_CHECKING:
     from rankscope.engine.compute.events import Event
 
-FIRST_KEYS = "to begin with:  s scan   3 heatmap   / filter   u unit   ? help   :tour"
+FIRST_KEYS = "to begin with:  s scan  3 heatmap  b outlier  / filter  u unit  ? help  :tour"
 
 
 class Explorer(SelectionKeys):
@@ -189,7 +189,7 @@ class Explorer(SelectionKeys):
                 self.weigher.use_named(argument)
             case "plan":
                 if state.session.model.parts:
-                    raise InputError("a plan is of one model: open it alone")
+                    raise InputError("a plan is for one model: open it alone")
                 self.planning.make(argument)
             case "plan-save":
                 self.planning.save(argument)

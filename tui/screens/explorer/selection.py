@@ -135,7 +135,7 @@ class SelectionKeys(Background):
         return False
 
     def action_scan(self) -> None:
-        """Ask, then compute all that the filter leaves."""
+        """Ask, then compute all that the filter shows."""
         self.catch_up()
         self.scanner.scan()
 

@@ -24,11 +24,11 @@ class Guide:
         """Begin the tour, or end it if it is on."""
         if self._tour is not None:
             self._end()
-            self._screen.state.say("the tour is left; :tour begins anew")
+            self._screen.state.say("the tour is ended; :tour starts it again")
             return
         self._tour = Tour.of(self._screen.state)
         if self._tour is None:
-            self._screen.state.say("there are no layers here to be shown around in")
+            self._screen.state.say("the tour needs a model with layers")
             return
         self._steps, self._at = self._tour.steps(self._screen.state), 0
         self._show(True)

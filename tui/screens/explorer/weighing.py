@@ -84,7 +84,9 @@ class Weigher:
         """Show the differences of the two models, or again the models, under the same weighting."""
         if self._wanted.fixed and not self._wanted.delta:
             self._leave_ratio()
-            self._state.say("differences are of weights in no gauge: v leaves the fixed gauge, and d comes back here")
+            self._state.say(
+                "differences are computed in the raw gauge: v leaves the fixed gauge, then d shows them again"
+            )
             return
         if self._wanted.delta and not self._shown.delta:
             self._leave_ratio()  # the next key came before the differences were made
@@ -99,7 +101,7 @@ class Weigher:
         self._wanted = offer
         if offer.delta and offer.fixed:
             self._wanted = self._shown
-            self._state.say("differences are of weights in no gauge: d leaves them")
+            self._state.say("differences are computed in the raw gauge: d leaves them")
             return
         what = offer.text if offer.text != NONE else "the gains of the norms"
         what = what if offer.text != NONE or not offer.delta else "what differs"
