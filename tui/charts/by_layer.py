@@ -61,14 +61,14 @@ def _figure(pair: Pair, request: Request) -> Figure:
         wanted = [p for column in columns for p in request.grid.column(column)]
         return Figure(title, empty=hint(pair, request, wanted, SCAN_HINT) if columns else "no layers")
     what = f"{_lens(pair, request).title} min/median/max"
-    return Figure(title, tuple(charts), columns=across, notes=tuple(named), at=_at(request), values=what)
+    return Figure(title, tuple(charts), columns=across, notes=tuple(named), at=_selected_position(request), values=what)
 
 
 def _lens(pair: Pair, request: Request) -> Lens:
     return Lens(pair, request.threshold, request.measure, request.side)
 
 
-def _at(request: Request) -> tuple[float, str] | None:
+def _selected_position(request: Request) -> tuple[float, str] | None:
     """The place of the selected layer on the x axis, and its name."""
     row = selected_row(request)
     return None if row is None else (_positions(request.grid)[request.grid.rows.index(row)], f"layer {row.label}")
@@ -98,11 +98,11 @@ def at_layer(pair: Pair, request: Request, row: Row) -> list[str]:
         cell = request.grid.cells.get((row, column), ())
         found = [n for p in cell if (n := lens.number(p)) is not None]
         if found:
-            parts.append(f"{column.heading} {_short(lens, median_of(found))}{_sink(lens, cell)}")
+            parts.append(f"{column.heading} {_without_zero(lens, median_of(found))}{_sink_note(lens, cell)}")
     return [" ".join(parts[:2]), *parts[2:]] if len(parts) > 1 else []
 
 
-def _sink(lens: Lens, cell: Sequence[Projection]) -> str:
+def _sink_note(lens: Lens, cell: Sequence[Projection]) -> str:
     """For a cell with one projection: in brackets, the share of its output energy that position 0 holds, and its ranks
     with and without it; "" if that share is small."""
     session, there = lens.session(cell[0])
@@ -110,7 +110,7 @@ def _sink(lens: Lens, cell: Sequence[Projection]) -> str:
     return f" ({found.sink_words})" if found is not None and found.sink_words else ""
 
 
-def _short(lens: Lens, number: float) -> str:
+def _without_zero(lens: Lens, number: float) -> str:
     """A number without the 0 before its point."""
     text = lens.written(number)
     return text[1:] if text.startswith("0.") else text
@@ -147,7 +147,7 @@ def spreads(pair: Pair, request: Request, columns: Sequence[Column]) -> dict[Col
     for column in columns:
         found = known(lens.numbers(pair.group(request.grid.column(column))))
         if (middle := middle_of(found)) is not None:
-            texts[column] = "/".join(_short(lens, n) for n in (float(found[0]), middle, float(found[-1])))
+            texts[column] = "/".join(_without_zero(lens, n) for n in (float(found[0]), middle, float(found[-1])))
     return texts
 
 

@@ -97,11 +97,11 @@ class Canvas(matrix_class):
                 found[cell] = ink.sign or marker, ink.style
         run = max(1, min(RUN, RUN * self.cols // _WIDE))
         owned = {cell: tuple(owners) for cell, owners in shared.items()}
-        for cell, number in in_turn(owned, self._needs(shared), run):
+        for cell, number in in_turn(owned, self._claims_to_shared(shared), run):
             found[cell] = shared[cell][number], self._inks[number].style
         return found
 
-    def _needs(self, shared: Iterable[CanvasCell]) -> list[float]:
+    def _claims_to_shared(self, shared: Iterable[CanvasCell]) -> list[float]:
         """Each curve's claim on shared cells: the larger, the fewer cells it has for itself."""
         among = set(shared)
         count = Counter(number for claims in self._claims.values() for number, _ in claims)

@@ -160,14 +160,14 @@ def spans(chart: Chart) -> tuple[Span, Span]:
     y = chart.y.span or _span(heights, [level.value for level in chart.levels])
     if not (chart.y.log or chart.y.span):
         y = min(0.0, y[0]), y[1]
-    return _apart(x, chart.x.log), _apart(y, chart.y.log)
+    return _widened(x, chart.x.log), _widened(y, chart.y.log)
 
 
 def _span(arrays: Sequence[Points], values: Sequence[float] = ()) -> Span:
     return min([*(float(a.min()) for a in arrays), *values]), max([*(float(a.max()) for a in arrays), *values])
 
 
-def _apart(span: Span, log: bool) -> Span:
+def _widened(span: Span, log: bool) -> Span:
     low, high = span
     if high > low:
         return span

@@ -97,7 +97,7 @@ def save_heatmap(lens: Lens, grid: Grid, path: Path) -> None:
     tones, texts = _cells(lens, grid)
     if not texts:
         raise InputError("there is nothing to draw: not computed, s scans the model")
-    tones[np.isinf(tones)] = np.nan  # no colour stands for them: their texts say it
+    tones[np.isinf(tones)] = np.nan  # infinite: they have a text and no colour
     if np.isnan(tones).all():
         raise InputError("there is nothing to draw: all of it is infinite")
     size = (2.4 + 0.75 * len(grid.columns), 1.6 + 0.2 * min(len(grid.rows), 60))
@@ -140,7 +140,7 @@ def _paper(path: Path, size: tuple[float, float], title: str) -> Iterator[Paper]
     # Not the user's matplotlib style: it may need TeX, or be made for a dark background.
     with matplotlib.style.context(["default", _STYLE]):
         paper = Paper(figsize=size, layout="constrained")
-        paper.suptitle(_plain(title), fontsize=10, x=0.01, ha="left")
+        paper.suptitle(_escaped(title), fontsize=10, x=0.01, ha="left")
         yield paper
         _write(paper, path)
 
@@ -157,7 +157,7 @@ def _write(paper: Paper, path: Path) -> None:
         raise InputError(f"cannot write {printable(str(path))}: {error.strerror or error}") from None
 
 
-def _plain(text: str) -> str:
+def _escaped(text: str) -> str:
     """A text with literal dollars: matplotlib would set text between them as a formula."""
     return text.replace("$", r"\$")
 
@@ -198,7 +198,7 @@ def _chart(place: Axes, chart: Chart, *, alone: bool) -> None:
     place.set_xscale("log" if chart.x.log else "linear")
     if names := chart.x.places:
         step = -(-len(names) // _MOST_PLACES)
-        place.set_xticks(range(0, len(names), step), [_plain(name) for name in names[::step]])
+        place.set_xticks(range(0, len(names), step), [_escaped(name) for name in names[::step]])
     place.set_yscale("log" if chart.y.log else "linear")
     if chart.y.tens or chart.y.exponents:
         texts = axis_ticks(chart.y, y, _MOST_TICKS)
@@ -208,21 +208,21 @@ def _chart(place: Axes, chart: Chart, *, alone: bool) -> None:
             ink = "0.2" if level.is_bright else GREY
             place.axhline(level.value, color=ink, linewidth=0.7, linestyle=_DASHES[level.stroke], zorder=1)
             place.annotate(
-                _plain(level.label), (1.0, level.value), (3, 0), xycoords=("axes fraction", "data"),
+                _escaped(level.label), (1.0, level.value), (3, 0), xycoords=("axes fraction", "data"),
                 textcoords="offset points", va="center", fontsize=7, color=ink,
             )  # fmt: skip
     for series in chart.series:
         marker = "o" if len(series.x) <= MOST_NUMBERS and series.number is not None else ""
         if series.band is not None:
-            place.fill_between(series.x, *series.band, color=_ink(series)["color"], alpha=0.15, linewidth=0)
-        place.plot(series.x, series.y, marker=marker, markersize=2.5, **_ink(series))
+            place.fill_between(series.x, *series.band, color=_line_style(series)["color"], alpha=0.15, linewidth=0)
+        place.plot(series.x, series.y, marker=marker, markersize=2.5, **_line_style(series))
     place.set_xlim(*x)
-    place.set_ylim(*_roomy(y, chart.y))
+    place.set_ylim(*_with_margin(y, chart.y))
     if not alone:
-        place.set_title(_plain(chart.title), loc="left")
+        place.set_title(_escaped(chart.title), loc="left")
 
 
-def _roomy(span: tuple[float, float], axis: Axis) -> tuple[float, float]:
+def _with_margin(span: tuple[float, float], axis: Axis) -> tuple[float, float]:
     """A little room above, and below unless the axis begins at 0, so that no curve runs along the frame."""
     low, high = span
     if axis.log:
@@ -232,7 +232,7 @@ def _roomy(span: tuple[float, float], axis: Axis) -> tuple[float, float]:
     return low - room * (low != 0), high + room
 
 
-def _ink(line: Series | Sign) -> dict[str, Any]:
+def _line_style(line: Series | Sign) -> dict[str, Any]:
     if line.number is None:
         return {"color": GREY, "linestyle": _DASHES[line.stroke], "linewidth": 1.1, "zorder": 1.5}
     return {"color": INKS[line.number % len(INKS)], "linestyle": _DASHES[line.stroke], "zorder": 2}
@@ -254,8 +254,8 @@ def _labels(place: Axes, chart: Chart, shared: bool, is_left: bool, is_bottom: b
 def _legend(paper: Paper, place: Axes, figure: Figure, *, alone: bool) -> None:
     from matplotlib.lines import Line2D
 
-    handles: list[Line2D] = [Line2D([], [], label=_plain(sign.label), **_ink(sign)) for sign in signs(figure)]
-    handles += [Line2D([], [], linestyle="none", label=_plain(note)) for note in figure.notes]
+    handles: list[Line2D] = [Line2D([], [], label=_escaped(sign.label), **_line_style(sign)) for sign in signs(figure)]
+    handles += [Line2D([], [], linestyle="none", label=_escaped(note)) for note in figure.notes]
     if alone and len(handles) <= 6:
         place.legend(handles=handles, loc="best")
     else:
@@ -293,12 +293,13 @@ def _heatmap(paper: Paper, lens: Lens, grid: Grid, tones: Tones, texts: dict[tup
     place = paper.subplots()
     image = place.imshow(tones, aspect="auto", cmap=colours, norm=norm)
     place.spines[:].set_visible(False)
-    place.set_xticks(range(len(grid.columns)), [_plain(printable(c.heading)).replace(".", ".\n") for c in grid.columns])
+    headings = [_escaped(printable(c.heading)).replace(".", ".\n") for c in grid.columns]
+    place.set_xticks(range(len(headings)), headings)
     place.xaxis.tick_top()
     place.tick_params(length=0)
     step = max(1, len(grid.rows) // MOST_NUMBERS)
-    place.set_yticks(range(0, len(grid.rows), step), [_plain(row.label) for row in grid.rows[::step]])
-    place.set_ylabel(_plain(grid.rows_are))
+    place.set_yticks(range(0, len(grid.rows), step), [_escaped(row.label) for row in grid.rows[::step]])
+    place.set_ylabel(_escaped(grid.rows_are))
     if len(grid.rows) <= MOST_NUMBERS:
         for (y, x), text in texts.items():
             red, green, blue, _ = colours(norm(tones[y, x]))

@@ -56,12 +56,12 @@ def readout(pair: Pair, request: Request) -> Text:
     if request.compare:
         return _marked(pair, request)
     if len(wanted) > 1:
-        return _group(pair, request, wanted)
+        return _several(pair, request, wanted)
     found = pair.curves(wanted[0], request.side)
     if len(found) == 2:
-        return _two(pair, wanted[0], request)
+        return _in_both_models(pair, wanted[0], request)
     _, session, p = found[0] if found else ("", pair.first, wanted[0])
-    return _single(session, p, request) if found else Text("B has no projection of this name", "dim")
+    return _one_projection(session, p, request) if found else Text("B has no projection of this name", "dim")
 
 
 def over_layers(pair: Pair, request: Request) -> Text:
@@ -69,7 +69,7 @@ def over_layers(pair: Pair, request: Request) -> Text:
     Reads files."""
     row = selected_row(request)
     if row is not None and (parts := at_layer(pair, request, row)):
-        return _whole(parts, request.width)
+        return _fitting(parts, request.width)
     return _ranges(pair, request, layer_columns(request.grid, request.selection))
 
 
@@ -86,23 +86,23 @@ def rank_readout(painting: Painting, k: int, width: int) -> Text:
     parts = [f"{head}  energy"]
     for name, _, values in found:
         short = f" (r {len(values)})" if k > len(values) else ""
-        parts.append(f"{name} {_share(metrics.energy_at(values, min(k, len(values))))}{short}")
+        parts.append(f"{name} {_percentage(metrics.energy_at(values, min(k, len(values))))}{short}")
     if len({(p.rows, p.cols) for _, p, _ in found}) == 1:
         return _with_factors(parts, _factors(found[0][1], k), width)
-    return _whole(parts, width)
+    return _fitting(parts, width)
 
 
 def _one_rank(head: str, p: Projection, values: Values, k: int, floor: float, width: int) -> Text:
     sigma = float(values[k - 1])
     parts = [head]
     parts.append(f"sigma <= {floor:.1g}" if sigma <= floor else f"sigma {sigma:.3g}")
-    parts.append(f"energy {_share(metrics.energy_at(values, k))}")
+    parts.append(f"energy {_percentage(metrics.energy_at(values, k))}")
     parts.append(f"rel.error {_error(metrics.relative_error(values, k))}")
     line = "  ".join([*parts, *_factors(p, k)])
     for long, short in _SHORTER:
         if len(line) > width:
             line = re.sub(long, short, line)
-    return _whole(line.split("  "), width)
+    return _fitting(line.split("  "), width)
 
 
 def _with_factors(energies: list[str], factors: list[str], width: int) -> Text:
@@ -111,11 +111,11 @@ def _with_factors(energies: list[str], factors: list[str], width: int) -> Text:
     for long, short in _SHORTER:
         if len("  ".join([*energies, line])) > width:
             line = re.sub(long, short, line)
-    shown = _whole(energies, width - 2 - len(line)).plain
-    return _whole([shown, *line.split("  ")], width)
+    shown = _fitting(energies, width - 2 - len(line)).plain
+    return _fitting([shown, *line.split("  ")], width)
 
 
-def _share(energy: float) -> str:
+def _percentage(energy: float) -> str:
     """71.2 %; never rounded up to 100 %."""
     return "99.9 %" if 0.9995 <= energy < 1 - 1e-9 else f"{100 * energy:.1f} %"
 
@@ -136,11 +136,11 @@ def _ranges(pair: Pair, request: Request, columns: Sequence[Column]) -> Text:
     """Smallest, middle and largest of the drawn roles, over all experts."""
     parts = ranges(pair, request, columns)
     if len(parts) > 1:
-        return _whole(parts, request.width)
-    return _why(pair, request, [p for column in columns for p in request.grid.column(column)])
+        return _fitting(parts, request.width)
+    return _first_reason(pair, request, [p for column in columns for p in request.grid.column(column)])
 
 
-def _why(pair: Pair, request: Request, wanted: Iterable[Projection]) -> Text:
+def _first_reason(pair: Pair, request: Request, wanted: Iterable[Projection]) -> Text:
     """The first reason why these have no numbers; nothing if they only wait to be computed."""
     found = [r for p in wanted for _, session, q in pair.curves(p, request.side) if (r := _reason(session, q))]
     return Text(f"{len(found)} failed: {printable(found[0])}" if found else "", "red", no_wrap=True)
@@ -155,22 +155,22 @@ def _marked(pair: Pair, request: Request) -> Text:
     lens = Lens(pair, request.threshold, BY_NAME["k"], Side.RATIO if pair.second else Side.A)
     lens.load(request.marks)
     ranks = [f"{printable(label(p, request.marks))} {lens.text(p) or '.'}" for p in request.marks]
-    return _whole([lens.title, *ranks], request.width)
+    return _fitting([lens.title, *ranks], request.width)
 
 
-def _group(pair: Pair, request: Request, wanted: Sequence[Projection]) -> Text:
+def _several(pair: Pair, request: Request, wanted: Sequence[Projection]) -> Text:
     lens = Lens(pair, request.threshold, BY_NAME["k"], request.side)
     lens.load(wanted)
     found = [k for p in wanted if (k := lens.number(p)) is not None]
     parts = [f"{len(found)} of {len(wanted)} computed"]
-    if not found and (why := _why(pair, request, wanted)):
+    if not found and (why := _first_reason(pair, request, wanted)):
         return why
     if found:
         parts.append(f"{lens.title} {lens.written(min(found))} to {lens.written(max(found))}")
-    return _whole(parts, request.width)
+    return _fitting(parts, request.width)
 
 
-def _two(pair: Pair, ours: Projection, request: Request) -> Text:
+def _in_both_models(pair: Pair, ours: Projection, request: Request) -> Text:
     """One projection in both models; numbers in which they differ at the current threshold come first."""
     ratio = Lens(pair, request.threshold, BY_NAME["k"], Side.RATIO)
     ratio.load([ours])
@@ -183,7 +183,7 @@ def _two(pair: Pair, ours: Projection, request: Request) -> Text:
     if text := ratio.text(ours):
         parts.append(f"B/A {text}")
     together = (part for pair_of in zip_longest(*metrics_of) for part in pair_of if part)
-    return _whole([*parts, *together, *shapes], request.width)
+    return _fitting([*parts, *together, *shapes], request.width)
 
 
 def _summaries(session: Session, p: Projection, threshold: float) -> Iterator[str]:
@@ -219,7 +219,7 @@ def _calibration(session: Session, p: Projection) -> tuple[list[str], list[str]]
     return warned, [*held, tokens]
 
 
-def _single(session: Session, p: Projection, request: Request) -> Text:
+def _one_projection(session: Session, p: Projection, request: Request) -> Text:
     entry = session.entry(p)
     if entry is None:
         if reason := _reason(session, p):
@@ -244,10 +244,10 @@ def _single(session: Session, p: Projection, request: Request) -> Text:
         parts.append(f"from {p.stored_as}")
     made = entry.provenance
     parts += [f"sigma_1 {entry.sigma_max:.4g}", f"floor {made.noise_floor:.0e}", made.solver, made.device]
-    return _whole(parts, request.width)
+    return _fitting(parts, request.width)
 
 
-def _whole(parts: Sequence[str], width: int) -> Text:
+def _fitting(parts: Sequence[str], width: int) -> Text:
     """The parts that fit into `width`."""
     kept = list(parts)
     while len(kept) > 1 and len("  ".join(kept)) > width:

@@ -56,7 +56,7 @@ def apply(args: Namespace, root: Path) -> int:
     if not works:
         raise InputError("the plan keeps every projection as it is: there is nothing to apply")
     place = placing(args.device, args.threads)
-    with temporary_folder(output.parent) as folder, at_end(partial(_put_away, folder, output)):
+    with temporary_folder(output.parent) as folder, at_end(partial(_remove_unfinished, folder, output)):
         try:
             layout = _layout(model, works, args, place, folder)
             done, numbers = _write(layout, folder / _MADE, output.parent)
@@ -198,7 +198,7 @@ def _check_room(folder: Path, size: int) -> None:
         raise InputError(f"it takes {byte_size(size)}, and {byte_size(left)} are free in {printable(str(folder))}")
 
 
-def _put_away(folder: Path, output: Path) -> str:
+def _remove_unfinished(folder: Path, output: Path) -> str:
     """Remove the unfinished folder. Called from another thread when a signal ends the program."""
     is_whole = output.is_dir() and any(output.iterdir())
     shutil.rmtree(folder, ignore_errors=True)

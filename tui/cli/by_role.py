@@ -19,7 +19,7 @@ from .query import Query
 def print_roles(console: Console, query: Query, args: Namespace) -> None:
     """Print a table for each lens. Its rows are roles; its columns are the layers, the smallest, median and largest
     number of A and of B, and the ratio of the medians."""
-    theirs = _theirs(query, args)
+    theirs = _in_second(query, args)
     for lens in query.lenses:
         found = list(role_summaries(lens, query.projections, theirs))
         columns = [
@@ -37,10 +37,10 @@ def print_roles(console: Console, query: Query, args: Namespace) -> None:
 
 def role_records(query: Query, args: Namespace) -> Iterator[dict[str, object]]:
     """The same numbers as records."""
-    return records(query.lenses, query.projections, _theirs(query, args))
+    return records(query.lenses, query.projections, _in_second(query, args))
 
 
-def _theirs(query: Query, args: Namespace) -> list[Projection]:
+def _in_second(query: Query, args: Namespace) -> list[Projection]:
     second = query.lens.pair.second
     assert second is not None
     return second.model.tree.scanned(args.filter)

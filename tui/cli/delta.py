@@ -54,7 +54,7 @@ def delta(args: Namespace, root: Path) -> int:
     for threshold in dict.fromkeys(args.threshold or _THRESHOLDS):
         changes = changes_of(session, found.deltas, threshold, args.independent)
         print_changes(console, changes, threshold, f"at {percent(threshold)} % of the energy")
-    for line in (*_about(changes), *_apart(first, second, found), *lines_of(said_of(under, ()))):
+    for line in (*_explanations(changes), *_unpaired(first, second, found), *lines_of(said_of(under, ()))):
         say(line)
     code = say_failures(session, rows)
     return max(code, lora.write(session, (args.threshold or _THRESHOLDS)[0])) if lora is not None else code
@@ -65,7 +65,7 @@ def print_delta(console: Console, query: Query, args: Namespace) -> None:
     changes: Sequence[DeltaNumbers] = ()
     for threshold, changes in shown(query, args).items():
         print_changes(console, changes, threshold, f"at {percent(threshold)} % of the energy")
-    for line in _about(changes):
+    for line in _explanations(changes):
         console.print(Text(line))
 
 
@@ -119,7 +119,7 @@ def _title(first: str, second: str, weighting: str) -> str:
     return f"{printable(second)} - {printable(first)}{by}"
 
 
-def _about(changes: Sequence[DeltaNumbers]) -> Iterator[str]:
+def _explanations(changes: Sequence[DeltaNumbers]) -> Iterator[str]:
     """Lines below the table: what the numbers mean, and which differences get no advice."""
     yield ADVICE
     if quantised := [c for c in changes if c.quantised]:
@@ -133,13 +133,13 @@ def _about(changes: Sequence[DeltaNumbers]) -> Iterator[str]:
         yield f"{same} of {len(changes)} are unchanged to the bit, {rounding} differ by no more than rounding"
 
 
-def _apart(first: Model, second: Model, found: Matched) -> Iterator[str]:
+def _unpaired(first: Model, second: Model, found: Matched) -> Iterator[str]:
     """Lines about projections that have no row because only one model has them."""
     for why in (Apart.SHAPE, Apart.FACTORS, Apart.RENAMED, Apart.ONLY_A, Apart.ONLY_B):
         if listed := found.why(why):
-            yield f"{why}: {len(listed)}: {_named(item.text for item in listed)}"
+            yield f"{why}: {len(listed)}: {_listed(item.text for item in listed)}"
     if listed := found.why(Apart.LEFT_OUT):
-        kinds = kinds_of(_ours(listed))
+        kinds = kinds_of(_in_first(listed))
         count = "1 matrix" if len(listed) == 1 else f"{len(listed)} matrices"
         yield f"{count} ({kinds}) {'is' if len(listed) == 1 else 'are'} left out: --filter '*' adds them"
     if listed := found.why(Apart.VECTOR):
@@ -151,17 +151,17 @@ def _vectors(first: Model, second: Model, listed: Sequence[WithoutDifference]) -
     every = list(vector_changes(first, second, listed))
     changed = [v for v in every if v.relative]
     unlike = [v for v in every if v.relative is None]
-    by = _named(f"{v.listed.text} |d|/|W| {v.relative:.2e}" for v in sorted(changed, key=lambda v: -(v.relative or 0)))
+    by = _listed(f"{v.listed.text} |d|/|W| {v.relative:.2e}" for v in sorted(changed, key=lambda v: -(v.relative or 0)))
     yield f"norms, biases and other vectors: {len(every)}, {len(changed)} of them changed{': ' if by else ''}{by}"
     if unlike:
-        yield f"not compared: {len(unlike)}: {_named(f'{v.listed.text}: {v.reason}' for v in unlike)}"
+        yield f"not compared: {len(unlike)}: {_listed(f'{v.listed.text}: {v.reason}' for v in unlike)}"
 
 
-def _ours(listed: Iterable[WithoutDifference]) -> Iterator[Projection]:
+def _in_first(listed: Iterable[WithoutDifference]) -> Iterator[Projection]:
     yield from (p for item in listed if (p := item.ours) is not None)
 
 
-def _named(texts: Iterable[str]) -> str:
+def _listed(texts: Iterable[str]) -> str:
     every = list(texts)
     more = f" and {len(every) - _MOST_LISTED} more" if len(every) > _MOST_LISTED else ""
     return "; ".join(every[:_MOST_LISTED]) + more

@@ -33,10 +33,10 @@ _MOST_LISTED = 8
 
 
 def outputs_of(args: Namespace) -> tuple[Path | None, Path | None]:
-    """Where ranks and adapter are to be written, None for neither.
+    """The file for the ranks and the folder for the adapter; None for what is not wanted.
 
     Raises:
-        InputError: nothing can be written there.
+        InputError: nothing can be written there, or there are several thresholds.
     """
     if not (args.output or args.extract):
         return None, None
@@ -127,7 +127,7 @@ class Lora:
 
 
 def _weights_of(models: Sequence[Model], wanted: Wanted) -> tuple[ModuleWeights, ModuleWeights]:
-    """A's and B's weights by module, of which only headers are read here.
+    """The weights of A and of B by module. Reads only headers.
 
     Raises:
         InputError: transformers would not load them, or a module has another shape in B.

@@ -62,7 +62,7 @@ class Ending:
             before = signal.getsignal(number)
             if before is not None and before is not signal.SIG_IGN:
                 self._before[number] = before
-                signal.signal(number, self._came)
+                signal.signal(number, self._on_signal)
         _open.append(self)
         self._is_inside = True
         return self
@@ -93,7 +93,7 @@ class Ending:
         """Whether a signal has come and the program is ending."""
         return bool(self._number)
 
-    def _came(self, number: int, _: FrameType | None) -> None:
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
         """Note a signal, in the main thread. Later signals change nothing, as saving has begun."""
         if self._number:
             return

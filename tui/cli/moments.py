@@ -64,7 +64,7 @@ def moments(args: Namespace, root: Path) -> int:
     read = written(digests_of(run, tokenizer.all_special_ids))
     calibration = _Calibration(checkpoint, Collector(model, plan), output, text.label, read, device)
     with at_end(calibration.save):
-        _beside(partial(calibration.run, run))
+        _run_in_thread(partial(calibration.run, run))
         saved = calibration.save()
     say(saved)
     _print(calibration)
@@ -144,7 +144,7 @@ def _say_plan(
         say(f"{len(lost)} projections are not in it, as text reaches no module that holds them: {kinds_of(lost)}")
 
 
-def _beside(work: Callable[[Callable[[str, int, int], None]], None]) -> None:
+def _run_in_thread(work: Callable[[Callable[[str, int, int], None]], None]) -> None:
     """Run `work` in another thread, which a signal to this one cannot stop between a sum and its count."""
     told: queue.SimpleQueue[tuple[str, int, int] | BaseException | None] = queue.SimpleQueue()
 

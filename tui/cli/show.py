@@ -79,7 +79,7 @@ def show(args: Namespace, root: Path) -> int:
             console.print()
         if args.view not in ("heatmap", "mla", "heads", "delta") and (
             by := weighted_by(query.projections)
-        ):  # these print the notes below every table
+        ):  # these name the weighting in every table
             console.print(Text(by))
             console.print()
         (print_roles if args.by else resolve(BY_NAME[args.view].text))(console, query, args)

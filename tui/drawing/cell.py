@@ -71,8 +71,8 @@ class Cell:
         return next((form for form in self.forms if len(form) <= width), self.forms[-1])
 
     def standing(self, width: int, beside: int) -> tuple[str, str]:
-        """The same, and the blanks behind a lone number where others have so many characters `beside` theirs, as
-        ` ^33`: numbers stand below one another."""
+        """The fullest text that fits, and blanks after it that align its number with those of other cells, which have
+        `beside` characters after theirs, such as ` ^33`."""
         text = self.fitting(width)
         return text, " " * (min(width, len(text.partition(" ")[0]) + beside) - len(text))
 

@@ -140,7 +140,8 @@ class Look:
         found = self._cells.get(place)
         if found is None:
             members = self._members(place)
-            found = self._single(members[0], column) if len(members) == 1 else self._fold(self._group(place), column)
+            is_one = len(members) == 1
+            found = self._single_cell(members[0], column) if is_one else self._median_cell(self._group(place), column)
             self._cells[place] = found
         return found
 
@@ -256,16 +257,16 @@ class Look:
             found = self._counts[place] = Count(marks.count("#"), marks.count("!"), total)
         return found
 
-    def _single(self, p: Projection, column: Column) -> Cell:
+    def _single_cell(self, p: Projection, column: Column) -> Cell:
         is_marked = p.key in self._marked
         number, mark = self.lens.number(p), self.mark(p)
         if number is None or mark == MARKS[State.RUNNING]:
-            return of_state(self._lacking(p, mark), is_marked)
+            return of_state(self._missing_state(p, mark), is_marked)
         forms = signed(written_forms(self.lens.written(number), number), self.lens.sign(p))
         forms = (self.lens.text(p), *forms[1:])
         return self._shaded(forms, number, self.lens.tone(p), is_marked, self.lens.is_greyed(p), column)
 
-    def _fold(self, group: NumberGroup, column: Column) -> Cell:
+    def _median_cell(self, group: NumberGroup, column: Column) -> Cell:
         """The cell of several projections (experts, KV heads): the median, and after "^" the number farthest from it,
         29 ^33, if the median does not represent them all (far_of). If only a part is computed, how many: 104 8/256. If
         the user wanted the missing ones too, their state is shown instead of the farthest, and of the count if that
@@ -274,12 +275,12 @@ class Look:
         members = group.members
         is_marked = bool(self._marked) and any(p.key in self._marked for p in members)
         if not self.lens.pair.has_spectra:
-            return of_state(most_telling(self._marks_of_lacking(members, members)), is_marked)
+            return of_state(most_telling(self._missing_states(members, members)), is_marked)
         every = self.lens.numbers(group)
         numbers = known(every)
         is_part = len(numbers) < len(members)
         lacking = (p for p, number in zip(members, every.tolist(), strict=True) if math.isnan(number))
-        marks = self._marks_of_lacking(members, lacking) if is_part else set()
+        marks = self._missing_states(members, lacking) if is_part else set()
         middle = middle_of(numbers)
         if middle is None:
             return of_state(most_telling(marks), is_marked)
@@ -300,10 +301,10 @@ class Look:
         cell = self._shaded(forms, middle, middle_of(known(tones)), is_marked, is_greyed, column)
         return replace(cell, has_failed="!" in marks)
 
-    def _marks_of_lacking(self, members: Sequence[Projection], lacking: Iterable[Projection]) -> set[str]:
+    def _missing_states(self, members: Sequence[Projection], lacking: Iterable[Projection]) -> set[str]:
         """The states of experts without a number, except those left out of the sample."""
         sampled = {id(p) for p in self.lens.pair.first.sampled(members)}
-        marks = [(p, self._lacking(p, self.mark(p))) for p in lacking]
+        marks = [(p, self._missing_state(p, self.mark(p))) for p in lacking]
         return {mark for p, mark in marks if id(p) in sampled or mark != MARKS[State.NOT_COMPUTED]}
 
     def _sign_of(self, members: Sequence[Projection], numbers: Values) -> str:
@@ -313,7 +314,7 @@ class Look:
         found = (p for p, number in zip(members, numbers.tolist(), strict=True) if not math.isnan(number))
         return next(filter(None, map(self.lens.sign, found)), "")
 
-    def _lacking(self, p: Projection, mark: str) -> str:
+    def _missing_state(self, p: Projection, mark: str) -> str:
         """The state of what a number needs: of the projection, or if that is done, of the other spectrum it is compared
         to."""
         if self.lens.measure.needs_directions:

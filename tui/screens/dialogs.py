@@ -45,9 +45,9 @@ class Confirm(ModalScreen[bool]):
         yield box
 
     def on_mount(self) -> None:
-        self.call_after_refresh(self._count_from_here)
+        self.call_after_refresh(self._note_painted)
 
-    def _count_from_here(self) -> None:
+    def _note_painted(self) -> None:
         self._painted = monotonic()
 
     def on_key(self, event: Key) -> None:

@@ -34,7 +34,7 @@ def estimate(session: Session, missing: Sequence[Projection], pattern: str) -> l
     """Lines about a scan to come: how many projections and bytes, and how long it takes, as far as is known."""
     lines = [f"{printable(session.model.name)}:" if len(session.model.name) < 60 else ""]
     lines.append(
-        f"compute {_what(missing, bool(session.shown_as))}" + (f" that match {printable(pattern)}" if pattern else "")
+        f"compute {_counts(missing, bool(session.shown_as))}" + (f" that match {printable(pattern)}" if pattern else "")
     )
     lines.append(_weights(session, missing))
     if session.experts is not None and any(p.expert is not None for p in missing):
@@ -45,7 +45,7 @@ def estimate(session: Session, missing: Sequence[Projection], pattern: str) -> l
     return [line for line in lines if line]
 
 
-def _what(missing: Sequence[Projection], weighs: bool) -> str:
+def _counts(missing: Sequence[Projection], weighs: bool) -> str:
     """`210 projections`; other spectra among them are counted separately. `weighs`: the model is shown in a
     state, so projections as they are get a word too."""
     twins, noises = sum(bool(p.null) for p in missing), sum(map(is_noise, missing))

@@ -82,10 +82,10 @@ def letters() -> str:
 @lru_cache(4096)
 def plain(text: str, encoding: str) -> str:
     """The text at the same width in characters of this encoding, without frames, curves and the like."""
-    return "".join(char if char.isascii() else _glyph(char) or _kept(char, encoding) for char in text)
+    return "".join(char if char.isascii() else _glyph(char) or _encodable(char, encoding) for char in text)
 
 
-def _kept(char: str, encoding: str) -> str:
+def _encodable(char: str, encoding: str) -> str:
     try:
         char.encode(encoding)
     except UnicodeEncodeError:
@@ -103,10 +103,10 @@ def _glyph(char: str) -> str:
         return "-" if char in _ACROSS else "|" if char in _DOWN else "+"
     if code in _BLOCKS:
         return "|"
-    return _dots(code - _BRAILLE.start) if code in _BRAILLE else ""
+    return _braille_as_ascii(code - _BRAILLE.start) if code in _BRAILLE else ""
 
 
-def _dots(bits: int) -> str:
+def _braille_as_ascii(bits: int) -> str:
     """The ASCII character for a braille character, by how many dots it has, and where."""
     rows = [number for number, row in enumerate(_DOT_ROWS) for _ in range((bits & row).bit_count())]
     if len(rows) > 4:

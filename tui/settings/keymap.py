@@ -54,7 +54,7 @@ def checked(keymap: Mapping[str, str]) -> dict[str, str]:
     """
     names = _ids()
     found = {ident: ",".join(_key_names(ident, text)) for ident, text in keymap.items() if ident in names}
-    for tables in _together():
+    for tables in _tables_in_force():
         _refuse_clashes(tables, found)
     return found
 
@@ -76,7 +76,7 @@ def _key_names(ident: str, text: str) -> list[str]:
     return names
 
 
-def _together() -> Iterator[list[BindingType]]:
+def _tables_in_force() -> Iterator[list[BindingType]]:
     """The tables that are in force at the same time."""
     for pane in keys.PANES.values():
         yield [*pane, *keys.PLAN, *keys.EXPLORER, *keys.APP, _PALETTE]

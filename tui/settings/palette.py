@@ -66,15 +66,15 @@ class Palette:
             return Style.null()
         step = bisect_left(limits, value)
         if not diverges:
-            return _on(self.sequential[_spread(step, limits, len(self.sequential))])
+            return _on_background(self.sequential[_index_of_step(step, limits, len(self.sequential))])
         under = sum(limit <= 1 for limit in limits)  # steps below 1; the one next to 1 is the lightest
         if step < under:
-            return _on(self.below[max(0, len(self.below) - under + step)])
-        return _on(self.above[min(len(self.above) - 1, step - under)])
+            return _on_background(self.below[max(0, len(self.below) - under + step)])
+        return _on_background(self.above[min(len(self.above) - 1, step - under)])
 
     def level(self, value: float, limits: Sequence[float]) -> str:
         """The shade as one character, for terminals without colours."""
-        return LEVELS[_spread(bisect_left(limits, value), limits, len(LEVELS))]
+        return LEVELS[_index_of_step(bisect_left(limits, value), limits, len(LEVELS))]
 
 
 def palette(depth: Depth) -> Palette:
@@ -84,12 +84,12 @@ def palette(depth: Depth) -> Palette:
     return Palette(depth)
 
 
-def _spread(step: int, limits: Sequence[float], count: int) -> int:
+def _index_of_step(step: int, limits: Sequence[float], count: int) -> int:
     """The index of the one of `count` things that represents a step; the first and last represent the end steps."""
     return round(step * (count - 1) / max(1, len(limits)))
 
 
-def _on(colour: int) -> Style:
+def _on_background(colour: int) -> Style:
     """A background colour, with a text colour that is readable on it."""
     dark, light = (0, 15) if colour < 16 else (16, 231)
     return Style(color=f"color({dark if _is_light(colour) else light})", bgcolor=f"color({colour})")

@@ -70,7 +70,7 @@ def load(file: Path) -> Config:
         reason = f"cannot be read: {error.strerror or error}"
     except UnicodeDecodeError:
         reason = "is not written in UTF-8"
-    except (ValueError, RecursionError) as error:  # tomllib: its own error is a ValueError
+    except (ValueError, RecursionError) as error:  # tomllib's error is a ValueError
         reason = f"is not TOML: {error}"
     except _WrongError as error:
         reason = str(error)

@@ -71,7 +71,7 @@ class ChartPane(Widget, can_focus=True):
         """Draw the lines of a painting, `canvas` in size, if they differ from those before."""
         before, self._painting = self._painting, painting
         if before is None or before.lines != painting.lines:
-            self._foot = self._feet()
+            self._foot = self._foot_lines()
             self._rule = painting.columns(self._rank)
             self.refresh()
         else:
@@ -117,13 +117,13 @@ class ChartPane(Widget, can_focus=True):
                 self.refresh(*(Region(column, y, 1, 1) for column in columns))
 
     def _refresh_foot(self) -> None:
-        foot = self._feet()
+        foot = self._foot_lines()
         for number, (old, new) in enumerate(zip(self._foot, foot, strict=True)):
             if old != new:
                 self.refresh(Region(0, self.size.height - FOOT + number, self.size.width, 1))
         self._foot = foot
 
-    def _feet(self) -> tuple[Text, Text]:
+    def _foot_lines(self) -> tuple[Text, Text]:
         """The line of the cursor and the read-out."""
         painting, k = self._painting, self._rank
         if painting is None:

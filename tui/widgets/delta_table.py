@@ -56,18 +56,18 @@ class DeltaTable(Sheet, inherit_bindings=False):
         self._rows.show(projections)
         shown = grid.cells.items() if self._rows.deltas else ()
         self._places = {p.address: place for place, members in shown for p in members}
-        self._settle()
+        self._catch_up()
 
     def set_apart(self, apart: Sequence[WithoutDifference]) -> None:
         self._rows.show_apart(apart)
-        self._settle()
+        self._catch_up()
 
     def update(self, keys: Iterable[str] | None = None) -> None:
         """Draw again after states, numbers or the lens have changed: rows with these content keys, or for None all."""
         if not self.is_on_screen:
             self._is_behind = True
         elif keys is None:
-            self._settle()
+            self._catch_up()
         else:
             changed = set(keys)
             self.refresh_rows(row for row in self._rows_in_view if self._rows.key(row) in changed)
@@ -194,7 +194,7 @@ class DeltaTable(Sheet, inherit_bindings=False):
         if self._columns:
             at = self.cursor[1] - 2
             self._rows.sort(self._columns[at] if at >= 0 else None)
-            self._settle()
+            self._catch_up()
             self.action_jump(-1)
 
     def heading_clicked(self) -> None:
@@ -204,16 +204,16 @@ class DeltaTable(Sheet, inherit_bindings=False):
         """Draw lines. If it was hidden and shown again between two layouts, it has missed Show and takes in changes
         now."""
         if self._is_behind:
-            self.call_next(self._settle)
+            self.call_next(self._catch_up)
         return super().render_lines(crop)
 
     def on_show(self, _: Show) -> None:
-        self._settle()
+        self._catch_up()
 
     def on_resize(self, _: Resize) -> None:
-        self._settle()
+        self._catch_up()
 
-    def _settle(self) -> None:
+    def _catch_up(self) -> None:
         """Take in what has changed if the table is visible; otherwise this waits until it is shown."""
         self._is_behind = not (self.is_attached and self.is_on_screen)
         if not self._is_behind:

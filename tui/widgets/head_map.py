@@ -37,7 +37,7 @@ class HeadMap(Heatmap, inherit_bindings=False):
         self.kind = ""
         self.said = "finding the heads"
         self._parents: frozenset[str] = frozenset()
-        self._told = Selection()
+        self._reported = Selection()
 
     # What is shown
 
@@ -120,7 +120,7 @@ class HeadMap(Heatmap, inherit_bindings=False):
 
     def show_selection(self, selection: Selection) -> None:
         """Move the cursor to a selected head, or to its layer, without reporting it."""
-        self._told = selection
+        self._reported = selection
         single = selection.single
         head = head_of(single) if single is not None else None
         if head is not None and single is not None and single.layer is not None and head.kind == self.kind:
@@ -134,7 +134,7 @@ class HeadMap(Heatmap, inherit_bindings=False):
 
     def on_focus(self) -> None:
         """Select the head under the cursor for other keys. If it is selected already, a message on screen stays."""
-        if self.shown.rows and self._told != self._selected():
+        if self.shown.rows and self._reported != self._selected():
             self._travel(*self.cursor)
 
     def _travel(self, row: int, column: int) -> None:

@@ -34,7 +34,7 @@ from .heatmap_table import LONGEST_NAME, Layers, Pointer, shortened
 from .top_pane import TopPane
 
 MOST_DIGITS = 6
-"""Of a limit between two shades."""
+"""The most digits of a limit between two shades."""
 MILLION = 1e6
 TITLE_MARGIN = 4
 """Columns of the border, inside the corners, that a title leaves free."""
@@ -46,23 +46,24 @@ def shade_key(look: Look, column: Column | None = None) -> Text:
     above = look.lens.greyed_above
     limits = [limit for limit in look.limits(column) if above is None or limit <= above]
     text = Text()
-    for limit, written in zip(limits, _apart(limits, 3 if look.lens.contrast is Contrast.FIXED else 2), strict=True):
-        _patch(text, *look.shaded(limit, column))
+    digits = 3 if look.lens.contrast is Contrast.FIXED else 2
+    for limit, written in zip(limits, _distinct_texts(limits, digits), strict=True):
+        _append_shade(text, *look.shaded(limit, column))
         text.append(written)
     if limits and above is None:
-        _patch(text, *look.shaded(math.inf, column))
+        _append_shade(text, *look.shaded(math.inf, column))
     elif limits:
-        _patch(text, GREYED, 2 * GREY_FILL)
+        _append_shade(text, GREYED, 2 * GREY_FILL)
     return text
 
 
-def _patch(text: Text, style: Style, level: str) -> None:
+def _append_shade(text: Text, style: Style, level: str) -> None:
     text.append(level or "  ", style)
 
 
-def _apart(limits: Sequence[float], digits: int) -> list[str]:
-    """Limits from the smallest up with so many digits, or as many more as it takes that no two read alike; of those
-    that still do with MOST_DIGITS all but the first are "".
+def _distinct_texts(limits: Sequence[float], digits: int) -> list[str]:
+    """The ascending limits as texts of this many digits, or of more, up to MOST_DIGITS, if texts would be equal. Of
+    those that are still equal all but the first are "".
     """
     for most in range(digits, MOST_DIGITS + 1):
         texts = [_limit(limit, most) for limit in limits]

@@ -55,7 +55,7 @@ class ProjectionTree(Tree[TreeItem], inherit_bindings=False):
         super().__init__(Text(printable(name)), TreeItem(name, Selection()), **kwargs)  # type: ignore[arg-type]
         self._look = look
         self._opened: list[TreeNode[TreeItem]] = []
-        self._said: dict[int, tuple[object, ...]] = {}
+        self._shown_states: dict[int, tuple[object, ...]] = {}
         self._title = ""
         self.grid = Grid((), (), {})
         self.guide_depth = 2
@@ -65,7 +65,7 @@ class ProjectionTree(Tree[TreeItem], inherit_bindings=False):
         model."""
         self.grid = grid
         self._opened = []
-        self._said.clear()
+        self._shown_states.clear()
         self.root.remove_children()
         for item in self._top(groups):
             self._add(self.root, item)
@@ -115,10 +115,10 @@ class ProjectionTree(Tree[TreeItem], inherit_bindings=False):
         """Draw nodes in view again whose states or numbers have changed."""
         for line in range(self.scroll_offset.y, min(self.last_line + 1, self.scroll_offset.y + self.size.height)):
             node = self.get_node_at_line(line)
-            if node is not None and self._said.get(node.id) != self._says(node):
+            if node is not None and self._shown_states.get(node.id) != self._states_of(node):
                 node.refresh()
 
-    def _says(self, node: TreeNode[TreeItem]) -> tuple[object, ...]:
+    def _states_of(self, node: TreeNode[TreeItem]) -> tuple[object, ...]:
         """The states and numbers that a node shows."""
         item, look = node.data, self._look
         if item is None or item.selection is None:
@@ -131,7 +131,7 @@ class ProjectionTree(Tree[TreeItem], inherit_bindings=False):
         )
 
     def render_label(self, node: TreeNode[TreeItem], base_style: Style, style: Style) -> Text:
-        self._said[node.id] = self._says(node)
+        self._shown_states[node.id] = self._states_of(node)
         item = node.data
         room = max(LEAST_NAME, self._room - self.guide_depth * (len(_path(node)) - 1))
         icon = "" if not node.allow_expand else self.ICON_NODE_EXPANDED if node.is_expanded else self.ICON_NODE

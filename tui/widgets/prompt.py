@@ -46,7 +46,7 @@ class Prompt(Horizontal):
         self._sign = Static(id="sign")
         self._input = Input(compact=True, select_on_focus=False)
         self._input.cursor_blink = False  # nothing is sent while the user does nothing
-        self._told = Static(id="told")
+        self._hint = Static(id="told")
         self._lines: list[str] = []  # earlier answers, and last the current text
         self._at = 0
         self._complete: Complete | None = None
@@ -54,7 +54,7 @@ class Prompt(Horizontal):
     def compose(self) -> ComposeResult:
         yield self._sign
         yield self._input
-        yield self._told
+        yield self._hint
 
     def ask(
         self, kind: str, text: str, hint: str, before: Sequence[str] = (), complete: Complete | None = None
@@ -73,7 +73,7 @@ class Prompt(Horizontal):
 
     def tell(self, text: str) -> None:
         """Show a text to the right of the input."""
-        self._told.update(Text(text, no_wrap=True, overflow="ellipsis"))
+        self._hint.update(Text(text, no_wrap=True, overflow="ellipsis"))
 
     def action_history(self, step: int) -> None:
         """Go to earlier answers, or back towards the current text."""

@@ -58,7 +58,7 @@ class MetricTable(Sheet, inherit_bindings=False):
         self._rows.show(projections)
         self._longest = max((len(p.address) for p in projections), default=0)
         self._kinds = {self._shapes(p): p for p in projections}
-        self._settle()
+        self._catch_up()
 
     def update(self, keys: Iterable[str] | None = None) -> None:
         """Draw again after states, numbers or the lens have changed: rows with these content keys, or for None all."""
@@ -67,7 +67,7 @@ class MetricTable(Sheet, inherit_bindings=False):
         if not self.is_on_screen:
             self._is_behind = True
         elif changed is None or self._rows.sorted_by != ADDRESS or self._rows.fields is not self._fields:
-            self._settle()
+            self._catch_up()
         else:
             # A scan changes some rows ten times a second; drawing the whole table would send 5 kB each time.
             self.refresh_rows(row for row in self._rows_in_view if self._rows[row].key in changed)
@@ -114,24 +114,24 @@ class MetricTable(Sheet, inherit_bindings=False):
         """Sort by the column under the cursor, the other way the second time, and go to the first row."""
         if self._fields:
             self._rows.sort(self._fields[self.cursor[1]].name)
-            self._settle()
+            self._catch_up()
             self.action_jump(-1)
 
     def render_lines(self, crop: Region) -> list[Strip]:
         """Draw lines. If it was hidden and shown again between two layouts, it has missed Show and takes in changes
         now."""
         if self._is_behind:
-            self.call_next(self._settle)
+            self.call_next(self._catch_up)
         return super().render_lines(crop)
 
     def heading_clicked(self) -> None:
         self.action_sort()
 
     def on_show(self, _: Show) -> None:
-        self._settle()
+        self._catch_up()
 
     def on_resize(self, _: Resize) -> None:
-        self._settle()
+        self._catch_up()
 
     @property
     def row_count(self) -> int:
@@ -184,7 +184,7 @@ class MetricTable(Sheet, inherit_bindings=False):
         is_alone = len(self._grid.cells[place]) == 1
         return Selection(*place, single=None if is_alone else p)
 
-    def _settle(self) -> None:
+    def _catch_up(self) -> None:
         """Take in what has changed if the table is visible; otherwise this waits until it is shown."""
         self._is_behind = not (self.is_attached and self.is_on_screen)
         if not self._is_behind:

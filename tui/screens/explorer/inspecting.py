@@ -53,7 +53,7 @@ class Inspector:
             several = "i shows one projection, and this is made of several"
             state.say(f"i cannot show {found[0].address}: {AS_FACTORS}" if found[0].is_product else several)
             return
-        side, session, projection = self._behind(found[0])
+        side, session, projection = self._source_of(found[0])
         raw = projection.parents[0]
         if raw.problem is not None:
             state.say(raw.problem)
@@ -63,7 +63,7 @@ class Inspector:
         self._screen.app.push_screen(self._open, self._closed)
         self._screen.in_background(partial(self._prepare, session, projection), "reading directions")
 
-    def _behind(self, projection: Projection) -> tuple[str, Session, Projection]:
+    def _source_of(self, projection: Projection) -> tuple[str, Session, Projection]:
         """Where the projection's numbers come from, for two models or a ratio: an addition to the title, the session,
         and the projection there. For a ratio it is the first model that has the projection."""
         pair, side = self._screen.state.pair, self._screen.state.lens.side

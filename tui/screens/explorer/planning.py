@@ -51,7 +51,7 @@ class Planning:
         """What the plan that is shown was made from."""
         self._cut = 0.0
         """The last cut chosen by keys."""
-        self._moves = False
+        self._is_moving = False
         self._threads: list[threading.Thread] = []
 
     def close(self, timeout: float) -> bool:
@@ -167,7 +167,7 @@ class Planning:
         state = self._state
         if not self._is_wanted(request):
             return
-        self._plannable, self._cut, self._moves = plannable, plan.wish.cut, False
+        self._plannable, self._cut, self._is_moving = plannable, plan.wish.cut, False
         state.show_plan(plan)
         if goes_there:
             state.say("")
@@ -177,12 +177,12 @@ class Planning:
 
     def _follow(self) -> None:
         """Plan for the latest cut, as soon as the plan before is shown."""
-        if not self._moves and self._plannable is not None:
-            self._moves = True
+        if not self._is_moving and self._plannable is not None:
+            self._is_moving = True
             self._work(partial(self._move, self._plannable, self._cut))
 
     def _moved(self, plannable: Plannable, plan: ShownPlan | InputError) -> None:
-        self._moves = False
+        self._is_moving = False
         state = self._state
         if plannable is not self._plannable or state.plan is None:
             return
