@@ -1,5 +1,5 @@
 """Charts of values near the limits of float64, drawn as exponents or divided by a power of ten: an axis needs room
-beyond its curves, and the terminal's and the picture's library overflow there."""
+beyond its curves, for which there are no float64 numbers."""
 
 from __future__ import annotations
 

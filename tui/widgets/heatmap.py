@@ -6,7 +6,6 @@ with 61 layers x 256 experts 83 ms against 1.2 s. Only the characters that chang
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import ClassVar
@@ -21,64 +20,20 @@ from textual.strip import Strip
 
 from rankscope.engine.spectrum import Projection
 
-from ..data.contrast import Contrast
 from ..data.grid import Column, Grid, Row, Selection, unfolded
 from ..data.kept_sum import ShownRanks
 from ..data.outliers import Role, by_distance
-from ..drawing.cell import GREY_FILL, GREYED, PLAIN
+from ..drawing.cell import PLAIN
 from ..drawing.cells import Look
+from ..drawing.shade_key import shade_key
 from ..drawing.strips import difference
 from ..settings import keys
 from .heatmap_overview import Overview
 from .heatmap_table import LONGEST_NAME, Layers, Pointer, shortened
 from .top_pane import TopPane
 
-MOST_DIGITS = 6
-"""The most digits of a limit between two shades."""
-MILLION = 1e6
 TITLE_MARGIN = 4
 """Columns of the border, inside the corners, that a title leaves free."""
-
-
-def shade_key(look: Look, column: Column | None = None) -> Text:
-    """The shades with the limits between them, for this role if roles have separate limits; empty without numbers to
-    spread them over. Beyond the limit for grey cells only grey is shown."""
-    above = look.lens.greyed_above
-    limits = [limit for limit in look.limits(column) if above is None or limit <= above]
-    text = Text()
-    digits = 3 if look.lens.contrast is Contrast.FIXED else 2
-    for limit, written in zip(limits, _distinct_texts(limits, digits), strict=True):
-        _append_shade(text, *look.shaded(limit, column))
-        text.append(written)
-    if limits and above is None:
-        _append_shade(text, *look.shaded(math.inf, column))
-    elif limits:
-        _append_shade(text, GREYED, 2 * GREY_FILL)
-    return text
-
-
-def _append_shade(text: Text, style: Style, level: str) -> None:
-    text.append(level or "  ", style)
-
-
-def _distinct_texts(limits: Sequence[float], digits: int) -> list[str]:
-    """The ascending limits as texts of this many digits, or of more, up to MOST_DIGITS, if texts would be equal. Of
-    those that are still equal all but the first are "".
-    """
-    for most in range(digits, MOST_DIGITS + 1):
-        texts = [_limit(limit, most) for limit in limits]
-        if len(set(texts)) == len(texts):
-            return texts
-    return ["" if text in texts[:at] else text for at, text in enumerate(texts)]
-
-
-def _limit(value: float, digits: int) -> str:
-    in_thousands = 1000 <= value < MILLION
-    number = value / 1000 if in_thousands else value
-    text = f"{number:.{digits}g}"
-    if "e+" in text and number < 1000:
-        text = f"{number:.0f}"
-    return f"{text.removeprefix('0')}{'k' * in_thousands}" or "0"
 
 
 class Heatmap(TopPane, inherit_bindings=False):

@@ -14,7 +14,8 @@ from ..data.plan_shown import ShownPlan
 from ..data.view_records import Content
 from ..drawing.cells import Look
 from ..drawing.plan_cells import PlanLook
-from .heatmap import Heatmap, shade_key
+from ..drawing.shade_key import shade_key
+from .heatmap import Heatmap
 
 _EMPTY = Grid((), (), {})
 
