@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+if TYPE_CHECKING:
+    import gguf
 
 FIXTURE = "running_demo"
 
@@ -20,12 +27,30 @@ class RunningDemo(NamedTuple):
 
 
 def load_demo() -> RunningDemo:
-    """As `rankscope moments` loads it. Imports torch and transformers."""
+    """As `rankscope moments` loads it. Imports torch and transformers.
+
+    Transformers has gguf read the file four times and make one table of names 397 times; here each is done once.
+    """
+    import gguf
+
     from rankscope.engine.calibration.running import load
     from rankscope.engine.checkpoint.open import open_checkpoint
 
     checkpoint = open_checkpoint("demo")
-    return RunningDemo(checkpoint, *load(checkpoint, "cpu"))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(gguf, "get_tensor_name_map", functools.cache(gguf.get_tensor_name_map))
+        patched.setattr(gguf, "GGUFReader", functools.cache(read_gguf))
+        return RunningDemo(checkpoint, *load(checkpoint, "cpu"))
+
+
+def read_gguf(file: Path | str) -> gguf.GGUFReader:
+    """A file as the package gguf reads it, from plain memory: words of a mapped file take it several times as long."""
+    import numpy as np
+    from gguf.gguf_reader import GGUFReader
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(np, "memmap", lambda path, mode: np.fromfile(path, np.uint8))  # noqa: ARG005
+        return GGUFReader(file)
 
 
 def users_first(tests: Iterable[Any]) -> list[Any]:

@@ -55,4 +55,4 @@ def bad_file(file: Path, what: str) -> InputError:
 
 def damaged(file: Path, reason: str) -> InputError:
     """The error of a file that is not what its name says, or not whole."""
-    return bad_file(file, f"is damaged or no checkpoint ({printable(reason, 80)}): download it again")
+    return bad_file(file, f"is damaged or not a checkpoint ({printable(reason, 80)}): download it again")

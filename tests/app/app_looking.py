@@ -81,7 +81,9 @@ class View:
 
         def is_drawn() -> bool:
             painting = explorer.painting
-            if explorer._chart_timer is not None:  # moves are not answered yet
+            if (
+                explorer._chart_timer is not None or explorer.chart._rule_timer is not None
+            ):  # moves are not answered yet
                 return False
             return not explorer.chart.region.area or (painting is not None and painting.request == explorer.request())
 

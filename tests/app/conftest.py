@@ -12,15 +12,13 @@ os.environ["TEXTUAL_ANIMATIONS"] = "none"
 import pytest
 from app_gate import Gate
 from app_models import LLAMA, llama_weights, save_model
-from textual import _wait
+from app_rest import pilots_wait_for_rest
 
 from rankscope.engine.spectrum import Spectrum
 from rankscope.tui.screens.first_run import mark_seen
 
 mark_seen()
-
-# The pilot waits for the process to be idle in steps of 20 ms, three a key: most of what these tests would take.
-_wait.SLEEP_GRANULARITY = 0.005
+pilots_wait_for_rest()
 
 LAYERS = 6
 

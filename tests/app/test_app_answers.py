@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from app_looking import HUGE, SMALL, View, exploring
 from app_models import LLAMA, TENSORS, Weights, fill, llama_weights, matrix, numpy_rank, rank_in, save_model
+from running_demo import read_gguf
 from safetensors.numpy import load_file
 
 from rankscope.engine.checkpoint.open import demo_file
@@ -35,7 +36,7 @@ def singular_values(folder: Path, layer: int, role: str) -> np.ndarray:
 
 def demo_ranks() -> dict[int, int]:
     """k90 of the value projection by layer, dequantised and solved apart from the engine."""
-    tensors = {t.name: t for t in gguf.GGUFReader(demo_file()).tensors}
+    tensors = {t.name: t for t in read_gguf(demo_file()).tensors}
     found = {}
     for layer in range(30):
         tensor = tensors[f"blk.{layer}.attn_v.weight"]

@@ -15,6 +15,7 @@ from pathlib import Path
 import gguf
 import pytest
 from app_models import numpy_rank
+from running_demo import read_gguf
 
 from rankscope.engine.checkpoint.open import demo_file
 
@@ -106,7 +107,7 @@ def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
 
 
 def _demo_rank(name: str) -> int:
-    tensor = next(t for t in gguf.GGUFReader(demo_file()).tensors if t.name == name)
+    tensor = next(t for t in read_gguf(demo_file()).tensors if t.name == name)
     return numpy_rank(gguf.dequantize(tensor.data, tensor.tensor_type), 0.9)
 
 

@@ -13,10 +13,10 @@ PROGRAM = """
 import asyncio, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from textual import _wait
-_wait.SLEEP_GRANULARITY = 0.005  # as in conftest.py
 from app_looking import exploring
+from app_rest import pilots_wait_for_rest
 from rankscope.tui.settings import keys
+pilots_wait_for_rest()
 
 async def main():
     async with exploring(Path(sys.argv[2]), Path(sys.argv[3])) as view:

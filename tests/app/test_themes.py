@@ -189,6 +189,8 @@ config = set_up(Config(depth=Depth(sys.argv[4])), os.environ)
 from rankscope.engine.compute.engine import ComputeSettings
 from rankscope.tui.screens.app import RankScopeApp
 from rankscope.tui.data.model import open_model
+from app_rest import pilots_wait_for_rest
+pilots_wait_for_rest()
 
 async def main():
     root = Path(sys.argv[3])

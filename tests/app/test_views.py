@@ -20,7 +20,9 @@ sys.path.insert(0, sys.argv[1])
 import stub_views
 stub_views.add()
 from app_looking import exploring
+from app_rest import pilots_wait_for_rest
 from rankscope.tui.settings import keys
+pilots_wait_for_rest()
 
 async def main():
     async with exploring(Path(sys.argv[2]), Path(sys.argv[3])) as view:

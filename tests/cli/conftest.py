@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
+from cli_models import write_llama
 from cli_process import Ran, Run
 
 from rankscope.tui.cli.main import main
@@ -35,3 +37,21 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Run:
         return Ran(code, out, err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def _scanned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model and the store that a scan of it made."""
+    folder = tmp_path_factory.mktemp("scanned")
+    write_llama(folder / "m")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("RANKSCOPE_STORE", str(folder / "store"))
+        assert main(["scan", str(folder / "m")]) == 0
+    return folder
+
+
+@pytest.fixture
+def scanned(_scanned: Path, store: Path) -> Path:
+    """A llama of two layers that all tests share and none changes; all of it is in the store of this test."""
+    shutil.copytree(_scanned / "store", store)
+    return _scanned / "m"

@@ -20,11 +20,9 @@ MATRIX = "layers.1.attention.key"
 
 
 @pytest.fixture
-def model(tmp_path: Path, cli: Run) -> Path:
+def model(scanned: Path) -> Path:
     """A llama of two layers, all stored."""
-    write_llama(tmp_path / "m")
-    cli("scan", tmp_path / "m")
-    return tmp_path / "m"
+    return scanned
 
 
 @pytest.fixture
@@ -401,7 +399,10 @@ def test_a_terminal_without_utf_8_gets_ascii(
     assert sorted(map(len, before.splitlines())) == sorted(map(len, ran.out.splitlines()))
 
 
-def test_views_outlive_the_weights(model: Path, cli: Run) -> None:
+def test_views_outlive_the_weights(tmp_path: Path, cli: Run) -> None:
+    model = tmp_path / "m"
+    write_llama(model)
+    cli("scan", model)
     before = {view: cli("show", model, "--view", view).out for view in ("spectrum", "energy", "layers", "table")}
     shutil.rmtree(model)
     assert {view: cli("show", model, "--view", view).out for view in before} == before

@@ -13,7 +13,8 @@ from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import DEFAULT_THRESHOLDS, Projection
 
 from ..data.grid import Column, Grid, Row, Selection
-from ..data.pair import Lens, Pair, Side
+from ..data.lens import Lens
+from ..data.pair import Pair, Side
 from ..data.reference_lines import STANDS_FOR, ReferenceLine
 from ..data.spread import known, median_of, middle_of
 from ..data.wording import percent

@@ -17,9 +17,10 @@ from rankscope.engine.errors import InputError, install_line, printable
 
 from ..data.chosen_weighting import weighted_by
 from ..data.grid import Grid
+from ..data.lens import Lens
 from ..data.measures import BY_NAME
 from ..data.named import resolve
-from ..data.pair import Lens, Pair, Side
+from ..data.pair import Pair, Side
 from ..data.spread import median_of
 from ..data.views import BY_KEY
 from .extreme import over_tens, tamed, tens_of

@@ -16,8 +16,9 @@ from rankscope.engine.derive.weighting import is_under_weighting
 from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection, Values
 
+from ..data.lens import Lens
 from ..data.measures import BY_NAME
-from ..data.pair import Lens, Pair, Side
+from ..data.pair import Pair, Side
 from ..data.session import Session, State
 from ..data.table_rows import NOT_APART
 from ..data.views import View

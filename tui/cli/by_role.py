@@ -10,7 +10,7 @@ from rich.text import Text
 
 from rankscope.engine.spectrum import Projection
 
-from ..data.pair import Lens
+from ..data.lens import Lens
 from ..data.role_summaries import Spread, records, role_summaries
 from ..drawing.console_tables import wide_tables
 from .query import Query

@@ -30,8 +30,9 @@ from ..data.chosen_weighting import NONE, choose
 from ..data.gauged_model import RAW
 from ..data.grid import make_grid
 from ..data.latent_layers import derived_of
+from ..data.lens import Lens
 from ..data.model import Model, open_model
-from ..data.pair import Lens, Pair
+from ..data.pair import Pair
 from ..data.phrases import byte_size
 from ..data.session import CLOSE_SECONDS, Session, State
 from ..data.wording import left_out, products_among, solved_again

@@ -14,8 +14,9 @@ from rankscope.engine.spectrum import Projection
 from ..data.gauged_model import RAW
 from ..data.kept_ranks import KeptRanks
 from ..data.kept_sum import ShownRanks
+from ..data.lens import Lens
 from ..data.measures import Measure, energy_of
-from ..data.pair import Lens, Side
+from ..data.pair import Side
 from ..data.session import Session
 from ..data.stacks import with_stored
 from ..data.views import BY_NAME, ViewPlace

@@ -18,8 +18,9 @@ from ..data.depths import words_of
 from ..data.gauged_model import RAW
 from ..data.grid import Grid, make_grid
 from ..data.kept_ranks import KeptRanks
+from ..data.lens import Lens
 from ..data.measures import Measure, energy_of, unit_of
-from ..data.pair import Lens, Pair, Side
+from ..data.pair import Pair, Side
 from ..data.session import Session
 from ..data.table_rows import has_twins
 from ..data.views import BY_NAME, VIEWS, taking

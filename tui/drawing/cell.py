@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rich.style import Style
 
-from ..data.pair import UNEQUAL
+from ..data.lens import UNEQUAL
 from ..data.session import State
 from ..data.wording import MARKS, UNSEEN
 

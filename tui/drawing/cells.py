@@ -15,8 +15,9 @@ from rankscope.engine.derive.weighting import is_unseen
 from rankscope.engine.spectrum import Projection, Values
 
 from ..data.grid import Column, Grid, Row, Selection
+from ..data.lens import Lens
 from ..data.measures import BY_NAME
-from ..data.pair import Lens, NumberGroup, Side
+from ..data.pair import NumberGroup, Side
 from ..data.session import State
 from ..data.spread import far_of, known, median_of, middle_of
 from ..data.wording import MARKS, UNSEEN

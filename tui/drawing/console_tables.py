@@ -13,7 +13,8 @@ from rankscope.engine.spectrum import Projection, Values
 
 from ..data.chosen_weighting import weighted_by
 from ..data.grid import Column, Grid
-from ..data.pair import Lens, Side
+from ..data.lens import Lens
+from ..data.pair import Side
 from ..data.session import State
 from ..data.spread import known, middle_of
 from ..data.wording import percent

@@ -9,7 +9,8 @@ from rankscope.engine.spectrum import Projection
 
 from ..data.contrast import Contrast
 from ..data.grid import Column, Grid
-from ..data.pair import Lens, NumberGroup
+from ..data.lens import Lens
+from ..data.pair import NumberGroup
 from ..data.spread import even_limits, extent
 
 Reach = tuple[float, float]

@@ -14,7 +14,8 @@ from rankscope.engine.errors import printable
 from rankscope.engine.spectrum import Projection
 
 from ..data.grid import EXPERT, LAYER, Grid, Selection, member_of
-from ..data.pair import Lens, Pair
+from ..data.lens import Lens
+from ..data.pair import Pair
 from ..data.phrases import byte_size
 from ..data.session import Session, State
 from ..data.views import BY_KEY, View

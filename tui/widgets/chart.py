@@ -111,6 +111,7 @@ class ChartPane(Widget, can_focus=True):
         self._rule_timer = self.set_timer(REST, self._move_rule)
 
     def _move_rule(self) -> None:
+        self._rule_timer = None
         before, self._rule = self._rule, self._painting.columns(self._rank) if self._painting is not None else {}
         for lines in (before, self._rule) if before != self._rule else ():
             for y, columns in lines.items():

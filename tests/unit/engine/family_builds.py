@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -102,7 +103,7 @@ class Build:
     used: list[Used]
     inputs: dict[str, Input]
 
-    @property
+    @cached_property
     def trees(self) -> tuple[tuple[Checkpoint, Tree], ...]:
         """Of the names on the Hub, and of those in memory where they differ."""
         checkpoints = (self.hub,) if self.memory is self.hub else (self.hub, self.memory)

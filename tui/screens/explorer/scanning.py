@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeAlias
 
-from rankscope.engine.derive.difference import is_delta
-from rankscope.engine.derive.weighting import can_be_made, is_noise, is_weighted
+from rankscope.engine.derive.difference import compares_with_noise
+from rankscope.engine.derive.weighting import can_be_made, is_noise
 from rankscope.engine.errors import InputError
 from rankscope.engine.spectrum import Projection
 
@@ -144,8 +144,8 @@ class Scanner:
         yield p
         if not p.rows or p.problem is not None:
             return
-        if is_weighted(p) or (is_delta(p) and p.derived is not None and p.derived.weighting):
-            yield session.noise(p)
+        if compares_with_noise(p):
+            yield session.null_ranks.noise(p)
         if (other := self._state.lens.measure.beside(p)) is not None:
             yield other
 
