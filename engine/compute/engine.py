@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from ..checkpoint.open import Checkpoint
-from ..checkpoint.ranges import Watch
+from ..checkpoint.retries import Watch
 from ..errors import WeightsError
 from ..spectrum import Projection, Run
 from . import devices

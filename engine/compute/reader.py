@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from ..checkpoint.ranges import UNWATCHED, Watch
+from ..checkpoint.retries import UNWATCHED, Watch
 from ..errors import WeightsError
 from ..landing import HOST, GpuLanding, Landing
 from .job import Job
